@@ -1,1 +1,107 @@
-//! (os)
+//! Linux: the devices, sockets, routes and namespaces the rest of the program stands on. Unsafe code lives here and in
+//! `crypto::lanes` only, each block beside the reason why it is sound.
+//!
+//! The datapath sees Linux through two faces, both shaped for batches: [`Device`], one TUN queue, and [`Socket`], one UDP socket.
+//! Both have twins in [`memory`], so that everything above this layer is tested without privileges.
+//!
+//! ```text
+//!   Device::read  ─▶ ReadBatch  ─▶ (egress: check, seal)  ─▶ SendBatch ─▶ Socket::send
+//!   Socket::recv  ─▶ RecvBatch  ─▶ (ingress: open, check) ─▶ OutPacket ─▶ Device::write
+//! ```
+//!
+//! Batches own their buffers and are reused for ever: nothing is allocated per packet. Every face is non-blocking; a worker that
+//! has nothing to do sleeps in [`poll::Waiter`].
+//!
+//! The shapes already fit offloads: an [`InnerPacket`] and an [`OutPacket`] carry a [`VnetHeader`] and may be a 64 KiB
+//! super-packet, a [`Datagram`] may be a train of equal segments, and a [`SendBatch`] lays packets to one peer side by side so that
+//! one `sendmsg` with `UDP_SEGMENT` can take them all.
+
+mod batch;
+pub mod memory;
+pub mod poll;
+mod vnet;
+
+pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
+pub use vnet::VnetHeader;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+/// The largest packet IP can carry, and so the largest a device hands over or a super-packet can be.
+pub const MAX_PACKET: usize = 65_535;
+
+/// One queue of a TUN device.
+pub trait Device: Send + Sync {
+    /// Replaces the batch's content with up to a batch of packets and says how many there are, always at least one.
+    ///
+    /// # Errors
+    /// `WouldBlock` when no packet waits. Any other error means that nothing was read; the device may still be good.
+    fn read(&self, batch: &mut ReadBatch) -> io::Result<usize>;
+
+    /// Writes packets in order and says how many were taken, always at least one of a non-empty slice.
+    ///
+    /// # Errors
+    /// The first packet could not be written; it and the rest are still the caller's.
+    fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize>;
+
+    /// The descriptor to wait on: readable when [`Device::read`] has something.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+/// One UDP socket, unconnected: every datagram names its remote and its local address.
+pub trait Socket: Send + Sync {
+    /// Replaces the batch's content with up to a batch of datagrams and says how many there are, always at least one.
+    ///
+    /// # Errors
+    /// `WouldBlock` when no datagram waits. Any other error means that nothing was received; the socket is still good.
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
+
+    /// Sends the batch's packets in order and says how many the kernel took, always at least one of a non-empty batch.
+    /// Go on with [`SendBatch::advance`].
+    ///
+    /// # Errors
+    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full, anything else is about that packet alone
+    /// (no route, too long), so that the caller may advance past it. What a peer or a router says by ICMP is never an error here: an
+    /// unauthenticated packet ends nothing.
+    fn send(&self, batch: &SendBatch) -> io::Result<usize>;
+
+    /// The address and port this socket is bound to.
+    fn local(&self) -> SocketAddr;
+
+    /// The descriptor to wait on: readable when [`Socket::recv`] has something.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+/// A packet on its way into a device: an offload header and the bytes, gathered from one or two places, so that a coalesced
+/// super-packet (one IP and TCP header, many payloads) needs no copying together.
+#[derive(Clone, Copy, Debug)]
+pub struct OutPacket<'a> {
+    /// What the kernel must still do to it: nothing, for a whole packet.
+    pub vnet: VnetHeader,
+    /// The packet, or only its headers if `payloads` follow.
+    pub head: &'a [u8],
+    /// The rest of a coalesced packet, in order.
+    pub payloads: &'a [io::IoSlice<'a>],
+}
+
+impl<'a> OutPacket<'a> {
+    /// A complete packet with its checksums in place.
+    pub fn whole(bytes: &'a [u8]) -> OutPacket<'a> {
+        OutPacket {
+            vnet: VnetHeader::NONE,
+            head: bytes,
+            payloads: &[],
+        }
+    }
+
+    /// Bytes of the IP packet, the offload header not counted.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.payloads.iter().map(|p| p.len()).sum::<usize>()
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

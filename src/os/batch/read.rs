@@ -1,0 +1,210 @@
+//! What one visit to a device brings: inner packets, packed one behind the other in one arena.
+//!
+//! ```text
+//!   │vnet│ packet 1 │pad│vnet│ packet 2 │pad│vnet│ packet 3 …            room for one more of the largest │
+//!   └────────────── used, dense for the cache ──────────────┴──────────────── free ───────────────────────┘
+//! ```
+//!
+//! Packing lets 64 ordinary packets and four 64 KiB super-packets fit the same arena, whichever come.
+
+use std::io;
+
+use super::super::{MAX_PACKET, VnetHeader};
+
+/// A batch of packets read from a [`Device`](super::super::Device).
+pub struct ReadBatch {
+    arena: Vec<u8>,
+    items: Vec<Item>,
+    limit: usize,
+}
+
+struct Item {
+    vnet: VnetHeader,
+    /// Where the packet starts in the arena, behind its offload header.
+    start: usize,
+    len: usize,
+}
+
+/// One packet of a [`ReadBatch`], to be changed in place.
+#[derive(Debug)]
+pub struct InnerPacket<'a> {
+    /// What the kernel left undone.
+    pub vnet: VnetHeader,
+    /// The IP packet.
+    pub bytes: &'a mut [u8],
+}
+
+impl ReadBatch {
+    /// The most packets one visit brings.
+    pub const PACKETS: usize = 64;
+    /// Packets start on this boundary, so that what reads their headers in words meets them aligned.
+    const ALIGN: usize = 16;
+    const LARGEST: usize =
+        (VnetHeader::LEN + MAX_PACKET).next_multiple_of(Self::ALIGN) + Self::ALIGN;
+
+    /// A batch for [`ReadBatch::PACKETS`] packets.
+    pub fn new() -> ReadBatch {
+        ReadBatch::with_limit(Self::PACKETS)
+    }
+
+    /// A batch for at most `limit` packets (at least one).
+    pub fn with_limit(limit: usize) -> ReadBatch {
+        let limit = limit.max(1);
+        // Besides the reserve for one of the largest, ordinary Ethernet-sized packets fit `limit` times, jumbo frames fewer.
+        let arena = vec![0; limit * 2048 + Self::LARGEST * 4];
+        ReadBatch {
+            arena,
+            items: Vec::with_capacity(limit),
+            limit,
+        }
+    }
+
+    /// How many packets there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Forgets the packets.
+    pub fn clear(&mut self) {
+        self.items.clear();
+    }
+
+    /// The packets in the order they came.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = InnerPacket<'_>> {
+        let mut rest = self.arena.as_mut_slice();
+        let mut consumed = 0;
+        self.items.iter().map_while(move |item| {
+            let (packet, after) =
+                std::mem::take(&mut rest).split_at_mut_checked(item.start + item.len - consumed)?;
+            let bytes = packet.get_mut(item.start - consumed..)?;
+            rest = after;
+            consumed = item.start + item.len;
+            Some(InnerPacket {
+                vnet: item.vnet,
+                bytes,
+            })
+        })
+    }
+
+    /// Packet number `index`.
+    pub fn packet(&mut self, index: usize) -> Option<InnerPacket<'_>> {
+        let item = self.items.get(index)?;
+        let bytes = self.arena.get_mut(item.start..item.start + item.len)?;
+        Some(InnerPacket {
+            vnet: item.vnet,
+            bytes,
+        })
+    }
+
+    /// For devices: starts over and calls `read` with room for a header and a packet until it fails or the batch is full.
+    /// `read` says how many bytes it has put there, the header included; fewer than a header are ignored.
+    ///
+    /// # Errors
+    /// Those of the first `read`; a later failure ends the batch and shows again on the next visit, if it lasts.
+    pub fn fill(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.items.clear();
+        let mut tail = 0_usize;
+        while self.items.len() < self.limit && tail + Self::LARGEST <= self.arena.len() {
+            let start = (tail + VnetHeader::LEN).next_multiple_of(Self::ALIGN);
+            let from = start - VnetHeader::LEN;
+            let room = &mut self.arena[from..from + VnetHeader::LEN + MAX_PACKET];
+            match read(room) {
+                Ok(read) => {
+                    let Some((vnet, packet)) = room.get(..read).and_then(VnetHeader::split) else {
+                        continue;
+                    };
+                    let len = packet.len();
+                    self.items.push(Item { vnet, start, len });
+                    tail = start + len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.items.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(self.items.len())
+    }
+}
+
+impl Default for ReadBatch {
+    fn default() -> Self {
+        ReadBatch::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    fn deliver(packets: &[Vec<u8>]) -> impl FnMut(&mut [u8]) -> io::Result<usize> {
+        let mut packets = VecDeque::from(packets.to_vec());
+        move |room| {
+            let packet = packets.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+            room[..VnetHeader::LEN].copy_from_slice(&VnetHeader::NONE.to_bytes());
+            room[VnetHeader::LEN..][..packet.len()].copy_from_slice(&packet);
+            Ok(VnetHeader::LEN + packet.len())
+        }
+    }
+
+    fn contents(batch: &mut ReadBatch) -> Vec<Vec<u8>> {
+        batch.iter_mut().map(|p| p.bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn packets_come_in_order_and_may_be_changed() {
+        let packets = [vec![1; 100], vec![2; 1], vec![3; 1500]];
+        let mut batch = ReadBatch::new();
+        assert_eq!(batch.fill(deliver(&packets)).unwrap(), 3);
+        assert_eq!(contents(&mut batch), packets);
+        batch.iter_mut().for_each(|p| p.bytes[0] = 9);
+        assert_eq!(batch.packet(1).unwrap().bytes, [9]);
+        assert!(batch.packet(3).is_none());
+    }
+
+    #[test]
+    fn the_largest_packets_fit_and_the_rest_waits() {
+        let packets = vec![vec![7; MAX_PACKET]; 10];
+        let mut batch = ReadBatch::new();
+        let mut read = deliver(&packets);
+        let mut total = 0;
+        while let Ok(n) = batch.fill(&mut read) {
+            assert!(batch.iter_mut().all(|p| p.bytes.len() == MAX_PACKET));
+            assert!(n >= 4);
+            total += n;
+        }
+        assert_eq!(total, 10);
+    }
+
+    #[test]
+    fn a_full_batch_stops_at_its_limit() {
+        let mut batch = ReadBatch::with_limit(2);
+        assert_eq!(batch.fill(deliver(&vec![vec![1; 40]; 5])).unwrap(), 2);
+    }
+
+    #[test]
+    fn nothing_waiting_is_would_block_and_an_empty_batch() {
+        let mut batch = ReadBatch::new();
+        batch.fill(deliver(&[vec![1; 40]])).unwrap();
+        assert_eq!(
+            batch.fill(deliver(&[])).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn what_is_shorter_than_the_header_is_no_packet() {
+        let mut reads = [Ok(3), Err(io::ErrorKind::WouldBlock.into())].into_iter();
+        let mut batch = ReadBatch::new();
+        assert!(batch.fill(|_| reads.next().unwrap()).is_err());
+    }
+}

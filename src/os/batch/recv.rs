@@ -1,0 +1,179 @@
+//! What one visit to a socket brings: datagrams, each in a buffer of its own, as `recvmmsg` wants them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::super::MAX_PACKET;
+
+/// A batch of datagrams received from a [`Socket`](super::super::Socket).
+pub struct RecvBatch {
+    buffers: Vec<u8>,
+    items: Vec<Item>,
+    limit: usize,
+}
+
+struct Item {
+    remote: SocketAddr,
+    local: IpAddr,
+    segment: usize,
+    len: usize,
+}
+
+/// One datagram of a [`RecvBatch`], or a train of equal ones that the kernel has joined; to be opened in place.
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    /// Who sent it, by its own account.
+    pub remote: SocketAddr,
+    /// The address of ours it came to.
+    pub local: IpAddr,
+    /// Length of each datagram in `bytes` but the last, which may be shorter; for a single one its whole length.
+    pub segment: usize,
+    /// The datagram, or the train of them.
+    pub bytes: &'a mut [u8],
+}
+
+impl Datagram<'_> {
+    /// The datagrams as they were on the wire. An empty datagram is one empty segment.
+    pub fn segments(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let whole = if self.bytes.is_empty() {
+            Some(&mut [][..])
+        } else {
+            None
+        };
+        whole
+            .into_iter()
+            .chain(self.bytes.chunks_mut(self.segment.max(1)))
+    }
+}
+
+impl RecvBatch {
+    /// The most datagrams one visit brings.
+    pub const DATAGRAMS: usize = 32;
+    /// Bytes each buffer holds: any datagram, also a joined train, so that none is ever cut.
+    pub const BUFFER: usize = MAX_PACKET;
+    /// Buffers lie this far apart: not a multiple of 4096, or the starts of all of them would share few lines of the first-level
+    /// cache. Memory never written to costs nothing.
+    const STRIDE: usize = 65_536 + 5 * 64;
+
+    /// A batch for [`RecvBatch::DATAGRAMS`] datagrams.
+    pub fn new() -> RecvBatch {
+        RecvBatch::with_limit(Self::DATAGRAMS)
+    }
+
+    /// A batch for at most `limit` datagrams (at least one).
+    pub fn with_limit(limit: usize) -> RecvBatch {
+        let limit = limit.max(1);
+        RecvBatch {
+            buffers: vec![0; limit * Self::STRIDE],
+            items: Vec::with_capacity(limit),
+            limit,
+        }
+    }
+
+    /// How many datagrams (or trains) there are.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// How many there can be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Forgets the datagrams.
+    pub fn clear(&mut self) {
+        self.items.clear();
+    }
+
+    /// The datagrams in the order they came.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = Datagram<'_>> {
+        self.items
+            .iter()
+            .zip(self.buffers.chunks_mut(Self::STRIDE))
+            .filter_map(|(item, buffer)| {
+                let bytes = buffer.get_mut(..item.len)?;
+                Some(Datagram {
+                    remote: item.remote,
+                    local: item.local,
+                    segment: item.segment,
+                    bytes,
+                })
+            })
+    }
+
+    /// For sockets: the buffers in order, for datagrams that [`RecvBatch::add`] will then name in the same order.
+    pub fn buffers(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.items.clear();
+        self.buffers
+            .chunks_mut(Self::STRIDE)
+            .map(|buffer| &mut buffer[..Self::BUFFER])
+    }
+
+    /// For sockets: the next buffer holds `len` bytes from `remote`, sent to `local`, in segments of `segment` (0: not joined).
+    pub fn add(&mut self, remote: SocketAddr, local: IpAddr, segment: usize, len: usize) {
+        debug_assert!(self.items.len() < self.limit && len <= Self::BUFFER);
+        let segment = if segment == 0 { len } else { segment };
+        self.items.push(Item {
+            remote,
+            local,
+            segment,
+            len,
+        });
+    }
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        RecvBatch::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMOTE: SocketAddr =
+        SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 4500);
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn datagrams_keep_their_order_and_bytes() {
+        let mut batch = RecvBatch::with_limit(3);
+        for (buffer, fill) in batch.buffers().zip([1_u8, 2]) {
+            buffer[..5].fill(fill);
+        }
+        batch.add(REMOTE, LOCAL, 0, 5);
+        batch.add(REMOTE, LOCAL, 0, 3);
+        let bytes: Vec<_> = batch.iter_mut().map(|d| d.bytes.to_vec()).collect();
+        assert_eq!(bytes, [vec![1; 5], vec![2; 3]]);
+    }
+
+    #[test]
+    fn a_joined_train_comes_apart_again() {
+        let mut batch = RecvBatch::with_limit(1);
+        batch
+            .buffers()
+            .for_each(|b| (0..10).for_each(|i| b[i] = i as u8));
+        batch.add(REMOTE, LOCAL, 4, 10);
+        let mut train = batch.iter_mut().next().unwrap();
+        let segments: Vec<_> = train.segments().map(|s| s.to_vec()).collect();
+        assert_eq!(segments, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn single_and_empty_datagrams_are_one_segment() {
+        let mut batch = RecvBatch::with_limit(2);
+        batch.buffers().for_each(drop);
+        batch.add(REMOTE, LOCAL, 0, 9);
+        batch.add(REMOTE, LOCAL, 0, 0);
+        let lengths: Vec<Vec<usize>> = batch
+            .iter_mut()
+            .map(|mut d| d.segments().map(|s| s.len()).collect())
+            .collect();
+        assert_eq!(lengths, [vec![9], vec![0]]);
+    }
+}

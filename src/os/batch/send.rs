@@ -1,0 +1,323 @@
+//! What leaves through a socket in one go. Packets are written where they will leave from: reserve, seal, commit.
+//!
+//! ```text
+//!   reserve ──▶ Slot ──▶ commit(len)      the packet is in the batch
+//!                 └────▶ dropped          rolled back: the batch is as it was
+//! ```
+//!
+//! Packets to one peer lie side by side, so equal ones form a [`Message`] that one `sendmsg` with `UDP_SEGMENT` can take:
+//! all of one length but the last, at most 64 of them and 65,507 bytes (the kernel's own limits).
+//!
+//! ```text
+//!   │ 1442 │ 1442 │ 1442 │ 310 │ 120 │ …
+//!   └─ one message, segment 1442 ─┘└─ the next message
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+
+/// A batch of packets for a [`Socket`](super::super::Socket).
+pub struct SendBatch {
+    arena: Vec<u8>,
+    tail: usize,
+    messages: Vec<Run>,
+    /// Packets at the front of the first message that have left already.
+    sent: usize,
+    packets: usize,
+    limit: usize,
+}
+
+struct Run {
+    remote: SocketAddr,
+    local: IpAddr,
+    start: usize,
+    len: usize,
+    segment: usize,
+    count: usize,
+}
+
+/// Packets to one peer that may leave in one system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Where they go.
+    pub remote: SocketAddr,
+    /// The address of ours they leave from; unspecified leaves the choice to the kernel.
+    pub local: IpAddr,
+    /// Length of each packet but the last, which may be shorter.
+    pub segment: usize,
+    /// The packets, one behind the other.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The packets one by one.
+    pub fn packets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let whole = if self.bytes.is_empty() {
+            Some(self.bytes)
+        } else {
+            None
+        };
+        whole
+            .into_iter()
+            .chain(self.bytes.chunks(self.segment.max(1)))
+    }
+}
+
+impl SendBatch {
+    /// The most packets a batch holds: what a 64 KiB super-packet becomes, and some.
+    pub const PACKETS: usize = 128;
+    /// The largest UDP payload.
+    pub const LARGEST: usize = 65_507;
+    /// The most segments `UDP_SEGMENT` takes in one call.
+    const SEGMENTS: usize = 64;
+
+    /// A batch for [`SendBatch::PACKETS`] packets.
+    pub fn new() -> SendBatch {
+        SendBatch::with_limit(Self::PACKETS)
+    }
+
+    /// A batch for at most `limit` packets (at least one).
+    pub fn with_limit(limit: usize) -> SendBatch {
+        let limit = limit.max(1);
+        let arena = vec![0; limit * 2048 + Self::LARGEST];
+        SendBatch {
+            arena,
+            tail: 0,
+            messages: Vec::with_capacity(limit),
+            sent: 0,
+            packets: 0,
+            limit,
+        }
+    }
+
+    /// Room for a packet of at most `len` bytes to `remote` from `local` (unspecified: the kernel's choice);
+    /// `None` when the batch is full and must be sent first. An empty batch has room for any packet UDP can carry.
+    pub fn reserve(&mut self, remote: SocketAddr, local: IpAddr, len: usize) -> Option<Slot<'_>> {
+        let end = self.tail.checked_add(len)?;
+        if self.packets == self.limit || len > Self::LARGEST || end > self.arena.len() {
+            return None;
+        }
+        Some(Slot {
+            batch: self,
+            remote,
+            local,
+            len,
+        })
+    }
+
+    /// How many packets wait.
+    pub fn len(&self) -> usize {
+        self.packets
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.packets == 0
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        (self.tail, self.sent, self.packets) = (0, 0, 0);
+    }
+
+    /// Forgets the first `count` packets: they have left, or never will.
+    pub fn advance(&mut self, count: usize) {
+        if count >= self.packets {
+            return self.clear();
+        }
+        self.packets -= count;
+        self.sent += count;
+        while let Some(first) = self.messages.first()
+            && first.count <= self.sent
+        {
+            self.sent -= first.count;
+            self.messages.remove(0);
+        }
+    }
+
+    /// What waits, grouped so that each group may leave in one system call.
+    pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
+        self.messages.iter().enumerate().filter_map(|(index, run)| {
+            let skip = if index == 0 {
+                self.sent * run.segment
+            } else {
+                0
+            };
+            let bytes = self.arena.get(run.start + skip..run.start + run.len)?;
+            Some(Message {
+                remote: run.remote,
+                local: run.local,
+                segment: run.segment,
+                bytes,
+            })
+        })
+    }
+
+    fn commit(&mut self, remote: SocketAddr, local: IpAddr, len: usize) {
+        match self.messages.last_mut() {
+            Some(run) if run.takes(remote, local, len) => {
+                run.len += len;
+                run.count += 1;
+            }
+            Some(_) | None => {
+                self.messages.push(Run {
+                    remote,
+                    local,
+                    start: self.tail,
+                    len,
+                    segment: len,
+                    count: 1,
+                });
+            }
+        }
+        self.tail += len;
+        self.packets += 1;
+    }
+}
+
+impl Run {
+    /// Whether one more packet keeps this a train of equal packets with at most one shorter at its end.
+    fn takes(&self, remote: SocketAddr, local: IpAddr, len: usize) -> bool {
+        let all_full = self.len == self.segment * self.count;
+        all_full
+            && (1..=self.segment).contains(&len)
+            && self.count < SendBatch::SEGMENTS
+            && self.len + len <= SendBatch::LARGEST
+            && self.remote == remote
+            && self.local == local
+    }
+}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        SendBatch::new()
+    }
+}
+
+/// A reserved place in a [`SendBatch`]. Dropped without [`Slot::commit`], it leaves no trace.
+pub struct Slot<'a> {
+    batch: &'a mut SendBatch,
+    remote: SocketAddr,
+    local: IpAddr,
+    len: usize,
+}
+
+impl Slot<'_> {
+    /// The reserved bytes; what an earlier packet left in them is still there.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        let start = self.batch.tail;
+        &mut self.batch.arena[start..start + self.len]
+    }
+
+    /// The first `len` of the reserved bytes are the packet.
+    pub fn commit(self, len: usize) {
+        self.batch
+            .commit(self.remote, self.local, len.min(self.len));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const A: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 4500);
+    const B: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11)), 4500);
+
+    fn put(batch: &mut SendBatch, remote: SocketAddr, fill: u8, len: usize) {
+        let mut slot = batch.reserve(remote, LOCAL, len + 16).expect("room");
+        slot.bytes()[..len].fill(fill);
+        slot.commit(len);
+    }
+
+    fn lengths(batch: &SendBatch) -> Vec<Vec<usize>> {
+        batch
+            .messages()
+            .map(|m| m.packets().map(<[u8]>::len).collect())
+            .collect()
+    }
+
+    #[test]
+    fn equal_packets_to_one_peer_are_one_message_and_a_shorter_one_ends_it() {
+        let mut batch = SendBatch::new();
+        for len in [100, 100, 60, 60, 100] {
+            put(&mut batch, A, 1, len);
+        }
+        put(&mut batch, B, 2, 100);
+        assert_eq!(
+            lengths(&batch),
+            [vec![100, 100, 60], vec![60], vec![100], vec![100]]
+        );
+        assert_eq!(batch.len(), 6);
+    }
+
+    #[test]
+    fn an_uncommitted_reservation_rolls_back() {
+        let mut batch = SendBatch::new();
+        put(&mut batch, A, 1, 10);
+        batch.reserve(A, LOCAL, 10).unwrap().bytes().fill(9);
+        put(&mut batch, A, 2, 10);
+        let all: Vec<u8> = batch.messages().flat_map(|m| m.bytes.to_vec()).collect();
+        assert_eq!(all, [[1; 10], [2; 10]].concat());
+    }
+
+    #[test]
+    fn a_message_stays_within_what_the_kernel_takes() {
+        let mut batch = SendBatch::new();
+        (0..100).for_each(|_| put(&mut batch, A, 1, 10));
+        assert_eq!(
+            batch
+                .messages()
+                .map(|m| m.packets().count())
+                .collect::<Vec<_>>(),
+            [64, 36]
+        );
+
+        let mut batch = SendBatch::with_limit(128);
+        (0..3).for_each(|_| put(&mut batch, A, 1, 30_000));
+        assert_eq!(
+            batch.messages().map(|m| m.bytes.len()).collect::<Vec<_>>(),
+            [60_000, 30_000]
+        );
+    }
+
+    #[test]
+    fn a_full_batch_has_no_room_and_an_empty_one_has_room_for_the_largest() {
+        let mut batch = SendBatch::with_limit(2);
+        (0..2).for_each(|_| put(&mut batch, A, 1, 10));
+        assert!(batch.reserve(A, LOCAL, 1).is_none());
+        batch.clear();
+        assert!(batch.reserve(A, LOCAL, SendBatch::LARGEST).is_some());
+        assert!(batch.reserve(A, LOCAL, SendBatch::LARGEST + 1).is_none());
+        assert!(batch.reserve(A, LOCAL, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn sending_goes_on_where_it_stopped() {
+        let mut batch = SendBatch::new();
+        for (fill, len) in [(1, 10), (2, 10), (3, 10), (4, 20), (5, 20)] {
+            put(&mut batch, A, fill, len);
+        }
+        batch.advance(2);
+        assert_eq!(
+            (batch.len(), lengths(&batch)),
+            (3, vec![vec![10], vec![20, 20]])
+        );
+        assert_eq!(batch.messages().next().unwrap().bytes, [3; 10]);
+        batch.advance(2);
+        assert_eq!(batch.messages().next().unwrap().bytes, [5; 20]);
+        put(&mut batch, A, 6, 20);
+        assert_eq!(lengths(&batch), [vec![20, 20]]);
+        batch.advance(9);
+        assert!(batch.is_empty() && batch.messages().next().is_none());
+    }
+
+    #[test]
+    fn an_empty_packet_is_a_message_of_its_own() {
+        let mut batch = SendBatch::new();
+        put(&mut batch, A, 0, 0);
+        put(&mut batch, A, 0, 0);
+        assert_eq!(lengths(&batch), [vec![0], vec![0]]);
+    }
+}

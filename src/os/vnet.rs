@@ -1,0 +1,117 @@
+//! The offload header that stands before every packet on a TUN queue opened with `IFF_VNET_HDR`
+//! (`struct virtio_net_hdr`, native byte order).
+//!
+//! ```text
+//!  0        1          2          4           6            8             10
+//!  ├ flags ─┼ gso type ┼ hdr len ─┼ gso size ─┼ csum start ┼ csum offset ┤ IP packet…
+//! ```
+
+/// What the kernel leaves for us to do with a packet we read, or we leave to it with a packet we write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VnetHeader {
+    /// [`VnetHeader::NEEDS_CHECKSUM`] and [`VnetHeader::CHECKSUM_VALID`].
+    pub flags: u8,
+    /// What kind of super-packet this is; [`VnetHeader::GSO_NONE`] for an ordinary packet.
+    pub gso_type: u8,
+    /// Length of the headers that every segment repeats.
+    pub header_len: u16,
+    /// Payload bytes of each segment but the last.
+    pub gso_size: u16,
+    /// Where the transport checksum starts to count.
+    pub checksum_start: u16,
+    /// Where it is stored, from there.
+    pub checksum_offset: u16,
+}
+
+impl VnetHeader {
+    /// Bytes on the queue.
+    pub const LEN: usize = 10;
+    /// An ordinary packet with nothing left to do.
+    pub const NONE: VnetHeader = VnetHeader {
+        flags: 0,
+        gso_type: 0,
+        header_len: 0,
+        gso_size: 0,
+        checksum_start: 0,
+        checksum_offset: 0,
+    };
+
+    /// Flag: the transport checksum holds only the pseudo-header sum.
+    pub const NEEDS_CHECKSUM: u8 = 1;
+    /// Flag: the kernel has verified the checksum already.
+    pub const CHECKSUM_VALID: u8 = 2;
+    /// Type: an ordinary packet.
+    pub const GSO_NONE: u8 = 0;
+    /// Type: TCP over IPv4.
+    pub const GSO_TCPV4: u8 = 1;
+    /// Type: TCP over IPv6.
+    pub const GSO_TCPV6: u8 = 4;
+    /// Type: UDP of either family, segmented as datagrams.
+    pub const GSO_UDP_L4: u8 = 5;
+    /// Beside a TCP type: the flow uses ECN.
+    pub const GSO_ECN: u8 = 0x80;
+
+    /// Reads the header off the front of what a queue delivered; `None` if it is cut short.
+    pub fn split(bytes: &[u8]) -> Option<(VnetHeader, &[u8])> {
+        let (head, packet) = bytes.split_first_chunk::<{ VnetHeader::LEN }>()?;
+        let [flags, gso_type, a, b, c, d, e, f, g, h] = *head;
+        let header = VnetHeader {
+            flags,
+            gso_type,
+            header_len: u16::from_ne_bytes([a, b]),
+            gso_size: u16::from_ne_bytes([c, d]),
+            checksum_start: u16::from_ne_bytes([e, f]),
+            checksum_offset: u16::from_ne_bytes([g, h]),
+        };
+        Some((header, packet))
+    }
+
+    /// The header as the queue wants it.
+    pub fn to_bytes(self) -> [u8; VnetHeader::LEN] {
+        let [a, b] = self.header_len.to_ne_bytes();
+        let [c, d] = self.gso_size.to_ne_bytes();
+        let [e, f] = self.checksum_start.to_ne_bytes();
+        let [g, h] = self.checksum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
+
+    /// Whether the packet is several segments in one.
+    pub fn is_super_packet(self) -> bool {
+        self.gso_type & !Self::GSO_ECN != Self::GSO_NONE
+    }
+
+    /// Whether the transport checksum must be finished before the packet may leave this machine.
+    pub fn needs_checksum(self) -> bool {
+        self.flags & Self::NEEDS_CHECKSUM != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_the_queue() {
+        let header = VnetHeader {
+            flags: VnetHeader::NEEDS_CHECKSUM,
+            gso_type: VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN,
+            header_len: 40,
+            gso_size: 1448,
+            checksum_start: 20,
+            checksum_offset: 16,
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend_from_slice(b"packet");
+        assert_eq!(VnetHeader::split(&bytes), Some((header, &b"packet"[..])));
+        assert!(header.is_super_packet() && header.needs_checksum());
+    }
+
+    #[test]
+    fn a_cut_header_is_no_packet() {
+        assert_eq!(VnetHeader::split(&[0; VnetHeader::LEN - 1]), None);
+        assert_eq!(
+            VnetHeader::split(&[0; VnetHeader::LEN]),
+            Some((VnetHeader::NONE, &[][..]))
+        );
+    }
+}
