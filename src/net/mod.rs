@@ -1,1 +1,34 @@
-//! (net)
+//! Numbers and bytes of the Internet layer that every other layer shares.
+//!
+//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums, and the
+//! reasons why a packet is not carried. All functions are total over hostile bytes.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
+mod address;
+pub mod checksum;
+pub mod fragment;
+pub mod icmp;
+pub mod mss;
+mod packet;
+mod policy;
+mod prefix;
+mod refusal;
+mod selector;
+mod time;
+
+pub use packet::{FragmentKind, Packet};
+pub use policy::{Policy, narrow};
+pub use prefix::{Prefix, PrefixError};
+pub use refusal::Refusal;
+pub use selector::{PortRange, Selector, SelectorError};
+pub use time::Time;

@@ -1,0 +1,350 @@
+//! One traffic selector (RFC 7296 §3.13.1): a range of addresses, optionally of one protocol and a range of ports.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use super::address::{host_mask, same_family, to_bits, width};
+use super::prefix::Prefix;
+
+/// What traffic one side of a Child SA may carry. Two addresses of one family, the first not after the last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selector {
+    first: IpAddr,
+    last: IpAddr,
+    protocol: u8,
+    ports: PortRange,
+}
+
+/// A range of ports, or the two special ones of RFC 4301 §4.4.1.1.
+///
+/// For ICMP and the mobility header, whose packets have no ports, the number is the type in the high octet and the code in the low.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// Why two addresses and a protocol are not a selector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SelectorError {
+    /// One address is IPv4, the other IPv6.
+    #[error("the range mixes IPv4 and IPv6")]
+    Families,
+    /// The first address is after the last.
+    #[error("the range ends before it starts")]
+    Order,
+}
+
+impl Selector {
+    /// All fields at once, in the order of the wire.
+    ///
+    /// # Errors
+    /// The addresses are of two families or in the wrong order.
+    pub fn new(
+        protocol: u8,
+        ports: PortRange,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> Result<Selector, SelectorError> {
+        if !same_family(first, last) {
+            return Err(SelectorError::Families);
+        }
+        if first > last {
+            return Err(SelectorError::Order);
+        }
+        Ok(Selector {
+            first,
+            last,
+            protocol,
+            ports,
+        })
+    }
+
+    /// All traffic of the addresses from `first` to `last`.
+    ///
+    /// # Errors
+    /// The addresses are of two families or in the wrong order.
+    pub fn from_range(first: IpAddr, last: IpAddr) -> Result<Selector, SelectorError> {
+        Selector::new(0, PortRange::ANY, first, last)
+    }
+
+    /// All traffic of one address.
+    #[must_use]
+    pub const fn host(address: IpAddr) -> Selector {
+        Selector {
+            first: address,
+            last: address,
+            protocol: 0,
+            ports: PortRange::ANY,
+        }
+    }
+
+    /// The same addresses, one protocol and its ports only.
+    #[must_use]
+    pub const fn with_protocol(self, protocol: u8, ports: PortRange) -> Selector {
+        Selector {
+            protocol,
+            ports,
+            ..self
+        }
+    }
+
+    /// The upper-layer protocol; 0 means any.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// The ports.
+    #[must_use]
+    pub const fn ports(&self) -> PortRange {
+        self.ports
+    }
+
+    /// The lowest address.
+    #[must_use]
+    pub const fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// The highest address.
+    #[must_use]
+    pub const fn last(&self) -> IpAddr {
+        self.last
+    }
+
+    /// Whether it covers IPv4 addresses.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.first.is_ipv4()
+    }
+
+    /// The prefix that is exactly this range of addresses, if there is one.
+    #[must_use]
+    pub fn as_prefix(&self) -> Option<Prefix> {
+        let differing = to_bits(self.first) ^ to_bits(self.last);
+        let host_bits = u8::try_from(u128::BITS.saturating_sub(differing.leading_zeros())).ok()?;
+        let length = width(self.first).checked_sub(host_bits)?;
+        let host = host_mask(length, self.first);
+        let aligned = to_bits(self.first) & host == 0 && to_bits(self.last) & host == host;
+        aligned.then(|| Prefix::containing(self.first, length))
+    }
+
+    /// The fewest prefixes that together cover exactly this range of addresses (for routes).
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<Prefix> {
+        let mut prefixes = Vec::new();
+        let mut start = self.first;
+        loop {
+            // The largest aligned block that starts here and does not pass the end.
+            let block = (0..=width(start))
+                .map(|length| Prefix::containing(start, length))
+                .find(|block| block.first() == start && block.last() <= self.last)
+                .unwrap_or(Prefix::host(start));
+            prefixes.push(block);
+            if block.last() >= self.last {
+                return prefixes;
+            }
+            start = super::address::from_bits(to_bits(block.last()).wrapping_add(1), start);
+        }
+    }
+
+    /// Whether everything `other` selects is selected by this one too.
+    #[must_use]
+    pub fn contains(&self, other: &Selector) -> bool {
+        self.covers(other.first)
+            && self.covers(other.last)
+            && (self.protocol == 0 || self.protocol == other.protocol)
+            && self.ports.contains(other.ports)
+    }
+
+    /// Whether a packet end with this address, protocol and port is selected. `port` is `None` where the packet shows none: a
+    /// protocol without ports, or a fragment that is not the first.
+    #[must_use]
+    pub fn matches(&self, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+        self.covers(address)
+            && (self.protocol == 0 || self.protocol == protocol)
+            && self.ports.matches(port)
+    }
+
+    /// What both select.
+    #[must_use]
+    pub fn intersect(&self, other: &Selector) -> Option<Selector> {
+        let protocol = match (self.protocol, other.protocol) {
+            (0, theirs) => theirs,
+            (ours, 0) => ours,
+            (ours, theirs) if ours == theirs => ours,
+            (_, _) => return None,
+        };
+        if !same_family(self.first, other.first) {
+            return None;
+        }
+        let ports = self.ports.intersect(other.ports)?;
+        Selector::new(
+            protocol,
+            ports,
+            self.first.max(other.first),
+            self.last.min(other.last),
+        )
+        .ok()
+    }
+
+    fn covers(&self, address: IpAddr) -> bool {
+        same_family(self.first, address) && self.first <= address && address <= self.last
+    }
+}
+
+impl PortRange {
+    /// All ports, and packets that show none.
+    pub const ANY: PortRange = PortRange {
+        first: 0,
+        last: u16::MAX,
+    };
+
+    /// Only packets that show no port (RFC 4301 §4.4.1.1); on the wire the impossible range 65535 to 0.
+    pub const OPAQUE: PortRange = PortRange {
+        first: u16::MAX,
+        last: 0,
+    };
+
+    /// The ports from `first` to `last`; `None` if the range is empty and not [`PortRange::OPAQUE`].
+    #[must_use]
+    pub const fn new(first: u16, last: u16) -> Option<PortRange> {
+        let range = PortRange { first, last };
+        if first <= last || range.is_opaque() {
+            Some(range)
+        } else {
+            None
+        }
+    }
+
+    /// One port.
+    #[must_use]
+    pub const fn one(port: u16) -> PortRange {
+        PortRange {
+            first: port,
+            last: port,
+        }
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether it selects every packet.
+    #[must_use]
+    pub const fn is_any(self) -> bool {
+        self.first == 0 && self.last == u16::MAX
+    }
+
+    /// Whether it selects only packets that show no port.
+    #[must_use]
+    pub const fn is_opaque(self) -> bool {
+        self.first == u16::MAX && self.last == 0
+    }
+
+    /// Whether all of `other` lies in it.
+    #[must_use]
+    pub const fn contains(self, other: PortRange) -> bool {
+        if self.is_any() || other.is_opaque() {
+            return self.is_any() || self.is_opaque();
+        }
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// Whether a packet with this port is selected; `None` is a packet that shows none.
+    #[must_use]
+    pub const fn matches(self, port: Option<u16>) -> bool {
+        match port {
+            Some(port) => self.first <= port && port <= self.last,
+            None => self.is_any() || self.is_opaque(),
+        }
+    }
+
+    /// What both select.
+    #[must_use]
+    pub fn intersect(self, other: PortRange) -> Option<PortRange> {
+        if self.contains(other) {
+            return Some(other);
+        }
+        if other.contains(self) {
+            return Some(self);
+        }
+        if self.is_opaque() || other.is_opaque() {
+            return None;
+        }
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        (first <= last).then_some(PortRange { first, last })
+    }
+}
+
+impl From<Prefix> for Selector {
+    fn from(prefix: Prefix) -> Selector {
+        Selector {
+            first: prefix.first(),
+            last: prefix.last(),
+            protocol: 0,
+            ports: PortRange::ANY,
+        }
+    }
+}
+
+/// `10.0.0.0/24`, `10.0.0.1-10.0.0.9[tcp/80-90]`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_prefix() {
+            Some(prefix) => write!(f, "{prefix}")?,
+            None => write!(f, "{}-{}", self.first, self.last)?,
+        }
+        if self.protocol == 0 && self.ports.is_any() {
+            return Ok(());
+        }
+        match self.protocol {
+            0 => f.write_str("[any")?,
+            1 => f.write_str("[icmp")?,
+            6 => f.write_str("[tcp")?,
+            17 => f.write_str("[udp")?,
+            58 => f.write_str("[icmpv6")?,
+            132 => f.write_str("[sctp")?,
+            other => write!(f, "[{other}")?,
+        }
+        if !self.ports.is_any() {
+            write!(f, "/{}", self.ports)?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_opaque() {
+            f.write_str("opaque")
+        } else if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl fmt::Debug for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,106 @@
+//! Time as a value.
+//!
+//! Protocol code never reads a clock: whoever calls it says what time it is. The daemon feeds this from `CLOCK_BOOTTIME`, which
+//! goes on while the machine sleeps, so a lifetime or a dead peer is noticed right after a suspend.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Sub};
+use std::time::Duration;
+
+/// A moment, in nanoseconds since the machine booted. Arithmetic saturates: no moment is before boot or after the end of time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(u64);
+
+impl Time {
+    /// The moment of boot.
+    pub const ZERO: Time = Time(0);
+
+    /// Later than every moment a timer will ask for.
+    pub const MAX: Time = Time(u64::MAX);
+
+    /// The moment `nanos` nanoseconds after boot.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Time {
+        Time(nanos)
+    }
+
+    /// The moment `seconds` after boot.
+    #[must_use]
+    pub const fn from_secs(seconds: u64) -> Time {
+        Time(seconds.saturating_mul(1_000_000_000))
+    }
+
+    /// Nanoseconds since boot.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Seconds since boot, for people and JSON.
+    #[must_use]
+    pub fn as_secs_f64(self) -> f64 {
+        Duration::from_nanos(self.0).as_secs_f64()
+    }
+
+    /// How long ago `earlier` was; zero if it is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Time;
+
+    fn add(self, span: Duration) -> Time {
+        Time(self.0.saturating_add(nanos(span)))
+    }
+}
+
+impl AddAssign<Duration> for Time {
+    fn add_assign(&mut self, span: Duration) {
+        self.0 = self.0.saturating_add(nanos(span));
+    }
+}
+
+impl Sub<Duration> for Time {
+    type Output = Time;
+
+    fn sub(self, span: Duration) -> Time {
+        Time(self.0.saturating_sub(nanos(span)))
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6}s", self.as_secs_f64())
+    }
+}
+
+/// 584 years fit; a longer span means "for ever".
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let t = Time::from_secs(5);
+        assert_eq!(
+            t + Duration::from_millis(1500),
+            Time::from_nanos(6_500_000_000)
+        );
+        assert_eq!(t - Duration::from_secs(6), Time::ZERO);
+        assert_eq!(t + Duration::MAX, Time::MAX);
+    }
+
+    #[test]
+    fn since_never_goes_below_zero() {
+        let (early, late) = (Time::from_secs(1), Time::from_secs(3));
+        assert_eq!(late.since(early), Duration::from_secs(2));
+        assert_eq!(early.since(late), Duration::ZERO);
+    }
+}
