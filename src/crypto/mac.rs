@@ -1,0 +1,107 @@
+//! HMAC (RFC 2104) over the hash functions of the registry, keyed once and then cloned for each message.
+//!
+//! ```text
+//!   key ──▶ inner state ‖ outer state        done once: two compressions
+//!              │ clone
+//!              ▼
+//!   message ─▶ update … ─▶ finish ─▶ tag     a packet costs only its own blocks and two more
+//! ```
+
+use hmac::{Hmac, KeyInit, Mac as _};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Sha256, Sha384, Sha512};
+use zeroize::Zeroize;
+
+/// A hash function that HMAC is built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    Md5,
+    Sha1,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// HMAC under way: a key, and whatever has been fed to it so far.
+#[derive(Clone)]
+pub(super) enum Mac {
+    Md5(Hmac<Md5>),
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+    Sha384(Hmac<Sha384>),
+    Sha512(Hmac<Sha512>),
+}
+
+/// An HMAC value of up to 64 bytes; wiped when dropped, since a PRF's output is a key.
+pub(super) struct Tag {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Mac {
+    /// HMAC keyed with `key`, of any length.
+    pub(super) fn new(hash: Hash, key: &[u8]) -> Mac {
+        match hash {
+            Hash::Md5 => Mac::Md5(keyed(key)),
+            Hash::Sha1 => Mac::Sha1(keyed(key)),
+            Hash::Sha256 => Mac::Sha256(keyed(key)),
+            Hash::Sha384 => Mac::Sha384(keyed(key)),
+            Hash::Sha512 => Mac::Sha512(keyed(key)),
+        }
+    }
+
+    pub(super) fn update(&mut self, data: &[u8]) {
+        match self {
+            Mac::Md5(mac) => mac.update(data),
+            Mac::Sha1(mac) => mac.update(data),
+            Mac::Sha256(mac) => mac.update(data),
+            Mac::Sha384(mac) => mac.update(data),
+            Mac::Sha512(mac) => mac.update(data),
+        }
+    }
+
+    pub(super) fn finish(self) -> Tag {
+        match self {
+            Mac::Md5(mac) => Tag::from(&mut mac.finalize().into_bytes()),
+            Mac::Sha1(mac) => Tag::from(&mut mac.finalize().into_bytes()),
+            Mac::Sha256(mac) => Tag::from(&mut mac.finalize().into_bytes()),
+            Mac::Sha384(mac) => Tag::from(&mut mac.finalize().into_bytes()),
+            Mac::Sha512(mac) => Tag::from(&mut mac.finalize().into_bytes()),
+        }
+    }
+}
+
+impl Tag {
+    /// Moves a hash's output here and wipes it there.
+    fn from(output: &mut [u8]) -> Tag {
+        let mut tag = Tag {
+            bytes: [0; 64],
+            len: output.len(),
+        };
+        tag.bytes
+            .iter_mut()
+            .zip(output.iter())
+            .for_each(|(to, from)| *to = *from);
+        output.zeroize();
+        tag
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+#[allow(
+    clippy::expect_used,
+    reason = "HMAC hashes a key longer than a block and pads a shorter one: every length is valid"
+)]
+fn keyed<M: KeyInit>(key: &[u8]) -> M {
+    M::new_from_slice(key).expect("HMAC takes keys of any length")
+}

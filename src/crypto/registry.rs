@@ -1,0 +1,386 @@
+//! THE table of algorithms: one row each, with its IANA number, configuration word, sizes, standing and constructor.
+//!
+//! Proposals, `status`, MTU arithmetic and the keys' lengths all read these rows; a new algorithm is its implementation and one
+//! row here. Numbers are those of IANA's "IKEv2 Parameters" (transform types 1 to 4); words are those of swanctl.conf.
+//!
+//! A row is used as `&'static Encryption` and so on, and compares equal to itself only.
+
+use std::fmt;
+use std::hash::{Hash as StdHash, Hasher};
+
+use super::kex::modp::{self, Prime};
+use super::mac::Hash;
+
+/// How far an algorithm may be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Nothing to say against it.
+    Sound,
+    /// Works where the configuration names it; `check` warns and says what to use instead.
+    Weak,
+    /// Broken in practice: must be named, and the tunnel must say `allow-weak = true` as well.
+    Forbidden,
+}
+
+/// An encryption algorithm (transform type 1), with one key length.
+pub struct Encryption {
+    /// ENCR number.
+    pub id: u16,
+    /// Word in a proposal.
+    pub word: &'static str,
+    /// Other words for it.
+    pub also: &'static [&'static str],
+    /// The Key Length attribute it is negotiated with; `None` for ciphers that have only one length.
+    pub key_bits: Option<u16>,
+    /// Key bytes, without the salt.
+    pub key_len: usize,
+    /// Bytes of salt that follow the key in the key material (RFC 4106 §8.1, RFC 7634 §2).
+    pub salt_len: usize,
+    /// Bytes of IV in each packet.
+    pub iv_len: usize,
+    /// The plaintext must be a multiple of this many bytes. (ESP asks for 4 in addition, RFC 4303 §2.4.)
+    pub block: usize,
+    /// Bytes of ICV; 0 if an integrity algorithm supplies it.
+    pub icv_len: usize,
+    /// Security in bits.
+    pub strength: u16,
+    /// Standing.
+    pub status: Status,
+    pub(super) cipher: Cipher,
+}
+
+/// An integrity algorithm (transform type 3).
+pub struct Integrity {
+    /// AUTH number.
+    pub id: u16,
+    /// Word in a proposal.
+    pub word: &'static str,
+    /// Other words for it.
+    pub also: &'static [&'static str],
+    /// Key bytes: the output of the hash (RFC 2404, RFC 4868 §2.1.1).
+    pub key_len: usize,
+    /// Bytes of ICV after truncation.
+    pub icv_len: usize,
+    /// Standing.
+    pub status: Status,
+    pub(super) hash: Hash,
+}
+
+/// A pseudorandom function (transform type 2).
+pub struct Prf {
+    /// PRF number.
+    pub id: u16,
+    /// Word in a proposal.
+    pub word: &'static str,
+    /// Other words for it.
+    pub also: &'static [&'static str],
+    /// Bytes it returns.
+    pub output_len: usize,
+    /// Preferred key bytes: the length of SK_d, SK_pi and SK_pr (RFC 7296 §2.13).
+    pub key_len: usize,
+    /// Standing.
+    pub status: Status,
+    pub(super) hash: Hash,
+}
+
+/// A key exchange group (transform type 4).
+pub struct Group {
+    /// Group number.
+    pub id: u16,
+    /// Word in a proposal.
+    pub word: &'static str,
+    /// Other words for it.
+    pub also: &'static [&'static str],
+    /// Bytes of a public value; a KE payload of any other length is invalid.
+    pub public_len: usize,
+    /// Security in bits: SP 800-56A rev. 3 for the primes and curves, size of the subgroup considered.
+    pub strength: u16,
+    /// Standing.
+    pub status: Status,
+    pub(super) arithmetic: Arithmetic,
+}
+
+/// What runs an encryption row.
+#[derive(Clone, Copy)]
+pub(super) enum Cipher {
+    Aes128Cbc,
+    Aes192Cbc,
+    Aes256Cbc,
+    TripleDesCbc,
+    DesCbc,
+    Aes128Gcm,
+    Aes256Gcm,
+    ChaCha20Poly1305,
+}
+
+/// What runs a group row.
+#[derive(Clone, Copy)]
+pub(super) enum Arithmetic {
+    Modp(&'static Prime),
+    P256,
+    P384,
+    P521,
+    X25519,
+}
+
+use Status::{Forbidden, Sound, Weak};
+
+/// Every encryption algorithm: RFC 3602, 4106, 7634, 2451, 2405.
+#[rustfmt::skip]
+pub static ENCRYPTION: &[Encryption] = &[
+    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Sound,     cipher: Cipher::Aes128Cbc },
+    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Sound,     cipher: Cipher::Aes192Cbc },
+    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Sound,     cipher: Cipher::Aes256Cbc },
+    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Sound,     cipher: Cipher::Aes128Gcm },
+    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aes256Gcm },
+    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::ChaCha20Poly1305 },
+    Encryption { id: 3,  word: "3des",             also: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::TripleDesCbc },
+    Encryption { id: 2,  word: "des",              also: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::DesCbc },
+];
+
+/// Every integrity algorithm: RFC 2403, 2404, 4868.
+#[rustfmt::skip]
+pub static INTEGRITY: &[Integrity] = &[
+    Integrity { id: 2,  word: "sha1",   also: &["sha"],      key_len: 20, icv_len: 12, status: Weak,      hash: Hash::Sha1 },
+    Integrity { id: 12, word: "sha256", also: &["sha2_256"], key_len: 32, icv_len: 16, status: Sound,     hash: Hash::Sha256 },
+    Integrity { id: 13, word: "sha384", also: &["sha2_384"], key_len: 48, icv_len: 24, status: Sound,     hash: Hash::Sha384 },
+    Integrity { id: 14, word: "sha512", also: &["sha2_512"], key_len: 64, icv_len: 32, status: Sound,     hash: Hash::Sha512 },
+    Integrity { id: 1,  word: "md5",    also: &[],           key_len: 16, icv_len: 12, status: Forbidden, hash: Hash::Md5 },
+];
+
+/// Every pseudorandom function: RFC 2104, 4868.
+#[rustfmt::skip]
+pub static PRF: &[Prf] = &[
+    Prf { id: 2, word: "prfsha1",   also: &[], output_len: 20, key_len: 20, status: Weak,      hash: Hash::Sha1 },
+    Prf { id: 5, word: "prfsha256", also: &[], output_len: 32, key_len: 32, status: Sound,     hash: Hash::Sha256 },
+    Prf { id: 6, word: "prfsha384", also: &[], output_len: 48, key_len: 48, status: Sound,     hash: Hash::Sha384 },
+    Prf { id: 7, word: "prfsha512", also: &[], output_len: 64, key_len: 64, status: Sound,     hash: Hash::Sha512 },
+    Prf { id: 1, word: "prfmd5",    also: &[], output_len: 16, key_len: 16, status: Forbidden, hash: Hash::Md5 },
+];
+
+/// Every key exchange group: RFC 2409 §6, 3526, 5114, 5903, 8031.
+#[rustfmt::skip]
+pub static GROUP: &[Group] = &[
+    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   strength: 64,  status: Forbidden, arithmetic: Arithmetic::Modp(&modp::MODP_768) },
+    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  strength: 80,  status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_1024) },
+    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  strength: 96,  status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_1536) },
+    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  strength: 112, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_2048) },
+    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  strength: 128, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_3072) },
+    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  strength: 152, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_4096) },
+    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  strength: 176, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_6144) },
+    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, strength: 200, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_8192) },
+    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  strength: 80,  status: Forbidden, arithmetic: Arithmetic::Modp(&modp::MODP_1024_160) },
+    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  strength: 112, status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_2048_224) },
+    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  strength: 112, status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_2048_256) },
+    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   strength: 128, status: Sound,     arithmetic: Arithmetic::P256 },
+    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   strength: 192, status: Sound,     arithmetic: Arithmetic::P384 },
+    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  strength: 256, status: Sound,     arithmetic: Arithmetic::P521 },
+    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   strength: 128, status: Sound,     arithmetic: Arithmetic::X25519 },
+];
+
+/// The encryption algorithm with this number and Key Length attribute.
+pub fn encryption(id: u16, key_bits: Option<u16>) -> Option<&'static Encryption> {
+    ENCRYPTION
+        .iter()
+        .find(|row| row.id == id && row.key_bits == key_bits)
+}
+
+/// The integrity algorithm with this number.
+pub fn integrity(id: u16) -> Option<&'static Integrity> {
+    INTEGRITY.iter().find(|row| row.id == id)
+}
+
+/// The pseudorandom function with this number.
+pub fn prf(id: u16) -> Option<&'static Prf> {
+    PRF.iter().find(|row| row.id == id)
+}
+
+/// The key exchange group with this number.
+pub fn group(id: u16) -> Option<&'static Group> {
+    GROUP.iter().find(|row| row.id == id)
+}
+
+impl Encryption {
+    /// True if it supplies the ICV itself, so that no integrity algorithm is negotiated beside it.
+    pub fn is_aead(&self) -> bool {
+        self.icv_len > 0
+    }
+}
+
+impl Integrity {
+    /// The PRF built on the same hash: what a proposal without a PRF word means.
+    pub fn prf(&self) -> Option<&'static Prf> {
+        PRF.iter().find(|row| row.hash == self.hash)
+    }
+}
+
+/// A row is its number (and key length), and prints as its word.
+macro_rules! row {
+    ($row:ident, |$self:ident| $identity:expr) => {
+        impl $row {
+            fn identity(&self) -> impl Eq + StdHash + use<> {
+                let $self = self;
+                $identity
+            }
+        }
+        impl PartialEq for $row {
+            fn eq(&self, other: &$row) -> bool {
+                self.identity() == other.identity()
+            }
+        }
+        impl Eq for $row {}
+        impl StdHash for $row {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.identity().hash(state);
+            }
+        }
+        impl fmt::Display for $row {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word)
+            }
+        }
+        impl fmt::Debug for $row {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word)
+            }
+        }
+    };
+}
+
+row!(Encryption, |row| (row.id, row.key_bits));
+row!(Integrity, |row| row.id);
+row!(Prf, |row| row.id);
+row!(Group, |row| row.id);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_number() {
+        assert!(
+            ENCRYPTION
+                .iter()
+                .all(|row| encryption(row.id, row.key_bits) == Some(row))
+        );
+        assert!(INTEGRITY.iter().all(|row| integrity(row.id) == Some(row)));
+        assert!(PRF.iter().all(|row| prf(row.id) == Some(row)));
+        assert!(GROUP.iter().all(|row| group(row.id) == Some(row)));
+    }
+
+    #[test]
+    fn numbers_are_unique_and_unknown_ones_are_not_found() {
+        assert_eq!(
+            ENCRYPTION.iter().collect::<HashSet<_>>().len(),
+            ENCRYPTION.len()
+        );
+        assert_eq!(
+            INTEGRITY.iter().collect::<HashSet<_>>().len(),
+            INTEGRITY.len()
+        );
+        assert_eq!(PRF.iter().collect::<HashSet<_>>().len(), PRF.len());
+        assert_eq!(GROUP.iter().collect::<HashSet<_>>().len(), GROUP.len());
+        assert_eq!(
+            encryption(12, None),
+            None,
+            "AES without a key length (RFC 7296 §3.3.5)"
+        );
+        assert_eq!(encryption(12, Some(129)), None);
+        assert_eq!(encryption(3, Some(192)), None, "3DES takes no key length");
+        assert_eq!(integrity(0), None);
+        assert_eq!(prf(0), None);
+        assert_eq!(group(0), None);
+    }
+
+    #[test]
+    fn no_word_means_two_things() {
+        let words = ENCRYPTION
+            .iter()
+            .flat_map(|row| row.also.iter().chain([&row.word]));
+        let words = words.chain(
+            INTEGRITY
+                .iter()
+                .flat_map(|row| row.also.iter().chain([&row.word])),
+        );
+        let words = words.chain(
+            PRF.iter()
+                .flat_map(|row| row.also.iter().chain([&row.word])),
+        );
+        let words = words.chain(
+            GROUP
+                .iter()
+                .flat_map(|row| row.also.iter().chain([&row.word])),
+        );
+        let mut seen = HashSet::new();
+        for word in words {
+            assert!(seen.insert(*word), "{word} is there twice");
+            assert!(
+                !word.contains('-'),
+                "{word}: a proposal is split at hyphens"
+            );
+        }
+    }
+
+    #[test]
+    fn key_lengths_agree_with_the_key_length_attribute() {
+        for row in ENCRYPTION {
+            assert_eq!(
+                row.key_bits.unwrap_or(row.key_len as u16 * 8),
+                row.key_len as u16 * 8,
+                "{row}"
+            );
+            assert_eq!(row.is_aead(), row.salt_len > 0, "{row}");
+        }
+    }
+
+    #[test]
+    fn every_integrity_algorithm_names_a_prf_of_its_hash() {
+        for row in INTEGRITY {
+            let prf = row.prf().unwrap();
+            assert_eq!(prf.word, format!("prf{}", row.word));
+            assert_eq!(prf.key_len, row.key_len);
+        }
+    }
+
+    #[test]
+    fn weak_and_forbidden_are_exactly_those_the_interface_names() {
+        fn words<'a>(
+            status: Status,
+            rows: impl Iterator<Item = (&'a str, Status)>,
+        ) -> Vec<&'a str> {
+            rows.filter(|row| row.1 == status)
+                .map(|row| row.0)
+                .collect()
+        }
+        let all = || {
+            let encryption = ENCRYPTION.iter().map(|row| (row.word, row.status));
+            let integrity = INTEGRITY.iter().map(|row| (row.word, row.status));
+            encryption
+                .chain(integrity)
+                .chain(GROUP.iter().map(|row| (row.word, row.status)))
+        };
+        assert_eq!(
+            words(Weak, all()),
+            [
+                "3des",
+                "sha1",
+                "modp1024",
+                "modp1536",
+                "modp2048s224",
+                "modp2048s256"
+            ]
+        );
+        assert_eq!(
+            words(Forbidden, all()),
+            ["des", "md5", "modp768", "modp1024s160"]
+        );
+    }
+
+    #[test]
+    fn rows_print_as_their_words() {
+        assert_eq!(format!("{}", ENCRYPTION[0]), "aes128");
+        assert_eq!(format!("{:?}", GROUP[0]), "modp768");
+    }
+}

@@ -1,0 +1,202 @@
+//! Proposals as people write them, and the suites that negotiation makes of them.
+//!
+//! A proposal (`aes256-aes128-sha256-modp2048-curve25519`) offers alternatives of each kind, in order of preference; a suite
+//! holds the one of each kind that both sides chose.
+
+mod proposal;
+mod words;
+
+use std::fmt;
+
+pub use proposal::{EspProposal, IkeProposal, Note};
+pub use words::{WordError, WordErrorKind};
+
+use super::registry::{Encryption, Group, Integrity, Prf};
+
+/// Extended sequence numbers (transform type 5): its values are 0 and 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Esn {
+    /// 32-bit sequence numbers.
+    #[default]
+    No,
+    /// 64-bit sequence numbers, of which the low half is sent (RFC 4303 §2.2.1).
+    Yes,
+}
+
+impl Esn {
+    /// Its transform ID.
+    pub fn id(self) -> u16 {
+        match self {
+            Esn::No => 0,
+            Esn::Yes => 1,
+        }
+    }
+
+    /// The value with this transform ID.
+    pub fn from_id(id: u16) -> Option<Esn> {
+        [Esn::No, Esn::Yes].into_iter().find(|esn| esn.id() == id)
+    }
+
+    /// Its word in an ESP proposal.
+    pub fn word(self) -> &'static str {
+        match self {
+            Esn::No => "noesn",
+            Esn::Yes => "esn",
+        }
+    }
+}
+
+/// How packets are protected: what an ESP SA and IKE's encrypted payloads have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Protection {
+    /// The cipher.
+    pub encryption: &'static Encryption,
+    /// What makes the ICV; `None` where the cipher is an AEAD.
+    pub integrity: Option<&'static Integrity>,
+}
+
+impl Protection {
+    /// Bytes of key material that one direction takes: encryption key, salt, integrity key.
+    pub fn key_material_len(self) -> usize {
+        self.encryption_key_len()
+            .saturating_add(self.integrity_key_len())
+    }
+
+    /// Bytes of the encryption key with the salt that follows it.
+    pub fn encryption_key_len(self) -> usize {
+        self.encryption
+            .key_len
+            .saturating_add(self.encryption.salt_len)
+    }
+
+    /// Bytes of the integrity key; 0 for an AEAD.
+    pub fn integrity_key_len(self) -> usize {
+        self.integrity.map_or(0, |integrity| integrity.key_len)
+    }
+
+    /// Bytes of IV in each packet.
+    pub fn iv_len(self) -> usize {
+        self.encryption.iv_len
+    }
+
+    /// Bytes of ICV in each packet.
+    pub fn icv_len(self) -> usize {
+        self.integrity
+            .map_or(self.encryption.icv_len, |integrity| integrity.icv_len)
+    }
+
+    /// What the cipher wants the plaintext to be a multiple of: 16, 8 or 1.
+    pub fn block(self) -> usize {
+        self.encryption.block
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.encryption)?;
+        match self.integrity {
+            Some(integrity) => write!(f, "-{integrity}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What an IKE SA uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IkeSuite {
+    /// Of the encrypted payload.
+    pub protection: Protection,
+    /// Of key derivation and authentication.
+    pub prf: &'static Prf,
+    /// Of the key exchange.
+    pub group: &'static Group,
+}
+
+/// `aes128-sha1-modp1024`; a PRF word only where the integrity algorithm does not imply it.
+impl fmt::Display for IkeSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-", self.protection)?;
+        if self.protection.integrity.and_then(Integrity::prf) != Some(self.prf) {
+            write!(f, "{}-", self.prf)?;
+        }
+        write!(f, "{}", self.group)
+    }
+}
+
+/// What a Child SA uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EspSuite {
+    /// Of its packets.
+    pub protection: Protection,
+    /// Of its own key exchange, where it had one (PFS).
+    pub group: Option<&'static Group>,
+    /// How long its sequence numbers are.
+    pub esn: Esn,
+}
+
+/// `aes128-sha1`, then the group and `esn` where they apply.
+impl fmt::Display for EspSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.protection)?;
+        if let Some(group) = self.group {
+            write!(f, "-{group}")?;
+        }
+        match self.esn {
+            Esn::No => Ok(()),
+            Esn::Yes => write!(f, "-{}", Esn::Yes.word()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ike(text: &str) -> IkeSuite {
+        IkeProposal::parse(text).unwrap().0.first().unwrap()
+    }
+
+    fn esp(text: &str) -> EspSuite {
+        EspProposal::parse(text).unwrap().0.first().unwrap()
+    }
+
+    #[test]
+    fn a_suite_prints_the_words_it_was_made_of() {
+        for text in [
+            "aes128-sha1-modp1024",
+            "aes256-sha256-prfsha512-modp2048",
+            "aes256gcm16-prfsha384-ecp384",
+            "chacha20poly1305-prfsha256-curve25519",
+            "des-md5-modp768",
+        ] {
+            assert_eq!(ike(text).to_string(), text);
+        }
+        for text in [
+            "aes128-sha1",
+            "aes128-sha1-modp1024",
+            "aes256gcm16-modp2048-esn",
+            "3des-md5",
+        ] {
+            assert_eq!(esp(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn lengths_of_one_direction() {
+        let lengths = |text| {
+            let p = esp(text).protection;
+            (p.key_material_len(), p.iv_len(), p.icv_len(), p.block())
+        };
+        assert_eq!(lengths("aes128-sha1"), (16 + 20, 16, 12, 16));
+        assert_eq!(lengths("aes256-sha512"), (32 + 64, 16, 32, 16));
+        assert_eq!(lengths("aes256gcm16"), (32 + 4, 8, 16, 1));
+        assert_eq!(lengths("3des-md5"), (24 + 16, 8, 12, 8));
+    }
+
+    #[test]
+    fn esn_has_the_numbers_of_rfc_7296() {
+        assert_eq!(Esn::from_id(0), Some(Esn::No));
+        assert_eq!(Esn::from_id(1), Some(Esn::Yes));
+        assert_eq!(Esn::from_id(2), None);
+    }
+}
