@@ -1,0 +1,352 @@
+//! What goes in and out of the engine besides time: datagrams, commands, events and the view that status reports read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::failure::Failure;
+use super::settings::TunnelId;
+use crate::crypto::{EspSuite, IkeSuite, SaKeys};
+use crate::net::{Policy, Time};
+use crate::wire::IkeSpi;
+
+/// A received IKE message; the non-ESP marker of port 4500 is already taken off.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Where it came to: the port tells which socket.
+    pub local: SocketAddr,
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// The message, header first.
+    pub bytes: &'a [u8],
+}
+
+/// A datagram to send.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where it leaves from. The port is 500 or 4500 and names the socket; an unspecified address leaves the choice to routing.
+    pub local: SocketAddr,
+    /// Where it goes.
+    pub remote: SocketAddr,
+    /// What it carries.
+    pub content: Content,
+}
+
+impl std::fmt::Debug for Transmit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match &self.content {
+            Content::Ike(bytes) => format!("{} bytes of IKE", bytes.len()),
+            Content::Keepalive => "keepalive".to_owned(),
+        };
+        write!(f, "{} -> {}: {what}", self.local, self.remote)
+    }
+}
+
+/// What a datagram to send carries.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Content {
+    /// An IKE message: from port 4500 it needs the non-ESP marker in front (RFC 3948 §2.2).
+    Ike(Vec<u8>),
+    /// A NAT keepalive: the single byte 0xff without a marker (RFC 3948 §2.3).
+    Keepalive,
+}
+
+/// What the rest of the program asks or tells the engine.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Connect, and for `start = auto` keep connected.
+    Up(TunnelId),
+    /// Disconnect and stay so until `Up`.
+    Down(TunnelId),
+    /// Throw everything away and begin anew.
+    Reset(TunnelId),
+    /// A packet wants through a tunnel with `start = trap`.
+    Demand(TunnelId),
+    /// The answer to [`Event::Resolve`]; `None` when the name has no address now.
+    Resolved {
+        /// Whose peer was looked up.
+        tunnel: TunnelId,
+        /// What the name stands for.
+        address: Option<IpAddr>,
+    },
+    /// Authentic ESP came in at that time: liveness needs no proof (RFC 7296 §2.4).
+    Heard {
+        /// Over which tunnel.
+        tunnel: TunnelId,
+        /// When.
+        at: Time,
+    },
+    /// ESP left at that time: the NAT needs no keepalive.
+    Sent {
+        /// Over which tunnel.
+        tunnel: TunnelId,
+        /// When.
+        at: Time,
+    },
+    /// A Child SA could not be put to work, so it is deleted at the peer too.
+    InstallFailed {
+        /// Whose.
+        tunnel: TunnelId,
+        /// Its inbound SPI.
+        spi_in: u32,
+        /// What went wrong, for people.
+        why: String,
+    },
+    /// The outbound sequence numbers of a Child SA are used up: it may not send any more.
+    SequenceExhausted {
+        /// Whose.
+        tunnel: TunnelId,
+        /// Its inbound SPI.
+        spi_in: u32,
+    },
+    /// Say goodbye to every peer. The endpoint tells when all have answered.
+    Shutdown,
+}
+
+/// What the engine tells the rest of the program, in order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A peer given by name must be looked up; answered with [`Command::Resolved`].
+    Resolve {
+        /// Whose peer.
+        tunnel: TunnelId,
+        /// The name.
+        name: String,
+    },
+    /// An attempt begins.
+    Connecting {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Where the first message goes.
+        remote: SocketAddr,
+    },
+    /// An IKE SA is authenticated.
+    IkeUp {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// The IKE SA.
+        ike: IkeView,
+    },
+    /// An IKE SA is gone, and its Child SAs with it (each has had its own [`Event::ChildDown`]).
+    IkeDown {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Its SPIs, initiator's first.
+        spis: (IkeSpi, IkeSpi),
+        /// Why.
+        reason: DownReason,
+    },
+    /// A Child SA is to be put to work: inbound first, then outbound.
+    ChildUp(Box<Child>),
+    /// From now on send over this Child SA, which is installed already: its rival is about to be closed.
+    ChildPreferred {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// The inbound SPI of the one to use.
+        spi_in: u32,
+    },
+    /// A Child SA is to be taken out.
+    ChildDown {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Its inbound SPI.
+        spi_in: u32,
+        /// Why.
+        reason: DownReason,
+    },
+    /// Something was refused or did not come about.
+    Failed {
+        /// Which tunnel; `None` when the peer belongs to none.
+        tunnel: Option<TunnelId>,
+        /// What, and what to do.
+        failure: Failure,
+    },
+}
+
+/// Why an SA went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownReason {
+    /// A person or the shutdown asked for it.
+    Asked,
+    /// The peer deleted it.
+    PeerDeleted,
+    /// The peer did not answer any more.
+    PeerDead,
+    /// Its hard lifetime or its sequence numbers ran out.
+    Expired,
+    /// The peer began anew (INITIAL_CONTACT).
+    PeerRestarted,
+    /// Another SA for the same tunnel took its place.
+    Redundant,
+    /// It came without a Child SA, or the Child SA could not be installed.
+    Useless,
+}
+
+impl DownReason {
+    /// The reason in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            DownReason::Asked => "asked for",
+            DownReason::PeerDeleted => "deleted by the peer",
+            DownReason::PeerDead => "the peer stopped answering",
+            DownReason::Expired => "its lifetime or its sequence numbers ran out",
+            DownReason::PeerRestarted => "the peer started anew",
+            DownReason::Redundant => "another SA took its place",
+            DownReason::Useless => "it had no working Child SA",
+        }
+    }
+}
+
+/// Which side of an exchange we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We sent the first message.
+    Initiator,
+    /// The peer did.
+    Responder,
+}
+
+impl Role {
+    /// The word status reports use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Initiator => "initiator",
+            Role::Responder => "responder",
+        }
+    }
+}
+
+/// Where a NAT was seen (RFC 7296 §2.23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatView {
+    /// Nowhere.
+    None,
+    /// In front of us.
+    Us,
+    /// In front of the peer.
+    Peer,
+    /// In front of both.
+    Both,
+    /// UDP encapsulation is forced by the configuration, so the peer takes us to be behind a NAT.
+    Forced,
+}
+
+impl NatView {
+    /// The word status reports use.
+    pub fn word(self) -> &'static str {
+        match self {
+            NatView::None => "none",
+            NatView::Us => "us",
+            NatView::Peer => "peer",
+            NatView::Both => "both",
+            NatView::Forced => "forced",
+        }
+    }
+}
+
+/// A Child SA, ready to be installed.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// Whose.
+    pub tunnel: TunnelId,
+    /// The SPI of packets to us.
+    pub spi_in: u32,
+    /// The SPI of packets to the peer.
+    pub spi_out: u32,
+    /// What was negotiated.
+    pub suite: EspSuite,
+    /// Keys of packets to us.
+    pub keys_in: SaKeys,
+    /// Keys of packets to the peer.
+    pub keys_out: SaKeys,
+    /// The secret from which the IVs of CBC ciphers come.
+    pub iv_key: [u8; 16],
+    /// The traffic the SA carries, as negotiated.
+    pub policy: Policy,
+    /// Where our ESP-in-UDP leaves from.
+    pub local: SocketAddr,
+    /// Where our ESP-in-UDP goes.
+    pub remote: SocketAddr,
+    /// Who started the exchange that made it.
+    pub role: Role,
+    /// When it must be gone.
+    pub hard_expiry: Time,
+}
+
+/// How a tunnel is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A person asked for it.
+    Down,
+    /// Trying, pausing between tries, or waiting for what starts it.
+    Connecting,
+    /// A Child SA carries traffic.
+    Up,
+    /// It will not try again by itself.
+    Failed,
+}
+
+/// What a connecting tunnel waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// An answer from the peer, or for the name service.
+    Answer,
+    /// The next attempt.
+    Retry {
+        /// When it begins.
+        at: Time,
+    },
+    /// Traffic (`start = trap`).
+    Traffic,
+    /// The peer (`start = add`).
+    Peer,
+}
+
+/// A tunnel as status reports show it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// How it is doing.
+    pub state: State,
+    /// What it waits for while connecting.
+    pub waiting: Option<Waiting>,
+    /// Since when it is in this state.
+    pub since: Time,
+    /// Where the peer is, once known.
+    pub remote: Option<SocketAddr>,
+    /// The newest IKE SA.
+    pub ike: Option<IkeView>,
+    /// The Child SA in use.
+    pub child: Option<ChildView>,
+    /// The last thing that went wrong.
+    pub last_failure: Option<Failure>,
+}
+
+/// An IKE SA as status reports show it.
+#[derive(Clone, Debug)]
+pub struct IkeView {
+    /// The initiator's SPI.
+    pub spi_i: IkeSpi,
+    /// The responder's SPI.
+    pub spi_r: IkeSpi,
+    /// What was negotiated.
+    pub suite: IkeSuite,
+    /// Which side we were.
+    pub role: Role,
+    /// When it must be gone.
+    pub hard_expiry: Time,
+    /// Where a NAT was seen.
+    pub nat: NatView,
+}
+
+/// A Child SA as status reports show it.
+#[derive(Clone, Debug)]
+pub struct ChildView {
+    /// The SPI of packets to us.
+    pub spi_in: u32,
+    /// The SPI of packets to the peer.
+    pub spi_out: u32,
+    /// What was negotiated.
+    pub suite: EspSuite,
+    /// The traffic it carries.
+    pub policy: Policy,
+    /// When it must be gone.
+    pub hard_expiry: Time,
+}
