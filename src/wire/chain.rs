@@ -7,10 +7,11 @@
 use thiserror::Error;
 
 use super::auth::Auth;
-use super::codec::{Malformed, TooLong};
+use super::codec::{Cursor, Malformed, TooLong, fill_length_u16};
 use super::delete::Delete;
 use super::id::Id;
 use super::ke::Ke;
+use super::nonce;
 use super::notify::Notify;
 use super::numbers::PayloadType;
 use super::sa::Sa;
@@ -96,7 +97,14 @@ pub fn parse(
     body: &[u8],
     base_offset: usize,
 ) -> Result<Vec<Payload>, ChainError> {
-    todo!()
+    let (payloads, sealed) = parse_to_seal(first, Cursor::new(body, base_offset))?;
+    match sealed {
+        None => Ok(payloads),
+        Some(link) => Err(link
+            .body
+            .malformed("encrypted payload inside another")
+            .into()),
+    }
 }
 
 /// Appends `payloads` and returns the type of the first.
@@ -104,7 +112,90 @@ pub fn parse(
 /// # Errors
 /// A payload does not fit its length field.
 pub fn encode(payloads: &[Payload], out: &mut Vec<u8>) -> Result<PayloadType, TooLong> {
-    todo!()
+    encode_before(payloads, PayloadType::NONE, out)
+}
+
+/// A payload with its generic header read.
+pub(super) struct Link<'a> {
+    pub(super) kind: PayloadType,
+    pub(super) critical: Critical,
+    /// What the header says of the payload behind it; behind an encrypted one stands nothing, and it speaks of the first inside.
+    pub(super) next: PayloadType,
+    pub(super) body: Cursor<'a>,
+}
+
+/// Reads payloads up to the end, or up to an encrypted one, which must be the last.
+pub(super) fn parse_to_seal<'a>(
+    first: PayloadType,
+    mut cursor: Cursor<'a>,
+) -> Result<(Vec<Payload>, Option<Link<'a>>), ChainError> {
+    let mut payloads = Vec::new();
+    let mut kind = first;
+    while kind != PayloadType::NONE {
+        if payloads.len() >= MOST {
+            return Err(cursor.malformed("too many payloads").into());
+        }
+        let link = Link::read(kind, &mut cursor)?;
+        if link.kind == PayloadType::SK || link.kind == PayloadType::SKF {
+            if !cursor.is_empty() {
+                return Err(cursor.malformed("payload behind the encrypted one").into());
+            }
+            return Ok((payloads, Some(link)));
+        }
+        kind = link.next;
+        payloads.push(Payload::parse(&link)?);
+    }
+    if !cursor.is_empty() {
+        return Err(cursor.malformed("octets behind the last payload").into());
+    }
+    Ok((payloads, None))
+}
+
+/// Appends `payloads` with a payload of type `then` to follow, and returns the type of the first.
+pub(super) fn encode_before(
+    payloads: &[Payload],
+    then: PayloadType,
+    out: &mut Vec<u8>,
+) -> Result<PayloadType, TooLong> {
+    let mut rest = payloads.iter().peekable();
+    while let Some(payload) = rest.next() {
+        let start = out.len();
+        let next = rest.peek().map_or(then, |next| next.kind());
+        let critical = match payload.critical() {
+            Critical::No => 0,
+            Critical::Yes => CRITICAL,
+        };
+        out.extend_from_slice(&[next.0, critical, 0, 0]);
+        payload.encode(out)?;
+        fill_length_u16(out, start, "payload")?;
+    }
+    Ok(payloads.first().map_or(then, Payload::kind))
+}
+
+const CRITICAL: u8 = 0x80;
+
+impl<'a> Link<'a> {
+    fn read(kind: PayloadType, cursor: &mut Cursor<'a>) -> Result<Link<'a>, Malformed> {
+        let start = *cursor;
+        let next = PayloadType(cursor.u8("payload header cut")?);
+        let flags = cursor.u8("payload header cut")?;
+        let length = cursor.u16("payload header cut")?;
+        let inside = usize::from(length)
+            .checked_sub(4)
+            .ok_or(start.malformed("length of a payload below its header"))?;
+        let body = cursor.sub(inside, "length of a payload beyond the message")?;
+        let critical = if flags & CRITICAL == 0 {
+            Critical::No
+        } else {
+            Critical::Yes
+        };
+        Ok(Link {
+            kind,
+            critical,
+            next,
+            body,
+        })
+    }
 }
 
 impl Payload {
@@ -124,6 +215,211 @@ impl Payload {
             Payload::TsI(_) => PayloadType::TSI,
             Payload::TsR(_) => PayloadType::TSR,
             Payload::Other { kind, .. } | Payload::Unknown { kind, .. } => *kind,
+        }
+    }
+
+    fn parse(link: &Link<'_>) -> Result<Payload, ChainError> {
+        let &Link {
+            kind,
+            critical,
+            mut body,
+            ..
+        } = link;
+        Ok(match kind {
+            PayloadType::SA => Payload::Sa(Sa::parse(body)?),
+            PayloadType::KE => Payload::Ke(Ke::parse(body)?),
+            PayloadType::IDI => Payload::IdI(Id::parse(body)?),
+            PayloadType::IDR => Payload::IdR(Id::parse(body)?),
+            PayloadType::AUTH => Payload::Auth(Auth::parse(body)?),
+            PayloadType::NONCE => Payload::Nonce(nonce::parse(body)?),
+            PayloadType::NOTIFY => Payload::Notify(Notify::parse(body)?),
+            PayloadType::DELETE => Payload::Delete(Delete::parse(body)?),
+            PayloadType::VENDOR => Payload::Vendor(body.take_rest().to_vec()),
+            PayloadType::TSI => Payload::TsI(TrafficSelectors::parse(body)?),
+            PayloadType::TSR => Payload::TsR(TrafficSelectors::parse(body)?),
+            kind if kind.is_known() => Payload::Other {
+                kind,
+                critical,
+                body: body.take_rest().to_vec(),
+            },
+            kind => match critical {
+                Critical::Yes => return Err(ChainError::UnsupportedCritical(kind)),
+                Critical::No => Payload::Unknown {
+                    kind,
+                    critical,
+                    body: body.take_rest().to_vec(),
+                },
+            },
+        })
+    }
+
+    /// RFC 7296 §2.5: the bit is clear on every payload that RFC defines.
+    const fn critical(&self) -> Critical {
+        match self {
+            Payload::Other { critical, .. } | Payload::Unknown { critical, .. } => *critical,
+            Payload::Sa(_)
+            | Payload::Ke(_)
+            | Payload::IdI(_)
+            | Payload::IdR(_)
+            | Payload::Auth(_)
+            | Payload::Nonce(_)
+            | Payload::Notify(_)
+            | Payload::Delete(_)
+            | Payload::Vendor(_)
+            | Payload::TsI(_)
+            | Payload::TsR(_) => Critical::No,
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
+        match self {
+            Payload::Sa(sa) => sa.encode(out)?,
+            Payload::Ke(ke) => ke.encode(out),
+            Payload::IdI(id) | Payload::IdR(id) => id.encode(out),
+            Payload::Auth(auth) => auth.encode(out),
+            Payload::Notify(notify) => notify.encode(out)?,
+            Payload::Delete(delete) => delete.encode(out)?,
+            Payload::TsI(ts) | Payload::TsR(ts) => ts.encode(out)?,
+            Payload::Nonce(body)
+            | Payload::Vendor(body)
+            | Payload::Other { body, .. }
+            | Payload::Unknown { body, .. } => out.extend_from_slice(body),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notify(kind: u16) -> Payload {
+        Payload::Notify(Notify::new(super::super::NotifyType(kind), Vec::new()))
+    }
+
+    fn encoded(payloads: &[Payload]) -> (PayloadType, Vec<u8>) {
+        let mut out = Vec::new();
+        (encode(payloads, &mut out).unwrap(), out)
+    }
+
+    #[test]
+    fn n05_payloads_come_in_any_order_and_number() {
+        let payloads = [
+            Payload::Nonce(vec![7; 32]),
+            Payload::Ke(Ke {
+                group: 14,
+                data: vec![1; 256],
+            }),
+            Payload::Sa(Sa::default()),
+            Payload::Nonce(vec![8; 16]),
+        ];
+        let (first, bytes) = encoded(&payloads);
+        assert_eq!(first, PayloadType::NONCE);
+        assert_eq!(parse(first, &bytes, 28), Ok(payloads.to_vec()));
+        assert_eq!(parse(PayloadType::NONE, &[], 28), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn n02_lengths_that_lie_and_chains_that_break_are_malformed() {
+        let (first, good) = encoded(&[notify(1), notify(2)]);
+        for length in 0..4 {
+            let mut bytes = good.clone();
+            bytes[3] = length;
+            let error = parse(first, &bytes, 28).unwrap_err();
+            let what = "length of a payload below its header";
+            assert_eq!(error, Malformed { what, offset: 28 }.into());
+        }
+        for cut in (1..good.len()).filter(|&cut| cut != 8) {
+            assert!(parse(first, &good[..cut], 0).is_err(), "cut at {cut}");
+        }
+        assert!(
+            parse(PayloadType::NONE, &good, 0).is_err(),
+            "octets nobody announced"
+        );
+        assert!(
+            parse(first, &[], 0).is_err(),
+            "an announced payload is missing"
+        );
+        let mut endless = good.clone();
+        endless[8] = PayloadType::NOTIFY.0;
+        assert!(
+            parse(first, &endless, 0).is_err(),
+            "the last announces itself again"
+        );
+    }
+
+    #[test]
+    fn n02_n29_a_thousand_payloads_are_too_many() {
+        let some = vec![Payload::Vendor(Vec::new()); MOST];
+        let (first, bytes) = encoded(&some);
+        assert_eq!(parse(first, &bytes, 0), Ok(some));
+        let (first, bytes) = encoded(&vec![Payload::Vendor(Vec::new()); 1000]);
+        assert!(parse(first, &bytes, 0).is_err());
+    }
+
+    #[test]
+    fn n29_vendor_ids_of_any_size_and_certificates_of_any_kind_are_read_over() {
+        let payloads = [
+            Payload::Vendor(vec![0xff; 65_531]),
+            Payload::Other {
+                kind: PayloadType::CERTREQ,
+                critical: Critical::No,
+                body: vec![4, 0xff],
+            },
+            Payload::Other {
+                kind: PayloadType::CP,
+                critical: Critical::Yes,
+                body: Vec::new(),
+            },
+        ];
+        let (first, bytes) = encoded(&payloads);
+        assert_eq!(parse(first, &bytes, 0), Ok(payloads.to_vec()));
+        let too_long = [Payload::Vendor(vec![0; 65_532])];
+        assert_eq!(
+            encode(&too_long, &mut Vec::new()),
+            Err(TooLong { what: "payload" })
+        );
+    }
+
+    #[test]
+    fn n26_unknown_payloads_are_skipped_unless_critical() {
+        for kind in [1, 32, 49, 50, 54, 255].map(PayloadType) {
+            let unknown = |critical| {
+                [Payload::Unknown {
+                    kind,
+                    critical,
+                    body: vec![1, 2],
+                }]
+            };
+            let (first, bytes) = encoded(&unknown(Critical::No));
+            assert_eq!(parse(first, &bytes, 0), Ok(unknown(Critical::No).to_vec()));
+            let (first, bytes) = encoded(&unknown(Critical::Yes));
+            assert_eq!(
+                parse(first, &bytes, 0),
+                Err(ChainError::UnsupportedCritical(kind))
+            );
+        }
+    }
+
+    #[test]
+    fn n26_the_critical_bit_of_known_payloads_and_reserved_bits_are_ignored() {
+        let (first, mut bytes) = encoded(&[notify(16384)]);
+        bytes[1] = 0xff;
+        assert_eq!(parse(first, &bytes, 0), Ok(vec![notify(16384)]));
+    }
+
+    #[test]
+    fn n09_nonces_of_the_wrong_size_are_malformed() {
+        for size in [0, 15, 257, 65_000] {
+            let (first, bytes) = encoded(&[Payload::Nonce(vec![1; size])]);
+            assert!(parse(first, &bytes, 0).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn n17_an_encrypted_payload_inside_is_malformed() {
+        for kind in [PayloadType::SK, PayloadType::SKF] {
+            assert!(parse(kind, &[0, 0, 0, 4], 0).is_err());
         }
     }
 }

@@ -89,6 +89,13 @@ impl<'a> Cursor<'a> {
         Ok(Cursor::new(self.take(count, what)?, offset))
     }
 
+    /// What was read since `start`, an earlier copy of this cursor.
+    #[must_use]
+    pub fn read_since(&self, start: Cursor<'a>) -> &'a [u8] {
+        let count = self.offset.saturating_sub(start.offset);
+        start.rest.get(..count).unwrap_or_default()
+    }
+
     /// Everything that is left.
     pub fn take_rest(&mut self) -> &'a [u8] {
         let taken = self.rest;
@@ -145,7 +152,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Writes what `body` writes, and then its length into the two octets that it left at `length_at`, counted from `start`.
+/// Fills in the length of the structure that begins at `start` of `out` and ends where `out` ends.
 ///
 /// Lengths on the wire count their own header, so a structure is written first and measured afterwards:
 ///
@@ -173,4 +180,45 @@ pub(super) fn octet(count: usize, what: &'static str) -> Result<u8, TooLong> {
 /// A count or size that the wire gives two octets.
 pub(super) fn two_octets(count: usize, what: &'static str) -> Result<u16, TooLong> {
     u16::try_from(count).map_err(|_| TooLong { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_stops_at_the_end_and_says_where() {
+        let mut cursor = Cursor::new(&[1, 2, 3, 4, 5], 28);
+        assert_eq!(cursor.u16("a"), Ok(0x0102));
+        assert_eq!(
+            cursor.u32("b"),
+            Err(Malformed {
+                what: "b",
+                offset: 30
+            })
+        );
+        assert_eq!(cursor.take(3, "c"), Ok(&[3, 4, 5][..]));
+        assert!(cursor.is_empty());
+        assert_eq!(cursor.u8("d").unwrap_err().to_string(), "d at octet 33");
+    }
+
+    #[test]
+    fn what_was_read_can_be_had_again() {
+        let mut cursor = Cursor::new(&[1, 2, 3, 4], 0);
+        let start = cursor;
+        cursor.u16("a").unwrap();
+        assert_eq!(cursor.read_since(start), [1, 2]);
+    }
+
+    #[test]
+    fn a_length_counts_its_own_header() {
+        let mut out = vec![9, 9, 0, 0, 0, 0, 7];
+        fill_length_u16(&mut out, 2, "thing").unwrap();
+        assert_eq!(out, [9, 9, 0, 0, 0, 5, 7]);
+        let mut large = vec![0; 65_536];
+        assert_eq!(
+            fill_length_u16(&mut large, 0, "thing"),
+            Err(TooLong { what: "thing" })
+        );
+    }
 }

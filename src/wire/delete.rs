@@ -36,10 +36,75 @@ impl Delete {
     }
 
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Delete, Malformed> {
-        todo!()
+        let protocol = ProtocolId(body.u8("delete payload cut")?);
+        let size = body.u8("delete payload cut")?;
+        let count = body.u16("delete payload cut")?;
+        // The IKE SA has no SPI here, so its count is meaningless; every other SA has one of four octets.
+        let fits = match protocol {
+            ProtocolId::IKE => size == 0,
+            _ => size == 4 || (size == 0 && count == 0),
+        };
+        if !fits {
+            return Err(body.malformed("SPI size of the delete payload does not fit its protocol"));
+        }
+        let mut spis = Vec::new();
+        if size == 4 {
+            for _ in 0..count {
+                spis.push(body.u32("SPIs of the delete payload cut")?);
+            }
+        }
+        if !body.is_empty() {
+            return Err(body.malformed("octets behind the SPIs of the delete payload"));
+        }
+        Ok(Delete { protocol, spis })
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
-        todo!()
+        let count = two_octets(self.spis.len(), "list of deleted SPIs")?;
+        let size = if self.protocol == ProtocolId::IKE {
+            0
+        } else {
+            4
+        };
+        out.extend_from_slice(&[self.protocol.0, size]);
+        out.extend_from_slice(&count.to_be_bytes());
+        out.extend(self.spis.iter().flat_map(|spi| spi.to_be_bytes()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> Result<Delete, Malformed> {
+        Delete::parse(Cursor::new(bytes, 0))
+    }
+
+    #[test]
+    fn p06_spis_come_back_even_twice_and_unknown() {
+        assert_eq!(parse(&[1, 0, 0, 0]), Ok(Delete::ike()));
+        assert_eq!(
+            parse(&[3, 4, 0, 2, 0, 0, 1, 0, 0, 0, 1, 0]),
+            Ok(Delete::esp(vec![256, 256]))
+        );
+        assert_eq!(parse(&[3, 4, 0, 0]), Ok(Delete::esp(vec![])));
+        assert_eq!(parse(&[3, 0, 0, 0]), Ok(Delete::esp(vec![])));
+    }
+
+    #[test]
+    fn p06_size_protocol_and_count_that_disagree_are_malformed() {
+        for bytes in [
+            &[1, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1][..], // IKE SPIs belong in the header
+            &[1, 4, 0, 1, 0, 0, 0, 1],
+            &[3, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
+            &[3, 0, 0, 5],
+            &[3, 4, 0, 1],
+            &[3, 4, 0, 1, 0, 0, 0, 1, 0],
+            &[3, 4, 0xff, 0xff, 0, 0, 0, 1],
+            &[3, 4, 0],
+        ] {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
     }
 }

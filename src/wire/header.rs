@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use super::codec::{Cursor, Malformed};
+use super::codec::{Cursor, Malformed, TooLong};
 use super::numbers::{ExchangeType, PayloadType};
 
 /// Names one side of an IKE SA; zero until the responder has chosen.
@@ -144,7 +144,19 @@ impl Header {
         out.extend_from_slice(&self.message_id.0.to_be_bytes());
         out.extend_from_slice(&self.length.to_be_bytes());
     }
+
+    /// Fills in the length of a message that `message` holds whole.
+    pub(super) fn fill_length(message: &mut [u8]) -> Result<(), TooLong> {
+        let too_long = TooLong { what: "message" };
+        let length = u32::try_from(message.len()).map_err(|_| too_long)?;
+        let field = message.get_mut(LENGTH_AT..Header::LEN).ok_or(too_long)?;
+        field.copy_from_slice(&length.to_be_bytes());
+        Ok(())
+    }
 }
+
+/// Where the length stands.
+const LENGTH_AT: usize = 24;
 
 impl IkeSpi {
     /// No SPI chosen yet.

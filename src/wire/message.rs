@@ -1,9 +1,9 @@
 //! A whole message: header, payloads in the clear, and the sealed part if it has one (RFC 7296 §3.14, RFC 7383 §2.5).
 
-use super::chain::{ChainError, Payload};
-use super::codec::TooLong;
+use super::chain::{self, ChainError, Link, Payload};
+use super::codec::{Cursor, Malformed, TooLong, fill_length_u16};
 use super::header::Header;
-use super::numbers::PayloadType;
+use super::numbers::{ExchangeType, PayloadType};
 
 /// An IKE message as it lies in a datagram (without the non-ESP marker of port 4500).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,19 @@ impl<'a> Message<'a> {
     /// # Errors
     /// It is not a message of IKEv2, or holds a critical payload that nobody knows.
     pub fn parse(datagram: &'a [u8]) -> Result<Message<'a>, ChainError> {
-        todo!()
+        let header = Header::parse(datagram)?;
+        if header.major != 2 {
+            return Err(ChainError::MajorVersion(header.major));
+        }
+        let body = datagram.get(Header::LEN..).unwrap_or_default();
+        let (clear, link) = chain::parse_to_seal(header.next, Cursor::new(body, Header::LEN))?;
+        let sealed = link.map(|link| Sealed::parse(&header, &link)).transpose()?;
+        Ok(Message {
+            header,
+            clear,
+            sealed,
+            bytes: datagram,
+        })
     }
 
     /// Lays out a message without a sealed part; `next` and `length` of the header are filled in.
@@ -57,6 +69,246 @@ impl<'a> Message<'a> {
     /// # Errors
     /// A payload does not fit its length field.
     pub fn encode_clear(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
-        todo!()
+        let next = payloads.first().map_or(PayloadType::NONE, Payload::kind);
+        let mut out = Vec::new();
+        Header { next, ..header }.encode(&mut out);
+        chain::encode(payloads, &mut out)?;
+        Header::fill_length(&mut out)?;
+        Ok(out)
+    }
+
+    /// Lays out the message again: reserved bits are zero then, everything else is as it was read.
+    ///
+    /// # Errors
+    /// A payload does not fit its length field.
+    pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
+        let Some(sealed) = self.sealed else {
+            return Message::encode_clear(self.header, &self.clear);
+        };
+        let mut out = Vec::new();
+        let next = self
+            .clear
+            .first()
+            .map_or(sealed.envelope.kind(), Payload::kind);
+        Header {
+            next,
+            ..self.header
+        }
+        .encode(&mut out);
+        chain::encode_before(&self.clear, sealed.envelope.kind(), &mut out)?;
+        let start = out.len();
+        sealed.envelope.encode(sealed.first, &mut out);
+        out.extend_from_slice(self.bytes.get(sealed.aad_len..).unwrap_or_default());
+        fill_length_u16(&mut out, start, "encrypted payload")?;
+        Header::fill_length(&mut out)?;
+        Ok(out)
+    }
+}
+
+impl Sealed {
+    fn parse(header: &Header, link: &Link<'_>) -> Result<Sealed, Malformed> {
+        let mut body = link.body;
+        if header.exchange == ExchangeType::IKE_SA_INIT {
+            return Err(body.malformed("encrypted payload before there are keys"));
+        }
+        let envelope = match link.kind {
+            PayloadType::SKF => Envelope::fragment(link.next, &mut body)?,
+            _ => Envelope::Whole,
+        };
+        Ok(Sealed {
+            first: link.next,
+            aad_len: body.offset(),
+            envelope,
+        })
+    }
+}
+
+impl Envelope {
+    fn fragment(first: PayloadType, body: &mut Cursor<'_>) -> Result<Envelope, Malformed> {
+        let start = *body;
+        let number = body.u16("fragment number cut")?;
+        let total = body.u16("number of fragments cut")?;
+        if number == 0 || number > total {
+            return Err(start.malformed("fragment number outside the number of fragments"));
+        }
+        // RFC 7383 §2.5: only the first says what is inside.
+        if (number == 1) == (first == PayloadType::NONE) {
+            return Err(
+                start.malformed("next payload missing in the first fragment or present in another")
+            );
+        }
+        Ok(Envelope::Fragment { number, total })
+    }
+
+    const fn kind(self) -> PayloadType {
+        match self {
+            Envelope::Whole => PayloadType::SK,
+            Envelope::Fragment { .. } => PayloadType::SKF,
+        }
+    }
+
+    /// Appends what stands in front of the IV; the length is filled in later.
+    pub(super) fn encode(self, first: PayloadType, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[first.0, 0, 0, 0]);
+        match self {
+            Envelope::Whole => {}
+            Envelope::Fragment { number, total } => {
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&total.to_be_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header::{Flags, IkeSpi, MessageId};
+    use super::super::{Notify, NotifyType};
+    use super::*;
+
+    fn header(exchange: ExchangeType) -> Header {
+        Header::new(
+            IkeSpi(1),
+            IkeSpi(2),
+            exchange,
+            Flags::default(),
+            MessageId(1),
+        )
+    }
+
+    fn notify() -> Payload {
+        Payload::Notify(Notify::new(NotifyType::COOKIE, vec![1; 20]))
+    }
+
+    /// A message of one payload with this body.
+    fn with_payload(
+        exchange: ExchangeType,
+        kind: PayloadType,
+        next: PayloadType,
+        body: &[u8],
+    ) -> Vec<u8> {
+        let payload = Payload::Unknown {
+            kind,
+            critical: super::super::Critical::No,
+            body: body.to_vec(),
+        };
+        let mut bytes = Message::encode_clear(header(exchange), &[payload]).unwrap();
+        bytes[Header::LEN] = next.0;
+        bytes
+    }
+
+    #[test]
+    fn a_clear_message_comes_back() {
+        let bytes = Message::encode_clear(header(ExchangeType::IKE_SA_INIT), &[notify(), notify()])
+            .unwrap();
+        let read = Message::parse(&bytes).unwrap();
+        assert_eq!(
+            (read.clear.as_slice(), read.sealed),
+            (&[notify(), notify()][..], None)
+        );
+        assert_eq!(usize::try_from(read.header.length), Ok(bytes.len()));
+        assert_eq!(read.encode(), Ok(bytes.clone()));
+    }
+
+    #[test]
+    fn a_sealed_part_starts_behind_its_generic_header() {
+        let bytes = with_payload(
+            ExchangeType::IKE_AUTH,
+            PayloadType::SK,
+            PayloadType::IDI,
+            &[9; 40],
+        );
+        let sealed = Message::parse(&bytes).unwrap().sealed.unwrap();
+        let expected = Sealed {
+            first: PayloadType::IDI,
+            aad_len: 32,
+            envelope: Envelope::Whole,
+        };
+        assert_eq!(sealed, expected);
+        assert_eq!(Message::parse(&bytes).unwrap().encode(), Ok(bytes.clone()));
+    }
+
+    #[test]
+    fn n17_nothing_stands_behind_the_sealed_part() {
+        let mut bytes = with_payload(
+            ExchangeType::IKE_AUTH,
+            PayloadType::SK,
+            PayloadType::IDI,
+            &[9; 40],
+        );
+        bytes.extend_from_slice(&[0, 0, 0, 4]);
+        bytes[24..28].copy_from_slice(&76_u32.to_be_bytes());
+        assert!(matches!(
+            Message::parse(&bytes),
+            Err(ChainError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn n17_nothing_is_sealed_before_there_are_keys() {
+        for kind in [PayloadType::SK, PayloadType::SKF] {
+            let bytes = with_payload(
+                ExchangeType::IKE_SA_INIT,
+                kind,
+                PayloadType::SA,
+                &[0, 1, 0, 1, 9, 9],
+            );
+            assert!(
+                matches!(Message::parse(&bytes), Err(ChainError::Malformed(_))),
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn f01_f04_fragments_that_contradict_themselves_are_malformed() {
+        let fragment = |number: u16, total: u16, next: PayloadType| {
+            let body = [number.to_be_bytes(), total.to_be_bytes(), [9, 9]].concat();
+            with_payload(ExchangeType::IKE_AUTH, PayloadType::SKF, next, &body)
+        };
+        let (idi, none) = (PayloadType::IDI, PayloadType::NONE);
+        for (number, total, next) in [
+            (0, 0, none),
+            (0, 2, none),
+            (3, 2, none),
+            (1, 2, none),
+            (2, 2, idi),
+        ] {
+            assert!(
+                Message::parse(&fragment(number, total, next)).is_err(),
+                "{number} of {total}, {next}"
+            );
+        }
+        let bytes = fragment(2, 3, none);
+        let sealed = Message::parse(&bytes).unwrap().sealed.unwrap();
+        assert_eq!(
+            (sealed.aad_len, sealed.envelope),
+            (
+                36,
+                Envelope::Fragment {
+                    number: 2,
+                    total: 3
+                }
+            )
+        );
+        let cut = with_payload(ExchangeType::IKE_AUTH, PayloadType::SKF, idi, &[0, 1, 0]);
+        assert!(Message::parse(&cut).is_err());
+    }
+
+    #[test]
+    fn n27_other_major_versions_are_told_apart_from_nonsense() {
+        let mut bytes =
+            Message::encode_clear(header(ExchangeType::IKE_SA_INIT), &[notify()]).unwrap();
+        for (octet, major) in [(0x00, 0), (0x10, 1), (0x30, 3), (0xf0, 15)] {
+            bytes[17] = octet;
+            assert_eq!(
+                Message::parse(&bytes).unwrap_err(),
+                ChainError::MajorVersion(major)
+            );
+        }
+        for octet in [0x21, 0x2f] {
+            bytes[17] = octet;
+            assert!(Message::parse(&bytes).is_ok());
+        }
     }
 }
