@@ -27,6 +27,8 @@
     )
 )]
 
+mod aead;
+mod cbc;
 mod digest;
 mod kex;
 mod keys;

@@ -8,6 +8,9 @@
 use std::fmt;
 use std::hash::{Hash as StdHash, Hasher};
 
+use ring::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
+
+use super::cbc::BlockCipher;
 use super::kex::modp::{self, Prime};
 use super::mac::Hash;
 
@@ -103,14 +106,8 @@ pub struct Group {
 /// What runs an encryption row.
 #[derive(Clone, Copy)]
 pub(super) enum Cipher {
-    Aes128Cbc,
-    Aes192Cbc,
-    Aes256Cbc,
-    TripleDesCbc,
-    DesCbc,
-    Aes128Gcm,
-    Aes256Gcm,
-    ChaCha20Poly1305,
+    Cbc(BlockCipher),
+    Aead(&'static ring::aead::Algorithm),
 }
 
 /// What runs a group row.
@@ -128,14 +125,14 @@ use Status::{Forbidden, Sound, Weak};
 /// Every encryption algorithm: RFC 3602, 4106, 7634, 2451, 2405.
 #[rustfmt::skip]
 pub static ENCRYPTION: &[Encryption] = &[
-    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Sound,     cipher: Cipher::Aes128Cbc },
-    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Sound,     cipher: Cipher::Aes192Cbc },
-    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Sound,     cipher: Cipher::Aes256Cbc },
-    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Sound,     cipher: Cipher::Aes128Gcm },
-    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aes256Gcm },
-    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::ChaCha20Poly1305 },
-    Encryption { id: 3,  word: "3des",             also: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::TripleDesCbc },
-    Encryption { id: 2,  word: "des",              also: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::DesCbc },
+    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes128) },
+    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes192) },
+    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes256) },
+    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Sound,     cipher: Cipher::Aead(&AES_128_GCM) },
+    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aead(&AES_256_GCM) },
+    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aead(&CHACHA20_POLY1305) },
+    Encryption { id: 3,  word: "3des",             also: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::Cbc(BlockCipher::TripleDes) },
+    Encryption { id: 2,  word: "des",              also: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::Cbc(BlockCipher::Des) },
 ];
 
 /// Every integrity algorithm: RFC 2403, 2404, 4868.

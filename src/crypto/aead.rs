@@ -1,0 +1,102 @@
+//! AES-GCM (RFC 4106) and ChaCha20-Poly1305 (RFC 7634), for ESP and, after RFC 5282, for IKE.
+//!
+//! ```text
+//!   nonce            = salt (4, from the key material) ‖ IV (8, sent)
+//!   associated data  = ESP:  SPI ‖ sequence number        with ESN: SPI ‖ high half ‖ low half
+//!                      IKE:  everything before the IV
+//! ```
+
+use ring::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
+
+use super::protect::Parts;
+
+/// An AEAD key with the salt that its nonces begin with.
+pub(super) struct AeadKey {
+    key: LessSafeKey,
+    salt: [u8; SALT_LEN],
+}
+
+/// What went wrong in an AEAD operation.
+pub(super) enum Fault {
+    /// Extended sequence numbers, but the associated data is no ESP header.
+    NotEsp,
+    /// The lengths are beyond the algorithm, or (opening) the tag is wrong.
+    Refused,
+}
+
+const SALT_LEN: usize = 4;
+
+impl AeadKey {
+    /// Takes key ‖ salt; `None` if that has the wrong length.
+    pub(super) fn new(algorithm: &'static Algorithm, key_and_salt: &[u8]) -> Option<AeadKey> {
+        let (key, salt) = key_and_salt.split_last_chunk::<SALT_LEN>()?;
+        let key = UnboundKey::new(algorithm, key).ok()?;
+        Some(AeadKey {
+            key: LessSafeKey::new(key),
+            salt: *salt,
+        })
+    }
+
+    /// Writes the IV from `counter`, encrypts the text and writes the ICV.
+    pub(super) fn seal(
+        &self,
+        parts: Parts<'_>,
+        counter: u64,
+        esn_high: Option<u32>,
+    ) -> Result<(), Fault> {
+        parts.iv.copy_from_slice(&counter.to_be_bytes());
+        let nonce = self.nonce(parts.iv);
+        let tag = match esn_high {
+            None => self
+                .key
+                .seal_in_place_separate_tag(nonce, Aad::from(parts.aad), parts.text),
+            Some(high) => {
+                let aad = Aad::from(extended_header(parts.aad, high)?);
+                self.key.seal_in_place_separate_tag(nonce, aad, parts.text)
+            }
+        };
+        parts
+            .icv
+            .copy_from_slice(tag.map_err(|_| Fault::Refused)?.as_ref());
+        Ok(())
+    }
+
+    /// Checks the ICV and decrypts the text. On failure the text is overwritten: ring leaves nothing unverified behind.
+    pub(super) fn open(&self, parts: Parts<'_>, esn_high: Option<u32>) -> Result<(), Fault> {
+        let nonce = self.nonce(parts.iv);
+        let tag = Tag::try_from(&*parts.icv).map_err(|_| Fault::Refused)?;
+        let opened = match esn_high {
+            None => self.key.open_in_place_separate_tag(
+                nonce,
+                Aad::from(parts.aad),
+                tag,
+                parts.text,
+                0..,
+            ),
+            Some(high) => {
+                let aad = Aad::from(extended_header(parts.aad, high)?);
+                self.key
+                    .open_in_place_separate_tag(nonce, aad, tag, parts.text, 0..)
+            }
+        };
+        opened.map(|_| ()).map_err(|_| Fault::Refused)
+    }
+
+    fn nonce(&self, iv: &[u8]) -> Nonce {
+        let mut nonce = [0; NONCE_LEN];
+        let bytes = self.salt.iter().chain(iv);
+        nonce
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+/// SPI ‖ high half ‖ low half of the sequence number (RFC 4106 §5).
+fn extended_header(aad: &[u8], high: u32) -> Result<[u8; 12], Fault> {
+    let header: [u8; 8] = aad.try_into().map_err(|_| Fault::NotEsp)?;
+    let [s0, s1, s2, s3, l0, l1, l2, l3] = header;
+    let [h0, h1, h2, h3] = high.to_be_bytes();
+    Ok([s0, s1, s2, s3, h0, h1, h2, h3, l0, l1, l2, l3])
+}
