@@ -17,8 +17,12 @@
 //! one `sendmsg` with `UDP_SEGMENT` can take them all.
 
 mod batch;
+pub mod clock;
 pub mod memory;
 pub mod poll;
+pub mod process;
+pub mod tun;
+pub mod udp;
 mod vnet;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};

@@ -1,0 +1,655 @@
+//! UDP sockets for IKE and UDP-encapsulated ESP: unconnected, so that one socket serves every peer, and told by the kernel
+//! (`IP_PKTINFO`, RFC 3542) which of our addresses a datagram came to. Datagrams are sent from a named address the same way.
+//!
+//! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 allows zero, nothing asks for it).
+
+#![allow(unsafe_code, reason = "recvmmsg and sendmmsg with ancillary data")]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Type};
+
+use super::process::{self, Process};
+use super::{Message, RecvBatch, SendBatch, Socket};
+
+/// A bound UDP socket.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: socket2::Socket,
+    local: SocketAddr,
+}
+
+/// What becomes of a datagram larger than the way to the peer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// It is fragmented, here or on the way: IPv4 leaves without DF. What IKE wants (RFC 7296 §2, "must be able to send messages of
+    /// any size").
+    Allowed,
+    /// It is refused (`EMSGSIZE` above the known path MTU): IPv4 leaves with DF.
+    Forbidden,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another socket has the port.
+    #[error("UDP port {port} on {address} is in use{by}: stop that program or give groundlink an address of its own \
+             (`listen`, `local-address`)", by = by(holder.as_ref()))]
+    PortInUse {
+        /// The address wanted.
+        address: IpAddr,
+        /// The port wanted.
+        port: u16,
+        /// Whose socket it is, if /proc would tell.
+        holder: Option<Process>,
+    },
+    /// Ports below 1024 are for the privileged.
+    #[error(
+        "no permission to bind UDP port {port}: CAP_NET_BIND_SERVICE is missing; run as root, or under systemd with \
+             AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    )]
+    Permission {
+        /// The port wanted.
+        port: u16,
+    },
+    /// No interface has the address.
+    #[error(
+        "{address} is not an address of this machine: `listen` and `local-address` name the address on the interface \
+             (behind one-to-one NAT the private one), `address` the one the peer knows"
+    )]
+    AddressNotHere {
+        /// The address wanted.
+        address: IpAddr,
+    },
+    /// Something else.
+    #[error("{step} failed: {error}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+fn by(holder: Option<&Process>) -> String {
+    holder
+        .map(|process| format!(" by {process}"))
+        .unwrap_or_default()
+}
+
+impl UdpSocket {
+    /// What we ask for; half a second of 64 Mbit/s, or a thousand handshakes at once.
+    const BUFFER: usize = 4 << 20;
+
+    /// A socket at `address`; port 0 lets the kernel choose. An IPv6 socket leaves IPv4 alone.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
+        let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )
+        .map_err(io("creating a UDP socket"))?;
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true),
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+                .and_then(|()| setsockopt(&socket, sockopt::Ipv6V6Only, &true)),
+        }
+        .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
+        grow_buffers(&socket);
+        set_fragmentation(&socket, address, Fragmentation::Allowed)
+            .map_err(io("setting the fragmentation policy"))?;
+        socket
+            .bind(&address.into())
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => BindError::PortInUse {
+                    address: address.ip(),
+                    port: address.port(),
+                    holder: process::holding_udp_port(address),
+                },
+                io::ErrorKind::AddrNotAvailable => BindError::AddressNotHere {
+                    address: address.ip(),
+                },
+                io::ErrorKind::PermissionDenied => BindError::Permission {
+                    port: address.port(),
+                },
+                _ => BindError::Io {
+                    step: "binding the UDP socket",
+                    error,
+                },
+            })?;
+        let local = socket
+            .local_addr()
+            .ok()
+            .and_then(|bound| bound.as_socket())
+            .unwrap_or(address);
+        Ok(UdpSocket { socket, local })
+    }
+
+    /// Changes what becomes of datagrams that are too large.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
+        set_fragmentation(&self.socket, self.local, fragmentation)
+    }
+}
+
+/// Beyond `net.core.rmem_max` where we may (CAP_NET_ADMIN), up to it where not. A small buffer only loses packets sooner, so
+/// failure is no error.
+fn grow_buffers(socket: &socket2::Socket) {
+    if setsockopt(socket, sockopt::RcvBufForce, &UdpSocket::BUFFER).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &UdpSocket::BUFFER);
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &UdpSocket::BUFFER).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &UdpSocket::BUFFER);
+    }
+}
+
+fn set_fragmentation(
+    socket: &socket2::Socket,
+    address: SocketAddr,
+    fragmentation: Fragmentation,
+) -> io::Result<()> {
+    let (level, option, value) = match (address, fragmentation) {
+        (SocketAddr::V4(_), Fragmentation::Allowed) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        ),
+        (SocketAddr::V4(_), Fragmentation::Forbidden) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        ),
+        // IPv6 routers never fragment: the sender has to know the path MTU and fragment to it.
+        (SocketAddr::V6(_), Fragmentation::Allowed) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_WANT,
+        ),
+        (SocketAddr::V6(_), Fragmentation::Forbidden) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        ),
+    };
+    // SAFETY: the option's value is an int of the length given, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+impl Socket for UdpSocket {
+    fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        batch.clear();
+        // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the
+        // next visit goes on.
+        for _ in 0..8 {
+            match receive(&self.socket, self.local.ip(), batch) {
+                Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&self, batch: &SendBatch) -> io::Result<usize> {
+        let mut sent = 0;
+        for message in batch.messages() {
+            let packets = message.packets().count();
+            match send_message(&self.socket, &message) {
+                Ok(count) => {
+                    sent += count;
+                    if count < packets {
+                        break;
+                    }
+                }
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What a router or the peer's kernel said about an earlier datagram. Anyone can send such a message, so it means nothing.
+fn is_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENOPROTOOPT
+                | libc::EPROTO
+                | libc::EHOSTDOWN
+        )
+    )
+}
+
+/// Datagrams per system call.
+const VECTOR: usize = RecvBatch::DATAGRAMS;
+
+/// Room for one control message, aligned as its header wants.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; 64]);
+
+fn receive(socket: &socket2::Socket, bound: IpAddr, batch: &mut RecvBatch) -> io::Result<usize> {
+    // SAFETY: all of these are C structures of integers and pointers, for which zero is a value.
+    let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut names: [libc::sockaddr_in6; VECTOR] = unsafe { std::mem::zeroed() };
+    let mut controls = [Control([0; 64]); VECTOR];
+    let mut ready = 0;
+    let places = headers
+        .iter_mut()
+        .zip(&mut vectors)
+        .zip(&mut names)
+        .zip(&mut controls);
+    for (buffer, (((header, vector), name), control)) in batch.buffers().zip(places) {
+        vector.iov_base = buffer.as_mut_ptr().cast();
+        vector.iov_len = buffer.len();
+        header.msg_hdr.msg_name = (&raw mut *name).cast();
+        header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_hdr.msg_controllen = control.0.len();
+        ready += 1;
+    }
+    // SAFETY: `ready` headers point at buffers, names and control blocks that live until the end of this function and that nothing
+    // else touches meanwhile.
+    let count = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            ready,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+        )
+    };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for (header, name) in headers
+        .iter()
+        .zip(&names)
+        .take(count.unsigned_abs() as usize)
+    {
+        // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
+        let remote = socket_address(name).unwrap_or(SocketAddr::new(bound, 0));
+        let local = destination(&header.msg_hdr).unwrap_or(bound);
+        batch.add(remote, local, 0, header.msg_len as usize);
+    }
+    Ok(batch.len())
+}
+
+fn socket_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
+    match libc::c_int::from(name.sin6_family) {
+        libc::AF_INET6 => {
+            let address = IpAddr::from(name.sin6_addr.s6_addr);
+            Some(match address {
+                IpAddr::V6(v6) if v6.is_unicast_link_local() => std::net::SocketAddrV6::new(
+                    v6,
+                    u16::from_be(name.sin6_port),
+                    0,
+                    name.sin6_scope_id,
+                )
+                .into(),
+                IpAddr::V4(_) | IpAddr::V6(_) => {
+                    SocketAddr::new(address, u16::from_be(name.sin6_port))
+                }
+            })
+        }
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in, which is smaller than a sockaddr_in6 and no more aligned.
+            let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
+            Some(SocketAddr::new(
+                IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()),
+                u16::from_be(v4.sin_port),
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// The address of ours in the datagram's IP header.
+fn destination(header: &libc::msghdr) -> Option<IpAddr> {
+    // SAFETY: the header is as the kernel left it, its control block alive; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside it.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: not null, so it points at a whole, aligned header inside the control block.
+    while let Some(control) = unsafe { next.as_ref() } {
+        // SAFETY: CMSG_DATA of a valid header; the kernel has written the structure that level and type name behind it.
+        unsafe {
+            let data = libc::CMSG_DATA(control);
+            match (control.cmsg_level, control.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    return Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    return Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                }
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+    None
+}
+
+/// Sends the packets of one message; says how many have left, at least one.
+fn send_message(socket: &socket2::Socket, message: &Message<'_>) -> io::Result<usize> {
+    let mut control = Control([0; 64]);
+    let control_len = write_source(message.local, &mut control);
+    let name = SockAddr::from(message.remote);
+    // SAFETY: C structures of integers and pointers, for which zero is a value.
+    let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
+    let mut sent = 0;
+    let mut packets = message.packets().peekable();
+    while packets.peek().is_some() {
+        let mut ready = 0;
+        for ((header, vector), packet) in headers.iter_mut().zip(&mut vectors).zip(&mut packets) {
+            // The kernel only reads through these pointers.
+            vector.iov_base = packet.as_ptr().cast_mut().cast();
+            vector.iov_len = packet.len();
+            header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = name.len();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = if control_len == 0 {
+                std::ptr::null_mut()
+            } else {
+                (&raw mut control.0).cast()
+            };
+            header.msg_hdr.msg_controllen = control_len;
+            ready += 1;
+            if ready as usize == VECTOR {
+                break;
+            }
+        }
+        match send_vector(socket, &mut headers, ready) {
+            Ok(count) => {
+                sent += count;
+                if count < ready as usize {
+                    break;
+                }
+            }
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sent)
+}
+
+fn send_vector(
+    socket: &socket2::Socket,
+    headers: &mut [libc::mmsghdr; VECTOR],
+    ready: libc::c_uint,
+) -> io::Result<usize> {
+    let mut refusals = 0;
+    loop {
+        // SAFETY: the first `ready` headers point at packets, a name and a control block that outlive the call.
+        let count = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                ready,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        if count >= 0 {
+            return Ok(count.unsigned_abs() as usize);
+        }
+        let error = io::Error::last_os_error();
+        // ECONNREFUSED is news about an earlier datagram (no port there); this one has not been tried.
+        let old_news = error.raw_os_error() == Some(libc::ECONNREFUSED) && refusals < 8;
+        refusals += 1;
+        if !old_news && error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Writes the control message that names the source address; 0 bytes leave the choice to the kernel.
+fn write_source(local: IpAddr, control: &mut Control) -> usize {
+    // SAFETY: C structures of integers, for which zero is a value; CMSG_* only compute sizes, and both messages fit the block.
+    unsafe {
+        match local {
+            _ if local.is_unspecified() => 0,
+            IpAddr::V4(v4) => {
+                let mut info: libc::in_pktinfo = std::mem::zeroed();
+                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(v4.octets());
+                write_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            }
+            IpAddr::V6(v6) => {
+                let mut info: libc::in6_pktinfo = std::mem::zeroed();
+                info.ipi6_addr.s6_addr = v6.octets();
+                write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `T` is the structure that `level` and `kind` name, and `CMSG_SPACE` of it fits the block.
+unsafe fn write_control<T>(
+    control: &mut Control,
+    level: libc::c_int,
+    kind: libc::c_int,
+    value: T,
+) -> usize {
+    let size = size_of::<T>() as libc::c_uint;
+    // SAFETY: the block is aligned for a header and large enough for it and the value (see above).
+    unsafe {
+        let header = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+        libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        libc::CMSG_SPACE(size) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::poll::Waiter;
+    use super::*;
+
+    fn pair(host: &str) -> (UdpSocket, UdpSocket) {
+        let any = |host: &str| SocketAddr::new(host.parse().unwrap(), 0);
+        (
+            UdpSocket::bind(any(host)).unwrap(),
+            UdpSocket::bind(any(host)).unwrap(),
+        )
+    }
+
+    fn put(batch: &mut SendBatch, to: &UdpSocket, from: IpAddr, bytes: &[u8]) {
+        let mut slot = batch.reserve(to.local(), from, bytes.len()).unwrap();
+        slot.bytes().copy_from_slice(bytes);
+        slot.commit(bytes.len());
+    }
+
+    fn receive_all(socket: &UdpSocket, count: usize) -> Vec<(SocketAddr, IpAddr, Vec<u8>)> {
+        let waiter = Waiter::new().unwrap();
+        waiter.watch(Socket::as_fd(socket), 0).unwrap();
+        let mut batch = RecvBatch::new();
+        let mut all = Vec::new();
+        while all.len() < count {
+            let ready = waiter
+                .wait(Some(std::time::Duration::from_secs(5)))
+                .unwrap();
+            assert!(
+                !ready.tokens().is_empty(),
+                "{} of {count} arrived",
+                all.len()
+            );
+            socket.recv(&mut batch).unwrap();
+            all.extend(
+                batch
+                    .iter_mut()
+                    .map(|d| (d.remote, d.local, d.bytes.to_vec())),
+            );
+        }
+        all
+    }
+
+    #[test]
+    fn datagrams_arrive_with_their_addresses_in_both_families() {
+        for host in ["127.0.0.1", "::1"] {
+            let (a, b) = pair(host);
+            let mut batch = SendBatch::new();
+            let packets: Vec<Vec<u8>> = (0..100_u8)
+                .map(|n| vec![n; if n == 99 { 3 } else { 1400 }])
+                .collect();
+            packets
+                .iter()
+                .for_each(|p| put(&mut batch, &b, a.local().ip(), p));
+            assert_eq!(a.send(&batch).unwrap(), 100);
+            let arrived = receive_all(&b, 100);
+            assert!(
+                arrived
+                    .iter()
+                    .all(|(remote, local, _)| *remote == a.local() && *local == b.local().ip())
+            );
+            assert!(arrived.iter().map(|(.., bytes)| bytes).eq(&packets));
+        }
+    }
+
+    #[test]
+    fn a_socket_on_any_address_tells_and_chooses_its_own() {
+        let any = UdpSocket::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let (peer, _) = pair("127.0.0.1");
+        let to_any = SocketAddr::new("127.0.0.3".parse().unwrap(), any.local().port());
+        let mut batch = SendBatch::new();
+        batch
+            .reserve(to_any, peer.local().ip(), 1)
+            .unwrap()
+            .commit(1);
+        peer.send(&batch).unwrap();
+        let (_, local, _) = receive_all(&any, 1).remove(0);
+        assert_eq!(local, to_any.ip());
+
+        let mut answer = SendBatch::new();
+        put(&mut answer, &peer, local, b"from 127.0.0.3");
+        any.send(&answer).unwrap();
+        assert_eq!(receive_all(&peer, 1)[0].0, to_any);
+    }
+
+    #[test]
+    fn the_largest_datagram_arrives_whole() {
+        let (a, b) = pair("127.0.0.1");
+        let large = vec![7; SendBatch::LARGEST];
+        let mut batch = SendBatch::new();
+        put(&mut batch, &b, a.local().ip(), &large);
+        assert_eq!(a.send(&batch).unwrap(), 1);
+        assert_eq!(receive_all(&b, 1)[0].2, large);
+    }
+
+    #[test]
+    fn nothing_waiting_is_would_block() {
+        let (a, _) = pair("127.0.0.1");
+        assert_eq!(
+            a.recv(&mut RecvBatch::new()).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+    }
+
+    #[test]
+    fn e15_a_refused_port_changes_nothing() {
+        let (a, b) = pair("127.0.0.1");
+        let (dead, _) = pair("127.0.0.1");
+        // The kernel tells only those who ask; with this we hear every ICMP error there is.
+        nix::sys::socket::setsockopt(&a.socket, sockopt::Ipv4RecvErr, &true).unwrap();
+        let mut to_nobody = SendBatch::new();
+        put(&mut to_nobody, &dead, a.local().ip(), b"hello?");
+        drop(dead);
+        let mut to_b = SendBatch::new();
+        put(&mut to_b, &b, a.local().ip(), b"hello");
+        for _ in 0..3 {
+            assert_eq!(a.send(&to_nobody).unwrap(), 1);
+            assert_eq!(a.send(&to_b).unwrap(), 1);
+            assert_eq!(
+                a.recv(&mut RecvBatch::new()).unwrap_err().kind(),
+                io::ErrorKind::WouldBlock
+            );
+        }
+        assert_eq!(receive_all(&b, 3).len(), 3);
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder() {
+        let (a, _) = pair("127.0.0.1");
+        let error = UdpSocket::bind(a.local()).unwrap_err();
+        let BindError::PortInUse {
+            port,
+            holder: Some(holder),
+            ..
+        } = &error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!((*port, holder.pid), (a.local().port(), std::process::id()));
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_foreign_address_is_told_from_a_taken_one() {
+        let error = UdpSocket::bind("192.0.2.1:4500".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, BindError::AddressNotHere { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_unsendable_packet_is_an_error_about_it_alone() {
+        let (a, b) = pair("127.0.0.1");
+        let mut batch = SendBatch::new();
+        put(
+            &mut batch,
+            &b,
+            "192.0.2.77".parse().unwrap(),
+            b"from an address that is not ours",
+        );
+        put(&mut batch, &b, a.local().ip(), b"fine");
+        assert!(a.send(&batch).is_err());
+        batch.advance(1);
+        assert_eq!(a.send(&batch).unwrap(), 1);
+        assert_eq!(receive_all(&b, 1)[0].2, b"fine");
+    }
+}
