@@ -11,7 +11,8 @@ use std::hash::{Hash as StdHash, Hasher};
 use ring::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
 
 use super::cbc::BlockCipher;
-use super::kex::modp::{self, Prime};
+use super::kex::x25519::X25519;
+use super::kex::{Method, ecp, primes};
 use super::mac::Hash;
 
 /// How far an algorithm may be trusted.
@@ -100,7 +101,7 @@ pub struct Group {
     pub strength: u16,
     /// Standing.
     pub status: Status,
-    pub(super) arithmetic: Arithmetic,
+    pub(super) method: &'static dyn Method,
 }
 
 /// What runs an encryption row.
@@ -108,16 +109,6 @@ pub struct Group {
 pub(super) enum Cipher {
     Cbc(BlockCipher),
     Aead(&'static ring::aead::Algorithm),
-}
-
-/// What runs a group row.
-#[derive(Clone, Copy)]
-pub(super) enum Arithmetic {
-    Modp(&'static Prime),
-    P256,
-    P384,
-    P521,
-    X25519,
 }
 
 use Status::{Forbidden, Sound, Weak};
@@ -158,21 +149,21 @@ pub static PRF: &[Prf] = &[
 /// Every key exchange group: RFC 2409 §6, 3526, 5114, 5903, 8031.
 #[rustfmt::skip]
 pub static GROUP: &[Group] = &[
-    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   strength: 64,  status: Forbidden, arithmetic: Arithmetic::Modp(&modp::MODP_768) },
-    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  strength: 80,  status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_1024) },
-    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  strength: 96,  status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_1536) },
-    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  strength: 112, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_2048) },
-    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  strength: 128, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_3072) },
-    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  strength: 152, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_4096) },
-    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  strength: 176, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_6144) },
-    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, strength: 200, status: Sound,     arithmetic: Arithmetic::Modp(&modp::MODP_8192) },
-    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  strength: 80,  status: Forbidden, arithmetic: Arithmetic::Modp(&modp::MODP_1024_160) },
-    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  strength: 112, status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_2048_224) },
-    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  strength: 112, status: Weak,      arithmetic: Arithmetic::Modp(&modp::MODP_2048_256) },
-    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   strength: 128, status: Sound,     arithmetic: Arithmetic::P256 },
-    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   strength: 192, status: Sound,     arithmetic: Arithmetic::P384 },
-    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  strength: 256, status: Sound,     arithmetic: Arithmetic::P521 },
-    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   strength: 128, status: Sound,     arithmetic: Arithmetic::X25519 },
+    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
+    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
+    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
+    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  strength: 112, status: Sound,     method: &primes::MODP_2048 },
+    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  strength: 128, status: Sound,     method: &primes::MODP_3072 },
+    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  strength: 152, status: Sound,     method: &primes::MODP_4096 },
+    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  strength: 176, status: Sound,     method: &primes::MODP_6144 },
+    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, strength: 200, status: Sound,     method: &primes::MODP_8192 },
+    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
+    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
+    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
+    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   strength: 128, status: Sound,     method: &ecp::P256 },
+    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   strength: 192, status: Sound,     method: &ecp::P384 },
+    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  strength: 256, status: Sound,     method: &ecp::P521 },
+    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   strength: 128, status: Sound,     method: &X25519 },
 ];
 
 /// The encryption algorithm with this number and Key Length attribute.

@@ -16,10 +16,11 @@ mod failure;
 mod settings;
 
 pub use event::{
-    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Role, State, Transmit, View,
-    Waiting,
+    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Role, State,
+    Transmit, View, Waiting,
 };
 pub use failure::Failure;
 pub use settings::{
-    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, Settings, Start, TunnelId,
+    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, Settings,
+    Start, TunnelId,
 };

@@ -9,7 +9,12 @@
 //!
 //! Every public value received is validated as RFC 6989 asks before a secret touches it.
 
-pub(super) mod modp;
+pub(super) mod ecp;
+mod modp;
+pub(super) mod primes;
+pub(super) mod x25519;
+
+use std::fmt;
 
 use super::keys::Secret;
 use super::random::Generator;
@@ -18,6 +23,7 @@ use super::registry::Group;
 /// One side of a key exchange: a private value used once, and the public value that goes with it.
 pub struct KeyExchange {
     group: &'static Group,
+    private: Box<dyn Private>,
     public: Vec<u8>,
 }
 
@@ -41,10 +47,11 @@ pub enum InvalidPublicValue {
 impl KeyExchange {
     /// Draws a fresh private value from `rng` and computes its public value.
     pub fn generate(group: &'static Group, rng: &mut Generator) -> KeyExchange {
-        let _ = rng;
+        let (private, public) = group.method.generate(group.strength, rng);
         KeyExchange {
             group,
-            public: Vec::new(),
+            private,
+            public,
         }
     }
 
@@ -63,6 +70,77 @@ impl KeyExchange {
         if peer.len() != self.group.public_len {
             return Err(InvalidPublicValue::Length);
         }
-        todo!("next landing")
+        self.private.agree(peer)
+    }
+}
+
+impl fmt::Debug for KeyExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyExchange({})", self.group)
+    }
+}
+
+/// What a group row runs: draws a private value fit for `strength` bits of security and computes the public one.
+pub(super) trait Method: Sync {
+    fn generate(&'static self, strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>);
+}
+
+/// A private value, wiped when dropped. It validates a peer's public value before it meets it.
+pub(super) trait Private: Send + Sync {
+    fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::registry::GROUP;
+
+    #[test]
+    fn both_sides_of_every_group_agree() {
+        let mut rng = Generator::from_seed([1; 32]);
+        for group in GROUP {
+            let a = KeyExchange::generate(group, &mut rng);
+            let b = KeyExchange::generate(group, &mut rng);
+            assert_eq!(a.public().len(), group.public_len, "{group}");
+            assert_ne!(a.public(), b.public(), "{group}");
+            assert_eq!(a.agree(b.public()), b.agree(a.public()), "{group}");
+            assert!(a.agree(b.public()).unwrap().len() >= 32);
+        }
+    }
+
+    #[test]
+    fn n07_a_public_value_of_any_other_length_is_refused() {
+        let mut rng = Generator::from_seed([2; 32]);
+        for group in GROUP {
+            let exchange = KeyExchange::generate(group, &mut rng);
+            for len in [0, 1, group.public_len - 1, group.public_len + 1, 4096] {
+                assert_eq!(
+                    exchange.agree(&vec![7; len]),
+                    Err(InvalidPublicValue::Length),
+                    "{group} {len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn n07_all_zeros_and_all_ones_are_refused_by_every_group_but_curve25519() {
+        let mut rng = Generator::from_seed([3; 32]);
+        for group in GROUP {
+            let exchange = KeyExchange::generate(group, &mut rng);
+            assert!(
+                exchange.agree(&vec![0; group.public_len]).is_err(),
+                "{group}"
+            );
+            // Curve25519 takes every 32-byte string for a coordinate (RFC 7748 §5): all ones is 2^255-1 mod p = 18, sound.
+            let ones = exchange.agree(&vec![0xff; group.public_len]);
+            assert_eq!(ones.is_ok(), group.word == "curve25519", "{group}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_group_only() {
+        let exchange = KeyExchange::generate(&GROUP[0], &mut Generator::from_seed([4; 32]));
+        assert_eq!(format!("{exchange:?}"), "KeyExchange(modp768)");
     }
 }

@@ -1,0 +1,74 @@
+//! Elliptic curves over a prime field: groups 19, 20 and 21 (RFC 5903).
+//!
+//! ```text
+//!   KE data:  x ‖ y      each as long as the field, without the octet 04 that SEC1 puts in front   (RFC 5903 §7)
+//!   g^ir:     x          of the common point                                                       (RFC 5903 §9)
+//! ```
+
+use std::marker::PhantomData;
+
+use p256::NistP256;
+use p256::elliptic_curve::ecdh::diffie_hellman;
+use p256::elliptic_curve::sec1::{FromSec1Point, ModulusSize, ToSec1Point};
+use p256::elliptic_curve::{
+    AffinePoint, CurveArithmetic, FieldBytesSize, Generate, PublicKey, SecretKey,
+};
+use p384::NistP384;
+use p521::NistP521;
+
+use super::{InvalidPublicValue, Method, Private};
+use crate::crypto::keys::Secret;
+use crate::crypto::random::Generator;
+
+/// A curve of RFC 5903.
+pub(in crate::crypto) struct Curve<C>(PhantomData<fn() -> C>);
+
+/// Group 19.
+pub(in crate::crypto) static P256: Curve<NistP256> = Curve(PhantomData);
+/// Group 20.
+pub(in crate::crypto) static P384: Curve<NistP384> = Curve(PhantomData);
+/// Group 21.
+pub(in crate::crypto) static P521: Curve<NistP521> = Curve(PhantomData);
+
+/// SEC1's mark of a point written with both coordinates.
+const UNCOMPRESSED: u8 = 4;
+
+impl<C> Method for Curve<C>
+where
+    C: CurveArithmetic,
+    FieldBytesSize<C>: ModulusSize,
+    AffinePoint<C>: FromSec1Point<C> + ToSec1Point<C>,
+{
+    fn generate(&'static self, _strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>) {
+        let secret = SecretKey::<C>::generate_from_rng(rng.inner());
+        let public = coordinates(&secret.public_key());
+        (Box::new(secret), public)
+    }
+}
+
+impl<C> Private for SecretKey<C>
+where
+    C: CurveArithmetic,
+    FieldBytesSize<C>: ModulusSize,
+    AffinePoint<C>: FromSec1Point<C> + ToSec1Point<C>,
+{
+    fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
+        let mut point = vec![UNCOMPRESSED];
+        point.extend(peer);
+        // Checks that both coordinates are below p and that they satisfy the curve's equation (RFC 6989 §2.3).
+        let peer =
+            PublicKey::<C>::from_sec1_bytes(&point).map_err(|_| InvalidPublicValue::OffCurve)?;
+        let shared = diffie_hellman(self.to_nonzero_scalar(), peer.as_affine());
+        Ok(Secret::from_slice(shared.raw_secret_bytes()))
+    }
+}
+
+fn coordinates<C>(public: &PublicKey<C>) -> Vec<u8>
+where
+    C: CurveArithmetic,
+    FieldBytesSize<C>: ModulusSize,
+    AffinePoint<C>: FromSec1Point<C> + ToSec1Point<C>,
+{
+    let point = public.to_sec1_point(false);
+    point.as_bytes().iter().skip(1).copied().collect()
+}
