@@ -1,1 +1,78 @@
-//! (esp)
+//! ESP in tunnel mode (RFC 4303): sealing and opening packets under a pair of security associations.
+//!
+//! ```text
+//!   0                   1                   2                   3
+//!   0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//!  ┌───────────────────────────────────────────────────────────────┐ ─┬─ ─
+//!  │               security parameters index (SPI)                 │  │ authenticated
+//!  ├───────────────────────────────────────────────────────────────┤  │
+//!  │                       sequence number                         │  │
+//!  ├───────────────────────────────────────────────────────────────┤  │  ─┬─
+//!  │                  initialization vector (IV)                   │  │   │ `crypto` writes and reads it
+//!  ├───────────────────────────────────────────────────────────────┤  │  ─┼─
+//!  │                                                               │  │   │ encrypted
+//!  ~          the inner packet, IPv4 or IPv6, whole                ~  │   │
+//!  │               ┌───────────────────────────────────────────────┤  │   │
+//!  │               │ padding 1, 2, 3, …                            │  │   │
+//!  ├───────────────┴───────────────┬───────────────┬───────────────┤  │   │
+//!  │                               │  pad length   │  next header  │  │   │ 4 is IPv4, 41 is IPv6, 59 is a dummy
+//!  ├───────────────────────────────┴───────────────┴───────────────┤ ─┴─ ─┴─
+//!  ~               integrity check value (ICV)                     ~
+//!  └───────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Extended sequence numbers send only the low half of the sequence number; the high half is authenticated all the same.
+//!
+//! - [`Outbound`] seals, [`Inbound`] opens; each holds the keys, the selectors and the counters of one direction.
+//! - [`Sad`] finds the inbound SA of a packet by its SPI.
+//! - [`replay`] is the window of sequence numbers already seen, [`lifetime`] the point where an SA has sent enough, [`mtu`] what
+//!   fits inside.
+//!
+//! There is no socket, clock or thread here: `datapath` brings the packets.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
+mod inbound;
+pub mod lifetime;
+pub mod mtu;
+mod outbound;
+pub mod replay;
+mod sad;
+mod traffic;
+
+pub use inbound::{Inbound, Opened, Opening};
+pub use outbound::Outbound;
+pub use sad::{Entry, Sad};
+pub use traffic::Traffic;
+
+/// Octets in front of the IV: SPI and sequence number. Exactly what every ICV covers besides IV and ciphertext.
+pub const HEADER: usize = 8;
+
+/// Octets of the trailer besides the padding: pad length and next header.
+const TRAILER: usize = 2;
+
+/// What the next header of a tunnel-mode packet says.
+mod next_header {
+    pub(super) const IPV4: u8 = 4;
+    pub(super) const IPV6: u8 = 41;
+    /// A dummy packet (RFC 4303 §2.6).
+    pub(super) const NONE: u8 = 59;
+}
+
+/// The encrypted part of a packet ends on a multiple of this: the cipher's block, and never less than four octets
+/// (RFC 4303 §2.4).
+fn alignment(protection: crate::crypto::Protection) -> usize {
+    protection.block().max(4)
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

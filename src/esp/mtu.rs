@@ -1,0 +1,143 @@
+//! What fits inside: the inner MTU of a suite on a given path, and the TCP segment size that follows from it.
+//!
+//! ```text
+//!  ├──────────────────────────── outer MTU ────────────────────────────────┤
+//!  │ IP 20/40 │ UDP 8 │ ESP 8 │ IV │ inner packet │ padding │ 2 │ ICV      │
+//!                                  ├──── a multiple of the block ─┤
+//! ```
+//!
+//! The largest inner packet is the one that needs no padding: `align_down(outer − IP − UDP − ESP − IV − ICV, block) − 2`. For
+//! Google's gateway MTU of 1460 this gives the numbers Google documents for its suites.
+
+use std::net::IpAddr;
+
+use super::{HEADER, TRAILER, alignment};
+use crate::crypto::Protection;
+
+/// What stands between the outer IP header and ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: IP protocol 50.
+    Native,
+    /// A UDP header (RFC 3948).
+    Udp,
+}
+
+/// The largest inner packet that fits an outer packet of `outer` octets on the way to `peer`; zero if none does.
+pub fn inner(
+    outer: u16,
+    peer: IpAddr,
+    encapsulation: Encapsulation,
+    protection: Protection,
+) -> u16 {
+    let ip: usize = match peer {
+        IpAddr::V4(_) => 20,
+        IpAddr::V6(_) => 40,
+    };
+    let udp = match encapsulation {
+        Encapsulation::Native => 0,
+        Encapsulation::Udp => 8,
+    };
+    let overhead = [ip, udp, HEADER, protection.iv_len(), protection.icv_len()]
+        .iter()
+        .sum();
+    let room = usize::from(outer).saturating_sub(overhead);
+    let aligned = room.saturating_sub(room.checked_rem(alignment(protection)).unwrap_or(0));
+    // Never more than `outer`, so the cast keeps every bit.
+    aligned.saturating_sub(TRAILER) as u16
+}
+
+/// The segment size for TCP over IPv4 inside a tunnel of this MTU: without IP and TCP header.
+pub fn mss_ipv4(inner_mtu: u16) -> u16 {
+    inner_mtu.saturating_sub(20 + 20)
+}
+
+/// The segment size for TCP over IPv6 inside a tunnel of this MTU.
+pub fn mss_ipv6(inner_mtu: u16) -> u16 {
+    inner_mtu.saturating_sub(40 + 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::testing::suite;
+
+    const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+    const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
+    /// suite, native on IPv4, MSS inside it for IPv4 and IPv6, UDP-encapsulated on IPv4; all for an outer MTU of 1460.
+    const GOOGLE: &[(&str, u16, u16, u16, u16)] = &[
+        ("aes128gcm16", 1406, 1366, 1346, 1398),
+        ("aes256gcm16", 1406, 1366, 1346, 1398),
+        ("aes128-sha1", 1390, 1350, 1330, 1390),
+        ("aes256-sha256", 1390, 1350, 1330, 1390),
+        ("aes128-sha512", 1374, 1334, 1314, 1374),
+        ("aes256-sha512", 1374, 1334, 1314, 1374),
+    ];
+
+    #[test]
+    fn googles_documented_values_come_out() {
+        for (words, native, mss4, mss6, udp) in GOOGLE {
+            let protection = suite(words).protection;
+            let mtu = inner(1460, V4, Encapsulation::Native, protection);
+            assert_eq!(mtu, *native, "{words}");
+            assert_eq!((mss_ipv4(mtu), mss_ipv6(mtu)), (*mss4, *mss6), "{words}");
+            assert_eq!(
+                inner(1460, V4, Encapsulation::Udp, protection),
+                *udp,
+                "{words} over UDP"
+            );
+        }
+    }
+
+    #[test]
+    fn an_ipv6_path_leaves_twenty_octets_less_before_alignment() {
+        assert_eq!(
+            inner(
+                1460,
+                V6,
+                Encapsulation::Native,
+                suite("aes128gcm16").protection
+            ),
+            1386
+        );
+        // Google documents 1370, which is 20 below its IPv4 value; blocks of 16 octets leave room for 4 more.
+        assert_eq!(
+            inner(
+                1460,
+                V6,
+                Encapsulation::Native,
+                suite("aes128-sha1").protection
+            ),
+            1374
+        );
+    }
+
+    #[test]
+    fn the_mtu_is_exactly_the_largest_packet_that_fits() {
+        for words in crate::esp::testing::SUITES {
+            let sa = crate::esp::testing::pair(words).0;
+            for outer in 1200..1530 {
+                let mtu = inner(outer, V4, Encapsulation::Udp, suite(words).protection);
+                let room = usize::from(outer) - 20 - 8;
+                assert!(sa.sealed_len(usize::from(mtu)) <= room, "{words} {outer}");
+                assert!(
+                    sa.sealed_len(usize::from(mtu) + 1) > room,
+                    "{words} {outer}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_too_narrow_for_anything_has_mtu_zero() {
+        assert_eq!(
+            inner(0, V4, Encapsulation::Udp, suite("aes128-sha1").protection),
+            0
+        );
+        assert_eq!(
+            inner(60, V6, Encapsulation::Udp, suite("aes128-sha1").protection),
+            0
+        );
+    }
+}

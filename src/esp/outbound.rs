@@ -1,0 +1,334 @@
+//! The sending half: an inner packet becomes an ESP packet, sealed where it will leave from.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::lifetime::{Lifetime, Stage};
+use super::{HEADER, TRAILER, Traffic, alignment, next_header};
+use crate::crypto::{Esn, EspSuite, SaKeys, Sealer, WrongKeyLength};
+use crate::net::{Packet, Policy, Refusal};
+
+/// An outbound SA: keys, selectors and the sequence number, which starts at 1 and is never used twice.
+///
+/// By design one worker seals for one SA, for a second one would send out of order and a peer with a small replay window would
+/// drop what comes late. Two that did it all the same would still never share a number (and so, under an AEAD, a nonce).
+pub struct Outbound {
+    spi: u32,
+    suite: EspSuite,
+    sealer: Sealer,
+    policy: Policy,
+    lifetime: Lifetime,
+    used: AtomicU64,
+    sent: Traffic,
+}
+
+impl Outbound {
+    /// An SA that has sent nothing yet. `iv_key` makes the IVs of block ciphers unpredictable; it is no key of the peer's.
+    ///
+    /// # Errors
+    /// The keys are not of the length the suite has.
+    pub fn new(
+        spi: u32,
+        suite: EspSuite,
+        keys: &SaKeys,
+        iv_key: [u8; 16],
+        policy: Policy,
+    ) -> Result<Outbound, WrongKeyLength> {
+        let sealer = Sealer::new(suite.protection, keys, iv_key)?;
+        let lifetime = Lifetime::new(suite.esn);
+        Ok(Outbound {
+            spi,
+            suite,
+            sealer,
+            policy,
+            lifetime,
+            used: AtomicU64::new(0),
+            sent: Traffic::default(),
+        })
+    }
+
+    /// The peer's name for this SA.
+    pub fn spi(&self) -> u32 {
+        self.spi
+    }
+
+    /// The algorithms.
+    pub fn suite(&self) -> EspSuite {
+        self.suite
+    }
+
+    /// What it has carried.
+    pub fn sent(&self) -> &Traffic {
+        &self.sent
+    }
+
+    /// The last sequence number used; 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    /// Whether it should be replaced, or has ended.
+    pub fn stage(&self) -> Stage {
+        self.lifetime.stage(self.sequence())
+    }
+
+    /// Whether the negotiated selectors cover a packet that leaves.
+    pub fn permits(&self, packet: &Packet<'_>) -> bool {
+        self.policy.permits_outbound(packet)
+    }
+
+    /// Octets of the ESP packet around an inner packet of `inner` octets.
+    pub fn sealed_len(&self, inner: usize) -> usize {
+        let protection = self.suite.protection;
+        [
+            HEADER,
+            protection.iv_len(),
+            inner,
+            self.padding(inner),
+            TRAILER,
+            protection.icv_len(),
+        ]
+        .iter()
+        .fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// Seals `packet` into the front of `room` and says how much of it the ESP packet fills:
+    /// [`sealed_len`](Outbound::sealed_len).
+    ///
+    /// # Errors
+    /// [`Refusal::Overflow`] if the room is too small, [`Refusal::SequenceExhausted`] when no number may be used any more.
+    pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, Refusal> {
+        let room = room
+            .get_mut(..self.sealed_len(packet.len()))
+            .ok_or(Refusal::Overflow)?;
+        let sequence = self.next_sequence()?;
+        let next = if packet.is_ipv4() {
+            next_header::IPV4
+        } else {
+            next_header::IPV6
+        };
+        self.lay_out(sequence, packet.bytes(), next, room)
+            .ok_or(Refusal::Overflow)?;
+        let high = match self.suite.esn {
+            Esn::No => None,
+            Esn::Yes => Some((sequence >> 32) as u32),
+        };
+        self.sealer
+            .seal(room, HEADER, sequence, high)
+            .map_err(|_| Refusal::Overflow)?;
+        self.sent.add(1, packet.len() as u64);
+        Ok(room.len())
+    }
+
+    /// A number nobody else gets. The counter may run past the end by one for each refused packet; it is 64 bits wide.
+    fn next_sequence(&self) -> Result<u64, Refusal> {
+        let sequence = self.used.fetch_add(1, Relaxed).saturating_add(1);
+        match self.lifetime.stage(sequence) {
+            Stage::Fresh | Stage::NearEnd => Ok(sequence),
+            Stage::Ended => {
+                self.used.fetch_sub(1, Relaxed);
+                Err(Refusal::SequenceExhausted)
+            }
+        }
+    }
+
+    /// Writes everything that is not the cipher's: header, inner packet and trailer.
+    fn lay_out(&self, sequence: u64, packet: &[u8], next: u8, room: &mut [u8]) -> Option<()> {
+        let (spi, room) = room.split_first_chunk_mut::<4>()?;
+        let (number, room) = room.split_first_chunk_mut::<4>()?;
+        *spi = self.spi.to_be_bytes();
+        *number = (sequence as u32).to_be_bytes();
+
+        let (_iv, room) = room.split_at_mut_checked(self.suite.protection.iv_len())?;
+        let (payload, room) = room.split_at_mut_checked(packet.len())?;
+        payload.copy_from_slice(packet);
+
+        let (padding, room) = room.split_at_mut_checked(self.padding(packet.len()))?;
+        for (octet, count) in padding.iter_mut().zip(1u8..) {
+            *octet = count;
+        }
+        let (trailer, _icv) = room.split_first_chunk_mut::<TRAILER>()?;
+        *trailer = [padding.len() as u8, next];
+        Some(())
+    }
+
+    /// Padding octets that bring inner packet and trailer to a whole number of blocks: fewer than one block, so fewer than 256.
+    fn padding(&self, inner: usize) -> usize {
+        let align = alignment(self.suite.protection);
+        let over = inner
+            .saturating_add(TRAILER)
+            .checked_rem(align)
+            .unwrap_or(0);
+        if over == 0 {
+            0
+        } else {
+            align.saturating_sub(over)
+        }
+    }
+
+    /// Pretends that `sequence` numbers have been used.
+    #[cfg(test)]
+    pub(crate) fn pretend_used(&self, sequence: u64) {
+        self.used.store(sequence, Relaxed);
+    }
+}
+
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Outbound {{ spi: {:08x}, suite: {}, sequence: {} }}",
+            self.spi,
+            self.suite,
+            self.sequence()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::testing::{SUITES, pair, udp4, udp6};
+    use std::collections::HashSet;
+
+    fn seal(sa: &Outbound, packet: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let packet = Packet::parse(packet).unwrap();
+        let mut room = vec![0; sa.sealed_len(packet.len())];
+        sa.seal(&packet, &mut room).map(|len| {
+            assert_eq!(len, room.len());
+            room
+        })
+    }
+
+    #[test]
+    fn the_header_is_spi_then_a_sequence_that_starts_at_one() {
+        for words in SUITES {
+            let (sa, _) = pair(words);
+            for expected in 1..=5u32 {
+                let sealed = seal(&sa, &udp4(100)).unwrap();
+                assert_eq!(sealed[..4], sa.spi().to_be_bytes());
+                assert_eq!(sealed[4..8], expected.to_be_bytes(), "{words}");
+            }
+            assert_eq!((sa.sent().packets(), sa.sent().bytes()), (5, 500));
+        }
+    }
+
+    #[test]
+    fn every_length_is_padded_to_whole_blocks_and_comes_back_whole() {
+        for words in SUITES {
+            let (sa, inbound) = pair(words);
+            let mut opening = inbound.lock();
+            for len in 28..28 + 64 {
+                let packet = udp4(len);
+                let mut sealed = seal(&sa, &packet).unwrap();
+                let protection = sa.suite().protection;
+                let encrypted = sealed.len() - HEADER - protection.iv_len() - protection.icv_len();
+                assert_eq!(encrypted % protection.block().max(4), 0, "{words} {len}");
+                assert!(
+                    encrypted - len - TRAILER < protection.block().max(4),
+                    "{words} {len}: no more padding than needed"
+                );
+                assert_eq!(
+                    opening.open(&mut sealed).unwrap().packet.bytes(),
+                    packet,
+                    "{words} {len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_inside_is_announced_as_such() {
+        let (sa, inbound) = pair("aes128-sha1");
+        let mut sealed = seal(&sa, &udp6(100)).unwrap();
+        assert_eq!(
+            inbound.lock().open(&mut sealed).unwrap().packet.version(),
+            6
+        );
+    }
+
+    #[test]
+    fn e17_sealers_that_race_never_share_a_sequence_number() {
+        let (sa, _) = pair("aes128gcm16");
+        let packet = udp4(60);
+        let numbers: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..500)
+                            .map(|_| seal(&sa, &packet).unwrap()[4..16].to_vec())
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap())
+                .collect()
+        });
+        let different: HashSet<_> = numbers.iter().collect();
+        assert_eq!(
+            different.len(),
+            2000,
+            "sequence number and nonce of every packet are its own"
+        );
+        assert_eq!(sa.sequence(), 2000);
+    }
+
+    #[test]
+    fn e17_the_nonce_of_an_aead_is_the_sequence_number() {
+        let (sa, _) = pair("aes256gcm16");
+        for expected in 1..=3u64 {
+            assert_eq!(seal(&sa, &udp4(60)).unwrap()[8..16], expected.to_be_bytes());
+        }
+    }
+
+    #[test]
+    fn p19_sending_stops_before_a_number_could_repeat_and_stays_stopped() {
+        let (sa, _) = pair("aes128-sha1");
+        let last = Lifetime::new(Esn::No).last();
+        sa.pretend_used(last - 1);
+        assert_eq!(sa.stage(), Stage::NearEnd);
+        assert_eq!(
+            seal(&sa, &udp4(60)).unwrap()[4..8],
+            (last as u32).to_be_bytes()
+        );
+        for _ in 0..3 {
+            assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::SequenceExhausted));
+        }
+        assert_eq!(sa.sequence(), last);
+    }
+
+    #[test]
+    fn e06_extended_numbers_cross_the_wrap_of_the_low_half() {
+        for words in ["aes128-sha1-esn", "aes128gcm16-esn", "chacha20poly1305-esn"] {
+            let (sa, inbound) = pair(words);
+            let wrap = 1u64 << 32;
+            sa.pretend_used(wrap - 3);
+            inbound.pretend_seen(wrap - 3);
+            let mut packets: Vec<_> = (0..6).map(|_| seal(&sa, &udp4(80)).unwrap()).collect();
+            let again = packets.clone();
+            let mut opening = inbound.lock();
+            for packet in &mut packets {
+                assert!(opening.open(packet).is_ok(), "{words}");
+            }
+            for mut packet in again {
+                assert_eq!(
+                    opening.open(&mut packet).err(),
+                    Some(Refusal::Replay),
+                    "{words}: across the wrap"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_room_too_small_refuses_without_using_a_number() {
+        let (sa, _) = pair("aes128-sha1");
+        let bytes = udp4(100);
+        let packet = Packet::parse(&bytes).unwrap();
+        let mut room = vec![0; sa.sealed_len(100) - 1];
+        assert_eq!(sa.seal(&packet, &mut room), Err(Refusal::Overflow));
+        assert_eq!(sa.sequence(), 0);
+    }
+}
