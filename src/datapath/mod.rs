@@ -1,1 +1,50 @@
-//! (datapath)
+//! The threads that carry packets between the tunnels' devices and UDP.
+//!
+//! ```text
+//!              tables (swapped in)                                notices (bounded)
+//!                  │                                                    ▲
+//!   ┌──────────────▼─────────────────────────────────────┐             │
+//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, SequenceNearEnd
+//!   │ ingress  one worker an address: UDP → open → device │── Ike, UnknownSpi
+//!   └─────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Datapath`] is the door: it starts and ends the workers and swaps their tables. A worker runs to completion: it reads a batch,
+//! loads its table once, takes every packet to its end and only then sleeps. Each packet that is not carried is counted under one
+//! [`Refusal`](crate::net::Refusal).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
+
+mod counters;
+mod door;
+mod egress;
+mod hold;
+mod ingress;
+mod limit;
+mod notice;
+mod tables;
+mod worker;
+
+pub use counters::{Counters, Refusals};
+pub use door::{Datapath, Envelope, Idle};
+pub use notice::{LONGEST_IKE, Notice, Notices};
+pub use tables::{Outlet, Path};
+
+/// A tunnel, by its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelId(pub u32);
+
+/// UDP port of IKE.
+pub const IKE_PORT: u16 = 500;
+
+/// UDP port of IKE and ESP behind NATs (RFC 3948), and wherever encapsulation is forced.
+pub const NAT_PORT: u16 = 4500;

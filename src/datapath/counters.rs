@@ -1,0 +1,83 @@
+//! What the workers have done, readable from any thread at any time.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::esp::Traffic;
+use crate::net::{Refusal, Time};
+
+/// The counters of one tunnel. Each number is right by itself; two of them read together may be a packet apart.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Inner packets that came out of the tunnel and went into its device.
+    pub rx: Traffic,
+    /// Inner packets that were sealed and sent.
+    pub tx: Traffic,
+    /// Packets not carried, by reason.
+    pub refused: Refusals,
+    heard: AtomicU64,
+    said: AtomicU64,
+}
+
+impl Counters {
+    /// When the last authentic ESP packet of the peer came in.
+    pub fn last_heard(&self) -> Option<Time> {
+        moment(&self.heard)
+    }
+
+    /// When the last ESP packet left.
+    pub fn last_sent(&self) -> Option<Time> {
+        moment(&self.said)
+    }
+
+    pub(super) fn heard_at(&self, now: Time) {
+        self.heard.fetch_max(now.as_nanos(), Relaxed);
+    }
+
+    pub(super) fn sent_at(&self, now: Time) {
+        self.said.fetch_max(now.as_nanos(), Relaxed);
+    }
+}
+
+/// Zero, the moment of boot, stands for never.
+fn moment(nanos: &AtomicU64) -> Option<Time> {
+    Some(nanos.load(Relaxed))
+        .filter(|nanos| *nanos > 0)
+        .map(Time::from_nanos)
+}
+
+/// Packets not carried, one counter a reason.
+#[derive(Debug)]
+pub struct Refusals([AtomicU64; Refusal::COUNT]);
+
+impl Refusals {
+    /// How many packets were refused for this reason.
+    pub fn count(&self, refusal: Refusal) -> u64 {
+        self.0
+            .get(refusal.index())
+            .map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// Every reason that has occurred, and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (Refusal, u64)> + '_ {
+        Refusal::ALL
+            .iter()
+            .map(|refusal| (*refusal, self.count(*refusal)))
+            .filter(|(_, count)| *count > 0)
+    }
+
+    pub(super) fn add(&self, refusal: Refusal, packets: u64) {
+        // What the kernel says to itself was never going to be carried.
+        if refusal == Refusal::Noise {
+            return;
+        }
+        if let Some(count) = self.0.get(refusal.index()) {
+            count.fetch_add(packets, Relaxed);
+        }
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Refusals(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}

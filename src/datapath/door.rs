@@ -1,0 +1,280 @@
+//! The datapath as the control plane holds it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::counters::{Counters, Refusals};
+use super::egress::Egress;
+use super::ingress::Ingress;
+use super::notice::{self, Bell, Notices};
+use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
+use super::worker::Worker;
+use super::{NAT_PORT, TunnelId};
+use crate::esp::{Inbound, Sad};
+use crate::net::Policy;
+use crate::os::poll::Waiter;
+use crate::os::{Device, SendBatch, Socket};
+
+/// All workers, their tables and their counters. Dropping it ends the workers.
+pub struct Datapath {
+    bell: Bell,
+    inlets: Arc<Inlets>,
+    strays: Arc<Refusals>,
+    gates: Vec<Gate>,
+    tunnels: BTreeMap<TunnelId, Tunnel>,
+}
+
+/// The two sockets of one address and the worker that serves them.
+struct Gate {
+    ike: Arc<dyn Socket>,
+    nat: Arc<dyn Socket>,
+    _worker: Worker,
+}
+
+struct Tunnel {
+    lane: Arc<Lane>,
+    idle: Outlet,
+    inbound: Vec<(Arc<Inbound>, Inlet)>,
+    _worker: Worker,
+}
+
+/// What a tunnel does with packets while it has no SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Refuse them.
+    Refuse,
+    /// Keep the first ones within these selectors and ask for an SA (`start = "trap"`).
+    Wait(Policy),
+}
+
+/// How a datagram of the control plane is wrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Envelope {
+    /// An IKE message: on port 4500 the non-ESP marker goes in front (RFC 3948 §2.2).
+    Ike,
+    /// As it is: a NAT keepalive.
+    Bare,
+}
+
+/// How many notices may wait for the control plane.
+const NOTICES: usize = 512;
+
+impl Datapath {
+    /// A datapath without sockets and tunnels, and the receiving end of its notices.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn new() -> io::Result<(Datapath, Notices)> {
+        let (bell, notices) = notice::channel(NOTICES)?;
+        let datapath = Datapath {
+            bell,
+            inlets: Arc::default(),
+            strays: Arc::default(),
+            gates: Vec::new(),
+            tunnels: BTreeMap::new(),
+        };
+        Ok((datapath, notices))
+    }
+
+    /// Serves one address: its socket on port 500 and its socket on port 4500.
+    ///
+    /// # Errors
+    /// No thread or descriptor left.
+    pub fn listen(&mut self, ike: Arc<dyn Socket>, nat: Arc<dyn Socket>) -> io::Result<()> {
+        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
+        let work = Ingress::new(
+            Arc::clone(&ike),
+            Arc::clone(&nat),
+            inlets,
+            strays,
+            self.bell.clone(),
+        );
+        let name = format!("ingress {}", self.gates.len());
+        let worker = Worker::spawn(name, Waiter::new()?, &[ike.as_fd(), nat.as_fd()], work)?;
+        self.gates.push(Gate {
+            ike,
+            nat,
+            _worker: worker,
+        });
+        Ok(())
+    }
+
+    /// Adds a tunnel, or replaces it: it has no SA yet.
+    ///
+    /// # Errors
+    /// No thread or descriptor left.
+    pub fn add_tunnel(
+        &mut self,
+        id: TunnelId,
+        device: Arc<dyn Device>,
+        idle: Idle,
+    ) -> io::Result<()> {
+        self.remove_tunnel(id);
+        let waiter = Waiter::new()?;
+        let idle = idle.outlet();
+        let lane = Arc::new(Lane {
+            id,
+            device: Arc::clone(&device),
+            outlet: ArcSwap::from_pointee(idle.clone()),
+            counters: Counters::default(),
+            waker: waiter.waker(),
+        });
+        let work = Egress::new(Arc::clone(&lane), self.bell.clone());
+        let worker = Worker::spawn(format!("egress {}", id.0), waiter, &[device.as_fd()], work)?;
+        self.tunnels.insert(
+            id,
+            Tunnel {
+                lane,
+                idle,
+                inbound: Vec::new(),
+                _worker: worker,
+            },
+        );
+        Ok(())
+    }
+
+    /// Ends a tunnel and its SAs.
+    pub fn remove_tunnel(&mut self, id: TunnelId) {
+        if self.tunnels.remove(&id).is_some() {
+            self.rebuild();
+        }
+    }
+
+    /// Changes what the tunnel does while it has no SA.
+    pub fn set_idle(&mut self, id: TunnelId, idle: Idle) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            tunnel.idle = idle.outlet();
+            if !matches!(**tunnel.lane.outlet.load(), Outlet::Open(_)) {
+                tunnel.lane.switch(tunnel.idle.clone());
+            }
+        }
+    }
+
+    /// Opens packets of one more SA into the tunnel's device; `local` is our outer address, `mtu` the inner MTU. Older inbound
+    /// SAs of the tunnel stay until they are removed: what is still on its way arrives.
+    pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, local: IpAddr, mtu: u16) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            let inlet = Inlet {
+                lane: Arc::clone(&tunnel.lane),
+                local,
+                clamp: Clamp::to(mtu),
+            };
+            tunnel.inbound.push((sa, inlet));
+            self.rebuild();
+        }
+    }
+
+    /// Packets with this SPI are refused from now on.
+    pub fn remove_inbound(&mut self, id: TunnelId, spi: u32) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            tunnel.inbound.retain(|(sa, _)| sa.spi() != spi);
+            self.rebuild();
+        }
+    }
+
+    /// Sends the tunnel's packets along this path from now on; what has waited for it goes first.
+    pub fn open(&mut self, id: TunnelId, path: Path) {
+        if let Some(tunnel) = self.tunnels.get(&id) {
+            tunnel.lane.switch(Outlet::Open(path));
+        }
+    }
+
+    /// Sends nothing more under the outbound SA with this SPI. If another one has taken its place already, that stays.
+    pub fn close(&mut self, id: TunnelId, spi_out: u32) {
+        if let Some(tunnel) = self.tunnels.get(&id) {
+            let current = tunnel.lane.outlet.load_full();
+            if matches!(&*current, Outlet::Open(path) if path.sa.spi() == spi_out) {
+                tunnel.lane.switch(tunnel.idle.clone());
+            }
+        }
+    }
+
+    /// The tunnel's counters.
+    pub fn counters(&self, id: TunnelId) -> Option<&Counters> {
+        self.tunnels.get(&id).map(|tunnel| &tunnel.lane.counters)
+    }
+
+    /// The refusals of datagrams that belong to no tunnel.
+    pub fn strays(&self) -> &Refusals {
+        &self.strays
+    }
+
+    /// The socket of port 4500 that serves this local address.
+    pub fn nat_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
+        self.gate(local).map(|gate| Arc::clone(&gate.nat))
+    }
+
+    /// Sends a datagram of the control plane from the socket that `local` names by its address and port.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` if no socket serves `local`; otherwise what the kernel says.
+    pub fn transmit(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        envelope: Envelope,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let gate = self
+            .gate(local.ip())
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (socket, marker): (_, &[u8]) = match (local.port() == NAT_PORT, envelope) {
+            (true, Envelope::Ike) => (&gate.nat, &[0; 4]),
+            (true, Envelope::Bare) => (&gate.nat, &[]),
+            (false, Envelope::Ike | Envelope::Bare) => (&gate.ike, &[]),
+        };
+        let datagram = [marker, bytes].concat();
+        let mut batch = SendBatch::with_limit(1);
+        let mut slot = batch
+            .reserve(remote, local.ip(), datagram.len())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        slot.bytes().copy_from_slice(&datagram);
+        slot.commit(datagram.len());
+        socket.send(&batch).map(|_| ())
+    }
+
+    /// The sockets bound to this address, or to every address of its family.
+    fn gate(&self, local: IpAddr) -> Option<&Gate> {
+        let bound = |gate: &Gate| gate.nat.local().ip();
+        let everywhere =
+            |gate: &&Gate| bound(gate).is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4();
+        let gates = || self.gates.iter();
+        let any = || {
+            gates().find(|gate| local.is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4())
+        };
+        gates()
+            .find(|gate| bound(gate) == local)
+            .or_else(|| gates().find(everywhere))
+            .or_else(any)
+    }
+
+    /// Builds the table of inbound SAs anew and swaps it in.
+    fn rebuild(&self) {
+        let sas = self
+            .tunnels
+            .values()
+            .flat_map(|tunnel| tunnel.inbound.iter().cloned());
+        self.inlets.store(Arc::new(sas.collect::<Sad<Inlet>>()));
+    }
+}
+
+impl Lane {
+    /// Swaps the outlet and has the worker look at it: packets may be waiting for it.
+    fn switch(&self, outlet: Outlet) {
+        self.outlet.store(Arc::new(outlet));
+        self.waker.set();
+    }
+}
+
+impl Idle {
+    fn outlet(self) -> Outlet {
+        match self {
+            Idle::Refuse => Outlet::Closed,
+            Idle::Wait(policy) => Outlet::Waiting(policy),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Packets that wait for their tunnel to come up (`start = "trap"`): the first few, for a few seconds, then they are given up.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::net::{Refusal, Time};
+
+/// How many packets wait.
+pub(super) const MOST: usize = 64;
+
+/// How long a packet waits. Whoever sent it has sent it again by then.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The packets that wait, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    packets: VecDeque<(Time, Vec<u8>)>,
+}
+
+impl Hold {
+    /// Keeps a copy of `packet`. Copying is fine here: this happens at most [`MOST`] times per coming up.
+    #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
+    pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), Refusal> {
+        if self.packets.len() >= MOST {
+            return Err(Refusal::QueueFull);
+        }
+        self.packets.push_back((now + PATIENCE, packet.to_vec()));
+        Ok(())
+    }
+
+    /// Gives up what has waited too long; how many packets that was.
+    pub(super) fn give_up(&mut self, now: Time) -> u64 {
+        let before = self.packets.len();
+        self.packets.retain(|(until, _)| *until > now);
+        before.saturating_sub(self.packets.len()) as u64
+    }
+
+    /// The oldest packet.
+    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+        self.packets.pop_front().map(|(_, packet)| packet)
+    }
+
+    /// When the next packet will be given up.
+    pub(super) fn until(&self) -> Option<Time> {
+        self.packets.front().map(|(until, _)| *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixty_four_wait_five_seconds_in_order() {
+        let mut hold = Hold::default();
+        let start = Time::from_secs(100);
+        for n in 0..64u8 {
+            assert_eq!(
+                hold.keep(&[n], start + Duration::from_millis(n.into())),
+                Ok(())
+            );
+        }
+        assert_eq!(hold.keep(&[64], start), Err(Refusal::QueueFull));
+        assert_eq!(hold.until(), Some(start + PATIENCE));
+        assert_eq!(hold.give_up(start + PATIENCE - Duration::from_nanos(1)), 0);
+        assert_eq!(hold.give_up(start + PATIENCE + Duration::from_millis(2)), 3);
+        assert_eq!(hold.take(), Some(vec![3]));
+    }
+}

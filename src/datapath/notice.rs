@@ -1,0 +1,148 @@
+//! What the workers tell the control plane: a bounded queue going up.
+//!
+//! A worker never waits for the control plane: when the queue is full a notice is dropped and counted. What matters is said
+//! again while it holds (a demand, an SA near its end), and IKE retransmits by itself.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::TunnelId;
+use crate::net::Refusal;
+use crate::os::poll::Signal;
+
+/// Something only the control plane can act upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An IKE message came in. The non-ESP marker is cut off.
+    Ike {
+        /// The address and port of ours it came to.
+        local: SocketAddr,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Traffic wants to enter a tunnel that waits for some. Said again, once a second, as long as it does.
+    Demand(TunnelId),
+    /// ESP came for an SA that does not exist. Said only now and then, however many come.
+    UnknownSpi {
+        /// The SPI in question.
+        spi: u32,
+        /// The address and port of ours it came to.
+        local: SocketAddr,
+        /// Where it came from.
+        remote: SocketAddr,
+    },
+    /// The outbound SA has few sequence numbers left, or none. Said again, once a second, as long as it sends.
+    SequenceNearEnd {
+        /// Whose SA it is.
+        tunnel: TunnelId,
+        /// The SPI it sends with.
+        spi_out: u32,
+    },
+}
+
+/// The longest IKE message that is passed on. Peers send certificates of some kilobytes; beyond this is abuse.
+pub const LONGEST_IKE: usize = 16_384;
+
+/// The receiving end, for the control plane. Its descriptor is readable while notices wait, so that it fits any poller.
+#[derive(Debug)]
+pub struct Notices {
+    queue: Receiver<Notice>,
+    waiting: Signal,
+}
+
+/// The sending end, for the workers.
+#[derive(Clone, Debug)]
+pub(super) struct Bell {
+    queue: SyncSender<Notice>,
+    waiting: Signal,
+}
+
+/// A queue that holds at most `capacity` notices.
+pub(super) fn channel(capacity: usize) -> std::io::Result<(Bell, Notices)> {
+    let waiting = Signal::new()?;
+    let (sender, receiver) = sync_channel(capacity);
+    Ok((
+        Bell {
+            queue: sender,
+            waiting: waiting.clone(),
+        },
+        Notices {
+            queue: receiver,
+            waiting,
+        },
+    ))
+}
+
+impl Notices {
+    /// The oldest notice. `None` once there is no more; the descriptor is then quiet until one comes.
+    pub fn next(&self) -> Option<Notice> {
+        self.queue.try_recv().ok().or_else(|| {
+            self.waiting.clear();
+            // What came before the signal was cleared is seen here; what comes later sets it again.
+            self.queue.try_recv().ok()
+        })
+    }
+}
+
+impl AsFd for Notices {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiting.as_fd()
+    }
+}
+
+impl Bell {
+    /// Passes a notice up.
+    pub(super) fn ring(&self, notice: Notice) -> Result<(), Refusal> {
+        self.queue
+            .try_send(notice)
+            .map_err(|_| Refusal::NoticeFull)?;
+        self.waiting.set();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::poll::Waiter;
+    use std::time::Duration;
+
+    fn readable(notices: &Notices) -> bool {
+        let waiter = Waiter::new().unwrap();
+        waiter.watch(notices.as_fd(), 0).unwrap();
+        !waiter
+            .wait(Some(Duration::ZERO))
+            .unwrap()
+            .tokens()
+            .is_empty()
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_while_notices_wait() {
+        let (bell, notices) = channel(4).unwrap();
+        assert!(!readable(&notices));
+        for tunnel in [1, 2] {
+            bell.ring(Notice::Demand(TunnelId(tunnel))).unwrap();
+        }
+        assert!(readable(&notices));
+        assert_eq!(notices.next(), Some(Notice::Demand(TunnelId(1))));
+        assert!(readable(&notices));
+        assert_eq!(notices.next(), Some(Notice::Demand(TunnelId(2))));
+        assert_eq!(notices.next(), None);
+        assert!(!readable(&notices));
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_goes_on_later() {
+        let (bell, notices) = channel(2).unwrap();
+        let results: Vec<_> = (0..3)
+            .map(|n| bell.ring(Notice::Demand(TunnelId(n))))
+            .collect();
+        assert_eq!(results, [Ok(()), Ok(()), Err(Refusal::NoticeFull)]);
+        assert!(notices.next().is_some());
+        assert_eq!(bell.ring(Notice::Demand(TunnelId(9))), Ok(()));
+    }
+}

@@ -1,0 +1,84 @@
+//! What the control plane hands down: immutable tables, swapped in whole, loaded by a worker once a batch.
+//!
+//! ```text
+//!   egress    tunnel ──▶ Outlet     open to a peer under one outbound SA · waiting for traffic · closed
+//!   ingress   SPI ─────▶ Inlet      the tunnel whose device gets what this inbound SA opens
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::TunnelId;
+use super::counters::Counters;
+use crate::esp::{Outbound, Sad, mtu};
+use crate::net::Policy;
+use crate::os::poll::Signal;
+use crate::os::{Device, Socket};
+
+/// What becomes of a packet that the kernel routes into a tunnel's device.
+#[derive(Clone)]
+pub enum Outlet {
+    /// There is no SA: it is refused.
+    Closed,
+    /// There is no SA yet, but traffic brings one up: the first packets within these selectors wait for it, and the control
+    /// plane hears of them.
+    Waiting(Policy),
+    /// It is sealed and sent.
+    Open(Path),
+}
+
+/// The way to a peer.
+#[derive(Clone)]
+pub struct Path {
+    /// What seals the packets.
+    pub sa: Arc<Outbound>,
+    /// The socket they leave through, bound to the port of UDP-encapsulated ESP.
+    pub socket: Arc<dyn Socket>,
+    /// The address they leave from; unspecified leaves the choice to the kernel.
+    pub local: IpAddr,
+    /// Where they go.
+    pub remote: SocketAddr,
+    /// The largest inner packet ([`mtu::inner`]).
+    pub mtu: u16,
+}
+
+/// What ingress needs to know beside an inbound SA.
+#[derive(Clone)]
+pub(super) struct Inlet {
+    pub(super) lane: Arc<Lane>,
+    /// Our outer address, where the peer sends to.
+    pub(super) local: IpAddr,
+    pub(super) clamp: Clamp,
+}
+
+/// The TCP segment sizes that fit a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clamp {
+    pub(super) v4: u16,
+    pub(super) v6: u16,
+}
+
+impl Clamp {
+    /// Of a tunnel with this inner MTU.
+    pub(super) fn to(mtu: u16) -> Clamp {
+        Clamp {
+            v4: mtu::mss_ipv4(mtu),
+            v6: mtu::mss_ipv6(mtu),
+        }
+    }
+}
+
+/// One tunnel as its workers and the control plane share it.
+pub(super) struct Lane {
+    pub(super) id: TunnelId,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) outlet: ArcSwap<Outlet>,
+    pub(super) counters: Counters,
+    /// Wakes the egress worker when the outlet has changed.
+    pub(super) waker: Signal,
+}
+
+/// Every inbound SA of every tunnel: one table, for a packet may come to any socket.
+pub(super) type Inlets = ArcSwap<Sad<Inlet>>;

@@ -1,0 +1,90 @@
+//! The thread around a worker: sleep until there is something to do, do it, and end when told.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::net::Time;
+use crate::os::clock;
+use crate::os::poll::{Signal, Waiter};
+
+/// What a worker does when woken.
+pub(super) trait Work: Send + 'static {
+    /// Takes one batch from each of its inputs.
+    fn turn(&mut self, now: Time) -> Turn;
+
+    /// When it has something to do even if nothing comes in.
+    fn wake_at(&self) -> Option<Time>;
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A batch was full: there may be more.
+    More,
+    /// The inputs were emptied.
+    Done,
+    /// An input cannot be read at all, for now or for good.
+    Broken,
+}
+
+/// A running worker. Dropping it ends the thread and waits for that.
+#[derive(Debug)]
+pub(super) struct Worker {
+    stop: Arc<AtomicBool>,
+    waker: Signal,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A worker that may not read its input does not spin on it.
+const BROKEN_REST: Duration = Duration::from_millis(50);
+
+impl Worker {
+    /// Starts `work` in a thread of this name, woken by `waiter`'s signal and whenever one of `inputs` is readable.
+    pub(super) fn spawn(
+        name: String,
+        waiter: Waiter,
+        inputs: &[BorrowedFd<'_>],
+        mut work: impl Work,
+    ) -> io::Result<Worker> {
+        for (token, input) in (0..).zip(inputs) {
+            waiter.watch(*input, token)?;
+        }
+        let (stop, waker) = (Arc::new(AtomicBool::new(false)), waiter.waker());
+        let stopped = Arc::clone(&stop);
+        let run = move || {
+            while !stopped.load(Ordering::Acquire) {
+                match work.turn(clock::now()) {
+                    Turn::More => {}
+                    Turn::Broken => std::thread::sleep(BROKEN_REST),
+                    Turn::Done => {
+                        let timeout = work.wake_at().map(|at| at.since(clock::now()));
+                        if waiter.wait(timeout).is_err() {
+                            std::thread::sleep(BROKEN_REST);
+                        }
+                    }
+                }
+            }
+        };
+        let thread = Builder::new().name(name).spawn(run)?;
+        Ok(Worker {
+            stop,
+            waker,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.set();
+        if let Some(thread) = self.thread.take() {
+            // A worker that has panicked has said so on stderr; there is nothing left to end.
+            let _ = thread.join();
+        }
+    }
+}
