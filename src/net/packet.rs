@@ -1,4 +1,7 @@
 //! A checked view of an IP packet: parsed once, then every question has an answer.
+//!
+//! What arrives from the device or out of a tunnel is hostile. Lengths are compared with what is there, IPv6 extension headers are
+//! walked a bounded way (RFC 8200 §4), and what does not hold together is refused before anything else looks at it.
 
 use std::net::IpAddr;
 
@@ -33,7 +36,12 @@ impl<'a> Packet<'a> {
     /// # Errors
     /// [`Refusal::Malformed`].
     pub fn parse(bytes: &'a [u8]) -> Result<Packet<'a>, Refusal> {
-        todo!()
+        let parsed = match bytes.first().map(|first| first >> 4) {
+            Some(4) => parse_ipv4(bytes),
+            Some(6) => parse_ipv6(bytes),
+            Some(_) | None => None,
+        };
+        parsed.ok_or(Refusal::Malformed)
     }
 
     /// Exactly the IP packet.
@@ -98,19 +106,23 @@ impl<'a> Packet<'a> {
     /// Whether routers may not cut it: the DF bit, and every IPv6 packet.
     #[must_use]
     pub fn dont_fragment(&self) -> bool {
-        todo!()
+        !self.is_ipv4() || self.octet(6) & DONT_FRAGMENT != 0
     }
 
     /// The TOS octet or traffic class: DSCP and ECN.
     #[must_use]
     pub fn traffic_class(&self) -> u8 {
-        todo!()
+        if self.is_ipv4() {
+            self.octet(1)
+        } else {
+            self.octet(0) << 4 | self.octet(1) >> 4
+        }
     }
 
     /// Time to live, or hop limit.
     #[must_use]
     pub fn ttl(&self) -> u8 {
-        todo!()
+        self.octet(if self.is_ipv4() { 8 } else { 7 })
     }
 
     /// Where the transport header starts; `None` in a fragment that is not the first.
@@ -123,13 +135,514 @@ impl<'a> Packet<'a> {
     /// it neither brings a tunnel up nor counts as refused.
     #[must_use]
     pub fn is_kernel_noise(&self) -> bool {
-        todo!()
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else {
+            return false;
+        };
+        let [scope @ .., _] = destination.segments();
+        let to_the_link = matches!(scope, [0xff01 | 0xff02, ..]);
+        let from_the_link = source.is_unspecified() || source.is_unicast_link_local();
+        let (kind, _) = self.ports.unwrap_or_default();
+        self.protocol == ICMPV6
+            && from_the_link
+            && to_the_link
+            && LINK_CHATTER.contains(&(kind >> 8))
     }
 
     /// Whether an address is one that never crosses a network: a multicast, loopback, broadcast or unspecified source, or a loopback
     /// or unspecified destination (RFC 1812 §5.3.7, RFC 4291 §2.5-2.7).
     #[must_use]
     pub fn is_martian(&self) -> bool {
-        todo!()
+        never_a_source(self.source) || never_a_destination(self.destination)
+    }
+
+    fn octet(&self, at: usize) -> u8 {
+        self.bytes.get(at).copied().unwrap_or_default()
+    }
+}
+
+/// Whether no honest packet comes from this address, so that no ICMP error may go to it either.
+pub(super) fn never_a_source(address: IpAddr) -> bool {
+    match address {
+        // 240.0.0.0/4 is reserved and holds the limited broadcast.
+        IpAddr::V4(v4) => v4.is_multicast() || matches!(v4.octets(), [0 | 127 | 240.., ..]),
+        IpAddr::V6(v6) => v6.is_multicast() || never_a_destination(address),
+    }
+}
+
+fn never_a_destination(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => matches!(v4.octets(), [0 | 127, ..]),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.to_ipv4_mapped().is_some(),
+    }
+}
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+const MOBILITY: u8 = 135;
+const UDP_LITE: u8 = 136;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// The DF bit in the seventh octet of an IPv4 header.
+const DONT_FRAGMENT: u8 = 0x40;
+
+/// MLD query, report, done; router solicitation; neighbour solicitation; MLDv2 report.
+const LINK_CHATTER: [u16; 6] = [130, 131, 132, 133, 135, 143];
+
+/// More extension headers than any honest packet has.
+const MOST_EXTENSIONS: usize = 8;
+
+fn parse_ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
+    let (header, _) = bytes.split_first_chunk::<20>()?;
+    let [
+        first,
+        _,
+        l0,
+        l1,
+        _,
+        _,
+        f0,
+        f1,
+        _,
+        protocol,
+        _,
+        _,
+        s0,
+        s1,
+        s2,
+        s3,
+        destination @ ..,
+    ] = *header;
+    let header_len = usize::from(first & 0x0f).saturating_mul(4);
+    let total = usize::from(u16::from_be_bytes([l0, l1]));
+    if header_len < header.len() || total < header_len {
+        return None;
+    }
+    let bytes = bytes.get(..total)?;
+    let flags = u16::from_be_bytes([f0, f1]);
+    let offset = usize::from(flags & 0x1fff).saturating_mul(8);
+    let more = flags & 0x2000 != 0;
+    let fragment = fragment_kind(offset, more, total.saturating_sub(header_len))?;
+    let transport_offset = (fragment != FragmentKind::Later).then_some(header_len);
+    Some(Packet {
+        bytes,
+        source: IpAddr::from([s0, s1, s2, s3]),
+        destination: IpAddr::from(destination),
+        protocol,
+        ports: transport_offset.and_then(|at| ports(protocol, bytes.get(at..)?)),
+        fragment,
+        transport_offset,
+    })
+}
+
+fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
+    let (header, _) = bytes.split_first_chunk::<40>()?;
+    let (fixed, addresses) = header.split_first_chunk::<8>()?;
+    let (source, destination) = addresses.split_first_chunk::<16>()?;
+    let [_, _, _, _, l0, l1, next, _] = *fixed;
+    // A jumbogram says 0 and means more (RFC 2675); its hop-by-hop header then lies outside and the packet is refused.
+    let total = header
+        .len()
+        .saturating_add(usize::from(u16::from_be_bytes([l0, l1])));
+    let bytes = bytes.get(..total)?;
+    let upper = walk_extensions(bytes, next, header.len())?;
+    let transport_offset = (upper.fragment != FragmentKind::Later).then_some(upper.offset);
+    Some(Packet {
+        bytes,
+        source: IpAddr::from(*source),
+        destination: IpAddr::from(*destination.first_chunk::<16>()?),
+        protocol: upper.protocol,
+        ports: transport_offset.and_then(|at| ports(upper.protocol, bytes.get(at..)?)),
+        fragment: upper.fragment,
+        transport_offset,
+    })
+}
+
+/// Where the extension headers of an IPv6 packet end.
+struct Upper {
+    protocol: u8,
+    offset: usize,
+    fragment: FragmentKind,
+}
+
+/// Skips the headers that RFC 4301 §4.4.1.1 says to skip; anything else is the upper layer.
+fn walk_extensions(bytes: &[u8], first: u8, start: usize) -> Option<Upper> {
+    let mut upper = Upper {
+        protocol: first,
+        offset: start,
+        fragment: FragmentKind::Whole,
+    };
+    let mut fragment_header = None;
+    for nth in 0..=MOST_EXTENSIONS {
+        let rest = bytes.get(upper.offset..)?;
+        match upper.protocol {
+            // RFC 8200 §4.1: only directly behind the fixed header.
+            HOP_BY_HOP if nth > 0 => return None,
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let [next, length] = *rest.first_chunk()?;
+                let octets = usize::from(length).saturating_add(1).saturating_mul(8);
+                rest.get(..octets)?;
+                upper.protocol = next;
+                upper.offset = upper.offset.saturating_add(octets);
+            }
+            FRAGMENT => {
+                let [next, _, o0, o1, _, _, _, _] = *rest.first_chunk()?;
+                if fragment_header.replace(upper.offset).is_some() {
+                    return None;
+                }
+                let field = u16::from_be_bytes([o0, o1]);
+                let payload = rest.len().saturating_sub(8);
+                upper.fragment =
+                    fragment_kind(usize::from(field & 0xfff8), field & 1 != 0, payload)?;
+                upper.protocol = next;
+                upper.offset = upper.offset.saturating_add(8);
+                if upper.fragment == FragmentKind::Later {
+                    return Some(upper);
+                }
+            }
+            _ => return Some(upper),
+        }
+    }
+    None
+}
+
+/// `None` for a fragment that reaches beyond the largest packet there is.
+fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option<FragmentKind> {
+    if offset.saturating_add(payload) > usize::from(u16::MAX) {
+        return None;
+    }
+    Some(match (offset, more) {
+        (0, false) => FragmentKind::Whole,
+        (0, true) => FragmentKind::First,
+        (_, _) => FragmentKind::Later,
+    })
+}
+
+fn ports(protocol: u8, transport: &[u8]) -> Option<(u16, u16)> {
+    match protocol {
+        TCP | UDP | DCCP | SCTP | UDP_LITE => {
+            let [s0, s1, d0, d1] = *transport.first_chunk()?;
+            Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
+        }
+        ICMP | ICMPV6 => {
+            let both = u16::from_be_bytes(*transport.first_chunk()?);
+            Some((both, both))
+        }
+        MOBILITY => {
+            let [_, _, kind] = *transport.first_chunk()?;
+            let both = u16::from_be_bytes([kind, 0]);
+            Some((both, both))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ipv4(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+        let total = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+        let [f0, f1] = fragment.to_be_bytes();
+        let header = [
+            0x45, 0xb9, total[0], total[1], 0, 1, f0, f1, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0,
+            1, 2,
+        ];
+        [&header[..], payload].concat()
+    }
+
+    fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut bytes = vec![0x6b, 0x90, 0, 0, length[0], length[1], next, 63];
+        bytes.extend(
+            "2001:db8::1"
+                .parse::<std::net::Ipv6Addr>()
+                .unwrap()
+                .octets(),
+        );
+        bytes.extend(
+            "2001:db8::2"
+                .parse::<std::net::Ipv6Addr>()
+                .unwrap()
+                .octets(),
+        );
+        [&bytes[..], payload].concat()
+    }
+
+    const PORTS: [u8; 8] = [0, 80, 0x1f, 0x90, 0, 0, 0, 0];
+
+    #[test]
+    fn an_ipv4_packet_answers_every_question() {
+        let bytes = ipv4(TCP, 0x4000, &PORTS);
+        let packet = Packet::parse(&bytes).unwrap();
+        assert_eq!(
+            (
+                packet.version(),
+                packet.len(),
+                packet.ttl(),
+                packet.traffic_class()
+            ),
+            (4, 28, 64, 0xb9)
+        );
+        assert_eq!(packet.source().to_string(), "10.0.0.1");
+        assert_eq!(packet.destination().to_string(), "10.0.1.2");
+        assert_eq!((packet.protocol(), packet.ports()), (TCP, Some((80, 8080))));
+        assert_eq!(
+            (packet.fragment(), packet.transport_offset()),
+            (FragmentKind::Whole, Some(20))
+        );
+        assert!(packet.dont_fragment());
+        assert!(
+            !Packet::parse(&ipv4(TCP, 0, &PORTS))
+                .unwrap()
+                .dont_fragment()
+        );
+    }
+
+    #[test]
+    fn an_ipv6_packet_answers_every_question() {
+        let bytes = ipv6(UDP, &PORTS);
+        let packet = Packet::parse(&bytes).unwrap();
+        assert_eq!(
+            (
+                packet.version(),
+                packet.len(),
+                packet.ttl(),
+                packet.traffic_class()
+            ),
+            (6, 48, 63, 0xb9)
+        );
+        assert_eq!(packet.source().to_string(), "2001:db8::1");
+        assert_eq!(packet.destination().to_string(), "2001:db8::2");
+        assert_eq!((packet.protocol(), packet.ports()), (UDP, Some((80, 8080))));
+        assert_eq!(packet.transport_offset(), Some(40));
+        assert!(packet.dont_fragment());
+    }
+
+    #[test]
+    fn extension_headers_are_skipped() {
+        let mut payload = vec![DESTINATION_OPTIONS, 0, 1, 4, 0, 0, 0, 0]; // hop-by-hop
+        payload.extend([ROUTING, 1].into_iter().chain([0; 14])); // destination options of 16 octets
+        payload.extend([FRAGMENT, 0, 0, 0, 0, 0, 0, 0]); // routing
+        payload.extend([TCP, 0, 0, 1, 0, 0, 0, 9]); // fragment header: the first of several
+        payload.extend(PORTS);
+        let bytes = ipv6(HOP_BY_HOP, &payload);
+        let packet = Packet::parse(&bytes).unwrap();
+        assert_eq!((packet.protocol(), packet.ports()), (TCP, Some((80, 8080))));
+        assert_eq!(
+            (packet.fragment(), packet.transport_offset()),
+            (FragmentKind::First, Some(80))
+        );
+    }
+
+    #[test]
+    fn types_and_codes_stand_for_ports() {
+        let icmp = ipv4(ICMP, 0, &[8, 1, 0, 0]);
+        assert_eq!(
+            Packet::parse(&icmp).unwrap().ports(),
+            Some((0x0801, 0x0801))
+        );
+        let mobility = ipv6(MOBILITY, &[59, 0, 5, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            Packet::parse(&mobility).unwrap().ports(),
+            Some((0x0500, 0x0500))
+        );
+        assert_eq!(Packet::parse(&ipv4(50, 0, &PORTS)).unwrap().ports(), None);
+    }
+
+    #[test]
+    fn e04_octets_behind_the_packet_are_cut() {
+        for packet in [ipv4(UDP, 0, &PORTS), ipv6(UDP, &PORTS)] {
+            let padded = [&packet[..], &[0xaa; 100]].concat();
+            assert_eq!(Packet::parse(&padded).unwrap().bytes(), packet);
+        }
+    }
+
+    #[test]
+    fn e10_a_fragment_that_is_not_the_first_shows_no_ports() {
+        let first = ipv4(UDP, 0x2000, &PORTS);
+        assert_eq!(Packet::parse(&first).unwrap().ports(), Some((80, 8080)));
+        for later in [ipv4(UDP, 0x2001, &PORTS), ipv4(UDP, 0x0001, &PORTS)] {
+            let packet = Packet::parse(&later).unwrap();
+            assert_eq!(
+                (packet.fragment(), packet.ports()),
+                (FragmentKind::Later, None)
+            );
+            assert_eq!(packet.transport_offset(), None);
+        }
+        let later = ipv6(
+            FRAGMENT,
+            &[&[UDP, 0, 0, 8, 0, 0, 0, 1][..], &PORTS].concat(),
+        );
+        let packet = Packet::parse(&later).unwrap();
+        assert_eq!(
+            (packet.protocol(), packet.fragment(), packet.ports()),
+            (UDP, FragmentKind::Later, None)
+        );
+    }
+
+    #[test]
+    fn e10_a_first_fragment_too_small_for_its_ports_shows_none() {
+        assert_eq!(
+            Packet::parse(&ipv4(TCP, 0x2000, &[0, 80, 0]))
+                .unwrap()
+                .ports(),
+            None
+        );
+    }
+
+    #[test]
+    fn e10_a_fragment_beyond_the_largest_packet_is_malformed() {
+        assert_eq!(
+            Packet::parse(&ipv4(UDP, 0x1fff, &[0; 8])),
+            Err(Refusal::Malformed)
+        );
+        assert!(Packet::parse(&ipv4(UDP, 0x1fff, &[0; 7])).is_ok());
+        let beyond = ipv6(
+            FRAGMENT,
+            &[&[UDP, 0, 0xff, 0xf8, 0, 0, 0, 1][..], &[0; 8]].concat(),
+        );
+        assert_eq!(Packet::parse(&beyond), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn e11_headers_that_lie_are_malformed() {
+        let (v4, v6) = (ipv4(TCP, 0, &PORTS), ipv6(TCP, &PORTS));
+        for whole in [&v4, &v6] {
+            for cut in 0..whole.len() {
+                assert_eq!(
+                    Packet::parse(&whole[..cut]),
+                    Err(Refusal::Malformed),
+                    "{cut} octets"
+                );
+            }
+        }
+        for (at, value, case) in [
+            (0, 0x55, "version 5"),
+            (0, 0x05, "version 0"),
+            (0, 0x40, "header of no octets"),
+            (0, 0x44, "header of 16 octets"),
+            (0, 0x4f, "header of 60 octets"),
+            (3, 0, "total length 0"),
+            (3, 19, "total length below the header"),
+            (3, 29, "total length beyond what is there"),
+            (2, 0xff, "total length far beyond"),
+        ] {
+            let mut bytes = v4.clone();
+            bytes[at] = value;
+            assert_eq!(Packet::parse(&bytes), Err(Refusal::Malformed), "{case}");
+        }
+    }
+
+    #[test]
+    fn e11_extension_headers_that_lie_are_malformed() {
+        for (payload, first, case) in [
+            (vec![], HOP_BY_HOP, "a jumbogram"),
+            (vec![TCP], HOP_BY_HOP, "cut"),
+            (vec![TCP, 1, 0, 0, 0, 0, 0, 0], ROUTING, "beyond the packet"),
+            (vec![TCP, 0, 0, 0, 0, 0, 0], FRAGMENT, "fragment header cut"),
+            (
+                [DESTINATION_OPTIONS, 0, 0, 0, 0, 0, 0, 0].repeat(100),
+                DESTINATION_OPTIONS,
+                "a long chain",
+            ),
+            (
+                [
+                    &[HOP_BY_HOP, 0, 0, 0, 0, 0, 0, 0][..],
+                    &[TCP, 0, 0, 0, 0, 0, 0, 0],
+                ]
+                .concat(),
+                ROUTING,
+                "out of place",
+            ),
+            (
+                [
+                    &[FRAGMENT, 0, 0, 1, 0, 0, 0, 0][..],
+                    &[TCP, 0, 0, 1, 0, 0, 0, 0],
+                ]
+                .concat(),
+                FRAGMENT,
+                "cut twice",
+            ),
+        ] {
+            assert_eq!(
+                Packet::parse(&ipv6(first, &payload)),
+                Err(Refusal::Malformed),
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_kernels_own_chatter_is_told_apart() {
+        let mut solicitation = ipv6(ICMPV6, &[133, 0, 0, 0, 0, 0, 0, 0]);
+        solicitation[8..24]
+            .copy_from_slice(&"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        solicitation[24..40]
+            .copy_from_slice(&"ff02::2".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        assert!(Packet::parse(&solicitation).unwrap().is_kernel_noise());
+        let mut report = ipv6(
+            HOP_BY_HOP,
+            &[ICMPV6, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0],
+        );
+        report[8..24].fill(0);
+        report[24..40].copy_from_slice(&"ff02::16".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        assert!(Packet::parse(&report).unwrap().is_kernel_noise());
+        let mut ping = solicitation.clone();
+        ping[40] = 128;
+        assert!(!Packet::parse(&ping).unwrap().is_kernel_noise());
+        assert!(
+            !Packet::parse(&ipv6(ICMPV6, &[135, 0, 0, 0]))
+                .unwrap()
+                .is_kernel_noise()
+        );
+        assert!(
+            !Packet::parse(&ipv4(ICMP, 0, &[133, 0, 0, 0]))
+                .unwrap()
+                .is_kernel_noise()
+        );
+    }
+
+    #[test]
+    fn e07_martians_are_told_apart() {
+        let from = |source: &str, destination: &str| {
+            let (mut v4, mut v6) = (ipv4(UDP, 0, &PORTS), ipv6(UDP, &PORTS));
+            match (source.parse().unwrap(), destination.parse().unwrap()) {
+                (IpAddr::V4(s), IpAddr::V4(d)) => {
+                    v4[12..16].copy_from_slice(&s.octets());
+                    v4[16..20].copy_from_slice(&d.octets());
+                    Packet::parse(&v4).unwrap().is_martian()
+                }
+                (IpAddr::V6(s), IpAddr::V6(d)) => {
+                    v6[8..24].copy_from_slice(&s.octets());
+                    v6[24..40].copy_from_slice(&d.octets());
+                    Packet::parse(&v6).unwrap().is_martian()
+                }
+                (_, _) => panic!("mixed families"),
+            }
+        };
+        for source in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert!(from(source, "10.0.0.1"), "{source}");
+        }
+        for source in ["::", "::1", "ff02::1", "::ffff:10.0.0.1"] {
+            assert!(from(source, "2001:db8::1"), "{source}");
+        }
+        assert!(from("10.0.0.1", "127.0.0.1") && from("2001:db8::1", "::1"));
+        assert!(!from("10.0.0.1", "224.0.0.5") && !from("169.254.1.1", "169.254.1.2"));
+        assert!(!from("2001:db8::1", "ff05::1") && !from("fe80::1", "fe80::2"));
     }
 }

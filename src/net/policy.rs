@@ -58,3 +58,94 @@ fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>)
             .iter()
             .any(|s| s.matches(packet.destination(), protocol, destination_port))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::prefix::Prefix;
+    use super::super::selector::PortRange;
+    use super::*;
+
+    fn selectors(texts: &[&str]) -> Vec<Selector> {
+        texts
+            .iter()
+            .map(|text| Selector::from(text.parse::<Prefix>().unwrap()))
+            .collect()
+    }
+
+    /// UDP from 192.168.1.1 port 1000 to 172.16.1.1 port 53.
+    fn packet(fragment: [u8; 2]) -> Vec<u8> {
+        let [f0, f1] = fragment;
+        let header = [
+            0x45, 0, 0, 28, 0, 1, f0, f1, 64, 17, 0, 0, 192, 168, 1, 1, 172, 16, 1, 1,
+        ];
+        [&header[..], &[0x03, 0xe8, 0, 53, 0, 8, 0, 0]].concat()
+    }
+
+    fn policy(remote_ports: PortRange) -> Policy {
+        let remote = selectors(&["172.16.1.0/24"])[0].with_protocol(17, remote_ports);
+        Policy {
+            local: selectors(&["10.0.0.0/8", "192.168.1.0/24"]),
+            remote: vec![remote],
+        }
+    }
+
+    #[test]
+    fn e07_addresses_and_ports_are_checked_in_both_directions() {
+        let bytes = packet([0, 0]);
+        let packet = Packet::parse(&bytes).unwrap();
+        assert!(policy(PortRange::ANY).permits_outbound(&packet));
+        assert!(policy(PortRange::one(53)).permits_outbound(&packet));
+        assert!(!policy(PortRange::one(54)).permits_outbound(&packet));
+        assert!(
+            !policy(PortRange::ANY).permits_inbound(&packet),
+            "the other way round"
+        );
+        let Policy { local, remote } = policy(PortRange::ANY);
+        assert!(
+            Policy {
+                local: remote,
+                remote: local
+            }
+            .permits_inbound(&packet)
+        );
+        assert!(!Policy::default().permits_outbound(&packet));
+    }
+
+    #[test]
+    fn e10_later_fragments_fit_only_selectors_without_ports() {
+        let bytes = packet([0, 1]);
+        let later = Packet::parse(&bytes).unwrap();
+        assert!(policy(PortRange::ANY).permits_outbound(&later));
+        assert!(policy(PortRange::OPAQUE).permits_outbound(&later));
+        assert!(!policy(PortRange::one(53)).permits_outbound(&later));
+        assert!(!policy(PortRange::new(0, 65534).unwrap()).permits_outbound(&later));
+    }
+
+    #[test]
+    fn p03_narrowing_keeps_the_order_offered_and_never_widens() {
+        let offered = selectors(&["10.0.1.5/32", "10.0.0.0/8", "192.168.0.0/16", "::/0"]);
+        let policy = selectors(&["10.0.1.0/24", "10.0.2.0/24", "192.168.7.0/24"]);
+        let agreed = selectors(&[
+            "10.0.1.5/32",
+            "10.0.1.0/24",
+            "10.0.2.0/24",
+            "192.168.7.0/24",
+        ]);
+        assert_eq!(narrow(&offered, &policy), agreed);
+        assert_eq!(
+            narrow(&selectors(&["0.0.0.0/0", "0.0.0.0/0"]), &policy),
+            policy
+        );
+        assert_eq!(narrow(&selectors(&["11.0.0.0/8"]), &policy), []);
+        assert_eq!(narrow(&[], &policy), []);
+    }
+
+    #[test]
+    fn p03_no_more_selectors_are_agreed_than_a_payload_holds() {
+        let hosts: Vec<Selector> = (0..=u16::MAX)
+            .map(|n| Selector::host(std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(n)).into()))
+            .take(400)
+            .collect();
+        assert_eq!(narrow(&hosts, &selectors(&["10.0.0.0/8"])).len(), MOST);
+    }
+}

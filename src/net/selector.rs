@@ -348,3 +348,162 @@ impl fmt::Debug for PortRange {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(first: &str, last: &str) -> Selector {
+        Selector::from_range(first.parse().unwrap(), last.parse().unwrap()).unwrap()
+    }
+
+    fn prefix(text: &str) -> Selector {
+        Selector::from(text.parse::<Prefix>().unwrap())
+    }
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+
+    #[test]
+    fn selectors_print_as_prefixes_where_they_are() {
+        assert_eq!(prefix("10.0.0.0/24").to_string(), "10.0.0.0/24");
+        assert_eq!(range("10.0.0.0", "10.0.0.255").to_string(), "10.0.0.0/24");
+        assert_eq!(range("0.0.0.0", "255.255.255.255").to_string(), "0.0.0.0/0");
+        let https = range("10.0.0.1", "10.0.0.9").with_protocol(TCP, PortRange::one(443));
+        assert_eq!(https.to_string(), "10.0.0.1-10.0.0.9[tcp/443]");
+        assert_eq!(
+            prefix("::/0").with_protocol(58, PortRange::ANY).to_string(),
+            "::/0[icmpv6]"
+        );
+        assert_eq!(
+            prefix("::/0")
+                .with_protocol(0, PortRange::OPAQUE)
+                .to_string(),
+            "::/0[any/opaque]"
+        );
+    }
+
+    #[test]
+    fn only_aligned_ranges_are_prefixes() {
+        assert_eq!(
+            range("10.0.0.0", "10.0.0.255").as_prefix(),
+            Some("10.0.0.0/24".parse().unwrap())
+        );
+        assert_eq!(
+            range("10.0.0.1", "10.0.0.1").as_prefix(),
+            Some("10.0.0.1/32".parse().unwrap())
+        );
+        assert_eq!(
+            range("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff").as_prefix(),
+            Some("::/0".parse().unwrap())
+        );
+        for (first, last) in [
+            ("10.0.0.1", "10.0.0.255"),
+            ("10.0.0.0", "10.0.0.254"),
+            ("10.0.0.128", "10.0.1.127"),
+        ] {
+            assert_eq!(range(first, last).as_prefix(), None, "{first}-{last}");
+        }
+    }
+
+    #[test]
+    fn any_range_is_covered_by_prefixes() {
+        let texts = |s: Selector| {
+            s.prefixes()
+                .iter()
+                .map(Prefix::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            texts(range("10.0.0.1", "10.0.0.6")),
+            ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32"]
+        );
+        assert_eq!(texts(prefix("0.0.0.0/0")), ["0.0.0.0/0"]);
+        assert_eq!(texts(prefix("::/0")), ["::/0"]);
+        assert_eq!(range("0.0.0.1", "255.255.255.254").prefixes().len(), 62);
+    }
+
+    #[test]
+    fn p03_ranges_and_families_that_contradict_themselves_are_refused() {
+        let of = |first: &str, last: &str| {
+            Selector::from_range(first.parse().unwrap(), last.parse().unwrap())
+        };
+        assert_eq!(of("10.0.0.2", "10.0.0.1"), Err(SelectorError::Order));
+        assert_eq!(of("10.0.0.2", "::1"), Err(SelectorError::Families));
+        assert_eq!(PortRange::new(2, 1), None);
+        assert_eq!(PortRange::new(65535, 0), Some(PortRange::OPAQUE));
+    }
+
+    #[test]
+    fn an_intersection_is_what_both_select() {
+        let ours = prefix("10.0.0.0/16").with_protocol(TCP, PortRange::new(80, 90).unwrap());
+        let theirs = prefix("10.0.1.0/24").with_protocol(0, PortRange::new(85, 100).unwrap());
+        let both = prefix("10.0.1.0/24").with_protocol(TCP, PortRange::new(85, 90).unwrap());
+        assert_eq!(ours.intersect(&theirs), Some(both));
+        assert_eq!(theirs.intersect(&ours), Some(both));
+        assert_eq!(ours.intersect(&prefix("10.1.0.0/16")), None);
+        assert_eq!(ours.intersect(&prefix("::/0")), None);
+        assert_eq!(
+            ours.intersect(&prefix("10.0.0.0/8").with_protocol(UDP, PortRange::ANY)),
+            None
+        );
+        assert_eq!(
+            ours.intersect(&prefix("10.0.0.0/8").with_protocol(TCP, PortRange::one(91))),
+            None
+        );
+    }
+
+    #[test]
+    fn opaque_is_part_of_any_and_of_nothing_else() {
+        let (any, opaque, some) = (
+            PortRange::ANY,
+            PortRange::OPAQUE,
+            PortRange::new(1, 65535).unwrap(),
+        );
+        assert!(any.contains(opaque) && opaque.contains(opaque) && !opaque.contains(any));
+        assert!(!some.contains(opaque) && !opaque.contains(some));
+        assert_eq!(any.intersect(opaque), Some(opaque));
+        assert_eq!(some.intersect(opaque), None);
+        assert!(opaque.matches(None) && any.matches(None) && !some.matches(None));
+        assert!(!opaque.matches(Some(0)) && !opaque.matches(Some(65535)) && any.matches(Some(0)));
+    }
+
+    fn some_selector() -> impl Strategy<Value = Selector> {
+        let ports = prop_oneof![
+            Just(PortRange::ANY),
+            Just(PortRange::OPAQUE),
+            (0_u16..6, 0_u16..6).prop_map(|(a, b)| PortRange::new(a.min(b), a.max(b)).unwrap()),
+        ];
+        (0_u8..8, 0_u8..8, 0_u8..3, ports).prop_map(|(a, b, protocol, ports)| {
+            let address = |last| IpAddr::from([10, 0, 0, last]);
+            Selector::new(protocol, ports, address(a.min(b)), address(a.max(b))).unwrap()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_packet_is_in_the_intersection_if_it_is_in_both(
+            a in some_selector(), b in some_selector(), host in 0_u8..8, protocol in 1_u8..3, port in prop::option::of(0_u16..6)
+        ) {
+            let address = IpAddr::from([10, 0, 0, host]);
+            let both = a.matches(address, protocol, port) && b.matches(address, protocol, port);
+            let common = a.intersect(&b);
+            prop_assert_eq!(common.is_some_and(|c| c.matches(address, protocol, port)), both);
+            prop_assert_eq!(common, b.intersect(&a));
+            prop_assert!(common.is_none_or(|c| a.contains(&c) && b.contains(&c)));
+        }
+
+        #[test]
+        fn prefixes_cover_a_range_exactly(a: u32, b: u32) {
+            let address = |bits: u32| IpAddr::V4(bits.into());
+            let selector = Selector::from_range(address(a.min(b)), address(a.max(b))).unwrap();
+            let prefixes = selector.prefixes();
+            prop_assert_eq!(prefixes[0].first(), selector.first());
+            prop_assert_eq!(prefixes[prefixes.len() - 1].last(), selector.last());
+            for pair in prefixes.windows(2) {
+                prop_assert_eq!(to_bits(pair[0].last()) + 1, to_bits(pair[1].first()));
+            }
+        }
+    }
+}
