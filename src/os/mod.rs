@@ -19,8 +19,14 @@
 mod batch;
 pub mod clock;
 pub mod memory;
+pub mod netlink;
+pub mod netns;
 pub mod poll;
+pub mod privileges;
 pub mod process;
+mod sockopt;
+pub mod sysctl;
+pub mod systemd;
 pub mod tun;
 pub mod udp;
 mod vnet;

@@ -9,11 +9,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt as option};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::process::{self, Process};
-use super::{Message, RecvBatch, SendBatch, Socket};
+use super::{Message, RecvBatch, SendBatch, Socket, sockopt};
 
 /// A bound UDP socket.
 #[derive(Debug)]
@@ -97,9 +97,9 @@ impl UdpSocket {
         )
         .map_err(io("creating a UDP socket"))?;
         match address {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true),
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
-                .and_then(|()| setsockopt(&socket, sockopt::Ipv6V6Only, &true)),
+            SocketAddr::V4(_) => setsockopt(&socket, option::Ipv4PacketInfo, &true),
+            SocketAddr::V6(_) => setsockopt(&socket, option::Ipv6RecvPacketInfo, &true)
+                .and_then(|()| setsockopt(&socket, option::Ipv6V6Only, &true)),
         }
         .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
         grow_buffers(&socket);
@@ -144,11 +144,11 @@ impl UdpSocket {
 /// Beyond `net.core.rmem_max` where we may (CAP_NET_ADMIN), up to it where not. A small buffer only loses packets sooner, so
 /// failure is no error.
 fn grow_buffers(socket: &socket2::Socket) {
-    if setsockopt(socket, sockopt::RcvBufForce, &UdpSocket::BUFFER).is_err() {
-        let _ = setsockopt(socket, sockopt::RcvBuf, &UdpSocket::BUFFER);
+    if setsockopt(socket, option::RcvBufForce, &UdpSocket::BUFFER).is_err() {
+        let _ = setsockopt(socket, option::RcvBuf, &UdpSocket::BUFFER);
     }
-    if setsockopt(socket, sockopt::SndBufForce, &UdpSocket::BUFFER).is_err() {
-        let _ = setsockopt(socket, sockopt::SndBuf, &UdpSocket::BUFFER);
+    if setsockopt(socket, option::SndBufForce, &UdpSocket::BUFFER).is_err() {
+        let _ = setsockopt(socket, option::SndBuf, &UdpSocket::BUFFER);
     }
 }
 
@@ -180,21 +180,7 @@ fn set_fragmentation(
             libc::IPV6_PMTUDISC_DO,
         ),
     };
-    // SAFETY: the option's value is an int of the length given, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    sockopt::set_int(socket, level, option, value)
 }
 
 impl Socket for UdpSocket {
@@ -592,7 +578,7 @@ mod tests {
         let (a, b) = pair("127.0.0.1");
         let (dead, _) = pair("127.0.0.1");
         // The kernel tells only those who ask; with this we hear every ICMP error there is.
-        nix::sys::socket::setsockopt(&a.socket, sockopt::Ipv4RecvErr, &true).unwrap();
+        nix::sys::socket::setsockopt(&a.socket, option::Ipv4RecvErr, &true).unwrap();
         let mut to_nobody = SendBatch::new();
         put(&mut to_nobody, &dead, a.local().ip(), b"hello?");
         drop(dead);

@@ -1,0 +1,92 @@
+//! The shipped systemd files are ones that systemd understands.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+    let line = "ExecStart=/usr/bin/groundlink run";
+    assert!(unit.contains(line), "the unit starts the installed program");
+    // Nothing is installed where the tests run: any program stands in for ours.
+    let path = folder.path().join("groundlink.service");
+    fs::write(&path, unit.replace(line, "ExecStart=/bin/true run")).unwrap();
+    let output = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let about_us: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("groundlink"))
+        .collect();
+    assert!(output.status.success() && about_us.is_empty(), "{said}");
+}
+
+#[test]
+fn the_verification_does_find_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+    let path = folder.path().join("groundlink.service");
+    fs::write(
+        &path,
+        unit.replace("NoNewPrivileges=yes", "NoNewPrivileges=perhaps"),
+    )
+    .unwrap();
+    let output = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("NoNewPrivileges") || said.contains("perhaps"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_user_and_the_folders_are_ones_systemd_can_make() {
+    let root = tempfile::tempdir().unwrap();
+    let at_root = format!("--root={}", root.path().display());
+    fs::create_dir(root.path().join("etc")).unwrap();
+    let sysusers = format!("{SHIPPED}/groundlink.sysusers.conf");
+    let output = run(Command::new("systemd-sysusers").args([&at_root, &sysusers]));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let users = fs::read_to_string(root.path().join("etc/passwd")).unwrap();
+    assert!(
+        users.lines().any(|line| line.starts_with("groundlink:")),
+        "{users}"
+    );
+
+    let tmpfiles = format!("{SHIPPED}/groundlink.tmpfiles.conf");
+    let output = run(Command::new("systemd-tmpfiles").args(["--create", &at_root, &tmpfiles]));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mode = |path: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(root.path().join(path))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777
+    };
+    assert_eq!(
+        (mode("etc/groundlink"), mode("etc/groundlink/psk")),
+        (0o755, 0o700)
+    );
+}
+
+fn run(command: &mut Command) -> Output {
+    command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; systemd's tools are needed"))
+}
