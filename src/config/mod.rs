@@ -1,1 +1,164 @@
-//! (config)
+//! The configuration: from the TOML people write to [`Settings`] with nothing left open.
+//!
+//! ```text
+//!   groundlink.toml ──file──▶ tables of known keys ─┐
+//!   presets/NAME.toml ──preset──▶ the same          ├─scope─▶ values with origins ──resolve, lint──▶ Settings
+//!   defaults ───────────────────────────────────────┘              │                                    │
+//!   PSK files ──secret──────────────────────────────────────▶ keys │                                    ▼
+//!                                                                  └──────────▶ check --explain      daemon
+//! ```
+//!
+//! Nothing stops at the first error: a [`Report`] holds everything that is wrong, each with its line, a caret and what to do.
+
+mod diagnostic;
+mod duration;
+mod file;
+mod keys;
+mod lint;
+mod origin;
+mod preset;
+mod proposals;
+mod resolve;
+mod scope;
+mod secret;
+mod settings;
+mod show;
+mod suggest;
+mod tunnel;
+mod value;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub use origin::{Origin, Row};
+pub use settings::default::{CONTROL as DEFAULT_CONTROL, FILE as DEFAULT_FILE};
+pub use settings::{FailClosed, Gateway, Inside, Mtu, Offload, Settings, Tunnel};
+
+use scope::{Output, Scope};
+
+/// What a configuration is read in besides its own text.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts secrets for the service.
+    pub credentials: Option<PathBuf>,
+    /// Whether secrets must be readable.
+    pub secrets: Secrets,
+}
+
+/// Whether secrets must be readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// The daemon cannot do without them.
+    Required,
+    /// `check` by someone who may not read them notes it and goes on; their keys are empty then.
+    IfReadable,
+}
+
+/// A configuration that was read, well or badly.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings; `None` when there are errors. Lint errors leave them here: ask [`Report::is_sound`] before running them.
+    pub settings: Option<Settings>,
+    /// Every effective value and where it came from.
+    pub values: Vec<Row>,
+    /// Everything there is to say.
+    pub report: Report,
+}
+
+/// The most bytes a configuration may have.
+const MOST: u64 = 1 << 20;
+
+/// Reads a configuration file and the secrets it names.
+pub fn load(path: &Path, environment: &Environment) -> Loaded {
+    let name = path.display().to_string();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match read(path) {
+        Ok(text) => load_text(Source::new(name, text), folder, environment),
+        Err((what, advice)) => {
+            let finding = Diagnostic::error(None, what, advice);
+            Loaded {
+                settings: None,
+                values: Vec::new(),
+                report: Report::new(Source::new(name, ""), vec![finding]),
+            }
+        }
+    }
+}
+
+/// Reads a configuration from its text; relative paths in it start at `folder`.
+pub fn load_text(mut source: Source, folder: &Path, environment: &Environment) -> Loaded {
+    let mut findings = Vec::new();
+    let file = file::parse(&mut source, file::Dialect::Configuration, &mut findings);
+    let mut output = Output {
+        source: &source,
+        rows: Vec::new(),
+        findings,
+    };
+    let settings = resolve::resolve(&file, folder, environment, &mut output);
+    let Output { rows, findings, .. } = output;
+    Loaded {
+        settings,
+        values: rows,
+        report: Report::new(source, findings),
+    }
+}
+
+/// Where the daemon of this configuration listens, as far as that can be read; for programs that only want to talk to it.
+pub fn control_socket(path: &Path) -> Option<PathBuf> {
+    let mut source = Source::new("", read(path).ok()?);
+    let file = file::parse(&mut source, file::Dialect::Configuration, &mut Vec::new());
+    let mut output = Output {
+        source: &source,
+        rows: Vec::new(),
+        findings: Vec::new(),
+    };
+    let mut scope = Scope {
+        tunnel: None,
+        file: &file.gateway,
+        preset: None,
+        output: &mut output,
+    };
+    scope
+        .read("control", value::socket_path)
+        .map(|given| given.value)
+}
+
+/// The text of a file, or what is wrong with it and what to do.
+fn read(path: &Path) -> Result<String, (String, String)> {
+    let metadata = fs::metadata(path).map_err(|error| cannot_read(&error))?;
+    if !metadata.is_file() {
+        return Err((
+            "this is not a regular file".to_owned(),
+            "name the configuration file itself".to_owned(),
+        ));
+    }
+    if metadata.len() > MOST {
+        return Err((
+            "this file has more than a megabyte: it is no configuration of ours".to_owned(),
+            String::new(),
+        ));
+    }
+    let bytes = fs::read(path).map_err(|error| cannot_read(&error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        (
+            format!("byte {at} of this file is not UTF-8 text"),
+            "save it as UTF-8".to_owned(),
+        )
+    })
+}
+
+fn cannot_read(error: &std::io::Error) -> (String, String) {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => (
+            "there is no such file".to_owned(),
+            "write one (config/example.toml is a start) or name another with `--config`".to_owned(),
+        ),
+        std::io::ErrorKind::PermissionDenied => (
+            "this user may not read it".to_owned(),
+            "run as root or as the service's user".to_owned(),
+        ),
+        _ => (format!("it cannot be read: {error}"), String::new()),
+    }
+}

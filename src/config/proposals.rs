@@ -1,0 +1,104 @@
+//! Proposals: the words people know from swanctl.conf, one string or a list in order of preference.
+
+use super::diagnostic::Diagnostic;
+use super::file::{Located, Value};
+use super::value::{part, refuse, text};
+use crate::crypto::{Esn, EspProposal, IkeProposal, Note, WordError};
+
+/// Proposals of the IKE SA.
+pub fn ike(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
+    list(value, findings, |text| IkeProposal::parse(text))
+}
+
+/// Proposals of the Child SA.
+pub fn esp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
+    let proposals = list(value, findings, |text| EspProposal::parse(text))?;
+    if proposals
+        .iter()
+        .any(|proposal: &EspProposal| proposal.esn.contains(&Esn::Yes))
+    {
+        return refuse(
+            findings,
+            value.at.clone(),
+            "extended sequence numbers (`esn`) are not in this version",
+            "leave the word out",
+        );
+    }
+    Some(proposals)
+}
+
+fn list<T>(
+    value: &Located,
+    findings: &mut Vec<Diagnostic>,
+    parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
+) -> Option<Vec<T>> {
+    let one = std::slice::from_ref(value);
+    let items = match &value.value {
+        Value::List(items) if items.is_empty() => {
+            return refuse(
+                findings,
+                value.at.clone(),
+                "an empty list proposes nothing",
+                "write a proposal such as \"aes256gcm16-prfsha256-curve25519\"",
+            );
+        }
+        Value::List(items) => items.as_slice(),
+        _ => one,
+    };
+    let proposals: Vec<Option<T>> = items
+        .iter()
+        .map(|item| proposal(item, findings, &parse))
+        .collect();
+    proposals.into_iter().collect()
+}
+
+fn proposal<T>(
+    value: &Located,
+    findings: &mut Vec<Diagnostic>,
+    parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
+) -> Option<T> {
+    let text = text(value, findings)?;
+    if let Some((offset, word)) = words(&text).find(|(_, word)| is_later(word)) {
+        let at = part(value, &text, offset, word.len());
+        return refuse(
+            findings,
+            at,
+            format!("`{word}` (a further key exchange, RFC 9370) is not in this version"),
+            "leave the word out",
+        );
+    }
+    match parse(&text) {
+        Ok((proposal, notes)) => {
+            for note in notes {
+                let at = match &note {
+                    Note::HashNamesPrf { word, offset, .. } | Note::HashUnused { word, offset } => {
+                        part(value, &text, *offset, word.len())
+                    }
+                };
+                findings.push(Diagnostic::note(at, note.to_string(), ""));
+            }
+            Some(proposal)
+        }
+        Err(error) => refuse(
+            findings,
+            part(value, &text, error.offset, error.word.len()),
+            error.to_string(),
+            "",
+        ),
+    }
+}
+
+/// The words of a proposal and where each begins.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.split('-').scan(0, |offset, word| {
+        let start = *offset;
+        *offset += word.len() + 1;
+        Some((start, word))
+    })
+}
+
+/// `ke1_mlkem768` and its like.
+fn is_later(word: &str) -> bool {
+    let rest = word.strip_prefix("ke").map(|rest| rest.as_bytes());
+    matches!(rest, Some([b'1'..=b'7', b'_', ..]))
+}

@@ -1,0 +1,274 @@
+//! Pre-shared key files: who may read them, and which bytes in them are the key.
+//!
+//! ```text
+//!   open (no waiting, following links) ─▶ a regular file? ─▶ nobody else may read, no group may write? ─▶ read, bounded ─▶ decode
+//! ```
+//!
+//! Permissions are those of the open file, not of its name: what was checked is what is read. Nothing here ever prints a key.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::crypto::Secret;
+use crate::ike::Psk;
+
+/// Where a key is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// A credential that systemd hands to the service.
+    Credential(String),
+}
+
+/// Why there is no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// This user may not read it; another may.
+    NotForUs {
+        /// What happened.
+        what: String,
+        /// What to do about it.
+        advice: String,
+    },
+    /// Nobody should use it as it is.
+    Unusable {
+        /// What is wrong.
+        what: String,
+        /// What to do about it.
+        advice: String,
+    },
+}
+
+/// A key, and what is doubtful about it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The key.
+    pub psk: Psk,
+    /// Warnings: what is doubtful, what to do.
+    pub doubts: Vec<(&'static str, &'static str)>,
+}
+
+/// The most bytes a key file may have.
+const MOST: u64 = 4096;
+
+/// Fewer characters than this can be guessed offline by someone who answers in the peer's place (RFC 7296 §2.15).
+const FEW_CHARACTERS: usize = 20;
+
+/// Fewer bytes than this of hex or base64 are as bad: 112 bits.
+const FEW_BYTES: usize = 14;
+
+/// Reads a key. `credentials` is `$CREDENTIALS_DIRECTORY`: systemd guards what is in it.
+pub fn read(place: &Place, credentials: Option<&Path>) -> Result<Found, Problem> {
+    match place {
+        Place::Credential(name) => {
+            let Some(folder) = credentials else {
+                return Err(Problem::NotForUs {
+                    what: format!("the credential `{name}` exists only inside the service"),
+                    advice: "systemd provides it (`LoadCredential=` in groundlink.service); elsewhere use `psk = { file = … }`".to_owned(),
+                });
+            };
+            let path = folder.join(name);
+            if path.symlink_metadata().is_err() {
+                return Err(unusable(
+                    format!("systemd provides no credential `{name}`"),
+                    "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding one",
+                ));
+            }
+            read_file(&path, Guard::Systemd)
+        }
+        Place::File(path) => {
+            let guard = match credentials {
+                Some(folder) if path.starts_with(folder) => Guard::Systemd,
+                Some(_) | None => Guard::Mode,
+            };
+            read_file(path, guard)
+        }
+    }
+}
+
+/// Who keeps others from reading a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// Its mode, which is checked.
+    Mode,
+    /// systemd, whose credentials may be world-readable inside a private mount.
+    Systemd,
+}
+
+fn read_file(path: &Path, guard: Guard) -> Result<Found, Problem> {
+    let shown = path.display();
+    // Not waiting: a FIFO without a writer would hold up the daemon for ever.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    let file = opened.map_err(|error| cannot_open(path, &error))?;
+    let metadata = file.metadata().map_err(|error| cannot_open(path, &error))?;
+    if metadata.is_dir() {
+        return Err(unusable(
+            format!("the PSK file {shown} is a directory"),
+            "name the file in it",
+        ));
+    }
+    if !metadata.is_file() {
+        return Err(unusable(
+            format!("the PSK file {shown} is not a regular file"),
+            "put the key into an ordinary file",
+        ));
+    }
+    if guard == Guard::Mode {
+        check_mode(path, &metadata)?;
+    }
+    let contents = read_bounded(&file).map_err(|error| cannot_open(path, &error))?;
+    let Some(contents) = contents else {
+        return Err(unusable(
+            format!("the PSK file {shown} has more than {MOST} bytes"),
+            "that is no pre-shared key; `groundlink psk` makes one",
+        ));
+    };
+    decode(&contents)
+        .map_err(|fault| unusable(format!("the PSK file {shown} {}", fault.0), fault.1))
+}
+
+/// Neither any access for others nor writing for the group.
+fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), Problem> {
+    let mode = metadata.mode() & 0o777;
+    let shown = path.display();
+    let who = match (mode & 0o007, mode & 0o020) {
+        (0, 0) => return Ok(()),
+        (0, _) => "its group may change it",
+        (_, 0) => "everyone on this machine has access to it",
+        (_, _) => "everyone on this machine has access to it, and its group may change it",
+    };
+    let fixed = mode & 0o750;
+    Err(unusable(
+        format!("the PSK file {shown} has mode {mode:04o}: {who}"),
+        format!("chmod {fixed:04o} {shown}"),
+    ))
+}
+
+fn read_bounded(file: &File) -> io::Result<Option<Secret>> {
+    // One allocation that never grows: a buffer that moves leaves copies of the key behind.
+    let mut contents = Vec::with_capacity(MOST as usize + 2);
+    file.take(MOST + 1).read_to_end(&mut contents)?;
+    let fits = contents.len() as u64 <= MOST;
+    let contents = Secret::new(contents);
+    Ok(fits.then_some(contents))
+}
+
+/// What is wrong with the contents of a key file, and what to do; neither quotes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Fault(&'static str, &'static str);
+
+/// One trailing newline is dropped; `0x…` is hex, `0s…` base64; otherwise the exact bytes.
+fn decode(contents: &Secret) -> Result<Found, Fault> {
+    let bytes = contents.as_bytes();
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Err(Fault(
+            "is empty",
+            "put the key into it; `groundlink psk` makes one",
+        ));
+    }
+    if let Some(hex) = bytes.strip_prefix(b"0x") {
+        let key = unhex(hex).ok_or(Fault(
+            "starts with 0x but is not whole bytes of hex",
+            "write two hex digits a byte, and nothing else",
+        ))?;
+        return Ok(found(key, FEW_BYTES, false));
+    }
+    if let Some(base64) = bytes.strip_prefix(b"0s") {
+        let key = unbase64(base64).ok_or(Fault(
+            "starts with 0s but is not base64",
+            "write base64 in one line, and nothing else",
+        ))?;
+        return Ok(found(key, FEW_BYTES, false));
+    }
+    let edges = |at: Option<&u8>| at.is_some_and(u8::is_ascii_whitespace);
+    Ok(found(
+        Secret::from_slice(bytes),
+        FEW_CHARACTERS,
+        edges(bytes.first()) || edges(bytes.last()),
+    ))
+}
+
+fn found(key: Secret, few: usize, blank_edges: bool) -> Found {
+    let mut doubts = Vec::new();
+    if key.len() < few {
+        doubts.push((
+            "this pre-shared key is short enough to be guessed by someone who answers in the peer's place",
+            "`groundlink psk` makes a strong one; set it on both sides",
+        ));
+    }
+    if blank_edges {
+        doubts.push((
+            "this pre-shared key begins or ends with a blank, a carriage return or a second newline, all of which count",
+            "write the file with `printf %s KEY > FILE` if that is not meant",
+        ));
+    }
+    Found {
+        psk: Psk(key),
+        doubts,
+    }
+}
+
+fn unhex(digits: &[u8]) -> Option<Secret> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.is_empty() || !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
+    };
+    let mut bytes = Vec::with_capacity(pairs.len());
+    for [high, low] in pairs {
+        bytes.push(digit(*high)? << 4 | digit(*low)?);
+    }
+    Some(Secret::new(bytes))
+}
+
+/// RFC 4648 §4, padded or not.
+fn unbase64(text: &[u8]) -> Option<Secret> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    let digits = text.get(..text.len().checked_sub(padding)?)?;
+    let padded = padding == 0 || (padding <= 2 && text.len() % 4 == 0);
+    if digits.is_empty() || digits.len() % 4 == 1 || !padded {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    for group in digits.chunks(4) {
+        let mut bits = 0_u32;
+        for byte in group {
+            let value = ALPHABET.iter().position(|digit| digit == byte)?;
+            bits = bits << 6 | u32::try_from(value).ok()?;
+        }
+        let whole = (bits << (6 * (4 - group.len()))).to_be_bytes();
+        bytes.extend_from_slice(whole.get(1..group.len())?);
+    }
+    Some(Secret::new(bytes))
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Problem {
+    let shown = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Problem::NotForUs {
+            what: format!("the PSK file {shown} is not readable by this user"),
+            advice: "the service's user must own it or be in its group, and be able to enter its folders".to_owned(),
+        },
+        io::ErrorKind::NotFound => unusable(format!("there is no PSK file {shown}"), format!("make one: (umask 077; groundlink psk > {shown})")),
+        _ => unusable(format!("the PSK file {shown} cannot be read: {error}"), ""),
+    }
+}
+
+fn unusable(what: impl Into<String>, advice: impl Into<String>) -> Problem {
+    Problem::Unusable {
+        what: what.into(),
+        advice: advice.into(),
+    }
+}
