@@ -1,0 +1,84 @@
+//! What may be asked of the daemon, and the door through which it is asked.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::status::{Snapshot, Tunnel};
+
+/// Something asked of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Everything.
+    Status,
+    /// One tunnel, by name.
+    Tunnel(String),
+    /// Connect it, and again whenever it drops if it is configured so.
+    Up(String),
+    /// Take it down until asked otherwise.
+    Down(String),
+    /// Take it down and connect it afresh.
+    Reset(String),
+}
+
+/// What the daemon says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Snapshot),
+    /// To everything about one tunnel: how it is, after what was asked has begun.
+    Tunnel(Tunnel),
+    /// There is no tunnel of that name; these there are.
+    NoSuchTunnel {
+        /// The names that exist.
+        known: Vec<String>,
+    },
+}
+
+/// What came of a request that was not carried out; also the body of such a response.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What is wrong.
+    pub error: String,
+    /// What to do about it; may be empty.
+    pub advice: String,
+}
+
+impl Trouble {
+    /// Trouble in words.
+    pub fn new(error: impl Into<String>, advice: impl Into<String>) -> Trouble {
+        Trouble {
+            error: error.into(),
+            advice: advice.into(),
+        }
+    }
+}
+
+/// A request on its way, with the way back.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes. Whoever asked may have gone: a failed send means nothing.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// Where requests enter the daemon. Cheap to clone; never holds more than its depth.
+#[derive(Debug, Clone)]
+pub struct Door {
+    requests: mpsc::Sender<Asked>,
+}
+
+/// A door and the end of it that the daemon's loop reads.
+pub fn door(depth: usize) -> (Door, mpsc::Receiver<Asked>) {
+    let (requests, receiver) = mpsc::channel(depth);
+    (Door { requests }, receiver)
+}
+
+impl Door {
+    /// Asks, and waits for the answer. `None`: the daemon is too busy or is ending.
+    pub async fn ask(&self, request: Request) -> Option<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests.try_send(Asked { request, answer }).ok()?;
+        receiver.await.ok()
+    }
+}

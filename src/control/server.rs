@@ -1,0 +1,185 @@
+//! The server: one small task a connection, every step with a deadline.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::protocol::{Answer, Door, Request, Trouble};
+use super::socket::Listener;
+
+/// Connections served at once; more wait in the kernel's backlog.
+const MOST_CONNECTIONS: usize = 32;
+
+/// The most bytes a request's head may have, and what is buffered of it.
+const MOST_HEAD: usize = 16 * 1024;
+
+/// The most headers a request may have.
+const MOST_HEADERS: usize = 64;
+
+/// How long a client may take to send its request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long the daemon may take to answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a whole connection may last: one request, one response.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait after `accept` failed, which it does while file descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until it is dropped. Must run inside a tokio runtime with time and IO.
+pub async fn serve(listener: Listener, door: Door) -> Infallible {
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&room).acquire_owned().await.ok();
+        match listener.socket.accept().await {
+            Ok((stream, _)) => {
+                let door = door.clone();
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    let _ = timeout(CONNECTION_DEADLINE, connection(stream, door)).await;
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, door: Door) -> Result<(), hyper::Error> {
+    let service = service_fn(move |request| {
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &door).await) }
+    });
+    http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(MOST_HEAD)
+        .max_headers(MOST_HEADERS)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+async fn respond(request: &HttpRequest<Incoming>, door: &Door) -> Response<Full<Bytes>> {
+    // No request has a body; one that is sent is not read.
+    let asked = match route(request.method(), request.uri().path()) {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal.response(),
+    };
+    match timeout(ANSWER_DEADLINE, door.ask(asked)).await {
+        Ok(Some(Answer::Status(snapshot))) => json(StatusCode::OK, &snapshot),
+        Ok(Some(Answer::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
+        Ok(Some(Answer::NoSuchTunnel { known })) => {
+            let advice = if known.is_empty() {
+                "there are none".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
+            json(
+                StatusCode::NOT_FOUND,
+                &Trouble::new("there is no such tunnel", advice),
+            )
+        }
+        Ok(None) | Err(_) => json(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &Trouble::new("the daemon is busy or ending", "try again"),
+        ),
+    }
+}
+
+/// Why a request has no place to go.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// There is no such path.
+    NotFound,
+    /// The path is there, for another method.
+    Method(&'static str),
+    /// A later version has it.
+    NotYet(&'static str),
+}
+
+impl Refusal {
+    fn response(self) -> Response<Full<Bytes>> {
+        match self {
+            Refusal::NotFound => {
+                let advice =
+                    "GET /v1/status, GET /v1/tunnels/NAME, POST /v1/tunnels/NAME/{up,down,reset}";
+                json(
+                    StatusCode::NOT_FOUND,
+                    &Trouble::new("there is nothing here", advice),
+                )
+            }
+            Refusal::Method(allowed) => {
+                let mut response = json(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    &Trouble::new("not with this method", format!("use {allowed}")),
+                );
+                response
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static(allowed));
+                response
+            }
+            Refusal::NotYet(what) => json(
+                StatusCode::NOT_IMPLEMENTED,
+                &Trouble::new(format!("{what} is not in this version"), ""),
+            ),
+        }
+    }
+}
+
+/// Which request a method and a path mean.
+fn route(method: &Method, path: &str) -> Result<Request, Refusal> {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let only = |wanted: Method, name: &'static str, request: Request| {
+        if *method == wanted {
+            Ok(request)
+        } else {
+            Err(Refusal::Method(name))
+        }
+    };
+    match parts.as_slice() {
+        ["v1", "status"] => only(Method::GET, "GET", Request::Status),
+        ["v1", "tunnels", name] if !name.is_empty() => {
+            only(Method::GET, "GET", Request::Tunnel((*name).to_owned()))
+        }
+        ["v1", "tunnels", name, "up"] => {
+            only(Method::POST, "POST", Request::Up((*name).to_owned()))
+        }
+        ["v1", "tunnels", name, "down"] => {
+            only(Method::POST, "POST", Request::Down((*name).to_owned()))
+        }
+        ["v1", "tunnels", name, "reset"] => {
+            only(Method::POST, "POST", Request::Reset((*name).to_owned()))
+        }
+        ["v1", "tunnels", _, "rekey"] => Err(Refusal::NotYet("rekey")),
+        ["v1", "reload"] => Err(Refusal::NotYet("reload")),
+        ["v1", "events"] => Err(Refusal::NotYet("the event stream")),
+        ["metrics"] => Err(Refusal::NotYet("the metrics page")),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    // Our own types have string keys and finite numbers at worst written as null: this cannot fail.
+    let mut text = serde_json::to_vec(body).unwrap_or_default();
+    text.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
