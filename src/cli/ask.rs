@@ -1,0 +1,118 @@
+//! `groundlink up`, `down`, `reset`: asks the daemon, and the way all verbs talk to it.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Place;
+use super::outcome::{Exit, Failure, print};
+use crate::control::client::{self, ClientError};
+use crate::status;
+
+/// Connects a tunnel, and again whenever it drops if it starts by itself
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  groundlink up ali-1")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    whom: Whom,
+}
+
+/// Takes a tunnel down until `up` or a restart
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  groundlink down ali-1")]
+pub(crate) struct Down {
+    #[command(flatten)]
+    whom: Whom,
+}
+
+/// Takes a tunnel down and connects it afresh
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  groundlink reset ali-1")]
+pub(crate) struct Reset {
+    #[command(flatten)]
+    whom: Whom,
+}
+
+/// Which tunnel, and how to answer.
+#[derive(Debug, Args)]
+struct Whom {
+    /// The tunnel's name
+    tunnel: String,
+    /// The tunnel as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Up {
+    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+        self.whom.ask(place, "up")
+    }
+}
+
+impl Down {
+    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+        self.whom.ask(place, "down")
+    }
+}
+
+impl Reset {
+    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+        self.whom.ask(place, "reset")
+    }
+}
+
+impl Whom {
+    fn ask(self, place: &Place, verb: &str) -> Result<Exit, Failure> {
+        let path = format!("{}/{verb}", tunnel_path(&self.tunnel)?);
+        let value = ask(&place.control_socket(), client::Verb::Post, &path)?;
+        if self.json {
+            return print(format!("{value}\n").as_bytes());
+        }
+        let tunnel: status::Tunnel = understand(value)?;
+        let hint = match tunnel.state {
+            status::State::Connecting => {
+                format!("; `groundlink status {}` shows how it goes", tunnel.name)
+            }
+            status::State::Up | status::State::Down | status::State::Failed => String::new(),
+        };
+        print(format!("{}: {}{hint}\n", tunnel.name, tunnel.state.word()).as_bytes())
+    }
+}
+
+/// The resource of a tunnel. A name that no tunnel can have is not sent.
+pub(crate) fn tunnel_path(name: &str) -> Result<String, Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(Failure::usage(
+            format!("`{}` is not the name of a tunnel", name.escape_debug()),
+            "`groundlink status` lists the tunnels",
+        ));
+    }
+    Ok(format!("/v1/tunnels/{name}"))
+}
+
+/// Asks the daemon.
+pub(crate) fn ask(socket: &Path, verb: client::Verb, path: &str) -> Result<Value, Failure> {
+    client::ask(socket, verb, path).map_err(|error| match &error {
+        ClientError::Unreachable { cause, .. } => {
+            let advice = match cause.kind() {
+                std::io::ErrorKind::PermissionDenied => "run this as root, or become a member of the group `groundlink`",
+                _ => "start it (`systemctl start groundlink`, or `groundlink run`), or say where it listens with `--socket`",
+            };
+            Failure::unreachable(error.to_string(), advice)
+        }
+        ClientError::Garbled { .. } => Failure::unreachable(error.to_string(), "its log says more; `systemctl restart groundlink` starts it afresh"),
+        ClientError::Refused(trouble) => Failure::failed(trouble.error.clone(), trouble.advice.clone()),
+    })
+}
+
+/// Reads what the daemon answered.
+pub(crate) fn understand<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        Failure::failed(
+            format!("the daemon answered something this version does not know: {error}"),
+            "restart the daemon after an upgrade, or use `--json`",
+        )
+    })
+}

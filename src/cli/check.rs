@@ -1,0 +1,142 @@
+//! `groundlink check`: is the configuration right, and what does it amount to?
+
+use std::env;
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Place;
+use super::outcome::{Exit, Failure, print};
+use crate::config::{self, Environment, Loaded, Secrets, Severity};
+
+/// Validates the configuration without touching the system
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  groundlink check\n  groundlink check --explain --config ./groundlink.toml\n\nExit status: 0 right (warnings included) · 2 wrong · 4 refused by a lint, such as a broken algorithm"
+)]
+pub(crate) struct Check {
+    /// Print every effective value and where it came from
+    #[arg(long)]
+    explain: bool,
+    /// One JSON object on stdout instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+        let environment = Environment {
+            credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+            secrets: Secrets::IfReadable,
+        };
+        let loaded = config::load(&place.config, &environment);
+        let file = place.config.display().to_string();
+        if self.json {
+            print(format!("{:#}\n", object(&loaded, &file, self.explain)).as_bytes())?;
+        } else {
+            eprint!("{}", loaded.report);
+            let explained = if self.explain {
+                explain(&loaded, &file)
+            } else {
+                String::new()
+            };
+            print(format!("{explained}{}\n", summary(&loaded, &file)).as_bytes())?;
+        }
+        Ok(exit(&loaded))
+    }
+}
+
+fn exit(loaded: &Loaded) -> Exit {
+    match (
+        loaded.report.count(Severity::Error),
+        loaded.report.count(Severity::Lint),
+    ) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::NotWell,
+        (_, _) => Exit::Usage,
+    }
+}
+
+/// "groundlink.toml: 4 tunnels, 1 warning".
+fn summary(loaded: &Loaded, file: &str) -> String {
+    let counted = |number: usize, word: &str| {
+        format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+    };
+    let mut parts = Vec::new();
+    if let Some(settings) = &loaded.settings {
+        parts.push(counted(settings.tunnels.len(), "tunnel"));
+    }
+    for (severity, word) in [
+        (Severity::Error, "error"),
+        (Severity::Lint, "lint error"),
+        (Severity::Warning, "warning"),
+        (Severity::Note, "note"),
+    ] {
+        match loaded.report.count(severity) {
+            0 => {}
+            number => parts.push(counted(number, word)),
+        }
+    }
+    let verdict = if loaded.report.is_sound() {
+        "good"
+    } else {
+        "not usable"
+    };
+    format!("{file}: {verdict}: {}", parts.join(", "))
+}
+
+/// Every effective value, one a line, in a block for the gateway and one for each tunnel.
+fn explain(loaded: &Loaded, file: &str) -> String {
+    let mut text = String::new();
+    let mut block = None;
+    let widths = |part: fn(&config::Row) -> usize| {
+        loaded
+            .values
+            .iter()
+            .map(part)
+            .filter(|width| *width <= 44)
+            .max()
+            .unwrap_or(0)
+    };
+    let (keys, values) = (
+        widths(|row| row.key.len()),
+        widths(|row| row.value.chars().count()),
+    );
+    for row in &loaded.values {
+        if block != Some(&row.tunnel) {
+            let gap = if block.is_some() { "\n" } else { "" };
+            let title = row
+                .tunnel
+                .as_ref()
+                .map_or("gateway".to_owned(), |name| format!("tunnel {name}"));
+            let _ = writeln!(text, "{gap}{title}");
+            block = Some(&row.tunnel);
+        }
+        let _ = writeln!(
+            text,
+            "  {:keys$}  {:values$}  {}",
+            row.key,
+            row.value,
+            row.origin.describe(file)
+        );
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn object(loaded: &Loaded, file: &str, explain: bool) -> serde_json::Value {
+    let mut object = json!({
+        "ok": loaded.report.is_sound(),
+        "file": file,
+        "tunnels": loaded.settings.as_ref().map_or(0, |settings| settings.tunnels.len()),
+        "findings": loaded.report.to_json(),
+    });
+    if explain {
+        let row = |row: &config::Row| json!({"tunnel": row.tunnel, "key": row.key, "value": row.value, "origin": row.origin.describe(file)});
+        object["values"] = loaded.values.iter().map(row).collect();
+    }
+    object
+}
