@@ -46,7 +46,8 @@ pub trait Device: Send + Sync {
     /// Replaces the batch's content with up to a batch of packets and says how many there are, always at least one.
     ///
     /// # Errors
-    /// `WouldBlock` when no packet waits. Any other error means that nothing was read; the device may still be good.
+    /// `WouldBlock` when no packet waits, `NotConnected` when somebody has removed the device, for good. Any other error means that
+    /// nothing was read; the device may still be good.
     fn read(&self, batch: &mut ReadBatch) -> io::Result<usize>;
 
     /// Writes packets in order and says how many were taken, always at least one of a non-empty slice.

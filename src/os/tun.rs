@@ -179,7 +179,7 @@ impl Tun {
 
 impl Device for Tun {
     fn read(&self, batch: &mut ReadBatch) -> io::Result<usize> {
-        batch.fill(|room| Ok(read(&self.fd, room)?))
+        batch.fill(|room| read(&self.fd, room).map_err(told))
     }
 
     fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize> {
@@ -195,6 +195,14 @@ impl Device for Tun {
 
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A device that somebody has removed under us (`ip link del`) is gone for good, which its own error number hides.
+fn told(errno: Errno) -> io::Error {
+    match errno {
+        Errno::EBADFD => io::ErrorKind::NotConnected.into(),
+        errno => errno.into(),
     }
 }
 
@@ -217,8 +225,7 @@ fn write_one(fd: &OwnedFd, packet: &OutPacket<'_>) -> io::Result<()> {
     match written {
         Ok(written) if written == VnetHeader::LEN + packet.len() => Ok(()),
         Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-        Err(Errno::EINTR) => Err(io::ErrorKind::Interrupted.into()),
-        Err(errno) => Err(errno.into()),
+        Err(errno) => Err(told(errno)),
     }
 }
 
