@@ -84,6 +84,27 @@ fn a_new_tunnel_device_has_its_mtu_and_queue_no_address_and_no_noise_but_the_ker
 }
 
 #[test]
+fn a_device_removed_by_somebody_else_is_gone_and_not_just_silent() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        namespace
+            .netlink()
+            .unwrap()
+            .delete_link(tun.index())
+            .unwrap();
+        let read = tun
+            .read(&mut ReadBatch::new())
+            .map_err(|error| error.kind());
+        let packet = [0x45; 40];
+        let written = tun
+            .write(&[OutPacket::whole(&packet)])
+            .map_err(|error| error.kind());
+        let gone = Err(io::ErrorKind::NotConnected);
+        assert_eq!((read, written), (gone, gone));
+    });
+}
+
+#[test]
 fn a_device_name_in_use_is_never_taken_over() {
     as_root(|| {
         let (namespace, _tun) = site("gl-a", "10.9.0.1");
@@ -428,6 +449,23 @@ fn a_path_mtu_on_the_route_is_told() {
             .route_to(ip("10.7.0.1"))
             .unwrap();
         assert_eq!((way.device, way.mtu), (tun.index(), 1300));
+
+        ip_tool(&namespace, "addr add 10.9.5.5/32 dev lo");
+        ip_tool(&namespace, "rule add from 10.9.5.5 lookup 77");
+        ip_tool(
+            &namespace,
+            "route add 10.7.0.0/16 dev gl-a mtu 1200 table 77",
+        );
+        let way = namespace
+            .netlink()
+            .unwrap()
+            .route_from(ip("10.9.5.5"), ip("10.7.0.1"))
+            .unwrap();
+        assert_eq!(
+            (way.device, way.mtu),
+            (tun.index(), 1200),
+            "of several addresses each its own way"
+        );
     });
 }
 

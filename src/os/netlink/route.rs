@@ -188,8 +188,21 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError::Refused`] with `ENETUNREACH` or `EHOSTUNREACH` where there is no way.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Way, NetlinkError> {
+        self.way(None, address)
+    }
+
+    /// How packets from `local`, an address of this machine, to `address` leave now: `ip rule` may send each of several addresses
+    /// another way.
+    ///
+    /// # Errors
+    /// As [`Netlink::route_to`].
+    pub fn route_from(&mut self, local: IpAddr, address: IpAddr) -> Result<Way, NetlinkError> {
+        self.way(Some(local), address)
+    }
+
+    fn way(&mut self, local: Option<IpAddr>, address: IpAddr) -> Result<Way, NetlinkError> {
         let what = || format!("looking up the way to {address}");
-        let answer = self.query(what, RouteNetlinkMessage::GetRoute(lookup(address)))?;
+        let answer = self.query(what, RouteNetlinkMessage::GetRoute(lookup(local, address)))?;
         let malformed = || NetlinkError::Malformed {
             what: what(),
             reason: "it names no device".to_owned(),
@@ -222,13 +235,14 @@ impl Netlink {
     }
 
     /// A route that keeps the way to `peer` where it is, outside the devices `tunnels`: install it before a tunnel's route covers
-    /// the peer, and again when the network has changed. `None` if the peer is this machine.
+    /// the peer, and again when the network has changed. `None` if the peer is this machine. Looks at the main table, where tunnels'
+    /// routes go.
     ///
     /// # Errors
     /// [`NetlinkError::NoWay`] if only a tunnel leads there; otherwise see [`NetlinkError`].
     pub fn pin(&mut self, peer: IpAddr, tunnels: &[u32]) -> Result<Option<Route>, NetlinkError> {
         let what = || format!("looking up the way to {peer}");
-        let request = lookup(peer);
+        let request = lookup(None, peer);
         // That there is no way now may be our own last resort.
         if let Ok(RouteNetlinkMessage::NewRoute(message)) =
             self.query(what, RouteNetlinkMessage::GetRoute(request))
@@ -373,7 +387,7 @@ fn message(route: &Route) -> RouteMessage {
     message
 }
 
-fn lookup(address: IpAddr) -> RouteMessage {
+fn lookup(local: Option<IpAddr>, address: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = if address.is_ipv4() {
         AddressFamily::Inet
@@ -382,6 +396,12 @@ fn lookup(address: IpAddr) -> RouteMessage {
     };
     message.header.destination_prefix_length = Prefix::host(address).length();
     message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+    if let Some(local) = local {
+        message.header.source_prefix_length = Prefix::host(local).length();
+        message
+            .attributes
+            .push(RouteAttribute::Source(RouteAddress::from(local)));
+    }
     message
 }
 
