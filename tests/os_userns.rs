@@ -8,8 +8,12 @@ use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use groundlink::os::netns::{Namespace, become_root_in_user_namespace};
-use groundlink::os::privileges::Capability;
+use groundlink::os::privileges::{Capability, guard_memory};
+use groundlink::os::sysctl;
 use groundlink::os::tun::{Tun, TunError};
+use groundlink::os::udp::UdpSocket;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit};
 
 const NOBODY: u32 = 65534;
 
@@ -19,6 +23,7 @@ fn main() -> ExitCode {
     }
     an_ordinary_user_is_refused_with_advice();
     an_ordinary_user_builds_a_network();
+    a_guarded_process_leaves_no_core_and_works_on();
     println!("os_userns: ok");
     ExitCode::SUCCESS
 }
@@ -57,6 +62,29 @@ fn an_ordinary_user_builds_a_network() {
             .unwrap()
             .contains("c1")
     );
+}
+
+fn a_guarded_process_leaves_no_core_and_works_on() {
+    guard_memory().unwrap();
+    assert!(!prctl::get_dumpable().unwrap());
+    assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+    assert!(Capability::NetAdmin.is_held());
+    let namespace = Namespace::new().unwrap();
+    let _tun = namespace
+        .run(|| Tun::create("gl-guarded"))
+        .unwrap()
+        .unwrap();
+    namespace
+        .run(|| sysctl::loosen_reverse_path_filter("gl-guarded"))
+        .unwrap()
+        .unwrap();
+    let taken = namespace
+        .run(|| {
+            let _first = UdpSocket::bind("127.0.0.1:500".parse().unwrap()).unwrap();
+            UdpSocket::bind("127.0.0.1:500".parse().unwrap()).unwrap_err()
+        })
+        .unwrap();
+    assert!(taken.to_string().contains("os_userns"), "{taken}");
 }
 
 /// From a copy that nobody may read, wherever this was built.
