@@ -132,6 +132,29 @@ impl Netlink {
         }
     }
 
+    /// Adds a default route that is not one of ours: the network's own, as an administrator would have set it.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn add_default_route(&mut self, device: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let route = Route {
+            prefix: Prefix::containing(gateway, 0),
+            metric: 1024,
+            target: Target::Neighbour {
+                device,
+                gateway: Some(gateway),
+            },
+            source: None,
+        };
+        let mut message = message(&route);
+        message.header.protocol = RouteProtocol::Static;
+        self.change(
+            || format!("installing {route}"),
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
     /// Removes a route of ours, whatever it leads to. That it is gone already is fine.
     ///
     /// # Errors
