@@ -1,0 +1,302 @@
+//! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
+
+use super::failure::Failure;
+use super::settings::Identity;
+use crate::net::Time;
+use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
+
+/// Why an exchange did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The message breaks the rules of the wire or lacks a required payload.
+    Malformed(String),
+    /// A payload we do not know insists on being understood.
+    UnsupportedCritical(PayloadType),
+    /// Both sides are well, but want different things.
+    Incompatible(Incompatible),
+    /// The peer answered with something its role or our request does not allow.
+    Misbehaved(&'static str),
+    /// The peer did not prove who it is.
+    Denied(Denied),
+}
+
+/// What two configurations disagree about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incompatible {
+    /// No proposal for the IKE SA is acceptable to both.
+    Ike {
+        /// The peer's, in words.
+        theirs: String,
+        /// Ours, in words.
+        ours: String,
+    },
+    /// No proposal for the Child SA is.
+    Esp {
+        /// The peer's, in words.
+        theirs: String,
+        /// Ours, in words.
+        ours: String,
+    },
+    /// The key exchange was made with another group than the one chosen.
+    Group {
+        /// The group to use instead.
+        wanted: u16,
+    },
+    /// The traffic selectors have nothing in common.
+    Selectors {
+        /// What the peer wants to reach, and from where.
+        theirs: String,
+        /// What our configuration allows.
+        ours: String,
+    },
+    /// The peer does not know NAT traversal, and the configuration demands UDP encapsulation.
+    NatTraversal,
+}
+
+/// Why a peer is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Its AUTH does not prove our pre-shared key.
+    Key {
+        /// Who it says it is.
+        id: String,
+    },
+    /// It proves the key, but it is not who it should be.
+    Identity {
+        /// Who it says it is.
+        theirs: String,
+        /// Who it should be.
+        ours: Identity,
+    },
+    /// It authenticates by something else than a pre-shared key.
+    Method(String),
+}
+
+impl From<ChainError> for Error {
+    fn from(error: ChainError) -> Error {
+        match error {
+            ChainError::Malformed(malformed) => Error::Malformed(malformed.to_string()),
+            ChainError::UnsupportedCritical(kind) => Error::UnsupportedCritical(kind),
+            ChainError::MajorVersion(_) => Error::Malformed(error.to_string()),
+        }
+    }
+}
+
+impl Error {
+    /// The notification that answers the peer (RFC 7296 §2.21).
+    pub fn notify(&self) -> Notify {
+        match self {
+            Error::Malformed(_) | Error::Misbehaved(_) => {
+                Notify::new(NotifyType::INVALID_SYNTAX, Vec::new())
+            }
+            Error::UnsupportedCritical(kind) => {
+                Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0])
+            }
+            Error::Incompatible(what) => match what {
+                Incompatible::Ike { .. }
+                | Incompatible::Esp { .. }
+                | Incompatible::NatTraversal => {
+                    Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
+                }
+                Incompatible::Group { wanted } => Notify::new(
+                    NotifyType::INVALID_KE_PAYLOAD,
+                    wanted.to_be_bytes().to_vec(),
+                ),
+                Incompatible::Selectors { .. } => {
+                    Notify::new(NotifyType::TS_UNACCEPTABLE, Vec::new())
+                }
+            },
+            Error::Denied(_) => Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()),
+        }
+    }
+
+    /// What a person should know: we refuse the peer because of this.
+    pub fn failure(&self, at: Time) -> Failure {
+        let (code, text, advice) = match self {
+            Error::Malformed(what) => (
+                "invalid-syntax",
+                format!("the peer sent a message we cannot read: {what}"),
+                "Capture the exchange and report it: one of the two implementations is wrong."
+                    .to_owned(),
+            ),
+            Error::UnsupportedCritical(kind) => (
+                "unsupported-critical-payload",
+                format!(
+                    "the peer insists on payload type {kind}, which this version does not know"
+                ),
+                "Turn off the extension on the peer.".to_owned(),
+            ),
+            Error::Incompatible(what) => what.told(),
+            Error::Misbehaved(what) => (
+                "peer-misbehaved",
+                format!("the peer broke the protocol: {what}"),
+                "Capture the exchange and report it: one of the two implementations is wrong."
+                    .to_owned(),
+            ),
+            Error::Denied(why) => why.told(),
+        };
+        Failure {
+            at,
+            code,
+            text,
+            advice,
+        }
+    }
+}
+
+impl Incompatible {
+    fn told(&self) -> (&'static str, String, String) {
+        match self {
+            Incompatible::Ike { theirs, ours } => (
+                "no-proposal-chosen",
+                format!("no common IKE proposal: the peer offers {theirs}; we accept {ours}"),
+                format!(
+                    "Set `ike = \"{}\"` on this tunnel, or {ours} on the peer.",
+                    first(theirs)
+                ),
+            ),
+            Incompatible::Esp { theirs, ours } => (
+                "no-proposal-chosen-esp",
+                format!("no common ESP proposal: the peer offers {theirs}; we accept {ours}"),
+                format!(
+                    "Set `esp` on this tunnel to match {} (with the peer's PFS group, which is not shown before the first rekey), or {ours} on the peer.",
+                    first(theirs)
+                ),
+            ),
+            Incompatible::Group { wanted } => (
+                "invalid-ke-payload",
+                format!("the key exchange came with another group than the chosen one, {wanted}"),
+                "Name the same group first on both sides.".to_owned(),
+            ),
+            Incompatible::Selectors { theirs, ours } => (
+                "ts-unacceptable",
+                format!(
+                    "the traffic selectors have nothing in common: the peer wants {theirs}; we allow {ours}"
+                ),
+                "Make `local` and `remote` on this tunnel the mirror image of the peer's."
+                    .to_owned(),
+            ),
+            Incompatible::NatTraversal => (
+                "no-nat-traversal",
+                "the peer does not know NAT traversal, so it cannot receive ESP in UDP".to_owned(),
+                "Turn on NAT traversal on the peer.".to_owned(),
+            ),
+        }
+    }
+}
+
+impl Denied {
+    fn told(&self) -> (&'static str, String, String) {
+        match self {
+            Denied::Key { id } => (
+                "authentication-failed",
+                format!("the peer {id} does not prove the pre-shared key of this tunnel"),
+                "Compare the pre-shared keys of both sides; mind blanks and newlines at their ends.".to_owned(),
+            ),
+            Denied::Identity { theirs, ours } => (
+                "peer-id-mismatch",
+                format!("the peer says it is {theirs}; this tunnel expects {ours}"),
+                format!("Set `peer-id = \"{theirs}\"` (or \"any\") on this tunnel, or {ours} as the peer's own identity."),
+            ),
+            Denied::Method(method) => (
+                "authentication-method",
+                format!("the peer authenticates by {method}; this tunnel uses a pre-shared key"),
+                "Set the peer to pre-shared key authentication.".to_owned(),
+            ),
+        }
+    }
+}
+
+/// The first of several proposals in words.
+fn first(words: &str) -> &str {
+    words.split(", ").next().unwrap_or(words)
+}
+
+/// What a person should know: the peer refuses us, in IKE_SA_INIT or with `ours` in IKE_AUTH.
+pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
+    let Ours {
+        stage,
+        ike,
+        esp,
+        id,
+        selectors,
+    } = ours;
+    let (code, text, advice) = if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN {
+        match stage {
+            Stage::Init => (
+                "no-proposal-chosen",
+                format!(
+                    "the peer refuses our IKE proposal {ike}, or has no configuration for our address"
+                ),
+                format!(
+                    "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check the address the peer expects us at."
+                ),
+            ),
+            Stage::Auth => (
+                "no-proposal-chosen-esp",
+                format!("the peer refuses our ESP proposal {esp}"),
+                format!(
+                    "Set the peer's phase 2 (ESP) to {esp}, or `esp` on this tunnel to the peer's."
+                ),
+            ),
+        }
+    } else if notify.kind == NotifyType::AUTHENTICATION_FAILED {
+        (
+            "authentication-failed",
+            format!(
+                "the peer does not believe that we are {id}: it has another pre-shared key, or expects another identity"
+            ),
+            format!(
+                "Compare the pre-shared keys of both sides, and check that the peer expects the identity {id}."
+            ),
+        )
+    } else if notify.kind == NotifyType::TS_UNACCEPTABLE {
+        (
+            "ts-unacceptable",
+            format!("the peer refuses our traffic selectors: {selectors}"),
+            "Make `local` and `remote` on this tunnel the mirror image of the peer's.".to_owned(),
+        )
+    } else if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
+        (
+            "invalid-ke-payload",
+            format!("the peer asks for a key exchange group that {ike} does not name"),
+            "Name the peer's group in `ike` on this tunnel.".to_owned(),
+        )
+    } else {
+        (
+            "refused-by-peer",
+            format!("the peer refuses with {}", notify.kind),
+            "Look into the peer's log for its reason.".to_owned(),
+        )
+    };
+    Failure {
+        at,
+        code,
+        text,
+        advice,
+    }
+}
+
+/// What we had asked for when the peer refused.
+#[derive(Clone, Debug)]
+pub struct Ours {
+    /// In which exchange.
+    pub stage: Stage,
+    /// Our IKE proposals, in words.
+    pub ike: String,
+    /// Our ESP proposals, in words.
+    pub esp: String,
+    /// Our identity.
+    pub id: Identity,
+    /// Our traffic selectors, `local === remote`.
+    pub selectors: String,
+}
+
+/// The exchange in which a peer refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// IKE_SA_INIT.
+    Init,
+    /// IKE_AUTH.
+    Auth,
+}

@@ -1,0 +1,212 @@
+//! What strangers may cost us, and what we say when somebody is silent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::event::{Datagram, DownReason};
+use super::failure::Failure;
+use crate::net::Time;
+
+/// Half-open IKE SAs in all.
+const MOST_HALF_OPEN: usize = 1000;
+
+/// Half-open IKE SAs with one address.
+const MOST_HALF_OPEN_OF_ONE: usize = 5;
+
+/// A failure that repeats is news again after this long.
+pub const NEWS_AGAIN: Duration = Duration::from_secs(300);
+
+/// After this many copies of an unanswered message people should know; the attempt goes on.
+pub const COPIES_BEFORE_NEWS: u32 = 3;
+
+/// Counts half-open SAs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Census {
+    all: usize,
+    of_one: usize,
+}
+
+impl Census {
+    /// Counts the half-open SA with `peer`, while deciding about a message from `asking`.
+    pub fn count(&mut self, peer: IpAddr, asking: IpAddr) {
+        self.all = self.all.saturating_add(1);
+        if peer == asking {
+            self.of_one = self.of_one.saturating_add(1);
+        }
+    }
+
+    /// Whether one more may begin.
+    pub fn has_room(self) -> bool {
+        self.all < MOST_HALF_OPEN && self.of_one < MOST_HALF_OPEN_OF_ONE
+    }
+}
+
+/// How many answers to unauthenticated messages leave at once at most; one more every [`REFILL`].
+const BURST: u32 = 20;
+
+const REFILL: Duration = Duration::from_millis(100);
+
+/// A token bucket for answers to unauthenticated messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    tokens: u32,
+    filled: Time,
+}
+
+impl Default for Bucket {
+    fn default() -> Bucket {
+        Bucket {
+            tokens: BURST,
+            filled: Time::ZERO,
+        }
+    }
+}
+
+impl Bucket {
+    /// Whether a token is there.
+    pub fn peek(&mut self, now: Time) -> bool {
+        let since = now.since(self.filled).as_millis();
+        let fresh = since.checked_div(REFILL.as_millis()).unwrap_or(0);
+        if fresh > 0 {
+            let fresh = u32::try_from(fresh).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(fresh).min(BURST);
+            self.filled = now;
+        }
+        self.tokens > 0
+    }
+
+    /// Takes a token, if there is one.
+    pub fn take(&mut self, now: Time) -> bool {
+        let there = self.peek(now);
+        self.tokens = self.tokens.saturating_sub(1);
+        there
+    }
+}
+
+/// The peer has not answered IKE_SA_INIT.
+pub fn silent_at_init(at: Time, remote: SocketAddr) -> Failure {
+    Failure {
+        at,
+        code: "peer-not-responding",
+        text: format!("no answer from {remote} to IKE_SA_INIT"),
+        advice: format!(
+            "Check that {} is the peer's address, that the peer expects us at our public address, and that UDP 500 and 4500 pass both ways.",
+            remote.ip()
+        ),
+    }
+}
+
+/// The peer has answered IKE_SA_INIT, but not IKE_AUTH.
+pub fn silent_at_auth(at: Time, remote: SocketAddr) -> Failure {
+    Failure {
+        at,
+        code: "peer-not-responding",
+        text: format!(
+            "{} answers IKE_SA_INIT on UDP 500, but not IKE_AUTH on UDP 4500",
+            remote.ip()
+        ),
+        advice:
+            "Open UDP 4500 both ways between the gateways; if it is open, look into the peer's log."
+                .to_owned(),
+    }
+}
+
+/// The peer's name has no address.
+pub fn unresolved(at: Time, name: &str) -> Failure {
+    Failure {
+        at,
+        code: "peer-unresolved",
+        text: format!("the peer's name {name} has no address now"),
+        advice: "Check `peer` on this tunnel and this machine's name servers.".to_owned(),
+    }
+}
+
+/// Somebody knocks who belongs to no tunnel.
+pub fn unknown_peer(at: Time, datagram: Datagram<'_>) -> Failure {
+    let (local, remote) = (datagram.local.ip(), datagram.remote.ip());
+    Failure {
+        at,
+        code: "unknown-peer",
+        text: format!("{remote} wants to connect to {local}, but no tunnel has that peer"),
+        advice: format!(
+            "If that is your peer, set `peer = \"{remote}\"` on its tunnel (and `local-address` to {local} if it names another)."
+        ),
+    }
+}
+
+/// Our IKE_AUTH is longer than a message may be.
+pub fn too_long(at: Time) -> Failure {
+    Failure {
+        at,
+        code: "message-too-long",
+        text: "our IKE_AUTH does not fit a message".to_owned(),
+        advice: "Name fewer proposals and traffic selectors on this tunnel.".to_owned(),
+    }
+}
+
+/// A Child SA could not be put to work.
+pub fn not_installed(at: Time, why: String) -> Failure {
+    Failure {
+        at,
+        code: "install-failed",
+        text: format!("the Child SA could not be installed: {why}"),
+        advice: "See the log of this gateway.".to_owned(),
+    }
+}
+
+/// What people should know about an SA that was up; nothing when it went as it should.
+pub fn lost(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure> {
+    let (code, text, advice) = match reason {
+        DownReason::PeerDead => (
+            "peer-dead",
+            format!("{remote} stopped answering"),
+            "Check the path to the peer and whether it runs; we keep trying as `start` says.",
+        ),
+        DownReason::PeerDeleted => (
+            "deleted-by-peer",
+            format!("{remote} deleted the tunnel"),
+            "Look into the peer's log for its reason.",
+        ),
+        DownReason::Asked
+        | DownReason::Expired
+        | DownReason::PeerRestarted
+        | DownReason::Redundant
+        | DownReason::Useless => return None,
+    };
+    Some(Failure {
+        at,
+        code,
+        text,
+        advice: advice.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h06_answers_to_strangers_are_limited_and_come_back_with_time() {
+        let mut bucket = Bucket::default();
+        let mut now = Time::from_secs(100);
+        let sent = (0..1000).filter(|_| bucket.take(now)).count();
+        assert_eq!(sent, 20);
+        now += Duration::from_secs(1);
+        let sent = (0..1000).filter(|_| bucket.take(now)).count();
+        assert_eq!(sent, 10);
+    }
+
+    #[test]
+    fn n12_half_open_sas_are_bounded_by_address_and_in_all() {
+        let flooder: IpAddr = "192.0.2.1".parse().unwrap();
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        let mut census = Census::default();
+        (0..5).for_each(|_| census.count(flooder, flooder));
+        assert!(!census.has_room());
+        let mut census = Census::default();
+        (0..5).for_each(|_| census.count(flooder, other));
+        assert!(census.has_room());
+        (0..1000).for_each(|_| census.count(flooder, other));
+        assert!(!census.has_room());
+    }
+}

@@ -1,0 +1,176 @@
+//! NAT detection (RFC 7296 §2.23).
+//!
+//! Each side sends SHA-1(SPIi | SPIr | address | port) of where it believes the message leaves from and goes to; the other side hashes what it sees.
+//! A source hash that does not match shows a NAT in front of the sender; a destination hash that does not, one in front of the receiver.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::event::NatView;
+use super::settings::Encapsulation;
+use crate::crypto::{Generator, sha1};
+use crate::wire::{IkeSpi, Notify, NotifyType, Payload};
+
+/// The hash of one end of a message.
+pub fn hash(spi_i: IkeSpi, spi_r: IkeSpi, end: SocketAddr) -> [u8; 20] {
+    let port = end.port().to_be_bytes();
+    let (spi_i, spi_r) = (spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes());
+    match end.ip() {
+        IpAddr::V4(address) => sha1(&[&spi_i, &spi_r, &address.octets(), &port]),
+        IpAddr::V6(address) => sha1(&[&spi_i, &spi_r, &address.octets(), &port]),
+    }
+}
+
+/// The two notifies we put into IKE_SA_INIT. Forcing UDP encapsulation means a source hash that matches nothing: the peer then takes us to be behind a NAT.
+/// An unspecified local address (routing has not chosen one yet) forces it as well, since its hash could not match either.
+pub fn notifies(
+    spi_i: IkeSpi,
+    spi_r: IkeSpi,
+    local: SocketAddr,
+    remote: SocketAddr,
+    encapsulation: Encapsulation,
+    rng: &mut Generator,
+) -> [Payload; 2] {
+    let source = match encapsulation {
+        Encapsulation::Udp => rng.bytes::<20>(),
+        Encapsulation::Auto | Encapsulation::Esp => hash(spi_i, spi_r, local),
+    };
+    [
+        (NotifyType::NAT_DETECTION_SOURCE_IP, source),
+        (
+            NotifyType::NAT_DETECTION_DESTINATION_IP,
+            hash(spi_i, spi_r, remote),
+        ),
+    ]
+    .map(|(kind, hash)| Payload::Notify(Notify::new(kind, hash.to_vec())))
+}
+
+/// What the peer's notifies told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detected {
+    /// A NAT stands in front of us.
+    pub us: bool,
+    /// A NAT stands in front of the peer, or the peer wants UDP encapsulation and pretends so.
+    pub peer: bool,
+}
+
+/// Compares the peer's notifies with the addresses its message came with; `None` when it sent none and so does not know NAT traversal.
+pub fn detect<'a>(
+    notifies: impl Iterator<Item = &'a Notify>,
+    spi_i: IkeSpi,
+    spi_r: IkeSpi,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Option<Detected> {
+    let (mut sources, mut source_fits) = (0usize, false);
+    let mut destination_fits = None;
+    for notify in notifies {
+        if notify.kind == NotifyType::NAT_DETECTION_SOURCE_IP {
+            // RFC 7296 §2.23: a host with several addresses may send several.
+            sources = sources.saturating_add(1);
+            source_fits |= notify.data == hash(spi_i, spi_r, remote);
+        } else if notify.kind == NotifyType::NAT_DETECTION_DESTINATION_IP {
+            destination_fits = Some(notify.data == hash(spi_i, spi_r, local));
+        }
+    }
+    (sources > 0).then_some(())?;
+    Some(Detected {
+        us: !destination_fits?,
+        peer: !source_fits,
+    })
+}
+
+impl Detected {
+    /// What status reports say. With forced encapsulation the peer's hash proves nothing (it may force it too), but a NAT in front of us is real.
+    pub fn view(self, encapsulation: Encapsulation) -> NatView {
+        match (encapsulation, self.us, self.peer) {
+            (Encapsulation::Udp, false, _) => NatView::Forced,
+            (Encapsulation::Udp, true, _) | (_, true, false) => NatView::Us,
+            (_, true, true) => NatView::Both,
+            (_, false, true) => NatView::Peer,
+            (_, false, false) => NatView::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const I: IkeSpi = IkeSpi(0x1111);
+    const R: IkeSpi = IkeSpi(0x2222);
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn notes(payloads: &[Payload]) -> Vec<Notify> {
+        payloads
+            .iter()
+            .filter_map(|payload| match payload {
+                Payload::Notify(notify) => Some(notify.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn without_a_nat_both_hashes_fit() {
+        let mut rng = Generator::from_seed([1; 32]);
+        let (a, b) = (at("192.0.2.1:500"), at("192.0.2.2:500"));
+        let sent = notes(&notifies(I, R, a, b, Encapsulation::Auto, &mut rng));
+        let seen = detect(sent.iter(), I, R, b, a).unwrap();
+        assert_eq!((seen.us, seen.peer), (false, false));
+        assert_eq!(seen.view(Encapsulation::Auto), NatView::None);
+    }
+
+    #[test]
+    fn a_rewritten_source_shows_a_nat_in_front_of_the_peer_and_a_rewritten_destination_one_in_front_of_us()
+     {
+        let mut rng = Generator::from_seed([1; 32]);
+        let (private, public, server) = (
+            at("10.0.0.5:500"),
+            at("203.0.113.9:1024"),
+            at("192.0.2.2:500"),
+        );
+        let sent = notes(&notifies(
+            I,
+            R,
+            private,
+            server,
+            Encapsulation::Auto,
+            &mut rng,
+        ));
+        let at_server = detect(sent.iter(), I, R, server, public).unwrap();
+        assert_eq!(at_server.view(Encapsulation::Auto), NatView::Peer);
+
+        let answer = notes(&notifies(
+            I,
+            R,
+            server,
+            public,
+            Encapsulation::Auto,
+            &mut rng,
+        ));
+        let behind = detect(answer.iter(), I, R, private, server).unwrap();
+        assert_eq!(behind.view(Encapsulation::Auto), NatView::Us);
+        assert_eq!(behind.view(Encapsulation::Udp), NatView::Us);
+    }
+
+    #[test]
+    fn forced_encapsulation_sends_a_source_hash_that_cannot_match() {
+        let mut rng = Generator::from_seed([1; 32]);
+        let (a, b) = (at("192.0.2.1:500"), at("192.0.2.2:500"));
+        let sent = notes(&notifies(I, R, a, b, Encapsulation::Udp, &mut rng));
+        let seen = detect(sent.iter(), I, R, b, a).unwrap();
+        assert_eq!((seen.us, seen.peer), (false, true));
+        assert_eq!(seen.view(Encapsulation::Udp), NatView::Forced);
+    }
+
+    #[test]
+    fn a_peer_without_the_notifies_does_not_know_nat_traversal() {
+        assert_eq!(
+            detect([].iter(), I, R, at("192.0.2.1:500"), at("192.0.2.2:500")),
+            None
+        );
+    }
+}

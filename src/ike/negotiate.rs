@@ -1,0 +1,375 @@
+//! Choosing what to protect traffic with (RFC 7296 §2.7, §3.3).
+//!
+//! ```text
+//! initiator   SA { 1: aes128 | sha1 | prfsha1 | modp1024,  2: … }  ──▶
+//!             ◀──  SA { 1: one transform of each kind }              responder: its own order of preference decides
+//! ```
+
+use crate::crypto::{
+    self, Encryption, Esn, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Integrity, Prf,
+    Protection,
+};
+use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
+
+/// Our IKE proposals as an SA payload.
+pub fn offer_ike(ours: &[IkeProposal]) -> Sa {
+    offer(ours.iter().map(|ours| {
+        let mut transforms = Vec::new();
+        transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
+        transforms.extend(
+            ours.integrity
+                .iter()
+                .map(|row| plain(TransformType::INTEG, row.id)),
+        );
+        transforms.extend(ours.prf.iter().map(|row| plain(TransformType::PRF, row.id)));
+        transforms.extend(
+            ours.groups
+                .iter()
+                .map(|row| plain(TransformType::KE, row.id)),
+        );
+        (ProtocolId::IKE, Vec::new(), transforms)
+    }))
+}
+
+/// Our ESP proposals as an SA payload for IKE_AUTH, which has no key exchange of its own and so names no group (RFC 7296 §1.2).
+pub fn offer_esp(ours: &[EspProposal], spi: u32) -> Sa {
+    offer(ours.iter().map(|ours| {
+        let mut transforms = Vec::new();
+        transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
+        transforms.extend(
+            ours.integrity
+                .iter()
+                .map(|row| plain(TransformType::INTEG, row.id)),
+        );
+        transforms.extend(
+            ours.esn
+                .iter()
+                .map(|esn| plain(TransformType::ESN, esn_id(*esn))),
+        );
+        (ProtocolId::ESP, spi.to_be_bytes().to_vec(), transforms)
+    }))
+}
+
+fn offer(proposals: impl Iterator<Item = (ProtocolId, Vec<u8>, Vec<Transform>)>) -> Sa {
+    let proposals = (1u8..)
+        .zip(proposals)
+        .map(|(number, (protocol, spi, transforms))| {
+            Proposal::new(number, protocol, spi, transforms)
+        })
+        .collect();
+    Sa { proposals }
+}
+
+/// What a responder chose: the suite, and which of the initiator's proposals it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen<S> {
+    /// The suite.
+    pub suite: S,
+    /// The number of the initiator's proposal.
+    pub number: u8,
+    /// The SPI in that proposal.
+    pub spi: Vec<u8>,
+}
+
+/// Chooses an IKE suite from a peer's offer: our first proposal that fits any of theirs, and in it our first word of each kind that they have.
+pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>> {
+    ours.iter().find_map(|ours| {
+        usable(theirs, ProtocolId::IKE).find_map(|proposal| {
+            let offer = Offer(proposal);
+            let suite = IkeSuite {
+                protection: offer.protection(&ours.encryption, &ours.integrity)?,
+                prf: *ours
+                    .prf
+                    .iter()
+                    .find(|row| offer.has(TransformType::PRF, row.id))?,
+                group: *ours
+                    .groups
+                    .iter()
+                    .find(|row| offer.has(TransformType::KE, row.id))?,
+            };
+            Some(Chosen {
+                suite,
+                number: proposal.number,
+                spi: proposal.spi.clone(),
+            })
+        })
+    })
+}
+
+/// Chooses an ESP suite from a peer's offer in IKE_AUTH. A group named there is skipped: the exchange has no KE to use it with.
+pub fn choose_esp(ours: &[EspProposal], theirs: &Sa) -> Option<Chosen<EspSuite>> {
+    ours.iter().find_map(|ours| {
+        usable(theirs, ProtocolId::ESP).find_map(|proposal| {
+            let offer = Offer(proposal);
+            let suite = EspSuite {
+                protection: offer.protection(&ours.encryption, &ours.integrity)?,
+                group: None,
+                esn: *ours.esn.iter().find(|esn| offer.has_esn(**esn))?,
+            };
+            Some(Chosen {
+                suite,
+                number: proposal.number,
+                spi: proposal.spi.clone(),
+            })
+        })
+    })
+}
+
+/// The answer that says what was chosen: the initiator's number, our SPI, one transform of each kind.
+pub fn answer_ike(chosen: &Chosen<IkeSuite>) -> Sa {
+    let suite = chosen.suite;
+    let mut transforms = protection(suite.protection);
+    transforms.push(plain(TransformType::PRF, suite.prf.id));
+    transforms.push(plain(TransformType::KE, suite.group.id));
+    answer(chosen.number, ProtocolId::IKE, Vec::new(), transforms)
+}
+
+/// The same for ESP.
+pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
+    let mut transforms = protection(chosen.suite.protection);
+    transforms.push(plain(TransformType::ESN, esn_id(chosen.suite.esn)));
+    answer(
+        chosen.number,
+        ProtocolId::ESP,
+        spi.to_be_bytes().to_vec(),
+        transforms,
+    )
+}
+
+fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transform>) -> Sa {
+    Sa {
+        proposals: vec![Proposal::new(number, protocol, spi, transforms)],
+    }
+}
+
+/// Reads the suite out of a responder's answer. `None` when it is anything but one transform of each kind out of the proposal of ours that it names
+/// (RFC 7296 §3.3.6).
+pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<IkeSuite> {
+    let (proposal, number) = single(answer, ProtocolId::IKE)?;
+    let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), answer)?;
+    let expected = if chosen.suite.protection.integrity.is_some() {
+        4
+    } else {
+        3
+    };
+    (counted(proposal) == expected).then_some(chosen.suite)
+}
+
+/// The same for ESP; also gives the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
+pub fn accept_esp(ours: &[EspProposal], answer: &Sa) -> Option<(EspSuite, u32)> {
+    let (proposal, number) = single(answer, ProtocolId::ESP)?;
+    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), answer)?;
+    let mut expected: usize = if chosen.suite.protection.integrity.is_some() {
+        2
+    } else {
+        1
+    };
+    // A responder without extended sequence numbers may leave their transform out.
+    if proposal
+        .transforms
+        .iter()
+        .any(|transform| transform.kind == TransformType::ESN)
+    {
+        expected = expected.saturating_add(1);
+    }
+    if counted(proposal) != expected {
+        return None;
+    }
+    Some((chosen.suite, esp_spi(&chosen.spi)?))
+}
+
+/// An ESP SPI as it stands in a proposal; `None` if it is not four bytes or one of the reserved values.
+pub fn esp_spi(bytes: &[u8]) -> Option<u32> {
+    let spi = u32::from_be_bytes(bytes.try_into().ok()?);
+    (spi > 255).then_some(spi)
+}
+
+fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
+    match answer.proposals.as_slice() {
+        [proposal] if proposal.protocol == protocol => {
+            Some((proposal, usize::from(proposal.number).checked_sub(1)?))
+        }
+        _ => None,
+    }
+}
+
+/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher.
+fn counted(proposal: &Proposal) -> usize {
+    proposal
+        .transforms
+        .iter()
+        .filter(|transform| !(transform.kind == TransformType::INTEG && transform.id == INTEG_NONE))
+        .count()
+}
+
+const INTEG_NONE: u16 = 0;
+
+/// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
+fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
+    sa.proposals.iter().filter(move |proposal| {
+        proposal.protocol == protocol
+            && proposal.flaw.is_none()
+            && proposal
+                .transforms
+                .iter()
+                .all(|transform| KNOWN.contains(&transform.kind))
+    })
+}
+
+const KNOWN: [TransformType; 5] = [
+    TransformType::ENCR,
+    TransformType::PRF,
+    TransformType::INTEG,
+    TransformType::KE,
+    TransformType::ESN,
+];
+
+/// One of the peer's proposals, asked for what it contains.
+struct Offer<'a>(&'a Proposal);
+
+impl Offer<'_> {
+    fn of_kind(&self, kind: TransformType) -> impl Iterator<Item = &Transform> {
+        // A transform with an attribute we do not know is not what its number says (RFC 7296 §3.3.6).
+        self.0.transforms.iter().filter(move |transform| {
+            transform.kind == kind && transform.unknown_attributes.is_empty()
+        })
+    }
+
+    fn has(&self, kind: TransformType, id: u16) -> bool {
+        self.of_kind(kind)
+            .any(|transform| transform.id == id && transform.key_bits.is_none())
+    }
+
+    fn has_encryption(&self, row: &Encryption) -> bool {
+        self.of_kind(TransformType::ENCR).any(|transform| {
+            // Some peers name the key length of ciphers that have but one.
+            let length_fits = transform.key_bits == row.key_bits
+                || (row.key_bits.is_none()
+                    && transform.key_bits.map(usize::from) == row.key_len.checked_mul(8));
+            transform.id == row.id && length_fits
+        })
+    }
+
+    fn has_esn(&self, esn: Esn) -> bool {
+        let mut named = self.of_kind(TransformType::ESN).peekable();
+        if named.peek().is_none() {
+            return esn == Esn::No;
+        }
+        named.any(|transform| transform.id == esn_id(esn))
+    }
+
+    /// The first cipher of ours they have, and with one that does not authenticate by itself the first integrity algorithm too. An AEAD cipher with an
+    /// integrity algorithm in the same proposal is a contradiction (RFC 5282 §8), as is CBC without one.
+    fn protection(
+        &self,
+        encryption: &[&'static Encryption],
+        integrity: &[&'static Integrity],
+    ) -> Option<Protection> {
+        let cipher = *encryption.iter().find(|row| self.has_encryption(row))?;
+        if cipher.is_aead() {
+            let alone = self
+                .of_kind(TransformType::INTEG)
+                .all(|transform| transform.id == INTEG_NONE);
+            return alone.then_some(Protection {
+                encryption: cipher,
+                integrity: None,
+            });
+        }
+        let integrity = *integrity
+            .iter()
+            .find(|row| self.has(TransformType::INTEG, row.id))?;
+        Some(Protection {
+            encryption: cipher,
+            integrity: Some(integrity),
+        })
+    }
+}
+
+fn encryption(row: &Encryption) -> Transform {
+    Transform::new(TransformType::ENCR, row.id, row.key_bits)
+}
+
+fn plain(kind: TransformType, id: u16) -> Transform {
+    Transform::new(kind, id, None)
+}
+
+fn protection(chosen: Protection) -> Vec<Transform> {
+    let mut transforms = vec![encryption(chosen.encryption)];
+    transforms.extend(
+        chosen
+            .integrity
+            .map(|row| plain(TransformType::INTEG, row.id)),
+    );
+    transforms
+}
+
+fn esn_id(esn: Esn) -> u16 {
+    match esn {
+        Esn::No => 0,
+        Esn::Yes => 1,
+    }
+}
+
+/// A peer's proposal in configuration words; numbers we have no word for are shown as `encr(23)`.
+pub fn words(proposal: &Proposal) -> String {
+    let of_kind = |kind: TransformType| {
+        proposal
+            .transforms
+            .iter()
+            .filter(move |transform| transform.kind == kind)
+    };
+    let mut words: Vec<String> = Vec::new();
+    for transform in of_kind(TransformType::ENCR) {
+        words.push(match crypto::encryption(transform.id, transform.key_bits) {
+            Some(row) => row.word.to_owned(),
+            None => format!("encr({})", transform.id),
+        });
+    }
+    let integrity: Vec<u16> = of_kind(TransformType::INTEG)
+        .map(|transform| transform.id)
+        .filter(|id| *id != INTEG_NONE)
+        .collect();
+    for id in &integrity {
+        words.push(word(
+            crypto::integrity(*id).map(|row: &Integrity| row.word),
+            "integ",
+            *id,
+        ));
+    }
+    for transform in of_kind(TransformType::PRF) {
+        let row = crypto::prf(transform.id);
+        let implied = row.is_some_and(|row: &Prf| {
+            let hash = row.word.strip_prefix("prf");
+            integrity
+                .iter()
+                .any(|id| crypto::integrity(*id).map(|integrity| integrity.word) == hash)
+        });
+        if !implied {
+            words.push(word(row.map(|row| row.word), "prf", transform.id));
+        }
+    }
+    for transform in of_kind(TransformType::KE) {
+        words.push(word(
+            crypto::group(transform.id).map(|row: &Group| row.word),
+            "group",
+            transform.id,
+        ));
+    }
+    if of_kind(TransformType::ESN).any(|transform| transform.id == 1) {
+        words.push("esn".to_owned());
+    }
+    words.join("-")
+}
+
+fn word(known: Option<&'static str>, kind: &str, id: u16) -> String {
+    known.map_or_else(|| format!("{kind}({id})"), str::to_owned)
+}
+
+/// All of a peer's proposals in words, at most `most` of them.
+pub fn words_of_all(sa: &Sa, most: usize) -> String {
+    let mut shown: Vec<String> = sa.proposals.iter().take(most).map(words).collect();
+    if sa.proposals.len() > most {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
+}

@@ -1,0 +1,92 @@
+//! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14).
+
+use super::event::Role;
+use super::schedule::IkeKeys;
+use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
+use crate::wire::{ChainError, Envelope, Header, Message, Payload, chain, sk};
+
+/// Both directions of an IKE SA.
+pub struct Protector {
+    sealer: Sealer,
+    opener: Opener,
+    room: sk::Room,
+    /// How many messages were sealed: the IV or its seed, so it never repeats (retransmissions are the same bytes, not sealed again).
+    sealed: u64,
+}
+
+impl std::fmt::Debug for Protector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Protector")
+            .field("sealed", &self.sealed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a message was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unopened {
+    /// Not from the peer, or damaged: it never happened.
+    Forged,
+    /// From the peer, but what is inside makes no sense.
+    Nonsense(ChainError),
+}
+
+impl Protector {
+    /// Protection with the keys of the side that `role` names.
+    ///
+    /// # Errors
+    /// The keys do not fit the algorithms.
+    pub fn new(
+        protection: Protection,
+        keys: &IkeKeys,
+        role: Role,
+        rng: &mut Generator,
+    ) -> Result<Protector, WrongKeyLength> {
+        let (ours, theirs) = match role {
+            Role::Initiator => (&keys.initiator, &keys.responder),
+            Role::Responder => (&keys.responder, &keys.initiator),
+        };
+        Ok(Protector {
+            sealer: Sealer::new(protection, ours, rng.bytes())?,
+            opener: Opener::new(protection, theirs)?,
+            room: sk::Room {
+                iv: protection.iv_len(),
+                icv: protection.icv_len(),
+                block: protection.block(),
+            },
+            sealed: 0,
+        })
+    }
+
+    /// Seals `payloads` into a message. `None` if they do not fit one, or if the counter is used up.
+    pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Vec<u8>> {
+        let mut framed = sk::frame(header, payloads, self.room).ok()?;
+        self.sealed = self.sealed.checked_add(1)?;
+        self.sealer
+            .seal(&mut framed.bytes, framed.aad_len, self.sealed, None)
+            .ok()?;
+        Some(framed.bytes)
+    }
+
+    /// Opens a message. Payloads outside the sealed one are not believed and not returned.
+    ///
+    /// # Errors
+    /// It has no sealed payload, does not authenticate, or holds nonsense.
+    pub fn open(&self, message: &Message<'_>) -> Result<Vec<Payload>, Unopened> {
+        let sealed = message.sealed.ok_or(Unopened::Forged)?;
+        match sealed.envelope {
+            Envelope::Whole => {}
+            // RFC 7383 §2.3: fragments come only after both sides said they support them, and we do not say so.
+            Envelope::Fragment { .. } => return Err(Unopened::Forged),
+        }
+        let mut bytes = message.bytes.to_vec();
+        let plain = self
+            .opener
+            .open(&mut bytes, sealed.aad_len, None)
+            .map_err(|_| Unopened::Forged)?;
+        let offset = plain.start;
+        let plain = bytes.get(plain).ok_or(Unopened::Forged)?;
+        let inner = sk::unpad(plain).map_err(|malformed| Unopened::Nonsense(malformed.into()))?;
+        chain::parse(sealed.first, inner, offset).map_err(Unopened::Nonsense)
+    }
+}

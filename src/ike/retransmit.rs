@@ -1,0 +1,146 @@
+//! The retransmission ladder (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone.
+//!
+//! ```text
+//! sent ──1 s──▶ again ──1.8 s──▶ again ──3.2 s──▶ again ──5.8 s──▶ … up to `patience` after the first
+//! ```
+
+use std::time::Duration;
+
+use super::event::Transmit;
+use crate::net::Time;
+
+/// How long after the first copy the second follows.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// How long an unanswered handshake message is repeated before the attempt counts as failed.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(45);
+
+/// How long copy number `attempt` (0 for the first) waits for an answer: 1.8 times the one before, up to a quarter more by `jitter`.
+pub fn pause(attempt: u32, jitter: u8) -> Duration {
+    let attempt = attempt.min(12);
+    let factor = 1.8f64.powi(i32::try_from(attempt).unwrap_or(12));
+    FIRST.mul_f64(factor * (1.0 + f64::from(jitter) / 1024.0))
+}
+
+/// A request on its way: what to send again, when, and when to give up.
+#[derive(Clone, Debug)]
+pub struct Retransmit {
+    transmit: Transmit,
+    sent: u32,
+    due: Time,
+    deadline: Time,
+}
+
+/// What a ladder asks for when its timer fires.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Not yet.
+    Wait,
+    /// Send these bytes again.
+    Again(Transmit),
+    /// The peer does not answer.
+    GiveUp,
+}
+
+impl Retransmit {
+    /// A ladder for a message sent just now that may stay unanswered for `patience`.
+    pub fn new(now: Time, transmit: Transmit, patience: Duration, jitter: u8) -> Retransmit {
+        let deadline = now + patience;
+        Retransmit {
+            transmit,
+            sent: 1,
+            due: (now + pause(0, jitter)).min(deadline),
+            deadline,
+        }
+    }
+
+    /// When to call [`step`](Self::step) next.
+    pub fn due(&self) -> Time {
+        self.due
+    }
+
+    /// How many copies have left.
+    pub fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Brings the end forward: the peer has refused, and only a forged refusal is worth waiting out (RFC 7296 §2.21.1).
+    pub fn expect_end_by(&mut self, end: Time) {
+        self.deadline = self.deadline.min(end);
+        self.due = self.due.min(self.deadline);
+    }
+
+    /// What to do at `now`.
+    pub fn step(&mut self, now: Time, jitter: u8) -> Step {
+        if now < self.due {
+            return Step::Wait;
+        }
+        if now >= self.deadline {
+            return Step::GiveUp;
+        }
+        self.due = (now + pause(self.sent, jitter)).min(self.deadline);
+        self.sent = self.sent.saturating_add(1);
+        Step::Again(self.transmit.clone())
+    }
+}
+
+/// How long to pause before attempt number `failed` (how many in a row have failed): 1 s doubling to a minute, of which jitter may take up to half, so
+/// that many tunnels which fell together do not come back together.
+pub fn back_off(failed: u32, jitter: u8) -> Duration {
+    let ceiling = Duration::from_secs(60);
+    let full = Duration::from_secs(1)
+        .saturating_mul(2u32.saturating_pow(failed.saturating_sub(1).min(6)))
+        .min(ceiling);
+    full.mul_f64(1.0 - f64::from(jitter) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::event::Content;
+
+    fn transmit() -> Transmit {
+        Transmit {
+            local: "192.0.2.1:500".parse().unwrap(),
+            remote: "192.0.2.2:500".parse().unwrap(),
+            content: Content::Ike(vec![1, 2, 3]),
+        }
+    }
+
+    #[test]
+    fn copies_are_identical_and_ever_further_apart_until_patience_ends() {
+        let mut now = Time::ZERO;
+        let mut ladder = Retransmit::new(now, transmit(), Duration::from_secs(30), 0);
+        let mut gaps = Vec::new();
+        loop {
+            let before = now;
+            now = ladder.due();
+            gaps.push(now.since(before));
+            match ladder.step(now, 0) {
+                Step::Again(copy) => assert_eq!(copy, transmit()),
+                Step::GiveUp => break,
+                Step::Wait => panic!("the timer was due"),
+            }
+        }
+        assert_eq!(now.since(Time::ZERO), Duration::from_secs(30));
+        let full = &gaps[..gaps.len() - 1];
+        assert!(full.windows(2).all(|pair| pair[1] > pair[0]), "{gaps:?}");
+        assert!(full.len() >= 4, "{gaps:?}");
+    }
+
+    #[test]
+    fn a_ladder_asked_early_waits() {
+        let mut ladder = Retransmit::new(Time::ZERO, transmit(), Duration::from_secs(30), 0);
+        assert_eq!(ladder.step(Time::ZERO, 0), Step::Wait);
+    }
+
+    #[test]
+    fn back_off_doubles_to_a_minute_and_jitter_only_shortens() {
+        let pauses: Vec<u64> = (1..10)
+            .map(|failed| back_off(failed, 0).as_secs())
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(back_off(9, 255) >= Duration::from_secs(30));
+        assert!(back_off(9, 255) < Duration::from_secs(31));
+    }
+}

@@ -1,0 +1,126 @@
+//! The key schedule: from a shared secret to the keys of an IKE SA (RFC 7296 §2.14) and of a Child SA (§2.17).
+//!
+//! ```text
+//! SKEYSEED = prf(Ni | Nr, g^ir)
+//! SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
+//! KEYMAT   = prf+(SK_d, Ni | Nr)      encryption then integrity, initiator to responder first
+//! ```
+
+use super::event::Role;
+use crate::crypto::{EspSuite, IkeSuite, Protection, SaKeys, Secret};
+use crate::wire::IkeSpi;
+
+/// The nonces of an exchange, by who sent them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nonces {
+    /// Ni.
+    pub initiator: Vec<u8>,
+    /// Nr.
+    pub responder: Vec<u8>,
+}
+
+/// The keys of an IKE SA.
+#[derive(Clone, Debug)]
+pub struct IkeKeys {
+    /// SK_d: from which the keys of Child SAs come.
+    pub derive: Secret,
+    /// SK_ei and SK_ai.
+    pub initiator: SaKeys,
+    /// SK_er and SK_ar.
+    pub responder: SaKeys,
+    /// SK_pi: goes into the initiator's AUTH.
+    pub prove_initiator: Secret,
+    /// SK_pr: goes into the responder's AUTH.
+    pub prove_responder: Secret,
+}
+
+impl IkeKeys {
+    /// Derives the keys of an IKE SA from the Diffie-Hellman secret `shared`.
+    pub fn derive(
+        suite: IkeSuite,
+        shared: &Secret,
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> IkeKeys {
+        let prf = suite.prf;
+        let both = [nonces.initiator.as_slice(), nonces.responder.as_slice()].concat();
+        let seed = prf.compute(&both, &[shared.as_bytes()]);
+        let (ai, ei) = lengths(suite.protection);
+        let prf_len = prf.key_len;
+        let total = [prf_len, ai, ai, ei, ei, prf_len, prf_len]
+            .iter()
+            .fold(0usize, |sum, len| sum.saturating_add(*len));
+        let stream = prf.expand(
+            seed.as_bytes(),
+            &[&both, &spi_i.0.to_be_bytes(), &spi_r.0.to_be_bytes()],
+            total,
+        );
+        let mut keys = Cut(stream.as_bytes());
+        let derive = keys.take(prf_len);
+        let (sk_ai, sk_ar) = (keys.take(ai), keys.take(ai));
+        let (sk_ei, sk_er) = (keys.take(ei), keys.take(ei));
+        IkeKeys {
+            derive,
+            initiator: SaKeys {
+                encryption: sk_ei,
+                integrity: sk_ai,
+            },
+            responder: SaKeys {
+                encryption: sk_er,
+                integrity: sk_ar,
+            },
+            prove_initiator: keys.take(prf_len),
+            prove_responder: keys.take(prf_len),
+        }
+    }
+
+    /// The keys of the first Child SA, made without a Diffie-Hellman exchange of its own: ours to send with, ours to receive with.
+    pub fn child(
+        &self,
+        ike: IkeSuite,
+        esp: EspSuite,
+        nonces: &Nonces,
+        role: Role,
+    ) -> (SaKeys, SaKeys) {
+        let (integrity, encryption) = lengths(esp.protection);
+        let one_way = integrity.saturating_add(encryption);
+        let stream = ike.prf.expand(
+            self.derive.as_bytes(),
+            &[&nonces.initiator, &nonces.responder],
+            one_way.saturating_mul(2),
+        );
+        let mut keys = Cut(stream.as_bytes());
+        let mut next = || SaKeys {
+            encryption: keys.take(encryption),
+            integrity: keys.take(integrity),
+        };
+        let (from_initiator, from_responder) = (next(), next());
+        match role {
+            Role::Initiator => (from_initiator, from_responder),
+            Role::Responder => (from_responder, from_initiator),
+        }
+    }
+}
+
+/// The lengths of one direction's integrity and encryption keys; a salt counts to the encryption key (RFC 5282 §7.1).
+fn lengths(protection: Protection) -> (usize, usize) {
+    let encryption = protection.encryption;
+    (
+        protection
+            .integrity
+            .map_or(0, |integrity| integrity.key_len),
+        encryption.key_len.saturating_add(encryption.salt_len),
+    )
+}
+
+/// Cuts a key stream into keys; the stream is made as long as the sum of all cuts.
+struct Cut<'a>(&'a [u8]);
+
+impl Cut<'_> {
+    fn take(&mut self, len: usize) -> Secret {
+        let (key, rest) = self.0.split_at_checked(len).unwrap_or((self.0, &[]));
+        self.0 = rest;
+        Secret::from_slice(key)
+    }
+}

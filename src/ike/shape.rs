@@ -1,0 +1,259 @@
+//! From payloads to messages in which nothing is missing (RFC 7296 §1.2, §1.4).
+//!
+//! Each exchange's message is a type whose required payloads are fields. A payload that stands twice counts as malformed; unknown ones are skipped, and the
+//! order is free (RFC 7296 §2.5).
+
+use super::error::Error;
+use crate::wire::{Auth, Delete, Id, Ke, Notify, NotifyType, Payload, Sa, TrafficSelectors};
+
+/// `HDR, SA, KE, N` of IKE_SA_INIT, in either direction.
+#[derive(Clone, Debug)]
+pub struct Init {
+    /// SAi1 or SAr1.
+    pub sa: Sa,
+    /// KEi or KEr.
+    pub ke: Ke,
+    /// Ni or Nr: 16 to 256 bytes.
+    pub nonce: Vec<u8>,
+    /// Everything else the message notifies of.
+    pub notifies: Vec<Notify>,
+    /// Marks of the peer's maker.
+    pub vendors: Vec<Vec<u8>>,
+}
+
+/// What answers our IKE_SA_INIT. None of it is authenticated yet.
+#[derive(Clone, Debug)]
+pub enum InitAnswer {
+    /// The peer goes on.
+    Accepted(Box<Init>),
+    /// The peer wants proof that we receive at our address: the same again with this cookie in front (RFC 7296 §2.6).
+    Cookie(Vec<u8>),
+    /// The peer wants a key exchange of this group.
+    OtherGroup(u16),
+    /// The peer refuses.
+    Refused(Notify),
+}
+
+/// `SK { IDi, [IDr,] AUTH, SAi2, TSi, TSr }`. Whom the initiator hopes for (IDr) does not matter: we say who we are, and it decides.
+#[derive(Clone, Debug)]
+pub struct AuthRequest {
+    /// Who the initiator is.
+    pub id: Id,
+    /// The initiator's proof; absent when it asks for EAP.
+    pub auth: Option<Auth>,
+    /// The initiator's proposals for the Child SA.
+    pub sa: Sa,
+    /// What the initiator's side may send.
+    pub ts_i: TrafficSelectors,
+    /// What the responder's side may send.
+    pub ts_r: TrafficSelectors,
+    /// Whether INITIAL_CONTACT stands in it.
+    pub initial_contact: bool,
+}
+
+/// What answers our IKE_AUTH.
+#[derive(Clone, Debug)]
+pub enum AuthAnswer {
+    /// `SK { IDr, AUTH, … }`: the peer proves who it is.
+    Proved {
+        /// Who it is.
+        id: Id,
+        /// The proof.
+        auth: Auth,
+        /// The Child SA, or why there is none.
+        child: Result<ChildAnswer, Notify>,
+    },
+    /// `SK { N }`: the peer does not want us.
+    Refused(Notify),
+}
+
+/// `SAr2, TSi, TSr`.
+#[derive(Clone, Debug)]
+pub struct ChildAnswer {
+    /// What the responder chose.
+    pub sa: Sa,
+    /// What the initiator's side may send.
+    pub ts_i: TrafficSelectors,
+    /// What the responder's side may send.
+    pub ts_r: TrafficSelectors,
+}
+
+/// `SK { [D …] [N …] }` of INFORMATIONAL.
+#[derive(Clone, Debug)]
+pub struct Informational {
+    /// SAs that are gone.
+    pub deletes: Vec<Delete>,
+    /// Errors and facts.
+    pub notifies: Vec<Notify>,
+}
+
+impl Init {
+    /// # Errors
+    /// A required payload is missing or stands twice, or the nonce has no lawful length.
+    pub fn read(payloads: Vec<Payload>) -> Result<Init, Error> {
+        let mut loose = Loose::sort(payloads)?;
+        Ok(Init {
+            sa: required(loose.sa.take(), "SA")?,
+            ke: required(loose.ke.take(), "KE")?,
+            nonce: loose.nonce()?,
+            notifies: loose.notifies,
+            vendors: loose.vendors,
+        })
+    }
+}
+
+impl InitAnswer {
+    /// # Errors
+    /// It is neither an error nor complete.
+    pub fn read(payloads: Vec<Payload>) -> Result<InitAnswer, Error> {
+        let mut loose = Loose::sort(payloads)?;
+        if let (Some(sa), Some(ke)) = (loose.sa.take(), loose.ke.take()) {
+            return Ok(InitAnswer::Accepted(Box::new(Init {
+                sa,
+                ke,
+                nonce: loose.nonce()?,
+                notifies: loose.notifies,
+                vendors: loose.vendors,
+            })));
+        }
+        for notify in loose.notifies {
+            if notify.kind == NotifyType::COOKIE && (1..=64).contains(&notify.data.len()) {
+                return Ok(InitAnswer::Cookie(notify.data));
+            }
+            if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
+                let group = <[u8; 2]>::try_from(notify.data.as_slice()).map_err(|_| {
+                    Error::Malformed("INVALID_KE_PAYLOAD without a group".to_owned())
+                })?;
+                return Ok(InitAnswer::OtherGroup(u16::from_be_bytes(group)));
+            }
+            if notify.kind.is_error() {
+                return Ok(InitAnswer::Refused(notify));
+            }
+        }
+        Err(missing("SA, KE or an error"))
+    }
+}
+
+impl AuthRequest {
+    /// # Errors
+    /// A required payload is missing or stands twice.
+    pub fn read(payloads: Vec<Payload>) -> Result<AuthRequest, Error> {
+        let loose = Loose::sort(payloads)?;
+        Ok(AuthRequest {
+            id: required(loose.id_i, "IDi")?,
+            auth: loose.auth,
+            sa: required(loose.sa, "SA")?,
+            ts_i: required(loose.ts_i, "TSi")?,
+            ts_r: required(loose.ts_r, "TSr")?,
+            initial_contact: loose
+                .notifies
+                .iter()
+                .any(|notify| notify.kind == NotifyType::INITIAL_CONTACT),
+        })
+    }
+}
+
+impl AuthAnswer {
+    /// # Errors
+    /// It is neither an error nor complete.
+    pub fn read(payloads: Vec<Payload>) -> Result<AuthAnswer, Error> {
+        let loose = Loose::sort(payloads)?;
+        let refusal = loose
+            .notifies
+            .into_iter()
+            .find(|notify| notify.kind.is_error());
+        let (Some(id), Some(auth)) = (loose.id_r, loose.auth) else {
+            return refusal
+                .map(AuthAnswer::Refused)
+                .ok_or_else(|| missing("IDr, AUTH or an error"));
+        };
+        let child = match (refusal, loose.sa, loose.ts_i, loose.ts_r) {
+            (Some(refusal), ..) => Err(refusal),
+            (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildAnswer { sa, ts_i, ts_r }),
+            (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
+        };
+        Ok(AuthAnswer::Proved { id, auth, child })
+    }
+}
+
+impl Informational {
+    /// # Errors
+    /// A payload that should be single stands twice.
+    pub fn read(payloads: Vec<Payload>) -> Result<Informational, Error> {
+        let loose = Loose::sort(payloads)?;
+        Ok(Informational {
+            deletes: loose.deletes,
+            notifies: loose.notifies,
+        })
+    }
+}
+
+/// Payloads by kind, before anyone has asked which must be there.
+#[derive(Default)]
+struct Loose {
+    sa: Option<Sa>,
+    ke: Option<Ke>,
+    id_i: Option<Id>,
+    id_r: Option<Id>,
+    auth: Option<Auth>,
+    nonce: Option<Vec<u8>>,
+    ts_i: Option<TrafficSelectors>,
+    ts_r: Option<TrafficSelectors>,
+    notifies: Vec<Notify>,
+    deletes: Vec<Delete>,
+    vendors: Vec<Vec<u8>>,
+}
+
+impl Loose {
+    fn sort(payloads: Vec<Payload>) -> Result<Loose, Error> {
+        let mut loose = Loose::default();
+        for payload in payloads {
+            match payload {
+                Payload::Sa(sa) => once(&mut loose.sa, sa, "SA")?,
+                Payload::Ke(ke) => once(&mut loose.ke, ke, "KE")?,
+                Payload::IdI(id) => once(&mut loose.id_i, id, "IDi")?,
+                Payload::IdR(id) => once(&mut loose.id_r, id, "IDr")?,
+                Payload::Auth(auth) => once(&mut loose.auth, auth, "AUTH")?,
+                Payload::Nonce(nonce) => once(&mut loose.nonce, nonce, "Nonce")?,
+                Payload::TsI(ts) => once(&mut loose.ts_i, ts, "TSi")?,
+                Payload::TsR(ts) => once(&mut loose.ts_r, ts, "TSr")?,
+                Payload::Notify(notify) => loose.notifies.push(notify),
+                Payload::Delete(delete) => loose.deletes.push(delete),
+                Payload::Vendor(vendor) => loose.vendors.push(vendor),
+                Payload::Other { .. } | Payload::Unknown { .. } => {}
+            }
+        }
+        Ok(loose)
+    }
+
+    fn nonce(&mut self) -> Result<Vec<u8>, Error> {
+        let nonce = required(self.nonce.take(), "Nonce")?;
+        if (MIN_NONCE..=MAX_NONCE).contains(&nonce.len()) {
+            Ok(nonce)
+        } else {
+            Err(Error::Malformed(format!(
+                "a nonce of {} bytes",
+                nonce.len()
+            )))
+        }
+    }
+}
+
+/// RFC 7296 §3.9.
+const MIN_NONCE: usize = 16;
+const MAX_NONCE: usize = 256;
+
+fn once<T>(place: &mut Option<T>, value: T, name: &str) -> Result<(), Error> {
+    if place.replace(value).is_some() {
+        return Err(Error::Malformed(format!("payload {name} stands twice")));
+    }
+    Ok(())
+}
+
+fn required<T>(payload: Option<T>, name: &str) -> Result<T, Error> {
+    payload.ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::Malformed(format!("payload {name} is missing"))
+}

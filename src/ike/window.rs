@@ -1,0 +1,98 @@
+//! Message IDs and the window of one (RFC 7296 §2.2, §2.3): which requests are new, which are repeated, and what was answered.
+
+use crate::crypto::sha1;
+use crate::wire::MessageId;
+
+/// The peer's requests: the number of the next one, and the answer to the last.
+#[derive(Clone, Debug)]
+pub struct Received {
+    next: MessageId,
+    last: Option<Answered>,
+}
+
+#[derive(Clone, Debug)]
+struct Answered {
+    id: MessageId,
+    /// SHA-1 of the request: the answer is for these bytes and no others.
+    request: [u8; 20],
+    response: Vec<u8>,
+}
+
+/// What a request turns out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To be opened and answered.
+    New,
+    /// Answered before: the same bytes go out again.
+    Repeated(Vec<u8>),
+    /// Outside the window, or another message with a number already used.
+    Stray,
+}
+
+impl Received {
+    /// A window whose first request will be number `first`.
+    pub fn starting_at(first: u32) -> Received {
+        Received {
+            next: MessageId(first),
+            last: None,
+        }
+    }
+
+    /// Says what the request with these bytes is.
+    pub fn classify(&self, id: MessageId, request: &[u8]) -> Request {
+        if id == self.next {
+            return Request::New;
+        }
+        match &self.last {
+            Some(last) if last.id == id && last.request == sha1(&[request]) => {
+                Request::Repeated(last.response.clone())
+            }
+            _ => Request::Stray,
+        }
+    }
+
+    /// Remembers the answer to the expected request and expects the next. `false` when the numbers are used up: the SA must be closed before they
+    /// wrap (RFC 7296 §2.2).
+    pub fn answered(&mut self, request: &[u8], response: Vec<u8>) -> bool {
+        self.last = Some(Answered {
+            id: self.next,
+            request: sha1(&[request]),
+            response,
+        });
+        match self.next.next() {
+            Some(next) => {
+                self.next = next;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n24_only_identical_bytes_get_the_cached_answer() {
+        let mut window = Received::starting_at(1);
+        assert_eq!(window.classify(MessageId(1), b"request"), Request::New);
+        assert!(window.answered(b"request", b"answer".to_vec()));
+        assert_eq!(
+            window.classify(MessageId(1), b"request"),
+            Request::Repeated(b"answer".to_vec())
+        );
+        assert_eq!(window.classify(MessageId(1), b"other"), Request::Stray);
+        assert_eq!(window.classify(MessageId(2), b"next"), Request::New);
+    }
+
+    #[test]
+    fn p01_numbers_outside_the_window_are_stray_and_the_last_one_ends_the_sa() {
+        let window = Received::starting_at(5);
+        for id in [0, 4, 6, u32::MAX] {
+            assert_eq!(window.classify(MessageId(id), b"x"), Request::Stray, "{id}");
+        }
+        let mut last = Received::starting_at(u32::MAX);
+        assert!(!last.answered(b"x", Vec::new()));
+    }
+}
