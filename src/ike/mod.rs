@@ -1,4 +1,22 @@
 //! The IKEv2 engine, without IO (RFC 7296).
+//!
+//! [`Endpoint`] is the one door. Datagrams, commands and the time go in; datagrams, events and the next deadline come out:
+//!
+//! ```text
+//!   handle_datagram ─▶┌──────────────────────────────────────────────────────────┐─▶ poll_event     first: install, remove, report
+//!   handle_command  ─▶│ Endpoint   tunnels: wish × plan                          │─▶ poll_transmit  then: send
+//!   handle_timeout  ─▶│            SAs: InitSent ▶ AuthSent ┐                    │─▶ poll_timeout   and sleep
+//!                     │                 HalfOpen ───────────┴▶ Established ▶ …   │
+//!                     └──────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - `handshake` is the line of states up to an established SA, each consumed by the next; `exchange` holds its steps, both roles side by side.
+//! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SA.
+//! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
+//! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296.
+//! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
+//!
+//! Nothing unauthenticated changes an established SA, and every table has a bound (`limits`).
 #![cfg_attr(
     not(test),
     deny(
@@ -11,10 +29,28 @@
     )
 )]
 
+mod authn;
+mod collision;
+mod endpoint;
+mod error;
 mod event;
+mod exchange;
 mod failure;
+mod handshake;
+mod limits;
+mod nat;
+mod negotiate;
+mod protect;
+mod retransmit;
+mod sa;
+mod schedule;
 mod settings;
+mod shape;
+mod timers;
+mod tunnel;
+mod window;
 
+pub use endpoint::Endpoint;
 pub use event::{
     Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Role, State,
     Transmit, View, Waiting,
@@ -24,3 +60,11 @@ pub use settings::{
     Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, Settings,
     Start, TunnelId,
 };
+
+use std::time::Duration;
+
+/// How long a redundant SA is kept by the side that closes it, so that both have moved their traffic before.
+const CLOSE_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the other side waits for that before it closes the SA itself.
+const CLOSE_FOR_PEER_AFTER: Duration = Duration::from_secs(30);

@@ -1,0 +1,442 @@
+//! IKE_AUTH (RFC 7296 §1.2): both sides prove the pre-shared key and make the first Child SA.
+//!
+//! ```text
+//! HDR, SK { IDi, AUTH, [N(INITIAL_CONTACT),] SAi2, TSi, TSr }  ──▶
+//!                 ◀──  HDR, SK { IDr, AUTH, SAr2, TSi, TSr }
+//!            or   ◀──  HDR, SK { IDr, AUTH, N(NO_PROPOSAL_CHOSEN | TS_UNACCEPTABLE) }     the IKE SA stands, without a Child SA
+//!            or   ◀──  HDR, SK { N(AUTHENTICATION_FAILED) }                               nothing stands
+//! ```
+//!
+//! We do not send the optional IDr: a peer that is not who we expect then tells us who it is, and we can say so, instead of a bare refusal.
+
+use crate::crypto::EspSuite;
+use crate::ike::authn::{self, Signed};
+use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
+use crate::ike::event::{Content, Datagram, Role, Transmit};
+use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
+use crate::ike::failure::Failure;
+use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Remnant, id_payload};
+use crate::ike::negotiate;
+use crate::ike::protect::Unopened;
+use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
+use crate::ike::sa::{ChildSa, IkeSa};
+use crate::ike::settings::{Encapsulation, PeerId};
+use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
+use crate::ike::window::Received;
+use crate::net::{Policy, Selector, narrow};
+use crate::wire::{
+    Auth, AuthMethod, ExchangeType, Flags, Header, Id, Message, MessageId, Notify, NotifyType,
+    Payload, TrafficSelectors,
+};
+
+/// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialContact {
+    /// This is the only IKE SA between us.
+    Send,
+    /// There is, or may be, another.
+    Omit,
+}
+
+/// An IKE_AUTH exchange that has come to its end.
+#[derive(Debug)]
+pub enum Concluded {
+    /// Both sides are who they should be. The Child SA, if there is one, has its keys beside it.
+    Established {
+        /// The IKE SA.
+        sa: Box<IkeSa>,
+        /// What went wrong with the Child SA.
+        failure: Option<Failure>,
+        /// Whether the peer said that this is its only IKE SA with us.
+        initial_contact: bool,
+    },
+    /// The peer knows an IKE SA that we do not want: it must be told.
+    Disowned {
+        /// To be closed with the notification that says why.
+        sa: Box<IkeSa>,
+        /// Why.
+        failure: Failure,
+        /// The notification.
+        notify: Notify,
+    },
+    /// Nothing came about. The answer to the request, if we gave one, is kept for repetitions.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// What is left.
+        remnant: Option<Box<Remnant>>,
+    },
+}
+
+/// Sends IKE_AUTH.
+pub fn begin(
+    mut keyed: Keyed,
+    spi_in: u32,
+    contact: InitialContact,
+    cx: &mut Context<'_>,
+) -> Option<AuthSent> {
+    let settings = keyed.place.settings.clone();
+    let id = id_payload(&settings.id);
+    let mut payloads = vec![Payload::IdI(id.clone()), Payload::Auth(prove(&keyed, &id))];
+    match contact {
+        InitialContact::Send => payloads.push(Payload::Notify(Notify::new(
+            NotifyType::INITIAL_CONTACT,
+            Vec::new(),
+        ))),
+        InitialContact::Omit => {}
+    }
+    payloads.push(Payload::Sa(negotiate::offer_esp(&settings.esp, spi_in)));
+    payloads.push(Payload::TsI(settings.policy.local.clone().into()));
+    payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
+    let flags = Flags {
+        initiator: true,
+        response: false,
+        version: false,
+    };
+    let header = Header::new(
+        keyed.spi_i,
+        keyed.spi_r,
+        ExchangeType::IKE_AUTH,
+        flags,
+        MessageId(1),
+    );
+    let bytes = keyed.protector.seal(header, &payloads)?;
+    let transmit = Transmit {
+        local: keyed.place.local,
+        remote: keyed.place.remote,
+        content: Content::Ike(bytes),
+    };
+    cx.out.transmits.push_back(transmit.clone());
+    let jitter = cx.jitter();
+    let ladder = Retransmit::new(cx.now, transmit, HANDSHAKE_PATIENCE, jitter);
+    Some(AuthSent {
+        keyed,
+        spi_in,
+        ladder,
+    })
+}
+
+/// Our AUTH payload.
+fn prove(keyed: &Keyed, id: &Id) -> Auth {
+    let settings = &keyed.place.settings;
+    let signed = match keyed.role {
+        Role::Initiator => signed_by_initiator(keyed, id),
+        Role::Responder => signed_by_responder(keyed, id),
+    };
+    Auth {
+        method: AuthMethod::SHARED_KEY,
+        data: authn::auth(keyed.suite.prf, &settings.psk, signed)
+            .as_bytes()
+            .to_vec(),
+    }
+}
+
+/// Checks who the peer is and that it knows the key; the key first, so that only its holder learns whom we expect.
+fn check(keyed: &Keyed, id: &Id, auth: Option<&Auth>) -> Result<(), Error> {
+    let settings = &keyed.place.settings;
+    let Some(auth) = auth else {
+        return Err(Error::Denied(Denied::Method("EAP".to_owned())));
+    };
+    if auth.method != AuthMethod::SHARED_KEY {
+        return Err(Error::Denied(Denied::Method(auth.method.to_string())));
+    }
+    let signed = match keyed.role {
+        Role::Initiator => signed_by_responder(keyed, id),
+        Role::Responder => signed_by_initiator(keyed, id),
+    };
+    if !authn::verify(keyed.suite.prf, &settings.psk, signed, &auth.data) {
+        return Err(Error::Denied(Denied::Key { id: id.to_string() }));
+    }
+    match &settings.peer_id {
+        PeerId::Any => Ok(()),
+        PeerId::Exactly(expected) if id_payload(expected) == *id => Ok(()),
+        PeerId::Exactly(expected) => Err(Error::Denied(Denied::Identity {
+            theirs: id.to_string(),
+            ours: expected.clone(),
+        })),
+    }
+}
+
+fn signed_by_initiator<'a>(keyed: &'a Keyed, id: &'a Id) -> Signed<'a> {
+    Signed {
+        first_message: &keyed.init_request,
+        nonce: &keyed.nonces.responder,
+        prove: &keyed.keys.prove_initiator,
+        id,
+    }
+}
+
+fn signed_by_responder<'a>(keyed: &'a Keyed, id: &'a Id) -> Signed<'a> {
+    Signed {
+        first_message: &keyed.init_response,
+        nonce: &keyed.nonces.initiator,
+        prove: &keyed.keys.prove_responder,
+        id,
+    }
+}
+
+/// Where an initiator is after a message.
+#[derive(Debug)]
+pub enum Progress {
+    /// Still waiting: the message was not the peer's answer.
+    Waiting(Box<AuthSent>),
+    /// The exchange is over.
+    Concluded(Concluded),
+}
+
+impl AuthSent {
+    /// Takes an answer.
+    pub fn on_response(self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
+        let answer = match self.keyed.protector.open(message) {
+            Ok(payloads) => AuthAnswer::read(payloads),
+            Err(Unopened::Forged) => return Progress::Waiting(Box::new(self)),
+            Err(Unopened::Nonsense(error)) => Err(error.into()),
+        };
+        let AuthSent { keyed, spi_in, .. } = self;
+        Progress::Concluded(match answer {
+            Ok(AuthAnswer::Proved { id, auth, child }) => match check(&keyed, &id, Some(&auth)) {
+                Ok(()) => proved(keyed, spi_in, child, cx),
+                Err(error) => disown(keyed, &error, cx),
+            },
+            Ok(AuthAnswer::Refused(notify)) => Concluded::Failed {
+                failure: error::refused(cx.now, &notify, &ours(&keyed.place.settings, Stage::Auth)),
+                remnant: None,
+            },
+            Err(error) => disown(keyed, &error, cx),
+        })
+    }
+}
+
+/// The peer takes the IKE SA to be established; we do not want it, and say so (RFC 7296 §2.21.2).
+fn disown(keyed: Keyed, error: &Error, cx: &mut Context<'_>) -> Concluded {
+    Concluded::Disowned {
+        sa: Box::new(IkeSa::establish(keyed, None, cx.now)),
+        failure: error.failure(cx.now),
+        notify: error.notify(),
+    }
+}
+
+fn proved(
+    keyed: Keyed,
+    spi_in: u32,
+    child: Result<ChildAnswer, Notify>,
+    cx: &mut Context<'_>,
+) -> Concluded {
+    let settings = keyed.place.settings.clone();
+    let agreed = match child {
+        Ok(answer) => accept_child(&answer, &settings.policy)
+            .ok_or(Error::Misbehaved(
+                "it answered with a Child SA that we did not offer",
+            ))
+            .and_then(|policy| {
+                let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &answer.sa).ok_or(
+                    Error::Misbehaved("it chose an ESP suite that we did not offer"),
+                )?;
+                Ok((suite, spi_out, policy))
+            })
+            .map_err(|error| error.failure(cx.now)),
+        Err(notify) => Err(error::refused(
+            cx.now,
+            &notify,
+            &ours(&settings, Stage::Auth),
+        )),
+    };
+    let (child, failure) = match agreed {
+        Ok((suite, spi_out, policy)) => (
+            Some(make_child(&keyed, suite, (spi_in, spi_out), policy, cx)),
+            None,
+        ),
+        Err(failure) => (None, Some(failure)),
+    };
+    Concluded::Established {
+        sa: Box::new(IkeSa::establish(keyed, child, cx.now)),
+        failure,
+        initial_contact: false,
+    }
+}
+
+/// The narrowed selectors, if they are what we offered or part of it (RFC 7296 §2.9).
+fn accept_child(answer: &ChildAnswer, offered: &Policy) -> Option<Policy> {
+    let part_of = |theirs: &TrafficSelectors, ours: &[Selector]| {
+        let within = |selector: &Selector| ours.iter().any(|offered| offered.contains(selector));
+        (!theirs.selectors.is_empty()
+            && theirs.unknown.is_empty()
+            && theirs.selectors.iter().all(within))
+        .then(|| theirs.selectors.clone())
+    };
+    Some(Policy {
+        local: part_of(&answer.ts_i, &offered.local)?,
+        remote: part_of(&answer.ts_r, &offered.remote)?,
+    })
+}
+
+fn make_child(
+    keyed: &Keyed,
+    suite: EspSuite,
+    spis: (u32, u32),
+    policy: Policy,
+    cx: &mut Context<'_>,
+) -> ChildSa {
+    let (keys_out, keys_in) = keyed
+        .keys
+        .child(keyed.suite, suite, &keyed.nonces, keyed.role);
+    let (spi_in, spi_out) = spis;
+    ChildSa {
+        spi_in,
+        spi_out,
+        suite,
+        policy,
+        hard_expiry: cx.now + keyed.place.settings.child_lifetime,
+        keys_in,
+        keys_out,
+        iv_key: cx.rng.bytes(),
+    }
+}
+
+impl HalfOpen {
+    /// Answers an IKE_AUTH request. The state comes back untouched when the message is not the peer's.
+    pub fn on_request(
+        mut self,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+        spi_in: u32,
+        cx: &mut Context<'_>,
+    ) -> Result<Concluded, Box<HalfOpen>> {
+        let request = match self.keyed.protector.open(message) {
+            Ok(payloads) => AuthRequest::read(payloads),
+            Err(Unopened::Forged) => return Err(Box::new(self)),
+            Err(Unopened::Nonsense(error)) => Err(error.into()),
+        };
+        // RFC 7296 §2.23: the initiator may have moved to port 4500, and a NAT may have chosen other ports for that.
+        self.keyed.place.local = datagram.local;
+        self.keyed.place.remote = datagram.remote;
+        let request = request.and_then(|request| {
+            check(&self.keyed, &request.id, request.auth.as_ref())?;
+            Ok(request)
+        });
+        Ok(match request {
+            Ok(request) => believed(self.keyed, &request, datagram, spi_in, cx),
+            Err(error) => refuse(self.keyed, &error, datagram, cx),
+        })
+    }
+}
+
+fn refuse(
+    mut keyed: Keyed,
+    error: &Error,
+    datagram: Datagram<'_>,
+    cx: &mut Context<'_>,
+) -> Concluded {
+    let mut received = Received::starting_at(1);
+    if let Some(response) = keyed
+        .protector
+        .seal(response_header(&keyed), &[Payload::Notify(error.notify())])
+    {
+        answer(response, &mut received, datagram, cx);
+    }
+    Concluded::Failed {
+        failure: error.failure(cx.now),
+        remnant: Some(Box::new(Remnant::new(received, cx.now))),
+    }
+}
+
+fn believed(
+    mut keyed: Keyed,
+    request: &AuthRequest,
+    datagram: Datagram<'_>,
+    spi_in: u32,
+    cx: &mut Context<'_>,
+) -> Concluded {
+    let id = id_payload(&keyed.place.settings.id);
+    let mut payloads = vec![Payload::IdR(id.clone()), Payload::Auth(prove(&keyed, &id))];
+    let (child, failure) = match choose_child(&keyed, request, datagram) {
+        Ok((chosen, spi_out, policy)) => {
+            payloads.push(Payload::Sa(negotiate::answer_esp(&chosen, spi_in)));
+            payloads.push(Payload::TsI(policy.remote.clone().into()));
+            payloads.push(Payload::TsR(policy.local.clone().into()));
+            let child = make_child(&keyed, chosen.suite, (spi_in, spi_out), policy, cx);
+            (Some(child), None)
+        }
+        Err(error) => {
+            payloads.push(Payload::Notify(error.notify()));
+            (None, Some(error.failure(cx.now)))
+        }
+    };
+    let Some(response) = keyed.protector.seal(response_header(&keyed), &payloads) else {
+        let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
+        return refuse(keyed, &error, datagram, cx);
+    };
+    let mut sa = IkeSa::establish(keyed, child, cx.now);
+    answer(response, sa.received_mut(), datagram, cx);
+    Concluded::Established {
+        sa: Box::new(sa),
+        failure,
+        initial_contact: request.initial_contact,
+    }
+}
+
+type ChosenChild = (negotiate::Chosen<EspSuite>, u32, Policy);
+
+fn choose_child(
+    keyed: &Keyed,
+    request: &AuthRequest,
+    datagram: Datagram<'_>,
+) -> Result<ChosenChild, Error> {
+    let settings = &keyed.place.settings;
+    match settings.encapsulation {
+        // A peer that saw the forced NAT and stays on port 500 could not receive what we send.
+        Encapsulation::Udp if datagram.local.port() != NAT_PORT => {
+            return Err(Error::Incompatible(Incompatible::NatTraversal));
+        }
+        Encapsulation::Udp | Encapsulation::Auto | Encapsulation::Esp => {}
+    }
+    let no_proposal = || {
+        Error::Incompatible(Incompatible::Esp {
+            theirs: negotiate::words_of_all(&request.sa, 8),
+            ours: join(settings.esp.iter()),
+        })
+    };
+    let chosen = negotiate::choose_esp(&settings.esp, &request.sa).ok_or_else(no_proposal)?;
+    let spi_out = negotiate::esp_spi(&chosen.spi).ok_or_else(no_proposal)?;
+    let policy = Policy {
+        local: narrow(&request.ts_r.selectors, &settings.policy.local),
+        remote: narrow(&request.ts_i.selectors, &settings.policy.remote),
+    };
+    if policy.local.is_empty() || policy.remote.is_empty() {
+        return Err(Error::Incompatible(Incompatible::Selectors {
+            theirs: selectors(&request.ts_r.selectors, &request.ts_i.selectors),
+            ours: selectors(&settings.policy.local, &settings.policy.remote),
+        }));
+    }
+    Ok((chosen, spi_out, policy))
+}
+
+fn response_header(keyed: &Keyed) -> Header {
+    let flags = Flags {
+        initiator: false,
+        response: true,
+        version: false,
+    };
+    Header::new(
+        keyed.spi_i,
+        keyed.spi_r,
+        ExchangeType::IKE_AUTH,
+        flags,
+        MessageId(1),
+    )
+}
+
+/// Sends a response where its request came from, and keeps it for repetitions.
+fn answer(
+    response: Vec<u8>,
+    received: &mut Received,
+    datagram: Datagram<'_>,
+    cx: &mut Context<'_>,
+) {
+    cx.out.transmits.push_back(Transmit {
+        local: datagram.local,
+        remote: datagram.remote,
+        content: Content::Ike(response.clone()),
+    });
+    received.answered(datagram.bytes, response);
+}

@@ -1,0 +1,469 @@
+//! IKE_SA_INIT (RFC 7296 §1.2): algorithms, public values and nonces, in the clear.
+//!
+//! ```text
+//! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), V  ──▶
+//!                 ◀──  HDR(SPIi, SPIr), SAr1, KEr, Nr, N(NAT-D source, destination), V
+//!            or   ◀──  HDR(SPIi, 0), N(INVALID_KE_PAYLOAD | NO_PROPOSAL_CHOSEN | COOKIE)
+//! ```
+//!
+//! Nothing here is authenticated. A refusal therefore ends an attempt only after a while in which the true answer may still come (§2.21.1), and the responder
+//! keeps no state before it has an offer it could accept.
+
+use std::time::Duration;
+
+use crate::crypto::{Generator, Group, KeyExchange};
+use crate::ike::error::{self, Error, Incompatible, Ours, Stage};
+use crate::ike::event::{Content, Datagram, Role, Transmit};
+use crate::ike::failure::Failure;
+use crate::ike::handshake::{Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID};
+use crate::ike::nat;
+use crate::ike::negotiate;
+use crate::ike::protect::Protector;
+use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
+use crate::ike::schedule::{IkeKeys, Nonces};
+use crate::ike::settings::{Encapsulation, Settings};
+use crate::ike::shape::{Init, InitAnswer};
+use crate::net::Time;
+use crate::wire::{
+    ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
+};
+
+/// Bytes of our nonces: at least half the key of every PRF we know (RFC 7296 §2.10).
+const NONCE_LEN: usize = 32;
+
+/// How often a peer may have us begin again before we take it to be playing.
+const MAX_RESTARTS: u8 = 4;
+
+/// How long after a refusal the true answer may still come.
+const FORGERY_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a responder waits for IKE_AUTH.
+const HALF_OPEN_LIFE: Duration = Duration::from_secs(30);
+
+/// The UDP port where a handshake begins.
+pub const IKE_PORT: u16 = 500;
+
+/// The UDP port of everything behind a NAT, and of ESP in UDP (RFC 3948).
+pub const NAT_PORT: u16 = 4500;
+
+const FROM_INITIATOR: Flags = Flags {
+    initiator: true,
+    response: false,
+    version: false,
+};
+
+const FROM_RESPONDER: Flags = Flags {
+    initiator: false,
+    response: true,
+    version: false,
+};
+
+/// Where an initiator is after a message or a timer.
+#[derive(Debug)]
+pub enum Progress {
+    /// Still waiting for an answer.
+    Waiting(Box<InitSent>),
+    /// The shared secret is known: IKE_AUTH comes next.
+    Keyed(Box<Keyed>),
+    /// This attempt is over.
+    Failed(Failure),
+}
+
+impl InitSent {
+    /// Begins: sends the first message.
+    pub fn begin(place: Place, spi_i: IkeSpi, cx: &mut Context<'_>) -> Option<InitSent> {
+        let group = place.settings.ike.first()?.groups.first()?;
+        let ke = KeyExchange::generate(group, cx.rng);
+        let mut nonce = vec![0; NONCE_LEN];
+        cx.rng.fill(&mut nonce);
+        let message = request(&place, spi_i, &ke, &nonce, None, cx.rng)?;
+        let ladder = send(&place, &message, cx);
+        Some(InitSent {
+            place,
+            spi_i,
+            ke,
+            nonce,
+            message,
+            cookie: None,
+            restarts: 0,
+            refusal: None,
+            ladder,
+        })
+    }
+
+    /// The same again, with another group or a cookie. The nonce stays, since a cookie may be bound to it (RFC 7296 §2.6); the proposals stay, since a
+    /// forged answer must not weaken them (§1.2).
+    fn again(mut self, cx: &mut Context<'_>) -> Progress {
+        self.restarts = self.restarts.saturating_add(1);
+        if self.restarts > MAX_RESTARTS {
+            let error = Error::Misbehaved("it has us begin the handshake again and again");
+            return Progress::Failed(error.failure(cx.now));
+        }
+        let cookie = self.cookie.as_deref();
+        let Some(message) = request(
+            &self.place,
+            self.spi_i,
+            &self.ke,
+            &self.nonce,
+            cookie,
+            cx.rng,
+        ) else {
+            return Progress::Waiting(Box::new(self));
+        };
+        self.ladder = send(&self.place, &message, cx);
+        self.message = message;
+        Progress::Waiting(Box::new(self))
+    }
+
+    /// Takes an answer. What is not worth believing changes nothing.
+    pub fn on_response(
+        mut self,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+        cx: &mut Context<'_>,
+    ) -> Progress {
+        let Ok(answer) = InitAnswer::read(message.clear.clone()) else {
+            return Progress::Waiting(Box::new(self));
+        };
+        match answer {
+            InitAnswer::Accepted(init) => self.accepted(*init, message, datagram, cx),
+            InitAnswer::Cookie(cookie) => {
+                self.cookie = Some(cookie);
+                self.again(cx)
+            }
+            InitAnswer::OtherGroup(wanted) => match self.offered(wanted) {
+                Some(group) => {
+                    self.ke = KeyExchange::generate(group, cx.rng);
+                    self.again(cx)
+                }
+                None => {
+                    let notify = Notify::new(
+                        NotifyType::INVALID_KE_PAYLOAD,
+                        wanted.to_be_bytes().to_vec(),
+                    );
+                    self.refused(&notify, cx.now)
+                }
+            },
+            InitAnswer::Refused(notify) => self.refused(&notify, cx.now),
+        }
+    }
+
+    /// A group the peer may ask for: one we offered and have not tried just now.
+    fn offered(&self, wanted: u16) -> Option<&'static Group> {
+        self.place
+            .settings
+            .ike
+            .iter()
+            .flat_map(|proposal| proposal.groups.iter())
+            .find(|group| group.id == wanted && group.id != self.ke.group().id)
+            .copied()
+    }
+
+    fn refused(mut self, notify: &Notify, now: Time) -> Progress {
+        let failure = error::refused(now, notify, &ours(&self.place.settings, Stage::Init));
+        self.refusal.get_or_insert(failure);
+        self.ladder.expect_end_by(now + FORGERY_GRACE);
+        Progress::Waiting(Box::new(self))
+    }
+
+    fn accepted(
+        mut self,
+        init: Init,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+        cx: &mut Context<'_>,
+    ) -> Progress {
+        let settings = &self.place.settings;
+        let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa) else {
+            return Progress::Waiting(Box::new(self));
+        };
+        if init.ke.group != suite.group.id
+            || suite.group != self.ke.group()
+            || message.header.spi_r.is_zero()
+        {
+            return Progress::Waiting(Box::new(self));
+        }
+        let Ok(shared) = self.ke.agree(&init.ke.data) else {
+            return Progress::Waiting(Box::new(self));
+        };
+        let (spi_i, spi_r) = (self.spi_i, message.header.spi_r);
+        let detected = nat::detect(
+            init.notifies.iter(),
+            spi_i,
+            spi_r,
+            datagram.local,
+            datagram.remote,
+        );
+        let detected = match (detected, settings.encapsulation) {
+            (Some(detected), _) => detected,
+            (None, Encapsulation::Udp) => {
+                let failure = Error::Incompatible(Incompatible::NatTraversal).failure(cx.now);
+                return Progress::Failed(failure);
+            }
+            (None, Encapsulation::Auto | Encapsulation::Esp) => nat::Detected {
+                us: false,
+                peer: false,
+            },
+        };
+        let nonces = Nonces {
+            initiator: std::mem::take(&mut self.nonce),
+            responder: init.nonce,
+        };
+        let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
+        let Ok(protector) = Protector::new(suite.protection, &keys, Role::Initiator, cx.rng) else {
+            return Progress::Failed(
+                Error::Misbehaved("its answer leads to keys of the wrong length").failure(cx.now),
+            );
+        };
+        let mut place = self.place;
+        place.local.set_ip(datagram.local.ip());
+        place.local.set_port(NAT_PORT);
+        place.remote.set_port(NAT_PORT);
+        Progress::Keyed(Box::new(Keyed {
+            place,
+            spi_i,
+            spi_r,
+            role: Role::Initiator,
+            suite,
+            nonces,
+            keys,
+            protector,
+            detected,
+            peer: peer_kind(&init.vendors),
+            init_request: self.message,
+            init_response: datagram.bytes.to_vec(),
+        }))
+    }
+}
+
+fn send(place: &Place, message: &[u8], cx: &mut Context<'_>) -> Retransmit {
+    let transmit = Transmit {
+        local: place.local,
+        remote: place.remote,
+        content: Content::Ike(message.to_vec()),
+    };
+    cx.out.transmits.push_back(transmit.clone());
+    let jitter = cx.jitter();
+    Retransmit::new(cx.now, transmit, HANDSHAKE_PATIENCE, jitter)
+}
+
+fn request(
+    place: &Place,
+    spi_i: IkeSpi,
+    ke: &KeyExchange,
+    nonce: &[u8],
+    cookie: Option<&[u8]>,
+    rng: &mut Generator,
+) -> Option<Vec<u8>> {
+    let settings = &place.settings;
+    let mut payloads = Vec::new();
+    payloads.extend(
+        cookie.map(|cookie| Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.to_vec()))),
+    );
+    payloads.push(Payload::Sa(negotiate::offer_ike(&settings.ike)));
+    payloads.push(public_value(ke));
+    payloads.push(Payload::Nonce(nonce.to_vec()));
+    payloads.extend(nat::notifies(
+        spi_i,
+        IkeSpi::ZERO,
+        place.local,
+        place.remote,
+        settings.encapsulation,
+        rng,
+    ));
+    payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
+    let header = Header::new(
+        spi_i,
+        IkeSpi::ZERO,
+        ExchangeType::IKE_SA_INIT,
+        FROM_INITIATOR,
+        MessageId(0),
+    );
+    Message::encode_clear(header, &payloads).ok()
+}
+
+fn public_value(ke: &KeyExchange) -> Payload {
+    Payload::Ke(Ke {
+        group: ke.group().id,
+        data: ke.public().to_vec(),
+    })
+}
+
+fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
+    if vendors.iter().any(|vendor| vendor == VENDOR_ID) {
+        PeerKind::Groundlink
+    } else {
+        PeerKind::Other
+    }
+}
+
+/// What we ask a peer for, in words.
+pub fn ours(settings: &Settings, stage: Stage) -> Ours {
+    Ours {
+        stage,
+        ike: join(settings.ike.iter()),
+        esp: join(settings.esp.iter()),
+        id: settings.id.clone(),
+        selectors: selectors(&settings.policy.local, &settings.policy.remote),
+    }
+}
+
+/// Values in a row, separated by commas.
+pub fn join(values: impl Iterator<Item = impl std::fmt::Display>) -> String {
+    values
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Traffic selectors the way people write them, ours first.
+pub fn selectors(local: &[crate::net::Selector], remote: &[crate::net::Selector]) -> String {
+    format!(
+        "{} === {}",
+        join(local.iter().take(30)),
+        join(remote.iter().take(30))
+    )
+}
+
+/// What a responder makes of an IKE_SA_INIT request.
+#[derive(Debug)]
+pub enum Answered {
+    /// It can go on; the answer is in the state.
+    HalfOpen(Box<HalfOpen>),
+    /// It cannot; the answer, if it deserves one, and what a person should know, if anything.
+    Refused {
+        /// The datagram to send back.
+        answer: Option<Vec<u8>>,
+        /// What to tell.
+        failure: Option<Failure>,
+    },
+}
+
+/// Answers an IKE_SA_INIT request for a tunnel.
+pub fn respond(
+    place: Place,
+    spi_r: IkeSpi,
+    message: &Message<'_>,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> Answered {
+    let spi_i = message.header.spi_i;
+    match try_respond(place, spi_r, message, bytes, cx) {
+        Ok(half_open) => Answered::HalfOpen(Box::new(half_open)),
+        // Being asked for another group is how a handshake may well begin (RFC 7296 §1.2): nothing to tell.
+        Err(error @ Error::Incompatible(Incompatible::Group { .. })) => Answered::Refused {
+            answer: refuse(spi_i, error.notify()),
+            failure: None,
+        },
+        Err(error) => Answered::Refused {
+            answer: refuse(spi_i, error.notify()),
+            failure: Some(error.failure(cx.now)),
+        },
+    }
+}
+
+/// The message that refuses an IKE_SA_INIT request; it leaves no state behind, so its responder SPI is zero.
+pub fn refuse(spi_i: IkeSpi, notify: Notify) -> Option<Vec<u8>> {
+    let header = Header::new(
+        spi_i,
+        IkeSpi::ZERO,
+        ExchangeType::IKE_SA_INIT,
+        FROM_RESPONDER,
+        MessageId(0),
+    );
+    Message::encode_clear(header, &[Payload::Notify(notify)]).ok()
+}
+
+fn try_respond(
+    place: Place,
+    spi_r: IkeSpi,
+    message: &Message<'_>,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> Result<HalfOpen, Error> {
+    let settings = place.settings.clone();
+    let spi_i = message.header.spi_i;
+    let init = Init::read(message.clear.clone())?;
+    let chosen = negotiate::choose_ike(&settings.ike, &init.sa).ok_or_else(|| {
+        Error::Incompatible(Incompatible::Ike {
+            theirs: negotiate::words_of_all(&init.sa, 8),
+            ours: join(settings.ike.iter()),
+        })
+    })?;
+    let suite = chosen.suite;
+    if init.ke.group != suite.group.id {
+        return Err(Error::Incompatible(Incompatible::Group {
+            wanted: suite.group.id,
+        }));
+    }
+    let detected = nat::detect(
+        init.notifies.iter(),
+        spi_i,
+        IkeSpi::ZERO,
+        place.local,
+        place.remote,
+    );
+    let detected = match (detected, settings.encapsulation) {
+        (Some(detected), _) => detected,
+        (None, Encapsulation::Udp) => return Err(Error::Incompatible(Incompatible::NatTraversal)),
+        (None, Encapsulation::Auto | Encapsulation::Esp) => nat::Detected {
+            us: false,
+            peer: false,
+        },
+    };
+    let ke = KeyExchange::generate(suite.group, cx.rng);
+    let shared = ke
+        .agree(&init.ke.data)
+        .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
+    let mut nonce = vec![0; NONCE_LEN];
+    cx.rng.fill(&mut nonce);
+
+    let mut payloads = vec![
+        Payload::Sa(negotiate::answer_ike(&chosen)),
+        public_value(&ke),
+        Payload::Nonce(nonce.clone()),
+    ];
+    payloads.extend(nat::notifies(
+        spi_i,
+        spi_r,
+        place.local,
+        place.remote,
+        settings.encapsulation,
+        cx.rng,
+    ));
+    payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
+    let header = Header::new(
+        spi_i,
+        spi_r,
+        ExchangeType::IKE_SA_INIT,
+        FROM_RESPONDER,
+        MessageId(0),
+    );
+    let response = Message::encode_clear(header, &payloads)
+        .map_err(|long| Error::Malformed(long.to_string()))?;
+
+    let nonces = Nonces {
+        initiator: init.nonce,
+        responder: nonce,
+    };
+    let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
+    let protector = Protector::new(suite.protection, &keys, Role::Responder, cx.rng)
+        .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
+    Ok(HalfOpen {
+        expires: cx.now + HALF_OPEN_LIFE,
+        keyed: Keyed {
+            place,
+            spi_i,
+            spi_r,
+            role: Role::Responder,
+            suite,
+            nonces,
+            keys,
+            protector,
+            detected,
+            peer: peer_kind(&init.vendors),
+            init_request: bytes.to_vec(),
+            init_response: response,
+        },
+    })
+}

@@ -1,0 +1,5 @@
+//! The exchanges of IKEv2, one file each, both roles side by side.
+
+pub mod auth;
+pub mod informational;
+pub mod init;

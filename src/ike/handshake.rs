@@ -1,0 +1,188 @@
+//! The line every IKE SA walks before it is established; a state that ends is consumed (RFC 7296 §1.2).
+//!
+//! ```text
+//! initiator                                                          responder
+//! InitSent ── HDR, SAi1, KEi, Ni, N(NAT-D) ──────────────────────▶
+//!          ◀─────────────────────── HDR, SAr1, KEr, Nr, N(NAT-D) ──  HalfOpen
+//! AuthSent ── HDR, SK { IDi, AUTH, SAi2, TSi, TSr } ─────────────▶
+//!          ◀────────────── HDR, SK { IDr, AUTH, SAr2, TSi, TSr } ──  Established
+//! Established
+//! ```
+//!
+//! The steps themselves are in [`exchange::init`](super::exchange) and [`exchange::auth`](super::exchange).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::event::{Event, Role, Transmit};
+use super::failure::Failure;
+use super::nat::Detected;
+use super::protect::Protector;
+use super::retransmit::Retransmit;
+use super::schedule::{IkeKeys, Nonces};
+use super::settings::{Settings, TunnelId};
+use super::window::Received;
+use crate::crypto::{Generator, IkeSuite, KeyExchange};
+use crate::net::Time;
+use crate::wire::{Id, IkeSpi};
+
+/// What goes out, in order.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Datagrams.
+    pub transmits: VecDeque<Transmit>,
+    /// News. They are to be acted on before the datagrams leave: a Child SA is installed before the peer learns that it may use it.
+    pub events: VecDeque<Event>,
+}
+
+/// What every step may use.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What time it is.
+    pub now: Time,
+    /// Where randomness comes from.
+    pub rng: &'a mut Generator,
+    /// Where results go.
+    pub out: &'a mut Output,
+}
+
+impl Context<'_> {
+    /// A byte of jitter.
+    pub fn jitter(&mut self) -> u8 {
+        let [byte] = self.rng.bytes::<1>();
+        byte
+    }
+}
+
+/// Which tunnel an SA belongs to, between which addresses.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// When the first message of the handshake went or came.
+    pub started: Time,
+}
+
+/// We sent IKE_SA_INIT.
+#[derive(Debug)]
+pub struct InitSent {
+    /// Whose.
+    pub place: Place,
+    /// Our SPI.
+    pub spi_i: IkeSpi,
+    /// Our half of the key exchange.
+    pub ke: KeyExchange,
+    /// Ni.
+    pub nonce: Vec<u8>,
+    /// The message as sent last: AUTH will cover it.
+    pub message: Vec<u8>,
+    /// The cookie the peer asked to see, if it did.
+    pub cookie: Option<Vec<u8>>,
+    /// How often the peer had us begin again, for a cookie or another group.
+    pub restarts: u8,
+    /// The peer's refusal, while we wait whether it was a forged one.
+    pub refusal: Option<Failure>,
+    /// When to repeat it.
+    pub ladder: Retransmit,
+}
+
+/// What both sides have once the shared secret is known.
+#[derive(Debug)]
+pub struct Keyed {
+    /// Whose.
+    pub place: Place,
+    /// The initiator's SPI.
+    pub spi_i: IkeSpi,
+    /// The responder's SPI.
+    pub spi_r: IkeSpi,
+    /// Which side we are.
+    pub role: Role,
+    /// What was negotiated.
+    pub suite: IkeSuite,
+    /// The nonces.
+    pub nonces: Nonces,
+    /// The keys.
+    pub keys: IkeKeys,
+    /// The protection made of them.
+    pub protector: Protector,
+    /// Where a NAT was seen.
+    pub detected: Detected,
+    /// Whether the peer is a groundlink too, so that both settle crossed handshakes by the same rule.
+    pub peer: PeerKind,
+    /// The initiator's IKE_SA_INIT as it was on the wire.
+    pub init_request: Vec<u8>,
+    /// The responder's.
+    pub init_response: Vec<u8>,
+}
+
+/// Who made the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerKind {
+    /// Another groundlink.
+    Groundlink,
+    /// Somebody else.
+    Other,
+}
+
+/// The Vendor ID payload by which groundlinks know each other.
+pub const VENDOR_ID: &[u8] = b"groundlink IKEv2 1";
+
+/// We sent IKE_AUTH.
+#[derive(Debug)]
+pub struct AuthSent {
+    /// Keys and all.
+    pub keyed: Keyed,
+    /// The SPI we offered for the Child SA.
+    pub spi_in: u32,
+    /// When to repeat it.
+    pub ladder: Retransmit,
+}
+
+/// We answered IKE_SA_INIT and await IKE_AUTH.
+#[derive(Debug)]
+pub struct HalfOpen {
+    /// Keys and all.
+    pub keyed: Keyed,
+    /// When we stop waiting.
+    pub expires: Time,
+}
+
+/// What is left of an SA that we refused or that the peer deleted: our last answer, in case it got lost.
+#[derive(Debug)]
+pub struct Remnant {
+    /// The request and its answer.
+    pub received: Received,
+    /// When even that is forgotten.
+    pub expires: Time,
+}
+
+impl Remnant {
+    /// Keeps an answer as long as a peer may repeat the question.
+    pub fn new(received: Received, now: Time) -> Remnant {
+        Remnant {
+            received,
+            expires: now + super::retransmit::HANDSHAKE_PATIENCE,
+        }
+    }
+}
+
+/// Our identity as a payload's content, and the peer's expected one likewise.
+pub fn id_payload(identity: &super::settings::Identity) -> Id {
+    use super::settings::Identity;
+    use crate::wire::IdType;
+    let (kind, data) = match identity {
+        Identity::Ipv4(address) => (IdType::IPV4_ADDR, address.octets().to_vec()),
+        Identity::Ipv6(address) => (IdType::IPV6_ADDR, address.octets().to_vec()),
+        Identity::Fqdn(name) => (IdType::FQDN, name.clone().into_bytes()),
+        Identity::Email(name) => (IdType::RFC822_ADDR, name.clone().into_bytes()),
+        Identity::KeyId(bytes) => (IdType::KEY_ID, bytes.clone()),
+    };
+    Id::new(kind, data)
+}

@@ -1,0 +1,189 @@
+//! What a tunnel wants and where it stands, apart from its SAs: when to try, when to pause, when to give up.
+//!
+//! ```text
+//!            ┌──────────── lost, or refused: pause, longer each time ───────────┐
+//!            ▼                                                                   │
+//! Rest ──▶ Retry{at} ──▶ Resolving (peers given by name) ──▶ Attempt ──▶ an SA ──┘
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::{State, Waiting};
+use super::exchange::init::IKE_PORT;
+use super::failure::Failure;
+use super::retransmit::back_off;
+use super::settings::{Peer, Settings, Start};
+use crate::net::Time;
+
+/// One tunnel.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// As configured.
+    pub settings: Arc<Settings>,
+    /// Whether it should be connected at all.
+    pub wish: Wish,
+    /// What happens next.
+    pub plan: Plan,
+    /// Where the peer is, as far as known.
+    pub address: Option<IpAddr>,
+    /// How many tries in a row came to nothing.
+    pub failures: u32,
+    /// Before this, traffic does not start another attempt.
+    pub not_before: Time,
+    /// The last thing that went wrong.
+    pub last_failure: Option<Failure>,
+    /// The state and since when, for status reports.
+    pub state: (State, Time),
+}
+
+/// What people want of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// As its `start` says.
+    Serve,
+    /// Nothing until they ask again.
+    Down,
+}
+
+/// What a tunnel does while it has no SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing: it is connected, or waits for traffic or the peer.
+    Rest,
+    /// It waits for the name service. With an aim it then connects, otherwise it only wants to recognise the peer.
+    Resolving {
+        /// When that counts as failed.
+        until: Time,
+        /// What for.
+        aim: Aim,
+    },
+    /// A handshake is under way.
+    Attempt,
+    /// A pause before the next try.
+    Retry {
+        /// When it ends.
+        at: Time,
+    },
+    /// It will not try again by itself.
+    GivenUp,
+}
+
+/// Why a peer's name is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// To begin a handshake.
+    Connect,
+    /// To recognise the peer when it begins one.
+    Recognise,
+}
+
+/// How long the name service may take.
+pub const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A tunnel that was up this long starts again with a short pause.
+const SETTLED: Duration = Duration::from_secs(30);
+
+impl Tunnel {
+    /// A tunnel that has not done anything yet.
+    pub fn new(settings: Arc<Settings>, now: Time) -> Tunnel {
+        let address = match settings.peer {
+            Peer::Address(address) => Some(address),
+            Peer::Name(_) => None,
+        };
+        Tunnel {
+            settings,
+            wish: Wish::Serve,
+            plan: Plan::Rest,
+            address,
+            failures: 0,
+            not_before: now,
+            last_failure: None,
+            state: (State::Connecting, now),
+        }
+    }
+
+    /// Where its handshakes begin.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let remote = SocketAddr::new(self.address?, IKE_PORT);
+        Some((SocketAddr::new(self.settings.local, IKE_PORT), remote))
+    }
+
+    /// Whether it keeps trying without being asked.
+    pub fn reconnects(&self) -> bool {
+        self.wish == Wish::Serve && self.settings.start == Start::Auto
+    }
+
+    /// A try came to nothing.
+    pub fn on_failure(&mut self, failure: Failure, jitter: u8) {
+        let now = failure.at;
+        self.last_failure = Some(failure);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + back_off(self.failures, jitter);
+        self.plan = match self.settings.start {
+            Start::Auto => Plan::Retry {
+                at: self.not_before,
+            },
+            Start::Trap => Plan::Rest,
+            Start::Add => Plan::GivenUp,
+        };
+    }
+
+    /// Its last SA is gone after having been up for `lived`.
+    pub fn on_lost(&mut self, now: Time, lived: Duration, jitter: u8) {
+        self.failures = if lived >= SETTLED {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+        let pause = match self.failures {
+            // Half a second at most: both ends of a lost tunnel come back, and rather not in the same instant.
+            0 => Duration::from_millis(u64::from(jitter).saturating_mul(2)),
+            failures => back_off(failures, jitter),
+        };
+        self.not_before = now + pause;
+        self.plan = if self.reconnects() {
+            Plan::Retry {
+                at: self.not_before,
+            }
+        } else {
+            Plan::Rest
+        };
+    }
+
+    /// How it is doing, given whether a Child SA is up.
+    pub fn current_state(&self, up: bool) -> State {
+        match (up, self.wish, self.plan) {
+            (true, _, _) => State::Up,
+            (false, Wish::Down, _) => State::Down,
+            (false, Wish::Serve, Plan::GivenUp) => State::Failed,
+            (
+                false,
+                Wish::Serve,
+                Plan::Rest | Plan::Resolving { .. } | Plan::Attempt | Plan::Retry { .. },
+            ) => State::Connecting,
+        }
+    }
+
+    /// What it waits for while connecting.
+    pub fn waiting(&self) -> Waiting {
+        match (self.plan, self.settings.start) {
+            (Plan::Retry { at }, _) => Waiting::Retry { at },
+            (Plan::Rest, Start::Trap) => Waiting::Traffic,
+            (Plan::Rest | Plan::GivenUp, Start::Add) => Waiting::Peer,
+            (Plan::Rest | Plan::GivenUp | Plan::Resolving { .. } | Plan::Attempt, _) => {
+                Waiting::Answer
+            }
+        }
+    }
+
+    /// When its plan has something to do.
+    pub fn next_timer(&self) -> Time {
+        match self.plan {
+            Plan::Retry { at } => at,
+            Plan::Resolving { until, .. } => until,
+            Plan::Rest | Plan::Attempt | Plan::GivenUp => Time::MAX,
+        }
+    }
+}
