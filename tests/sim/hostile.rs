@@ -1,0 +1,323 @@
+//! Messages nobody should send: nothing unauthenticated changes an established SA, and nothing costs much.
+
+use std::time::Duration;
+
+use groundlink::crypto::Generator;
+use groundlink::ike::{Content, State};
+use groundlink::wire::{
+    Delete, ExchangeType, Flags, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
+};
+
+use crate::pair::{Pair, Side, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn sent_bytes(pair: &Pair, side: Side, index: usize) -> Vec<u8> {
+    let node = match side {
+        Side::A => &pair.a,
+        Side::B => &pair.b,
+    };
+    match &node.sent[index].content {
+        Content::Ike(bytes) => bytes.clone(),
+        Content::Keepalive => Vec::new(),
+    }
+}
+
+fn response(spi_i: IkeSpi, exchange: ExchangeType, payloads: &[Payload]) -> Vec<u8> {
+    let flags = Flags {
+        response: true,
+        ..Flags::default()
+    };
+    let header = Header::new(spi_i, IkeSpi(0), exchange, flags, MessageId(0));
+    Message::encode_clear(header, payloads).unwrap()
+}
+
+#[test]
+fn n01_random_and_truncated_datagrams_change_nothing_and_are_not_answered() {
+    let mut pair = Pair::established();
+    let mut chance = Generator::from_seed([7; 32]);
+    let quiet = pair.b.sent.len();
+    for round in 0..3000u64 {
+        let mut noise = vec![0; usize::try_from(chance.below(200)).unwrap()];
+        chance.fill(&mut noise);
+        let port = if round % 2 == 0 { 500 } else { 4500 };
+        pair.inject(Side::B, port, &noise);
+    }
+    for index in 0..2 {
+        let whole = sent_bytes(&pair, Side::A, index);
+        for len in 0..whole.len() {
+            pair.inject(Side::B, 500, &whole[..len]);
+        }
+    }
+    assert_eq!(pair.b.sent.len(), quiet);
+    pair.assert_agreed();
+}
+
+#[test]
+fn p02_every_flipped_bit_of_a_protected_message_is_dropped() {
+    let mut pair = Pair::established();
+    let request = sent_bytes(&pair, Side::A, 1);
+    let quiet = (pair.b.sent.len(), pair.b.events.len());
+    // Not those of the major version, which is worth an answer (n27).
+    let version = 17 * 8 + 4..18 * 8;
+    for bit in (0..request.len() * 8).filter(|bit| !version.contains(bit)) {
+        let mut damaged = request.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        pair.inject(Side::B, 4500, &damaged);
+    }
+    assert_eq!((pair.b.sent.len(), pair.b.events.len()), quiet);
+    pair.assert_agreed();
+    // The intact one is a repetition and gets its answer again.
+    pair.inject(Side::B, 4500, &request);
+    assert_eq!(pair.b.sent.len(), quiet.0 + 1);
+    assert_eq!(pair.b.sent[quiet.0], pair.b.sent[quiet.0 - 1]);
+}
+
+#[test]
+fn p02_a_half_open_sa_survives_every_flipped_bit_of_its_ike_auth() {
+    let pair = Pair::established();
+    let (init, auth) = (sent_bytes(&pair, Side::A, 0), sent_bytes(&pair, Side::A, 1));
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    fresh.inject(Side::B, 500, &init);
+    for bit in 0..auth.len() * 8 {
+        let mut damaged = auth.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fresh.inject(Side::B, 4500, &damaged);
+    }
+    assert!(fresh.b.children.is_empty());
+    fresh.inject(Side::B, 4500, &auth);
+    assert_eq!(fresh.b.state(), State::Up, "{:?}", fresh.b.failures);
+}
+
+#[test]
+fn n15_forged_refusals_that_come_before_the_true_answer_do_not_end_the_attempt() {
+    for kind in [
+        NotifyType::NO_PROPOSAL_CHOSEN,
+        NotifyType::INVALID_SYNTAX,
+        NotifyType::AUTHENTICATION_FAILED,
+        NotifyType::INVALID_KE_PAYLOAD,
+    ] {
+        let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+        let init = Header::parse(&sent_bytes(&pair, Side::A, 0)).unwrap();
+        let forged = response(
+            init.spi_i,
+            ExchangeType::IKE_SA_INIT,
+            &[Payload::Notify(Notify::new(kind, vec![0, 1]))],
+        );
+        pair.inject(Side::A, 500, &forged);
+        pair.run_for(SECOND);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn n11_a_peer_that_has_us_begin_again_for_ever_is_given_up() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    for round in 0..20u8 {
+        let Some(last) = pair.a.sent.len().checked_sub(1) else {
+            break;
+        };
+        let init = Header::parse(&sent_bytes(&pair, Side::A, last)).unwrap();
+        let cookie = Notify::new(NotifyType::COOKIE, vec![round; 20]);
+        let asked = response(
+            init.spi_i,
+            ExchangeType::IKE_SA_INIT,
+            &[Payload::Notify(cookie)],
+        );
+        pair.inject(Side::A, 500, &asked);
+    }
+    assert_eq!(pair.a.codes(), ["peer-misbehaved"]);
+    assert!(pair.a.sent.len() <= 6);
+}
+
+#[test]
+fn n10_a_cookie_is_repeated_in_front_of_an_otherwise_unchanged_message() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let first = sent_bytes(&pair, Side::A, 0);
+    let spi_i = Header::parse(&first).unwrap().spi_i;
+    let cookie = Notify::new(NotifyType::COOKIE, b"remember me".to_vec());
+    let asked = response(
+        spi_i,
+        ExchangeType::IKE_SA_INIT,
+        &[Payload::Notify(cookie.clone())],
+    );
+    pair.inject(Side::A, 500, &asked);
+    let second = sent_bytes(&pair, Side::A, 1);
+    let (first, second) = (
+        Message::parse(&first).unwrap(),
+        Message::parse(&second).unwrap(),
+    );
+    assert_eq!(second.clear[0], Payload::Notify(cookie));
+    // SA, KE and the nonce.
+    assert_eq!(second.clear[1..4], first.clear[0..3]);
+}
+
+#[test]
+fn n13_an_init_request_with_wrong_ids_or_flags_is_dropped() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    let mut dropped = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = init.clone();
+        change(&mut bytes);
+        let before = fresh.b.sent.len();
+        fresh.inject(Side::B, 500, &bytes);
+        assert_eq!(fresh.b.sent.len(), before);
+    };
+    dropped(&|bytes| bytes[8] = 1);
+    dropped(&|bytes| bytes[23] = 1);
+    dropped(&|bytes| bytes[19] = 0);
+    dropped(&|bytes| bytes[..8].fill(0));
+}
+
+#[test]
+fn n14_the_same_init_gets_the_same_answer_and_another_body_under_its_spi_none() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    fresh.inject(Side::B, 500, &init);
+    fresh.inject(Side::B, 500, &init);
+    assert_eq!(fresh.b.sent.len(), 2);
+    assert_eq!(fresh.b.sent[0], fresh.b.sent[1]);
+    let mut other = init.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    fresh.inject(Side::B, 500, &other);
+    assert_eq!(fresh.b.sent.len(), 2);
+}
+
+#[test]
+fn n12_a_flood_of_half_open_handshakes_is_bounded_and_forgotten() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut victim = Pair::established();
+    let before = victim.b.sent.len();
+    for spi in 1..2000u64 {
+        let mut bytes = init.clone();
+        bytes[..8].copy_from_slice(&spi.to_be_bytes());
+        victim.inject(Side::B, 500, &bytes);
+    }
+    assert!(
+        victim.b.sent.len() - before <= 5,
+        "{}",
+        victim.b.sent.len() - before
+    );
+    victim.assert_agreed();
+    victim.run_for(31 * SECOND);
+    victim.assert_agreed();
+}
+
+#[test]
+fn n25_a_handshake_without_ike_auth_is_forgotten() {
+    let pair = Pair::established();
+    let (init, auth) = (sent_bytes(&pair, Side::A, 0), sent_bytes(&pair, Side::A, 1));
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    fresh.inject(Side::B, 500, &init);
+    fresh.run_for(31 * SECOND);
+    let before = fresh.b.sent.len();
+    fresh.inject(Side::B, 4500, &auth);
+    assert_eq!(fresh.b.sent.len(), before);
+    assert!(fresh.b.children.is_empty());
+}
+
+#[test]
+fn n17_unprotected_messages_of_an_established_sa_do_nothing() {
+    let mut pair = Pair::established();
+    let ike = pair.b.view().ike.unwrap();
+    let quiet = (pair.b.sent.len(), pair.b.events.len());
+    for exchange in [
+        ExchangeType::IKE_AUTH,
+        ExchangeType::INFORMATIONAL,
+        ExchangeType::CREATE_CHILD_SA,
+    ] {
+        for id in 0..4 {
+            let flags = Flags {
+                initiator: true,
+                ..Flags::default()
+            };
+            let header = Header::new(ike.spi_i, ike.spi_r, exchange, flags, MessageId(id));
+            let bytes = Message::encode_clear(header, &[Payload::Delete(Delete::ike())]).unwrap();
+            pair.inject(Side::B, 4500, &bytes);
+        }
+    }
+    assert_eq!((pair.b.sent.len(), pair.b.events.len()), quiet);
+    pair.assert_agreed();
+}
+
+#[test]
+fn n27_other_major_versions_are_told_so_at_a_limited_rate_and_minor_ones_accepted() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    for _ in 0..500 {
+        let mut version_3 = init.clone();
+        version_3[17] = 0x30;
+        fresh.inject(Side::B, 500, &version_3);
+    }
+    let answers = fresh.b.sent.len();
+    assert!((1..=20).contains(&answers), "{answers}");
+    let answer = Message::parse(&sent_bytes(&fresh, Side::B, 0))
+        .unwrap()
+        .clear;
+    assert!(
+        matches!(&answer[0], Payload::Notify(notify) if notify.kind == NotifyType::INVALID_MAJOR_VERSION)
+    );
+
+    let mut version_2_5 = init;
+    version_2_5[17] = 0x25;
+    fresh.inject(Side::B, 500, &version_2_5);
+    assert_eq!(fresh.b.sent.len(), answers + 1);
+}
+
+#[test]
+fn n28_answers_to_strangers_are_never_larger_than_what_they_answer() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    let mut chance = Generator::from_seed([3; 32]);
+    for _ in 0..2000 {
+        let mut bytes = init.clone();
+        let at = usize::try_from(chance.below(init.len() as u64)).unwrap();
+        bytes[at] = chance.bytes::<1>()[0];
+        let before = fresh.b.sent.len();
+        fresh.inject_from(Side::B, "192.0.2.2:500", "198.51.100.99:500", &bytes);
+        for index in before..fresh.b.sent.len() {
+            assert!(sent_bytes(&fresh, Side::B, index).len() <= bytes.len());
+        }
+    }
+}
+
+#[test]
+fn a_stranger_is_refused_like_a_peer_without_configuration_and_named() {
+    let pair = Pair::established();
+    let init = sent_bytes(&pair, Side::A, 0);
+    let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
+    fresh.cut();
+    fresh.inject_from(Side::B, "192.0.2.2:500", "198.51.100.99:500", &init);
+    assert_eq!(fresh.b.codes(), ["unknown-peer"]);
+    assert!(fresh.b.failures[0].text.contains("198.51.100.99"));
+}
+
+#[test]
+fn n23_our_own_messages_reflected_to_us_lead_nowhere() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let own = sent_bytes(&pair, Side::A, 0);
+    let own_as_response = {
+        let mut bytes = own.clone();
+        bytes[19] = 0x20;
+        bytes
+    };
+    pair.inject(Side::A, 500, &own);
+    pair.inject(Side::A, 500, &own_as_response);
+    assert!(pair.a.children.is_empty());
+    assert_eq!(pair.a.state(), State::Connecting);
+}

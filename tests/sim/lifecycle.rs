@@ -1,0 +1,253 @@
+//! An established tunnel: liveness, goodbyes, expiry, restarts.
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, Content, Encapsulation, Start, State};
+
+use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn liveness_is_asked_only_when_nothing_authentic_was_heard() {
+    let mut pair = Pair::established();
+    let quiet = (pair.a.sent.len(), pair.b.sent.len());
+    for _ in 0..60 {
+        let at = pair.now;
+        pair.command(Side::A, Command::Heard { tunnel: TUNNEL, at });
+        pair.command(Side::B, Command::Heard { tunnel: TUNNEL, at });
+        pair.run_for(Duration::from_secs(5));
+    }
+    assert_eq!(
+        (pair.a.sent.len(), pair.b.sent.len()),
+        quiet,
+        "ESP proves that the peer lives"
+    );
+    pair.run_for(Duration::from_secs(25));
+    assert!(pair.a.sent.len() > quiet.0, "silence is asked about");
+    pair.assert_agreed();
+}
+
+#[test]
+fn a_dead_peer_is_noticed_after_delay_and_timeout_and_not_before() {
+    let mut pair = Pair::established();
+    pair.cut();
+    pair.run_for(Duration::from_secs(38));
+    assert_eq!(pair.a.state(), State::Up, "{:?}", pair.a.events);
+    pair.run_for(Duration::from_secs(5));
+    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.codes()[0], "peer-dead");
+    assert!(pair.a.children.is_empty());
+    pair.fair();
+    pair.run_for(3 * MINUTE);
+    pair.assert_agreed();
+}
+
+#[test]
+fn one_lost_liveness_check_is_no_reason_to_part() {
+    let mut pair = Pair::established();
+    let spi = pair.a.children[0].spi_in;
+    pair.cut();
+    pair.run_for(Duration::from_secs(20));
+    pair.fair();
+    pair.run_for(10 * MINUTE);
+    pair.assert_agreed();
+    assert_eq!(pair.a.children[0].spi_in, spi);
+}
+
+#[test]
+fn down_says_goodbye_and_holds_until_up() {
+    let mut pair = Pair::established();
+    pair.command(Side::A, Command::Down(TUNNEL));
+    assert!(pair.a.children.is_empty(), "traffic stops at once");
+    pair.run_for(10 * MINUTE);
+    assert_eq!(pair.a.state(), State::Down);
+    assert!(pair.b.children.is_empty());
+    assert_eq!(pair.b.codes(), ["deleted-by-peer"]);
+    assert!(pair.a.endpoint.is_idle() && pair.b.endpoint.is_idle());
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+}
+
+#[test]
+fn a_tunnel_that_is_down_does_not_answer_the_peer_either() {
+    let mut pair = Pair::established();
+    pair.command(Side::B, Command::Down(TUNNEL));
+    pair.run_for(10 * MINUTE);
+    assert_eq!(pair.b.state(), State::Down);
+    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(
+        pair.a.view().last_failure.unwrap().code,
+        "no-proposal-chosen"
+    );
+    pair.command(Side::B, Command::Up(TUNNEL));
+    pair.run_for(2 * MINUTE);
+    pair.assert_agreed();
+}
+
+#[test]
+fn shutdown_tells_the_peer_and_is_over_when_it_has_answered() {
+    let mut pair = Pair::established();
+    pair.command(Side::B, Command::Shutdown);
+    assert!(!pair.b.endpoint.is_idle());
+    pair.run_for(LATENCY * 3);
+    assert!(pair.b.endpoint.is_idle());
+    assert!(pair.a.children.is_empty());
+}
+
+#[test]
+fn reset_begins_anew() {
+    let mut pair = Pair::established();
+    let spi = pair.a.children[0].spi_in;
+    pair.command(Side::A, Command::Reset(TUNNEL));
+    pair.run_for(Duration::from_secs(5));
+    pair.assert_agreed();
+    assert_ne!(pair.a.children[0].spi_in, spi);
+}
+
+#[test]
+fn at_the_hard_lifetime_the_tunnel_stops_and_comes_back_with_new_keys() {
+    let mut a = settings(Side::A);
+    a.child_lifetime = Duration::from_secs(100);
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.run_for(Duration::from_secs(99));
+    pair.assert_agreed();
+    let spi = pair.a.children[0].spi_in;
+    pair.run_for(Duration::from_secs(6));
+    pair.assert_agreed();
+    assert_ne!(pair.a.children[0].spi_in, spi);
+}
+
+#[test]
+fn the_ike_lifetime_ends_the_child_with_it() {
+    let mut b = settings(Side::B);
+    b.ike_lifetime = Duration::from_secs(50);
+    let mut pair = Pair::new(settings(Side::A), b);
+    pair.run_for(Duration::from_secs(1));
+    let spi = pair.a.children[0].spi_in;
+    pair.run_for(Duration::from_secs(60));
+    pair.assert_agreed();
+    assert_ne!(pair.a.children[0].spi_in, spi);
+}
+
+#[test]
+fn p19_used_up_sequence_numbers_end_the_sa_and_a_new_one_follows() {
+    let mut pair = Pair::established();
+    let spi_in = pair.a.children[0].spi_in;
+    pair.command(
+        Side::A,
+        Command::SequenceExhausted {
+            tunnel: TUNNEL,
+            spi_in,
+        },
+    );
+    assert!(pair.a.children.is_empty(), "nothing is sent any more");
+    pair.run_for(Duration::from_secs(10));
+    pair.assert_agreed();
+    assert_ne!(pair.a.children[0].spi_in, spi_in);
+}
+
+#[test]
+fn p18_a_child_that_cannot_be_installed_is_deleted_at_the_peer_too() {
+    let mut pair = Pair::established();
+    let spi_in = pair.a.children[0].spi_in;
+    let why = "the device is gone".to_owned();
+    pair.command(
+        Side::A,
+        Command::InstallFailed {
+            tunnel: TUNNEL,
+            spi_in,
+            why,
+        },
+    );
+    pair.run_for(LATENCY * 4);
+    assert!(pair.b.children.is_empty());
+    assert_eq!(pair.a.codes()[0], "install-failed");
+}
+
+#[test]
+fn a_rebooted_peer_is_taken_back_at_once_by_initial_contact() {
+    let mut pair = Pair::established();
+    let old = pair.b.children[0].spi_in;
+    pair.reboot(Side::A, settings(Side::A), 9);
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+    assert_ne!(pair.b.children[0].spi_in, old);
+}
+
+#[test]
+fn a_rebooted_responder_is_noticed_by_liveness() {
+    let mut pair = Pair::established();
+    pair.reboot(Side::B, settings(Side::B), 9);
+    pair.run_for(2 * MINUTE);
+    pair.assert_agreed();
+}
+
+#[test]
+fn trap_connects_on_demand_and_waits_for_the_next_packet_after_a_failure() {
+    let mut a = settings(Side::A);
+    a.start = Start::Trap;
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.run_for(MINUTE);
+    assert!(pair.a.sent.is_empty());
+    pair.command(Side::A, Command::Demand(TUNNEL));
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+    pair.command(Side::B, Command::Down(TUNNEL));
+    pair.run_for(MINUTE);
+    let silent = pair.a.sent.len();
+    pair.run_for(10 * MINUTE);
+    assert_eq!(pair.a.sent.len(), silent, "without traffic it stays silent");
+}
+
+#[test]
+fn add_waits_for_the_peer_and_gives_up_after_one_try_of_its_own() {
+    let mut a = settings(Side::A);
+    a.start = Start::Add;
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.run_for(10 * MINUTE);
+    assert!(pair.a.sent.is_empty() && pair.b.sent.is_empty());
+    pair.cut();
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.run_for(2 * MINUTE);
+    assert_eq!(pair.a.state(), State::Failed);
+    let silent = pair.a.sent.len();
+    pair.run_for(10 * MINUTE);
+    assert_eq!(pair.a.sent.len(), silent);
+}
+
+#[test]
+fn a_nat_in_front_of_us_is_kept_open_every_20_seconds_of_silence() {
+    let mut a = settings(Side::A);
+    a.encapsulation = Encapsulation::Auto;
+    // Liveness would speak first.
+    a.dpd.delay = Duration::from_secs(3600);
+    let mut b = settings(Side::B);
+    b.encapsulation = Encapsulation::Auto;
+    b.dpd.delay = Duration::from_secs(3600);
+    b.peer = groundlink::ike::Peer::Address("203.0.113.9".parse().unwrap());
+    let mut pair = Pair::new(a, b);
+    pair.nat("203.0.113.9");
+    pair.run_for(Duration::from_secs(101));
+    let keepalives = |sent: &[groundlink::ike::Transmit]| {
+        sent.iter()
+            .filter(|transmit| transmit.content == Content::Keepalive)
+            .count()
+    };
+    assert_eq!(keepalives(&pair.a.sent), 5);
+    assert_eq!(keepalives(&pair.b.sent), 0);
+    let at = pair.now;
+    pair.command(Side::A, Command::Sent { tunnel: TUNNEL, at });
+    pair.run_for(Duration::from_secs(19));
+    assert_eq!(keepalives(&pair.a.sent), 5, "ESP keeps it open as well");
+}
+
+#[test]
+fn a_jump_of_the_clock_is_survived() {
+    let mut pair = Pair::established();
+    // The machine of A sleeps for an hour; its clock goes on.
+    pair.now += Duration::from_secs(3600);
+    pair.run_for(2 * MINUTE);
+    pair.assert_agreed();
+}

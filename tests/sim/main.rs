@@ -1,0 +1,6 @@
+//! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
+
+mod handshake;
+mod hostile;
+mod lifecycle;
+mod pair;
