@@ -278,3 +278,190 @@ impl Idle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{A, B, MTU, half, to_a, to_b};
+    use super::super::{IKE_PORT, Notice};
+    use super::*;
+    use crate::esp::testing::{mirrored, policy};
+    use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
+    use std::time::{Duration, Instant};
+
+    const ID: TunnelId = TunnelId(3);
+
+    /// A running datapath of one address.
+    struct Gateway {
+        datapath: Datapath,
+        notices: Notices,
+        device: Arc<MemoryDevice>,
+        nat: Arc<MemorySocket>,
+    }
+
+    fn gateway(network: &MemoryNetwork, address: IpAddr, idle: Idle) -> Gateway {
+        let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
+        let (mut datapath, notices) = Datapath::new().unwrap();
+        let device = Arc::new(MemoryDevice::new(1000).unwrap());
+        let nat = bind(NAT_PORT);
+        datapath.listen(bind(IKE_PORT), nat.clone()).unwrap();
+        datapath.add_tunnel(ID, device.clone(), idle).unwrap();
+        Gateway {
+            datapath,
+            notices,
+            device,
+            nat,
+        }
+    }
+
+    impl Gateway {
+        fn path(&self, sa: crate::esp::Outbound, local: IpAddr, remote: IpAddr) -> Path {
+            let socket = self.datapath.nat_socket(local).unwrap();
+            Path {
+                sa: Arc::new(sa),
+                socket,
+                local,
+                remote: SocketAddr::new(remote, NAT_PORT),
+                mtu: MTU,
+            }
+        }
+    }
+
+    /// Waits for what another thread is about to do.
+    fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "it never happened");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn two_datapaths_carry_traffic_both_ways_and_wake_for_a_new_sa() {
+        let network = MemoryNetwork::new();
+        let mut a = gateway(&network, A, Idle::Wait(policy()));
+        let mut b = gateway(&network, B, Idle::Refuse);
+
+        // The first packet asks for a tunnel and waits for it.
+        assert!(a.device.inject(&to_b(99)));
+        assert_eq!(eventually(|| a.notices.next()), Notice::Demand(ID));
+
+        let (a_out, b_in) = half("aes128-sha1", 1, policy());
+        let (b_out, a_in) = half("aes128-sha1", 2, mirrored(policy()));
+        let (spi_ab, spi_ba) = (a_out.spi(), b_out.spi());
+        a.datapath.install_inbound(ID, Arc::new(a_in), A, MTU);
+        b.datapath.install_inbound(ID, Arc::new(b_in), B, MTU);
+        b.datapath.open(ID, b.path(b_out, B, A));
+        a.datapath.open(ID, a.path(a_out, A, B));
+        assert_eq!(eventually(|| b.device.take()), to_b(99));
+
+        for len in 100..200 {
+            assert!(a.device.inject(&to_b(len)) && b.device.inject(&to_a(len)));
+        }
+        for len in 100..200 {
+            assert_eq!(eventually(|| b.device.take()), to_b(len));
+            assert_eq!(eventually(|| a.device.take()), to_a(len));
+        }
+        assert_eq!(
+            eventually(|| a
+                .datapath
+                .counters(ID)
+                .map(|c| c.rx.packets())
+                .filter(|n| *n == 100)),
+            100
+        );
+
+        // Closing another SA than the present one changes nothing; closing the present one does.
+        a.datapath.close(ID, spi_ab + 1);
+        assert!(a.device.inject(&to_b(60)));
+        assert_eq!(eventually(|| b.device.take()), to_b(60));
+        b.datapath.close(ID, spi_ba);
+        assert!(b.device.inject(&to_a(60)));
+        eventually(|| {
+            b.datapath
+                .counters(ID)
+                .filter(|c| c.refused.count(crate::net::Refusal::NoSa) == 1)
+                .map(drop)
+        });
+
+        b.datapath.remove_inbound(ID, spi_ab);
+        assert!(a.device.inject(&to_b(60)));
+        let unknown = eventually(|| b.notices.next());
+        assert!(matches!(unknown, Notice::UnknownSpi { spi, .. } if spi == spi_ab));
+    }
+
+    #[test]
+    fn what_waits_is_refused_once_the_tunnel_is_taken_down() {
+        let network = MemoryNetwork::new();
+        let mut a = gateway(&network, A, Idle::Wait(policy()));
+        assert!(a.device.inject(&to_b(99)));
+        eventually(|| a.notices.next());
+        a.datapath.set_idle(ID, Idle::Refuse);
+        eventually(|| {
+            a.datapath
+                .counters(ID)
+                .filter(|c| c.refused.count(crate::net::Refusal::NoSa) == 1)
+                .map(drop)
+        });
+    }
+
+    #[test]
+    fn the_control_plane_sends_ike_behind_a_marker_only_on_port_4500() {
+        let network = MemoryNetwork::new();
+        let a = gateway(&network, A, Idle::Refuse);
+        let peers =
+            [IKE_PORT, NAT_PORT].map(|port| network.bind(SocketAddr::new(B, port), 10).unwrap());
+        for (port, peer) in [IKE_PORT, NAT_PORT].into_iter().zip(&peers) {
+            let (local, remote) = (SocketAddr::new(A, port), SocketAddr::new(B, port));
+            a.datapath
+                .transmit(local, remote, Envelope::Ike, b"message")
+                .unwrap();
+            a.datapath
+                .transmit(local, remote, Envelope::Bare, &[0xff])
+                .unwrap();
+            let marker: &[u8] = if port == NAT_PORT { &[0; 4] } else { &[] };
+            assert_eq!(peer.take(), Some((local, [marker, b"message"].concat())));
+            assert_eq!(peer.take(), Some((local, vec![0xff])));
+        }
+        let elsewhere = SocketAddr::new("2001:db8::1".parse().unwrap(), 500);
+        let error = a
+            .datapath
+            .transmit(elsewhere, elsewhere, Envelope::Ike, b"message")
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn a_datapath_that_is_dropped_ends_its_workers() {
+        let network = MemoryNetwork::new();
+        let a = gateway(&network, A, Idle::Refuse);
+        let (device, nat) = (Arc::downgrade(&a.device), Arc::downgrade(&a.nat));
+        drop(a);
+        assert!(
+            device.upgrade().is_none() && nat.upgrade().is_none(),
+            "no thread holds them any more"
+        );
+    }
+
+    #[test]
+    fn a_socket_is_found_by_address_then_by_family() {
+        let network = MemoryNetwork::new();
+        let (mut datapath, _notices) = Datapath::new().unwrap();
+        let everywhere: IpAddr = "0.0.0.0".parse().unwrap();
+        for address in [everywhere, A] {
+            let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 10).unwrap());
+            datapath.listen(bind(IKE_PORT), bind(NAT_PORT)).unwrap();
+        }
+        let found = |local: &str| {
+            datapath
+                .nat_socket(local.parse().unwrap())
+                .map(|socket| socket.local().ip())
+        };
+        assert_eq!(found("192.0.2.1"), Some(A));
+        assert_eq!(found("192.0.2.9"), Some(everywhere));
+        assert_eq!(found("0.0.0.0"), Some(everywhere));
+        assert_eq!(found("::"), None);
+    }
+}

@@ -32,6 +32,8 @@ mod ingress;
 mod limit;
 mod notice;
 mod tables;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use counters::{Counters, Refusals};

@@ -48,6 +48,7 @@ mod outbound;
 pub mod replay;
 mod sad;
 mod traffic;
+mod trailer;
 
 pub use inbound::{Inbound, Opened, Opening};
 pub use outbound::Outbound;
@@ -56,17 +57,6 @@ pub use traffic::Traffic;
 
 /// Octets in front of the IV: SPI and sequence number. Exactly what every ICV covers besides IV and ciphertext.
 pub const HEADER: usize = 8;
-
-/// Octets of the trailer besides the padding: pad length and next header.
-const TRAILER: usize = 2;
-
-/// What the next header of a tunnel-mode packet says.
-mod next_header {
-    pub(super) const IPV4: u8 = 4;
-    pub(super) const IPV6: u8 = 41;
-    /// A dummy packet (RFC 4303 §2.6).
-    pub(super) const NONE: u8 = 59;
-}
 
 /// The encrypted part of a packet ends on a multiple of this: the cipher's block, and never less than four octets
 /// (RFC 4303 §2.4).

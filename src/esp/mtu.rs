@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use super::{HEADER, TRAILER, alignment};
+use super::{HEADER, alignment, trailer};
 use crate::crypto::Protection;
 
 /// What stands between the outer IP header and ESP.
@@ -44,7 +44,7 @@ pub fn inner(
     let room = usize::from(outer).saturating_sub(overhead);
     let aligned = room.saturating_sub(room.checked_rem(alignment(protection)).unwrap_or(0));
     // Never more than `outer`, so the cast keeps every bit.
-    aligned.saturating_sub(TRAILER) as u16
+    aligned.saturating_sub(trailer::LEAST) as u16
 }
 
 /// The segment size for TCP over IPv4 inside a tunnel of this MTU: without IP and TCP header.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::lifetime::{Lifetime, Stage};
-use super::{HEADER, TRAILER, Traffic, alignment, next_header};
+use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::{Esn, EspSuite, SaKeys, Sealer, WrongKeyLength};
 use crate::net::{Packet, Policy, Refusal};
 
@@ -84,8 +84,7 @@ impl Outbound {
             HEADER,
             protection.iv_len(),
             inner,
-            self.padding(inner),
-            TRAILER,
+            trailer::len(inner, alignment(protection)),
             protection.icv_len(),
         ]
         .iter()
@@ -103,9 +102,9 @@ impl Outbound {
             .ok_or(Refusal::Overflow)?;
         let sequence = self.next_sequence()?;
         let next = if packet.is_ipv4() {
-            next_header::IPV4
+            trailer::IPV4
         } else {
-            next_header::IPV6
+            trailer::IPV6
         };
         self.lay_out(sequence, packet.bytes(), next, room)
             .ok_or(Refusal::Overflow)?;
@@ -143,27 +142,9 @@ impl Outbound {
         let (payload, room) = room.split_at_mut_checked(packet.len())?;
         payload.copy_from_slice(packet);
 
-        let (padding, room) = room.split_at_mut_checked(self.padding(packet.len()))?;
-        for (octet, count) in padding.iter_mut().zip(1u8..) {
-            *octet = count;
-        }
-        let (trailer, _icv) = room.split_first_chunk_mut::<TRAILER>()?;
-        *trailer = [padding.len() as u8, next];
-        Some(())
-    }
-
-    /// Padding octets that bring inner packet and trailer to a whole number of blocks: fewer than one block, so fewer than 256.
-    fn padding(&self, inner: usize) -> usize {
-        let align = alignment(self.suite.protection);
-        let over = inner
-            .saturating_add(TRAILER)
-            .checked_rem(align)
-            .unwrap_or(0);
-        if over == 0 {
-            0
-        } else {
-            align.saturating_sub(over)
-        }
+        let trailer_len = trailer::len(packet.len(), alignment(self.suite.protection));
+        let (trailer, _icv) = room.split_at_mut_checked(trailer_len)?;
+        trailer::write(trailer, next)
     }
 
     /// Pretends that `sequence` numbers have been used.
@@ -225,7 +206,7 @@ mod tests {
                 let encrypted = sealed.len() - HEADER - protection.iv_len() - protection.icv_len();
                 assert_eq!(encrypted % protection.block().max(4), 0, "{words} {len}");
                 assert!(
-                    encrypted - len - TRAILER < protection.block().max(4),
+                    encrypted - len - trailer::LEAST < protection.block().max(4),
                     "{words} {len}: no more padding than needed"
                 );
                 assert_eq!(

@@ -1,8 +1,8 @@
 //! What the tests of this folder and of `datapath` share: a pair of SAs that fit each other, and packets to carry.
 
-use super::{Inbound, Outbound};
-use crate::crypto::{EspProposal, EspSuite, Protection, SaKeys, Secret};
-use crate::net::{Packet, Policy, Prefix};
+use super::{HEADER, Inbound, Outbound};
+use crate::crypto::{Esn, EspProposal, EspSuite, Protection, SaKeys, Sealer, Secret};
+use crate::net::{Packet, Policy, Prefix, Refusal};
 
 /// Every encryption and every integrity algorithm at least once.
 pub(crate) const SUITES: &[&str] = &[
@@ -85,6 +85,38 @@ pub(crate) fn seal(sa: &Outbound, packet: &[u8]) -> Vec<u8> {
     let mut room = vec![0; sa.sealed_len(packet.len())];
     sa.seal(&packet, &mut room).expect("sealed");
     room
+}
+
+/// An ESP packet with any plaintext, trailer included, as only the holder of the keys can make it.
+pub(crate) fn craft(words: &str, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+    let suite = suite(words);
+    let mut esp = [&SPI.to_be_bytes()[..], &(sequence as u32).to_be_bytes()].concat();
+    esp.resize(esp.len() + suite.protection.iv_len(), 0);
+    esp.extend_from_slice(plaintext);
+    esp.resize(esp.len() + suite.protection.icv_len(), 0);
+    let high = (suite.esn == Esn::Yes).then_some((sequence >> 32) as u32);
+    Sealer::new(suite.protection, &keys(suite.protection, 7), IV_KEY)
+        .unwrap()
+        .seal(&mut esp, HEADER, sequence, high)
+        .unwrap();
+    esp
+}
+
+/// `inner` with proper padding and this next header.
+pub(crate) fn padded(words: &str, inner: &[u8], next: u8) -> Vec<u8> {
+    let align = suite(words).protection.block().max(4);
+    let pad = (align - (inner.len() + 2) % align) % align;
+    let mut plaintext = inner.to_vec();
+    plaintext.extend((1..=pad).map(|count| count as u8));
+    plaintext.extend([pad as u8, next]);
+    plaintext
+}
+
+pub(crate) fn open(inbound: &Inbound, esp: &[u8]) -> Result<Vec<u8>, Refusal> {
+    inbound
+        .lock()
+        .open(&mut esp.to_vec())
+        .map(|opened| opened.packet.bytes().to_vec())
 }
 
 /// A UDP packet of `len` octets from the sealing side to the opening side.

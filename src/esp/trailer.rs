@@ -1,0 +1,210 @@
+//! What stands behind the inner packet, under the cipher (RFC 4303 §2.4 to §2.7).
+//!
+//! ```text
+//!  ├───── inner packet ─────┤ [octets that hide its length] │ 1 │ 2 │ 3 │ … │ n │ pad length n │ next header │
+//!                                                             └──── padding ────┘
+//!  ├───────────────────────────────────── a multiple of the cipher's block ──────────────────────────────────┤
+//! ```
+
+use crate::net::Refusal;
+
+/// Octets of the shortest trailer: pad length and next header.
+pub(super) const LEAST: usize = 2;
+
+/// Next header: the inner packet is IPv4.
+pub(super) const IPV4: u8 = 4;
+
+/// Next header: the inner packet is IPv6.
+pub(super) const IPV6: u8 = 41;
+
+/// Next header: there is no inner packet; this is a dummy (RFC 4303 §2.6).
+pub(super) const NONE: u8 = 59;
+
+/// Octets of the trailer that brings `inner` octets to a multiple of `align`, which is at most 256.
+pub(super) fn len(inner: usize, align: usize) -> usize {
+    let over = inner.saturating_add(LEAST).checked_rem(align).unwrap_or(0);
+    let padding = if over == 0 {
+        0
+    } else {
+        align.saturating_sub(over)
+    };
+    padding.saturating_add(LEAST)
+}
+
+/// Fills `trailer` with padding that counts, its length and the next header.
+pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
+    let (padding, last) = trailer.split_last_chunk_mut::<LEAST>()?;
+    for (octet, count) in padding.iter_mut().zip(1u8..) {
+        *octet = count;
+    }
+    *last = [u8::try_from(padding.len()).ok()?, next];
+    Some(())
+}
+
+/// Takes the trailer off an authentic plaintext: what is left, and the IP version it says to be.
+pub(super) fn read(plaintext: &[u8]) -> Result<(&[u8], u8), Refusal> {
+    // The padding counts 1, 2, 3 (RFC 4303 §2.4), and a receiver should look.
+    let (rest, [pad_length, next]) = plaintext
+        .split_last_chunk::<LEAST>()
+        .ok_or(Refusal::Padding)?;
+    let inner = rest
+        .len()
+        .checked_sub(usize::from(*pad_length))
+        .ok_or(Refusal::Padding)?;
+    let (inner, padding) = rest.split_at_checked(inner).ok_or(Refusal::Padding)?;
+    if !padding
+        .iter()
+        .zip(1u8..=255)
+        .all(|(octet, count)| *octet == count)
+    {
+        return Err(Refusal::Padding);
+    }
+
+    // A dummy is discarded in silence (RFC 4303 §2.6).
+    match *next {
+        IPV4 => Ok((inner, 4)),
+        IPV6 => Ok((inner, 6)),
+        NONE => Err(Refusal::Dummy),
+        _ => Err(Refusal::NextHeader),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::testing::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (align, inner) in [4, 8, 16]
+            .into_iter()
+            .flat_map(|align| (0..40).map(move |inner| (align, inner)))
+        {
+            let mut plaintext = vec![0xee; inner + len(inner, align)];
+            assert!(
+                plaintext.len().is_multiple_of(align) && plaintext.len() < inner + LEAST + align
+            );
+            write(&mut plaintext[inner..], IPV6).unwrap();
+            assert_eq!(read(&plaintext), Ok((&vec![0xee; inner][..], 6)));
+        }
+    }
+
+    #[test]
+    fn e03_a_wrong_icv_over_wrong_padding_is_only_a_wrong_icv() {
+        for words in SUITES {
+            let (_, inbound) = pair(words);
+            let block = suite(words).protection.block().max(4);
+            let mut wrong = craft(words, 1, &vec![0xff; block * 4]);
+            let last = wrong.len() - 1;
+            assert_eq!(
+                open(&inbound, &craft(words, 2, &vec![0xff; block * 4])),
+                Err(Refusal::Padding),
+                "{words}"
+            );
+            wrong[last] ^= 1;
+            assert_eq!(open(&inbound, &wrong), Err(Refusal::Auth), "{words}");
+        }
+    }
+
+    #[test]
+    fn e04_padding_longer_than_the_payload_is_refused() {
+        for words in SUITES {
+            let (_, inbound) = pair(words);
+            let mut plaintext = padded(words, &udp4(40), IPV4);
+            let place = plaintext.len() - 2;
+            plaintext[place] = 255;
+            assert_eq!(
+                open(&inbound, &craft(words, 1, &plaintext)),
+                Err(Refusal::Padding),
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
+    fn e04_padding_that_does_not_count_is_refused() {
+        let words = "aes128-sha1";
+        let (_, inbound) = pair(words);
+        let mut plaintext = padded(words, &udp4(40), IPV4);
+        assert_eq!(open(&inbound, &craft(words, 1, &plaintext)), Ok(udp4(40)));
+        plaintext[41] = 0;
+        assert_eq!(
+            open(&inbound, &craft(words, 2, &plaintext)),
+            Err(Refusal::Padding)
+        );
+    }
+
+    #[test]
+    fn e04_the_longest_padding_is_accepted() {
+        let words = "aes128gcm16";
+        let (_, inbound) = pair(words);
+        let mut plaintext = udp4(35);
+        plaintext.extend(1..=255u8);
+        plaintext.extend([255, IPV4]);
+        assert_eq!(open(&inbound, &craft(words, 1, &plaintext)), Ok(udp4(35)));
+    }
+
+    #[test]
+    fn e04_next_headers_other_than_what_is_inside_are_refused() {
+        for words in SUITES {
+            let (_, inbound) = pair(words);
+            let mut sequence = 0;
+            let mut received = |inner: &[u8], next| {
+                sequence += 1;
+                open(
+                    &inbound,
+                    &craft(words, sequence, &padded(words, inner, next)),
+                )
+            };
+            assert_eq!(received(&udp4(60), IPV4), Ok(udp4(60)));
+            assert_eq!(received(&udp6(60), IPV6), Ok(udp6(60)));
+            assert_eq!(
+                received(&udp4(60), IPV6),
+                Err(Refusal::NextHeader),
+                "{words}"
+            );
+            assert_eq!(
+                received(&udp6(60), IPV4),
+                Err(Refusal::NextHeader),
+                "{words}"
+            );
+            assert_eq!(
+                received(&udp4(60), 17),
+                Err(Refusal::NextHeader),
+                "{words}: transport mode"
+            );
+            assert_eq!(received(&udp4(60), NONE), Err(Refusal::Dummy), "{words}");
+            assert_eq!(
+                received(&[], NONE),
+                Err(Refusal::Dummy),
+                "{words}: an empty dummy"
+            );
+            assert_eq!(received(&[], IPV4), Err(Refusal::Malformed), "{words}");
+        }
+    }
+
+    #[test]
+    fn e04_a_tail_behind_the_inner_packet_is_cut_and_a_length_beyond_it_refused() {
+        for words in SUITES {
+            let (_, inbound) = pair(words);
+            for (inner, next) in [(udp4(60), IPV4), (udp6(60), IPV6)] {
+                let sequence = u64::from(next);
+                let long = [&inner[..], &[0xaa; 100]].concat();
+                assert_eq!(
+                    open(
+                        &inbound,
+                        &craft(words, sequence, &padded(words, &long, next))
+                    ),
+                    Ok(inner.clone()),
+                    "{words}"
+                );
+                let short = &inner[..inner.len() - 1];
+                let refused = open(
+                    &inbound,
+                    &craft(words, sequence + 1, &padded(words, short, next)),
+                );
+                assert_eq!(refused, Err(Refusal::Malformed), "{words}");
+            }
+        }
+    }
+}
