@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::TunnelId;
+use super::answers::Answers;
+use super::departures::Departures;
 use super::hold::Hold;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
 use super::tables::{Clamp, Lane, Outlet, Path};
 use super::worker::{Turn, Work};
 use crate::esp::lifetime::Stage;
-use crate::net::{Packet, Policy, Refusal, Time, checksum, fragment, icmp, mss};
-use crate::os::{MAX_PACKET, OutPacket, ReadBatch, SendBatch, VnetHeader};
+use crate::net::{Packet, Policy, Refusal, Time, checksum, fragment, mss};
+use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
 /// The worker of one tunnel's device.
 pub(super) struct Egress {
@@ -31,15 +33,11 @@ pub(super) struct Egress {
 struct Road {
     lane: Arc<Lane>,
     bell: Bell,
-    departures: SendBatch,
-    /// Inner lengths of the packets in `departures`.
-    inner: Vec<usize>,
+    departures: Departures,
     hold: Hold,
     /// Room for one fragment.
     piece: Vec<u8>,
-    /// Room for one ICMP error.
-    error: Vec<u8>,
-    errors: Limiter,
+    answers: Answers,
     demands: Limiter,
     warnings: Limiter,
 }
@@ -49,13 +47,10 @@ impl Egress {
         let road = Road {
             lane,
             bell,
-            departures: SendBatch::new(),
-            inner: Vec::with_capacity(SendBatch::PACKETS),
+            departures: Departures::new(),
             hold: Hold::default(),
             piece: vec![0; MAX_PACKET],
-            error: Vec::with_capacity(1280),
-            // RFC 4443 §2.4 (f) and RFC 1812 §4.3.2.8 ask for a limit; a host that ignores the answer asks for every packet.
-            errors: Limiter::new(50, Duration::from_millis(10)),
+            answers: Answers::new(),
             demands: Limiter::new(1, Duration::from_secs(1)),
             warnings: Limiter::new(1, Duration::from_secs(1)),
         };
@@ -134,9 +129,7 @@ impl Road {
 
         // 5. What the selectors do not cover never leaves (RFC 4301 §5.1); its sender is told.
         if !path.sa.permits(&packet) {
-            self.tell(now, |error| {
-                icmp::unreachable(&packet, packet.destination(), error)
-            });
+            self.answers.prohibited(&self.lane, &packet, now);
             return Err(Refusal::NoPolicy);
         }
 
@@ -148,51 +141,31 @@ impl Road {
 
         // 7. Too big: cut before it is encrypted, or its sender told what fits (RFC 4301 §8.2.1).
         if packet.len() <= usize::from(path.mtu) {
-            return self.depart(path, &packet);
+            // 8. Sealed in its place in the outgoing batch.
+            return self.departures.seal(path, &packet, &self.lane.counters);
         }
         if packet.dont_fragment() {
-            self.tell(now, |error| {
-                icmp::too_big(&packet, path.mtu, packet.destination(), error)
-            });
+            self.answers.too_big(&self.lane, &packet, path.mtu, now);
             return Err(Refusal::TooBig);
         }
         self.cut(path, &packet)
     }
 
-    /// 8. Reserves a place in the outgoing batch, seals into it, and commits it: a packet refused in between leaves no trace.
-    fn depart(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let len = path.sa.sealed_len(packet.len());
-        if self
-            .departures
-            .reserve(path.remote, path.local, len)
-            .is_none()
-        {
-            self.send(path);
-        }
-        let mut slot = self
-            .departures
-            .reserve(path.remote, path.local, len)
-            .ok_or(Refusal::Overflow)?;
-        let sealed = path.sa.seal(packet, slot.bytes())?;
-        slot.commit(sealed);
-        self.inner.push(packet.len());
-        Ok(())
-    }
-
-    /// Sends an IPv4 packet in pieces that fit.
+    /// 8. Seals an IPv4 packet in pieces that fit.
     fn cut(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let mut room = std::mem::take(&mut self.piece);
-        let outcome = fragment::fragments(packet, path.mtu).and_then(|mut fragments| {
-            fragments.try_for_each(|fragment| {
-                let piece = room.get_mut(..fragment.len()).ok_or(Refusal::Overflow)?;
-                if !fragment.write(piece) {
-                    return Err(Refusal::Overflow);
-                }
-                self.depart(path, &Packet::parse(piece)?)
-            })
-        });
-        self.piece = room;
-        outcome
+        let Road {
+            lane,
+            departures,
+            piece: room,
+            ..
+        } = self;
+        fragment::fragments(packet, path.mtu)?.try_for_each(|fragment| {
+            let piece = room.get_mut(..fragment.len()).ok_or(Refusal::Overflow)?;
+            if !fragment.write(piece) {
+                return Err(Refusal::Overflow);
+            }
+            departures.seal(path, &Packet::parse(piece)?, &lane.counters)
+        })
     }
 
     /// Keeps a packet until there is an SA, and asks for one.
@@ -228,59 +201,15 @@ impl Road {
     fn finish(&mut self, outlet: &Outlet, now: Time) {
         let Outlet::Open(path) = outlet else { return };
         if !self.departures.is_empty() {
-            self.lane.counters.sent_at(now);
-            self.send(path);
+            let before = self.lane.counters.tx.packets();
+            self.departures.send(path, &self.lane.counters);
+            if self.lane.counters.tx.packets() > before {
+                self.lane.counters.sent_at(now);
+            }
         }
         match path.sa.stage() {
             Stage::Fresh => {}
             Stage::NearEnd | Stage::Ended => self.warn(self.lane.id, path.sa.spi(), now),
-        }
-    }
-
-    /// Empties the outgoing batch into the socket. What does not fit the socket's buffer is lost, as in any router; the next
-    /// batch finds it drained.
-    fn send(&mut self, path: &Path) {
-        while !self.departures.is_empty() {
-            match path.socket.send(&self.departures) {
-                Ok(sent @ 1..) => {
-                    let bytes = self
-                        .inner
-                        .drain(..sent.min(self.inner.len()))
-                        .map(|len| len as u64)
-                        .sum();
-                    self.lane.counters.tx.add(sent as u64, bytes);
-                    self.departures.advance(sent);
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    self.lane.counters.refused.add(Refusal::SendFailed, 1);
-                    self.inner.drain(..self.inner.len().min(1));
-                    self.departures.advance(1);
-                }
-                Ok(0) | Err(_) => {
-                    self.lane
-                        .counters
-                        .refused
-                        .add(Refusal::SocketFull, self.departures.len() as u64);
-                    self.departures.clear();
-                }
-            }
-        }
-        self.inner.clear();
-    }
-
-    /// Writes an ICMP error back into the device. It comes from where the packet was going: an address that is routed through
-    /// this device, so that no reverse-path filter drops it, and that is not this machine's own, which its kernel would not accept.
-    fn tell(&mut self, now: Time, compose: impl FnOnce(&mut Vec<u8>) -> bool) {
-        self.error.clear();
-        if self.errors.allow(now)
-            && compose(&mut self.error)
-            && self
-                .lane
-                .device
-                .write(&[OutPacket::whole(&self.error)])
-                .is_err()
-        {
-            self.lane.counters.refused.add(Refusal::DeviceFull, 1);
         }
     }
 
@@ -360,7 +289,7 @@ mod tests {
             .for_each(|packet| assert!(pair.a.device.inject(packet)));
         while pair.a.egress.turn(NOW) == Turn::More {}
         while pair.b.ingress.turn(NOW) == Turn::More {}
-        assert_eq!(pair.b.delivered(), packets);
+        assert!(pair.b.delivered() == packets);
     }
 
     #[test]
@@ -376,7 +305,7 @@ mod tests {
         let answers = pair.a.delivered();
         assert_eq!(answers.len(), 2);
         let answer = Packet::parse(&answers[0]).unwrap();
-        assert_eq!(answer.destination(), IpAddr::from([10, 1, 0, 7]));
+        assert_eq!(answer.destination(), std::net::IpAddr::from([10, 1, 0, 7]));
         assert_eq!(
             answers[0][20..22],
             [3, 13],
@@ -469,7 +398,7 @@ mod tests {
                 .iter()
                 .flat_map(|piece| piece[20..].to_vec())
                 .collect();
-            assert_eq!(payload, to_b(len)[20..], "{len}");
+            assert!(payload == to_b(len)[20..], "{len}");
             assert_eq!(pair.a.all_refused(), []);
         }
     }
@@ -616,8 +545,8 @@ mod tests {
 
         pair.connect("aes128-sha1", 1);
         let late = to_b(60);
-        let out = pair.a_to_b(&[late.clone()]);
-        assert_eq!(out, [&packets[..MOST], &[late]].concat());
+        let out = pair.a_to_b(std::slice::from_ref(&late));
+        assert!(out == [&packets[..MOST], &[late]].concat());
         assert_eq!(pair.a.egress.wake_at(), None);
     }
 

@@ -8,20 +8,21 @@
 //! One worker does this for the two ports of one address. A packet belongs to the SA that its SPI names, whichever socket it came
 //! to and whoever seems to have sent it (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::classify::{Admits, Content, classify};
 use super::counters::Refusals;
+use super::deliveries::Deliveries;
 use super::egress::is_tunnel;
 use super::limit::Limiter;
-use super::notice::{Bell, LONGEST_IKE, Notice};
-use super::tables::{Inlet, Inlets, Lane};
+use super::notice::{Bell, Notice};
+use super::tables::{Inlet, Inlets};
 use super::worker::{Turn, Work};
 use crate::esp::{Entry, Opening};
 use crate::net::{Refusal, Time, mss};
-use crate::os::{OutPacket, RecvBatch, Socket};
+use crate::os::{RecvBatch, Socket};
 
 /// The worker of one address's sockets.
 pub(super) struct Ingress {
@@ -36,29 +37,12 @@ struct Door {
     admits: Admits,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Admits {
-    /// UDP 500.
-    Ike,
-    /// UDP 4500: ESP, IKE behind a marker, and keepalives (RFC 3948 §2).
-    IkeAndEsp,
-}
-
 /// What one packet after the other needs on its way.
 struct Road {
     inlets: Arc<Inlets>,
     strays: Arc<Refusals>,
     bell: Bell,
     unknown: Limiter,
-}
-
-/// What a datagram is.
-#[derive(Debug, PartialEq, Eq)]
-enum Content<'a> {
-    Keepalive,
-    Ike(&'a [u8]),
-    Esp(u32),
-    Stray,
 }
 
 impl Ingress {
@@ -119,7 +103,7 @@ impl Road {
         let inlets = Arc::clone(&self.inlets);
         let sad = inlets.load();
         let mut run: Option<Run<'_>> = None;
-        let mut out = Outgoing::default();
+        let mut out = Deliveries::default();
         for arrival in arrivals.iter_mut() {
             let local = SocketAddr::new(arrival.local, door.socket.local().port());
             if arrival.bytes.is_empty() {
@@ -186,33 +170,6 @@ impl Road {
     }
 }
 
-/// 1. What a datagram is, by its first octets (RFC 3948 §2). An SPI is never zero, so four zero octets mark IKE.
-fn classify(admits: Admits, bytes: &[u8]) -> Content<'_> {
-    match admits {
-        Admits::Ike => ike(bytes),
-        Admits::IkeAndEsp if bytes == [0xff] => Content::Keepalive,
-        Admits::IkeAndEsp => match bytes.split_first_chunk::<4>() {
-            None => Content::Stray,
-            Some(([0, 0, 0, 0], message)) => ike(message),
-            Some((spi, _)) => Content::Esp(u32::from_be_bytes(*spi)),
-        },
-    }
-}
-
-/// Only what says its own length right is worth the control plane's time (RFC 7296 §3.1: the length is the header's last field).
-fn ike(message: &[u8]) -> Content<'_> {
-    const HEADER: usize = 28;
-    let stated = message
-        .first_chunk::<HEADER>()
-        .and_then(|header| header.last_chunk::<4>());
-    let honest = stated.is_some_and(|length| u32::from_be_bytes(*length) as usize == message.len());
-    if honest && message.len() <= LONGEST_IKE {
-        Content::Ike(message)
-    } else {
-        Content::Stray
-    }
-}
-
 /// Packets in a row under one SA, which is held as long as they last.
 struct Run<'t> {
     entry: &'t Entry<Inlet>,
@@ -250,76 +207,16 @@ fn end(run: Option<Run<'_>>, now: Time) {
     }
 }
 
-/// Opened packets on their way into one device, written together.
-struct Outgoing<'t, 'p> {
-    lane: Option<&'t Arc<Lane>>,
-    packets: [OutPacket<'p>; Outgoing::MOST],
-    len: usize,
-}
-
-impl Outgoing<'_, '_> {
-    const MOST: usize = 64;
-}
-
-impl Default for Outgoing<'_, '_> {
-    fn default() -> Self {
-        Outgoing {
-            lane: None,
-            packets: [OutPacket::whole(&[]); Outgoing::MOST],
-            len: 0,
-        }
-    }
-}
-
-impl<'t, 'p> Outgoing<'t, 'p> {
-    fn push(&mut self, lane: &'t Arc<Lane>, inner: &'p [u8]) {
-        if self.len == Outgoing::MOST || self.lane.is_some_and(|before| !Arc::ptr_eq(before, lane))
-        {
-            self.flush();
-        }
-        self.lane = Some(lane);
-        if let Some(place) = self.packets.get_mut(self.len) {
-            *place = OutPacket::whole(inner);
-            self.len = self.len.saturating_add(1);
-        }
-    }
-
-    fn flush(&mut self) {
-        let mut rest = self.packets.get(..self.len).unwrap_or_default();
-        let Some(lane) = self.lane.take() else { return };
-        while !rest.is_empty() {
-            rest = match lane.device.write(rest) {
-                Ok(written @ 1..) => {
-                    let (done, rest) = rest.split_at(written.min(rest.len()));
-                    lane.counters.rx.add(
-                        done.len() as u64,
-                        done.iter().map(|packet| packet.len() as u64).sum(),
-                    );
-                    rest
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    lane.counters.refused.add(Refusal::SendFailed, 1);
-                    rest.split_first().map_or(&[], |(_, rest)| rest)
-                }
-                Ok(0) | Err(_) => {
-                    lane.counters
-                        .refused
-                        .add(Refusal::DeviceFull, rest.len() as u64);
-                    &[]
-                }
-            };
-        }
-        self.len = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::notice::LONGEST_IKE;
+    use super::super::tables::Lane;
     use super::super::testing::*;
     use super::*;
     use crate::esp::testing::policy;
     use crate::net::{Policy, PortRange, Prefix, Selector};
     use crate::os::memory::MemoryDevice;
+    use std::io;
     use std::net::IpAddr;
 
     const STRANGER: SocketAddr =

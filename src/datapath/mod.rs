@@ -24,7 +24,11 @@
     )
 )]
 
+mod answers;
+mod classify;
 mod counters;
+mod deliveries;
+mod departures;
 mod door;
 mod egress;
 mod hold;

@@ -13,9 +13,9 @@ use arc_swap::ArcSwap;
 use super::counters::{Counters, Refusals};
 use super::egress::Egress;
 use super::ingress::Ingress;
-use super::notice::{self, Bell, Notice, Notices};
+use super::notice::{self, Notice, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
-use super::worker::Work;
+use super::worker::{Turn, Work};
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite};
 use crate::esp::{Inbound, Outbound, Sad};
@@ -37,7 +37,6 @@ pub(super) struct Side {
     pub(super) lane: Arc<Lane>,
     pub(super) inlets: Arc<Inlets>,
     pub(super) strays: Arc<Refusals>,
-    pub(super) bell: Bell,
     pub(super) notices: Notices,
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
@@ -58,7 +57,7 @@ impl Side {
             strays.clone(),
             bell.clone(),
         );
-        let egress = Egress::new(lane.clone(), bell.clone());
+        let egress = Egress::new(lane.clone(), bell);
         Side {
             address,
             device,
@@ -67,7 +66,6 @@ impl Side {
             lane,
             inlets,
             strays,
-            bell,
             notices,
             egress,
             ingress,
@@ -139,7 +137,6 @@ pub(super) fn lane(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<Lane> {
 
 /// The two gateways.
 pub(super) struct Pair {
-    pub(super) network: MemoryNetwork,
     pub(super) a: Side,
     pub(super) b: Side,
 }
@@ -148,7 +145,7 @@ impl Pair {
     pub(super) fn new() -> Pair {
         let network = MemoryNetwork::new();
         let (a, b) = (Side::new(&network, A), Side::new(&network, B));
-        Pair { network, a, b }
+        Pair { a, b }
     }
 
     /// With a tunnel between them.
@@ -168,12 +165,14 @@ impl Pair {
         self.b.open(b_out, A);
     }
 
-    /// Every packet takes one more step: out of the devices, over the network, into the devices.
+    /// Every packet there is takes its whole road: out of the devices, over the network, into the devices.
     pub(super) fn turn(&mut self, now: Time) {
-        self.a.egress.turn(now);
-        self.b.egress.turn(now);
-        self.a.ingress.turn(now);
-        self.b.ingress.turn(now);
+        for side in [&mut self.a, &mut self.b] {
+            while side.egress.turn(now) == Turn::More {}
+        }
+        for side in [&mut self.a, &mut self.b] {
+            while side.ingress.turn(now) == Turn::More {}
+        }
     }
 
     /// Lays packets into `a`'s device and says what comes out of `b`'s.

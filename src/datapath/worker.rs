@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -57,7 +58,9 @@ impl Worker {
         let stopped = Arc::clone(&stop);
         let run = move || {
             while !stopped.load(Ordering::Acquire) {
-                match work.turn(clock::now()) {
+                // A panic costs one batch, not the tunnel: every batch starts afresh, and nothing else is half done between turns.
+                let turn = catch_unwind(AssertUnwindSafe(|| work.turn(clock::now())));
+                match turn.unwrap_or(Turn::Broken) {
                     Turn::More => {}
                     Turn::Broken => std::thread::sleep(BROKEN_REST),
                     Turn::Done => {
@@ -83,8 +86,48 @@ impl Drop for Worker {
         self.stop.store(true, Ordering::Release);
         self.waker.set();
         if let Some(thread) = self.thread.take() {
-            // A worker that has panicked has said so on stderr; there is nothing left to end.
+            // A panic outside a turn has been printed; there is nothing left to end.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    /// Counts its turns and panics in the first.
+    struct Stumbling(u32, Sender<u32>);
+
+    impl Work for Stumbling {
+        fn turn(&mut self, _now: Time) -> Turn {
+            self.0 += 1;
+            let _ = self.1.send(self.0);
+            assert!(
+                self.0 > 1,
+                "the first turn stumbles (this test wants it so)"
+            );
+            Turn::Done
+        }
+
+        fn wake_at(&self) -> Option<Time> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_turn_that_panics_is_not_the_last() {
+        let (sender, turns) = channel();
+        let worker = Worker::spawn(
+            "stumbling".into(),
+            Waiter::new().unwrap(),
+            &[],
+            Stumbling(0, sender),
+        )
+        .unwrap();
+        assert_eq!((turns.recv(), turns.recv()), (Ok(1), Ok(2)));
+        drop(worker);
+        assert!(turns.iter().count() <= 1, "the thread has ended");
     }
 }

@@ -1,0 +1,51 @@
+//! ICMP errors about packets that do not go on, written back into the device they came from.
+//!
+//! An error comes from where the packet was going: an address that is routed through this device, so that no reverse-path filter
+//! drops it, and that is not this machine's own, which its kernel would take for a forgery.
+
+use std::time::Duration;
+
+use super::limit::Limiter;
+use super::tables::Lane;
+use crate::net::{Packet, Refusal, Time, icmp};
+use crate::os::OutPacket;
+
+/// The errors of one tunnel, limited in rate: a host that ignores them asks with every packet (RFC 1812 §4.3.2.8,
+/// RFC 4443 §2.4 f).
+pub(super) struct Answers {
+    room: Vec<u8>,
+    limit: Limiter,
+}
+
+impl Answers {
+    pub(super) fn new() -> Answers {
+        Answers {
+            room: Vec::with_capacity(1280),
+            limit: Limiter::new(50, Duration::from_millis(10)),
+        }
+    }
+
+    /// `packet` exceeds `mtu` and may not be cut.
+    pub(super) fn too_big(&mut self, lane: &Lane, packet: &Packet<'_>, mtu: u16, now: Time) {
+        self.answer(lane, now, |room| {
+            icmp::too_big(packet, mtu, packet.destination(), room)
+        });
+    }
+
+    /// `packet` lies outside the selectors.
+    pub(super) fn prohibited(&mut self, lane: &Lane, packet: &Packet<'_>, now: Time) {
+        self.answer(lane, now, |room| {
+            icmp::unreachable(packet, packet.destination(), room)
+        });
+    }
+
+    fn answer(&mut self, lane: &Lane, now: Time, compose: impl FnOnce(&mut Vec<u8>) -> bool) {
+        self.room.clear();
+        if self.limit.allow(now)
+            && compose(&mut self.room)
+            && lane.device.write(&[OutPacket::whole(&self.room)]).is_err()
+        {
+            lane.counters.refused.add(Refusal::DeviceFull, 1);
+        }
+    }
+}
