@@ -1,0 +1,220 @@
+//! The engine's one door: datagrams, commands and time go in; datagrams, events and the next deadline come out.
+
+mod attempt;
+mod command;
+mod datagram;
+mod due;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::event::{Event, State, Transmit, View};
+use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
+use super::limits::Bucket;
+use super::sa::IkeSa;
+use super::settings::{Peer, Settings, Start, TunnelId};
+use super::timers::earliest;
+use super::tunnel::{Aim, Plan, RESOLVE_PATIENCE, Tunnel};
+use crate::crypto::Generator;
+use crate::net::Time;
+use crate::wire::IkeSpi;
+
+/// All tunnels and all IKE SAs of one daemon.
+#[derive(Debug)]
+pub struct Endpoint {
+    rng: Generator,
+    out: Output,
+    tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// By our own SPI.
+    sas: BTreeMap<IkeSpi, Sa>,
+    replies: Bucket,
+}
+
+/// An IKE SA, from the first message to the last echo.
+#[derive(Debug)]
+enum Sa {
+    InitSent(Box<InitSent>),
+    AuthSent(Box<AuthSent>),
+    HalfOpen(Box<HalfOpen>),
+    Established(Box<IkeSa>),
+    Remnant(Box<Remnant>),
+}
+
+impl Endpoint {
+    /// An engine without tunnels. All its randomness comes from `rng`.
+    pub fn new(rng: Generator) -> Endpoint {
+        Endpoint {
+            rng,
+            out: Output::default(),
+            tunnels: BTreeMap::new(),
+            sas: BTreeMap::new(),
+            replies: Bucket::default(),
+        }
+    }
+
+    /// Adds a tunnel; with `start = auto` it begins connecting.
+    pub fn add_tunnel(&mut self, now: Time, id: TunnelId, settings: Settings) {
+        let mut tunnel = Tunnel::new(Arc::new(settings), now);
+        match (tunnel.settings.start, &tunnel.settings.peer) {
+            (Start::Auto, _) => tunnel.plan = Plan::Retry { at: now },
+            (Start::Trap | Start::Add, Peer::Address(_)) => {}
+            (Start::Trap | Start::Add, Peer::Name(name)) => {
+                tunnel.plan = Plan::Resolving {
+                    until: now + RESOLVE_PATIENCE,
+                    aim: Aim::Recognise,
+                };
+                self.out.events.push_back(Event::Resolve {
+                    tunnel: id,
+                    name: name.clone(),
+                });
+            }
+        }
+        self.tunnels.insert(id, tunnel);
+        self.handle_timeout(now);
+    }
+
+    /// The next datagram to send. Events come first: see [`poll_event`](Self::poll_event).
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// The next event. All events are to be acted on before datagrams are sent, so that a Child SA is installed before the peer may use it.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let sas = self.sas.values().map(Sa::next_timer);
+        let tunnels = self.tunnels.values().map(Tunnel::next_timer);
+        let next = earliest(sas.chain(tunnels));
+        (next < Time::MAX).then_some(next)
+    }
+
+    /// Whether every goodbye has been answered or given up: after [`Command::Shutdown`] there is nothing left to wait for.
+    pub fn is_idle(&self) -> bool {
+        !self.sas.values().any(|sa| match sa {
+            Sa::Established(_) => true,
+            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+        })
+    }
+
+    /// A tunnel as status reports show it.
+    pub fn view(&self, id: TunnelId) -> Option<View> {
+        let tunnel = self.tunnels.get(&id)?;
+        let sa = self
+            .established(id)
+            .max_by_key(|sa| (sa.child().is_some(), !sa.is_leaving(), sa.established()));
+        let (state, since) = tunnel.state;
+        let waiting = match state {
+            State::Connecting | State::Failed => Some(tunnel.waiting()),
+            State::Down | State::Up => None,
+        };
+        Some(View {
+            state,
+            waiting,
+            since,
+            remote: sa
+                .map(IkeSa::remote)
+                .or_else(|| tunnel.ends().map(|(_, remote)| remote)),
+            ike: sa.map(IkeSa::view),
+            child: sa.and_then(IkeSa::child_view),
+            last_failure: tunnel.last_failure.clone(),
+        })
+    }
+
+    /// The open IKE SAs of a tunnel.
+    fn established(&self, id: TunnelId) -> impl Iterator<Item = &IkeSa> {
+        self.sas.values().filter_map(move |sa| match sa {
+            Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_ref()),
+            Sa::Established(_)
+            | Sa::InitSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Remnant(_) => None,
+        })
+    }
+
+    fn established_mut(&mut self, id: TunnelId) -> impl Iterator<Item = &mut IkeSa> {
+        self.sas.values_mut().filter_map(move |sa| match sa {
+            Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_mut()),
+            Sa::Established(_)
+            | Sa::InitSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Remnant(_) => None,
+        })
+    }
+
+    /// Brings the states that status reports show up to date.
+    fn tend(&mut self, now: Time) {
+        let up: BTreeSet<TunnelId> = self
+            .sas
+            .values()
+            .filter_map(|sa| match sa {
+                Sa::Established(sa) if sa.is_open() && sa.child().is_some() => Some(sa.tunnel()),
+                Sa::Established(_)
+                | Sa::InitSent(_)
+                | Sa::AuthSent(_)
+                | Sa::HalfOpen(_)
+                | Sa::Remnant(_) => None,
+            })
+            .collect();
+        for (id, tunnel) in &mut self.tunnels {
+            let state = tunnel.current_state(up.contains(id));
+            if state != tunnel.state.0 {
+                tunnel.state = (state, now);
+            }
+        }
+    }
+
+    fn jitter(&mut self) -> u8 {
+        let [byte] = self.rng.bytes::<1>();
+        byte
+    }
+
+    fn fresh_spi(&mut self) -> IkeSpi {
+        loop {
+            let spi = IkeSpi(self.rng.u64());
+            if !spi.is_zero() && !self.sas.contains_key(&spi) {
+                return spi;
+            }
+        }
+    }
+}
+
+/// An ESP SPI that no SA of ours uses; the first 256 are reserved (RFC 4303 §2.1).
+fn fresh_child_spi(sas: &BTreeMap<IkeSpi, Sa>, rng: &mut Generator) -> u32 {
+    loop {
+        let spi = rng.u32();
+        let taken = sas.values().any(|sa| match sa {
+            Sa::Established(sa) => sa.child().is_some_and(|child| child.spi_in == spi),
+            Sa::AuthSent(sent) => sent.spi_in == spi,
+            Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+        });
+        if spi > 255 && !taken {
+            return spi;
+        }
+    }
+}
+
+impl Sa {
+    fn next_timer(&self) -> Time {
+        match self {
+            Sa::InitSent(sent) => sent.ladder.due(),
+            Sa::AuthSent(sent) => sent.ladder.due(),
+            Sa::HalfOpen(half_open) => half_open.expires,
+            Sa::Established(sa) => sa.next_timer(),
+            Sa::Remnant(remnant) => remnant.expires,
+        }
+    }
+}
+
+fn cx<'a>(now: Time, rng: &'a mut Generator, out: &'a mut Output) -> Context<'a> {
+    Context { now, rng, out }
+}
+
+/// For steps that set no timer.
+fn cx_without_time<'a>(rng: &'a mut Generator, out: &'a mut Output) -> Context<'a> {
+    cx(Time::ZERO, rng, out)
+}
