@@ -9,8 +9,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::address::never_a_source;
 use super::checksum::{self, Sum};
-use super::packet::{FragmentKind, Packet, never_a_source};
+use super::packet::{FragmentKind, Packet};
 
 /// Writes "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 §3.2) with `mtu` about `packet` into `out`, as if it came
 /// from `from`. False if no error may be sent about this packet, or `from` is of another family or no single host's.

@@ -16,19 +16,22 @@
 
 mod address;
 pub mod checksum;
+mod extensions;
 pub mod fragment;
 pub mod icmp;
 pub mod mss;
 mod packet;
 mod policy;
+mod ports;
 mod prefix;
 mod refusal;
 mod selector;
 mod time;
 
 pub use packet::{FragmentKind, Packet};
-pub use policy::{Policy, narrow};
+pub use policy::{MOST_SELECTORS, Policy, narrow};
+pub use ports::PortRange;
 pub use prefix::{Prefix, PrefixError};
 pub use refusal::Refusal;
-pub use selector::{PortRange, Selector, SelectorError};
+pub use selector::{Selector, SelectorError};
 pub use time::Time;

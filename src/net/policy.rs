@@ -29,7 +29,7 @@ impl Policy {
 /// What of `offered` the `policy` allows: the pairwise intersections in the order offered, without repetitions.
 ///
 /// The order is kept because the first selector of an offer names the packet that asked for the SA (RFC 7296 §2.9). No more than
-/// [`MOST`] come out, which is what fits one payload.
+/// [`MOST_SELECTORS`] come out, which is what fits one payload.
 #[must_use]
 pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
     let mut agreed: Vec<Selector> = Vec::new();
@@ -37,7 +37,7 @@ pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
         .iter()
         .flat_map(|theirs| policy.iter().filter_map(|ours| theirs.intersect(ours)))
     {
-        if agreed.len() < MOST && !agreed.contains(&common) {
+        if agreed.len() < MOST_SELECTORS && !agreed.contains(&common) {
             agreed.push(common);
         }
     }
@@ -45,7 +45,7 @@ pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
 }
 
 /// The count of selectors in a payload is one octet (RFC 7296 §3.13).
-pub const MOST: usize = u8::MAX as usize;
+pub const MOST_SELECTORS: usize = u8::MAX as usize;
 
 /// A fragment that is not the first shows no port and so fits only selectors without one (RFC 4301 §7).
 fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>) -> bool {
@@ -61,8 +61,8 @@ fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>)
 
 #[cfg(test)]
 mod tests {
+    use super::super::ports::PortRange;
     use super::super::prefix::Prefix;
-    use super::super::selector::PortRange;
     use super::*;
 
     fn selectors(texts: &[&str]) -> Vec<Selector> {
@@ -146,6 +146,9 @@ mod tests {
             .map(|n| Selector::host(std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(n)).into()))
             .take(400)
             .collect();
-        assert_eq!(narrow(&hosts, &selectors(&["10.0.0.0/8"])).len(), MOST);
+        assert_eq!(
+            narrow(&hosts, &selectors(&["10.0.0.0/8"])).len(),
+            MOST_SELECTORS
+        );
     }
 }
