@@ -373,3 +373,150 @@ pub fn words_of_all(sa: &Sa, most: usize) -> String {
     }
     shown.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ike(words: &str) -> Vec<IkeProposal> {
+        vec![IkeProposal::parse(words).unwrap().0]
+    }
+
+    fn esp(words: &str) -> Vec<EspProposal> {
+        vec![EspProposal::parse(words).unwrap().0]
+    }
+
+    /// A proposal of a peer, changed.
+    fn theirs(words: &str, change: impl FnOnce(&mut Proposal)) -> Sa {
+        let mut sa = offer_ike(&ike(words));
+        change(&mut sa.proposals[0]);
+        sa
+    }
+
+    #[test]
+    fn what_we_offer_ourselves_we_accept_with_its_number_echoed() {
+        let ours = [
+            ike("aes128-sha1-modp1024"),
+            ike("aes256gcm16-prfsha384-ecp384"),
+        ]
+        .concat();
+        let mut offer = offer_ike(&ours);
+        offer.proposals.remove(0);
+        let chosen = choose_ike(&ours, &offer).unwrap();
+        assert_eq!(chosen.number, 2);
+        assert_eq!(chosen.suite.to_string(), "aes256gcm16-prfsha384-ecp384");
+        assert_eq!(accept_ike(&ours, &answer_ike(&chosen)), Some(chosen.suite));
+    }
+
+    #[test]
+    fn n03_a_transform_with_an_unknown_attribute_is_out_and_an_unknown_kind_takes_its_proposal_with_it()
+     {
+        let ours = ike("aes128-sha256-curve25519");
+        let attribute = theirs("aes128-sha256-curve25519", |proposal| {
+            proposal.transforms[0].unknown_attributes = vec![0x80, 0x63, 0, 1];
+        });
+        assert_eq!(choose_ike(&ours, &attribute), None);
+        let kind = theirs("aes128-sha256-curve25519", |proposal| {
+            proposal.transforms.push(plain(TransformType(99), 1));
+        });
+        assert_eq!(choose_ike(&ours, &kind), None);
+        for bits in [None, Some(0), Some(1), Some(65_535)] {
+            let length = theirs("aes128-sha256-curve25519", |proposal| {
+                proposal.transforms[0].key_bits = bits;
+            });
+            assert_eq!(choose_ike(&ours, &length), None, "{bits:?}");
+        }
+    }
+
+    #[test]
+    fn n04_a_proposal_without_one_of_its_kinds_or_an_aead_with_integrity_is_not_chosen() {
+        let ours = ike("aes128-sha256-curve25519");
+        for kind in [
+            TransformType::ENCR,
+            TransformType::INTEG,
+            TransformType::PRF,
+            TransformType::KE,
+        ] {
+            let cut = theirs("aes128-sha256-curve25519", |proposal| {
+                proposal
+                    .transforms
+                    .retain(|transform| transform.kind != kind);
+            });
+            assert_eq!(choose_ike(&ours, &cut), None, "{kind}");
+        }
+        let ours = ike("aes128gcm16-prfsha256-curve25519");
+        let both = |id| {
+            theirs("aes128gcm16-prfsha256-curve25519", |proposal| {
+                proposal.transforms.push(plain(TransformType::INTEG, id));
+            })
+        };
+        assert_eq!(choose_ike(&ours, &both(12)), None);
+        assert!(
+            choose_ike(&ours, &both(INTEG_NONE)).is_some(),
+            "an explicit none is allowed"
+        );
+    }
+
+    #[test]
+    fn p08_an_answer_with_anything_we_did_not_offer_is_not_accepted() {
+        let ours = esp("aes128-sha256");
+        let chosen = choose_esp(&ours, &offer_esp(&ours, 0x1234_5678)).unwrap();
+        let good = answer_esp(&chosen, 0xabcd_0000);
+        assert_eq!(
+            accept_esp(&ours, &good).map(|(_, spi)| spi),
+            Some(0xabcd_0000)
+        );
+        let bad = |change: &dyn Fn(&mut Sa)| {
+            let mut answer = good.clone();
+            change(&mut answer);
+            assert_eq!(accept_esp(&ours, &answer), None, "{answer:?}");
+        };
+        bad(&|sa| sa.proposals[0].number = 2);
+        bad(&|sa| sa.proposals[0].number = 0);
+        bad(&|sa| sa.proposals.push(good.proposals[0].clone()));
+        bad(&|sa| sa.proposals[0].protocol = ProtocolId::AH);
+        bad(&|sa| sa.proposals[0].spi = vec![0, 0, 0, 255]);
+        bad(&|sa| sa.proposals[0].spi = vec![0; 4]);
+        bad(&|sa| sa.proposals[0].spi.clear());
+        bad(&|sa| sa.proposals[0].transforms[0].key_bits = Some(256));
+        bad(&|sa| {
+            sa.proposals[0]
+                .transforms
+                .push(plain(TransformType::INTEG, 2))
+        });
+        bad(&|sa| {
+            sa.proposals[0]
+                .transforms
+                .push(plain(TransformType::KE, 14))
+        });
+    }
+
+    #[test]
+    fn a_group_in_the_first_child_sas_offer_is_skipped_as_it_has_no_key_exchange() {
+        let ours = esp("aes128-sha1-modp1024");
+        let mut offer = offer_esp(&ours, 0x1234_5678);
+        assert!(
+            offer.proposals[0]
+                .transforms
+                .iter()
+                .all(|transform| transform.kind != TransformType::KE)
+        );
+        offer.proposals[0]
+            .transforms
+            .push(plain(TransformType::KE, 14));
+        assert_eq!(
+            choose_esp(&ours, &offer).unwrap().suite.to_string(),
+            "aes128-sha1"
+        );
+    }
+
+    #[test]
+    fn a_peers_proposal_is_told_in_our_words_and_unknown_numbers_as_numbers() {
+        let known = offer_ike(&ike("aes256-sha256-modp2048"));
+        assert_eq!(words_of_all(&known, 3), "aes256-sha256-modp2048");
+        let strange = theirs("aes128gcm16-prfsha256-curve25519", |proposal| {
+            proposal.transforms[0].id = 23;
+        });
+        assert_eq!(words_of_all(&strange, 3), "encr(23)-prfsha256-curve25519");
+    }
+}
