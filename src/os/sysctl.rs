@@ -35,7 +35,7 @@ fn path(setting: &str) -> PathBuf {
 /// (RFC 3704 §2.4). The kernel takes the larger of this and `all`, so 2 (loose) here wins over 1 (strict) there.
 ///
 /// # Errors
-/// See [`write`].
+/// See [`write()`].
 pub fn loosen_reverse_path_filter(device: &str) -> io::Result<()> {
     write(&format!("net/ipv4/conf/{device}/rp_filter"), "2")
 }

@@ -3,17 +3,17 @@
 //!
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 allows zero, nothing asks for it).
 
-#![allow(unsafe_code, reason = "recvmmsg and sendmmsg with ancillary data")]
+mod vector;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::socket::{setsockopt, sockopt as option};
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::{Domain, Protocol, Type};
 
 use super::process::{self, Process};
-use super::{Message, RecvBatch, SendBatch, Socket, sockopt};
+use super::{RecvBatch, SendBatch, Socket, sockopt};
 
 /// A bound UDP socket.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub struct UdpSocket {
 /// What becomes of a datagram larger than the way to the peer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// It is fragmented, here or on the way: IPv4 leaves without DF. What IKE wants (RFC 7296 §2, "must be able to send messages of
-    /// any size").
+    /// It is fragmented, here or on the way: IPv4 leaves without DF. What IKE wants, whose messages may be larger than any MTU and
+    /// must arrive all the same (RFC 7296 §2).
     Allowed,
     /// It is refused (`EMSGSIZE` above the known path MTU): IPv4 leaves with DF.
     Forbidden,
@@ -81,7 +81,7 @@ fn by(holder: Option<&Process>) -> String {
 }
 
 impl UdpSocket {
-    /// What we ask for; half a second of 64 Mbit/s, or a thousand handshakes at once.
+    /// What we ask for: a burst of some thousand full-sized packets.
     const BUFFER: usize = 4 << 20;
 
     /// A socket at `address`; port 0 lets the kernel choose. An IPv6 socket leaves IPv4 alone.
@@ -189,7 +189,7 @@ impl Socket for UdpSocket {
         // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the
         // next visit goes on.
         for _ in 0..8 {
-            match receive(&self.socket, self.local.ip(), batch) {
+            match vector::receive(&self.socket, self.local.ip(), batch) {
                 Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -201,7 +201,7 @@ impl Socket for UdpSocket {
         let mut sent = 0;
         for message in batch.messages() {
             let packets = message.packets().count();
-            match send_message(&self.socket, &message) {
+            match vector::send(&self.socket, &message) {
                 Ok(count) => {
                     sent += count;
                     if count < packets {
@@ -237,236 +237,6 @@ fn is_icmp(error: &io::Error) -> bool {
                 | libc::EHOSTDOWN
         )
     )
-}
-
-/// Datagrams per system call.
-const VECTOR: usize = RecvBatch::DATAGRAMS;
-
-/// Room for one control message, aligned as its header wants.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; 64]);
-
-fn receive(socket: &socket2::Socket, bound: IpAddr, batch: &mut RecvBatch) -> io::Result<usize> {
-    // SAFETY: all of these are C structures of integers and pointers, for which zero is a value.
-    let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut names: [libc::sockaddr_in6; VECTOR] = unsafe { std::mem::zeroed() };
-    let mut controls = [Control([0; 64]); VECTOR];
-    let mut ready = 0;
-    let places = headers
-        .iter_mut()
-        .zip(&mut vectors)
-        .zip(&mut names)
-        .zip(&mut controls);
-    for (buffer, (((header, vector), name), control)) in batch.buffers().zip(places) {
-        vector.iov_base = buffer.as_mut_ptr().cast();
-        vector.iov_len = buffer.len();
-        header.msg_hdr.msg_name = (&raw mut *name).cast();
-        header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-        header.msg_hdr.msg_iov = vector;
-        header.msg_hdr.msg_iovlen = 1;
-        header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = control.0.len();
-        ready += 1;
-    }
-    // SAFETY: `ready` headers point at buffers, names and control blocks that live until the end of this function and that nothing
-    // else touches meanwhile.
-    let count = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            ready,
-            libc::MSG_DONTWAIT,
-            std::ptr::null_mut(),
-        )
-    };
-    if count < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    for (header, name) in headers
-        .iter()
-        .zip(&names)
-        .take(count.unsigned_abs() as usize)
-    {
-        // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
-        let remote = socket_address(name).unwrap_or(SocketAddr::new(bound, 0));
-        let local = destination(&header.msg_hdr).unwrap_or(bound);
-        batch.add(remote, local, 0, header.msg_len as usize);
-    }
-    Ok(batch.len())
-}
-
-fn socket_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
-    match libc::c_int::from(name.sin6_family) {
-        libc::AF_INET6 => {
-            let address = IpAddr::from(name.sin6_addr.s6_addr);
-            Some(match address {
-                IpAddr::V6(v6) if v6.is_unicast_link_local() => std::net::SocketAddrV6::new(
-                    v6,
-                    u16::from_be(name.sin6_port),
-                    0,
-                    name.sin6_scope_id,
-                )
-                .into(),
-                IpAddr::V4(_) | IpAddr::V6(_) => {
-                    SocketAddr::new(address, u16::from_be(name.sin6_port))
-                }
-            })
-        }
-        libc::AF_INET => {
-            // SAFETY: the family says that the kernel wrote a sockaddr_in, which is smaller than a sockaddr_in6 and no more aligned.
-            let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
-            Some(SocketAddr::new(
-                IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()),
-                u16::from_be(v4.sin_port),
-            ))
-        }
-        _ => None,
-    }
-}
-
-/// The address of ours in the datagram's IP header.
-fn destination(header: &libc::msghdr) -> Option<IpAddr> {
-    // SAFETY: the header is as the kernel left it, its control block alive; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside it.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
-    // SAFETY: not null, so it points at a whole, aligned header inside the control block.
-    while let Some(control) = unsafe { next.as_ref() } {
-        // SAFETY: CMSG_DATA of a valid header; the kernel has written the structure that level and type name behind it.
-        unsafe {
-            let data = libc::CMSG_DATA(control);
-            match (control.cmsg_level, control.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    return Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    return Some(IpAddr::from(info.ipi6_addr.s6_addr));
-                }
-                _ => {}
-            }
-            next = libc::CMSG_NXTHDR(header, control);
-        }
-    }
-    None
-}
-
-/// Sends the packets of one message; says how many have left, at least one.
-fn send_message(socket: &socket2::Socket, message: &Message<'_>) -> io::Result<usize> {
-    let mut control = Control([0; 64]);
-    let control_len = write_source(message.local, &mut control);
-    let name = SockAddr::from(message.remote);
-    // SAFETY: C structures of integers and pointers, for which zero is a value.
-    let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
-    let mut sent = 0;
-    let mut packets = message.packets().peekable();
-    while packets.peek().is_some() {
-        let mut ready = 0;
-        for ((header, vector), packet) in headers.iter_mut().zip(&mut vectors).zip(&mut packets) {
-            // The kernel only reads through these pointers.
-            vector.iov_base = packet.as_ptr().cast_mut().cast();
-            vector.iov_len = packet.len();
-            header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_namelen = name.len();
-            header.msg_hdr.msg_iov = vector;
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = if control_len == 0 {
-                std::ptr::null_mut()
-            } else {
-                (&raw mut control.0).cast()
-            };
-            header.msg_hdr.msg_controllen = control_len;
-            ready += 1;
-            if ready as usize == VECTOR {
-                break;
-            }
-        }
-        match send_vector(socket, &mut headers, ready) {
-            Ok(count) => {
-                sent += count;
-                if count < ready as usize {
-                    break;
-                }
-            }
-            Err(error) if sent == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(sent)
-}
-
-fn send_vector(
-    socket: &socket2::Socket,
-    headers: &mut [libc::mmsghdr; VECTOR],
-    ready: libc::c_uint,
-) -> io::Result<usize> {
-    let mut refusals = 0;
-    loop {
-        // SAFETY: the first `ready` headers point at packets, a name and a control block that outlive the call.
-        let count = unsafe {
-            libc::sendmmsg(
-                socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                ready,
-                libc::MSG_DONTWAIT,
-            )
-        };
-        if count >= 0 {
-            return Ok(count.unsigned_abs() as usize);
-        }
-        let error = io::Error::last_os_error();
-        // ECONNREFUSED is news about an earlier datagram (no port there); this one has not been tried.
-        let old_news = error.raw_os_error() == Some(libc::ECONNREFUSED) && refusals < 8;
-        refusals += 1;
-        if !old_news && error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// Writes the control message that names the source address; 0 bytes leave the choice to the kernel.
-fn write_source(local: IpAddr, control: &mut Control) -> usize {
-    // SAFETY: C structures of integers, for which zero is a value; CMSG_* only compute sizes, and both messages fit the block.
-    unsafe {
-        match local {
-            _ if local.is_unspecified() => 0,
-            IpAddr::V4(v4) => {
-                let mut info: libc::in_pktinfo = std::mem::zeroed();
-                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(v4.octets());
-                write_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
-            }
-            IpAddr::V6(v6) => {
-                let mut info: libc::in6_pktinfo = std::mem::zeroed();
-                info.ipi6_addr.s6_addr = v6.octets();
-                write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `T` is the structure that `level` and `kind` name, and `CMSG_SPACE` of it fits the block.
-unsafe fn write_control<T>(
-    control: &mut Control,
-    level: libc::c_int,
-    kind: libc::c_int,
-    value: T,
-) -> usize {
-    let size = size_of::<T>() as libc::c_uint;
-    // SAFETY: the block is aligned for a header and large enough for it and the value (see above).
-    unsafe {
-        let header = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        (*header).cmsg_level = level;
-        (*header).cmsg_type = kind;
-        (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
-        libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
-        libc::CMSG_SPACE(size) as usize
-    }
 }
 
 #[cfg(test)]

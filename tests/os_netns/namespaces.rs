@@ -1,0 +1,112 @@
+//! Cables, settings and commands.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use groundlink::os::netns::Namespace;
+use groundlink::os::udp::UdpSocket;
+use groundlink::os::{RecvBatch, SendBatch, Socket, sysctl};
+
+use super::{as_root, cable, device, eventually, wait_readable};
+
+#[test]
+fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragmented() {
+    as_root(|| {
+        let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        cable(
+            &one,
+            "c0",
+            &["192.0.2.1", "2001:db8::1"],
+            &other,
+            &["192.0.2.2", "2001:db8::2"],
+        );
+        for (a, b) in [
+            ("192.0.2.1:500", "192.0.2.2:500"),
+            ("[2001:db8::1]:500", "[2001:db8::2]:500"),
+        ] {
+            let bind = |namespace: &Namespace, at: &str| {
+                namespace
+                    .run(|| UdpSocket::bind(at.parse().unwrap()))
+                    .unwrap()
+                    .unwrap()
+            };
+            let (a, b) = (bind(&one, a), bind(&other, b));
+            let large = vec![7; 6000];
+            let mut batch = SendBatch::new();
+            let mut slot = batch
+                .reserve(b.local(), a.local().ip(), large.len())
+                .unwrap();
+            slot.bytes().copy_from_slice(&large);
+            slot.commit(large.len());
+            assert_eq!(a.send(&batch).unwrap(), 1);
+            wait_readable(Socket::as_fd(&b));
+            let mut received = RecvBatch::new();
+            assert_eq!(b.recv(&mut received).unwrap(), 1);
+            let datagram = received.iter_mut().next().unwrap();
+            assert_eq!(
+                (datagram.remote, datagram.local, &*datagram.bytes),
+                (a.local(), b.local().ip(), &large[..])
+            );
+        }
+        // Both ends are gone with one of the namespaces.
+        drop(other);
+        let mut netlink = one.netlink().unwrap();
+        eventually(|| netlink.link_named("c0").is_err());
+    });
+}
+
+#[test]
+fn settings_are_those_of_the_namespace() {
+    as_root(|| {
+        let namespace = Namespace::new().unwrap();
+        let wrong = || {
+            namespace
+                .run(sysctl::findings)
+                .unwrap()
+                .into_iter()
+                .map(|f| f.setting)
+                .collect::<Vec<_>>()
+        };
+        for off in ["net.ipv4.ip_forward", "net.ipv4.fib_multipath_hash_policy"] {
+            namespace.set(off, "0").unwrap();
+            assert!(wrong().contains(&off), "{off}");
+            namespace.set(off, "1").unwrap();
+            assert!(!wrong().contains(&off), "{off}");
+        }
+        let _tun = device(&namespace, "gl-a");
+        namespace
+            .run(|| sysctl::loosen_reverse_path_filter("gl-a"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            namespace
+                .run(|| sysctl::read("net/ipv4/conf/gl-a/rp_filter"))
+                .unwrap()
+                .unwrap(),
+            "2"
+        );
+    });
+}
+
+#[test]
+fn a_command_runs_inside_and_dies_with_the_thread_that_started_it() {
+    as_root(|| {
+        let namespace = Namespace::new().unwrap();
+        let _tun = device(&namespace, "gl-inside");
+        let mut list = Command::new("cat");
+        namespace.enter(list.arg("/proc/net/dev")).unwrap();
+        let devices = String::from_utf8(list.output().unwrap().stdout).unwrap();
+        assert!(devices.contains("gl-inside"), "{devices}");
+
+        let mut child = std::thread::scope(|scope| {
+            let start = || {
+                let mut sleep = Command::new("sleep");
+                namespace.enter(sleep.arg("1000")).unwrap();
+                sleep.stdin(Stdio::null()).spawn().unwrap()
+            };
+            scope.spawn(start).join().unwrap()
+        });
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert!(namespace.path().exists());
+    });
+}

@@ -1,0 +1,352 @@
+//! Routes into tunnels, around them, and nowhere; addresses.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use groundlink::net::Prefix;
+use groundlink::os::netlink::{
+    LAST_RESORT_METRIC, Netlink, NetlinkError, Route, Target, source_inside,
+};
+use groundlink::os::netns::Namespace;
+
+use super::{as_root, cable, device, ip, ip_tool, next_packet, site};
+
+#[test]
+fn routes_are_installed_changed_without_a_gap_and_withdrawn() {
+    as_root(|| {
+        let (namespace, a) = site("gl-a", "10.9.0.1");
+        let b = device(&namespace, "gl-b");
+        let mut netlink = namespace.netlink().unwrap();
+        netlink.add_address(1, ip("fd00:9::1"), 128).unwrap();
+        for (prefix, source) in [("10.8.0.0/16", "10.9.0.1"), ("fd00:8::/32", "fd00:9::1")] {
+            let route = |devices: &[u32]| Route {
+                prefix: prefix.parse().unwrap(),
+                metric: 100,
+                target: Target::Devices(devices.to_vec()),
+                source: Some(ip(source)),
+            };
+            let inside = route(&[]).prefix.last();
+            netlink.install(&route(&[a.index()])).unwrap();
+            let way = netlink.route_to(inside).unwrap();
+            assert_eq!(
+                (way.device, way.source, way.mtu),
+                (a.index(), Some(ip(source)), 1400)
+            );
+
+            let stop = AtomicBool::new(false);
+            let looked = std::thread::scope(|scope| {
+                let looker = scope.spawn(|| {
+                    let mut netlink = namespace.netlink().unwrap();
+                    let (mut looked, mut missed) = (0, 0);
+                    while !stop.load(Ordering::Relaxed) {
+                        // An IPv6 lookup that holds the old route while it is freed fails; the next one finds the new.
+                        missed = netlink.route_to(inside).map_or(missed + 1, |_| 0);
+                        assert!(missed < 3, "never a moment without the route");
+                        looked += 1;
+                    }
+                    looked
+                });
+                for _ in 0..200 {
+                    for devices in [&[a.index(), b.index()][..], &[b.index()], &[a.index()]] {
+                        netlink.install(&route(devices)).unwrap();
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+                looker.join().unwrap()
+            });
+            assert!(looked > 10, "{looked}");
+
+            netlink.install(&route(&[a.index(), b.index()])).unwrap();
+            assert_eq!(
+                netlink.own_routes().unwrap(),
+                [route(&[a.index(), b.index()])]
+            );
+            netlink.withdraw(route(&[]).prefix, 100).unwrap();
+            netlink.withdraw(route(&[]).prefix, 100).unwrap();
+            assert_eq!(netlink.own_routes().unwrap(), []);
+        }
+    });
+}
+
+#[test]
+fn without_a_tunnel_the_last_resort_keeps_packets_in() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        for prefix in ["10.8.0.0/16", "fd00:8::/32"] {
+            let prefix: Prefix = prefix.parse().unwrap();
+            let last_resort = Route::last_resort(prefix);
+            let through = Route {
+                metric: 100,
+                target: Target::Devices(vec![tun.index()]),
+                ..last_resort.clone()
+            };
+            netlink.install(&last_resort).unwrap();
+            netlink.install(&through).unwrap();
+            assert_eq!(netlink.route_to(prefix.last()).unwrap().device, tun.index());
+            netlink.withdraw(prefix, 100).unwrap();
+            assert!(netlink.route_to(prefix.last()).is_err());
+            assert_eq!(netlink.own_routes().unwrap(), [last_resort]);
+            netlink.withdraw(prefix, LAST_RESORT_METRIC).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_a_killed_daemon_left_is_cleaned_and_nothing_else() {
+    as_root(|| {
+        let (namespace, _tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        ip_tool(&namespace, "route add 10.1.0.0/16 dev gl-a metric 100");
+        for prefix in ["10.8.0.0/16", "fd00:8::/32"] {
+            netlink
+                .install(&Route::last_resort(prefix.parse().unwrap()))
+                .unwrap();
+        }
+        assert_eq!(netlink.withdraw_all().unwrap(), 2);
+        assert_eq!(netlink.own_routes().unwrap(), []);
+        assert!(ip_tool(&namespace, "route").contains("10.1.0.0/16"));
+    });
+}
+
+#[test]
+fn somebody_elses_route_is_not_replaced() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        ip_tool(
+            &namespace,
+            "route add 10.8.0.0/16 dev gl-a metric 100 src 10.9.0.1",
+        );
+        let route = Route {
+            prefix: "10.8.0.0/16".parse().unwrap(),
+            metric: 100,
+            target: Target::Devices(vec![tun.index()]),
+            source: None,
+        };
+        let error = netlink.install(&route).unwrap_err();
+        assert!(matches!(error, NetlinkError::RouteTaken { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("ip route del 10.8.0.0/16 metric 100"),
+            "{error}"
+        );
+        netlink.withdraw(route.prefix, 100).unwrap();
+        assert!(
+            ip_tool(&namespace, "route").contains("10.8.0.0/16"),
+            "nor removed"
+        );
+        netlink
+            .install(&Route {
+                metric: 101,
+                ..route
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn the_kernels_own_words_are_in_the_error() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        let route = Route {
+            prefix: "10.8.0.0/16".parse().unwrap(),
+            metric: 100,
+            target: Target::Devices(vec![tun.index()]),
+            source: Some(ip("192.0.2.99")),
+        };
+        let error = netlink.install(&route).unwrap_err();
+        assert!(
+            error.to_string().to_lowercase().contains("prefsrc"),
+            "{error}"
+        );
+        let error = netlink.set_up(9999).unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+    });
+}
+
+#[test]
+fn several_devices_share_the_flows() {
+    as_root(|| {
+        let (namespace, a) = site("gl-a", "10.9.0.1");
+        let b = device(&namespace, "gl-b");
+        namespace
+            .set("net.ipv4.fib_multipath_hash_policy", "1")
+            .unwrap();
+        namespace
+            .set("net.ipv6.fib_multipath_hash_policy", "1")
+            .unwrap();
+        let mut netlink = namespace.netlink().unwrap();
+        netlink.add_address(1, ip("fd00:9::1"), 128).unwrap();
+        for (prefix, from, to) in [
+            ("10.8.0.0/16", "10.9.0.1:0", "10.8.0.1:9"),
+            ("fd00:8::/32", "[fd00:9::1]:0", "[fd00:8::1]:9"),
+        ] {
+            let target = Target::Devices(vec![a.index(), b.index()]);
+            netlink
+                .install(&Route {
+                    prefix: prefix.parse().unwrap(),
+                    metric: 100,
+                    target,
+                    source: None,
+                })
+                .unwrap();
+            namespace
+                .run(|| {
+                    for _ in 0..40 {
+                        UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap();
+                    }
+                })
+                .unwrap();
+            for tun in [&a, &b] {
+                next_packet(tun, 17);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_way_to_the_peer_stays_outside_the_tunnel() {
+    as_root(|| {
+        let (gateway, tun) = site("gl-a", "10.9.0.1");
+        let world = Namespace::new().unwrap();
+        cable(
+            &gateway,
+            "wan",
+            &["198.51.100.2", "2001:db8::2"],
+            &world,
+            &["198.51.100.1", "2001:db8::1"],
+        );
+        let mut netlink = gateway.netlink().unwrap();
+        let wan = netlink.link_named("wan").unwrap().index;
+        let ours = [tun.index()];
+        for (default, via, peer, covering, on_link) in [
+            (
+                "0.0.0.0/0",
+                "198.51.100.1",
+                "203.0.113.9",
+                "203.0.113.0/24",
+                "198.51.100.1",
+            ),
+            (
+                "::/0",
+                "2001:db8::1",
+                "2001:db8:9::9",
+                "2001:db8:9::/48",
+                "2001:db8::1",
+            ),
+        ] {
+            let (peer, via) = (ip(peer), ip(via));
+            assert!(matches!(
+                netlink.pin(peer, &ours),
+                Err(NetlinkError::NoWay(_))
+            ));
+            let family = if via.is_ipv4() { "" } else { "-6 " };
+            ip_tool(&gateway, &format!("{family}route add {default} via {via}"));
+            let target = Target::Devices(ours.to_vec());
+            let tunnel = Route {
+                prefix: covering.parse().unwrap(),
+                metric: 100,
+                target,
+                source: None,
+            };
+
+            let pin = netlink.pin(peer, &ours).unwrap().unwrap();
+            assert_eq!(
+                pin.target,
+                Target::Neighbour {
+                    device: wan,
+                    gateway: Some(via)
+                }
+            );
+            netlink.install(&pin).unwrap();
+            netlink.install(&tunnel).unwrap();
+            // Also when the tunnel is for exactly the peer.
+            netlink
+                .install(&Route {
+                    prefix: Prefix::host(peer),
+                    ..tunnel.clone()
+                })
+                .unwrap();
+            assert_eq!(
+                netlink.route_to(tunnel.prefix.last()).unwrap().device,
+                tun.index()
+            );
+            let way = netlink.route_to(peer).unwrap();
+            assert_eq!((way.device, way.gateway, way.mtu), (wan, Some(via), 1500));
+            assert_eq!(
+                netlink.pin(peer, &ours).unwrap().unwrap(),
+                pin,
+                "again, with pin and tunnel in place"
+            );
+            assert!(netlink.own_routes().unwrap().contains(&pin));
+
+            let neighbour = netlink.pin(ip(on_link), &ours).unwrap().unwrap();
+            assert_eq!(
+                neighbour.target,
+                Target::Neighbour {
+                    device: wan,
+                    gateway: None
+                }
+            );
+            netlink.install(&neighbour).unwrap();
+            assert_eq!(netlink.route_to(ip(on_link)).unwrap().device, wan);
+        }
+        assert_eq!(
+            netlink.pin(ip("198.51.100.2"), &ours).unwrap(),
+            None,
+            "the peer is this machine"
+        );
+    });
+}
+
+#[test]
+fn a_path_mtu_on_the_route_is_told() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        ip_tool(&namespace, "route add 10.7.0.0/16 dev gl-a mtu 1300");
+        let way = namespace
+            .netlink()
+            .unwrap()
+            .route_to(ip("10.7.0.1"))
+            .unwrap();
+        assert_eq!((way.device, way.mtu), (tun.index(), 1300));
+
+        ip_tool(&namespace, "addr add 10.9.5.5/32 dev lo");
+        ip_tool(&namespace, "rule add from 10.9.5.5 lookup 77");
+        ip_tool(
+            &namespace,
+            "route add 10.7.0.0/16 dev gl-a mtu 1200 table 77",
+        );
+        let way = namespace
+            .netlink()
+            .unwrap()
+            .route_from(ip("10.9.5.5"), ip("10.7.0.1"))
+            .unwrap();
+        assert_eq!(
+            (way.device, way.mtu),
+            (tun.index(), 1200),
+            "of several addresses each its own way"
+        );
+    });
+}
+
+#[test]
+fn the_hosts_own_packets_get_a_source_inside_the_selectors() {
+    as_root(|| {
+        let (namespace, _tun) = site("gl-a", "203.0.113.7");
+        let mut netlink = namespace.netlink().unwrap();
+        netlink.add_address(1, ip("10.9.1.1"), 32).unwrap();
+        netlink.add_address(1, ip("10.9.1.1"), 32).unwrap();
+        let local: Prefix = "10.9.0.0/16".parse().unwrap();
+        let found = |netlink: &mut Netlink| {
+            source_inside(&netlink.addresses().unwrap(), &[local], ip("10.8.0.1"))
+        };
+        assert_eq!(found(&mut netlink), Some(ip("10.9.1.1")));
+        netlink.delete_address(1, ip("10.9.1.1"), 32).unwrap();
+        netlink.delete_address(1, ip("10.9.1.1"), 32).unwrap();
+        assert_eq!(found(&mut netlink), None);
+    });
+}
