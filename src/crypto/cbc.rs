@@ -122,3 +122,35 @@ fn decrypt<C: BlockCipherDecrypt>(cipher: &C, iv: &[u8], text: &mut [u8]) -> Res
         Err(NotBlocks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::vectors;
+
+    #[test]
+    fn aes_cbc_of_rfc_3602() {
+        for case in vectors::cases(include_str!("../../tests/vectors/aes-cbc.txt")) {
+            let (key, iv) = (case.bytes("key"), case.bytes("iv"));
+            let mut text = case.bytes("plaintext");
+            Encryptor::new(BlockCipher::Aes128, &key)
+                .unwrap()
+                .encrypt(&iv, &mut text)
+                .unwrap();
+            assert_eq!(text, case.bytes("ciphertext"), "{}", case.title);
+            Decryptor::new(BlockCipher::Aes128, &key)
+                .unwrap()
+                .decrypt(&iv, &mut text)
+                .unwrap();
+            assert_eq!(text, case.bytes("plaintext"), "{}", case.title);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_whole_number_of_blocks_is_refused() {
+        let encryptor = Encryptor::new(BlockCipher::Aes128, &[1; 16]).unwrap();
+        assert!(encryptor.encrypt(&[0; 16], &mut [0; 33]).is_err());
+        assert!(encryptor.encrypt(&[0; 15], &mut [0; 32]).is_err());
+        assert!(Decryptor::new(BlockCipher::TripleDes, &[1; 16]).is_none());
+    }
+}

@@ -105,3 +105,50 @@ impl Drop for Tag {
 fn keyed<M: KeyInit>(key: &[u8]) -> M {
     M::new_from_slice(key).expect("HMAC takes keys of any length")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::registry::INTEGRITY;
+    use crate::crypto::vectors;
+
+    #[test]
+    fn hmac_of_rfc_2202_and_rfc_4231() {
+        let cases = vectors::cases(include_str!("../../tests/vectors/hmac.txt"));
+        for row in INTEGRITY {
+            let cases: Vec<_> = cases
+                .iter()
+                .filter(|case| case.text("hash") == row.word)
+                .collect();
+            assert!(cases.len() >= 6, "{row}");
+            for case in cases {
+                let mut mac = Mac::new(row.hash, &case.bytes("key"));
+                mac.update(&case.bytes("data"));
+                assert_eq!(
+                    mac.finish().as_bytes(),
+                    case.bytes("digest"),
+                    "{}",
+                    case.title
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_clone_goes_its_own_way() {
+        let mut first = Mac::new(Hash::Sha1, b"key");
+        let mut second = first.clone();
+        first.update(b"one");
+        second.update(b"o");
+        second.update(b"ne");
+        assert_eq!(
+            first.clone().finish().as_bytes(),
+            second.finish().as_bytes()
+        );
+        first.update(b"more");
+        assert_ne!(
+            first.finish().as_bytes(),
+            Mac::new(Hash::Sha1, b"key").finish().as_bytes()
+        );
+    }
+}

@@ -38,6 +38,8 @@ mod protect;
 mod random;
 pub mod registry;
 mod suite;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 pub use digest::sha1;
 pub use kex::{InvalidPublicValue, KeyExchange};

@@ -8,7 +8,7 @@
 use zeroize::Zeroizing;
 
 use super::keys::Secret;
-use super::mac::Mac;
+use super::mac::{Mac, Tag};
 use super::registry::Prf;
 
 impl Prf {
@@ -28,14 +28,13 @@ impl Prf {
         let length = length.min(self.output_len.saturating_mul(255));
         // Reserved at once: growing would leave copies of the keys behind.
         let mut material = Zeroizing::new(Vec::with_capacity(length));
-        let mut previous = None;
+        let mut previous: Option<Tag> = None;
         for counter in 1..=u8::MAX {
             if material.len() >= length {
                 break;
             }
             let mut mac = keyed.clone();
             if let Some(tag) = &previous {
-                let tag: &super::mac::Tag = tag;
                 mac.update(tag.as_bytes());
             }
             seed.iter().for_each(|part| mac.update(part));
@@ -46,5 +45,66 @@ impl Prf {
             previous = Some(tag);
         }
         Secret::new(std::mem::take(&mut material))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crypto::registry::PRF;
+    use crate::crypto::vectors;
+
+    #[test]
+    fn key_derivation_of_nist_cavp() {
+        let cases = vectors::cases(include_str!("../../tests/vectors/ikev2-kdf.txt"));
+        for prf in PRF {
+            let case = cases
+                .iter()
+                .find(|case| case.text("prf") == prf.word)
+                .unwrap();
+            let (ni, nr) = (case.bytes("ni"), case.bytes("nr"));
+            let nonces = [&ni[..], &nr[..]].concat();
+
+            let skeyseed = prf.compute(&nonces, &[&case.bytes("g-ir")]);
+            assert_eq!(skeyseed.as_bytes(), case.bytes("skeyseed"), "{prf}");
+
+            let seed: [&[u8]; 4] = [&ni, &nr, &case.bytes("spi-i"), &case.bytes("spi-r")];
+            let expected = case.bytes("keys");
+            let keys = prf.expand(skeyseed.as_bytes(), &seed, expected.len());
+            assert_eq!(keys.as_bytes(), expected, "{prf}");
+
+            let sk_d = &keys.as_bytes()[..prf.key_len];
+            let rekeyed = prf.compute(sk_d, &[&case.bytes("g-ir-new"), &ni, &nr]);
+            assert_eq!(rekeyed.as_bytes(), case.bytes("skeyseed-rekey"), "{prf}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_expansion_is_the_beginning_of_a_longer_one() {
+        for prf in PRF {
+            let long = prf.expand(b"key", &[b"seed"], prf.output_len * 255);
+            assert_eq!(long.len(), prf.output_len * 255);
+            for length in [0, 1, prf.output_len, prf.output_len + 1, 400] {
+                assert_eq!(
+                    prf.expand(b"key", &[b"se", b"ed"], length).as_bytes(),
+                    &long.as_bytes()[..length]
+                );
+            }
+            assert_eq!(
+                prf.expand(b"key", &[b"seed"], usize::MAX),
+                long,
+                "{prf}: cut where the counter ends"
+            );
+        }
+    }
+
+    #[test]
+    fn parts_are_concatenated() {
+        for prf in PRF {
+            assert_eq!(
+                prf.compute(b"k", &[b"ab", b"", b"c"]),
+                prf.compute(b"k", &[b"abc"])
+            );
+            assert_eq!(prf.compute(b"k", &[]).len(), prf.output_len);
+        }
     }
 }

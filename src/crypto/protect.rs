@@ -343,6 +343,7 @@ fn keyed_mac(
 mod tests {
     use super::*;
     use crate::crypto::registry::{ENCRYPTION, INTEGRITY};
+    use crate::crypto::{EspProposal, vectors};
 
     /// Every cipher with every integrity algorithm it can be negotiated with.
     fn protections() -> Vec<Protection> {
@@ -405,6 +406,34 @@ mod tests {
                 let plaintext = opener.open(&mut packet, HEADER.len(), esn_high).unwrap();
                 assert_eq!(packet[plaintext], TEXT, "{protection}");
             }
+        }
+    }
+
+    #[test]
+    fn packets_another_implementation_made_open_and_are_made_the_same() {
+        for case in vectors::cases(include_str!("../../tests/vectors/esp-cbc-hmac.txt")) {
+            let (proposal, _) = EspProposal::parse(case.text("esp")).unwrap();
+            let protection = proposal.first().unwrap().protection;
+            let keys = SaKeys {
+                encryption: Secret::new(case.bytes("key")),
+                integrity: Secret::new(case.bytes("integrity-key")),
+            };
+            let esn_high = case.number("esn-high");
+            let plaintext = case.bytes("plaintext");
+            let mut packet = case.bytes("packet");
+
+            let opener = Opener::new(protection, &keys).unwrap();
+            let opened = opener.open(&mut packet, 8, esn_high).unwrap();
+            assert_eq!(packet[opened.clone()], plaintext, "{}", case.title);
+
+            packet[8..opened.start].fill(0);
+            packet[opened.end..].fill(0);
+            let low = u32::from_be_bytes(packet[4..8].try_into().unwrap());
+            let counter = u64::from(esn_high.unwrap_or(0)) << 32 | u64::from(low);
+            let iv_key = case.bytes("iv-key").try_into().unwrap();
+            let sealer = Sealer::new(protection, &keys, iv_key).unwrap();
+            sealer.seal(&mut packet, 8, counter, esn_high).unwrap();
+            assert_eq!(packet, case.bytes("packet"), "{}", case.title);
         }
     }
 

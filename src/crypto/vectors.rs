@@ -1,0 +1,74 @@
+//! Published test vectors, read from `tests/vectors`: `name = value` lines under a `[title]`; a value may go on over indented
+//! lines.
+
+use std::collections::HashMap;
+
+/// One case of a file.
+pub(crate) struct Case {
+    pub title: String,
+    fields: HashMap<String, String>,
+}
+
+impl Case {
+    /// A field as written.
+    pub fn text(&self, name: &str) -> &str {
+        self.fields
+            .get(name)
+            .unwrap_or_else(|| panic!("{}: no {name}", self.title))
+    }
+
+    /// A field of hexadecimal digits.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        bytes(self.text(name))
+    }
+
+    /// A field of eight hexadecimal digits that not every case has.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.fields
+            .get(name)
+            .map(|digits| u32::from_str_radix(digits, 16).unwrap())
+    }
+}
+
+/// The bytes that hexadecimal digits spell.
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+    assert!(digits.len().is_multiple_of(2), "{hex}");
+    digits
+        .chunks(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect()
+}
+
+/// The cases of a file.
+pub(crate) fn cases(file: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    let mut name = String::new();
+    for line in file
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        if let Some(title) = line.strip_prefix('[') {
+            let title = title.trim_end_matches(']').to_owned();
+            cases.push(Case {
+                title,
+                fields: HashMap::new(),
+            });
+            continue;
+        }
+        let fields = &mut cases.last_mut().expect("a title comes first").fields;
+        let value = match line.split_once(" =") {
+            Some((field, value)) => {
+                name = field.to_owned();
+                value
+            }
+            None => line,
+        };
+        fields
+            .entry(name.clone())
+            .or_default()
+            .push_str(value.trim());
+    }
+    assert!(!cases.is_empty());
+    cases
+}
