@@ -24,6 +24,8 @@ mod secret;
 mod settings;
 mod show;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod value;
 

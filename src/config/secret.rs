@@ -81,7 +81,7 @@ pub fn read(place: &Place, credentials: Option<&Path>) -> Result<Found, Problem>
         }
         Place::File(path) => {
             let guard = match credentials {
-                Some(folder) if path.starts_with(folder) => Guard::Systemd,
+                Some(folder) if path.parent() == Some(folder) => Guard::Systemd,
                 Some(_) | None => Guard::Mode,
             };
             read_file(path, guard)
@@ -270,5 +270,182 @@ fn unusable(what: impl Into<String>, advice: impl Into<String>) -> Problem {
     Problem::Unusable {
         what: what.into(),
         advice: advice.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const KEY: &[u8] = b"Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi";
+
+    /// A file with these contents and this mode, and what reading it gives.
+    fn read_with(contents: &[u8], mode: u32) -> Result<Found, Problem> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        read(&Place::File(path), None)
+    }
+
+    fn key(contents: &[u8]) -> Vec<u8> {
+        read_with(contents, 0o600)
+            .unwrap()
+            .psk
+            .0
+            .as_bytes()
+            .to_vec()
+    }
+
+    /// What is wrong with a file, path left out.
+    fn fault(contents: &[u8]) -> String {
+        match read_with(contents, 0o600) {
+            Err(Problem::Unusable { what, advice }) => {
+                format!("{} | {advice}", what.split_once("/key ").unwrap().1)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn h01_the_exact_bytes_are_the_key_but_for_one_newline() {
+        for long in [64, 65, 4096] {
+            assert_eq!(key(&vec![b'k'; long]), vec![b'k'; long]);
+        }
+        assert_eq!(key(b"abc\n"), b"abc");
+        assert_eq!(key(b"abc\n\n"), b"abc\n");
+        assert_eq!(key(b"abc\r\n"), b"abc\r");
+        assert_eq!(key(b" a b\0\xff "), b" a b\0\xff ");
+        assert_eq!(key(b"\"abc\""), b"\"abc\"");
+    }
+
+    #[test]
+    fn h01_hex_and_base64() {
+        assert_eq!(key(b"0x00ffA0"), [0, 255, 0xa0]);
+        assert_eq!(key(b"0x00ff\n"), [0, 255]);
+        assert_eq!(key(b"0sAAECAw=="), [0, 1, 2, 3]);
+        assert_eq!(key(b"0sAAECAw"), [0, 1, 2, 3]);
+        assert_eq!(key(b"0s/+8="), [0xff, 0xef]);
+        assert_eq!(key(b"0sAAEC"), [0, 1, 2]);
+        for bad in [&b"0x"[..], b"0x0", b"0xzz", b"0x00 ", b"0x00\n\n"] {
+            assert!(fault(bad).contains("is not whole bytes of hex"), "{bad:?}");
+        }
+        for bad in [
+            &b"0s"[..],
+            b"0sA",
+            b"0sAA=A",
+            b"0sAA=",
+            b"0s====",
+            b"0sA A",
+            b"0sAA===",
+        ] {
+            assert!(fault(bad).contains("is not base64"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn h01_empty_and_huge_files_are_no_keys() {
+        assert_eq!(
+            fault(b""),
+            "is empty | put the key into it; `groundlink psk` makes one"
+        );
+        assert!(fault(b"\n").starts_with("is empty"));
+        assert!(fault(&[b'k'; 4097]).starts_with("has more than 4096 bytes"));
+    }
+
+    #[test]
+    fn h01_modes_that_let_others_in_are_refused_with_the_chmod() {
+        for good in [0o600, 0o400, 0o640, 0o440, 0o700] {
+            assert!(read_with(KEY, good).is_ok(), "{good:o}");
+        }
+        for (bad, chmod, why) in [
+            (0o644, "chmod 0640 ", "everyone on this machine"),
+            (0o604, "chmod 0600 ", "everyone"),
+            (0o601, "chmod 0600 ", "everyone"),
+            (0o602, "chmod 0600 ", "everyone"),
+            (0o660, "chmod 0640 ", "its group may change it"),
+            (0o620, "chmod 0600 ", "its group may change it"),
+            (0o666, "chmod 0640 ", "and its group may change it"),
+        ] {
+            match read_with(KEY, bad) {
+                Err(Problem::Unusable { what, advice }) => {
+                    assert!(
+                        what.contains(&format!("{bad:04o}")) && what.contains(why),
+                        "{what}"
+                    );
+                    assert!(advice.starts_with(chmod), "{bad:o}: {advice}");
+                }
+                other => panic!("{bad:o}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn h01_a_link_is_judged_by_the_file_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, KEY).unwrap();
+        symlink(&file, &link).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read(&Place::File(link.clone()), None).is_err());
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read(&Place::File(link), None).is_ok());
+    }
+
+    #[test]
+    fn h01_what_is_no_file_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let what = |path: &Path| match read(&Place::File(path.to_owned()), None) {
+            Err(Problem::Unusable { what, .. }) => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(what(folder.path()).contains("is a directory"));
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(what(&fifo).contains("is not a regular file"));
+        assert!(what(Path::new("/dev/zero")).contains("is not a regular file"));
+        assert!(what(&folder.path().join("none")).contains("there is no PSK file"));
+        assert!(what(Path::new("/dev/null/x")).contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_somebody_elses_business() {
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(matches!(
+            cannot_open(Path::new("/x"), &error),
+            Problem::NotForUs { .. }
+        ));
+    }
+
+    #[test]
+    fn systemd_guards_its_own_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("psk_a");
+        fs::write(&path, KEY).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(read(&Place::File(path.clone()), None).is_err());
+        assert!(read(&Place::File(path), Some(folder.path())).is_ok());
+        assert!(read(&Place::Credential("psk_a".to_owned()), Some(folder.path())).is_ok());
+    }
+
+    #[test]
+    fn h02_keys_that_can_be_guessed_are_doubted() {
+        let doubts = |contents: &[u8]| read_with(contents, 0o600).unwrap().doubts.len();
+        assert_eq!(doubts(KEY), 0);
+        assert_eq!(doubts(b"nineteen characters"), 1);
+        assert_eq!(doubts(b"0x000102030405060708090a0b0c"), 1);
+        assert_eq!(doubts(b"0x000102030405060708090a0b0c0d"), 0);
+        assert_eq!(doubts(b"long enough for anyone, but \r\n"), 1);
+        assert_eq!(doubts(b" hunter2"), 2);
+    }
+
+    #[test]
+    fn h04_nothing_about_a_key_file_prints_the_key() {
+        for contents in [KEY, b"0xQ7vYd0x3LmZk9", b"0sQ7vYd0x3LmZk9***"] {
+            assert!(!format!("{:?}", read_with(contents, 0o600)).contains("Q7vYd0x3LmZk9"));
+        }
     }
 }
