@@ -18,6 +18,8 @@ pub mod client;
 mod protocol;
 mod server;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use protocol::{Answer, Asked, Door, Request, Trouble, door};
 pub use server::serve;

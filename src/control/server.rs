@@ -28,20 +28,36 @@ const MOST_HEAD: usize = 16 * 1024;
 /// The most headers a request may have.
 const MOST_HEADERS: usize = 64;
 
-/// How long a client may take to send its request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(3);
-
-/// How long the daemon may take to answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long a whole connection may last: one request, one response.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
-
 /// How long to wait after `accept` failed, which it does while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long each step may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// A client, to send its request's head.
+    pub head: Duration,
+    /// The daemon, to answer.
+    pub answer: Duration,
+    /// A whole connection: one request, one response.
+    pub connection: Duration,
+}
+
+const DEADLINES: Deadlines = Deadlines {
+    head: Duration::from_secs(3),
+    answer: Duration::from_secs(5),
+    connection: Duration::from_secs(10),
+};
+
 /// Serves until it is dropped. Must run inside a tokio runtime with time and IO.
 pub async fn serve(listener: Listener, door: Door) -> Infallible {
+    serve_within(DEADLINES, listener, door).await
+}
+
+pub(super) async fn serve_within(
+    deadlines: Deadlines,
+    listener: Listener,
+    door: Door,
+) -> Infallible {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let permit = Arc::clone(&room).acquire_owned().await.ok();
@@ -50,7 +66,8 @@ pub async fn serve(listener: Listener, door: Door) -> Infallible {
                 let door = door.clone();
                 tokio::spawn(async move {
                     let _permit = permit;
-                    let _ = timeout(CONNECTION_DEADLINE, connection(stream, door)).await;
+                    let _ =
+                        timeout(deadlines.connection, connection(stream, door, deadlines)).await;
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -58,28 +75,36 @@ pub async fn serve(listener: Listener, door: Door) -> Infallible {
     }
 }
 
-async fn connection(stream: UnixStream, door: Door) -> Result<(), hyper::Error> {
+async fn connection(
+    stream: UnixStream,
+    door: Door,
+    deadlines: Deadlines,
+) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
         let door = door.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &door).await) }
+        async move { Ok::<_, Infallible>(respond(&request, &door, deadlines.answer).await) }
     });
     http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MOST_HEAD)
         .max_headers(MOST_HEADERS)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .header_read_timeout(deadlines.head)
         .serve_connection(TokioIo::new(stream), service)
         .await
 }
 
-async fn respond(request: &HttpRequest<Incoming>, door: &Door) -> Response<Full<Bytes>> {
+async fn respond(
+    request: &HttpRequest<Incoming>,
+    door: &Door,
+    deadline: Duration,
+) -> Response<Full<Bytes>> {
     // No request has a body; one that is sent is not read.
     let asked = match route(request.method(), request.uri().path()) {
         Ok(asked) => asked,
         Err(refusal) => return refusal.response(),
     };
-    match timeout(ANSWER_DEADLINE, door.ask(asked)).await {
+    match timeout(deadline, door.ask(asked)).await {
         Ok(Some(Answer::Status(snapshot))) => json(StatusCode::OK, &snapshot),
         Ok(Some(Answer::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
         Ok(Some(Answer::NoSuchTunnel { known })) => {
