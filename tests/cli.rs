@@ -1,0 +1,195 @@
+//! The program as scripts see it: exit statuses, and which stream says what.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the program in this folder.
+fn groundlink(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_groundlink"));
+    command
+        .current_dir(folder)
+        .env_remove("CREDENTIALS_DIRECTORY")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A folder with a configuration that is good but for this line.
+fn site(line: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("psk"),
+        "Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi",
+    )
+    .unwrap();
+    fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "[gateway]\naddress = \"203.0.113.7\"\ncontrol = \"{}/control.sock\"\n\n[[tunnel]]\nname = \"a\"\npeer = \"192.0.2.1\"\n\
+         psk = {{ file = \"psk\" }}\nlocal = [\"10.0.0.0/24\"]\nremote = [\"10.1.0.0/24\"]\n{line}\n",
+        folder.path().display()
+    );
+    fs::write(folder.path().join("groundlink.toml"), text).unwrap();
+    folder
+}
+
+#[test]
+fn check_exits_by_what_it_found() {
+    for (line, expected, said) in [
+        ("", 0, ""),
+        ("ike = \"aes128-sha1-modp1024\"", 0, "warning: "),
+        ("esp = \"des-md5\"", 4, "lint error: "),
+        ("remot = []", 2, "error: unknown key `remot`"),
+    ] {
+        let folder = site(line);
+        let output = groundlink(folder.path(), &["check", "--config", "groundlink.toml"]);
+        assert_eq!(status(&output), expected, "{line}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(said),
+            "{line}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stdout(&output).starts_with("groundlink.toml: "),
+            "{}",
+            stdout(&output)
+        );
+    }
+}
+
+#[test]
+fn check_explains_and_speaks_json() {
+    let folder = site("");
+    let explained = stdout(&groundlink(
+        folder.path(),
+        &["check", "--explain", "--config", "groundlink.toml"],
+    ));
+    let line = explained
+        .lines()
+        .find(|line| line.trim_start().starts_with("ike-lifetime"))
+        .unwrap();
+    assert!(
+        line.contains("\"4h\"") && line.ends_with("preset generic"),
+        "{line}"
+    );
+
+    let output = groundlink(
+        folder.path(),
+        &[
+            "check",
+            "--json",
+            "--explain",
+            "--config",
+            "groundlink.toml",
+        ],
+    );
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["ok"], &value["tunnels"]), (&true.into(), &1.into()));
+    assert!(
+        value["values"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["key"] == "peer" && row["origin"] == "groundlink.toml:7")
+    );
+}
+
+#[test]
+fn a_missing_configuration_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = groundlink(folder.path(), &["check", "--config", "none.toml"]);
+    assert_eq!(status(&output), 2);
+    assert!(
+        stderr(&output).contains("no such file"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn verbs_that_need_the_daemon_say_it_is_not_there() {
+    let folder = site("");
+    for verb in [
+        &["status"][..],
+        &["status", "a", "--json"],
+        &["up", "a"],
+        &["down", "a"],
+        &["reset", "a"],
+    ] {
+        let output = groundlink(
+            folder.path(),
+            &[verb, &["--config", "groundlink.toml"]].concat(),
+        );
+        assert_eq!(status(&output), 3, "{verb:?}");
+        let said = stderr(&output);
+        assert!(
+            said.contains("/control.sock: ") && said.contains("help: start it"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&folder.path().display().to_string()),
+            "the configured socket is asked: {said}"
+        );
+        assert_eq!(stdout(&output), "");
+    }
+    let elsewhere = groundlink(folder.path(), &["status", "--socket", "/nowhere/x.sock"]);
+    assert!(stderr(&elsewhere).contains("/nowhere/x.sock"));
+}
+
+#[test]
+fn the_command_line_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in [
+        &["statsu"][..],
+        &[],
+        &["up"],
+        &["up", "a/../b"],
+        &["check", "--nonsense"],
+        &["completions", "dos"],
+        &["lab", "--tunnels", "0"],
+    ] {
+        assert_eq!(status(&groundlink(folder.path(), line)), 2, "{line:?}");
+    }
+    for later in [
+        "top", "rekey", "reload", "diagnose", "capture", "decode", "export", "bench", "man",
+    ] {
+        let output = groundlink(folder.path(), &[later, "--flag", "x"]);
+        assert_eq!(status(&output), 2);
+        assert!(
+            stderr(&output).contains(&format!("`groundlink {later}` is not in this version")),
+            "{}",
+            stderr(&output)
+        );
+    }
+    assert_eq!(status(&groundlink(folder.path(), &["--help"])), 0);
+    assert_eq!(status(&groundlink(folder.path(), &["--version"])), 0);
+}
+
+#[test]
+fn psk_and_completions_print_what_they_promise() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys: Vec<String> = (0..2)
+        .map(|_| stdout(&groundlink(folder.path(), &["psk"])))
+        .collect();
+    assert_ne!(keys[0], keys[1]);
+    assert_eq!(keys[0].len(), 49);
+    let script = stdout(&groundlink(folder.path(), &["completions", "bash"]));
+    assert!(script.contains("_groundlink()") && script.contains("reset"));
+    assert!(
+        !script.contains("diagnose"),
+        "verbs of later versions are not offered"
+    );
+}
