@@ -1,0 +1,333 @@
+//! strongSwan on the far side: charon with its userspace ESP (the kernel-libipsec plugin), and the files it reads.
+//!
+//! Everything lies in one private folder, so that any number of charons run beside each other and beside the system's own:
+//! `STRONGSWAN_CONF` names the settings, and the vici socket that swanctl talks to is in the folder too. kernel-libipsec makes one
+//! device, `ipsec0`, routes into it from table 220, and always encapsulates in UDP.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use super::interrupt::Interrupt;
+use super::process::{Process, tail};
+use super::scratch::write_private;
+use crate::net::Prefix;
+use crate::os::netns::Namespace;
+
+/// What to install when charon is not there.
+pub const INSTALL: &str = "apt install charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins";
+
+/// One connection, as charon sees it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Where it sends from.
+    pub local: IpAddr,
+    /// Where the peer is.
+    pub remote: IpAddr,
+    /// Its identity.
+    pub id: String,
+    /// The identity it wants to see.
+    pub peer_id: String,
+    /// The network behind it.
+    pub local_network: Prefix,
+    /// The network behind the peer.
+    pub remote_network: Prefix,
+    /// IKE proposals; charon's own if there are none.
+    pub ike: Option<String>,
+    /// ESP proposals; charon's own if there are none.
+    pub esp: Option<String>,
+    /// The pre-shared key: letters and digits.
+    pub psk: String,
+    /// Whether it starts the connection.
+    pub start: Start,
+    /// Seconds between liveness checks.
+    pub dpd_delay: u32,
+}
+
+/// What charon does once it has its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Waits for the peer.
+    Waits,
+    /// Connects at once, and again whenever it fails.
+    Connects,
+}
+
+/// A running charon.
+#[derive(Debug)]
+pub struct Charon {
+    process: Process,
+    folder: PathBuf,
+}
+
+/// Why there is no charon.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program of strongSwan's is missing.
+    #[error("{0} is not installed")]
+    NotInstalled(&'static str),
+    /// It did not come up, or did not take its configuration.
+    #[error("strongSwan {what}")]
+    Failed {
+        /// What went wrong.
+        what: String,
+        /// The end of its output.
+        log: Vec<String>,
+    },
+    /// The person wants out.
+    #[error(transparent)]
+    Interrupted(#[from] super::interrupt::Interrupted),
+    /// No file, no process.
+    #[error("strongSwan cannot be started: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The programs, as Debian installs them.
+const CHARON: &str = "/usr/sbin/charon-systemd";
+const SWANCTL: &str = "/usr/sbin/swanctl";
+
+/// Whether strongSwan is here.
+pub fn is_installed() -> Result<(), Error> {
+    [CHARON, SWANCTL]
+        .into_iter()
+        .find(|program| !Path::new(program).exists())
+        .map_or(Ok(()), |program| Err(Error::NotInstalled(program)))
+}
+
+impl Charon {
+    /// Starts charon in `namespace` with `connection`, its files in `folder`.
+    pub fn start(
+        namespace: &Namespace,
+        folder: &Path,
+        connection: &Connection,
+        interrupt: &Interrupt,
+    ) -> Result<Charon, Error> {
+        is_installed()?;
+        write_private(&folder.join("strongswan.conf"), &settings(folder))?;
+        write_private(&folder.join("swanctl.conf"), &connection.to_conf())?;
+        let mut command = Command::new(CHARON);
+        namespace.enter(&mut command)?;
+        command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
+        let process = Process::start(command, &folder.join("charon.out"))?;
+        let mut charon = Charon {
+            process,
+            folder: folder.to_owned(),
+        };
+        charon.await_socket(interrupt)?;
+        charon.load()?;
+        Ok(charon)
+    }
+
+    /// Runs swanctl against it.
+    pub fn swanctl(&self, arguments: &[&str]) -> io::Result<Output> {
+        Command::new(SWANCTL)
+            .args(arguments)
+            .args([
+                "--uri",
+                &format!("unix://{}", self.folder.join("vici").display()),
+            ])
+            .env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"))
+            .output()
+    }
+
+    /// Replaces its configuration, and connects if that says so.
+    pub fn reload(&self, connection: &Connection) -> Result<(), Error> {
+        write_private(&self.folder.join("swanctl.conf"), &connection.to_conf())?;
+        self.load()
+    }
+
+    /// Whether it has an SA that carries packets.
+    pub fn is_up(&self) -> bool {
+        self.swanctl(&["--list-sas"])
+            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("INSTALLED"))
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("charon.log")).unwrap_or_default()
+    }
+
+    /// The last `count` lines of that.
+    pub fn tail(&self, count: usize) -> Vec<String> {
+        tail(&self.log(), count)
+    }
+
+    /// The process, to be stopped or killed.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn await_socket(&mut self, interrupt: &Interrupt) -> Result<(), Error> {
+        let give_up = Instant::now() + Duration::from_secs(10);
+        let socket = self.folder.join("vici");
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            let ended = self
+                .process
+                .ended()
+                .map(|status| format!("ended at once: {status}"));
+            if let Some(what) = ended.or_else(|| {
+                (Instant::now() > give_up).then(|| "did not open its socket".to_owned())
+            }) {
+                let mut log = self.tail(10);
+                log.extend(self.process.tail(5));
+                return Err(Error::Failed { what, log });
+            }
+            interrupt.pause(Duration::from_millis(10))?;
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Result<(), Error> {
+        let file = self.folder.join("swanctl.conf").display().to_string();
+        let output = self.swanctl(&["--load-all", "--file", &file])?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Err(Error::Failed {
+            what: "refused its configuration".to_owned(),
+            log: tail(&text, 10),
+        })
+    }
+}
+
+/// `strongswan.conf`. The plugins are named, so that whatever else is installed cannot change the result.
+fn settings(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "charon-systemd {{
+  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici
+  journal {{
+    default = -1
+  }}
+  filelog {{
+    file {{
+      path = {folder}/charon.log
+      default = 1
+      time_format = %T
+      flush_line = yes
+    }}
+  }}
+  plugins {{
+    vici {{
+      socket = unix://{folder}/vici
+    }}
+    kernel-libipsec {{
+      allow_peer_ts = yes
+    }}
+  }}
+}}
+swanctl {{
+  load = random openssl
+}}
+"
+    )
+}
+
+impl Connection {
+    /// `swanctl.conf`.
+    fn to_conf(&self) -> String {
+        let Connection {
+            local,
+            remote,
+            id,
+            peer_id,
+            local_network,
+            remote_network,
+            psk,
+            dpd_delay,
+            ..
+        } = self;
+        let ike = self.ike.as_deref().unwrap_or("default");
+        let esp = self.esp.as_deref().unwrap_or("default");
+        let (start, tries) = match self.start {
+            Start::Waits => ("none", "1"),
+            // 0: for ever.
+            Start::Connects => ("start", "0"),
+        };
+        let again = match self.start {
+            Start::Waits => "clear",
+            Start::Connects => "restart",
+        };
+        let mut conf = String::new();
+        let _ = write!(
+            conf,
+            "connections {{
+  lab {{
+    version = 2
+    local_addrs = {local}
+    remote_addrs = {remote}
+    proposals = {ike}
+    keyingtries = {tries}
+    dpd_delay = {dpd_delay}s
+    local {{
+      auth = psk
+      id = {id}
+    }}
+    remote {{
+      auth = psk
+      id = {peer_id}
+    }}
+    children {{
+      lab {{
+        local_ts = {local_network}
+        remote_ts = {remote_network}
+        esp_proposals = {esp}
+        start_action = {start}
+        dpd_action = {again}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-lab {{
+    secret = {psk}
+  }}
+}}
+"
+        );
+        conf
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_says_what_both_sides_agreed_to_use() {
+        let conf = Connection {
+            local: "192.0.2.129".parse().unwrap(),
+            remote: "192.0.2.1".parse().unwrap(),
+            id: "192.0.2.129".to_owned(),
+            peer_id: "gw.example.org".to_owned(),
+            local_network: "10.2.0.0/24".parse().unwrap(),
+            remote_network: "10.1.0.0/24".parse().unwrap(),
+            ike: Some("aes128-sha1-modp1024".to_owned()),
+            esp: None,
+            psk: "abc123".to_owned(),
+            start: Start::Connects,
+            dpd_delay: 7,
+        }
+        .to_conf();
+        for line in [
+            "proposals = aes128-sha1-modp1024",
+            "esp_proposals = default",
+            "local_ts = 10.2.0.0/24",
+            "id = gw.example.org",
+            "start_action = start",
+            "dpd_delay = 7s",
+            "secret = abc123",
+        ] {
+            assert!(conf.contains(line), "no {line} in\n{conf}");
+        }
+        assert_eq!(conf.matches('{').count(), conf.matches('}').count());
+    }
+}

@@ -1,0 +1,228 @@
+//! A gateway as people run it: `groundlink run` with a configuration file, a key file and a control socket.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::options::{Options, Side, Weak, proposals};
+use super::plan::Plan;
+use super::process::Process;
+use super::scratch::write_private;
+use crate::control::client::{self, ClientError, Verb};
+use crate::os::netns::Namespace;
+use crate::status::{Snapshot, State};
+
+/// A running `groundlink run`.
+#[derive(Debug)]
+pub struct Gateway {
+    process: Process,
+    socket: PathBuf,
+}
+
+/// A gateway's files, all in one private folder.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The configuration.
+    pub config: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The pre-shared key.
+    pub psk: PathBuf,
+    /// What it says.
+    pub log: PathBuf,
+}
+
+impl Files {
+    /// The usual names in `folder`.
+    pub fn in_folder(folder: &Path) -> Files {
+        Files {
+            config: folder.join("groundlink.toml"),
+            control: folder.join("control.sock"),
+            psk: folder.join("psk"),
+            log: folder.join("log"),
+        }
+    }
+}
+
+impl Gateway {
+    /// Runs `program` as a gateway in `namespace`.
+    pub fn start(
+        program: &Path,
+        namespace: &Namespace,
+        files: &Files,
+        config: &str,
+        psk: &str,
+    ) -> io::Result<Gateway> {
+        write_private(&files.psk, psk)?;
+        write_private(&files.config, config)?;
+        let mut command = Command::new(program);
+        namespace.enter(&mut command)?;
+        command
+            .args(["run", "--log", "text"])
+            .arg("--config")
+            .arg(&files.config)
+            .env_remove("NOTIFY_SOCKET");
+        Ok(Gateway {
+            process: Process::start(command, &files.log)?,
+            socket: files.control.clone(),
+        })
+    }
+
+    /// What it says about itself; an error until its control socket is there.
+    pub fn status(&self) -> Result<Snapshot, ClientError> {
+        let json = client::ask(&self.socket, Verb::Get, "/v1/status")?;
+        serde_json::from_value(json).map_err(|error| ClientError::Garbled {
+            socket: self.socket.clone(),
+            what: error.to_string(),
+        })
+    }
+
+    /// Asks something of one of its tunnels: `up`, `down`, `reset`.
+    pub fn ask(&self, tunnel: &str, what: &str) -> Result<(), ClientError> {
+        client::ask(
+            &self.socket,
+            Verb::Post,
+            &format!("/v1/tunnels/{tunnel}/{what}"),
+        )
+        .map(drop)
+    }
+
+    /// Whether every one of its tunnels carries traffic.
+    pub fn is_up(&self) -> bool {
+        self.status().is_ok_and(|snapshot| {
+            snapshot
+                .tunnels
+                .iter()
+                .all(|tunnel| tunnel.state == State::Up)
+        })
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The process, to be stopped, killed or read.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// The configuration of one side.
+pub fn config(options: &Options, plan: &Plan, side: Side, files: &Files) -> String {
+    let (ours, theirs) = (plan.site(side), plan.site(side.other()));
+    let mut toml = String::new();
+    let _ = writeln!(
+        toml,
+        "[gateway]\ncontrol = {:?}",
+        files.control.display().to_string()
+    );
+    let addresses = ours.outside.iter().zip(&ours.public).zip(&theirs.public);
+    for (number, ((local, public), peer)) in addresses.enumerate() {
+        let start = if options.starts(side) { "auto" } else { "add" };
+        let _ = write!(
+            toml,
+            "
+[[tunnel]]
+name = \"lab-{}\"
+peer = \"{peer}\"
+psk = {{ file = {:?} }}
+local = [\"{}\"]
+remote = [\"{}\"]
+local-address = \"{local}\"
+address = \"{public}\"
+start = \"{start}\"
+metric = 100
+",
+            number + 1,
+            files.psk.display().to_string(),
+            ours.network,
+            theirs.network,
+        );
+        if let Some(preset) = &options.preset {
+            let _ = writeln!(toml, "preset = {preset:?}");
+        }
+        for (key, words) in [("ike", &options.ike), ("esp", &options.esp)] {
+            if words.is_some() {
+                let list: Vec<&str> = proposals(words.as_deref()).collect();
+                let _ = writeln!(toml, "{key} = {list:?}");
+            }
+        }
+        match options.weak {
+            Weak::Allowed => toml.push_str("allow-weak = true\n"),
+            Weak::Refused => {}
+        }
+    }
+    toml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::{Nat, Role};
+    use super::*;
+
+    fn written(options: &Options, side: Side) -> toml::Table {
+        let files = Files::in_folder(Path::new("/tmp/x"));
+        config(options, &Plan::new(options), side, &files)
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn each_tunnel_goes_between_a_pair_of_addresses_of_its_own() {
+        let options = Options {
+            tunnels: 2,
+            role: Role::Responder,
+            ..Options::default()
+        };
+        let toml = written(&options, Side::A);
+        let tunnels = toml["tunnel"].as_array().unwrap();
+        let texts = |key: &str| {
+            tunnels
+                .iter()
+                .map(|tunnel| tunnel[key].as_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(texts("name"), ["lab-1", "lab-2"]);
+        assert_eq!(texts("local-address"), ["192.0.2.1", "192.0.2.2"]);
+        assert_eq!(texts("peer"), ["192.0.2.129", "192.0.2.130"]);
+        assert_eq!(texts("start"), ["add", "add"]);
+        assert_eq!(
+            tunnels[1]["ike"].as_array().unwrap()[0].as_str(),
+            Some("aes128-sha1-modp1024")
+        );
+    }
+
+    #[test]
+    fn behind_a_nat_a_gateway_binds_its_private_address_and_names_itself_by_the_public_one() {
+        let options = Options {
+            nat: Nat::Us,
+            ..Options::default()
+        };
+        let toml = written(&options, Side::A);
+        assert_eq!(
+            toml["tunnel"][0]["local-address"].as_str(),
+            Some("100.64.1.1")
+        );
+        assert_eq!(toml["tunnel"][0]["address"].as_str(), Some("192.0.2.254"));
+        assert_eq!(
+            written(&options, Side::B)["tunnel"][0]["peer"].as_str(),
+            Some("192.0.2.254")
+        );
+    }
+
+    #[test]
+    fn a_preset_stands_where_no_words_are_given() {
+        let options = Options {
+            preset: Some("alibaba".to_owned()),
+            ike: None,
+            esp: None,
+            ..Options::default()
+        };
+        let toml = written(&options, Side::B);
+        let tunnel = toml["tunnel"][0].as_table().unwrap();
+        assert_eq!(tunnel["preset"].as_str(), Some("alibaba"));
+        assert!(!tunnel.contains_key("ike") && !tunnel.contains_key("allow-weak"));
+    }
+}

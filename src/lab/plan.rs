@@ -1,0 +1,187 @@
+//! Who has which address.
+//!
+//! ```text
+//! host A ─── gateway A ─────────── WAN router ─────────── gateway B ─── host B
+//! 10.1.0.2   10.1.0.1                                      10.2.0.1      10.2.0.2
+//!            192.0.2.1 …4   .126            .254   192.0.2.129 …132
+//! ```
+//!
+//! Tunnel *n* runs between the *n*-th outer address of A and the *n*-th of B. Behind a translating router a gateway's outer
+//! addresses are private (100.64.0.0/10), and its peer knows it by the router's address on the peer's leg.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::options::{Family, Options, Side};
+use crate::net::Prefix;
+
+/// The whole lab in addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Our end.
+    pub a: Site,
+    /// The peer's end.
+    pub b: Site,
+}
+
+/// One end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Which end.
+    pub side: Side,
+    /// The network behind the gateway.
+    pub network: Prefix,
+    /// The host in it.
+    pub host: IpAddr,
+    /// The gateway in it.
+    pub inside: IpAddr,
+    /// The gateway's addresses towards the WAN, one a tunnel.
+    pub outside: Vec<IpAddr>,
+    /// Bits of the leg's network.
+    pub outside_bits: u8,
+    /// The router's address on this leg.
+    pub router: IpAddr,
+    /// The addresses the other side knows the gateway by, one a tunnel.
+    pub public: Vec<IpAddr>,
+}
+
+impl Plan {
+    /// Lays out the addresses that `options` need.
+    pub fn new(options: &Options) -> Plan {
+        let mut a = site(options, Side::A);
+        let mut b = site(options, Side::B);
+        if options.is_behind_nat(Side::A) {
+            a.public = vec![b.router; a.outside.len()];
+        }
+        if options.is_behind_nat(Side::B) {
+            b.public = vec![a.router; b.outside.len()];
+        }
+        Plan { a, b }
+    }
+
+    /// One end of it.
+    pub fn site(&self, side: Side) -> &Site {
+        match side {
+            Side::A => &self.a,
+            Side::B => &self.b,
+        }
+    }
+}
+
+impl Site {
+    /// Whether `address` belongs to the network behind this gateway.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.network.contains(address)
+    }
+}
+
+fn site(options: &Options, side: Side) -> Site {
+    let (network, host, inside) = inner(options.inner, side);
+    let (first, outside_bits, router) = outer(options, side);
+    let outside: Vec<IpAddr> = (0..options.tunnels).map(|n| nth(first, n)).collect();
+    Site {
+        side,
+        network,
+        host,
+        inside,
+        public: outside.clone(),
+        outside,
+        outside_bits,
+        router,
+    }
+}
+
+fn inner(family: Family, side: Side) -> (Prefix, IpAddr, IpAddr) {
+    let number = match side {
+        Side::A => 1,
+        Side::B => 2,
+    };
+    match family {
+        Family::V4 => {
+            let address = |last| IpAddr::V4(Ipv4Addr::new(10, number, 0, last));
+            (Prefix::containing(address(0), 24), address(2), address(1))
+        }
+        Family::V6 => {
+            let address =
+                |last| IpAddr::V6(Ipv6Addr::new(0xfd00, number.into(), 0, 0, 0, 0, 0, last));
+            (Prefix::containing(address(0), 64), address(2), address(1))
+        }
+    }
+}
+
+/// The gateway's first address on its leg, the leg's length and the router on it.
+fn outer(options: &Options, side: Side) -> (IpAddr, u8, IpAddr) {
+    let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
+    match (options.outer, options.is_behind_nat(side), side) {
+        (Family::V4, false, Side::A) => (v4(192, 0, 2, 1), 25, v4(192, 0, 2, 126)),
+        (Family::V4, false, Side::B) => (v4(192, 0, 2, 129), 25, v4(192, 0, 2, 254)),
+        (Family::V4, true, Side::A) => (v4(100, 64, 1, 1), 24, v4(100, 64, 1, 254)),
+        (Family::V4, true, Side::B) => (v4(100, 64, 2, 1), 24, v4(100, 64, 2, 254)),
+        (Family::V6, _, _) => {
+            let leg = match side {
+                Side::A => 0xa,
+                Side::B => 0xb,
+            };
+            let address = |last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, leg, 0, 0, 0, 0, last));
+            (address(1), 64, address(0xfe))
+        }
+    }
+}
+
+fn nth(first: IpAddr, n: u8) -> IpAddr {
+    match first {
+        IpAddr::V4(first) => {
+            IpAddr::V4(Ipv4Addr::from_bits(first.to_bits().wrapping_add(n.into())))
+        }
+        IpAddr::V6(first) => {
+            IpAddr::V6(Ipv6Addr::from_bits(first.to_bits().wrapping_add(n.into())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::Nat;
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_tunnel_has_a_pair_of_addresses_of_its_own() {
+        let plan = Plan::new(&Options {
+            tunnels: 4,
+            ..Options::default()
+        });
+        assert_eq!(
+            plan.a.outside,
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(ip)
+        );
+        assert_eq!(
+            plan.b.public,
+            ["192.0.2.129", "192.0.2.130", "192.0.2.131", "192.0.2.132"].map(ip)
+        );
+    }
+
+    #[test]
+    fn behind_a_translating_router_the_peer_knows_the_routers_address() {
+        let plan = Plan::new(&Options {
+            nat: Nat::Us,
+            ..Options::default()
+        });
+        assert_eq!(plan.a.outside, [ip("100.64.1.1")]);
+        assert_eq!(plan.a.public, [ip("192.0.2.254")]);
+        assert_eq!(plan.b.public, [ip("192.0.2.129")]);
+    }
+
+    #[test]
+    fn both_families_fit_inside_and_outside() {
+        let plan = Plan::new(&Options {
+            outer: Family::V6,
+            inner: Family::V6,
+            ..Options::default()
+        });
+        assert_eq!(plan.b.outside, [ip("2001:db8:b::1")]);
+        assert!(plan.a.holds(ip("fd00:1::2")) && !plan.a.holds(ip("fd00:2::2")));
+    }
+}
