@@ -72,3 +72,69 @@ where
     let point = public.to_sec1_point(false);
     point.as_bytes().iter().skip(1).copied().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::registry::GROUP;
+    use crate::crypto::{KeyExchange, vectors};
+
+    #[test]
+    fn rfc_5903_test_data() {
+        fn check<C>(case: &vectors::Case)
+        where
+            C: CurveArithmetic,
+            FieldBytesSize<C>: ModulusSize,
+            AffinePoint<C>: FromSec1Point<C> + ToSec1Point<C>,
+        {
+            for (x, own, peer) in [("x-a", "y-a", "y-b"), ("x-b", "y-b", "y-a")] {
+                let secret = SecretKey::<C>::from_slice(&case.bytes(x)).unwrap();
+                assert_eq!(
+                    coordinates(&secret.public_key()),
+                    case.bytes(own),
+                    "{}",
+                    case.title
+                );
+                assert_eq!(
+                    secret.agree(&case.bytes(peer)).unwrap().as_bytes(),
+                    case.bytes("z"),
+                    "{}",
+                    case.title
+                );
+            }
+        }
+        for case in vectors::cases(include_str!("../../../tests/vectors/rfc5903.txt")) {
+            match case.text("group") {
+                "ecp256" => check::<NistP256>(&case),
+                "ecp384" => check::<NistP384>(&case),
+                "ecp521" => check::<NistP521>(&case),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn n07_what_is_not_on_the_curve_is_refused() {
+        let mut rng = Generator::from_seed([5; 32]);
+        for group in GROUP.iter().filter(|group| group.word.starts_with("ecp")) {
+            let ours = KeyExchange::generate(group, &mut rng);
+            let theirs = KeyExchange::generate(group, &mut rng).public().to_vec();
+            let half = theirs.len() / 2;
+            assert!(ours.agree(&theirs).is_ok());
+
+            let mut moved = theirs.clone();
+            *moved.last_mut().unwrap() ^= 1;
+            let swapped = [&theirs[half..], &theirs[..half]].concat();
+            let beyond_p = [&vec![0xff; half], &theirs[half..]].concat();
+            let origin = vec![0; theirs.len()];
+            let x_only = [&theirs[..half], &vec![0; half]].concat();
+            for bad in [moved, swapped, beyond_p, origin, x_only] {
+                assert_eq!(
+                    ours.agree(&bad),
+                    Err(InvalidPublicValue::OffCurve),
+                    "{group}"
+                );
+            }
+        }
+    }
+}

@@ -59,6 +59,14 @@ impl<const LIMBS: usize> Prime<LIMBS> {
         }
     }
 
+    /// How long the exponents are in a group of `strength` bits of security.
+    fn exponent_bits(&self, strength: u16) -> u32 {
+        match &self.order {
+            Some(order) => order.bit_width_vartime(),
+            None => u32::from(strength).saturating_mul(2).max(SHORTEST_EXPONENT),
+        }
+    }
+
     /// A fresh exponent of `bits` bits and below the order, never 0. A candidate outside is thrown away whole, which tells
     /// nothing about the next.
     fn draw(&self, bits: u32, rng: &mut Generator) -> Zeroizing<Exponent> {
@@ -103,10 +111,7 @@ impl<const LIMBS: usize> Prime<LIMBS> {
 
 impl<const LIMBS: usize> Method for Prime<LIMBS> {
     fn generate(&'static self, strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>) {
-        let bits = match &self.order {
-            Some(order) => order.bit_width_vartime(),
-            None => u32::from(strength).saturating_mul(2).max(SHORTEST_EXPONENT),
-        };
+        let bits = self.exponent_bits(strength);
         let exponent = self.draw(bits, rng);
         let public = self.power(&self.generator, &exponent, bits);
         let public = public.to_be_bytes().as_slice().to_vec();
@@ -130,5 +135,250 @@ impl<const LIMBS: usize> Private for PrivateExponent<LIMBS> {
         let secret = Secret::from_slice(bytes.as_slice());
         bytes.as_mut_slice().zeroize();
         Ok(secret)
+    }
+}
+
+#[cfg(test)]
+mod oracle {
+    //! The same numbers for num-bigint, which shares no code with crypto-bigint.
+
+    use num_bigint::BigUint;
+
+    use super::*;
+
+    impl<const LIMBS: usize> Prime<LIMBS> {
+        pub(in crate::crypto::kex) fn oracle_modulus(&self) -> BigUint {
+            BigUint::from_bytes_be(self.modulus.as_ref().to_be_bytes().as_slice())
+        }
+
+        pub(in crate::crypto::kex) fn oracle_generator(&self) -> BigUint {
+            BigUint::from_bytes_be(self.generator.to_be_bytes().as_slice())
+        }
+
+        pub(in crate::crypto::kex) fn oracle_order(&self) -> Option<BigUint> {
+            self.order
+                .map(|order| BigUint::from_bytes_be(order.to_be_bytes().as_slice()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use num_bigint::BigUint;
+
+    use super::*;
+    use crate::crypto::kex::primes::*;
+    use crate::crypto::registry::GROUP;
+    use crate::crypto::vectors;
+
+    /// Runs a generic check over every prime with its row's strength.
+    macro_rules! for_every_prime {
+        ($check:ident) => {
+            $check(&MODP_768, strength("modp768"));
+            $check(&MODP_1024, strength("modp1024"));
+            $check(&MODP_1536, strength("modp1536"));
+            $check(&MODP_2048, strength("modp2048"));
+            $check(&MODP_3072, strength("modp3072"));
+            $check(&MODP_4096, strength("modp4096"));
+            $check(&MODP_6144, strength("modp6144"));
+            $check(&MODP_8192, strength("modp8192"));
+            $check(&MODP_1024_160, strength("modp1024s160"));
+            $check(&MODP_2048_224, strength("modp2048s224"));
+            $check(&MODP_2048_256, strength("modp2048s256"));
+        };
+    }
+
+    fn strength(word: &str) -> u16 {
+        GROUP
+            .iter()
+            .find(|group| group.word == word)
+            .unwrap()
+            .strength
+    }
+
+    /// A private value with an exponent of the test's choice.
+    fn private<const LIMBS: usize>(
+        prime: &'static Prime<LIMBS>,
+        exponent: &[u8],
+    ) -> PrivateExponent<LIMBS> {
+        let mut wide = [0; Exponent::BYTES];
+        wide[Exponent::BYTES - exponent.len()..].copy_from_slice(exponent);
+        let exponent = Zeroizing::new(Exponent::from_be_slice(&wide));
+        PrivateExponent {
+            prime,
+            exponent,
+            bits: Exponent::BITS,
+        }
+    }
+
+    /// Big-endian, as long as the modulus.
+    fn padded<const LIMBS: usize>(number: &BigUint) -> Vec<u8> {
+        let bytes = number.to_bytes_be();
+        let mut padded = vec![0; LIMBS * 8];
+        padded[LIMBS * 8 - bytes.len()..].copy_from_slice(&bytes);
+        padded
+    }
+
+    fn oracle_exponent(exponent: &Exponent) -> BigUint {
+        BigUint::from_bytes_be(exponent.to_be_bytes().as_slice())
+    }
+
+    #[test]
+    fn rfc_5114_test_data() {
+        for case in vectors::cases(include_str!("../../../tests/vectors/rfc5114.txt")) {
+            fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, case: &vectors::Case) {
+                for (x, own, peer) in [("x-a", "y-a", "y-b"), ("x-b", "y-b", "y-a")] {
+                    let private = private(prime, &case.bytes(x));
+                    let public = prime.power(&prime.generator, &private.exponent, private.bits);
+                    assert_eq!(
+                        public.to_be_bytes().as_slice(),
+                        case.bytes(own),
+                        "{}",
+                        case.title
+                    );
+                    let shared = private.agree(&case.bytes(peer)).unwrap();
+                    assert_eq!(shared.as_bytes(), case.bytes("z"), "{}", case.title);
+                }
+            }
+            match case.text("group") {
+                "modp1024s160" => check(&MODP_1024_160, &case),
+                "modp2048s224" => check(&MODP_2048_224, &case),
+                "modp2048s256" => check(&MODP_2048_256, &case),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn random_exchanges_of_every_prime_are_what_num_bigint_computes() {
+        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, strength: u16) {
+            let mut rng = Generator::from_seed([LIMBS as u8; 32]);
+            let (p, g) = (prime.oracle_modulus(), prime.oracle_generator());
+            for _ in 0..if LIMBS > 32 { 1 } else { 8 } {
+                let a = prime.draw(prime.exponent_bits(strength), &mut rng);
+                let b = prime.draw(prime.exponent_bits(strength), &mut rng);
+                let public = padded::<LIMBS>(&g.modpow(&oracle_exponent(&b), &p));
+                let shared = PrivateExponent {
+                    prime,
+                    exponent: a.clone(),
+                    bits: 448,
+                }
+                .agree(&public)
+                .unwrap();
+                let expected = g.modpow(&(oracle_exponent(&a) * oracle_exponent(&b)), &p);
+                assert_eq!(
+                    shared.as_bytes(),
+                    padded::<LIMBS>(&expected),
+                    "{} bits",
+                    LIMBS * 64
+                );
+            }
+        }
+        for_every_prime!(check);
+    }
+
+    #[test]
+    fn a_shared_secret_with_leading_zeros_keeps_the_length_of_the_modulus() {
+        // Chooses the shared secret s first: the peer's value y = s^(1/x) makes y^x = s.
+        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
+            let p = prime.oracle_modulus();
+            let x = BigUint::from_bytes_be(&[0x5a; 19]);
+            let (s, order) = match prime.oracle_order() {
+                // 4 is a square, so its order is (p-1)/2, a prime: nothing but the last byte is left of s.
+                None => (BigUint::from(4_u8), &p >> 1),
+                Some(q) => {
+                    let g = prime.oracle_generator();
+                    let mut s = g.clone();
+                    while s.bits() > p.bits() - 8 {
+                        s = s * &g % &p;
+                    }
+                    (s, q)
+                }
+            };
+            let y = s.modpow(&x.modinv(&order).unwrap(), &p);
+            let shared = private(prime, &x.to_bytes_be())
+                .agree(&padded::<LIMBS>(&y))
+                .unwrap();
+            assert_eq!(shared.as_bytes(), padded::<LIMBS>(&s));
+            assert_eq!((shared.len(), shared.as_bytes()[0]), (LIMBS * 8, 0));
+        }
+        for_every_prime!(check);
+    }
+
+    #[test]
+    fn n07_values_that_are_no_public_values_are_refused() {
+        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
+            let p = prime.oracle_modulus();
+            let private = private(prime, &[7; 20]);
+            let one = BigUint::from(1_u8);
+            for bad in [BigUint::ZERO, one.clone(), &p - &one, p.clone(), &p + &one] {
+                assert_eq!(
+                    private.agree(&padded::<LIMBS>(&bad)),
+                    Err(InvalidPublicValue::Range),
+                    "{bad:x}"
+                );
+            }
+            assert_eq!(
+                private.agree(&vec![0xff; LIMBS * 8]),
+                Err(InvalidPublicValue::Range)
+            );
+            assert_eq!(private.agree(&[2; 3]), Err(InvalidPublicValue::Length));
+            let extremes = [BigUint::from(2_u8), &p - &one - &one];
+            for good in extremes.iter().filter(|_| prime.order.is_none()) {
+                assert!(private.agree(&padded::<LIMBS>(good)).is_ok());
+            }
+        }
+        for_every_prime!(check);
+    }
+
+    #[test]
+    fn n07_values_outside_the_prime_order_subgroup_are_refused() {
+        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, small_order: u32) {
+            let p = prime.oracle_modulus();
+            let private = private(prime, &[7; 20]);
+            let cofactor = (&p - 1_u8) / small_order;
+            let small = (2_u32..).map(|base| BigUint::from(base).modpow(&cofactor, &p));
+            let small = small
+                .into_iter()
+                .find(|y| *y > BigUint::from(1_u8))
+                .unwrap();
+            assert_eq!(
+                small.modpow(&BigUint::from(small_order), &p),
+                BigUint::from(1_u8)
+            );
+            for outside in [small, BigUint::from(2_u8)] {
+                assert_eq!(
+                    private.agree(&padded::<LIMBS>(&outside)),
+                    Err(InvalidPublicValue::Subgroup)
+                );
+            }
+        }
+        check(&MODP_1024_160, 7);
+        check(&MODP_2048_224, 3);
+        check(&MODP_2048_256, 7);
+    }
+
+    #[test]
+    fn exponents_use_every_bit_they_may_and_no_more() {
+        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, strength: u16) {
+            let bits = prime.exponent_bits(strength);
+            let mut rng = Generator::from_seed([9; 32]);
+            let mut seen = Exponent::ZERO;
+            for _ in 0..64 {
+                let exponent = prime.draw(bits, &mut rng);
+                assert_ne!(*exponent, Exponent::ZERO);
+                assert!(prime.order.is_none_or(|order| *exponent < order));
+                seen |= *exponent;
+            }
+            match prime.order {
+                None => assert_eq!(
+                    (seen.bit_width_vartime(), seen.trailing_ones()),
+                    (bits, bits)
+                ),
+                // The order of group 23 begins 801c…: an exponent below it hardly ever has its top bit.
+                Some(_) => assert!(seen.bit_width_vartime() >= bits - 1),
+            }
+        }
+        for_every_prime!(check);
     }
 }

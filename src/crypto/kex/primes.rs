@@ -185,3 +185,81 @@ pub(in crate::crypto) static MODP_2048_256: Prime<32> = Prime::subgroup(
         A308B0FE64F5FBD3",
     ),
 );
+
+#[cfg(test)]
+mod tests {
+    use num_bigint::BigUint;
+
+    use super::*;
+
+    fn number(value: u32) -> BigUint {
+        BigUint::from(value)
+    }
+
+    /// Floor of 2^bits · π, from Machin's π = 16 arctan(1/5) - 4 arctan(1/239).
+    fn pi(bits: u64) -> BigUint {
+        // The series' rounding errors stay far below 64 guard bits.
+        let guard = 64;
+        let arctan_of_inverse = |x: u32| {
+            let mut term = (number(1) << (bits + guard)) / x;
+            let (mut sum, mut less) = (term.clone(), number(0));
+            for n in 1_u32.. {
+                term /= x * x;
+                if term == number(0) {
+                    break;
+                }
+                let part = &term / (2 * n + 1);
+                if n % 2 == 0 {
+                    sum += part
+                } else {
+                    less += part
+                }
+            }
+            sum - less
+        };
+        (arctan_of_inverse(5) * number(16) - arctan_of_inverse(239) * number(4)) >> guard
+    }
+
+    /// Fermat's test to base 3: no number that somebody mistyped passes it.
+    fn looks_prime(n: &BigUint) -> bool {
+        number(3).modpow(&(n - number(1)), n) == number(1)
+    }
+
+    #[test]
+    fn the_safe_primes_are_the_formula_of_their_rfcs() {
+        fn check<const LIMBS: usize>(prime: &Prime<LIMBS>, c: u32) {
+            let n = LIMBS as u64 * 64;
+            let one = || number(1);
+            let middle = pi(n - 130) + number(c);
+            let p = (one() << n) - (one() << (n - 64)) - one() + (middle << 64);
+            assert_eq!(prime.oracle_modulus(), p, "{n} bits");
+        }
+        check(&MODP_768, 149_686);
+        check(&MODP_1024, 129_093);
+        check(&MODP_1536, 741_804);
+        check(&MODP_2048, 124_476);
+        check(&MODP_3072, 1_690_314);
+        check(&MODP_4096, 240_904);
+        check(&MODP_6144, 929_484);
+        check(&MODP_8192, 4_743_158);
+    }
+
+    #[test]
+    fn the_primes_of_rfc_5114_have_the_subgroups_they_claim() {
+        fn check<const LIMBS: usize>(prime: &Prime<LIMBS>, order_bits: u64) {
+            let (p, q, g) = (
+                prime.oracle_modulus(),
+                prime.oracle_order().unwrap(),
+                prime.oracle_generator(),
+            );
+            assert_eq!((p.bits(), q.bits()), (LIMBS as u64 * 64, order_bits));
+            assert!(looks_prime(&p) && looks_prime(&q));
+            assert_eq!((&p - number(1)) % &q, number(0), "q divides p-1");
+            assert_eq!(g.modpow(&q, &p), number(1), "g is in the subgroup");
+            assert_ne!(g, number(1));
+        }
+        check(&MODP_1024_160, 160);
+        check(&MODP_2048_224, 224);
+        check(&MODP_2048_256, 256);
+    }
+}
