@@ -4,13 +4,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use groundlink::os::netns::Namespace;
-use groundlink::os::udp::UdpSocket;
+use groundlink::os::udp::{Fragmentation, UdpSocket};
 use groundlink::os::{RecvBatch, SendBatch, Socket, sysctl};
 
 use super::{as_root, cable, device, eventually, wait_readable};
 
 #[test]
-fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragmented() {
+fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragmented_if_allowed() {
     as_root(|| {
         let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         cable(
@@ -46,6 +46,14 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
             assert_eq!(
                 (datagram.remote, datagram.local, &*datagram.bytes),
                 (a.local(), b.local().ip(), &large[..])
+            );
+
+            a.set_fragmentation(Fragmentation::Forbidden).unwrap();
+            let refused = a.send(&batch).unwrap_err();
+            assert_eq!(
+                refused.raw_os_error(),
+                Some(nix::errno::Errno::EMSGSIZE as i32),
+                "{refused}"
             );
         }
         // Both ends are gone with one of the namespaces.

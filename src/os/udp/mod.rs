@@ -283,25 +283,24 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_arrive_with_their_addresses_in_both_families() {
-        for host in ["127.0.0.1", "::1"] {
-            let (a, b) = pair(host);
-            let mut batch = SendBatch::new();
-            let packets: Vec<Vec<u8>> = (0..100_u8)
-                .map(|n| vec![n; if n == 99 { 3 } else { 1400 }])
-                .collect();
-            packets
+    fn datagrams_arrive_in_order_with_their_addresses() {
+        let (a, b) = pair("127.0.0.1");
+        let mut batch = SendBatch::new();
+        let packets: Vec<Vec<u8>> = (0..100_u8)
+            .map(|n| vec![n; if n == 99 { 3 } else { 1400 }])
+            .collect();
+        packets
+            .iter()
+            .for_each(|p| put(&mut batch, &b, a.local().ip(), p));
+        assert_eq!(a.send(&batch).unwrap(), 100);
+        let arrived = receive_all(&b, 100);
+        let ends = |remote, local| remote == a.local() && local == b.local().ip();
+        assert!(
+            arrived
                 .iter()
-                .for_each(|p| put(&mut batch, &b, a.local().ip(), p));
-            assert_eq!(a.send(&batch).unwrap(), 100);
-            let arrived = receive_all(&b, 100);
-            assert!(
-                arrived
-                    .iter()
-                    .all(|(remote, local, _)| *remote == a.local() && *local == b.local().ip())
-            );
-            assert!(arrived.iter().map(|(.., bytes)| bytes).eq(&packets));
-        }
+                .all(|(remote, local, _)| ends(*remote, *local))
+        );
+        assert!(arrived.iter().map(|(.., bytes)| bytes).eq(&packets));
     }
 
     #[test]
