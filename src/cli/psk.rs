@@ -18,7 +18,7 @@ const LENGTH: usize = 48;
 
 impl PskArgs {
     pub fn execute(self) -> Result<Exit, Failure> {
-        let random = File::open("/dev/urandom").and_then(|source| make(source));
+        let random = File::open("/dev/urandom").and_then(make);
         let mut key = random.map_err(|error| {
             Failure::failed(format!("no random bytes from /dev/urandom: {error}"), "")
         })?;

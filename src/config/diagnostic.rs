@@ -379,9 +379,8 @@ mod tests {
 
     #[test]
     fn spans_outside_the_text_and_inside_a_character_do_not_panic() {
-        for span in [0..0, 3..2, 2..3, 50..60] {
-            let span = span.start..span.end;
-            report("aé\n", vec![Diagnostic::error(span, "w", "a")]);
+        for (start, end) in [(0, 0), (3, 2), (2, 3), (50, 60)] {
+            report("aé\n", vec![Diagnostic::error(start..end, "w", "a")]);
         }
         report("", vec![Diagnostic::error(None, "w", "")]);
     }

@@ -53,18 +53,18 @@ fn pair(earlier: &Resolved, later: &Resolved, findings: &mut Vec<Diagnostic>) {
         let advice = "give each its own `local-address`; the peer sees two gateways then";
         findings.push(Diagnostic::error(later.at.peer.clone(), what, advice));
     }
-    if let (Some(one), Some(other)) = (first.inside, second.inside) {
-        if one.address == other.address {
-            let what = format!(
-                "tunnels `{}` and `{}` have the same address {} inside",
-                first.name, second.name, one.address
-            );
-            findings.push(Diagnostic::error(
-                later.at.header.clone(),
-                what,
-                "give each device its own `inside` address",
-            ));
-        }
+    if let (Some(one), Some(other)) = (first.inside, second.inside)
+        && one.address == other.address
+    {
+        let what = format!(
+            "tunnels `{}` and `{}` have the same address {} inside",
+            first.name, second.name, one.address
+        );
+        findings.push(Diagnostic::error(
+            later.at.header.clone(),
+            what,
+            "give each device its own `inside` address",
+        ));
     }
 }
 

@@ -7,12 +7,12 @@ use crate::crypto::{Esn, EspProposal, IkeProposal, Note, WordError};
 
 /// Proposals of the IKE SA.
 pub fn ike(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
-    list(value, findings, |text| IkeProposal::parse(text))
+    list(value, findings, IkeProposal::parse)
 }
 
 /// Proposals of the Child SA.
 pub fn esp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
-    let proposals = list(value, findings, |text| EspProposal::parse(text))?;
+    let proposals = list(value, findings, EspProposal::parse)?;
     if proposals
         .iter()
         .any(|proposal: &EspProposal| proposal.esn.contains(&Esn::Yes))

@@ -237,7 +237,7 @@ fn unbase64(text: &[u8]) -> Option<Secret> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     let digits = text.get(..text.len().checked_sub(padding)?)?;
-    let padded = padding == 0 || (padding <= 2 && text.len() % 4 == 0);
+    let padded = padding == 0 || (padding <= 2 && text.len().is_multiple_of(4));
     if digits.is_empty() || digits.len() % 4 == 1 || !padded {
         return None;
     }

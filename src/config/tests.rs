@@ -300,6 +300,8 @@ fn peers_are_addresses_or_names() {
     assert!(error("peer = \"47.88.10\"").contains("neither an IP address nor a host name"));
     assert!(error("peer = \"0.0.0.0\"").contains("not the address of one machine"));
     assert!(error("peer = \"\"").contains("empty"));
+    assert!(error("peer = \"any\"").contains("a tunnel has one peer"));
+    assert!(error("peer = \"::ffff:1.2.3.4\"").contains("write \"1.2.3.4\""));
     assert!(error("peer = 5").contains("this takes a string, not a number"));
     assert!(error("peer = \"203.0.113.7\"").contains("is this gateway itself"));
 }

@@ -121,6 +121,15 @@ pub fn device(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String>
 pub fn address(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
     let text = text(value, findings)?;
     match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
+            let meant = address.to_canonical();
+            refuse(
+                findings,
+                value.at.clone(),
+                format!("`{text}` is an IPv4 address in IPv6 clothes"),
+                format!("write \"{meant}\""),
+            )
+        }
         Ok(address) => Some(address),
         Err(_) if text.contains('/') => refuse(
             findings,
@@ -156,6 +165,14 @@ pub fn peer(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
     let text = text(value, findings)?;
     if text.parse::<IpAddr>().is_ok() {
         return host_address(value, findings).map(Peer::Address);
+    }
+    if matches!(text.as_str(), "any" | "%any" | "*") {
+        return refuse(
+            findings,
+            value.at.clone(),
+            "a tunnel has one peer, whose address or name is known",
+            "write it, also where the peer starts (`start = \"add\"` waits for it)",
+        );
     }
     let label = |label: &str| {
         !label.is_empty()

@@ -26,7 +26,7 @@ pub enum Answer {
     /// To [`Request::Status`].
     Status(Snapshot),
     /// To everything about one tunnel: how it is, after what was asked has begun.
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
     /// There is no tunnel of that name; these there are.
     NoSuchTunnel {
         /// The names that exist.

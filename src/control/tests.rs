@@ -33,7 +33,7 @@ fn tunnel(name: &str, state: State) -> Tunnel {
 /// What a daemon with the one tunnel `a` answers.
 fn daemon_answers(request: Request) -> Answer {
     let named = |name: String, state| match name.as_str() {
-        "a" => Answer::Tunnel(tunnel("a", state)),
+        "a" => Answer::Tunnel(Box::new(tunnel("a", state))),
         _ => Answer::NoSuchTunnel {
             known: vec!["a".to_owned()],
         },
