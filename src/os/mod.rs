@@ -16,8 +16,10 @@
 //! super-packet, a [`Datagram`] may be a train of equal segments, and a [`SendBatch`] lays packets to one peer side by side so that
 //! one `sendmsg` with `UDP_SEGMENT` can take them all.
 
+pub mod alarm;
 mod batch;
 pub mod clock;
+pub mod entropy;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
@@ -30,6 +32,7 @@ pub mod systemd;
 pub mod tun;
 pub mod udp;
 mod vnet;
+pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
 pub use vnet::VnetHeader;
