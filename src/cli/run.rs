@@ -1,12 +1,10 @@
 //! `groundlink run`: the gateway in the foreground, what systemd starts.
 
-use std::env;
-
 use clap::{Args, ValueEnum};
 
 use super::Place;
 use super::outcome::{Exit, Failure};
-use crate::config::{self, Environment, Secrets, Settings};
+use crate::daemon::{self, Format, Options};
 
 /// The gateway, in the foreground
 #[derive(Debug, Args)]
@@ -15,6 +13,9 @@ pub(crate) struct Run {
     /// How log lines are written [default: text on a terminal, journal fields under systemd]
     #[arg(long, value_name = "FORMAT")]
     log: Option<Log>,
+    /// What is logged: error, warn, info, debug, trace, or a filter [default: $GROUNDLINK_LOG, else info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 /// A way to write log lines.
@@ -28,31 +29,26 @@ pub(crate) enum Log {
 
 impl Run {
     pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
-        let Run { log: _ } = self;
-        let _settings = settings(place)?;
-        Err(Failure::failed(
-            "the daemon is not part of this build yet",
-            "",
-        ))
-    }
-}
-
-/// The configuration, if it may be run; everything there is to say about it goes to stderr.
-fn settings(place: &Place) -> Result<Settings, Failure> {
-    let environment = Environment {
-        credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
-        secrets: Secrets::Required,
-    };
-    let loaded = config::load(&place.config, &environment);
-    eprint!("{}", loaded.report);
-    match loaded.settings {
-        Some(mut settings) if loaded.report.is_sound() => {
-            settings.gateway.control = place.socket.clone().unwrap_or(settings.gateway.control);
-            Ok(settings)
+        let options = Options {
+            config: place.config.clone(),
+            socket: place.socket.clone(),
+            format: self.log.map(|log| match log {
+                Log::Text => Format::Text,
+                Log::Json => Format::Json,
+            }),
+            level: self.log_level,
+        };
+        match daemon::run(&options) {
+            Ok(()) => Ok(Exit::Done),
+            Err(daemon::Failure::Configuration(report)) => {
+                eprint!("{report}");
+                Err(Failure::usage(
+                    format!("the configuration {} cannot be run", place.config.display()),
+                    "correct what is said above; `groundlink check` tries again without starting anything",
+                ))
+            }
+            Err(daemon::Failure::Usage { what, advice }) => Err(Failure::usage(what, advice)),
+            Err(daemon::Failure::Start { what, advice }) => Err(Failure::failed(what, advice)),
         }
-        Some(_) | None => Err(Failure::usage(
-            format!("the configuration {} cannot be run", place.config.display()),
-            "correct what is said above; `groundlink check` tries again without starting anything",
-        )),
     }
 }

@@ -1,0 +1,282 @@
+//! What the loop acts upon: the engine, the datapath, the kernel's routes, and every tunnel between them.
+
+use std::collections::BTreeMap;
+
+use tracing::{debug, warn};
+
+use super::course::Course;
+use super::install::{self, Tunnel, lane};
+use super::lookup::Lookups;
+use super::observe;
+use super::report::Reporter;
+use crate::control::{Answer, Asked, Request};
+use crate::datapath::{Datapath, Envelope, Idle, Notice};
+use crate::ike::{
+    Child, Command, Content, Datagram, Endpoint, Event, Start, State, Transmit, TunnelId,
+};
+use crate::net::Time;
+use crate::os::clock;
+use crate::os::netlink::Netlink;
+
+/// A gateway without its loop.
+pub(super) struct Core {
+    pub(super) started: Time,
+    pub(super) endpoint: Endpoint,
+    pub(super) datapath: Datapath,
+    pub(super) netlink: Netlink,
+    pub(super) tunnels: BTreeMap<TunnelId, Tunnel>,
+    pub(super) lookups: Lookups,
+    pub(super) reporter: Reporter,
+    pub(super) course: Course,
+}
+
+impl Core {
+    /// When something is to be done even if nothing happens.
+    pub(super) fn due(&self) -> Option<Time> {
+        [self.endpoint.poll_timeout(), self.course.again()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Tells the engine something.
+    pub(super) fn tell(&mut self, command: Command) {
+        self.endpoint.handle_command(clock::now(), command);
+    }
+
+    /// Whether every peer has answered our goodbye.
+    pub(super) fn has_parted(&self) -> bool {
+        self.endpoint.is_idle()
+    }
+
+    /// A time has come.
+    pub(super) fn on_due(&mut self) {
+        self.tell_of_traffic();
+        self.endpoint.handle_timeout(clock::now());
+    }
+
+    /// Before the engine asks a silent peer whether it lives, or a NAT is kept open, it learns what the datapath has carried.
+    fn tell_of_traffic(&mut self) {
+        let mut news = Vec::new();
+        for (id, tunnel) in &mut self.tunnels {
+            let Some(counters) = self.datapath.counters(lane(*id)) else {
+                continue;
+            };
+            if tunnel.children.is_empty() {
+                continue;
+            }
+            let (heard, sent) = (counters.last_heard(), counters.last_sent());
+            if let Some(at) = heard.filter(|_| heard > tunnel.heard) {
+                news.push(Command::Heard { tunnel: *id, at });
+                tunnel.heard = heard;
+            }
+            if let Some(at) = sent.filter(|_| sent > tunnel.sent) {
+                news.push(Command::Sent { tunnel: *id, at });
+                tunnel.sent = sent;
+            }
+        }
+        news.into_iter().for_each(|command| self.tell(command));
+    }
+
+    /// The datapath has something to say.
+    pub(super) fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Ike {
+                local,
+                remote,
+                bytes,
+            } => {
+                let datagram = Datagram {
+                    local,
+                    remote,
+                    bytes: &bytes,
+                };
+                self.endpoint.handle_datagram(clock::now(), datagram);
+            }
+            Notice::Demand(tunnel) => self.tell(Command::Demand(TunnelId(tunnel.0))),
+            Notice::UnknownSpi { spi, local, remote } => {
+                debug!(spi = %format_args!("{spi:08x}"), %local, %remote, "ESP for no SA of ours");
+            }
+            Notice::SequenceNearEnd { tunnel, spi_out } => {
+                let id = TunnelId(tunnel.0);
+                let children = self.tunnels.get(&id).map(|tunnel| &tunnel.children);
+                let worn = children
+                    .into_iter()
+                    .flatten()
+                    .find(|child| child.spi_out == spi_out);
+                if let Some(spi_in) = worn.map(|child| child.spi_in) {
+                    self.tell(Command::SequenceExhausted { tunnel: id, spi_in });
+                }
+            }
+        }
+    }
+
+    /// Somebody asks at the control socket.
+    pub(super) fn on_request(&mut self, asked: Asked) {
+        let answer = match asked.request {
+            Request::Status => Answer::Status(observe::snapshot(self, clock::now())),
+            Request::Tunnel(name) => self.about(&name, None),
+            Request::Up(name) => self.about(&name, Some(Command::Up)),
+            Request::Down(name) => self.about(&name, Some(Command::Down)),
+            Request::Reset(name) => self.about(&name, Some(Command::Reset)),
+        };
+        // Whoever asked may have gone.
+        let _ = asked.answer.send(answer);
+    }
+
+    /// Does what is asked of the tunnel of this name, and says how it is then.
+    fn about(&mut self, name: &str, command: Option<fn(TunnelId) -> Command>) -> Answer {
+        let named =
+            |(id, tunnel): (&TunnelId, &Tunnel)| (tunnel.settings.name == name).then_some(*id);
+        let Some(id) = self.tunnels.iter().find_map(named) else {
+            let names = self.tunnels.values();
+            return Answer::NoSuchTunnel {
+                known: names.map(|tunnel| tunnel.settings.name.clone()).collect(),
+            };
+        };
+        if let Some(command) = command {
+            self.tell(command(id));
+            self.settle();
+        }
+        match self.tunnels.get(&id) {
+            Some(tunnel) => Answer::Tunnel(observe::tunnel(self, id, tunnel, clock::now())),
+            None => Answer::NoSuchTunnel { known: Vec::new() },
+        }
+    }
+
+    /// Does all that the engine wants done: events first, for what they install must be there before the peer hears of it.
+    pub(super) fn settle(&mut self) {
+        loop {
+            while let Some(event) = self.endpoint.poll_event() {
+                self.on_event(event);
+            }
+            self.await_traffic();
+            let failed = super::course::steer(self);
+            if failed.is_empty() {
+                break;
+            }
+            for (tunnel, why) in failed {
+                self.uninstallable(tunnel, &why);
+            }
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            self.send(&transmit);
+        }
+        let up = |tunnel: &&Tunnel| !tunnel.children.is_empty();
+        let (up, all) = (self.tunnels.values().filter(up).count(), self.tunnels.len());
+        self.reporter.standing(up, all);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let name_of = |id: &TunnelId| self.tunnels.get(id).map(|t| t.settings.name.as_str());
+        self.reporter.event(&event, name_of);
+        match event {
+            Event::Resolve { tunnel, name } => {
+                if let Some(settings) = self.tunnels.get(&tunnel).map(|t| &t.settings) {
+                    self.lookups.begin(tunnel, name, settings.ike.local);
+                }
+            }
+            Event::Connecting { tunnel, remote } => {
+                if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
+                    tunnel.peer = Some(remote.ip());
+                }
+            }
+            Event::ChildUp(child) => self.install(&child),
+            Event::ChildPreferred { tunnel: id, spi_in } => {
+                if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                    install::prefer(id, spi_in, tunnel, &mut self.datapath);
+                }
+            }
+            Event::ChildDown {
+                tunnel: id, spi_in, ..
+            } => {
+                if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                    install::down(id, spi_in, tunnel, &mut self.datapath);
+                }
+            }
+            Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Failed { .. } => {}
+        }
+    }
+
+    fn install(&mut self, child: &Child) {
+        let Some(tunnel) = self.tunnels.get_mut(&child.tunnel) else {
+            return;
+        };
+        let installed = install::up(child, tunnel, &mut self.datapath, &mut self.netlink);
+        match installed {
+            Ok(()) => self.reporter.installed(child, tunnel),
+            Err(why) => self.tell(Command::InstallFailed {
+                tunnel: child.tunnel,
+                spi_in: child.spi_in,
+                why,
+            }),
+        }
+    }
+
+    /// The routes of a tunnel cannot be made: none of its Child SAs is of any use.
+    fn uninstallable(&mut self, id: TunnelId, why: &str) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else {
+            return;
+        };
+        let useless: Vec<u32> = tunnel.children.iter().map(|child| child.spi_in).collect();
+        for spi_in in useless {
+            install::down(id, spi_in, tunnel, &mut self.datapath);
+            let why = why.to_owned();
+            let command = Command::InstallFailed {
+                tunnel: id,
+                spi_in,
+                why,
+            };
+            self.endpoint.handle_command(clock::now(), command);
+        }
+    }
+
+    /// Lets packets wait for an SA where traffic brings one up, and not where the tunnel is down by request.
+    fn await_traffic(&mut self) {
+        for (id, tunnel) in &mut self.tunnels {
+            let waits = is_trap(tunnel, *id, &self.endpoint);
+            if waits != tunnel.waits {
+                tunnel.waits = waits;
+                let idle = if waits {
+                    Idle::Wait(tunnel.settings.ike.policy.clone())
+                } else {
+                    Idle::Refuse
+                };
+                self.datapath.set_idle(lane(*id), idle);
+            }
+        }
+    }
+
+    fn send(&mut self, transmit: &Transmit) {
+        let (envelope, bytes): (Envelope, &[u8]) = match &transmit.content {
+            Content::Ike(bytes) => (Envelope::Ike, bytes),
+            Content::Keepalive => (Envelope::Bare, &[0xff]),
+        };
+        let Transmit { local, remote, .. } = transmit;
+        let sent = self.datapath.transmit(*local, *remote, envelope, bytes);
+        self.reporter
+            .sent(*remote, sent.as_ref().err(), clock::now());
+    }
+
+    /// Takes back what was changed on this machine; the devices go with the process.
+    pub(super) fn clear(&mut self) {
+        if let Err(error) = self.netlink.withdraw_all() {
+            warn!(%error, "some routes could not be removed; the next start will");
+        }
+        let ids: Vec<TunnelId> = self.tunnels.keys().copied().collect();
+        for id in ids {
+            self.datapath.remove_tunnel(lane(id));
+        }
+        self.tunnels.clear();
+    }
+}
+
+/// Whether traffic may bring this tunnel up.
+pub(super) fn is_trap(tunnel: &Tunnel, id: TunnelId, endpoint: &Endpoint) -> bool {
+    let asked_down = || {
+        endpoint
+            .view(id)
+            .is_none_or(|view| view.state == State::Down)
+    };
+    tunnel.settings.ike.start == Start::Trap && !asked_down()
+}

@@ -1,0 +1,175 @@
+//! Keeping carriers and routes in step with the tunnels: `paths` decides, `steer` does.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::core::{Core, is_trap};
+use super::install::Tunnel;
+use super::steer::{self, Trouble};
+use crate::config;
+use crate::ike::TunnelId;
+use crate::net::{Prefix, Time};
+use crate::os::clock;
+use crate::os::netlink::{HostAddress, source_inside};
+use crate::os::tun::Carrier;
+use crate::paths::{self, Carries, FailClosed};
+
+/// What the routes were last made for.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    made_for: Option<Vec<Leg>>,
+    again: Option<Time>,
+    complaints: Vec<String>,
+}
+
+/// All about a tunnel that can change its routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leg {
+    id: TunnelId,
+    device: u32,
+    carries: Carries,
+    peer: Option<IpAddr>,
+}
+
+/// When a route that could not be made is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+impl Course {
+    /// When routes that could not be made are due again.
+    pub(super) fn again(&self) -> Option<Time> {
+        self.again
+    }
+
+    /// Says once what cannot be made, until something else cannot.
+    fn complain(&mut self, troubles: &[Trouble]) {
+        let complaints: Vec<String> = troubles.iter().map(|t| t.error.to_string()).collect();
+        for complaint in &complaints {
+            if !self.complaints.contains(complaint) {
+                warn!("{complaint}");
+            }
+        }
+        self.complaints = complaints;
+    }
+}
+
+/// Brings carriers and routes up to date. Tunnels that have just come up and whose routes cannot be made are returned, with the
+/// reason: they are of no use.
+pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
+    let now = clock::now();
+    let legs: Vec<Leg> = core
+        .tunnels
+        .iter()
+        .map(|(id, tunnel)| Leg {
+            id: *id,
+            device: tunnel.device.index(),
+            carries: if !tunnel.children.is_empty() || is_trap(tunnel, *id, &core.endpoint) {
+                Carries::Yes
+            } else {
+                Carries::No
+            },
+            peer: tunnel.peer,
+        })
+        .collect();
+    let is_due = core.course.again.is_some_and(|again| again <= now);
+    if core.course.made_for.as_ref() == Some(&legs) && !is_due {
+        return Vec::new();
+    }
+    // A device carries before packets are routed into it, and until none is any more.
+    for (leg, tunnel) in legs.iter().zip(core.tunnels.values_mut()) {
+        match leg.carries {
+            Carries::Yes => set_carrier(tunnel, Carrier::Up),
+            Carries::No => {}
+        }
+    }
+    let addresses = core.netlink.addresses().unwrap_or_default();
+    let tunnels: Vec<paths::Tunnel> = legs
+        .iter()
+        .zip(core.tunnels.values())
+        .map(|(leg, tunnel)| signal(*leg, &tunnel.settings, &addresses))
+        .collect();
+    let devices: Vec<u32> = legs.iter().map(|leg| leg.device).collect();
+    let troubles = steer::apply(&paths::plan(&tunnels), &devices, &mut core.netlink);
+    for (leg, tunnel) in legs.iter().zip(core.tunnels.values_mut()) {
+        match leg.carries {
+            Carries::Yes => {}
+            Carries::No => set_carrier(tunnel, Carrier::Down),
+        }
+    }
+    core.course.complain(&troubles);
+    let failed = to_blame(&legs, core, &troubles);
+    core.course.again = (!troubles.is_empty() && failed.is_empty()).then(|| now + AGAIN);
+    core.course.made_for = Some(legs);
+    failed
+}
+
+/// Of the tunnels that a route was for, those that came up just now have broken it.
+fn to_blame(legs: &[Leg], core: &Core, troubles: &[Trouble]) -> Vec<(TunnelId, String)> {
+    let is_new = |leg: &&Leg| {
+        let was = core
+            .course
+            .made_for
+            .iter()
+            .flatten()
+            .find(|was| was.id == leg.id);
+        was.is_none_or(|was| was.carries == Carries::No)
+    };
+    let has_child = |leg: &&Leg| {
+        core.tunnels
+            .get(&leg.id)
+            .is_some_and(|tunnel| !tunnel.children.is_empty())
+    };
+    let reason = |leg: &Leg| {
+        let trouble = troubles
+            .iter()
+            .find(|trouble| trouble.devices.contains(&leg.device))?;
+        Some((leg.id, trouble.error.to_string()))
+    };
+    legs.iter()
+        .filter(is_new)
+        .filter(has_child)
+        .filter_map(reason)
+        .collect()
+}
+
+fn set_carrier(tunnel: &mut Tunnel, carrier: Carrier) {
+    if tunnel.carrier == carrier {
+        return;
+    }
+    match tunnel.device.set_carrier(carrier) {
+        Ok(()) => tunnel.carrier = carrier,
+        // Somebody has taken the device down: it tells so by itself.
+        Err(error) => debug!(device = tunnel.device.name(), %error, "the carrier cannot be set"),
+    }
+}
+
+fn signal(leg: Leg, settings: &config::Tunnel, addresses: &[HostAddress]) -> paths::Tunnel {
+    let local: Vec<Prefix> = settings
+        .ike
+        .policy
+        .local
+        .iter()
+        .filter_map(|selector| selector.as_prefix())
+        .collect();
+    // Where anything may be the source, the kernel's choice is as good as any: the device's own address, if it has one.
+    let sources = settings.routes.iter().filter_map(|route| {
+        let of_family = |prefix: &&Prefix| prefix.is_ipv4() == route.is_ipv4();
+        if local.iter().filter(of_family).any(Prefix::is_default) {
+            return None;
+        }
+        source_inside(addresses, &local, route.address())
+    });
+    paths::Tunnel {
+        device: leg.device,
+        carries: leg.carries,
+        routes: settings.routes.clone(),
+        metric: settings.metric,
+        sources: sources.collect(),
+        fail_closed: match settings.fail_closed {
+            config::FailClosed::Hold => FailClosed::Hold,
+            config::FailClosed::Leak => FailClosed::Leak,
+        },
+        peer: leg.peer,
+    }
+}

@@ -1,0 +1,163 @@
+//! A Child SA, negotiated, becomes a pair of ESP SAs at work, and goes again: the only place where ike meets esp.
+//!
+//! ```text
+//!   up    mtu ─▶ SAs ─▶ device MTU ─▶ inbound table ─▶ outbound table        (then carrier and routes: steer)
+//!   down                              outbound: the newest other one, or none ─▶ inbound table
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::{self, Mtu};
+use crate::datapath::{self, Datapath, Path};
+use crate::esp::{Inbound, Outbound, mtu};
+use crate::ike::{Child, TunnelId};
+use crate::net::Time;
+use crate::os::netlink::Netlink;
+use crate::os::tun::{Carrier, Tun};
+
+/// One tunnel as the daemon holds it.
+pub(super) struct Tunnel {
+    pub(super) settings: config::Tunnel,
+    pub(super) device: Arc<Tun>,
+    /// The Child SAs at work; the last one sends.
+    pub(super) children: Vec<Installed>,
+    pub(super) carrier: Carrier,
+    /// What the device is set to.
+    pub(super) mtu: u16,
+    /// Where the peer is, once known.
+    pub(super) peer: Option<IpAddr>,
+    /// What the engine has been told about traffic.
+    pub(super) heard: Option<Time>,
+    pub(super) sent: Option<Time>,
+    /// Whether packets without an SA wait for one.
+    pub(super) waits: bool,
+}
+
+/// A Child SA at work.
+pub(super) struct Installed {
+    pub(super) spi_in: u32,
+    pub(super) spi_out: u32,
+    pub(super) path: Path,
+}
+
+/// What a device is set to before its first SA: the least a link of the Internet may have (RFC 8200 §5), so that anything fits.
+pub(super) const FIRST_MTU: u16 = 1280;
+
+/// What the way to a peer carries where the kernel does not say.
+const USUAL_MTU: u16 = 1500;
+
+/// Less than any host must accept (RFC 791), and no tunnel at all.
+const LEAST_MTU: u16 = 576;
+
+/// The datapath's name of a tunnel.
+pub(super) fn lane(id: TunnelId) -> datapath::TunnelId {
+    datapath::TunnelId(id.0)
+}
+
+/// Puts a Child SA to work.
+///
+/// # Errors
+/// What went wrong, for people. Nothing of the Child SA is left then, and what was there before is as it was.
+pub(super) fn up(
+    child: &Child,
+    tunnel: &mut Tunnel,
+    datapath: &mut Datapath,
+    netlink: &mut Netlink,
+) -> Result<(), String> {
+    let id = lane(child.tunnel);
+    let mtu = inner_mtu(child, &tunnel.settings, netlink)?;
+    let socket = datapath
+        .nat_socket(child.local.ip())
+        .ok_or_else(|| format!("no socket serves {}", child.local.ip()))?;
+    let (suite, policy) = (child.suite, child.policy.clone());
+    let window = tunnel.settings.replay_window;
+    let inbound = Inbound::new(child.spi_in, suite, &child.keys_in, policy.clone(), window);
+    let outbound = Outbound::new(child.spi_out, suite, &child.keys_out, child.iv_key, policy);
+    let keys = |_| format!("the keys do not fit {suite}");
+    let (inbound, outbound) = (inbound.map_err(keys)?, outbound.map_err(keys)?);
+
+    if mtu != tunnel.mtu {
+        netlink
+            .set_mtu(tunnel.device.index(), mtu.into())
+            .map_err(|error| error.to_string())?;
+        tunnel.mtu = mtu;
+    }
+    // Inbound first: the peer may send as soon as it has our answer.
+    datapath.install_inbound(id, Arc::new(inbound), child.local.ip(), mtu);
+    let path = Path {
+        sa: Arc::new(outbound),
+        socket,
+        local: child.local.ip(),
+        remote: child.remote,
+        mtu,
+    };
+    datapath.open(id, path.clone());
+    tunnel.children.push(Installed {
+        spi_in: child.spi_in,
+        spi_out: child.spi_out,
+        path,
+    });
+    tunnel.peer = Some(child.remote.ip());
+    Ok(())
+}
+
+/// Sends over this Child SA from now on; one that is not at work changes nothing.
+pub(super) fn prefer(id: TunnelId, spi_in: u32, tunnel: &mut Tunnel, datapath: &mut Datapath) {
+    let place = tunnel
+        .children
+        .iter()
+        .position(|child| child.spi_in == spi_in);
+    if let Some(place) = place {
+        let child = tunnel.children.remove(place);
+        datapath.open(lane(id), child.path.clone());
+        tunnel.children.push(child);
+    }
+}
+
+/// Takes a Child SA out, whether it is at work or not.
+pub(super) fn down(id: TunnelId, spi_in: u32, tunnel: &mut Tunnel, datapath: &mut Datapath) {
+    let place = tunnel
+        .children
+        .iter()
+        .position(|child| child.spi_in == spi_in);
+    let Some(place) = place else { return };
+    let gone = tunnel.children.remove(place);
+    // Another one takes over before this one is gone: nothing is refused in between.
+    if let Some(next) = tunnel.children.last() {
+        datapath.open(lane(id), next.path.clone());
+    }
+    datapath.close(lane(id), gone.spi_out);
+    datapath.remove_inbound(lane(id), spi_in);
+}
+
+/// The largest inner packet: as configured, or what the suite leaves of the smaller of the way to the peer and the preset.
+fn inner_mtu(
+    child: &Child,
+    settings: &config::Tunnel,
+    netlink: &mut Netlink,
+) -> Result<u16, String> {
+    let (outer, most) = match settings.mtu {
+        Mtu::Fixed(mtu) => return Ok(mtu),
+        Mtu::Auto { outer, inner } => (outer, inner),
+    };
+    let peer = child.remote.ip();
+    let way = match netlink.route_to(peer) {
+        Ok(way) => u16::try_from(way.mtu).unwrap_or(u16::MAX),
+        // The peer has just been heard, so there is a way.
+        Err(error) => {
+            tracing::debug!(%peer, %error, "the MTU towards the peer is not known");
+            USUAL_MTU
+        }
+    };
+    let smallest = outer.map_or(way, |outer| outer.min(way));
+    let protection = child.suite.protection;
+    let room = mtu::inner(smallest, peer, mtu::Encapsulation::Udp, protection);
+    let mtu = most.map_or(room, |most| most.min(room));
+    if mtu < LEAST_MTU {
+        return Err(format!(
+            "the way to {peer} takes {smallest} bytes, which leaves {mtu} inside: too few for a tunnel"
+        ));
+    }
+    Ok(mtu)
+}

@@ -1,0 +1,202 @@
+//! What the daemon says: one line a state change, a failure once, strangers rarely, and never a secret.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::install::Tunnel;
+use crate::ike::{Child, DownReason, Event, Failure, TunnelId};
+use crate::net::{Policy, Time};
+use crate::os::systemd;
+
+/// Remembers what has been said.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    /// Tunnels whose trying to connect is no news.
+    trying: Vec<TunnelId>,
+    strangers: Strangers,
+    /// Where datagrams cannot be sent to, what the kernel said and when.
+    unsendable: BTreeMap<IpAddr, (Option<i32>, Time)>,
+    standing: Option<(usize, usize)>,
+}
+
+/// Lines about peers of no tunnel: anyone can cause them.
+#[derive(Debug, Default)]
+struct Strangers {
+    last: Option<Time>,
+    untold: u64,
+}
+
+/// The least time between two lines about strangers.
+const STRANGER_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is repeated is said again after this long.
+const NEWS_AGAIN: Duration = Duration::from_secs(300);
+
+/// The most destinations whose trouble is remembered.
+const MOST_UNSENDABLE: usize = 64;
+
+/// An SPI as the wire and every tool shows it.
+pub(super) struct Spi(pub(super) u32);
+
+impl std::fmt::Display for Spi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl Reporter {
+    /// What the engine has decided.
+    pub(super) fn event<'a>(
+        &mut self,
+        event: &Event,
+        name_of: impl Fn(&TunnelId) -> Option<&'a str>,
+    ) {
+        let name = |id: &TunnelId| name_of(id).unwrap_or("?");
+        match event {
+            Event::Resolve { tunnel, name: peer } => {
+                debug!(tunnel = name(tunnel), peer, "looking the peer up");
+            }
+            Event::Connecting { tunnel, remote } => {
+                if self.trying.contains(tunnel) {
+                    debug!(tunnel = name(tunnel), %remote, "connecting again");
+                } else {
+                    self.trying.push(*tunnel);
+                    info!(tunnel = name(tunnel), %remote, "connecting");
+                }
+            }
+            Event::IkeUp { tunnel, ike } => {
+                self.trying.retain(|id| id != tunnel);
+                info!(
+                    tunnel = name(tunnel),
+                    spi_i = %format_args!("{:016x}", ike.spi_i.0),
+                    spi_r = %format_args!("{:016x}", ike.spi_r.0),
+                    suite = %ike.suite,
+                    role = ike.role.word(),
+                    nat = ike.nat.word(),
+                    "IKE SA up"
+                );
+            }
+            Event::IkeDown {
+                tunnel,
+                spis,
+                reason,
+            } => {
+                info!(
+                    tunnel = name(tunnel),
+                    spi_i = %format_args!("{:016x}", spis.0.0),
+                    spi_r = %format_args!("{:016x}", spis.1.0),
+                    "IKE SA down: {}",
+                    reason.text()
+                );
+            }
+            Event::ChildUp(_) => {}
+            Event::ChildPreferred { tunnel, spi_in } => {
+                debug!(tunnel = name(tunnel), spi_in = %Spi(*spi_in), "sending over this Child SA");
+            }
+            Event::ChildDown {
+                tunnel,
+                spi_in,
+                reason,
+            } => {
+                let (tunnel, spi_in, reason) = (name(tunnel), Spi(*spi_in), *reason);
+                match reason {
+                    DownReason::PeerDead => {
+                        warn!(tunnel, %spi_in, "Child SA down: {}", reason.text());
+                    }
+                    DownReason::Asked
+                    | DownReason::PeerDeleted
+                    | DownReason::Expired
+                    | DownReason::PeerRestarted
+                    | DownReason::Redundant
+                    | DownReason::Useless => {
+                        info!(tunnel, %spi_in, "Child SA down: {}", reason.text());
+                    }
+                }
+            }
+            Event::Failed {
+                tunnel: Some(tunnel),
+                failure,
+            } => {
+                let Failure {
+                    code, text, advice, ..
+                } = failure;
+                warn!(tunnel = name(tunnel), code, advice, "{text}");
+            }
+            Event::Failed {
+                tunnel: None,
+                failure,
+            } => self.strangers.told(failure),
+        }
+    }
+
+    /// A Child SA is at work.
+    pub(super) fn installed(&self, child: &Child, tunnel: &Tunnel) {
+        let Policy { local, remote } = &child.policy;
+        let list = |selectors: &[crate::net::Selector]| {
+            let words: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+            words.join(",")
+        };
+        info!(
+            tunnel = tunnel.settings.name,
+            spi_in = %Spi(child.spi_in),
+            spi_out = %Spi(child.spi_out),
+            suite = %child.suite,
+            remote = %child.remote,
+            local_ts = list(local),
+            remote_ts = list(remote),
+            device = tunnel.device.name(),
+            mtu = tunnel.mtu,
+            "Child SA up"
+        );
+    }
+
+    /// How sending to a peer went.
+    pub(super) fn sent(&mut self, remote: SocketAddr, error: Option<&io::Error>, now: Time) {
+        let Some(error) = error else {
+            self.unsendable.remove(&remote.ip());
+            return;
+        };
+        let what = error.raw_os_error();
+        let is_known = self
+            .unsendable
+            .get(&remote.ip())
+            .is_some_and(|(known, at)| *known == what && now.since(*at) < NEWS_AGAIN);
+        if is_known || self.unsendable.len() >= MOST_UNSENDABLE {
+            debug!(%remote, %error, "cannot send");
+        } else {
+            warn!(%remote, %error, "cannot send to the peer: check this machine's addresses and routes (`ip route get {}`)", remote.ip());
+            self.unsendable.insert(remote.ip(), (what, now));
+        }
+    }
+
+    /// How many tunnels are up: one line for `systemctl status`.
+    pub(super) fn standing(&mut self, up: usize, all: usize) {
+        if self.standing != Some((up, all)) {
+            self.standing = Some((up, all));
+            let tunnels = if all == 1 { "tunnel" } else { "tunnels" };
+            systemd::status(&format!("{up} of {all} {tunnels} up"));
+        }
+    }
+}
+
+impl Strangers {
+    fn told(&mut self, failure: &Failure) {
+        let is_news = self
+            .last
+            .is_none_or(|last| failure.at.since(last) >= STRANGER_PAUSE);
+        if is_news {
+            let Failure {
+                code, text, advice, ..
+            } = failure;
+            let untold = std::mem::take(&mut self.untold);
+            info!(code, advice, untold, "{text}");
+            self.last = Some(failure.at);
+        } else {
+            self.untold = self.untold.saturating_add(1);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! From a configuration to a gateway that runs, or to one clear reason why not.
+//!
+//! Nothing of the machine is changed before everything that can be in use by somebody else is ours: the control socket first,
+//! then the ports. Only then are routes that a killed daemon has left cleared away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+
+use super::core::Core;
+use super::course::Course;
+use super::gateway::Gateway;
+use super::install::{FIRST_MTU, Tunnel, lane};
+use super::report::Reporter;
+use super::{Failure, Options, lookup};
+use crate::config::{self, Environment, Mtu, Report, Secrets, Settings, Severity};
+use crate::control;
+use crate::crypto::Generator;
+use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT};
+use crate::ike::{Endpoint, Peer, TunnelId};
+use crate::os::netlink::Netlink;
+use crate::os::privileges::{self, Capability};
+use crate::os::tun::{self, Carrier, Tun};
+use crate::os::udp::{BindError, UdpSocket};
+use crate::os::{clock, sysctl, systemd};
+
+/// A configuration that may be run.
+pub(super) struct Sound {
+    pub(super) settings: Settings,
+    pub(super) report: Report,
+}
+
+/// Requests of the control socket that may wait for the loop.
+const REQUESTS: usize = 32;
+
+/// Reads the configuration and the secrets it names.
+pub(super) fn configuration(file: &Path) -> Result<Sound, Failure> {
+    let environment = Environment {
+        credentials: systemd::credentials_directory(),
+        secrets: Secrets::Required,
+    };
+    let loaded = config::load(file, &environment);
+    match loaded.settings {
+        Some(settings) if loaded.report.is_sound() => Ok(Sound {
+            settings,
+            report: loaded.report,
+        }),
+        Some(_) | None => Err(Failure::Configuration(loaded.report)),
+    }
+}
+
+/// Logs what could be better in the configuration.
+pub(super) fn warn(report: &Report, file: &Path) {
+    for finding in report.findings() {
+        match finding.severity {
+            Severity::Warning => {
+                warn!(file = %file.display(), advice = finding.advice, "{}", finding.what)
+            }
+            Severity::Note | Severity::Lint | Severity::Error => {
+                info!(file = %file.display(), advice = finding.advice, "{}", finding.what);
+            }
+        }
+    }
+}
+
+/// Makes everything a gateway needs of the machine. Must be called inside the runtime.
+pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failure> {
+    let Settings {
+        gateway: ours,
+        tunnels: configured,
+    } = sound.settings;
+    preflight()?;
+    let control = options.socket.clone().unwrap_or(ours.control);
+    let listener = control::listen(&control)?;
+    let mut netlink = Netlink::open()?;
+    let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
+    listen(&configured, &mut netlink, &mut datapath)?;
+    match netlink.withdraw_all()? {
+        0 => {}
+        routes => info!(
+            routes,
+            "cleared away routes that an earlier daemon had left"
+        ),
+    }
+    let now = clock::now();
+    let mut endpoint = Endpoint::new(Generator::from_seed(seed()?));
+    let mut tunnels = BTreeMap::new();
+    for (number, settings) in (0..).zip(configured) {
+        let id = TunnelId(number);
+        let tunnel = tunnel(settings, &mut netlink)?;
+        datapath
+            .add_tunnel(lane(id), tunnel.device.clone(), Idle::Refuse)
+            .map_err(no_room)?;
+        endpoint.add_tunnel(now, id, tunnel.settings.ike.clone());
+        tunnels.insert(id, tunnel);
+    }
+    let (door, requests) = control::door(REQUESTS);
+    tokio::spawn(control::serve(listener, door));
+    let (lookups, answers) = lookup::lookups();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        tunnels = tunnels.len(),
+        control = %control.display(),
+        "groundlink has started"
+    );
+    let core = Core {
+        started: now,
+        endpoint,
+        datapath,
+        netlink,
+        tunnels,
+        lookups,
+        reporter: Reporter::default(),
+        course: Course::default(),
+    };
+    Gateway::new(core, notices, requests, answers).map_err(no_room)
+}
+
+/// What must be there before anything is touched, and what should be.
+fn preflight() -> Result<(), Failure> {
+    if let Err(error) = privileges::guard_memory() {
+        warn!(%error, "core dumps cannot be turned off: one would hold keys");
+    }
+    drop(tun::open_node()?);
+    let needed = Capability::NetAdmin;
+    if !needed.is_held() {
+        let what = format!(
+            "no permission to make devices and routes: {} is missing",
+            needed.name()
+        );
+        let advice = format!(
+            "run as root, or under systemd with AmbientCapabilities={} {}",
+            needed.name(),
+            Capability::NetBindService.name()
+        );
+        return Err(Failure::start(what, advice));
+    }
+    for finding in sysctl::findings() {
+        warn!("{finding}");
+    }
+    Ok(())
+}
+
+/// Binds both ports once for every local address, and for every family where a tunnel leaves the address open.
+fn listen(
+    tunnels: &[config::Tunnel],
+    netlink: &mut Netlink,
+    datapath: &mut Datapath,
+) -> Result<(), Failure> {
+    let ours: BTreeSet<IpAddr> = netlink
+        .addresses()?
+        .iter()
+        .map(|host| host.address)
+        .collect();
+    // A socket on all addresses would not notice that one of them is not there.
+    let missing = |address: &IpAddr| !address.is_unspecified() && !ours.contains(address);
+    if let Some(tunnel) = tunnels.iter().find(|tunnel| missing(&tunnel.ike.local)) {
+        let address = tunnel.ike.local;
+        return Err(Failure::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
+    }
+    for address in to_bind(tunnels.iter().map(|tunnel| tunnel.ike.local)) {
+        let bind = |port| UdpSocket::bind(SocketAddr::new(address, port)).map(Arc::new);
+        let (ike, nat) = (bind(IKE_PORT)?, bind(NAT_PORT)?);
+        datapath.listen(ike, nat).map_err(no_room)?;
+        debug!(%address, "listening on UDP 500 and 4500");
+    }
+    Ok(())
+}
+
+/// The addresses to bind: one that stands for all of its family covers the others.
+fn to_bind(locals: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
+    let all: BTreeSet<IpAddr> = locals.collect();
+    let any = |family: &IpAddr| match family {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    all.iter()
+        .filter(|address| address.is_unspecified() || !all.contains(&any(address)))
+        .copied()
+        .collect()
+}
+
+/// A tunnel's device, ready but without carrier.
+fn tunnel(settings: config::Tunnel, netlink: &mut Netlink) -> Result<Tunnel, Failure> {
+    let make = |netlink: &mut Netlink| -> Result<(Tun, u16), Failure> {
+        let device = Tun::create(&settings.device)?;
+        let mtu = match settings.mtu {
+            Mtu::Fixed(mtu) => mtu,
+            Mtu::Auto { .. } => FIRST_MTU,
+        };
+        // Before it is up: afterwards the kernel has already asked for routers.
+        quieten(device.name());
+        netlink.prepare_tunnel(device.index(), mtu.into())?;
+        if let Some(inside) = settings.inside {
+            netlink.add_address(device.index(), inside.address, inside.length)?;
+        }
+        device
+            .set_carrier(Carrier::Down)
+            .map_err(|error| Failure::start(format!("setting the carrier: {error}"), ""))?;
+        Ok((device, mtu))
+    };
+    let (device, mtu) = make(netlink).map_err(|failure| failure.of_tunnel(&settings.name))?;
+    let peer = match settings.ike.peer {
+        Peer::Address(address) => Some(address),
+        Peer::Name(_) => None,
+    };
+    Ok(Tunnel {
+        settings,
+        device: Arc::new(device),
+        children: Vec::new(),
+        carrier: Carrier::Down,
+        mtu,
+        peer,
+        heard: None,
+        sent: None,
+        waits: false,
+    })
+}
+
+/// What the daemon may set on its own device and need not ask for.
+fn quieten(device: &str) {
+    if let Err(error) = sysctl::loosen_reverse_path_filter(device) {
+        warn!(device, %error, "the reverse-path filter cannot be loosened: what comes back through another tunnel may be dropped");
+    }
+    let router = format!("net/ipv6/conf/{device}/accept_ra");
+    if let Err(error) = sysctl::write(&router, "0") {
+        debug!(device, %error, "router advertisements cannot be turned off");
+    }
+}
+
+fn seed() -> Result<[u8; 32], Failure> {
+    crate::os::entropy::seed()
+        .map_err(|error| Failure::start(format!("the system gives no random numbers: {error}"), ""))
+}
+
+fn no_room(error: std::io::Error) -> Failure {
+    Failure::start(
+        format!("no thread or descriptor is left: {error}"),
+        "raise the service's limits (LimitNOFILE=, TasksMax=)",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_socket_for_all_addresses_covers_those_of_its_family_only() {
+        let bound = |locals: &[&str]| {
+            let locals = locals.iter().map(|local| local.parse().unwrap());
+            to_bind(locals)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            bound(&["10.0.0.5", "10.0.0.6", "10.0.0.5"]),
+            ["10.0.0.5", "10.0.0.6"]
+        );
+        assert_eq!(
+            bound(&["10.0.0.5", "0.0.0.0", "2001:db8::1"]),
+            ["0.0.0.0", "2001:db8::1"]
+        );
+        assert_eq!(
+            bound(&["::", "2001:db8::1", "10.0.0.5"]),
+            ["10.0.0.5", "::"]
+        );
+    }
+}
