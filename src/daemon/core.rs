@@ -139,7 +139,9 @@ impl Core {
             self.settle();
         }
         match self.tunnels.get(&id) {
-            Some(tunnel) => Answer::Tunnel(observe::tunnel(self, id, tunnel, clock::now())),
+            Some(tunnel) => {
+                Answer::Tunnel(Box::new(observe::tunnel(self, id, tunnel, clock::now())))
+            }
             None => Answer::NoSuchTunnel { known: Vec::new() },
         }
     }
