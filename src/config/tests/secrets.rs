@@ -1,0 +1,111 @@
+//! Pre-shared keys: where they come from, and that nothing shows them.
+
+use super::*;
+
+#[test]
+fn h01_the_key_file_is_judged_where_the_file_names_it() {
+    let folder = folder();
+    fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).unwrap();
+    let loaded = load_in(folder.path(), GOOD);
+    let path = folder.path().join("psk");
+    let shown = loaded.report.to_string();
+    assert!(
+        shown.contains("has mode 0644") && shown.contains("t.toml:8:16"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&format!("help: chmod 0640 {}", path.display())),
+        "{shown}"
+    );
+    assert!(loaded.settings.is_none());
+}
+
+#[test]
+fn h04_no_key_is_ever_shown() {
+    let folder = folder();
+    let key = "Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi";
+    for text in [
+        GOOD.to_owned(),
+        with(&format!("psk = \"{key}\"")),
+        with(&format!("psk = {{ secret = \"{key}\" }}")),
+        with(&format!("psk = {{ file = \"psk\", key = \"{key}\" }}")),
+        with(&format!("psk = \"{key}")),
+        with(&format!("psk = \"\"\"\n{key}\n\"\"\"")),
+        with(&format!("psk = [\"{key}\"]")),
+        with(&format!("pre-shared-key = \"{key}\"")),
+        with(&format!("shared_secret = \"{key}\"")),
+        with(&format!("PSK = \"{key}\"")),
+        format!("psk = \"{key}\"\n{GOOD}"),
+    ] {
+        let loaded = load_in(folder.path(), &text);
+        let all = format!(
+            "{}{:?}{:?}{:?}",
+            loaded.report,
+            loaded.report.to_json(),
+            loaded.values,
+            loaded.settings
+        );
+        assert!(!all.contains(key), "{text}\n{all}");
+    }
+}
+
+#[test]
+fn a_key_in_the_file_itself_is_refused_once() {
+    assert!(
+        error("psk = \"hunter2\"").starts_with("the pre-shared key does not belong in this file")
+    );
+    assert!(
+        error("psk = { file = \"psk\", credential = \"x\" }")
+            .contains("both a file and a credential")
+    );
+    assert!(error("psk = { credential = \"../x\" }").contains("a name, not a path"));
+    assert!(error("psk = {}").contains("has no `psk`"));
+}
+
+#[test]
+fn credentials_come_from_systemds_folder() {
+    let folder = folder();
+    let text = with("psk = { credential = \"psk\" }");
+    let load = |credentials: Option<&Path>, secrets| {
+        let environment = Environment {
+            credentials: credentials.map(Path::to_owned),
+            secrets,
+        };
+        load_text(
+            Source::new("t.toml", text.as_str()),
+            Path::new("/nowhere"),
+            &environment,
+        )
+    };
+    assert!(
+        load(Some(folder.path()), Secrets::Required)
+            .report
+            .is_sound()
+    );
+    let outside = load(None, Secrets::Required);
+    assert!(
+        outside
+            .report
+            .to_string()
+            .contains("exists only inside the service"),
+        "{}",
+        outside.report
+    );
+    assert!(outside.settings.is_none());
+    let checked = load(None, Secrets::IfReadable);
+    assert!(
+        checked.report.is_sound() && checked.report.count(Severity::Note) == 1,
+        "{}",
+        checked.report
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let missing = load(Some(empty.path()), Secrets::IfReadable);
+    assert!(
+        missing
+            .report
+            .to_string()
+            .contains("systemd provides no credential `psk`"),
+        "{}",
+        missing.report
+    );
+}

@@ -1,0 +1,184 @@
+//! Files that are not written as they should be: unknown keys, keys of later versions, broken TOML.
+
+use super::*;
+
+#[test]
+fn unknown_keys_are_errors_with_suggestions() {
+    assert_eq!(
+        error("remot = []"),
+        "unknown key `remot` in `[[tunnel]]` | did you mean `remote`?"
+    );
+    assert_eq!(
+        error("listen = \"0.0.0.0\""),
+        "unknown key `listen` in `[[tunnel]]` | `listen` belongs under `[gateway]`"
+    );
+    assert!(
+        error("dpd = { dely = \"3s\" }")
+            .starts_with("unknown key `dely` in `dpd` | did you mean `delay`?")
+    );
+    assert_eq!(
+        error("dpd = \"10s\""),
+        "`dpd` is a table, not a string | write `dpd = { delay = \"10s\", timeout = \"30s\" }`"
+    );
+    let outside = load_good(&format!("preset = \"generic\"\n{GOOD}"));
+    assert!(
+        outside
+            .report
+            .to_string()
+            .contains("= help: it belongs under `[[tunnel]]`"),
+        "{}",
+        outside.report
+    );
+    let section = load_good(&GOOD.replace("[gateway]", "[gatway]"));
+    assert!(
+        section
+            .report
+            .to_string()
+            .contains("did you mean `[gateway]`?"),
+        "{}",
+        section.report
+    );
+    let single = load_good(&GOOD.replace("[[tunnel]]", "[tunnel]"));
+    assert!(
+        single
+            .report
+            .to_string()
+            .contains("help: write `[[tunnel]]`"),
+        "{}",
+        single.report
+    );
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for line in [
+        "child-bytes = \"1G\"",
+        "child-packets = 1000",
+        "rekey-check = true",
+        "encapsulation = \"auto\"",
+        "encapsulation = \"esp\"",
+        "ppk = { id = \"x\", file = \"y\" }",
+        "esp = \"aes128-sha256-esn\"",
+        "esp = \"aes128-sha256-esn-noesn\"",
+        "ike = \"aes256-sha256-modp2048-ke1_mlkem768\"",
+        "esp = [\"aes256gcm16-ke1_mlkem768\"]",
+    ] {
+        assert!(
+            error(line).contains("not in this version"),
+            "{line}: {}",
+            error(line)
+        );
+    }
+    let metrics = load_good(&GOOD.replace("[gateway]", "[gateway]\nmetrics = \"127.0.0.1:9566\""));
+    assert!(
+        metrics
+            .report
+            .to_string()
+            .starts_with("error: `metrics` is not in this version\n"),
+        "{}",
+        metrics.report
+    );
+    let group = load_good(&format!("{GOOD}[[group]]\nname = \"g\"\n"));
+    assert!(
+        group
+            .report
+            .to_string()
+            .starts_with("error: `[[group]]` is not in this version\n"),
+        "{}",
+        group.report
+    );
+}
+
+#[test]
+fn what_is_built_may_be_spelled_out() {
+    let all = "child-bytes = \"none\"\nchild-packets = \"none\"\nrekey-check = false\nencapsulation = \"udp\"\nesp = \"aes128gcm16-noesn\"";
+    assert_eq!(said(all), []);
+    for offload in ["auto", "off"] {
+        let text = GOOD.replace("[gateway]", &format!("[gateway]\noffload = \"{offload}\""));
+        assert!(load_good(&text).report.is_sound());
+    }
+}
+
+#[test]
+fn all_errors_come_at_once_in_the_order_of_the_file() {
+    let text = "[gateway]\nadress = 1\n[[tunnel]]\nname = \"a b\"\npeer = \"1.2.3\"\nike = \"aes129\"\nmetric = 0\n";
+    let loaded = load_good(text);
+    let lines: Vec<usize> = loaded
+        .report
+        .to_json()
+        .iter()
+        .map(|finding| finding["line"].as_u64().unwrap() as usize)
+        .collect();
+    assert!(lines.is_sorted(), "{lines:?}");
+    for wanted in [
+        "`adress`",
+        "letters, digits",
+        "`1.2.3`",
+        "\"aes129\"",
+        "0 is out of range",
+        "no `psk`",
+        "no `local`",
+        "no `remote`",
+        "which address",
+    ] {
+        assert!(
+            loaded.report.to_string().contains(wanted),
+            "{wanted}:\n{}",
+            loaded.report
+        );
+    }
+    assert!(loaded.settings.is_none());
+}
+
+#[test]
+fn text_that_is_no_toml_shows_the_place_and_reads_on() {
+    let loaded = load_good(&format!("{GOOD}metric = = 5\nremot = 1\n"));
+    let shown = loaded.report.to_string();
+    assert!(
+        shown.contains("error: not TOML: ") && shown.contains("--> t.toml:11:"),
+        "{shown}"
+    );
+    assert!(shown.contains("did you mean `remote`?"), "{shown}");
+    let twice = load_good(&with("metric = 5\nmetric = 6"))
+        .report
+        .to_string();
+    assert!(twice.contains("not TOML: duplicate key"), "{twice}");
+}
+
+#[test]
+fn hostile_text_never_panics() {
+    for text in [
+        "",
+        "\u{feff}",
+        "[",
+        "[[",
+        "[[tunnel]]",
+        "[[tunnel]",
+        "tunnel = 1",
+        "tunnel = [1, [2]]",
+        "gateway = []",
+        "\0",
+        "=",
+        "a.b.c.d = 1",
+        "[[tunnel]]\nname=",
+        "psk",
+        "[gateway",
+        "[tunnel.psk]\nfile=1",
+        "group = 1",
+    ] {
+        load_good(text);
+        load_good(&format!("{GOOD}{text}"));
+    }
+    for cut in 0..GOOD.len() {
+        load_good(&GOOD[..cut]);
+    }
+}
+
+#[test]
+fn nothing_at_all_says_how_to_begin() {
+    let shown = load_good("").report.to_string();
+    assert!(
+        shown.contains("there is no tunnel") && shown.contains("add a `[[tunnel]]`"),
+        "{shown}"
+    );
+}

@@ -1,0 +1,160 @@
+//! What each key takes, and what it says to anything else.
+
+use super::*;
+
+#[test]
+fn peers_are_addresses_or_names() {
+    assert_eq!(
+        tunnel("peer = \"vpn.example.org\"").ike.peer,
+        Peer::Name("vpn.example.org".to_owned())
+    );
+    assert!(error("peer = \"47.88.10.20:500\"").contains("leave out the port: \"47.88.10.20\""));
+    assert!(error("peer = \"47.88.10\"").contains("neither an IP address nor a host name"));
+    assert!(error("peer = \"0.0.0.0\"").contains("not the address of one machine"));
+    assert!(error("peer = \"\"").contains("empty"));
+    assert!(error("peer = \"any\"").contains("a tunnel has one peer"));
+    assert!(error("peer = \"::ffff:1.2.3.4\"").contains("write \"1.2.3.4\""));
+    assert!(error("peer = 5").contains("this takes a string, not a number"));
+    assert!(error("peer = \"203.0.113.7\"").contains("is this gateway itself"));
+}
+
+#[test]
+fn local_addresses_follow_the_contract() {
+    assert_eq!(
+        tunnel("local-address = \"10.0.0.5\"").ike.local.to_string(),
+        "10.0.0.5"
+    );
+    let listening = load_good(&GOOD.replace("[gateway]", "[gateway]\nlisten = \"10.0.0.9\""));
+    assert_eq!(
+        listening.settings.unwrap().tunnels[0].ike.local.to_string(),
+        "10.0.0.9"
+    );
+    assert_eq!(tunnel("peer = \"2001:db8::1\"").ike.local.to_string(), "::");
+    assert!(
+        error("local-address = \"::1\"")
+            .contains("::1 cannot reach 47.88.10.20: one is IPv6, the other IPv4")
+    );
+}
+
+#[test]
+fn identities_follow_the_address_unless_set() {
+    assert_eq!(
+        tunnel("address = \"203.0.113.8\"").ike.id,
+        Identity::Ipv4([203, 0, 113, 8].into())
+    );
+    assert_eq!(
+        tunnel("id = \"key-id:0a0b\"").ike.id,
+        Identity::KeyId(vec![10, 11])
+    );
+    assert_eq!(
+        tunnel("peer-id = \"gw.example.org\"").ike.peer_id,
+        PeerId::Exactly(Identity::Fqdn("gw.example.org".to_owned()))
+    );
+    assert!(error("id = \"key-id:abc\"").contains("even number of hex digits"));
+    assert!(error("peer-id = \"203.0.113\"").contains("is not an IP address"));
+    let without = GOOD.replace("address = \"203.0.113.7\"\n", "");
+    let shown = load_good(&without).report.to_string();
+    assert!(
+        shown.contains("nothing says which address") && shown.contains("t.toml:1:"),
+        "{shown}"
+    );
+    assert!(
+        load_good(&format!("{without}id = \"gw.example.org\"\n"))
+            .report
+            .is_sound()
+    );
+}
+
+#[test]
+fn proposals_point_at_the_word() {
+    let shown = load_good(&with(
+        "ike = [\"aes128-sha256-modp2048\", \"aes256-sha129-modp2048\"]",
+    ))
+    .report
+    .to_string();
+    let line = shown
+        .lines()
+        .position(|line| line.contains("sha129-"))
+        .unwrap();
+    let (text, carets) = (
+        shown.lines().nth(line).unwrap(),
+        shown.lines().nth(line + 1).unwrap(),
+    );
+    assert_eq!(text.find("sha129"), carets.find("^^^^^^"), "{shown}");
+    assert!(error("ike = \"aes128gcm16-aes128-sha256-modp2048\"").contains("write two proposals"));
+    assert!(error("ike = \"aes256gcm16-modp2048\"").contains("needs a PRF"));
+    assert!(error("ike = []").contains("proposes nothing"));
+    let (severity, note) = said("ike = \"aes256gcm16-sha256-modp2048\"").remove(0);
+    assert!(
+        severity == Severity::Note && note.contains("write \"prfsha256\""),
+        "{note}"
+    );
+}
+
+#[test]
+fn numbers_words_and_addresses_have_bounds() {
+    assert!(error("metric = 0").contains("from 1 to 1000000000"));
+    assert!(error("metric = \"5\"").contains("this takes a number, not a string"));
+    assert!(error("metric = 99999999999999999999").contains("number this large"));
+    assert!(error("mtu = 100").contains("from 576 to 65000"));
+    assert!(error("mtu = \"big\"").contains("\"auto\" or a number"));
+    assert_eq!(tunnel("mtu = 1400").mtu, Mtu::Fixed(1400));
+    let small = load_good(
+        &GOOD
+            .replace("192.168.1.0/24", "2001:db8:1::/48")
+            .replace("172.16.1.0/24", "2001:db8:2::/48")
+            .replace("name", "mtu = 1200\nname"),
+    );
+    assert!(
+        small.report.to_string().contains("too small for IPv6"),
+        "{}",
+        small.report
+    );
+    assert!(error("replay-window = 0").contains("out of range"));
+    assert!(error("ike-lifetime = \"1s\"").contains("\"2s\" is the least"));
+    assert_eq!(
+        tunnel("ike-lifetime = \"2s\"").ike.ike_lifetime.as_secs(),
+        2
+    );
+    assert!(error("ike-lifetime = 3600").contains("write \"3600s\""));
+    assert!(error("start = \"atuo\"").contains("did you mean \"auto\"?"));
+    assert!(error("fail-closed = \"yes\"").contains("true or false"));
+    assert!(error("preset = \"googel-ha\"").contains("did you mean \"google-ha\"?"));
+    assert!(error("preset = \"aws\"").contains("alibaba-2018 ("));
+    assert!(error("inside = \"169.254.10.2\"").contains("write it like \"169.254.10.2/30\""));
+    assert!(error("inside = \"169.254.10.3/30\"").contains("is no host of 169.254.10.0/30"));
+    assert_eq!(
+        tunnel("inside = \"169.254.10.2/30\"").inside,
+        Some(Inside {
+            address: [169, 254, 10, 2].into(),
+            length: 30
+        })
+    );
+    assert_eq!(
+        tunnel("inside = \"10.0.0.1/31\"").inside.unwrap().length,
+        31
+    );
+}
+
+#[test]
+fn replay_windows_become_powers_of_two() {
+    assert_eq!(tunnel("replay-window = 32").replay_window, 64);
+    assert_eq!(tunnel("replay-window = 1000").replay_window, 1024);
+    assert_eq!(tunnel("replay-window = 65536").replay_window, 65_536);
+    assert_eq!(said("replay-window = 1000")[0].0, Severity::Note);
+    assert_eq!(said("replay-window = 1024"), []);
+}
+
+#[test]
+fn names_and_devices_are_checked() {
+    assert!(error("name = \"a/b\"").contains("letters, digits"));
+    assert!(
+        error("name = \"thirteen-long\"").contains("16 characters; a device name has at most 15")
+    );
+    assert_eq!(
+        tunnel("name = \"thirteen-long\"\ndevice = \"gl0\"").device,
+        "gl0"
+    );
+    assert!(error("device = \"sixteen-letters-\"").contains("has 16 characters"));
+    assert!(error("device = \"a b\"").contains("cannot name a network device"));
+}
