@@ -1,0 +1,344 @@
+//! Running the traffic, and saying how it went.
+
+use std::time::{Duration, Instant};
+
+use super::gateway::Gateway;
+use super::interrupt::Interrupted;
+use super::options::{self, DEFAULT_SUITE, Peer, Side};
+use super::report::{Drawing, Ping, Problem, Report, Tcp, Wire};
+use super::sites::{Far, Lab, POLL};
+use super::{Error, doing, ping, traffic};
+use crate::status::{LastError, Rekeys, Snapshot, State, Tunnel};
+
+/// How long a tunnel may take, and how long we wait on once a side has said what is wrong.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_AFTER_ERROR: Duration = Duration::from_secs(4);
+
+impl Lab {
+    /// Waits until both sides say that every tunnel is up; `None` if they do not.
+    pub fn await_up(&mut self) -> Result<Option<Duration>, Interrupted> {
+        let begin = Instant::now();
+        let mut first_error: Option<Instant> = None;
+        loop {
+            if self.a.is_up() {
+                let connected = self.started.elapsed();
+                let both = match &self.b {
+                    Far::Groundlink(b) => b.is_up(),
+                    Far::Strongswan(charon) => charon.is_up(),
+                };
+                if both {
+                    return Ok(Some(connected));
+                }
+            } else if first_error.is_none() && self.has_failed() {
+                first_error = Some(Instant::now());
+            }
+            let gave_up = begin.elapsed() > PATIENCE
+                || first_error.is_some_and(|at| at.elapsed() > PATIENCE_AFTER_ERROR);
+            if gave_up || self.has_ended() {
+                return Ok(None);
+            }
+            self.interrupt.pause(POLL)?;
+        }
+    }
+
+    /// Pings from host A to host B.
+    pub fn ping(&self, count: u16) -> Result<Ping, Error> {
+        let target = self.plan.b.host;
+        let pinger = self
+            .inside(Side::A, || ping::Pinger::new(target))?
+            .map_err(doing("no ICMP socket"))?;
+        let result = pinger.ping(count, &self.interrupt);
+        self.interrupt.check()?;
+        result.map_err(doing("the ping broke"))
+    }
+
+    /// Runs TCP from the host of `side` to the other one, over `streams` connections.
+    pub fn tcp(
+        &self,
+        side: Side,
+        streams: usize,
+        duration: Duration,
+    ) -> Result<traffic::Carried, TcpError> {
+        let to = side.other();
+        let address = self.plan.site(to).host;
+        let sink = self
+            .inside(to, || traffic::Sink::new(address))?
+            .map_err(traffic::Error::Local)?;
+        let target = sink.target().map_err(traffic::Error::Local)?;
+        let connected = self.inside(side, || traffic::connect(target, streams))??;
+        Ok(sink.fill(connected, duration, &self.interrupt)?)
+    }
+
+    /// Waits for the tunnels, runs the traffic, and says how it went.
+    pub fn measure(&mut self, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
+        progress("waiting for the tunnel");
+        let connected = self.await_up()?;
+        let mut report = self.empty_report();
+        report.connect_ms = connected.map(|time| time.as_secs_f64() * 1e3);
+        if connected.is_some() {
+            progress("pinging");
+            report.ping = self.ping(20)?;
+            if report.ping.received < report.ping.sent {
+                let Ping { sent, received, .. } = report.ping;
+                report.problems.push(Problem::new(format!(
+                    "{} of {sent} pings were lost",
+                    sent - received
+                )));
+            }
+            self.tap
+                .watch_protocol_50_only()
+                .map_err(doing("the WAN router cannot be watched"))?;
+            for side in [Side::A, Side::B] {
+                progress(&format!("TCP from {side} to {}", side.other()));
+                match self.tcp(
+                    side,
+                    self.streams(),
+                    Duration::from_secs(self.options.seconds.into()),
+                ) {
+                    Ok(carried) => *report.direction(side) = carried.mbit(),
+                    Err(TcpError::Lab(error)) => return Err(error),
+                    Err(TcpError::Traffic(traffic::Error::Interrupted(error))) => {
+                        return Err(error.into());
+                    }
+                    Err(TcpError::Traffic(error)) => {
+                        report.problems.push(Problem::new(format!(
+                            "from {side} to {}: {error}",
+                            side.other()
+                        )));
+                    }
+                }
+            }
+        }
+        self.conclude(&mut report, connected.is_some());
+        Ok(report)
+    }
+
+    fn inside<T: Send>(&self, side: Side, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        self.world
+            .host(side)
+            .run(f)
+            .map_err(doing("a network namespace cannot be entered"))
+    }
+
+    /// Enough flows that each of several tunnels is likely to get some.
+    fn streams(&self) -> usize {
+        match self.options.tunnels {
+            1 => 1,
+            several => usize::from(several) * 4,
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        let with_error = |gateway: &Gateway| {
+            gateway.status().is_ok_and(|snapshot| {
+                snapshot
+                    .tunnels
+                    .iter()
+                    .any(|tunnel| tunnel.state != State::Up && tunnel.last_error.is_some())
+            })
+        };
+        with_error(&self.a)
+            || match &self.b {
+                Far::Groundlink(b) => with_error(b),
+                Far::Strongswan(_) => false,
+            }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.a.process().ended().is_some()
+            || match &mut self.b {
+                Far::Groundlink(b) => b.process().ended().is_some(),
+                Far::Strongswan(charon) => charon.process().ended().is_some(),
+            }
+    }
+
+    fn empty_report(&self) -> Report {
+        let sites = [&self.plan.a, &self.plan.b];
+        let asked = |words: &Option<String>| {
+            words
+                .clone()
+                .or_else(|| self.options.preset.clone())
+                .unwrap_or_else(|| DEFAULT_SUITE.to_owned())
+        };
+        Report {
+            ok: false,
+            peer: self.options.peer.word(),
+            ike: asked(&self.options.ike),
+            esp: asked(&self.options.esp),
+            connect_ms: None,
+            ping: Ping::default(),
+            tcp: Tcp::default(),
+            rekeys: Rekeys::default(),
+            tunnels: Vec::new(),
+            wire: Wire::default(),
+            problems: Vec::new(),
+            drawing: Drawing {
+                networks: sites.map(|site| site.network.to_string()),
+                hosts: sites.map(|site| site.host.to_string()),
+                gateways: sites.map(|site| {
+                    site.outside
+                        .first()
+                        .map(ToString::to_string)
+                        .unwrap_or_default()
+                }),
+                programs: [
+                    "groundlink".to_owned(),
+                    match self.options.peer {
+                        Peer::Groundlink => "groundlink".to_owned(),
+                        Peer::Strongswan => "strongSwan".to_owned(),
+                    },
+                ],
+                router: match self.options.nat {
+                    options::Nat::None => "WAN".to_owned(),
+                    options::Nat::Us => "NAT for A".to_owned(),
+                    options::Nat::Peer => "NAT for B".to_owned(),
+                },
+                seconds: self.options.seconds,
+            },
+        }
+    }
+
+    /// Adds what the gateways and the wire say at the end, and the verdict.
+    fn conclude(&mut self, report: &mut Report, was_up: bool) {
+        if let Ok(snapshot) = self.a.status() {
+            report.rekeys = total_rekeys(&snapshot);
+            report.tunnels = snapshot.tunnels;
+        }
+        report.wire = self.tap.seen();
+        let Wire {
+            esp_udp,
+            esp_native,
+            clear,
+            ..
+        } = report.wire;
+        if !was_up {
+            self.explain(report);
+        } else if report
+            .tunnels
+            .iter()
+            .any(|tunnel| tunnel.state != State::Up)
+            || report.tunnels.is_empty()
+        {
+            report.problems.push(Problem::new("a tunnel went down"));
+            self.explain(report);
+        }
+        if was_up && esp_udp == 0 {
+            report
+                .problems
+                .push(Problem::new("no ESP was seen between the gateways"));
+        }
+        if esp_native > 0 {
+            report.problems.push(Problem::new(format!(
+                "{esp_native} packets left as protocol 50, not in UDP"
+            )));
+        }
+        if clear > 0 {
+            report.problems.push(Problem::new(format!(
+                "{clear} packets of the two networks crossed the WAN in the clear"
+            )));
+        }
+        report.ok = report.problems.is_empty();
+    }
+
+    /// Why the tunnel is not up: what each side says, and the end of its log.
+    fn explain(&mut self, report: &mut Report) {
+        // Who has ended explains the other's silence.
+        let b_ended = match &mut self.b {
+            Far::Groundlink(b) => b.process().ended().is_some(),
+            Far::Strongswan(charon) => charon.process().ended().is_some(),
+        };
+        if !b_ended || self.a.process().ended().is_some() {
+            report
+                .problems
+                .push(groundlink_problem(Side::A, &mut self.a));
+        }
+        report.problems.push(match &mut self.b {
+            Far::Groundlink(b) => groundlink_problem(Side::B, b),
+            Far::Strongswan(charon) => Problem {
+                text: match charon.process().ended() {
+                    Some(status) => format!("strongSwan at B ended: {status}"),
+                    None => "strongSwan at B logged".to_owned(),
+                },
+                advice: None,
+                log: charon.tail(15),
+            },
+        });
+    }
+}
+
+/// What running TCP can end in: the traffic's own error, or the lab's.
+#[derive(Debug, thiserror::Error)]
+pub enum TcpError {
+    /// The lab's.
+    #[error(transparent)]
+    Lab(#[from] Error),
+    /// The traffic's.
+    #[error(transparent)]
+    Traffic(#[from] traffic::Error),
+}
+
+impl Report {
+    fn direction(&mut self, from: Side) -> &mut f64 {
+        match from {
+            Side::A => &mut self.tcp.a_to_b_mbit,
+            Side::B => &mut self.tcp.b_to_a_mbit,
+        }
+    }
+}
+
+fn groundlink_problem(side: Side, gateway: &mut Gateway) -> Problem {
+    let status = gateway.status();
+    let ended = gateway.process().ended();
+    let last_error = status
+        .as_ref()
+        .ok()
+        .and_then(|snapshot| snapshot.tunnels.iter().find_map(failure));
+    let (text, advice) = match (ended, last_error, status) {
+        (Some(status), _, _) => (format!("gateway {side} ended: {status}"), None),
+        (
+            None,
+            Some(LastError {
+                code, text, advice, ..
+            }),
+            _,
+        ) => (
+            format!("gateway {side} says {code}: {text}"),
+            Some(advice).filter(|advice| !advice.is_empty()),
+        ),
+        (None, None, Ok(snapshot)) => {
+            let states: Vec<String> = snapshot
+                .tunnels
+                .iter()
+                .map(|tunnel| format!("{} is {}", tunnel.name, tunnel.state.word()))
+                .collect();
+            (format!("gateway {side} says {}", states.join(", ")), None)
+        }
+        (None, None, Err(error)) => (
+            format!("gateway {side} does not answer on its control socket: {error}"),
+            None,
+        ),
+    };
+    Problem {
+        text,
+        advice,
+        log: gateway.process().tail(8),
+    }
+}
+
+fn failure(tunnel: &Tunnel) -> Option<LastError> {
+    tunnel
+        .last_error
+        .clone()
+        .filter(|_| tunnel.state != State::Up)
+}
+
+fn total_rekeys(snapshot: &Snapshot) -> Rekeys {
+    snapshot
+        .tunnels
+        .iter()
+        .fold(Rekeys::default(), |sum, tunnel| Rekeys {
+            ike: sum.ike + tunnel.rekeys.ike,
+            child: sum.child + tunnel.rekeys.child,
+            packets_lost: sum.packets_lost + tunnel.rekeys.packets_lost,
+        })
+}
