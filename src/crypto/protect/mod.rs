@@ -56,27 +56,23 @@ impl<'a> Parts<'a> {
         aad_len: usize,
         protection: Protection,
     ) -> Result<Parts<'a>, Misshapen> {
-        let too_short = Misshapen::TooShort;
-        let Some((aad, rest)) = packet.split_at_mut_checked(aad_len) else {
-            return Err(too_short);
-        };
-        let Some((iv, rest)) = rest.split_at_mut_checked(protection.iv_len()) else {
-            return Err(too_short);
-        };
-        let Some(text_len) = rest.len().checked_sub(protection.icv_len()) else {
-            return Err(too_short);
-        };
-        let Some((text, icv)) = rest.split_at_mut_checked(text_len) else {
-            return Err(too_short);
-        };
+        let parts = Parts::cut(packet, aad_len, protection).ok_or(Misshapen::TooShort)?;
         // Every sealed thing ends in a trailer, so an empty plaintext was never sealed.
-        if text.is_empty() {
-            return Err(too_short);
+        if parts.text.is_empty() {
+            return Err(Misshapen::TooShort);
         }
-        if !text.len().is_multiple_of(protection.block()) {
+        if !parts.text.len().is_multiple_of(protection.block()) {
             return Err(Misshapen::Misaligned);
         }
-        Ok(Parts { aad, iv, text, icv })
+        Ok(parts)
+    }
+
+    fn cut(packet: &'a mut [u8], aad_len: usize, protection: Protection) -> Option<Parts<'a>> {
+        let (aad, rest) = packet.split_at_mut_checked(aad_len)?;
+        let (iv, rest) = rest.split_at_mut_checked(protection.iv_len())?;
+        let text_len = rest.len().checked_sub(protection.icv_len())?;
+        let (text, icv) = rest.split_at_mut_checked(text_len)?;
+        Some(Parts { aad, iv, text, icv })
     }
 }
 

@@ -3,48 +3,19 @@
 //! A proposal (`aes256-aes128-sha256-modp2048-curve25519`) offers alternatives of each kind, in order of preference; a suite
 //! holds the one of each kind that both sides chose.
 
+mod esp;
+mod ike;
 mod proposal;
 mod words;
 
 use std::fmt;
 
-pub use proposal::{EspProposal, IkeProposal, Note};
+pub use esp::{Esn, EspProposal, EspSuite};
+pub use ike::{IkeProposal, IkeSuite};
+pub use proposal::Note;
 pub use words::{WordError, WordErrorKind};
 
-use super::registry::{Encryption, Group, Integrity, Prf};
-
-/// Extended sequence numbers (transform type 5): its values are 0 and 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Esn {
-    /// 32-bit sequence numbers.
-    #[default]
-    No,
-    /// 64-bit sequence numbers, of which the low half is sent (RFC 4303 §2.2.1).
-    Yes,
-}
-
-impl Esn {
-    /// Its transform ID.
-    pub fn id(self) -> u16 {
-        match self {
-            Esn::No => 0,
-            Esn::Yes => 1,
-        }
-    }
-
-    /// The value with this transform ID.
-    pub fn from_id(id: u16) -> Option<Esn> {
-        [Esn::No, Esn::Yes].into_iter().find(|esn| esn.id() == id)
-    }
-
-    /// Its word in an ESP proposal.
-    pub fn word(self) -> &'static str {
-        match self {
-            Esn::No => "noesn",
-            Esn::Yes => "esn",
-        }
-    }
-}
+use super::registry::{Encryption, Integrity};
 
 /// How packets are protected: what an ESP SA and IKE's encrypted payloads have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,53 +72,6 @@ impl fmt::Display for Protection {
     }
 }
 
-/// What an IKE SA uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IkeSuite {
-    /// Of the encrypted payload.
-    pub protection: Protection,
-    /// Of key derivation and authentication.
-    pub prf: &'static Prf,
-    /// Of the key exchange.
-    pub group: &'static Group,
-}
-
-/// `aes128-sha1-modp1024`; a PRF word only where the integrity algorithm does not imply it.
-impl fmt::Display for IkeSuite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-", self.protection)?;
-        if self.protection.integrity.and_then(Integrity::prf) != Some(self.prf) {
-            write!(f, "{}-", self.prf)?;
-        }
-        write!(f, "{}", self.group)
-    }
-}
-
-/// What a Child SA uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EspSuite {
-    /// Of its packets.
-    pub protection: Protection,
-    /// Of its own key exchange, where it had one (PFS).
-    pub group: Option<&'static Group>,
-    /// How long its sequence numbers are.
-    pub esn: Esn,
-}
-
-/// `aes128-sha1`, then the group and `esn` where they apply.
-impl fmt::Display for EspSuite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.protection)?;
-        if let Some(group) = self.group {
-            write!(f, "-{group}")?;
-        }
-        match self.esn {
-            Esn::No => Ok(()),
-            Esn::Yes => write!(f, "-{}", Esn::Yes.word()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,12 +115,5 @@ mod tests {
         assert_eq!(lengths("aes256-sha512"), (32 + 64, 16, 32, 16));
         assert_eq!(lengths("aes256gcm16"), (32 + 4, 8, 16, 1));
         assert_eq!(lengths("3des-md5"), (24 + 16, 8, 12, 8));
-    }
-
-    #[test]
-    fn esn_has_the_numbers_of_rfc_7296() {
-        assert_eq!(Esn::from_id(0), Some(Esn::No));
-        assert_eq!(Esn::from_id(1), Some(Esn::Yes));
-        assert_eq!(Esn::from_id(2), None);
     }
 }

@@ -1,36 +1,10 @@
-//! One proposal for an IKE SA or a Child SA, read from words such as `aes128-sha1-modp1024`.
+//! What IKE and ESP proposals have in common: ciphers of one mode, notes, and how lists of rows print.
 
 use std::fmt;
 
-use super::words::{self, Meaning, Word, WordError, WordErrorKind};
-use super::{Esn, EspSuite, IkeSuite, Protection};
+use super::Protection;
+use super::words::{Meaning, Word, WordError, WordErrorKind};
 use crate::crypto::registry::{Encryption, Group, Integrity, Prf, Status};
-
-/// What may protect an IKE SA: alternatives of each kind, in order of preference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IkeProposal {
-    /// All AEAD or all CBC.
-    pub encryption: Vec<&'static Encryption>,
-    /// Empty for AEAD.
-    pub integrity: Vec<&'static Integrity>,
-    /// Never empty.
-    pub prf: Vec<&'static Prf>,
-    /// Never empty.
-    pub groups: Vec<&'static Group>,
-}
-
-/// What may protect a Child SA: alternatives of each kind, in order of preference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EspProposal {
-    /// All AEAD or all CBC.
-    pub encryption: Vec<&'static Encryption>,
-    /// Empty for AEAD.
-    pub integrity: Vec<&'static Integrity>,
-    /// Groups for perfect forward secrecy; empty for none.
-    pub groups: Vec<&'static Group>,
-    /// Never empty.
-    pub esn: Vec<Esn>,
-}
 
 /// Something accepted that is better written differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,213 +46,21 @@ impl fmt::Display for Note {
     }
 }
 
-impl IkeProposal {
-    /// Reads a proposal in the words of swanctl.conf.
-    ///
-    /// Without a PRF word the PRF is the integrity hash.
-    pub fn parse(text: &str) -> Result<(IkeProposal, Vec<Note>), WordError> {
-        let words = words::read(text)?;
-        if let Some(word) = words
-            .iter()
-            .find(|word| matches!(word.meaning, Meaning::Esn(_)))
-        {
-            return Err(word.error(WordErrorKind::EsnInIke, None));
-        }
-        let encryption = encryption(&words)?;
-        let hashes = hashes(&words);
-        let mut prf = prfs(&words);
-        let mut notes = Vec::new();
-        let integrity = match encryption.mode {
-            Mode::Cbc => {
-                let integrity = required_integrity(&words)?;
-                if prf.is_empty() {
-                    prf.extend(integrity.iter().filter_map(|row| row.prf()));
-                }
-                integrity
-            }
-            Mode::Aead => {
-                let named = !prf.is_empty();
-                for (word, hash) in hashes {
-                    match hash.prf().filter(|_| !named) {
-                        Some(row) => {
-                            prf.push(row);
-                            notes.push(Note::HashNamesPrf {
-                                word: word.text.to_owned(),
-                                offset: word.offset,
-                                write: row.word,
-                            });
-                        }
-                        None => notes.push(Note::HashUnused {
-                            word: word.text.to_owned(),
-                            offset: word.offset,
-                        }),
-                    }
-                }
-                Vec::new()
-            }
-        };
-        if prf.is_empty() {
-            let word = encryption.last;
-            return Err(word.error(
-                WordErrorKind::MissingPrf,
-                Some(format!("{}-prfsha256", word.text)),
-            ));
-        }
-        let groups = groups(&words);
-        match words.last() {
-            Some(word) if groups.is_empty() => {
-                let suggestion = format!("{}-modp2048", word.text);
-                Err(word.error(WordErrorKind::MissingGroup, Some(suggestion)))
-            }
-            _ => Ok((
-                IkeProposal {
-                    encryption: encryption.rows,
-                    integrity,
-                    prf,
-                    groups,
-                },
-                notes,
-            )),
-        }
-    }
-
-    /// The suite of the first alternative of each kind; `None` only for a proposal built by hand with a list left empty.
-    pub fn first(&self) -> Option<IkeSuite> {
-        Some(IkeSuite {
-            protection: first_protection(&self.encryption, &self.integrity)?,
-            prf: self.prf.first()?,
-            group: self.groups.first()?,
-        })
-    }
-
-    /// The algorithms that are not sound.
-    pub fn weak(&self) -> impl Iterator<Item = (&'static str, Status)> {
-        let prf = self.prf.iter().filter(|prf| !self.implies(prf));
-        let all = statuses(&self.encryption, &self.integrity, &self.groups)
-            .chain(prf.map(|row| (row.word, row.status)));
-        all.filter(|(_, status)| *status != Status::Sound)
-    }
-
-    /// True if the integrity algorithms already stand for this PRF.
-    fn implies(&self, prf: &Prf) -> bool {
-        self.integrity.iter().any(|row| row.prf() == Some(prf))
-    }
-}
-
-/// The canonical words, which [`IkeProposal::parse`] reads back.
-impl fmt::Display for IkeProposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let implied = self
-            .prf
-            .iter()
-            .copied()
-            .eq(self.integrity.iter().filter_map(|row| row.prf()));
-        let prf = self.prf.iter().filter(|_| !implied).map(|row| row.word);
-        join(
-            f,
-            (self.encryption.iter().map(|row| row.word))
-                .chain(self.integrity.iter().map(|row| row.word))
-                .chain(prf)
-                .chain(self.groups.iter().map(|row| row.word)),
-        )
-    }
-}
-
-impl EspProposal {
-    /// Reads a proposal in the words of swanctl.conf; a group asks for perfect forward secrecy.
-    pub fn parse(text: &str) -> Result<(EspProposal, Vec<Note>), WordError> {
-        let words = words::read(text)?;
-        let encryption = encryption(&words)?;
-        for word in &words {
-            if let Meaning::Prf(row) = word.meaning {
-                let missing = hashes(&words).next().is_none() && encryption.mode == Mode::Cbc;
-                let hash = row
-                    .word
-                    .strip_prefix("prf")
-                    .filter(|_| missing)
-                    .map(str::to_owned);
-                return Err(word.error(WordErrorKind::PrfInEsp, hash));
-            }
-        }
-        let mut notes = Vec::new();
-        let integrity = match encryption.mode {
-            Mode::Cbc => required_integrity(&words)?,
-            Mode::Aead => {
-                notes.extend(hashes(&words).map(|(word, _)| Note::HashUnused {
-                    word: word.text.to_owned(),
-                    offset: word.offset,
-                }));
-                Vec::new()
-            }
-        };
-        let mut esn: Vec<Esn> = words
-            .iter()
-            .filter_map(|word| match word.meaning {
-                Meaning::Esn(esn) => Some(esn),
-                Meaning::Encryption(_)
-                | Meaning::Integrity(_)
-                | Meaning::Prf(_)
-                | Meaning::Group(_) => None,
-            })
-            .collect();
-        if esn.is_empty() {
-            esn.push(Esn::No);
-        }
-        Ok((
-            EspProposal {
-                encryption: encryption.rows,
-                integrity,
-                groups: groups(&words),
-                esn,
-            },
-            notes,
-        ))
-    }
-
-    /// The suite of the first alternative of each kind; `None` only for a proposal built by hand with a list left empty.
-    pub fn first(&self) -> Option<EspSuite> {
-        Some(EspSuite {
-            protection: first_protection(&self.encryption, &self.integrity)?,
-            group: self.groups.first().copied(),
-            esn: *self.esn.first()?,
-        })
-    }
-
-    /// The algorithms that are not sound.
-    pub fn weak(&self) -> impl Iterator<Item = (&'static str, Status)> {
-        statuses(&self.encryption, &self.integrity, &self.groups)
-            .filter(|(_, status)| *status != Status::Sound)
-    }
-}
-
-/// The canonical words, which [`EspProposal::parse`] reads back.
-impl fmt::Display for EspProposal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let esn = self.esn.iter().filter(|_| self.esn != [Esn::No]);
-        join(
-            f,
-            (self.encryption.iter().map(|row| row.word))
-                .chain(self.integrity.iter().map(|row| row.word))
-                .chain(self.groups.iter().map(|row| row.word))
-                .chain(esn.map(|esn| esn.word())),
-        )
-    }
-}
-
 /// The encryption algorithms of a proposal, which are all of one mode.
-struct Ciphers<'a> {
-    rows: Vec<&'static Encryption>,
-    mode: Mode,
-    last: Word<'a>,
+pub(super) struct Ciphers<'a> {
+    pub rows: Vec<&'static Encryption>,
+    pub mode: Mode,
+    pub last: Word<'a>,
 }
 
+/// Whether an integrity algorithm stands beside the cipher.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     Cbc,
     Aead,
 }
 
-fn encryption<'a>(words: &[Word<'a>]) -> Result<Ciphers<'a>, WordError> {
+pub(super) fn encryption<'a>(words: &[Word<'a>]) -> Result<Ciphers<'a>, WordError> {
     let mut ciphers: Option<Ciphers<'a>> = None;
     for word in words {
         let Meaning::Encryption(row) = word.meaning else {
@@ -314,7 +96,7 @@ fn encryption<'a>(words: &[Word<'a>]) -> Result<Ciphers<'a>, WordError> {
     })
 }
 
-fn hashes<'w, 'a>(
+pub(super) fn hashes<'w, 'a>(
     words: &'w [Word<'a>],
 ) -> impl Iterator<Item = (Word<'a>, &'static Integrity)> + use<'w, 'a> {
     words.iter().filter_map(|word| match word.meaning {
@@ -324,7 +106,7 @@ fn hashes<'w, 'a>(
 }
 
 /// The integrity algorithms of a CBC proposal, which must have one.
-fn required_integrity(words: &[Word<'_>]) -> Result<Vec<&'static Integrity>, WordError> {
+pub(super) fn required_integrity(words: &[Word<'_>]) -> Result<Vec<&'static Integrity>, WordError> {
     let rows: Vec<_> = hashes(words).map(|(_, row)| row).collect();
     let last = words
         .iter()
@@ -338,7 +120,7 @@ fn required_integrity(words: &[Word<'_>]) -> Result<Vec<&'static Integrity>, Wor
     }
 }
 
-fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
+pub(super) fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
     let row = |word: &Word<'_>| match word.meaning {
         Meaning::Prf(row) => Some(row),
         Meaning::Encryption(_) | Meaning::Integrity(_) | Meaning::Group(_) | Meaning::Esn(_) => {
@@ -348,7 +130,7 @@ fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
     words.iter().filter_map(row).collect()
 }
 
-fn groups(words: &[Word<'_>]) -> Vec<&'static Group> {
+pub(super) fn groups(words: &[Word<'_>]) -> Vec<&'static Group> {
     let row = |word: &Word<'_>| match word.meaning {
         Meaning::Group(row) => Some(row),
         Meaning::Encryption(_) | Meaning::Integrity(_) | Meaning::Prf(_) | Meaning::Esn(_) => None,
@@ -356,7 +138,7 @@ fn groups(words: &[Word<'_>]) -> Vec<&'static Group> {
     words.iter().filter_map(row).collect()
 }
 
-fn first_protection(
+pub(super) fn first_protection(
     encryption: &[&'static Encryption],
     integrity: &[&'static Integrity],
 ) -> Option<Protection> {
@@ -372,7 +154,7 @@ fn first_protection(
     })
 }
 
-fn statuses(
+pub(super) fn statuses(
     encryption: &[&'static Encryption],
     integrity: &[&'static Integrity],
     groups: &[&'static Group],
@@ -382,178 +164,13 @@ fn statuses(
         .chain(groups.iter().map(|row| (row.word, row.status)))
 }
 
-fn join(f: &mut fmt::Formatter<'_>, words: impl Iterator<Item = &'static str>) -> fmt::Result {
+pub(super) fn join(
+    f: &mut fmt::Formatter<'_>,
+    words: impl Iterator<Item = &'static str>,
+) -> fmt::Result {
     for (i, word) in words.enumerate() {
         let hyphen = if i == 0 { "" } else { "-" };
         write!(f, "{hyphen}{word}")?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::crypto::registry::{ENCRYPTION, GROUP, INTEGRITY, PRF};
-
-    #[test]
-    fn the_guides_proposal_takes_its_prf_from_the_hash() {
-        let (proposal, notes) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
-        assert_eq!(proposal.encryption[0].word, "aes128");
-        assert_eq!(proposal.integrity[0].word, "sha1");
-        assert_eq!(proposal.prf[0].word, "prfsha1");
-        assert_eq!(proposal.groups[0].id, 2);
-        assert!(notes.is_empty());
-    }
-
-    #[test]
-    fn words_of_one_kind_are_alternatives_in_order() {
-        let text = "aes256-aes128-sha512-sha256-modp2048-ecp256";
-        let (proposal, _) = IkeProposal::parse(text).unwrap();
-        assert_eq!(
-            proposal
-                .encryption
-                .iter()
-                .map(|row| row.key_len)
-                .collect::<Vec<_>>(),
-            [32, 16]
-        );
-        assert_eq!(
-            proposal.prf.iter().map(|row| row.word).collect::<Vec<_>>(),
-            ["prfsha512", "prfsha256"]
-        );
-        assert_eq!(
-            proposal.groups.iter().map(|row| row.id).collect::<Vec<_>>(),
-            [14, 19]
-        );
-        assert_eq!(proposal.to_string(), text);
-    }
-
-    #[test]
-    fn a_hash_beside_an_aead_names_the_prf_with_a_note() {
-        let (proposal, notes) = IkeProposal::parse("aes256gcm16-sha512-modp4096").unwrap();
-        assert_eq!(proposal.prf[0].word, "prfsha512");
-        assert!(proposal.integrity.is_empty());
-        assert_eq!(
-            notes[0].to_string(),
-            "\"sha512\" beside an AEAD is taken for the PRF; write \"prfsha512\""
-        );
-        assert_eq!(proposal.to_string(), "aes256gcm16-prfsha512-modp4096");
-    }
-
-    #[test]
-    fn a_hash_that_does_nothing_is_noted() {
-        let (proposal, notes) = IkeProposal::parse("aes128gcm16-sha256-prfsha384-ecp256").unwrap();
-        assert_eq!(proposal.prf[0].word, "prfsha384");
-        assert!(matches!(&notes[..], [Note::HashUnused { offset: 12, .. }]));
-        let (proposal, notes) = EspProposal::parse("aes128gcm16-sha256").unwrap();
-        assert!(proposal.integrity.is_empty());
-        assert!(matches!(&notes[..], [Note::HashUnused { offset: 12, .. }]));
-    }
-
-    #[test]
-    fn esp_takes_groups_for_pfs_and_esn() {
-        let (proposal, _) = EspProposal::parse("aes128-sha1").unwrap();
-        assert!(proposal.groups.is_empty());
-        assert_eq!(proposal.esn, [Esn::No]);
-        let text = "aes256gcm16-modp2048-esn-noesn";
-        let (proposal, _) = EspProposal::parse(text).unwrap();
-        assert_eq!(proposal.esn, [Esn::Yes, Esn::No]);
-        assert_eq!(proposal.to_string(), text);
-    }
-
-    #[test]
-    fn each_mistake_names_its_word_and_what_to_write() {
-        use WordErrorKind::*;
-        for (text, kind, offset, suggestion) in [
-            ("", Empty, 0, None),
-            ("aes128--modp1024", Empty, 7, None),
-            ("aes129-sha1-modp1024", Unknown, 0, Some("aes128")),
-            ("aes128-sha1-modp1024!", Unknown, 12, Some("modp1024")),
-            (
-                "aes128-sha1-modp1024,aes256-sha1-modp1024",
-                SeveralProposals,
-                12,
-                None,
-            ),
-            ("aes128-sha1-sha1-modp1024", Repeated, 12, None),
-            ("aes128-aes128gcm16-sha1-modp1024", MixedEncryption, 7, None),
-            ("sha1-modp1024", MissingEncryption, 0, Some("aes256-sha1")),
-            (
-                "aes128-modp1024",
-                MissingIntegrity,
-                0,
-                Some("aes128-sha256"),
-            ),
-            (
-                "aes128gcm16-modp1024",
-                MissingPrf,
-                0,
-                Some("aes128gcm16-prfsha256"),
-            ),
-            ("aes128-sha1", MissingGroup, 7, Some("sha1-modp2048")),
-            ("aes128-sha1-modp1024-esn", EsnInIke, 21, None),
-        ] {
-            let error = IkeProposal::parse(text).unwrap_err();
-            assert_eq!((error.kind, error.offset), (kind, offset), "{text}");
-            assert_eq!(error.suggestion.as_deref(), suggestion, "{text}");
-        }
-        let error = EspProposal::parse("aes128-prfsha256").unwrap_err();
-        assert_eq!((error.kind, error.offset), (PrfInEsp, 7));
-        assert_eq!(
-            error.to_string(),
-            "\"prfsha256\" is a PRF, which ESP does not use; did you mean \"sha256\"?"
-        );
-    }
-
-    #[test]
-    fn weak_lists_what_is_not_sound() {
-        let weak = |text| {
-            IkeProposal::parse(text)
-                .unwrap()
-                .0
-                .weak()
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            weak("aes128-sha1-modp1024"),
-            [("sha1", Status::Weak), ("modp1024", Status::Weak)]
-        );
-        assert_eq!(
-            weak("des-md5-modp768"),
-            [
-                ("des", Status::Forbidden),
-                ("md5", Status::Forbidden),
-                ("modp768", Status::Forbidden)
-            ]
-        );
-        assert_eq!(
-            weak("aes256gcm16-prfsha1-curve25519"),
-            [("prfsha1", Status::Weak)]
-        );
-        assert_eq!(weak("aes256gcm16-prfsha256-curve25519"), []);
-    }
-
-    proptest! {
-        #[test]
-        fn canonical_words_read_back_as_the_same_proposal(
-            cbc in proptest::bool::ANY,
-            a in 0..3_usize, b in 0..5_usize, c in 0..5_usize, d in 0..15_usize, e in 0..14_usize,
-        ) {
-            let cipher = &ENCRYPTION[if cbc { a } else { a + 3 }];
-            let hash = if cbc { format!("-{}", INTEGRITY[b]) } else { String::new() };
-            let second = &GROUP[(d + e + 1) % GROUP.len()];
-            let text = format!("{cipher}{hash}-{}-{}-{second}", PRF[c], GROUP[d]);
-            let (proposal, _) = IkeProposal::parse(&text).unwrap();
-            let again = IkeProposal::parse(&proposal.to_string()).unwrap();
-            prop_assert_eq!((proposal, vec![]), again);
-        }
-
-        #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC{0,60}") {
-            let _ = IkeProposal::parse(&text);
-            let _ = EspProposal::parse(&text);
-        }
-    }
 }

@@ -1,0 +1,216 @@
+//! What may protect a Child SA, read from words such as `aes128-sha1` or `aes256gcm16-modp2048-esn`, and what one does use.
+
+use std::fmt;
+
+use super::Protection;
+use super::proposal::{self, Mode, Note};
+use super::words::{self, Meaning, WordError, WordErrorKind};
+use crate::crypto::registry::{Encryption, Group, Integrity, Status};
+
+/// What may protect a Child SA: alternatives of each kind, in order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EspProposal {
+    /// All AEAD or all CBC.
+    pub encryption: Vec<&'static Encryption>,
+    /// Empty for AEAD.
+    pub integrity: Vec<&'static Integrity>,
+    /// Groups for perfect forward secrecy; empty for none.
+    pub groups: Vec<&'static Group>,
+    /// Never empty.
+    pub esn: Vec<Esn>,
+}
+
+impl EspProposal {
+    /// Reads a proposal in the words of swanctl.conf; a group asks for perfect forward secrecy.
+    pub fn parse(text: &str) -> Result<(EspProposal, Vec<Note>), WordError> {
+        let words = words::read(text)?;
+        let encryption = proposal::encryption(&words)?;
+        for word in &words {
+            if let Meaning::Prf(row) = word.meaning {
+                let missing =
+                    proposal::hashes(&words).next().is_none() && encryption.mode == Mode::Cbc;
+                let hash = row
+                    .word
+                    .strip_prefix("prf")
+                    .filter(|_| missing)
+                    .map(str::to_owned);
+                return Err(word.error(WordErrorKind::PrfInEsp, hash));
+            }
+        }
+        let mut notes = Vec::new();
+        let integrity = match encryption.mode {
+            Mode::Cbc => proposal::required_integrity(&words)?,
+            Mode::Aead => {
+                notes.extend(proposal::hashes(&words).map(|(word, _)| Note::HashUnused {
+                    word: word.text.to_owned(),
+                    offset: word.offset,
+                }));
+                Vec::new()
+            }
+        };
+        let mut esn: Vec<Esn> = words
+            .iter()
+            .filter_map(|word| match word.meaning {
+                Meaning::Esn(esn) => Some(esn),
+                Meaning::Encryption(_)
+                | Meaning::Integrity(_)
+                | Meaning::Prf(_)
+                | Meaning::Group(_) => None,
+            })
+            .collect();
+        if esn.is_empty() {
+            esn.push(Esn::No);
+        }
+        Ok((
+            EspProposal {
+                encryption: encryption.rows,
+                integrity,
+                groups: proposal::groups(&words),
+                esn,
+            },
+            notes,
+        ))
+    }
+
+    /// The suite of the first alternative of each kind; `None` only for a proposal built by hand with a list left empty.
+    pub fn first(&self) -> Option<EspSuite> {
+        Some(EspSuite {
+            protection: proposal::first_protection(&self.encryption, &self.integrity)?,
+            group: self.groups.first().copied(),
+            esn: *self.esn.first()?,
+        })
+    }
+
+    /// The algorithms that are not sound.
+    pub fn weak(&self) -> impl Iterator<Item = (&'static str, Status)> {
+        proposal::statuses(&self.encryption, &self.integrity, &self.groups)
+            .filter(|(_, status)| *status != Status::Sound)
+    }
+}
+
+/// The canonical words, which [`EspProposal::parse`] reads back.
+impl fmt::Display for EspProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let esn = self.esn.iter().filter(|_| self.esn != [Esn::No]);
+        proposal::join(
+            f,
+            (self.encryption.iter().map(|row| row.word))
+                .chain(self.integrity.iter().map(|row| row.word))
+                .chain(self.groups.iter().map(|row| row.word))
+                .chain(esn.map(|esn| esn.word())),
+        )
+    }
+}
+
+/// What a Child SA uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EspSuite {
+    /// Of its packets.
+    pub protection: Protection,
+    /// Of its own key exchange, where it had one (PFS).
+    pub group: Option<&'static Group>,
+    /// How long its sequence numbers are.
+    pub esn: Esn,
+}
+
+/// `aes128-sha1`, then the group and `esn` where they apply.
+impl fmt::Display for EspSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.protection)?;
+        if let Some(group) = self.group {
+            write!(f, "-{group}")?;
+        }
+        match self.esn {
+            Esn::No => Ok(()),
+            Esn::Yes => write!(f, "-{}", Esn::Yes.word()),
+        }
+    }
+}
+
+/// Extended sequence numbers (transform type 5): its values are 0 and 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Esn {
+    /// 32-bit sequence numbers.
+    #[default]
+    No,
+    /// 64-bit sequence numbers, of which the low half is sent (RFC 4303 §2.2.1).
+    Yes,
+}
+
+impl Esn {
+    /// Its transform ID.
+    pub fn id(self) -> u16 {
+        match self {
+            Esn::No => 0,
+            Esn::Yes => 1,
+        }
+    }
+
+    /// The value with this transform ID.
+    pub fn from_id(id: u16) -> Option<Esn> {
+        [Esn::No, Esn::Yes].into_iter().find(|esn| esn.id() == id)
+    }
+
+    /// Its word in an ESP proposal.
+    pub fn word(self) -> &'static str {
+        match self {
+            Esn::No => "noesn",
+            Esn::Yes => "esn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn esp_takes_groups_for_pfs_and_esn() {
+        let (proposal, _) = EspProposal::parse("aes128-sha1").unwrap();
+        assert!(proposal.groups.is_empty());
+        assert_eq!(proposal.esn, [Esn::No]);
+        let text = "aes256gcm16-modp2048-esn-noesn";
+        let (proposal, _) = EspProposal::parse(text).unwrap();
+        assert_eq!(proposal.esn, [Esn::Yes, Esn::No]);
+        assert_eq!(proposal.to_string(), text);
+    }
+
+    #[test]
+    fn a_hash_beside_an_aead_does_nothing_and_is_noted() {
+        let (proposal, notes) = EspProposal::parse("aes128gcm16-sha256").unwrap();
+        assert!(proposal.integrity.is_empty());
+        assert!(matches!(&notes[..], [Note::HashUnused { offset: 12, .. }]));
+    }
+
+    #[test]
+    fn a_prf_is_refused_with_the_hash_that_was_meant() {
+        let error = EspProposal::parse("aes128-prfsha256").unwrap_err();
+        assert_eq!((error.kind, error.offset), (WordErrorKind::PrfInEsp, 7));
+        assert_eq!(
+            error.to_string(),
+            "\"prfsha256\" is a PRF, which ESP does not use; did you mean \"sha256\"?"
+        );
+        assert_eq!(
+            EspProposal::parse("aes128gcm16-prfsha256")
+                .unwrap_err()
+                .suggestion,
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "\\PC{0,60}") {
+            let _ = EspProposal::parse(&text);
+        }
+    }
+
+    #[test]
+    fn esn_has_the_numbers_of_rfc_7296() {
+        assert_eq!(Esn::from_id(0), Some(Esn::No));
+        assert_eq!(Esn::from_id(1), Some(Esn::Yes));
+        assert_eq!(Esn::from_id(2), None);
+    }
+}
