@@ -139,5 +139,9 @@ fn both_families_work_outside_and_inside() {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn debian_s_strongswan_still_speaks_what_is_forbidden_elsewhere() {
     let suite = Some("des-md5-modp768".to_owned());
-    carry(&Options { ike: suite.clone(), esp: suite, ..Options::default() });
+    carry(&Options {
+        ike: suite.clone(),
+        esp: suite,
+        ..Options::default()
+    });
 }

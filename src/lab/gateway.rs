@@ -56,6 +56,11 @@ impl Gateway {
     ) -> io::Result<Gateway> {
         write_private(&files.psk, psk)?;
         write_private(&files.config, config)?;
+        Gateway::resume(program, namespace, files)
+    }
+
+    /// Runs it with the files that an earlier one left.
+    pub fn resume(program: &Path, namespace: &Namespace, files: &Files) -> io::Result<Gateway> {
         let mut command = Command::new(program);
         namespace.enter(&mut command)?;
         command

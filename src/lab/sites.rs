@@ -27,7 +27,7 @@ pub struct Lab {
     pub(super) options: Options,
     pub(super) started: Instant,
     pub(super) interrupt: Interrupt,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 /// Who stands on the far side.
@@ -131,7 +131,7 @@ impl Lab {
             options: options.clone(),
             started,
             interrupt: interrupt.clone(),
-            _scratch: scratch,
+            scratch,
         })
     }
 
@@ -143,6 +143,13 @@ impl Lab {
     /// The peer's.
     pub fn b(&mut self) -> &mut Far {
         &mut self.b
+    }
+
+    /// Starts our gateway again where it was, with the files it had.
+    pub fn restart_a(&mut self, program: &Path) -> io::Result<()> {
+        let files = Files::in_folder(&self.scratch.path().join(Side::A.to_string()));
+        self.a = Gateway::resume(program, self.world.gateway(Side::A), &files)?;
+        Ok(())
     }
 
     /// The machines.

@@ -1,0 +1,131 @@
+//! Running `groundlink lab`, and what every lab that is well has in common.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use groundlink::lab::gateway::Gateway;
+use groundlink::lab::interrupt::Interrupt;
+use groundlink::lab::options::Options;
+use groundlink::lab::{Changes, Far, Lab};
+use groundlink::status::{State, Tunnel};
+use serde_json::Value;
+
+/// The program under test.
+pub fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_groundlink"))
+}
+
+/// Runs `groundlink lab --json` with `words`.
+pub fn run(words: &str) -> Output {
+    Command::new(program())
+        .args(["lab", "--json"])
+        .args(words.split_whitespace())
+        .output()
+        .unwrap()
+}
+
+/// Runs a lab that must be well, and checks everything that no lab may lack. Returns its report.
+pub fn carries(words: &str) -> Value {
+    let output = run(&format!("--seconds 1 {words}"));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "lab {words}: {error}\n{}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+    });
+    let shown = serde_json::to_string_pretty(&report).unwrap();
+    assert!(
+        output.status.success() && report["ok"] == true,
+        "lab {words}\n{shown}"
+    );
+    assert_eq!(report["ping"]["received"], 20, "{shown}");
+    for direction in ["a_to_b_mbit", "b_to_a_mbit"] {
+        assert!(
+            report["tcp"][direction].as_f64().unwrap() > 1.0,
+            "{direction}\n{shown}"
+        );
+    }
+    // UDP encapsulation is forced in both roles: a cloud that is sent protocol 50 drops it.
+    assert_eq!(report["wire"]["esp_native"], 0, "{shown}");
+    assert!(
+        report["wire"]["esp_udp"].as_u64().unwrap() >= 40,
+        "20 pings and their answers\n{shown}"
+    );
+    assert_eq!(report["wire"]["clear"], 0, "{shown}");
+    for tunnel in report["tunnels"].as_array().unwrap() {
+        assert_eq!(tunnel["state"], "up", "{shown}");
+        assert_eq!(
+            tunnel["refused"]["auth"].as_u64().unwrap_or(0),
+            0,
+            "{shown}"
+        );
+        assert_eq!(
+            tunnel["refused"]["replay"].as_u64().unwrap_or(0),
+            0,
+            "{shown}"
+        );
+    }
+    report
+}
+
+/// Builds a lab with `changes`, for cases that no option asks for.
+pub fn build(options: &Options, changes: &Changes<'_>) -> Lab {
+    Lab::build_changed(options, program(), &Interrupt::default(), changes).unwrap()
+}
+
+/// Builds a lab with `changes` that comes up.
+pub fn up(options: &Options, changes: &Changes<'_>) -> Lab {
+    let mut lab = build(options, changes);
+    if lab.await_up().unwrap().is_none() {
+        panic!("{}", logs(&mut lab));
+    }
+    lab
+}
+
+/// Our first tunnel, as soon as `wanted` is true of it.
+pub fn tunnel_that(lab: &mut Lab, what: &str, wanted: impl Fn(&Tunnel) -> bool) -> Tunnel {
+    let begin = Instant::now();
+    loop {
+        let tunnel = first_tunnel(lab.a());
+        if let Some(tunnel) = tunnel.clone().filter(&wanted) {
+            return tunnel;
+        }
+        if begin.elapsed() > Duration::from_secs(20) {
+            panic!("no tunnel that {what}: {tunnel:#?}\n{}", logs(lab));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn first_tunnel(gateway: &Gateway) -> Option<Tunnel> {
+    gateway.status().ok()?.tunnels.into_iter().next()
+}
+
+/// The code and the words of our first tunnel's failure, as soon as there is one. The tunnel is not up and keeps trying.
+pub fn failure(lab: &mut Lab) -> (String, String) {
+    let tunnel = tunnel_that(lab, "failed", |tunnel| tunnel.last_error.is_some());
+    assert_eq!(tunnel.state, State::Connecting, "{tunnel:#?}");
+    let error = tunnel.last_error.unwrap();
+    assert!(
+        !error.advice.is_empty(),
+        "{error:?} says not what to change"
+    );
+    (error.code, error.text)
+}
+
+/// What both sides logged.
+pub fn logs(lab: &mut Lab) -> String {
+    let ours = lab.a().process().log();
+    let theirs = match lab.b() {
+        Far::Groundlink(b) => b.process().log(),
+        Far::Strongswan(charon) => charon.log(),
+    };
+    format!("\n--- A\n{ours}\n--- B\n{theirs}")
+}
+
+/// Bytes as they would be shown.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,186 @@
+//! A peer that dies, says goodbye, or comes back.
+
+use groundlink::lab::options::{Options, Peer, Role, Side};
+use groundlink::lab::{Changes, Far};
+use groundlink::status::State;
+use nix::sys::signal::Signal;
+
+use super::lab::{logs, tunnel_that, up};
+
+fn impatient(_: Side, written: String) -> String {
+    written + "dpd = { delay = \"1s\", timeout = \"3s\" }\n"
+}
+
+fn options(peer: Peer) -> Options {
+    Options {
+        peer,
+        ..Options::default()
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
+    let changes = Changes {
+        config: Some(&impatient),
+        connection: None,
+    };
+    let mut lab = up(&options(Peer::Strongswan), &changes);
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!()
+    };
+    charon.process().signal(Signal::SIGSTOP);
+    let tunnel = tunnel_that(&mut lab, "noticed", |tunnel| {
+        tunnel.state == State::Connecting
+    });
+    let error = tunnel.last_error.expect("it says why");
+    assert_eq!(error.code, "peer-not-responding");
+    assert!(error.text.contains("192.0.2.129"), "{error:?}");
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!()
+    };
+    charon.process().signal(Signal::SIGCONT);
+    tunnel_that(&mut lab, "came back", |tunnel| tunnel.state == State::Up);
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn liveness_checks_are_answered() {
+    // charon checks every second; a groundlink that did not answer would be gone after some of them.
+    let options = options(Peer::Strongswan);
+    let every_second =
+        |connection: &mut groundlink::lab::charon::Connection| connection.dpd_delay = 1;
+    let mut lab = up(
+        &options,
+        &Changes {
+            config: None,
+            connection: Some(&every_second),
+        },
+    );
+    let before = lab.a().status().unwrap().tunnels[0].ike.clone().unwrap();
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!()
+    };
+    let begin = std::time::Instant::now();
+    while charon.log().matches("sending DPD request").count() < 3 {
+        assert!(begin.elapsed().as_secs() < 10, "{}", charon.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(!charon.log().contains("retransmit"), "{}", charon.log());
+    let after = lab.a().status().unwrap().tunnels[0].ike.clone().unwrap();
+    assert_eq!((before.spi_i, before.spi_r), (after.spi_i, after.spi_r));
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn sigterm_says_goodbye_to_the_peer_in_time() {
+    let mut lab = up(&options(Peer::Strongswan), &Changes::default());
+    let (took, status) = lab.a().process().stop().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(took.as_secs_f64() < 2.0, "{took:?}");
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!()
+    };
+    let log = charon.log();
+    assert!(log.contains("received DELETE for IKE_SA"), "{log}");
+    assert!(!charon.is_up(), "{log}");
+    let left = devices(&lab, Side::A);
+    assert!(!left.contains("gl-lab"), "{left}");
+    let routes = in_gateway(
+        &lab,
+        Side::A,
+        &["route", "show", "table", "all", "proto", "171"],
+    );
+    assert_eq!(routes.trim(), "");
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn a_peer_that_says_goodbye_is_believed_and_asked_again() {
+    let mut lab = up(&options(Peer::Strongswan), &Changes::default());
+    let before = lab.a().status().unwrap().tunnels[0]
+        .ike
+        .clone()
+        .unwrap()
+        .spi_i;
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!()
+    };
+    let output = charon.swanctl(&["--terminate", "--ike", "lab"]).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let again = tunnel_that(&mut lab, "came up again", |tunnel| {
+        tunnel.state == State::Up && tunnel.ike.as_ref().is_some_and(|ike| ike.spi_i != before)
+    });
+    assert_eq!(again.state, State::Up);
+    assert_eq!(lab.ping(5).unwrap().received, 5);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
+    let mut lab = up(
+        &options(Peer::Groundlink),
+        &Changes {
+            config: Some(&impatient),
+            connection: None,
+        },
+    );
+    lab.a().process().signal(Signal::SIGKILL);
+    while lab.a().process().ended().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let left = devices(&lab, Side::A);
+    assert!(
+        !left.contains("gl-lab"),
+        "a TUN device dies with its process: {left}"
+    );
+    lab.restart_a(super::lab::program()).unwrap();
+    tunnel_that(&mut lab, "came up again", |tunnel| {
+        tunnel.state == State::Up
+    });
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    // One route for the network behind B, and the last resort behind it.
+    let routes = in_gateway(&lab, Side::A, &["route", "show", "10.2.0.0/24"]);
+    assert_eq!(
+        routes
+            .lines()
+            .filter(|line| line.contains("gl-lab-1"))
+            .count(),
+        1,
+        "{routes}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn down_holds_and_up_brings_it_back() {
+    let options = Options {
+        role: Role::Both,
+        ..options(Peer::Groundlink)
+    };
+    let mut lab = up(&options, &Changes::default());
+    lab.a().ask("lab-1", "down").unwrap();
+    tunnel_that(&mut lab, "went down", |tunnel| tunnel.state == State::Down);
+    assert_eq!(lab.ping(2).unwrap().received, 0);
+    // The peer tries again and again and is refused: asked for means asked for.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    tunnel_that(&mut lab, "stays down", |tunnel| tunnel.state == State::Down);
+    lab.a().ask("lab-1", "up").unwrap();
+    tunnel_that(&mut lab, "came up", |tunnel| tunnel.state == State::Up);
+    lab.a().ask("lab-1", "reset").unwrap();
+    tunnel_that(&mut lab, "came up again", |tunnel| {
+        tunnel.state == State::Up
+    });
+}
+
+fn in_gateway(lab: &groundlink::lab::Lab, side: Side, arguments: &[&str]) -> String {
+    let mut ip = std::process::Command::new("ip");
+    ip.args(arguments);
+    lab.world().gateway(side).enter(&mut ip).unwrap();
+    super::lab::text(&ip.output().unwrap().stdout)
+}
+
+fn devices(lab: &groundlink::lab::Lab, side: Side) -> String {
+    in_gateway(lab, side, &["-o", "link"])
+}

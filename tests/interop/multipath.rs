@@ -1,0 +1,192 @@
+//! Several tunnels between the same two networks: flows spread, a tunnel that stops leaves the route, the rest carry on.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use groundlink::lab::options::{Options, Side};
+use groundlink::lab::{Changes, Far, Lab};
+use groundlink::status::State;
+
+use super::lab::{carries, logs, text, up};
+
+fn options(tunnels: u8) -> Options {
+    Options {
+        tunnels,
+        ..Options::default()
+    }
+}
+
+/// The devices of A's route to the network behind B.
+fn next_hops(lab: &Lab, metric: u32) -> Vec<String> {
+    let mut ip = Command::new("ip");
+    ip.args([
+        "-json",
+        "route",
+        "show",
+        "10.2.0.0/24",
+        "metric",
+        &metric.to_string(),
+    ]);
+    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    let output = ip.output().unwrap();
+    let routes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let mut devices: Vec<String> = routes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|route| {
+            let hops = route["nexthops"]
+                .as_array()
+                .cloned()
+                .unwrap_or_else(|| vec![route.clone()]);
+            hops.into_iter()
+                .filter_map(|hop| hop["dev"].as_str().map(str::to_owned))
+        })
+        .collect();
+    devices.sort();
+    devices
+}
+
+#[track_caller]
+fn await_hops(lab: &mut Lab, metric: u32, wanted: &[&str]) {
+    let begin = Instant::now();
+    while next_hops(lab, metric) != wanted {
+        assert!(
+            begin.elapsed() < Duration::from_secs(15),
+            "{:?} is not {wanted:?}{}",
+            next_hops(lab, metric),
+            logs(lab)
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn sent(lab: &mut Lab) -> Vec<u64> {
+    lab.a()
+        .status()
+        .unwrap()
+        .tunnels
+        .iter()
+        .map(|tunnel| tunnel.tx.packets)
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn flows_spread_over_two_and_over_four_tunnels() {
+    for tunnels in [2, 4] {
+        let report = carries(&format!("--tunnels {tunnels}"));
+        let packets: Vec<u64> = report["tunnels"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tunnel| tunnel["tx"]["packets"].as_u64().unwrap())
+            .collect();
+        assert_eq!(packets.len(), tunnels);
+        // 4 flows a tunnel: at least two tunnels get real work. Which flow goes where is the kernel's hash, and its seed changes.
+        let busy = packets.iter().filter(|packets| **packets > 100).count();
+        assert!(busy >= 2, "{packets:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
+    let mut lab = up(&options(4), &Changes::default());
+    await_hops(
+        &mut lab,
+        100,
+        &["gl-lab-1", "gl-lab-2", "gl-lab-3", "gl-lab-4"],
+    );
+    let Far::Groundlink(b) = lab.b() else {
+        unreachable!()
+    };
+    b.ask("lab-3", "down").unwrap();
+    await_hops(&mut lab, 100, &["gl-lab-1", "gl-lab-2", "gl-lab-4"]);
+    let before = sent(&mut lab);
+    let carried = lab.tcp(Side::A, 12, Duration::from_millis(500)).unwrap();
+    assert!(carried.bytes > 100_000, "{carried:?}");
+    assert_eq!(lab.ping(10).unwrap().received, 10, "{}", logs(&mut lab));
+    let after = sent(&mut lab);
+    assert_eq!(
+        after[2], before[2],
+        "the stopped tunnel carries nothing: {before:?} {after:?}"
+    );
+    let Far::Groundlink(b) = lab.b() else {
+        unreachable!()
+    };
+    b.ask("lab-3", "up").unwrap();
+    await_hops(
+        &mut lab,
+        100,
+        &["gl-lab-1", "gl-lab-2", "gl-lab-3", "gl-lab-4"],
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_lower_metric_carries_and_the_higher_stands_by() {
+    // The second tunnel of each side becomes the standby.
+    let metrics = |_: Side, written: String| {
+        let (first, second) = written.split_once("name = \"lab-2\"").unwrap();
+        format!(
+            "{first}name = \"lab-2\"{}",
+            second.replace("metric = 100", "metric = 200")
+        )
+    };
+    let mut lab = up(
+        &options(2),
+        &Changes {
+            config: Some(&metrics),
+            connection: None,
+        },
+    );
+    await_hops(&mut lab, 100, &["gl-lab-1"]);
+    await_hops(&mut lab, 200, &["gl-lab-2"]);
+    let before = sent(&mut lab);
+    assert_eq!(lab.ping(10).unwrap().received, 10);
+    let after = sent(&mut lab);
+    assert_eq!(
+        (after[0] - before[0], after[1] - before[1]),
+        (10, 0),
+        "{}",
+        logs(&mut lab)
+    );
+
+    let Far::Groundlink(b) = lab.b() else {
+        unreachable!()
+    };
+    b.ask("lab-1", "down").unwrap();
+    await_hops(&mut lab, 100, &[]);
+    assert_eq!(lab.ping(10).unwrap().received, 10, "{}", logs(&mut lab));
+    let last = sent(&mut lab);
+    assert_eq!(last[1] - after[1], 10, "{}", logs(&mut lab));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_any_tunnel_nothing_leaks_out_elsewhere() {
+    let mut lab = up(&options(2), &Changes::default());
+    let Far::Groundlink(b) = lab.b() else {
+        unreachable!()
+    };
+    for tunnel in ["lab-1", "lab-2"] {
+        b.ask(tunnel, "down").unwrap();
+    }
+    await_hops(&mut lab, 100, &[]);
+    assert!(
+        lab.a()
+            .status()
+            .unwrap()
+            .tunnels
+            .iter()
+            .all(|tunnel| tunnel.state != State::Up)
+    );
+    assert_eq!(lab.ping(5).unwrap().received, 0);
+    assert_eq!(lab.wire().clear, 0, "the default route would have led out");
+    let mut ip = Command::new("ip");
+    ip.args(["route", "show", "10.2.0.0/24"]);
+    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    let routes = text(&ip.output().unwrap().stdout);
+    assert!(routes.contains("unreachable"), "{routes}");
+}
