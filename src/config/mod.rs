@@ -12,6 +12,7 @@
 
 mod diagnostic;
 mod duration;
+mod ends;
 mod file;
 mod keys;
 mod lint;

@@ -1,5 +1,8 @@
 //! How effective values are written, so that what `check --explain` shows can be pasted into a file.
 
+use std::time::Duration;
+
+use super::duration::Span;
 use super::settings::{Inside, Offload};
 use crate::ike::{Encapsulation, PeerId, Start};
 
@@ -56,4 +59,9 @@ pub fn offload(offload: &Offload) -> String {
         Offload::Auto => quoted(&"auto"),
         Offload::Off => quoted(&"off"),
     }
+}
+
+/// How times are written.
+pub fn duration(duration: &Duration) -> String {
+    quoted(&Span(*duration))
 }
