@@ -97,8 +97,10 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
             Carries::No => set_carrier(tunnel, Carrier::Down),
         }
     }
-    core.course.complain(&troubles);
     let failed = to_blame(&legs, core, &troubles);
+    if failed.is_empty() {
+        core.course.complain(&troubles);
+    }
     core.course.again = (!troubles.is_empty() && failed.is_empty()).then(|| now + AGAIN);
     core.course.made_for = Some(legs);
     failed

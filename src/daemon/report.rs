@@ -17,6 +17,8 @@ use crate::os::systemd;
 pub(super) struct Reporter {
     /// Tunnels whose trying to connect is no news.
     trying: Vec<TunnelId>,
+    /// What was last told of each tunnel, and when.
+    failures: BTreeMap<TunnelId, (String, Time)>,
     strangers: Strangers,
     /// Where datagrams cannot be sent to, what the kernel said and when.
     unsendable: BTreeMap<IpAddr, (Option<i32>, Time)>,
@@ -122,9 +124,21 @@ impl Reporter {
                 failure,
             } => {
                 let Failure {
-                    code, text, advice, ..
+                    code,
+                    text,
+                    advice,
+                    at,
                 } = failure;
-                warn!(tunnel = name(tunnel), code, advice, "{text}");
+                let is_known = self
+                    .failures
+                    .get(tunnel)
+                    .is_some_and(|(known, last)| known == text && at.since(*last) < NEWS_AGAIN);
+                if is_known {
+                    debug!(tunnel = name(tunnel), code, "again: {text}");
+                } else {
+                    warn!(tunnel = name(tunnel), code, advice, "{text}");
+                    self.failures.insert(*tunnel, (text.clone(), *at));
+                }
             }
             Event::Failed {
                 tunnel: None,
@@ -193,7 +207,10 @@ impl Strangers {
                 code, text, advice, ..
             } = failure;
             let untold = std::mem::take(&mut self.untold);
-            info!(code, advice, untold, "{text}");
+            match untold {
+                0 => info!(code, advice, "{text}"),
+                untold => info!(code, advice, untold, "{text}"),
+            }
             self.last = Some(failure.at);
         } else {
             self.untold = self.untold.saturating_add(1);

@@ -66,7 +66,7 @@ pub enum NetlinkError {
         said: Option<String>,
     },
     /// A route for this prefix with this metric exists, and it is not ours to replace.
-    #[error("{route}: somebody else has installed a route for {prefix} with the same metric; remove it \
+    #[error("somebody else has installed a route for {prefix} with the metric {metric}; remove it \
              (`ip route del {prefix} metric {metric}`) or give the tunnel another `metric`", prefix = route.prefix, metric = route.metric)]
     RouteTaken {
         /// The route that was to be installed.
