@@ -123,7 +123,7 @@ impl Datapath {
             counters: Counters::default(),
             waker: waiter.waker(),
         });
-        let work = Egress::new(Arc::clone(&lane), self.bell.clone());
+        let work = Egress::new(Arc::clone(&lane), &self.bell);
         let worker = Worker::spawn(format!("egress {}", id.0), waiter, &[device.as_fd()], work)?;
         self.tunnels.insert(
             id,

@@ -9,14 +9,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::TunnelId;
 use super::answers::Answers;
 use super::departures::Departures;
 use super::hold::Hold;
-use super::limit::Limiter;
-use super::notice::{Bell, Notice};
+use super::notice::{Bell, Notice, Standing};
 use super::tables::{Clamp, Lane, Outlet, Path};
 use super::worker::{Turn, Work};
 use crate::esp::lifetime::Stage;
@@ -32,27 +29,27 @@ pub(super) struct Egress {
 /// What one packet after the other needs on its way.
 struct Road {
     lane: Arc<Lane>,
-    bell: Bell,
     departures: Departures,
     hold: Hold,
     /// Room for one fragment.
     piece: Vec<u8>,
     answers: Answers,
-    demands: Limiter,
-    warnings: Limiter,
+    demand: Standing,
+    near_end: Standing,
+    device_gone: Standing,
 }
 
 impl Egress {
-    pub(super) fn new(lane: Arc<Lane>, bell: Bell) -> Egress {
+    pub(super) fn new(lane: Arc<Lane>, bell: &Bell) -> Egress {
         let road = Road {
             lane,
-            bell,
             departures: Departures::new(),
             hold: Hold::default(),
             piece: vec![0; MAX_PACKET],
             answers: Answers::new(),
-            demands: Limiter::new(1, Duration::from_secs(1)),
-            warnings: Limiter::new(1, Duration::from_secs(1)),
+            demand: Standing::new(bell),
+            near_end: Standing::new(bell),
+            device_gone: Standing::new(bell),
         };
         Egress {
             arrivals: ReadBatch::new(),
@@ -71,7 +68,13 @@ impl Work for Egress {
             Ok(count) if count >= ReadBatch::PACKETS => Turn::More,
             Ok(_) => Turn::Done,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Turn::Done,
-            Err(_) => Turn::Broken,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::NotConnected {
+                    let said = self.road.device_gone.say(Notice::DeviceGone(lane.id), now);
+                    self.road.count(said);
+                }
+                Turn::Broken
+            }
         };
         for arrival in self.arrivals.iter_mut() {
             let carried = self.road.carry(&outlet, arrival.vnet, arrival.bytes, now);
@@ -173,10 +176,8 @@ impl Road {
         if !policy.permits_outbound(packet) {
             return Err(Refusal::NoPolicy);
         }
-        if self.demands.allow(now) {
-            let rung = self.bell.ring(Notice::Demand(self.lane.id));
-            self.count(rung);
-        }
+        let said = self.demand.say(Notice::Demand(self.lane.id), now);
+        self.count(said);
         self.hold.keep(packet.bytes(), now)
     }
 
@@ -209,14 +210,13 @@ impl Road {
         }
         match path.sa.stage() {
             Stage::Fresh => {}
-            Stage::NearEnd | Stage::Ended => self.warn(self.lane.id, path.sa.spi(), now),
-        }
-    }
-
-    fn warn(&mut self, tunnel: TunnelId, spi_out: u32, now: Time) {
-        if self.warnings.allow(now) {
-            let rung = self.bell.ring(Notice::SequenceNearEnd { tunnel, spi_out });
-            self.count(rung);
+            Stage::NearEnd | Stage::Ended => {
+                let (tunnel, spi_out) = (self.lane.id, path.sa.spi());
+                let said = self
+                    .near_end
+                    .say(Notice::SequenceNearEnd { tunnel, spi_out }, now);
+                self.count(said);
+            }
         }
     }
 
@@ -249,6 +249,7 @@ mod tests {
     use crate::esp::lifetime::Lifetime;
     use crate::esp::testing::{SUITES, ipv4, policy, udp6};
     use std::sync::Arc;
+    use std::time::Duration;
 
     #[test]
     fn every_suite_carries_both_families_both_ways_in_order() {
@@ -472,15 +473,7 @@ mod tests {
     fn a_checksum_the_kernel_left_undone_is_finished() {
         let mut pair = Pair::connected("aes128-sha1");
         let right = syn([10, 1, 0, 7], [10, 2, 0, 5], 1000);
-        let mut undone = right.clone();
-        // The kernel leaves the sum of the pseudo-header in the field.
-        let pseudo = [&right[12..20], &[0, 6, 0, 24]].concat();
-        let sum: u32 = pseudo
-            .chunks(2)
-            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-            .sum();
-        let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
-        undone[36..38].copy_from_slice(&folded.to_be_bytes());
+        let undone = without_checksum(&right);
         let vnet = VnetHeader {
             flags: VnetHeader::NEEDS_CHECKSUM,
             checksum_start: 20,
@@ -496,16 +489,6 @@ mod tests {
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [right]);
         assert_eq!(pair.a.all_refused(), [(Refusal::Malformed, 1)]);
-    }
-
-    /// A router solicitation, as the kernel sends it when a device comes up.
-    fn router_solicitation() -> Vec<u8> {
-        let mut packet = udp6(48);
-        packet[6..8].copy_from_slice(&[58, 255]);
-        packet[8..24].copy_from_slice(&"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
-        packet[24..40].copy_from_slice(&"ff02::2".parse::<std::net::Ipv6Addr>().unwrap().octets());
-        packet[40..48].copy_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0]);
-        packet
     }
 
     #[test]
@@ -601,5 +584,17 @@ mod tests {
         pair.a.device.fail_read(io::ErrorKind::Other);
         assert_eq!(pair.a.egress.turn(NOW), Turn::Broken);
         assert_eq!(pair.a.egress.turn(NOW), Turn::Done);
+        assert_eq!(pair.a.notices(), []);
+    }
+
+    #[test]
+    fn a_device_that_was_removed_is_missed_once_a_second() {
+        let mut pair = Pair::connected("aes128-sha1");
+        for tenth in 0..20u64 {
+            pair.a.device.fail_read(io::ErrorKind::NotConnected);
+            let now = NOW + Duration::from_millis(tenth * 100);
+            assert_eq!(pair.a.egress.turn(now), Turn::Broken);
+        }
+        assert_eq!(pair.a.notices(), vec![Notice::DeviceGone(TUNNEL); 2]);
     }
 }

@@ -4,7 +4,7 @@
 //!              tables (swapped in)                                notices (bounded)
 //!                  │                                                    ▲
 //!   ┌──────────────▼─────────────────────────────────────┐             │
-//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, SequenceNearEnd
+//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, SequenceNearEnd, DeviceGone
 //!   │ ingress  one worker an address: UDP → open → device │── Ike, UnknownSpi
 //!   └─────────────────────────────────────────────────────┘
 //! ```

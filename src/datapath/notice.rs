@@ -6,9 +6,11 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::TunnelId;
-use crate::net::Refusal;
+use super::limit::Limiter;
+use crate::net::{Refusal, Time};
 use crate::os::poll::Signal;
 
 /// Something only the control plane can act upon.
@@ -41,6 +43,9 @@ pub enum Notice {
         /// The SPI it sends with.
         spi_out: u32,
     },
+    /// The tunnel's device was removed under us and carries nothing any more. Said again, once a second, until the tunnel is
+    /// added anew or removed.
+    DeviceGone(TunnelId),
 }
 
 /// The longest IKE message that is passed on. Peers send certificates of some kilobytes; beyond this is abuse.
@@ -104,11 +109,35 @@ impl Bell {
     }
 }
 
+/// Something that goes on for a while: said at once, then once a second as long as it lasts.
+#[derive(Debug)]
+pub(super) struct Standing {
+    bell: Bell,
+    limit: Limiter,
+}
+
+impl Standing {
+    pub(super) fn new(bell: &Bell) -> Standing {
+        Standing {
+            bell: bell.clone(),
+            limit: Limiter::new(1, Duration::from_secs(1)),
+        }
+    }
+
+    /// Passes the notice up, unless that was done less than a second ago.
+    pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), Refusal> {
+        if self.limit.allow(now) {
+            self.bell.ring(notice)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::os::poll::Waiter;
-    use std::time::Duration;
 
     fn readable(notices: &Notices) -> bool {
         let waiter = Waiter::new().unwrap();

@@ -17,7 +17,7 @@ use super::notice::{self, Notice, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::worker::{Turn, Work};
 use super::{IKE_PORT, NAT_PORT, TunnelId};
-use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite};
+use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound, Sad};
 use crate::net::{Policy, Refusal, Time};
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
@@ -57,7 +57,7 @@ impl Side {
             strays.clone(),
             bell.clone(),
         );
-        let egress = Egress::new(lane.clone(), bell);
+        let egress = Egress::new(lane.clone(), &bell);
         Side {
             address,
             device,
@@ -236,21 +236,43 @@ pub(super) fn syn(source: [u8; 4], destination: [u8; 4], mss: u16) -> Vec<u8> {
 /// The Internet checksum over pseudo-header and TCP segment: all ones where it is right.
 pub(super) fn tcp_sum(packet: &[u8]) -> u16 {
     let length = (packet.len() - 20) as u16;
-    let pseudo = [
-        &packet[12..20],
-        &[0, 6],
-        &length.to_be_bytes(),
-        &packet[20..],
-    ]
-    .concat();
-    let sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    ((folded & 0xffff) + (folded >> 16)) as u16
+    fold(
+        &[
+            &packet[12..20],
+            &[0, 6],
+            &length.to_be_bytes(),
+            &packet[20..],
+        ]
+        .concat(),
+    )
 }
 
 pub(super) fn mss_of(packet: &[u8]) -> u16 {
     u16::from_be_bytes([packet[42], packet[43]])
+}
+
+/// A router solicitation, as the kernel sends it when a device comes up.
+pub(super) fn router_solicitation() -> Vec<u8> {
+    let mut packet = udp6(48);
+    packet[6..8].copy_from_slice(&[58, 255]);
+    packet[8..24].copy_from_slice(&"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    packet[24..40].copy_from_slice(&"ff02::2".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    packet[40..48].copy_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0]);
+    packet
+}
+
+/// The TCP packet as the kernel leaves it to a network card: with only the sum of the pseudo-header in the checksum field.
+pub(super) fn without_checksum(packet: &[u8]) -> Vec<u8> {
+    let mut undone = packet.to_vec();
+    let length = (packet.len() - 20) as u16;
+    let pseudo = [&packet[12..20], &[0, 6], &length.to_be_bytes()].concat();
+    undone[36..38].copy_from_slice(&fold(&pseudo).to_be_bytes());
+    undone
+}
+
+fn fold(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+    let sum: u32 = bytes.chunks(2).map(word).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    ((folded & 0xffff) + (folded >> 16)) as u16
 }

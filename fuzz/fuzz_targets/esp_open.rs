@@ -1,0 +1,134 @@
+//! No bytes make the opening of an ESP packet panic, and what it lets through is an IP packet within the selectors, once.
+//!
+//! The first octet picks a suite. The rest is read three times: as an ESP packet; as the plaintext of one, trailer included, that
+//! a peer with the keys has sealed, so that the fuzzer gets behind the ICV; and as an inner packet that we seal and open again.
+//! Run on the stable toolchain with `cargo fuzz run -s none esp_open fuzz/corpus/esp_open fuzz/seeds/esp_open`.
+#![no_main]
+
+use groundlink::crypto::{Esn, EspProposal, EspSuite, SaKeys, Sealer, Secret};
+use groundlink::esp::{HEADER, Inbound, Outbound};
+use groundlink::net::{Packet, Policy, Prefix, Refusal};
+use libfuzzer_sys::fuzz_target;
+
+const SUITES: [&str; 6] = [
+    "aes128-sha1",
+    "aes256-sha512-esn",
+    "aes128gcm16",
+    "aes256gcm16-esn",
+    "chacha20poly1305",
+    "3des-md5",
+];
+const SPI: u32 = 0xc0de_0001;
+const IV_KEY: [u8; 16] = [7; 16];
+
+fuzz_target!(|input: &[u8]| {
+    let [choice, bytes @ ..] = input else { return };
+    let words = SUITES[usize::from(*choice) % SUITES.len()];
+    let suite = EspProposal::parse(words)
+        .expect("known words")
+        .0
+        .first()
+        .expect("one suite");
+    as_esp(suite, bytes);
+    as_plaintext(suite, bytes);
+    as_inner(suite, bytes);
+});
+
+fn as_esp(suite: EspSuite, bytes: &[u8]) {
+    let refusal = open(&inbound(suite), &mut bytes.to_vec()).expect_err("nobody guesses an ICV");
+    assert!(matches!(
+        refusal,
+        Refusal::Short | Refusal::Auth | Refusal::Replay
+    ));
+}
+
+fn as_plaintext(suite: EspSuite, plaintext: &[u8]) {
+    let mut esp = [SPI.to_be_bytes(), 1u32.to_be_bytes()].concat();
+    esp.resize(esp.len() + suite.protection.iv_len(), 0);
+    esp.extend_from_slice(plaintext);
+    esp.resize(esp.len() + suite.protection.icv_len(), 0);
+    let sealer = Sealer::new(suite.protection, &keys(suite), IV_KEY).expect("keys that fit");
+    let high = (suite.esn == Esn::Yes).then_some(0);
+    if sealer.seal(&mut esp, HEADER, 1, high).is_err() {
+        return;
+    }
+    let inbound = inbound(suite);
+    let again = esp.clone();
+    match open(&inbound, &mut esp) {
+        Ok(inner) => {
+            assert!(plaintext.starts_with(&inner));
+            let packet = Packet::parse(&inner).expect("a packet");
+            assert!(policy().permits_inbound(&packet) && !packet.is_martian());
+        }
+        Err(refusal) => assert!(!matches!(refusal, Refusal::Auth | Refusal::Replay)),
+    }
+    let refusal = open(&inbound, &mut again.clone())
+        .expect_err("the number is spent, unless it was never looked at");
+    assert!(matches!(refusal, Refusal::Replay | Refusal::Short));
+}
+
+fn as_inner(suite: EspSuite, bytes: &[u8]) {
+    let Ok(packet) = Packet::parse(bytes) else {
+        return;
+    };
+    let outbound =
+        Outbound::new(SPI, suite, &keys(suite), IV_KEY, mirrored()).expect("keys that fit");
+    let mut room = vec![0xee; outbound.sealed_len(packet.len())];
+    let sealed = outbound.seal(&packet, &mut room).expect("room enough");
+    assert_eq!(sealed, room.len());
+    match open(&inbound(suite), &mut room) {
+        Ok(inner) => assert_eq!(inner, packet.bytes()),
+        Err(Refusal::Martian) => assert!(packet.is_martian()),
+        Err(Refusal::Inner) => assert!(!outbound.permits(&packet)),
+        Err(refusal) => panic!("a whole packet was refused: {refusal}"),
+    }
+}
+
+fn open(inbound: &Inbound, esp: &mut [u8]) -> Result<Vec<u8>, Refusal> {
+    let opened = inbound.lock().open(esp).map(|opened| {
+        let inner = opened.packet.bytes().to_vec();
+        (opened.range, inner)
+    });
+    opened.map(|(range, inner)| {
+        assert_eq!(
+            esp.get(range),
+            Some(&inner[..]),
+            "the range is where the packet lies"
+        );
+        inner
+    })
+}
+
+fn inbound(suite: EspSuite) -> Inbound {
+    Inbound::new(SPI, suite, &keys(suite), policy(), 64).expect("keys that fit")
+}
+
+fn keys(suite: EspSuite) -> SaKeys {
+    let protection = suite.protection;
+    let fill = |length: usize| Secret::new((0..length).map(|at| at as u8 ^ 0x5a).collect());
+    SaKeys {
+        encryption: fill(protection.encryption_key_len()),
+        integrity: fill(protection.integrity_key_len()),
+    }
+}
+
+/// Half of the addresses there are, so that a packet may lie inside or outside.
+fn policy() -> Policy {
+    let half = || {
+        ["0.0.0.0/1", "8000::/1"]
+            .map(|text| text.parse::<Prefix>().expect("a prefix").into())
+            .to_vec()
+    };
+    Policy {
+        local: half(),
+        remote: half(),
+    }
+}
+
+fn mirrored() -> Policy {
+    let Policy { local, remote } = policy();
+    Policy {
+        local: remote,
+        remote: local,
+    }
+}
