@@ -108,6 +108,16 @@ impl Core {
                     self.tell(Command::SequenceExhausted { tunnel: id, spi_in });
                 }
             }
+            Notice::DeviceGone(tunnel) => {
+                let name = self
+                    .tunnels
+                    .get(&TunnelId(tunnel.0))
+                    .map(|tunnel| &tunnel.settings.name);
+                warn!(
+                    tunnel = name.map(String::as_str),
+                    "the tunnel's device was removed and carries nothing; restart groundlink to make it again"
+                );
+            }
         }
     }
 

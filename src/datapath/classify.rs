@@ -8,6 +8,8 @@
 //! ```
 
 use super::notice::LONGEST_IKE;
+use super::{IKE_PORT, NAT_PORT};
+use crate::net::Packet;
 
 /// What may come to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,19 @@ fn ike(message: &[u8]) -> Content<'_> {
         Content::Ike(message)
     } else {
         Content::Stray
+    }
+}
+
+/// Whether an inner packet is what tunnels are made of: ESP, or UDP to an IKE port.
+pub(super) fn is_tunnel(packet: &Packet<'_>) -> bool {
+    const UDP: u8 = 17;
+    const ESP: u8 = 50;
+    match packet.protocol() {
+        ESP => true,
+        UDP => packet
+            .ports()
+            .is_some_and(|(_, port)| port == IKE_PORT || port == NAT_PORT),
+        _ => false,
     }
 }
 

@@ -9,8 +9,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answers::Answers;
+use super::classify::is_tunnel;
 use super::departures::Departures;
 use super::hold::Hold;
 use super::notice::{Bell, Notice, Standing};
@@ -39,6 +41,9 @@ struct Road {
     device_gone: Standing,
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
 impl Egress {
     pub(super) fn new(lane: Arc<Lane>, bell: &Bell) -> Egress {
         let road = Road {
@@ -47,9 +52,9 @@ impl Egress {
             hold: Hold::default(),
             piece: vec![0; MAX_PACKET],
             answers: Answers::new(),
-            demand: Standing::new(bell),
-            near_end: Standing::new(bell),
-            device_gone: Standing::new(bell),
+            demand: Standing::every(SECOND, bell),
+            near_end: Standing::every(SECOND, bell),
+            device_gone: Standing::every(MINUTE, bell),
         };
         Egress {
             arrivals: ReadBatch::new(),
@@ -227,19 +232,6 @@ impl Road {
     }
 }
 
-/// Whether a packet is what tunnels are made of: ESP, or UDP to an IKE port.
-pub(super) fn is_tunnel(packet: &Packet<'_>) -> bool {
-    const UDP: u8 = 17;
-    const ESP: u8 = 50;
-    match packet.protocol() {
-        ESP => true,
-        UDP => packet
-            .ports()
-            .is_some_and(|(_, port)| port == super::IKE_PORT || port == super::NAT_PORT),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::hold::{MOST, PATIENCE};
@@ -249,7 +241,6 @@ mod tests {
     use crate::esp::lifetime::Lifetime;
     use crate::esp::testing::{SUITES, ipv4, policy, udp6};
     use std::sync::Arc;
-    use std::time::Duration;
 
     #[test]
     fn every_suite_carries_both_families_both_ways_in_order() {
@@ -455,18 +446,22 @@ mod tests {
     #[test]
     fn tcp_connections_learn_what_fits() {
         let mut pair = Pair::connected("aes128-sha1");
-        let out = pair.a_to_b(&[
-            syn([10, 1, 0, 7], [10, 2, 0, 5], 1460),
-            syn([10, 1, 0, 7], [10, 2, 0, 5], 1000),
-        ]);
-        assert_eq!(
-            out.iter().map(|packet| mss_of(packet)).collect::<Vec<_>>(),
-            [1350, 1000]
-        );
-        assert!(
-            out.iter().all(|packet| tcp_sum(packet) == 0xffff),
-            "checksums stay right"
-        );
+        let (_, b_in) = half("aes128-sha1", 1, policy());
+        for (offered, clamped) in [(1460, 1350), (1000, 1000)] {
+            assert!(
+                pair.a
+                    .device
+                    .inject(&syn([10, 1, 0, 7], [10, 2, 0, 5], offered))
+            );
+            pair.a.egress.turn(NOW);
+            let (_, mut esp) = pair.b.nat.take().unwrap();
+            let mut opening = b_in.lock();
+            let left = opening.open(&mut esp).unwrap().packet;
+            assert_eq!(
+                (mss_of(left.bytes()), tcp_sum(left.bytes())),
+                (clamped, 0xffff)
+            );
+        }
     }
 
     #[test]
@@ -588,11 +583,11 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_removed_is_missed_once_a_second() {
+    fn a_device_that_was_removed_is_missed_once_a_minute() {
         let mut pair = Pair::connected("aes128-sha1");
-        for tenth in 0..20u64 {
+        for second in 0..120u64 {
             pair.a.device.fail_read(io::ErrorKind::NotConnected);
-            let now = NOW + Duration::from_millis(tenth * 100);
+            let now = NOW + Duration::from_secs(second);
             assert_eq!(pair.a.egress.turn(now), Turn::Broken);
         }
         assert_eq!(pair.a.notices(), vec![Notice::DeviceGone(TUNNEL); 2]);

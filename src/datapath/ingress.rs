@@ -12,10 +12,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::classify::{Admits, Content, classify};
+use super::classify::{Admits, Content, classify, is_tunnel};
 use super::counters::Refusals;
 use super::deliveries::Deliveries;
-use super::egress::is_tunnel;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
 use super::tables::{Inlet, Inlets};
@@ -421,6 +420,9 @@ mod tests {
             [(Refusal::Inner, 1)]
         );
         assert_eq!(pair.b.all_refused(), []);
+        for lane in [&pair.b.lane, &other_lane] {
+            assert_eq!(lane.counters.last_heard(), Some(NOW));
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub enum Notice {
         /// The SPI it sends with.
         spi_out: u32,
     },
-    /// The tunnel's device was removed under us and carries nothing any more. Said again, once a second, until the tunnel is
+    /// The tunnel's device was removed under us and carries nothing any more. Said again, once a minute, until the tunnel is
     /// added anew or removed.
     DeviceGone(TunnelId),
 }
@@ -109,7 +109,7 @@ impl Bell {
     }
 }
 
-/// Something that goes on for a while: said at once, then once a second as long as it lasts.
+/// Something that goes on for a while: said at once, then again at this interval as long as it lasts.
 #[derive(Debug)]
 pub(super) struct Standing {
     bell: Bell,
@@ -117,14 +117,14 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) fn new(bell: &Bell) -> Standing {
+    pub(super) fn every(interval: Duration, bell: &Bell) -> Standing {
         Standing {
             bell: bell.clone(),
-            limit: Limiter::new(1, Duration::from_secs(1)),
+            limit: Limiter::new(1, interval),
         }
     }
 
-    /// Passes the notice up, unless that was done less than a second ago.
+    /// Passes the notice up, unless that was done a moment ago.
     pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), Refusal> {
         if self.limit.allow(now) {
             self.bell.ring(notice)
