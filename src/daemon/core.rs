@@ -192,6 +192,7 @@ impl Core {
                 if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
                     tunnel.peer = Some(remote.ip());
                 }
+                self.course.review(clock::now());
             }
             Event::ChildUp(child) => self.install(&child),
             Event::ChildPreferred { tunnel: id, spi_in } => {

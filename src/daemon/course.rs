@@ -21,6 +21,8 @@ use crate::paths::{self, Carries, FailClosed};
 pub(super) struct Course {
     made_for: Option<Vec<Leg>>,
     again: Option<Time>,
+    /// Whether the way to a peer is held somewhere: the network may have changed since.
+    pins: bool,
     complaints: Vec<String>,
 }
 
@@ -40,6 +42,13 @@ impl Course {
     /// When routes that could not be made are due again.
     pub(super) fn again(&self) -> Option<Time> {
         self.again
+    }
+
+    /// Before a peer is called: the way to it may be another than when it was last held.
+    pub(super) fn review(&mut self, now: Time) {
+        if self.pins {
+            self.again = Some(now);
+        }
     }
 
     /// Says once what cannot be made, until something else cannot.
@@ -90,7 +99,9 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
         .map(|(leg, tunnel)| signal(*leg, &tunnel.settings, &addresses))
         .collect();
     let devices: Vec<u32> = legs.iter().map(|leg| leg.device).collect();
-    let troubles = steer::apply(&paths::plan(&tunnels), &devices, &mut core.netlink);
+    let plan = paths::plan(&tunnels);
+    let troubles = steer::apply(&plan, &devices, &mut core.netlink);
+    core.course.pins = !plan.pins.is_empty();
     for (leg, tunnel) in legs.iter().zip(core.tunnels.values_mut()) {
         match leg.carries {
             Carries::Yes => {}

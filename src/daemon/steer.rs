@@ -42,7 +42,10 @@ pub(super) fn apply(plan: &Plan, devices: &[u32], netlink: &mut Netlink) -> Vec<
             }),
         }
     }
-    wanted.extend(plan.routes.iter().map(route));
+    // A tunnel's route for the very address of a peer, and with the metric of pins, gives way.
+    let pinned = wanted.clone();
+    let is_free = |route: &Route| !pinned.iter().any(|pin| name(pin) == name(route));
+    wanted.extend(plan.routes.iter().map(route).filter(is_free));
     let changes = changes(&present, wanted);
     for route in &changes.install {
         if let Err(error) = netlink.install(route) {
@@ -108,12 +111,8 @@ struct Changes {
 fn changes(present: &[Route], wanted: Vec<Route>) -> Changes {
     let mut withdraw: Vec<(Prefix, u32)> = present
         .iter()
-        .map(|route| (route.prefix, route.metric))
-        .filter(|(prefix, metric)| {
-            !wanted
-                .iter()
-                .any(|route| route.prefix == *prefix && route.metric == *metric)
-        })
+        .map(name)
+        .filter(|gone| !wanted.iter().any(|route| name(route) == *gone))
         .collect();
     withdraw.sort_by_key(|(_, metric)| std::cmp::Reverse(rank(*metric)));
     let mut install: Vec<Route> = wanted
@@ -122,6 +121,11 @@ fn changes(present: &[Route], wanted: Vec<Route>) -> Changes {
         .collect();
     install.sort_by_key(|route| rank(route.metric));
     Changes { install, withdraw }
+}
+
+/// What tells a route from every other.
+fn name(route: &Route) -> (Prefix, u32) {
+    (route.prefix, route.metric)
 }
 
 /// Pins first, then what holds, then what carries.
@@ -133,18 +137,22 @@ fn rank(metric: u32) -> u8 {
     }
 }
 
-/// Whether the kernel has this route already; it may list the devices in another order.
+/// Whether the kernel has this route already. It may list the devices in another order, and cannot tell a tunnel from a network
+/// without routers.
 fn same(one: &Route, other: &Route) -> bool {
-    let sorted = |route: &Route| match &route.target {
+    let plain = |route: &Route| match &route.target {
         Target::Devices(devices) => {
             let mut devices = devices.clone();
             devices.sort_unstable();
             Target::Devices(devices)
         }
+        Target::Neighbour {
+            device,
+            gateway: None,
+        } => Target::Devices(vec![*device]),
         target @ (Target::Neighbour { .. } | Target::Unreachable) => target.clone(),
     };
-    (one.prefix, one.metric, one.source) == (other.prefix, other.metric, other.source)
-        && sorted(one) == sorted(other)
+    (name(one), one.source) == (name(other), other.source) && plain(one) == plain(other)
 }
 
 #[cfg(test)]

@@ -10,5 +10,6 @@ mod liveness;
 mod matrix;
 mod multipath;
 mod refusals;
+mod steering;
 mod translated;
 mod unprivileged;

@@ -1,0 +1,129 @@
+//! Where packets are led: traffic that brings a tunnel up, peers that a route would catch, routes that somebody else has.
+
+use std::process::Command;
+use std::time::Duration;
+
+use groundlink::lab::options::{Options, Role, Side};
+use groundlink::lab::{Changes, Lab};
+use groundlink::status::State;
+
+use super::lab::{build, logs, text, tunnel_that, up};
+
+/// Runs `ip` in A's gateway.
+fn ip(lab: &Lab, words: &str) -> String {
+    let mut ip = Command::new("ip");
+    ip.args(words.split(' '));
+    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    let output = ip.output().unwrap();
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// Lines of A's routes that belong to groundlink.
+fn ours(lab: &Lab) -> Vec<String> {
+    let lines = ip(lab, "route show proto 171");
+    lines.lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
+    let trap = |side: Side, written: String| match side {
+        Side::A => written.replace("start = \"auto\"", "start = \"trap\""),
+        Side::B => written,
+    };
+    let changes = Changes {
+        config: Some(&trap),
+        connection: None,
+    };
+    let mut lab = build(&Options::default(), &changes);
+    tunnel_that(&mut lab, "waits", |t| t.state == State::Connecting);
+    assert!(
+        ours(&lab)
+            .iter()
+            .any(|route| route.contains("dev gl-lab-1"))
+    );
+    // What the kernel says on a new device by itself has not triggered it.
+    std::thread::sleep(Duration::from_secs(1));
+    let waiting = tunnel_that(&mut lab, "waits", |_| true);
+    assert_eq!(waiting.state, State::Connecting, "{}", logs(&mut lab));
+    assert!(
+        waiting.refused.values().all(|count| *count == 0),
+        "{waiting:?}"
+    );
+
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    let up = tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    assert_eq!(up.tx.packets, 5);
+
+    // Down by request means that traffic does not count either.
+    lab.a().ask("lab-1", "down").unwrap();
+    assert_eq!(lab.ping(2).unwrap().received, 0);
+    tunnel_that(&mut lab, "is down", |t| t.state == State::Down);
+    assert!(ours(&lab).iter().all(|route| route.contains("unreachable")));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_way_to_a_peer_inside_the_remote_network_stays_outside_the_tunnel() {
+    let wide = |side: Side, written: String| match side {
+        Side::A => written + "routes = [\"10.2.0.0/24\", \"192.0.2.128/25\"]\n",
+        Side::B => written,
+    };
+    let changes = Changes {
+        config: Some(&wide),
+        connection: None,
+    };
+    let mut lab = up(&Options::default(), &changes);
+    let before = ip(&lab, "route get 192.0.2.129");
+    assert!(!before.contains("gl-lab-1"), "{before}");
+    assert!(ip(&lab, "route get 192.0.2.200").contains("gl-lab-1"));
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    // While it is down the fail-closed route must not swallow the peer either: it comes up again.
+    lab.a().ask("lab-1", "down").unwrap();
+    assert!(!ip(&lab, "route get 192.0.2.129").contains("unreachable"));
+    lab.a().ask("lab-1", "up").unwrap();
+    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    // And after the end nothing is left.
+    lab.a().process().signal(nix::sys::signal::Signal::SIGTERM);
+    while lab.a().process().ended().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(ours(&lab).is_empty(), "{:?}", ours(&lab));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn p18_a_route_that_somebody_else_has_is_told_rolled_back_and_tried_again() {
+    let options = Options {
+        role: Role::Responder,
+        ..Options::default()
+    };
+    let waits = |_: Side, written: String| written.replace("start = \"auto\"", "start = \"add\"");
+    let changes = Changes {
+        config: Some(&waits),
+        connection: None,
+    };
+    let mut lab = build(&options, &changes);
+    tunnel_that(&mut lab, "waits", |t| t.state == State::Connecting);
+    ip(&lab, "route add blackhole 10.2.0.0/24 metric 100");
+    lab.a().ask("lab-1", "up").unwrap();
+    let failed = tunnel_that(&mut lab, "failed", |t| t.last_error.is_some());
+    let error = failed.last_error.unwrap();
+    assert_eq!(error.code, "install-failed");
+    for word in ["10.2.0.0/24", "metric 100", "ip route del"] {
+        assert!(error.text.contains(word), "{error:?}");
+    }
+    let rolled_back = tunnel_that(&mut lab, "has no SA", |t| t.child.is_none());
+    assert_eq!(rolled_back.state, State::Connecting);
+    assert!(ip(&lab, "link show gl-lab-1").contains("NO-CARRIER"));
+
+    ip(&lab, "route del blackhole 10.2.0.0/24 metric 100");
+    lab.a().ask("lab-1", "up").unwrap();
+    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
