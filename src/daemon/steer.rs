@@ -1,4 +1,4 @@
-//! Making the kernel's routes what [`paths`](crate::paths) says they should be, without a gap on the way.
+//! Making the kernel's routes what [`paths`] says they should be, without a gap on the way.
 //!
 //! ```text
 //!   install   pins ─▶ nowhere ─▶ into devices          before

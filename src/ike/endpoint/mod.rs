@@ -91,7 +91,7 @@ impl Endpoint {
         (next < Time::MAX).then_some(next)
     }
 
-    /// Whether every goodbye has been answered or given up: after [`Command::Shutdown`] there is nothing left to wait for.
+    /// Whether every goodbye has been answered or given up: after [`Command::Shutdown`](crate::ike::Command::Shutdown) there is nothing left to wait for.
     pub fn is_idle(&self) -> bool {
         !self.sas.values().any(|sa| match sa {
             Sa::Established(_) => true,
