@@ -34,7 +34,7 @@ fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
         tunnel.state == State::Connecting
     });
     let error = tunnel.last_error.expect("it says why");
-    assert_eq!(error.code, "peer-not-responding");
+    assert_eq!(error.code, "peer-dead");
     assert!(error.text.contains("192.0.2.129"), "{error:?}");
     let Far::Strongswan(charon) = lab.b() else {
         unreachable!()
