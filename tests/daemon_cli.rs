@@ -1,0 +1,375 @@
+//! `groundlink run` as systemd and administrators see it: what it refuses with which words and exit status, and how it ends.
+//!
+//! Every daemon runs in a network namespace of its own, so that a test can neither meet another's ports nor the machine's network.
+
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use groundlink::control::client::{Verb, ask};
+use groundlink::os::netns::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// A site: a namespace with an address, and a folder with a configuration that is good.
+struct Site {
+    namespace: Namespace,
+    folder: TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        let namespace = Namespace::new().unwrap();
+        let mut netlink = namespace.netlink().unwrap();
+        // Loopback is device 1 of every namespace.
+        netlink
+            .add_address(1, "192.0.2.1".parse().unwrap(), 32)
+            .unwrap();
+        netlink
+            .add_address(1, "10.1.0.1".parse().unwrap(), 24)
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site { namespace, folder };
+        site.write("psk", "Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi");
+        fs::set_permissions(site.path("psk"), fs::Permissions::from_mode(0o600)).unwrap();
+        site.configure("");
+        site
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Writes the configuration, with `more` at its end.
+    fn configure(&self, more: &str) {
+        let text = format!(
+            "[gateway]
+address = \"192.0.2.1\"
+listen = \"192.0.2.1\"
+control = \"{}\"
+
+[[tunnel]]
+name = \"a\"
+peer = \"198.51.100.1\"
+psk = {{ file = \"psk\" }}
+local = [\"10.1.0.0/24\"]
+remote = [\"10.2.0.0/24\"]
+{more}
+",
+            self.path("control.sock").display()
+        );
+        self.write("groundlink.toml", &text);
+    }
+
+    fn command(&self, wrapper: &[&str]) -> Command {
+        let mut words = wrapper.iter().chain([
+            &env!("CARGO_BIN_EXE_groundlink"),
+            &"run",
+            &"--log",
+            &"text",
+            &"--config",
+        ]);
+        let mut command = Command::new(words.next().unwrap());
+        command
+            .args(words)
+            .arg(self.path("groundlink.toml"))
+            .current_dir(self.folder.path());
+        command
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .env_remove("NOTIFY_SOCKET")
+            .env("NO_COLOR", "1");
+        self.namespace.enter(&mut command).unwrap();
+        command
+    }
+
+    /// Runs a daemon that ends by itself.
+    fn refused(&self, wrapper: &[&str]) -> (i32, String) {
+        let mut child = self
+            .command(wrapper)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let begin = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begin.elapsed() > Duration::from_secs(10) {
+                child.kill().unwrap();
+                panic!("it runs on: {:?}", child.wait_with_output());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child.wait_with_output().unwrap();
+        (
+            status.code().unwrap(),
+            format!(
+                "{}{}",
+                String::from_utf8_lossy(&stdout),
+                String::from_utf8_lossy(&stderr)
+            ),
+        )
+    }
+
+    /// Starts a daemon and waits until it answers.
+    fn start(&self) -> Daemon {
+        let log = File::create(self.path("log")).unwrap();
+        let mut command = self.command(&[]);
+        let child = command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut daemon = Daemon(child);
+        let begin = Instant::now();
+        while ask(&self.path("control.sock"), Verb::Get, "/v1/status").is_err() {
+            let ended = daemon.0.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begin.elapsed() < Duration::from_secs(10),
+                "{ended:?} {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        self.namespace.enter(&mut command).unwrap();
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+}
+
+struct Daemon(Child);
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn assert_says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in:\n{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_port_that_is_taken_is_named_with_its_holder() {
+    for port in [500, 4500] {
+        let site = Site::new();
+        let holder = site
+            .namespace
+            .run(|| UdpSocket::bind(("192.0.2.1", port)).unwrap())
+            .unwrap();
+        let (status, said) = site.refused(&[]);
+        assert_eq!(status, 1, "{said}");
+        let ourselves = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_says(&said, &[&port.to_string(), ourselves.trim()]);
+        drop(holder);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn missing_capabilities_are_named() {
+    for (capability, name) in [
+        ("net_admin", "CAP_NET_ADMIN"),
+        ("net_bind_service", "CAP_NET_BIND_SERVICE"),
+    ] {
+        let site = Site::new();
+        if capability == "net_bind_service" {
+            site.namespace
+                .set("net.ipv4.ip_unprivileged_port_start", "1024")
+                .unwrap();
+        }
+        let (status, said) = site.refused(&["setpriv", &format!("--bounding-set=-{capability}")]);
+        assert_eq!(status, 1, "{said}");
+        assert_says(&said, &[name]);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_missing_tun_node_is_named_with_its_remedy() {
+    let site = Site::new();
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    let (status, said) = site.refused(&["unshare", "-m", "sh", "-c", hide, "sh"]);
+    assert_eq!(status, 1, "{said}");
+    assert_says(&said, &["/dev/net/tun", "modprobe tun"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn keys_that_others_can_read_or_nobody_can_are_refused() {
+    let site = Site::new();
+    fs::set_permissions(site.path("psk"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["psk", "chmod"]);
+    assert!(
+        !said.contains("Q7vYd0x3"),
+        "the key itself is shown: {said}"
+    );
+
+    fs::remove_file(site.path("psk")).unwrap();
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["psk", "No such file"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_configuration_that_is_wrong_is_shown_with_all_its_errors() {
+    let site = Site::new();
+    site.configure("remot = []\nike = \"aes129-sha1-modp1024\"");
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["groundlink.toml:14", "`remot`", "^", "aes129"]);
+
+    site.configure("ike = [");
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["groundlink.toml"]);
+
+    site.configure("[[tunnel]]\nname = \"a\"\npeer = \"198.51.100.2\"\npsk = { file = \"psk\" }\nlocal = []\nremote = []");
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["\"a\""]);
+
+    fs::remove_file(site.path("groundlink.toml")).unwrap();
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 2, "{said}");
+    assert_says(&said, &["groundlink.toml"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_second_daemon_does_not_take_the_first_one_s_socket() {
+    let site = Site::new();
+    let first = site.start();
+    let (status, said) = site.refused(&[]);
+    assert_eq!(status, 1, "{said}");
+    let answer = ask(&site.path("control.sock"), Verb::Get, "/v1/status").unwrap();
+    assert_eq!(answer["tunnels"][0]["name"], "a");
+    drop(first);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_unreachable_peer_is_a_state_and_not_an_end() {
+    let site = Site::new();
+    let mut daemon = site.start();
+    let begin = Instant::now();
+    let tunnel = loop {
+        let status = ask(&site.path("control.sock"), Verb::Get, "/v1/status").unwrap();
+        let tunnel = status["tunnels"][0].clone();
+        if !tunnel["last_error"].is_null() {
+            break tunnel;
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "no error: {tunnel}\n{}",
+            site.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(tunnel["state"], "connecting");
+    assert_says(
+        tunnel["last_error"]["text"].as_str().unwrap(),
+        &["198.51.100.1"],
+    );
+    assert!(daemon.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn sigterm_and_sigint_end_it_cleanly_within_two_seconds() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let site = Site::new();
+        let before = (site.ip("-o link"), site.ip("route show table all"));
+        let mut daemon = site.start();
+        assert!(site.ip("-o link").contains("gl-a"), "{}", site.log());
+        let begin = Instant::now();
+        daemon.signal(signal);
+        let status = daemon.0.wait().unwrap();
+        assert!(
+            status.success() && begin.elapsed() < Duration::from_secs(2),
+            "{status} {:?}",
+            begin.elapsed()
+        );
+        assert_eq!(
+            (site.ip("-o link"), site.ip("route show table all")),
+            before
+        );
+        assert!(!site.path("control.sock").exists());
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
+    let site = Site::new();
+    let mut daemon = site.start();
+    daemon.signal(Signal::SIGKILL);
+    assert_eq!(
+        daemon.0.wait().unwrap().signal(),
+        Some(Signal::SIGKILL as i32)
+    );
+    assert!(
+        site.path("control.sock").exists(),
+        "nobody removed the socket"
+    );
+    let mut daemon = site.start();
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.0.wait().unwrap().success());
+    assert_eq!(site.ip("route show table all proto 171"), "");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_key_never_shows_in_a_process_list_or_a_core() {
+    let site = Site::new();
+    let daemon = site.start();
+    let process = Path::new("/proc").join(daemon.0.id().to_string());
+    for file in ["cmdline", "environ"] {
+        let text = fs::read(process.join(file)).unwrap_or_default();
+        assert!(
+            !String::from_utf8_lossy(&text).contains("Q7vYd0x3"),
+            "{file}"
+        );
+    }
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    assert!(!site.log().contains("Q7vYd0x3"));
+}
