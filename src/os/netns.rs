@@ -20,7 +20,7 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getegid, geteuid, getppid};
 
 use super::netlink::{Netlink, NetlinkError, VethEnd};
@@ -142,7 +142,8 @@ impl Namespace {
         })?
     }
 
-    /// Makes `command` start inside, and die (SIGKILL) when the *thread* that starts it ends, so that nothing outlives us.
+    /// Makes `command` start inside, with no signal blocked whatever this thread blocks, and die (SIGKILL) when the *thread* that
+    /// starts it ends, so that nothing outlives us.
     ///
     /// # Errors
     /// No descriptor left.
@@ -151,6 +152,7 @@ impl Namespace {
         let parent = nix::unistd::getpid();
         let step_in = move || {
             setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            SigSet::empty().thread_set_mask()?;
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             // A parent that died before the line above sends nothing any more.
             if getppid() == parent {
@@ -159,7 +161,7 @@ impl Namespace {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
         };
-        // SAFETY: between fork and exec, the closure makes three system calls and neither allocates nor locks.
+        // SAFETY: between fork and exec, the closure makes four system calls and neither allocates nor locks.
         unsafe { command.pre_exec(step_in) };
         Ok(())
     }

@@ -71,7 +71,14 @@ fn a_lab_that_is_interrupted_or_killed_leaves_nothing_behind() {
         }
         std::thread::sleep(Duration::from_millis(500));
         kill(Pid::from_raw(lab.id() as i32), signal).unwrap();
+        let asked = Instant::now();
         let status = lab.wait().unwrap();
+        // Both gateways obey at once: were the signals still blocked in them, each would be killed after 3 s.
+        assert!(
+            asked.elapsed() < Duration::from_secs(4),
+            "{signal}: {:?}",
+            asked.elapsed()
+        );
         if signal != Signal::SIGKILL {
             assert_eq!(status.code(), Some(1), "{signal}");
             let left: Vec<_> = fs::read_dir(folder.path())
