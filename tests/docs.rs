@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use groundlink::net::Refusal;
 
 /// A file of the repository.
 fn file(path: &str) -> String {
@@ -25,4 +28,105 @@ fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
         .map(|name| name.trim().trim_matches('`').to_owned())
         .collect();
     assert_eq!(used, explained);
+}
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_reason_not_to_carry_a_packet_is_explained() {
+    let page = file("docs/interface.md");
+    let explained = quoted(&page);
+    for refusal in Refusal::ALL {
+        assert!(
+            explained.contains(refusal.metric()) || *refusal == Refusal::Noise,
+            "{refusal:?}"
+        );
+    }
+}
+
+#[test]
+fn every_failure_code_is_explained() {
+    let page = file("docs/interface.md");
+    let explained = quoted(&page);
+    let mut codes = 0;
+    for source in ["src/ike/error.rs", "src/ike/limits.rs"] {
+        let source = file(source);
+        // A code stands alone on its line, as a field or as the first of a tuple.
+        for line in source.lines().map(str::trim) {
+            let code = line.strip_prefix("code: ").unwrap_or(line);
+            let Some(code) = code
+                .strip_prefix('"')
+                .and_then(|code| code.strip_suffix("\","))
+            else {
+                continue;
+            };
+            if code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') {
+                assert!(explained.contains(code), "{code}");
+                codes += 1;
+            }
+        }
+    }
+    assert!(codes >= 20, "only {codes} codes found");
+}
+
+#[test]
+fn every_option_of_the_lab_is_explained() {
+    let page = file("docs/interface.md");
+    let help = Command::new(env!("CARGO_BIN_EXE_groundlink"))
+        .args(["lab", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let options: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("--"))
+        .filter_map(|option| option.split(' ').next())
+        .collect();
+    assert!(options.len() >= 10, "{help}");
+    for option in options {
+        // These two belong to every verb.
+        if !matches!(option, "config" | "socket") {
+            assert!(page.contains(&format!("`--{option}")), "--{option}");
+        }
+    }
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_good() {
+    let readme = file("README.md");
+    let config = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("groundlink.toml"), config).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_groundlink"))
+        .args(["check", "--config", "groundlink.toml"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    for page in ["README.md", "docs/interface.md", "docs/dependencies.md"] {
+        let text = file(page);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        for link in text.split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            if !target.starts_with("http") {
+                let place = folder.parent().unwrap().join(target);
+                assert!(place.exists(), "{page}: {target}");
+            }
+        }
+    }
 }

@@ -17,9 +17,10 @@ use crate::lab::{self, Lab as Sites};
   groundlink lab --tunnels 4 --seconds 10
   groundlink lab --nat us --keep
 
-Needs no configuration and nothing installed, and no root where user namespaces are allowed and /dev/net/tun may be opened.
-`--peer strongswan` needs strongSwan, `--nat` needs nft. Exit status: 0 if everything was well, 1 if not (with a report), 2 for a
-wrong command line.")]
+Needs no configuration and nothing installed, and no root where user namespaces are allowed and \
+/dev/net/tun may be opened. `--peer strongswan` needs strongSwan, `--nat` needs nft.
+
+Exit status: 0 everything was well · 1 not (with a report) · 2 the command line is wrong")]
 pub(crate) struct Lab {
     /// Who is on the far side
     #[arg(long, value_enum, default_value = "self")]
