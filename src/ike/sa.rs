@@ -209,6 +209,11 @@ impl IkeSa {
         self.close_at.is_some()
     }
 
+    /// Whether it has never been of use: its Child SA was refused.
+    pub fn is_useless(&self) -> bool {
+        matches!(self.close_at, Some((_, DownReason::Useless)))
+    }
+
     /// Its Child SA.
     pub fn child(&self) -> Option<&ChildSa> {
         self.child.as_ref()

@@ -216,6 +216,11 @@ fn without_a_common_esp_proposal_the_useless_ike_sa_goes_again() {
     pair.run_for(Duration::from_secs(2));
     assert_eq!(pair.a.codes()[0], "no-proposal-chosen-esp");
     assert_eq!(pair.b.codes()[0], "no-proposal-chosen-esp");
+    // That the useless SA is deleted then is no news, and must not hide why.
+    for node in [&pair.a, &pair.b] {
+        let last = node.view().last_failure.map(|failure| failure.code);
+        assert_eq!(last, Some("no-proposal-chosen-esp"), "{:?}", node.codes());
+    }
     assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(Duration::from_secs(5));

@@ -260,8 +260,10 @@ impl Endpoint {
             reason,
         });
         let others = self.established(tunnel).any(|sa| sa.child().is_some());
+        // Why a useless SA is useless has been said, and says more.
         if was_open
             && !others
+            && !sa.is_useless()
             && let Some(failure) = limits::lost(now, reason, sa.remote())
         {
             self.note(tunnel, failure);
