@@ -38,6 +38,9 @@ struct Leg {
 /// When a route that could not be made is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// How long changes of the network are gathered: they come in bursts, some of them our own.
+const SETTLE: Duration = Duration::from_millis(200);
+
 impl Course {
     /// When routes that could not be made are due again.
     pub(super) fn again(&self) -> Option<Time> {
@@ -49,6 +52,12 @@ impl Course {
         if self.pins {
             self.again = Some(now);
         }
+    }
+
+    /// Somebody has changed links, addresses or routes: ours may be gone, or lead the wrong way.
+    pub(super) fn network_changed(&mut self, now: Time) {
+        let soon = now + SETTLE;
+        self.again = Some(self.again.map_or(soon, |again| again.min(soon)));
     }
 
     /// Says once what cannot be made, until something else cannot.
@@ -86,7 +95,7 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
         return Vec::new();
     }
     // A device carries before packets are routed into it, and until none is any more.
-    for (leg, tunnel) in legs.iter().zip(core.tunnels.values_mut()) {
+    for (leg, tunnel) in legs.iter().zip(core.tunnels.values()) {
         match leg.carries {
             Carries::Yes => set_carrier(tunnel, Carrier::Up),
             Carries::No => {}
@@ -102,7 +111,7 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
     let plan = paths::plan(&tunnels);
     let troubles = steer::apply(&plan, &devices, &mut core.netlink);
     core.course.pins = !plan.pins.is_empty();
-    for (leg, tunnel) in legs.iter().zip(core.tunnels.values_mut()) {
+    for (leg, tunnel) in legs.iter().zip(core.tunnels.values()) {
         match leg.carries {
             Carries::Yes => {}
             Carries::No => set_carrier(tunnel, Carrier::Down),
@@ -146,14 +155,11 @@ fn to_blame(legs: &[Leg], core: &Core, troubles: &[Trouble]) -> Vec<(TunnelId, S
         .collect()
 }
 
-fn set_carrier(tunnel: &mut Tunnel, carrier: Carrier) {
-    if tunnel.carrier == carrier {
-        return;
-    }
-    match tunnel.device.set_carrier(carrier) {
-        Ok(()) => tunnel.carrier = carrier,
-        // Somebody has taken the device down: it tells so by itself.
-        Err(error) => debug!(device = tunnel.device.name(), %error, "the carrier cannot be set"),
+fn set_carrier(tunnel: &Tunnel, carrier: Carrier) {
+    // Set again even if it should be so already: a device that was taken down has forgotten.
+    if let Err(error) = tunnel.device.set_carrier(carrier) {
+        // Somebody has removed the device: it tells so by itself.
+        debug!(device = tunnel.device.name(), %error, "the carrier cannot be set");
     }
 }
 

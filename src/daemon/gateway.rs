@@ -15,6 +15,7 @@ use crate::datapath::Notices;
 use crate::ike::Command;
 use crate::net::Time;
 use crate::os::alarm::Alarm;
+use crate::os::netlink::Changes;
 use crate::os::watched::Watched;
 use crate::os::{clock, systemd};
 
@@ -30,6 +31,7 @@ struct Sources {
     /// Notices are left from the last turn.
     more_notices: bool,
     alarm: Watched<Alarm>,
+    network: Watched<Changes>,
     requests: mpsc::Receiver<Asked>,
     answers: mpsc::Receiver<lookup::Answer>,
     terminate: Signal,
@@ -44,6 +46,8 @@ enum Happening {
     Notices,
     /// A time has come.
     Due,
+    /// Links, addresses or routes have changed.
+    Network,
     /// Somebody at the control socket.
     Asked(Asked),
     /// A name was looked up.
@@ -70,6 +74,7 @@ impl Gateway {
     pub(super) fn new(
         core: Core,
         notices: Notices,
+        network: Changes,
         requests: mpsc::Receiver<Asked>,
         answers: mpsc::Receiver<lookup::Answer>,
     ) -> io::Result<Gateway> {
@@ -77,6 +82,7 @@ impl Gateway {
             notices: Watched::new(notices)?,
             more_notices: false,
             alarm: Watched::new(Alarm::new()?)?,
+            network: Watched::new(network)?,
             requests,
             answers,
             terminate: signal(SignalKind::terminate())?,
@@ -105,6 +111,7 @@ impl Gateway {
                 Happening::Asked(asked) => self.core.on_request(asked),
                 happening @ (Happening::Notices
                 | Happening::Due
+                | Happening::Network
                 | Happening::Found(_)
                 | Happening::Hangup
                 | Happening::Watchdog) => self.take(happening),
@@ -130,7 +137,7 @@ impl Gateway {
                     return;
                 }
                 // Nobody brings a tunnel up any more.
-                Happening::Asked(_) | Happening::Hangup => {}
+                Happening::Asked(_) | Happening::Hangup | Happening::Network => {}
                 happening @ (Happening::Notices
                 | Happening::Due
                 | Happening::Found(_)
@@ -151,6 +158,11 @@ impl Gateway {
                 self.sources.more_notices = taken == NOTICES_A_TURN;
             }
             Happening::Due => self.core.on_due(),
+            Happening::Network => {
+                if self.sources.network.get().clear() {
+                    self.core.course.network_changed(clock::now());
+                }
+            }
             Happening::Found((tunnel, address)) => {
                 self.core.tell(Command::Resolved { tunnel, address });
             }
@@ -178,6 +190,7 @@ impl Sources {
                 self.alarm.get_mut().clear();
                 Happening::Due
             }
+            () = self.network.ready() => Happening::Network,
             Some(asked) = self.requests.recv() => Happening::Asked(asked),
             Some(answer) = self.answers.recv() => Happening::Found(answer),
             _ = self.terminate.recv() => Happening::End("SIGTERM"),

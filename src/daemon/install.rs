@@ -14,7 +14,7 @@ use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::{Child, TunnelId};
 use crate::net::Time;
 use crate::os::netlink::Netlink;
-use crate::os::tun::{Carrier, Tun};
+use crate::os::tun::Tun;
 
 /// One tunnel as the daemon holds it.
 pub(super) struct Tunnel {
@@ -22,7 +22,6 @@ pub(super) struct Tunnel {
     pub(super) device: Arc<Tun>,
     /// The Child SAs at work; the last one sends.
     pub(super) children: Vec<Installed>,
-    pub(super) carrier: Carrier,
     /// What the device is set to.
     pub(super) mtu: u16,
     /// Where the peer is, once known.

@@ -21,7 +21,7 @@ use crate::control;
 use crate::crypto::Generator;
 use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT};
 use crate::ike::{Endpoint, Peer, TunnelId};
-use crate::os::netlink::Netlink;
+use crate::os::netlink::{Changes, Netlink};
 use crate::os::privileges::{self, Capability};
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{BindError, UdpSocket};
@@ -76,6 +76,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
     let control = options.socket.clone().unwrap_or(ours.control);
     let listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;
+    let network = Changes::listen().map_err(no_room)?;
     let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
     listen(&configured, &mut netlink, &mut datapath)?;
     match netlink.withdraw_all()? {
@@ -116,7 +117,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         reporter: Reporter::default(),
         course: Course::default(),
     };
-    Gateway::new(core, notices, requests, answers).map_err(no_room)
+    Gateway::new(core, notices, network, requests, answers).map_err(no_room)
 }
 
 /// What must be there before anything is touched, and what should be.
@@ -211,7 +212,6 @@ fn tunnel(settings: config::Tunnel, netlink: &mut Netlink) -> Result<Tunnel, Fai
         settings,
         device: Arc::new(device),
         children: Vec::new(),
-        carrier: Carrier::Down,
         mtu,
         peer,
         heard: None,

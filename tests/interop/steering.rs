@@ -1,7 +1,7 @@
 //! Where packets are led: traffic that brings a tunnel up, peers that a route would catch, routes that somebody else has.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{Options, Role, Side};
 use groundlink::lab::{Changes, Lab};
@@ -126,4 +126,44 @@ fn p18_a_route_that_somebody_else_has_is_told_rolled_back_and_tried_again() {
     lab.a().ask("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn routes_that_somebody_else_removes_come_back() {
+    let wide = |side: Side, written: String| match side {
+        Side::A => written + "routes = [\"10.2.0.0/24\", \"192.0.2.128/25\"]\n",
+        Side::B => written,
+    };
+    let changes = Changes {
+        config: Some(&wide),
+        connection: None,
+    };
+    let mut lab = up(&Options::default(), &changes);
+    let mut before = ours(&lab);
+    before.sort();
+    // Network managers flush what they do not know; an administrator takes the device down and up: the kernel drops its routes.
+    for words in [
+        ["route flush proto 171"].as_slice(),
+        &["link set gl-lab-1 down", "link set gl-lab-1 up"],
+    ] {
+        for words in words {
+            ip(&lab, words);
+        }
+        let begin = Instant::now();
+        loop {
+            let mut now = ours(&lab);
+            now.sort();
+            if now == before {
+                break;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "after {words:?}: {now:?} and not {before:?}{}",
+                logs(&mut lab)
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    }
 }
