@@ -5,6 +5,7 @@
 
 mod lab;
 
+mod agreement;
 mod crossing;
 mod liveness;
 mod matrix;

@@ -1,0 +1,154 @@
+//! What strongSwan and groundlink agree on beyond algorithms: identities, selectors, and that this version does not rekey.
+
+use std::time::{Duration, Instant};
+
+use groundlink::lab::charon::Connection;
+use groundlink::lab::options::{Options, Peer, Role, Side};
+use groundlink::lab::{Changes, Far, Lab};
+use groundlink::status::{State, Tunnel};
+
+use super::lab::{logs, tunnel_that, up};
+
+/// A lab with strongSwan that comes up, and our tunnel in it.
+fn agreed(
+    role: Role,
+    ours: &dyn Fn(String) -> String,
+    theirs: &dyn Fn(&mut Connection),
+) -> (Lab, Tunnel) {
+    let options = Options {
+        peer: Peer::Strongswan,
+        role,
+        ..Options::default()
+    };
+    let changes = Changes {
+        config: Some(&|_: Side, written: String| ours(written)),
+        connection: Some(theirs),
+    };
+    let mut lab = up(&options, &changes);
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let ping = lab.ping(3).unwrap();
+    assert_eq!(ping.received, 3, "{}", logs(&mut lab));
+    (lab, tunnel)
+}
+
+fn selectors(tunnel: &Tunnel) -> (Vec<String>, Vec<String>) {
+    let child = tunnel.child.clone().expect("it is up");
+    (child.local, child.remote)
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn every_kind_of_identity_is_believed_in_both_roles() {
+    // As we write them, and as strongSwan does.
+    for (ours, theirs) in [
+        ("198.51.100.7", "198.51.100.7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("gw.example.org", "gw.example.org"),
+        ("ops@example.org", "ops@example.org"),
+        ("key-id:0a0b", "\"keyid:#0a0b\""),
+    ] {
+        // Each side names itself and demands of the other: the same identity does for both.
+        let demand = |written: String| format!("{written}id = \"{ours}\"\npeer-id = \"{ours}\"\n");
+        let demanded = |connection: &mut Connection| {
+            connection.id = theirs.to_owned();
+            connection.peer_id = theirs.to_owned();
+        };
+        for role in [Role::Initiator, Role::Responder] {
+            agreed(role, &demand, &demanded);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn several_ranges_of_each_side_are_one_child_sa() {
+    let halves = |written: String| {
+        written
+            .replace("[\"10.1.0.0/24\"]", "[\"10.1.0.0/25\", \"10.1.0.128/25\"]")
+            .replace("[\"10.2.0.0/24\"]", "[\"10.2.0.0/25\", \"10.2.0.128/25\"]")
+    };
+    let ours = ["10.1.0.0/25", "10.1.0.128/25"].map(str::to_owned).to_vec();
+    let theirs = ["10.2.0.0/25", "10.2.0.128/25"].map(str::to_owned).to_vec();
+    let both = |_: Side, written: String| halves(written);
+    let mut lab = up(
+        &Options::default(),
+        &Changes {
+            config: Some(&both),
+            connection: None,
+        },
+    );
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    assert_eq!(selectors(&tunnel), (ours.clone(), theirs));
+    assert_eq!(lab.ping(3).unwrap().received, 3, "{}", logs(&mut lab));
+
+    // charon's kernel-libipsec refuses a range of its own that holds none of its addresses: two of ours, one of its.
+    let half = |written: String| halves(written).replace(", \"10.2.0.128/25\"", "");
+    for role in [Role::Initiator, Role::Responder] {
+        let (_, tunnel) = agreed(role, &half, &|_| ());
+        assert_eq!(
+            selectors(&tunnel),
+            (ours.clone(), vec!["10.2.0.0/25".to_owned()])
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_side_that_allows_less_decides_in_both_roles() {
+    let more = |written: String| {
+        written.replace("[\"10.2.0.0/24\"]", "[\"10.2.0.0/24\", \"10.3.0.0/24\"]")
+    };
+    let unchanged = |written: String| written;
+    let wide = |connection: &mut Connection| {
+        connection.local_network = "10.2.0.0/16".parse().unwrap();
+    };
+    for role in [Role::Initiator, Role::Responder] {
+        let (_, tunnel) = agreed(role, &more, &|_| ());
+        assert_eq!(selectors(&tunnel).1, ["10.2.0.0/24"], "they allow less");
+        let (_, tunnel) = agreed(role, &unchanged, &wide);
+        assert_eq!(selectors(&tunnel).1, ["10.2.0.0/24"], "we allow less");
+    }
+}
+
+// ours                                       charon
+//      ◀── CREATE_CHILD_SA { N(REKEY_SA), … }
+//      NO_ADDITIONAL_SAS ──▶
+//      ◀── INFORMATIONAL { D }, IKE_SA_INIT, …   it authenticates anew instead, at once
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn a_peer_that_wants_to_rekey_is_told_no_and_gets_a_new_tunnel() {
+    let (mut lab, mut before) = agreed(Role::Initiator, &|written| written, &|_| ());
+    for (told_no, what) in (1..).zip(["--child", "--ike"]) {
+        charon_told_no(&mut lab, what, told_no);
+        let ike = |tunnel: &Tunnel| tunnel.ike.clone().map(|ike| (ike.spi_i, ike.spi_r));
+        before = tunnel_that(&mut lab, "is up anew", |tunnel| {
+            tunnel.state == State::Up && ike(tunnel) != ike(&before)
+        });
+        let begin = Instant::now();
+        while lab.ping(1).unwrap().received == 0 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "{}",
+                logs(&mut lab)
+            );
+        }
+        assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    }
+}
+
+/// Has charon rekey, and waits until it has been told no for the `times`th time.
+fn charon_told_no(lab: &mut Lab, what: &str, times: usize) {
+    let Far::Strongswan(charon) = lab.b() else {
+        unreachable!("it was asked for")
+    };
+    charon.swanctl(&["--rekey", what, "lab"]).unwrap();
+    let begin = Instant::now();
+    while charon.log().matches("[ N(NO_ADD_SAS) ]").count() < times {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{}",
+            charon.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
