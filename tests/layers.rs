@@ -4,9 +4,14 @@
 //! compares it with the tables below. It reads tokens, not types: comments, strings and `#[cfg(test)]` items do not count, groups
 //! (`use crate::{net, os::udp}`) are spelled out, and a `super::` that climbs to the crate's root is followed.
 
+#[path = "layers/source.rs"]
+mod source;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use source::{TEST_MARK, paths, tokens, without_tests};
 
 /// What a top-level module may import of ours.
 static IMPORTS: &[(&str, &[&str])] = &[
@@ -93,6 +98,9 @@ static CIPHERS: &[&str] = &[
     "sha2",
     "x25519_dalek",
 ];
+
+/// Modules that run on tokio; the datapath has threads of its own, and the lab calls the control socket's client.
+static ASYNCHRONOUS: &[&str] = &["os", "control", "daemon"];
 
 /// Folders that may hold `unsafe`.
 static UNSAFE: &[&str] = &["src/os/", "src/crypto/lanes/"];
@@ -205,6 +213,11 @@ fn the_world_is_kept_out_of_the_pure_layers() {
         assert_eq!(breaches("src/ike/a.rs", text).len(), 1, "{text}");
         assert!(breaches("src/daemon/a.rs", text).is_empty(), "{text}");
     }
+    assert_eq!(
+        breaches("src/datapath/a.rs", "tokio::spawn(f);").len(),
+        1,
+        "the datapath has threads"
+    );
     assert_eq!(breaches("src/esp/a.rs", "use aes::Aes128;").len(), 1);
     assert!(breaches("src/crypto/a.rs", "use aes::Aes128;").is_empty());
     assert_eq!(
@@ -267,12 +280,12 @@ fn test_modules(file: &str, text: &str) -> Vec<String> {
             TEST_MARK
                 .iter()
                 .enumerate()
-                .all(|(i, want)| self::text(&tokens, at + i) == *want)
+                .all(|(i, want)| source::text(&tokens, at + i) == *want)
         })
         .map(|at| at + TEST_MARK.len())
-        .map(|at| at + usize::from(self::text(&tokens, at) == "pub"))
-        .filter(|at| self::text(&tokens, *at) == "mod" && self::text(&tokens, at + 2) == ";")
-        .map(|at| format!("{folder}/{}", self::text(&tokens, at + 1)))
+        .map(|at| at + usize::from(source::text(&tokens, at) == "pub"))
+        .filter(|at| source::text(&tokens, *at) == "mod" && source::text(&tokens, at + 2) == ";")
+        .map(|at| format!("{folder}/{}", source::text(&tokens, at + 1)))
         .collect()
 }
 
@@ -313,6 +326,8 @@ fn breaches(file: &str, text: &str) -> Vec<Breach> {
                     report(path.line, format!("a pure layer names {written}"));
                 } else if top != Some("crypto") && names(CIPHERS) {
                     report(path.line, format!("only crypto names {written}"));
+                } else if top.is_some_and(|top| !ASYNCHRONOUS.contains(&top)) && names(&["tokio"]) {
+                    report(path.line, format!("{written} belongs to the event loop"));
                 }
             }
         }
@@ -362,253 +377,6 @@ fn module_path(file: &str) -> Vec<String> {
 fn starts_with(segments: &[String], rule: &str) -> bool {
     let rule: Vec<&str> = rule.split("::").collect();
     segments.len() >= rule.len() && rule.iter().zip(segments).all(|(want, have)| want == have)
-}
-
-#[derive(Debug, Clone)]
-struct Token {
-    text: String,
-    line: usize,
-}
-
-struct PathSeen {
-    segments: Vec<String>,
-    line: usize,
-}
-
-/// Every path in the tokens, groups spelled out.
-fn paths(tokens: &[Token]) -> Vec<PathSeen> {
-    let mut seen = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let starts = is_name(&tokens[at].text)
-            && text(tokens, at + 1) == "::"
-            && (at == 0 || tokens[at - 1].text != "::");
-        // `use std;` and `use tokio;` have no `::` and are paths too.
-        let alone = at > 0 && tokens[at - 1].text == "use" && is_name(&tokens[at].text) && !starts;
-        // In `use {std::fs, tokio}` the group itself is handled name by name, since each of them starts here.
-        if starts || alone {
-            at = tree(tokens, at, &mut Vec::new(), &mut seen);
-        } else {
-            at += 1;
-        }
-    }
-    seen
-}
-
-/// Reads one use tree (or plain path) from `at`, under `prefix`; returns where it ends.
-fn tree(
-    tokens: &[Token],
-    mut at: usize,
-    prefix: &mut Vec<String>,
-    seen: &mut Vec<PathSeen>,
-) -> usize {
-    let depth = prefix.len();
-    let line = tokens.get(at).map_or(0, |token| token.line);
-    loop {
-        match text(tokens, at) {
-            "{" if depth > 0 || !prefix.is_empty() => {
-                at += 1;
-                while !matches!(text(tokens, at), "}" | "") {
-                    at = tree(tokens, at, prefix, seen);
-                    if text(tokens, at) == "," {
-                        at += 1;
-                    }
-                }
-                prefix.truncate(depth);
-                return at + 1;
-            }
-            name if is_name(name) => {
-                prefix.push(name.to_owned());
-                at += 1;
-            }
-            "*" => at += 1,
-            "" => return at + 1,
-            _ => {
-                // A turbofish, a macro's odd token: the path ends here.
-                seen.push(PathSeen {
-                    segments: prefix.clone(),
-                    line,
-                });
-                prefix.truncate(depth);
-                return at + 1;
-            }
-        }
-        if text(tokens, at) == "::" {
-            at += 1;
-            continue;
-        }
-        if text(tokens, at) == "as" {
-            at += 2;
-        }
-        seen.push(PathSeen {
-            segments: prefix.clone(),
-            line,
-        });
-        prefix.truncate(depth);
-        return at;
-    }
-}
-
-fn text(tokens: &[Token], at: usize) -> &str {
-    tokens.get(at).map_or("", |token| &token.text)
-}
-
-fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_alphabetic() || c == '_')
-}
-
-/// `#[cfg(test)]`.
-static TEST_MARK: &[&str] = &["#", "[", "cfg", "(", "test", ")", "]"];
-
-/// Drops each item that `#[cfg(test)]` stands before.
-fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
-    let mut kept = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let marked = TEST_MARK
-            .iter()
-            .enumerate()
-            .all(|(i, want)| text(&tokens, at + i) == *want);
-        if !marked {
-            kept.push(tokens[at].clone());
-            at += 1;
-            continue;
-        }
-        at += TEST_MARK.len();
-        let mut depth = 0usize;
-        while at < tokens.len() {
-            let done = match text(&tokens, at) {
-                "{" => {
-                    depth += 1;
-                    false
-                }
-                "}" => {
-                    depth -= 1;
-                    depth == 0
-                }
-                ";" => depth == 0,
-                _ => false,
-            };
-            at += 1;
-            if done {
-                break;
-            }
-        }
-    }
-    kept
-}
-
-/// Rust's tokens, as far as this test needs them: names, `::`, and single marks; no comments, no literals.
-fn tokens(text: &str) -> Vec<Token> {
-    let chars: Vec<char> = text.chars().collect();
-    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
-    let (mut out, mut i, mut line) = (Vec::new(), 0, 1);
-    while i < chars.len() {
-        let start = i;
-        match chars[i] {
-            '/' if at(i + 1) == '/' => {
-                while i < chars.len() && chars[i] != '\n' {
-                    i += 1;
-                }
-            }
-            '/' if at(i + 1) == '*' => {
-                let mut depth = 0;
-                loop {
-                    match (at(i), at(i + 1)) {
-                        ('/', '*') => (depth, i) = (depth + 1, i + 2),
-                        ('*', '/') => (depth, i) = (depth - 1, i + 2),
-                        _ => i += 1,
-                    }
-                    if depth == 0 || i >= chars.len() {
-                        break;
-                    }
-                }
-            }
-            '"' => i = quoted(&chars, i),
-            'r' | 'b' | 'c' if raw_string(&chars, i).is_some() => {
-                i = raw_string(&chars, i).unwrap()
-            }
-            '\'' if at(i + 1) == '\\' => {
-                i += 3;
-                while i < chars.len() && chars[i] != '\'' {
-                    i += 1;
-                }
-                i += 1;
-            }
-            '\'' if at(i + 2) == '\'' => i += 3,
-            '\'' => i += 1,
-            ':' if at(i + 1) == ':' => {
-                out.push(Token {
-                    text: "::".to_owned(),
-                    line,
-                });
-                i += 2;
-            }
-            c if c.is_alphabetic() || c == '_' => {
-                while at(i).is_alphanumeric() || at(i) == '_' {
-                    i += 1;
-                }
-                out.push(Token {
-                    text: chars[start..i].iter().collect(),
-                    line,
-                });
-            }
-            c => {
-                if !c.is_whitespace() {
-                    out.push(Token {
-                        text: c.to_string(),
-                        line,
-                    });
-                }
-                i += 1;
-            }
-        }
-        line += chars[start..i.min(chars.len())]
-            .iter()
-            .filter(|c| **c == '\n')
-            .count();
-    }
-    out
-}
-
-/// The end of the string literal that opens at `i`.
-fn quoted(chars: &[char], mut i: usize) -> usize {
-    i += 1;
-    while i < chars.len() && chars[i] != '"' {
-        i += if chars[i] == '\\' { 2 } else { 1 };
-    }
-    i + 1
-}
-
-/// The end of `r"…"`, `br#"…"#` and their kin, if one opens at `i`.
-fn raw_string(chars: &[char], mut i: usize) -> Option<usize> {
-    while matches!(chars.get(i), Some('b' | 'c')) {
-        i += 1;
-    }
-    if chars.get(i) != Some(&'r') {
-        return None;
-    }
-    i += 1;
-    let hashes = chars[i..].iter().take_while(|c| **c == '#').count();
-    i += hashes;
-    if chars.get(i) != Some(&'"') {
-        return None;
-    }
-    i += 1;
-    while i < chars.len() {
-        if chars[i] == '"'
-            && chars[i + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
-        {
-            return Some(i + 1 + hashes);
-        }
-        i += 1;
-    }
-    Some(i)
 }
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
