@@ -267,8 +267,12 @@ impl Core {
         };
         let Transmit { local, remote, .. } = transmit;
         let sent = self.datapath.transmit(*local, *remote, envelope, bytes);
-        self.reporter
-            .sent(*remote, sent.as_ref().err(), clock::now());
+        // What strangers make us answer, and where to, is nobody's news.
+        let to_peer = |tunnel: &Tunnel| tunnel.peer == Some(remote.ip());
+        if self.tunnels.values().any(to_peer) {
+            let error = sent.as_ref().err();
+            self.reporter.sent(*remote, error, clock::now());
+        }
     }
 
     /// Takes back what was changed on this machine; the devices go with the process.

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use super::core::{Core, is_trap};
 use super::install::Tunnel;
+use super::news::News;
 use super::steer::{self, Trouble};
 use crate::config;
 use crate::ike::TunnelId;
@@ -23,7 +24,7 @@ pub(super) struct Course {
     again: Option<Time>,
     /// Whether the way to a peer is held somewhere: the network may have changed since.
     pins: bool,
-    complaints: Vec<String>,
+    complaints: News<String>,
 }
 
 /// All about a tunnel that can change its routes.
@@ -60,15 +61,13 @@ impl Course {
         self.again = Some(self.again.map_or(soon, |again| again.min(soon)));
     }
 
-    /// Says once what cannot be made, until something else cannot.
-    fn complain(&mut self, troubles: &[Trouble]) {
-        let complaints: Vec<String> = troubles.iter().map(|t| t.error.to_string()).collect();
-        for complaint in &complaints {
-            if !self.complaints.contains(complaint) {
+    /// Says once what cannot be made.
+    fn complain(&mut self, troubles: &[Trouble], now: Time) {
+        for complaint in troubles.iter().map(|trouble| trouble.error.to_string()) {
+            if self.complaints.is_news(complaint.clone(), "", now) {
                 warn!("{complaint}");
             }
         }
-        self.complaints = complaints;
     }
 }
 
@@ -119,7 +118,7 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
     }
     let failed = to_blame(&legs, core, &troubles);
     if failed.is_empty() {
-        core.course.complain(&troubles);
+        core.course.complain(&troubles, now);
     }
     core.course.again = (!troubles.is_empty() && failed.is_empty()).then(|| now + AGAIN);
     core.course.made_for = Some(legs);

@@ -21,6 +21,7 @@ mod gateway;
 mod install;
 mod logs;
 mod lookup;
+mod news;
 mod observe;
 mod report;
 mod start;

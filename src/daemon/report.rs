@@ -1,13 +1,12 @@
 //! What the daemon says: one line a state change, a failure once, strangers rarely, and never a secret.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
 use super::install::Tunnel;
+use super::news::{News, Strangers};
 use crate::ike::{Child, DownReason, Event, Failure, TunnelId};
 use crate::net::{Policy, Time};
 use crate::os::systemd;
@@ -17,29 +16,12 @@ use crate::os::systemd;
 pub(super) struct Reporter {
     /// Tunnels whose trying to connect is no news.
     trying: Vec<TunnelId>,
-    /// What was last told of each tunnel, and when.
-    failures: BTreeMap<TunnelId, (String, Time)>,
+    failures: News<TunnelId>,
+    /// Where datagrams cannot be sent to.
+    unsendable: News<IpAddr>,
     strangers: Strangers,
-    /// Where datagrams cannot be sent to, what the kernel said and when.
-    unsendable: BTreeMap<IpAddr, (Option<i32>, Time)>,
     standing: Option<(usize, usize)>,
 }
-
-/// Lines about peers of no tunnel: anyone can cause them.
-#[derive(Debug, Default)]
-struct Strangers {
-    last: Option<Time>,
-    untold: u64,
-}
-
-/// The least time between two lines about strangers.
-const STRANGER_PAUSE: Duration = Duration::from_secs(60);
-
-/// What is repeated is said again after this long.
-const NEWS_AGAIN: Duration = Duration::from_secs(300);
-
-/// The most destinations whose trouble is remembered.
-const MOST_UNSENDABLE: usize = 64;
 
 /// An SPI as the wire and every tool shows it.
 pub(super) struct Spi(pub(super) u32);
@@ -129,21 +111,28 @@ impl Reporter {
                     advice,
                     at,
                 } = failure;
-                let is_known = self
-                    .failures
-                    .get(tunnel)
-                    .is_some_and(|(known, last)| known == text && at.since(*last) < NEWS_AGAIN);
-                if is_known {
-                    debug!(tunnel = name(tunnel), code, "again: {text}");
-                } else {
+                if self.failures.is_news(*tunnel, text, *at) {
                     warn!(tunnel = name(tunnel), code, advice, "{text}");
-                    self.failures.insert(*tunnel, (text.clone(), *at));
+                } else {
+                    debug!(tunnel = name(tunnel), code, "again: {text}");
                 }
             }
             Event::Failed {
                 tunnel: None,
                 failure,
-            } => self.strangers.told(failure),
+            } => {
+                let Failure {
+                    code,
+                    text,
+                    advice,
+                    at,
+                } = failure;
+                match self.strangers.is_news(*at) {
+                    None => debug!(code, "{text}"),
+                    Some(0) => info!(code, advice, "{text}"),
+                    Some(untold) => info!(code, advice, untold, "{text}"),
+                }
+            }
         }
     }
 
@@ -170,20 +159,13 @@ impl Reporter {
 
     /// How sending to a peer went.
     pub(super) fn sent(&mut self, remote: SocketAddr, error: Option<&io::Error>, now: Time) {
-        let Some(error) = error else {
-            self.unsendable.remove(&remote.ip());
-            return;
-        };
-        let what = error.raw_os_error();
-        let is_known = self
-            .unsendable
-            .get(&remote.ip())
-            .is_some_and(|(known, at)| *known == what && now.since(*at) < NEWS_AGAIN);
-        if is_known || self.unsendable.len() >= MOST_UNSENDABLE {
-            debug!(%remote, %error, "cannot send");
-        } else {
-            warn!(%remote, %error, "cannot send to the peer: check this machine's addresses and routes (`ip route get {}`)", remote.ip());
-            self.unsendable.insert(remote.ip(), (what, now));
+        let ip = remote.ip();
+        match error {
+            None => self.unsendable.forget(&ip),
+            Some(error) if self.unsendable.is_news(ip, &error.to_string(), now) => {
+                warn!(%remote, %error, "cannot send to the peer: check this machine's addresses and routes (`ip route get {ip}`)");
+            }
+            Some(error) => debug!(%remote, %error, "cannot send"),
         }
     }
 
@@ -193,27 +175,6 @@ impl Reporter {
             self.standing = Some((up, all));
             let tunnels = if all == 1 { "tunnel" } else { "tunnels" };
             systemd::status(&format!("{up} of {all} {tunnels} up"));
-        }
-    }
-}
-
-impl Strangers {
-    fn told(&mut self, failure: &Failure) {
-        let is_news = self
-            .last
-            .is_none_or(|last| failure.at.since(last) >= STRANGER_PAUSE);
-        if is_news {
-            let Failure {
-                code, text, advice, ..
-            } = failure;
-            let untold = std::mem::take(&mut self.untold);
-            match untold {
-                0 => info!(code, advice, "{text}"),
-                untold => info!(code, advice, untold, "{text}"),
-            }
-            self.last = Some(failure.at);
-        } else {
-            self.untold = self.untold.saturating_add(1);
         }
     }
 }
