@@ -116,6 +116,8 @@ pub struct File {
     pub tunnels: Vec<Table>,
     /// `[preset]`, only in preset files.
     pub preset: Table,
+    /// Whether part of the text is not TOML: what seems to be missing may only be unreadable.
+    pub broken: bool,
 }
 
 /// Which sections a file may have.
@@ -131,6 +133,7 @@ pub enum Dialect {
 pub fn parse(source: &mut Source, dialect: Dialect, findings: &mut Vec<Diagnostic>) -> File {
     let text = source.text().to_owned();
     let (document, errors) = DeTable::parse_recoverable(&text);
+    let broken = !errors.is_empty();
     for error in errors {
         findings.push(Diagnostic::error(
             error.span(),
@@ -138,7 +141,10 @@ pub fn parse(source: &mut Source, dialect: Dialect, findings: &mut Vec<Diagnosti
             "",
         ));
     }
-    let mut file = File::default();
+    let mut file = File {
+        broken,
+        ..File::default()
+    };
     for (key, value) in document.get_ref().iter() {
         let walk = Walk {
             source,

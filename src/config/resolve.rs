@@ -70,7 +70,7 @@ pub fn resolve(
         preset: None,
         output,
     });
-    if file.tunnels.is_empty() {
+    if file.tunnels.is_empty() && !file.broken {
         output.findings.push(Diagnostic::error(
             None,
             "there is no tunnel",

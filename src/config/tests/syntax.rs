@@ -175,6 +175,15 @@ fn hostile_text_never_panics() {
 }
 
 #[test]
+fn a_broken_header_is_told_and_not_that_there_is_no_tunnel() {
+    let shown = load_good(&GOOD.replacen("[[tunnel]]", "[[tunnel]", 1))
+        .report
+        .to_string();
+    assert!(shown.contains("not TOML"), "{shown}");
+    assert!(!shown.contains("there is no tunnel"), "{shown}");
+}
+
+#[test]
 fn nothing_at_all_says_how_to_begin() {
     let shown = load_good("").report.to_string();
     assert!(
