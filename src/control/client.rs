@@ -13,12 +13,15 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::protocol::Trouble;
 
 /// How long the whole conversation may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How soon to knock again at a door that is crowded.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The most bytes an answer may have.
 const MOST_BODY: usize = 16 * 1024 * 1024;
@@ -73,7 +76,13 @@ pub fn ask(socket: &Path, verb: Verb, path: &str) -> Result<Value, ClientError> 
 }
 
 async fn converse(socket: &Path, verb: Verb, path: &str) -> Result<Value, ClientError> {
-    let stream = UnixStream::connect(socket).await;
+    let stream = loop {
+        match UnixStream::connect(socket).await {
+            // So many wait already that the kernel lets nobody else wait; the daemon does not let them wait for ever.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            result => break result,
+        }
+    };
     let stream = stream.map_err(|cause| ClientError::Unreachable {
         socket: socket.to_owned(),
         cause,

@@ -355,3 +355,28 @@ fn what_is_in_the_way_is_named() {
         error.advice()
     );
 }
+
+#[test]
+fn a_client_waits_at_a_crowded_door() {
+    use nix::sys::socket::{Backlog, listen};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    let crowd = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
+    let daemon = std::thread::spawn(move || {
+        // Long enough for the client to have been turned away.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut guests = listener.incoming();
+        let waited = [(), ()].map(|()| guests.next().unwrap().unwrap());
+        let mut last = guests.next().unwrap().unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        last.read(&mut [0; 1024]).unwrap();
+        last.write_all(answer).unwrap();
+        drop(waited);
+    });
+    let answer = client::ask(&path, Verb::Get, "/v1/status").unwrap();
+    assert_eq!(answer, serde_json::json!({}));
+    daemon.join().unwrap();
+    drop(crowd);
+}
