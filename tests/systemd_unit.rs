@@ -85,6 +85,18 @@ fn the_user_and_the_folders_are_ones_systemd_can_make() {
     );
 }
 
+#[test]
+fn a_wrong_configuration_is_not_tried_again_and_everything_else_for_ever() {
+    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+    for line in [
+        "Restart=on-failure",
+        "RestartPreventExitStatus=2",
+        "StartLimitIntervalSec=0",
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line}");
+    }
+}
+
 fn run(command: &mut Command) -> Output {
     command
         .output()
