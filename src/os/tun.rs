@@ -55,7 +55,7 @@ pub enum TunError {
     },
     /// Somebody has a device of this name.
     #[error(
-        "the device name {name} is taken: choose another with `device`, or remove it with `ip link del {name}`"
+        "the device name {name} is taken: choose another with `device`, or stop what made it (`ip -d link show {name}` shows it)"
     )]
     NameTaken {
         /// The device wanted.

@@ -75,9 +75,10 @@ pub enum BindError {
 }
 
 fn by(holder: Option<&Process>) -> String {
-    holder
-        .map(|process| format!(" by {process}"))
-        .unwrap_or_default()
+    match holder {
+        Some(process) => format!(" by {process}"),
+        None => " (`ss -lunp`, run as root, says by what)".to_owned(),
+    }
 }
 
 impl UdpSocket {
