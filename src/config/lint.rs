@@ -17,7 +17,9 @@ pub fn tunnels(tunnels: &[Resolved], gateway: &Gateway, findings: &mut Vec<Diagn
             pair(earlier, tunnel, findings);
         }
         addresses(tunnel, gateway, findings);
-        prefixes(tunnel, findings);
+        selectors(tunnel, findings);
+        overlaps(tunnel, findings);
+        routes(tunnel, findings);
         algorithms(tunnel, findings);
     }
 }
@@ -112,14 +114,9 @@ fn addresses(resolved: &Resolved, gateway: &Gateway, findings: &mut Vec<Diagnost
     }
 }
 
-/// The selectors have to leave something to carry, and the routes something to send.
-fn prefixes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
-    let (tunnel, at, local, remote) = (
-        &resolved.tunnel,
-        &resolved.at,
-        &resolved.local,
-        &resolved.remote,
-    );
+/// The selectors have to leave something to carry.
+fn selectors(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+    let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
     for (key, prefixes, place) in [("local", local, &at.local), ("remote", remote, &at.remote)] {
         if prefixes.is_empty() {
             findings.push(Diagnostic::error(
@@ -129,8 +126,6 @@ fn prefixes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
             ));
         }
     }
-    let has =
-        |prefixes: &[Prefix], ipv4: bool| prefixes.iter().any(|prefix| prefix.is_ipv4() == ipv4);
     for ipv4 in [true, false] {
         let sides = [
             ("local", local, &at.local, "remote"),
@@ -153,6 +148,11 @@ fn prefixes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
             }
         }
     }
+}
+
+/// A network is on one side only.
+fn overlaps(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+    let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
     for theirs in remote.iter().filter(|prefix| !prefix.is_default()) {
         for ours in local.iter().filter(|prefix| !prefix.is_default()) {
             if ours == theirs {
@@ -168,6 +168,11 @@ fn prefixes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
             }
         }
     }
+}
+
+/// What is routed into the tunnel has to fit through it.
+fn routes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+    let (tunnel, at, remote) = (&resolved.tunnel, &resolved.at, &resolved.remote);
     for route in tunnel
         .routes
         .iter()
@@ -183,13 +188,17 @@ fn prefixes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
         ));
     }
     // RFC 8200 §5: every IPv6 link carries 1280 bytes.
-    if let (Mtu::Fixed(mtu @ ..1280), true) = (tunnel.mtu, has(local, false)) {
+    if let (Mtu::Fixed(mtu @ ..1280), true) = (tunnel.mtu, has(&resolved.local, false)) {
         findings.push(Diagnostic::error(
             at.mtu.clone(),
             format!("an MTU of {mtu} is too small for IPv6"),
             "1280 is the least",
         ));
     }
+}
+
+fn has(prefixes: &[Prefix], ipv4: bool) -> bool {
+    prefixes.iter().any(|prefix| prefix.is_ipv4() == ipv4)
 }
 
 fn family(ipv4: bool) -> &'static str {
