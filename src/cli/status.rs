@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-//!   ike       aes128-sha1-modp1024, we started, in UDP, renewed in 22 h 13 min
+//!   ike       aes128-sha1-modp1024, we started, UDP encapsulation asked for, renewed in 22 h 13 min
 //!   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390, renewed in 22 h 13 min
 //!   received  1,204 packets, 1.2 MB
 //!   sent      1,100 packets, 0.9 MB
@@ -17,7 +17,7 @@ use super::Place;
 use super::ask::{ask, tunnel_path, understand};
 use super::outcome::{Exit, Failure, print};
 use crate::control::client::Verb;
-use crate::status::{Child, Counters, Ike, LastError, Nat, Role, Snapshot, State, Tunnel};
+use crate::status::{Child, Counters, Ike, LastError, Snapshot, State, Tunnel};
 
 /// Tunnels, SAs, counters, and the last failure in words
 #[derive(Debug, Args)]
@@ -168,18 +168,13 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
 }
 
 fn ike(ike: &Ike) -> String {
-    let role = match ike.role {
-        Role::Initiator => "we started",
-        Role::Responder => "the peer started",
-    };
-    let nat = match ike.nat {
-        Nat::None => "no NAT",
-        Nat::Us => "NAT in front of us",
-        Nat::Peer => "NAT in front of the peer",
-        Nat::Both => "NAT on both sides",
-        Nat::Forced => "in UDP",
-    };
-    format!("{}, {role}, {nat}{}", ike.suite, ends(ike.rekey_in_s))
+    format!(
+        "{}, {}, {}{}",
+        ike.suite,
+        ike.role.phrase(),
+        ike.nat.phrase(),
+        ends(ike.rekey_in_s)
+    )
 }
 
 fn child(child: &Child) -> String {
@@ -287,7 +282,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Rekeys;
+    use crate::status::{Nat, Rekeys, Role};
 
     fn tunnel(name: &str, state: State) -> Tunnel {
         Tunnel {
@@ -346,7 +341,7 @@ mod tests {
         };
         let expected = "\
 ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-  ike       aes128-sha1-modp1024, we started, in UDP, renewed in 22 h 13 min
+  ike       aes128-sha1-modp1024, we started, UDP encapsulation asked for, renewed in 22 h 13 min
   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390
   received  1,204 packets, 1.2 MB
   sent      1 packet, 84 B

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::status::{Counters, Nat, Role, Tunnel};
+use crate::status::{Counters, Tunnel};
 
 /// The outcome. Its serialised form is `lab --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
@@ -211,17 +211,7 @@ impl fmt::Display for Wire {
 fn negotiated(tunnel: &Tunnel) -> String {
     let mut text = tunnel.state.word().to_owned();
     if let Some(ike) = &tunnel.ike {
-        let role = match ike.role {
-            Role::Initiator => "we started",
-            Role::Responder => "the peer started",
-        };
-        let nat = match ike.nat {
-            Nat::None => "no NAT",
-            Nat::Us => "NAT in front of us",
-            Nat::Peer => "NAT in front of the peer",
-            Nat::Both => "NAT in front of both",
-            Nat::Forced => "UDP encapsulation asked for",
-        };
+        let (role, nat) = (ike.role.phrase(), ike.nat.phrase());
         let _ = write!(text, " · IKE {} · {role} · {nat}", ike.suite);
     }
     if let Some(child) = &tunnel.child {

@@ -112,6 +112,16 @@ pub enum Role {
     Responder,
 }
 
+impl Role {
+    /// For people.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Role::Initiator => "we started",
+            Role::Responder => "the peer started",
+        }
+    }
+}
+
 /// Where NAT detection saw an address being translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +136,19 @@ pub enum Nat {
     Both,
     /// UDP encapsulation was asked for, so detection was made to find one.
     Forced,
+}
+
+impl Nat {
+    /// For people.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Nat::None => "no NAT",
+            Nat::Us => "NAT in front of us",
+            Nat::Peer => "NAT in front of the peer",
+            Nat::Both => "NAT in front of both",
+            Nat::Forced => "UDP encapsulation asked for",
+        }
+    }
 }
 
 /// A Child SA: the pair of ESP SAs that carries packets.
