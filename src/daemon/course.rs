@@ -96,7 +96,11 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
     // A device carries before packets are routed into it, and until none is any more.
     for (leg, tunnel) in legs.iter().zip(core.tunnels.values()) {
         match leg.carries {
-            Carries::Yes => set_carrier(tunnel, Carrier::Up),
+            Carries::Yes => {
+                set_carrier(tunnel, Carrier::Up);
+                // Whatever is wrong with the device shows when the route is made.
+                let _ = core.netlink.await_queue(leg.device);
+            }
             Carries::No => {}
         }
     }

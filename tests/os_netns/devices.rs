@@ -8,7 +8,7 @@ use groundlink::os::netlink::HostAddress;
 use groundlink::os::tun::{Carrier, Tun, TunError};
 use groundlink::os::{Device, OutPacket, ReadBatch, VnetHeader};
 
-use super::{as_root, ip, ip_tool, next_packet, site};
+use super::{as_root, eventually, ip, ip_tool, next_packet, site};
 
 #[test]
 fn a_packet_goes_out_and_comes_in_through_a_tun_device() {
@@ -70,6 +70,26 @@ fn a_new_tunnel_device_has_its_mtu_and_queue_no_address_and_no_noise_but_the_ker
             netlink.link_named("gl-a").unwrap_err().is_not_found(),
             "a device dies with its descriptor"
         );
+    });
+}
+
+#[test]
+fn what_is_sent_once_the_queue_was_awaited_is_never_swallowed() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        let socket = namespace
+            .run(|| UdpSocket::bind("10.9.0.1:7000"))
+            .unwrap()
+            .unwrap();
+        for round in 0..100 {
+            tun.set_carrier(Carrier::Down).unwrap();
+            eventually(|| !netlink.link(tun.index()).unwrap().operational);
+            tun.set_carrier(Carrier::Up).unwrap();
+            netlink.await_queue(tun.index()).unwrap();
+            socket.send_to(&[round], "10.9.0.2:7001").unwrap();
+            assert_eq!(next_packet(&tun, 17)[28..], [round]);
+        }
     });
 }
 

@@ -1,12 +1,13 @@
 //! Devices: up and down, MTU, queue, pairs of virtual Ethernet.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkFlags, LinkInfo, LinkMessage, State,
 };
 
 use super::{Netlink, NetlinkError};
@@ -24,6 +25,8 @@ pub struct Link {
     pub up: bool,
     /// Whether it says that it can carry packets.
     pub carrier: bool,
+    /// Whether packets sent into it go anywhere: it is up, it has a carrier, and its queue is open (RFC 2863's `up`).
+    pub operational: bool,
 }
 
 /// One end of a pair of virtual Ethernet devices.
@@ -62,6 +65,25 @@ impl Netlink {
             what: what(),
             reason: "it is not about a device".to_owned(),
         })
+    }
+
+    /// Waits, briefly, until a device whose carrier has just come up takes packets.
+    ///
+    /// The kernel (link watch) opens a device's queue a moment after its carrier comes up, and swallows what is sent into it until
+    /// then; a busy machine makes the moment long. Asking for the device makes Linux 6.8 and newer do it at once; before, its
+    /// operational state tells when it is done.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn await_queue(&mut self, index: u32) -> Result<(), NetlinkError> {
+        for _ in 0..50 {
+            let link = self.link(index)?;
+            if link.operational || !link.up {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// The device called `name`.
@@ -214,11 +236,13 @@ fn read(answer: RouteNetlinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        operational: false,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::OperState(state) => link.operational = state == State::Up,
             _ => {}
         }
     }
