@@ -1,5 +1,5 @@
-//! Linux: the devices, sockets, routes and namespaces the rest of the program stands on. Unsafe code lives here and in
-//! `crypto::lanes` only, each block beside the reason why it is sound.
+//! Linux: the devices, sockets, routes and namespaces the rest of the program stands on. Unsafe code lives here only, each block
+//! beside the reason why it is sound.
 //!
 //! The datapath sees Linux through two faces, both shaped for batches: [`Device`], one TUN queue, and [`Socket`], one UDP socket.
 //! Both have twins in [`memory`], so that everything above this layer is tested without privileges.
