@@ -6,7 +6,8 @@ use crate::wire::MessageId;
 /// The peer's requests: the number of the next one, and the answer to the last.
 #[derive(Clone, Debug)]
 pub struct Received {
-    next: MessageId,
+    /// `None` when the numbers are used up.
+    next: Option<MessageId>,
     last: Option<Answered>,
 }
 
@@ -33,14 +34,14 @@ impl Received {
     /// A window whose first request will be number `first`.
     pub fn starting_at(first: u32) -> Received {
         Received {
-            next: MessageId(first),
+            next: Some(MessageId(first)),
             last: None,
         }
     }
 
     /// Says what the request with these bytes is.
     pub fn classify(&self, id: MessageId, request: &[u8]) -> Request {
-        if id == self.next {
+        if Some(id) == self.next {
             return Request::New;
         }
         match &self.last {
@@ -54,18 +55,15 @@ impl Received {
     /// Remembers the answer to the expected request and expects the next. `false` when the numbers are used up: the SA must be closed before they
     /// wrap (RFC 7296 §2.2).
     pub fn answered(&mut self, request: &[u8], response: Vec<u8>) -> bool {
-        self.last = Some(Answered {
-            id: self.next,
-            request: sha1(&[request]),
-            response,
-        });
-        match self.next.next() {
-            Some(next) => {
-                self.next = next;
-                true
-            }
-            None => false,
+        if let Some(id) = self.next {
+            self.last = Some(Answered {
+                id,
+                request: sha1(&[request]),
+                response,
+            });
+            self.next = id.next();
         }
+        self.next.is_some()
     }
 }
 
@@ -93,6 +91,13 @@ mod tests {
             assert_eq!(window.classify(MessageId(id), b"x"), Request::Stray, "{id}");
         }
         let mut last = Received::starting_at(u32::MAX);
-        assert!(!last.answered(b"x", Vec::new()));
+        assert!(!last.answered(b"x", b"answer".to_vec()));
+        let id = MessageId(u32::MAX);
+        assert_eq!(
+            last.classify(id, b"x"),
+            Request::Repeated(b"answer".to_vec())
+        );
+        assert_eq!(last.classify(id, b"y"), Request::Stray);
+        assert_eq!(last.classify(MessageId(0), b"y"), Request::Stray);
     }
 }
