@@ -25,7 +25,7 @@ use super::settings::{Settings, TunnelId};
 use super::window::Received;
 use crate::crypto::{Generator, IkeSuite, KeyExchange};
 use crate::net::Time;
-use crate::wire::{Id, IkeSpi};
+use crate::wire::{Id, IkeSpi, Payload};
 
 /// What goes out, in order.
 #[derive(Debug, Default)]
@@ -81,6 +81,8 @@ pub struct InitSent {
     pub ke: KeyExchange,
     /// Ni.
     pub nonce: Vec<u8>,
+    /// The NAT detection notifies as sent: whatever the peer has us begin again for, they stay as they are.
+    pub nat: [Payload; 2],
     /// The message as sent last: AUTH will cover it.
     pub message: Vec<u8>,
     /// The cookie the peer asked to see, if it did.

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Nothing here is authenticated. A refusal therefore ends an attempt only after a while in which the true answer may still come (§2.21.1), and the responder
-//! keeps no state before it has an offer it could accept.
+//! keeps no state before it has an offer it could accept. Of several answers that could be accepted the first wins (§2.4); if that was a forged one, the attempt
+//! runs out and the next begins with a new SPI.
 
 use std::time::Duration;
 
-use crate::crypto::{Generator, Group, KeyExchange};
+use crate::crypto::{Group, KeyExchange};
 use crate::ike::error::{self, Error, Incompatible, Ours, Stage};
 use crate::ike::event::{Content, Datagram, Role, Transmit};
 use crate::ike::failure::Failure;
@@ -76,13 +77,22 @@ impl InitSent {
         let ke = KeyExchange::generate(group, cx.rng);
         let mut nonce = vec![0; NONCE_LEN];
         cx.rng.fill(&mut nonce);
-        let message = request(&place, spi_i, &ke, &nonce, None, cx.rng)?;
+        let nat = nat::notifies(
+            spi_i,
+            IkeSpi::ZERO,
+            place.local,
+            place.remote,
+            place.settings.encapsulation,
+            cx.rng,
+        );
+        let message = request(&place, spi_i, &ke, &nonce, &nat, None)?;
         let ladder = send(&place, &message, cx);
         Some(InitSent {
             place,
             spi_i,
             ke,
             nonce,
+            nat,
             message,
             cookie: None,
             restarts: 0,
@@ -91,8 +101,8 @@ impl InitSent {
         })
     }
 
-    /// The same again, with another group or a cookie. The nonce stays, since a cookie may be bound to it (RFC 7296 §2.6); the proposals stay, since a
-    /// forged answer must not weaken them (§1.2).
+    /// The same again, with another group or a cookie, and nothing else changed: a cookie may be bound to the rest (RFC 7296 §2.6), and a forged answer must
+    /// not weaken the proposals (§1.2).
     fn again(mut self, cx: &mut Context<'_>) -> Progress {
         self.restarts = self.restarts.saturating_add(1);
         if self.restarts > MAX_RESTARTS {
@@ -105,8 +115,8 @@ impl InitSent {
             self.spi_i,
             &self.ke,
             &self.nonce,
+            &self.nat,
             cookie,
-            cx.rng,
         ) else {
             return Progress::Waiting(Box::new(self));
         };
@@ -159,8 +169,14 @@ impl InitSent {
             .copied()
     }
 
-    fn refused(mut self, notify: &Notify, now: Time) -> Progress {
+    fn refused(self, notify: &Notify, now: Time) -> Progress {
         let failure = error::refused(now, notify, &ours(&self.place.settings, Stage::Init));
+        self.doubted(failure)
+    }
+
+    /// Nothing can come of this answer. It may be forged, so the attempt ends only after a while in which the true one may still come.
+    fn doubted(mut self, failure: Failure) -> Progress {
+        let now = failure.at;
         self.refusal.get_or_insert(failure);
         self.ladder.expect_end_by(now + FORGERY_GRACE);
         Progress::Waiting(Box::new(self))
@@ -174,17 +190,19 @@ impl InitSent {
         cx: &mut Context<'_>,
     ) -> Progress {
         let settings = &self.place.settings;
+        let misbehaved = |what| Error::Misbehaved(what).failure(cx.now);
         let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa) else {
-            return Progress::Waiting(Box::new(self));
+            return self.doubted(misbehaved("it chose an IKE suite that we did not offer"));
         };
-        if init.ke.group != suite.group.id
-            || suite.group != self.ke.group()
-            || message.header.spi_r.is_zero()
-        {
+        // It may be the answer to our first message, before we changed the group.
+        if init.ke.group != suite.group.id || suite.group != self.ke.group() {
             return Progress::Waiting(Box::new(self));
         }
+        if message.header.spi_r.is_zero() {
+            return self.doubted(misbehaved("its answer to IKE_SA_INIT has no SPI"));
+        }
         let Ok(shared) = self.ke.agree(&init.ke.data) else {
-            return Progress::Waiting(Box::new(self));
+            return self.doubted(misbehaved("its public value is not valid"));
         };
         let (spi_i, spi_r) = (self.spi_i, message.header.spi_r);
         let detected = nat::detect(
@@ -198,7 +216,7 @@ impl InitSent {
             (Some(detected), _) => detected,
             (None, Encapsulation::Udp) => {
                 let failure = Error::Incompatible(Incompatible::NatTraversal).failure(cx.now);
-                return Progress::Failed(failure);
+                return self.doubted(failure);
             }
             (None, Encapsulation::Auto | Encapsulation::Esp) => nat::Detected {
                 us: false,
@@ -252,8 +270,8 @@ fn request(
     spi_i: IkeSpi,
     ke: &KeyExchange,
     nonce: &[u8],
+    nat: &[Payload; 2],
     cookie: Option<&[u8]>,
-    rng: &mut Generator,
 ) -> Option<Vec<u8>> {
     let settings = &place.settings;
     let mut payloads = Vec::new();
@@ -263,14 +281,7 @@ fn request(
     payloads.push(Payload::Sa(negotiate::offer_ike(&settings.ike)));
     payloads.push(public_value(ke));
     payloads.push(Payload::Nonce(nonce.to_vec()));
-    payloads.extend(nat::notifies(
-        spi_i,
-        IkeSpi::ZERO,
-        place.local,
-        place.remote,
-        settings.encapsulation,
-        rng,
-    ));
+    payloads.extend(nat.iter().cloned());
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
     let header = Header::new(
         spi_i,
