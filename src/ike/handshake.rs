@@ -136,11 +136,22 @@ pub enum PeerKind {
 /// The Vendor ID payload by which groundlinks know each other.
 pub const VENDOR_ID: &[u8] = b"groundlink IKEv2 1";
 
+/// What becomes of the SA that our IKE_AUTH may bring about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It serves its tunnel.
+    Serve,
+    /// Nobody wants it any more. It may stand at the peer already, so the answer is awaited and the SA closed.
+    Close,
+}
+
 /// We sent IKE_AUTH.
 #[derive(Debug)]
 pub struct AuthSent {
     /// Keys and all.
     pub keyed: Keyed,
+    /// What for.
+    pub purpose: Purpose,
     /// The SPI we offered for the Child SA.
     pub spi_in: u32,
     /// When to repeat it.

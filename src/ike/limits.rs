@@ -13,17 +13,24 @@ const MOST_HALF_OPEN: usize = 1000;
 /// Half-open IKE SAs with one address.
 const MOST_HALF_OPEN_OF_ONE: usize = 5;
 
+/// IKE SAs of one tunnel, established or closing: more come about only by a peer that begins again and again.
+const MOST_OF_TUNNEL: usize = 16;
+
+/// Last answers kept of SAs that are gone.
+pub const MOST_REMNANTS: usize = 256;
+
 /// A failure that repeats is news again after this long.
 pub const NEWS_AGAIN: Duration = Duration::from_secs(300);
 
 /// After this many copies of an unanswered message people should know; the attempt goes on.
 pub const COPIES_BEFORE_NEWS: u32 = 3;
 
-/// Counts half-open SAs.
+/// Counts half-open SAs, and the established ones of a tunnel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Census {
     all: usize,
     of_one: usize,
+    of_tunnel: usize,
 }
 
 impl Census {
@@ -35,9 +42,16 @@ impl Census {
         }
     }
 
+    /// Counts an established SA of the tunnel that is asked for one more.
+    pub fn count_established(&mut self) {
+        self.of_tunnel = self.of_tunnel.saturating_add(1);
+    }
+
     /// Whether one more may begin.
     pub fn has_room(self) -> bool {
-        self.all < MOST_HALF_OPEN && self.of_one < MOST_HALF_OPEN_OF_ONE
+        self.all < MOST_HALF_OPEN
+            && self.of_one < MOST_HALF_OPEN_OF_ONE
+            && self.of_tunnel < MOST_OF_TUNNEL
     }
 }
 
@@ -63,8 +77,8 @@ impl Default for Bucket {
 }
 
 impl Bucket {
-    /// Whether a token is there.
-    pub fn peek(&mut self, now: Time) -> bool {
+    /// Takes a token, if there is one.
+    pub fn take(&mut self, now: Time) -> bool {
         let since = now.since(self.filled).as_millis();
         let fresh = since.checked_div(REFILL.as_millis()).unwrap_or(0);
         if fresh > 0 {
@@ -72,12 +86,7 @@ impl Bucket {
             self.tokens = self.tokens.saturating_add(fresh).min(BURST);
             self.filled = now;
         }
-        self.tokens > 0
-    }
-
-    /// Takes a token, if there is one.
-    pub fn take(&mut self, now: Time) -> bool {
-        let there = self.peek(now);
+        let there = self.tokens > 0;
         self.tokens = self.tokens.saturating_sub(1);
         there
     }
@@ -111,6 +120,21 @@ pub fn silent_at_auth(at: Time, remote: SocketAddr) -> Failure {
     }
 }
 
+/// The peer has begun a handshake, but not gone on.
+pub fn silent_after_init(at: Time, remote: SocketAddr) -> Failure {
+    Failure {
+        at,
+        code: "peer-not-responding",
+        text: format!(
+            "{} began a handshake and got our answer to IKE_SA_INIT, but no IKE_AUTH came",
+            remote.ip()
+        ),
+        advice:
+            "Open UDP 4500 both ways between the gateways; if it is open, look into the peer's log."
+                .to_owned(),
+    }
+}
+
 /// The peer's name has no address.
 pub fn unresolved(at: Time, name: &str) -> Failure {
     Failure {
@@ -134,12 +158,12 @@ pub fn unknown_peer(at: Time, datagram: Datagram<'_>) -> Failure {
     }
 }
 
-/// Our IKE_AUTH is longer than a message may be.
-pub fn too_long(at: Time) -> Failure {
+/// A message of ours is longer than one may be.
+pub fn too_long(at: Time, message: &str) -> Failure {
     Failure {
         at,
         code: "message-too-long",
-        text: "our IKE_AUTH does not fit a message".to_owned(),
+        text: format!("our {message} does not fit a message"),
         advice: "Name fewer proposals and traffic selectors on this tunnel.".to_owned(),
     }
 }

@@ -36,6 +36,7 @@ pub struct IkeSa {
     protector: Protector,
     established: Time,
     hard_expiry: Time,
+    announced: bool,
     phase: Phase,
     next_id: Option<MessageId>,
     request: Option<Outstanding>,
@@ -147,6 +148,7 @@ impl IkeSa {
             protector,
             established: now,
             hard_expiry: now + settings.ike_lifetime,
+            announced: false,
             phase: Phase::Open,
             next_id: Some(MessageId(ours)),
             request: None,
@@ -258,7 +260,8 @@ impl IkeSa {
     }
 
     /// Tells the rest of the program that the SA, and its Child SA if it has one, are there.
-    pub fn announce(&self, cx: &mut Context<'_>) {
+    pub fn announce(&mut self, cx: &mut Context<'_>) {
+        self.announced = true;
         cx.out.events.push_back(Event::IkeUp {
             tunnel: self.place.tunnel,
             ike: self.view(),
@@ -278,6 +281,18 @@ impl IkeSa {
                 role: self.role,
                 hard_expiry: child.hard_expiry,
             })));
+        }
+    }
+
+    /// Tells that the SA, and its Child SA with it, is gone.
+    pub fn bury(&mut self, reason: DownReason, cx: &mut Context<'_>) {
+        self.drop_child(reason, cx);
+        if self.announced {
+            cx.out.events.push_back(Event::IkeDown {
+                tunnel: self.place.tunnel,
+                spis: self.spis(),
+                reason,
+            });
         }
     }
 
@@ -349,15 +364,24 @@ impl IkeSa {
         if self.request.is_some() {
             return;
         }
-        let (Some(job), Some(id)) = (self.jobs.pop_front(), self.next_id) else {
+        let Some(job) = self.jobs.pop_front() else {
             return;
         };
-        let payloads = informational::request(&job);
-        let Some(bytes) = self.protector.seal(
-            self.header(ExchangeType::INFORMATIONAL, id, Direction::Request),
-            &payloads,
-        ) else {
-            return;
+        // RFC 7296 §2.2: the SA is closed before its numbers wrap, so the last one is for the goodbye.
+        let last = self.next_id.is_some_and(|id| id.next().is_none());
+        if last && self.is_open() {
+            return self.close(DownReason::Expired, None, cx);
+        }
+        let sealed = self.next_id.and_then(|id| {
+            let header = self.header(ExchangeType::INFORMATIONAL, id, Direction::Request);
+            Some((
+                id,
+                self.protector.seal(header, &informational::request(&job))?,
+            ))
+        });
+        let Some((id, bytes)) = sealed else {
+            // Nothing can be said any more: `on_timeout` buries an SA that is closing in silence.
+            return self.close(DownReason::Expired, None, cx);
         };
         self.next_id = id.next();
         let transmit = Transmit {
@@ -455,7 +479,10 @@ impl IkeSa {
             remote: datagram.remote,
             content: Content::Ike(response),
         });
-        self.quiet.sent(cx.now);
+        // A repetition may come from anywhere, and the way there keeps no NAT of ours open.
+        if datagram.remote == self.place.remote {
+            self.quiet.sent(cx.now);
+        }
     }
 
     fn on_response(&mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Fate {
@@ -477,9 +504,8 @@ impl IkeSa {
             return Fate::Lives;
         };
         let fate = informational::on_response(&job, &payloads, self.closing_reason());
-        match fate {
-            Fate::Lives => self.pump(cx),
-            Fate::Gone(reason) => self.drop_child(reason, cx),
+        if fate == Fate::Lives {
+            self.pump(cx);
         }
         fate
     }
@@ -522,13 +548,14 @@ impl IkeSa {
                         Phase::Open => DownReason::PeerDead,
                         Phase::Closing(reason) => reason,
                     };
-                    self.drop_child(reason, cx);
                     return Fate::Gone(reason);
                 }
             }
         }
-        if self.phase != Phase::Open {
-            return Fate::Lives;
+        match self.phase {
+            Phase::Closing(reason) if self.request.is_none() => return Fate::Gone(reason),
+            Phase::Closing(_) => return Fate::Lives,
+            Phase::Open => {}
         }
         if let Some((at, reason)) = self.close_at
             && at <= cx.now
@@ -567,7 +594,7 @@ impl IkeSa {
         let request = self.request.as_ref().map(|request| request.ladder.due());
         let ladder = request.unwrap_or(Time::MAX);
         match self.phase {
-            Phase::Closing(_) => ladder,
+            Phase::Closing(_) => request.unwrap_or(Time::ZERO),
             Phase::Open => timers::earliest([
                 ladder,
                 self.close_at.map_or(Time::MAX, |(at, _)| at),

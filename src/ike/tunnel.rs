@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::event::{State, Waiting};
 use super::exchange::init::IKE_PORT;
 use super::failure::Failure;
+use super::limits::Bucket;
 use super::retransmit::back_off;
 use super::settings::{Peer, Settings, Start};
 use crate::net::Time;
@@ -28,6 +29,10 @@ pub struct Tunnel {
     pub plan: Plan,
     /// Where the peer is, as far as known.
     pub address: Option<IpAddr>,
+    /// When to look the peer's name up again, for a tunnel that waits for a peer with a name.
+    pub look_again: Time,
+    /// Answers to unauthenticated messages from the peer's address.
+    pub replies: Bucket,
     /// How many tries in a row came to nothing.
     pub failures: u32,
     /// Before this, traffic does not start another attempt.
@@ -52,12 +57,10 @@ pub enum Wish {
 pub enum Plan {
     /// Nothing: it is connected, or waits for traffic or the peer.
     Rest,
-    /// It waits for the name service. With an aim it then connects, otherwise it only wants to recognise the peer.
+    /// It waits for the name service, to connect then.
     Resolving {
         /// When that counts as failed.
         until: Time,
-        /// What for.
-        aim: Aim,
     },
     /// A handshake is under way.
     Attempt,
@@ -70,17 +73,11 @@ pub enum Plan {
     GivenUp,
 }
 
-/// Why a peer's name is looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aim {
-    /// To begin a handshake.
-    Connect,
-    /// To recognise the peer when it begins one.
-    Recognise,
-}
-
 /// How long the name service may take.
 pub const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a peer's name is looked up by a tunnel that waits, to recognise the peer when it begins.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A tunnel that was up this long starts again with a short pause.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -88,15 +85,19 @@ const SETTLED: Duration = Duration::from_secs(30);
 impl Tunnel {
     /// A tunnel that has not done anything yet.
     pub fn new(settings: Arc<Settings>, now: Time) -> Tunnel {
-        let address = match settings.peer {
-            Peer::Address(address) => Some(address),
-            Peer::Name(_) => None,
+        let (address, look_again) = match (&settings.peer, settings.start) {
+            (Peer::Address(address), _) => (Some(*address), Time::MAX),
+            // Every attempt looks the name up.
+            (Peer::Name(_), Start::Auto) => (None, Time::MAX),
+            (Peer::Name(_), Start::Trap | Start::Add) => (None, now),
         };
         Tunnel {
             settings,
             wish: Wish::Serve,
             plan: Plan::Rest,
             address,
+            look_again,
+            replies: Bucket::default(),
             failures: 0,
             not_before: now,
             last_failure: None,
@@ -178,12 +179,21 @@ impl Tunnel {
         }
     }
 
-    /// When its plan has something to do.
+    /// When it has something to do.
     pub fn next_timer(&self) -> Time {
-        match self.plan {
+        let plan = match self.plan {
             Plan::Retry { at } => at,
-            Plan::Resolving { until, .. } => until,
+            Plan::Resolving { until } => until,
             Plan::Rest | Plan::Attempt | Plan::GivenUp => Time::MAX,
+        };
+        plan.min(self.next_look())
+    }
+
+    /// When it looks its peer's name up just to recognise the peer.
+    pub fn next_look(&self) -> Time {
+        match self.wish {
+            Wish::Serve => self.look_again,
+            Wish::Down => Time::MAX,
         }
     }
 }

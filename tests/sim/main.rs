@@ -2,5 +2,8 @@
 
 mod handshake;
 mod hostile;
+mod insider;
 mod lifecycle;
 mod pair;
+mod recovery;
+mod rogue;

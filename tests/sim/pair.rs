@@ -133,6 +133,14 @@ impl Node {
         self.failures.iter().map(|failure| failure.code).collect()
     }
 
+    /// The IKE message it sent as number `index`.
+    pub fn sent_ike(&self, index: usize) -> Vec<u8> {
+        match &self.sent[index].content {
+            Content::Ike(bytes) => bytes.clone(),
+            Content::Keepalive => panic!("number {index} is a keepalive"),
+        }
+    }
+
     fn act(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             self.events.push(

@@ -7,11 +7,11 @@ use crate::ike::collision::{self, Closer, Keep, Rival};
 use crate::ike::event::{DownReason, Event};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{InitSent, Keyed, Place};
+use crate::ike::handshake::{Context, InitSent, Keyed, Place, Purpose, Remnant};
 use crate::ike::limits;
 use crate::ike::sa::{Fate, IkeSa};
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{Aim, Plan, RESOLVE_PATIENCE, Wish};
+use crate::ike::tunnel::{Plan, RESOLVE_PATIENCE};
 use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
 use crate::net::Time;
 use crate::wire::IkeSpi;
@@ -24,7 +24,6 @@ impl Endpoint {
         if let Peer::Name(name) = &tunnel.settings.peer {
             tunnel.plan = Plan::Resolving {
                 until: now + RESOLVE_PATIENCE,
-                aim: Aim::Connect,
             };
             let name = name.clone();
             self.out
@@ -36,6 +35,7 @@ impl Endpoint {
     }
 
     pub(super) fn begin(&mut self, now: Time, id: TunnelId) {
+        self.abandon_attempts(id);
         let spi = self.fresh_spi();
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
@@ -50,14 +50,31 @@ impl Endpoint {
             remote,
             started: now,
         };
+        tunnel.plan = Plan::Attempt;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        if let Some(sent) = InitSent::begin(place, spi, &mut cx) {
-            tunnel.plan = Plan::Attempt;
-            self.sas.insert(spi, Sa::InitSent(Box::new(sent)));
-            self.out
-                .events
-                .push_back(Event::Connecting { tunnel: id, remote });
+        match InitSent::begin(place, spi, &mut cx) {
+            Some(sent) => {
+                self.sas.insert(spi, Sa::InitSent(Box::new(sent)));
+                self.out
+                    .events
+                    .push_back(Event::Connecting { tunnel: id, remote });
+            }
+            None => self.on_attempt_failed(id, limits::too_long(now, "IKE_SA_INIT")),
         }
+    }
+
+    /// Lets go of the attempts of a tunnel. An IKE_AUTH on its way may already stand at the peer: it is closed when the answer comes.
+    pub(super) fn abandon_attempts(&mut self, id: TunnelId) {
+        self.sas.retain(|_, sa| match sa {
+            Sa::InitSent(sent) => sent.place.tunnel != id,
+            Sa::AuthSent(sent) => {
+                if sent.keyed.place.tunnel == id {
+                    sent.purpose = Purpose::Close;
+                }
+                true
+            }
+            Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+        });
     }
 
     pub(super) fn authenticate(&mut self, now: Time, own: IkeSpi, keyed: Keyed) {
@@ -69,10 +86,7 @@ impl Endpoint {
             Some(sent) => {
                 self.sas.insert(own, Sa::AuthSent(Box::new(sent)));
             }
-            None => {
-                let failure = limits::too_long(now);
-                self.on_attempt_failed(tunnel, failure);
-            }
+            None => self.on_attempt_failed(tunnel, limits::too_long(now, "IKE_AUTH")),
         }
     }
 
@@ -100,9 +114,13 @@ impl Endpoint {
         now: Time,
         tunnel: TunnelId,
         own: IkeSpi,
+        purpose: Purpose,
         concluded: Concluded,
     ) {
         match concluded {
+            Concluded::Established { sa, .. } if purpose == Purpose::Close => {
+                self.on_unwanted(now, own, sa);
+            }
             Concluded::Established { sa, failure, .. } => {
                 match failure {
                     Some(failure) => self.on_attempt_failed(tunnel, failure),
@@ -118,10 +136,32 @@ impl Endpoint {
                 let mut cx = cx(now, &mut self.rng, &mut self.out);
                 sa.close(DownReason::Useless, Some(notify), &mut cx);
                 self.sas.insert(own, Sa::Established(sa));
-                self.on_attempt_failed(tunnel, failure);
+                self.on_own_attempt_failed(tunnel, purpose, failure);
             }
-            Concluded::Failed { failure, .. } => self.on_attempt_failed(tunnel, failure),
+            Concluded::Failed { failure, .. } => {
+                self.on_own_attempt_failed(tunnel, purpose, failure);
+            }
         }
+    }
+
+    pub(super) fn on_own_attempt_failed(
+        &mut self,
+        tunnel: TunnelId,
+        purpose: Purpose,
+        failure: Failure,
+    ) {
+        match purpose {
+            Purpose::Serve => self.on_attempt_failed(tunnel, failure),
+            Purpose::Close => {}
+        }
+    }
+
+    /// An SA came about that nobody wants any more.
+    fn on_unwanted(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        sa.announce(&mut cx);
+        sa.close(DownReason::Asked, None, &mut cx);
+        self.sas.insert(own, Sa::Established(sa));
     }
 
     pub(super) fn on_peers_attempt_concluded(
@@ -143,26 +183,52 @@ impl Endpoint {
                 if initial_contact {
                     self.forget_before(tunnel, sa.started());
                 }
-                // Our own attempt has not shown the peer any proof yet, so nothing of it stands there: the peer's has come first.
-                let attempts = self.sas.len();
-                self.sas.retain(|_, sa| match sa {
-                    Sa::InitSent(sent) => sent.place.tunnel != tunnel,
-                    Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
-                });
-                if self.sas.len() < attempts {
-                    self.set_plan(tunnel, Plan::Rest);
+                if sa.child().is_some() {
+                    self.yield_to_peer(tunnel);
                 }
                 self.on_established(now, own, sa);
             }
             // Only an initiator disowns: a responder refuses before anything stands.
-            Concluded::Disowned { failure, .. } => self.note(tunnel, failure),
+            Concluded::Disowned { failure, .. } => self.note_unless_up(tunnel, failure),
             Concluded::Failed { failure, remnant } => {
                 if let Some(remnant) = remnant {
-                    self.sas.insert(own, Sa::Remnant(remnant));
+                    self.keep_remnant(own, remnant);
                 }
-                self.note(tunnel, failure);
+                // Whoever that was has proved nothing.
+                self.note_unless_up(tunnel, failure);
             }
         }
+    }
+
+    /// The peer has connected, so we need not. An attempt of ours that has shown no proof yet leaves nothing behind at the peer; one that has is settled with
+    /// when its answer comes.
+    fn yield_to_peer(&mut self, tunnel: TunnelId) {
+        self.sas.retain(|_, sa| match sa {
+            Sa::InitSent(sent) => sent.place.tunnel != tunnel,
+            Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+        });
+        self.set_plan(tunnel, Plan::Rest);
+    }
+
+    /// Keeps the last answer of an SA that is gone. There is room for so many; the oldest makes place.
+    fn keep_remnant(&mut self, own: IkeSpi, remnant: Box<Remnant>) {
+        let kept = self.sas.iter().filter_map(|(spi, sa)| match sa {
+            Sa::Remnant(remnant) => Some((remnant.expires, *spi)),
+            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) => None,
+        });
+        let (count, oldest) = kept.fold((0usize, None), |(count, oldest), remnant| {
+            let older = oldest.is_none_or(|oldest| remnant < oldest);
+            (
+                count.saturating_add(1),
+                if older { Some(remnant) } else { oldest },
+            )
+        });
+        if count >= limits::MOST_REMNANTS
+            && let Some((_, spi)) = oldest
+        {
+            self.sas.remove(&spi);
+        }
+        self.sas.insert(own, Sa::Remnant(remnant));
     }
 
     /// The peer has started anew (RFC 7296 §2.4): what stood before its handshake began is gone at its end. Scoped to the tunnel, since several tunnels may
@@ -171,12 +237,7 @@ impl Endpoint {
         let mut cx = cx_without_time(&mut self.rng, &mut self.out);
         self.sas.retain(|_, sa| match sa {
             Sa::Established(sa) if sa.tunnel() == tunnel && sa.established() < started => {
-                sa.drop_child(DownReason::PeerRestarted, &mut cx);
-                cx.out.events.push_back(Event::IkeDown {
-                    tunnel,
-                    spis: sa.spis(),
-                    reason: DownReason::PeerRestarted,
-                });
+                sa.bury(DownReason::PeerRestarted, &mut cx);
                 false
             }
             Sa::Established(_)
@@ -188,16 +249,9 @@ impl Endpoint {
     }
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
-        let tunnel = sa.tunnel();
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         sa.announce(&mut cx);
-        if self
-            .tunnels
-            .get(&tunnel)
-            .is_none_or(|tunnel| tunnel.wish == Wish::Down)
-        {
-            sa.close(DownReason::Asked, None, &mut cx);
-        } else if sa.child().is_some() {
+        if sa.child().is_some() {
             self.settle(now, &mut sa);
         }
         self.sas.insert(own, Sa::Established(sa));
@@ -213,7 +267,11 @@ impl Endpoint {
             started: newer.started(),
             established: newer.established(),
         };
-        for older in self.established_mut(newer.tunnel()) {
+        // One that is leaving has lost against another already.
+        for older in self
+            .established_mut(newer.tunnel())
+            .filter(|older| !older.is_leaving())
+        {
             let Some(spi_in) = older.child().map(|child| child.spi_in) else {
                 continue;
             };
@@ -244,34 +302,39 @@ impl Endpoint {
         }
     }
 
-    /// Puts an SA back, or buries it.
-    pub(super) fn after(&mut self, now: Time, own: IkeSpi, sa: Box<IkeSa>, fate: Fate) {
-        let reason = match fate {
+    /// Lets an established SA take a step, and acts on what has become of it.
+    pub(super) fn step(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        mut sa: Box<IkeSa>,
+        step: impl FnOnce(&mut IkeSa, &mut Context<'_>) -> Fate,
+    ) {
+        let (tunnel, lived, was_open) = (sa.tunnel(), now.since(sa.established()), sa.is_open());
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        let fate = step(&mut sa, &mut cx);
+        let is_open = match fate {
             Fate::Lives => {
+                let is_open = sa.is_open();
                 self.sas.insert(own, Sa::Established(sa));
-                return;
+                is_open
             }
-            Fate::Gone(reason) => reason,
+            Fate::Gone(reason) => {
+                sa.bury(reason, &mut cx);
+                // Why a useless SA is useless has been said, and says more.
+                if was_open
+                    && !self.is_up(tunnel)
+                    && !sa.is_useless()
+                    && let Some(failure) = limits::lost(now, reason, sa.remote())
+                {
+                    self.note(tunnel, failure);
+                }
+                self.keep_remnant(own, Box::new(sa.into_remnant(now)));
+                false
+            }
         };
-        let (tunnel, was_open) = (sa.tunnel(), sa.is_open());
-        self.out.events.push_back(Event::IkeDown {
-            tunnel,
-            spis: sa.spis(),
-            reason,
-        });
-        let others = self.established(tunnel).any(|sa| sa.child().is_some());
-        // Why a useless SA is useless has been said, and says more.
-        if was_open
-            && !others
-            && !sa.is_useless()
-            && let Some(failure) = limits::lost(now, reason, sa.remote())
-        {
-            self.note(tunnel, failure);
-        }
-        let lived = now.since(sa.established());
-        self.sas
-            .insert(own, Sa::Remnant(Box::new(sa.into_remnant(now))));
-        if was_open {
+        // The traffic is without an SA from the DELETE on, not only from its answer.
+        if was_open && !is_open {
             self.on_lost(now, tunnel, lived);
         }
     }
@@ -287,9 +350,14 @@ impl Endpoint {
         }
     }
 
+    /// The attempt that a tunnel waits for came to nothing. One it no longer waits for, since the peer has connected meanwhile, is nothing to tell.
     pub(super) fn on_attempt_failed(&mut self, id: TunnelId, failure: Failure) {
         let jitter = self.jitter();
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            match tunnel.plan {
+                Plan::Attempt | Plan::Resolving { .. } => {}
+                Plan::Rest | Plan::Retry { .. } | Plan::GivenUp => return,
+            }
             self.out.events.push_back(Event::Failed {
                 tunnel: Some(id),
                 failure: failure.clone(),
@@ -312,6 +380,13 @@ impl Endpoint {
                 tunnel: Some(id),
                 failure,
             });
+        }
+    }
+
+    /// The same for what does not matter, or is not to be believed, while traffic flows: strangers must not write into the status of a tunnel that is up.
+    pub(super) fn note_unless_up(&mut self, id: TunnelId, failure: Failure) {
+        if !self.is_up(id) {
+            self.note(id, failure);
         }
     }
 

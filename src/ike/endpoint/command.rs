@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use super::{Endpoint, Sa, cx};
 use crate::ike::event::{Command, DownReason};
 use crate::ike::limits;
+use crate::ike::sa::Fate;
 use crate::ike::settings::{Start, TunnelId};
-use crate::ike::tunnel::{Aim, Plan, Wish};
+use crate::ike::tunnel::{Plan, Wish};
 use crate::net::Time;
 
 impl Endpoint {
@@ -31,7 +32,7 @@ impl Endpoint {
                         && tunnel.plan == Plan::Rest
                         && tunnel.not_before <= now
                 });
-                if wants && self.established(id).next().is_none() {
+                if wants && !self.is_up(id) {
                     self.connect(now, id);
                 }
             }
@@ -71,7 +72,7 @@ impl Endpoint {
             Plan::Rest | Plan::Retry { .. } | Plan::GivenUp => true,
             Plan::Resolving { .. } | Plan::Attempt => false,
         };
-        if idle && self.established(id).next().is_none() {
+        if idle && !self.is_up(id) {
             self.connect(now, id);
         }
     }
@@ -81,11 +82,10 @@ impl Endpoint {
             tunnel.wish = Wish::Down;
             tunnel.plan = Plan::Rest;
         }
-        // An IKE_AUTH on its way may already stand at the peer: it is closed when the answer comes.
+        self.abandon_attempts(id);
         self.sas.retain(|_, sa| match sa {
-            Sa::InitSent(sent) => sent.place.tunnel != id,
             Sa::HalfOpen(half_open) => half_open.keyed.place.tunnel != id,
-            Sa::AuthSent(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Established(_) | Sa::Remnant(_) => true,
         });
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         for sa in self.sas.values_mut() {
@@ -106,24 +106,23 @@ impl Endpoint {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        let aim = match tunnel.plan {
-            Plan::Resolving { aim, .. } => aim,
-            Plan::Rest | Plan::Attempt | Plan::Retry { .. } | Plan::GivenUp => return,
+        let connects = match tunnel.plan {
+            Plan::Resolving { .. } => true,
+            Plan::Rest | Plan::Attempt | Plan::Retry { .. } | Plan::GivenUp => false,
         };
-        let peer = tunnel.settings.peer.to_string();
-        match (address, aim) {
-            (Some(address), Aim::Connect) => {
+        match address {
+            Some(address) => {
                 tunnel.address = Some(address);
-                self.begin(now, id);
+                if connects {
+                    self.begin(now, id);
+                }
             }
-            (Some(address), Aim::Recognise) => {
-                tunnel.address = Some(address);
-                tunnel.plan = Plan::Rest;
-            }
-            (None, _) => {
-                self.on_attempt_failed(id, limits::unresolved(now, &peer));
-                if aim == Aim::Recognise {
-                    self.set_plan(id, Plan::Rest);
+            None => {
+                let failure = limits::unresolved(now, &tunnel.settings.peer.to_string());
+                if connects {
+                    self.on_attempt_failed(id, failure);
+                } else {
+                    self.note_unless_up(id, failure);
                 }
             }
         }
@@ -136,17 +135,20 @@ impl Endpoint {
         spi_in: u32,
         reason: DownReason,
     ) {
-        let mut cx = cx(now, &mut self.rng, &mut self.out);
-        for sa in self.sas.values_mut() {
-            match sa {
-                Sa::Established(sa) if sa.tunnel() == tunnel => {
-                    sa.give_up_child(spi_in, reason, &mut cx)
-                }
-                Sa::Established(_)
-                | Sa::InitSent(_)
-                | Sa::AuthSent(_)
-                | Sa::HalfOpen(_)
-                | Sa::Remnant(_) => {}
+        let owners = self.sas.iter().filter_map(|(own, sa)| match sa {
+            Sa::Established(sa) if sa.tunnel() == tunnel => Some(*own),
+            Sa::Established(_)
+            | Sa::InitSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Remnant(_) => None,
+        });
+        for own in owners.collect::<Vec<_>>() {
+            if let Some(Sa::Established(sa)) = self.sas.remove(&own) {
+                self.step(now, own, sa, |sa, cx| {
+                    sa.give_up_child(spi_in, reason, cx);
+                    Fate::Lives
+                });
             }
         }
     }

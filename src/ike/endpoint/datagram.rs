@@ -58,19 +58,15 @@ impl Endpoint {
                 Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new())
             }
         };
-        self.reply_in_clear(now, init::refuse(header.spi_i, notify), datagram);
+        if self.replies.take(now) {
+            self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
+        }
     }
 
-    /// Answers somebody we know nothing about: rarely, and never with more than we got.
-    pub(super) fn reply_in_clear(
-        &mut self,
-        now: Time,
-        answer: Option<Vec<u8>>,
-        datagram: Datagram<'_>,
-    ) {
+    /// Answers somebody who has proved nothing: never with more than we got, and only for a token of a [`limits::Bucket`].
+    fn reply_in_clear(&mut self, answer: Option<Vec<u8>>, datagram: Datagram<'_>) {
         if let Some(bytes) = answer
             && bytes.len() <= datagram.bytes.len()
-            && self.replies.take(now)
         {
             self.out.transmits.push_back(Transmit {
                 local: datagram.local,
@@ -95,6 +91,7 @@ impl Endpoint {
         if !begins {
             return;
         }
+        let tunnel = self.tunnel_between(datagram.local.ip(), datagram.remote.ip());
         let mut census = limits::Census::default();
         for sa in self.sas.values() {
             match sa {
@@ -118,33 +115,28 @@ impl Endpoint {
                 {
                     return;
                 }
+                Sa::Established(sa) if Some(sa.tunnel()) == tunnel => census.count_established(),
                 Sa::Established(_) | Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
             }
         }
-        let Some(tunnel) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
-            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new());
-            if self.replies.peek(now) {
-                let failure = limits::unknown_peer(now, datagram);
-                self.out.events.push_back(Event::Failed {
-                    tunnel: None,
-                    failure,
-                });
-            }
-            return self.reply_in_clear(now, init::refuse(header.spi_i, notify), datagram);
-        };
-        if !census.has_room() {
-            return;
-        }
-        let Some(settings) = self
-            .tunnels
-            .get(&tunnel)
-            .map(|tunnel| tunnel.settings.clone())
+        let Some((id, tunnel)) = tunnel.and_then(|id| Some((id, self.tunnels.get_mut(&id)?)))
         else {
-            return;
+            return self.on_stranger(now, header.spi_i, datagram);
         };
+        match tunnel.wish {
+            Wish::Serve if census.has_room() => {}
+            Wish::Serve => return,
+            // Somebody has asked for that, so it is nothing to tell.
+            Wish::Down => {
+                if tunnel.replies.take(now) {
+                    self.reply_in_clear(no_proposal_chosen(header.spi_i), datagram);
+                }
+                return;
+            }
+        }
         let place = Place {
-            tunnel,
-            settings,
+            tunnel: id,
+            settings: tunnel.settings.clone(),
             local: datagram.local,
             remote: datagram.remote,
             started: now,
@@ -161,22 +153,34 @@ impl Endpoint {
                 self.sas.insert(spi_r, Sa::HalfOpen(half_open));
             }
             Answered::Refused { answer, failure } => {
-                if let Some(failure) = failure
-                    && self.replies.peek(now)
-                {
-                    self.note(tunnel, failure);
+                let tunnel = self.tunnels.get_mut(&id);
+                if tunnel.is_some_and(|tunnel| tunnel.replies.take(now)) {
+                    if let Some(failure) = failure {
+                        self.note_unless_up(id, failure);
+                    }
+                    self.reply_in_clear(answer, datagram);
                 }
-                self.reply_in_clear(now, answer, datagram);
             }
         }
     }
 
-    /// The tunnel of a peer: by both addresses, or by the peer's alone where the tunnel leaves ours open. A tunnel that is down by request is none.
-    pub(super) fn tunnel_between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
+    /// Somebody knocks who belongs to no tunnel.
+    fn on_stranger(&mut self, now: Time, spi_i: IkeSpi, datagram: Datagram<'_>) {
+        if self.replies.take(now) {
+            self.out.events.push_back(Event::Failed {
+                tunnel: None,
+                failure: limits::unknown_peer(now, datagram),
+            });
+            self.reply_in_clear(no_proposal_chosen(spi_i), datagram);
+        }
+    }
+
+    /// The tunnel of a peer: by both addresses, or by the peer's alone where the tunnel leaves ours open.
+    fn tunnel_between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
         let of_peer = || {
-            self.tunnels.iter().filter(move |(_, tunnel)| {
-                tunnel.address == Some(remote) && tunnel.wish == Wish::Serve
-            })
+            self.tunnels
+                .iter()
+                .filter(move |(_, tunnel)| tunnel.address == Some(remote))
         };
         of_peer()
             .find(|(_, tunnel)| tunnel.settings.local == local)
@@ -211,7 +215,7 @@ impl Endpoint {
                         let refusal = sent.refusal.clone();
                         self.sas.insert(own, Sa::InitSent(sent));
                         if let Some(failure) = refusal {
-                            self.note(tunnel, failure);
+                            self.note_unless_up(tunnel, failure);
                         }
                     }
                     init::Progress::Keyed(keyed) => self.authenticate(now, own, *keyed),
@@ -227,13 +231,13 @@ impl Endpoint {
                     self.sas.insert(own, Sa::AuthSent(sent));
                     return;
                 }
-                let tunnel = sent.keyed.place.tunnel;
+                let (tunnel, purpose) = (sent.keyed.place.tunnel, sent.purpose);
                 match sent.on_response(message, &mut cx) {
                     auth::Progress::Waiting(sent) => {
                         self.sas.insert(own, Sa::AuthSent(sent));
                     }
                     auth::Progress::Concluded(concluded) => {
-                        self.on_own_attempt_concluded(now, tunnel, own, concluded)
+                        self.on_own_attempt_concluded(now, tunnel, own, purpose, concluded)
                     }
                 }
             }
@@ -255,14 +259,13 @@ impl Endpoint {
                     Ok(concluded) => self.on_peers_attempt_concluded(now, tunnel, own, concluded),
                 }
             }
-            Sa::Established(mut sa) => {
-                let fate = if sa.spis() == (header.spi_i, header.spi_r) {
-                    sa.on_message(message, datagram, &mut cx)
+            Sa::Established(sa) => self.step(now, own, sa, |sa, cx| {
+                if sa.spis() == (header.spi_i, header.spi_r) {
+                    sa.on_message(message, datagram, cx)
                 } else {
                     Fate::Lives
-                };
-                self.after(now, own, sa, fate);
-            }
+                }
+            }),
             Sa::Remnant(remnant) => {
                 if let window::Request::Repeated(response) =
                     remnant.received.classify(header.message_id, datagram.bytes)
@@ -277,4 +280,11 @@ impl Endpoint {
             }
         }
     }
+}
+
+fn no_proposal_chosen(spi_i: IkeSpi) -> Option<Vec<u8>> {
+    init::refuse(
+        spi_i,
+        Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()),
+    )
 }

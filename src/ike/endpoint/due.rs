@@ -1,11 +1,14 @@
 //! Time: repeating, giving up, trying again.
 
-use super::{Endpoint, Sa, cx};
+use super::{Endpoint, Sa};
+use crate::ike::event::Event;
 use crate::ike::failure::Failure;
+use crate::ike::handshake::Purpose;
 use crate::ike::limits;
 use crate::ike::retransmit::Step;
-use crate::ike::settings::TunnelId;
-use crate::ike::tunnel::Plan;
+use crate::ike::sa::IkeSa;
+use crate::ike::settings::{Peer, TunnelId};
+use crate::ike::tunnel::{LOOK_AGAIN, Plan};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -21,6 +24,15 @@ impl Endpoint {
         for own in due {
             if let Some(sa) = self.sas.remove(&own) {
                 self.on_sa_due(now, own, sa);
+            }
+        }
+        for (id, tunnel) in &mut self.tunnels {
+            if tunnel.next_look() <= now
+                && let Peer::Name(name) = &tunnel.settings.peer
+            {
+                tunnel.look_again = now + LOOK_AGAIN;
+                let (tunnel, name) = (*id, name.clone());
+                self.out.events.push_back(Event::Resolve { tunnel, name });
             }
         }
         let due: Vec<(TunnelId, Plan)> = self
@@ -72,20 +84,25 @@ impl Endpoint {
                     }
                     Step::Again(transmit) => {
                         self.out.transmits.push_back(transmit);
-                        let copies = sent.ladder.sent();
+                        let (copies, purpose) = (sent.ladder.sent(), sent.purpose);
                         self.sas.insert(own, Sa::AuthSent(sent));
-                        if copies == limits::COPIES_BEFORE_NEWS {
-                            self.note(tunnel, limits::silent_at_auth(now, remote));
+                        if copies == limits::COPIES_BEFORE_NEWS && purpose == Purpose::Serve {
+                            self.note_unless_up(tunnel, limits::silent_at_auth(now, remote));
                         }
                     }
                     Step::GiveUp => {
-                        self.on_attempt_failed(tunnel, limits::silent_at_auth(now, remote))
+                        let failure = limits::silent_at_auth(now, remote);
+                        self.on_own_attempt_failed(tunnel, sent.purpose, failure);
                     }
                 }
             }
             Sa::HalfOpen(half_open) => {
+                let place = &half_open.keyed.place;
                 if now < half_open.expires {
                     self.sas.insert(own, Sa::HalfOpen(half_open));
+                } else {
+                    let failure = limits::silent_after_init(now, place.remote);
+                    self.note_unless_up(place.tunnel, failure);
                 }
             }
             Sa::Remnant(remnant) => {
@@ -93,18 +110,7 @@ impl Endpoint {
                     self.sas.insert(own, Sa::Remnant(remnant));
                 }
             }
-            Sa::Established(mut sa) => {
-                let was_open = sa.is_open();
-                let (tunnel, lived) = (sa.tunnel(), now.since(sa.established()));
-                let mut cx = cx(now, &mut self.rng, &mut self.out);
-                let fate = sa.on_timeout(&mut cx);
-                let closing = was_open && !sa.is_open();
-                self.after(now, own, sa, fate);
-                // The traffic is without an SA from the DELETE on, not only from its answer.
-                if closing {
-                    self.on_lost(now, tunnel, lived);
-                }
-            }
+            Sa::Established(sa) => self.step(now, own, sa, IkeSa::on_timeout),
         }
     }
 }

@@ -12,9 +12,9 @@ use super::event::{Event, State, Transmit, View};
 use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
 use super::limits::Bucket;
 use super::sa::IkeSa;
-use super::settings::{Peer, Settings, Start, TunnelId};
+use super::settings::{Settings, Start, TunnelId};
 use super::timers::earliest;
-use super::tunnel::{Aim, Plan, RESOLVE_PATIENCE, Tunnel};
+use super::tunnel::{Plan, Tunnel};
 use crate::crypto::Generator;
 use crate::net::Time;
 use crate::wire::IkeSpi;
@@ -55,19 +55,9 @@ impl Endpoint {
     /// Adds a tunnel; with `start = auto` it begins connecting.
     pub fn add_tunnel(&mut self, now: Time, id: TunnelId, settings: Settings) {
         let mut tunnel = Tunnel::new(Arc::new(settings), now);
-        match (tunnel.settings.start, &tunnel.settings.peer) {
-            (Start::Auto, _) => tunnel.plan = Plan::Retry { at: now },
-            (Start::Trap | Start::Add, Peer::Address(_)) => {}
-            (Start::Trap | Start::Add, Peer::Name(name)) => {
-                tunnel.plan = Plan::Resolving {
-                    until: now + RESOLVE_PATIENCE,
-                    aim: Aim::Recognise,
-                };
-                self.out.events.push_back(Event::Resolve {
-                    tunnel: id,
-                    name: name.clone(),
-                });
-            }
+        match tunnel.settings.start {
+            Start::Auto => tunnel.plan = Plan::Retry { at: now },
+            Start::Trap | Start::Add => {}
         }
         self.tunnels.insert(id, tunnel);
         self.handle_timeout(now);
@@ -94,8 +84,9 @@ impl Endpoint {
     /// Whether every goodbye has been answered or given up: after [`Command::Shutdown`](crate::ike::Command::Shutdown) there is nothing left to wait for.
     pub fn is_idle(&self) -> bool {
         !self.sas.values().any(|sa| match sa {
-            Sa::Established(_) => true,
-            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+            // What an IKE_AUTH has brought about at the peer is closed when its answer comes.
+            Sa::Established(_) | Sa::AuthSent(_) => true,
+            Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
         })
     }
 
@@ -133,6 +124,11 @@ impl Endpoint {
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
         })
+    }
+
+    /// Whether a tunnel has a Child SA.
+    fn is_up(&self, id: TunnelId) -> bool {
+        self.established(id).any(|sa| sa.child().is_some())
     }
 
     fn established_mut(&mut self, id: TunnelId) -> impl Iterator<Item = &mut IkeSa> {

@@ -15,7 +15,7 @@ use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
 use crate::ike::event::{Content, Datagram, Role, Transmit};
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Remnant, id_payload};
+use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
 use crate::ike::negotiate;
 use crate::ike::protect::Unopened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
@@ -111,6 +111,7 @@ pub fn begin(
     let ladder = Retransmit::new(cx.now, transmit, HANDSHAKE_PATIENCE, jitter);
     Some(AuthSent {
         keyed,
+        purpose: Purpose::Serve,
         spi_in,
         ladder,
     })

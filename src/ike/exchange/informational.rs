@@ -55,7 +55,6 @@ pub fn respond(
         .iter()
         .any(|delete| delete.protocol == ProtocolId::IKE)
     {
-        sa.drop_child(DownReason::PeerDeleted, cx);
         return (Vec::new(), Fate::Gone(DownReason::PeerDeleted));
     }
     // RFC 7296 §2.21.2: this is how an initiator says that it does not believe us after all.
@@ -64,7 +63,6 @@ pub fn respond(
         .iter()
         .any(|notify| notify.kind == NotifyType::AUTHENTICATION_FAILED)
     {
-        sa.drop_child(DownReason::PeerDeleted, cx);
         return (Vec::new(), Fate::Gone(DownReason::PeerDeleted));
     }
     let named = |spi_out: u32| {

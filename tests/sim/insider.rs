@@ -1,0 +1,398 @@
+//! What a peer may do that has the keys: broken, hostile or merely odd.
+
+use std::time::Duration;
+
+use groundlink::ike::State;
+use groundlink::wire::{
+    Auth, AuthMethod, Critical, Delete, ExchangeType, Id, IdType, Notify, NotifyType, Payload,
+    PayloadType, ProtocolId,
+};
+
+use crate::pair::Pair;
+use crate::rogue::{Rogue, SPI_OUT, notify};
+
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+fn kinds(payloads: &[Payload]) -> Vec<NotifyType> {
+    payloads
+        .iter()
+        .filter_map(|payload| match payload {
+            Payload::Notify(notify) => Some(notify.kind),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A payload whose body is nonsense for its kind.
+fn raw(kind: PayloadType, body: &[u8]) -> Payload {
+    Payload::Unknown {
+        kind,
+        critical: Critical::No,
+        body: body.to_vec(),
+    }
+}
+
+#[test]
+fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
+    let mut rogue = Rogue::established();
+    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT);
+}
+
+#[test]
+fn n18_other_exchanges_with_the_right_keys_do_not_stand_in_for_ike_auth() {
+    let mut rogue = Rogue::keyed();
+    for exchange in [INFORMATIONAL, ExchangeType::CREATE_CHILD_SA] {
+        for id in 0..3 {
+            let bytes = rogue.seal(exchange, id, false, &[]);
+            rogue.deliver(&bytes);
+        }
+    }
+    assert!(rogue.heard().is_empty());
+    assert_ne!(rogue.pair.b.state(), State::Up);
+    // It is still there for the real one.
+    let request = rogue.auth_request();
+    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn n20_every_other_way_to_authenticate_is_refused_inside_the_protection() {
+    let mut tried = 0;
+    let mut refuse = |change: &dyn Fn(&mut Vec<Payload>)| {
+        let mut rogue = Rogue::keyed();
+        let mut request = rogue.auth_request();
+        change(&mut request);
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
+        assert_eq!(answer.len(), 1, "nothing else is told: {answer:?}");
+        assert!(rogue.pair.b.children.is_empty());
+        assert_eq!(rogue.pair.b.codes().len(), 1);
+        // The SA is gone: only the same bytes get the same answer.
+        let honest = rogue.auth_request();
+        let bytes = rogue.seal(ExchangeType::IKE_AUTH, 1, false, &honest);
+        rogue.deliver(&bytes);
+        assert!(rogue.heard().is_empty());
+        tried += 1;
+    };
+    for method in [0, 1, 3, 13, 14, 201] {
+        refuse(&move |request| {
+            if let Payload::Auth(auth) = &mut request[1] {
+                auth.method = AuthMethod(method);
+            }
+        });
+    }
+    for len in [0, 1, 12, 16, 20, 31, 33, 64] {
+        refuse(&move |request| {
+            if let Payload::Auth(auth) = &mut request[1] {
+                auth.data.resize(len, 0);
+            }
+        });
+    }
+    refuse(&|request| {
+        request.remove(1);
+    });
+    refuse(&|request| request[1] = raw(PayloadType::EAP, &[3, 1, 0, 4]));
+    assert_eq!(tried, 16);
+}
+
+#[test]
+fn n21_an_identity_is_proved_as_it_is_said_and_told_without_control_characters() {
+    for data in [
+        Vec::new(),
+        b"two\nlines\0and\x1b[31mcolour".to_vec(),
+        vec![b'x'; 60_000],
+    ] {
+        let mut rogue = Rogue::keyed();
+        let id = Id::new(IdType::FQDN, data);
+        let mut request = rogue.auth_request();
+        // The proof of the right key, but for another identity than the one it stands beside.
+        request[0] = Payload::IdI(id);
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
+        let told = &rogue.pair.b.failures[0].text;
+        assert!(
+            told.len() < 600 && !told.chars().any(char::is_control),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn n05_payloads_missing_or_doubled_in_ike_auth_are_a_syntax_error() {
+    for missing in [0, 2, 3, 4] {
+        let mut rogue = Rogue::keyed();
+        let mut request = rogue.auth_request();
+        request.remove(missing);
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{missing}");
+    }
+    for doubled in 0..5 {
+        let mut rogue = Rogue::keyed();
+        let mut request = rogue.auth_request();
+        request.push(request[doubled].clone());
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{doubled}");
+    }
+    let mut rogue = Rogue::keyed();
+    let mut request = rogue.auth_request();
+    request.reverse();
+    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(rogue.pair.b.state(), State::Up, "the order is free");
+}
+
+#[test]
+fn n26_unknown_payloads_inside_the_protection_are_skipped_unless_critical() {
+    let unknown = |kind: u8, critical| Payload::Unknown {
+        kind: PayloadType(kind),
+        critical,
+        body: vec![1, 2, 3],
+    };
+    for kind in [1, 32, 49, 255] {
+        let mut rogue = Rogue::established();
+        let answer = rogue.ask(INFORMATIONAL, 2, &[unknown(kind, Critical::No)]);
+        assert!(answer.is_empty());
+        let answer = rogue.ask(INFORMATIONAL, 3, &[unknown(kind, Critical::Yes)]);
+        assert!(
+            matches!(&answer[..], [Payload::Notify(notify)]
+                if notify.kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD && notify.data == [kind]),
+            "{answer:?}"
+        );
+        assert_eq!(rogue.pair.b.state(), State::Up);
+
+        let mut rogue = Rogue::keyed();
+        let mut request = rogue.auth_request();
+        request.push(unknown(kind, Critical::Yes));
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert_eq!(kinds(&answer), [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD]);
+        assert_ne!(rogue.pair.b.state(), State::Up);
+    }
+}
+
+#[test]
+fn p01_numbers_out_of_turn_answers_nobody_asked_for_and_wrong_flags_are_ignored() {
+    let mut rogue = Rogue::established();
+    for id in [0, 1, 3, 100, u32::MAX] {
+        let bytes = rogue.seal(INFORMATIONAL, id, false, &[Payload::Delete(Delete::ike())]);
+        rogue.deliver(&bytes);
+    }
+    for id in [0, 1, 2, u32::MAX] {
+        let answer = [notify(NotifyType::INVALID_SYNTAX)];
+        let bytes = rogue.seal(INFORMATIONAL, id, true, &answer);
+        rogue.deliver(&bytes);
+    }
+    assert!(rogue.heard().is_empty());
+    assert_eq!(rogue.pair.b.state(), State::Up);
+    // An answer with the right number but of another exchange is not the answer.
+    let asked = rogue.await_liveness();
+    let bytes = rogue.seal(ExchangeType::CREATE_CHILD_SA, asked, true, &[]);
+    rogue.deliver(&bytes);
+    rogue.pair.run_for(Duration::from_secs(2));
+    assert!(!rogue.heard().is_empty(), "it asks again");
+}
+
+#[test]
+fn p03_selectors_that_say_nothing_or_nonsense_give_no_child() {
+    let mut rogue = Rogue::keyed();
+    let mut request = rogue.auth_request();
+    request[3] = raw(PayloadType::TSI, &[0, 0, 0, 0]);
+    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
+    for body in [
+        &[
+            2, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 10, 1, 0, 0, 10, 1, 0, 255,
+        ][..],
+        &[
+            1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 10, 1, 0, 9, 10, 1, 0, 1,
+        ],
+        &[1, 0, 0, 0, 7, 0, 0, 3],
+        &[255, 0, 0, 0],
+    ] {
+        let mut rogue = Rogue::keyed();
+        let mut request = rogue.auth_request();
+        request[3] = raw(PayloadType::TSI, body);
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let kinds = kinds(&answer);
+        assert!(
+            kinds == [NotifyType::INVALID_SYNTAX] || kinds == [NotifyType::TS_UNACCEPTABLE],
+            "{kinds:?}"
+        );
+        assert!(rogue.pair.b.children.is_empty());
+    }
+}
+
+#[test]
+fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once() {
+    let mut rogue = Rogue::established();
+    let spi_in = rogue.pair.b.children[0].spi_in;
+    for (id, delete) in (2..).zip([
+        Delete::esp(vec![]),
+        Delete::esp(vec![1, 0xdead_beef]),
+        // Our own inbound SPI is the peer's outbound one, which a delete does not name.
+        Delete::esp(vec![spi_in]),
+        Delete::esp((0..16_000).collect()),
+        Delete {
+            protocol: ProtocolId::AH,
+            spis: vec![SPI_OUT],
+        },
+    ]) {
+        assert!(
+            rogue
+                .ask(INFORMATIONAL, id, &[Payload::Delete(delete)])
+                .is_empty()
+        );
+    }
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    let twice = Payload::Delete(Delete::esp(vec![SPI_OUT, SPI_OUT]));
+    let answer = rogue.ask(INFORMATIONAL, 7, &[twice.clone(), twice]);
+    assert_eq!(answer, [Payload::Delete(Delete::esp(vec![spi_in]))]);
+    assert!(rogue.pair.b.children.is_empty());
+    let downs = |pair: &Pair| {
+        pair.b
+            .events
+            .iter()
+            .filter(|event| *event == "ChildDown")
+            .count()
+    };
+    assert_eq!(downs(&rogue.pair), 1);
+    // The IKE SA without a child goes as well, crossing with the peer's own delete, which is answered with nothing.
+    rogue.pair.run_for(Duration::from_secs(2));
+    assert_eq!(rogue.heard()[0].1, [Payload::Delete(Delete::ike())]);
+    let answer = rogue.ask(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
+    assert!(answer.is_empty());
+    assert!(rogue.pair.b.endpoint.is_idle());
+    assert_eq!(downs(&rogue.pair), 1);
+}
+
+#[test]
+fn p09_a_request_that_makes_no_sense_ends_the_sa_and_takes_its_child_out() {
+    let nonsense: [&[Payload]; 3] = [
+        &[raw(PayloadType::DELETE, &[3, 4, 0, 9])],
+        &[raw(PayloadType::NOTIFY, &[0])],
+        &[
+            raw(PayloadType::NONCE, &[0; 32]),
+            raw(PayloadType::NONCE, &[0; 32]),
+        ],
+    ];
+    for payloads in nonsense {
+        let mut rogue = Rogue::established();
+        let answer = rogue.ask(INFORMATIONAL, 2, payloads);
+        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX]);
+        assert!(
+            rogue.pair.b.children.is_empty(),
+            "{:?}",
+            rogue.pair.b.events
+        );
+        assert_ne!(rogue.pair.b.state(), State::Up);
+    }
+}
+
+#[test]
+fn p09_a_syntax_error_in_an_answer_ends_the_sa_and_takes_its_child_out() {
+    let mut rogue = Rogue::established();
+    let asked = rogue.await_liveness();
+    let bytes = rogue.seal(
+        INFORMATIONAL,
+        asked,
+        true,
+        &[notify(NotifyType::INVALID_SYNTAX)],
+    );
+    rogue.deliver(&bytes);
+    assert!(rogue.pair.b.children.is_empty());
+    assert!(rogue.pair.b.endpoint.is_idle());
+}
+
+#[test]
+fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itself() {
+    let mut rogue = Rogue::established();
+    let contact = || notify(NotifyType::INITIAL_CONTACT);
+    assert!(rogue.ask(INFORMATIONAL, 2, &[contact()]).is_empty());
+    assert_eq!(rogue.pair.b.children.len(), 1);
+
+    // A second handshake with another key.
+    let before = rogue.pair.b.events.len();
+    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let mut request = second.auth_request();
+    let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+    request[1] = second.auth(&id, b"a guess");
+    request.push(contact());
+    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
+    assert_eq!(second.pair.b.children.len(), 1);
+    assert_eq!(second.pair.b.events.len(), before, "and nobody is told");
+    assert!(second.pair.b.view().last_failure.is_none());
+
+    // With the right one the old SA goes at once.
+    second.pair.run_for(Duration::from_millis(10));
+    let mut third = Rogue::keyed_with(second.pair, 0x6666);
+    let mut request = third.auth_request();
+    request.push(contact());
+    third.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(third.pair.b.children.len(), 1);
+    assert_eq!(third.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p13_further_child_sas_and_rekeys_are_declined_and_the_sa_lives() {
+    let mut rogue = Rogue::established();
+    for id in 2..20 {
+        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &[]);
+        assert_eq!(kinds(&answer), [NotifyType::NO_ADDITIONAL_SAS]);
+    }
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p14_the_window_stays_one_whatever_the_peer_asks_for() {
+    let mut rogue = Rogue::established();
+    for (id, size) in (2..).zip([0u32, 1, 100, u32::MAX]) {
+        let wish = Notify::new(NotifyType::SET_WINDOW_SIZE, size.to_be_bytes().to_vec());
+        assert!(
+            rogue
+                .ask(INFORMATIONAL, id, &[Payload::Notify(wish)])
+                .is_empty()
+        );
+    }
+    // A hundred at once, in the wrong order: the first in turn is answered.
+    for id in (6..106).rev() {
+        let bytes = rogue.seal(INFORMATIONAL, id, false, &[]);
+        rogue.deliver(&bytes);
+    }
+    let heard = rogue.heard();
+    assert_eq!(heard.len(), 1);
+    assert_eq!(heard[0].0.message_id.0, 6);
+}
+
+#[test]
+fn p15_a_flood_of_liveness_checks_is_answered_one_by_one_and_leaves_nothing() {
+    let mut rogue = Rogue::established();
+    let before = format!("{:?}", rogue.pair.b.endpoint).len();
+    for id in 2..1002 {
+        assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty());
+    }
+    let after = format!("{:?}", rogue.pair.b.endpoint).len();
+    assert!(after < before + 2000, "{before} {after}");
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
+    let mut pair = Rogue::keyed().pair;
+    pair.run_for(Duration::from_secs(31));
+    for spi in 1..=400 {
+        let mut rogue = Rogue::keyed_with(pair, spi);
+        let mut request = rogue.auth_request();
+        request[1] = Payload::Auth(Auth {
+            method: AuthMethod::SHARED_KEY,
+            data: vec![0; 32],
+        });
+        rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        pair = rogue.pair;
+    }
+    let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
+    assert!((1..=256).contains(&kept), "{kept}");
+    assert_eq!(pair.b.failures.len(), 2, "the same failure is told once");
+    pair.run_for(Duration::from_secs(60));
+    let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
+    assert_eq!(kept, 0);
+}

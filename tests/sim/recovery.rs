@@ -1,0 +1,325 @@
+//! Whatever happens, a tunnel that should be connected gets there, one that should not stays away, and neither goes round in circles.
+
+use std::time::Duration;
+
+use groundlink::crypto::Generator;
+use groundlink::ike::{Command, Peer, PeerId, Start, State, Waiting};
+
+use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn both_start() -> Pair {
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    Pair::new(settings(Side::A), b)
+}
+
+fn count(events: &[String], name: &str) -> usize {
+    events.iter().filter(|event| *event == name).count()
+}
+
+/// A has sent IKE_AUTH, and B's answer is lost.
+fn unanswered_auth(mut pair: Pair) -> Pair {
+    pair.weather(|side, transmit| match side {
+        Side::B if transmit.local.port() == 4500 => Vec::new(),
+        _ => vec![LATENCY],
+    });
+    pair.run_for(LATENCY * 4);
+    assert_eq!(pair.a.sent.len(), 2);
+    pair
+}
+
+#[test]
+fn a_tunnel_taken_down_while_its_ike_auth_is_out_stays_down_when_nobody_answers() {
+    let mut pair = unanswered_auth(Pair::new(settings(Side::A), settings(Side::B)));
+    pair.command(Side::A, Command::Down(TUNNEL));
+    pair.run_for(10 * MINUTE);
+    assert_eq!(pair.a.state(), State::Down);
+    assert_eq!(count(&pair.a.events, "Connecting"), 1);
+    assert!(pair.a.codes().is_empty(), "{:?}", pair.a.codes());
+    assert!(pair.a.endpoint.is_idle());
+}
+
+#[test]
+fn a_tunnel_taken_down_while_its_ike_auth_is_out_is_closed_when_the_answer_comes() {
+    let mut pair = unanswered_auth(Pair::new(settings(Side::A), settings(Side::B)));
+    assert_eq!(pair.b.children.len(), 1);
+    pair.command(Side::A, Command::Shutdown);
+    assert!(!pair.a.endpoint.is_idle(), "the peer takes it to be up");
+    pair.fair();
+    pair.run_for(5 * SECOND);
+    assert!(pair.a.endpoint.is_idle());
+    assert!(pair.b.children.is_empty());
+}
+
+#[test]
+fn a_reset_while_ike_auth_is_out_ends_in_one_tunnel() {
+    for seed in 0..10 {
+        let pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
+        let mut pair = unanswered_auth(pair);
+        pair.command(Side::A, Command::Reset(TUNNEL));
+        pair.fair();
+        pair.run_for(MINUTE);
+        pair.assert_agreed();
+        let before = pair.a.events.len();
+        pair.run_for(10 * MINUTE);
+        assert_eq!(pair.a.events.len(), before);
+    }
+}
+
+#[test]
+fn a_pause_between_tries_ends_without_a_try_when_the_peer_has_connected_meanwhile() {
+    let mut pair = both_start();
+    pair.command(Side::B, Command::Down(TUNNEL));
+    pair.run_for(2 * MINUTE);
+    assert!(matches!(
+        pair.a.view().waiting,
+        Some(Waiting::Retry { .. } | Waiting::Answer)
+    ));
+    pair.command(Side::B, Command::Up(TUNNEL));
+    pair.run_for(10 * MINUTE);
+    pair.assert_agreed();
+    assert_eq!(count(&pair.a.events, "ChildUp"), 1, "{:?}", pair.a.events);
+    assert_eq!(count(&pair.b.events, "ChildUp"), 1);
+}
+
+#[test]
+fn an_own_try_that_fails_while_the_peers_has_succeeded_is_not_repeated() {
+    // B does not take A's identity as initiator, but A takes B's: only B's attempt can succeed.
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    let mut pair = Pair::new(settings(Side::A), b);
+    // A's IKE_AUTH never arrives; B's does.
+    pair.weather(|side, transmit| {
+        let groundlink::ike::Content::Ike(bytes) = &transmit.content else {
+            return Vec::new();
+        };
+        let auth_request = bytes[18] == 35 && bytes[19] & 0x20 == 0;
+        if side == Side::A && auth_request {
+            Vec::new()
+        } else {
+            vec![LATENCY]
+        }
+    });
+    pair.run_for(30 * MINUTE);
+    pair.assert_agreed();
+    assert_eq!(
+        count(&pair.a.events, "Connecting"),
+        1,
+        "{:?}",
+        pair.a.events
+    );
+    assert!(pair.a.codes().is_empty(), "{:?}", pair.a.codes());
+}
+
+#[test]
+fn a_failed_tunnel_that_the_peer_connects_waits_for_the_peer_again_when_it_goes() {
+    let mut b = settings(Side::B);
+    b.start = Start::Add;
+    let mut a = settings(Side::A);
+    a.start = Start::Add;
+    let mut pair = Pair::new(a, b);
+    pair.cut();
+    pair.command(Side::B, Command::Up(TUNNEL));
+    pair.run_for(2 * MINUTE);
+    assert_eq!(pair.b.state(), State::Failed);
+    pair.fair();
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.run_for(SECOND);
+    pair.assert_agreed();
+    pair.command(Side::A, Command::Down(TUNNEL));
+    pair.run_for(SECOND);
+    assert_eq!(pair.b.state(), State::Connecting);
+    assert_eq!(pair.b.view().waiting, Some(Waiting::Peer));
+}
+
+#[test]
+fn up_during_the_goodbye_connects_again() {
+    let mut pair = Pair::established();
+    pair.cut();
+    pair.command(Side::A, Command::Down(TUNNEL));
+    pair.run_for(2 * SECOND);
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.fair();
+    pair.run_for(MINUTE);
+    pair.assert_agreed();
+}
+
+/// Answers what an endpoint looks up.
+fn resolve(pair: &mut Pair, side: Side, address: Option<&str>) {
+    let address = address.map(|text| text.parse().unwrap());
+    pair.command(
+        side,
+        Command::Resolved {
+            tunnel: TUNNEL,
+            address,
+        },
+    );
+}
+
+fn named(start: Start) -> Pair {
+    let mut b = settings(Side::B);
+    b.peer = Peer::Name("a.example.org".to_owned());
+    b.start = start;
+    Pair::new(settings(Side::A), b)
+}
+
+#[test]
+fn a_waiting_tunnel_looks_its_peers_name_up_until_it_knows_it_and_follows_when_it_changes() {
+    let mut pair = named(Start::Add);
+    resolve(&mut pair, Side::B, None);
+    assert_eq!(pair.b.codes(), ["peer-unresolved"]);
+    pair.run_for(MINUTE);
+    assert!(pair.b.children.is_empty(), "B does not know A yet");
+    assert!(count(&pair.b.events, "Resolve") >= 2);
+    resolve(&mut pair, Side::B, Some("198.51.100.1"));
+    resolve(&mut pair, Side::B, Some("192.0.2.1"));
+    pair.run_for(2 * MINUTE);
+    pair.assert_agreed();
+    // A look-up that fails while the tunnel is up is nothing to tell.
+    let told = pair.b.codes().len();
+    resolve(&mut pair, Side::B, None);
+    assert_eq!(pair.b.codes().len(), told);
+}
+
+#[test]
+fn what_is_asked_of_a_tunnel_while_it_looks_its_peer_up_is_not_lost() {
+    for (start, command) in [
+        (Start::Add, Command::Up(TUNNEL)),
+        (Start::Trap, Command::Demand(TUNNEL)),
+    ] {
+        let mut pair = named(start);
+        pair.command(Side::A, Command::Down(TUNNEL));
+        pair.command(Side::A, Command::Up(TUNNEL));
+        pair.cut();
+        pair.command(Side::B, command);
+        resolve(&mut pair, Side::B, Some("192.0.2.1"));
+        assert_eq!(count(&pair.b.events, "Connecting"), 1, "{start:?}");
+    }
+}
+
+#[test]
+fn a_name_service_that_never_answers_is_told_of_and_asked_again() {
+    let mut pair = named(Start::Auto);
+    pair.cut();
+    pair.run_for(5 * MINUTE);
+    assert!(count(&pair.b.events, "Resolve") >= 4);
+    assert!(pair.b.codes().contains(&"peer-unresolved"));
+    assert_eq!(count(&pair.b.events, "Connecting"), 0);
+}
+
+#[test]
+fn a_tunnel_without_anything_to_offer_fails_with_pauses_instead_of_spinning() {
+    let mut a = settings(Side::A);
+    a.ike.clear();
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.run_for(MINUTE);
+    assert_eq!(pair.a.codes()[0], "message-too-long");
+    assert!(pair.a.codes().len() < 10);
+}
+
+#[test]
+fn one_end_that_expects_another_peer_neither_flaps_nor_gives_up() {
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    b.peer_id = PeerId::Exactly("somebody.example.org".parse().unwrap());
+    let mut pair = Pair::new(settings(Side::A), b);
+    pair.run_for(30 * MINUTE);
+    assert_ne!(pair.a.state(), State::Up);
+    assert!(
+        pair.a.sent.len() + pair.b.sent.len() < 1500,
+        "{} and {} datagrams",
+        pair.a.sent.len(),
+        pair.b.sent.len()
+    );
+    assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
+}
+
+/// How many SAs of any kind an endpoint holds.
+fn held(pair: &Pair, side: Side) -> usize {
+    let node = match side {
+        Side::A => &pair.a,
+        Side::B => &pair.b,
+    };
+    let shown = format!("{:?}", node.endpoint);
+    [
+        "InitSent(",
+        "AuthSent(",
+        "HalfOpen(",
+        "Established(",
+        "Remnant(",
+    ]
+    .iter()
+    .map(|kind| shown.matches(kind).count())
+    .sum()
+}
+
+#[test]
+fn p11_after_any_walk_of_losses_orders_and_crashes_both_ends_agree_on_one_tunnel() {
+    for seed in 0..48u8 {
+        let mut chance = Generator::from_seed([seed; 32]);
+        let starts = [Start::Auto, Start::Add, Start::Trap];
+        let set = |side, start| {
+            let mut settings = settings(side);
+            settings.start = start;
+            settings
+        };
+        let (a, b) = (
+            set(Side::A, Start::Auto),
+            set(Side::B, starts[usize::from(seed % 3)]),
+        );
+        let mut pair = Pair::with_seeds(a.clone(), b.clone(), (seed, seed + 100));
+        for _ in 0..40 {
+            let side = if chance.below(2) == 0 {
+                Side::A
+            } else {
+                Side::B
+            };
+            match chance.below(12) {
+                0 => pair.command(side, Command::Down(TUNNEL)),
+                1 | 2 => pair.command(side, Command::Up(TUNNEL)),
+                3 => pair.command(side, Command::Reset(TUNNEL)),
+                4 => {
+                    let settings = if side == Side::A { &a } else { &b };
+                    let seed = chance.bytes::<1>()[0];
+                    pair.reboot(side, settings.clone(), seed);
+                }
+                5 => pair.command(Side::B, Command::Demand(TUNNEL)),
+                6 => {
+                    let loss = chance.below(10);
+                    let mut dice = Generator::from_seed(chance.bytes());
+                    pair.weather(move |_, _| {
+                        if dice.below(10) < loss {
+                            return Vec::new();
+                        }
+                        (0..=dice.below(2))
+                            .map(|_| Duration::from_millis(dice.below(900)))
+                            .collect()
+                    });
+                }
+                7 => pair.cut(),
+                _ => {}
+            }
+            let pause = [5, 40, 300, 2000, 9000, 30_000][usize::try_from(chance.below(6)).unwrap()];
+            pair.run_for(Duration::from_millis(chance.below(pause)));
+            assert!(held(&pair, Side::A) < 40 && held(&pair, Side::B) < 40);
+        }
+        pair.fair();
+        pair.command(Side::A, Command::Up(TUNNEL));
+        pair.command(Side::B, Command::Up(TUNNEL));
+        pair.run_for(5 * MINUTE);
+        pair.assert_agreed();
+        let (ike_a, ike_b) = (pair.a.view().ike.unwrap(), pair.b.view().ike.unwrap());
+        assert_eq!((ike_a.spi_i, ike_a.spi_r), (ike_b.spi_i, ike_b.spi_r));
+        assert_eq!(
+            (held(&pair, Side::A), held(&pair, Side::B)),
+            (1, 1),
+            "{seed}"
+        );
+        let before = (pair.a.events.len(), pair.b.events.len());
+        pair.run_for(20 * MINUTE);
+        assert_eq!((pair.a.events.len(), pair.b.events.len()), before, "{seed}");
+    }
+}

@@ -1,0 +1,278 @@
+//! A peer that holds the pre-shared key, or at least completes a Diffie-Hellman exchange, and then says whatever the test wants.
+//!
+//! Its key schedule and its AUTH are written here once more, from RFC 7296 §2.13 to §2.17, so the engine is also checked against another reading of them.
+
+use std::time::Duration;
+
+use groundlink::crypto::{
+    Generator, Group, IkeProposal, KeyExchange, Opener, Prf, Protection, SaKeys, Sealer, Secret,
+};
+use groundlink::wire::{
+    Auth, AuthMethod, ExchangeType, Flags, Header, Id, IdType, IkeSpi, Ke, Message, MessageId,
+    Notify, NotifyType, Payload, Proposal, ProtocolId, Sa, Transform, TransformType, chain, sk,
+};
+
+use crate::pair::{Pair, Side, settings};
+
+pub const PSK: &[u8] = b"a key both sides know";
+pub const SPI_OUT: u32 = 0x0bad_cafe;
+
+/// A scripted initiator in front of endpoint B of a pair whose A is mute.
+pub struct Rogue {
+    pub pair: Pair,
+    pub spi_i: IkeSpi,
+    pub spi_r: IkeSpi,
+    prf: &'static Prf,
+    nonce_r: Vec<u8>,
+    init_request: Vec<u8>,
+    sk_pi: Vec<u8>,
+    sealer: Sealer,
+    opener: Opener,
+    protection: Protection,
+    counter: u64,
+    heard: usize,
+}
+
+fn suite() -> IkeProposal {
+    IkeProposal::parse("aes128-sha256-curve25519").unwrap().0
+}
+
+fn transform(kind: TransformType, id: u16) -> Transform {
+    Transform::new(kind, id, None)
+}
+
+fn ike_offer() -> Sa {
+    let suite = suite();
+    let transforms = vec![
+        Transform::new(TransformType::ENCR, suite.encryption[0].id, Some(128)),
+        transform(TransformType::INTEG, suite.integrity[0].id),
+        transform(TransformType::PRF, suite.prf[0].id),
+        transform(TransformType::KE, suite.groups[0].id),
+    ];
+    let proposal = Proposal::new(1, ProtocolId::IKE, Vec::new(), transforms);
+    Sa {
+        proposals: vec![proposal],
+    }
+}
+
+pub fn esp_offer(spi: u32) -> Sa {
+    let transforms = vec![
+        Transform::new(TransformType::ENCR, 12, Some(128)),
+        transform(TransformType::INTEG, 12),
+        transform(TransformType::ESN, 0),
+    ];
+    let spi = spi.to_be_bytes().to_vec();
+    Sa {
+        proposals: vec![Proposal::new(1, ProtocolId::ESP, spi, transforms)],
+    }
+}
+
+pub fn notify(kind: NotifyType) -> Payload {
+    Payload::Notify(Notify::new(kind, Vec::new()))
+}
+
+fn mute_pair() -> Pair {
+    let mut a = settings(Side::A);
+    a.start = groundlink::ike::Start::Add;
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.cut();
+    pair
+}
+
+impl Rogue {
+    /// IKE_SA_INIT is done.
+    pub fn keyed() -> Rogue {
+        Rogue::keyed_with(mute_pair(), 0x1111_2222_3333_4444)
+    }
+
+    /// The same with B as it stands in `pair`.
+    pub fn keyed_with(mut pair: Pair, spi_i: u64) -> Rogue {
+        let mut rng = Generator::from_seed([42; 32]);
+        let (spi_i, suite) = (IkeSpi(spi_i), suite());
+        let group: &'static Group = suite.groups[0];
+        let ke = KeyExchange::generate(group, &mut rng);
+        let nonce_i = rng.bytes::<32>().to_vec();
+        let nat = |kind| Payload::Notify(Notify::new(kind, vec![7; 20]));
+        let payloads = [
+            Payload::Sa(ike_offer()),
+            Payload::Ke(Ke {
+                group: group.id,
+                data: ke.public().to_vec(),
+            }),
+            Payload::Nonce(nonce_i.clone()),
+            nat(NotifyType::NAT_DETECTION_SOURCE_IP),
+            nat(NotifyType::NAT_DETECTION_DESTINATION_IP),
+        ];
+        let flags = Flags {
+            initiator: true,
+            ..Flags::default()
+        };
+        let header = Header::new(
+            spi_i,
+            IkeSpi::ZERO,
+            ExchangeType::IKE_SA_INIT,
+            flags,
+            MessageId(0),
+        );
+        let init_request = Message::encode_clear(header, &payloads).unwrap();
+        let heard = pair.b.sent.len();
+        pair.inject(Side::B, 500, &init_request);
+        let init_response = pair.b.sent_ike(heard);
+        let answer = Message::parse(&init_response).unwrap();
+        let spi_r = answer.header.spi_r;
+        let (mut nonce_r, mut public) = (Vec::new(), Vec::new());
+        for payload in &answer.clear {
+            match payload {
+                Payload::Nonce(nonce) => nonce_r.clone_from(nonce),
+                Payload::Ke(ke) => public.clone_from(&ke.data),
+                _ => {}
+            }
+        }
+        let shared = ke.agree(&public).unwrap();
+        let prf = suite.prf[0];
+        let both = [nonce_i, nonce_r.clone()].concat();
+        let seed = prf.compute(&both, &[shared.as_bytes()]);
+        // prf+ (§2.13): T1 = prf(K, S | 1), T2 = prf(K, T1 | S | 2), …
+        let spis = [spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes()].concat();
+        let seeds = [both, spis].concat();
+        let (mut stream, mut last) = (Vec::new(), Vec::new());
+        for round in 1..=8u8 {
+            last = prf
+                .compute(seed.as_bytes(), &[&last, &seeds, &[round]])
+                .as_bytes()
+                .to_vec();
+            stream.extend_from_slice(&last);
+        }
+        // SK_d 32 | SK_ai 32 | SK_ar 32 | SK_ei 16 | SK_er 16 | SK_pi 32
+        let keys = |integrity: usize, encryption: usize| SaKeys {
+            integrity: Secret::from_slice(&stream[integrity..integrity + 32]),
+            encryption: Secret::from_slice(&stream[encryption..encryption + 16]),
+        };
+        let protection = Protection {
+            encryption: suite.encryption[0],
+            integrity: Some(suite.integrity[0]),
+        };
+        Rogue {
+            sealer: Sealer::new(protection, &keys(32, 96), [9; 16]).unwrap(),
+            opener: Opener::new(protection, &keys(64, 112)).unwrap(),
+            sk_pi: stream[128..160].to_vec(),
+            heard: pair.b.sent.len(),
+            pair,
+            spi_i,
+            spi_r,
+            prf,
+            nonce_r,
+            init_request,
+            protection,
+            counter: 0,
+        }
+    }
+
+    /// IKE_AUTH is done as well, and the tunnel up.
+    pub fn established() -> Rogue {
+        let mut rogue = Rogue::keyed();
+        let request = rogue.auth_request();
+        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        assert!(
+            answer
+                .iter()
+                .any(|payload| matches!(payload, Payload::Sa(_))),
+            "{answer:?}"
+        );
+        assert_eq!(rogue.pair.b.children.len(), 1);
+        rogue
+    }
+
+    pub fn auth(&self, id: &Id, psk: &[u8]) -> Payload {
+        let body = id.authenticated_octets();
+        let maced = self.prf.compute(&self.sk_pi, &[&body]);
+        let pad = self.prf.compute(psk, &[b"Key Pad for IKEv2"]);
+        let signed = [&self.init_request, &self.nonce_r, maced.as_bytes()];
+        Payload::Auth(Auth {
+            method: AuthMethod::SHARED_KEY,
+            data: self
+                .prf
+                .compute(pad.as_bytes(), &signed)
+                .as_bytes()
+                .to_vec(),
+        })
+    }
+
+    /// What an honest initiator says.
+    pub fn auth_request(&self) -> Vec<Payload> {
+        let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+        let policy = settings(Side::A).policy;
+        vec![
+            Payload::IdI(id.clone()),
+            self.auth(&id, PSK),
+            Payload::Sa(esp_offer(SPI_OUT)),
+            Payload::TsI(policy.local.into()),
+            Payload::TsR(policy.remote.into()),
+        ]
+    }
+
+    pub fn seal(
+        &mut self,
+        exchange: ExchangeType,
+        id: u32,
+        response: bool,
+        payloads: &[Payload],
+    ) -> Vec<u8> {
+        let flags = Flags {
+            initiator: true,
+            response,
+            version: false,
+        };
+        let header = Header::new(self.spi_i, self.spi_r, exchange, flags, MessageId(id));
+        let room = sk::Room {
+            iv: self.protection.iv_len(),
+            icv: self.protection.icv_len(),
+            block: self.protection.block(),
+        };
+        let mut framed = sk::frame(header, payloads, room).unwrap();
+        self.counter += 1;
+        self.sealer
+            .seal(&mut framed.bytes, framed.aad_len, self.counter, None)
+            .unwrap();
+        framed.bytes
+    }
+
+    pub fn deliver(&mut self, bytes: &[u8]) {
+        self.pair.inject(Side::B, 4500, bytes);
+    }
+
+    /// Sends a request and opens the one answer.
+    pub fn ask(&mut self, exchange: ExchangeType, id: u32, payloads: &[Payload]) -> Vec<Payload> {
+        let bytes = self.seal(exchange, id, false, payloads);
+        self.deliver(&bytes);
+        let mut heard = self.heard();
+        assert_eq!(heard.len(), 1, "one answer: {heard:?}");
+        let (header, payloads) = heard.remove(0);
+        assert!(header.flags.response && header.message_id.0 == id);
+        payloads
+    }
+
+    /// What B has sent since the last time.
+    pub fn heard(&mut self) -> Vec<(Header, Vec<Payload>)> {
+        let from = std::mem::replace(&mut self.heard, self.pair.b.sent.len());
+        (from..self.heard)
+            .map(|index| {
+                let mut bytes = self.pair.b.sent_ike(index);
+                let message = Message::parse(&bytes).unwrap();
+                let (header, sealed) = (message.header, message.sealed.expect("sealed"));
+                let plain = self.opener.open(&mut bytes, sealed.aad_len, None).unwrap();
+                let inner = sk::unpad(&bytes[plain]).unwrap();
+                (header, chain::parse(sealed.first, inner, 0).unwrap())
+            })
+            .collect()
+    }
+
+    /// Lets B's liveness check come, and returns its message id.
+    pub fn await_liveness(&mut self) -> u32 {
+        self.pair.run_for(Duration::from_millis(10_100));
+        let heard = self.heard();
+        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert!(heard[0].1.is_empty() && !heard[0].0.flags.response);
+        heard[0].0.message_id.0
+    }
+}
