@@ -99,6 +99,52 @@ fn a_lab_that_is_interrupted_or_killed_leaves_nothing_behind() {
     }
 }
 
+/// Runs `groundlink lab` after `script` has changed what it finds, in a mount namespace of its own.
+fn refused(script: &str, words: &str) -> (Option<i32>, String) {
+    let folder = copy();
+    let own = folder.path().join("groundlink");
+    let script = format!("{script} {} lab {words}", own.display());
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", &script])
+        .current_dir("/")
+        .output()
+        .unwrap();
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_a_tun_node_the_remedy_is_named() {
+    let (status, said) = refused("mount -t tmpfs none /dev/net; exec", "");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("modprobe tun"), "{said}");
+
+    let closed = "mount -t tmpfs -o mode=755 none /dev/net; mknod -m 600 /dev/net/tun c 10 200; \
+                  exec setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let (status, said) = refused(closed, "");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("sudo chmod 0666 /dev/net/tun"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_user_namespaces_an_ordinary_user_is_told_to_use_sudo() {
+    // A limit of the user namespace the program starts in, not of the machine.
+    let none = "exec unshare --user --map-root-user sh -ec \
+                'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all \"$0\" \"$@\"'";
+    let (status, said) = refused(none, "");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("sudo"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_strongswan_the_packages_are_named() {
+    let (status, said) = refused("mount -t tmpfs none /usr/sbin; exec", "--peer strongswan");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("apt install charon-systemd"), "{said}");
+}
+
 /// The processes that run this program file.
 fn running(program: &std::path::Path) -> BTreeSet<u32> {
     fs::read_dir("/proc")
