@@ -38,3 +38,52 @@ pub fn auth(prf: &Prf, psk: &Psk, signed: Signed<'_>) -> Secret {
 pub fn verify(prf: &Prf, psk: &Psk, signed: Signed<'_>, theirs: &[u8]) -> bool {
     equal(auth(prf, psk, signed).as_bytes(), theirs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto;
+    use crate::wire::IdType;
+
+    /// Computed with Python's `hmac`, from the formula of RFC 7296 §2.15.
+    const EXPECTED: &str = "6af61048b0fb95adad896d378eec897cbe008225cbec2df386f7274ebcc32dd0";
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn auth_is_what_another_hmac_makes_of_the_formula_and_every_part_counts() {
+        let prf = crypto::prf(5).unwrap();
+        let psk = Psk(Secret::from_slice(b"correct horse battery staple"));
+        let first_message: Vec<u8> = (0..40).collect();
+        let prove = Secret::from_slice(&[0x22; 32]);
+        let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+        let signed = Signed {
+            first_message: &first_message,
+            nonce: &[0x11; 32],
+            prove: &prove,
+            id: &id,
+        };
+        let value = auth(prf, &psk, signed);
+        assert_eq!(hex(value.as_bytes()), EXPECTED);
+        assert!(verify(prf, &psk, signed, value.as_bytes()));
+
+        let theirs = value.as_bytes();
+        let other_type = Id::new(IdType::KEY_ID, vec![192, 0, 2, 1]);
+        let other_key = Psk(Secret::from_slice(b"correct horse battery staple\n"));
+        let other = Signed {
+            id: &other_type,
+            ..signed
+        };
+        assert!(!verify(prf, &psk, other, theirs));
+        let other = Signed {
+            nonce: &[0x11; 31],
+            ..signed
+        };
+        assert!(!verify(prf, &psk, other, theirs));
+        assert!(!verify(prf, &other_key, signed, theirs));
+        assert!(!verify(prf, &psk, signed, &theirs[..31]));
+        assert!(!verify(prf, &psk, signed, &[]));
+    }
+}

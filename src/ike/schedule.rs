@@ -124,3 +124,92 @@ impl Cut<'_> {
         Secret::from_slice(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Esn, EspProposal, IkeProposal};
+
+    fn hex(secret: &Secret) -> String {
+        secret
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Computed with Python's `hmac`, from the formulas of RFC 7296 §2.13, §2.14 and §2.17.
+    #[test]
+    fn keys_are_what_another_hmac_makes_of_the_formulas_in_the_order_of_the_rfc() {
+        let ike = IkeProposal::parse("aes128-sha1-modp1024").unwrap().0;
+        let protection = Protection {
+            encryption: ike.encryption[0],
+            integrity: Some(ike.integrity[0]),
+        };
+        let suite = IkeSuite {
+            protection,
+            prf: ike.prf[0],
+            group: ike.groups[0],
+        };
+        let nonces = Nonces {
+            initiator: vec![1; 32],
+            responder: vec![2; 32],
+        };
+        let shared = Secret::from_slice(&[3; 128]);
+        let keys = IkeKeys::derive(suite, &shared, &nonces, IkeSpi(0x1111), IkeSpi(0x2222));
+        assert_eq!(
+            hex(&keys.derive),
+            "a8307ca9c92be09117031ac748ff6b57ef287c64"
+        );
+        assert_eq!(
+            hex(&keys.initiator.integrity),
+            "4de871ed1571402ecab092dd7ba1a7f1ebb454b5"
+        );
+        assert_eq!(
+            hex(&keys.responder.integrity),
+            "6c971303a4490a07790f7fd498f976bb53a67b0c"
+        );
+        assert_eq!(
+            hex(&keys.initiator.encryption),
+            "5651d3c503f4dacac2d01abc1069754c"
+        );
+        assert_eq!(
+            hex(&keys.responder.encryption),
+            "8e7493e821260ef3614784dc05fd6de1"
+        );
+        assert_eq!(
+            hex(&keys.prove_initiator),
+            "a01b30fe3bec519bfda83e7c99adaf8a9570de3f"
+        );
+        assert_eq!(
+            hex(&keys.prove_responder),
+            "0de461a5e5305b561f161595499f2af8eee46f21"
+        );
+
+        let esp = EspProposal::parse("aes128-sha1").unwrap().0;
+        let esp = EspSuite {
+            protection: Protection {
+                encryption: esp.encryption[0],
+                integrity: Some(esp.integrity[0]),
+            },
+            group: None,
+            esn: Esn::No,
+        };
+        let (out, back) = keys.child(suite, esp, &nonces, Role::Initiator);
+        assert_eq!(hex(&out.encryption), "b0c02d1adc402bd5624c0ba9feb21d5a");
+        assert_eq!(
+            hex(&out.integrity),
+            "6fdfedf10ac087fb272a004aa520f40d61863001"
+        );
+        assert_eq!(hex(&back.encryption), "58b934297a54fa895d844dea5579de0e");
+        assert_eq!(
+            hex(&back.integrity),
+            "df0932caf7f8919b38cdb9259df3cc497c2b61a9"
+        );
+        let (theirs, ours) = keys.child(suite, esp, &nonces, Role::Responder);
+        assert_eq!(
+            (theirs.encryption, ours.integrity),
+            (back.encryption, out.integrity)
+        );
+    }
+}
