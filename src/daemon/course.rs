@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::core::{Core, is_trap};
 use super::install::Tunnel;
 use super::news::News;
-use super::steer::{self, Trouble};
+use super::steer::{self, Outcome, Trouble};
 use crate::config;
 use crate::ike::TunnelId;
 use crate::net::{Prefix, Time};
@@ -61,9 +61,11 @@ impl Course {
         self.again = Some(self.again.map_or(soon, |again| again.min(soon)));
     }
 
-    /// Says once what cannot be made.
-    fn complain(&mut self, troubles: &[Trouble], now: Time) {
-        for complaint in troubles.iter().map(|trouble| trouble.error.to_string()) {
+    /// Says once what cannot be made, or is of no effect.
+    fn complain(&mut self, outcome: &Outcome, now: Time) {
+        let troubles = outcome.troubles.iter();
+        let troubles = troubles.map(|trouble| trouble.error.to_string());
+        for complaint in troubles.chain(outcome.overtaken.iter().cloned()) {
             if self.complaints.is_news(complaint.clone(), "", now) {
                 warn!("{complaint}");
             }
@@ -112,7 +114,7 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
         .collect();
     let devices: Vec<u32> = legs.iter().map(|leg| leg.device).collect();
     let plan = paths::plan(&tunnels);
-    let troubles = steer::apply(&plan, &devices, &mut core.netlink);
+    let outcome = steer::apply(&plan, &devices, &mut core.netlink);
     core.course.pins = !plan.pins.is_empty();
     for (leg, tunnel) in legs.iter().zip(core.tunnels.values()) {
         match leg.carries {
@@ -120,11 +122,11 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
             Carries::No => set_carrier(tunnel, Carrier::Down),
         }
     }
-    let failed = to_blame(&legs, core, &troubles);
+    let failed = to_blame(&legs, core, &outcome.troubles);
     if failed.is_empty() {
-        core.course.complain(&troubles, now);
+        core.course.complain(&outcome, now);
     }
-    core.course.again = (!troubles.is_empty() && failed.is_empty()).then(|| now + AGAIN);
+    core.course.again = (!outcome.troubles.is_empty() && failed.is_empty()).then(|| now + AGAIN);
     core.course.made_for = Some(legs);
     failed
 }

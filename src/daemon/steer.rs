@@ -22,13 +22,25 @@ pub(super) struct Trouble {
     pub(super) error: NetlinkError,
 }
 
+/// What has come of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Routes that could not be made.
+    pub(super) troubles: Vec<Trouble>,
+    /// Routes that were made and that no packet takes, in words.
+    pub(super) overtaken: Vec<String>,
+}
+
 /// Makes the kernel's routes those of `plan`; `devices` are all tunnels' devices.
-pub(super) fn apply(plan: &Plan, devices: &[u32], netlink: &mut Netlink) -> Vec<Trouble> {
+pub(super) fn apply(plan: &Plan, devices: &[u32], netlink: &mut Netlink) -> Outcome {
     let present = match netlink.own_routes() {
         Ok(present) => present,
         Err(error) => {
             let devices = Vec::new();
-            return vec![Trouble { devices, error }];
+            return Outcome {
+                troubles: vec![Trouble { devices, error }],
+                overtaken: Vec::new(),
+            };
         }
     };
     let mut troubles = Vec::new();
@@ -64,7 +76,29 @@ pub(super) fn apply(plan: &Plan, devices: &[u32], netlink: &mut Netlink) -> Vec<
             });
         }
     }
-    troubles
+    let overtaken = overtaken(changes.install, netlink);
+    Outcome {
+        troubles,
+        overtaken,
+    }
+}
+
+/// Of the new routes, those that somebody else's route goes before. That may be meant, but what was to be protected leaves in the
+/// clear.
+fn overtaken(mut new: Vec<Route>, netlink: &mut Netlink) -> Vec<String> {
+    new.retain(|route| matches!(route.target, Target::Devices(_)));
+    if new.is_empty() {
+        return Vec::new();
+    }
+    // Whoever cannot list the routes has been told so already.
+    let overtaking = netlink.overtaking(&new).unwrap_or_default();
+    let words = |(Route { prefix, metric, .. }, other): (Route, u32)| {
+        format!(
+            "packets for {prefix} do not enter the tunnel: somebody else's route for it has the metric {other} and goes before ours \
+             with {metric}; remove it, give the tunnel a lower `metric`, or name the two halves of {prefix} in `routes`"
+        )
+    };
+    overtaking.into_iter().map(words).collect()
 }
 
 /// The route that holds the way to a peer where it is. While there is no way, an old pin stays: it costs nothing.

@@ -167,3 +167,16 @@ fn routes_that_somebody_else_removes_come_back() {
         assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
     }
 }
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_route_that_goes_before_the_tunnel_s_is_told() {
+    let mut lab = up(&Options::default(), &Changes::default());
+    ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
+    lab.a().ask("lab-1", "reset").unwrap();
+    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    let log = logs(&mut lab);
+    for word in ["do not enter the tunnel", "metric 5", "10.2.0.0/24"] {
+        assert!(log.contains(word), "{log}");
+    }
+}

@@ -196,6 +196,33 @@ impl Netlink {
         Ok(all)
     }
 
+    /// Somebody else's routes that go before these: for the same prefix, with a lower metric. Each with the one it overtakes.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn overtaking(&mut self, routes: &[Route]) -> Result<Vec<(Route, u32)>, NetlinkError> {
+        let mut overtaking = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let of_family =
+                |route: &&Route| route.prefix.is_ipv4() == (family == AddressFamily::Inet);
+            let ours: Vec<&Route> = routes.iter().filter(of_family).collect();
+            if ours.is_empty() {
+                continue;
+            }
+            for other in self.main_table(family, RouteProtocol::Unspec)? {
+                if other.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) {
+                    continue;
+                }
+                let (prefix, metric) = (prefix_of(&other), metric_of(&other));
+                let overtaken = ours
+                    .iter()
+                    .filter(|route| Some(route.prefix) == prefix && metric < route.metric);
+                overtaking.extend(overtaken.map(|route| ((*route).clone(), metric)));
+            }
+        }
+        Ok(overtaking)
+    }
+
     /// Removes all routes of ours: what a daemon that was killed has left. Says how many there were.
     ///
     /// # Errors
