@@ -30,6 +30,7 @@
 )]
 
 mod authn;
+mod child;
 mod collision;
 mod endpoint;
 mod error;

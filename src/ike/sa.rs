@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::child::ChildSa;
 use super::event::{
     Child, ChildView, Content, Datagram, DownReason, Event, IkeView, Role, Transmit,
 };
@@ -16,8 +17,8 @@ use super::schedule::Nonces;
 use super::settings::TunnelId;
 use super::timers::{self, Quiet};
 use super::window::{self, Received};
-use crate::crypto::{EspSuite, IkeSuite, SaKeys};
-use crate::net::{Policy, Time};
+use crate::crypto::IkeSuite;
+use crate::net::Time;
 use crate::wire::{
     ExchangeType, Flags, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
 };
@@ -74,27 +75,6 @@ struct Outstanding {
     job: Job,
     id: MessageId,
     ladder: Retransmit,
-}
-
-/// The Child SA of an IKE SA.
-#[derive(Debug)]
-pub struct ChildSa {
-    /// The SPI of packets to us.
-    pub spi_in: u32,
-    /// The SPI of packets to the peer.
-    pub spi_out: u32,
-    /// What was negotiated.
-    pub suite: EspSuite,
-    /// The traffic it carries.
-    pub policy: Policy,
-    /// When it must be gone.
-    pub hard_expiry: Time,
-    /// Keys of packets to us.
-    pub keys_in: SaKeys,
-    /// Keys of packets to the peer.
-    pub keys_out: SaKeys,
-    /// The secret from which the IVs of CBC ciphers come.
-    pub iv_key: [u8; 16],
 }
 
 /// Whether an SA goes on.

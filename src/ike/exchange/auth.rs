@@ -11,6 +11,7 @@
 
 use crate::crypto::EspSuite;
 use crate::ike::authn::{self, Signed};
+use crate::ike::child::ChildSa;
 use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
 use crate::ike::event::{Content, Datagram, Role, Transmit};
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
@@ -19,7 +20,7 @@ use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant
 use crate::ike::negotiate;
 use crate::ike::protect::Unopened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
-use crate::ike::sa::{ChildSa, IkeSa};
+use crate::ike::sa::IkeSa;
 use crate::ike::settings::{Encapsulation, PeerId};
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::Received;
