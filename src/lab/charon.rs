@@ -125,12 +125,18 @@ impl Charon {
     pub fn swanctl(&self, arguments: &[&str]) -> io::Result<Output> {
         Command::new(SWANCTL)
             .args(arguments)
-            .args([
-                "--uri",
-                &format!("unix://{}", self.folder.join("vici").display()),
-            ])
+            .args(["--uri", &self.uri()])
             .env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"))
             .output()
+    }
+
+    /// What a person types to see it.
+    pub fn status_command(&self) -> String {
+        format!("swanctl --list-sas --uri {}", self.uri())
+    }
+
+    fn uri(&self) -> String {
+        format!("unix://{}", self.folder.join("vici").display())
     }
 
     /// Replaces its configuration, and connects if that says so.

@@ -108,6 +108,11 @@ impl Gateway {
         &self.socket
     }
 
+    /// What a person types to see it.
+    pub fn status_command(&self) -> String {
+        format!("groundlink status --socket {}", self.socket.display())
+    }
+
     /// The process, to be stopped, killed or read.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

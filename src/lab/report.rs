@@ -112,18 +112,7 @@ pub(super) struct Drawing {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         draw(f, &self.drawing)?;
-        for tunnel in &self.tunnels {
-            let negotiated = negotiated(tunnel);
-            line(
-                f,
-                if self.tunnels.len() > 1 {
-                    &tunnel.name
-                } else {
-                    "tunnel"
-                },
-                &negotiated,
-            )?;
-        }
+        self.negotiated(f)?;
         match self.connect_ms {
             Some(ms) => line(f, "connected", &format!("{ms:.1} ms after the start"))?,
             None => line(f, "connected", "no")?,
@@ -149,6 +138,38 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// What the tunnels agreed on, which is the same for all of them, and which of several carried how much.
+    fn negotiated(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(ike) = self.tunnels.iter().find_map(|tunnel| tunnel.ike.as_ref()) {
+            let (role, nat) = (ike.role.phrase(), ike.nat.phrase());
+            line(f, "IKE", &format!("{}, {role}, {nat}", ike.suite))?;
+        }
+        if let Some(child) = self.tunnels.iter().find_map(|tunnel| tunnel.child.as_ref()) {
+            line(
+                f,
+                "ESP",
+                &format!(
+                    "{}, inner packets of up to {} bytes",
+                    child.suite, child.mtu
+                ),
+            )?;
+        }
+        if self.tunnels.len() > 1 {
+            for tunnel in &self.tunnels {
+                let (sent, received) = (tunnel.tx.packets, tunnel.rx.packets);
+                line(
+                    f,
+                    &tunnel.name,
+                    &format!(
+                        "{}, {sent} packets sent, {received} received",
+                        tunnel.state.word()
+                    ),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     fn traffic(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ping {
             sent,
@@ -206,18 +227,6 @@ impl fmt::Display for Wire {
             count => write!(f, ", {count} packets in the clear"),
         }
     }
-}
-
-fn negotiated(tunnel: &Tunnel) -> String {
-    let mut text = tunnel.state.word().to_owned();
-    if let Some(ike) = &tunnel.ike {
-        let (role, nat) = (ike.role.phrase(), ike.nat.phrase());
-        let _ = write!(text, " · IKE {} · {role} · {nat}", ike.suite);
-    }
-    if let Some(child) = &tunnel.child {
-        let _ = write!(text, " · ESP {} · MTU {}", child.suite, child.mtu);
-    }
-    text
 }
 
 /// Two sites and what lies between them:

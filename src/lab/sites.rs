@@ -191,21 +191,11 @@ impl Lab {
                 )
             })
             .collect();
-        let sockets = [
-            Some(self.a.socket()),
-            match &self.b {
-                Far::Groundlink(b) => Some(b.socket()),
-                Far::Strongswan(_) => None,
-            },
-        ];
-        for (side, socket) in [Side::A, Side::B].into_iter().zip(sockets) {
-            if let Some(socket) = socket {
-                lines.push(format!(
-                    "status {side}    groundlink status --socket {}",
-                    socket.display()
-                ));
-            }
-        }
+        lines.push(format!("status A    {}", self.a.status_command()));
+        lines.push(match &self.b {
+            Far::Groundlink(b) => format!("status B    {}", b.status_command()),
+            Far::Strongswan(charon) => format!("status B    {}", charon.status_command()),
+        });
         lines
     }
 }
