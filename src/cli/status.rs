@@ -121,7 +121,14 @@ fn text(snapshot: &Snapshot) -> String {
 }
 
 fn state(tunnel: &Tunnel, now: f64) -> String {
-    format!("{} for {}", tunnel.state.word(), span(now - tunnel.since_s))
+    let waiting = tunnel
+        .waiting
+        .map_or(String::new(), |waiting| format!(", {}", waiting.phrase()));
+    format!(
+        "{} for {}{waiting}",
+        tunnel.state.word(),
+        span(now - tunnel.since_s)
+    )
 }
 
 /// The lines below a tunnel: what they are about, and what they say.
@@ -282,13 +289,14 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Nat, Rekeys, Role};
+    use crate::status::{Nat, Rekeys, Role, Waiting};
 
     fn tunnel(name: &str, state: State) -> Tunnel {
         Tunnel {
             name: name.to_owned(),
             device: format!("gl-{name}"),
             state,
+            waiting: None,
             peer: "47.88.10.20:4500".to_owned(),
             since_s: 100.0,
             ike: None,
@@ -355,6 +363,7 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
     fn a_tunnel_that_fails_says_why_and_what_to_do_and_columns_stay_aligned() {
         let mut failing = tunnel("gcp-backup", State::Connecting);
         failing.refused.clear();
+        failing.waiting = Some(Waiting::Retry);
         failing.last_error = Some(LastError {
             at_s: 650.0,
             code: "no-proposal-chosen".to_owned(),
@@ -364,10 +373,10 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
         let mut down = tunnel("a", State::Down);
         down.refused.clear();
         let expected = "\
-gcp-backup  connecting for 9 min 12 s  47.88.10.20:4500  device gl-gcp-backup
+gcp-backup  connecting for 9 min 12 s, pausing before the next attempt  47.88.10.20:4500  device gl-gcp-backup
   problem   the peer accepts none of our IKE proposals (no-proposal-chosen, 2 s ago)
   do        set `ike` to what the peer has
-a           down for 9 min 12 s        47.88.10.20:4500  device gl-a
+a           down for 9 min 12 s                                         47.88.10.20:4500  device gl-a
 0 of 2 up; groundlink 0.1.0 running for 10 min 52 s
 ";
         assert_eq!(text(&snapshot(vec![failing, down])), expected);

@@ -18,6 +18,7 @@ fn tunnel(name: &str, state: State) -> Tunnel {
         name: name.to_owned(),
         device: format!("gl-{name}"),
         state,
+        waiting: None,
         peer: "192.0.2.1".to_owned(),
         since_s: 0.0,
         ike: None,

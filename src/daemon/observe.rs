@@ -6,7 +6,7 @@ use super::report::Spi;
 use crate::ike::{self, Failure, IkeView, TunnelId};
 use crate::net::{Refusal, Selector, Time};
 use crate::status::{
-    Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel as Seen,
+    Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel as Seen, Waiting,
 };
 
 /// The whole gateway.
@@ -40,6 +40,15 @@ pub(super) fn tunnel(core: &Core, id: TunnelId, tunnel: &Tunnel, now: Time) -> S
         name: tunnel.settings.name.clone(),
         device: tunnel.settings.device.clone(),
         state: view.as_ref().map_or(State::Down, |view| state(view.state)),
+        waiting: view
+            .as_ref()
+            .and_then(|view| view.waiting)
+            .map(|waiting| match waiting {
+                ike::Waiting::Answer => Waiting::Answer,
+                ike::Waiting::Retry { .. } => Waiting::Retry,
+                ike::Waiting::Traffic => Waiting::Traffic,
+                ike::Waiting::Peer => Waiting::Peer,
+            }),
         peer: remote.map_or_else(
             || tunnel.settings.ike.peer.to_string(),
             |remote| remote.to_string(),

@@ -93,6 +93,7 @@ impl Reporter {
                     }
                     DownReason::Asked
                     | DownReason::PeerDeleted
+                    | DownReason::PeerDisbelieves
                     | DownReason::Expired
                     | DownReason::PeerRestarted
                     | DownReason::Redundant

@@ -168,6 +168,8 @@ pub enum DownReason {
     Asked,
     /// The peer deleted it.
     PeerDeleted,
+    /// The peer deleted it because it does not believe who we are.
+    PeerDisbelieves,
     /// The peer did not answer any more.
     PeerDead,
     /// Its hard lifetime or its sequence numbers ran out.
@@ -186,6 +188,7 @@ impl DownReason {
         match self {
             DownReason::Asked => "asked for",
             DownReason::PeerDeleted => "deleted by the peer",
+            DownReason::PeerDisbelieves => "the peer does not believe who we are",
             DownReason::PeerDead => "the peer stopped answering",
             DownReason::Expired => "its lifetime or its sequence numbers ran out",
             DownReason::PeerRestarted => "the peer started anew",

@@ -191,6 +191,13 @@ pub fn lost(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure>
             format!("{remote} deleted the tunnel"),
             "Look into the peer's log for its reason.",
         ),
+        DownReason::PeerDisbelieves => (
+            "authentication-failed",
+            format!(
+                "{remote} has the right pre-shared key, but does not want to talk to who we say we are"
+            ),
+            "Check `id` on this tunnel against the identity the peer expects.",
+        ),
         DownReason::Asked
         | DownReason::Expired
         | DownReason::PeerRestarted

@@ -2,4 +2,6 @@
 
 pub mod snapshot;
 
-pub use snapshot::{Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel};
+pub use snapshot::{
+    Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel, Waiting,
+};

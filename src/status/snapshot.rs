@@ -37,6 +37,9 @@ pub struct Tunnel {
     pub device: String,
     /// Whether it carries traffic, or why not.
     pub state: State,
+    /// What it waits for while it is connecting or has failed; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// The peer's address and port; the name while it is not resolved.
     pub peer: String,
     /// When it entered this state.
@@ -79,6 +82,32 @@ impl State {
             State::Connecting => "connecting",
             State::Up => "up",
             State::Failed => "failed",
+        }
+    }
+}
+
+/// What a tunnel without an SA waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Waiting {
+    /// An answer from the peer or the name service.
+    Answer,
+    /// The end of the pause before the next attempt.
+    Retry,
+    /// A packet that wants through (`start = "trap"`).
+    Traffic,
+    /// The peer, or `groundlink up` (`start = "add"`).
+    Peer,
+}
+
+impl Waiting {
+    /// For people.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Waiting::Answer => "waiting for an answer",
+            Waiting::Retry => "pausing before the next attempt",
+            Waiting::Traffic => "waiting for traffic",
+            Waiting::Peer => "waiting for the peer",
         }
     }
 }

@@ -176,6 +176,7 @@ fn n21_the_right_key_with_another_identity_is_refused_and_both_names_are_told() 
     let mut pair = Pair::new(a, settings(Side::B));
     pair.run_for(Duration::from_secs(1));
     assert_eq!(pair.a.codes()[0], "peer-id-mismatch");
+    assert_eq!(pair.b.codes()[0], "authentication-failed");
     assert!(pair.b.children.is_empty(), "{:?}", pair.b.events);
     assert_ne!(pair.b.state(), State::Up);
 }

@@ -50,18 +50,18 @@ pub fn respond(
         Ok(message) => message,
         Err(error) => return refuse(&error),
     };
-    if message
-        .deletes
-        .iter()
-        .any(|delete| delete.protocol == ProtocolId::IKE)
-    {
-        return (Vec::new(), Fate::Gone(DownReason::PeerDeleted));
-    }
-    // RFC 7296 §2.21.2: this is how an initiator says that it does not believe us after all.
+    // RFC 7296 §2.21.2: this is how an initiator says that it does not believe us after all, with a delete beside it or without.
     if message
         .notifies
         .iter()
         .any(|notify| notify.kind == NotifyType::AUTHENTICATION_FAILED)
+    {
+        return (Vec::new(), Fate::Gone(DownReason::PeerDisbelieves));
+    }
+    if message
+        .deletes
+        .iter()
+        .any(|delete| delete.protocol == ProtocolId::IKE)
     {
         return (Vec::new(), Fate::Gone(DownReason::PeerDeleted));
     }
