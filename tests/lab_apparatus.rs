@@ -105,9 +105,9 @@ fn strongswan_carries_traffic_through_the_lab_and_is_seen_on_the_wire() {
         esp: Some(SUITE.into()),
         ..Options::default()
     });
-    assert_eq!(wire.ike_500, 2);
-    assert_eq!(wire.ike_4500, 2);
-    assert_eq!(wire.esp_udp, 10, "five pings and their answers");
+    // At least: charon repeats itself when an address of the machine becomes usable.
+    assert!(wire.ike_500 >= 2 && wire.ike_4500 >= 2, "{wire:?}");
+    assert!(wire.esp_udp >= 10, "five pings and their answers: {wire:?}");
 }
 
 #[test]
