@@ -1,9 +1,11 @@
 //! What no single value shows: tunnels that contradict each other or themselves, and algorithms better not used.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Severity};
+use super::file::{Table, Value};
 use super::resolve::Resolved;
 use super::settings::{Gateway, Mtu};
 use crate::crypto::Status;
@@ -24,17 +26,26 @@ pub fn tunnels(tunnels: &[Resolved], gateway: &Gateway, findings: &mut Vec<Diagn
     }
 }
 
-/// Two tunnels must differ in name and device, and incoming messages must be able to tell them apart.
+/// Two tunnels must differ in name; that is told of tunnels that are otherwise unusable, too.
+pub fn names(tunnels: &[Table], findings: &mut Vec<Diagnostic>) {
+    let mut seen = BTreeSet::new();
+    for entry in tunnels.iter().filter_map(|table| table.entry("name")) {
+        if let Value::Text(name) = &entry.value.value
+            && !seen.insert(name)
+        {
+            findings.push(Diagnostic::error(
+                entry.value.at.clone(),
+                format!("there are two tunnels named `{name}`"),
+                "names are how `status`, `up` and `down` know them: give one another name",
+            ));
+        }
+    }
+}
+
+/// Two tunnels must differ in device, and incoming messages must be able to tell them apart.
 fn pair(earlier: &Resolved, later: &Resolved, findings: &mut Vec<Diagnostic>) {
     let (first, second) = (&earlier.tunnel, &later.tunnel);
-    if first.name == second.name {
-        let what = format!("there are two tunnels named `{}`", second.name);
-        findings.push(Diagnostic::error(
-            later.at.name.clone(),
-            what,
-            "names are how `status`, `up` and `down` know them: give one another name",
-        ));
-    } else if first.device == second.device {
+    if first.name != second.name && first.device == second.device {
         let what = format!(
             "tunnels `{}` and `{}` would share the device `{}`",
             first.name, second.name, second.device

@@ -35,8 +35,6 @@ pub struct Resolved {
 pub struct Places {
     /// The table.
     pub header: Range<usize>,
-    /// `name`.
-    pub name: Range<usize>,
     /// `device`, else `name`.
     pub device: Range<usize>,
     /// `peer`.
@@ -87,6 +85,7 @@ pub fn resolve(
     let resolved: Vec<Resolved> = tunnels
         .filter_map(|(index, table)| reader.tunnel(index, table, output))
         .collect();
+    lint::names(&file.tunnels, &mut output.findings);
     lint::tunnels(&resolved, &gateway, &mut output.findings);
     let failed = output
         .findings

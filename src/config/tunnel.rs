@@ -58,7 +58,6 @@ impl Reader<'_> {
             (name?, device?, ends?, traffic?, protection?);
         let at = Places {
             header,
-            name: name.at,
             device: device.at,
             peer: ends.peer.at,
             local_address: ends.local.at,

@@ -110,6 +110,10 @@ fn tunnels_must_differ() {
         "{same}"
     );
     assert!(
+        second("peer = 7").contains("two tunnels named `ali-1`"),
+        "told of a tunnel that is unusable, too"
+    );
+    assert!(
         second("name = \"b\"\npeer = \"1.1.1.1\"\ndevice = \"gl-ali-1\"")
             .contains("would share the device `gl-ali-1`")
     );
