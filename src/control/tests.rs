@@ -358,6 +358,25 @@ fn what_is_in_the_way_is_named() {
 }
 
 #[test]
+fn a_daemon_that_accepts_nobody_is_not_waited_for() {
+    use nix::sys::socket::{Backlog, listen};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let stopped = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    listen(&stopped, Backlog::new(1).unwrap()).unwrap();
+    let crowd = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let ours = path.clone();
+    std::thread::spawn(move || tell.send(listen_at(&ours).map(drop)));
+    let refused = told.recv_timeout(Duration::from_secs(5));
+    assert!(
+        matches!(refused, Ok(Err(SocketError::InUse(_)))),
+        "{refused:?}"
+    );
+    drop(crowd);
+}
+
+#[test]
 fn a_client_waits_at_a_crowded_door() {
     use nix::sys::socket::{Backlog, listen};
     let folder = tempfile::tempdir().unwrap();
