@@ -9,7 +9,7 @@ use groundlink::os::netlink::{
 };
 use groundlink::os::netns::Namespace;
 
-use super::{as_root, cable, device, ip, ip_tool, next_packet, site};
+use super::{as_root, cable, device, eventually, ip, ip_tool, next_packet, site};
 
 #[test]
 fn routes_are_installed_changed_without_a_gap_and_withdrawn() {
@@ -299,6 +299,70 @@ fn the_way_to_the_peer_stays_outside_the_tunnel() {
             None,
             "the peer is this machine"
         );
+    });
+}
+
+#[test]
+fn the_way_to_the_peer_keeps_its_source_and_a_router_outside_our_network() {
+    as_root(|| {
+        let (gateway, tun) = site("gl-a", "10.9.0.1");
+        let world = Namespace::new().unwrap();
+        let ours = ["198.51.100.2", "198.51.100.3"];
+        cable(&gateway, "wan", &ours, &world, &["198.51.100.1"]);
+        ip_tool(
+            &gateway,
+            "route add default via 172.31.1.1 dev wan onlink src 198.51.100.3",
+        );
+        let mut netlink = gateway.netlink().unwrap();
+        let peer = ip("203.0.113.9");
+        let before = netlink.route_to(peer).unwrap();
+        let pin = netlink.pin(peer, &[tun.index()]).unwrap().unwrap();
+        netlink.install(&pin).unwrap();
+        netlink
+            .install(&Route {
+                prefix: "203.0.113.0/24".parse().unwrap(),
+                metric: 100,
+                target: Target::Devices(vec![tun.index()]),
+                source: None,
+            })
+            .unwrap();
+        assert_eq!(netlink.route_to(peer).unwrap(), before);
+        assert_eq!(before.source, Some(ip("198.51.100.3")));
+        assert!(netlink.own_routes().unwrap().contains(&pin));
+    });
+}
+
+#[test]
+fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
+    as_root(|| {
+        let (gateway, world) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        cable(
+            &gateway,
+            "wan",
+            &["198.51.100.2"],
+            &world,
+            &["198.51.100.1"],
+        );
+        ip_tool(&gateway, "route add default via 198.51.100.1");
+        // The router's next leg is narrow, and it says so.
+        let narrow = device(&world, "narrow");
+        world
+            .netlink()
+            .unwrap()
+            .set_mtu(narrow.index(), 800)
+            .unwrap();
+        ip_tool(&world, "route add 203.0.113.0/24 dev narrow");
+        world.set("net.ipv4.ip_forward", "1").unwrap();
+        let socket = gateway
+            .run(|| std::net::UdpSocket::bind("198.51.100.2:0").unwrap())
+            .unwrap();
+        eventually(|| {
+            // 1472 octets, whole or not at all: what a UDP socket does by itself.
+            let _ = socket.send_to(&[0; 1472], "203.0.113.9:4500");
+            ip_tool(&gateway, "route get 203.0.113.9").contains("mtu 800")
+        });
+        let way = gateway.netlink().unwrap().route_to(ip("203.0.113.9"));
+        assert_eq!(way.unwrap().mtu, 1500);
     });
 }
 

@@ -15,12 +15,13 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::route_message::{
-    device_of, first_hop, gateway_of, ip, lookup, message, metric_of, named, prefix_of, read,
+    device_of, first_hop, gateway_of, lookup, message, metric_of, mtu_of, named, prefix_of, read,
+    source_of,
 };
 use super::{Netlink, NetlinkError};
 use crate::net::Prefix;
@@ -71,7 +72,8 @@ pub struct Way {
     pub gateway: Option<IpAddr>,
     /// From this address, unless the sender says otherwise.
     pub source: Option<IpAddr>,
-    /// The largest packet: what path MTU discovery knows, else what the device takes.
+    /// The largest packet: what the route says, else what the device takes. What path MTU discovery has learnt does not count: a
+    /// forged ICMP message would make a tunnel small, or too small to be one.
     pub mtu: u32,
 }
 
@@ -150,6 +152,7 @@ impl Netlink {
         };
         let mut message = message(&route);
         message.header.protocol = RouteProtocol::Static;
+        message.header.flags = RouteFlags::empty();
         self.change(
             || format!("installing {route}"),
             RouteNetlinkMessage::NewRoute(message),
@@ -263,25 +266,14 @@ impl Netlink {
             return Err(malformed());
         };
         let device = device_of(&message.attributes).ok_or_else(malformed)?;
-        let known = message.attributes.iter().find_map(|a| match a {
-            RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|m| match m {
-                RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
-                _ => None,
-            }),
-            _ => None,
-        });
-        let mtu = match known {
+        let mtu = match mtu_of(&message.attributes) {
             Some(mtu) => mtu,
             None => self.link(device)?.mtu,
         };
-        let source = message.attributes.iter().find_map(|a| match a {
-            RouteAttribute::PrefSource(source) => ip(source),
-            _ => None,
-        });
         Ok(Way {
             device,
             gateway: gateway_of(&message.attributes),
-            source,
+            source: source_of(&message.attributes),
             mtu,
         })
     }
@@ -318,16 +310,18 @@ impl Netlink {
                     prefix_of(&message)?,
                     metric_of(&message),
                     first_hop(&message)?,
+                    source_of(&message.attributes),
                 ))
             })
-            .filter(|(prefix, _, hop)| prefix.contains(peer) && !tunnels.contains(&hop.0))
-            .min_by_key(|(prefix, metric, _)| (std::cmp::Reverse(prefix.length()), *metric));
-        let (_, _, (device, gateway)) = best.ok_or(NetlinkError::NoWay(peer))?;
+            .filter(|(prefix, _, hop, _)| prefix.contains(peer) && !tunnels.contains(&hop.0))
+            .min_by_key(|(prefix, metric, ..)| (std::cmp::Reverse(prefix.length()), *metric));
+        let (_, _, (device, gateway), source) = best.ok_or(NetlinkError::NoWay(peer))?;
         Ok(Some(Route {
             prefix: Prefix::host(peer),
             metric: PIN_METRIC,
             target: Target::Neighbour { device, gateway },
-            source: None,
+            // The peer knows us by the address we have come from so far.
+            source,
         }))
     }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteProtocol, RouteScope, RouteType,
 };
 
 use super::route::{PIN_METRIC, ROUTE_PROTOCOL, Route, Target};
@@ -61,9 +61,13 @@ pub(super) fn message(route: &Route) -> RouteMessage {
         Target::Neighbour { device, gateway } => {
             message.attributes.push(RouteAttribute::Oif(*device));
             match gateway {
-                Some(gateway) => message
-                    .attributes
-                    .push(RouteAttribute::Gateway(RouteAddress::from(*gateway))),
+                Some(gateway) => {
+                    message
+                        .attributes
+                        .push(RouteAttribute::Gateway(RouteAddress::from(*gateway)));
+                    // Another route says so: many clouds' routers lie outside the network of the address.
+                    message.header.flags |= RouteFlags::Onlink;
+                }
                 None => message.header.scope = RouteScope::Link,
             }
         }
@@ -117,15 +121,34 @@ pub(super) fn read(message: &RouteMessage) -> Option<Route> {
         (_, None, Some(device), gateway) => Target::Neighbour { device, gateway },
         (_, None, None, _) => return None,
     };
-    let source = attributes.iter().find_map(|a| match a {
-        RouteAttribute::PrefSource(source) => ip(source),
-        _ => None,
-    });
     Some(Route {
         prefix: prefix_of(message)?,
         metric,
         target,
-        source,
+        source: source_of(attributes),
+    })
+}
+
+/// What the machine's own packets come from.
+pub(super) fn source_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|a| match a {
+        RouteAttribute::PrefSource(source) => ip(source),
+        _ => None,
+    })
+}
+
+/// The MTU somebody has given the route. One that expires was learnt from an ICMP message, which anyone can send.
+pub(super) fn mtu_of(attributes: &[RouteAttribute]) -> Option<u32> {
+    let is_learnt = attributes
+        .iter()
+        .any(|a| matches!(a, RouteAttribute::CacheInfo(info) if info.expires != 0));
+    let metrics = attributes.iter().find_map(|a| match a {
+        RouteAttribute::Metrics(metrics) if !is_learnt => Some(metrics),
+        _ => None,
+    });
+    metrics?.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        _ => None,
     })
 }
 
