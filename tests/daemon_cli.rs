@@ -346,7 +346,19 @@ fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
         site.path("control.sock").exists(),
         "nobody removed the socket"
     );
+    // What keeps packets from leaking stays all the time, even if the next one cannot start.
+    let held = "unreachable 10.2.0.0/24 proto 171";
+    assert_says(&site.ip("route"), &[held]);
+    site.ip("tuntap add dev gl-a mode tun");
+    assert_says(&site.refused(&[]).1, &["gl-a is taken"]);
+    assert_says(&site.ip("route"), &[held]);
+    site.ip("tuntap del dev gl-a mode tun");
+    let stale = "route add unreachable 10.3.0.0/24 proto 171 metric 4294967280";
+    site.ip(stale);
     let mut daemon = site.start();
+    let routes = site.ip("route");
+    assert_says(&routes, &[held]);
+    assert!(!routes.contains("10.3.0.0/24"), "{routes}");
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.0.wait().unwrap().success());
     assert_eq!(site.ip("route show table all proto 171"), "");

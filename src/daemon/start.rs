@@ -1,7 +1,8 @@
 //! From a configuration to a gateway that runs, or to one clear reason why not.
 //!
 //! Nothing of the machine is changed before everything that can be in use by somebody else is ours: the control socket first,
-//! then the ports. Only then are routes that a killed daemon has left cleared away.
+//! then the ports. Routes that a killed daemon has left stay until the loop makes its own, which takes away what does not fit:
+//! they may be all that keeps packets from leaking, and remain so if the start fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -79,11 +80,11 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
     let network = Changes::listen().map_err(no_room)?;
     let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
     listen(&configured, &mut netlink, &mut datapath)?;
-    match netlink.withdraw_all()? {
+    match netlink.own_routes()?.len() {
         0 => {}
         routes => info!(
             routes,
-            "cleared away routes that an earlier daemon had left"
+            "an earlier daemon has left routes: those that still fit stay, the others go"
         ),
     }
     let now = clock::now();
