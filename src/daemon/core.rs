@@ -109,14 +109,17 @@ impl Core {
                 }
             }
             Notice::DeviceGone(tunnel) => {
-                let name = self
-                    .tunnels
-                    .get(&TunnelId(tunnel.0))
-                    .map(|tunnel| &tunnel.settings.name);
-                warn!(
-                    tunnel = name.map(String::as_str),
-                    "the tunnel's device was removed and carries nothing; restart groundlink to make it again"
-                );
+                let id = TunnelId(tunnel.0);
+                let Some(tunnel) = self.tunnels.get_mut(&id) else {
+                    return;
+                };
+                tunnel.gone = true;
+                let why = tunnel.why_gone();
+                warn!(tunnel = tunnel.settings.name, "{why}");
+                // The peer hears of it and sends elsewhere, and tunnels that share a route with this one keep theirs. Trying again
+                // would be in vain.
+                self.uninstallable(id, &why);
+                self.tell(Command::Down(id));
             }
         }
     }
@@ -226,7 +229,7 @@ impl Core {
         }
     }
 
-    /// The routes of a tunnel cannot be made: none of its Child SAs is of any use.
+    /// The device or the routes of a tunnel cannot be had: none of its Child SAs is of any use.
     fn uninstallable(&mut self, id: TunnelId, why: &str) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
@@ -295,5 +298,5 @@ pub(super) fn is_trap(tunnel: &Tunnel, id: TunnelId, endpoint: &Endpoint) -> boo
             .view(id)
             .is_none_or(|view| view.state == State::Down)
     };
-    tunnel.settings.ike.start == Start::Trap && !asked_down()
+    tunnel.settings.ike.start == Start::Trap && !tunnel.gone && !asked_down()
 }

@@ -29,8 +29,20 @@ pub(super) struct Tunnel {
     /// What the engine has been told about traffic.
     pub(super) heard: Option<Time>,
     pub(super) sent: Option<Time>,
+    /// Whether somebody has removed the device, for good.
+    pub(super) gone: bool,
     /// Whether packets without an SA wait for one.
     pub(super) waits: bool,
+}
+
+impl Tunnel {
+    /// What there is to say of a tunnel without its device.
+    pub(super) fn why_gone(&self) -> String {
+        format!(
+            "the tunnel's device {} was removed and carries nothing; restart groundlink to make it again",
+            self.device.name()
+        )
+    }
 }
 
 /// A Child SA at work.
@@ -64,6 +76,9 @@ pub(super) fn up(
     datapath: &mut Datapath,
     netlink: &mut Netlink,
 ) -> Result<(), String> {
+    if tunnel.gone {
+        return Err(tunnel.why_gone());
+    }
     let id = lane(child.tunnel);
     let mtu = inner_mtu(child, &tunnel.settings, netlink)?;
     let socket = datapath
@@ -140,8 +155,13 @@ fn inner_mtu(
         Mtu::Fixed(mtu) => return Ok(mtu),
         Mtu::Auto { outer, inner } => (outer, inner),
     };
-    let peer = child.remote.ip();
-    let way = match netlink.route_to(peer) {
+    let (local, peer) = (child.local.ip(), child.remote.ip());
+    let way = if local.is_unspecified() {
+        netlink.route_to(peer)
+    } else {
+        netlink.route_from(local, peer)
+    };
+    let way = match way {
         Ok(way) => u16::try_from(way.mtu).unwrap_or(u16::MAX),
         // The peer has just been heard, so there is a way.
         Err(error) => {

@@ -217,6 +217,7 @@ fn tunnel(settings: config::Tunnel, netlink: &mut Netlink) -> Result<Tunnel, Fai
         peer,
         heard: None,
         sent: None,
+        gone: false,
         waits: false,
     })
 }
