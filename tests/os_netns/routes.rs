@@ -8,6 +8,8 @@ use groundlink::os::netlink::{
     LAST_RESORT_METRIC, Netlink, NetlinkError, Route, Target, source_inside,
 };
 use groundlink::os::netns::Namespace;
+use groundlink::os::udp::UdpSocket as UdpTransport;
+use groundlink::os::{SendBatch, Socket};
 
 use super::{as_root, cable, device, eventually, ip, ip_tool, next_packet, site};
 
@@ -363,7 +365,29 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
         });
         let way = gateway.netlink().unwrap().route_to(ip("203.0.113.9"));
         assert_eq!(way.unwrap().mtu, 1500);
+
+        // Nor does it make us cut what we send.
+        let local = "198.51.100.2:4500".parse().unwrap();
+        let ours = gateway.run(|| UdpTransport::bind(local).unwrap()).unwrap();
+        let mut batch = SendBatch::with_limit(1);
+        let peer = "203.0.113.9:4500".parse().unwrap();
+        batch.reserve(peer, local.ip(), 1472).unwrap().commit(1472);
+        let before = fragments_made(&gateway);
+        assert_eq!(ours.send(&batch).unwrap(), 1);
+        assert_eq!(fragments_made(&gateway), before);
     });
+}
+
+/// How many fragments of IPv4 packets this namespace has made (`FragCreates` in /proc/net/snmp).
+fn fragments_made(namespace: &Namespace) -> u64 {
+    let table = namespace
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap())
+        .unwrap();
+    let mut lines = table.lines().filter(|line| line.starts_with("Ip: "));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut columns = names.split(' ').zip(numbers.split(' '));
+    let (_, number) = columns.find(|(name, _)| *name == "FragCreates").unwrap();
+    number.parse().unwrap()
 }
 
 #[test]

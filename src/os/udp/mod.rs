@@ -159,10 +159,11 @@ fn set_fragmentation(
     fragmentation: Fragmentation,
 ) -> io::Result<()> {
     let (level, option, value) = match (address, fragmentation) {
+        // Fragmented to what the device takes. A smaller path MTU, which a forged ICMP message can claim, is left to the routers.
         (SocketAddr::V4(_), Fragmentation::Allowed) => (
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
+            libc::IP_PMTUDISC_OMIT,
         ),
         (SocketAddr::V4(_), Fragmentation::Forbidden) => (
             libc::IPPROTO_IP,
