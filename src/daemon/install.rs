@@ -178,5 +178,8 @@ fn inner_mtu(
             "the way to {peer} takes {smallest} bytes, which leaves {mtu} inside: too few for a tunnel"
         ));
     }
-    Ok(mtu)
+    // RFC 8200 §5: a link that carries IPv6 carries 1280 bytes, if need be in pieces; the kernel knows no other.
+    let policy = &settings.ike.policy;
+    let is_ipv6 = policy.local.iter().any(|selector| !selector.is_ipv4());
+    Ok(if is_ipv6 { mtu.max(FIRST_MTU) } else { mtu })
 }

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use groundlink::lab::options::{Options, Role, Side};
+use groundlink::lab::options::{Family, Options, Role, Side};
 use groundlink::lab::{Changes, Lab};
-use groundlink::status::State;
+use groundlink::status::{State, Tunnel};
 
 use super::lab::{build, logs, text, tunnel_that, up};
 
@@ -27,6 +27,27 @@ fn ip(lab: &Lab, words: &str) -> String {
 fn ours(lab: &Lab) -> Vec<String> {
     let lines = ip(lab, "route show proto 171");
     lines.lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_narrow_way_carries_ipv6_in_pieces() {
+    let options = Options {
+        inner: Family::V6,
+        ..Options::default()
+    };
+    let mut lab = up(&options, &Changes::default());
+    ip(&lab, "link set wan0 mtu 1280");
+    let before = tunnel_that(&mut lab, "is up", |_| true);
+    lab.a().ask("lab-1", "reset").unwrap();
+    let child = |tunnel: &Tunnel| tunnel.child.as_ref().map(|child| child.spi_in.clone());
+    let after = tunnel_that(&mut lab, "is up again", |tunnel| {
+        tunnel.state == State::Up && child(tunnel) != child(&before)
+    });
+    // RFC 8200 §5: without 1280 bytes there is no IPv6.
+    assert_eq!(after.child.unwrap().mtu, 1280);
+    let carried = lab.tcp(Side::A, 1, Duration::from_millis(300)).unwrap();
+    assert!(carried.bytes > 100_000, "{carried:?}");
 }
 
 #[test]
