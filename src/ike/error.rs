@@ -1,6 +1,7 @@
 //! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
 
 use super::failure::Failure;
+use super::nearest::Nearest;
 use super::settings::Identity;
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
@@ -29,6 +30,8 @@ pub enum Incompatible {
         theirs: String,
         /// Ours, in words.
         ours: String,
+        /// The pair that comes nearest.
+        nearest: Option<Nearest>,
     },
     /// No proposal for the Child SA is.
     Esp {
@@ -36,6 +39,8 @@ pub enum Incompatible {
         theirs: String,
         /// Ours, in words.
         ours: String,
+        /// The pair that comes nearest.
+        nearest: Option<Nearest>,
     },
     /// The key exchange was made with another group than the one chosen.
     Group {
@@ -147,20 +152,27 @@ impl Error {
 impl Incompatible {
     fn told(&self) -> (&'static str, String, String) {
         match self {
-            Incompatible::Ike { theirs, ours } => (
+            Incompatible::Ike {
+                theirs,
+                ours,
+                nearest,
+            } => (
                 "no-proposal-chosen",
                 format!("no common IKE proposal: the peer offers {theirs}; we accept {ours}"),
-                format!(
-                    "Set `ike = \"{}\"` on this tunnel, or {ours} on the peer.",
-                    first(theirs)
-                ),
+                edit("ike", ours, nearest.as_ref(), ""),
             ),
-            Incompatible::Esp { theirs, ours } => (
+            Incompatible::Esp {
+                theirs,
+                ours,
+                nearest,
+            } => (
                 "no-proposal-chosen-esp",
                 format!("no common ESP proposal: the peer offers {theirs}; we accept {ours}"),
-                format!(
-                    "Set `esp` on this tunnel to match {} (with the peer's PFS group, which is not shown before the first rekey), or {ours} on the peer.",
-                    first(theirs)
+                edit(
+                    "esp",
+                    ours,
+                    nearest.as_ref(),
+                    " The peer's PFS group does not show before the first rekey.",
                 ),
             ),
             Incompatible::Group { wanted } => (
@@ -207,9 +219,15 @@ impl Denied {
     }
 }
 
-/// The first of several proposals in words.
-fn first(words: &str) -> &str {
-    words.split(", ").next().unwrap_or(words)
+/// What to write so that the nearest pair of proposals meets.
+fn edit(key: &str, ours: &str, nearest: Option<&Nearest>, note: &str) -> String {
+    match nearest {
+        Some(nearest) => format!(
+            "The nearest {nearest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
+            nearest.words
+        ),
+        None => format!("Set {ours} on the peer: it offers nothing this version has."),
+    }
 }
 
 /// What a person should know: the peer refuses us, in IKE_SA_INIT or with `ours` in IKE_AUTH.

@@ -40,6 +40,7 @@ mod failure;
 mod handshake;
 mod limits;
 mod nat;
+mod nearest;
 mod negotiate;
 mod protect;
 mod retransmit;

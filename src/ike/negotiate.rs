@@ -205,7 +205,7 @@ fn counted(proposal: &Proposal) -> usize {
 const INTEG_NONE: u16 = 0;
 
 /// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
-fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
+pub(super) fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
     sa.proposals.iter().filter(move |proposal| {
         proposal.protocol == protocol
             && proposal.flaw.is_none()
@@ -225,7 +225,7 @@ const KNOWN: [TransformType; 5] = [
 ];
 
 /// One of the peer's proposals, asked for what it contains.
-struct Offer<'a>(&'a Proposal);
+pub(super) struct Offer<'a>(pub(super) &'a Proposal);
 
 impl Offer<'_> {
     fn of_kind(&self, kind: TransformType) -> impl Iterator<Item = &Transform> {
@@ -235,12 +235,12 @@ impl Offer<'_> {
         })
     }
 
-    fn has(&self, kind: TransformType, id: u16) -> bool {
+    pub(super) fn has(&self, kind: TransformType, id: u16) -> bool {
         self.of_kind(kind)
             .any(|transform| transform.id == id && transform.key_bits.is_none())
     }
 
-    fn has_encryption(&self, row: &Encryption) -> bool {
+    pub(super) fn has_encryption(&self, row: &Encryption) -> bool {
         self.of_kind(TransformType::ENCR).any(|transform| {
             // Some peers name the key length of ciphers that have but one.
             let length_fits = transform.key_bits == row.key_bits
@@ -250,7 +250,7 @@ impl Offer<'_> {
         })
     }
 
-    fn has_esn(&self, esn: Esn) -> bool {
+    pub(super) fn has_esn(&self, esn: Esn) -> bool {
         let mut named = self.of_kind(TransformType::ESN).peekable();
         if named.peek().is_none() {
             return esn == Esn::No;

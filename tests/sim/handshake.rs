@@ -203,6 +203,11 @@ fn without_a_common_ike_proposal_both_sides_say_theirs_against_ours() {
     pair.run_for(Duration::from_secs(5));
     assert_eq!(pair.a.codes()[0], "no-proposal-chosen");
     assert_eq!(pair.b.codes()[0], "no-proposal-chosen");
+    let advice = &pair.b.failures[0].advice;
+    assert!(
+        advice.contains("`ike = \"aes128-sha256-curve25519\"`"),
+        "{advice}"
+    );
     let told = &pair.b.failures[0].text;
     assert!(
         told.contains("aes128-sha256-curve25519") && told.contains("aes256-sha512-modp2048"),

@@ -17,6 +17,7 @@ use crate::ike::event::{Content, Datagram, Role, Transmit};
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
+use crate::ike::nearest;
 use crate::ike::negotiate;
 use crate::ike::protect::Unopened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
@@ -396,6 +397,7 @@ fn choose_child(
         Error::Incompatible(Incompatible::Esp {
             theirs: negotiate::words_of_all(&request.sa, 8),
             ours: join(settings.esp.iter()),
+            nearest: nearest::esp(&settings.esp, &request.sa),
         })
     };
     let chosen = negotiate::choose_esp(&settings.esp, &request.sa).ok_or_else(no_proposal)?;

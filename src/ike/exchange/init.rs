@@ -18,6 +18,7 @@ use crate::ike::event::{Content, Datagram, Role, Transmit};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID};
 use crate::ike::nat;
+use crate::ike::nearest;
 use crate::ike::negotiate;
 use crate::ike::protect::Protector;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
@@ -399,6 +400,7 @@ fn try_respond(
         Error::Incompatible(Incompatible::Ike {
             theirs: negotiate::words_of_all(&init.sa, 8),
             ours: join(settings.ike.iter()),
+            nearest: nearest::ike(&settings.ike, &init.sa),
         })
     })?;
     let suite = chosen.suite;

@@ -1,0 +1,177 @@
+//! Two lists of proposals that do not meet: which pair comes nearest, and what a person would have to write to make it meet.
+
+use std::fmt;
+
+use super::negotiate::{Offer, usable};
+use crate::crypto::{
+    ENCRYPTION, Encryption, Esn, EspProposal, EspSuite, GROUP, INTEGRITY, IkeProposal, IkeSuite,
+    Integrity, PRF, Protection,
+};
+use crate::wire::{ProtocolId, Sa, TransformType};
+
+/// The peer's proposal that is nearest to one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// In which kinds of algorithm the two have nothing in common.
+    differ: Vec<&'static str>,
+    /// What the peer would accept, as close to ours as it gets, in configuration words.
+    pub words: String,
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "differs in {}", self.differ.join(" and "))
+    }
+}
+
+/// The nearest IKE proposal; `None` when each of theirs needs something we do not have.
+pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Nearest> {
+    nearest(theirs, ProtocolId::IKE, ours, |ours, offer, differ| {
+        let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
+        let suite = IkeSuite {
+            protection,
+            prf: agree("PRF", &ours.prf, PRF, differ, |row| {
+                offer.has(TransformType::PRF, row.id)
+            })?,
+            group: agree("group", &ours.groups, GROUP, differ, |row| {
+                offer.has(TransformType::KE, row.id)
+            })?,
+        };
+        Some(suite.to_string())
+    })
+}
+
+/// The nearest ESP proposal. The PFS group stays out of it: IKE_AUTH does not show the peer's.
+pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<Nearest> {
+    nearest(theirs, ProtocolId::ESP, ours, |ours, offer, differ| {
+        let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
+        if !ours.esn.iter().any(|esn| offer.has_esn(*esn)) {
+            differ.push("sequence numbers");
+        }
+        let suite = EspSuite {
+            protection,
+            group: ours.groups.first().copied(),
+            esn: Esn::No,
+        };
+        Some(suite.to_string())
+    })
+}
+
+fn nearest<P>(
+    theirs: &Sa,
+    protocol: ProtocolId,
+    ours: &[P],
+    compare: impl Fn(&P, &Offer<'_>, &mut Vec<&'static str>) -> Option<String>,
+) -> Option<Nearest> {
+    let mut found: Option<Nearest> = None;
+    for proposal in usable(theirs, protocol) {
+        for ours in ours {
+            let mut differ = Vec::new();
+            let Some(words) = compare(ours, &Offer(proposal), &mut differ) else {
+                continue;
+            };
+            let nearer = found
+                .as_ref()
+                .is_none_or(|found| differ.len() < found.differ.len());
+            // Without a difference they would have met: such a pair contradicts itself elsewhere.
+            if nearer && !differ.is_empty() {
+                found = Some(Nearest { differ, words });
+            }
+        }
+    }
+    found
+}
+
+fn protection(
+    encryption: &[&'static Encryption],
+    integrity: &[&'static Integrity],
+    offer: &Offer<'_>,
+    differ: &mut Vec<&'static str>,
+) -> Option<Protection> {
+    let cipher = agree("encryption", encryption, ENCRYPTION, differ, |row| {
+        offer.has_encryption(row)
+    })?;
+    let integrity = if cipher.is_aead() {
+        None
+    } else {
+        Some(agree("integrity", integrity, INTEGRITY, differ, |row| {
+            offer.has(TransformType::INTEG, row.id)
+        })?)
+    };
+    Some(Protection {
+        encryption: cipher,
+        integrity,
+    })
+}
+
+/// A row both have, or else one that only the peer has, which is noted as a difference.
+fn agree<R>(
+    kind: &'static str,
+    ours: &[&'static R],
+    all: &'static [R],
+    differ: &mut Vec<&'static str>,
+    has: impl Fn(&R) -> bool,
+) -> Option<&'static R> {
+    if let Some(common) = ours.iter().find(|row| has(row)) {
+        return Some(common);
+    }
+    differ.push(kind);
+    all.iter().find(|row| has(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::negotiate::{offer_esp, offer_ike};
+
+    fn proposals(words: &[&str]) -> Vec<IkeProposal> {
+        words
+            .iter()
+            .map(|words| IkeProposal::parse(words).unwrap().0)
+            .collect()
+    }
+
+    #[test]
+    fn the_pair_with_the_fewest_differences_is_named_with_what_to_write() {
+        let ours = proposals(&["aes128-sha1-modp1024"]);
+        let theirs = offer_ike(&proposals(&[
+            "aes256gcm16-prfsha384-ecp384",
+            "aes256-aes128-sha1-modp2048",
+            "aes256-sha512-modp4096",
+        ]));
+        let nearest = ike(&ours, &theirs).unwrap();
+        assert_eq!(nearest.words, "aes128-sha1-modp2048");
+        assert_eq!(nearest.to_string(), "differs in group");
+    }
+
+    #[test]
+    fn several_differences_are_all_named() {
+        let ours = proposals(&["aes128gcm16-prfsha256-curve25519"]);
+        let theirs = offer_ike(&proposals(&["aes128-sha256-modp2048"]));
+        let nearest = ike(&ours, &theirs).unwrap();
+        assert_eq!(nearest.words, "aes128-sha256-modp2048");
+        assert_eq!(
+            nearest.to_string(),
+            "differs in encryption and integrity and group"
+        );
+    }
+
+    #[test]
+    fn what_we_do_not_have_is_not_advised() {
+        let ours = proposals(&["aes128-sha1-modp1024"]);
+        let mut theirs = offer_ike(&proposals(&["aes128-sha1-modp2048"]));
+        theirs.proposals[0].transforms[0].id = 23;
+        assert_eq!(ike(&ours, &theirs), None);
+        theirs.proposals.clear();
+        assert_eq!(ike(&ours, &theirs), None);
+    }
+
+    #[test]
+    fn of_esp_our_own_pfs_group_is_kept() {
+        let esp_words = |words: &str| vec![EspProposal::parse(words).unwrap().0];
+        let theirs = offer_esp(&esp_words("aes256-sha256"), 0x1000);
+        let nearest = esp(&esp_words("aes128-sha256-modp2048"), &theirs).unwrap();
+        assert_eq!(nearest.words, "aes256-sha256-modp2048");
+        assert_eq!(nearest.to_string(), "differs in encryption");
+    }
+}
