@@ -14,6 +14,7 @@
 //! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SA.
 //! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
 //! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296.
+//! - `nearest` says, when proposals do not meet, which pair comes closest and what to write.
 //! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
 //!
 //! Nothing unauthenticated changes an established SA, and every table has a bound (`limits`).
