@@ -55,10 +55,15 @@ fn every_failure_code_is_explained() {
     for source in ["src/ike/error.rs", "src/ike/limits.rs"] {
         let source = file(source);
         // A code stands alone on its line, as a field or as the first of a tuple.
-        for line in source.lines().map(str::trim) {
-            let code = line.strip_prefix("code: ").unwrap_or(line);
+        let lines: Vec<&str> = source.lines().map(str::trim).collect();
+        for pair in lines.windows(2) {
+            let (before, line) = (pair[0], pair[1]);
+            let opens_a_tuple = before == "(" || before.ends_with("=> (");
+            let code = line
+                .strip_prefix("code: ")
+                .or(opens_a_tuple.then_some(line));
             let Some(code) = code
-                .strip_prefix('"')
+                .and_then(|code| code.strip_prefix('"'))
                 .and_then(|code| code.strip_suffix("\","))
             else {
                 continue;
