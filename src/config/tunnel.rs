@@ -86,6 +86,7 @@ impl Reader<'_> {
             start: upkeep.start,
             dpd: upkeep.dpd,
             encapsulation: upkeep.encapsulation,
+            rekey_test: ike::RekeyTest::Never,
         };
         let tunnel = Tunnel {
             name: name.value,

@@ -210,7 +210,12 @@ impl Core {
                     install::down(id, spi_in, tunnel, &mut self.datapath);
                 }
             }
-            Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Failed { .. } => {}
+            Event::IkeUp { .. }
+            | Event::IkeDown { .. }
+            | Event::IkeRekeyed { .. }
+            | Event::PeerMoved { .. }
+            | Event::RekeyChecked { .. }
+            | Event::Failed { .. } => {}
         }
     }
 

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::install::Tunnel;
 use super::news::{News, Strangers};
-use crate::ike::{Child, DownReason, Event, Failure, TunnelId};
+use crate::ike::{Child, DownReason, Event, Failure, Rekey, TunnelId};
 use crate::net::{Policy, Time};
 use crate::os::systemd;
 
@@ -77,6 +77,40 @@ impl Reporter {
                     reason.text()
                 );
             }
+            Event::IkeRekeyed { tunnel, old, ike } => {
+                info!(
+                    tunnel = name(tunnel),
+                    old_spi_i = %format_args!("{:016x}", old.0.0),
+                    old_spi_r = %format_args!("{:016x}", old.1.0),
+                    spi_i = %format_args!("{:016x}", ike.spi_i.0),
+                    spi_r = %format_args!("{:016x}", ike.spi_r.0),
+                    suite = %ike.suite,
+                    "IKE SA rekeyed"
+                );
+            }
+            Event::PeerMoved { tunnel, remote } => {
+                info!(tunnel = name(tunnel), %remote, "the peer has moved");
+            }
+            Event::RekeyChecked {
+                tunnel,
+                what,
+                result,
+            } => {
+                let what = match what {
+                    Rekey::Child => "Child SA",
+                    Rekey::Ike => "IKE SA",
+                };
+                match result {
+                    Ok(()) => info!(tunnel = name(tunnel), "the peer rekeys the {what}"),
+                    Err(failure) => warn!(
+                        tunnel = name(tunnel),
+                        code = failure.code,
+                        advice = failure.advice,
+                        "the peer does not rekey the {what}: {}",
+                        failure.text
+                    ),
+                }
+            }
             Event::ChildUp(_) => {}
             Event::ChildPreferred { tunnel, spi_in } => {
                 debug!(tunnel = name(tunnel), spi_in = %Spi(*spi_in), "sending over this Child SA");
@@ -97,6 +131,7 @@ impl Reporter {
                     | DownReason::Expired
                     | DownReason::PeerRestarted
                     | DownReason::Redundant
+                    | DownReason::Replaced
                     | DownReason::Useless => {
                         info!(tunnel, %spi_in, "Child SA down: {}", reason.text());
                     }

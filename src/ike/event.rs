@@ -90,7 +90,46 @@ pub enum Command {
         /// What went wrong, for people.
         why: String,
     },
-    /// The outbound sequence numbers of a Child SA are used up: it may not send any more.
+    /// A person wants fresh keys.
+    Rekey {
+        /// Of which tunnel.
+        tunnel: TunnelId,
+        /// Of which SA.
+        what: Rekey,
+    },
+    /// The bytes, packets or sequence numbers of a Child SA come to their end: it is rekeyed.
+    SoftLimit {
+        /// Whose.
+        tunnel: TunnelId,
+        /// Its inbound SPI.
+        spi_in: u32,
+    },
+    /// The first authentic packet came in over a Child SA that was told to wait with its own ([`Sends::Later`]): the peer has it installed.
+    ChildHeard {
+        /// Whose.
+        tunnel: TunnelId,
+        /// Its inbound SPI.
+        spi_in: u32,
+    },
+    /// A fresh authentic ESP packet came from another address or port than the peer's last known one.
+    SeenFrom {
+        /// Over which tunnel.
+        tunnel: TunnelId,
+        /// The inbound SPI of its Child SA.
+        spi_in: u32,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// When.
+        at: Time,
+    },
+    /// ESP came for an SPI that no Child SA has: a peer with which an IKE SA stands is told, under its protection (RFC 7296 §1.5).
+    UnknownSpi {
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The SPI.
+        spi: u32,
+    },
+    /// The bytes, packets or sequence numbers of a Child SA are used up: it may not send any more.
     SequenceExhausted {
         /// Whose.
         tunnel: TunnelId,
@@ -99,6 +138,15 @@ pub enum Command {
     },
     /// Say goodbye to every peer. The endpoint tells when all have answered.
     Shutdown,
+}
+
+/// An SA that can be given fresh keys (RFC 7296 §2.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rekey {
+    /// The Child SA.
+    Child,
+    /// The IKE SA.
+    Ike,
 }
 
 /// What the engine tells the rest of the program, in order.
@@ -134,9 +182,34 @@ pub enum Event {
         /// Why.
         reason: DownReason,
     },
+    /// An IKE SA has taken the place of another, with its Child SAs (RFC 7296 §2.8).
+    IkeRekeyed {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// The SPIs of the old one, initiator's first.
+        old: (IkeSpi, IkeSpi),
+        /// The new one.
+        ike: IkeView,
+    },
+    /// The peer is somewhere else now: a NAT in front of it has changed its mind (RFC 7296 §2.23). ESP goes there from now on.
+    PeerMoved {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Where the peer is.
+        remote: SocketAddr,
+    },
+    /// What came of trying whether the peer rekeys at all.
+    RekeyChecked {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Which SA.
+        what: Rekey,
+        /// Why the peer refuses.
+        result: Result<(), Failure>,
+    },
     /// A Child SA is to be put to work: inbound first, then outbound.
     ChildUp(Box<Child>),
-    /// From now on send over this Child SA, which is installed already: its rival is about to be closed.
+    /// From now on send over this Child SA, which is installed already: the peer has it too, or its rival is about to be closed.
     ChildPreferred {
         /// Which tunnel.
         tunnel: TunnelId,
@@ -178,6 +251,8 @@ pub enum DownReason {
     PeerRestarted,
     /// Another SA for the same tunnel took its place.
     Redundant,
+    /// It was rekeyed. Of a Child SA nothing more is sent, but what the peer sent last may still come in for a while.
+    Replaced,
     /// It came without a Child SA, or the Child SA could not be installed.
     Useless,
 }
@@ -193,6 +268,7 @@ impl DownReason {
             DownReason::Expired => "its lifetime or its sequence numbers ran out",
             DownReason::PeerRestarted => "the peer started anew",
             DownReason::Redundant => "another SA took its place",
+            DownReason::Replaced => "it was rekeyed",
             DownReason::Useless => "it had no working Child SA",
         }
     }
@@ -272,6 +348,19 @@ pub struct Child {
     pub role: Role,
     /// When it must be gone.
     pub hard_expiry: Time,
+    /// Whether to send over it at once.
+    pub sends: Sends,
+    /// The inbound SPI of the Child SA that it rekeys.
+    pub replaces: Option<u32>,
+}
+
+/// When a new Child SA begins to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sends {
+    /// At once: the peer has it installed already.
+    Now,
+    /// With [`Event::ChildPreferred`]: the peer may not even know yet that it exists (RFC 7296 §2.8).
+    Later,
 }
 
 /// How a tunnel is doing.
@@ -318,8 +407,52 @@ pub struct View {
     pub ike: Option<IkeView>,
     /// The Child SA in use.
     pub child: Option<ChildView>,
+    /// How often each SA got fresh keys, whoever began.
+    pub rekeys: Rekeys,
+    /// What is known of the peer's rekeying, where the tunnel was asked to find out.
+    pub rekey_check: Option<RekeyCheck>,
     /// The last thing that went wrong.
     pub last_failure: Option<Failure>,
+}
+
+/// Completed rekeys, begun by either side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rekeys {
+    /// Of IKE SAs.
+    pub ike: u64,
+    /// Of Child SAs.
+    pub child: u64,
+}
+
+/// What came of trying whether the peer rekeys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RekeyCheck {
+    /// Of the Child SA.
+    pub child: Verdict,
+    /// Of the IKE SA.
+    pub ike: Verdict,
+}
+
+/// Whether the peer rekeys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not tried yet.
+    Pending,
+    /// It does.
+    Accepted,
+    /// It does not.
+    Refused,
+}
+
+impl Verdict {
+    /// The word status reports use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Pending => "pending",
+            Verdict::Accepted => "accepted",
+            Verdict::Refused => "refused",
+        }
+    }
 }
 
 /// An IKE SA as status reports show it.
@@ -333,10 +466,14 @@ pub struct IkeView {
     pub suite: IkeSuite,
     /// Which side we were.
     pub role: Role,
+    /// When we rekey it, unless the peer does before.
+    pub rekey_at: Time,
     /// When it must be gone.
     pub hard_expiry: Time,
     /// Where a NAT was seen.
     pub nat: NatView,
+    /// Whether its keys withstand a quantum computer: ML-KEM or a PPK went into them.
+    pub post_quantum: bool,
 }
 
 /// A Child SA as status reports show it.
@@ -350,6 +487,8 @@ pub struct ChildView {
     pub suite: EspSuite,
     /// The traffic it carries.
     pub policy: Policy,
+    /// When we rekey it, unless the peer does before.
+    pub rekey_at: Time,
     /// When it must be gone.
     pub hard_expiry: Time,
 }

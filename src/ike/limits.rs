@@ -202,6 +202,7 @@ pub fn lost(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure>
         | DownReason::Expired
         | DownReason::PeerRestarted
         | DownReason::Redundant
+        | DownReason::Replaced
         | DownReason::Useless => return None,
     };
     Some(Failure {

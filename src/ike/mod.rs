@@ -55,13 +55,13 @@ mod window;
 
 pub use endpoint::Endpoint;
 pub use event::{
-    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Role, State,
-    Transmit, View, Waiting,
+    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Rekey,
+    RekeyCheck, Rekeys, Role, Sends, State, Transmit, Verdict, View, Waiting,
 };
 pub use failure::Failure;
 pub use settings::{
-    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, Settings,
-    Start, TunnelId,
+    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, RekeyTest,
+    Settings, Start, TunnelId,
 };
 
 use std::time::Duration;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::child::ChildSa;
 use super::event::{
-    Child, ChildView, Content, Datagram, DownReason, Event, IkeView, Role, Transmit,
+    Child, ChildView, Content, Datagram, DownReason, Event, IkeView, Role, Sends, Transmit,
 };
 use super::exchange::informational;
 use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
@@ -223,8 +223,10 @@ impl IkeSa {
             spi_r: self.spi_r,
             suite: self.suite,
             role: self.role,
+            rekey_at: self.hard_expiry,
             hard_expiry: self.hard_expiry,
             nat: self.nat,
+            post_quantum: false,
         }
     }
 
@@ -235,6 +237,7 @@ impl IkeSa {
             spi_out: child.spi_out,
             suite: child.suite,
             policy: child.policy.clone(),
+            rekey_at: child.hard_expiry,
             hard_expiry: child.hard_expiry,
         })
     }
@@ -260,6 +263,8 @@ impl IkeSa {
                 remote: self.place.remote,
                 role: self.role,
                 hard_expiry: child.hard_expiry,
+                sends: Sends::Now,
+                replaces: None,
             })));
         }
     }

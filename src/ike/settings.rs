@@ -42,6 +42,8 @@ pub struct Settings {
     pub dpd: Dpd,
     /// How ESP travels.
     pub encapsulation: Encapsulation,
+    /// Whether to find out soon after the first connect that the peer rekeys.
+    pub rekey_test: RekeyTest,
 }
 
 /// Where a peer is: at an address, or at whatever address its name has at each attempt.
@@ -208,6 +210,15 @@ pub struct Dpd {
     pub delay: Duration,
     /// How long the question is repeated before the peer counts as dead.
     pub timeout: Duration,
+}
+
+/// Whether both SAs are rekeyed once soon after a tunnel first came up: a PFS group that the peer does not want shows then, and not hours later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RekeyTest {
+    /// They are.
+    Once,
+    /// Only their lifetimes decide.
+    Never,
 }
 
 /// How ESP packets travel between the gateways.

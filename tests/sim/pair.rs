@@ -9,7 +9,7 @@ use std::time::Duration;
 use groundlink::crypto::{EspProposal, Generator, IkeProposal, Secret};
 use groundlink::ike::{
     Child, Command, Content, Datagram, Dpd, Encapsulation, Endpoint, Event, Failure, Peer, PeerId,
-    Psk, Settings, Start, State, Transmit, TunnelId, View,
+    Psk, RekeyTest, Settings, Start, State, Transmit, TunnelId, View,
 };
 use groundlink::net::{Policy, Prefix, Time};
 
@@ -106,6 +106,7 @@ pub fn settings(side: Side) -> Settings {
             timeout: Duration::from_secs(30),
         },
         encapsulation: Encapsulation::Udp,
+        rekey_test: RekeyTest::Never,
     }
 }
 
@@ -166,6 +167,9 @@ impl Node {
                 Event::Resolve { .. }
                 | Event::Connecting { .. }
                 | Event::IkeUp { .. }
+                | Event::IkeRekeyed { .. }
+                | Event::PeerMoved { .. }
+                | Event::RekeyChecked { .. }
                 | Event::IkeDown { .. } => {}
             }
         }

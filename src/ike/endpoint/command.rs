@@ -41,6 +41,11 @@ impl Endpoint {
                 self.established_mut(tunnel).for_each(|sa| sa.heard(at))
             }
             Command::Sent { tunnel, at } => self.established_mut(tunnel).for_each(|sa| sa.sent(at)),
+            Command::Rekey { .. }
+            | Command::SoftLimit { .. }
+            | Command::ChildHeard { .. }
+            | Command::SeenFrom { .. }
+            | Command::UnknownSpi { .. } => {}
             Command::InstallFailed {
                 tunnel,
                 spi_in,

@@ -8,7 +8,7 @@ mod due;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::event::{Event, State, Transmit, View};
+use super::event::{Event, Rekeys, State, Transmit, View};
 use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
 use super::limits::Bucket;
 use super::sa::IkeSa;
@@ -110,6 +110,8 @@ impl Endpoint {
                 .or_else(|| tunnel.ends().map(|(_, remote)| remote)),
             ike: sa.map(IkeSa::view),
             child: sa.and_then(IkeSa::child_view),
+            rekeys: Rekeys::default(),
+            rekey_check: None,
             last_failure: tunnel.last_failure.clone(),
         })
     }
