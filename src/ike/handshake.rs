@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::event::{Event, Role, Transmit};
 use super::failure::Failure;
 use super::nat::Detected;
+use super::pieces::Pieces;
 use super::protect::Protector;
 use super::retransmit::Retransmit;
 use super::schedule::{IkeKeys, Nonces};
@@ -34,6 +35,13 @@ pub struct Output {
     pub transmits: VecDeque<Transmit>,
     /// News. They are to be acted on before the datagrams leave: a Child SA is installed before the peer learns that it may use it.
     pub events: VecDeque<Event>,
+}
+
+impl Output {
+    /// Sends a message, in as many datagrams as it has.
+    pub fn send(&mut self, local: SocketAddr, remote: SocketAddr, pieces: &Pieces) {
+        self.transmits.extend(pieces.transmits(local, remote));
+    }
 }
 
 /// What every step may use.

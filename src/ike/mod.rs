@@ -43,6 +43,7 @@ mod limits;
 mod nat;
 mod nearest;
 mod negotiate;
+mod pieces;
 mod protect;
 mod retransmit;
 mod sa;

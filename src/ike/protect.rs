@@ -1,7 +1,9 @@
 //! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14).
 
 use super::event::Role;
+use super::pieces::Pieces;
 use super::schedule::IkeKeys;
+use super::window::Mark;
 use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
 use crate::wire::{ChainError, Envelope, Header, Message, Payload, chain, sk};
 
@@ -22,13 +24,20 @@ impl std::fmt::Debug for Protector {
     }
 }
 
-/// Why a message was not opened.
+/// A message from the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// By which a repetition is known, if it is a request.
+    pub mark: Mark,
+    /// What is inside, unless that makes no sense.
+    pub payloads: Result<Vec<Payload>, ChainError>,
+}
+
+/// Why a datagram made no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unopened {
     /// Not from the peer, or damaged: it never happened.
     Forged,
-    /// From the peer, but what is inside makes no sense.
-    Nonsense(ChainError),
 }
 
 impl Protector {
@@ -59,20 +68,20 @@ impl Protector {
     }
 
     /// Seals `payloads` into a message. `None` if they do not fit one, or if the counter is used up.
-    pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Vec<u8>> {
+    pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Pieces> {
         let mut framed = sk::frame(header, payloads, self.room).ok()?;
         self.sealed = self.sealed.checked_add(1)?;
         self.sealer
             .seal(&mut framed.bytes, framed.aad_len, self.sealed, None)
             .ok()?;
-        Some(framed.bytes)
+        Some(Pieces::whole(framed.bytes))
     }
 
-    /// Opens a message. Payloads outside the sealed one are not believed and not returned.
+    /// Opens a datagram of a message that is awaited. Payloads outside the sealed one are not believed and not returned.
     ///
     /// # Errors
-    /// It has no sealed payload, does not authenticate, or holds nonsense.
-    pub fn open(&self, message: &Message<'_>) -> Result<Vec<Payload>, Unopened> {
+    /// It has no sealed payload or does not authenticate.
+    pub fn open(&mut self, message: &Message<'_>) -> Result<Opened, Unopened> {
         let sealed = message.sealed.ok_or(Unopened::Forged)?;
         match sealed.envelope {
             Envelope::Whole => {}
@@ -86,7 +95,12 @@ impl Protector {
             .map_err(|_| Unopened::Forged)?;
         let offset = plain.start;
         let plain = bytes.get(plain).ok_or(Unopened::Forged)?;
-        let inner = sk::unpad(plain).map_err(|malformed| Unopened::Nonsense(malformed.into()))?;
-        chain::parse(sealed.first, inner, offset).map_err(Unopened::Nonsense)
+        let payloads = sk::unpad(plain)
+            .map_err(ChainError::from)
+            .and_then(|inner| chain::parse(sealed.first, inner, offset));
+        Ok(Opened {
+            mark: Mark::of(message.bytes),
+            payloads,
+        })
     }
 }

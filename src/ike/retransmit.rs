@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::event::Transmit;
+use super::pieces::Parcel;
 use crate::net::Time;
 
 /// How long after the first copy the second follows.
@@ -25,7 +26,7 @@ pub fn pause(attempt: u32, jitter: u8) -> Duration {
 /// A request on its way: what to send again, when, and when to give up.
 #[derive(Clone, Debug)]
 pub struct Retransmit {
-    transmit: Transmit,
+    parcel: Parcel,
     sent: u32,
     due: Time,
     deadline: Time,
@@ -36,18 +37,18 @@ pub struct Retransmit {
 pub enum Step {
     /// Not yet.
     Wait,
-    /// Send these bytes again.
-    Again(Transmit),
+    /// Send these datagrams again.
+    Again(Vec<Transmit>),
     /// The peer does not answer.
     GiveUp,
 }
 
 impl Retransmit {
     /// A ladder for a message sent just now that may stay unanswered for `patience`.
-    pub fn new(now: Time, transmit: Transmit, patience: Duration, jitter: u8) -> Retransmit {
+    pub fn new(now: Time, parcel: Parcel, patience: Duration, jitter: u8) -> Retransmit {
         let deadline = now + patience;
         Retransmit {
-            transmit,
+            parcel,
             sent: 1,
             due: (now + pause(0, jitter)).min(deadline),
             deadline,
@@ -80,7 +81,7 @@ impl Retransmit {
         }
         self.due = (now + pause(self.sent, jitter)).min(self.deadline);
         self.sent = self.sent.saturating_add(1);
-        Step::Again(self.transmit.clone())
+        Step::Again(self.parcel.transmits().collect())
     }
 }
 
@@ -97,27 +98,27 @@ pub fn back_off(failed: u32, jitter: u8) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ike::event::Content;
+    use crate::ike::pieces::Pieces;
 
-    fn transmit() -> Transmit {
-        Transmit {
+    fn parcel() -> Parcel {
+        Parcel {
             local: "192.0.2.1:500".parse().unwrap(),
             remote: "192.0.2.2:500".parse().unwrap(),
-            content: Content::Ike(vec![1, 2, 3]),
+            pieces: Pieces::whole(vec![1, 2, 3]),
         }
     }
 
     #[test]
     fn copies_are_identical_and_ever_further_apart_until_patience_ends() {
         let mut now = Time::ZERO;
-        let mut ladder = Retransmit::new(now, transmit(), Duration::from_secs(30), 0);
+        let mut ladder = Retransmit::new(now, parcel(), Duration::from_secs(30), 0);
         let mut gaps = Vec::new();
         loop {
             let before = now;
             now = ladder.due();
             gaps.push(now.since(before));
             match ladder.step(now, 0) {
-                Step::Again(copy) => assert_eq!(copy, transmit()),
+                Step::Again(copy) => assert_eq!(copy, parcel().transmits().collect::<Vec<_>>()),
                 Step::GiveUp => break,
                 Step::Wait => panic!("the timer was due"),
             }
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_ladder_asked_early_waits() {
-        let mut ladder = Retransmit::new(Time::ZERO, transmit(), Duration::from_secs(30), 0);
+        let mut ladder = Retransmit::new(Time::ZERO, parcel(), Duration::from_secs(30), 0);
         assert_eq!(ladder.step(Time::ZERO, 0), Step::Wait);
     }
 

@@ -11,7 +11,8 @@ use super::event::{
 };
 use super::exchange::informational;
 use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
-use super::protect::{Protector, Unopened};
+use super::pieces::{Parcel, Pieces};
+use super::protect::{Opened, Protector};
 use super::retransmit::{Retransmit, Step};
 use super::schedule::Nonces;
 use super::settings::TunnelId;
@@ -364,20 +365,20 @@ impl IkeSa {
                 self.protector.seal(header, &informational::request(&job))?,
             ))
         });
-        let Some((id, bytes)) = sealed else {
+        let Some((id, pieces)) = sealed else {
             // Nothing can be said any more: `on_timeout` buries an SA that is closing in silence.
             return self.close(DownReason::Expired, None, cx);
         };
         self.next_id = id.next();
-        let transmit = Transmit {
+        let parcel = Parcel {
             local: self.place.local,
             remote: self.place.remote,
-            content: Content::Ike(bytes),
+            pieces,
         };
-        cx.out.transmits.push_back(transmit.clone());
+        cx.out.transmits.extend(parcel.transmits());
         self.quiet.sent(cx.now);
         let jitter = cx.jitter();
-        let ladder = Retransmit::new(cx.now, transmit, self.place.settings.dpd.timeout, jitter);
+        let ladder = Retransmit::new(cx.now, parcel, self.place.settings.dpd.timeout, jitter);
         self.request = Some(Outstanding { job, id, ladder });
     }
 
@@ -419,20 +420,18 @@ impl IkeSa {
         match self.received.classify(id, datagram.bytes) {
             window::Request::New => {}
             window::Request::Repeated(response) => {
-                self.reply(response, datagram, cx);
+                self.reply(&response, datagram, cx);
                 return Fate::Lives;
             }
             window::Request::Stray => return Fate::Lives,
         }
-        let opened = match self.protector.open(message) {
-            Ok(payloads) => Ok(payloads),
-            Err(Unopened::Forged) => return Fate::Lives,
-            Err(Unopened::Nonsense(error)) => Err(error.into()),
+        let Ok(Opened { mark, payloads }) = self.protector.open(message) else {
+            return Fate::Lives;
         };
         self.quiet.heard(cx.now);
         let exchange = message.header.exchange;
-        let (payloads, fate) = match opened {
-            Err(error) => informational::refuse(&error),
+        let (payloads, fate) = match payloads {
+            Err(error) => informational::refuse(&error.into()),
             Ok(payloads) if exchange == ExchangeType::INFORMATIONAL => {
                 informational::respond(self, payloads, cx)
             }
@@ -450,20 +449,16 @@ impl IkeSa {
         else {
             return Fate::Lives;
         };
-        if !self.received.answered(datagram.bytes, response.clone()) {
+        if !self.received.answered(mark, response.clone()) {
             self.close(DownReason::Expired, None, cx);
         }
-        self.reply(response, datagram, cx);
+        self.reply(&response, datagram, cx);
         fate
     }
 
     /// Answers go where the question came from (RFC 7296 §2.11).
-    fn reply(&mut self, response: Vec<u8>, datagram: Datagram<'_>, cx: &mut Context<'_>) {
-        cx.out.transmits.push_back(Transmit {
-            local: datagram.local,
-            remote: datagram.remote,
-            content: Content::Ike(response),
-        });
+    fn reply(&mut self, response: &Pieces, datagram: Datagram<'_>, cx: &mut Context<'_>) {
+        cx.out.send(datagram.local, datagram.remote, response);
         // A repetition may come from anywhere, and the way there keeps no NAT of ours open.
         if datagram.remote == self.place.remote {
             self.quiet.sent(cx.now);
@@ -478,12 +473,11 @@ impl IkeSa {
         if !awaited {
             return Fate::Lives;
         }
-        let payloads = match self.protector.open(message) {
-            Ok(payloads) => payloads,
-            Err(Unopened::Forged) => return Fate::Lives,
-            // The peer has answered, and that is all these requests ask for.
-            Err(Unopened::Nonsense(_)) => Vec::new(),
+        let Ok(Opened { payloads, .. }) = self.protector.open(message) else {
+            return Fate::Lives;
         };
+        // Nonsense is an answer too, and that is all these requests ask for.
+        let payloads = payloads.unwrap_or_default();
         self.quiet.heard(cx.now);
         let Some(Outstanding { job, .. }) = self.request.take() else {
             return Fate::Lives;
@@ -524,8 +518,8 @@ impl IkeSa {
         if let Some(request) = &mut self.request {
             match request.ladder.step(cx.now, jitter) {
                 Step::Wait => {}
-                Step::Again(transmit) => {
-                    cx.out.transmits.push_back(transmit);
+                Step::Again(transmits) => {
+                    cx.out.transmits.extend(transmits);
                     self.quiet.sent(cx.now);
                 }
                 Step::GiveUp => {

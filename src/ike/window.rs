@@ -1,5 +1,6 @@
 //! Message IDs and the window of one (RFC 7296 §2.2, §2.3): which requests are new, which are repeated, and what was answered.
 
+use super::pieces::Pieces;
 use crate::crypto::sha1;
 use crate::wire::MessageId;
 
@@ -14,9 +15,20 @@ pub struct Received {
 #[derive(Clone, Debug)]
 struct Answered {
     id: MessageId,
-    /// SHA-1 of the request: the answer is for these bytes and no others.
-    request: [u8; 20],
-    response: Vec<u8>,
+    request: Mark,
+    response: Pieces,
+}
+
+/// By which a repeated request is known: SHA-1 of its datagram, or of the first if it came in fragments, since only that one brings the answer out again
+/// (RFC 7383 §2.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark([u8; 20]);
+
+impl Mark {
+    /// The mark of a datagram.
+    pub fn of(datagram: &[u8]) -> Mark {
+        Mark(sha1(&[datagram]))
+    }
 }
 
 /// What a request turns out to be.
@@ -25,7 +37,7 @@ pub enum Request {
     /// To be opened and answered.
     New,
     /// Answered before: the same bytes go out again.
-    Repeated(Vec<u8>),
+    Repeated(Pieces),
     /// Outside the window, or another message with a number already used.
     Stray,
 }
@@ -39,13 +51,13 @@ impl Received {
         }
     }
 
-    /// Says what the request with these bytes is.
-    pub fn classify(&self, id: MessageId, request: &[u8]) -> Request {
+    /// Says what the request in this datagram is.
+    pub fn classify(&self, id: MessageId, datagram: &[u8]) -> Request {
         if Some(id) == self.next {
             return Request::New;
         }
         match &self.last {
-            Some(last) if last.id == id && last.request == sha1(&[request]) => {
+            Some(last) if last.id == id && last.request == Mark::of(datagram) => {
                 Request::Repeated(last.response.clone())
             }
             _ => Request::Stray,
@@ -54,11 +66,11 @@ impl Received {
 
     /// Remembers the answer to the expected request and expects the next. `false` when the numbers are used up: the SA must be closed before they
     /// wrap (RFC 7296 §2.2).
-    pub fn answered(&mut self, request: &[u8], response: Vec<u8>) -> bool {
+    pub fn answered(&mut self, request: Mark, response: Pieces) -> bool {
         if let Some(id) = self.next {
             self.last = Some(Answered {
                 id,
-                request: sha1(&[request]),
+                request,
                 response,
             });
             self.next = id.next();
@@ -71,14 +83,18 @@ impl Received {
 mod tests {
     use super::*;
 
+    fn answer() -> Pieces {
+        Pieces::whole(b"answer".to_vec())
+    }
+
     #[test]
     fn n24_only_identical_bytes_get_the_cached_answer() {
         let mut window = Received::starting_at(1);
         assert_eq!(window.classify(MessageId(1), b"request"), Request::New);
-        assert!(window.answered(b"request", b"answer".to_vec()));
+        assert!(window.answered(Mark::of(b"request"), answer()));
         assert_eq!(
             window.classify(MessageId(1), b"request"),
-            Request::Repeated(b"answer".to_vec())
+            Request::Repeated(answer())
         );
         assert_eq!(window.classify(MessageId(1), b"other"), Request::Stray);
         assert_eq!(window.classify(MessageId(2), b"next"), Request::New);
@@ -91,12 +107,9 @@ mod tests {
             assert_eq!(window.classify(MessageId(id), b"x"), Request::Stray, "{id}");
         }
         let mut last = Received::starting_at(u32::MAX);
-        assert!(!last.answered(b"x", b"answer".to_vec()));
+        assert!(!last.answered(Mark::of(b"x"), answer()));
         let id = MessageId(u32::MAX);
-        assert_eq!(
-            last.classify(id, b"x"),
-            Request::Repeated(b"answer".to_vec())
-        );
+        assert_eq!(last.classify(id, b"x"), Request::Repeated(answer()));
         assert_eq!(last.classify(id, b"y"), Request::Stray);
         assert_eq!(last.classify(MessageId(0), b"y"), Request::Stray);
     }

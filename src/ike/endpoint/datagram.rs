@@ -270,11 +270,7 @@ impl Endpoint {
                 if let window::Request::Repeated(response) =
                     remnant.received.classify(header.message_id, datagram.bytes)
                 {
-                    self.out.transmits.push_back(Transmit {
-                        local: datagram.local,
-                        remote: datagram.remote,
-                        content: Content::Ike(response),
-                    });
+                    self.out.send(datagram.local, datagram.remote, &response);
                 }
                 self.sas.insert(own, Sa::Remnant(remnant));
             }

@@ -60,8 +60,8 @@ impl Endpoint {
                     Step::Wait => {
                         self.sas.insert(own, Sa::InitSent(sent));
                     }
-                    Step::Again(transmit) => {
-                        self.out.transmits.push_back(transmit);
+                    Step::Again(transmits) => {
+                        self.out.transmits.extend(transmits);
                         let copies = sent.ladder.sent();
                         self.sas.insert(own, Sa::InitSent(sent));
                         if copies == limits::COPIES_BEFORE_NEWS {
@@ -82,8 +82,8 @@ impl Endpoint {
                     Step::Wait => {
                         self.sas.insert(own, Sa::AuthSent(sent));
                     }
-                    Step::Again(transmit) => {
-                        self.out.transmits.push_back(transmit);
+                    Step::Again(transmits) => {
+                        self.out.transmits.extend(transmits);
                         let (copies, purpose) = (sent.ladder.sent(), sent.purpose);
                         self.sas.insert(own, Sa::AuthSent(sent));
                         if copies == limits::COPIES_BEFORE_NEWS && purpose == Purpose::Serve {

@@ -13,18 +13,19 @@ use crate::crypto::EspSuite;
 use crate::ike::authn::{self, Signed};
 use crate::ike::child::ChildSa;
 use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
-use crate::ike::event::{Content, Datagram, Role, Transmit};
+use crate::ike::event::{Datagram, Role};
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
 use crate::ike::nearest;
 use crate::ike::negotiate;
-use crate::ike::protect::Unopened;
+use crate::ike::pieces::{Parcel, Pieces};
+use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::{Encapsulation, PeerId};
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
-use crate::ike::window::Received;
+use crate::ike::window::{Mark, Received};
 use crate::net::{Policy, Selector, narrow};
 use crate::wire::{
     Auth, AuthMethod, ExchangeType, Flags, Header, Id, Message, MessageId, Notify, NotifyType,
@@ -102,15 +103,14 @@ pub fn begin(
         flags,
         MessageId(1),
     );
-    let bytes = keyed.protector.seal(header, &payloads)?;
-    let transmit = Transmit {
+    let parcel = Parcel {
         local: keyed.place.local,
         remote: keyed.place.remote,
-        content: Content::Ike(bytes),
+        pieces: keyed.protector.seal(header, &payloads)?,
     };
-    cx.out.transmits.push_back(transmit.clone());
+    cx.out.transmits.extend(parcel.transmits());
     let jitter = cx.jitter();
-    let ladder = Retransmit::new(cx.now, transmit, HANDSHAKE_PATIENCE, jitter);
+    let ladder = Retransmit::new(cx.now, parcel, HANDSHAKE_PATIENCE, jitter);
     Some(AuthSent {
         keyed,
         purpose: Purpose::Serve,
@@ -189,12 +189,11 @@ pub enum Progress {
 
 impl AuthSent {
     /// Takes an answer.
-    pub fn on_response(self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
-        let answer = match self.keyed.protector.open(message) {
-            Ok(payloads) => AuthAnswer::read(payloads),
-            Err(Unopened::Forged) => return Progress::Waiting(Box::new(self)),
-            Err(Unopened::Nonsense(error)) => Err(error.into()),
+    pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
+        let Ok(Opened { payloads, .. }) = self.keyed.protector.open(message) else {
+            return Progress::Waiting(Box::new(self));
         };
+        let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
         let AuthSent { keyed, spi_in, .. } = self;
         Progress::Concluded(match answer {
             Ok(AuthAnswer::Proved { id, auth, child }) => match check(&keyed, &id, Some(&auth)) {
@@ -305,11 +304,10 @@ impl HalfOpen {
         spi_in: u32,
         cx: &mut Context<'_>,
     ) -> Result<Concluded, Box<HalfOpen>> {
-        let request = match self.keyed.protector.open(message) {
-            Ok(payloads) => AuthRequest::read(payloads),
-            Err(Unopened::Forged) => return Err(Box::new(self)),
-            Err(Unopened::Nonsense(error)) => Err(error.into()),
+        let Ok(Opened { mark, payloads }) = self.keyed.protector.open(message) else {
+            return Err(Box::new(self));
         };
+        let request = payloads.map_err(Error::from).and_then(AuthRequest::read);
         // RFC 7296 §2.23: the initiator may have moved to port 4500, and a NAT may have chosen other ports for that.
         self.keyed.place.local = datagram.local;
         self.keyed.place.remote = datagram.remote;
@@ -318,8 +316,8 @@ impl HalfOpen {
             Ok(request)
         });
         Ok(match request {
-            Ok(request) => believed(self.keyed, &request, datagram, spi_in, cx),
-            Err(error) => refuse(self.keyed, &error, datagram, cx),
+            Ok(request) => believed(self.keyed, &request, mark, datagram, spi_in, cx),
+            Err(error) => refuse(self.keyed, &error, mark, datagram, cx),
         })
     }
 }
@@ -327,6 +325,7 @@ impl HalfOpen {
 fn refuse(
     mut keyed: Keyed,
     error: &Error,
+    mark: Mark,
     datagram: Datagram<'_>,
     cx: &mut Context<'_>,
 ) -> Concluded {
@@ -335,7 +334,7 @@ fn refuse(
         .protector
         .seal(response_header(&keyed), &[Payload::Notify(error.notify())])
     {
-        answer(response, &mut received, datagram, cx);
+        answer(response, &mut received, mark, datagram, cx);
     }
     Concluded::Failed {
         failure: error.failure(cx.now),
@@ -346,6 +345,7 @@ fn refuse(
 fn believed(
     mut keyed: Keyed,
     request: &AuthRequest,
+    mark: Mark,
     datagram: Datagram<'_>,
     spi_in: u32,
     cx: &mut Context<'_>,
@@ -367,10 +367,10 @@ fn believed(
     };
     let Some(response) = keyed.protector.seal(response_header(&keyed), &payloads) else {
         let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
-        return refuse(keyed, &error, datagram, cx);
+        return refuse(keyed, &error, mark, datagram, cx);
     };
     let mut sa = IkeSa::establish(keyed, child, cx.now);
-    answer(response, sa.received_mut(), datagram, cx);
+    answer(response, sa.received_mut(), mark, datagram, cx);
     Concluded::Established {
         sa: Box::new(sa),
         failure,
@@ -432,15 +432,12 @@ fn response_header(keyed: &Keyed) -> Header {
 
 /// Sends a response where its request came from, and keeps it for repetitions.
 fn answer(
-    response: Vec<u8>,
+    response: Pieces,
     received: &mut Received,
+    mark: Mark,
     datagram: Datagram<'_>,
     cx: &mut Context<'_>,
 ) {
-    cx.out.transmits.push_back(Transmit {
-        local: datagram.local,
-        remote: datagram.remote,
-        content: Content::Ike(response.clone()),
-    });
-    received.answered(datagram.bytes, response);
+    cx.out.send(datagram.local, datagram.remote, &response);
+    received.answered(mark, response);
 }

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use crate::crypto::{Group, KeyExchange};
 use crate::ike::error::{self, Error, Incompatible, Ours, Stage};
-use crate::ike::event::{Content, Datagram, Role, Transmit};
+use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID};
 use crate::ike::nat;
 use crate::ike::nearest;
 use crate::ike::negotiate;
+use crate::ike::pieces::{Parcel, Pieces};
 use crate::ike::protect::Protector;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::schedule::{IkeKeys, Nonces};
@@ -256,14 +257,14 @@ impl InitSent {
 }
 
 fn send(place: &Place, message: &[u8], cx: &mut Context<'_>) -> Retransmit {
-    let transmit = Transmit {
+    let parcel = Parcel {
         local: place.local,
         remote: place.remote,
-        content: Content::Ike(message.to_vec()),
+        pieces: Pieces::whole(message.to_vec()),
     };
-    cx.out.transmits.push_back(transmit.clone());
+    cx.out.transmits.extend(parcel.transmits());
     let jitter = cx.jitter();
-    Retransmit::new(cx.now, transmit, HANDSHAKE_PATIENCE, jitter)
+    Retransmit::new(cx.now, parcel, HANDSHAKE_PATIENCE, jitter)
 }
 
 fn request(
