@@ -42,13 +42,13 @@ mod suite;
 pub(crate) mod vectors;
 
 pub use digest::sha1;
-pub use kex::{InvalidPublicValue, KeyExchange};
+pub use kex::{Answer, InvalidPublicValue, KeyExchange};
 pub use keys::{Secret, equal};
 pub use protect::{Forged, Misfit, Opener, SaKeys, Sealer, WrongKeyLength};
 pub use random::Generator;
 pub use registry::{
-    ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf, Status, encryption,
-    group, integrity, prf,
+    ADDITIONAL, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf, Status,
+    additional, encryption, group, integrity, prf,
 };
 pub use suite::{
     Esn, EspProposal, EspSuite, IkeProposal, IkeSuite, Note, Protection, WordError, WordErrorKind,

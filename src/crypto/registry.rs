@@ -12,7 +12,7 @@ use ring::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
 
 use super::cbc::BlockCipher;
 use super::kex::x25519::X25519;
-use super::kex::{Method, ecp, primes};
+use super::kex::{Method, ecp, mlkem, primes};
 use super::mac::Hash;
 
 /// How far an algorithm may be trusted.
@@ -87,17 +87,19 @@ pub struct Prf {
     pub(super) hash: Hash,
 }
 
-/// A key exchange group (transform type 4).
+/// A key exchange method (transform type 4, and the additional ones of RFC 9370): a Diffie-Hellman group or a KEM.
 pub struct Group {
-    /// Group number.
+    /// Method number.
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
     /// Other words for it.
     pub also: &'static [&'static str],
-    /// Bytes of a public value; a KE payload of any other length is invalid.
+    /// Bytes of the initiator's public value; a KE payload of any other length is invalid.
     pub public_len: usize,
-    /// Security in bits: SP 800-56A rev. 3 for the primes and curves, size of the subgroup considered.
+    /// Bytes of the responder's, which is as long in a group, and a ciphertext in a KEM.
+    pub answer_len: usize,
+    /// Security in bits: SP 800-56A rev. 3 for the primes and curves, size of the subgroup considered; of a KEM the strength of its category (FIPS 203 §8).
     pub strength: u16,
     /// Standing.
     pub status: Status,
@@ -149,21 +151,29 @@ pub static PRF: &[Prf] = &[
 /// Every key exchange group: RFC 2409 §6, 3526, 5114, 5903, 8031.
 #[rustfmt::skip]
 pub static GROUP: &[Group] = &[
-    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
-    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
-    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
-    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  strength: 112, status: Sound,     method: &primes::MODP_2048 },
-    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  strength: 128, status: Sound,     method: &primes::MODP_3072 },
-    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  strength: 152, status: Sound,     method: &primes::MODP_4096 },
-    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  strength: 176, status: Sound,     method: &primes::MODP_6144 },
-    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, strength: 200, status: Sound,     method: &primes::MODP_8192 },
-    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
-    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
-    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
-    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   strength: 128, status: Sound,     method: &ecp::P256 },
-    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   strength: 192, status: Sound,     method: &ecp::P384 },
-    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  strength: 256, status: Sound,     method: &ecp::P521 },
-    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   strength: 128, status: Sound,     method: &X25519 },
+    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   answer_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
+    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
+    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  answer_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
+    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Sound,     method: &primes::MODP_2048 },
+    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  answer_len: 384,  strength: 128, status: Sound,     method: &primes::MODP_3072 },
+    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  answer_len: 512,  strength: 152, status: Sound,     method: &primes::MODP_4096 },
+    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  answer_len: 768,  strength: 176, status: Sound,     method: &primes::MODP_6144 },
+    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, answer_len: 1024, strength: 200, status: Sound,     method: &primes::MODP_8192 },
+    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
+    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
+    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
+    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   answer_len: 64,   strength: 128, status: Sound,     method: &ecp::P256 },
+    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   answer_len: 96,   strength: 192, status: Sound,     method: &ecp::P384 },
+    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  answer_len: 132,  strength: 256, status: Sound,     method: &ecp::P521 },
+    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   answer_len: 32,   strength: 128, status: Sound,     method: &X25519 },
+];
+
+/// Every method for an additional key exchange (RFC 9370), which comes after the one of the groups and adds to it. Their messages are too long for
+/// IKE_SA_INIT, so none of them is ever the only one.
+#[rustfmt::skip]
+pub static ADDITIONAL: &[Group] = &[
+    Group { id: 36, word: "ke1_mlkem768",  also: &[], public_len: 1184, answer_len: 1088, strength: 192, status: Sound, method: &mlkem::ML_KEM_768 },
+    Group { id: 37, word: "ke1_mlkem1024", also: &[], public_len: 1568, answer_len: 1568, strength: 256, status: Sound, method: &mlkem::ML_KEM_1024 },
 ];
 
 /// The encryption algorithm with this number and Key Length attribute.
@@ -186,6 +196,11 @@ pub fn prf(id: u16) -> Option<&'static Prf> {
 /// The key exchange group with this number.
 pub fn group(id: u16) -> Option<&'static Group> {
     GROUP.iter().find(|row| row.id == id)
+}
+
+/// The method for additional key exchanges with this number.
+pub fn additional(id: u16) -> Option<&'static Group> {
+    ADDITIONAL.iter().find(|row| row.id == id)
 }
 
 impl Encryption {
@@ -256,6 +271,7 @@ mod tests {
         assert!(INTEGRITY.iter().all(|row| integrity(row.id) == Some(row)));
         assert!(PRF.iter().all(|row| prf(row.id) == Some(row)));
         assert!(GROUP.iter().all(|row| group(row.id) == Some(row)));
+        assert!(ADDITIONAL.iter().all(|row| additional(row.id) == Some(row)));
     }
 
     #[test]
@@ -280,6 +296,7 @@ mod tests {
         assert_eq!(integrity(0), None);
         assert_eq!(prf(0), None);
         assert_eq!(group(0), None);
+        assert!(ADDITIONAL.iter().all(|row| group(row.id).is_none()));
     }
 
     #[test]
@@ -299,6 +316,7 @@ mod tests {
         let words = words.chain(
             GROUP
                 .iter()
+                .chain(ADDITIONAL)
                 .flat_map(|row| row.also.iter().chain([&row.word])),
         );
         let mut seen = HashSet::new();

@@ -36,6 +36,7 @@ pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Nearest> {
             group: agree("group", &ours.groups, GROUP, differ, |row| {
                 offer.has(TransformType::KE, row.id)
             })?,
+            additional: None,
         };
         Some(suite.to_string())
     })
@@ -51,6 +52,7 @@ pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<Nearest> {
         let suite = EspSuite {
             protection,
             group: ours.groups.first().copied(),
+            additional: ours.additional.first().copied(),
             esn: Esn::No,
         };
         Some(suite.to_string())

@@ -86,6 +86,7 @@ pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>>
                     .groups
                     .iter()
                     .find(|row| offer.has(TransformType::KE, row.id))?,
+                additional: None,
             };
             Some(Chosen {
                 suite,
@@ -104,6 +105,7 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &Sa) -> Option<Chosen<EspSuite>>
             let suite = EspSuite {
                 protection: offer.protection(&ours.encryption, &ours.integrity)?,
                 group: None,
+                additional: None,
                 esn: *ours.esn.iter().find(|esn| offer.has_esn(**esn))?,
             };
             Some(Chosen {

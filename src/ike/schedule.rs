@@ -150,6 +150,7 @@ mod tests {
             protection,
             prf: ike.prf[0],
             group: ike.groups[0],
+            additional: None,
         };
         let nonces = Nonces {
             initiator: vec![1; 32],
@@ -193,6 +194,7 @@ mod tests {
                 integrity: Some(esp.integrity[0]),
             },
             group: None,
+            additional: None,
             esn: Esn::No,
         };
         let (out, back) = keys.child(suite, esp, &nonces, Role::Initiator);

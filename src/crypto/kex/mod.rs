@@ -7,9 +7,13 @@
 //!     └──▶ g^ir
 //! ```
 //!
+//! With a KEM in place of Diffie-Hellman ([`mlkem`]) only the initiator generates, and the responder answers with a ciphertext. Both kinds have the same face:
+//! the initiator generates, sends and [agrees](KeyExchange::agree), the responder [responds](KeyExchange::respond).
+//!
 //! Every public value received is validated as RFC 6989 asks before a secret touches it.
 
 pub(super) mod ecp;
+pub(super) mod mlkem;
 mod modp;
 pub(super) mod primes;
 pub(super) mod x25519;
@@ -20,7 +24,7 @@ use super::keys::Secret;
 use super::random::Generator;
 use super::registry::Group;
 
-/// One side of a key exchange: a private value used once, and the public value that goes with it.
+/// The initiator's side of a key exchange: a private value used once, and the public value that goes with it.
 pub struct KeyExchange {
     group: &'static Group,
     private: Box<dyn Private>,
@@ -42,6 +46,17 @@ pub enum InvalidPublicValue {
     /// Coordinates that are not on the curve.
     #[error("the public value is not a point of the curve")]
     OffCurve,
+    /// An encapsulation key with a coefficient that is not below the modulus (FIPS 203 §7.2).
+    #[error("the encapsulation key holds a number that is not below the modulus")]
+    Modulus,
+}
+
+/// The responder's side of a key exchange, which is over as soon as it has begun.
+pub struct Answer {
+    /// What goes into the responder's KE payload.
+    pub public: Vec<u8>,
+    /// The shared secret.
+    pub shared: Secret,
 }
 
 impl KeyExchange {
@@ -67,10 +82,28 @@ impl KeyExchange {
 
     /// The shared secret g^ir, padded as RFC 7296 §2.14 asks, if `peer` is a public value an honest peer could have sent.
     pub fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
-        if peer.len() != self.group.public_len {
+        if peer.len() != self.group.answer_len {
             return Err(InvalidPublicValue::Length);
         }
         self.private.agree(peer)
+    }
+
+    /// Answers an initiator's public value: the responder's whole part in the exchange.
+    pub fn respond(
+        group: &'static Group,
+        theirs: &[u8],
+        rng: &mut Generator,
+    ) -> Result<Answer, InvalidPublicValue> {
+        if theirs.len() != group.public_len {
+            return Err(InvalidPublicValue::Length);
+        }
+        group.method.respond(group.strength, theirs, rng)
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer of {} octets", self.public.len())
     }
 }
 
@@ -83,6 +116,18 @@ impl fmt::Debug for KeyExchange {
 /// What a group row runs: draws a private value fit for `strength` bits of security and computes the public one.
 pub(super) trait Method: Sync {
     fn generate(&'static self, strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>);
+
+    /// The responder's part. With Diffie-Hellman both sides do the same.
+    fn respond(
+        &'static self,
+        strength: u16,
+        theirs: &[u8],
+        rng: &mut Generator,
+    ) -> Result<Answer, InvalidPublicValue> {
+        let (private, public) = self.generate(strength, rng);
+        let shared = private.agree(theirs)?;
+        Ok(Answer { public, shared })
+    }
 }
 
 /// A private value, wiped when dropped. It validates a peer's public value before it meets it.
@@ -105,6 +150,8 @@ mod tests {
             assert_ne!(a.public(), b.public(), "{group}");
             assert_eq!(a.agree(b.public()), b.agree(a.public()), "{group}");
             assert!(a.agree(b.public()).unwrap().len() >= 32);
+            let answer = KeyExchange::respond(group, a.public(), &mut rng).unwrap();
+            assert_eq!(a.agree(&answer.public).unwrap(), answer.shared, "{group}");
         }
     }
 

@@ -16,6 +16,8 @@ pub struct EspProposal {
     pub integrity: Vec<&'static Integrity>,
     /// Groups for perfect forward secrecy; empty for none.
     pub groups: Vec<&'static Group>,
+    /// Methods of a second key exchange on top of that of the group (RFC 9370, ADDKE1); empty for none, and without groups.
+    pub additional: Vec<&'static Group>,
     /// Never empty.
     pub esn: Vec<Esn>,
 }
@@ -55,21 +57,27 @@ impl EspProposal {
                 Meaning::Encryption(_)
                 | Meaning::Integrity(_)
                 | Meaning::Prf(_)
-                | Meaning::Group(_) => None,
+                | Meaning::Group(_)
+                | Meaning::Additional(_) => None,
             })
             .collect();
         if esn.is_empty() {
             esn.push(Esn::No);
         }
-        Ok((
-            EspProposal {
-                encryption: encryption.rows,
-                integrity,
-                groups: proposal::groups(&words),
-                esn,
-            },
-            notes,
-        ))
+        let (groups, additional) = (proposal::groups(&words), proposal::additional(&words));
+        match proposal::missing_group(&words) {
+            Some(error) if groups.is_empty() && !additional.is_empty() => Err(error),
+            _ => Ok((
+                EspProposal {
+                    encryption: encryption.rows,
+                    integrity,
+                    groups,
+                    additional,
+                    esn,
+                },
+                notes,
+            )),
+        }
     }
 
     /// The suite of the first alternative of each kind; `None` only for a proposal built by hand with a list left empty.
@@ -77,6 +85,7 @@ impl EspProposal {
         Some(EspSuite {
             protection: proposal::first_protection(&self.encryption, &self.integrity)?,
             group: self.groups.first().copied(),
+            additional: self.additional.first().copied(),
             esn: *self.esn.first()?,
         })
     }
@@ -97,6 +106,7 @@ impl fmt::Display for EspProposal {
             (self.encryption.iter().map(|row| row.word))
                 .chain(self.integrity.iter().map(|row| row.word))
                 .chain(self.groups.iter().map(|row| row.word))
+                .chain(self.additional.iter().map(|row| row.word))
                 .chain(esn.map(|esn| esn.word())),
         )
     }
@@ -109,16 +119,21 @@ pub struct EspSuite {
     pub protection: Protection,
     /// Of its own key exchange, where it had one (PFS).
     pub group: Option<&'static Group>,
+    /// Of the second key exchange, where it had one.
+    pub additional: Option<&'static Group>,
     /// How long its sequence numbers are.
     pub esn: Esn,
 }
 
-/// `aes128-sha1`, then the group and `esn` where they apply.
+/// `aes128-sha1`, then the key exchanges and `esn` where they apply.
 impl fmt::Display for EspSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.protection)?;
         if let Some(group) = self.group {
             write!(f, "-{group}")?;
+        }
+        if let Some(additional) = self.additional {
+            write!(f, "-{additional}")?;
         }
         match self.esn {
             Esn::No => Ok(()),
@@ -175,6 +190,18 @@ mod tests {
         let (proposal, _) = EspProposal::parse(text).unwrap();
         assert_eq!(proposal.esn, [Esn::Yes, Esn::No]);
         assert_eq!(proposal.to_string(), text);
+    }
+
+    #[test]
+    fn a_kem_stands_behind_the_group_of_pfs() {
+        let text = "aes256gcm16-ecp384-ke1_mlkem768-esn";
+        let (proposal, _) = EspProposal::parse(text).unwrap();
+        assert_eq!(proposal.additional[0].id, 36);
+        assert_eq!(proposal.to_string(), text);
+        assert_eq!(proposal.first().unwrap().to_string(), text);
+        let error = EspProposal::parse("aes256gcm16-ke1_mlkem768").unwrap_err();
+        assert_eq!(error.kind, WordErrorKind::MissingGroup);
+        assert_eq!(error.suggestion.as_deref(), Some("aes256gcm16-modp2048"));
     }
 
     #[test]

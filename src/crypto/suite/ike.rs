@@ -18,6 +18,8 @@ pub struct IkeProposal {
     pub prf: Vec<&'static Prf>,
     /// Never empty.
     pub groups: Vec<&'static Group>,
+    /// Methods of a second key exchange on top of that of the group (RFC 9370, ADDKE1); empty for none.
+    pub additional: Vec<&'static Group>,
 }
 
 impl IkeProposal {
@@ -73,17 +75,15 @@ impl IkeProposal {
             ));
         }
         let groups = proposal::groups(&words);
-        match words.last() {
-            Some(word) if groups.is_empty() => {
-                let suggestion = format!("{}-modp2048", word.text);
-                Err(word.error(WordErrorKind::MissingGroup, Some(suggestion)))
-            }
+        match proposal::missing_group(&words) {
+            Some(error) if groups.is_empty() => Err(error),
             _ => Ok((
                 IkeProposal {
                     encryption: encryption.rows,
                     integrity,
                     prf,
                     groups,
+                    additional: proposal::additional(&words),
                 },
                 notes,
             )),
@@ -96,6 +96,7 @@ impl IkeProposal {
             protection: proposal::first_protection(&self.encryption, &self.integrity)?,
             prf: self.prf.first()?,
             group: self.groups.first()?,
+            additional: self.additional.first().copied(),
         })
     }
 
@@ -127,7 +128,8 @@ impl fmt::Display for IkeProposal {
             (self.encryption.iter().map(|row| row.word))
                 .chain(self.integrity.iter().map(|row| row.word))
                 .chain(prf)
-                .chain(self.groups.iter().map(|row| row.word)),
+                .chain(self.groups.iter().map(|row| row.word))
+                .chain(self.additional.iter().map(|row| row.word)),
         )
     }
 }
@@ -141,16 +143,22 @@ pub struct IkeSuite {
     pub prf: &'static Prf,
     /// Of the key exchange.
     pub group: &'static Group,
+    /// Of the second key exchange, where there is one.
+    pub additional: Option<&'static Group>,
 }
 
-/// `aes128-sha1-modp1024`; a PRF word only where the integrity algorithm does not imply it.
+/// `aes128-sha1-modp1024[-ke1_mlkem768]`; a PRF word only where the integrity algorithm does not imply it.
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-", self.protection)?;
         if self.protection.integrity.and_then(Integrity::prf) != Some(self.prf) {
             write!(f, "{}-", self.prf)?;
         }
-        write!(f, "{}", self.group)
+        write!(f, "{}", self.group)?;
+        match self.additional {
+            Some(additional) => write!(f, "-{additional}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -192,6 +200,41 @@ mod tests {
             [14, 19]
         );
         assert_eq!(proposal.to_string(), text);
+    }
+
+    #[test]
+    fn a_kem_stands_behind_a_group_and_never_alone() {
+        let text = "aes256gcm16-prfsha384-ecp384-ke1_mlkem1024-ke1_mlkem768";
+        let (proposal, _) = IkeProposal::parse(text).unwrap();
+        let ids = |rows: &[&Group]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+        assert_eq!(ids(&proposal.groups), [20]);
+        assert_eq!(ids(&proposal.additional), [37, 36]);
+        assert_eq!(proposal.to_string(), text);
+        assert_eq!(
+            proposal.first().unwrap().to_string(),
+            "aes256gcm16-prfsha384-ecp384-ke1_mlkem1024"
+        );
+        for (text, kind, suggestion) in [
+            (
+                "aes256gcm16-prfsha384-ke1_mlkem768",
+                WordErrorKind::MissingGroup,
+                "prfsha384-modp2048",
+            ),
+            (
+                "aes256gcm16-prfsha384-mlkem768",
+                WordErrorKind::Unknown,
+                "ke1_mlkem768",
+            ),
+            (
+                "aes256gcm16-prfsha384-ecp384-ke2_mlkem768",
+                WordErrorKind::Unknown,
+                "ke1_mlkem768",
+            ),
+        ] {
+            let error = IkeProposal::parse(text).unwrap_err();
+            assert_eq!(error.kind, kind, "{text}");
+            assert_eq!(error.suggestion.as_deref(), Some(suggestion), "{text}");
+        }
     }
 
     #[test]

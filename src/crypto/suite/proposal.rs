@@ -101,7 +101,11 @@ pub(super) fn hashes<'w, 'a>(
 ) -> impl Iterator<Item = (Word<'a>, &'static Integrity)> + use<'w, 'a> {
     words.iter().filter_map(|word| match word.meaning {
         Meaning::Integrity(row) => Some((*word, row)),
-        Meaning::Encryption(_) | Meaning::Prf(_) | Meaning::Group(_) | Meaning::Esn(_) => None,
+        Meaning::Encryption(_)
+        | Meaning::Prf(_)
+        | Meaning::Group(_)
+        | Meaning::Additional(_)
+        | Meaning::Esn(_) => None,
     })
 }
 
@@ -123,9 +127,11 @@ pub(super) fn required_integrity(words: &[Word<'_>]) -> Result<Vec<&'static Inte
 pub(super) fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
     let row = |word: &Word<'_>| match word.meaning {
         Meaning::Prf(row) => Some(row),
-        Meaning::Encryption(_) | Meaning::Integrity(_) | Meaning::Group(_) | Meaning::Esn(_) => {
-            None
-        }
+        Meaning::Encryption(_)
+        | Meaning::Integrity(_)
+        | Meaning::Group(_)
+        | Meaning::Additional(_)
+        | Meaning::Esn(_) => None,
     };
     words.iter().filter_map(row).collect()
 }
@@ -133,9 +139,35 @@ pub(super) fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
 pub(super) fn groups(words: &[Word<'_>]) -> Vec<&'static Group> {
     let row = |word: &Word<'_>| match word.meaning {
         Meaning::Group(row) => Some(row),
-        Meaning::Encryption(_) | Meaning::Integrity(_) | Meaning::Prf(_) | Meaning::Esn(_) => None,
+        Meaning::Encryption(_)
+        | Meaning::Integrity(_)
+        | Meaning::Prf(_)
+        | Meaning::Additional(_)
+        | Meaning::Esn(_) => None,
     };
     words.iter().filter_map(row).collect()
+}
+
+/// The methods of the first additional key exchange, which comes on top of one with a group.
+pub(super) fn additional(words: &[Word<'_>]) -> Vec<&'static Group> {
+    let row = |word: &Word<'_>| match word.meaning {
+        Meaning::Additional(row) => Some(row),
+        Meaning::Encryption(_)
+        | Meaning::Integrity(_)
+        | Meaning::Prf(_)
+        | Meaning::Group(_)
+        | Meaning::Esn(_) => None,
+    };
+    words.iter().filter_map(row).collect()
+}
+
+/// A proposal that needs a group and has none.
+pub(super) fn missing_group(words: &[Word<'_>]) -> Option<WordError> {
+    // The group stands before an additional key exchange.
+    let ordinary = |word: &&Word<'_>| !matches!(word.meaning, Meaning::Additional(_));
+    let word = words.iter().rfind(ordinary).or(words.last())?;
+    let suggestion = format!("{}-modp2048", word.text);
+    Some(word.error(WordErrorKind::MissingGroup, Some(suggestion)))
 }
 
 pub(super) fn first_protection(

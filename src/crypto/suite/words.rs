@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Esn;
 use crate::crypto::registry::{
-    self, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf,
+    self, ADDITIONAL, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf,
 };
 
 /// A word that cannot stand where it stands, or one that is missing beside it.
@@ -95,6 +95,7 @@ pub(super) enum Meaning {
     Integrity(&'static Integrity),
     Prf(&'static Prf),
     Group(&'static Group),
+    Additional(&'static Group),
     Esn(Esn),
 }
 
@@ -166,11 +167,15 @@ fn vocabulary() -> impl Iterator<Item = (&'static str, Meaning)> {
     let group = GROUP
         .iter()
         .flat_map(|row| named(row.word, row.also, row, Meaning::Group));
+    let additional = ADDITIONAL
+        .iter()
+        .flat_map(|row| named(row.word, row.also, row, Meaning::Additional));
     let esn = [Esn::Yes, Esn::No].map(|esn| (esn.word(), Meaning::Esn(esn)));
     encryption
         .chain(integrity)
         .chain(prf)
         .chain(group)
+        .chain(additional)
         .chain(esn)
 }
 
@@ -189,6 +194,11 @@ fn suggestion(text: &str) -> Option<String> {
         && let Some(group) = number.parse().ok().and_then(registry::group)
     {
         return Some(group.word.to_owned());
+    }
+    // A KEM is known by its own name, but stands only behind a group.
+    let behind = format!("ke1_{text}");
+    if meaning(&behind).is_some() {
+        return Some(behind);
     }
     // A third of the letters may be wrong; more, and the guess would be noise.
     let tolerance = (text.chars().count() / 3).max(1);
