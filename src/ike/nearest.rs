@@ -124,7 +124,7 @@ fn agree<R>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ike::negotiate::{offer_esp, offer_ike};
+    use crate::ike::negotiate::{Pfs, offer_esp, offer_ike};
 
     fn proposals(words: &[&str]) -> Vec<IkeProposal> {
         words
@@ -136,11 +136,14 @@ mod tests {
     #[test]
     fn the_pair_with_the_fewest_differences_is_named_with_what_to_write() {
         let ours = proposals(&["aes128-sha1-modp1024"]);
-        let theirs = offer_ike(&proposals(&[
-            "aes256gcm16-prfsha384-ecp384",
-            "aes256-aes128-sha1-modp2048",
-            "aes256-sha512-modp4096",
-        ]));
+        let theirs = offer_ike(
+            &proposals(&[
+                "aes256gcm16-prfsha384-ecp384",
+                "aes256-aes128-sha1-modp2048",
+                "aes256-sha512-modp4096",
+            ]),
+            &[],
+        );
         let nearest = ike(&ours, &theirs).unwrap();
         assert_eq!(nearest.words, "aes128-sha1-modp2048");
         assert_eq!(nearest.to_string(), "differs in group");
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn several_differences_are_all_named() {
         let ours = proposals(&["aes128gcm16-prfsha256-curve25519"]);
-        let theirs = offer_ike(&proposals(&["aes128-sha256-modp2048"]));
+        let theirs = offer_ike(&proposals(&["aes128-sha256-modp2048"]), &[]);
         let nearest = ike(&ours, &theirs).unwrap();
         assert_eq!(nearest.words, "aes128-sha256-modp2048");
         assert_eq!(
@@ -161,7 +164,7 @@ mod tests {
     #[test]
     fn what_we_do_not_have_is_not_advised() {
         let ours = proposals(&["aes128-sha1-modp1024"]);
-        let mut theirs = offer_ike(&proposals(&["aes128-sha1-modp2048"]));
+        let mut theirs = offer_ike(&proposals(&["aes128-sha1-modp2048"]), &[]);
         theirs.proposals[0].transforms[0].id = 23;
         assert_eq!(ike(&ours, &theirs), None);
         theirs.proposals.clear();
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn of_esp_our_own_pfs_group_is_kept() {
         let esp_words = |words: &str| vec![EspProposal::parse(words).unwrap().0];
-        let theirs = offer_esp(&esp_words("aes256-sha256"), 0x1000);
+        let theirs = offer_esp(&esp_words("aes256-sha256"), 0x1000, Pfs::Unnamed);
         let nearest = esp(&esp_words("aes128-sha256-modp2048"), &theirs).unwrap();
         assert_eq!(nearest.words, "aes256-sha256-modp2048");
         assert_eq!(nearest.to_string(), "differs in encryption");

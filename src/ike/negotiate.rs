@@ -11,8 +11,8 @@ use crate::crypto::{
 };
 use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
 
-/// Our IKE proposals as an SA payload.
-pub fn offer_ike(ours: &[IkeProposal]) -> Sa {
+/// Our IKE proposals as an SA payload. `spi` is empty in IKE_SA_INIT, whose header has it, and the new SPI where an IKE SA is rekeyed (RFC 7296 §3.3.1).
+pub fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Sa {
     offer(ours.iter().map(|ours| {
         let mut transforms = Vec::new();
         transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
@@ -27,12 +27,21 @@ pub fn offer_ike(ours: &[IkeProposal]) -> Sa {
                 .iter()
                 .map(|row| plain(TransformType::KE, row.id)),
         );
-        (ProtocolId::IKE, Vec::new(), transforms)
+        (ProtocolId::IKE, spi.to_vec(), transforms)
     }))
 }
 
-/// Our ESP proposals as an SA payload for IKE_AUTH, which has no key exchange of its own and so names no group (RFC 7296 §1.2).
-pub fn offer_esp(ours: &[EspProposal], spi: u32) -> Sa {
+/// Whether a Child SA gets a key exchange of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pfs {
+    /// In IKE_AUTH there is none, so no group is named (RFC 7296 §1.2).
+    Unnamed,
+    /// In CREATE_CHILD_SA, if the proposal names a group.
+    AsProposed,
+}
+
+/// Our ESP proposals as an SA payload.
+pub fn offer_esp(ours: &[EspProposal], spi: u32, pfs: Pfs) -> Sa {
     offer(ours.iter().map(|ours| {
         let mut transforms = Vec::new();
         transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
@@ -41,6 +50,14 @@ pub fn offer_esp(ours: &[EspProposal], spi: u32) -> Sa {
                 .iter()
                 .map(|row| plain(TransformType::INTEG, row.id)),
         );
+        match pfs {
+            Pfs::Unnamed => {}
+            Pfs::AsProposed => transforms.extend(
+                ours.groups
+                    .iter()
+                    .map(|row| plain(TransformType::KE, row.id)),
+            ),
+        }
         transforms.extend(
             ours.esn
                 .iter()
@@ -97,14 +114,18 @@ pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>>
     })
 }
 
-/// Chooses an ESP suite from a peer's offer in IKE_AUTH. A group named there is skipped: the exchange has no KE to use it with.
-pub fn choose_esp(ours: &[EspProposal], theirs: &Sa) -> Option<Chosen<EspSuite>> {
+/// Chooses an ESP suite from a peer's offer. A group named in IKE_AUTH is skipped: the exchange has no KE to use it with. In CREATE_CHILD_SA both sides
+/// must want the same: a group that both name, or none.
+pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<EspSuite>> {
     ours.iter().find_map(|ours| {
         usable(theirs, ProtocolId::ESP).find_map(|proposal| {
             let offer = Offer(proposal);
             let suite = EspSuite {
                 protection: offer.protection(&ours.encryption, &ours.integrity)?,
-                group: None,
+                group: match pfs {
+                    Pfs::Unnamed => None,
+                    Pfs::AsProposed => offer.group(&ours.groups)?,
+                },
                 additional: None,
                 esn: *ours.esn.iter().find(|esn| offer.has_esn(**esn))?,
             };
@@ -118,17 +139,23 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &Sa) -> Option<Chosen<EspSuite>>
 }
 
 /// The answer that says what was chosen: the initiator's number, our SPI, one transform of each kind.
-pub fn answer_ike(chosen: &Chosen<IkeSuite>) -> Sa {
+pub fn answer_ike(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
     let suite = chosen.suite;
     let mut transforms = protection(suite.protection);
     transforms.push(plain(TransformType::PRF, suite.prf.id));
     transforms.push(plain(TransformType::KE, suite.group.id));
-    answer(chosen.number, ProtocolId::IKE, Vec::new(), transforms)
+    answer(chosen.number, ProtocolId::IKE, spi.to_vec(), transforms)
 }
 
 /// The same for ESP.
 pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
     let mut transforms = protection(chosen.suite.protection);
+    transforms.extend(
+        chosen
+            .suite
+            .group
+            .map(|row| plain(TransformType::KE, row.id)),
+    );
     transforms.push(plain(TransformType::ESN, esn_id(chosen.suite.esn)));
     answer(
         chosen.number,
@@ -144,9 +171,9 @@ fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transf
     }
 }
 
-/// Reads the suite out of a responder's answer. `None` when it is anything but one transform of each kind out of the proposal of ours that it names
+/// Reads the suite, and the SPI if there is one, out of a responder's answer. `None` when it is anything but one transform of each kind out of the proposal of ours that it names
 /// (RFC 7296 §3.3.6).
-pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<IkeSuite> {
+pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>> {
     let (proposal, number) = single(answer, ProtocolId::IKE)?;
     let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), answer)?;
     let expected = if chosen.suite.protection.integrity.is_some() {
@@ -154,18 +181,21 @@ pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<IkeSuite> {
     } else {
         3
     };
-    (counted(proposal) == expected).then_some(chosen.suite)
+    (counted(proposal) == expected).then_some(chosen)
 }
 
 /// The same for ESP; also gives the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
-pub fn accept_esp(ours: &[EspProposal], answer: &Sa) -> Option<(EspSuite, u32)> {
+pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSuite, u32)> {
     let (proposal, number) = single(answer, ProtocolId::ESP)?;
-    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), answer)?;
+    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), answer, pfs)?;
     let mut expected: usize = if chosen.suite.protection.integrity.is_some() {
         2
     } else {
         1
     };
+    if chosen.suite.group.is_some() {
+        expected = expected.saturating_add(1);
+    }
     // A responder without extended sequence numbers may leave their transform out.
     if proposal
         .transforms
@@ -195,16 +225,21 @@ fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
     }
 }
 
-/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher.
+/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher, nor an explicit "no group".
 fn counted(proposal: &Proposal) -> usize {
+    let says_none = |transform: &Transform| {
+        transform.kind == TransformType::INTEG && transform.id == INTEG_NONE
+            || transform.kind == TransformType::KE && transform.id == GROUP_NONE
+    };
     proposal
         .transforms
         .iter()
-        .filter(|transform| !(transform.kind == TransformType::INTEG && transform.id == INTEG_NONE))
+        .filter(|transform| !says_none(transform))
         .count()
 }
 
 const INTEG_NONE: u16 = 0;
+const GROUP_NONE: u16 = 0;
 
 /// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
 pub(super) fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
@@ -258,6 +293,20 @@ impl Offer<'_> {
             return esn == Esn::No;
         }
         named.any(|transform| transform.id == esn_id(esn))
+    }
+
+    /// The first group of ours they have, or none where both sides want none; nothing where one side insists on what the other does not want.
+    fn group(&self, ours: &[&'static Group]) -> Option<Option<&'static Group>> {
+        if ours.is_empty() {
+            let none = self
+                .of_kind(TransformType::KE)
+                .all(|transform| transform.id == GROUP_NONE)
+                || self.has(TransformType::KE, GROUP_NONE);
+            return none.then_some(None);
+        }
+        ours.iter()
+            .find(|row| self.has(TransformType::KE, row.id))
+            .map(|row| Some(*row))
     }
 
     /// The first cipher of ours they have, and with one that does not authenticate by itself the first integrity algorithm too. An AEAD cipher with an
@@ -390,7 +439,7 @@ mod tests {
 
     /// A proposal of a peer, changed.
     fn theirs(words: &str, change: impl FnOnce(&mut Proposal)) -> Sa {
-        let mut sa = offer_ike(&ike(words));
+        let mut sa = offer_ike(&ike(words), &[]);
         change(&mut sa.proposals[0]);
         sa
     }
@@ -402,12 +451,12 @@ mod tests {
             ike("aes256gcm16-prfsha384-ecp384"),
         ]
         .concat();
-        let mut offer = offer_ike(&ours);
+        let mut offer = offer_ike(&ours, &[]);
         offer.proposals.remove(0);
         let chosen = choose_ike(&ours, &offer).unwrap();
         assert_eq!(chosen.number, 2);
         assert_eq!(chosen.suite.to_string(), "aes256gcm16-prfsha384-ecp384");
-        assert_eq!(accept_ike(&ours, &answer_ike(&chosen)), Some(chosen.suite));
+        assert_eq!(accept_ike(&ours, &answer_ike(&chosen, &[])), Some(chosen));
     }
 
     #[test]
@@ -462,16 +511,21 @@ mod tests {
     #[test]
     fn p08_an_answer_with_anything_we_did_not_offer_is_not_accepted() {
         let ours = esp("aes128-sha256");
-        let chosen = choose_esp(&ours, &offer_esp(&ours, 0x1234_5678)).unwrap();
+        let chosen = choose_esp(
+            &ours,
+            &offer_esp(&ours, 0x1234_5678, Pfs::Unnamed),
+            Pfs::Unnamed,
+        )
+        .unwrap();
         let good = answer_esp(&chosen, 0xabcd_0000);
         assert_eq!(
-            accept_esp(&ours, &good).map(|(_, spi)| spi),
+            accept_esp(&ours, &good, Pfs::Unnamed).map(|(_, spi)| spi),
             Some(0xabcd_0000)
         );
         let bad = |change: &dyn Fn(&mut Sa)| {
             let mut answer = good.clone();
             change(&mut answer);
-            assert_eq!(accept_esp(&ours, &answer), None, "{answer:?}");
+            assert_eq!(accept_esp(&ours, &answer, Pfs::Unnamed), None, "{answer:?}");
         };
         bad(&|sa| sa.proposals[0].number = 2);
         bad(&|sa| sa.proposals[0].number = 0);
@@ -496,7 +550,7 @@ mod tests {
     #[test]
     fn a_group_in_the_first_child_sas_offer_is_skipped_as_it_has_no_key_exchange() {
         let ours = esp("aes128-sha1-modp1024");
-        let mut offer = offer_esp(&ours, 0x1234_5678);
+        let mut offer = offer_esp(&ours, 0x1234_5678, Pfs::Unnamed);
         assert!(
             offer.proposals[0]
                 .transforms
@@ -507,18 +561,46 @@ mod tests {
             .transforms
             .push(plain(TransformType::KE, 14));
         assert_eq!(
-            choose_esp(&ours, &offer).unwrap().suite.to_string(),
+            choose_esp(&ours, &offer, Pfs::Unnamed)
+                .unwrap()
+                .suite
+                .to_string(),
             "aes128-sha1"
         );
     }
 
     #[test]
     fn a_peers_proposal_is_told_in_our_words_and_unknown_numbers_as_numbers() {
-        let known = offer_ike(&ike("aes256-sha256-modp2048"));
+        let known = offer_ike(&ike("aes256-sha256-modp2048"), &[]);
         assert_eq!(words_of_all(&known, 3), "aes256-sha256-modp2048");
         let strange = theirs("aes128gcm16-prfsha256-curve25519", |proposal| {
             proposal.transforms[0].id = 23;
         });
         assert_eq!(words_of_all(&strange, 3), "encr(23)-prfsha256-curve25519");
+    }
+
+    #[test]
+    fn a_group_of_its_own_is_what_both_sides_name_or_neither() {
+        let chosen = |ours: &str, theirs: &str| {
+            let offer = offer_esp(&esp(theirs), 0x1000, Pfs::AsProposed);
+            let ours = esp(ours);
+            let chosen = choose_esp(&ours, &offer, Pfs::AsProposed)?;
+            let answer = answer_esp(&chosen, 0x2000);
+            let accepted = accept_esp(&esp(theirs), &answer, Pfs::AsProposed);
+            assert_eq!(accepted, Some((chosen.suite, 0x2000)));
+            Some(chosen.suite.to_string())
+        };
+        let with = "aes128-sha256-modp2048-curve25519";
+        assert_eq!(
+            chosen("aes128-sha256-curve25519", with).as_deref(),
+            Some("aes128-sha256-curve25519")
+        );
+        assert_eq!(
+            chosen("aes128-sha256", "aes128-sha256").as_deref(),
+            Some("aes128-sha256")
+        );
+        assert_eq!(chosen("aes128-sha256", with), None);
+        assert_eq!(chosen(with, "aes128-sha256"), None);
+        assert_eq!(chosen("aes128-sha256-ecp384", with), None);
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! SKEYSEED = prf(Ni | Nr, g^ir)
 //! SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
-//! KEYMAT   = prf+(SK_d, Ni | Nr)      encryption then integrity, initiator to responder first
+//! KEYMAT   = prf+(SK_d, [g^ir (new) |] Ni | Nr)     encryption then integrity, initiator to responder first
+//!
+//! rekeyed (§2.18):  SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)      by the old PRF; everything after by the new one
 //! ```
 
 use super::event::Role;
-use crate::crypto::{EspSuite, IkeSuite, Protection, SaKeys, Secret};
+use crate::crypto::{EspSuite, IkeSuite, Prf, Protection, SaKeys, Secret};
 use crate::wire::IkeSpi;
 
 /// The nonces of an exchange, by who sent them.
@@ -43,9 +45,36 @@ impl IkeKeys {
         spi_i: IkeSpi,
         spi_r: IkeSpi,
     ) -> IkeKeys {
-        let prf = suite.prf;
         let both = [nonces.initiator.as_slice(), nonces.responder.as_slice()].concat();
-        let seed = prf.compute(&both, &[shared.as_bytes()]);
+        let seed = suite.prf.compute(&both, &[shared.as_bytes()]);
+        IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
+    }
+
+    /// Derives the keys of the IKE SA that takes the place of one with the PRF `old` and the SK_d `derive`.
+    pub fn rekeyed(
+        (old, derive): (&Prf, &Secret),
+        suite: IkeSuite,
+        shared: &Secret,
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> IkeKeys {
+        let seed = old.compute(
+            derive.as_bytes(),
+            &[shared.as_bytes(), &nonces.initiator, &nonces.responder],
+        );
+        IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
+    }
+
+    /// Stretches SKEYSEED and cuts it.
+    fn stretch(
+        suite: IkeSuite,
+        seed: &Secret,
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> IkeKeys {
+        let prf = suite.prf;
         let (ai, ei) = lengths(suite.protection);
         let prf_len = prf.key_len;
         let total = [prf_len, ai, ai, ei, ei, prf_len, prf_len]
@@ -53,7 +82,12 @@ impl IkeKeys {
             .fold(0usize, |sum, len| sum.saturating_add(*len));
         let stream = prf.expand(
             seed.as_bytes(),
-            &[&both, &spi_i.0.to_be_bytes(), &spi_r.0.to_be_bytes()],
+            &[
+                &nonces.initiator,
+                &nonces.responder,
+                &spi_i.0.to_be_bytes(),
+                &spi_r.0.to_be_bytes(),
+            ],
             total,
         );
         let mut keys = Cut(stream.as_bytes());
@@ -74,20 +108,33 @@ impl IkeKeys {
             prove_responder: keys.take(prf_len),
         }
     }
+}
 
-    /// The keys of the first Child SA, made without a Diffie-Hellman exchange of its own: ours to send with, ours to receive with.
-    pub fn child(
-        &self,
-        ike: IkeSuite,
-        esp: EspSuite,
-        nonces: &Nonces,
-        role: Role,
-    ) -> (SaKeys, SaKeys) {
+/// What the keys of a Child SA are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildSeed<'a> {
+    /// The PRF of the IKE SA.
+    pub prf: &'a Prf,
+    /// SK_d of the IKE SA.
+    pub derive: &'a Secret,
+    /// The secret of a Diffie-Hellman exchange of its own (PFS).
+    pub shared: Option<&'a Secret>,
+    /// The nonces of the exchange that makes it.
+    pub nonces: &'a Nonces,
+}
+
+impl ChildSeed<'_> {
+    /// The keys of a Child SA: ours to send with, ours to receive with. `role` is ours in the exchange that makes it.
+    pub fn keys(self, esp: EspSuite, role: Role) -> (SaKeys, SaKeys) {
         let (integrity, encryption) = lengths(esp.protection);
         let one_way = integrity.saturating_add(encryption);
-        let stream = ike.prf.expand(
+        let stream = self.prf.expand(
             self.derive.as_bytes(),
-            &[&nonces.initiator, &nonces.responder],
+            &[
+                self.shared.map_or(&[], Secret::as_bytes),
+                &self.nonces.initiator,
+                &self.nonces.responder,
+            ],
             one_way.saturating_mul(2),
         );
         let mut keys = Cut(stream.as_bytes());
@@ -197,7 +244,13 @@ mod tests {
             additional: None,
             esn: Esn::No,
         };
-        let (out, back) = keys.child(suite, esp, &nonces, Role::Initiator);
+        let seed = ChildSeed {
+            prf: suite.prf,
+            derive: &keys.derive,
+            shared: None,
+            nonces: &nonces,
+        };
+        let (out, back) = seed.keys(esp, Role::Initiator);
         assert_eq!(hex(&out.encryption), "b0c02d1adc402bd5624c0ba9feb21d5a");
         assert_eq!(
             hex(&out.integrity),
@@ -208,7 +261,7 @@ mod tests {
             hex(&back.integrity),
             "df0932caf7f8919b38cdb9259df3cc497c2b61a9"
         );
-        let (theirs, ours) = keys.child(suite, esp, &nonces, Role::Responder);
+        let (theirs, ours) = seed.keys(esp, Role::Responder);
         assert_eq!(
             (theirs.encryption, ours.integrity),
             (back.encryption, out.integrity)

@@ -18,11 +18,12 @@ use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
 use crate::ike::nearest;
-use crate::ike::negotiate;
+use crate::ike::negotiate::{self, Pfs};
 use crate::ike::pieces::{Parcel, Pieces};
 use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::IkeSa;
+use crate::ike::schedule::ChildSeed;
 use crate::ike::settings::{Encapsulation, PeerId};
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
@@ -88,7 +89,11 @@ pub fn begin(
         ))),
         InitialContact::Omit => {}
     }
-    payloads.push(Payload::Sa(negotiate::offer_esp(&settings.esp, spi_in)));
+    payloads.push(Payload::Sa(negotiate::offer_esp(
+        &settings.esp,
+        spi_in,
+        Pfs::Unnamed,
+    )));
     payloads.push(Payload::TsI(settings.policy.local.clone().into()));
     payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
     let flags = Flags {
@@ -231,9 +236,10 @@ fn proved(
                 "it answered with a Child SA that we did not offer",
             ))
             .and_then(|policy| {
-                let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &answer.sa).ok_or(
-                    Error::Misbehaved("it chose an ESP suite that we did not offer"),
-                )?;
+                let (suite, spi_out) =
+                    negotiate::accept_esp(&settings.esp, &answer.sa, Pfs::Unnamed).ok_or(
+                        Error::Misbehaved("it chose an ESP suite that we did not offer"),
+                    )?;
                 Ok((suite, spi_out, policy))
             })
             .map_err(|error| error.failure(cx.now)),
@@ -279,9 +285,13 @@ fn make_child(
     policy: Policy,
     cx: &mut Context<'_>,
 ) -> ChildSa {
-    let (keys_out, keys_in) = keyed
-        .keys
-        .child(keyed.suite, suite, &keyed.nonces, keyed.role);
+    let seed = ChildSeed {
+        prf: keyed.suite.prf,
+        derive: &keyed.keys.derive,
+        shared: None,
+        nonces: &keyed.nonces,
+    };
+    let (keys_out, keys_in) = seed.keys(suite, keyed.role);
     let (spi_in, spi_out) = spis;
     ChildSa {
         spi_in,
@@ -400,7 +410,8 @@ fn choose_child(
             nearest: nearest::esp(&settings.esp, &request.sa),
         })
     };
-    let chosen = negotiate::choose_esp(&settings.esp, &request.sa).ok_or_else(no_proposal)?;
+    let chosen =
+        negotiate::choose_esp(&settings.esp, &request.sa, Pfs::Unnamed).ok_or_else(no_proposal)?;
     let spi_out = negotiate::esp_spi(&chosen.spi).ok_or_else(no_proposal)?;
     let policy = Policy {
         local: narrow(&request.ts_r.selectors, &settings.policy.local),

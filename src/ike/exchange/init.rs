@@ -193,7 +193,8 @@ impl InitSent {
     ) -> Progress {
         let settings = &self.place.settings;
         let misbehaved = |what| Error::Misbehaved(what).failure(cx.now);
-        let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa) else {
+        let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa).map(|chosen| chosen.suite)
+        else {
             return self.doubted(misbehaved("it chose an IKE suite that we did not offer"));
         };
         // It may be the answer to our first message, before we changed the group.
@@ -280,7 +281,7 @@ fn request(
     payloads.extend(
         cookie.map(|cookie| Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.to_vec()))),
     );
-    payloads.push(Payload::Sa(negotiate::offer_ike(&settings.ike)));
+    payloads.push(Payload::Sa(negotiate::offer_ike(&settings.ike, &[])));
     payloads.push(public_value(ke));
     payloads.push(Payload::Nonce(nonce.to_vec()));
     payloads.extend(nat.iter().cloned());
@@ -433,7 +434,7 @@ fn try_respond(
     cx.rng.fill(&mut nonce);
 
     let mut payloads = vec![
-        Payload::Sa(negotiate::answer_ike(&chosen)),
+        Payload::Sa(negotiate::answer_ike(&chosen, &[])),
         public_value(&ke),
         Payload::Nonce(nonce.clone()),
     ];
