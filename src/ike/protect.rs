@@ -5,7 +5,7 @@ use super::pieces::Pieces;
 use super::schedule::IkeKeys;
 use super::window::Mark;
 use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
-use crate::wire::{ChainError, Envelope, Header, Message, Payload, chain, sk};
+use crate::wire::{ChainError, Envelope, Header, Message, Payload, bare, chain, sk};
 
 /// Both directions of an IKE SA.
 pub struct Protector {
@@ -31,6 +31,8 @@ pub struct Opened {
     pub mark: Mark,
     /// What is inside, unless that makes no sense.
     pub payloads: Result<Vec<Payload>, ChainError>,
+    /// The message bare of its sealing and of fragments, as a later AUTH may cover it (RFC 9242 §3.3.2); empty if that makes no sense.
+    pub bare: Vec<u8>,
 }
 
 /// Why a datagram made no message.
@@ -95,12 +97,18 @@ impl Protector {
             .map_err(|_| Unopened::Forged)?;
         let offset = plain.start;
         let plain = bytes.get(plain).ok_or(Unopened::Forged)?;
-        let payloads = sk::unpad(plain)
+        let inner = sk::unpad(plain);
+        let bare = inner.map_or_else(
+            |_| Vec::new(),
+            |inner| bare::theirs(message.bytes, sealed.first, inner).unwrap_or_default(),
+        );
+        let payloads = inner
             .map_err(ChainError::from)
             .and_then(|inner| chain::parse(sealed.first, inner, offset));
         Ok(Opened {
             mark: Mark::of(message.bytes),
             payloads,
+            bare,
         })
     }
 }

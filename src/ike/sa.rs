@@ -425,7 +425,7 @@ impl IkeSa {
             }
             window::Request::Stray => return Fate::Lives,
         }
-        let Ok(Opened { mark, payloads }) = self.protector.open(message) else {
+        let Ok(Opened { mark, payloads, .. }) = self.protector.open(message) else {
             return Fate::Lives;
         };
         self.quiet.heard(cx.now);

@@ -21,6 +21,7 @@
 )]
 
 mod auth;
+pub mod bare;
 pub mod chain;
 mod codec;
 mod delete;

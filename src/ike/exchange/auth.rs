@@ -314,7 +314,7 @@ impl HalfOpen {
         spi_in: u32,
         cx: &mut Context<'_>,
     ) -> Result<Concluded, Box<HalfOpen>> {
-        let Ok(Opened { mark, payloads }) = self.keyed.protector.open(message) else {
+        let Ok(Opened { mark, payloads, .. }) = self.keyed.protector.open(message) else {
             return Err(Box::new(self));
         };
         let request = payloads.map_err(Error::from).and_then(AuthRequest::read);
