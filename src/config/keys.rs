@@ -103,6 +103,7 @@ pub static TUNNEL: &[Key] = &[
     key("dpd.delay"),
     key("dpd.timeout"),
     key("encapsulation"),
+    key("fragment-size"),
     key("mtu"),
     key("inside"),
     key("replay-window"),

@@ -112,4 +112,6 @@ pub mod default {
     pub const DPD_DELAY: Duration = Duration::from_secs(10);
     /// When to give up a silent peer.
     pub const DPD_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The largest IP packet of an IKE message: what every IPv6 link carries (RFC 8200 §5), and other gateways' habit.
+    pub const FRAGMENT_SIZE: u16 = 1280;
 }

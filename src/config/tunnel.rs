@@ -86,6 +86,7 @@ impl Reader<'_> {
             start: upkeep.start,
             dpd: upkeep.dpd,
             encapsulation: upkeep.encapsulation,
+            fragment_size: upkeep.fragment_size,
             rekey_test: ike::RekeyTest::Never,
         };
         let tunnel = Tunnel {
@@ -177,6 +178,7 @@ struct Upkeep {
     start: Start,
     dpd: Dpd,
     encapsulation: Encapsulation,
+    fragment_size: u16,
 }
 
 impl Upkeep {
@@ -200,6 +202,12 @@ impl Upkeep {
             show::encapsulation,
             Encapsulation::Udp,
         );
+        let fragment_size = scope.value_or(
+            "fragment-size",
+            value::fragment_size,
+            plain,
+            default::FRAGMENT_SIZE,
+        );
         Upkeep {
             start: start.value,
             dpd: Dpd {
@@ -207,6 +215,7 @@ impl Upkeep {
                 timeout: timeout.value,
             },
             encapsulation: encapsulation.value,
+            fragment_size: fragment_size.value,
         }
     }
 }

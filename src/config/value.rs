@@ -378,7 +378,7 @@ pub fn metric(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u32> {
     number(value, 1..1_000_000_001, findings).and_then(|it| u32::try_from(it).ok())
 }
 
-/// The smallest inner MTU: what every IPv4 host must take (RFC 1122 §3.3.2).
+/// The smallest MTU, inside or outside: what every IPv4 host must take (RFC 1122 §3.3.2).
 const LEAST_MTU: i64 = 576;
 
 /// `"auto"` (`None`) or a number of bytes.
@@ -398,6 +398,11 @@ pub fn mtu(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u16
 /// A number of bytes a packet may have.
 pub fn fixed_mtu(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u16> {
     number(value, LEAST_MTU..65_001, findings).and_then(|it| u16::try_from(it).ok())
+}
+
+/// The largest IP packet that may carry a part of an IKE message.
+pub fn fragment_size(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u16> {
+    number(value, LEAST_MTU..65_536, findings).and_then(|it| u16::try_from(it).ok())
 }
 
 /// The size of the replay window, as the datapath makes it: a power of two.

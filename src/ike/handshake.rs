@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::event::{Event, Role, Transmit};
 use super::failure::Failure;
 use super::nat::Detected;
-use super::pieces::Pieces;
+use super::pieces::{Cut, Pieces};
 use super::protect::Protector;
 use super::retransmit::Retransmit;
 use super::schedule::{IkeKeys, Nonces};
@@ -40,7 +40,8 @@ pub struct Output {
 impl Output {
     /// Sends a message, in as many datagrams as it has.
     pub fn send(&mut self, local: SocketAddr, remote: SocketAddr, pieces: &Pieces) {
-        self.transmits.extend(pieces.transmits(local, remote));
+        self.transmits
+            .extend(pieces.transmits(Cut::Usual, local, remote));
     }
 }
 

@@ -38,6 +38,7 @@ mod error;
 mod event;
 mod exchange;
 mod failure;
+mod fragments;
 mod handshake;
 mod limits;
 mod nat;

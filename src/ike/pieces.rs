@@ -1,26 +1,102 @@
-//! A message as it leaves: one datagram, or several if it is cut into fragments (RFC 7383).
+//! A message as it leaves: one datagram, or several when it is cut into fragments (RFC 7383 §2.5).
+//!
+//! ```text
+//! fragment-size   ◀──────────────── 1280 ────────────────▶
+//!                 | IP | UDP | marker | IKE fragment … ICV |
+//!                                     ◀─── Sizes::usual ──▶
+//! ```
+//!
+//! A message too long for the smallest path is cut twice: as the configuration says, and smaller, for the case that nothing of the first cut arrives
+//! (RFC 7383 §2.5.1). Then neither the message nor the keys need be kept for a retry.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::event::{Content, Transmit};
 
+/// Octets of UDP header and non-ESP marker (RFC 3948 §2.2).
+const UDP_AND_MARKER: u16 = 8 + 4;
+
+/// Whether both sides said in IKE_SA_INIT that they understand fragments (RFC 7383 §2.3). It holds for what an IKE SA is rekeyed to as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// They did not: messages go whole, and fragments are no message of the peer's.
+    Unsupported,
+    /// They did.
+    Agreed(Sizes),
+}
+
+/// How many octets of IKE one datagram may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// As configured.
+    pub usual: usize,
+    /// What every path carries, or `usual` if that is less.
+    pub least: usize,
+}
+
+impl Sizes {
+    /// For IP packets of at most `packet` octets to `remote`.
+    pub fn new(packet: u16, remote: IpAddr) -> Sizes {
+        // RFC 7383 §2.5.1: what each family promises to carry.
+        let (header, promised) = match remote {
+            IpAddr::V4(_) => (20u16, 576),
+            IpAddr::V6(_) => (40, 1280),
+        };
+        let around = header.saturating_add(UDP_AND_MARKER);
+        Sizes {
+            usual: packet.saturating_sub(around).into(),
+            least: packet.min(promised).saturating_sub(around).into(),
+        }
+    }
+}
+
+/// Which of the two cuts of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// In datagrams of the configured size.
+    Usual,
+    /// In datagrams that every path carries.
+    Smaller,
+}
+
 /// The datagrams of one message, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pieces(Vec<Vec<u8>>);
+pub struct Pieces {
+    usual: Vec<Vec<u8>>,
+    /// Empty when it would be the same.
+    smaller: Vec<Vec<u8>>,
+}
 
 impl Pieces {
     /// A message in one datagram.
     pub fn whole(bytes: Vec<u8>) -> Pieces {
-        Pieces(vec![bytes])
+        Pieces {
+            usual: vec![bytes],
+            smaller: Vec::new(),
+        }
     }
 
-    /// The datagrams on their way between these ends.
+    /// A message cut twice.
+    pub fn cut(usual: Vec<Vec<u8>>, smaller: Vec<Vec<u8>>) -> Pieces {
+        Pieces { usual, smaller }
+    }
+
+    /// The datagrams of one cut.
+    pub fn datagrams(&self, cut: Cut) -> &[Vec<u8>] {
+        match cut {
+            Cut::Smaller if !self.smaller.is_empty() => &self.smaller,
+            Cut::Usual | Cut::Smaller => &self.usual,
+        }
+    }
+
+    /// The datagrams of one cut on their way between these ends.
     pub fn transmits(
         &self,
+        cut: Cut,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> impl Iterator<Item = Transmit> + '_ {
-        self.0.iter().map(move |bytes| Transmit {
+        self.datagrams(cut).iter().map(move |bytes| Transmit {
             local,
             remote,
             content: Content::Ike(bytes.clone()),
@@ -40,8 +116,40 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// Its datagrams.
+    /// Its datagrams, cut as usual.
     pub fn transmits(&self) -> impl Iterator<Item = Transmit> + '_ {
-        self.pieces.transmits(self.local, self.remote)
+        self.recut(Cut::Usual)
+    }
+
+    /// Its datagrams, cut like this.
+    pub fn recut(&self, cut: Cut) -> impl Iterator<Item = Transmit> + '_ {
+        self.pieces.transmits(cut, self.local, self.remote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_with_ip_udp_and_marker_fills_the_configured_packet() {
+        let sizes = |packet, remote: &str| {
+            let sizes = Sizes::new(packet, remote.parse().unwrap());
+            (sizes.usual, sizes.least)
+        };
+        assert_eq!(sizes(1280, "192.0.2.1"), (1248, 544));
+        assert_eq!(sizes(1280, "2001:db8::1"), (1228, 1228));
+        assert_eq!(sizes(576, "192.0.2.1"), (544, 544));
+        assert_eq!(sizes(600, "2001:db8::1"), (548, 548));
+        assert_eq!(sizes(65_535, "2001:db8::1"), (65_483, 1228));
+    }
+
+    #[test]
+    fn without_a_smaller_cut_the_usual_one_goes_again() {
+        let whole = Pieces::whole(vec![1]);
+        assert_eq!(whole.datagrams(Cut::Smaller), [vec![1]]);
+        let cut = Pieces::cut(vec![vec![1]], vec![vec![2], vec![3]]);
+        assert_eq!(cut.datagrams(Cut::Usual), [vec![1]]);
+        assert_eq!(cut.datagrams(Cut::Smaller), [vec![2], vec![3]]);
     }
 }

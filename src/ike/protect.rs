@@ -1,25 +1,40 @@
-//! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14).
+//! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14), whole or in fragments (RFC 7383): the one door for what is protected.
+//!
+//! ```text
+//! payloads ──▶ seal ──▶ Pieces: SK, or SKF 1 … SKF n
+//! SK  ────────▶ open ──▶ Opened
+//! SKF ────────▶ open ──▶ waits in an Assembly ──▶ Opened with the last one
+//! ```
 
 use super::event::Role;
-use super::pieces::Pieces;
+use super::fragments::{Assembly, Fragment, Joined, MessageKey, Part};
+use super::pieces::{Fragmentation, Pieces};
 use super::schedule::IkeKeys;
 use super::window::Mark;
 use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
-use crate::wire::{ChainError, Envelope, Header, Message, Payload, bare, chain, sk};
+use crate::wire::{
+    ChainError, Envelope, Header, Message, Payload, PayloadType, Sealed, bare, chain, sk,
+};
 
 /// Both directions of an IKE SA.
 pub struct Protector {
     sealer: Sealer,
     opener: Opener,
     room: sk::Room,
-    /// How many messages were sealed: the IV or its seed, so it never repeats (retransmissions are the same bytes, not sealed again).
+    /// How many frames were sealed: the IV or its seed, so it never repeats (retransmissions are the same bytes, not sealed again).
     sealed: u64,
+    fragmentation: Fragmentation,
+    requests: Assembly,
+    responses: Assembly,
+    /// How long the longest fragment of the peer's last request was; `None` when that came whole.
+    asked_in: Option<usize>,
 }
 
 impl std::fmt::Debug for Protector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Protector")
             .field("sealed", &self.sealed)
+            .field("fragmentation", &self.fragmentation)
             .finish_non_exhaustive()
     }
 }
@@ -36,10 +51,12 @@ pub struct Opened {
 }
 
 /// Why a datagram made no message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unopened {
-    /// Not from the peer, or damaged: it never happened.
+    /// Not from the peer, damaged, or a fragment of no use: it never happened.
     Forged,
+    /// From the peer, but the rest of the message is still to come.
+    Partial,
 }
 
 impl Protector {
@@ -51,6 +68,7 @@ impl Protector {
         protection: Protection,
         keys: &IkeKeys,
         role: Role,
+        fragmentation: Fragmentation,
         rng: &mut Generator,
     ) -> Result<Protector, WrongKeyLength> {
         let (ours, theirs) = match role {
@@ -66,49 +84,182 @@ impl Protector {
                 block: protection.block(),
             },
             sealed: 0,
+            fragmentation,
+            requests: Assembly::default(),
+            responses: Assembly::default(),
+            asked_in: None,
         })
     }
 
-    /// Seals `payloads` into a message. `None` if they do not fit one, or if the counter is used up.
+    /// What was agreed about fragments.
+    #[allow(
+        dead_code,
+        reason = "an IKE SA hands it on to the one that it is rekeyed to"
+    )]
+    pub fn fragmentation(&self) -> Fragmentation {
+        self.fragmentation
+    }
+
+    /// Seals `payloads` into a message, in fragments where it would be too long. `None` if it does not fit even so, or if the counter is used up.
     pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Pieces> {
-        let mut framed = sk::frame(header, payloads, self.room).ok()?;
+        let Fragmentation::Agreed(sizes) = self.fragmentation else {
+            return self
+                .seal_in(header, payloads, usize::MAX)
+                .map(|pieces| Pieces::cut(pieces, Vec::new()));
+        };
+        // Who asks in smaller datagrams than ours may know the path better (RFC 7383 §2.5.1).
+        let usual = match self.asked_in {
+            Some(asked) if header.flags.response => asked.clamp(sizes.least, sizes.usual),
+            Some(_) | None => sizes.usual,
+        };
+        let pieces = self.seal_in(header, payloads, usual)?;
+        let smaller = if pieces.iter().any(|piece| piece.len() > sizes.least) {
+            self.seal_in(header, payloads, sizes.least)?
+        } else {
+            Vec::new()
+        };
+        Some(Pieces::cut(pieces, smaller))
+    }
+
+    /// Seals `payloads` into datagrams of at most `most` octets.
+    fn seal_in(
+        &mut self,
+        header: Header,
+        payloads: &[Payload],
+        most: usize,
+    ) -> Option<Vec<Vec<u8>>> {
+        let frames = match sk::frame(header, payloads, self.room) {
+            Ok(whole) if whole.bytes.len() <= most => vec![whole],
+            Ok(_) | Err(_) => sk::frame_fragments(header, payloads, self.room, most).ok()?,
+        };
+        frames
+            .into_iter()
+            .map(|frame| self.seal_frame(frame))
+            .collect()
+    }
+
+    fn seal_frame(&mut self, mut framed: sk::Framed) -> Option<Vec<u8>> {
         self.sealed = self.sealed.checked_add(1)?;
         self.sealer
             .seal(&mut framed.bytes, framed.aad_len, self.sealed, None)
             .ok()?;
-        Some(Pieces::whole(framed.bytes))
+        Some(framed.bytes)
     }
 
     /// Opens a datagram of a message that is awaited. Payloads outside the sealed one are not believed and not returned.
     ///
     /// # Errors
-    /// It has no sealed payload or does not authenticate.
+    /// It has no sealed payload, does not authenticate, or is a fragment that makes no message yet.
     pub fn open(&mut self, message: &Message<'_>) -> Result<Opened, Unopened> {
         let sealed = message.sealed.ok_or(Unopened::Forged)?;
         match sealed.envelope {
-            Envelope::Whole => {}
-            // RFC 7383 §2.3: fragments come only after both sides said they support them, and we do not say so.
-            Envelope::Fragment { .. } => return Err(Unopened::Forged),
+            Envelope::Whole => self.open_whole(message, sealed),
+            Envelope::Fragment { number, total } => {
+                self.open_fragment(message, sealed, Part { number, total })
+            }
         }
+    }
+
+    fn open_whole(&mut self, message: &Message<'_>, sealed: Sealed) -> Result<Opened, Unopened> {
+        let plain = self.decrypt(message, sealed)?;
+        self.assembly(message).clear();
+        if !message.header.flags.response {
+            self.asked_in = None;
+        }
+        Ok(match sk::unpad(&plain) {
+            Ok(content) => self.opened(message, Mark::of(message.bytes), sealed.first, content),
+            Err(malformed) => Opened {
+                mark: Mark::of(message.bytes),
+                payloads: Err(malformed.into()),
+                bare: Vec::new(),
+            },
+        })
+    }
+
+    fn open_fragment(
+        &mut self,
+        message: &Message<'_>,
+        sealed: Sealed,
+        part: Part,
+    ) -> Result<Opened, Unopened> {
+        let key = MessageKey::of(&message.header);
+        if !self.may_be_fragment(message) || !self.assembly(message).wants(key, part) {
+            return Err(Unopened::Forged);
+        }
+        // Authentic first, kept then: a stranger's fragment must not take the place of a good one.
+        let plain = self.decrypt(message, sealed)?;
+        let content = sk::unpad(&plain).map_err(|_| Unopened::Forged)?;
+        let fragment = Fragment {
+            first: sealed.first,
+            content: content.to_vec(),
+            mark: Mark::of(message.bytes),
+            datagram_len: message.bytes.len(),
+        };
+        let Joined {
+            first,
+            content,
+            mark,
+            datagram_len,
+        } = self
+            .assembly(message)
+            .add(key, part, fragment)
+            .ok_or(Unopened::Partial)?;
+        if !message.header.flags.response {
+            self.asked_in = Some(datagram_len);
+        }
+        Ok(self.opened(message, mark, first, &content))
+    }
+
+    /// The whole `content`, of which `message` brought the last.
+    fn opened(
+        &self,
+        message: &Message<'_>,
+        mark: Mark,
+        first: PayloadType,
+        content: &[u8],
+    ) -> Opened {
+        let offset = message.sealed.map_or(0, |sealed| sealed.aad_len);
+        Opened {
+            mark,
+            payloads: chain::parse(first, content, offset.saturating_add(self.room.iv)),
+            bare: bare::theirs(message.bytes, first, content).unwrap_or_default(),
+        }
+    }
+
+    /// Whether this is fragment 1 of an authentic message. The first fragment of a request that was answered asks for the answer again, also when the peer has cut
+    /// the request anew (RFC 7383 §2.6.1).
+    pub fn is_first_fragment(&self, message: &Message<'_>) -> bool {
+        message.sealed.is_some_and(|sealed| match sealed.envelope {
+            Envelope::Fragment { number: 1, .. } => {
+                self.may_be_fragment(message) && self.decrypt(message, sealed).is_ok()
+            }
+            Envelope::Fragment { .. } | Envelope::Whole => false,
+        })
+    }
+
+    /// Fragments are the peer's only if both sides said that they understand them, and nothing stands in front of their sealed part (RFC 7383 §2.3, §2.5).
+    fn may_be_fragment(&self, message: &Message<'_>) -> bool {
+        match self.fragmentation {
+            Fragmentation::Unsupported => false,
+            Fragmentation::Agreed(_) => message.clear.is_empty(),
+        }
+    }
+
+    fn assembly(&mut self, message: &Message<'_>) -> &mut Assembly {
+        if message.header.flags.response {
+            &mut self.responses
+        } else {
+            &mut self.requests
+        }
+    }
+
+    /// What is inside, padding included.
+    fn decrypt(&self, message: &Message<'_>, sealed: Sealed) -> Result<Vec<u8>, Unopened> {
         let mut bytes = message.bytes.to_vec();
         let plain = self
             .opener
             .open(&mut bytes, sealed.aad_len, None)
             .map_err(|_| Unopened::Forged)?;
-        let offset = plain.start;
-        let plain = bytes.get(plain).ok_or(Unopened::Forged)?;
-        let inner = sk::unpad(plain);
-        let bare = inner.map_or_else(
-            |_| Vec::new(),
-            |inner| bare::theirs(message.bytes, sealed.first, inner).unwrap_or_default(),
-        );
-        let payloads = inner
-            .map_err(ChainError::from)
-            .and_then(|inner| chain::parse(sealed.first, inner, offset));
-        Ok(Opened {
-            mark: Mark::of(message.bytes),
-            payloads,
-            bare,
-        })
+        bytes.get(plain).map(<[u8]>::to_vec).ok_or(Unopened::Forged)
     }
 }

@@ -1,4 +1,5 @@
-//! The retransmission ladder (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone.
+//! The retransmission ladder (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone. What is too long for some paths
+//! goes in smaller fragments every other time, after a few copies (RFC 7383 §2.5.1): every other, since a peer that has answered may know only the first cut.
 //!
 //! ```text
 //! sent ──1 s──▶ again ──1.8 s──▶ again ──3.2 s──▶ again ──5.8 s──▶ … up to `patience` after the first
@@ -7,11 +8,14 @@
 use std::time::Duration;
 
 use super::event::Transmit;
-use super::pieces::Parcel;
+use super::pieces::{Cut, Parcel};
 use crate::net::Time;
 
 /// How long after the first copy the second follows.
 const FIRST: Duration = Duration::from_secs(1);
+
+/// How many copies go out as they were before a smaller cut is tried.
+const COPIES_BEFORE_SMALLER: u32 = 3;
 
 /// How long an unanswered handshake message is repeated before the attempt counts as failed.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(45);
@@ -80,8 +84,17 @@ impl Retransmit {
             return Step::GiveUp;
         }
         self.due = (now + pause(self.sent, jitter)).min(self.deadline);
+        let cut = self.cut();
         self.sent = self.sent.saturating_add(1);
-        Step::Again(self.parcel.transmits().collect())
+        Step::Again(self.parcel.recut(cut).collect())
+    }
+
+    /// How the next copy is cut.
+    fn cut(&self) -> Cut {
+        match self.sent.checked_sub(COPIES_BEFORE_SMALLER) {
+            Some(after) if after.is_multiple_of(2) => Cut::Smaller,
+            Some(_) | None => Cut::Usual,
+        }
     }
 }
 
@@ -127,6 +140,18 @@ mod tests {
         let full = &gaps[..gaps.len() - 1];
         assert!(full.windows(2).all(|pair| pair[1] > pair[0]), "{gaps:?}");
         assert!(full.len() >= 4, "{gaps:?}");
+    }
+
+    #[test]
+    fn what_no_path_may_carry_is_tried_smaller_every_other_time_after_three_copies() {
+        let pieces = Pieces::cut(vec![vec![1; 9]], vec![vec![1; 5], vec![2; 4]]);
+        let parcel = Parcel { pieces, ..parcel() };
+        let mut ladder = Retransmit::new(Time::ZERO, parcel.clone(), Duration::from_secs(90), 0);
+        let mut datagrams = Vec::new();
+        while let Step::Again(copy) = ladder.step(ladder.due(), 0) {
+            datagrams.push(copy.len());
+        }
+        assert_eq!(datagrams[..6], [1, 1, 2, 1, 2, 1]);
     }
 
     #[test]

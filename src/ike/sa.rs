@@ -11,7 +11,7 @@ use super::event::{
 };
 use super::exchange::informational;
 use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
-use super::pieces::{Parcel, Pieces};
+use super::pieces::{Cut, Parcel, Pieces};
 use super::protect::{Opened, Protector};
 use super::retransmit::{Retransmit, Step};
 use super::schedule::Nonces;
@@ -420,7 +420,13 @@ impl IkeSa {
         match self.received.classify(id, datagram.bytes) {
             window::Request::New => {}
             window::Request::Repeated(response) => {
-                self.reply(&response, datagram, cx);
+                self.reply(&response, Cut::Usual, datagram, cx);
+                return Fate::Lives;
+            }
+            window::Request::Recut(response) => {
+                if self.protector.is_first_fragment(message) {
+                    self.reply(&response, Cut::Smaller, datagram, cx);
+                }
                 return Fate::Lives;
             }
             window::Request::Stray => return Fate::Lives,
@@ -452,13 +458,14 @@ impl IkeSa {
         if !self.received.answered(mark, response.clone()) {
             self.close(DownReason::Expired, None, cx);
         }
-        self.reply(&response, datagram, cx);
+        self.reply(&response, Cut::Usual, datagram, cx);
         fate
     }
 
     /// Answers go where the question came from (RFC 7296 §2.11).
-    fn reply(&mut self, response: &Pieces, datagram: Datagram<'_>, cx: &mut Context<'_>) {
-        cx.out.send(datagram.local, datagram.remote, response);
+    fn reply(&mut self, response: &Pieces, cut: Cut, datagram: Datagram<'_>, cx: &mut Context<'_>) {
+        let copies = response.transmits(cut, datagram.local, datagram.remote);
+        cx.out.transmits.extend(copies);
         // A repetition may come from anywhere, and the way there keeps no NAT of ours open.
         if datagram.remote == self.place.remote {
             self.quiet.sent(cx.now);

@@ -42,6 +42,8 @@ pub struct Settings {
     pub dpd: Dpd,
     /// How ESP travels.
     pub encapsulation: Encapsulation,
+    /// The largest IP packet that may carry an IKE message or a fragment of one (RFC 7383).
+    pub fragment_size: u16,
     /// Whether to find out soon after the first connect that the peer rekeys.
     pub rekey_test: RekeyTest,
 }

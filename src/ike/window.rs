@@ -38,7 +38,9 @@ pub enum Request {
     New,
     /// Answered before: the same bytes go out again.
     Repeated(Pieces),
-    /// Outside the window, or another message with a number already used.
+    /// Other bytes with the number answered last. Only if they are the first fragment of the request, cut anew, does the answer go out again, cut smaller too.
+    Recut(Pieces),
+    /// Outside the window.
     Stray,
 }
 
@@ -57,10 +59,12 @@ impl Received {
             return Request::New;
         }
         match &self.last {
-            Some(last) if last.id == id && last.request == Mark::of(datagram) => {
+            Some(last) if last.id != id => Request::Stray,
+            Some(last) if last.request == Mark::of(datagram) => {
                 Request::Repeated(last.response.clone())
             }
-            _ => Request::Stray,
+            Some(last) => Request::Recut(last.response.clone()),
+            None => Request::Stray,
         }
     }
 
@@ -96,7 +100,11 @@ mod tests {
             window.classify(MessageId(1), b"request"),
             Request::Repeated(answer())
         );
-        assert_eq!(window.classify(MessageId(1), b"other"), Request::Stray);
+        assert_eq!(
+            window.classify(MessageId(1), b"other"),
+            Request::Recut(answer()),
+            "to be proved"
+        );
         assert_eq!(window.classify(MessageId(2), b"next"), Request::New);
     }
 
@@ -110,7 +118,7 @@ mod tests {
         assert!(!last.answered(Mark::of(b"x"), answer()));
         let id = MessageId(u32::MAX);
         assert_eq!(last.classify(id, b"x"), Request::Repeated(answer()));
-        assert_eq!(last.classify(id, b"y"), Request::Stray);
+        assert_eq!(last.classify(id, b"y"), Request::Recut(answer()));
         assert_eq!(last.classify(MessageId(0), b"y"), Request::Stray);
     }
 }

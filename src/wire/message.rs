@@ -140,7 +140,7 @@ impl Envelope {
         Ok(Envelope::Fragment { number, total })
     }
 
-    const fn kind(self) -> PayloadType {
+    pub(super) const fn kind(self) -> PayloadType {
         match self {
             Envelope::Whole => PayloadType::SK,
             Envelope::Fragment { .. } => PayloadType::SKF,

@@ -1,9 +1,12 @@
-//! The encrypted payload (RFC 7296 §3.14), as a frame for `crypto` to seal or open in place.
+//! The encrypted payload (RFC 7296 §3.14) and the encrypted fragment (RFC 7383 §2.5), as frames for `crypto` to seal or open in place.
 //!
 //! ```text
-//! | header | SK generic header | IV | inner payloads | padding | pad length | ICV |
-//! |◀────── aad_len ───────────▶|    |◀──────── encrypted ──────────────────▶|     |
+//! | header | SK generic header                    | IV | inner payloads         | padding | pad length | ICV |
+//! | header | SKF generic header | number | total  | IV | part of inner payloads | padding | pad length | ICV |
+//! |◀────── aad_len ──────────────────────────────▶|    |◀──────────── encrypted ───────────────────▶|     |
 //! ```
+//!
+//! Only the first fragment says what the first payload inside is; each is padded and sealed by itself.
 
 use super::chain::{self, Payload};
 use super::codec::{Malformed, TooLong, fill_length_u16};
@@ -36,19 +39,79 @@ pub struct Framed {
 /// # Errors
 /// The payloads do not fit their length fields, or the block is none.
 pub fn frame(header: Header, inner: &[Payload], room: Room) -> Result<Framed, TooLong> {
+    let mut content = Vec::new();
+    let first = chain::encode(inner, &mut content)?;
+    lay_out(header, Envelope::Whole, first, &content, room)
+}
+
+/// Lays out the same as fragments of at most `most` octets each, header included.
+///
+/// # Errors
+/// `most` has no room for content, or more fragments would be needed than can be counted.
+pub fn frame_fragments(
+    header: Header,
+    inner: &[Payload],
+    room: Room,
+    most: usize,
+) -> Result<Vec<Framed>, TooLong> {
+    let too_long = TooLong {
+        what: "fragmented message",
+    };
+    let mut content = Vec::new();
+    let first = chain::encode(inner, &mut content)?;
+    let each = content_of_fragment(room, most).ok_or(too_long)?;
+    let total = u16::try_from(content.len().div_ceil(each)).map_err(|_| too_long)?;
+    (1..=total)
+        .zip(content.chunks(each))
+        .map(|(number, part)| {
+            let first = if number == 1 {
+                first
+            } else {
+                PayloadType::NONE
+            };
+            lay_out(
+                header,
+                Envelope::Fragment { number, total },
+                first,
+                part,
+                room,
+            )
+        })
+        .collect()
+}
+
+/// Octets of content in a fragment of `most` octets: what is left behind headers, IV and ICV in whole blocks, less the pad length. `None` when that is nothing.
+fn content_of_fragment(room: Room, most: usize) -> Option<usize> {
+    let around = FRAGMENT_HEADERS
+        .checked_add(room.iv)?
+        .checked_add(room.icv)?;
+    let encrypted = most.checked_sub(around)?;
+    let whole_blocks = encrypted.checked_sub(encrypted.checked_rem(room.block)?)?;
+    whole_blocks.checked_sub(1).filter(|content| *content > 0)
+}
+
+/// IKE header, generic header, fragment number and total.
+const FRAGMENT_HEADERS: usize = Header::LEN + 8;
+
+fn lay_out(
+    header: Header,
+    envelope: Envelope,
+    first: PayloadType,
+    content: &[u8],
+    room: Room,
+) -> Result<Framed, TooLong> {
     let mut bytes = Vec::new();
     Header {
-        next: PayloadType::SK,
+        next: envelope.kind(),
         ..header
     }
     .encode(&mut bytes);
     let start = bytes.len();
-    let first = inner.first().map_or(PayloadType::NONE, Payload::kind);
-    Envelope::Whole.encode(first, &mut bytes);
+    envelope.encode(first, &mut bytes);
     let aad_len = bytes.len();
     append_zeros(&mut bytes, room.iv);
     let plaintext_at = bytes.len();
-    chain::encode(inner, &mut bytes)?;
+    bytes.extend_from_slice(content);
     append_padding(&mut bytes, plaintext_at, room.block)?;
     append_zeros(&mut bytes, room.icv);
     fill_length_u16(&mut bytes, start, "encrypted payload")?;
@@ -166,6 +229,76 @@ mod tests {
             PayloadType::NONE
         );
         assert_eq!(unpad(&[0]), Ok(&[][..]));
+    }
+
+    #[test]
+    fn f02_fragments_fill_the_limit_and_their_content_in_order_is_the_message() {
+        let inner = payloads(1000);
+        let mut expected = Vec::new();
+        chain::encode(&inner, &mut expected).unwrap();
+        for block in [1, 8, 16] {
+            let room = Room {
+                iv: 16,
+                icv: 12,
+                block,
+            };
+            for most in [128, 200, 545] {
+                let framed = frame_fragments(header(), &inner, room, most).unwrap();
+                let mut content = Vec::new();
+                for (index, fragment) in framed.iter().enumerate() {
+                    assert!(fragment.bytes.len() <= most);
+                    let sealed = Message::parse(&fragment.bytes).unwrap().sealed.unwrap();
+                    let number = u16::try_from(index + 1).unwrap();
+                    let total = u16::try_from(framed.len()).unwrap();
+                    assert_eq!(sealed.envelope, Envelope::Fragment { number, total });
+                    let kind = if number == 1 {
+                        PayloadType::NOTIFY
+                    } else {
+                        PayloadType::NONE
+                    };
+                    assert_eq!(
+                        (sealed.first, sealed.aad_len),
+                        (kind, fragment.aad_len),
+                        "only the first says what is inside"
+                    );
+                    let plaintext = &fragment.bytes
+                        [fragment.aad_len + room.iv..fragment.bytes.len() - room.icv];
+                    assert_eq!(plaintext.len() % block, 0);
+                    if number < total {
+                        assert!(fragment.bytes.len() + block > most, "no room is wasted");
+                    }
+                    content.extend_from_slice(unpad(plaintext).unwrap());
+                }
+                assert_eq!(content, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_without_room_for_content_is_an_error() {
+        let room = Room {
+            iv: 16,
+            icv: 16,
+            block: 16,
+        };
+        for most in [0, 67, 68, 83] {
+            assert!(frame_fragments(header(), &payloads(9), room, most).is_err());
+        }
+        assert!(frame_fragments(header(), &payloads(9), room, 84).is_ok());
+        let none = Room { block: 0, ..room };
+        assert!(frame_fragments(header(), &payloads(9), none, 1000).is_err());
+        let tiny = Room {
+            iv: 0,
+            icv: 0,
+            block: 1,
+        };
+        let counted = frame_fragments(
+            header(),
+            &[payloads(65_000), payloads(600)].concat(),
+            tiny,
+            38,
+        );
+        assert!(counted.is_err(), "more fragments than can be counted");
     }
 
     #[test]

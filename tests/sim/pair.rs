@@ -106,6 +106,7 @@ pub fn settings(side: Side) -> Settings {
             timeout: Duration::from_secs(30),
         },
         encapsulation: Encapsulation::Udp,
+        fragment_size: 1280,
         rekey_test: RekeyTest::Never,
     }
 }

@@ -110,6 +110,11 @@ fn numbers_words_and_addresses_have_bounds() {
         "{}",
         small.report
     );
+    assert!(error("fragment-size = 575").contains("out of range"));
+    assert!(error("fragment-size = 65536").contains("out of range"));
+    assert_eq!(tunnel("fragment-size = 576").ike.fragment_size, 576);
+    assert_eq!(tunnel("fragment-size = 65535").ike.fragment_size, 65_535);
+    assert_eq!(tunnel("metric = 5").ike.fragment_size, 1280);
     assert!(error("replay-window = 0").contains("out of range"));
     assert!(error("ike-lifetime = \"1s\"").contains("\"2s\" is the least"));
     assert_eq!(

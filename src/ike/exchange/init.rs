@@ -1,8 +1,8 @@
 //! IKE_SA_INIT (RFC 7296 §1.2): algorithms, public values and nonces, in the clear.
 //!
 //! ```text
-//! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), V  ──▶
-//!                 ◀──  HDR(SPIi, SPIr), SAr1, KEr, Nr, N(NAT-D source, destination), V
+//! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), N(fragments), V  ──▶
+//!                 ◀──  HDR(SPIi, SPIr), SAr1, KEr, Nr, N(NAT-D source, destination), N(fragments), V
 //!            or   ◀──  HDR(SPIi, 0), N(INVALID_KE_PAYLOAD | NO_PROPOSAL_CHOSEN | COOKIE)
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! keeps no state before it has an offer it could accept. Of several answers that could be accepted the first wins (§2.4); if that was a forged one, the attempt
 //! runs out and the next begins with a new SPI.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::crypto::{Group, KeyExchange};
@@ -20,7 +21,7 @@ use crate::ike::handshake::{Context, HalfOpen, InitSent, Keyed, PeerKind, Place,
 use crate::ike::nat;
 use crate::ike::nearest;
 use crate::ike::negotiate;
-use crate::ike::pieces::{Parcel, Pieces};
+use crate::ike::pieces::{Fragmentation, Parcel, Pieces, Sizes};
 use crate::ike::protect::Protector;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::schedule::{IkeKeys, Nonces};
@@ -231,7 +232,14 @@ impl InitSent {
             responder: init.nonce,
         };
         let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
-        let Ok(protector) = Protector::new(suite.protection, &keys, Role::Initiator, cx.rng) else {
+        let fragmentation = fragmentation(settings, &init.notifies, datagram.remote);
+        let Ok(protector) = Protector::new(
+            suite.protection,
+            &keys,
+            Role::Initiator,
+            fragmentation,
+            cx.rng,
+        ) else {
             return Progress::Failed(
                 Error::Misbehaved("its answer leads to keys of the wrong length").failure(cx.now),
             );
@@ -285,6 +293,7 @@ fn request(
     payloads.push(public_value(ke));
     payloads.push(Payload::Nonce(nonce.to_vec()));
     payloads.extend(nat.iter().cloned());
+    payloads.push(understands_fragments());
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
     let header = Header::new(
         spi_i,
@@ -301,6 +310,26 @@ fn public_value(ke: &KeyExchange) -> Payload {
         group: ke.group().id,
         data: ke.public().to_vec(),
     })
+}
+
+/// That we understand fragments. The responder says so only to who asks (RFC 7383 §2.3).
+fn understands_fragments() -> Payload {
+    Payload::Notify(Notify::new(
+        NotifyType::IKEV2_FRAGMENTATION_SUPPORTED,
+        Vec::new(),
+    ))
+}
+
+/// What comes of what the peer says; we always say that we understand fragments.
+fn fragmentation(settings: &Settings, notifies: &[Notify], remote: SocketAddr) -> Fragmentation {
+    let supported = notifies
+        .iter()
+        .any(|notify| notify.kind == NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+    if supported {
+        Fragmentation::Agreed(Sizes::new(settings.fragment_size, remote.ip()))
+    } else {
+        Fragmentation::Unsupported
+    }
 }
 
 fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
@@ -446,6 +475,11 @@ fn try_respond(
         settings.encapsulation,
         cx.rng,
     ));
+    let fragmentation = fragmentation(&settings, &init.notifies, place.remote);
+    match fragmentation {
+        Fragmentation::Agreed(_) => payloads.push(understands_fragments()),
+        Fragmentation::Unsupported => {}
+    }
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
     let header = Header::new(
         spi_i,
@@ -462,8 +496,14 @@ fn try_respond(
         responder: nonce,
     };
     let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
-    let protector = Protector::new(suite.protection, &keys, Role::Responder, cx.rng)
-        .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
+    let protector = Protector::new(
+        suite.protection,
+        &keys,
+        Role::Responder,
+        fragmentation,
+        cx.rng,
+    )
+    .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
     Ok(HalfOpen {
         expires: cx.now + HALF_OPEN_LIFE,
         keyed: Keyed {

@@ -1,0 +1,289 @@
+//! Putting the fragments of a message together (RFC 7383 §2.6): one direction of one IKE SA, one message at a time.
+//!
+//! ```text
+//!  3 of 3 ─┐                       ┌─────────┐
+//!  1 of 3 ─┼─ authentic? ─ wanted? │ 1  ·  3 │ ── 2 of 3 ──▶ content of 1 · 2 · 3, once
+//!  1 of 3 ─┘                       └─────────┘
+//! ```
+//!
+//! Nothing gets in here that has not been opened with the keys of the SA, so a stranger can neither fill nor poison it. A peer can hold [`MOST_BYTES`] of one
+//! message, in [`MOST_FRAGMENTS`]; they go when the message is whole, when another begins, or with the SA.
+
+use std::collections::BTreeMap;
+
+use super::window::Mark;
+use crate::wire::{ExchangeType, Header, MessageId, PayloadType};
+
+/// More fragments than any honest message has: 64 of the smallest sensible size are more than [`MOST_BYTES`] for a path of 1280.
+pub const MOST_FRAGMENTS: u16 = 64;
+
+/// More content than any message may have that could also go whole.
+pub const MOST_BYTES: usize = 65_535;
+
+/// Which message a fragment belongs to. The direction is the owner's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageKey {
+    id: MessageId,
+    exchange: ExchangeType,
+}
+
+impl MessageKey {
+    /// The message that this is the header of.
+    pub fn of(header: &Header) -> MessageKey {
+        MessageKey {
+            id: header.message_id,
+            exchange: header.exchange,
+        }
+    }
+}
+
+/// Which part of its message a fragment is: 1 to `total`, as the parser of messages has made sure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which one.
+    pub number: u16,
+    /// Of how many.
+    pub total: u16,
+}
+
+/// What an opened fragment holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// The type of the first payload of the message; only fragment 1 knows it.
+    pub first: PayloadType,
+    /// Its part of the payloads.
+    pub content: Vec<u8>,
+    /// The mark of its datagram.
+    pub mark: Mark,
+    /// How long its datagram was.
+    pub datagram_len: usize,
+}
+
+/// A message whose fragments are all there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The type of the first payload.
+    pub first: PayloadType,
+    /// All payloads.
+    pub content: Vec<u8>,
+    /// The mark of fragment 1.
+    pub mark: Mark,
+    /// How long the longest datagram was.
+    pub datagram_len: usize,
+}
+
+/// The fragments of at most one message.
+#[derive(Debug, Default)]
+pub struct Assembly(Option<Begun>);
+
+#[derive(Debug)]
+struct Begun {
+    key: MessageKey,
+    total: u16,
+    parts: BTreeMap<u16, Fragment>,
+    bytes: usize,
+}
+
+impl Assembly {
+    /// Whether a fragment would be of use. Asked before it is opened, so that what is not costs nothing.
+    pub fn wants(&self, key: MessageKey, part: Part) -> bool {
+        if part.total > MOST_FRAGMENTS {
+            return false;
+        }
+        match &self.0 {
+            // RFC 7383 §2.6: more fragments than before are a new cut of the message, fewer are late ones of an old cut.
+            Some(begun) if begun.key.id == key.id => {
+                begun.key == key
+                    && (part.total > begun.total
+                        || part.total == begun.total && !begun.parts.contains_key(&part.number))
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Takes an authentic fragment; gives the message back if that was the last one missing.
+    pub fn add(&mut self, key: MessageKey, part: Part, fragment: Fragment) -> Option<Joined> {
+        if !self.wants(key, part) {
+            return None;
+        }
+        let fresh = || Begun {
+            key,
+            total: part.total,
+            parts: BTreeMap::new(),
+            bytes: 0,
+        };
+        let mut begun = self
+            .0
+            .take()
+            .filter(|begun| begun.key == key && begun.total == part.total)
+            .unwrap_or_else(fresh);
+        begun.bytes = begun.bytes.saturating_add(fragment.content.len());
+        if begun.bytes > MOST_BYTES {
+            return None;
+        }
+        begun.parts.insert(part.number, fragment);
+        if begun.parts.len() < usize::from(begun.total) {
+            self.0 = Some(begun);
+            return None;
+        }
+        begun.join()
+    }
+
+    /// Lets go of what is there: the message has come whole.
+    pub fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// How many octets wait for the rest of their message.
+    #[cfg(test)]
+    fn held(&self) -> usize {
+        self.0.as_ref().map_or(0, |begun| begun.bytes)
+    }
+}
+
+impl Begun {
+    fn join(self) -> Option<Joined> {
+        let mut parts = self.parts.into_values();
+        let Fragment {
+            first,
+            mut content,
+            mark,
+            mut datagram_len,
+        } = parts.next()?;
+        for part in parts {
+            content.extend_from_slice(&part.content);
+            datagram_len = datagram_len.max(part.datagram_len);
+        }
+        Some(Joined {
+            first,
+            content,
+            mark,
+            datagram_len,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: MessageKey = MessageKey {
+        id: MessageId(3),
+        exchange: ExchangeType::INFORMATIONAL,
+    };
+
+    fn part(number: u16, total: u16) -> Part {
+        Part { number, total }
+    }
+
+    fn fragment(number: u16, content: &[u8]) -> Fragment {
+        Fragment {
+            first: if number == 1 {
+                PayloadType::NOTIFY
+            } else {
+                PayloadType::NONE
+            },
+            content: content.to_vec(),
+            mark: Mark::of(&[number.to_be_bytes().as_slice(), content].concat()),
+            datagram_len: content.len() + 100,
+        }
+    }
+
+    fn add(assembly: &mut Assembly, number: u16, total: u16, content: &[u8]) -> Option<Joined> {
+        assembly.add(KEY, part(number, total), fragment(number, content))
+    }
+
+    #[test]
+    fn f02_every_order_gives_the_same_message_once() {
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2]] {
+            let mut assembly = Assembly::default();
+            let mut joined = None;
+            for number in order {
+                assert_eq!(joined, None);
+                joined = add(
+                    &mut assembly,
+                    number,
+                    3,
+                    &[u8::try_from(number).unwrap(); 2],
+                );
+            }
+            let joined = joined.unwrap();
+            assert_eq!(joined.content, [1, 1, 2, 2, 3, 3], "{order:?}");
+            assert_eq!(joined.first, PayloadType::NOTIFY);
+            assert_eq!(
+                joined.mark,
+                fragment(1, &[1, 1]).mark,
+                "fragment 1 stands for all"
+            );
+            assert_eq!(joined.datagram_len, 102);
+            assert_eq!(assembly.held(), 0);
+        }
+    }
+
+    #[test]
+    fn f02_a_duplicate_changes_nothing_and_the_first_copy_stays() {
+        let mut assembly = Assembly::default();
+        assert_eq!(add(&mut assembly, 2, 2, b"two"), None);
+        assert!(!assembly.wants(KEY, part(2, 2)));
+        assert_eq!(add(&mut assembly, 2, 2, b"other"), None);
+        assert_eq!(assembly.held(), 3);
+        assert_eq!(add(&mut assembly, 1, 2, b"one").unwrap().content, b"onetwo");
+    }
+
+    #[test]
+    fn f02_a_growing_total_discards_what_was_there_and_a_shrinking_one_is_dropped() {
+        let mut assembly = Assembly::default();
+        add(&mut assembly, 1, 2, b"half");
+        add(&mut assembly, 1, 3, b"a");
+        assert_eq!(assembly.held(), 1, "the old cut is gone");
+        assert!(!assembly.wants(KEY, part(2, 2)));
+        assert_eq!(add(&mut assembly, 2, 2, b"half"), None);
+        add(&mut assembly, 2, 3, b"b");
+        assert_eq!(add(&mut assembly, 3, 3, b"c").unwrap().content, b"abc");
+    }
+
+    #[test]
+    fn f01_more_fragments_than_the_cap_are_not_wanted() {
+        let mut assembly = Assembly::default();
+        for total in [MOST_FRAGMENTS + 1, u16::MAX] {
+            assert!(!assembly.wants(KEY, part(1, total)));
+            assert_eq!(add(&mut assembly, 1, total, b"x"), None);
+            assert_eq!(assembly.held(), 0);
+        }
+        assert!(assembly.wants(KEY, part(1, MOST_FRAGMENTS)));
+    }
+
+    #[test]
+    fn f01_a_message_that_outgrows_the_bound_is_let_go_of() {
+        let mut assembly = Assembly::default();
+        add(&mut assembly, 1, 3, &[0; 40_000]);
+        assert_eq!(add(&mut assembly, 2, 3, &[0; 40_000]), None);
+        assert_eq!(assembly.held(), 0);
+    }
+
+    #[test]
+    fn f04_fragments_of_another_exchange_under_the_same_number_are_not_mixed_in() {
+        let mut assembly = Assembly::default();
+        add(&mut assembly, 1, 2, b"one");
+        let other = MessageKey {
+            exchange: ExchangeType::CREATE_CHILD_SA,
+            ..KEY
+        };
+        assert_eq!(assembly.add(other, part(2, 2), fragment(2, b"evil")), None);
+        assert_eq!(add(&mut assembly, 2, 2, b"two").unwrap().content, b"onetwo");
+    }
+
+    #[test]
+    fn f06_another_message_takes_the_place_of_one_never_completed() {
+        let mut assembly = Assembly::default();
+        add(&mut assembly, 1, 2, &[0; 1000]);
+        let next = MessageKey {
+            id: MessageId(4),
+            ..KEY
+        };
+        assembly.add(next, part(1, 2), fragment(1, b"new"));
+        assert_eq!(assembly.held(), 3);
+        assembly.clear();
+        assert_eq!(assembly.held(), 0);
+    }
+}
