@@ -13,6 +13,8 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 use zeroize::Zeroize;
 
+use super::keys::Secret;
+
 /// A hash function that HMAC is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hash {
@@ -96,6 +98,13 @@ impl Drop for Tag {
     fn drop(&mut self) {
         self.bytes.zeroize();
     }
+}
+
+/// HMAC-SHA-256 (RFC 4231) over the concatenation of `parts`, for what the program authenticates to itself.
+pub fn hmac_sha256(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = keyed::<Hmac<Sha256>>(key.as_bytes());
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 #[allow(

@@ -44,6 +44,7 @@ pub(crate) mod vectors;
 pub use digest::sha1;
 pub use kex::{Answer, InvalidPublicValue, KeyExchange};
 pub use keys::{Secret, equal};
+pub use mac::hmac_sha256;
 pub use protect::{Forged, Misfit, Opener, SaKeys, Sealer, WrongKeyLength};
 pub use random::Generator;
 pub use registry::{

@@ -175,7 +175,7 @@ pub(super) fn encode_before(
 const CRITICAL: u8 = 0x80;
 
 impl<'a> Link<'a> {
-    fn read(kind: PayloadType, cursor: &mut Cursor<'a>) -> Result<Link<'a>, Malformed> {
+    pub(super) fn read(kind: PayloadType, cursor: &mut Cursor<'a>) -> Result<Link<'a>, Malformed> {
         let start = *cursor;
         let next = PayloadType(cursor.u8("payload header cut")?);
         let flags = cursor.u8("payload header cut")?;

@@ -32,6 +32,7 @@ mod message;
 mod nonce;
 mod notify;
 mod numbers;
+mod opening;
 mod sa;
 pub mod sk;
 mod ts;
@@ -48,5 +49,6 @@ pub use notify::Notify;
 pub use numbers::{
     AuthMethod, ExchangeType, IdType, NotifyType, PayloadType, ProtocolId, TransformType, TsType,
 };
+pub use opening::Opening;
 pub use sa::{Flaw, Proposal, Sa, Transform};
 pub use ts::TrafficSelectors;

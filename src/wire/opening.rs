@@ -1,0 +1,123 @@
+//! What a responder under load reads of an IKE_SA_INIT request before it spends anything on it: the cookie in front, and the nonce the cookie is bound to
+//! (RFC 7296 §2.6). Nothing is copied, and nothing else is looked into.
+//!
+//! ```text
+//! header | N(COOKIE) | SA | KE | Ni | …        the cookie is the first payload or there is none
+//! ```
+
+use super::chain::{self, Link};
+use super::codec::{Cursor, Malformed};
+use super::header::Header;
+use super::notify::Notify;
+use super::numbers::{NotifyType, PayloadType};
+
+/// The part of an IKE_SA_INIT request that can be judged without state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening<'a> {
+    /// The cookie, if one of lawful length stands in front.
+    pub cookie: Option<&'a [u8]>,
+    /// Ni.
+    pub nonce: &'a [u8],
+}
+
+impl<'a> Opening<'a> {
+    /// # Errors
+    /// The chain of payloads breaks, or there is not exactly one nonce.
+    pub fn read(datagram: &'a [u8]) -> Result<Opening<'a>, Malformed> {
+        let header = Header::parse(datagram)?;
+        let body = datagram.get(Header::LEN..).unwrap_or_default();
+        let mut cursor = Cursor::new(body, Header::LEN);
+        let (mut kind, mut cookie, mut nonce) = (header.next, None, None);
+        for index in 0..=chain::MOST {
+            if kind == PayloadType::NONE {
+                break;
+            }
+            if index == chain::MOST {
+                return Err(cursor.malformed("too many payloads"));
+            }
+            let link = Link::read(kind, &mut cursor)?;
+            kind = link.next;
+            if link.kind == PayloadType::NOTIFY && index == 0 {
+                cookie = Notify::cookie(link.body);
+            } else if link.kind == PayloadType::NONCE && nonce.replace(link.body).is_some() {
+                return Err(link.body.malformed("a second nonce"));
+            }
+        }
+        let nonce = nonce.ok_or(cursor.malformed("no nonce"))?;
+        Ok(Opening {
+            cookie,
+            nonce: nonce.rest(),
+        })
+    }
+}
+
+impl Notify {
+    /// The cookie in the body of a notification, if that is what it is (RFC 7296 §3.10.1: 1 to 64 octets).
+    fn cookie(mut body: Cursor<'_>) -> Option<&[u8]> {
+        let [_protocol, spi_size] = body.array("").ok()?;
+        let kind = NotifyType(body.u16("").ok()?);
+        body.take(usize::from(spi_size), "").ok()?;
+        let cookie = body.take_rest();
+        (kind == NotifyType::COOKIE && (1..=64).contains(&cookie.len())).then_some(cookie)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ExchangeType, Flags, IkeSpi, Message, MessageId, Payload};
+
+    fn request(payloads: &[Payload]) -> Vec<u8> {
+        let flags = Flags {
+            initiator: true,
+            ..Flags::default()
+        };
+        let header = Header::new(
+            IkeSpi(1),
+            IkeSpi(0),
+            ExchangeType::IKE_SA_INIT,
+            flags,
+            MessageId(0),
+        );
+        Message::encode_clear(header, payloads).unwrap()
+    }
+
+    fn notify(kind: NotifyType, data: &[u8]) -> Payload {
+        Payload::Notify(Notify::new(kind, data.to_vec()))
+    }
+
+    fn nonce() -> Payload {
+        Payload::Nonce(vec![7; 16])
+    }
+
+    #[test]
+    fn n10_a_cookie_is_one_only_in_front_and_of_1_to_64_octets() {
+        for (len, lawful) in [(0, false), (1, true), (64, true), (65, false)] {
+            let cookie = vec![5; len];
+            let bytes = request(&[notify(NotifyType::COOKIE, &cookie), nonce()]);
+            let opening = Opening::read(&bytes).unwrap();
+            assert_eq!(opening.cookie, lawful.then_some(&cookie[..]), "{len}");
+            assert_eq!(opening.nonce, [7; 16]);
+        }
+        let bytes = request(&[nonce(), notify(NotifyType::COOKIE, b"late")]);
+        assert_eq!(Opening::read(&bytes).unwrap().cookie, None);
+        let bytes = request(&[notify(NotifyType::INITIAL_CONTACT, b"x"), nonce()]);
+        assert_eq!(Opening::read(&bytes).unwrap().cookie, None);
+    }
+
+    #[test]
+    fn n02_what_breaks_or_has_no_nonce_of_its_own_is_malformed() {
+        let whole = request(&[notify(NotifyType::COOKIE, b"c"), nonce()]);
+        for len in 0..whole.len() {
+            assert!(Opening::read(&whole[..len]).is_err());
+        }
+        let mut cut = whole.clone();
+        cut[30..32].copy_from_slice(&200u16.to_be_bytes());
+        assert!(Opening::read(&cut).is_err());
+        assert!(Opening::read(&request(&[])).is_err());
+        assert!(Opening::read(&request(&[nonce(), nonce()])).is_err());
+        let mut many = vec![Payload::Vendor(Vec::new()); chain::MOST];
+        many.push(nonce());
+        assert!(Opening::read(&request(&many)).is_err());
+    }
+}
