@@ -44,6 +44,7 @@ mod limits;
 mod nat;
 mod nearest;
 mod negotiate;
+mod offer;
 mod pieces;
 mod protect;
 mod retransmit;

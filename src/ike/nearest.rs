@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::negotiate::{Offer, usable};
+use super::offer::{Offer, usable};
 use crate::crypto::{
-    ENCRYPTION, Encryption, Esn, EspProposal, EspSuite, GROUP, INTEGRITY, IkeProposal, IkeSuite,
-    Integrity, PRF, Protection,
+    ADDITIONAL, ENCRYPTION, Encryption, Esn, EspProposal, EspSuite, GROUP, Group, INTEGRITY,
+    IkeProposal, IkeSuite, Integrity, PRF, Protection,
 };
 use crate::wire::{ProtocolId, Sa, TransformType};
 
@@ -36,7 +36,7 @@ pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Nearest> {
             group: agree("group", &ours.groups, GROUP, differ, |row| {
                 offer.has(TransformType::KE, row.id)
             })?,
-            additional: None,
+            additional: additional(&ours.additional, offer, differ),
         };
         Some(suite.to_string())
     })
@@ -106,6 +106,20 @@ fn protection(
     })
 }
 
+/// The additional key exchange, as far as the peer's proposal tells what it wants.
+fn additional(
+    ours: &[&'static Group],
+    offer: &Offer<'_>,
+    differ: &mut Vec<&'static str>,
+) -> Option<&'static Group> {
+    offer.additional(ours).unwrap_or_else(|| {
+        differ.push("additional key exchange");
+        ADDITIONAL
+            .iter()
+            .find(|row| offer.has(TransformType::ADDKE1, row.id))
+    })
+}
+
 /// A row both have, or else one that only the peer has, which is noted as a difference.
 fn agree<R>(
     kind: &'static str,
@@ -159,6 +173,20 @@ mod tests {
             nearest.to_string(),
             "differs in encryption and integrity and group"
         );
+    }
+
+    #[test]
+    fn an_additional_key_exchange_that_one_side_lacks_is_named() {
+        let (with, without) = (
+            "aes256gcm16-prfsha384-ecp384-ke1_mlkem768",
+            "aes256gcm16-prfsha384-ecp384",
+        );
+        for (ours, theirs) in [(with, without), (without, with)] {
+            let theirs_offered = offer_ike(&proposals(&[theirs]), &[]);
+            let nearest = ike(&proposals(&[ours]), &theirs_offered).unwrap();
+            assert_eq!(nearest.words, theirs);
+            assert_eq!(nearest.to_string(), "differs in additional key exchange");
+        }
     }
 
     #[test]

@@ -4,12 +4,15 @@
 //! initiator   SA { 1: aes128 | sha1 | prfsha1 | modp1024,  2: … }  ──▶
 //!             ◀──  SA { 1: one transform of each kind }              responder: its own order of preference decides
 //! ```
+//!
+//! A proposal may ask for a second key exchange on top of the first (ADDKE1, RFC 9370). A peer that does not know that kind of transform skips the proposal, so
+//! one without it behind it is the way out.
 
-use crate::crypto::{
-    self, Encryption, Esn, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Integrity, Prf,
-    Protection,
-};
+use super::offer::{ADDITIONAL, INTEG_NONE, METHOD_NONE, Offer, usable};
+use crate::crypto::{Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Protection};
 use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
+
+pub use super::offer::words_of_all;
 
 /// Our IKE proposals as an SA payload. `spi` is empty in IKE_SA_INIT, whose header has it, and the new SPI where an IKE SA is rekeyed (RFC 7296 §3.3.1).
 pub fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Sa {
@@ -27,6 +30,7 @@ pub fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Sa {
                 .iter()
                 .map(|row| plain(TransformType::KE, row.id)),
         );
+        transforms.extend(additional(&ours.additional));
         (ProtocolId::IKE, spi.to_vec(), transforms)
     }))
 }
@@ -52,16 +56,19 @@ pub fn offer_esp(ours: &[EspProposal], spi: u32, pfs: Pfs) -> Sa {
         );
         match pfs {
             Pfs::Unnamed => {}
-            Pfs::AsProposed => transforms.extend(
-                ours.groups
-                    .iter()
-                    .map(|row| plain(TransformType::KE, row.id)),
-            ),
+            Pfs::AsProposed => {
+                transforms.extend(
+                    ours.groups
+                        .iter()
+                        .map(|row| plain(TransformType::KE, row.id)),
+                );
+                transforms.extend(additional(&ours.additional));
+            }
         }
         transforms.extend(
             ours.esn
                 .iter()
-                .map(|esn| plain(TransformType::ESN, esn_id(*esn))),
+                .map(|esn| plain(TransformType::ESN, esn.id())),
         );
         (ProtocolId::ESP, spi.to_be_bytes().to_vec(), transforms)
     }))
@@ -86,6 +93,8 @@ pub struct Chosen<S> {
     pub number: u8,
     /// The SPI in that proposal.
     pub spi: Vec<u8>,
+    /// Additional key exchanges that the proposal leaves to the responder, and that do not take place (RFC 9370 §2.2.1).
+    pub declined: Vec<TransformType>,
 }
 
 /// Chooses an IKE suite from a peer's offer: our first proposal that fits any of theirs, and in it our first word of each kind that they have.
@@ -103,12 +112,13 @@ pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>>
                     .groups
                     .iter()
                     .find(|row| offer.has(TransformType::KE, row.id))?,
-                additional: None,
+                additional: offer.additional(&ours.additional)?,
             };
             Some(Chosen {
                 suite,
                 number: proposal.number,
                 spi: proposal.spi.clone(),
+                declined: offer.declined(suite.additional),
             })
         })
     })
@@ -120,19 +130,28 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<
     ours.iter().find_map(|ours| {
         usable(theirs, ProtocolId::ESP).find_map(|proposal| {
             let offer = Offer(proposal);
+            let (group, additional, declined) = match pfs {
+                Pfs::Unnamed => (None, None, Vec::new()),
+                Pfs::AsProposed => {
+                    let additional = offer.additional(&ours.additional)?;
+                    (
+                        offer.method(TransformType::KE, &ours.groups)?,
+                        additional,
+                        offer.declined(additional),
+                    )
+                }
+            };
             let suite = EspSuite {
                 protection: offer.protection(&ours.encryption, &ours.integrity)?,
-                group: match pfs {
-                    Pfs::Unnamed => None,
-                    Pfs::AsProposed => offer.group(&ours.groups)?,
-                },
-                additional: None,
+                group,
+                additional,
                 esn: *ours.esn.iter().find(|esn| offer.has_esn(**esn))?,
             };
             Some(Chosen {
                 suite,
                 number: proposal.number,
                 spi: proposal.spi.clone(),
+                declined,
             })
         })
     })
@@ -144,6 +163,8 @@ pub fn answer_ike(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
     let mut transforms = protection(suite.protection);
     transforms.push(plain(TransformType::PRF, suite.prf.id));
     transforms.push(plain(TransformType::KE, suite.group.id));
+    transforms.extend(additional(suite.additional.as_slice()));
+    transforms.extend(chosen.declined.iter().map(|kind| plain(*kind, METHOD_NONE)));
     answer(chosen.number, ProtocolId::IKE, spi.to_vec(), transforms)
 }
 
@@ -156,7 +177,9 @@ pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
             .group
             .map(|row| plain(TransformType::KE, row.id)),
     );
-    transforms.push(plain(TransformType::ESN, esn_id(chosen.suite.esn)));
+    transforms.extend(additional(chosen.suite.additional.as_slice()));
+    transforms.extend(chosen.declined.iter().map(|kind| plain(*kind, METHOD_NONE)));
+    transforms.push(plain(TransformType::ESN, chosen.suite.esn.id()));
     answer(
         chosen.number,
         ProtocolId::ESP,
@@ -176,11 +199,12 @@ fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transf
 pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>> {
     let (proposal, number) = single(answer, ProtocolId::IKE)?;
     let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), answer)?;
-    let expected = if chosen.suite.protection.integrity.is_some() {
-        4
-    } else {
-        3
-    };
+    let expected = [
+        chosen.suite.protection.integrity.is_some(),
+        chosen.suite.additional.is_some(),
+    ];
+    let expected = expected.map(usize::from).iter().sum::<usize>();
+    let expected = expected.saturating_add(3);
     (counted(proposal) == expected).then_some(chosen)
 }
 
@@ -193,8 +217,8 @@ pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSui
     } else {
         1
     };
-    if chosen.suite.group.is_some() {
-        expected = expected.saturating_add(1);
+    for exchange in [chosen.suite.group, chosen.suite.additional] {
+        expected = expected.saturating_add(usize::from(exchange.is_some()));
     }
     // A responder without extended sequence numbers may leave their transform out.
     if proposal
@@ -225,11 +249,12 @@ fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
     }
 }
 
-/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher, nor an explicit "no group".
+/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher, nor an explicit "no key exchange".
 fn counted(proposal: &Proposal) -> usize {
     let says_none = |transform: &Transform| {
         transform.kind == TransformType::INTEG && transform.id == INTEG_NONE
-            || transform.kind == TransformType::KE && transform.id == GROUP_NONE
+            || (transform.kind == TransformType::KE || ADDITIONAL.contains(&transform.kind))
+                && transform.id == METHOD_NONE
     };
     proposal
         .transforms
@@ -238,110 +263,18 @@ fn counted(proposal: &Proposal) -> usize {
         .count()
 }
 
-const INTEG_NONE: u16 = 0;
-const GROUP_NONE: u16 = 0;
-
-/// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
-pub(super) fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
-    sa.proposals.iter().filter(move |proposal| {
-        proposal.protocol == protocol
-            && proposal.flaw.is_none()
-            && proposal
-                .transforms
-                .iter()
-                .all(|transform| KNOWN.contains(&transform.kind))
-    })
-}
-
-const KNOWN: [TransformType; 5] = [
-    TransformType::ENCR,
-    TransformType::PRF,
-    TransformType::INTEG,
-    TransformType::KE,
-    TransformType::ESN,
-];
-
-/// One of the peer's proposals, asked for what it contains.
-pub(super) struct Offer<'a>(pub(super) &'a Proposal);
-
-impl Offer<'_> {
-    fn of_kind(&self, kind: TransformType) -> impl Iterator<Item = &Transform> {
-        // A transform with an attribute we do not know is not what its number says (RFC 7296 §3.3.6).
-        self.0.transforms.iter().filter(move |transform| {
-            transform.kind == kind && transform.unknown_attributes.is_empty()
-        })
-    }
-
-    pub(super) fn has(&self, kind: TransformType, id: u16) -> bool {
-        self.of_kind(kind)
-            .any(|transform| transform.id == id && transform.key_bits.is_none())
-    }
-
-    pub(super) fn has_encryption(&self, row: &Encryption) -> bool {
-        self.of_kind(TransformType::ENCR).any(|transform| {
-            // Some peers name the key length of ciphers that have but one.
-            let length_fits = transform.key_bits == row.key_bits
-                || (row.key_bits.is_none()
-                    && transform.key_bits.map(usize::from) == row.key_len.checked_mul(8));
-            transform.id == row.id && length_fits
-        })
-    }
-
-    pub(super) fn has_esn(&self, esn: Esn) -> bool {
-        let mut named = self.of_kind(TransformType::ESN).peekable();
-        if named.peek().is_none() {
-            return esn == Esn::No;
-        }
-        named.any(|transform| transform.id == esn_id(esn))
-    }
-
-    /// The first group of ours they have, or none where both sides want none; nothing where one side insists on what the other does not want.
-    fn group(&self, ours: &[&'static Group]) -> Option<Option<&'static Group>> {
-        if ours.is_empty() {
-            let none = self
-                .of_kind(TransformType::KE)
-                .all(|transform| transform.id == GROUP_NONE)
-                || self.has(TransformType::KE, GROUP_NONE);
-            return none.then_some(None);
-        }
-        ours.iter()
-            .find(|row| self.has(TransformType::KE, row.id))
-            .map(|row| Some(*row))
-    }
-
-    /// The first cipher of ours they have, and with one that does not authenticate by itself the first integrity algorithm too. An AEAD cipher with an
-    /// integrity algorithm in the same proposal is a contradiction (RFC 5282 §8), as is CBC without one.
-    fn protection(
-        &self,
-        encryption: &[&'static Encryption],
-        integrity: &[&'static Integrity],
-    ) -> Option<Protection> {
-        let cipher = *encryption.iter().find(|row| self.has_encryption(row))?;
-        if cipher.is_aead() {
-            let alone = self
-                .of_kind(TransformType::INTEG)
-                .all(|transform| transform.id == INTEG_NONE);
-            return alone.then_some(Protection {
-                encryption: cipher,
-                integrity: None,
-            });
-        }
-        let integrity = *integrity
-            .iter()
-            .find(|row| self.has(TransformType::INTEG, row.id))?;
-        Some(Protection {
-            encryption: cipher,
-            integrity: Some(integrity),
-        })
-    }
-}
-
 fn encryption(row: &Encryption) -> Transform {
     Transform::new(TransformType::ENCR, row.id, row.key_bits)
 }
 
 fn plain(kind: TransformType, id: u16) -> Transform {
     Transform::new(kind, id, None)
+}
+
+fn additional(methods: &[&'static Group]) -> impl Iterator<Item = Transform> {
+    methods
+        .iter()
+        .map(|row| plain(TransformType::ADDKE1, row.id))
 }
 
 fn protection(chosen: Protection) -> Vec<Transform> {
@@ -354,80 +287,10 @@ fn protection(chosen: Protection) -> Vec<Transform> {
     transforms
 }
 
-fn esn_id(esn: Esn) -> u16 {
-    match esn {
-        Esn::No => 0,
-        Esn::Yes => 1,
-    }
-}
-
-/// A peer's proposal in configuration words; numbers we have no word for are shown as `encr(23)`.
-pub fn words(proposal: &Proposal) -> String {
-    let of_kind = |kind: TransformType| {
-        proposal
-            .transforms
-            .iter()
-            .filter(move |transform| transform.kind == kind)
-    };
-    let mut words: Vec<String> = Vec::new();
-    for transform in of_kind(TransformType::ENCR) {
-        words.push(match crypto::encryption(transform.id, transform.key_bits) {
-            Some(row) => row.word.to_owned(),
-            None => format!("encr({})", transform.id),
-        });
-    }
-    let integrity: Vec<u16> = of_kind(TransformType::INTEG)
-        .map(|transform| transform.id)
-        .filter(|id| *id != INTEG_NONE)
-        .collect();
-    for id in &integrity {
-        words.push(word(
-            crypto::integrity(*id).map(|row: &Integrity| row.word),
-            "integ",
-            *id,
-        ));
-    }
-    for transform in of_kind(TransformType::PRF) {
-        let row = crypto::prf(transform.id);
-        let implied = row.is_some_and(|row: &Prf| {
-            let hash = row.word.strip_prefix("prf");
-            integrity
-                .iter()
-                .any(|id| crypto::integrity(*id).map(|integrity| integrity.word) == hash)
-        });
-        if !implied {
-            words.push(word(row.map(|row| row.word), "prf", transform.id));
-        }
-    }
-    for transform in of_kind(TransformType::KE) {
-        words.push(word(
-            crypto::group(transform.id).map(|row: &Group| row.word),
-            "group",
-            transform.id,
-        ));
-    }
-    if of_kind(TransformType::ESN).any(|transform| transform.id == 1) {
-        words.push("esn".to_owned());
-    }
-    words.join("-")
-}
-
-fn word(known: Option<&'static str>, kind: &str, id: u16) -> String {
-    known.map_or_else(|| format!("{kind}({id})"), str::to_owned)
-}
-
-/// All of a peer's proposals in words, at most `most` of them.
-pub fn words_of_all(sa: &Sa, most: usize) -> String {
-    let mut shown: Vec<String> = sa.proposals.iter().take(most).map(words).collect();
-    if sa.proposals.len() > most {
-        shown.push("…".to_owned());
-    }
-    shown.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ike::offer::without_additional;
 
     fn ike(words: &str) -> Vec<IkeProposal> {
         vec![IkeProposal::parse(words).unwrap().0]
@@ -457,6 +320,108 @@ mod tests {
         assert_eq!(chosen.number, 2);
         assert_eq!(chosen.suite.to_string(), "aes256gcm16-prfsha384-ecp384");
         assert_eq!(accept_ike(&ours, &answer_ike(&chosen, &[])), Some(chosen));
+    }
+
+    #[test]
+    fn an_additional_key_exchange_is_agreed_on_or_its_proposal_is_skipped() {
+        let with = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
+        let without = "aes256gcm16-prfsha384-ecp384";
+        let both = [ike(with), ike(without)].concat();
+        for (ours, theirs, agreed, number) in [
+            (ike(with), ike(with), Some(with), 1),
+            (both.clone(), both.clone(), Some(with), 1),
+            (both.clone(), ike(without), Some(without), 1),
+            (ike(without), both.clone(), Some(without), 2),
+            (ike(with), ike(without), None, 0),
+            (ike(without), ike(with), None, 0),
+        ] {
+            let chosen = choose_ike(&ours, &offer_ike(&theirs, &[]));
+            let suite = chosen.as_ref().map(|chosen| chosen.suite.to_string());
+            assert_eq!(suite.as_deref(), agreed, "{ours:?} {theirs:?}");
+            let Some(chosen) = chosen else { continue };
+            assert_eq!(chosen.number, number);
+            let answer = answer_ike(&chosen, &[]);
+            assert_eq!(accept_ike(&theirs, &answer), Some(chosen));
+        }
+        let alternatives = ike("aes256gcm16-prfsha384-ecp384-ke1_mlkem1024-ke1_mlkem768");
+        let chosen = choose_ike(&ike(with), &offer_ike(&alternatives, &[])).unwrap();
+        assert_eq!(chosen.suite.to_string(), with);
+    }
+
+    #[test]
+    fn an_additional_key_exchange_that_may_be_left_out_is_declined_in_the_answer() {
+        let with = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
+        let lenient = theirs(with, |proposal| {
+            for kind in [TransformType::ADDKE1, TransformType::ADDKE3] {
+                proposal.transforms.push(plain(kind, METHOD_NONE));
+            }
+        });
+        let chosen = choose_ike(&ike("aes256gcm16-prfsha384-ecp384"), &lenient).unwrap();
+        assert_eq!(chosen.suite.additional, None);
+        let of_kind = |answer: &Sa, kind| {
+            let transforms = answer.proposals[0].transforms.iter();
+            let ids = transforms.filter(|row| row.kind == kind).map(|row| row.id);
+            ids.collect::<Vec<_>>()
+        };
+        let answer = answer_ike(&chosen, &[]);
+        assert_eq!(of_kind(&answer, TransformType::ADDKE1), [METHOD_NONE]);
+        assert_eq!(of_kind(&answer, TransformType::ADDKE3), [METHOD_NONE]);
+
+        let chosen = choose_ike(&ike(with), &lenient).unwrap();
+        let answer = answer_ike(&chosen, &[]);
+        assert_eq!(of_kind(&answer, TransformType::ADDKE1), [36]);
+        assert_eq!(of_kind(&answer, TransformType::ADDKE3), [METHOD_NONE]);
+
+        // A second one on top is more than we make.
+        let strict = theirs(with, |proposal| {
+            proposal.transforms.push(plain(TransformType::ADDKE2, 37));
+        });
+        assert_eq!(choose_ike(&ike(with), &strict), None);
+    }
+
+    #[test]
+    fn for_a_peer_without_ike_intermediate_proposals_that_insist_on_more_are_not_there() {
+        let with = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
+        let both = [ike(with), ike("aes256gcm16-prfsha384-ecp384")].concat();
+        let left = without_additional(&offer_ike(&both, &[]));
+        let numbers: Vec<u8> = left.proposals.iter().map(|row| row.number).collect();
+        assert_eq!(numbers, [2]);
+    }
+
+    #[test]
+    fn n08_an_answer_with_more_or_less_than_was_asked_for_is_not_accepted() {
+        let with = ike("aes256gcm16-prfsha384-ecp384-ke1_mlkem768-ke1_mlkem1024");
+        let chosen = choose_ike(&with, &offer_ike(&with, &[])).unwrap();
+        let good = answer_ike(&chosen, &[]);
+        assert!(accept_ike(&with, &good).is_some());
+        let changed = |change: &dyn Fn(&mut Vec<Transform>)| {
+            let mut answer = good.clone();
+            change(&mut answer.proposals[0].transforms);
+            answer
+        };
+        for bad in [
+            changed(&|rows| rows.retain(|row| row.kind != TransformType::ADDKE1)),
+            changed(&|rows| rows.push(plain(TransformType::ADDKE1, 37))),
+            changed(&|rows| rows.push(plain(TransformType::ADDKE2, 36))),
+        ] {
+            assert_eq!(accept_ike(&with, &bad), None, "{bad:?}");
+        }
+        let without = ike("aes256gcm16-prfsha384-ecp384");
+        assert_eq!(accept_ike(&without, &good), None);
+    }
+
+    #[test]
+    fn a_child_sa_gets_the_additional_exchange_only_where_it_has_one_of_its_own() {
+        let ours = esp("aes256gcm16-ecp384-ke1_mlkem768");
+        let suite = |pfs| {
+            let chosen = choose_esp(&ours, &offer_esp(&ours, 0x1000, pfs), pfs).unwrap();
+            let answer = answer_esp(&chosen, 0x2000);
+            let accepted = accept_esp(&ours, &answer, pfs).unwrap();
+            assert_eq!(accepted, (chosen.suite, 0x2000));
+            chosen.suite.to_string()
+        };
+        assert_eq!(suite(Pfs::Unnamed), "aes256gcm16");
+        assert_eq!(suite(Pfs::AsProposed), "aes256gcm16-ecp384-ke1_mlkem768");
     }
 
     #[test]
@@ -573,6 +538,14 @@ mod tests {
     fn a_peers_proposal_is_told_in_our_words_and_unknown_numbers_as_numbers() {
         let known = offer_ike(&ike("aes256-sha256-modp2048"), &[]);
         assert_eq!(words_of_all(&known, 3), "aes256-sha256-modp2048");
+        let several = theirs("aes256gcm16-prfsha384-ecp384-ke1_mlkem768", |proposal| {
+            proposal.transforms.push(plain(TransformType::ADDKE1, 0));
+            proposal.transforms.push(plain(TransformType::ADDKE2, 31));
+        });
+        assert_eq!(
+            words_of_all(&several, 3),
+            "aes256gcm16-prfsha384-ecp384-ke1_mlkem768-ke1_none-ke2_curve25519"
+        );
         let strange = theirs("aes128gcm16-prfsha256-curve25519", |proposal| {
             proposal.transforms[0].id = 23;
         });

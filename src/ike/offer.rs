@@ -1,0 +1,232 @@
+//! A peer's proposals, asked for what they contain, and in words.
+
+use crate::crypto::{self, Encryption, Esn, Group, Integrity, Prf, Protection};
+use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
+
+/// The transform that says: no integrity algorithm.
+pub const INTEG_NONE: u16 = 0;
+
+/// The transform that says: no key exchange.
+pub const METHOD_NONE: u16 = 0;
+
+/// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
+pub fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
+    sa.proposals.iter().filter(move |proposal| {
+        proposal.protocol == protocol
+            && proposal.flaw.is_none()
+            && proposal
+                .transforms
+                .iter()
+                .all(|transform| is_known(transform.kind))
+    })
+}
+
+fn is_known(kind: TransformType) -> bool {
+    KNOWN.contains(&kind) || ADDITIONAL.contains(&kind)
+}
+
+const KNOWN: [TransformType; 5] = [
+    TransformType::ENCR,
+    TransformType::PRF,
+    TransformType::INTEG,
+    TransformType::KE,
+    TransformType::ESN,
+];
+
+/// The kinds of the additional key exchanges, in the order in which they take place. We make one at most.
+pub const ADDITIONAL: [TransformType; 7] = [
+    TransformType::ADDKE1,
+    TransformType::ADDKE2,
+    TransformType::ADDKE3,
+    TransformType::ADDKE4,
+    TransformType::ADDKE5,
+    TransformType::ADDKE6,
+    TransformType::ADDKE7,
+];
+
+/// The peer's offer as it is for somebody who cannot make additional key exchanges: without the proposals that insist on one. In IKE_SA_INIT that is anybody
+/// who does not announce IKE_INTERMEDIATE (RFC 9370 §2.2.2).
+pub fn without_additional(theirs: &Sa) -> Sa {
+    let lenient = |proposal: &&Proposal| {
+        let offer = Offer(proposal);
+        ADDITIONAL
+            .iter()
+            .all(|kind| offer.method(*kind, &[]).is_some())
+    };
+    Sa {
+        proposals: theirs.proposals.iter().filter(lenient).cloned().collect(),
+    }
+}
+
+/// One of the peer's proposals, asked for what it contains.
+pub struct Offer<'a>(pub &'a Proposal);
+
+impl Offer<'_> {
+    fn of_kind(&self, kind: TransformType) -> impl Iterator<Item = &Transform> {
+        // A transform with an attribute we do not know is not what its number says (RFC 7296 §3.3.6).
+        self.0.transforms.iter().filter(move |transform| {
+            transform.kind == kind && transform.unknown_attributes.is_empty()
+        })
+    }
+
+    pub fn has(&self, kind: TransformType, id: u16) -> bool {
+        self.of_kind(kind)
+            .any(|transform| transform.id == id && transform.key_bits.is_none())
+    }
+
+    pub fn has_encryption(&self, row: &Encryption) -> bool {
+        self.of_kind(TransformType::ENCR).any(|transform| {
+            // Some peers name the key length of ciphers that have but one.
+            let length_fits = transform.key_bits == row.key_bits
+                || (row.key_bits.is_none()
+                    && transform.key_bits.map(usize::from) == row.key_len.checked_mul(8));
+            transform.id == row.id && length_fits
+        })
+    }
+
+    pub fn has_esn(&self, esn: Esn) -> bool {
+        let mut named = self.of_kind(TransformType::ESN).peekable();
+        if named.peek().is_none() {
+            return esn == Esn::No;
+        }
+        named.any(|transform| transform.id == esn.id())
+    }
+
+    /// The first key exchange method of ours they have, or none where both sides want none; nothing where one side insists on what the other does not want.
+    pub fn method(
+        &self,
+        kind: TransformType,
+        ours: &[&'static Group],
+    ) -> Option<Option<&'static Group>> {
+        if ours.is_empty() {
+            let mut named = self.0.transforms.iter().filter(|row| row.kind == kind);
+            let none = named.all(|row| row.id == METHOD_NONE) || self.has(kind, METHOD_NONE);
+            return none.then_some(None);
+        }
+        ours.iter()
+            .find(|row| self.has(kind, row.id))
+            .map(|row| Some(*row))
+    }
+
+    /// The same for the additional key exchanges: the first of them as both sides want it, none of the others.
+    pub fn additional(&self, ours: &[&'static Group]) -> Option<Option<&'static Group>> {
+        let [first, others @ ..] = ADDITIONAL;
+        others
+            .into_iter()
+            .all(|kind| self.method(kind, &[]).is_some())
+            .then(|| self.method(first, ours))?
+    }
+
+    /// The additional key exchanges that the proposal names and that do not take place.
+    pub fn declined(&self, chosen: Option<&Group>) -> Vec<TransformType> {
+        let takes_place = |kind: &TransformType| *kind == TransformType::ADDKE1 && chosen.is_some();
+        ADDITIONAL
+            .into_iter()
+            .filter(|kind| !takes_place(kind) && self.of_kind(*kind).next().is_some())
+            .collect()
+    }
+
+    /// The first cipher of ours they have, and with one that does not authenticate by itself the first integrity algorithm too. An AEAD cipher with an
+    /// integrity algorithm in the same proposal is a contradiction (RFC 5282 §8), as is CBC without one.
+    pub fn protection(
+        &self,
+        encryption: &[&'static Encryption],
+        integrity: &[&'static Integrity],
+    ) -> Option<Protection> {
+        let cipher = *encryption.iter().find(|row| self.has_encryption(row))?;
+        if cipher.is_aead() {
+            let alone = self
+                .of_kind(TransformType::INTEG)
+                .all(|transform| transform.id == INTEG_NONE);
+            return alone.then_some(Protection {
+                encryption: cipher,
+                integrity: None,
+            });
+        }
+        let integrity = *integrity
+            .iter()
+            .find(|row| self.has(TransformType::INTEG, row.id))?;
+        Some(Protection {
+            encryption: cipher,
+            integrity: Some(integrity),
+        })
+    }
+}
+
+/// A peer's proposal in configuration words; numbers we have no word for are shown as `encr(23)`.
+pub fn words(proposal: &Proposal) -> String {
+    let of_kind = |kind: TransformType| {
+        proposal
+            .transforms
+            .iter()
+            .filter(move |transform| transform.kind == kind)
+    };
+    let mut words: Vec<String> = Vec::new();
+    for transform in of_kind(TransformType::ENCR) {
+        words.push(match crypto::encryption(transform.id, transform.key_bits) {
+            Some(row) => row.word.to_owned(),
+            None => format!("encr({})", transform.id),
+        });
+    }
+    let integrity: Vec<u16> = of_kind(TransformType::INTEG)
+        .map(|transform| transform.id)
+        .filter(|id| *id != INTEG_NONE)
+        .collect();
+    for id in &integrity {
+        words.push(word(
+            crypto::integrity(*id).map(|row: &Integrity| row.word),
+            "integ",
+            *id,
+        ));
+    }
+    for transform in of_kind(TransformType::PRF) {
+        let row = crypto::prf(transform.id);
+        let implied = row.is_some_and(|row: &Prf| {
+            let hash = row.word.strip_prefix("prf");
+            integrity
+                .iter()
+                .any(|id| crypto::integrity(*id).map(|integrity| integrity.word) == hash)
+        });
+        if !implied {
+            words.push(word(row.map(|row| row.word), "prf", transform.id));
+        }
+    }
+    for transform in of_kind(TransformType::KE) {
+        words.push(word(
+            crypto::group(transform.id).map(|row: &Group| row.word),
+            "group",
+            transform.id,
+        ));
+    }
+    for (number, kind) in (1u8..).zip(ADDITIONAL) {
+        for transform in of_kind(kind) {
+            let word = match crypto::additional(transform.id) {
+                Some(row) => row.word.trim_start_matches("ke1_").to_owned(),
+                None if transform.id == METHOD_NONE => "none".to_owned(),
+                None => word(
+                    crypto::group(transform.id).map(|row: &Group| row.word),
+                    "group",
+                    transform.id,
+                ),
+            };
+            words.push(format!("ke{number}_{word}"));
+        }
+    }
+    if of_kind(TransformType::ESN).any(|transform| transform.id == 1) {
+        words.push("esn".to_owned());
+    }
+    words.join("-")
+}
+
+fn word(known: Option<&'static str>, kind: &str, id: u16) -> String {
+    known.map_or_else(|| format!("{kind}({id})"), str::to_owned)
+}
+
+/// All of a peer's proposals in words, at most `most` of them.
+pub fn words_of_all(sa: &Sa, most: usize) -> String {
+    let mut shown: Vec<String> = sa.proposals.iter().take(most).map(words).collect();
+    if sa.proposals.len() > most {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
+}
