@@ -48,6 +48,15 @@ fn every_reason_not_to_carry_a_packet_is_explained() {
 }
 
 #[test]
+fn every_reason_not_to_believe_an_ike_message_is_explained() {
+    let page = file("docs/interface.md");
+    let explained = quoted(&page);
+    for refused in groundlink::ike::Refused::ALL {
+        assert!(explained.contains(refused.word()), "{refused:?}");
+    }
+}
+
+#[test]
 fn every_failure_code_is_explained() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);

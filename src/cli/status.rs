@@ -9,6 +9,7 @@
 //!   refused   3 replay
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::Args;
@@ -105,6 +106,10 @@ fn text(snapshot: &Snapshot) -> String {
             let _ = writeln!(text, "  {label:8}  {line}");
         }
     }
+    let refused = nonzero(&snapshot.ike_refused);
+    if !refused.is_empty() {
+        let _ = writeln!(text, "IKE messages refused: {refused}");
+    }
     let up = snapshot
         .tunnels
         .iter()
@@ -145,14 +150,9 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
         lines.push(("received", counters(&tunnel.rx)));
         lines.push(("sent", counters(&tunnel.tx)));
     }
-    let refused: Vec<String> = tunnel
-        .refused
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .map(|(name, count)| format!("{} {name}", grouped(*count)))
-        .collect();
+    let refused = nonzero(&tunnel.refused);
     if !refused.is_empty() {
-        lines.push(("refused", refused.join(", ")));
+        lines.push(("refused", refused));
     }
     if tunnel.rekeys.ike + tunnel.rekeys.child > 0 {
         let rekeys = &tunnel.rekeys;
@@ -230,6 +230,16 @@ fn counters(counters: &Counters) -> String {
         grouped(counters.packets),
         bytes(counters.bytes)
     )
+}
+
+/// What was refused at all: "3 replay, 1 short".
+fn nonzero(counts: &BTreeMap<String, u64>) -> String {
+    let words: Vec<String> = counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{} {name}", grouped(*count)))
+        .collect();
+    words.join(", ")
 }
 
 /// 1204 as "1,204".
@@ -315,6 +325,7 @@ mod tests {
             uptime_s: 652.0,
             tunnels,
             groups: Vec::new(),
+            ike_refused: [("forged".to_owned(), 0)].into(),
         }
     }
 
@@ -380,6 +391,14 @@ a           down for 9 min 12 s                                         47.88.10
 0 of 2 up; groundlink 0.1.0 running for 10 min 52 s
 ";
         assert_eq!(text(&snapshot(vec![failing, down])), expected);
+    }
+
+    #[test]
+    fn refused_messages_are_a_line_only_when_there_are_some() {
+        let mut all = snapshot(vec![tunnel("a", State::Up)]);
+        assert!(!text(&all).contains("IKE messages"));
+        all.ike_refused.insert("unknown-peer".to_owned(), 1204);
+        assert!(text(&all).contains("\nIKE messages refused: 1,204 unknown-peer\n"));
     }
 
     #[test]

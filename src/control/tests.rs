@@ -45,6 +45,7 @@ fn daemon_answers(request: Request) -> Answer {
             uptime_s: 1.0,
             tunnels: vec![tunnel("a", State::Up)],
             groups: Vec::new(),
+            ike_refused: Default::default(),
         }),
         Request::Tunnel(name) => named(name, State::Up),
         Request::Up(name) | Request::Reset(name) => named(name, State::Connecting),

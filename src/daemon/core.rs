@@ -215,6 +215,7 @@ impl Core {
             | Event::IkeRekeyed { .. }
             | Event::PeerMoved { .. }
             | Event::RekeyChecked { .. }
+            | Event::Refused { .. }
             | Event::Failed { .. } => {}
         }
     }

@@ -20,6 +20,11 @@ pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
             .map(|(id, tunnel)| self::tunnel(core, *id, tunnel, now))
             .collect(),
         groups: Vec::new(),
+        ike_refused: core
+            .endpoint
+            .refused()
+            .map(|(class, count)| (class.word().to_owned(), count))
+            .collect(),
     }
 }
 

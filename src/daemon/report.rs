@@ -137,6 +137,13 @@ impl Reporter {
                     }
                 }
             }
+            Event::Refused {
+                class,
+                remote,
+                count,
+            } => {
+                info!(class = class.word(), %remote, count, "refused: {}", class.text());
+            }
             Event::Failed {
                 tunnel: Some(tunnel),
                 failure,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::failure::Failure;
+use super::refused::Refused;
 use super::settings::TunnelId;
 use crate::crypto::{EspSuite, IkeSuite, SaKeys};
 use crate::net::{Policy, Time};
@@ -231,6 +232,15 @@ pub enum Event {
         tunnel: Option<TunnelId>,
         /// What, and what to do.
         failure: Failure,
+    },
+    /// Messages of people who have proved nothing came to nothing: told at once, and then once a minute for each class.
+    Refused {
+        /// Why.
+        class: Refused,
+        /// Where the last one came from, if that can be believed.
+        remote: SocketAddr,
+        /// How many there were since the last time.
+        count: u64,
     },
 }
 

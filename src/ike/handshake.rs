@@ -15,11 +15,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::census::Proof;
 use super::event::{Event, Role, Transmit};
 use super::failure::Failure;
 use super::nat::Detected;
 use super::pieces::{Cut, Pieces};
-use super::protect::Protector;
+use super::protect::{Protector, Unopened};
+use super::refused::{Refused, Tally};
 use super::retransmit::Retransmit;
 use super::schedule::{IkeKeys, Nonces};
 use super::settings::{Settings, TunnelId};
@@ -35,6 +37,8 @@ pub struct Output {
     pub transmits: VecDeque<Transmit>,
     /// News. They are to be acted on before the datagrams leave: a Child SA is installed before the peer learns that it may use it.
     pub events: VecDeque<Event>,
+    /// What has been refused of people who have proved nothing.
+    pub refused: Tally,
 }
 
 impl Output {
@@ -57,6 +61,19 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Counts a message that came to nothing.
+    pub fn refuse(&mut self, class: Refused) {
+        self.out.refused.count(class);
+    }
+
+    /// Counts a datagram that made no message.
+    pub fn unopened(&mut self, why: Unopened) {
+        match why {
+            Unopened::Forged => self.refuse(Refused::Forged),
+            Unopened::Partial => {}
+        }
+    }
+
     /// A byte of jitter.
     pub fn jitter(&mut self) -> u8 {
         let [byte] = self.rng.bytes::<1>();
@@ -172,6 +189,8 @@ pub struct AuthSent {
 pub struct HalfOpen {
     /// Keys and all.
     pub keyed: Keyed,
+    /// Whether the peer has shown that it receives at its address.
+    pub proof: Proof,
     /// When we stop waiting.
     pub expires: Time,
 }

@@ -1,20 +1,14 @@
 //! What strangers may cost us, and what we say when somebody is silent.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::event::{Datagram, DownReason};
 use super::failure::Failure;
 use crate::net::Time;
 
-/// Half-open IKE SAs in all.
-const MOST_HALF_OPEN: usize = 1000;
-
-/// Half-open IKE SAs with one address.
-const MOST_HALF_OPEN_OF_ONE: usize = 5;
-
 /// IKE SAs of one tunnel, established or closing: more come about only by a peer that begins again and again.
-const MOST_OF_TUNNEL: usize = 16;
+pub const MOST_OF_TUNNEL: usize = 16;
 
 /// Last answers kept of SAs that are gone.
 pub const MOST_REMNANTS: usize = 256;
@@ -24,36 +18,6 @@ pub const NEWS_AGAIN: Duration = Duration::from_secs(300);
 
 /// After this many copies of an unanswered message people should know; the attempt goes on.
 pub const COPIES_BEFORE_NEWS: u32 = 3;
-
-/// Counts half-open SAs, and the established ones of a tunnel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Census {
-    all: usize,
-    of_one: usize,
-    of_tunnel: usize,
-}
-
-impl Census {
-    /// Counts the half-open SA with `peer`, while deciding about a message from `asking`.
-    pub fn count(&mut self, peer: IpAddr, asking: IpAddr) {
-        self.all = self.all.saturating_add(1);
-        if peer == asking {
-            self.of_one = self.of_one.saturating_add(1);
-        }
-    }
-
-    /// Counts an established SA of the tunnel that is asked for one more.
-    pub fn count_established(&mut self) {
-        self.of_tunnel = self.of_tunnel.saturating_add(1);
-    }
-
-    /// Whether one more may begin.
-    pub fn has_room(self) -> bool {
-        self.all < MOST_HALF_OPEN
-            && self.of_one < MOST_HALF_OPEN_OF_ONE
-            && self.of_tunnel < MOST_OF_TUNNEL
-    }
-}
 
 /// How many answers to unauthenticated messages leave at once at most; one more every [`REFILL`].
 const BURST: u32 = 20;
@@ -226,19 +190,5 @@ mod tests {
         now += Duration::from_secs(1);
         let sent = (0..1000).filter(|_| bucket.take(now)).count();
         assert_eq!(sent, 10);
-    }
-
-    #[test]
-    fn n12_half_open_sas_are_bounded_by_address_and_in_all() {
-        let flooder: IpAddr = "192.0.2.1".parse().unwrap();
-        let other: IpAddr = "192.0.2.2".parse().unwrap();
-        let mut census = Census::default();
-        (0..5).for_each(|_| census.count(flooder, flooder));
-        assert!(!census.has_room());
-        let mut census = Census::default();
-        (0..5).for_each(|_| census.count(flooder, other));
-        assert!(census.has_room());
-        (0..1000).for_each(|_| census.count(flooder, other));
-        assert!(!census.has_room());
     }
 }

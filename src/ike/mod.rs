@@ -16,8 +16,9 @@
 //! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296.
 //! - `nearest` says, when proposals do not meet, which pair comes closest and what to write.
 //! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
+//! - `census` decides who may begin while many do, `refused` counts what comes to nothing before its sender has proved anything.
 //!
-//! Nothing unauthenticated changes an established SA, and every table has a bound (`limits`).
+//! Nothing unauthenticated changes an established SA, and every table has a bound (`limits`, `census`).
 #![cfg_attr(
     not(test),
     deny(
@@ -31,8 +32,10 @@
 )]
 
 mod authn;
+mod census;
 mod child;
 mod collision;
+mod cookie;
 mod endpoint;
 mod error;
 mod event;
@@ -47,6 +50,7 @@ mod negotiate;
 mod offer;
 mod pieces;
 mod protect;
+mod refused;
 mod retransmit;
 mod sa;
 mod schedule;
@@ -62,6 +66,7 @@ pub use event::{
     RekeyCheck, Rekeys, Role, Sends, State, Transmit, Verdict, View, Waiting,
 };
 pub use failure::Failure;
+pub use refused::Refused;
 pub use settings::{
     Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, RekeyTest,
     Settings, Start, TunnelId,

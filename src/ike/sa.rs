@@ -13,6 +13,7 @@ use super::exchange::informational;
 use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
 use super::pieces::{Cut, Parcel, Pieces};
 use super::protect::{Opened, Protector};
+use super::refused::Refused;
 use super::retransmit::{Retransmit, Step};
 use super::schedule::Nonces;
 use super::settings::TunnelId;
@@ -401,6 +402,7 @@ impl IkeSa {
         // RFC 7296 §2.2: each side numbers its own requests, so the flag must name the side that is not us.
         let theirs = self.role == Role::Responder;
         if message.header.flags.initiator != theirs {
+            cx.refuse(Refused::Stray);
             return Fate::Lives;
         }
         if message.header.flags.response {
@@ -429,10 +431,17 @@ impl IkeSa {
                 }
                 return Fate::Lives;
             }
-            window::Request::Stray => return Fate::Lives,
+            window::Request::Stray => {
+                cx.refuse(Refused::Stray);
+                return Fate::Lives;
+            }
         }
-        let Ok(Opened { mark, payloads, .. }) = self.protector.open(message) else {
-            return Fate::Lives;
+        let Opened { mark, payloads, .. } = match self.protector.open(message) {
+            Ok(opened) => opened,
+            Err(why) => {
+                cx.unopened(why);
+                return Fate::Lives;
+            }
         };
         self.quiet.heard(cx.now);
         let exchange = message.header.exchange;
@@ -478,10 +487,15 @@ impl IkeSa {
             request.id == header.message_id && header.exchange == ExchangeType::INFORMATIONAL
         });
         if !awaited {
+            cx.refuse(Refused::Stray);
             return Fate::Lives;
         }
-        let Ok(Opened { payloads, .. }) = self.protector.open(message) else {
-            return Fate::Lives;
+        let Opened { payloads, .. } = match self.protector.open(message) {
+            Ok(opened) => opened,
+            Err(why) => {
+                cx.unopened(why);
+                return Fate::Lives;
+            }
         };
         // Nonsense is an answer too, and that is all these requests ask for.
         let payloads = payloads.unwrap_or_default();

@@ -8,7 +8,7 @@
 //!  "post_quantum":false},"child":{"spi_in":"…","spi_out":"…","suite":"aes128-sha1","local":["…"],"remote":["…"],"rekey_in_s":80000.0,
 //!  "mtu":1390},"rx":{"packets":0,"bytes":0},"tx":{"packets":0,"bytes":0},"refused":{"replay":0,"auth":0},
 //!  "rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"…","advice":"…"}}],
-//!  "groups":[]}
+//!  "groups":[],"ike_refused":{"malformed":0,"forged":0}}
 //! ```
 
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ pub struct Snapshot {
     pub tunnels: Vec<Tunnel>,
     /// Groups of tunnels; none in this version.
     pub groups: Vec<serde_json::Value>,
+    /// IKE messages that came to nothing before their sender had proved anything, by reason (`ike::Refused`'s words).
+    #[serde(default)]
+    pub ike_refused: BTreeMap<String, u64>,
 }
 
 /// One tunnel.
@@ -237,7 +240,7 @@ mod tests {
     use super::*;
 
     /// The contract: these keys, spelled like this, in this order.
-    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[]}"#;
+    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[],"ike_refused":{"forged":0,"malformed":7}}"#;
 
     #[test]
     fn the_json_keys_are_those_of_the_contract() {

@@ -201,11 +201,11 @@ fn n12_a_flood_of_half_open_handshakes_is_bounded_and_forgotten() {
         bytes[..8].copy_from_slice(&spi.to_be_bytes());
         victim.inject(Side::B, 500, &bytes);
     }
-    assert!(
-        victim.b.sent.len() - before <= 5,
-        "{}",
-        victim.b.sent.len() - before
-    );
+    // Three are answered in earnest, the others asked for a cookie.
+    let begun = (before..victim.b.sent.len())
+        .map(|index| Header::parse(&sent_bytes(&victim, Side::B, index)).unwrap())
+        .filter(|header| !header.spi_r.is_zero());
+    assert_eq!(begun.count(), 3);
     victim.assert_agreed();
     victim.run_for(31 * SECOND);
     victim.assert_agreed();

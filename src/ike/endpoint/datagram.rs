@@ -1,139 +1,188 @@
 //! Datagrams: which SA they belong to, and what becomes of those that belong to none.
+//!
+//! ```text
+//!  header ─┬─ another version ──▶ told so, at a limited rate
+//!          ├─ IKE_SA_INIT request ──▶ peer? ──▶ the same again? ──▶ room? ──▶ cookie? ──▶ payloads ──▶ key exchange: a half-open SA
+//!          └─ anything else ──▶ an SA of ours? ──▶ payloads ──▶ its state ──▶ its keys
+//! ```
 
 use std::net::IpAddr;
 
 use super::{Endpoint, Sa, cx, fresh_child_spi};
-use crate::ike::event::{Content, Datagram, Event, Role, Transmit};
+use crate::ike::census::{Acquaintance, Entrance, Proof};
+use crate::ike::cookie::Bearer;
+use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
 use crate::ike::exchange::init::{self, Answered};
+use crate::ike::failure::Failure;
 use crate::ike::handshake::Place;
 use crate::ike::limits;
+use crate::ike::refused::Refused;
 use crate::ike::sa::Fate;
 use crate::ike::settings::TunnelId;
 use crate::ike::tunnel::Wish;
 use crate::ike::window;
 use crate::net::Time;
-use crate::wire::{ChainError, ExchangeType, Header, IkeSpi, Message, Notify, NotifyType};
+use crate::wire::{ChainError, ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Opening};
 
 impl Endpoint {
     /// Takes a received IKE message.
     pub fn handle_datagram(&mut self, now: Time, datagram: Datagram<'_>) {
-        let message = match Message::parse(datagram.bytes) {
-            Ok(message) => message,
-            Err(error) => return self.on_unreadable(now, &error, datagram),
-        };
-        let header = message.header;
-        if header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response {
-            self.on_init_request(now, &message, datagram);
-        } else {
-            let own = if header.flags.initiator {
-                header.spi_r
-            } else {
-                header.spi_i
-            };
-            let Some(sa) = self.sas.remove(&own) else {
-                return;
-            };
-            self.on_message(now, own, sa, &message, datagram);
-        }
-        self.tend(now);
-    }
-
-    /// RFC 7296 §2.5: another major version, or a critical payload nobody knows, is worth an answer, at a limited rate; noise is not.
-    pub(super) fn on_unreadable(&mut self, now: Time, error: &ChainError, datagram: Datagram<'_>) {
-        let Ok(header) = Header::parse(datagram.bytes) else {
-            return;
-        };
-        if header.flags.response
-            || header.exchange != ExchangeType::IKE_SA_INIT && header.major == 2
-        {
-            return;
-        }
-        let notify = match error {
-            ChainError::Malformed(_) => return,
-            ChainError::UnsupportedCritical(kind) => {
-                Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0])
+        match Header::parse(datagram.bytes) {
+            Err(_) => self.out.refused.count(Refused::Malformed),
+            Ok(header) if header.major != 2 => self.on_other_version(now, header, datagram),
+            Ok(header)
+                if header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response =>
+            {
+                self.on_init_request(now, header, datagram);
             }
-            ChainError::MajorVersion(_) => {
-                Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new())
-            }
-        };
-        if self.replies.take(now) {
-            self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
+            Ok(header) => self.on_message_of_sa(now, header, datagram),
         }
-    }
-
-    /// Answers somebody who has proved nothing: never with more than we got, and only for a token of a [`limits::Bucket`].
-    fn reply_in_clear(&mut self, answer: Option<Vec<u8>>, datagram: Datagram<'_>) {
-        if let Some(bytes) = answer
-            && bytes.len() <= datagram.bytes.len()
-        {
-            self.out.transmits.push_back(Transmit {
-                local: datagram.local,
+        if let Some((class, count)) = self.out.refused.news(now) {
+            self.out.events.push_back(Event::Refused {
+                class,
                 remote: datagram.remote,
-                content: Content::Ike(bytes),
+                count,
             });
         }
     }
 
-    pub(super) fn on_init_request(
-        &mut self,
-        now: Time,
-        message: &Message<'_>,
-        datagram: Datagram<'_>,
-    ) {
-        let header = message.header;
+    /// RFC 7296 §2.5: a request of another major version is worth an answer, at a limited rate.
+    fn on_other_version(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
+        self.out.refused.count(Refused::WrongVersion);
+        if !header.flags.response && self.replies.take(now) {
+            let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new());
+            self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
+        }
+    }
+
+    /// Answers somebody who has proved nothing: never with more than we got.
+    fn reply_in_clear(&mut self, answer: Option<Vec<u8>>, datagram: Datagram<'_>) {
+        if let Some(bytes) = answer
+            && bytes.len() <= datagram.bytes.len()
+        {
+            self.reply(bytes, datagram);
+        }
+    }
+
+    fn reply(&mut self, bytes: Vec<u8>, datagram: Datagram<'_>) {
+        self.out.transmits.push_back(Transmit {
+            local: datagram.local,
+            remote: datagram.remote,
+            content: Content::Ike(bytes),
+        });
+    }
+
+    /// Somebody wants to begin. Whoever that is may be forged, so what costs more comes later: lookups, then the limits, then the cookie, and only then the
+    /// payloads and the key exchange.
+    fn on_init_request(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
         let begins = header.flags.initiator
             && header.message_id.0 == 0
             && header.spi_r.is_zero()
-            && !header.spi_i.is_zero()
-            && message.sealed.is_none();
+            && !header.spi_i.is_zero();
         if !begins {
-            return;
+            return self.out.refused.count(Refused::Stray);
         }
-        let tunnel = self.tunnel_between(datagram.local.ip(), datagram.remote.ip());
-        let mut census = limits::Census::default();
-        for sa in self.sas.values() {
-            match sa {
-                Sa::HalfOpen(half_open) => {
-                    let keyed = &half_open.keyed;
-                    if keyed.spi_i == header.spi_i && keyed.place.remote == datagram.remote {
-                        // RFC 7296 §2.1: the same bytes get the same bytes back; other bytes under the same SPI get nothing.
-                        if keyed.init_request == datagram.bytes {
-                            self.out.transmits.push_back(Transmit {
-                                local: datagram.local,
-                                remote: datagram.remote,
-                                content: Content::Ike(keyed.init_response.clone()),
-                            });
-                        }
-                        return;
-                    }
-                    census.count(keyed.place.remote.ip(), datagram.remote.ip());
-                }
-                Sa::Established(sa)
-                    if sa.role() == Role::Responder && sa.spis().0 == header.spi_i =>
-                {
-                    return;
-                }
-                Sa::Established(sa) if Some(sa.tunnel()) == tunnel => census.count_established(),
-                Sa::Established(_) | Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
-            }
-        }
-        let Some((id, tunnel)) = tunnel.and_then(|id| Some((id, self.tunnels.get_mut(&id)?)))
-        else {
+        let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
             return self.on_stranger(now, header.spi_i, datagram);
         };
-        match tunnel.wish {
-            Wish::Serve if census.has_room() => {}
-            Wish::Serve => return,
+        if let Some(Sa::HalfOpen(half_open)) = self.sas.half_open(datagram.remote, header.spi_i) {
+            // RFC 7296 §2.1: the same bytes get the same bytes back; other bytes under the same SPI get nothing.
+            if half_open.keyed.init_request == datagram.bytes {
+                let response = half_open.keyed.init_response.clone();
+                self.reply(response, datagram);
+            } else {
+                self.out.refused.count(Refused::Stray);
+            }
+            return;
+        }
+        if self.sas.is_past_handshake(header.spi_i) {
+            return self.out.refused.count(Refused::Stray);
+        }
+        match self.tunnels.get(&id).map(|tunnel| tunnel.wish) {
+            Some(Wish::Serve) => {}
             // Somebody has asked for that, so it is nothing to tell.
-            Wish::Down => {
-                if tunnel.replies.take(now) {
-                    self.reply_in_clear(no_proposal_chosen(header.spi_i), datagram);
-                }
-                return;
+            Some(Wish::Down) | None => {
+                return self.decline(now, id, no_proposal_chosen(header.spi_i), None, datagram);
             }
         }
+        let Some(proof) = self.admit(now, id, header.spi_i, datagram) else {
+            return;
+        };
+        match Message::parse(datagram.bytes) {
+            Ok(message) => self.begin_with_peer(now, id, &message, proof, datagram),
+            Err(ChainError::UnsupportedCritical(kind)) => {
+                let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
+                let answer = init::refuse(header.spi_i, notify);
+                self.decline(now, id, answer, None, datagram);
+            }
+            Err(ChainError::Malformed(_) | ChainError::MajorVersion(_)) => {
+                self.out.refused.count(Refused::Malformed);
+            }
+        }
+    }
+
+    /// Whether there is room for one more handshake from there, and what its sender has shown for it. If he has yet to show that he receives at his address,
+    /// he is told how: with a cookie, which costs us nothing to make or to check, so that no limit on answers can keep it from the one who needs it.
+    fn admit(
+        &mut self,
+        now: Time,
+        id: TunnelId,
+        spi_i: IkeSpi,
+        datagram: Datagram<'_>,
+    ) -> Option<Proof> {
+        let standing = self.sas.standing(id);
+        let peer = match standing {
+            0 => Acquaintance::New,
+            _ => Acquaintance::Established,
+        };
+        let entrance = match standing {
+            limits::MOST_OF_TUNNEL.. => Entrance::Closed,
+            _ => self
+                .sas
+                .census()
+                .entrance(datagram.remote.ip().into(), peer),
+        };
+        match entrance {
+            Entrance::Open => return Some(Proof::None),
+            Entrance::ForCookies => {}
+            Entrance::Closed => {
+                self.out.refused.count(Refused::HalfOpenFull);
+                return None;
+            }
+        }
+        let Ok(opening) = Opening::read(datagram.bytes) else {
+            self.out.refused.count(Refused::Malformed);
+            return None;
+        };
+        let bearer = Bearer {
+            remote: datagram.remote,
+            spi_i,
+            nonce: opening.nonce,
+        };
+        let cookie = opening.cookie.unwrap_or_default();
+        if self.cookies.is_valid(now, cookie, bearer) {
+            return Some(Proof::Cookie);
+        }
+        self.out.refused.count(Refused::CookieAsked);
+        let cookie = self.cookies.bake(now, bearer, &mut self.rng);
+        let notify = Notify::new(NotifyType::COOKIE, cookie);
+        self.reply_in_clear(init::refuse(spi_i, notify), datagram);
+        None
+    }
+
+    /// Makes a half-open SA of a request, or refuses it.
+    fn begin_with_peer(
+        &mut self,
+        now: Time,
+        id: TunnelId,
+        message: &Message<'_>,
+        proof: Proof,
+        datagram: Datagram<'_>,
+    ) {
+        let Some(tunnel) = self.tunnels.get(&id) else {
+            return;
+        };
         let place = Place {
             tunnel: id,
             settings: tunnel.settings.clone(),
@@ -142,30 +191,70 @@ impl Endpoint {
             started: now,
         };
         let spi_r = self.fresh_spi();
+        let patience = self.sas.census().life(datagram.remote.ip().into());
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match init::respond(place, spi_r, message, datagram.bytes, &mut cx) {
+        match init::respond(place, spi_r, message, proof, patience, &mut cx) {
             Answered::HalfOpen(half_open) => {
-                self.out.transmits.push_back(Transmit {
-                    local: datagram.local,
-                    remote: datagram.remote,
-                    content: Content::Ike(half_open.keyed.init_response.clone()),
-                });
+                self.reply(half_open.keyed.init_response.clone(), datagram);
                 self.sas.insert(spi_r, Sa::HalfOpen(half_open));
+                match proof {
+                    Proof::None => self.sas.hurry(),
+                    // It came under load, so the others have been hurried before.
+                    Proof::Cookie => {}
+                }
             }
             Answered::Refused { answer, failure } => {
-                let tunnel = self.tunnels.get_mut(&id);
-                if tunnel.is_some_and(|tunnel| tunnel.replies.take(now)) {
-                    if let Some(failure) = failure {
-                        self.note_unless_up(id, failure);
-                    }
-                    self.reply_in_clear(answer, datagram);
-                }
+                self.decline(now, id, answer, failure, datagram);
             }
         }
     }
 
+    /// Refuses a peer's request to begin, at a limited rate.
+    fn decline(
+        &mut self,
+        now: Time,
+        id: TunnelId,
+        answer: Option<Vec<u8>>,
+        failure: Option<Failure>,
+        datagram: Datagram<'_>,
+    ) {
+        self.out.refused.count(Refused::Declined);
+        let tunnel = self.tunnels.get_mut(&id);
+        if tunnel.is_some_and(|tunnel| tunnel.replies.take(now)) {
+            if let Some(failure) = failure {
+                self.note_unless_up(id, failure);
+            }
+            self.reply_in_clear(answer, datagram);
+        }
+    }
+
+    /// A message of an IKE SA, or said to be.
+    fn on_message_of_sa(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
+        let own = if header.flags.initiator {
+            header.spi_r
+        } else {
+            header.spi_i
+        };
+        let expects_clear = match self.sas.get(&own) {
+            None => return self.out.refused.count(Refused::UnknownSpi),
+            Some(Sa::InitSent(_)) => true,
+            Some(Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_)) => false,
+        };
+        let Ok(message) = Message::parse(datagram.bytes) else {
+            return self.out.refused.count(Refused::Malformed);
+        };
+        if message.sealed.is_none() != expects_clear {
+            return self.out.refused.count(Refused::Stray);
+        }
+        if let Some(sa) = self.sas.remove(&own) {
+            self.on_message(now, own, sa, &message, datagram);
+        }
+        self.tend(now);
+    }
+
     /// Somebody knocks who belongs to no tunnel.
     fn on_stranger(&mut self, now: Time, spi_i: IkeSpi, datagram: Datagram<'_>) {
+        self.out.refused.count(Refused::UnknownPeer);
         if self.replies.take(now) {
             self.out.events.push_back(Event::Failed {
                 tunnel: None,
@@ -203,11 +292,10 @@ impl Endpoint {
                 let is_answer = header.exchange == ExchangeType::IKE_SA_INIT
                     && header.flags.response
                     && header.message_id.0 == 0
-                    && message.sealed.is_none()
                     && datagram.remote == sent.place.remote;
                 if !is_answer {
                     self.sas.insert(own, Sa::InitSent(sent));
-                    return;
+                    return self.out.refused.count(Refused::Stray);
                 }
                 let tunnel = sent.place.tunnel;
                 match sent.on_response(message, datagram, &mut cx) {
@@ -229,7 +317,7 @@ impl Endpoint {
                     && header.spi_r == sent.keyed.spi_r;
                 if !is_answer {
                     self.sas.insert(own, Sa::AuthSent(sent));
-                    return;
+                    return self.out.refused.count(Refused::Stray);
                 }
                 let (tunnel, purpose) = (sent.keyed.place.tunnel, sent.purpose);
                 match sent.on_response(message, &mut cx) {
@@ -248,7 +336,7 @@ impl Endpoint {
                     && header.spi_i == half_open.keyed.spi_i;
                 if !is_request {
                     self.sas.insert(own, Sa::HalfOpen(half_open));
-                    return;
+                    return self.out.refused.count(Refused::Stray);
                 }
                 let tunnel = half_open.keyed.place.tunnel;
                 let spi_in = fresh_child_spi(&self.sas, cx.rng);
@@ -263,14 +351,19 @@ impl Endpoint {
                 if sa.spis() == (header.spi_i, header.spi_r) {
                     sa.on_message(message, datagram, cx)
                 } else {
+                    cx.refuse(Refused::Stray);
                     Fate::Lives
                 }
             }),
             Sa::Remnant(remnant) => {
-                if let window::Request::Repeated(response) =
-                    remnant.received.classify(header.message_id, datagram.bytes)
-                {
-                    self.out.send(datagram.local, datagram.remote, &response);
+                match remnant.received.classify(header.message_id, datagram.bytes) {
+                    window::Request::Repeated(response) => {
+                        self.out.send(datagram.local, datagram.remote, &response);
+                    }
+                    // Whether a request cut otherwise is the same could be told only with the keys, which are gone.
+                    window::Request::New | window::Request::Recut(_) | window::Request::Stray => {
+                        self.out.refused.count(Refused::Stray);
+                    }
                 }
                 self.sas.insert(own, Sa::Remnant(remnant));
             }

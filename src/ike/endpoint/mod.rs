@@ -4,13 +4,17 @@ mod attempt;
 mod command;
 mod datagram;
 mod due;
+mod sas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::sas::Sas;
+use super::cookie::Cookies;
 use super::event::{Event, Rekeys, State, Transmit, View};
 use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
 use super::limits::Bucket;
+use super::refused::Refused;
 use super::sa::IkeSa;
 use super::settings::{Settings, Start, TunnelId};
 use super::timers::earliest;
@@ -26,8 +30,9 @@ pub struct Endpoint {
     out: Output,
     tunnels: BTreeMap<TunnelId, Tunnel>,
     /// By our own SPI.
-    sas: BTreeMap<IkeSpi, Sa>,
+    sas: Sas,
     replies: Bucket,
+    cookies: Cookies,
 }
 
 /// An IKE SA, from the first message to the last echo.
@@ -47,8 +52,9 @@ impl Endpoint {
             rng,
             out: Output::default(),
             tunnels: BTreeMap::new(),
-            sas: BTreeMap::new(),
+            sas: Sas::default(),
             replies: Bucket::default(),
+            cookies: Cookies::default(),
         }
     }
 
@@ -116,6 +122,11 @@ impl Endpoint {
         })
     }
 
+    /// How many messages of people who had proved nothing came to nothing since the start, by class.
+    pub fn refused(&self) -> impl Iterator<Item = (Refused, u64)> + '_ {
+        self.out.refused.counts()
+    }
+
     /// The open IKE SAs of a tunnel.
     fn established(&self, id: TunnelId) -> impl Iterator<Item = &IkeSa> {
         self.sas.values().filter_map(move |sa| match sa {
@@ -146,6 +157,10 @@ impl Endpoint {
 
     /// Brings the states that status reports show up to date.
     fn tend(&mut self, now: Time) {
+        debug_assert!(
+            self.sas.is_consistent(),
+            "the index of SAs is not of these SAs"
+        );
         let up: BTreeSet<TunnelId> = self
             .sas
             .values()
@@ -182,7 +197,7 @@ impl Endpoint {
 }
 
 /// An ESP SPI that no SA of ours uses; the first 256 are reserved (RFC 4303 §2.1).
-fn fresh_child_spi(sas: &BTreeMap<IkeSpi, Sa>, rng: &mut Generator) -> u32 {
+fn fresh_child_spi(sas: &Sas, rng: &mut Generator) -> u32 {
     loop {
         let spi = rng.u32();
         let taken = sas.values().any(|sa| match sa {

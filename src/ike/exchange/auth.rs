@@ -195,8 +195,12 @@ pub enum Progress {
 impl AuthSent {
     /// Takes an answer.
     pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
-        let Ok(Opened { payloads, .. }) = self.keyed.protector.open(message) else {
-            return Progress::Waiting(Box::new(self));
+        let Opened { payloads, .. } = match self.keyed.protector.open(message) {
+            Ok(opened) => opened,
+            Err(why) => {
+                cx.unopened(why);
+                return Progress::Waiting(Box::new(self));
+            }
         };
         let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
         let AuthSent { keyed, spi_in, .. } = self;
@@ -314,8 +318,12 @@ impl HalfOpen {
         spi_in: u32,
         cx: &mut Context<'_>,
     ) -> Result<Concluded, Box<HalfOpen>> {
-        let Ok(Opened { mark, payloads, .. }) = self.keyed.protector.open(message) else {
-            return Err(Box::new(self));
+        let Opened { mark, payloads, .. } = match self.keyed.protector.open(message) {
+            Ok(opened) => opened,
+            Err(why) => {
+                cx.unopened(why);
+                return Err(Box::new(self));
+            }
         };
         let request = payloads.map_err(Error::from).and_then(AuthRequest::read);
         // RFC 7296 §2.23: the initiator may have moved to port 4500, and a NAT may have chosen other ports for that.

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::crypto::{Group, KeyExchange};
+use crate::ike::census::Proof;
 use crate::ike::error::{self, Error, Incompatible, Ours, Stage};
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
@@ -23,6 +24,7 @@ use crate::ike::nearest;
 use crate::ike::negotiate;
 use crate::ike::pieces::{Fragmentation, Parcel, Pieces, Sizes};
 use crate::ike::protect::Protector;
+use crate::ike::refused::Refused;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::schedule::{IkeKeys, Nonces};
 use crate::ike::settings::{Encapsulation, Settings};
@@ -40,9 +42,6 @@ const MAX_RESTARTS: u8 = 4;
 
 /// How long after a refusal the true answer may still come.
 const FORGERY_GRACE: Duration = Duration::from_secs(2);
-
-/// How long a responder waits for IKE_AUTH.
-const HALF_OPEN_LIFE: Duration = Duration::from_secs(30);
 
 /// The UDP port where a handshake begins.
 pub const IKE_PORT: u16 = 500;
@@ -136,6 +135,7 @@ impl InitSent {
         cx: &mut Context<'_>,
     ) -> Progress {
         let Ok(answer) = InitAnswer::read(message.clear.clone()) else {
+            cx.refuse(Refused::Malformed);
             return Progress::Waiting(Box::new(self));
         };
         match answer {
@@ -382,17 +382,22 @@ pub enum Answered {
     },
 }
 
-/// Answers an IKE_SA_INIT request for a tunnel.
+/// Answers an IKE_SA_INIT request for a tunnel, and waits `patience` for IKE_AUTH.
 pub fn respond(
     place: Place,
     spi_r: IkeSpi,
     message: &Message<'_>,
-    bytes: &[u8],
+    proof: Proof,
+    patience: Duration,
     cx: &mut Context<'_>,
 ) -> Answered {
     let spi_i = message.header.spi_i;
-    match try_respond(place, spi_r, message, bytes, cx) {
-        Ok(half_open) => Answered::HalfOpen(Box::new(half_open)),
+    match try_respond(place, spi_r, message, cx) {
+        Ok(keyed) => Answered::HalfOpen(Box::new(HalfOpen {
+            keyed,
+            proof,
+            expires: cx.now + patience,
+        })),
         // Being asked for another group is how a handshake may well begin (RFC 7296 §1.2): nothing to tell.
         Err(error @ Error::Incompatible(Incompatible::Group { .. })) => Answered::Refused {
             answer: refuse(spi_i, error.notify()),
@@ -421,9 +426,8 @@ fn try_respond(
     place: Place,
     spi_r: IkeSpi,
     message: &Message<'_>,
-    bytes: &[u8],
     cx: &mut Context<'_>,
-) -> Result<HalfOpen, Error> {
+) -> Result<Keyed, Error> {
     let settings = place.settings.clone();
     let spi_i = message.header.spi_i;
     let init = Init::read(message.clear.clone())?;
@@ -504,21 +508,18 @@ fn try_respond(
         cx.rng,
     )
     .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
-    Ok(HalfOpen {
-        expires: cx.now + HALF_OPEN_LIFE,
-        keyed: Keyed {
-            place,
-            spi_i,
-            spi_r,
-            role: Role::Responder,
-            suite,
-            nonces,
-            keys,
-            protector,
-            detected,
-            peer: peer_kind(&init.vendors),
-            init_request: bytes.to_vec(),
-            init_response: response,
-        },
+    Ok(Keyed {
+        place,
+        spi_i,
+        spi_r,
+        role: Role::Responder,
+        suite,
+        nonces,
+        keys,
+        protector,
+        detected,
+        peer: peer_kind(&init.vendors),
+        init_request: message.bytes.to_vec(),
+        init_response: response,
     })
 }

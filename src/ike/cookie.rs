@@ -1,0 +1,204 @@
+//! Cookies (RFC 7296 §2.6): whoever wants to begin while many do must first return what was sent to the address he writes from.
+//!
+//! ```text
+//! HDR(A, 0), SAi1, KEi, Ni               ──▶
+//!                                        ◀──  HDR(A, 0), N(COOKIE)          nothing is kept
+//! HDR(A, 0), N(COOKIE), SAi1, KEi, Ni    ──▶                                now it is worth a key exchange
+//!
+//! cookie = version (1) | HMAC-SHA-256(secret of that version, SPIi | address | port | Ni), 16 octets of it
+//! ```
+//!
+//! The port is part of it, though §2.6 asks for the address only: so a cookie opens one handshake and not one for each of 65535 ports, and only a NAT that
+//! changed its mapping between two messages of one second could be in the way. SAi1 and KEi are not part of it, so the cookie still holds when the peer
+//! repeats its request with another group after INVALID_KE_PAYLOAD (§2.6.1), and when it does not send the cookie along, it gets the same one again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::crypto::{Generator, Secret, equal, hmac_sha256};
+use crate::net::Time;
+use crate::wire::IkeSpi;
+
+/// How long a secret makes new cookies.
+const TURN: Duration = Duration::from_secs(30);
+
+/// How long the cookies it has made are good.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// Octets of the HMAC in a cookie: nobody guesses 128 bits in a minute.
+const TAG_LEN: usize = 16;
+
+/// The secrets of the cookies.
+#[derive(Debug, Default)]
+pub struct Cookies {
+    /// Drawn when the first cookie is needed.
+    current: Option<Generation>,
+    previous: Option<Generation>,
+}
+
+#[derive(Debug)]
+struct Generation {
+    version: u8,
+    secret: Secret,
+    born: Time,
+}
+
+/// What a cookie is bound to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer<'a> {
+    /// Where the request came from.
+    pub remote: SocketAddr,
+    /// Its SPI.
+    pub spi_i: IkeSpi,
+    /// Its Ni.
+    pub nonce: &'a [u8],
+}
+
+impl Cookies {
+    /// The cookie to ask this initiator for.
+    pub fn bake(&mut self, now: Time, bearer: Bearer<'_>, rng: &mut Generator) -> Vec<u8> {
+        self.age(now);
+        let current = self.current.take().unwrap_or_else(|| Generation {
+            version: self
+                .previous
+                .as_ref()
+                .map_or(0, |previous| previous.version.wrapping_add(1)),
+            secret: Secret::from_slice(&rng.bytes::<32>()),
+            born: now,
+        });
+        let cookie = current.cookie(bearer);
+        self.current = Some(current);
+        cookie
+    }
+
+    /// Whether this is a cookie that we gave this initiator lately.
+    pub fn is_valid(&mut self, now: Time, cookie: &[u8], bearer: Bearer<'_>) -> bool {
+        self.age(now);
+        [&self.current, &self.previous]
+            .into_iter()
+            .flatten()
+            .filter(|generation| cookie.first() == Some(&generation.version))
+            .any(|generation| equal(&generation.cookie(bearer), cookie))
+    }
+
+    /// Lets go of secrets whose time is over.
+    fn age(&mut self, now: Time) {
+        if let Some(current) = self
+            .current
+            .take_if(|current| now.since(current.born) >= TURN)
+        {
+            self.previous = Some(current);
+        }
+        self.previous
+            .take_if(|previous| now.since(previous.born) >= LIFE);
+    }
+}
+
+impl Generation {
+    fn cookie(&self, bearer: Bearer<'_>) -> Vec<u8> {
+        let Bearer {
+            remote,
+            spi_i,
+            nonce,
+        } = bearer;
+        let spi_i = spi_i.0.to_be_bytes();
+        let port = remote.port().to_be_bytes();
+        // Only Ni has no fixed length, once the address says which kind it is by its own; it stands last.
+        let tag = match remote.ip() {
+            IpAddr::V4(address) => hmac_sha256(
+                &self.secret,
+                &[&spi_i, b"4", &address.octets(), &port, nonce],
+            ),
+            IpAddr::V6(address) => hmac_sha256(
+                &self.secret,
+                &[&spi_i, b"6", &address.octets(), &port, nonce],
+            ),
+        };
+        let mut cookie = vec![self.version];
+        cookie.extend(tag.iter().take(TAG_LEN));
+        cookie
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONCE: &[u8] = &[9; 32];
+
+    fn bearer(remote: &str) -> Bearer<'static> {
+        Bearer {
+            remote: remote.parse().unwrap(),
+            spi_i: IkeSpi(7),
+            nonce: NONCE,
+        }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_secs(seconds)
+    }
+
+    #[test]
+    fn n10_a_cookie_is_good_for_its_bearer_only() {
+        let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([1; 32]));
+        let alice = bearer("192.0.2.1:500");
+        let cookie = cookies.bake(at(1), alice, &mut rng);
+        assert!((1..=64).contains(&cookie.len()));
+        assert!(cookies.is_valid(at(1), &cookie, alice));
+        for other in [
+            bearer("192.0.2.2:500"),
+            bearer("192.0.2.1:501"),
+            bearer("[2001:db8::1]:500"),
+            Bearer {
+                spi_i: IkeSpi(8),
+                ..alice
+            },
+            Bearer {
+                nonce: &[9; 31],
+                ..alice
+            },
+        ] {
+            assert!(!cookies.is_valid(at(1), &cookie, other), "{other:?}");
+        }
+        for index in 0..cookie.len() {
+            let mut changed = cookie.clone();
+            changed[index] ^= 1;
+            assert!(!cookies.is_valid(at(1), &changed, alice), "{index}");
+        }
+        for len in 0..cookie.len() {
+            assert!(!cookies.is_valid(at(1), &cookie[..len], alice), "{len}");
+        }
+        assert!(!cookies.is_valid(at(1), &[cookie.as_slice(), &[0]].concat(), alice));
+        assert!(!Cookies::default().is_valid(at(1), &cookie, alice));
+    }
+
+    #[test]
+    fn n10_a_cookie_goes_stale_with_its_secret_whether_or_not_others_are_baked() {
+        for busy in [false, true] {
+            let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([2; 32]));
+            let alice = bearer("192.0.2.1:500");
+            let cookie = cookies.bake(at(100), alice, &mut rng);
+            let mut is_valid = |seconds| {
+                if busy {
+                    cookies.bake(at(seconds), bearer("192.0.2.9:500"), &mut rng);
+                }
+                cookies.is_valid(at(seconds), &cookie, alice)
+            };
+            assert!(is_valid(129) && is_valid(131) && is_valid(159));
+            assert!(!is_valid(160) && !is_valid(10_000));
+        }
+    }
+
+    #[test]
+    fn the_same_request_gets_the_same_cookie_for_a_while_and_then_another() {
+        let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([3; 32]));
+        let alice = bearer("192.0.2.1:500");
+        let first = cookies.bake(at(100), alice, &mut rng);
+        assert_eq!(cookies.bake(at(129), alice, &mut rng), first);
+        let second = cookies.bake(at(130), alice, &mut rng);
+        assert_ne!(second, first);
+        assert!(cookies.is_valid(at(130), &first, alice));
+        assert!(cookies.is_valid(at(130), &second, alice));
+        assert!(!format!("{cookies:?}").contains(&format!("{:?}", first)));
+    }
+}
