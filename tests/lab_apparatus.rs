@@ -46,6 +46,7 @@ fn carry(options: &Options) -> Wire {
                 Start::Waits
             },
             dpd_delay: 10,
+            fragment_size: None,
         };
         let folder = scratch.folder(&side.to_string()).unwrap();
         Charon::start(world.gateway(side), &folder, &connection, &interrupt).unwrap()

@@ -66,7 +66,10 @@ pub use event::{
     RekeyCheck, Rekeys, Role, Sends, State, Transmit, Verdict, View, Waiting,
 };
 pub use failure::Failure;
+pub use pieces::{Cut, Fragmentation, Pieces, Sizes};
+pub use protect::{Opened, Protector, Unopened};
 pub use refused::Refused;
+pub use schedule::IkeKeys;
 pub use settings::{
     Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, RekeyTest,
     Settings, Start, TunnelId,

@@ -92,10 +92,6 @@ impl Protector {
     }
 
     /// What was agreed about fragments.
-    #[allow(
-        dead_code,
-        reason = "an IKE SA hands it on to the one that it is rekeyed to"
-    )]
     pub fn fragmentation(&self) -> Fragmentation {
         self.fragmentation
     }

@@ -45,6 +45,8 @@ pub struct Connection {
     pub start: Start,
     /// Seconds between liveness checks.
     pub dpd_delay: u32,
+    /// The largest IP packet of an IKE message; charon's own if `None`.
+    pub fragment_size: Option<u16>,
 }
 
 /// What charon does once it has its configuration.
@@ -106,7 +108,10 @@ impl Charon {
         interrupt: &Interrupt,
     ) -> Result<Charon, Error> {
         is_installed()?;
-        write_private(&folder.join("strongswan.conf"), &settings(folder))?;
+        write_private(
+            &folder.join("strongswan.conf"),
+            &settings(folder, connection),
+        )?;
         write_private(&folder.join("swanctl.conf"), &connection.to_conf())?;
         let mut command = Command::new(CHARON);
         namespace.enter(&mut command)?;
@@ -205,11 +210,14 @@ impl Charon {
 }
 
 /// `strongswan.conf`. The plugins are named, so that whatever else is installed cannot change the result.
-fn settings(folder: &Path) -> String {
+fn settings(folder: &Path, connection: &Connection) -> String {
     let folder = folder.display();
+    let fragments = connection
+        .fragment_size
+        .map_or_else(String::new, |size| format!("\n  fragment_size = {size}"));
     format!(
         "charon-systemd {{
-  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici
+  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici{fragments}
   journal {{
     default = -1
   }}
@@ -321,6 +329,7 @@ mod tests {
             psk: "abc123".to_owned(),
             start: Start::Connects,
             dpd_delay: 7,
+            fragment_size: None,
         }
         .to_conf();
         for line in [

@@ -239,6 +239,7 @@ fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
             charon::Start::Waits
         },
         dpd_delay: 10,
+        fragment_size: None,
     }
 }
 

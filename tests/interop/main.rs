@@ -7,6 +7,7 @@ mod lab;
 
 mod agreement;
 mod crossing;
+mod fragments;
 mod liveness;
 mod matrix;
 mod multipath;

@@ -141,6 +141,7 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             psk,
             start: groundlink::lab::charon::Start::Waits,
             dpd_delay: 10,
+            fragment_size: None,
         };
         right = Some(charon.reload(&connection));
     }

@@ -86,14 +86,25 @@ impl Rogue {
     }
 
     /// The same with B as it stands in `pair`.
-    pub fn keyed_with(mut pair: Pair, spi_i: u64) -> Rogue {
+    pub fn keyed_with(pair: Pair, spi_i: u64) -> Rogue {
+        Rogue::keyed_saying(pair, spi_i, &[])
+    }
+
+    /// The same with a peer that says that it understands fragments.
+    pub fn keyed_for_fragments() -> Rogue {
+        let supported = [notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)];
+        Rogue::keyed_saying(mute_pair(), 0x1111_2222_3333_4444, &supported)
+    }
+
+    /// IKE_SA_INIT is done, with `more` payloads in it.
+    fn keyed_saying(mut pair: Pair, spi_i: u64, more: &[Payload]) -> Rogue {
         let mut rng = Generator::from_seed([42; 32]);
         let (spi_i, suite) = (IkeSpi(spi_i), suite());
         let group: &'static Group = suite.groups[0];
         let ke = KeyExchange::generate(group, &mut rng);
         let nonce_i = rng.bytes::<32>().to_vec();
         let nat = |kind| Payload::Notify(Notify::new(kind, vec![7; 20]));
-        let payloads = [
+        let mut payloads = vec![
             Payload::Sa(ike_offer()),
             Payload::Ke(Ke {
                 group: group.id,
@@ -103,6 +114,7 @@ impl Rogue {
             nat(NotifyType::NAT_DETECTION_SOURCE_IP),
             nat(NotifyType::NAT_DETECTION_DESTINATION_IP),
         ];
+        payloads.extend_from_slice(more);
         let flags = Flags {
             initiator: true,
             ..Flags::default()
@@ -170,7 +182,12 @@ impl Rogue {
 
     /// IKE_AUTH is done as well, and the tunnel up.
     pub fn established() -> Rogue {
-        let mut rogue = Rogue::keyed();
+        Rogue::keyed().authenticated()
+    }
+
+    /// IKE_AUTH is done as well.
+    pub fn authenticated(self) -> Rogue {
+        let mut rogue = self;
         let request = rogue.auth_request();
         let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert!(
@@ -218,18 +235,40 @@ impl Rogue {
         response: bool,
         payloads: &[Payload],
     ) -> Vec<u8> {
+        let header = self.header(exchange, id, response);
+        self.seal_frame(sk::frame(header, payloads, self.room()).unwrap())
+    }
+
+    fn header(&self, exchange: ExchangeType, id: u32, response: bool) -> Header {
         let flags = Flags {
             initiator: true,
             response,
             version: false,
         };
-        let header = Header::new(self.spi_i, self.spi_r, exchange, flags, MessageId(id));
-        let room = sk::Room {
+        Header::new(self.spi_i, self.spi_r, exchange, flags, MessageId(id))
+    }
+
+    fn room(&self) -> sk::Room {
+        sk::Room {
             iv: self.protection.iv_len(),
             icv: self.protection.icv_len(),
             block: self.protection.block(),
-        };
-        let mut framed = sk::frame(header, payloads, room).unwrap();
+        }
+    }
+
+    /// A request in fragments of at most `most` octets, not sealed yet.
+    pub fn fragments(
+        &self,
+        exchange: ExchangeType,
+        id: u32,
+        payloads: &[Payload],
+        most: usize,
+    ) -> Vec<sk::Framed> {
+        let header = self.header(exchange, id, false);
+        sk::frame_fragments(header, payloads, self.room(), most).unwrap()
+    }
+
+    pub fn seal_frame(&mut self, mut framed: sk::Framed) -> Vec<u8> {
         self.counter += 1;
         self.sealer
             .seal(&mut framed.bytes, framed.aad_len, self.counter, None)

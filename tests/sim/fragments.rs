@@ -1,0 +1,468 @@
+//! Messages in fragments (RFC 7383): between two of us over a bad wire, and from a peer that has the keys and means harm.
+
+use std::time::Duration;
+
+use groundlink::crypto::Generator;
+use groundlink::ike::{Content, Identity, State, Transmit};
+use groundlink::wire::{
+    Critical, Envelope, ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, sk,
+};
+
+use crate::pair::{LATENCY, Pair, Side, settings};
+use crate::rogue::{Rogue, notify};
+
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+/// The least packet of the configuration, less IPv4, UDP and marker.
+const LEAST: usize = 576 - 32;
+
+/// Two ends whose IKE_AUTH is too long for one such packet in either direction.
+fn long_winded(fragment_size: u16) -> Pair {
+    long_winded_with(fragment_size, (1, 2))
+}
+
+fn long_winded_with(fragment_size: u16, seeds: (u8, u8)) -> Pair {
+    let [a, b] = [Side::A, Side::B].map(|side| {
+        let mut settings = settings(side);
+        settings.id = Identity::Fqdn(format!("{side:?}.").repeat(450));
+        settings.fragment_size = fragment_size;
+        settings
+    });
+    Pair::with_seeds(a, b, seeds)
+}
+
+fn envelope(transmit: &Transmit) -> Option<Envelope> {
+    match &transmit.content {
+        Content::Ike(bytes) => Some(Message::parse(bytes).unwrap().sealed?.envelope),
+        Content::Keepalive => None,
+    }
+}
+
+fn length(transmit: &Transmit) -> usize {
+    match &transmit.content {
+        Content::Ike(bytes) => bytes.len(),
+        Content::Keepalive => 1,
+    }
+}
+
+/// How many fragments a side has sent.
+fn fragments(sent: &[Transmit]) -> usize {
+    sent.iter()
+        .filter(|transmit| matches!(envelope(transmit), Some(Envelope::Fragment { .. })))
+        .count()
+}
+
+#[test]
+fn long_messages_cross_in_fragments_no_larger_than_configured() {
+    for fragment_size in [576, 700, 1000] {
+        let mut pair = long_winded(fragment_size);
+        pair.run_for(Duration::from_secs(1));
+        pair.assert_agreed();
+        for node in [&pair.a, &pair.b] {
+            assert!(fragments(&node.sent) >= 2, "{fragment_size}");
+            assert!(
+                node.sent
+                    .iter()
+                    .all(|transmit| length(transmit) + 32 <= usize::from(fragment_size)),
+                "{fragment_size}"
+            );
+        }
+    }
+}
+
+#[test]
+fn f02_fragments_lost_doubled_and_out_of_order_still_make_one_handshake() {
+    for seed in 0..60u8 {
+        let mut pair = long_winded_with(576, (seed, seed.wrapping_add(100)));
+        let mut dice = Generator::from_seed([seed; 32]);
+        pair.weather(move |_, _| {
+            let [loss, copies, first, second] = dice.bytes::<4>();
+            let delay = |byte: u8| Duration::from_millis(1 + u64::from(byte));
+            match (loss % 4, copies % 3) {
+                (0, _) => vec![],
+                (_, 0) => vec![delay(first), delay(second)],
+                _ => vec![delay(first)],
+            }
+        });
+        pair.run_for(Duration::from_secs(80));
+        pair.fair();
+        pair.run_for(Duration::from_secs(80));
+        pair.assert_agreed();
+        assert!(fragments(&pair.a.sent) >= 2, "seed {seed}");
+        assert!(fragments(&pair.b.sent) >= 2, "seed {seed}");
+    }
+}
+
+/// Loses what is longer than `narrow` on the way from `side`.
+fn narrow(pair: &mut Pair, side: Option<Side>) {
+    pair.weather(move |from, transmit| {
+        let through = side.is_some_and(|side| side != from) || length(transmit) <= LEAST;
+        if through { vec![LATENCY] } else { vec![] }
+    });
+}
+
+#[test]
+fn a_path_narrower_than_configured_is_found_by_who_asks_and_heeded_by_who_answers() {
+    // Both ways, so that the answer must come smaller at once; then each way alone.
+    for side in [None, Some(Side::A), Some(Side::B)] {
+        let mut pair = long_winded(1280);
+        narrow(&mut pair, side);
+        pair.run_for(Duration::from_secs(20));
+        pair.assert_agreed();
+        assert!(
+            pair.a.sent.iter().any(|sent| length(sent) > LEAST),
+            "whole first"
+        );
+    }
+}
+
+#[test]
+fn a_repeated_answer_is_not_sealed_again() {
+    let mut pair = long_winded(576);
+    let mut first_answer = true;
+    pair.weather(move |from, transmit| {
+        let lost = from == Side::B && envelope(transmit).is_some() && first_answer;
+        first_answer &= !matches!(envelope(transmit), Some(Envelope::Fragment { number, total }) if from == Side::B && number == total);
+        if lost { vec![] } else { vec![LATENCY] }
+    });
+    pair.run_for(Duration::from_secs(3));
+    pair.assert_agreed();
+    let answers: Vec<&Transmit> = pair
+        .b
+        .sent
+        .iter()
+        .filter(|sent| envelope(sent).is_some())
+        .collect();
+    let (first, second) = answers.split_at(answers.len() / 2);
+    assert!(first.len() >= 2);
+    assert_eq!(first, second);
+}
+
+/// A payload that makes a message long.
+fn filler() -> Payload {
+    Payload::Notify(Notify::new(NotifyType(40_000), vec![7; 300]))
+}
+
+/// An established SA with a peer that may send fragments.
+fn rogue() -> Rogue {
+    Rogue::keyed_for_fragments().authenticated()
+}
+
+/// Request 2 in three fragments or so, not sealed yet.
+fn request(rogue: &Rogue) -> Vec<sk::Framed> {
+    let frames = rogue.fragments(INFORMATIONAL, 2, &[filler()], 200);
+    assert!(frames.len() >= 3);
+    frames
+}
+
+fn sealed(rogue: &mut Rogue, frames: Vec<sk::Framed>) -> Vec<Vec<u8>> {
+    frames
+        .into_iter()
+        .map(|frame| rogue.seal_frame(frame))
+        .collect()
+}
+
+/// Puts a number where the fragment number (4 octets before the sealed part) or the total (2) stands.
+fn put(frame: &mut sk::Framed, before: usize, number: u16) {
+    let at = frame.aad_len - before;
+    frame.bytes[at..at + 2].copy_from_slice(&number.to_be_bytes());
+}
+
+/// B has not answered, and answers the true request after all.
+fn still_answers(rogue: &mut Rogue, what: &str) {
+    assert!(rogue.heard().is_empty(), "{what} was answered");
+    let frames = request(rogue);
+    for fragment in sealed(rogue, frames) {
+        rogue.deliver(&fragment);
+    }
+    assert_eq!(rogue.heard().len(), 1, "after {what}");
+    assert_eq!(rogue.pair.b.state(), State::Up, "after {what}");
+}
+
+#[test]
+fn f01_numbers_that_cannot_be_are_dropped() {
+    for (number, total) in [
+        (0, 0),
+        (0, 3),
+        (4, 3),
+        (1, 65_535),
+        (65_535, 65_535),
+        (1, 65),
+    ] {
+        let mut rogue = rogue();
+        for mut frame in request(&rogue) {
+            put(&mut frame, 4, number);
+            put(&mut frame, 2, total);
+            let bytes = rogue.seal_frame(frame);
+            rogue.deliver(&bytes);
+        }
+        still_answers(&mut rogue, &format!("{number} of {total}"));
+    }
+}
+
+#[test]
+fn f02_the_last_first_a_duplicate_and_an_old_cut_make_one_request() {
+    let mut rogue = rogue();
+    let old = rogue.fragments(INFORMATIONAL, 2, &[filler()], 300);
+    let old = sealed(&mut rogue, old);
+    let new = request(&rogue);
+    let new = sealed(&mut rogue, new);
+    assert!(old.len() < new.len());
+    rogue.deliver(&old[0]);
+    for fragment in new.iter().skip(1).rev() {
+        rogue.deliver(fragment);
+        rogue.deliver(fragment);
+    }
+    for fragment in &old {
+        rogue.deliver(fragment);
+    }
+    assert!(rogue.heard().is_empty());
+    rogue.deliver(&new[0]);
+    assert_eq!(rogue.heard().len(), 1);
+}
+
+#[test]
+fn f03_a_forged_fragment_does_not_take_the_place_of_the_good_one() {
+    let mut rogue = rogue();
+    let frames = request(&rogue);
+    let fragments = sealed(&mut rogue, frames);
+    for fragment in &fragments {
+        for at in [Header::LEN + 20, fragment.len() - 1] {
+            let mut forged = fragment.clone();
+            forged[at] ^= 1;
+            rogue.deliver(&forged);
+        }
+        rogue.deliver(fragment);
+    }
+    assert_eq!(rogue.heard().len(), 1);
+}
+
+#[test]
+fn f04_fragments_that_say_wrongly_what_is_inside_are_dropped() {
+    for (which, next) in [
+        (0, PayloadType::NONE),
+        (1, PayloadType::NOTIFY),
+        (2, PayloadType::SK),
+    ] {
+        let mut rogue = rogue();
+        let mut frames = request(&rogue);
+        frames[which].bytes[Header::LEN] = next.0;
+        for fragment in sealed(&mut rogue, frames) {
+            rogue.deliver(&fragment);
+        }
+        still_answers(&mut rogue, &format!("fragment {which} with {next}"));
+    }
+}
+
+#[test]
+fn f04_payloads_outside_a_fragment_make_it_none() {
+    for count in [1, 63, 64, 200] {
+        let mut rogue = rogue();
+        for mut frame in request(&rogue) {
+            let mut chain: Vec<u8> = (0..count)
+                .flat_map(|_| [PayloadType::VENDOR.0, 0, 0, 4])
+                .collect();
+            let last = chain.len() - 4;
+            chain[last] = PayloadType::SKF.0;
+            frame.bytes[16] = PayloadType::VENDOR.0;
+            frame
+                .bytes
+                .splice(Header::LEN..Header::LEN, chain.iter().copied());
+            frame.aad_len += chain.len();
+            let length = u32::try_from(frame.bytes.len()).unwrap();
+            frame.bytes[24..28].copy_from_slice(&length.to_be_bytes());
+            let bytes = rogue.seal_frame(frame);
+            rogue.deliver(&bytes);
+        }
+        still_answers(&mut rogue, &format!("{count} payloads in front"));
+    }
+}
+
+#[test]
+fn f04_what_comes_whole_ends_what_came_in_part() {
+    let mut rogue = rogue();
+    let frames = request(&rogue);
+    let fragments = sealed(&mut rogue, frames);
+    let (last, others) = fragments.split_last().unwrap();
+    for fragment in others {
+        rogue.deliver(fragment);
+    }
+    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
+    rogue.deliver(last);
+    assert!(rogue.heard().is_empty(), "its message is answered");
+    assert!(rogue.ask(INFORMATIONAL, 3, &[]).is_empty());
+}
+
+#[test]
+fn f05_fragments_of_a_peer_that_never_spoke_of_them_are_dropped() {
+    let mut rogue = Rogue::established();
+    let frames = request(&rogue);
+    for fragment in sealed(&mut rogue, frames) {
+        rogue.deliver(&fragment);
+    }
+    assert!(rogue.heard().is_empty());
+    assert!(rogue.ask(INFORMATIONAL, 2, &[filler()]).is_empty());
+}
+
+#[test]
+fn f05_fragments_in_ike_sa_init_are_no_message() {
+    let mut rogue = Rogue::keyed_for_fragments();
+    for exchange in [ExchangeType::IKE_SA_INIT, ExchangeType(0)] {
+        let frames = rogue.fragments(exchange, 0, &[filler()], 200);
+        for mut fragment in sealed(&mut rogue, frames) {
+            rogue.deliver(&fragment);
+            // As the first of a new SA.
+            fragment[8..16].fill(0);
+            rogue.pair.inject(Side::B, 500, &fragment);
+        }
+    }
+    assert!(rogue.heard().is_empty());
+    rogue.authenticated();
+}
+
+#[test]
+fn f05_whoever_does_not_speak_of_fragments_gets_none() {
+    let pair = long_winded(576);
+    let request = Message::parse(&pair.a.sent_ike(0)).unwrap().clear;
+    assert!(
+        request.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)),
+        "we always ask"
+    );
+    let rogue = Rogue::keyed();
+    let answer = Message::parse(&rogue.pair.b.sent_ike(0)).unwrap().clear;
+    assert!(!answer.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
+    let rogue = Rogue::keyed_for_fragments();
+    let answer = Message::parse(&rogue.pair.b.sent_ike(0)).unwrap().clear;
+    assert!(answer.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
+}
+
+#[test]
+fn f06_requests_never_completed_hold_up_nothing() {
+    let mut rogue = rogue();
+    for id in [2, 3, 4, 1000] {
+        let frames = rogue.fragments(INFORMATIONAL, id, &[filler(), filler()], 128);
+        let fragments = sealed(&mut rogue, frames);
+        for fragment in fragments.iter().skip(1) {
+            rogue.deliver(fragment);
+        }
+    }
+    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(rogue.ask(INFORMATIONAL, 3, &[]).is_empty());
+    // Nor does a handshake that never completes outlive its time.
+    let mut half_open = Rogue::keyed_for_fragments();
+    let request = half_open.auth_request();
+    let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &request, 128);
+    let fragments = sealed(&mut half_open, frames);
+    for fragment in fragments.iter().skip(1) {
+        half_open.deliver(fragment);
+    }
+    half_open.pair.run_for(Duration::from_secs(31));
+    half_open.deliver(&fragments[0]);
+    assert!(half_open.heard().is_empty());
+    assert_ne!(half_open.pair.b.state(), State::Up);
+}
+
+#[test]
+fn f07_only_the_first_fragment_of_an_answered_request_brings_the_answer_again() {
+    let mut rogue = rogue();
+    let again = request(&rogue);
+    let fragments = {
+        let frames = request(&rogue);
+        sealed(&mut rogue, frames)
+    };
+    for fragment in &fragments {
+        rogue.deliver(fragment);
+    }
+    let answered = rogue.pair.b.sent.len();
+    assert_eq!(rogue.heard().len(), 1);
+    for fragment in fragments.iter().skip(1) {
+        rogue.deliver(fragment);
+    }
+    assert!(rogue.heard().is_empty());
+    rogue.deliver(&fragments[0]);
+    assert_eq!(
+        rogue.pair.b.sent_ike(answered - 1),
+        rogue.pair.b.sent_ike(answered),
+        "the same bytes"
+    );
+    assert_eq!(rogue.heard().len(), 1);
+    // The same when the request is cut anew, but not for what only looks so.
+    for (index, fragment) in sealed(&mut rogue, again).into_iter().enumerate() {
+        let mut forged = fragment.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        rogue.deliver(&forged);
+        assert!(rogue.heard().is_empty());
+        rogue.deliver(&fragment);
+        assert_eq!(rogue.heard().len(), usize::from(index == 0));
+    }
+    let whole = rogue.seal(INFORMATIONAL, 2, false, &[filler()]);
+    rogue.deliver(&whole);
+    assert!(rogue.heard().is_empty(), "a whole message is no fragment 1");
+}
+
+/// A payload whose content cannot be.
+fn broken() -> Payload {
+    Payload::Unknown {
+        kind: PayloadType::SA,
+        critical: Critical::No,
+        body: vec![0xff; 300],
+    }
+}
+
+#[test]
+fn f08_nonsense_in_good_fragments_is_refused_as_invalid_syntax() {
+    let mut rogue = rogue();
+    let frames = rogue.fragments(INFORMATIONAL, 2, &[broken()], 200);
+    for fragment in sealed(&mut rogue, frames) {
+        rogue.deliver(&fragment);
+    }
+    let heard = rogue.heard();
+    assert_eq!(heard[0].1, [notify(NotifyType::INVALID_SYNTAX)]);
+    assert_ne!(rogue.pair.b.state(), State::Up);
+
+    let mut half_open = Rogue::keyed_for_fragments();
+    let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &[broken()], 200);
+    for fragment in sealed(&mut half_open, frames) {
+        half_open.deliver(&fragment);
+    }
+    let heard = half_open.heard();
+    assert_eq!(heard[0].1, [notify(NotifyType::INVALID_SYNTAX)]);
+    assert!(half_open.pair.b.children.is_empty());
+}
+
+#[test]
+fn f09_a_fragment_shorter_than_its_own_header_or_longer_than_its_datagram_is_dropped() {
+    let mut rogue = rogue();
+    let frames = request(&rogue);
+    for fragment in sealed(&mut rogue, frames) {
+        for length in [0u16, 1, 4, 7, 8, 9, 12, 65_535] {
+            let mut bytes = fragment.clone();
+            bytes[Header::LEN + 2..Header::LEN + 4].copy_from_slice(&length.to_be_bytes());
+            rogue.deliver(&bytes);
+            // The same with a datagram that ends where the payload says.
+            bytes.truncate((Header::LEN + usize::from(length)).max(Header::LEN));
+            let whole = u32::try_from(bytes.len()).unwrap();
+            bytes[24..28].copy_from_slice(&whole.to_be_bytes());
+            rogue.deliver(&bytes);
+        }
+    }
+    still_answers(&mut rogue, "short and long fragments");
+}
+
+#[test]
+fn f02_a_handshake_in_tiny_fragments_from_another_implementation_is_understood() {
+    let mut rogue = Rogue::keyed_for_fragments();
+    let request = rogue.auth_request();
+    let frames = rogue.fragments(ExchangeType::IKE_AUTH, 1, &request, 90);
+    let fragments = sealed(&mut rogue, frames);
+    assert!(fragments.len() > 8);
+    for fragment in fragments.iter().rev() {
+        rogue.deliver(fragment);
+    }
+    assert_eq!(rogue.heard().len(), 1);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+    rogue.deliver(&fragments[0]);
+    assert_eq!(rogue.heard().len(), 1, "repeated on fragment 1");
+    rogue.deliver(&fragments[1]);
+    assert!(rogue.heard().is_empty());
+}
