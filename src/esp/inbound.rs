@@ -12,6 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::lifetime::{Carried, Lifetime, Limits, Stage};
 use super::replay::{self, Window};
 use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::{Esn, EspSuite, Forged, Opener, SaKeys, WrongKeyLength};
@@ -23,6 +24,7 @@ pub struct Inbound {
     suite: EspSuite,
     opener: Opener,
     policy: Policy,
+    lifetime: Lifetime,
     window: Mutex<Window>,
     received: Traffic,
 }
@@ -32,7 +34,10 @@ pub struct Inbound {
 pub struct Opening<'a> {
     sa: &'a Inbound,
     window: MutexGuard<'a, Window>,
+    /// What it had carried before.
+    before: (u64, u64),
     authentic: u64,
+    leads: bool,
     packets: u64,
     bytes: u64,
 }
@@ -65,9 +70,17 @@ impl Inbound {
             suite,
             opener,
             policy,
+            lifetime: Lifetime::new(suite.esn),
             window,
             received: Traffic::default(),
         })
+    }
+
+    /// The same SA, allowed to carry no more than this.
+    #[must_use]
+    pub fn limited(mut self, limits: Limits) -> Inbound {
+        self.lifetime = Lifetime::limited(self.suite.esn, limits);
+        self
     }
 
     /// Our name for this SA, which its packets carry.
@@ -92,7 +105,9 @@ impl Inbound {
         Opening {
             sa: self,
             window,
+            before: (self.received.packets(), self.received.bytes()),
             authentic: 0,
+            leads: false,
             packets: 0,
             bytes: 0,
         }
@@ -113,8 +128,14 @@ impl Opening<'_> {
     pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Opened<'p>, Refusal> {
         let suite = self.sa.suite;
 
-        // 1. Lengths first: no packet is too short for the code behind this line.
+        // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
+        self.leads = false;
         let low = self.sa.framed(esp)?;
+        match self.sa.lifetime.admits(self.carried()) {
+            // Numbers are the sender's to spend; the last ones are as good as the first.
+            Ok(()) | Err(Refusal::SequenceExhausted) => {}
+            Err(refusal) => return Err(refusal),
+        }
 
         // 2. What was seen already is dropped before it costs any cryptography.
         let (sequence, high) = match suite.esn {
@@ -140,6 +161,7 @@ impl Opening<'_> {
             })?;
 
         // 4. Only an authentic packet moves the window (RFC 4303 §3.4.3).
+        self.leads = sequence > self.window.top();
         self.window.record(sequence);
         self.authentic = self.authentic.saturating_add(1);
 
@@ -158,6 +180,26 @@ impl Opening<'_> {
     /// How many packets of this batch were the peer's own, carried or not: signs of life.
     pub fn authentic(&self) -> u64 {
         self.authentic
+    }
+
+    /// Whether the packet before was authentic and newer than all others. Only such a packet says where the peer is now: an old
+    /// one may have been held back by whoever wants us to believe otherwise.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Whether the SA should be replaced, or has ended.
+    pub fn stage(&self) -> Stage {
+        self.sa.lifetime.stage(self.carried())
+    }
+
+    fn carried(&self) -> Carried {
+        let (packets, bytes) = self.before;
+        Carried {
+            sequence: self.window.top(),
+            packets: packets.saturating_add(self.packets),
+            bytes: bytes.saturating_add(self.bytes),
+        }
     }
 }
 
@@ -392,6 +434,45 @@ mod tests {
         let peer_b = Inbound::new(SPI, suite, &keys(suite.protection, 7), other, 64).unwrap();
         let from_a = craft(words, 1, &padded(words, &udp4(60), IPV4));
         assert_eq!(open(&peer_b, &from_a), Err(Refusal::Inner));
+    }
+
+    #[test]
+    fn p16_only_the_newest_authentic_packet_leads() {
+        let (outbound, inbound) = pair("aes128gcm16");
+        let sealed: Vec<Vec<u8>> = (0..3).map(|_| seal(&outbound, &udp4(60))).collect();
+        let mut forged = seal(&outbound, &udp4(60));
+        *forged.last_mut().unwrap() ^= 1;
+        let mut opening = inbound.lock();
+        let mut leads = |esp: &[u8]| {
+            let _ = opening.open(&mut esp.to_vec());
+            opening.leads()
+        };
+        assert!(leads(&sealed[1]));
+        assert!(!leads(&sealed[1]), "the same again");
+        assert!(!leads(&sealed[0]), "late, and fresh all the same");
+        assert!(!leads(&forged));
+        assert!(leads(&sealed[2]));
+    }
+
+    #[test]
+    fn p19_an_sa_that_has_carried_enough_opens_nothing_more() {
+        let (outbound, inbound) = pair("aes128gcm16");
+        let inbound = inbound.limited(Limits {
+            bytes: None,
+            packets: Some(1000),
+            jitter: 0,
+        });
+        for (packets, stage) in [(900, Stage::Fresh), (99, Stage::NearEnd), (1, Stage::Ended)] {
+            let mut opening = inbound.lock();
+            for _ in 0..packets {
+                let mut sealed = seal(&outbound, &udp4(60));
+                assert!(opening.open(&mut sealed).is_ok());
+            }
+            assert_eq!(opening.stage(), stage);
+        }
+        let sealed = seal(&outbound, &udp4(60));
+        assert_eq!(open(&inbound, &sealed), Err(Refusal::Expired));
+        assert_eq!(inbound.received().packets(), 1000);
     }
 
     #[test]

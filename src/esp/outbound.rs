@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::lifetime::{Lifetime, Stage};
+use super::lifetime::{Carried, Lifetime, Limits, Stage};
 use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::{Esn, EspSuite, SaKeys, Sealer, WrongKeyLength};
 use crate::net::{Packet, Policy, Refusal};
@@ -47,6 +47,13 @@ impl Outbound {
         })
     }
 
+    /// The same SA, allowed to carry no more than this.
+    #[must_use]
+    pub fn limited(mut self, limits: Limits) -> Outbound {
+        self.lifetime = Lifetime::limited(self.suite.esn, limits);
+        self
+    }
+
     /// The peer's name for this SA.
     pub fn spi(&self) -> u32 {
         self.spi
@@ -69,7 +76,16 @@ impl Outbound {
 
     /// Whether it should be replaced, or has ended.
     pub fn stage(&self) -> Stage {
-        self.lifetime.stage(self.sequence())
+        self.lifetime.stage(self.carried(self.sequence()))
+    }
+
+    /// What it has carried, once `sequence` numbers are used: every number is one packet.
+    fn carried(&self, sequence: u64) -> Carried {
+        Carried {
+            sequence,
+            packets: sequence,
+            bytes: self.sent.bytes(),
+        }
     }
 
     /// Whether the negotiated selectors cover a packet that leaves.
@@ -95,7 +111,8 @@ impl Outbound {
     /// [`sealed_len`](Outbound::sealed_len).
     ///
     /// # Errors
-    /// [`Refusal::Overflow`] if the room is too small, [`Refusal::SequenceExhausted`] when no number may be used any more.
+    /// [`Refusal::Overflow`] if the room is too small, [`Refusal::SequenceExhausted`] when no number may be used any more,
+    /// [`Refusal::Expired`] when it has carried as much as it may.
     pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, Refusal> {
         let room = room
             .get_mut(..self.sealed_len(packet.len()))
@@ -121,12 +138,12 @@ impl Outbound {
 
     /// A number nobody else gets. The counter may run past the end by one for each refused packet; it is 64 bits wide.
     fn next_sequence(&self) -> Result<u64, Refusal> {
-        let sequence = self.used.fetch_add(1, Relaxed).saturating_add(1);
-        match self.lifetime.stage(sequence) {
-            Stage::Fresh | Stage::NearEnd => Ok(sequence),
-            Stage::Ended => {
+        let before = self.used.fetch_add(1, Relaxed);
+        match self.lifetime.admits(self.carried(before)) {
+            Ok(()) => Ok(before.saturating_add(1)),
+            Err(refusal) => {
                 self.used.fetch_sub(1, Relaxed);
-                Err(Refusal::SequenceExhausted)
+                Err(refusal)
             }
         }
     }
@@ -278,6 +295,44 @@ mod tests {
             assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::SequenceExhausted));
         }
         assert_eq!(sa.sequence(), last);
+    }
+
+    #[test]
+    fn p19_extended_numbers_end_before_they_repeat_too() {
+        let (sa, _) = pair("aes128gcm16-esn");
+        let last = Lifetime::new(Esn::Yes).last();
+        sa.pretend_used(last - 1);
+        assert_eq!(sa.stage(), Stage::NearEnd);
+        assert!(seal(&sa, &udp4(60)).is_ok());
+        assert_eq!(sa.stage(), Stage::Ended);
+        assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::SequenceExhausted));
+        assert_eq!(sa.sequence(), last);
+    }
+
+    #[test]
+    fn p19_limits_in_packets_and_bytes_are_kept_to_the_packet() {
+        let limits = |bytes, packets| Limits {
+            bytes,
+            packets,
+            jitter: 0,
+        };
+        let (sa, _) = pair("aes128gcm16");
+        let sa = sa.limited(limits(None, Some(1000)));
+        let sealed = (0..1200).filter(|_| seal(&sa, &udp4(60)).is_ok()).count();
+        assert_eq!((sealed, sa.sent().packets()), (1000, 1000));
+        assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::Expired));
+
+        let (sa, _) = pair("aes128gcm16");
+        let sa = sa.limited(limits(Some(1_000_000), None));
+        let mut stages = vec![sa.stage()];
+        while seal(&sa, &udp4(1400)).is_ok() {
+            stages.push(sa.stage());
+        }
+        stages.dedup();
+        assert_eq!(stages, [Stage::Fresh, Stage::NearEnd, Stage::Ended]);
+        let carried = sa.sent().bytes();
+        assert!((930_000..=1_000_000).contains(&carried), "{carried}");
+        assert_eq!(seal(&sa, &udp4(28)), Err(Refusal::Expired));
     }
 
     #[test]
