@@ -3,7 +3,7 @@
 use super::diagnostic::Diagnostic;
 use super::file::{Located, Value};
 use super::value::{part, refuse, text};
-use crate::crypto::{Esn, EspProposal, IkeProposal, Note, WordError};
+use crate::crypto::{EspProposal, IkeProposal, Note, WordError};
 
 /// Proposals of the IKE SA.
 pub fn ike(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
@@ -12,19 +12,7 @@ pub fn ike(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkePro
 
 /// Proposals of the Child SA.
 pub fn esp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
-    let proposals = list(value, findings, EspProposal::parse)?;
-    if proposals
-        .iter()
-        .any(|proposal: &EspProposal| proposal.esn.contains(&Esn::Yes))
-    {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "extended sequence numbers (`esn`) are not in this version",
-            "leave the word out",
-        );
-    }
-    Some(proposals)
+    list(value, findings, EspProposal::parse)
 }
 
 fn list<T>(

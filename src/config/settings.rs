@@ -56,6 +56,10 @@ pub struct Tunnel {
     pub mtu: Mtu,
     /// An address on the device.
     pub inside: Option<Inside>,
+    /// How many bytes of inner packets a Child SA may carry each way.
+    pub child_bytes: Option<u64>,
+    /// How many packets a Child SA may carry each way.
+    pub child_packets: Option<u64>,
     /// Packets of the replay window: a power of two from 64 to 65536.
     pub replay_window: u32,
     /// What happens to traffic for `routes` while no tunnel carries it.

@@ -15,9 +15,9 @@ use super::settings::{FailClosed, Gateway, Mtu, Tunnel, default};
 use super::show::{self, list, plain, quoted};
 use super::suggest::nearest;
 use super::value::{self, DEVICE_NAME_MAX};
-use super::{Environment, proposals};
+use super::{Environment, amount, proposals};
 use crate::crypto::{EspProposal, IkeProposal};
-use crate::ike::{self, Dpd, Encapsulation, Start};
+use crate::ike::{self, Dpd, Encapsulation, RekeyTest, Start};
 use crate::net::{Policy, Prefix, Selector};
 
 /// What every tunnel is read against.
@@ -87,7 +87,7 @@ impl Reader<'_> {
             dpd: upkeep.dpd,
             encapsulation: upkeep.encapsulation,
             fragment_size: upkeep.fragment_size,
-            rekey_test: ike::RekeyTest::Never,
+            rekey_test: protection.rekey_test,
         };
         let tunnel = Tunnel {
             name: name.value,
@@ -98,6 +98,8 @@ impl Reader<'_> {
             metric: traffic.metric,
             mtu,
             inside: inside.map(|given| given.value),
+            child_bytes: protection.child_bytes,
+            child_packets: protection.child_packets,
             replay_window: replay_window.value,
             fail_closed: traffic.fail_closed,
         };
@@ -150,6 +152,9 @@ struct Protection {
     allow_weak: bool,
     ike_lifetime: Duration,
     child_lifetime: Duration,
+    child_bytes: Option<u64>,
+    child_packets: Option<u64>,
+    rekey_test: RekeyTest,
 }
 
 impl Protection {
@@ -160,15 +165,23 @@ impl Protection {
         let ike_lifetime = scope.required("ike-lifetime", duration::lifetime, show::duration, "");
         let child_lifetime =
             scope.required("child-lifetime", duration::lifetime, show::duration, "");
-        scope.value_or("child-bytes", value::no_limit, |()| quoted(&"none"), ());
-        scope.value_or("child-packets", value::no_limit, |()| quoted(&"none"), ());
-        scope.value_or("rekey-check", value::rekey_check, plain, false);
+        let child_bytes = scope.value_or("child-bytes", amount::bytes, amount::show_bytes, None);
+        let child_packets =
+            scope.value_or("child-packets", amount::packets, amount::show_packets, None);
+        let rekey_check = scope.value_or("rekey-check", value::boolean, plain, false);
         Some(Protection {
             ike: ike?,
             esp: esp?,
             allow_weak: allow_weak.value,
             ike_lifetime: ike_lifetime?.value,
             child_lifetime: child_lifetime?.value,
+            child_bytes: child_bytes.value,
+            child_packets: child_packets.value,
+            rekey_test: if rekey_check.value {
+                RekeyTest::Once
+            } else {
+                RekeyTest::Never
+            },
         })
     }
 }

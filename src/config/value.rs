@@ -317,32 +317,6 @@ pub fn offload(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Offloa
     )
 }
 
-/// A limit that only `"none"` may fill in this version.
-pub fn no_limit(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<()> {
-    match &value.value {
-        Value::Text(text) if text == "none" => Some(()),
-        _ => refuse(
-            findings,
-            value.at.clone(),
-            "limits other than \"none\" are not in this version",
-            "leave the key out; lifetimes in time work",
-        ),
-    }
-}
-
-/// Whether to rekey once soon after the first connect; not in this version.
-pub fn rekey_check(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<bool> {
-    match boolean(value, findings)? {
-        false => Some(false),
-        true => refuse(
-            findings,
-            value.at.clone(),
-            "`rekey-check = true` is not in this version",
-            "leave it out",
-        ),
-    }
-}
-
 /// An identity of IKE.
 pub fn identity(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
     let text = text(value, findings)?;

@@ -1,6 +1,8 @@
 //! What each key takes, and what it says to anything else.
 
 use super::*;
+use crate::crypto::Esn;
+use crate::ike::RekeyTest;
 
 #[test]
 fn peers_are_addresses_or_names() {
@@ -138,6 +140,45 @@ fn numbers_words_and_addresses_have_bounds() {
     assert_eq!(
         tunnel("inside = \"10.0.0.1/31\"").inside.unwrap().length,
         31
+    );
+}
+
+#[test]
+fn child_sas_may_be_limited_in_bytes_and_packets() {
+    assert_eq!(tunnel("metric = 5").child_bytes, None);
+    assert_eq!(tunnel("child-bytes = \"4GiB\"").child_bytes, Some(4 << 30));
+    assert_eq!(tunnel("child-packets = 1000").child_packets, Some(1000));
+    assert!(error("child-bytes = 5").contains("write \"5B\""));
+    assert!(error("child-bytes = \"10kB\"").contains("\"1MB\" is the least"));
+    assert!(error("child-bytes = \"10 GB\"").contains("write it like \"10GB\""));
+    assert!(error("child-packets = 999").contains("1000 is the least"));
+    assert!(error("child-packets = \"many\"").contains("a number of packets or \"none\""));
+}
+
+#[test]
+fn extended_sequence_numbers_are_proposed_where_they_are_named() {
+    let esn = |line: &str| tunnel(line).ike.esp.remove(0).esn;
+    assert_eq!(esn("metric = 5"), [Esn::No]);
+    assert_eq!(esn("esp = \"aes128gcm16-esn\""), [Esn::Yes]);
+    assert_eq!(esn("esp = \"aes128gcm16-esn-noesn\""), [Esn::Yes, Esn::No]);
+    for preset in ["google-ha", "google-classic", "alibaba", "alibaba-2018"] {
+        assert_eq!(
+            esn(&format!("preset = \"{preset}\"")),
+            [Esn::No],
+            "{preset}"
+        );
+    }
+}
+
+#[test]
+fn clouds_are_asked_to_rekey_soon_after_the_first_connect() {
+    let asks = |line: &str| tunnel(line).ike.rekey_test;
+    assert_eq!(asks("metric = 5"), RekeyTest::Never);
+    assert_eq!(asks("preset = \"google-ha\""), RekeyTest::Once);
+    assert_eq!(asks("preset = \"alibaba-2018\""), RekeyTest::Once);
+    assert_eq!(
+        asks("preset = \"alibaba\"\nrekey-check = false"),
+        RekeyTest::Never
     );
 }
 
