@@ -10,6 +10,7 @@
 //! | `GET /v1/status` | the whole [`crate::status::Snapshot`] |
 //! | `GET /v1/tunnels/NAME` | one [`crate::status::Tunnel`] |
 //! | `POST /v1/tunnels/NAME/up`, `down`, `reset` | asks, and answers with that tunnel |
+//! | `POST /v1/tunnels/NAME/rekey`, `rekey?ike=true` | the same for fresh keys of the Child SA, of the IKE SA |
 //!
 //! A client that hangs, floods or sends nonsense costs a bounded amount of memory for a bounded time and never waits inside the
 //! daemon's loop: connections, headers and requests under way are counted, and every step has a deadline.
@@ -21,6 +22,6 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use protocol::{Answer, Asked, Door, Request, Trouble, door};
+pub use protocol::{Answer, Asked, Door, Request, Sa, Trouble, door};
 pub use server::serve;
 pub use socket::{Listener, SocketError, listen};

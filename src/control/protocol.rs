@@ -18,6 +18,22 @@ pub enum Request {
     Down(String),
     /// Take it down and connect it afresh.
     Reset(String),
+    /// Give one of its SAs fresh keys, without a pause in its traffic.
+    Rekey {
+        /// The tunnel's name.
+        tunnel: String,
+        /// Which of its SAs.
+        sa: Sa,
+    },
+}
+
+/// An SA of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sa {
+    /// The Child SA, which carries the packets.
+    Child,
+    /// The IKE SA.
+    Ike,
 }
 
 /// What the daemon says.
@@ -27,6 +43,8 @@ pub enum Answer {
     Status(Snapshot),
     /// To everything about one tunnel: how it is, after what was asked has begun.
     Tunnel(Box<Tunnel>),
+    /// There is nothing to do it with, as things are.
+    Refused(Trouble),
     /// There is no tunnel of that name; these there are.
     NoSuchTunnel {
         /// The names that exist.

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::protocol::{Answer, Door, Request, Trouble};
+use super::protocol::{Answer, Door, Request, Sa, Trouble};
 use super::socket::Listener;
 
 /// Connections served at once; more wait in the kernel's backlog.
@@ -100,13 +100,15 @@ async fn respond(
     deadline: Duration,
 ) -> Response<Full<Bytes>> {
     // No request has a body; one that is sent is not read.
-    let asked = match route(request.method(), request.uri().path()) {
+    let uri = request.uri();
+    let asked = match route(request.method(), uri.path(), uri.query()) {
         Ok(asked) => asked,
         Err(refusal) => return refusal.response(),
     };
     match timeout(deadline, door.ask(asked)).await {
         Ok(Some(Answer::Status(snapshot))) => json(StatusCode::OK, &snapshot),
         Ok(Some(Answer::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
+        Ok(Some(Answer::Refused(trouble))) => json(StatusCode::CONFLICT, &trouble),
         Ok(Some(Answer::NoSuchTunnel { known })) => {
             let advice = if known.is_empty() {
                 "there are none".to_owned()
@@ -132,6 +134,8 @@ enum Refusal {
     NotFound,
     /// The path is there, for another method.
     Method(&'static str),
+    /// What stands behind the question mark means nothing there.
+    Query(&'static str),
     /// A later version has it.
     NotYet(&'static str),
 }
@@ -140,8 +144,7 @@ impl Refusal {
     fn response(self) -> Response<Full<Bytes>> {
         match self {
             Refusal::NotFound => {
-                let advice =
-                    "GET /v1/status, GET /v1/tunnels/NAME, POST /v1/tunnels/NAME/{up,down,reset}";
+                let advice = "GET /v1/status, GET /v1/tunnels/NAME, POST /v1/tunnels/NAME/{up,down,rekey,reset}";
                 json(
                     StatusCode::NOT_FOUND,
                     &Trouble::new("there is nothing here", advice),
@@ -157,6 +160,10 @@ impl Refusal {
                     .insert(ALLOW, HeaderValue::from_static(allowed));
                 response
             }
+            Refusal::Query(advice) => json(
+                StatusCode::BAD_REQUEST,
+                &Trouble::new("this query means nothing here", advice),
+            ),
             Refusal::NotYet(what) => json(
                 StatusCode::NOT_IMPLEMENTED,
                 &Trouble::new(format!("{what} is not in this version"), ""),
@@ -165,8 +172,8 @@ impl Refusal {
     }
 }
 
-/// Which request a method and a path mean.
-fn route(method: &Method, path: &str) -> Result<Request, Refusal> {
+/// Which request a method, a path and what is asked behind it mean.
+fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Request, Refusal> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let only = |wanted: Method, name: &'static str, request: Request| {
         if *method == wanted {
@@ -189,7 +196,15 @@ fn route(method: &Method, path: &str) -> Result<Request, Refusal> {
         ["v1", "tunnels", name, "reset"] => {
             only(Method::POST, "POST", Request::Reset((*name).to_owned()))
         }
-        ["v1", "tunnels", _, "rekey"] => Err(Refusal::NotYet("rekey")),
+        ["v1", "tunnels", name, "rekey"] => {
+            let tunnel = (*name).to_owned();
+            let sa = match query {
+                None | Some("ike=false") => Sa::Child,
+                Some("ike=true") => Sa::Ike,
+                Some(_) => return Err(Refusal::Query("leave it out, or write `?ike=true`")),
+            };
+            only(Method::POST, "POST", Request::Rekey { tunnel, sa })
+        }
         ["v1", "reload"] => Err(Refusal::NotYet("reload")),
         ["v1", "events"] => Err(Refusal::NotYet("the event stream")),
         ["metrics"] => Err(Refusal::NotYet("the metrics page")),

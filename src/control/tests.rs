@@ -27,6 +27,7 @@ fn tunnel(name: &str, state: State) -> Tunnel {
         tx: Counters::default(),
         refused: BTreeMap::new(),
         rekeys: Rekeys::default(),
+        rekey_check: None,
         last_error: None,
     }
 }
@@ -50,6 +51,11 @@ fn daemon_answers(request: Request) -> Answer {
         Request::Tunnel(name) => named(name, State::Up),
         Request::Up(name) | Request::Reset(name) => named(name, State::Connecting),
         Request::Down(name) => named(name, State::Down),
+        // The state tells the test which SA was meant.
+        Request::Rekey { tunnel, sa } => match sa {
+            Sa::Child => named(tunnel, State::Up),
+            Sa::Ike => Answer::Refused(Trouble::new("there is no IKE SA", "wait")),
+        },
     }
 }
 
@@ -154,6 +160,9 @@ fn every_endpoint_answers_in_json() {
             state
         );
     }
+    for path in ["/v1/tunnels/a/rekey", "/v1/tunnels/a/rekey?ike=false"] {
+        assert_eq!(served.ask(Verb::Post, path).unwrap()["state"], "up");
+    }
     let answer = served.raw(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
     assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
     assert!(
@@ -178,6 +187,18 @@ fn what_is_refused_says_why() {
         "there is no such tunnel | there are: a"
     );
     assert_eq!(
+        refused(Verb::Post, "/v1/tunnels/a/rekey?ike=true"),
+        "there is no IKE SA | wait"
+    );
+    assert_eq!(
+        refused(Verb::Post, "/v1/tunnels/a/rekey?ike=maybe"),
+        "this query means nothing here | leave it out, or write `?ike=true`"
+    );
+    assert_eq!(
+        refused(Verb::Get, "/v1/tunnels/a/rekey"),
+        "not with this method | use POST"
+    );
+    assert_eq!(
         refused(Verb::Post, "/v1/status"),
         "not with this method | use GET"
     );
@@ -198,7 +219,6 @@ fn what_is_refused_says_why() {
         );
     }
     for (verb, path) in [
-        (Verb::Post, "/v1/tunnels/a/rekey"),
         (Verb::Post, "/v1/reload?plan=true"),
         (Verb::Get, "/v1/events"),
         (Verb::Get, "/metrics"),

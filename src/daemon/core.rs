@@ -8,11 +8,12 @@ use super::course::Course;
 use super::install::{self, Tunnel, lane};
 use super::lookup::Lookups;
 use super::observe;
-use super::report::Reporter;
-use crate::control::{Answer, Asked, Request};
-use crate::datapath::{Datapath, Envelope, Idle, Notice};
+use super::report::{Reporter, Spi};
+use crate::control::{Answer, Asked, Request, Sa, Trouble};
+use crate::datapath::{Datapath, Envelope, Half, Idle, Notice};
 use crate::ike::{
-    Child, Command, Content, Datagram, Endpoint, Event, Start, State, Transmit, TunnelId,
+    Child, Command, Content, Datagram, DownReason, Endpoint, Event, Rekey, Start, State, Transmit,
+    TunnelId,
 };
 use crate::net::Time;
 use crate::os::clock;
@@ -30,11 +31,28 @@ pub(super) struct Core {
     pub(super) course: Course,
 }
 
+/// What somebody wants of a tunnel.
+enum Asks {
+    /// To see it.
+    Nothing,
+    /// Something that is always possible.
+    For(fn(TunnelId) -> Command),
+    /// Fresh keys for an SA.
+    FreshKeys(Sa),
+}
+
 impl Core {
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Time> {
+        let timers = self.tunnels.values().flat_map(|tunnel| {
+            let Tunnel {
+                children, losses, ..
+            } = tunnel;
+            [children.next_timer(), losses.next_timer()]
+        });
         [self.endpoint.poll_timeout(), self.course.again()]
             .into_iter()
+            .chain(timers)
             .flatten()
             .min()
     }
@@ -52,7 +70,13 @@ impl Core {
     /// A time has come.
     pub(super) fn on_due(&mut self) {
         self.tell_of_traffic();
-        self.endpoint.handle_timeout(clock::now());
+        let now = clock::now();
+        for (id, tunnel) in &mut self.tunnels {
+            tunnel.children.on_due(now, &mut self.datapath);
+            let refused = install::wanting(*id, &self.datapath);
+            tunnel.losses.settle(now, refused);
+        }
+        self.endpoint.handle_timeout(now);
     }
 
     /// Before the engine asks a silent peer whether it lives, or a NAT is kept open, it learns what the datapath has carried.
@@ -95,19 +119,31 @@ impl Core {
             }
             Notice::Demand(tunnel) => self.tell(Command::Demand(TunnelId(tunnel.0))),
             Notice::UnknownSpi { spi, local, remote } => {
-                debug!(spi = %format_args!("{spi:08x}"), %local, %remote, "ESP for no SA of ours");
+                debug!(spi = %Spi(spi), %local, %remote, "ESP for no SA of ours");
+                self.tell(Command::UnknownSpi { remote, spi });
             }
-            Notice::SequenceNearEnd { tunnel, spi_out } => {
-                let id = TunnelId(tunnel.0);
-                let children = self.tunnels.get(&id).map(|tunnel| &tunnel.children);
-                let worn = children
-                    .into_iter()
-                    .flatten()
-                    .find(|child| child.spi_out == spi_out);
-                if let Some(spi_in) = worn.map(|child| child.spi_in) {
-                    self.tell(Command::SequenceExhausted { tunnel: id, spi_in });
+            Notice::ChildHeard { tunnel, spi_in } => self.tell(Command::ChildHeard {
+                tunnel: TunnelId(tunnel.0),
+                spi_in,
+            }),
+            Notice::SeenFrom {
+                tunnel,
+                spi_in,
+                remote,
+                at,
+            } => self.tell(Command::SeenFrom {
+                tunnel: TunnelId(tunnel.0),
+                spi_in,
+                remote,
+                at,
+            }),
+            Notice::NearEnd { tunnel, sa } => {
+                let tunnel = TunnelId(tunnel.0);
+                if let Some(spi_in) = self.owner(tunnel, sa) {
+                    self.tell(Command::SoftLimit { tunnel, spi_in });
                 }
             }
+            Notice::Ended { tunnel, sa } => self.on_ended(TunnelId(tunnel.0), sa),
             Notice::DeviceGone(tunnel) => {
                 let id = TunnelId(tunnel.0);
                 let Some(tunnel) = self.tunnels.get_mut(&id) else {
@@ -124,21 +160,38 @@ impl Core {
         }
     }
 
+    /// The Child SA of which this is a half, by its inbound SPI.
+    fn owner(&self, id: TunnelId, sa: Half) -> Option<u32> {
+        self.tunnels.get(&id)?.children.owner(sa)
+    }
+
+    /// A Child SA has carried as much as it may, one way. The other way is over, too: the two halves live and die together.
+    fn on_ended(&mut self, id: TunnelId, sa: Half) {
+        let Some(spi_in) = self.owner(id, sa) else {
+            return;
+        };
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            tunnel.children.spend(spi_in, &mut self.datapath);
+        }
+        self.tell(Command::SequenceExhausted { tunnel: id, spi_in });
+    }
+
     /// Somebody asks at the control socket.
     pub(super) fn on_request(&mut self, asked: Asked) {
         let answer = match asked.request {
             Request::Status => Answer::Status(observe::snapshot(self, clock::now())),
-            Request::Tunnel(name) => self.about(&name, None),
-            Request::Up(name) => self.about(&name, Some(Command::Up)),
-            Request::Down(name) => self.about(&name, Some(Command::Down)),
-            Request::Reset(name) => self.about(&name, Some(Command::Reset)),
+            Request::Tunnel(name) => self.about(&name, Asks::Nothing),
+            Request::Up(name) => self.about(&name, Asks::For(Command::Up)),
+            Request::Down(name) => self.about(&name, Asks::For(Command::Down)),
+            Request::Reset(name) => self.about(&name, Asks::For(Command::Reset)),
+            Request::Rekey { tunnel, sa } => self.about(&tunnel, Asks::FreshKeys(sa)),
         };
         // Whoever asked may have gone.
         let _ = asked.answer.send(answer);
     }
 
     /// Does what is asked of the tunnel of this name, and says how it is then.
-    fn about(&mut self, name: &str, command: Option<fn(TunnelId) -> Command>) -> Answer {
+    fn about(&mut self, name: &str, asks: Asks) -> Answer {
         let named =
             |(id, tunnel): (&TunnelId, &Tunnel)| (tunnel.settings.name == name).then_some(*id);
         let Some(id) = self.tunnels.iter().find_map(named) else {
@@ -147,9 +200,17 @@ impl Core {
                 known: names.map(|tunnel| tunnel.settings.name.clone()).collect(),
             };
         };
-        if let Some(command) = command {
-            self.tell(command(id));
-            self.settle();
+        match asks {
+            Asks::Nothing => {}
+            Asks::For(command) => {
+                self.tell(command(id));
+                self.settle();
+            }
+            Asks::FreshKeys(sa) => {
+                if let Err(trouble) = self.rekey(id, name, sa) {
+                    return Answer::Refused(trouble);
+                }
+            }
         }
         match self.tunnels.get(&id) {
             Some(tunnel) => {
@@ -157,6 +218,32 @@ impl Core {
             }
             None => Answer::NoSuchTunnel { known: Vec::new() },
         }
+    }
+
+    /// Begins to rekey an SA, if it is there.
+    fn rekey(&mut self, id: TunnelId, name: &str, sa: Sa) -> Result<(), Trouble> {
+        let view = self.endpoint.view(id);
+        let (what, words, is_there) = match sa {
+            Sa::Child => (
+                Rekey::Child,
+                "Child SA",
+                view.is_some_and(|view| view.child.is_some()),
+            ),
+            Sa::Ike => (
+                Rekey::Ike,
+                "IKE SA",
+                view.is_some_and(|view| view.ike.is_some()),
+            ),
+        };
+        if !is_there {
+            return Err(Trouble::new(
+                format!("tunnel {name} has no {words} to rekey"),
+                format!("`groundlink up {name}` connects it, with fresh keys"),
+            ));
+        }
+        self.tell(Command::Rekey { tunnel: id, what });
+        self.settle();
+        Ok(())
     }
 
     /// Does all that the engine wants done: events first, for what they install must be there before the peer hears of it.
@@ -200,20 +287,25 @@ impl Core {
             Event::ChildUp(child) => self.install(&child),
             Event::ChildPreferred { tunnel: id, spi_in } => {
                 if let Some(tunnel) = self.tunnels.get_mut(&id) {
-                    install::prefer(id, spi_in, tunnel, &mut self.datapath);
+                    tunnel.children.prefer(spi_in, &mut self.datapath);
                 }
             }
             Event::ChildDown {
-                tunnel: id, spi_in, ..
-            } => {
-                if let Some(tunnel) = self.tunnels.get_mut(&id) {
-                    install::down(id, spi_in, tunnel, &mut self.datapath);
+                tunnel,
+                spi_in,
+                reason,
+            } => self.take_out(tunnel, spi_in, reason),
+            Event::PeerMoved { tunnel, remote } => {
+                if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
+                    tunnel.peer = Some(remote.ip());
+                    tunnel.children.moved(remote, &mut self.datapath);
                 }
+                // The way to where it is now may have to be held, too.
+                self.course.review(clock::now());
             }
+            Event::IkeRekeyed { tunnel, .. } => self.rekeyed(tunnel),
             Event::IkeUp { .. }
             | Event::IkeDown { .. }
-            | Event::IkeRekeyed { .. }
-            | Event::PeerMoved { .. }
             | Event::RekeyChecked { .. }
             | Event::Refused { .. }
             | Event::Failed { .. } => {}
@@ -226,7 +318,12 @@ impl Core {
         };
         let installed = install::up(child, tunnel, &mut self.datapath, &mut self.netlink);
         match installed {
-            Ok(()) => self.reporter.installed(child, tunnel),
+            Ok(()) => {
+                self.reporter.installed(child, tunnel);
+                if child.replaces.is_some() {
+                    self.rekeyed(child.tunnel);
+                }
+            }
             Err(why) => self.tell(Command::InstallFailed {
                 tunnel: child.tunnel,
                 spi_in: child.spi_in,
@@ -235,14 +332,46 @@ impl Core {
         }
     }
 
-    /// The device or the routes of a tunnel cannot be had: none of its Child SAs is of any use.
-    fn uninstallable(&mut self, id: TunnelId, why: &str) {
+    /// An SA of the tunnel has been rekeyed: whatever finds no SA around now is lost.
+    fn rekeyed(&mut self, id: TunnelId) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            let refused = install::wanting(id, &self.datapath);
+            tunnel.losses.rekeyed(clock::now(), refused);
+        }
+    }
+
+    fn take_out(&mut self, id: TunnelId, spi_in: u32, reason: DownReason) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        let useless: Vec<u32> = tunnel.children.iter().map(|child| child.spi_in).collect();
-        for spi_in in useless {
-            install::down(id, spi_in, tunnel, &mut self.datapath);
+        let now = clock::now();
+        let was_up = !tunnel.children.is_empty();
+        tunnel
+            .children
+            .remove(spi_in, reason, now, &mut self.datapath);
+        if was_up && tunnel.children.is_empty() {
+            let refused = install::wanting(id, &self.datapath);
+            match reason {
+                DownReason::Asked => tunnel.losses.taken_down(refused),
+                DownReason::PeerDeleted
+                | DownReason::PeerDisbelieves
+                | DownReason::PeerDead
+                | DownReason::Expired
+                | DownReason::PeerRestarted
+                | DownReason::Redundant
+                | DownReason::Replaced
+                | DownReason::Useless => tunnel.losses.without_sa(now, refused),
+            }
+        }
+    }
+
+    /// The device or the routes of a tunnel cannot be had: none of its Child SAs is of any use.
+    fn uninstallable(&mut self, id: TunnelId, why: &str) {
+        let Some(tunnel) = self.tunnels.get(&id) else {
+            return;
+        };
+        for spi_in in tunnel.children.all() {
+            self.take_out(id, spi_in, DownReason::Useless);
             let why = why.to_owned();
             let command = Command::InstallFailed {
                 tunnel: id,

@@ -1,18 +1,20 @@
-//! A Child SA, negotiated, becomes a pair of ESP SAs at work, and goes again: the only place where ike meets esp.
+//! A Child SA, negotiated, becomes a pair of ESP SAs: the only place where ike meets esp.
 //!
 //! ```text
-//!   up    mtu ─▶ SAs ─▶ device MTU ─▶ inbound table ─▶ outbound table        (then carrier and routes: steer)
-//!   down                              outbound: the newest other one, or none ─▶ inbound table
+//!   mtu ─▶ SAs, with their limits ─▶ device MTU ─▶ children: inbound table, outbound table      (then carrier and routes: steer)
 //! ```
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::children::Children;
+use super::losses::Losses;
 use crate::config::{self, Mtu};
 use crate::datapath::{self, Datapath, Path};
+use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::{Child, TunnelId};
-use crate::net::Time;
+use crate::net::{Refusal, Time};
 use crate::os::netlink::Netlink;
 use crate::os::tun::Tun;
 
@@ -20,8 +22,9 @@ use crate::os::tun::Tun;
 pub(super) struct Tunnel {
     pub(super) settings: config::Tunnel,
     pub(super) device: Arc<Tun>,
-    /// The Child SAs at work; the last one sends.
-    pub(super) children: Vec<Installed>,
+    pub(super) children: Children,
+    /// What rekeying has cost.
+    pub(super) losses: Losses,
     /// What the device is set to.
     pub(super) mtu: u16,
     /// Where the peer is, once known.
@@ -43,13 +46,6 @@ impl Tunnel {
             self.device.name()
         )
     }
-}
-
-/// A Child SA at work.
-pub(super) struct Installed {
-    pub(super) spi_in: u32,
-    pub(super) spi_out: u32,
-    pub(super) path: Path,
 }
 
 /// What a device is set to before its first SA: the least a link of the Internet may have (RFC 8200 §5), so that anything fits.
@@ -79,7 +75,6 @@ pub(super) fn up(
     if tunnel.gone {
         return Err(tunnel.why_gone());
     }
-    let id = lane(child.tunnel);
     let mtu = inner_mtu(child, &tunnel.settings, netlink)?;
     let socket = datapath
         .nat_socket(child.local.ip())
@@ -90,6 +85,7 @@ pub(super) fn up(
     let outbound = Outbound::new(child.spi_out, suite, &child.keys_out, child.iv_key, policy);
     let keys = |_| format!("the keys do not fit {suite}");
     let (inbound, outbound) = (inbound.map_err(keys)?, outbound.map_err(keys)?);
+    let limits = limits(child, &tunnel.settings);
 
     if mtu != tunnel.mtu {
         netlink
@@ -97,52 +93,38 @@ pub(super) fn up(
             .map_err(|error| error.to_string())?;
         tunnel.mtu = mtu;
     }
-    // Inbound first: the peer may send as soon as it has our answer.
-    datapath.install_inbound(id, Arc::new(inbound), child.local.ip(), mtu);
     let path = Path {
-        sa: Arc::new(outbound),
+        sa: Arc::new(outbound.limited(limits)),
         socket,
         local: child.local.ip(),
         remote: child.remote,
         mtu,
     };
-    datapath.open(id, path.clone());
-    tunnel.children.push(Installed {
-        spi_in: child.spi_in,
-        spi_out: child.spi_out,
-        path,
-    });
+    let inbound = inbound.limited(limits);
+    tunnel.children.add(inbound, path, child.sends, datapath);
     tunnel.peer = Some(child.remote.ip());
     Ok(())
 }
 
-/// Sends over this Child SA from now on; one that is not at work changes nothing.
-pub(super) fn prefer(id: TunnelId, spi_in: u32, tunnel: &mut Tunnel, datapath: &mut Datapath) {
-    let place = tunnel
-        .children
-        .iter()
-        .position(|child| child.spi_in == spi_in);
-    if let Some(place) = place {
-        let child = tunnel.children.remove(place);
-        datapath.open(lane(id), child.path.clone());
-        tunnel.children.push(child);
-    }
+/// How many packets of a tunnel were refused for want of an SA that may carry them.
+pub(super) fn wanting(id: TunnelId, datapath: &Datapath) -> u64 {
+    let refused = datapath
+        .counters(lane(id))
+        .map(|counters| &counters.refused);
+    let want = [Refusal::NoSa, Refusal::Expired, Refusal::SequenceExhausted];
+    refused.map_or(0, |refused| {
+        want.iter().map(|reason| refused.count(*reason)).sum()
+    })
 }
 
-/// Takes a Child SA out, whether it is at work or not.
-pub(super) fn down(id: TunnelId, spi_in: u32, tunnel: &mut Tunnel, datapath: &mut Datapath) {
-    let place = tunnel
-        .children
-        .iter()
-        .position(|child| child.spi_in == spi_in);
-    let Some(place) = place else { return };
-    let gone = tunnel.children.remove(place);
-    // Another one takes over before this one is gone: nothing is refused in between.
-    if let Some(next) = tunnel.children.last() {
-        datapath.open(lane(id), next.path.clone());
+/// How much the Child SA may carry. Its SPI is a random number, and so is the low octet of it.
+fn limits(child: &Child, settings: &config::Tunnel) -> Limits {
+    let [.., jitter] = child.spi_in.to_be_bytes();
+    Limits {
+        bytes: settings.child_bytes,
+        packets: settings.child_packets,
+        jitter,
     }
-    datapath.close(lane(id), gone.spi_out);
-    datapath.remove_inbound(lane(id), spi_in);
 }
 
 /// The largest inner packet: as configured, or what the suite leaves of the smaller of the way to the peer and the preset.

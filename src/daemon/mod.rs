@@ -4,7 +4,8 @@
 //!   start     config, PSKs ─▶ preflight ─▶ control socket, UDP sockets, devices, routes ─▶ READY
 //!   gateway   the one loop: notices · alarm · requests · lookups · signals
 //!   core      ─▶ ike::Endpoint ─▶ events, then datagrams
-//!   install   a Child SA negotiated ─▶ ESP SAs ─▶ tables: where ike meets esp
+//!   install   a Child SA negotiated ─▶ ESP SAs: where ike meets esp
+//!   children  which Child SA of a tunnel sends, which still receive ─▶ tables
 //!   course    which tunnels carry ─▶ paths ─▶ carriers, and by steer the routes in the kernel
 //!   observe   everything ─▶ one status snapshot
 //!   report    an event ─▶ one line in the log
@@ -14,6 +15,7 @@
 //! says is acted upon before anything else is. Events come before datagrams, so that a Child SA is installed before the peer
 //! can use it.
 
+mod children;
 mod core;
 mod course;
 mod failure;
@@ -21,6 +23,7 @@ mod gateway;
 mod install;
 mod logs;
 mod lookup;
+mod losses;
 mod news;
 mod observe;
 mod report;

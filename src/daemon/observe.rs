@@ -1,12 +1,13 @@
 //! Everything there is to see, as one snapshot.
 
 use super::core::Core;
-use super::install::{Tunnel, lane};
+use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
 use crate::ike::{self, Failure, IkeView, TunnelId};
 use crate::net::{Refusal, Selector, Time};
 use crate::status::{
-    Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel as Seen, Waiting,
+    Child, Counters, Ike, LastError, Nat, RekeyCheck, Rekeys, Role, Snapshot, State,
+    Tunnel as Seen, Verdict, Waiting,
 };
 
 /// The whole gateway.
@@ -74,7 +75,18 @@ pub(super) fn tunnel(core: &Core, id: TunnelId, tunnel: &Tunnel, now: Time) -> S
             .filter(|refusal| **refusal != Refusal::Noise)
             .map(refused)
             .collect(),
-        rekeys: Rekeys::default(),
+        rekeys: Rekeys {
+            ike: view.as_ref().map_or(0, |view| view.rekeys.ike),
+            child: view.as_ref().map_or(0, |view| view.rekeys.child),
+            packets_lost: tunnel.losses.lost(wanting(id, &core.datapath)),
+        },
+        rekey_check: view
+            .as_ref()
+            .and_then(|view| view.rekey_check)
+            .map(|check| RekeyCheck {
+                child: verdict(check.child),
+                ike: verdict(check.ike),
+            }),
         last_error: view
             .and_then(|view| view.last_failure)
             .map(|failure| last_error(core, failure)),
@@ -95,6 +107,14 @@ fn state(state: ike::State) -> State {
     }
 }
 
+fn verdict(verdict: ike::Verdict) -> Verdict {
+    match verdict {
+        ike::Verdict::Pending => Verdict::Pending,
+        ike::Verdict::Accepted => Verdict::Accepted,
+        ike::Verdict::Refused => Verdict::Refused,
+    }
+}
+
 fn ike(view: &IkeView, now: Time) -> Ike {
     Ike {
         spi_i: format!("{:016x}", view.spi_i.0),
@@ -104,7 +124,7 @@ fn ike(view: &IkeView, now: Time) -> Ike {
             ike::Role::Initiator => Role::Initiator,
             ike::Role::Responder => Role::Responder,
         },
-        rekey_in_s: Some(view.hard_expiry.since(now).as_secs_f64()),
+        rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
         nat: match view.nat {
             ike::NatView::None => Nat::None,
             ike::NatView::Us => Nat::Us,
@@ -112,23 +132,20 @@ fn ike(view: &IkeView, now: Time) -> Ike {
             ike::NatView::Both => Nat::Both,
             ike::NatView::Forced => Nat::Forced,
         },
-        post_quantum: false,
+        post_quantum: view.post_quantum,
     }
 }
 
 fn child(view: &ike::ChildView, tunnel: &Tunnel, now: Time) -> Child {
     let words = |selectors: &[Selector]| selectors.iter().map(ToString::to_string).collect();
-    let at_work = tunnel
-        .children
-        .iter()
-        .find(|child| child.spi_in == view.spi_in);
+    let at_work = tunnel.children.find(view.spi_in);
     Child {
         spi_in: Spi(view.spi_in).to_string(),
         spi_out: Spi(view.spi_out).to_string(),
         suite: view.suite.to_string(),
         local: words(&view.policy.local),
         remote: words(&view.policy.remote),
-        rekey_in_s: Some(view.hard_expiry.since(now).as_secs_f64()),
+        rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
         mtu: at_work.map_or(tunnel.mtu, |child| child.path.mtu),
     }
 }

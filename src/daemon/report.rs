@@ -61,6 +61,7 @@ impl Reporter {
                     suite = %ike.suite,
                     role = ike.role.word(),
                     nat = ike.nat.word(),
+                    post_quantum = ike.post_quantum,
                     "IKE SA up"
                 );
             }
@@ -85,6 +86,7 @@ impl Reporter {
                     spi_i = %format_args!("{:016x}", ike.spi_i.0),
                     spi_r = %format_args!("{:016x}", ike.spi_r.0),
                     suite = %ike.suite,
+                    post_quantum = ike.post_quantum,
                     "IKE SA rekeyed"
                 );
             }
@@ -125,13 +127,16 @@ impl Reporter {
                     DownReason::PeerDead => {
                         warn!(tunnel, %spi_in, "Child SA down: {}", reason.text());
                     }
+                    // Its successor has told of both.
+                    DownReason::Replaced => {
+                        debug!(tunnel, %spi_in, "Child SA down: {}", reason.text());
+                    }
                     DownReason::Asked
                     | DownReason::PeerDeleted
                     | DownReason::PeerDisbelieves
                     | DownReason::Expired
                     | DownReason::PeerRestarted
                     | DownReason::Redundant
-                    | DownReason::Replaced
                     | DownReason::Useless => {
                         info!(tunnel, %spi_in, "Child SA down: {}", reason.text());
                     }
@@ -181,6 +186,18 @@ impl Reporter {
 
     /// A Child SA is at work.
     pub(super) fn installed(&self, child: &Child, tunnel: &Tunnel) {
+        if let Some(old) = child.replaces {
+            info!(
+                tunnel = tunnel.settings.name,
+                old_spi_in = %Spi(old),
+                spi_in = %Spi(child.spi_in),
+                spi_out = %Spi(child.spi_out),
+                suite = %child.suite,
+                role = child.role.word(),
+                "Child SA rekeyed"
+            );
+            return;
+        }
         let Policy { local, remote } = &child.policy;
         let list = |selectors: &[crate::net::Selector]| {
             let words: Vec<String> = selectors.iter().map(ToString::to_string).collect();

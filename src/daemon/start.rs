@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
+use super::children::Children;
 use super::core::Core;
 use super::course::Course;
 use super::gateway::Gateway;
 use super::install::{FIRST_MTU, Tunnel, lane};
+use super::losses::Losses;
 use super::report::Reporter;
 use super::{Failure, Options, lookup};
 use crate::config::{self, Environment, Mtu, Report, Secrets, Settings, Severity};
@@ -92,7 +94,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
     let mut tunnels = BTreeMap::new();
     for (number, settings) in (0..).zip(configured) {
         let id = TunnelId(number);
-        let tunnel = tunnel(settings, &mut netlink)?;
+        let tunnel = tunnel(id, settings, &mut netlink)?;
         datapath
             .add_tunnel(lane(id), tunnel.device.clone(), Idle::Refuse)
             .map_err(no_room)?;
@@ -186,7 +188,11 @@ fn to_bind(locals: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
 }
 
 /// A tunnel's device, ready but without carrier.
-fn tunnel(settings: config::Tunnel, netlink: &mut Netlink) -> Result<Tunnel, Failure> {
+fn tunnel(
+    id: TunnelId,
+    settings: config::Tunnel,
+    netlink: &mut Netlink,
+) -> Result<Tunnel, Failure> {
     let make = |netlink: &mut Netlink| -> Result<(Tun, u16), Failure> {
         let device = Tun::create(&settings.device)?;
         let mtu = match settings.mtu {
@@ -212,7 +218,8 @@ fn tunnel(settings: config::Tunnel, netlink: &mut Netlink) -> Result<Tunnel, Fai
     Ok(Tunnel {
         settings,
         device: Arc::new(device),
-        children: Vec::new(),
+        children: Children::of(lane(id)),
+        losses: Losses::default(),
         mtu,
         peer,
         heard: None,

@@ -12,6 +12,7 @@ use super::egress::Egress;
 use super::ingress::Ingress;
 use super::notice::{self, Bell, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
+use super::watch::{FirstPacket, Watch};
 use super::worker::Worker;
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
@@ -49,6 +50,19 @@ pub enum Idle {
     Refuse,
     /// Keep the first ones within these selectors and ask for an SA (`start = "trap"`).
     Wait(Policy),
+}
+
+/// What there is to know of an inbound SA beside its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Our outer address.
+    pub local: IpAddr,
+    /// Where the peer is: packets that come from elsewhere are told.
+    pub remote: SocketAddr,
+    /// The largest inner packet.
+    pub mtu: u16,
+    /// Whether its first packet is told.
+    pub first: FirstPacket,
 }
 
 /// How a datagram of the control plane is wrapped.
@@ -154,16 +168,41 @@ impl Datapath {
         }
     }
 
-    /// Opens packets of one more SA into the tunnel's device; `local` is our outer address, `mtu` the inner MTU. Older inbound
-    /// SAs of the tunnel stay until they are removed: what is still on its way arrives.
-    pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, local: IpAddr, mtu: u16) {
+    /// Opens packets of one more SA into the tunnel's device. Older inbound SAs of the tunnel stay until they are removed: what is
+    /// still on its way arrives.
+    pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, entrance: Entrance) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             let inlet = Inlet {
                 lane: Arc::clone(&tunnel.lane),
-                local,
-                clamp: Clamp::to(mtu),
+                local: entrance.local,
+                remote: Some(entrance.remote),
+                clamp: Clamp::to(entrance.mtu),
+                watch: Arc::new(Watch::new(entrance.first)),
             };
             tunnel.inbound.push((sa, inlet));
+            self.rebuild();
+        }
+    }
+
+    /// The tunnel's peer is somewhere else now: that is where its packets are expected from. Where outbound packets go is said by
+    /// their [`Path`].
+    pub fn expect_from(&mut self, id: TunnelId, remote: SocketAddr) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            let inlets = tunnel.inbound.iter_mut().map(|(_, inlet)| inlet);
+            for inlet in inlets.filter(|inlet| inlet.remote.is_some()) {
+                inlet.remote = Some(remote);
+            }
+            self.rebuild();
+        }
+    }
+
+    /// Only stragglers still come in over this SA: they say nothing about where the peer is.
+    pub fn retire_inbound(&mut self, id: TunnelId, spi: u32) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            let inlets = tunnel.inbound.iter_mut();
+            for (_, inlet) in inlets.filter(|(sa, _)| sa.spi() == spi) {
+                inlet.remote = None;
+            }
             self.rebuild();
         }
     }
@@ -183,13 +222,10 @@ impl Datapath {
         }
     }
 
-    /// Sends nothing more under the outbound SA with this SPI. If another one has taken its place already, that stays.
-    pub fn close(&mut self, id: TunnelId, spi_out: u32) {
+    /// Sends nothing more: packets are treated as before the first SA.
+    pub fn close(&mut self, id: TunnelId) {
         if let Some(tunnel) = self.tunnels.get(&id) {
-            let current = tunnel.lane.outlet.load_full();
-            if matches!(&*current, Outlet::Open(path) if path.sa.spi() == spi_out) {
-                tunnel.lane.switch(tunnel.idle.clone());
-            }
+            tunnel.lane.switch(tunnel.idle.clone());
         }
     }
 
@@ -326,6 +362,15 @@ mod tests {
         }
     }
 
+    fn from(local: IpAddr, remote: IpAddr) -> Entrance {
+        Entrance {
+            local,
+            remote: SocketAddr::new(remote, NAT_PORT),
+            mtu: MTU,
+            first: FirstPacket::Usual,
+        }
+    }
+
     /// Waits for what another thread is about to do.
     fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -350,9 +395,9 @@ mod tests {
 
         let (a_out, b_in) = half("aes128-sha1", 1, policy());
         let (b_out, a_in) = half("aes128-sha1", 2, mirrored(policy()));
-        let (spi_ab, spi_ba) = (a_out.spi(), b_out.spi());
-        a.datapath.install_inbound(ID, Arc::new(a_in), A, MTU);
-        b.datapath.install_inbound(ID, Arc::new(b_in), B, MTU);
+        let spi_ab = a_out.spi();
+        a.datapath.install_inbound(ID, Arc::new(a_in), from(A, B));
+        b.datapath.install_inbound(ID, Arc::new(b_in), from(B, A));
         b.datapath.open(ID, b.path(b_out, B, A));
         a.datapath.open(ID, a.path(a_out, A, B));
         assert_eq!(eventually(|| b.device.take()), to_b(99));
@@ -373,11 +418,7 @@ mod tests {
             100
         );
 
-        // Closing another SA than the present one changes nothing; closing the present one does.
-        a.datapath.close(ID, spi_ab + 1);
-        assert!(a.device.inject(&to_b(60)));
-        assert_eq!(eventually(|| b.device.take()), to_b(60));
-        b.datapath.close(ID, spi_ba);
+        b.datapath.close(ID);
         assert!(b.device.inject(&to_a(60)));
         eventually(|| {
             b.datapath

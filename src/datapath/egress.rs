@@ -15,10 +15,10 @@ use super::answers::Answers;
 use super::classify::is_tunnel;
 use super::departures::Departures;
 use super::hold::Hold;
-use super::notice::{Bell, Notice, Standing};
+use super::notice::{Bell, Half, Notice, Standing};
 use super::tables::{Clamp, Lane, Outlet, Path};
+use super::watch::Wear;
 use super::worker::{Turn, Work};
-use crate::esp::lifetime::Stage;
 use crate::net::{Packet, Policy, Refusal, Time, checksum, fragment, mss};
 use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
@@ -37,8 +37,9 @@ struct Road {
     piece: Vec<u8>,
     answers: Answers,
     demand: Standing,
-    near_end: Standing,
+    wear: Wear,
     device_gone: Standing,
+    bell: Bell,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,8 +54,9 @@ impl Egress {
             piece: vec![0; MAX_PACKET],
             answers: Answers::new(),
             demand: Standing::every(SECOND, bell),
-            near_end: Standing::every(SECOND, bell),
+            wear: Wear::default(),
             device_gone: Standing::every(MINUTE, bell),
+            bell: bell.clone(),
         };
         Egress {
             arrivals: ReadBatch::new(),
@@ -213,16 +215,9 @@ impl Road {
                 self.lane.counters.sent_at(now);
             }
         }
-        match path.sa.stage() {
-            Stage::Fresh => {}
-            Stage::NearEnd | Stage::Ended => {
-                let (tunnel, spi_out) = (self.lane.id, path.sa.spi());
-                let said = self
-                    .near_end
-                    .say(Notice::SequenceNearEnd { tunnel, spi_out }, now);
-                self.count(said);
-            }
-        }
+        let (tunnel, sa) = (self.lane.id, Half::Out(path.sa.spi()));
+        let said = self.wear.tell(tunnel, sa, path.sa.stage(), now, &self.bell);
+        self.count(said);
     }
 
     fn count(&self, outcome: Result<(), Refusal>) {
@@ -561,14 +556,13 @@ mod tests {
         let mut pair = Pair::connected("aes128-sha1");
         let (a_out, _) = half("aes128-sha1", 1, policy());
         let last = Lifetime::new(Esn::No).last();
-        a_out.pretend_used(last - 1);
+        a_out.pretend_used(last - 2);
         let sa = pair.a.open(a_out, B);
+        let (tunnel, half) = (TUNNEL, Half::Out(sa.spi()));
+        pair.a_to_b(&[to_b(60)]);
+        assert_eq!(pair.a.notices(), [Notice::NearEnd { tunnel, sa: half }]);
         pair.a_to_b(&[to_b(60), to_b(61), to_b(62)]);
-        let near_end = Notice::SequenceNearEnd {
-            tunnel: TUNNEL,
-            spi_out: sa.spi(),
-        };
-        assert_eq!(pair.a.notices(), [near_end]);
+        assert_eq!(pair.a.notices(), [Notice::Ended { tunnel, sa: half }]);
         assert_eq!(pair.a.all_refused(), [(Refusal::SequenceExhausted, 2)]);
         assert_eq!(sa.sequence(), last);
     }

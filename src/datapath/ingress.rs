@@ -12,15 +12,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::classify::{Admits, Content, classify, is_tunnel};
+use super::classify::{Admits, Content, classify};
 use super::counters::Refusals;
 use super::deliveries::Deliveries;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
-use super::tables::{Inlet, Inlets};
+use super::run::Run;
+use super::tables::Inlets;
 use super::worker::{Turn, Work};
-use crate::esp::{Entry, Opening};
-use crate::net::{Refusal, Time, mss};
+use crate::net::{Refusal, Time};
 use crate::os::{RecvBatch, Socket};
 
 /// The worker of one address's sockets.
@@ -132,27 +132,29 @@ impl Road {
                     self.unknown_spi(spi, local, arrival.remote, now);
                     continue;
                 };
-                if run
-                    .as_ref()
-                    .is_none_or(|run| !Arc::ptr_eq(&run.entry.sa, &entry.sa))
-                {
+                if run.as_ref().is_none_or(|run| !run.is_under(entry)) {
                     // The old SA is given back before the new one is taken: no worker ever holds two.
-                    end(run.take(), now);
+                    self.end(run.take(), now);
                 }
-                let run = run.get_or_insert_with(|| Run {
-                    entry,
-                    opening: entry.sa.lock(),
-                });
+                let run = run.get_or_insert_with(|| Run::begin(entry));
 
                 // 3. to 5.
-                match run.open(bytes) {
-                    Ok(inner) => out.push(&run.entry.beside.lane, inner),
-                    Err(refusal) => run.entry.beside.lane.counters.refused.add(refusal, 1),
+                match run.open(bytes, arrival.remote) {
+                    Ok(inner) => out.push(run.lane(), inner),
+                    Err(refusal) => run.lane().counters.refused.add(refusal, 1),
                 }
             }
         }
-        end(run, now);
+        self.end(run, now);
         out.flush();
+    }
+
+    /// Gives an SA back, and passes up what it has to say.
+    fn end(&self, run: Option<Run<'_>>, now: Time) {
+        let told = run.map_or(Ok(()), |run| run.end(now, &self.bell));
+        if let Err(refusal) = told {
+            self.strays.add(refusal, 1);
+        }
     }
 
     fn pass_up(&self, notice: Notice) {
@@ -169,48 +171,12 @@ impl Road {
     }
 }
 
-/// Packets in a row under one SA, which is held as long as they last.
-struct Run<'t> {
-    entry: &'t Entry<Inlet>,
-    opening: Opening<'t>,
-}
-
-impl Run<'_> {
-    /// Opens an ESP packet where it lies and gives its inner packet, ready for the device.
-    fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<&'p [u8], Refusal> {
-        let inlet = &self.entry.beside;
-
-        // 3. Everything the SA itself decides.
-        let opened = self.opening.open(esp)?;
-
-        // 4. Our own outer address comes from nobody but us, and what goes to it as a tunnel would open another layer of this one.
-        if opened.packet.source() == inlet.local {
-            return Err(Refusal::Martian);
-        }
-        if opened.packet.destination() == inlet.local && is_tunnel(&opened.packet) {
-            return Err(Refusal::Loop);
-        }
-
-        // 5. The far end's connections learn what fits, too: the peer may not clamp.
-        let range = opened.range;
-        let inner = esp.get_mut(range).ok_or(Refusal::Overflow)?;
-        mss::clamp_mss(inner, inlet.clamp.v4, inlet.clamp.v6);
-        Ok(inner)
-    }
-}
-
-/// Gives an SA back; if any packet was the peer's own, the peer lives.
-fn end(run: Option<Run<'_>>, now: Time) {
-    if let Some(run) = run.filter(|run| run.opening.authentic() > 0) {
-        run.entry.beside.lane.counters.heard_at(now);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::notice::LONGEST_IKE;
-    use super::super::tables::Lane;
+    use super::super::tables::{Inlet, Lane};
     use super::super::testing::*;
+    use super::super::watch::{FirstPacket, Watch};
     use super::*;
     use crate::esp::testing::policy;
     use crate::net::{Policy, PortRange, Prefix, Selector};
@@ -392,7 +358,9 @@ mod tests {
         let inlet = |lane: &Arc<Lane>| Inlet {
             lane: lane.clone(),
             local: B,
+            remote: None,
             clamp: super::super::tables::Clamp::to(MTU),
+            watch: Arc::new(Watch::new(FirstPacket::Usual)),
         };
         let sad = [
             (Arc::new(a_in), inlet(&pair.b.lane)),

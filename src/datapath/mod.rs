@@ -4,8 +4,8 @@
 //!              tables (swapped in)                                notices (bounded)
 //!                  │                                                    ▲
 //!   ┌──────────────▼─────────────────────────────────────┐             │
-//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, SequenceNearEnd, DeviceGone
-//!   │ ingress  one worker an address: UDP → open → device │── Ike, UnknownSpi
+//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, NearEnd, Ended, DeviceGone
+//!   │ ingress  one worker an address: UDP → open → device │── Ike, UnknownSpi, ChildHeard, SeenFrom, NearEnd, Ended
 //!   └─────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -35,15 +35,18 @@ mod hold;
 mod ingress;
 mod limit;
 mod notice;
+mod run;
 mod tables;
 #[cfg(test)]
 mod testing;
+mod watch;
 mod worker;
 
 pub use counters::{Counters, Refusals};
-pub use door::{Datapath, Envelope, Idle};
-pub use notice::{LONGEST_IKE, Notice, Notices};
+pub use door::{Datapath, Entrance, Envelope, Idle};
+pub use notice::{Half, LONGEST_IKE, Notice, Notices};
 pub use tables::{Outlet, Path};
+pub use watch::FirstPacket;
 
 /// A tunnel, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

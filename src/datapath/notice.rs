@@ -36,16 +36,51 @@ pub enum Notice {
         /// Where it came from.
         remote: SocketAddr,
     },
-    /// The outbound SA has few sequence numbers left, or none. Said again, once a second, as long as it sends.
-    SequenceNearEnd {
+    /// The first authentic packet came in over an SA for which the control plane waits ([`FirstPacket`](super::FirstPacket)).
+    ChildHeard {
         /// Whose SA it is.
         tunnel: TunnelId,
-        /// The SPI it sends with.
-        spi_out: u32,
+        /// Its SPI.
+        spi_in: u32,
+    },
+    /// An authentic packet, newer than all before it, came from another place than where the peer is known to be. Said once a place
+    /// and second, and again after a while.
+    SeenFrom {
+        /// Whose peer it is.
+        tunnel: TunnelId,
+        /// The SPI the packet came with.
+        spi_in: u32,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// When.
+        at: Time,
+    },
+    /// An SA has carried nearly as much as it may. Said again, once a second, as long as it carries.
+    NearEnd {
+        /// Whose SA it is.
+        tunnel: TunnelId,
+        /// Which of them.
+        sa: Half,
+    },
+    /// An SA has carried as much as it may, and stops by itself. Said again, once a second, as long as anything wants through.
+    Ended {
+        /// Whose SA it is.
+        tunnel: TunnelId,
+        /// Which of them.
+        sa: Half,
     },
     /// The tunnel's device was removed under us and carries nothing any more. Said again, once a minute, until the tunnel is
     /// added anew or removed.
     DeviceGone(TunnelId),
+}
+
+/// One direction of a Child SA, by its SPI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// It opens what comes in.
+    In(u32),
+    /// It seals what goes out.
+    Out(u32),
 }
 
 /// The longest IKE message that is passed on. Peers send certificates of some kilobytes; beyond this is abuse.

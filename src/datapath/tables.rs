@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::TunnelId;
 use super::counters::Counters;
+use super::watch::Watch;
 use crate::esp::{Outbound, Sad, mtu};
 use crate::net::Policy;
 use crate::os::poll::Signal;
@@ -50,7 +51,10 @@ pub(super) struct Inlet {
     pub(super) lane: Arc<Lane>,
     /// Our outer address, where the peer sends to.
     pub(super) local: IpAddr,
+    /// Where the peer is known to be; `None` where that is of no interest any more.
+    pub(super) remote: Option<SocketAddr>,
     pub(super) clamp: Clamp,
+    pub(super) watch: Arc<Watch>,
 }
 
 /// The TCP segment sizes that fit a tunnel.

@@ -15,6 +15,7 @@ use super::egress::Egress;
 use super::ingress::Ingress;
 use super::notice::{self, Notice, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
+use super::watch::{FirstPacket, Watch};
 use super::worker::{Turn, Work};
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
@@ -89,15 +90,24 @@ impl Side {
 
     /// Makes these the inbound SAs.
     pub(super) fn accept(&self, sas: impl IntoIterator<Item = Inbound>) {
-        let inlet = Inlet {
+        self.install(FirstPacket::Usual, sas);
+    }
+
+    /// Makes these the inbound SAs, and waits for the first packet of each.
+    pub(super) fn await_first(&self, sas: impl IntoIterator<Item = Inbound>) {
+        self.install(FirstPacket::Awaited, sas);
+    }
+
+    fn install(&self, first: FirstPacket, sas: impl IntoIterator<Item = Inbound>) {
+        let peer = if self.address == A { B } else { A };
+        let inlet = || Inlet {
             lane: self.lane.clone(),
             local: self.address,
+            remote: Some(SocketAddr::new(peer, NAT_PORT)),
             clamp: Clamp::to(MTU),
+            watch: Arc::new(Watch::new(first)),
         };
-        let sad: Sad<Inlet> = sas
-            .into_iter()
-            .map(|sa| (Arc::new(sa), inlet.clone()))
-            .collect();
+        let sad: Sad<Inlet> = sas.into_iter().map(|sa| (Arc::new(sa), inlet())).collect();
         self.inlets.store(Arc::new(sad));
     }
 

@@ -3,5 +3,6 @@
 pub mod snapshot;
 
 pub use snapshot::{
-    Child, Counters, Ike, LastError, Nat, Rekeys, Role, Snapshot, State, Tunnel, Waiting,
+    Child, Counters, Ike, LastError, Nat, RekeyCheck, Rekeys, Role, Snapshot, State, Tunnel,
+    Verdict, Waiting,
 };

@@ -59,6 +59,9 @@ pub struct Tunnel {
     pub refused: BTreeMap<String, u64>,
     /// Completed rekeys.
     pub rekeys: Rekeys,
+    /// Whether the peer rekeys, where the tunnel was asked to find out (`rekey-check`); absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_check: Option<RekeyCheck>,
     /// The last thing that went wrong; stays after it was overcome.
     pub last_error: Option<LastError>,
 }
@@ -220,6 +223,38 @@ pub struct Rekeys {
     pub child: u64,
     /// Packets refused for want of an SA within 5 s of a rekey.
     pub packets_lost: u64,
+}
+
+/// What came of rekeying each SA once soon after the first connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RekeyCheck {
+    /// Of the Child SA.
+    pub child: Verdict,
+    /// Of the IKE SA.
+    pub ike: Verdict,
+}
+
+/// Whether the peer rekeys an SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Not tried yet, or not answered yet.
+    Pending,
+    /// It does.
+    Accepted,
+    /// It does not.
+    Refused,
+}
+
+impl Verdict {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Pending => "pending",
+            Verdict::Accepted => "accepted",
+            Verdict::Refused => "refused",
+        }
+    }
 }
 
 /// Something that went wrong, and what to change.
