@@ -1,4 +1,4 @@
-//! `groundlink up`, `down`, `reset`: asks the daemon, and the way all verbs talk to it.
+//! `groundlink up`, `down`, `rekey`, `reset`: asks the daemon, and the way all verbs talk to it.
 
 use std::path::Path;
 
@@ -34,6 +34,19 @@ pub(crate) struct Reset {
     whom: Whom,
 }
 
+/// Gives a tunnel fresh keys without a pause in its traffic
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  groundlink rekey ali-1\n  groundlink rekey ali-1 --ike\n\nIt does not wait for the peer's answer: `groundlink status ali-1` counts the rekeys and tells of a refusal.\n\nExit status: 0 begun · 1 there is no such SA now · 3 the daemon is not reachable"
+)]
+pub(crate) struct Rekey {
+    #[command(flatten)]
+    whom: Whom,
+    /// Of the IKE SA; otherwise of the Child SA, which carries the packets
+    #[arg(long)]
+    ike: bool,
+}
+
 /// Which tunnel, and how to answer.
 #[derive(Debug, Args)]
 struct Whom {
@@ -62,21 +75,52 @@ impl Reset {
     }
 }
 
+impl Rekey {
+    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+        let (verb, sa) = if self.ike {
+            ("rekey?ike=true", "IKE SA")
+        } else {
+            ("rekey", "Child SA")
+        };
+        self.whom.post(place, verb, |tunnel| {
+            let name = &tunnel.name;
+            format!("{name}: rekeying the {sa}; `groundlink status {name}` shows how it goes")
+        })
+    }
+}
+
 impl Whom {
     fn ask(self, place: &Place, verb: &str) -> Result<Exit, Failure> {
+        self.post(place, verb, |tunnel| {
+            let hint = hint(tunnel);
+            format!("{}: {}{hint}", tunnel.name, tunnel.state.word())
+        })
+    }
+
+    /// Asks, and says what has come of it in `words`, or as JSON.
+    fn post(
+        self,
+        place: &Place,
+        verb: &str,
+        words: impl FnOnce(&status::Tunnel) -> String,
+    ) -> Result<Exit, Failure> {
         let path = format!("{}/{verb}", tunnel_path(&self.tunnel)?);
         let value = ask(&place.control_socket(), client::Verb::Post, &path)?;
         if self.json {
             return print(format!("{value}\n").as_bytes());
         }
         let tunnel: status::Tunnel = understand(value)?;
-        let hint = match tunnel.state {
-            status::State::Connecting => {
-                format!("; `groundlink status {}` shows how it goes", tunnel.name)
-            }
-            status::State::Up | status::State::Down | status::State::Failed => String::new(),
-        };
-        print(format!("{}: {}{hint}\n", tunnel.name, tunnel.state.word()).as_bytes())
+        print(format!("{}\n", words(&tunnel)).as_bytes())
+    }
+}
+
+/// What to look at next.
+fn hint(tunnel: &status::Tunnel) -> String {
+    match tunnel.state {
+        status::State::Connecting => {
+            format!("; `groundlink status {}` shows how it goes", tunnel.name)
+        }
+        status::State::Up | status::State::Down | status::State::Failed => String::new(),
     }
 }
 

@@ -67,14 +67,15 @@ enum Verb {
     Status(status::Status),
     Up(ask::Up),
     Down(ask::Down),
+    Rekey(ask::Rekey),
     Reset(ask::Reset),
     Psk(psk::PskArgs),
     Completions(completions::Completions),
 }
 
 /// Verbs whose names are taken but which this version does not have.
-const NOT_YET: [&str; 9] = [
-    "top", "rekey", "reload", "diagnose", "capture", "decode", "export", "bench", "man",
+const NOT_YET: [&str; 8] = [
+    "top", "reload", "diagnose", "capture", "decode", "export", "bench", "man",
 ];
 
 /// Runs the command line and returns the exit status.
@@ -135,6 +136,7 @@ fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
         Verb::Status(status) => status.execute(&place),
         Verb::Up(up) => up.execute(&place),
         Verb::Down(down) => down.execute(&place),
+        Verb::Rekey(rekey) => rekey.execute(&place),
         Verb::Reset(reset) => reset.execute(&place),
         Verb::Psk(psk) => psk.execute(),
         Verb::Completions(completions) => completions.execute(),

@@ -7,6 +7,7 @@
 //!   received  1,204 packets, 1.2 MB
 //!   sent      1,100 packets, 0.9 MB
 //!   refused   3 replay
+//!   rekeys    7 of the child, 2 of the ike, no packet lost; the peer rekeys both
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,7 +19,9 @@ use super::Place;
 use super::ask::{ask, tunnel_path, understand};
 use super::outcome::{Exit, Failure, print};
 use crate::control::client::Verb;
-use crate::status::{Child, Counters, Ike, LastError, Snapshot, State, Tunnel};
+use crate::status::{
+    Child, Counters, Ike, LastError, RekeyCheck, Rekeys, Snapshot, State, Tunnel, Verdict,
+};
 
 /// Tunnels, SAs, counters, and the last failure in words
 #[derive(Debug, Args)]
@@ -154,16 +157,7 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
     if !refused.is_empty() {
         lines.push(("refused", refused));
     }
-    if tunnel.rekeys.ike + tunnel.rekeys.child > 0 {
-        let rekeys = &tunnel.rekeys;
-        lines.push((
-            "rekeys",
-            format!(
-                "{} child, {} ike, {} packets lost",
-                rekeys.child, rekeys.ike, rekeys.packets_lost
-            ),
-        ));
-    }
+    lines.extend(rekeys(tunnel).map(|line| ("rekeys", line)));
     lines.extend(
         tunnel
             .last_error
@@ -174,9 +168,56 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
     lines
 }
 
+/// What rekeying has come to, once there is something to tell.
+fn rekeys(tunnel: &Tunnel) -> Option<String> {
+    let Rekeys {
+        ike,
+        child,
+        packets_lost,
+    } = &tunnel.rekeys;
+    let lost = match packets_lost {
+        0 => "no packet lost".to_owned(),
+        1 => "1 packet lost".to_owned(),
+        lost => format!("{} packets lost", grouped(*lost)),
+    };
+    let done = (ike + child > 0).then(|| {
+        let (child, ike) = (grouped(*child), grouped(*ike));
+        format!("{child} of the child, {ike} of the ike, {lost}")
+    });
+    let parts: Vec<String> = done
+        .into_iter()
+        .chain(tunnel.rekey_check.as_ref().map(rekey_check))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn rekey_check(check: &RekeyCheck) -> String {
+    let of = |wanted: Verdict| {
+        let all = [(check.child, "child"), (check.ike, "ike")];
+        let named = all.iter().filter(|(verdict, _)| *verdict == wanted);
+        let words: Vec<&str> = named.map(|(_, word)| *word).collect();
+        match words.as_slice() {
+            [] => None,
+            [one] => Some(format!("the {one}")),
+            _ => Some("both".to_owned()),
+        }
+    };
+    let parts = [
+        of(Verdict::Refused).map(|what| format!("the peer refuses to rekey {what}")),
+        of(Verdict::Accepted).map(|what| format!("the peer rekeys {what}")),
+        of(Verdict::Pending).map(|what| format!("to be tried: {what}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 fn ike(ike: &Ike) -> String {
+    let safe = if ike.post_quantum {
+        ", post-quantum"
+    } else {
+        ""
+    };
     format!(
-        "{}, {}, {}{}",
+        "{}{safe}, {}, {}{}",
         ike.suite,
         ike.role.phrase(),
         ike.nat.phrase(),
@@ -299,7 +340,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Nat, Rekeys, Role, Waiting};
+    use crate::status::{Nat, Role, Waiting};
 
     fn tunnel(name: &str, state: State) -> Tunnel {
         Tunnel {
@@ -315,6 +356,7 @@ mod tests {
             tx: Counters::default(),
             refused: [("auth".to_owned(), 0), ("replay".to_owned(), 3)].into(),
             rekeys: Rekeys::default(),
+            rekey_check: None,
             last_error: None,
         }
     }
@@ -368,6 +410,31 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
 1 of 1 up; groundlink 0.1.0 running for 10 min 52 s
 ";
         assert_eq!(text(&snapshot(vec![up])), expected);
+    }
+
+    #[test]
+    fn rekeys_are_counted_and_what_the_peer_refuses_stands_out() {
+        let mut up = tunnel("a", State::Up);
+        assert_eq!(rekeys(&up), None);
+        let check = |child, ike| Some(RekeyCheck { child, ike });
+        up.rekey_check = check(Verdict::Pending, Verdict::Pending);
+        assert_eq!(rekeys(&up).unwrap(), "to be tried: both");
+        up.rekeys = Rekeys {
+            ike: 2,
+            child: 1007,
+            packets_lost: 0,
+        };
+        up.rekey_check = check(Verdict::Accepted, Verdict::Accepted);
+        assert_eq!(
+            rekeys(&up).unwrap(),
+            "1,007 of the child, 2 of the ike, no packet lost; the peer rekeys both"
+        );
+        up.rekeys.packets_lost = 1;
+        up.rekey_check = check(Verdict::Refused, Verdict::Pending);
+        assert_eq!(
+            rekeys(&up).unwrap(),
+            "1,007 of the child, 2 of the ike, 1 packet lost; the peer refuses to rekey the child, to be tried: the ike"
+        );
     }
 
     #[test]

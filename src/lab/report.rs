@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::status::{Counters, Tunnel};
+use crate::status::{Counters, Rekeys, Tunnel};
 
 /// The outcome. Its serialised form is `lab --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
@@ -24,7 +24,7 @@ pub struct Report {
     /// One TCP direction after the other.
     pub tcp: Tcp,
     /// Completed rekeys of all tunnels together.
-    pub rekeys: crate::status::Rekeys,
+    pub rekeys: Rekeys,
     /// Our tunnels, as in `status --json`.
     pub tunnels: Vec<Tunnel>,
     /// What the WAN router saw pass, until TCP began; protocol 50 is watched to the end.
@@ -193,6 +193,17 @@ impl Report {
         };
         line(f, "sent", &total(|tunnel| tunnel.tx))?;
         line(f, "received", &total(|tunnel| tunnel.rx))?;
+        let Rekeys {
+            child,
+            ike,
+            packets_lost,
+        } = self.rekeys;
+        if child + ike > 0 {
+            let text = format!(
+                "{child} of Child SAs, {ike} of IKE SAs, {packets_lost} packets lost by them"
+            );
+            line(f, "rekeys", &text)?;
+        }
         let mut refused = String::new();
         for tunnel in &self.tunnels {
             for (reason, count) in tunnel.refused.iter().filter(|(_, count)| **count > 0) {
@@ -335,7 +346,7 @@ mod tests {
                 a_to_b_mbit: 812.0,
                 b_to_a_mbit: 1212.3,
             },
-            rekeys: crate::status::Rekeys::default(),
+            rekeys: Rekeys::default(),
             tunnels: Vec::new(),
             wire: Wire::default(),
             problems: Vec::new(),
@@ -395,7 +406,12 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
-        assert!(!text.contains("not ok"));
+        assert!(!text.contains("not ok") && !text.contains("rekeys"));
+        let mut rekeyed = report();
+        rekeyed.rekeys.child = 3;
+        let text = rekeyed.to_string();
+        let line = "3 of Child SAs, 0 of IKE SAs, 0 packets lost by them";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]
