@@ -8,7 +8,6 @@ use groundlink::wire::{
     PayloadType, ProtocolId,
 };
 
-use crate::pair::Pair;
 use crate::rogue::{Rogue, SPI_OUT, notify};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -247,21 +246,14 @@ fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once
     let answer = rogue.ask(INFORMATIONAL, 7, &[twice.clone(), twice]);
     assert_eq!(answer, [Payload::Delete(Delete::esp(vec![spi_in]))]);
     assert!(rogue.pair.b.children.is_empty());
-    let downs = |pair: &Pair| {
-        pair.b
-            .events
-            .iter()
-            .filter(|event| *event == "ChildDown")
-            .count()
-    };
-    assert_eq!(downs(&rogue.pair), 1);
+    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
     // The IKE SA without a child goes as well, crossing with the peer's own delete, which is answered with nothing.
     rogue.pair.run_for(Duration::from_secs(2));
     assert_eq!(rogue.heard()[0].1, [Payload::Delete(Delete::ike())]);
     let answer = rogue.ask(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
     assert!(answer.is_empty());
     assert!(rogue.pair.b.endpoint.is_idle());
-    assert_eq!(downs(&rogue.pair), 1);
+    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
 
+mod esp;
 mod fragments;
 mod handshake;
 mod hostile;
 mod insider;
 mod lifecycle;
+mod message_ids;
+mod monitor;
+mod node;
 mod pair;
 mod recovery;
 mod rogue;
+mod script;
+mod wire;

@@ -2,16 +2,21 @@
 //!
 //! Time jumps from event to event; randomness comes from seeds. So a test runs in no time, and a failing one runs the same again.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use groundlink::crypto::{EspProposal, Generator, IkeProposal, Secret};
+use groundlink::crypto::{EspProposal, IkeProposal, Secret};
 use groundlink::ike::{
-    Child, Command, Content, Datagram, Dpd, Encapsulation, Endpoint, Event, Failure, Peer, PeerId,
-    Psk, RekeyTest, Settings, Start, State, Transmit, TunnelId, View,
+    Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyTest, Settings,
+    Start, State, Transmit, TunnelId,
 };
 use groundlink::net::{Policy, Prefix, Time};
+
+use crate::esp::key;
+use crate::monitor::{Gap, Monitor};
+use crate::node::Node;
+use crate::wire::{Kind, Letter, Load, Nat, Thrown, Wire};
+
+pub use crate::wire::LATENCY;
 
 /// The one tunnel of each endpoint.
 pub const TUNNEL: TunnelId = TunnelId(0);
@@ -31,7 +36,7 @@ impl Side {
         }
     }
 
-    fn ip(self) -> &'static str {
+    pub fn ip(self) -> &'static str {
         match self {
             Side::A => "192.0.2.1",
             Side::B => "192.0.2.2",
@@ -39,42 +44,29 @@ impl Side {
     }
 }
 
-/// What one endpoint has told so far.
-pub struct Node {
-    pub endpoint: Endpoint,
-    /// The Child SAs installed now.
-    pub children: Vec<Child>,
-    /// The inbound SPI of the one in use for sending.
-    pub outbound: Option<u32>,
-    pub failures: Vec<Failure>,
-    pub events: Vec<String>,
-    pub sent: Vec<Transmit>,
-}
-
-/// A datagram on the wire.
-#[derive(Clone)]
-struct Flying {
-    at: Time,
-    to: Side,
-    local: SocketAddr,
-    remote: SocketAddr,
-    bytes: Vec<u8>,
-}
-
-/// What the wire does to one datagram: nothing, or copies of it that arrive after these delays.
-pub type Weather = Box<dyn FnMut(Side, &Transmit) -> Vec<Duration>>;
-
 pub struct Pair {
     pub now: Time,
     pub a: Node,
     pub b: Node,
-    flying: VecDeque<Flying>,
-    weather: Weather,
-    nat: Option<std::net::IpAddr>,
+    pub wire: Wire,
+    pub monitor: Monitor,
+    traffic: Option<Traffic>,
+    told: Told,
 }
 
-/// The usual delay of a datagram.
-pub const LATENCY: Duration = Duration::from_millis(5);
+/// Whether everything that happens is printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Everything,
+}
+
+/// Both sides send an ESP packet every so often.
+#[derive(Clone, Copy)]
+struct Traffic {
+    every: Duration,
+    next: [Time; 2],
+}
 
 pub fn settings(side: Side) -> Settings {
     let prefix = |text: &str| vec![text.parse::<Prefix>().unwrap().into()];
@@ -107,78 +99,8 @@ pub fn settings(side: Side) -> Settings {
         },
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
+        fragment_size: 1280,
         rekey_test: RekeyTest::Never,
-    }
-}
-
-impl Node {
-    fn new(seed: u8) -> Node {
-        Node {
-            endpoint: Endpoint::new(Generator::from_seed([seed; 32])),
-            children: Vec::new(),
-            outbound: None,
-            failures: Vec::new(),
-            events: Vec::new(),
-            sent: Vec::new(),
-        }
-    }
-
-    pub fn view(&self) -> View {
-        self.endpoint.view(TUNNEL).expect("the tunnel was added")
-    }
-
-    pub fn state(&self) -> State {
-        self.view().state
-    }
-
-    pub fn codes(&self) -> Vec<&'static str> {
-        self.failures.iter().map(|failure| failure.code).collect()
-    }
-
-    /// The IKE message it sent as number `index`.
-    pub fn sent_ike(&self, index: usize) -> Vec<u8> {
-        match &self.sent[index].content {
-            Content::Ike(bytes) => bytes.clone(),
-            Content::Keepalive => panic!("number {index} is a keepalive"),
-        }
-    }
-
-    fn act(&mut self) {
-        while let Some(event) = self.endpoint.poll_event() {
-            // No news of a tunnel, and whatever a test injects may cause one.
-            if matches!(event, Event::Refused { .. }) {
-                continue;
-            }
-            self.events.push(
-                format!("{event:?}")
-                    .split([' ', '(', '{'])
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-            );
-            match event {
-                Event::ChildUp(child) => {
-                    self.outbound = Some(child.spi_in);
-                    self.children.push(*child);
-                }
-                Event::ChildPreferred { spi_in, .. } => self.outbound = Some(spi_in),
-                Event::ChildDown { spi_in, .. } => {
-                    self.children.retain(|child| child.spi_in != spi_in);
-                    if self.outbound == Some(spi_in) {
-                        self.outbound = self.children.last().map(|child| child.spi_in);
-                    }
-                }
-                Event::Failed { failure, .. } => self.failures.push(failure),
-                Event::Refused { .. }
-                | Event::Resolve { .. }
-                | Event::Connecting { .. }
-                | Event::IkeUp { .. }
-                | Event::IkeRekeyed { .. }
-                | Event::PeerMoved { .. }
-                | Event::RekeyChecked { .. }
-                | Event::IkeDown { .. } => {}
-            }
-        }
     }
 }
 
@@ -189,18 +111,24 @@ impl Pair {
     }
 
     pub fn with_seeds(a: Settings, b: Settings, seeds: (u8, u8)) -> Pair {
+        Pair::on_wire(Wire::new(), (a, [seeds.0; 32]), (b, [seeds.1; 32]))
+    }
+
+    /// The same on a wire that has its weather already.
+    pub fn on_wire(wire: Wire, a: (Settings, [u8; 32]), b: (Settings, [u8; 32])) -> Pair {
         let now = Time::from_secs(1000);
         let mut pair = Pair {
             now,
-            a: Node::new(seeds.0),
-            b: Node::new(seeds.1),
-            flying: VecDeque::new(),
-            weather: Box::new(|_, _| vec![LATENCY]),
-            nat: None,
+            a: Node::new(now, a.1),
+            b: Node::new(now, b.1),
+            wire,
+            monitor: Monitor::default(),
+            traffic: None,
+            told: Told::Nothing,
         };
-        pair.b.endpoint.add_tunnel(now, TUNNEL, b);
+        pair.b.endpoint.add_tunnel(now, TUNNEL, b.0);
         pair.collect(Side::B);
-        pair.a.endpoint.add_tunnel(now, TUNNEL, a);
+        pair.a.endpoint.add_tunnel(now, TUNNEL, a.0);
         pair.collect(Side::A);
         pair
     }
@@ -222,48 +150,46 @@ impl Pair {
 
     /// From now on the wire does this.
     pub fn weather(&mut self, weather: impl FnMut(Side, &Transmit) -> Vec<Duration> + 'static) {
-        self.weather = Box::new(weather);
+        self.wire.weather = Box::new(weather);
     }
 
     /// From now on A stands behind a NAT with this address, which moves its ports by 10000. What is already flying is sent again from there.
     pub fn nat(&mut self, outside: &str) {
-        let outside = outside.parse().unwrap();
-        self.nat = Some(outside);
-        for flying in &mut self.flying {
-            if flying.to == Side::B {
-                flying.remote = SocketAddr::new(outside, flying.remote.port() + 10_000);
-            }
-        }
+        self.wire.put_nat(Nat {
+            outside: outside.parse().unwrap(),
+            shift: 10_000,
+        });
     }
 
-    fn translate(
-        &self,
-        from: Side,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> (SocketAddr, SocketAddr) {
-        match (self.nat, from) {
-            (Some(outside), Side::A) => (SocketAddr::new(outside, local.port() + 10_000), remote),
-            (Some(outside), Side::B) if remote.ip() == outside => {
-                let inside = SocketAddr::new(Side::A.ip().parse().unwrap(), remote.port() - 10_000);
-                (local, inside)
-            }
-            _ => (local, remote),
-        }
-    }
-
+    /// From now on everything arrives.
     pub fn fair(&mut self) {
+        self.wire.cut = [false; 2];
         self.weather(|_, _| vec![LATENCY]);
     }
 
+    /// From now on nothing arrives.
     pub fn cut(&mut self) {
-        self.weather(|_, _| Vec::new());
+        self.wire.cut = [true; 2];
     }
 
     pub fn command(&mut self, side: Side, command: Command) {
         let now = self.now;
+        if self.told == Told::Everything && !matches!(command, Command::Sent { .. }) {
+            println!("{now:?} {side:?} is told {command:?}");
+        }
         self.node(side).endpoint.handle_command(now, command);
         self.collect(side);
+    }
+
+    /// From now on both sides send an ESP packet every so often, and tell the engine what they hear.
+    pub fn traffic(&mut self, every: Duration) {
+        let next = [self.now, self.now + every / 2];
+        self.traffic = Some(Traffic { every, next });
+    }
+
+    /// From now on everything that happens is printed.
+    pub fn tell(&mut self) {
+        self.told = Told::Everything;
     }
 
     /// Hands bytes to a side as if they came from the other.
@@ -276,77 +202,140 @@ impl Pair {
     }
 
     pub fn inject_from(&mut self, to: Side, local: &str, remote: &str, bytes: &[u8]) {
-        let now = self.now;
-        let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-        self.node(to).endpoint.handle_datagram(
-            now,
-            Datagram {
-                local,
-                remote,
-                bytes,
-            },
-        );
-        self.collect(to);
+        self.deliver(Letter {
+            to,
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            load: Load::Ike(bytes.to_vec()),
+        });
     }
 
     /// Replaces an endpoint by a new one, as after a crash.
     pub fn reboot(&mut self, side: Side, settings: Settings, seed: u8) {
+        self.reboot_with(side, settings, [seed; 32]);
+    }
+
+    pub fn reboot_with(&mut self, side: Side, settings: Settings, seed: [u8; 32]) {
         let now = self.now;
-        *self.node(side) = Node::new(seed);
+        *self.node(side) = Node::new(now, seed);
         self.node(side).endpoint.add_tunnel(now, TUNNEL, settings);
         self.collect(side);
     }
 
-    /// Takes what a side has to say and throws it on the wire.
+    /// Acts on what a side has to say and throws it on the wire.
     fn collect(&mut self, side: Side) {
         let now = self.now;
-        self.node(side).act();
-        while let Some(transmit) = self.node(side).endpoint.poll_transmit() {
-            let delays = (self.weather)(side, &transmit);
+        let node = match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        };
+        while let Some(event) = node.endpoint.poll_event() {
+            if self.told == Told::Everything {
+                println!("{now:?} {side:?} {}", shown(&event));
+            }
+            if let Event::ChildUp(child) = &event {
+                self.monitor.child_up(child);
+            }
+            if let Some(command) = node.act(now, event) {
+                node.endpoint.handle_command(now, command);
+            }
+        }
+        self.monitor.settled(side, node);
+        while let Some(transmit) = node.endpoint.poll_transmit() {
             if let Content::Ike(bytes) = &transmit.content {
-                let (local, remote) = self.translate(side, transmit.local, transmit.remote);
-                for delay in delays {
-                    self.flying.push_back(Flying {
-                        at: now + delay,
-                        to: side.other(),
-                        local: remote,
-                        remote: local,
-                        bytes: bytes.clone(),
-                    });
+                self.monitor.ike_sent(bytes);
+                if self.told == Told::Everything {
+                    println!("{now:?} {side:?} sends {}", outline(bytes));
                 }
             }
-            self.node(side).sent.push(transmit);
+            self.wire.throw(now, side, &transmit);
+            node.sent.push(transmit);
         }
     }
 
+    /// What has come arrives.
+    pub fn deliver(&mut self, letter: Letter) {
+        let (now, side) = (self.now, letter.to);
+        let node = match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        };
+        match &letter.load {
+            Load::Ike(_) if node.asleep_until > now => {}
+            Load::Ike(bytes) => {
+                if self.told == Told::Everything {
+                    println!("{now:?} {side:?} gets {}", outline(bytes));
+                }
+                let (local, remote) = (letter.local, letter.remote);
+                node.endpoint.handle_datagram(
+                    now,
+                    Datagram {
+                        local,
+                        remote,
+                        bytes,
+                    },
+                );
+            }
+            Load::Esp(_) if node.asleep_until > now => {
+                self.monitor.gap(now, side.other(), Gap::Asleep);
+            }
+            Load::Esp(packet) => {
+                let (arrival, news) = node.esp.receive(now, letter.remote, packet);
+                self.monitor.esp_arrived(now, side, node, packet, arrival);
+                for command in news {
+                    node.endpoint.handle_command(now, command);
+                }
+            }
+        }
+        self.collect(side);
+    }
+
+    /// A side sends an ESP packet, if it has an SA to send it over.
+    fn send_esp(&mut self, side: Side) {
+        let now = self.now;
+        if self.node(side).asleep_until > now {
+            return;
+        }
+        let Some((local, remote, packet)) = self.node(side).esp.send(TUNNEL) else {
+            return self.monitor.gap(now, side, Gap::NoSa);
+        };
+        let thrown = self.wire.throw_esp(now, side, (local, remote), packet);
+        if thrown == Thrown::Lost {
+            self.monitor.gap(now, side, Gap::Lost);
+        }
+        let (tunnel, at) = (TUNNEL, now);
+        self.command(side, Command::Sent { tunnel, at });
+    }
+
     /// Lets the next thing happen, if it does before `end`.
-    fn step(&mut self, end: Time) -> bool {
-        let datagram = (0..self.flying.len()).min_by_key(|index| self.flying[*index].at);
-        let arrival = datagram.map_or(Time::MAX, |index| self.flying[index].at);
-        let timer = |node: &Node| node.endpoint.poll_timeout().unwrap_or(Time::MAX);
+    pub fn step(&mut self, end: Time) -> bool {
+        let timer = |node: &Node| {
+            let timer = node.endpoint.poll_timeout().unwrap_or(Time::MAX);
+            timer.max(node.asleep_until)
+        };
+        let arrival = self.wire.next();
         let (a, b) = (timer(&self.a), timer(&self.b));
-        let next = arrival.min(a).min(b);
+        let ticks = self.traffic.map_or([Time::MAX; 2], |traffic| traffic.next);
+        let next = arrival.min(a).min(b).min(ticks[0]).min(ticks[1]);
         if next > end {
-            self.now = end;
+            self.now = self.now.max(end);
             return false;
         }
         self.now = self.now.max(next);
         let now = self.now;
         if arrival == next {
-            let flying = self.flying.remove(datagram.unwrap()).unwrap();
-            self.node(flying.to).endpoint.handle_datagram(
-                now,
-                Datagram {
-                    local: flying.local,
-                    remote: flying.remote,
-                    bytes: &flying.bytes,
-                },
-            );
-            self.collect(flying.to);
-        } else {
+            if let Some(letter) = self.wire.arrive() {
+                self.deliver(letter);
+            }
+        } else if a == next || b == next {
             let side = if a == next { Side::A } else { Side::B };
+            self.monitor.timer(now, side);
             self.node(side).endpoint.handle_timeout(now);
             self.collect(side);
+        } else if let Some(traffic) = &mut self.traffic {
+            let side = if ticks[0] == next { Side::A } else { Side::B };
+            traffic.next[side as usize] = now + traffic.every;
+            self.send_esp(side);
         }
         true
     }
@@ -357,36 +346,61 @@ impl Pair {
         while self.step(end) {
             steps += 1;
             assert!(
-                steps < 200_000,
+                steps < 2_000_000,
                 "the two sides keep each other busy for ever"
             );
         }
     }
 
-    /// Both sides have exactly one Child SA in use, the same one, with each other's keys.
-    pub fn assert_agreed(&self) {
-        assert_eq!(
-            self.a.state(),
-            State::Up,
-            "A: {:?} {:?}",
-            self.a.events,
-            self.a.failures
-        );
-        assert_eq!(
-            self.b.state(),
-            State::Up,
-            "B: {:?} {:?}",
-            self.b.events,
-            self.b.failures
-        );
-        assert_eq!(self.a.children.len(), 1, "{:?}", self.a.events);
-        assert_eq!(self.b.children.len(), 1, "{:?}", self.b.events);
+    /// Why the two sides do not have exactly one IKE SA and one Child SA, the same ones, with each other's keys, both in use.
+    pub fn disagreement(&self) -> Option<String> {
+        for (side, node) in [(Side::A, &self.a), (Side::B, &self.b)] {
+            let counts = (node.ikes.len(), node.children.len());
+            if node.state() != State::Up || counts != (1, 1) {
+                let (events, codes) = (&node.events, node.codes());
+                let state = node.state();
+                return Some(format!(
+                    "{side:?} is {state:?} with {counts:?} SAs: {events:?} {codes:?}"
+                ));
+            }
+        }
         let (a, b) = (&self.a.children[0], &self.b.children[0]);
-        assert_eq!((a.spi_in, a.spi_out), (b.spi_out, b.spi_in));
-        assert_eq!(a.keys_in.encryption, b.keys_out.encryption);
-        assert_eq!(a.keys_out.integrity, b.keys_in.integrity);
-        assert_eq!(a.policy.local, b.policy.remote);
-        assert_eq!(self.a.outbound, Some(a.spi_in));
-        assert_eq!(self.b.outbound, Some(b.spi_in));
+        let alike = self.a.ikes == self.b.ikes
+            && (a.spi_in, a.spi_out) == (b.spi_out, b.spi_in)
+            && key(&a.keys_in) == key(&b.keys_out)
+            && key(&a.keys_out) == key(&b.keys_in)
+            && a.policy.local == b.policy.remote
+            && a.policy.remote == b.policy.local;
+        let in_use = self.a.outbound() == Some(a.spi_in) && self.b.outbound() == Some(b.spi_in);
+        match (alike, in_use) {
+            (false, _) => Some(format!("they have different SAs: {a:?} {b:?}")),
+            (true, false) => Some("not both send over it".to_owned()),
+            (true, true) => None,
+        }
+    }
+
+    /// Both sides have exactly one IKE SA and one Child SA in use, the same ones, with each other's keys.
+    pub fn assert_agreed(&self) {
+        if let Some(why) = self.disagreement() {
+            panic!("{why}");
+        }
+    }
+}
+
+/// A message as it looks from outside.
+fn outline(bytes: &[u8]) -> String {
+    let spi = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let id = u32::from_be_bytes(bytes[20..24].try_into().unwrap());
+    format!("{:08x}:{:08x} {:?} {id}", spi(0), spi(8), Kind::of(bytes))
+}
+
+/// An event, short.
+fn shown(event: &Event) -> String {
+    match event {
+        Event::ChildUp(child) => format!(
+            "ChildUp {:08x} {:08x} {:?} {:?} for {:08x?}",
+            child.spi_in, child.spi_out, child.role, child.sends, child.replaces
+        ),
+        other => format!("{other:08x?}"),
     }
 }

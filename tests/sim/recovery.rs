@@ -16,10 +16,6 @@ fn both_start() -> Pair {
     Pair::new(settings(Side::A), b)
 }
 
-fn count(events: &[String], name: &str) -> usize {
-    events.iter().filter(|event| *event == name).count()
-}
-
 /// A has sent IKE_AUTH, and B's answer is lost.
 fn unanswered_auth(mut pair: Pair) -> Pair {
     pair.weather(|side, transmit| match side {
@@ -37,7 +33,7 @@ fn a_tunnel_taken_down_while_its_ike_auth_is_out_stays_down_when_nobody_answers(
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(10 * MINUTE);
     assert_eq!(pair.a.state(), State::Down);
-    assert_eq!(count(&pair.a.events, "Connecting"), 1);
+    assert_eq!(pair.a.count("Connecting"), 1);
     assert!(pair.a.codes().is_empty(), "{:?}", pair.a.codes());
     assert!(pair.a.endpoint.is_idle());
 }
@@ -81,8 +77,8 @@ fn a_pause_between_tries_ends_without_a_try_when_the_peer_has_connected_meanwhil
     pair.command(Side::B, Command::Up(TUNNEL));
     pair.run_for(10 * MINUTE);
     pair.assert_agreed();
-    assert_eq!(count(&pair.a.events, "ChildUp"), 1, "{:?}", pair.a.events);
-    assert_eq!(count(&pair.b.events, "ChildUp"), 1);
+    assert_eq!(pair.a.count("ChildUp"), 1, "{:?}", pair.a.events);
+    assert_eq!(pair.b.count("ChildUp"), 1);
 }
 
 #[test]
@@ -105,12 +101,7 @@ fn an_own_try_that_fails_while_the_peers_has_succeeded_is_not_repeated() {
     });
     pair.run_for(30 * MINUTE);
     pair.assert_agreed();
-    assert_eq!(
-        count(&pair.a.events, "Connecting"),
-        1,
-        "{:?}",
-        pair.a.events
-    );
+    assert_eq!(pair.a.count("Connecting"), 1, "{:?}", pair.a.events);
     assert!(pair.a.codes().is_empty(), "{:?}", pair.a.codes());
 }
 
@@ -173,7 +164,7 @@ fn a_waiting_tunnel_looks_its_peers_name_up_until_it_knows_it_and_follows_when_i
     assert_eq!(pair.b.codes(), ["peer-unresolved"]);
     pair.run_for(MINUTE);
     assert!(pair.b.children.is_empty(), "B does not know A yet");
-    assert!(count(&pair.b.events, "Resolve") >= 2);
+    assert!(pair.b.count("Resolve") >= 2);
     resolve(&mut pair, Side::B, Some("198.51.100.1"));
     resolve(&mut pair, Side::B, Some("192.0.2.1"));
     pair.run_for(2 * MINUTE);
@@ -196,7 +187,7 @@ fn what_is_asked_of_a_tunnel_while_it_looks_its_peer_up_is_not_lost() {
         pair.cut();
         pair.command(Side::B, command);
         resolve(&mut pair, Side::B, Some("192.0.2.1"));
-        assert_eq!(count(&pair.b.events, "Connecting"), 1, "{start:?}");
+        assert_eq!(pair.b.count("Connecting"), 1, "{start:?}");
     }
 }
 
@@ -205,9 +196,9 @@ fn a_name_service_that_never_answers_is_told_of_and_asked_again() {
     let mut pair = named(Start::Auto);
     pair.cut();
     pair.run_for(5 * MINUTE);
-    assert!(count(&pair.b.events, "Resolve") >= 4);
+    assert!(pair.b.count("Resolve") >= 4);
     assert!(pair.b.codes().contains(&"peer-unresolved"));
-    assert_eq!(count(&pair.b.events, "Connecting"), 0);
+    assert_eq!(pair.b.count("Connecting"), 0);
 }
 
 #[test]

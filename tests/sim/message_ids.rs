@@ -1,0 +1,163 @@
+//! Message IDs and the window of one (RFC 7296 §2.1 to §2.3) between two honest ends on a wire that repeats, delays and loses: whatever is lost, everything
+//! happens once.
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, State};
+
+use crate::pair::{Pair, Side, TUNNEL};
+use crate::script::INFORM;
+use crate::wire::{Letter, Load, answer, ask};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn bytes(letter: &Letter) -> &[u8] {
+    match &letter.load {
+        Load::Ike(bytes) => bytes,
+        Load::Esp(_) => panic!("not IKE"),
+    }
+}
+
+/// A pair of which A asks whether B lives.
+fn asking() -> (Pair, Letter) {
+    let mut pair = Pair::established();
+    pair.by_hand();
+    // Only A is to ask.
+    pair.run_for(9 * SECOND - Duration::from_millis(100));
+    let (tunnel, at) = (TUNNEL, pair.now);
+    pair.command(Side::B, Command::Heard { tunnel, at });
+    pair.run_for(SECOND);
+    let request = pair.take(Side::A, ask(INFORM));
+    (pair, request)
+}
+
+/// ```text
+/// A                    B
+/// │── 2 {} ───────────▶│
+/// │        ╳── 2 {} ───│
+/// │── 2 {} ───────────▶│  the same bytes
+/// │◀── 2 {} ───────────│  the same bytes
+/// ```
+#[test]
+fn a_lost_answer_is_given_again_for_the_same_question() {
+    let (mut pair, request) = asking();
+    let lost = pair.answer_to(&request);
+    pair.run_for(2 * SECOND);
+    let again = pair.take(Side::A, ask(INFORM));
+    assert_eq!(bytes(&again), bytes(&request));
+    let answered = pair.answer_to(&again);
+    assert_eq!(bytes(&answered), bytes(&lost));
+    pair.give(&answered);
+    pair.run_for(5 * SECOND);
+    pair.assert_silent(Side::A);
+    pair.assert_agreed();
+}
+
+/// ```text
+/// A                    B
+/// │── 2 {} ───────────▶│
+/// │◀── 2 {} ───────────│
+/// │◀── 2 {} ───────────│  nobody waits for it any more
+/// │── 3 {} ───────────▶│
+/// │◀── 2 {} ───────────│  still not
+/// ```
+#[test]
+fn an_answer_that_comes_twice_or_late_counts_once() {
+    let (mut pair, request) = asking();
+    let first = pair.answer_to(&request);
+    pair.give(&first);
+    pair.give(&first);
+    // The last it heard was 10 seconds ago, whatever came again.
+    pair.run_for(10 * SECOND + SECOND / 2);
+    let next = pair.take(Side::A, ask(INFORM));
+    pair.give(&first);
+    pair.run_for(2 * SECOND);
+    let repeated = pair.take(Side::A, ask(INFORM));
+    assert_eq!(bytes(&repeated), bytes(&next), "it is asked still");
+}
+
+/// ```text
+/// A                    B
+/// │── 2 {} ──╲         │
+/// │── 2 {} ───╲───────▶│
+/// │◀── 2 {} ───╲───────│
+/// │── 3 {} ─────╲─────▶│
+/// │◀── 3 {} ─────╲─────│
+/// │               ╲───▶│  long answered
+/// ```
+#[test]
+fn a_question_that_comes_after_its_successor_is_not_answered() {
+    let (mut pair, delayed) = asking();
+    let first = pair.answer_to(&delayed);
+    pair.give(&first);
+    let mut downs = 0;
+    for _ in 0..3 {
+        pair.run_for(10 * SECOND);
+        while let Some(letter) = pair.wire.take(Side::A) {
+            pair.give(&letter);
+        }
+        while let Some(letter) = pair.wire.take(Side::B) {
+            downs += 1;
+            pair.give(&letter);
+        }
+    }
+    assert!(downs > 2);
+    let heard = pair.b.sent.len();
+    pair.give(&delayed);
+    assert_eq!(pair.b.sent.len(), heard);
+    assert_eq!(pair.b.state(), State::Up);
+}
+
+/// ```text
+/// A                    B
+/// │── 2 {D(IKE)} ─────▶│
+/// │        ╳── 2 {} ───│  the SA is gone at B
+/// │── 2 {D(IKE)} ─────▶│
+/// │◀── 2 {} ───────────│  and answers still
+/// ```
+#[test]
+fn a_lost_goodbye_is_answered_by_what_is_left_of_the_sa() {
+    let mut pair = Pair::established();
+    pair.by_hand();
+    pair.command(Side::A, Command::Down(TUNNEL));
+    let goodbye = pair.take(Side::A, ask(INFORM));
+    let lost = pair.answer_to(&goodbye);
+    assert!(pair.b.ikes.is_empty());
+    pair.run_for(2 * SECOND);
+    let again = pair.take(Side::A, ask(INFORM));
+    let answered = pair.answer_to(&again);
+    assert_eq!(bytes(&answered), bytes(&lost));
+    assert!(!pair.a.endpoint.is_idle());
+    pair.give(&answered);
+    assert!(pair.a.endpoint.is_idle());
+    assert_eq!(pair.b.count("IkeDown"), 1);
+}
+
+/// ```text
+/// A                    B
+/// │── 2 {} ──╲ ╱─ 0 {}─│
+/// │◀─────────╱ ╲──────▶│
+/// │── 0 {} ──╲ ╱─ 2 {}─│  each has numbers of its own
+/// │◀─────────╱ ╲──────▶│
+/// ```
+#[test]
+fn each_side_counts_its_own_questions_and_answers_while_it_waits() {
+    let mut pair = Pair::established();
+    pair.by_hand();
+    pair.run_for(10 * SECOND);
+    let (of_a, of_b) = (
+        pair.take(Side::A, ask(INFORM)),
+        pair.take(Side::B, ask(INFORM)),
+    );
+    let to_a = pair.answer_to(&of_a);
+    let to_b = pair.answer_to(&of_b);
+    pair.give(&to_a);
+    pair.give(&to_b);
+    pair.run_for(3 * SECOND);
+    pair.assert_silent(Side::A);
+    pair.assert_silent(Side::B);
+    assert_eq!(
+        Some(answer(INFORM)),
+        Some(crate::wire::Kind::of(bytes(&to_a)))
+    );
+}

@@ -1,0 +1,169 @@
+//! One gateway: the engine, and around it what acts on its events.
+
+use std::collections::BTreeSet;
+
+use groundlink::crypto::Generator;
+use groundlink::ike::{
+    Child, Command, Content, DownReason, Endpoint, Event, Failure, IkeView, State, Transmit, View,
+};
+use groundlink::net::Time;
+use groundlink::wire::IkeSpi;
+
+use crate::esp::Esp;
+use crate::pair::TUNNEL;
+
+/// One gateway, and what it has told so far.
+pub struct Node {
+    pub endpoint: Endpoint,
+    /// The Child SAs installed now.
+    pub children: Vec<Child>,
+    /// The IKE SAs established now, by their SPIs.
+    pub ikes: BTreeSet<(IkeSpi, IkeSpi)>,
+    pub esp: Esp,
+    pub failures: Vec<Failure>,
+    pub events: Vec<&'static str>,
+    /// Why Child SAs went, in order.
+    pub downs: Vec<DownReason>,
+    pub sent: Vec<Transmit>,
+    /// Since when it runs.
+    pub booted: Time,
+    /// Before this it sleeps: nothing comes in and no timer fires.
+    pub asleep_until: Time,
+    /// The next so many Child SAs cannot be installed.
+    pub broken_installs: u32,
+}
+
+impl Node {
+    pub fn new(now: Time, seed: [u8; 32]) -> Node {
+        Node {
+            endpoint: Endpoint::new(Generator::from_seed(seed)),
+            children: Vec::new(),
+            ikes: BTreeSet::new(),
+            esp: Esp::default(),
+            failures: Vec::new(),
+            events: Vec::new(),
+            downs: Vec::new(),
+            sent: Vec::new(),
+            booted: now,
+            asleep_until: now,
+            broken_installs: 0,
+        }
+    }
+
+    pub fn view(&self) -> View {
+        self.endpoint.view(TUNNEL).expect("the tunnel was added")
+    }
+
+    pub fn state(&self) -> State {
+        self.view().state
+    }
+
+    /// The inbound SPI of the Child SA in use for sending.
+    pub fn outbound(&self) -> Option<u32> {
+        self.esp.sender(TUNNEL)
+    }
+
+    pub fn codes(&self) -> Vec<&'static str> {
+        self.failures.iter().map(|failure| failure.code).collect()
+    }
+
+    /// How often it has told this.
+    pub fn count(&self, event: &str) -> usize {
+        self.events.iter().filter(|told| **told == event).count()
+    }
+
+    /// The IKE message it sent as number `index`.
+    pub fn sent_ike(&self, index: usize) -> Vec<u8> {
+        match &self.sent[index].content {
+            Content::Ike(bytes) => bytes.clone(),
+            Content::Keepalive => panic!("number {index} is a keepalive"),
+        }
+    }
+
+    /// Acts on an event as the daemon does; what the engine is to know of that comes back. An event that makes no sense is a failure.
+    pub fn act(&mut self, now: Time, event: Event) -> Option<Command> {
+        // No news of a tunnel, and whatever a test injects may cause one.
+        if matches!(event, Event::Refused { .. }) {
+            return None;
+        }
+        self.events.push(name(&event));
+        match event {
+            Event::ChildUp(child) => return self.install(now, *child),
+            Event::ChildPreferred { spi_in, .. } => self.esp.prefer(spi_in),
+            Event::ChildDown { spi_in, reason, .. } => {
+                let before = self.children.len();
+                self.children.retain(|child| child.spi_in != spi_in);
+                assert_eq!(self.children.len() + 1, before, "{spi_in:08x} was not up");
+                self.esp.remove(now, spi_in, reason);
+                self.downs.push(reason);
+            }
+            Event::PeerMoved { tunnel, remote } => self.esp.moved(tunnel, remote),
+            Event::IkeUp { ike, .. } => self.ike_up(&ike),
+            Event::IkeRekeyed { old, ike, .. } => {
+                assert!(self.ikes.remove(&old), "{old:?} was not up");
+                self.ike_up(&ike);
+            }
+            Event::IkeDown { spis, .. } => {
+                assert!(self.ikes.remove(&spis), "{spis:?} was not up");
+            }
+            Event::Failed { failure, .. } => self.failures.push(failure),
+            Event::Refused { .. }
+            | Event::Resolve { .. } | Event::Connecting { .. } | Event::RekeyChecked { .. } => {}
+        }
+        None
+    }
+
+    fn install(&mut self, now: Time, child: Child) -> Option<Command> {
+        let (tunnel, spi_in) = (child.tunnel, child.spi_in);
+        let up = |spi| self.children.iter().any(|child| child.spi_in == spi);
+        assert!(!up(spi_in), "{spi_in:08x} is up already");
+        let replaced = child.replaces.is_none_or(up);
+        assert!(replaced, "{:08x?} is not up to be rekeyed", child.replaces);
+        self.esp.install(now, &child);
+        self.children.push(child);
+        if self.broken_installs > 0 {
+            self.broken_installs -= 1;
+            return Some(Command::InstallFailed {
+                tunnel,
+                spi_in,
+                why: "the device is gone".to_owned(),
+            });
+        }
+        None
+    }
+
+    fn ike_up(&mut self, ike: &IkeView) {
+        let spis = (ike.spi_i, ike.spi_r);
+        assert!(self.ikes.insert(spis), "{spis:?} is up already");
+    }
+
+    /// Who has a Child SA has one to send over.
+    pub fn assert_sends(&self) {
+        for child in &self.children {
+            assert!(
+                self.esp.sender(child.tunnel).is_some(),
+                "{:08x} is up, and none sends: {:?}",
+                child.spi_in,
+                self.events
+            );
+        }
+    }
+}
+
+/// The name of an event.
+fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Resolve { .. } => "Resolve",
+        Event::Connecting { .. } => "Connecting",
+        Event::IkeUp { .. } => "IkeUp",
+        Event::IkeDown { .. } => "IkeDown",
+        Event::IkeRekeyed { .. } => "IkeRekeyed",
+        Event::PeerMoved { .. } => "PeerMoved",
+        Event::RekeyChecked { .. } => "RekeyChecked",
+        Event::ChildUp(_) => "ChildUp",
+        Event::ChildPreferred { .. } => "ChildPreferred",
+        Event::ChildDown { .. } => "ChildDown",
+        Event::Failed { .. } => "Failed",
+        Event::Refused { .. } => "Refused",
+    }
+}

@@ -1,0 +1,221 @@
+//! The wire between two gateways: it loses, delays, duplicates and reorders, is cut one way or both, has a NAT before A that forgets its mappings; and it can be
+//! held by hand, message by message.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use groundlink::ike::{Content, Transmit};
+use groundlink::net::Time;
+use groundlink::wire::ExchangeType;
+
+use crate::esp::Packet;
+use crate::pair::Side;
+
+/// The usual delay of a datagram.
+pub const LATENCY: Duration = Duration::from_millis(5);
+
+/// What the wire does to one IKE message: nothing, or copies of it that arrive after these delays.
+pub type Weather = Box<dyn FnMut(Side, &Transmit) -> Vec<Duration>>;
+
+/// A datagram on the wire, with the addresses that its receiver sees.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub to: Side,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub load: Load,
+}
+
+/// What a datagram carries.
+#[derive(Clone, Debug)]
+pub enum Load {
+    Ike(Vec<u8>),
+    Esp(Packet),
+}
+
+/// What can be seen of a message from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub exchange: ExchangeType,
+    pub response: bool,
+}
+
+/// A request of this exchange.
+pub const fn ask(exchange: ExchangeType) -> Kind {
+    Kind {
+        exchange,
+        response: false,
+    }
+}
+
+/// The answer to one.
+pub const fn answer(exchange: ExchangeType) -> Kind {
+    Kind {
+        exchange,
+        response: true,
+    }
+}
+
+impl Kind {
+    /// Of an IKE message.
+    pub fn of(bytes: &[u8]) -> Kind {
+        Kind {
+            exchange: ExchangeType(bytes[18]),
+            response: bytes[19] & 0x20 != 0,
+        }
+    }
+}
+
+/// A NAT before A: where it is seen from outside, and how far it moves ports. With 0 it is one-to-one, as before the gateways of clouds.
+#[derive(Clone, Copy, Debug)]
+pub struct Nat {
+    pub outside: IpAddr,
+    pub shift: u16,
+}
+
+/// Whether what was thrown arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thrown {
+    Flies,
+    Lost,
+}
+
+pub struct Wire {
+    flying: BTreeMap<(Time, u64), Letter>,
+    thrown: u64,
+    pub weather: Weather,
+    /// How long an ESP packet takes.
+    pub esp_delay: Duration,
+    /// Nothing that A, or B, sends arrives.
+    pub cut: [bool; 2],
+    pub nat: Option<Nat>,
+    /// IKE messages wait for the test.
+    pub by_hand: bool,
+    waiting: VecDeque<Letter>,
+}
+
+impl Wire {
+    pub fn new() -> Wire {
+        Wire {
+            flying: BTreeMap::new(),
+            thrown: 0,
+            weather: Box::new(|_, _| vec![LATENCY]),
+            esp_delay: LATENCY,
+            cut: [false; 2],
+            nat: None,
+            by_hand: false,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// When the next datagram arrives.
+    pub fn next(&self) -> Time {
+        self.flying.keys().next().map_or(Time::MAX, |(at, _)| *at)
+    }
+
+    /// Takes the datagram that arrives next.
+    pub fn arrive(&mut self) -> Option<Letter> {
+        self.flying.pop_first().map(|(_, letter)| letter)
+    }
+
+    pub fn fly(&mut self, at: Time, letter: Letter) {
+        self.flying.insert((at, self.thrown), letter);
+        self.thrown += 1;
+    }
+
+    /// What a side sends is thrown on the wire.
+    pub fn throw(&mut self, now: Time, from: Side, transmit: &Transmit) {
+        let delays = (self.weather)(from, transmit);
+        let Content::Ike(bytes) = &transmit.content else {
+            return;
+        };
+        if self.cut[from as usize] {
+            return;
+        }
+        let load = Load::Ike(bytes.clone());
+        let Some(letter) = self.address(from, transmit.local, transmit.remote, load) else {
+            return;
+        };
+        if self.by_hand {
+            return self.waiting.push_back(letter);
+        }
+        for delay in delays {
+            self.fly(now + delay, letter.clone());
+        }
+    }
+
+    /// The same for an ESP packet, which the weather spares.
+    pub fn throw_esp(
+        &mut self,
+        now: Time,
+        from: Side,
+        (local, remote): (SocketAddr, SocketAddr),
+        packet: Packet,
+    ) -> Thrown {
+        if self.cut[from as usize] {
+            return Thrown::Lost;
+        }
+        match self.address(from, local, remote, Load::Esp(packet)) {
+            Some(letter) => {
+                self.fly(now + self.esp_delay, letter);
+                Thrown::Flies
+            }
+            None => Thrown::Lost,
+        }
+    }
+
+    /// What the NAT makes of the addresses of a datagram from `local` to `remote`; nothing if it has no mapping for it.
+    fn address(
+        &self,
+        from: Side,
+        local: SocketAddr,
+        remote: SocketAddr,
+        load: Load,
+    ) -> Option<Letter> {
+        let (source, target) = match (self.nat, from) {
+            (None, _) => (local, remote),
+            (Some(nat), Side::A) => {
+                let port = local.port().wrapping_add(nat.shift);
+                (SocketAddr::new(nat.outside, port), remote)
+            }
+            (Some(nat), Side::B) => {
+                let port = remote.port().wrapping_sub(nat.shift);
+                let mapped = remote.ip() == nat.outside && [500, 4500].contains(&port);
+                let target = mapped.then(|| SocketAddr::new(Side::A.ip().parse().unwrap(), port));
+                (local, target?)
+            }
+        };
+        Some(Letter {
+            to: from.other(),
+            local: target,
+            remote: source,
+            load,
+        })
+    }
+
+    /// From now on this NAT stands before A. What A has sent and has not arrived yet comes from there as well.
+    pub fn put_nat(&mut self, nat: Nat) {
+        for letter in self.flying.values_mut() {
+            if letter.to == Side::B && self.nat.is_none() {
+                let port = letter.remote.port().wrapping_add(nat.shift);
+                letter.remote = SocketAddr::new(nat.outside, port);
+            }
+        }
+        self.nat = Some(nat);
+    }
+
+    /// The oldest message that a side has sent and that waits for the test.
+    pub fn take(&mut self, from: Side) -> Option<Letter> {
+        let index = self.waiting.iter().position(|l| l.to == from.other())?;
+        self.waiting.remove(index)
+    }
+
+    /// Messages go by themselves again, beginning with those that wait.
+    pub fn let_go(&mut self, now: Time) {
+        self.by_hand = false;
+        while let Some(letter) = self.waiting.pop_front() {
+            self.fly(now + LATENCY, letter);
+        }
+    }
+}
