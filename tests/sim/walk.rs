@@ -1,0 +1,279 @@
+//! Random walks: two gateways with drawn settings meet drawn misfortunes; then the network heals, and both must find together and stay so.
+//!
+//! ```text
+//! draw settings ─▶ misfortunes ─▶ heal ─▶ agreed in time? ─▶ a while of rekeys without a lost packet ─▶ down: nothing is left
+//!                  └─ at every moment: the rules of `monitor` ─────────────────────────────────────┘
+//! ```
+//!
+//! A walk is its seed. The first that fails is named, and runs again, telling everything it does, with
+//!
+//! ```text
+//! WALK_SEED=4711 cargo test --release --test sim walk -- --nocapture
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use groundlink::crypto::{EspProposal, Generator, IkeProposal};
+use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Settings, Start, State};
+
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::wire::{Nat, Wire};
+
+/// How long after the network has healed both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
+const HEALING: Duration = Duration::from_secs(300);
+
+/// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long nothing may be lost then.
+const CALM: Duration = Duration::from_secs(150);
+
+/// After that long without anybody who wants a tunnel, nothing of it is left.
+const OBLIVION: Duration = Duration::from_secs(400);
+
+const OUTSIDE: &str = "192.0.2.1";
+
+/// One of several, all alike likely.
+fn one<T: Copy>(chance: &mut Generator, of: &[T]) -> T {
+    of[usize::try_from(chance.below(of.len() as u64)).unwrap()]
+}
+
+fn between(chance: &mut Generator, low: u64, high: u64) -> Duration {
+    Duration::from_millis(low + chance.below(high - low))
+}
+
+struct Walk {
+    chance: Generator,
+    settings: [Settings; 2],
+    pair: Pair,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Walk {
+        let mut start = [0; 32];
+        start[..8].copy_from_slice(&seed.to_le_bytes());
+        let mut chance = Generator::from_seed(start);
+        let ike = match chance.below(16) {
+            0 => ["aes128-sha256-curve25519"; 2],
+            // The first guess is wrong: INVALID_KE_PAYLOAD.
+            1 => [
+                "aes128gcm16-prfsha256-curve25519-ecp256",
+                "aes128gcm16-prfsha256-ecp256",
+            ],
+            _ => ["aes128gcm16-prfsha256-curve25519"; 2],
+        };
+        let esp = match chance.below(16) {
+            0 => ["aes128gcm16-curve25519", "aes128gcm16"],
+            1 => ["aes128gcm16-curve25519-ecp256", "aes128gcm16-ecp256"],
+            2..10 => ["aes128gcm16-curve25519"; 2],
+            _ => ["aes128gcm16"; 2],
+        };
+        let starts = [Start::Auto, Start::Auto, Start::Add, Start::Trap];
+        let settings = [Side::A, Side::B].map(|side| {
+            let mut settings = settings(side);
+            settings.ike = vec![IkeProposal::parse(ike[side as usize]).unwrap().0];
+            settings.esp = vec![EspProposal::parse(esp[side as usize]).unwrap().0];
+            settings.child_lifetime = between(&mut chance, 30_000, 120_000);
+            settings.ike_lifetime = between(&mut chance, 60_000, 300_000);
+            settings.dpd = Dpd {
+                delay: between(&mut chance, 4000, 15_000),
+                timeout: between(&mut chance, 15_000, 40_000),
+            };
+            settings.rekey_test = one(&mut chance, &[RekeyTest::Never, RekeyTest::Once]);
+            if side == Side::B {
+                settings.start = one(&mut chance, &starts);
+            }
+            settings
+        });
+        let mut wire = Wire::new();
+        if chance.below(3) == 0 {
+            let (outside, shift) = (OUTSIDE.parse().unwrap(), one(&mut chance, &[0, 10_000]));
+            wire.nat = Some(Nat { outside, shift });
+        }
+        let seeds = (chance.bytes(), chance.bytes());
+        let [a, b] = settings.clone();
+        let mut pair = Pair::on_wire(wire, (a, seeds.0), (b, seeds.1));
+        pair.traffic(between(&mut chance, 200, 2000));
+        Walk {
+            chance,
+            settings,
+            pair,
+        }
+    }
+
+    /// One thing goes wrong, or at least differently.
+    fn misfortune(&mut self) {
+        let side = one(&mut self.chance, &[Side::A, Side::B]);
+        let child = self.pair.node(side).outbound();
+        let tunnel = TUNNEL;
+        match self.chance.below(24) {
+            0 => self.pair.command(side, Command::Down(TUNNEL)),
+            1 | 2 => self.pair.command(side, Command::Up(TUNNEL)),
+            3 => self.pair.command(side, Command::Reset(TUNNEL)),
+            4 => {
+                let settings = self.settings[side as usize].clone();
+                let seed = self.chance.bytes();
+                self.pair.reboot_with(side, settings, seed);
+            }
+            5 => self.pair.command(side, Command::Demand(TUNNEL)),
+            6..=8 => self.weather(),
+            9 => self.pair.wire.cut[side as usize] ^= true,
+            10 | 11 => self.pair.fair(),
+            12..=14 => {
+                let what = one(&mut self.chance, &[Rekey::Child, Rekey::Ike]);
+                self.pair.command(side, Command::Rekey { tunnel, what });
+            }
+            // Both at once, perhaps each another SA.
+            15..=17 => {
+                for side in [Side::A, Side::B] {
+                    let what = one(&mut self.chance, &[Rekey::Child, Rekey::Ike]);
+                    self.pair.command(side, Command::Rekey { tunnel, what });
+                    let pause = between(&mut self.chance, 0, 20);
+                    self.pair.run_for(pause);
+                }
+            }
+            18 => {
+                if let Some(spi_in) = child {
+                    let command = Command::SoftLimit { tunnel, spi_in };
+                    self.pair.command(side, command);
+                }
+            }
+            19 => {
+                if let Some(spi_in) = child {
+                    let command = Command::SequenceExhausted { tunnel, spi_in };
+                    self.pair.command(side, command);
+                }
+            }
+            20 => self.pair.node(side).broken_installs = 1,
+            21 => {
+                let span = between(&mut self.chance, 100, 400_000);
+                self.pair.node(side).asleep_until = self.pair.now + span;
+            }
+            22 => {
+                if let Some(nat) = &mut self.pair.wire.nat {
+                    nat.shift = one(&mut self.chance, &[0, 10_000, 20_000, 20_001]);
+                }
+            }
+            _ => self.pair.wire.esp_delay = between(&mut self.chance, 1, 2000),
+        }
+    }
+
+    fn weather(&mut self) {
+        let loss = self.chance.below(60);
+        let twice = one(&mut self.chance, &[0, 20, 100]);
+        let delay = one(&mut self.chance, &[10, 400, 3000, 20_000]);
+        let mut dice = Generator::from_seed(self.chance.bytes());
+        self.pair.weather(move |_, _| {
+            if dice.below(100) < loss {
+                return Vec::new();
+            }
+            let copies = 1 + u64::from(dice.below(100) < twice);
+            let delay = |_| Duration::from_millis(dice.below(delay));
+            (0..copies).map(delay).collect()
+        });
+    }
+
+    fn run(&mut self) {
+        let count = 5 + self.chance.below(25);
+        for _ in 0..count {
+            self.misfortune();
+            let pause = one(&mut self.chance, &[5, 40, 300, 2000, 9000, 30_000]);
+            let pause = between(&mut self.chance, 0, pause);
+            self.pair.run_for(pause);
+        }
+        self.heal();
+        self.pair.run_for(HEALING);
+        self.await_agreement();
+        self.pair.run_for(CALM);
+        self.await_agreement();
+        self.end();
+    }
+
+    fn heal(&mut self) {
+        self.pair.fair();
+        self.pair.wire.esp_delay = crate::wire::LATENCY;
+        for side in [Side::A, Side::B] {
+            let now = self.pair.now;
+            let node = self.pair.node(side);
+            node.broken_installs = 0;
+            node.asleep_until = node.asleep_until.min(now);
+            self.pair.command(side, Command::Up(TUNNEL));
+        }
+    }
+
+    fn await_agreement(&mut self) {
+        let end = self.pair.now + PATIENCE;
+        while let Some(why) = self.pair.disagreement() {
+            assert!(self.pair.step(end), "no agreement: {why}");
+        }
+    }
+
+    fn end(&mut self) {
+        for side in [Side::A, Side::B] {
+            self.pair.command(side, Command::Down(TUNNEL));
+        }
+        self.pair.run_for(OBLIVION);
+        for side in [Side::A, Side::B] {
+            let now = self.pair.now;
+            let node = self.pair.node(side);
+            assert_eq!((node.ikes.len(), node.children.len()), (0, 0));
+            assert_eq!(node.esp.len(now), 0);
+            assert_eq!(node.state(), State::Down);
+            assert!(node.endpoint.is_idle());
+        }
+    }
+}
+
+/// Walks with these seeds, over all cores.
+fn walk_all(count: u64) {
+    if let Ok(seed) = std::env::var("WALK_SEED") {
+        let seed = seed.parse().expect("WALK_SEED is a number");
+        let mut walk = Walk::new(seed);
+        walk.pair.tell();
+        return walk.run();
+    }
+    let first = std::env::var("WALK_FIRST").map_or(0, |first| first.parse().unwrap());
+    let (next, failed) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
+    let begin = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = seed >= first + count || failed.load(Ordering::Relaxed) < u64::MAX;
+                    if over {
+                        break;
+                    }
+                    if catch_unwind(AssertUnwindSafe(|| Walk::new(seed).run())).is_err() {
+                        failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    let failed = failed.into_inner();
+    assert!(
+        failed == u64::MAX,
+        "walk {failed} failed: WALK_SEED={failed} cargo test --release --test sim walk -- --nocapture"
+    );
+    println!(
+        "{count} walks in {seconds:.1} s, {:.0} a second",
+        count as f64 / seconds
+    );
+}
+
+#[test]
+fn p11_after_any_walk_both_ends_agree_on_one_tunnel_and_lose_nothing() {
+    walk_all(if cfg!(debug_assertions) { 32 } else { 10_000 });
+}
+
+#[test]
+#[ignore = "takes hours: as many walks as WALKS says, or a million"]
+fn walk_long() {
+    let count = std::env::var("WALKS").map_or(1_000_000, |count| count.parse().unwrap());
+    walk_all(count);
+}
