@@ -108,7 +108,9 @@ impl Node {
             }
             Event::Failed { failure, .. } => self.failures.push(failure),
             Event::Refused { .. }
-            | Event::Resolve { .. } | Event::Connecting { .. } | Event::RekeyChecked { .. } => {}
+            | Event::Resolve { .. }
+            | Event::Connecting { .. }
+            | Event::RekeyChecked { .. } => {}
         }
         None
     }

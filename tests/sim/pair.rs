@@ -99,7 +99,6 @@ pub fn settings(side: Side) -> Settings {
         },
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
-        fragment_size: 1280,
         rekey_test: RekeyTest::Never,
     }
 }
