@@ -13,4 +13,5 @@ mod pair;
 mod recovery;
 mod rogue;
 mod script;
+mod walk;
 mod wire;
