@@ -42,6 +42,13 @@ pub enum Incompatible {
         /// The pair that comes nearest.
         nearest: Option<Nearest>,
     },
+    /// The proposals for the Child SA differ in nothing but the group of its own key exchange.
+    Pfs {
+        /// The peer's, in words.
+        theirs: String,
+        /// Ours, in words.
+        ours: String,
+    },
     /// The key exchange was made with another group than the one chosen.
     Group {
         /// The group to use instead.
@@ -100,6 +107,7 @@ impl Error {
             Error::Incompatible(what) => match what {
                 Incompatible::Ike { .. }
                 | Incompatible::Esp { .. }
+                | Incompatible::Pfs { .. }
                 | Incompatible::NatTraversal => {
                     Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
                 }
@@ -173,6 +181,13 @@ impl Incompatible {
                     ours,
                     nearest.as_ref(),
                     " The peer's PFS group does not show before the first rekey.",
+                ),
+            ),
+            Incompatible::Pfs { theirs, ours } => (
+                "pfs-mismatch",
+                format!("the peer rekeys the Child SA with {theirs}; we accept {ours}"),
+                format!(
+                    "Give both sides the same PFS group: set `esp = \"{theirs}\"` on this tunnel, or {ours} on the peer (phase 2)."
                 ),
             ),
             Incompatible::Group { wanted } => (

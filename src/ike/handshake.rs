@@ -50,7 +50,6 @@ impl Output {
 }
 
 /// What every step may use.
-#[derive(Debug)]
 pub struct Context<'a> {
     /// What time it is.
     pub now: Time,
@@ -58,6 +57,8 @@ pub struct Context<'a> {
     pub rng: &'a mut Generator,
     /// Where results go.
     pub out: &'a mut Output,
+    /// Whether an IKE SA other than the one at work has a Child SA with this SPI at our end.
+    pub taken: &'a dyn Fn(u32) -> bool,
 }
 
 impl Context<'_> {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - `handshake` is the line of states up to an established SA, each consumed by the next; `exchange` holds its steps, both roles side by side.
-//! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SA.
+//! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SAs (`children`).
 //! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
 //! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296.
 //! - `nearest` says, when proposals do not meet, which pair comes closest and what to write.
@@ -33,7 +33,7 @@
 
 mod authn;
 mod census;
-mod child;
+mod children;
 mod collision;
 mod cookie;
 mod endpoint;
@@ -51,6 +51,8 @@ mod offer;
 mod pieces;
 mod protect;
 mod refused;
+mod rekey_refusal;
+mod rekey_trial;
 mod retransmit;
 mod sa;
 mod schedule;

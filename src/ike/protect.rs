@@ -91,6 +91,20 @@ impl Protector {
         })
     }
 
+    /// Protection of the same peer's messages with the keys of the IKE SA that takes this one's place.
+    ///
+    /// # Errors
+    /// The keys do not fit the algorithms.
+    pub fn successor(
+        &self,
+        protection: Protection,
+        keys: &IkeKeys,
+        role: Role,
+        rng: &mut Generator,
+    ) -> Result<Protector, WrongKeyLength> {
+        Protector::new(protection, keys, role, self.fragmentation, rng)
+    }
+
     /// What was agreed about fragments.
     pub fn fragmentation(&self) -> Fragmentation {
         self.fragmentation

@@ -64,6 +64,11 @@ impl Retransmit {
         self.due
     }
 
+    /// The peer has moved: copies go there from now on.
+    pub fn redirect(&mut self, remote: std::net::SocketAddr) {
+        self.parcel.remote = remote;
+    }
+
     /// How many copies have left.
     pub fn sent(&self) -> u32 {
         self.sent

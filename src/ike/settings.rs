@@ -235,8 +235,33 @@ pub enum Encapsulation {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// Settings of which a test cares for the proposals only.
+    pub fn settings(ike: &str, esp: &str) -> Settings {
+        Settings {
+            name: "t".to_owned(),
+            peer: Peer::Address(IpAddr::from([192, 0, 2, 2])),
+            local: IpAddr::from([192, 0, 2, 1]),
+            id: Identity::Ipv4(Ipv4Addr::new(192, 0, 2, 1)),
+            peer_id: PeerId::Any,
+            psk: Psk(Secret::from_slice(b"a key both sides know")),
+            ike: vec![IkeProposal::parse(ike).unwrap().0],
+            esp: vec![EspProposal::parse(esp).unwrap().0],
+            policy: Policy::default(),
+            ike_lifetime: Duration::from_secs(86_400),
+            child_lifetime: Duration::from_secs(86_400),
+            start: Start::Auto,
+            dpd: Dpd {
+                delay: Duration::from_secs(10),
+                timeout: Duration::from_secs(30),
+            },
+            encapsulation: Encapsulation::Udp,
+            rekey_test: RekeyTest::Never,
+            fragment_size: 1280,
+        }
+    }
 
     #[test]
     fn identities_are_read_by_their_shape_and_print_back() {

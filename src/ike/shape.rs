@@ -1,10 +1,12 @@
-//! From payloads to messages in which nothing is missing (RFC 7296 §1.2, §1.4).
+//! From payloads to messages in which nothing is missing (RFC 7296 §1.2, §1.3, §1.4).
 //!
 //! Each exchange's message is a type whose required payloads are fields. A payload that stands twice counts as malformed; unknown ones are skipped, and the
 //! order is free (RFC 7296 §2.5).
 
 use super::error::Error;
-use crate::wire::{Auth, Delete, Id, Ke, Notify, NotifyType, Payload, Sa, TrafficSelectors};
+use crate::wire::{
+    Auth, Delete, Id, Ke, Notify, NotifyType, Payload, ProtocolId, Sa, TrafficSelectors,
+};
 
 /// `HDR, SA, KE, N` of IKE_SA_INIT, in either direction.
 #[derive(Clone, Debug)]
@@ -78,6 +80,55 @@ pub struct ChildAnswer {
     pub ts_r: TrafficSelectors,
 }
 
+/// What both kinds of CREATE_CHILD_SA have, in either direction.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// Proposals, or what was chosen of them.
+    pub sa: Sa,
+    /// Ni or Nr: 16 to 256 bytes.
+    pub nonce: Vec<u8>,
+    /// A key exchange of its own.
+    pub ke: Option<Ke>,
+}
+
+/// What a CREATE_CHILD_SA request asks for.
+#[derive(Clone, Debug)]
+pub enum CreateRequest {
+    /// `SK { SA, Ni, KEi }`: an IKE SA in place of this one.
+    Ike(Renewal),
+    /// `SK { [N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr }`: a Child SA, perhaps in place of another.
+    Child(Box<ChildRequest>),
+}
+
+/// A Child SA that the peer wants.
+#[derive(Clone, Debug)]
+pub struct ChildRequest {
+    /// The REKEY_SA notification that names the one it takes the place of.
+    pub rekeys: Option<Notify>,
+    /// Proposals, nonce, key exchange.
+    pub renewal: Renewal,
+    /// What the initiator's side may send.
+    pub ts_i: TrafficSelectors,
+    /// What the responder's side may send.
+    pub ts_r: TrafficSelectors,
+}
+
+/// What answers our CREATE_CHILD_SA.
+#[derive(Clone, Debug)]
+pub enum CreateAnswer {
+    /// It is made.
+    Made {
+        /// What was chosen, the peer's nonce and its half of the key exchange.
+        renewal: Renewal,
+        /// The selectors of a Child SA, the initiator's side first.
+        selectors: Option<(TrafficSelectors, TrafficSelectors)>,
+    },
+    /// The peer wants a key exchange of this group.
+    OtherGroup(u16),
+    /// The peer refuses.
+    Refused(Notify),
+}
+
 /// `SK { [D …] [N …] }` of INFORMATIONAL.
 #[derive(Clone, Debug)]
 pub struct Informational {
@@ -117,14 +168,11 @@ impl InitAnswer {
             })));
         }
         for notify in loose.notifies {
+            if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
+                return group_asked_for(&notify).map(InitAnswer::OtherGroup);
+            }
             if notify.kind == NotifyType::COOKIE && (1..=64).contains(&notify.data.len()) {
                 return Ok(InitAnswer::Cookie(notify.data));
-            }
-            if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
-                let group = <[u8; 2]>::try_from(notify.data.as_slice()).map_err(|_| {
-                    Error::Malformed("INVALID_KE_PAYLOAD without a group".to_owned())
-                })?;
-                return Ok(InitAnswer::OtherGroup(u16::from_be_bytes(group)));
             }
             if notify.kind.is_error() {
                 return Ok(InitAnswer::Refused(notify));
@@ -173,6 +221,49 @@ impl AuthAnswer {
             (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
         };
         Ok(AuthAnswer::Proved { id, auth, child })
+    }
+}
+
+impl CreateRequest {
+    /// # Errors
+    /// A required payload is missing or stands twice, or the nonce has no lawful length.
+    pub fn read(payloads: Vec<Payload>) -> Result<CreateRequest, Error> {
+        let mut loose = Loose::sort(payloads)?;
+        let rekeys = loose
+            .notifies
+            .iter()
+            .find(|notify| notify.kind == NotifyType::REKEY_SA)
+            .cloned();
+        let renewal = loose.renewal()?;
+        let first = renewal.sa.proposals.first();
+        if first.is_some_and(|proposal| proposal.protocol == ProtocolId::IKE) {
+            return Ok(CreateRequest::Ike(renewal));
+        }
+        Ok(CreateRequest::Child(Box::new(ChildRequest {
+            rekeys,
+            renewal,
+            ts_i: required(loose.ts_i, "TSi")?,
+            ts_r: required(loose.ts_r, "TSr")?,
+        })))
+    }
+}
+
+impl CreateAnswer {
+    /// # Errors
+    /// It is neither an error nor complete.
+    pub fn read(payloads: Vec<Payload>) -> Result<CreateAnswer, Error> {
+        let mut loose = Loose::sort(payloads)?;
+        let refusal = loose.notifies.iter().find(|notify| notify.kind.is_error());
+        match refusal {
+            Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
+                group_asked_for(notify).map(CreateAnswer::OtherGroup)
+            }
+            Some(notify) => Ok(CreateAnswer::Refused(notify.clone())),
+            None => Ok(CreateAnswer::Made {
+                renewal: loose.renewal()?,
+                selectors: loose.ts_i.zip(loose.ts_r),
+            }),
+        }
     }
 }
 
@@ -226,6 +317,14 @@ impl Loose {
         Ok(loose)
     }
 
+    fn renewal(&mut self) -> Result<Renewal, Error> {
+        Ok(Renewal {
+            sa: required(self.sa.take(), "SA")?,
+            nonce: self.nonce()?,
+            ke: self.ke.take(),
+        })
+    }
+
     fn nonce(&mut self) -> Result<Vec<u8>, Error> {
         let nonce = required(self.nonce.take(), "Nonce")?;
         if (MIN_NONCE..=MAX_NONCE).contains(&nonce.len()) {
@@ -252,6 +351,13 @@ fn once<T>(place: &mut Option<T>, value: T, name: &str) -> Result<(), Error> {
 
 fn required<T>(payload: Option<T>, name: &str) -> Result<T, Error> {
     payload.ok_or_else(|| missing(name))
+}
+
+/// The group in an INVALID_KE_PAYLOAD notification (RFC 7296 §1.2, §1.3).
+fn group_asked_for(notify: &Notify) -> Result<u16, Error> {
+    <[u8; 2]>::try_from(notify.data.as_slice())
+        .map(u16::from_be_bytes)
+        .map_err(|_| Error::Malformed("INVALID_KE_PAYLOAD without a group".to_owned()))
 }
 
 fn missing(name: &str) -> Error {

@@ -10,10 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{State, Waiting};
+use super::event::{Rekeys, State, Waiting};
 use super::exchange::init::IKE_PORT;
 use super::failure::Failure;
 use super::limits::Bucket;
+use super::rekey_trial::RekeyTrial;
 use super::retransmit::back_off;
 use super::settings::{Peer, Settings, Start};
 use crate::net::Time;
@@ -37,6 +38,10 @@ pub struct Tunnel {
     pub failures: u32,
     /// Before this, traffic does not start another attempt.
     pub not_before: Time,
+    /// Completed rekeys.
+    pub rekeys: Rekeys,
+    /// Whether the peer rekeys, where somebody wants to know.
+    pub test: RekeyTrial,
     /// The last thing that went wrong.
     pub last_failure: Option<Failure>,
     /// The state and since when, for status reports.
@@ -92,6 +97,8 @@ impl Tunnel {
             (Peer::Name(_), Start::Trap | Start::Add) => (None, now),
         };
         Tunnel {
+            test: RekeyTrial::new(settings.rekey_test),
+            rekeys: Rekeys::default(),
             settings,
             wish: Wish::Serve,
             plan: Plan::Rest,
@@ -186,7 +193,7 @@ impl Tunnel {
             Plan::Resolving { until } => until,
             Plan::Rest | Plan::Attempt | Plan::GivenUp => Time::MAX,
         };
-        plan.min(self.next_look())
+        plan.min(self.next_look()).min(self.test.due())
     }
 
     /// When it looks its peer's name up just to recognise the peer.

@@ -8,7 +8,7 @@ use groundlink::wire::{
     PayloadType, ProtocolId,
 };
 
-use crate::rogue::{Rogue, SPI_OUT, notify};
+use crate::rogue::{Rogue, SPI_OUT, esp_offer, notify};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -324,13 +324,32 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
     assert_eq!(third.pair.b.state(), State::Up);
 }
 
+/// A request for another Child SA, with the selectors of the first.
+fn another_child(rogue: &Rogue, spi: u32) -> Vec<Payload> {
+    let selectors = rogue.auth_request().into_iter().filter(|payload| {
+        let kinds = [PayloadType::TSI, PayloadType::TSR];
+        kinds.contains(&payload.kind())
+    });
+    let sa = Payload::Sa(esp_offer(spi));
+    let nonce = Payload::Nonce(vec![7; 32]);
+    [sa, nonce].into_iter().chain(selectors).collect()
+}
+
 #[test]
-fn p13_further_child_sas_and_rekeys_are_declined_and_the_sa_lives() {
+fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_sa_lives() {
     let mut rogue = Rogue::established();
-    for id in 2..20 {
-        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &[]);
-        assert_eq!(kinds(&answer), [NotifyType::NO_ADDITIONAL_SAS]);
+    let mut made = 0;
+    for id in 2..1002 {
+        let request = another_child(&rogue, 0x1000 + id);
+        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        if kinds(&answer).is_empty() {
+            made += 1;
+        } else {
+            assert_eq!(kinds(&answer), [NotifyType::NO_ADDITIONAL_SAS]);
+        }
     }
+    assert_eq!(made, 5, "with the first they are six");
+    assert_eq!(rogue.pair.b.children.len(), 6);
     assert_eq!(rogue.pair.b.state(), State::Up);
 }
 

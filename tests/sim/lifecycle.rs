@@ -107,28 +107,37 @@ fn reset_begins_anew() {
 }
 
 #[test]
-fn at_the_hard_lifetime_the_tunnel_stops_and_comes_back_with_new_keys() {
+fn before_its_lifetime_ends_a_child_sa_is_rekeyed_and_the_tunnel_never_stops() {
     let mut a = settings(Side::A);
     a.child_lifetime = Duration::from_secs(100);
     let mut pair = Pair::new(a, settings(Side::B));
-    pair.run_for(Duration::from_secs(99));
+    pair.run_for(Duration::from_secs(84));
     pair.assert_agreed();
-    let spi = pair.a.children[0].spi_in;
-    pair.run_for(Duration::from_secs(6));
+    let (spi, since) = (pair.a.children[0].spi_in, pair.a.view().since);
+    pair.run_for(Duration::from_secs(7));
     pair.assert_agreed();
     assert_ne!(pair.a.children[0].spi_in, spi);
+    for node in [&pair.a, &pair.b] {
+        assert_eq!(node.view().rekeys.child, 1);
+        assert_eq!(node.view().state, State::Up);
+    }
+    assert_eq!(pair.a.view().since, since, "it was up all the time");
 }
 
 #[test]
-fn the_ike_lifetime_ends_the_child_with_it() {
+fn before_its_lifetime_ends_the_ike_sa_is_rekeyed_and_takes_its_child_sa_along() {
     let mut b = settings(Side::B);
     b.ike_lifetime = Duration::from_secs(50);
     let mut pair = Pair::new(settings(Side::A), b);
     pair.run_for(Duration::from_secs(1));
-    let spi = pair.a.children[0].spi_in;
-    pair.run_for(Duration::from_secs(60));
+    let (spi, ike) = (pair.a.children[0].spi_in, pair.a.view().ike.unwrap());
+    pair.run_for(Duration::from_secs(46));
     pair.assert_agreed();
-    assert_ne!(pair.a.children[0].spi_in, spi);
+    assert_eq!(pair.a.children[0].spi_in, spi);
+    let new = pair.a.view().ike.unwrap();
+    assert_ne!(new.spi_i, ike.spi_i);
+    assert_eq!(Some(new.spi_r), pair.b.view().ike.map(|ike| ike.spi_r));
+    assert_eq!((pair.a.view().rekeys.ike, pair.b.view().rekeys.ike), (1, 1));
 }
 
 #[test]

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi};
+use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
 use crate::ike::collision::{self, Closer, Keep, Rival};
-use crate::ike::event::{DownReason, Event};
+use crate::ike::event::{DownReason, Event, Rekey, Rekeys};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{Context, InitSent, Keyed, Place, Purpose, Remnant};
 use crate::ike::limits;
 use crate::ike::sa::{Fate, IkeSa};
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{Plan, RESOLVE_PATIENCE};
+use crate::ike::tunnel::{Plan, RESOLVE_PATIENCE, Wish};
 use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
 use crate::net::Time;
 use crate::wire::IkeSpi;
@@ -311,8 +311,20 @@ impl Endpoint {
         step: impl FnOnce(&mut IkeSa, &mut Context<'_>) -> Fate,
     ) {
         let (tunnel, lived, was_open) = (sa.tunnel(), now.since(sa.established()), sa.is_open());
-        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        let taken = |spi_in| has_child(&self.sas, spi_in);
+        let mut cx = Context {
+            now,
+            rng: &mut self.rng,
+            out: &mut self.out,
+            taken: &taken,
+        };
         let fate = step(&mut sa, &mut cx);
+        let upshot = sa.take_upshot();
+        let mut cx = self::cx(now, &mut self.rng, &mut self.out);
+        for successor in upshot.successors {
+            self.sas
+                .insert(successor.own_spi(), Sa::Established(successor));
+        }
         let is_open = match fate {
             Fate::Lives => {
                 let is_open = sa.is_open();
@@ -333,9 +345,75 @@ impl Endpoint {
                 false
             }
         };
+        self.prune(tunnel);
+        for failure in upshot.failures {
+            self.note(tunnel, failure);
+        }
+        self.count(tunnel, upshot.rekeys, upshot.verdicts);
+        if upshot.renew {
+            self.renew(now, tunnel);
+        }
         // The traffic is without an SA from the DELETE on, not only from its answer.
         if was_open && !is_open {
             self.on_lost(now, tunnel, lived);
+        }
+    }
+
+    /// Counts rekeys, and tells what has shown of the peer where somebody wants to know.
+    fn count(&mut self, id: TunnelId, rekeys: Rekeys, verdicts: Vec<(Rekey, Result<(), Failure>)>) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else {
+            return;
+        };
+        tunnel.rekeys.ike = tunnel.rekeys.ike.saturating_add(rekeys.ike);
+        tunnel.rekeys.child = tunnel.rekeys.child.saturating_add(rekeys.child);
+        for (what, result) in verdicts {
+            if tunnel.test.settle(what, result.is_ok()) {
+                self.out.events.push_back(Event::RekeyChecked {
+                    tunnel: id,
+                    what,
+                    result,
+                });
+            }
+        }
+    }
+
+    /// The IKE SA cannot be rekeyed and comes to its end: another is made beside it, which then takes over.
+    fn renew(&mut self, now: Time, id: TunnelId) {
+        let rests = self
+            .tunnels
+            .get(&id)
+            .is_some_and(|tunnel| tunnel.plan == Plan::Rest && tunnel.wish == Wish::Serve);
+        if rests {
+            self.connect(now, id);
+        }
+    }
+
+    /// A peer that rekeys again and again, or never answers a DELETE, leaves IKE SAs behind: so many are kept, and the oldest make place.
+    fn prune(&mut self, id: TunnelId) {
+        loop {
+            let mut ending: Vec<(Time, IkeSpi)> = Vec::new();
+            for (own, sa) in self.sas.iter() {
+                match sa {
+                    Sa::Established(sa) if sa.tunnel() == id && !sa.is_open() => {
+                        ending.push((sa.established(), *own));
+                    }
+                    Sa::Established(_)
+                    | Sa::InitSent(_)
+                    | Sa::AuthSent(_)
+                    | Sa::HalfOpen(_)
+                    | Sa::Remnant(_) => {}
+                }
+            }
+            if ending.len() <= limits::MOST_ENDING {
+                return;
+            }
+            let Some((_, oldest)) = ending.into_iter().min() else {
+                return;
+            };
+            if let Some(Sa::Established(mut sa)) = self.sas.remove(&oldest) {
+                let mut cx = cx_without_time(&mut self.rng, &mut self.out);
+                sa.bury(DownReason::Replaced, &mut cx);
+            }
         }
     }
 

@@ -1,14 +1,16 @@
 //! What the rest of the program asks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, Sa, cx};
-use crate::ike::event::{Command, DownReason};
+use super::{Endpoint, Sa};
+use crate::ike::event::{Command, DownReason, Rekey};
+use crate::ike::handshake::Context;
 use crate::ike::limits;
-use crate::ike::sa::Fate;
+use crate::ike::sa::{Fate, IkeSa};
 use crate::ike::settings::{Start, TunnelId};
 use crate::ike::tunnel::{Plan, Wish};
 use crate::net::Time;
+use crate::wire::IkeSpi;
 
 impl Endpoint {
     /// Does what the rest of the program asks.
@@ -41,11 +43,23 @@ impl Endpoint {
                 self.established_mut(tunnel).for_each(|sa| sa.heard(at))
             }
             Command::Sent { tunnel, at } => self.established_mut(tunnel).for_each(|sa| sa.sent(at)),
-            Command::Rekey { .. }
-            | Command::SoftLimit { .. }
-            | Command::ChildHeard { .. }
-            | Command::SeenFrom { .. }
-            | Command::UnknownSpi { .. } => {}
+            Command::Rekey { tunnel, what } => self.rekey(now, tunnel, what),
+            Command::SoftLimit { tunnel, spi_in } => {
+                self.with_child(now, tunnel, spi_in, |sa, cx| sa.rekey_child(spi_in, cx));
+            }
+            Command::ChildHeard { tunnel, spi_in } => {
+                self.with_child(now, tunnel, spi_in, |sa, cx| sa.prefer(spi_in, cx));
+            }
+            Command::SeenFrom {
+                tunnel,
+                spi_in,
+                remote,
+                at,
+            } => self.with_child(now, tunnel, spi_in, |sa, cx| {
+                sa.heard(at);
+                sa.follow(remote, cx);
+            }),
+            Command::UnknownSpi { remote, spi } => self.tell_invalid_spi(now, remote, spi),
             Command::InstallFailed {
                 tunnel,
                 spi_in,
@@ -92,18 +106,16 @@ impl Endpoint {
             Sa::HalfOpen(half_open) => half_open.keyed.place.tunnel != id,
             Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Established(_) | Sa::Remnant(_) => true,
         });
-        let mut cx = cx(now, &mut self.rng, &mut self.out);
-        for sa in self.sas.values_mut() {
-            match sa {
-                Sa::Established(sa) if sa.tunnel() == id => {
-                    sa.close(DownReason::Asked, None, &mut cx)
-                }
-                Sa::Established(_)
-                | Sa::InitSent(_)
-                | Sa::AuthSent(_)
-                | Sa::HalfOpen(_)
-                | Sa::Remnant(_) => {}
-            }
+        let own = self.sas.iter().filter_map(|(own, sa)| match sa {
+            Sa::Established(sa) if sa.tunnel() == id => Some(*own),
+            Sa::Established(_)
+            | Sa::InitSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Remnant(_) => None,
+        });
+        for own in own.collect::<Vec<_>>() {
+            self.with(now, own, |sa, cx| sa.close(DownReason::Asked, None, cx));
         }
     }
 
@@ -133,28 +145,76 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn give_up_child(
-        &mut self,
-        now: Time,
-        tunnel: TunnelId,
-        spi_in: u32,
-        reason: DownReason,
-    ) {
-        let owners = self.sas.iter().filter_map(|(own, sa)| match sa {
-            Sa::Established(sa) if sa.tunnel() == tunnel => Some(*own),
+    fn give_up_child(&mut self, now: Time, tunnel: TunnelId, spi_in: u32, reason: DownReason) {
+        self.with_child(now, tunnel, spi_in, |sa, cx| {
+            sa.give_up_child(spi_in, reason, cx)
+        });
+    }
+
+    /// Fresh keys for the SA that serves a tunnel.
+    pub(super) fn rekey(&mut self, now: Time, id: TunnelId, what: Rekey) {
+        let serving = self
+            .established(id)
+            .filter(|sa| sa.child().is_some() && !sa.is_leaving())
+            .max_by_key(|sa| sa.established());
+        let Some((own, spi_in)) = serving.and_then(|sa| Some((sa.own_spi(), sa.child()?.spi_in)))
+        else {
+            return;
+        };
+        self.with(now, own, |sa, cx| match what {
+            Rekey::Child => sa.rekey_child(spi_in, cx),
+            Rekey::Ike => sa.rekey_ike(cx),
+        });
+    }
+
+    /// Only a peer with which an IKE SA stands can be told in a way that it may believe.
+    fn tell_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
+        let with_peer = self.sas.iter().filter_map(|(own, sa)| match sa {
+            Sa::Established(sa) if sa.is_open() && sa.remote() == remote => {
+                Some((sa.established(), *own))
+            }
             Sa::Established(_)
             | Sa::InitSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
         });
-        for own in owners.collect::<Vec<_>>() {
-            if let Some(Sa::Established(sa)) = self.sas.remove(&own) {
-                self.step(now, own, sa, |sa, cx| {
-                    sa.give_up_child(spi_in, reason, cx);
-                    Fate::Lives
-                });
+        if let Some((_, own)) = with_peer.max() {
+            self.with(now, own, |sa, cx| sa.tell_invalid_spi(spi, cx));
+        }
+    }
+
+    /// Lets the IKE SA that has this Child SA take a step.
+    fn with_child(
+        &mut self,
+        now: Time,
+        tunnel: TunnelId,
+        spi_in: u32,
+        step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
+    ) {
+        let owner = self.sas.iter().find_map(|(own, sa)| match sa {
+            Sa::Established(sa) if sa.tunnel() == tunnel && sa.has_child(spi_in) => Some(*own),
+            Sa::Established(_)
+            | Sa::InitSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Remnant(_) => None,
+        });
+        if let Some(own) = owner {
+            self.with(now, own, step);
+        }
+    }
+
+    fn with(&mut self, now: Time, own: IkeSpi, step: impl FnOnce(&mut IkeSa, &mut Context<'_>)) {
+        match self.sas.remove(&own) {
+            Some(Sa::Established(sa)) => self.step(now, own, sa, |sa, cx| {
+                step(sa, cx);
+                Fate::Lives
+            }),
+            Some(other) => {
+                self.sas.insert(own, other);
             }
+            None => {}
         }
     }
 }

@@ -41,14 +41,27 @@ impl Endpoint {
             .filter(|(_, tunnel)| tunnel.next_timer() <= now)
             .map(|(id, tunnel)| (*id, tunnel.plan))
             .collect();
+        for (id, _) in &due {
+            self.try_rekeying(now, *id);
+        }
         for (id, plan) in due {
             match plan {
-                Plan::Retry { .. } => self.connect(now, id),
-                Plan::Resolving { .. } => self.on_resolved(now, id, None),
+                Plan::Retry { at } if at <= now => self.connect(now, id),
+                Plan::Resolving { until } if until <= now => self.on_resolved(now, id, None),
+                Plan::Retry { .. } | Plan::Resolving { .. } => {}
                 Plan::Rest | Plan::Attempt | Plan::GivenUp => {}
             }
         }
         self.tend(now);
+    }
+
+    fn try_rekeying(&mut self, now: Time, id: TunnelId) {
+        let trial = self.tunnels.get_mut(&id).map(|tunnel| &mut tunnel.test);
+        if let Some(trial) = trial.filter(|trial| trial.due() <= now)
+            && let Some(what) = trial.on_due(now)
+        {
+            self.rekey(now, id, what);
+        }
     }
 
     pub(super) fn on_sa_due(&mut self, now: Time, own: IkeSpi, sa: Sa) {

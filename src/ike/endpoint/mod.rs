@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use self::sas::Sas;
 use super::cookie::Cookies;
-use super::event::{Event, Rekeys, State, Transmit, View};
+use super::event::{Event, State, Transmit, View};
 use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
 use super::limits::Bucket;
 use super::refused::Refused;
@@ -116,8 +116,8 @@ impl Endpoint {
                 .or_else(|| tunnel.ends().map(|(_, remote)| remote)),
             ike: sa.map(IkeSa::view),
             child: sa.and_then(IkeSa::child_view),
-            rekeys: Rekeys::default(),
-            rekey_check: None,
+            rekeys: tunnel.rekeys,
+            rekey_check: tunnel.test.known(),
             last_failure: tunnel.last_failure.clone(),
         })
     }
@@ -177,6 +177,13 @@ impl Endpoint {
             let state = tunnel.current_state(up.contains(id));
             if state != tunnel.state.0 {
                 tunnel.state = (state, now);
+                match state {
+                    State::Up => {
+                        let [jitter] = self.rng.bytes();
+                        tunnel.test.on_up(now, jitter);
+                    }
+                    State::Down | State::Connecting | State::Failed => tunnel.test.on_down(),
+                }
             }
         }
     }
@@ -200,15 +207,19 @@ impl Endpoint {
 fn fresh_child_spi(sas: &Sas, rng: &mut Generator) -> u32 {
     loop {
         let spi = rng.u32();
-        let taken = sas.values().any(|sa| match sa {
-            Sa::Established(sa) => sa.child().is_some_and(|child| child.spi_in == spi),
-            Sa::AuthSent(sent) => sent.spi_in == spi,
-            Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
-        });
-        if spi > 255 && !taken {
+        if spi > 255 && !has_child(sas, spi) {
             return spi;
         }
     }
+}
+
+/// Whether some SA has, or is about to have, a Child SA with this SPI at our end.
+fn has_child(sas: &Sas, spi_in: u32) -> bool {
+    sas.values().any(|sa| match sa {
+        Sa::Established(sa) => sa.has_child(spi_in),
+        Sa::AuthSent(sent) => sent.spi_in == spi_in,
+        Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+    })
 }
 
 impl Sa {
@@ -223,8 +234,14 @@ impl Sa {
     }
 }
 
+/// For steps that make no Child SA.
 fn cx<'a>(now: Time, rng: &'a mut Generator, out: &'a mut Output) -> Context<'a> {
-    Context { now, rng, out }
+    Context {
+        now,
+        rng,
+        out,
+        taken: &|_| false,
+    }
 }
 
 /// For steps that set no timer.

@@ -11,9 +11,10 @@
 
 use crate::crypto::EspSuite;
 use crate::ike::authn::{self, Signed};
-use crate::ike::child::ChildSa;
+use crate::ike::children::{self, ChildSa, Standing};
 use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
 use crate::ike::event::{Datagram, Role};
+use crate::ike::exchange::create_child::part_of;
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
@@ -27,10 +28,10 @@ use crate::ike::schedule::ChildSeed;
 use crate::ike::settings::{Encapsulation, PeerId};
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
-use crate::net::{Policy, Selector, narrow};
+use crate::net::{Policy, narrow};
 use crate::wire::{
     Auth, AuthMethod, ExchangeType, Flags, Header, Id, Message, MessageId, Notify, NotifyType,
-    Payload, TrafficSelectors,
+    Payload,
 };
 
 /// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
@@ -221,7 +222,7 @@ impl AuthSent {
 /// The peer takes the IKE SA to be established; we do not want it, and say so (RFC 7296 §2.21.2).
 fn disown(keyed: Keyed, error: &Error, cx: &mut Context<'_>) -> Concluded {
     Concluded::Disowned {
-        sa: Box::new(IkeSa::establish(keyed, None, cx.now)),
+        sa: Box::new(IkeSa::establish(keyed, None, cx)),
         failure: error.failure(cx.now),
         notify: error.notify(),
     }
@@ -261,7 +262,7 @@ fn proved(
         Err(failure) => (None, Some(failure)),
     };
     Concluded::Established {
-        sa: Box::new(IkeSa::establish(keyed, child, cx.now)),
+        sa: Box::new(IkeSa::establish(keyed, child, cx)),
         failure,
         initial_contact: false,
     }
@@ -269,13 +270,6 @@ fn proved(
 
 /// The narrowed selectors, if they are what we offered or part of it (RFC 7296 §2.9).
 fn accept_child(answer: &ChildAnswer, offered: &Policy) -> Option<Policy> {
-    let part_of = |theirs: &TrafficSelectors, ours: &[Selector]| {
-        let within = |selector: &Selector| ours.iter().any(|offered| offered.contains(selector));
-        (!theirs.selectors.is_empty()
-            && theirs.unknown.is_empty()
-            && theirs.selectors.iter().all(within))
-        .then(|| theirs.selectors.clone())
-    };
     Some(Policy {
         local: part_of(&answer.ts_i, &offered.local)?,
         remote: part_of(&answer.ts_r, &offered.remote)?,
@@ -297,15 +291,22 @@ fn make_child(
     };
     let (keys_out, keys_in) = seed.keys(suite, keyed.role);
     let (spi_in, spi_out) = spis;
+    let lifetime = keyed.place.settings.child_lifetime;
+    let (rekey_at, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
     ChildSa {
         spi_in,
         spi_out,
         suite,
         policy,
-        hard_expiry: cx.now + keyed.place.settings.child_lifetime,
+        role: keyed.role,
+        rekey_at: Some(rekey_at),
+        renew_at,
+        hard_expiry: cx.now + lifetime,
+        refusals: 0,
         keys_in,
         keys_out,
         iv_key: cx.rng.bytes(),
+        standing: Standing::Working,
     }
 }
 
@@ -387,7 +388,7 @@ fn believed(
         let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
         return refuse(keyed, &error, mark, datagram, cx);
     };
-    let mut sa = IkeSa::establish(keyed, child, cx.now);
+    let mut sa = IkeSa::establish(keyed, child, cx);
     answer(response, sa.received_mut(), mark, datagram, cx);
     Concluded::Established {
         sa: Box::new(sa),

@@ -11,12 +11,18 @@ use crate::ike::event::DownReason;
 use crate::ike::handshake::Context;
 use crate::ike::sa::{Fate, IkeSa, Job};
 use crate::ike::shape::Informational;
-use crate::wire::{Delete, NotifyType, Payload, ProtocolId};
+use crate::wire::{Delete, Notify, NotifyType, Payload, ProtocolId};
 
 /// The payloads of one of our requests.
 pub fn request(job: &Job) -> Vec<Payload> {
     match job {
         Job::Liveness => Vec::new(),
+        Job::InvalidSpi { spi } => {
+            let data = spi.to_be_bytes().to_vec();
+            vec![Payload::Notify(Notify::new(NotifyType::INVALID_SPI, data))]
+        }
+        // These have an exchange of their own.
+        Job::RekeyChild { .. } | Job::CreateChild { .. } | Job::RekeyIke { .. } => Vec::new(),
         Job::DeleteChild { spi_in } => vec![Payload::Delete(Delete::esp(vec![*spi_in]))],
         Job::DeleteIke(why) => why
             .iter()
@@ -27,16 +33,33 @@ pub fn request(job: &Job) -> Vec<Payload> {
     }
 }
 
-/// What the answer to one of our requests means. INVALID_SYNTAX in a protected answer ends the SA (RFC 7296 §2.21.3).
-pub fn on_response(job: &Job, payloads: &[Payload], closing: DownReason) -> Fate {
-    let fatal = payloads.iter().any(|payload| match payload {
-        Payload::Notify(notify) => notify.kind == NotifyType::INVALID_SYNTAX,
+/// Whether a payload of a protected answer ends the SA (RFC 7296 §2.21.3).
+pub fn is_fatal(payload: &Payload) -> bool {
+    match payload {
+        Payload::Notify(notify) => {
+            notify.kind == NotifyType::INVALID_SYNTAX
+                || notify.kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD
+        }
         _ => false,
-    });
+    }
+}
+
+/// What the answer to one of our requests means.
+pub fn on_response(job: &Job, payloads: &[Payload], closing: DownReason) -> Fate {
     match job {
         Job::DeleteIke(_) => Fate::Gone(closing),
-        Job::Liveness | Job::DeleteChild { .. } if fatal => Fate::Gone(closing),
-        Job::Liveness | Job::DeleteChild { .. } => Fate::Lives,
+        Job::Liveness
+        | Job::InvalidSpi { .. }
+        | Job::RekeyChild { .. }
+        | Job::CreateChild { .. }
+        | Job::RekeyIke { .. }
+        | Job::DeleteChild { .. } => {
+            if payloads.iter().any(is_fatal) {
+                Fate::Gone(closing)
+            } else {
+                Fate::Lives
+            }
+        }
     }
 }
 
@@ -63,7 +86,7 @@ pub fn respond(
         .iter()
         .any(|delete| delete.protocol == ProtocolId::IKE)
     {
-        return (Vec::new(), Fate::Gone(DownReason::PeerDeleted));
+        return (Vec::new(), Fate::Gone(sa.on_ike_deleted(cx)));
     }
     let named = |spi_out: u32| {
         message
@@ -71,16 +94,19 @@ pub fn respond(
             .iter()
             .any(|delete| delete.protocol == ProtocolId::ESP && delete.spis.contains(&spi_out))
     };
-    let mut answer = Vec::new();
-    if let Some((spi_in, spi_out)) = sa.child().map(|child| (child.spi_in, child.spi_out))
-        && named(spi_out)
-    {
-        // RFC 7296 §1.4.1: when both deletes cross, neither answer names the SA again.
-        if !sa.is_deleting_child(spi_in) {
-            answer.push(Payload::Delete(Delete::esp(vec![spi_in])));
+    let gone = sa.on_children_deleted(named, cx);
+    for notify in &message.notifies {
+        if notify.kind == NotifyType::INVALID_SPI
+            && let Ok(spi) = <[u8; 4]>::try_from(notify.data.as_slice())
+        {
+            sa.on_invalid_spi(u32::from_be_bytes(spi), cx);
         }
-        sa.lose_child(cx);
     }
+    let answer = if gone.is_empty() {
+        Vec::new()
+    } else {
+        vec![Payload::Delete(Delete::esp(gone))]
+    };
     (answer, Fate::Lives)
 }
 

@@ -35,7 +35,7 @@ use crate::wire::{
 };
 
 /// Bytes of our nonces: at least half the key of every PRF we know (RFC 7296 §2.10).
-const NONCE_LEN: usize = 32;
+pub const NONCE_LEN: usize = 32;
 
 /// How often a peer may have us begin again before we take it to be playing.
 const MAX_RESTARTS: u8 = 4;
@@ -305,7 +305,8 @@ fn request(
     Message::encode_clear(header, &payloads).ok()
 }
 
-fn public_value(ke: &KeyExchange) -> Payload {
+/// The KE payload of our half of a key exchange.
+pub fn public_value(ke: &KeyExchange) -> Payload {
     Payload::Ke(Ke {
         group: ke.group().id,
         data: ke.public().to_vec(),

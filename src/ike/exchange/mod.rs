@@ -1,5 +1,7 @@
 //! The exchanges of IKEv2, one file each, both roles side by side.
 
 pub mod auth;
+pub mod create_child;
 pub mod informational;
 pub mod init;
+pub mod rekey_ike;

@@ -1,0 +1,187 @@
+//! What the peer asks of us: every request in the window is answered, whatever we wait for ourselves (RFC 7296 §2.1, §2.3, §2.25).
+
+use super::request::{Asked, Direction};
+use super::{Fate, IkeSa, Phase};
+use crate::ike::children::Standing;
+use crate::ike::collision::Busy;
+use crate::ike::event::{Datagram, DownReason, Role};
+use crate::ike::exchange::informational;
+use crate::ike::handshake::Context;
+use crate::ike::pieces::{Cut, Pieces};
+use crate::ike::protect::Opened;
+use crate::ike::refused::Refused;
+use crate::ike::sa::Job;
+use crate::ike::window;
+use crate::wire::{ExchangeType, Message};
+
+impl IkeSa {
+    /// Takes a message of this SA, request or response.
+    pub fn on_message(
+        &mut self,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+        cx: &mut Context<'_>,
+    ) -> Fate {
+        // RFC 7296 §2.2: each side numbers its own requests, so the flag must name the side that is not us.
+        let theirs = self.role == Role::Responder;
+        if message.header.flags.initiator != theirs {
+            cx.refuse(Refused::Stray);
+            return Fate::Lives;
+        }
+        if message.header.flags.response {
+            self.on_response(message, datagram, cx)
+        } else {
+            self.on_request(message, datagram, cx)
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+        cx: &mut Context<'_>,
+    ) -> Fate {
+        let id = message.header.message_id;
+        match self.received.classify(id, datagram.bytes) {
+            window::Request::New => {}
+            window::Request::Repeated(response) => {
+                self.reply(&response, Cut::Usual, datagram, cx);
+                return Fate::Lives;
+            }
+            window::Request::Recut(response) => {
+                if self.protector.is_first_fragment(message) {
+                    self.reply(&response, Cut::Smaller, datagram, cx);
+                }
+                return Fate::Lives;
+            }
+            window::Request::Stray => {
+                cx.refuse(Refused::Stray);
+                return Fate::Lives;
+            }
+        }
+        let Opened { mark, payloads, .. } = match self.protector.open(message) {
+            Ok(opened) => opened,
+            Err(why) => {
+                cx.unopened(why);
+                return Fate::Lives;
+            }
+        };
+        self.quiet.heard(cx.now);
+        self.follow(datagram.remote, cx);
+        let exchange = message.header.exchange;
+        let (payloads, fate) = match payloads {
+            Err(error) => informational::refuse(&error.into()),
+            Ok(payloads) if exchange == ExchangeType::INFORMATIONAL => {
+                informational::respond(self, payloads, cx)
+            }
+            Ok(payloads) if exchange == ExchangeType::CREATE_CHILD_SA => {
+                self.on_create_request(payloads, cx)
+            }
+            // Another exchange has no place here; the peer may have meant another SA.
+            Ok(_) => return Fate::Lives,
+        };
+        let Some(response) = self
+            .protector
+            .seal(self.header(exchange, id, Direction::Response), &payloads)
+        else {
+            return Fate::Lives;
+        };
+        if !self.received.answered(mark, response.clone()) {
+            self.close(DownReason::Expired, None, cx);
+        }
+        self.reply(&response, Cut::Usual, datagram, cx);
+        fate
+    }
+
+    /// Answers go where the question came from (RFC 7296 §2.11).
+    fn reply(&mut self, response: &Pieces, cut: Cut, datagram: Datagram<'_>, cx: &mut Context<'_>) {
+        let copies = response.transmits(cut, datagram.local, datagram.remote);
+        cx.out.transmits.extend(copies);
+        // A repetition may come from anywhere, and the way there keeps no NAT of ours open.
+        if datagram.remote == self.place.remote {
+            self.quiet.sent(cx.now);
+        }
+    }
+
+    /// What we have under way.
+    pub(super) fn busy(&self) -> Busy {
+        match (self.phase, self.request.as_ref().map(|out| &out.asked)) {
+            (Phase::Replaced | Phase::Closing(_), _) => Busy::Leaving,
+            (Phase::Open, Some(Asked::Ike(_))) => Busy::Rekeying,
+            (Phase::Open, Some(Asked::Child(_))) => Busy::Child,
+            (Phase::Open, Some(Asked::Informational)) => {
+                let deletes = |job: &Job| match job {
+                    Job::DeleteChild { .. } => true,
+                    Job::Liveness
+                    | Job::InvalidSpi { .. }
+                    | Job::RekeyChild { .. }
+                    | Job::CreateChild { .. }
+                    | Job::RekeyIke { .. }
+                    | Job::DeleteIke(_) => false,
+                };
+                if self.request.as_ref().is_some_and(|out| deletes(&out.job)) {
+                    Busy::Child
+                } else {
+                    Busy::Idle
+                }
+            }
+            (Phase::Open, None) => Busy::Idle,
+        }
+    }
+
+    /// The peer has deleted these of its Child SAs (by its SPIs). Gives our SPIs for the answer: SAs are deleted in pairs (RFC 7296 §1.4.1).
+    pub fn on_children_deleted(
+        &mut self,
+        named: impl Fn(u32) -> bool,
+        cx: &mut Context<'_>,
+    ) -> Vec<u32> {
+        let mut answer = Vec::new();
+        let gone: Vec<(u32, Standing)> = self
+            .children
+            .iter()
+            .filter(|child| named(child.spi_out))
+            .map(|child| (child.spi_in, child.standing))
+            .collect();
+        for (spi_in, standing) in gone {
+            // When both deletes cross, neither answer names the SA again.
+            if !self.is_deleting_child(spi_in) {
+                answer.push(spi_in);
+            }
+            self.jobs.retain(|job| *job != Job::DeleteChild { spi_in });
+            let reason = match standing {
+                Standing::Leaving { reason } => reason,
+                Standing::Replaced { .. } => {
+                    self.upshot.rekeys.child = self.upshot.rekeys.child.saturating_add(1);
+                    DownReason::Replaced
+                }
+                Standing::Redundant { .. } => DownReason::Redundant,
+                Standing::Working | Standing::Waiting { .. } => DownReason::PeerDeleted,
+            };
+            self.drop_child(spi_in, reason, cx);
+        }
+        if !self.children.any_of_use() {
+            self.mourn_child(cx);
+        }
+        answer
+    }
+
+    /// The peer gets ESP for an SPI that it does not have; it says so under protection, so it is believed (RFC 7296 §1.5).
+    pub fn on_invalid_spi(&mut self, spi_out: u32, cx: &mut Context<'_>) {
+        let lost = self.children.of_peers(spi_out);
+        // What is being replaced or deleted may well be gone there already.
+        if let Some(child) = lost.filter(|child| child.standing == Standing::Working) {
+            self.replace_lost(child.spi_in, cx);
+        }
+    }
+
+    /// The peer closes the IKE SA. If it had just rekeyed it as we did, its SA is the one that stays; our own request is forgotten (RFC 7296 §2.25.2).
+    pub fn on_ike_deleted(&mut self, cx: &mut Context<'_>) -> DownReason {
+        if let Some(request) = self.request.take()
+            && let Asked::Ike(asked) = request.asked
+            && let Some(rival) = asked.rival
+        {
+            self.hand_over(rival, cx);
+        }
+        self.closing_reason()
+    }
+}

@@ -1,0 +1,556 @@
+//! An established IKE SA: its phase × its outstanding request × the jobs behind it × its Child SAs.
+//!
+//! A peer's request is served whatever we wait for ourselves; rekeying, liveness and delete are requests of ours, never phases. The window is one in both
+//! directions (RFC 7296 §2.3), so whatever we want next waits in the queue of jobs.
+//!
+//! - here: how an SA begins, what it shows of itself, how it ends;
+//! - [`request`]: what we ask of the peer, and what becomes of its answers;
+//! - [`answer`]: what the peer asks of us;
+//! - [`renewal`]: what making and rekeying Child SAs and the IKE SA do to it, at either end of the exchange;
+//! - [`due`]: what is to be done when time comes.
+
+mod answer;
+mod due;
+mod renewal;
+mod request;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::children::{self, ChildSa, Children, Standing};
+use super::event::{ChildView, DownReason, Event, IkeView, Rekey, Rekeys, Role, Sends};
+use super::exchange::rekey_ike;
+use super::failure::Failure;
+use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
+use super::nat::Detected;
+use super::protect::Protector;
+use super::schedule::Nonces;
+use super::settings::{Start, TunnelId};
+use super::timers::Quiet;
+use super::window::Received;
+use crate::crypto::{IkeSuite, Secret, WrongKeyLength};
+use crate::net::Time;
+use crate::wire::{IkeSpi, MessageId, Notify};
+
+pub use request::Job;
+use request::Outstanding;
+
+/// An established IKE SA.
+#[derive(Debug)]
+pub struct IkeSa {
+    place: Place,
+    spi_i: IkeSpi,
+    spi_r: IkeSpi,
+    role: Role,
+    suite: IkeSuite,
+    /// SK_d.
+    derive: Secret,
+    nonces: Nonces,
+    detected: Detected,
+    peer: PeerKind,
+    protector: Protector,
+    established: Time,
+    life: Life,
+    announced: bool,
+    phase: Phase,
+    next_id: Option<MessageId>,
+    request: Option<Outstanding>,
+    jobs: VecDeque<Job>,
+    received: Received,
+    children: Children,
+    quiet: Quiet,
+    close_at: Option<(Time, DownReason)>,
+    /// When a Child SA that the peer deleted is to be made again.
+    restore_at: Option<Time>,
+    /// When the peer may be told of an unknown SPI again.
+    tell_again: Time,
+    upshot: Upshot,
+}
+
+/// Whether the SA is there to stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Another IKE SA has taken its place and its Child SAs; the peer, who began that, is about to delete it.
+    Replaced,
+    /// A DELETE is on its way, or about to be; nothing but the answer to it is awaited.
+    Closing(DownReason),
+}
+
+/// How long the SA lives.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    /// When we rekey it; `None` while that is under way.
+    rekey_at: Option<Time>,
+    /// When another IKE SA is made from scratch, if the peer has refused to rekey.
+    renew_at: Time,
+    hard_expiry: Time,
+    /// How often the peer has refused.
+    refusals: u32,
+}
+
+impl Life {
+    fn begin(place: &Place, now: Time, jitter: u8) -> Life {
+        let lifetime = place.settings.ike_lifetime;
+        let (rekey_at, renew_at) = children::schedule(now, lifetime, jitter);
+        Life {
+            rekey_at: Some(rekey_at),
+            renew_at,
+            hard_expiry: now + lifetime,
+            refusals: 0,
+        }
+    }
+}
+
+/// What a step has brought about beyond the SA itself.
+#[derive(Debug, Default)]
+pub struct Upshot {
+    /// IKE SAs that came of rekeying this one.
+    pub successors: Vec<Box<IkeSa>>,
+    /// What people should know.
+    pub failures: Vec<Failure>,
+    /// Completed rekeys.
+    pub rekeys: Rekeys,
+    /// Whether the peer rekeys, as far as that has shown.
+    pub verdicts: Vec<(Rekey, Result<(), Failure>)>,
+    /// Whether another IKE SA should be made from scratch: this one cannot be rekeyed, and its end comes near.
+    pub renew: bool,
+}
+
+/// Whether an SA goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Fate {
+    /// It does.
+    Lives,
+    /// It is over; nothing is left to say to the peer.
+    Gone(DownReason),
+}
+
+/// How long an IKE SA without a Child SA is kept: the peer may still be about to delete it itself, or to make another.
+const CHILDLESS_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How often a peer is told that it sends ESP for an SPI that we do not have.
+const TELL_AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl IkeSa {
+    /// Makes an IKE SA of a finished handshake. Its Child SA is announced by [`announce`](Self::announce).
+    pub fn establish(keyed: Keyed, child: Option<ChildSa>, cx: &mut Context<'_>) -> IkeSa {
+        let Keyed {
+            place,
+            spi_i,
+            spi_r,
+            role,
+            suite,
+            nonces,
+            keys,
+            protector,
+            detected,
+            peer,
+            ..
+        } = keyed;
+        let now = cx.now;
+        // IKE_SA_INIT and IKE_AUTH were the initiator's requests 0 and 1; the responder has made none (RFC 7296 §2.2).
+        let (ours, theirs) = match role {
+            Role::Initiator => (2, 0),
+            Role::Responder => (0, 1),
+        };
+        let close_at = child
+            .is_none()
+            .then(|| (now + CHILDLESS_GRACE, DownReason::Useless));
+        IkeSa {
+            spi_i,
+            spi_r,
+            role,
+            suite,
+            derive: keys.derive,
+            nonces,
+            detected,
+            peer,
+            protector,
+            established: now,
+            life: Life::begin(&place, now, cx.jitter()),
+            announced: false,
+            phase: Phase::Open,
+            next_id: Some(MessageId(ours)),
+            request: None,
+            jobs: VecDeque::new(),
+            received: Received::starting_at(theirs),
+            children: Children::of(child),
+            quiet: Quiet::new(now, detected.us, place.settings.dpd),
+            close_at,
+            restore_at: None,
+            tell_again: now,
+            upshot: Upshot::default(),
+            place,
+        }
+    }
+
+    /// Makes the IKE SA that takes the place of this one; its message ids begin anew (RFC 7296 §2.18).
+    fn succeed(
+        &self,
+        made: rekey_ike::Made,
+        cx: &mut Context<'_>,
+    ) -> Result<Box<IkeSa>, WrongKeyLength> {
+        let rekey_ike::Made {
+            spi_i,
+            spi_r,
+            role,
+            suite,
+            nonces,
+            keys,
+        } = made;
+        let protector = self
+            .protector
+            .successor(suite.protection, &keys, role, cx.rng)?;
+        let place = Place {
+            started: cx.now,
+            ..self.place.clone()
+        };
+        Ok(Box::new(IkeSa {
+            spi_i,
+            spi_r,
+            role,
+            suite,
+            derive: keys.derive,
+            nonces,
+            detected: self.detected,
+            peer: self.peer,
+            protector,
+            established: cx.now,
+            life: Life::begin(&place, cx.now, cx.jitter()),
+            announced: false,
+            phase: Phase::Open,
+            next_id: Some(MessageId(0)),
+            request: None,
+            jobs: VecDeque::new(),
+            received: Received::starting_at(0),
+            children: Children::default(),
+            quiet: self.quiet,
+            close_at: None,
+            restore_at: None,
+            tell_again: cx.now,
+            upshot: Upshot::default(),
+            place,
+        }))
+    }
+
+    /// Which tunnel it serves.
+    pub fn tunnel(&self) -> TunnelId {
+        self.place.tunnel
+    }
+
+    /// Both SPIs, the initiator's first.
+    pub fn spis(&self) -> (IkeSpi, IkeSpi) {
+        (self.spi_i, self.spi_r)
+    }
+
+    /// The SPI by which the peer's messages name it to us.
+    pub fn own_spi(&self) -> IkeSpi {
+        match self.role {
+            Role::Initiator => self.spi_i,
+            Role::Responder => self.spi_r,
+        }
+    }
+
+    /// Which side we were.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Who made the peer.
+    pub fn peer(&self) -> PeerKind {
+        self.peer
+    }
+
+    /// The nonces of its handshake.
+    pub fn nonces(&self) -> &Nonces {
+        &self.nonces
+    }
+
+    /// When its handshake began.
+    pub fn started(&self) -> Time {
+        self.place.started
+    }
+
+    /// When it was established.
+    pub fn established(&self) -> Time {
+        self.established
+    }
+
+    /// Where the peer is.
+    pub fn remote(&self) -> SocketAddr {
+        self.place.remote
+    }
+
+    /// Its tunnel and addresses.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether it will be closed in a while.
+    pub fn is_leaving(&self) -> bool {
+        self.close_at.is_some()
+    }
+
+    /// Whether it has never been of use: its Child SA was refused.
+    pub fn is_useless(&self) -> bool {
+        matches!(self.close_at, Some((_, DownReason::Useless)))
+    }
+
+    /// The Child SA that sends.
+    pub fn child(&self) -> Option<&ChildSa> {
+        self.children.current()
+    }
+
+    /// Whether one of its Child SAs has this SPI at our end.
+    pub fn has_child(&self, spi_in: u32) -> bool {
+        self.children.of_ours(spi_in).is_some()
+            || self.request.as_ref().and_then(Outstanding::spi_in) == Some(spi_in)
+    }
+
+    /// Whether it is there to stay, that is not being closed.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// The window of the peer's requests, for the exchange that established the SA.
+    pub fn received_mut(&mut self) -> &mut Received {
+        &mut self.received
+    }
+
+    /// What is left of it when it is gone.
+    pub fn into_remnant(self, now: Time) -> Remnant {
+        Remnant::new(self.received, now)
+    }
+
+    /// What the last step has brought about.
+    pub fn take_upshot(&mut self) -> Upshot {
+        std::mem::take(&mut self.upshot)
+    }
+
+    /// As status reports show it.
+    pub fn view(&self) -> IkeView {
+        IkeView {
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            suite: self.suite,
+            role: self.role,
+            rekey_at: self.life.rekey_at.unwrap_or(Time::ZERO),
+            hard_expiry: self.life.hard_expiry,
+            nat: self.detected.view(self.place.settings.encapsulation),
+            post_quantum: false,
+        }
+    }
+
+    /// Its Child SA as status reports show it.
+    pub fn child_view(&self) -> Option<ChildView> {
+        self.child().map(ChildSa::view)
+    }
+
+    /// Tells the rest of the program that the SA, and its Child SA if it has one, are there.
+    pub fn announce(&mut self, cx: &mut Context<'_>) {
+        self.announced = true;
+        cx.out.events.push_back(Event::IkeUp {
+            tunnel: self.place.tunnel,
+            ike: self.view(),
+        });
+        for child in self.children.iter() {
+            let child = child.announced(&self.place, Sends::Now, None);
+            cx.out.events.push_back(Event::ChildUp(Box::new(child)));
+        }
+    }
+
+    /// Tells that the SA, and its Child SAs with it, is gone.
+    pub fn bury(&mut self, reason: DownReason, cx: &mut Context<'_>) {
+        self.drop_children(reason, cx);
+        if self.announced {
+            cx.out.events.push_back(Event::IkeDown {
+                tunnel: self.place.tunnel,
+                spis: self.spis(),
+                reason,
+            });
+        }
+    }
+
+    /// Takes all Child SAs out.
+    fn drop_children(&mut self, reason: DownReason, cx: &mut Context<'_>) {
+        while let Some(child) = self.children.pop() {
+            self.tell_down(child.spi_in, reason, cx);
+        }
+    }
+
+    /// Takes a Child SA out. What waits takes its place first, so that there is never a moment without one that sends.
+    fn drop_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        let Some(gone) = self.children.remove(spi_in) else {
+            return;
+        };
+        let was_sending = match gone.standing {
+            Standing::Working | Standing::Replaced { .. } => true,
+            Standing::Waiting { .. } | Standing::Redundant { .. } | Standing::Leaving { .. } => {
+                false
+            }
+        };
+        let any_working = || {
+            self.children
+                .iter()
+                .any(|child| child.standing == Standing::Working)
+        };
+        if was_sending && !any_working() {
+            let waiting = self.children.iter().rev().find(|child| child.is_of_use());
+            if let Some(next) = waiting.map(|child| child.spi_in) {
+                self.prefer(next, cx);
+            }
+        }
+        self.tell_down(spi_in, reason, cx);
+    }
+
+    /// From now on we send over this Child SA.
+    pub fn prefer(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        let Some(child) = self.children.of_ours_mut(spi_in) else {
+            return;
+        };
+        match child.standing {
+            Standing::Waiting { .. } => {
+                child.standing = Standing::Working;
+                cx.out.events.push_back(Event::ChildPreferred {
+                    tunnel: self.place.tunnel,
+                    spi_in,
+                });
+            }
+            Standing::Working
+            | Standing::Replaced { .. }
+            | Standing::Redundant { .. }
+            | Standing::Leaving { .. } => {}
+        }
+    }
+
+    fn tell_down(&self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        cx.out.events.push_back(Event::ChildDown {
+            tunnel: self.place.tunnel,
+            spi_in,
+            reason,
+        });
+    }
+
+    /// Closes the SA: traffic stops now, the peer is told, and the SA is gone when it has answered.
+    pub fn close(&mut self, reason: DownReason, why: Option<Notify>, cx: &mut Context<'_>) {
+        self.close_at = None;
+        match self.phase {
+            Phase::Closing(_) => {}
+            Phase::Open | Phase::Replaced => {
+                self.phase = Phase::Closing(reason);
+                self.drop_children(reason, cx);
+                self.jobs.clear();
+                // What came of a crossing exchange stands at the peer already.
+                if let Some(mut rival) = self.request.as_mut().and_then(Outstanding::take_rival) {
+                    rival.close(reason, None, cx);
+                    self.upshot.successors.push(rival);
+                }
+                self.ask(Job::DeleteIke(why), cx);
+            }
+        }
+    }
+
+    /// Closes the SA a little later, once its rival carries the traffic.
+    pub fn close_later(&mut self, at: Time, reason: DownReason) {
+        if self.close_at.is_none_or(|(earlier, _)| at < earlier) {
+            self.close_at = Some((at, reason));
+        }
+    }
+
+    /// Deletes a Child SA that cannot work, and with the last one the IKE SA, which serves no other purpose.
+    pub fn give_up_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        if self.children.of_ours(spi_in).is_none() {
+            return;
+        }
+        self.drop_child(spi_in, reason, cx);
+        self.ask(Job::DeleteChild { spi_in }, cx);
+        self.revive();
+        if !self.children.any_of_use() {
+            self.close_later(cx.now, reason);
+        }
+    }
+
+    /// Where nothing of use is left, a Child SA that was replaced and still stands at both ends has to serve again.
+    fn revive(&mut self) {
+        if self.children.any_of_use() {
+            return;
+        }
+        let replaced = self.children.iter_mut().find(|child| match child.standing {
+            Standing::Replaced { .. } => true,
+            Standing::Working
+            | Standing::Waiting { .. }
+            | Standing::Redundant { .. }
+            | Standing::Leaving { .. } => false,
+        });
+        if let Some(child) = replaced {
+            child.standing = Standing::Working;
+            child.rekey_at = Some(child.renew_at);
+        }
+    }
+
+    /// No Child SA is left that serves. The peer may be about to make another, or to close the IKE SA too; if it does neither, we do.
+    fn mourn_child(&mut self, cx: &mut Context<'_>) {
+        self.revive();
+        if self.children.any_of_use() || !self.is_open() {
+            return;
+        }
+        match self.place.settings.start {
+            Start::Auto => {
+                // Whoever initiated the IKE SA is the first to try, so that the two sides rather do not cross.
+                let grace = match self.role {
+                    Role::Initiator => CHILDLESS_GRACE,
+                    Role::Responder => CHILDLESS_GRACE.saturating_mul(3),
+                };
+                self.restore_at.get_or_insert(cx.now + grace);
+            }
+            Start::Trap | Start::Add => {
+                self.close_later(cx.now + CHILDLESS_GRACE, DownReason::PeerDeleted);
+            }
+        }
+    }
+
+    /// The peer has lost a Child SA, or never had it: another is made at once.
+    fn replace_lost(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        self.drop_child(spi_in, DownReason::PeerDeleted, cx);
+        self.revive();
+        if !self.children.any_of_use() {
+            self.ask(Job::CreateChild { group: None }, cx);
+        }
+    }
+
+    /// Tells the peer, not too often, that it sends ESP for an SPI that we do not have.
+    pub fn tell_invalid_spi(&mut self, spi: u32, cx: &mut Context<'_>) {
+        if self.is_open() && self.tell_again <= cx.now {
+            self.tell_again = cx.now + TELL_AGAIN;
+            self.ask(Job::InvalidSpi { spi }, cx);
+        }
+    }
+
+    /// Authentic ESP came in.
+    pub fn heard(&mut self, at: Time) {
+        self.quiet.heard(at);
+    }
+
+    /// Something left for the peer.
+    pub fn sent(&mut self, at: Time) {
+        self.quiet.sent(at);
+    }
+
+    /// Something fresh and authentic came from there. A peer behind a NAT is followed, unless we are behind one ourselves (RFC 7296 §2.23).
+    pub fn follow(&mut self, remote: SocketAddr, cx: &mut Context<'_>) {
+        let may_move = self.detected.peer && !self.detected.us;
+        if !may_move || remote == self.place.remote || !self.is_open() {
+            return;
+        }
+        self.place.remote = remote;
+        if let Some(request) = &mut self.request {
+            request.redirect(remote);
+        }
+        cx.out.events.push_back(Event::PeerMoved {
+            tunnel: self.place.tunnel,
+            remote,
+        });
+    }
+}

@@ -1,0 +1,543 @@
+//! What CREATE_CHILD_SA does to the SA, at either end: make before break (RFC 7296 §2.8), and collisions settled by [`collision`].
+//!
+//! ```text
+//!              who begins                                  who answers
+//! Child SA     new one in and out, old one out: DELETE     new one in; out when ESP or the DELETE of the old one shows that it is known
+//! IKE SA       Child SAs move, DELETE of the old one       Child SAs move, the old one waits for its DELETE
+//! ```
+
+use super::request::Asked;
+use super::{Fate, IkeSa, Job, Phase};
+use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing, WAIT_FOR_PEER};
+use crate::ike::collision::{self, Reply, Survivor};
+use crate::ike::error::{Error, Incompatible};
+use crate::ike::event::{DownReason, Event, Rekey, Sends};
+use crate::ike::exchange::create_child::{self, Made, Parent, Rival};
+use crate::ike::exchange::{informational, rekey_ike};
+use crate::ike::failure::Failure;
+use crate::ike::handshake::Context;
+use crate::ike::rekey_refusal;
+use crate::ike::retransmit::back_off;
+use crate::ike::shape::{ChildRequest, CreateAnswer, CreateRequest, Renewal};
+use crate::net::Time;
+use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId, TrafficSelectors};
+
+/// Why we do not do what the peer asks.
+enum Refusal {
+    /// As the rules of collisions have it: nothing to tell.
+    Plain(Notify),
+    /// It is worth telling.
+    Error(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+/// More changes of group than this are no negotiation any more.
+const MOST_GROUPS: u32 = 2;
+
+/// A chain that was opened, or what is wrong with it.
+type Chain = Result<Vec<Payload>, ChainError>;
+
+impl IkeSa {
+    fn parent(&self) -> Parent<'_> {
+        Parent {
+            settings: &self.place.settings,
+            prf: self.suite.prf,
+            derive: &self.derive,
+        }
+    }
+
+    /// Answers a CREATE_CHILD_SA request.
+    pub(super) fn on_create_request(
+        &mut self,
+        payloads: Vec<Payload>,
+        cx: &mut Context<'_>,
+    ) -> (Vec<Payload>, Fate) {
+        let answer = match CreateRequest::read(payloads) {
+            Ok(CreateRequest::Ike(renewal)) => self.peer_rekeys_ike(&renewal, cx),
+            Ok(CreateRequest::Child(request)) => self.peer_makes_child(&request, cx),
+            Err(error) => return informational::refuse(&error),
+        };
+        let payloads = answer.unwrap_or_else(|refusal| {
+            vec![Payload::Notify(match refusal {
+                Refusal::Plain(notify) => notify,
+                Refusal::Error(error) => {
+                    // Being asked for another group is how an exchange may well begin (RFC 7296 §1.3): nothing to tell.
+                    if !matches!(error, Error::Incompatible(Incompatible::Group { .. })) {
+                        self.upshot.failures.push(error.failure(cx.now));
+                    }
+                    error.notify()
+                }
+            })]
+        });
+        (payloads, Fate::Lives)
+    }
+
+    fn peer_makes_child(
+        &mut self,
+        request: &ChildRequest,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Payload>, Refusal> {
+        let old = request.rekeys.as_ref().map(|notify| {
+            let spi_out = u32::from_be_bytes(notify.spi.as_slice().try_into().ok()?);
+            let child = self.children.of_peers(spi_out)?;
+            (notify.protocol == ProtocolId::ESP).then_some((child.spi_in, child.standing))
+        });
+        let reply = match old {
+            Some(old) => collision::on_rekey_child(self.busy(), old.map(|(_, standing)| standing)),
+            None => collision::on_create(self.busy()),
+        };
+        let plain = |kind| Err(Refusal::Plain(Notify::new(kind, Vec::new())));
+        match reply {
+            Reply::Usual => {}
+            Reply::Later => return plain(NotifyType::TEMPORARY_FAILURE),
+            Reply::NotFound => {
+                let named = request.rekeys.iter().cloned().map(|notify| Notify {
+                    kind: NotifyType::CHILD_SA_NOT_FOUND,
+                    data: Vec::new(),
+                    ..notify
+                });
+                return Err(Refusal::Plain(named.last().unwrap_or_else(|| {
+                    Notify::new(NotifyType::CHILD_SA_NOT_FOUND, Vec::new())
+                })));
+            }
+        }
+        if !self.children.has_room() {
+            return plain(NotifyType::NO_ADDITIONAL_SAS);
+        }
+        let old = old.flatten().map(|(spi_in, _)| spi_in);
+        let spi_in = self.fresh_child_spi(cx);
+        let in_use = old.and_then(|old| self.children.of_ours(old));
+        let made = create_child::respond(
+            request,
+            in_use.map(|child| &child.policy),
+            spi_in,
+            self.parent(),
+            cx,
+        );
+        let (Made { mut child, nonces }, payloads) = made?;
+        if let Some(asked) = self.crossing(old) {
+            asked.rival = Some(Rival { spi_in, nonces });
+        }
+        self.jobs.retain(|job| match job {
+            Job::RekeyChild { spi_in, .. } => Some(*spi_in) != old,
+            Job::CreateChild { .. } => false,
+            Job::Liveness
+            | Job::InvalidSpi { .. }
+            | Job::RekeyIke { .. }
+            | Job::DeleteChild { .. }
+            | Job::DeleteIke(_) => true,
+        });
+        let sends = if self.children.any_of_use() {
+            child.standing = Standing::Waiting {
+                until: cx.now + WAIT_FOR_PEER,
+            };
+            Sends::Later
+        } else {
+            Sends::Now
+        };
+        if let Some(old) = old.and_then(|old| self.children.of_ours_mut(old)) {
+            old.standing = Standing::Replaced {
+                until: cx.now + DELETE_FOR_PEER,
+            };
+            self.upshot.verdicts.push((Rekey::Child, Ok(())));
+        }
+        self.close_at = None;
+        self.restore_at = None;
+        self.put_to_work(child, sends, old, cx);
+        Ok(payloads)
+    }
+
+    /// Our own request under way that the peer's crosses: one that begins from the same Child SA.
+    fn crossing(&mut self, old: Option<u32>) -> Option<&mut create_child::Asked> {
+        match &mut self.request.as_mut()?.asked {
+            Asked::Child(asked) if asked.old == old => Some(asked),
+            Asked::Child(_) | Asked::Ike(_) | Asked::Informational => None,
+        }
+    }
+
+    fn put_to_work(
+        &mut self,
+        child: ChildSa,
+        sends: Sends,
+        replaces: Option<u32>,
+        cx: &mut Context<'_>,
+    ) {
+        let news = child.announced(&self.place, sends, replaces);
+        cx.out.events.push_back(Event::ChildUp(Box::new(news)));
+        self.children.push(child);
+    }
+
+    /// The answer to our request for a Child SA.
+    pub(super) fn on_child_answer(
+        &mut self,
+        job: &Job,
+        asked: create_child::Asked,
+        payloads: Chain,
+        cx: &mut Context<'_>,
+    ) -> Fate {
+        if is_fatal(&payloads) {
+            return Fate::Gone(self.closing_reason());
+        }
+        if !self.is_open() {
+            return Fate::Lives;
+        }
+        match payloads.map_err(Error::from).and_then(CreateAnswer::read) {
+            Ok(CreateAnswer::Made { renewal, selectors }) => {
+                self.on_child_made(&asked, &renewal, selectors, cx);
+            }
+            Ok(CreateAnswer::OtherGroup(group)) => self.on_other_child_group(&asked, group, cx),
+            Ok(CreateAnswer::Refused(notify)) => self.on_child_refused(&asked, &notify, cx),
+            Err(error) => self.on_child_failed(&asked, Some(error.failure(cx.now)), cx),
+        }
+        // Nothing serves, and it was this request that should have changed it.
+        let restores = match job {
+            Job::CreateChild { .. } => true,
+            Job::RekeyChild { .. }
+            | Job::Liveness
+            | Job::InvalidSpi { .. }
+            | Job::RekeyIke { .. }
+            | Job::DeleteChild { .. }
+            | Job::DeleteIke(_) => false,
+        };
+        let tries_again = self.jobs.iter().any(|job| match job {
+            Job::CreateChild { .. } => true,
+            Job::RekeyChild { .. }
+            | Job::Liveness
+            | Job::InvalidSpi { .. }
+            | Job::RekeyIke { .. }
+            | Job::DeleteChild { .. }
+            | Job::DeleteIke(_) => false,
+        });
+        if restores && !tries_again && !self.children.any_of_use() {
+            self.close(DownReason::Useless, None, cx);
+        }
+        Fate::Lives
+    }
+
+    fn on_child_made(
+        &mut self,
+        asked: &create_child::Asked,
+        renewal: &Renewal,
+        selectors: Option<(TrafficSelectors, TrafficSelectors)>,
+        cx: &mut Context<'_>,
+    ) {
+        let in_use = asked.old.and_then(|old| self.children.of_ours(old));
+        let in_use = in_use.map(|child| &child.policy);
+        let made = asked.conclude(renewal, selectors, in_use, self.parent(), cx);
+        let Made { mut child, nonces } = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // The peer has made it, and must be told that it is of no use.
+                let spi_in = asked.spi_in;
+                self.ask(Job::DeleteChild { spi_in }, cx);
+                return self.on_child_failed(asked, Some(error.failure(cx.now)), cx);
+            }
+        };
+        let verdict = asked.rival.as_ref().map_or(Survivor::Ours, |rival| {
+            collision::survivor(&nonces, &rival.nonces, self.role)
+        });
+        let new = child.spi_in;
+        match verdict {
+            Survivor::Ours => {
+                self.put_to_work(child, Sends::Now, asked.old, cx);
+                if let Some(rival) = &asked.rival
+                    && let Some(rival) = self.children.of_ours_mut(rival.spi_in)
+                {
+                    rival.standing = Standing::Redundant {
+                        until: cx.now + DELETE_FOR_PEER,
+                    };
+                }
+                if let Some(old) = asked.old
+                    && self.children.of_ours(old).is_some()
+                {
+                    self.delete_child(old, DownReason::Replaced, cx);
+                }
+            }
+            Survivor::Theirs => {
+                // The peer may have begun to send over it: it takes in until the peer has agreed that it is gone.
+                let reason = DownReason::Redundant;
+                child.standing = Standing::Leaving { reason };
+                self.put_to_work(child, Sends::Later, asked.old, cx);
+                self.ask(Job::DeleteChild { spi_in: new }, cx);
+            }
+        }
+        if asked.old.is_some() {
+            if verdict == Survivor::Ours {
+                self.upshot.rekeys.child = self.upshot.rekeys.child.saturating_add(1);
+            }
+            self.upshot.verdicts.push((Rekey::Child, Ok(())));
+        }
+        self.close_at = None;
+        self.restore_at = None;
+    }
+
+    fn on_other_child_group(
+        &mut self,
+        asked: &create_child::Asked,
+        group: u16,
+        cx: &mut Context<'_>,
+    ) {
+        let changes = asked.old.and_then(|old| self.children.of_ours(old));
+        let tried = changes.map_or(0, |child| child.refusals);
+        let may = tried < MOST_GROUPS && asked.may_use(&self.place.settings, group);
+        if !may || asked.rival.is_some() {
+            let wanted = group.to_be_bytes().to_vec();
+            let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
+            return self.on_child_refused(asked, &notify, cx);
+        }
+        let group = Some(group);
+        let job = match asked.old {
+            Some(spi_in) => {
+                if let Some(child) = self.children.of_ours_mut(spi_in) {
+                    child.refusals = child.refusals.saturating_add(1);
+                }
+                Job::RekeyChild { spi_in, group }
+            }
+            None => Job::CreateChild { group },
+        };
+        self.ask(job, cx);
+    }
+
+    fn on_child_refused(
+        &mut self,
+        asked: &create_child::Asked,
+        notify: &Notify,
+        cx: &mut Context<'_>,
+    ) {
+        if notify.kind == NotifyType::TEMPORARY_FAILURE {
+            return self.on_child_failed(asked, None, cx);
+        }
+        if notify.kind == NotifyType::CHILD_SA_NOT_FOUND
+            && let Some(old) = asked.old
+        {
+            // With a rival it was the peer's exchange that replaced it.
+            match &asked.rival {
+                Some(rival) => self.prefer(rival.spi_in, cx),
+                None => self.replace_lost(old, cx),
+            }
+            return;
+        }
+        let failure = rekey_refusal::refused(cx.now, Rekey::Child, notify, &self.place.settings);
+        self.on_child_failed(asked, Some(failure), cx);
+    }
+
+    /// Nothing came of our request: with a reason it is told, without one it was a collision. Later it is tried again, unless the peer's exchange has done it.
+    fn on_child_failed(
+        &mut self,
+        asked: &create_child::Asked,
+        failure: Option<Failure>,
+        cx: &mut Context<'_>,
+    ) {
+        let jitter = cx.jitter();
+        let Some(child) = asked.old.and_then(|old| self.children.of_ours_mut(old)) else {
+            self.upshot.failures.extend(failure);
+            return;
+        };
+        if child.standing != Standing::Working {
+            return;
+        }
+        let refused = child.refusals.saturating_add(1);
+        child.rekey_at = Some(cx.now + pause(child.hard_expiry, refused, cx.now, jitter));
+        if let Some(failure) = failure {
+            child.refusals = refused;
+            self.upshot.failures.push(failure.clone());
+            self.upshot.verdicts.push((Rekey::Child, Err(failure)));
+        }
+    }
+
+    fn peer_rekeys_ike(
+        &mut self,
+        renewal: &Renewal,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Payload>, Refusal> {
+        match collision::on_rekey_ike(self.busy()) {
+            Reply::Usual => {}
+            Reply::Later | Reply::NotFound => {
+                let later = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
+                return Err(Refusal::Plain(later));
+            }
+        }
+        let (made, payloads) = rekey_ike::respond(renewal, self.parent(), cx.rng)?;
+        let new = self
+            .succeed(made, cx)
+            .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
+        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
+        match self.request.as_mut().map(|request| &mut request.asked) {
+            Some(Asked::Ike(asked)) if asked.rival.is_some() => {
+                let later = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
+                return Err(Refusal::Plain(later));
+            }
+            // Which of the two stays shows when our own answer comes.
+            Some(Asked::Ike(asked)) => asked.rival = Some(new),
+            Some(Asked::Child(_) | Asked::Informational) | None => {
+                self.hand_over(new, cx);
+                self.await_delete(cx);
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// The answer to our request for another IKE SA.
+    pub(super) fn on_ike_answer(
+        &mut self,
+        mut asked: rekey_ike::Asked,
+        payloads: Chain,
+        cx: &mut Context<'_>,
+    ) -> Fate {
+        if is_fatal(&payloads) {
+            return Fate::Gone(self.closing_reason());
+        }
+        if let Phase::Closing(reason) = self.phase {
+            self.disown(&asked, payloads, reason, cx);
+            return Fate::Lives;
+        }
+        let rival = asked.rival.take();
+        match payloads.map_err(Error::from).and_then(CreateAnswer::read) {
+            Ok(CreateAnswer::Made { renewal, .. }) => {
+                let made = asked.conclude(&renewal, self.parent());
+                let new = made.and_then(|made| {
+                    self.succeed(made, cx).map_err(|_| {
+                        Error::Misbehaved("its answer leads to keys of the wrong length")
+                    })
+                });
+                match new {
+                    Ok(new) => self.on_ike_made(new, rival, cx),
+                    Err(error) => self.on_ike_failed(rival, Some(error.failure(cx.now)), cx),
+                }
+            }
+            Ok(CreateAnswer::OtherGroup(group))
+                if rival.is_none()
+                    && self.life.refusals < MOST_GROUPS
+                    && asked.may_use(&self.place.settings, group) =>
+            {
+                self.life.refusals = self.life.refusals.saturating_add(1);
+                let group = Some(group);
+                self.ask(Job::RekeyIke { group }, cx);
+            }
+            Ok(CreateAnswer::OtherGroup(group)) => {
+                let wanted = group.to_be_bytes().to_vec();
+                let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
+                self.on_ike_refused(rival, &notify, cx);
+            }
+            Ok(CreateAnswer::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
+            Err(error) => self.on_ike_failed(rival, Some(error.failure(cx.now)), cx),
+        }
+        Fate::Lives
+    }
+
+    /// Nobody wants the IKE SA that we asked for any more, but it stands at the peer now, and is closed there too.
+    fn disown(
+        &mut self,
+        asked: &rekey_ike::Asked,
+        payloads: Chain,
+        reason: DownReason,
+        cx: &mut Context<'_>,
+    ) {
+        let answer = payloads.map_err(Error::from).and_then(CreateAnswer::read);
+        if let Ok(CreateAnswer::Made { renewal, .. }) = answer
+            && let Ok(made) = asked.conclude(&renewal, self.parent())
+            && let Ok(mut new) = self.succeed(made, cx)
+        {
+            new.close(reason, None, cx);
+            self.upshot.successors.push(new);
+        }
+    }
+
+    fn on_ike_refused(&mut self, rival: Option<Box<IkeSa>>, notify: &Notify, cx: &mut Context<'_>) {
+        let failure = (notify.kind != NotifyType::TEMPORARY_FAILURE)
+            .then(|| rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings));
+        self.on_ike_failed(rival, failure, cx);
+    }
+
+    fn on_ike_made(
+        &mut self,
+        mut new: Box<IkeSa>,
+        rival: Option<Box<IkeSa>>,
+        cx: &mut Context<'_>,
+    ) {
+        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
+        let Some(mut rival) = rival else {
+            self.hand_over(new, cx);
+            return self.close(DownReason::Replaced, None, cx);
+        };
+        match collision::survivor(&new.nonces, &rival.nonces, self.role) {
+            Survivor::Ours => {
+                rival.close_later(cx.now + DELETE_FOR_PEER, DownReason::Redundant);
+                self.hand_over(new, cx);
+                self.upshot.successors.push(rival);
+                self.close(DownReason::Replaced, None, cx);
+            }
+            Survivor::Theirs => {
+                self.hand_over(rival, cx);
+                new.close(DownReason::Redundant, None, cx);
+                self.upshot.successors.push(new);
+                self.await_delete(cx);
+            }
+        }
+    }
+
+    /// Nothing came of our request. If the peer's exchange crossed it, that one has done it.
+    fn on_ike_failed(
+        &mut self,
+        rival: Option<Box<IkeSa>>,
+        failure: Option<Failure>,
+        cx: &mut Context<'_>,
+    ) {
+        if let Some(rival) = rival {
+            self.hand_over(rival, cx);
+            return self.await_delete(cx);
+        }
+        let refused = self.life.refusals.saturating_add(1);
+        let jitter = cx.jitter();
+        self.life.rekey_at = Some(cx.now + pause(self.life.hard_expiry, refused, cx.now, jitter));
+        if let Some(failure) = failure {
+            self.life.refusals = refused;
+            self.upshot.failures.push(failure.clone());
+            self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
+        }
+    }
+
+    /// Another IKE SA takes the place of this one, with its Child SAs and what was still to be asked.
+    pub(super) fn hand_over(&mut self, mut to: Box<IkeSa>, cx: &mut Context<'_>) {
+        while let Some(child) = self.children.pop() {
+            to.children.push(child);
+        }
+        to.jobs.extend(self.jobs.drain(..).filter(|job| match job {
+            Job::RekeyChild { .. }
+            | Job::CreateChild { .. }
+            | Job::InvalidSpi { .. }
+            | Job::DeleteChild { .. } => true,
+            Job::Liveness | Job::RekeyIke { .. } | Job::DeleteIke(_) => false,
+        }));
+        to.restore_at = self.restore_at.take();
+        to.quiet = self.quiet;
+        to.announced = self.announced;
+        to.place.remote = self.place.remote;
+        self.announced = false;
+        self.close_at = None;
+        self.phase = Phase::Replaced;
+        self.upshot.rekeys.ike = self.upshot.rekeys.ike.saturating_add(1);
+        cx.out.events.push_back(Event::IkeRekeyed {
+            tunnel: self.place.tunnel,
+            old: self.spis(),
+            ike: to.view(),
+        });
+        to.pump(cx);
+        self.upshot.successors.push(to);
+    }
+}
+
+/// INVALID_SYNTAX and UNSUPPORTED_CRITICAL_PAYLOAD in a protected answer end the SA (RFC 7296 §2.21.3).
+fn is_fatal(payloads: &Chain) -> bool {
+    payloads.iter().flatten().any(informational::is_fatal)
+}
+
+/// How long to wait before another request to rekey: longer each time, and never past half of what is left.
+fn pause(end: Time, refused: u32, now: Time, jitter: u8) -> std::time::Duration {
+    back_off(refused, jitter).min(end.since(now) / 2)
+}
