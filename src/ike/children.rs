@@ -85,8 +85,11 @@ pub const MOST_CHILDREN: usize = 6;
 
 /// When an SA that may live for `lifetime` is rekeyed, and when another way is tried: at 85 to 90 % of it, and half way from there to the end.
 pub fn schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
-    let soft = lifetime.mul_f64(0.85 + 0.05 * f64::from(jitter) / 255.0);
-    let renew = soft + lifetime.saturating_sub(soft) / 2;
+    let part = 0.85 + 0.05 * f64::from(jitter) / 255.0;
+    let (soft, renew) = (
+        lifetime.mul_f64(part),
+        lifetime.mul_f64(f64::midpoint(part, 1.0)),
+    );
     (now + soft, now + renew)
 }
 

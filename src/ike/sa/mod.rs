@@ -106,6 +106,7 @@ impl Life {
 #[derive(Debug, Default)]
 pub struct Upshot {
     /// IKE SAs that came of rekeying this one.
+    #[allow(clippy::vec_box, reason = "they go boxed into the endpoint's table")]
     pub successors: Vec<Box<IkeSa>>,
     /// What people should know.
     pub failures: Vec<Failure>,

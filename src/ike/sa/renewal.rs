@@ -96,14 +96,16 @@ impl IkeSa {
             Reply::Usual => {}
             Reply::Later => return plain(NotifyType::TEMPORARY_FAILURE),
             Reply::NotFound => {
-                let named = request.rekeys.iter().cloned().map(|notify| Notify {
-                    kind: NotifyType::CHILD_SA_NOT_FOUND,
-                    data: Vec::new(),
-                    ..notify
-                });
-                return Err(Refusal::Plain(named.last().unwrap_or_else(|| {
-                    Notify::new(NotifyType::CHILD_SA_NOT_FOUND, Vec::new())
-                })));
+                let kind = NotifyType::CHILD_SA_NOT_FOUND;
+                return Err(Refusal::Plain(match &request.rekeys {
+                    // The one the peer named.
+                    Some(named) => Notify {
+                        kind,
+                        data: Vec::new(),
+                        ..named.clone()
+                    },
+                    None => Notify::new(kind, Vec::new()),
+                }));
             }
         }
         if !self.children.has_room() {
@@ -539,5 +541,5 @@ fn is_fatal(payloads: &Chain) -> bool {
 
 /// How long to wait before another request to rekey: longer each time, and never past half of what is left.
 fn pause(end: Time, refused: u32, now: Time, jitter: u8) -> std::time::Duration {
-    back_off(refused, jitter).min(end.since(now) / 2)
+    back_off(refused, jitter).min(end.since(now).mul_f64(0.5))
 }
