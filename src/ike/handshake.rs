@@ -28,7 +28,7 @@ use super::settings::{Settings, TunnelId};
 use super::window::Received;
 use crate::crypto::{Generator, IkeSuite, KeyExchange};
 use crate::net::Time;
-use crate::wire::{Id, IkeSpi, Payload};
+use crate::wire::{Header, Id, IkeSpi, Payload};
 
 /// What goes out, in order.
 #[derive(Debug, Default)]
@@ -39,6 +39,9 @@ pub struct Output {
     pub events: VecDeque<Event>,
     /// What has been refused of people who have proved nothing.
     pub refused: Tally,
+    /// How to misbehave.
+    #[cfg(feature = "testing")]
+    pub impair: super::impair::Impair,
 }
 
 impl Output {
@@ -73,6 +76,18 @@ impl Context<'_> {
             Unopened::Forged => self.refuse(Refused::Forged),
             Unopened::Partial => {}
         }
+    }
+
+    /// The last word on a message before it is encoded: a test may have ordered misbehaviour.
+    #[cfg(feature = "testing")]
+    pub fn shape(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
+        self.out.impair.apply(header, payloads)
+    }
+
+    /// The last word on a message before it is encoded: it stays as it is.
+    #[cfg(not(feature = "testing"))]
+    pub fn shape(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
+        (header, payloads)
     }
 
     /// A byte of jitter.

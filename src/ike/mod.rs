@@ -43,6 +43,8 @@ mod exchange;
 mod failure;
 mod fragments;
 mod handshake;
+#[cfg(feature = "testing")]
+pub mod impair;
 mod limits;
 mod nat;
 mod nearest;

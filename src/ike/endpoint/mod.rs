@@ -69,6 +69,12 @@ impl Endpoint {
         self.handle_timeout(now);
     }
 
+    /// How to misbehave from now on.
+    #[cfg(feature = "testing")]
+    pub fn impair(&mut self) -> &mut super::impair::Impair {
+        &mut self.out.impair
+    }
+
     /// The next datagram to send. Events come first: see [`poll_event`](Self::poll_event).
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.out.transmits.pop_front()

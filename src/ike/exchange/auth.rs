@@ -109,6 +109,7 @@ pub fn begin(
         flags,
         MessageId(1),
     );
+    let (header, payloads) = cx.shape(header, payloads);
     let parcel = Parcel {
         local: keyed.place.local,
         remote: keyed.place.remote,
@@ -349,10 +350,11 @@ fn refuse(
     cx: &mut Context<'_>,
 ) -> Concluded {
     let mut received = Received::starting_at(1);
-    if let Some(response) = keyed
-        .protector
-        .seal(response_header(&keyed), &[Payload::Notify(error.notify())])
-    {
+    let (header, payloads) = cx.shape(
+        response_header(&keyed),
+        vec![Payload::Notify(error.notify())],
+    );
+    if let Some(response) = keyed.protector.seal(header, &payloads) {
         answer(response, &mut received, mark, datagram, cx);
     }
     Concluded::Failed {
@@ -384,7 +386,8 @@ fn believed(
             (None, Some(error.failure(cx.now)))
         }
     };
-    let Some(response) = keyed.protector.seal(response_header(&keyed), &payloads) else {
+    let (header, payloads) = cx.shape(response_header(&keyed), payloads);
+    let Some(response) = keyed.protector.seal(header, &payloads) else {
         let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
         return refuse(keyed, &error, mark, datagram, cx);
     };

@@ -87,7 +87,7 @@ impl InitSent {
             place.settings.encapsulation,
             cx.rng,
         );
-        let message = request(&place, spi_i, &ke, &nonce, &nat, None)?;
+        let message = request(&place, spi_i, &ke, &nonce, &nat, None, cx)?;
         let ladder = send(&place, &message, cx);
         Some(InitSent {
             place,
@@ -119,6 +119,7 @@ impl InitSent {
             &self.nonce,
             &self.nat,
             cookie,
+            cx,
         ) else {
             return Progress::Waiting(Box::new(self));
         };
@@ -283,6 +284,7 @@ fn request(
     nonce: &[u8],
     nat: &[Payload; 2],
     cookie: Option<&[u8]>,
+    cx: &Context<'_>,
 ) -> Option<Vec<u8>> {
     let settings = &place.settings;
     let mut payloads = Vec::new();
@@ -302,6 +304,7 @@ fn request(
         FROM_INITIATOR,
         MessageId(0),
     );
+    let (header, payloads) = cx.shape(header, payloads);
     Message::encode_clear(header, &payloads).ok()
 }
 
@@ -493,6 +496,7 @@ fn try_respond(
         FROM_RESPONDER,
         MessageId(0),
     );
+    let (header, payloads) = cx.shape(header, payloads);
     let response = Message::encode_clear(header, &payloads)
         .map_err(|long| Error::Malformed(long.to_string()))?;
 

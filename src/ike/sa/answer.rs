@@ -80,10 +80,9 @@ impl IkeSa {
             // Another exchange has no place here; the peer may have meant another SA.
             Ok(_) => return Fate::Lives,
         };
-        let Some(response) = self
-            .protector
-            .seal(self.header(exchange, id, Direction::Response), &payloads)
-        else {
+        let header = self.header(exchange, id, Direction::Response);
+        let (header, payloads) = cx.shape(header, payloads);
+        let Some(response) = self.protector.seal(header, &payloads) else {
             return Fate::Lives;
         };
         if !self.received.answered(mark, response.clone()) {

@@ -139,7 +139,7 @@ impl IkeSa {
             let Some((payloads, asked)) = self.prepare(&job, cx) else {
                 continue;
             };
-            self.send(job, &payloads, asked, cx);
+            self.send(job, payloads, asked, cx);
         }
     }
 
@@ -172,10 +172,11 @@ impl IkeSa {
         }
     }
 
-    fn send(&mut self, job: Job, payloads: &[Payload], asked: Asked, cx: &mut Context<'_>) {
+    fn send(&mut self, job: Job, payloads: Vec<Payload>, asked: Asked, cx: &mut Context<'_>) {
         let sealed = self.next_id.and_then(|id| {
             let header = self.header(job.exchange(), id, Direction::Request);
-            Some((id, self.protector.seal(header, payloads)?))
+            let (header, payloads) = cx.shape(header, payloads);
+            Some((id, self.protector.seal(header, &payloads)?))
         });
         let Some((id, pieces)) = sealed else {
             // Nothing can be said any more: `on_timeout` buries an SA that is closing in silence.
