@@ -69,6 +69,7 @@ impl Reader<'_> {
             mtu: mtu_at,
         };
         let ike = ike::Settings {
+            ppk: None,
             name: name.value.clone(),
             peer: ends.peer.value,
             local: ends.local.value,

@@ -1,14 +1,23 @@
 //! Proof of the pre-shared key (RFC 7296 §2.15).
 //!
 //! ```text
-//! AUTH = prf( prf(PSK, "Key Pad for IKEv2"), first message as sent | peer's nonce | prf(SK_p, IDType | RESERVED | IDData) )
+//! AUTH = prf( prf(PSK, "Key Pad for IKEv2"), first message as sent | peer's nonce | prf(SK_p, IDType | RESERVED | IDData) [| IntAuth] )
+//! ```
+//!
+//! IntAuth is there if IKE_INTERMEDIATE came before (RFC 9242 §3.3.2). Both sides cover the messages of both:
+//!
+//! ```text
+//! IntAuth    = IntAuth_i | IntAuth_r | message id of IKE_AUTH
+//! IntAuth_i1 = prf(SK_pi (before the exchange), first request, bare)       IntAuth_i2 = prf(SK_pi, IntAuth_i1 | second request, bare)  …
+//! IntAuth_r1 = prf(SK_pr (before the exchange), first answer, bare)        likewise
 //! ```
 
+use super::schedule::IkeKeys;
 use super::settings::Psk;
 use crate::crypto::{Prf, Secret, equal};
-use crate::wire::Id;
+use crate::wire::{Id, MessageId};
 
-/// What one side signs: its own first message, the other side's nonce and its own identity.
+/// What one side signs: its own first message, the other side's nonce and its own identity; and what both have said in IKE_INTERMEDIATE.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
     /// The IKE_SA_INIT message this side sent, every byte of it.
@@ -19,6 +28,44 @@ pub struct Signed<'a> {
     pub prove: &'a Secret,
     /// The ID payload this side sends.
     pub id: &'a Id,
+    /// The IKE_INTERMEDIATE exchanges.
+    pub intermediates: &'a Intermediates,
+}
+
+/// The IKE_INTERMEDIATE exchanges before an IKE_AUTH, as AUTH covers them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intermediates {
+    count: u32,
+    requests: Vec<u8>,
+    answers: Vec<u8>,
+}
+
+impl Intermediates {
+    /// Adds an exchange, both messages bare. `keys` are those that protected it.
+    pub fn add(&mut self, prf: &Prf, keys: &IkeKeys, request: &[u8], answer: &[u8]) {
+        let cover = |key: &Secret, before: &[u8], message: &[u8]| {
+            prf.compute(key.as_bytes(), &[before, message])
+                .as_bytes()
+                .to_vec()
+        };
+        self.requests = cover(&keys.prove_initiator, &self.requests, request);
+        self.answers = cover(&keys.prove_responder, &self.answers, answer);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// The number of the IKE_AUTH exchange that follows; IKE_SA_INIT was number 0.
+    pub fn auth_id(&self) -> MessageId {
+        MessageId(self.count.saturating_add(1))
+    }
+
+    /// IntAuth.
+    fn octets(&self) -> Vec<u8> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        let id = self.auth_id().0.to_be_bytes();
+        [self.requests.as_slice(), self.answers.as_slice(), &id].concat()
+    }
 }
 
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
@@ -30,7 +77,12 @@ pub fn auth(prf: &Prf, psk: &Psk, signed: Signed<'_>) -> Secret {
     let padded = prf.compute(psk.0.as_bytes(), &[KEY_PAD]);
     prf.compute(
         padded.as_bytes(),
-        &[signed.first_message, signed.nonce, maced_id.as_bytes()],
+        &[
+            signed.first_message,
+            signed.nonce,
+            maced_id.as_bytes(),
+            &signed.intermediates.octets(),
+        ],
     )
 }
 
@@ -64,6 +116,7 @@ mod tests {
             nonce: &[0x11; 32],
             prove: &prove,
             id: &id,
+            intermediates: &Intermediates::default(),
         };
         let value = auth(prf, &psk, signed);
         assert_eq!(hex(value.as_bytes()), EXPECTED);
@@ -85,5 +138,53 @@ mod tests {
         assert!(!verify(prf, &other_key, signed, theirs));
         assert!(!verify(prf, &psk, signed, &theirs[..31]));
         assert!(!verify(prf, &psk, signed, &[]));
+    }
+
+    /// The same, from the formulas of RFC 9242 §3.3.2.
+    #[test]
+    fn what_was_said_in_ike_intermediate_is_covered_in_order_and_by_the_keys_of_its_time() {
+        let prf = crypto::prf(5).unwrap();
+        let psk = Psk(Secret::from_slice(b"correct horse battery staple"));
+        let first_message: Vec<u8> = (0..40).collect();
+        let prove = Secret::from_slice(&[0x22; 32]);
+        let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+        let covered = |intermediates: &Intermediates| {
+            let signed = Signed {
+                first_message: &first_message,
+                nonce: &[0x11; 32],
+                prove: &prove,
+                id: &id,
+                intermediates,
+            };
+            hex(auth(prf, &psk, signed).as_bytes())
+        };
+        let keys = |i: u8, r: u8| {
+            let empty = || crate::crypto::SaKeys {
+                encryption: Secret::from_slice(&[]),
+                integrity: Secret::from_slice(&[]),
+            };
+            IkeKeys {
+                derive: Secret::from_slice(&[]),
+                initiator: empty(),
+                responder: empty(),
+                prove_initiator: Secret::from_slice(&[i; 32]),
+                prove_responder: Secret::from_slice(&[r; 32]),
+            }
+        };
+        let mut intermediates = Intermediates::default();
+        assert_eq!(intermediates.auth_id(), MessageId(1));
+        assert_eq!(covered(&intermediates), EXPECTED);
+        intermediates.add(prf, &keys(0x22, 0x33), b"first request", b"first answer");
+        assert_eq!(intermediates.auth_id(), MessageId(2));
+        assert_eq!(
+            covered(&intermediates),
+            "2bb4ef48a3aeb381151905685794b38af723c77d38d67dc44ae54de7a199b8eb"
+        );
+        intermediates.add(prf, &keys(0x44, 0x55), b"second request", b"second answer");
+        assert_eq!(intermediates.auth_id(), MessageId(3));
+        assert_eq!(
+            covered(&intermediates),
+            "1af5ee4a19b2108a384cc1472f85d6583ff521543a535ab415a951587747eba6"
+        );
     }
 }

@@ -80,8 +80,34 @@ pub enum Denied {
         /// Who it should be.
         ours: Identity,
     },
+    /// It does not have our post-quantum pre-shared key (RFC 8784).
+    Ppk(PpkFault),
     /// It authenticates by something else than a pre-shared key.
     Method(String),
+}
+
+/// How a peer turns out not to have our post-quantum pre-shared key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PpkFault {
+    /// It does not use any.
+    Unused,
+    /// It asks for one that we do not have.
+    OtherIdentity {
+        /// Which, in words.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// The identity is the same, the key is not.
+    OtherKey {
+        /// Which.
+        id: String,
+    },
+    /// It went on without.
+    Declined {
+        /// Ours.
+        ours: String,
+    },
 }
 
 impl From<ChainError> for Error {
@@ -225,10 +251,47 @@ impl Denied {
                 format!("the peer says it is {theirs}; this tunnel expects {ours}"),
                 format!("Set `peer-id = \"{theirs}\"` (or \"any\") on this tunnel, or {ours} as the peer's own identity."),
             ),
+            Denied::Ppk(fault) => fault.told(),
             Denied::Method(method) => (
                 "authentication-method",
                 format!("the peer authenticates by {method}; this tunnel uses a pre-shared key"),
                 "Set the peer to pre-shared key authentication.".to_owned(),
+            ),
+        }
+    }
+}
+
+impl PpkFault {
+    fn told(&self) -> (&'static str, String, String) {
+        match self {
+            PpkFault::Unused => (
+                "ppk-unused",
+                "this tunnel requires a post-quantum pre-shared key, and the peer does not use any"
+                    .to_owned(),
+                "Give the peer the same PPK, or set `required = false` in this tunnel's `ppk`."
+                    .to_owned(),
+            ),
+            PpkFault::OtherIdentity { theirs, ours } => (
+                "ppk-identity",
+                format!(
+                    "the peer uses the post-quantum pre-shared key {theirs}; this tunnel has \"{ours}\""
+                ),
+                "Give the PPK the same `id` on both sides.".to_owned(),
+            ),
+            PpkFault::OtherKey { id } => (
+                "ppk-mismatch",
+                format!(
+                    "the peer proves the pre-shared key, but its post-quantum pre-shared key \"{id}\" is another one"
+                ),
+                "Compare the PPKs of both sides; mind blanks and newlines at their ends."
+                    .to_owned(),
+            ),
+            PpkFault::Declined { ours } => (
+                "ppk-declined",
+                format!(
+                    "the peer has no post-quantum pre-shared key \"{ours}\" and went on without, though this tunnel requires it"
+                ),
+                "Give the peer the PPK under this `id`.".to_owned(),
             ),
         }
     }
@@ -253,10 +316,11 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
         esp,
         id,
         selectors,
+        ppk,
     } = ours;
     let (code, text, advice) = if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN {
         match stage {
-            Stage::Init => (
+            Stage::Init | Stage::Intermediate => (
                 "no-proposal-chosen",
                 format!(
                     "the peer refuses our IKE proposal {ike}, or has no configuration for our address"
@@ -274,13 +338,19 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
             ),
         }
     } else if notify.kind == NotifyType::AUTHENTICATION_FAILED {
+        let also = |words: &str| match ppk {
+            Some(ppk) => format!("{words}\"{ppk}\""),
+            None => String::new(),
+        };
         (
             "authentication-failed",
             format!(
-                "the peer does not believe that we are {id}: it has another pre-shared key, or expects another identity"
+                "the peer does not believe that we are {id}: it has another pre-shared key, or expects another identity{}",
+                also(", or does not have our PPK ")
             ),
             format!(
-                "Compare the pre-shared keys of both sides, and check that the peer expects the identity {id}."
+                "Compare the pre-shared keys of both sides, and check that the peer expects the identity {id}{}.",
+                also(" and has the same PPK ")
             ),
         )
     } else if notify.kind == NotifyType::TS_UNACCEPTABLE {
@@ -323,6 +393,8 @@ pub struct Ours {
     pub id: Identity,
     /// Our traffic selectors, `local === remote`.
     pub selectors: String,
+    /// The identity of our post-quantum pre-shared key.
+    pub ppk: Option<String>,
 }
 
 /// The exchange in which a peer refused.
@@ -330,6 +402,8 @@ pub struct Ours {
 pub enum Stage {
     /// IKE_SA_INIT.
     Init,
+    /// IKE_INTERMEDIATE.
+    Intermediate,
     /// IKE_AUTH.
     Auth,
 }

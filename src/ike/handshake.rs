@@ -4,6 +4,8 @@
 //! initiator                                                          responder
 //! InitSent ── HDR, SAi1, KEi, Ni, N(NAT-D) ──────────────────────▶
 //!          ◀─────────────────────── HDR, SAr1, KEr, Nr, N(NAT-D) ──  HalfOpen
+//! [IntermediateSent ── HDR, SK { KEi(1) } ───────────────────────▶
+//!          ◀─────────────────────────────── HDR, SK { KEr(1) } ────  HalfOpen]      if an additional key exchange was agreed on
 //! AuthSent ── HDR, SK { IDi, AUTH, SAi2, TSi, TSr } ─────────────▶
 //!          ◀────────────── HDR, SK { IDr, AUTH, SAr2, TSi, TSr } ──  Established
 //! Established
@@ -15,18 +17,20 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::authn::Intermediates;
 use super::census::Proof;
 use super::event::{Event, Role, Transmit};
 use super::failure::Failure;
 use super::nat::Detected;
 use super::pieces::{Cut, Pieces};
+use super::ppk::PpkUse;
 use super::protect::{Protector, Unopened};
 use super::refused::{Refused, Tally};
 use super::retransmit::Retransmit;
 use super::schedule::{IkeKeys, Nonces};
 use super::settings::{Settings, TunnelId};
 use super::window::Received;
-use crate::crypto::{Generator, IkeSuite, KeyExchange};
+use crate::crypto::{Generator, Group, IkeSuite, KeyExchange};
 use crate::net::Time;
 use crate::wire::{Header, Id, IkeSpi, Payload};
 
@@ -158,12 +162,26 @@ pub struct Keyed {
     pub protector: Protector,
     /// Where a NAT was seen.
     pub detected: Detected,
+    /// Whether a post-quantum pre-shared key goes into the keys.
+    pub ppk: PpkUse,
+    /// The IKE_INTERMEDIATE exchanges so far.
+    pub intermediates: Intermediates,
     /// Whether the peer is a groundlink too, so that both settle crossed handshakes by the same rule.
     pub peer: PeerKind,
     /// The initiator's IKE_SA_INIT as it was on the wire.
     pub init_request: Vec<u8>,
     /// The responder's.
     pub init_response: Vec<u8>,
+}
+
+impl Keyed {
+    /// Whether the keys hold a secret that a quantum computer does not find out from what was on the wire.
+    pub fn is_post_quantum(&self) -> bool {
+        match self.ppk {
+            PpkUse::Mixed => true,
+            PpkUse::Unused | PpkUse::Announced => self.suite.additional.is_some(),
+        }
+    }
 }
 
 /// Who made the peer.
@@ -187,6 +205,19 @@ pub enum Purpose {
     Close,
 }
 
+/// We sent IKE_INTERMEDIATE.
+#[derive(Debug)]
+pub struct IntermediateSent {
+    /// Keys and all, so far.
+    pub keyed: Keyed,
+    /// Our half of the additional key exchange.
+    pub ke: KeyExchange,
+    /// The request, bare.
+    pub request: Vec<u8>,
+    /// When to repeat it.
+    pub ladder: Retransmit,
+}
+
 /// We sent IKE_AUTH.
 #[derive(Debug)]
 pub struct AuthSent {
@@ -200,15 +231,30 @@ pub struct AuthSent {
     pub ladder: Retransmit,
 }
 
-/// We answered IKE_SA_INIT and await IKE_AUTH.
+/// We answered IKE_SA_INIT and await what comes next.
 #[derive(Debug)]
 pub struct HalfOpen {
-    /// Keys and all.
+    /// Keys and all, so far.
     pub keyed: Keyed,
+    /// What that is.
+    pub awaits: Awaits,
+    /// Which requests are new after IKE_SA_INIT, and the last answer.
+    pub received: Received,
+    /// The protection of that answer and its request, if the keys have changed since.
+    pub before: Option<Protector>,
     /// Whether the peer has shown that it receives at its address.
     pub proof: Proof,
     /// When we stop waiting.
     pub expires: Time,
+}
+
+/// The next request of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// IKE_INTERMEDIATE, with an additional key exchange by this method.
+    Intermediate(&'static Group),
+    /// IKE_AUTH.
+    Auth,
 }
 
 /// What is left of an SA that we refused or that the peer deleted: our last answer, in case it got lost.

@@ -72,6 +72,20 @@ pub fn silent_at_init(at: Time, remote: SocketAddr) -> Failure {
     }
 }
 
+/// The peer has answered IKE_SA_INIT, but not IKE_INTERMEDIATE.
+pub fn silent_at_intermediate(at: Time, remote: SocketAddr) -> Failure {
+    Failure {
+        at,
+        code: "peer-not-responding",
+        text: format!(
+            "{} answers IKE_SA_INIT on UDP 500, but not IKE_INTERMEDIATE on UDP 4500",
+            remote.ip()
+        ),
+        advice: "Open UDP 4500 both ways between the gateways; an ML-KEM key makes this message long, so where fragments of IP are dropped, lower `fragment-size` on this tunnel."
+            .to_owned(),
+    }
+}
+
 /// The peer has answered IKE_SA_INIT, but not IKE_AUTH.
 pub fn silent_at_auth(at: Time, remote: SocketAddr) -> Failure {
     Failure {

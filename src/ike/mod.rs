@@ -5,15 +5,15 @@
 //! ```text
 //!   handle_datagram ─▶┌──────────────────────────────────────────────────────────┐─▶ poll_event     first: install, remove, report
 //!   handle_command  ─▶│ Endpoint   tunnels: wish × plan                          │─▶ poll_transmit  then: send
-//!   handle_timeout  ─▶│            SAs: InitSent ▶ AuthSent ┐                    │─▶ poll_timeout   and sleep
-//!                     │                 HalfOpen ───────────┴▶ Established ▶ …   │
+//!   handle_timeout  ─▶│            SAs: InitSent ▶ … ▶ AuthSent ┐                │─▶ poll_timeout   and sleep
+//!                     │                 HalfOpen ▶ … ───────────┴▶ Established ▶ …│
 //!                     └──────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! - `handshake` is the line of states up to an established SA, each consumed by the next; `exchange` holds its steps, both roles side by side.
 //! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SAs (`children`).
 //! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
-//! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296.
+//! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296, `ppk` that of RFC 8784.
 //! - `nearest` says, when proposals do not meet, which pair comes closest and what to write.
 //! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
 //! - `census` decides who may begin while many do, `refused` counts what comes to nothing before its sender has proved anything.
@@ -51,6 +51,7 @@ mod nearest;
 mod negotiate;
 mod offer;
 mod pieces;
+mod ppk;
 mod protect;
 mod refused;
 mod rekey_refusal;
@@ -75,8 +76,8 @@ pub use protect::{Opened, Protector, Unopened};
 pub use refused::Refused;
 pub use schedule::IkeKeys;
 pub use settings::{
-    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Psk, RekeyTest,
-    Settings, Start, TunnelId,
+    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Ppk, PpkDemand,
+    Psk, RekeyTest, Settings, Start, TunnelId,
 };
 
 use std::time::Duration;

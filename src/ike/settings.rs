@@ -26,6 +26,8 @@ pub struct Settings {
     pub peer_id: PeerId,
     /// The pre-shared key.
     pub psk: Psk,
+    /// The post-quantum pre-shared key, if there is one.
+    pub ppk: Option<Ppk>,
     /// IKE proposals in order of preference.
     pub ike: Vec<IkeProposal>,
     /// ESP proposals in order of preference.
@@ -194,6 +196,26 @@ pub enum PeerId {
 #[derive(Clone, Debug)]
 pub struct Psk(pub Secret);
 
+/// A post-quantum pre-shared key (RFC 8784), which goes into the keys beside the key exchange.
+#[derive(Clone, Debug)]
+pub struct Ppk {
+    /// Its name, the same on both sides.
+    pub id: String,
+    /// The key itself.
+    pub key: Secret,
+    /// What to do with a peer that lacks it.
+    pub demand: PpkDemand,
+}
+
+/// What becomes of an IKE SA whose peer does not have our PPK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PpkDemand {
+    /// It does not come about.
+    Required,
+    /// It does without.
+    Optional,
+}
+
 /// When a tunnel connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -247,6 +269,7 @@ pub mod tests {
             id: Identity::Ipv4(Ipv4Addr::new(192, 0, 2, 1)),
             peer_id: PeerId::Any,
             psk: Psk(Secret::from_slice(b"a key both sides know")),
+            ppk: None,
             ike: vec![IkeProposal::parse(ike).unwrap().0],
             esp: vec![EspProposal::parse(esp).unwrap().0],
             policy: Policy::default(),

@@ -51,6 +51,10 @@ pub struct AuthRequest {
     pub ts_r: TrafficSelectors,
     /// Whether INITIAL_CONTACT stands in it.
     pub initial_contact: bool,
+    /// Which post-quantum pre-shared key the initiator used (RFC 8784).
+    pub ppk_identity: Option<Vec<u8>>,
+    /// The initiator's proof without that key.
+    pub no_ppk_auth: Option<Vec<u8>>,
 }
 
 /// What answers our IKE_AUTH.
@@ -62,10 +66,37 @@ pub enum AuthAnswer {
         id: Id,
         /// The proof.
         auth: Auth,
+        /// Whether the peer used our post-quantum pre-shared key for it.
+        ppk: PpkAnswer,
         /// The Child SA, or why there is none.
         child: Result<ChildAnswer, Notify>,
     },
     /// `SK { N }`: the peer does not want us.
+    Refused(Notify),
+}
+
+/// What a responder made of our PPK_IDENTITY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PpkAnswer {
+    /// It has the key, and used it.
+    Used,
+    /// It said nothing about it.
+    Unmentioned,
+}
+
+/// `SK { KE }` of IKE_INTERMEDIATE, in either direction.
+#[derive(Clone, Debug)]
+pub struct Intermediate {
+    /// KEi(1) or KEr(1).
+    pub ke: Ke,
+}
+
+/// What answers our IKE_INTERMEDIATE.
+#[derive(Clone, Debug)]
+pub enum IntermediateAnswer {
+    /// The peer goes on.
+    Accepted(Intermediate),
+    /// The peer refuses.
     Refused(Notify),
 }
 
@@ -193,10 +224,9 @@ impl AuthRequest {
             sa: required(loose.sa, "SA")?,
             ts_i: required(loose.ts_i, "TSi")?,
             ts_r: required(loose.ts_r, "TSr")?,
-            initial_contact: loose
-                .notifies
-                .iter()
-                .any(|notify| notify.kind == NotifyType::INITIAL_CONTACT),
+            initial_contact: of_kind(&loose.notifies, NotifyType::INITIAL_CONTACT).is_some(),
+            ppk_identity: of_kind(&loose.notifies, NotifyType::PPK_IDENTITY),
+            no_ppk_auth: of_kind(&loose.notifies, NotifyType::NO_PPK_AUTH),
         })
     }
 }
@@ -206,6 +236,10 @@ impl AuthAnswer {
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthAnswer, Error> {
         let loose = Loose::sort(payloads)?;
+        let ppk = match of_kind(&loose.notifies, NotifyType::PPK_IDENTITY) {
+            Some(_) => PpkAnswer::Used,
+            None => PpkAnswer::Unmentioned,
+        };
         let refusal = loose
             .notifies
             .into_iter()
@@ -220,7 +254,40 @@ impl AuthAnswer {
             (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildAnswer { sa, ts_i, ts_r }),
             (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
         };
-        Ok(AuthAnswer::Proved { id, auth, child })
+        Ok(AuthAnswer::Proved {
+            id,
+            auth,
+            ppk,
+            child,
+        })
+    }
+}
+
+impl Intermediate {
+    /// # Errors
+    /// The public value is missing or stands twice.
+    pub fn read(payloads: Vec<Payload>) -> Result<Intermediate, Error> {
+        let loose = Loose::sort(payloads)?;
+        Ok(Intermediate {
+            ke: required(loose.ke, "KE")?,
+        })
+    }
+}
+
+impl IntermediateAnswer {
+    /// # Errors
+    /// It is neither an error nor complete.
+    pub fn read(payloads: Vec<Payload>) -> Result<IntermediateAnswer, Error> {
+        let loose = Loose::sort(payloads)?;
+        if let Some(refusal) = loose
+            .notifies
+            .into_iter()
+            .find(|notify| notify.kind.is_error())
+        {
+            return Ok(IntermediateAnswer::Refused(refusal));
+        }
+        let ke = required(loose.ke, "KE or an error")?;
+        Ok(IntermediateAnswer::Accepted(Intermediate { ke }))
     }
 }
 
@@ -336,6 +403,14 @@ impl Loose {
             )))
         }
     }
+}
+
+/// The data of the first notification of a kind.
+fn of_kind(notifies: &[Notify], kind: NotifyType) -> Option<Vec<u8>> {
+    notifies
+        .iter()
+        .find(|notify| notify.kind == kind)
+        .map(|notify| notify.data.clone())
 }
 
 /// RFC 7296 §3.9.

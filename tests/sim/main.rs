@@ -10,6 +10,7 @@ mod message_ids;
 mod monitor;
 mod node;
 mod pair;
+mod post_quantum;
 mod recovery;
 mod rogue;
 mod script;

@@ -43,10 +43,10 @@ pub enum Gap {
 
 #[derive(Default)]
 pub struct Monitor {
-    /// Where an IV was used, by (SPIs, direction, IV).
+    /// Where an IV was used, by (SPIs, direction and generation of the keys, IV).
     sealed: HashMap<[u8; 25], u64>,
-    /// What was said, by (SPIs, flags, message ID, fragment number).
-    said: HashMap<[u8; 23], u64>,
+    /// What was said, by (SPIs, flags, message ID, fragment number and count: a message may be cut anew).
+    said: HashMap<[u8; 25], u64>,
     keys: HashSet<Key>,
     /// Packets that were opened, by receiver.
     pub opened: [u64; 2],
@@ -70,17 +70,18 @@ impl Monitor {
 
         let mut sealing = [0; 25];
         sealing[..16].copy_from_slice(&bytes[..16]);
-        sealing[16] = bytes[19] & 0x08;
+        // IKE_INTERMEDIATE changes the keys, and the next ones count from one again.
+        sealing[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43);
         sealing[17..].copy_from_slice(&bytes[iv_at..iv_at + 8]);
         let known = *self.sealed.entry(sealing).or_insert(digest);
         assert_eq!(known, digest, "one IV for two messages: {bytes:02x?}");
 
-        let mut saying = [0; 23];
+        let mut saying = [0; 25];
         saying[..16].copy_from_slice(&bytes[..16]);
         saying[16] = bytes[19];
         saying[17..21].copy_from_slice(&bytes[20..24]);
         if bytes[16] == 53 {
-            saying[21..].copy_from_slice(&bytes[32..34]);
+            saying[21..].copy_from_slice(&bytes[32..36]);
         }
         let known = *self.said.entry(saying).or_insert(digest);
         assert_eq!(known, digest, "one message ID, two contents: {bytes:02x?}");

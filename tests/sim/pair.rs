@@ -81,6 +81,7 @@ pub fn settings(side: Side) -> Settings {
         id: side.ip().parse().unwrap(),
         peer_id: PeerId::Any,
         psk: Psk(Secret::from_slice(b"a key both sides know")),
+        ppk: None,
         ike: vec![IkeProposal::parse("aes128-sha256-curve25519").unwrap().0],
         esp: vec![EspProposal::parse("aes128-sha256").unwrap().0],
         policy: Policy {

@@ -6,6 +6,7 @@ use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
 use crate::ike::collision::{self, Closer, Keep, Rival};
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
+use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{Context, InitSent, Keyed, Place, Purpose, Remnant};
 use crate::ike::limits;
@@ -67,6 +68,7 @@ impl Endpoint {
     pub(super) fn abandon_attempts(&mut self, id: TunnelId) {
         self.sas.retain(|_, sa| match sa {
             Sa::InitSent(sent) => sent.place.tunnel != id,
+            Sa::IntermediateSent(sent) => sent.keyed.place.tunnel != id,
             Sa::AuthSent(sent) => {
                 if sent.keyed.place.tunnel == id {
                     sent.purpose = Purpose::Close;
@@ -75,6 +77,19 @@ impl Endpoint {
             }
             Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
         });
+    }
+
+    /// IKE_SA_INIT is done: what comes next is what the suite says.
+    pub(super) fn go_on(&mut self, now: Time, own: IkeSpi, keyed: Keyed) {
+        let Some(method) = keyed.suite.additional else {
+            return self.authenticate(now, own, keyed);
+        };
+        let tunnel = keyed.place.tunnel;
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        match intermediate::begin(keyed, method, &mut cx) {
+            Some(sent) => self.sas.insert(own, Sa::IntermediateSent(Box::new(sent))),
+            None => self.on_attempt_failed(tunnel, limits::too_long(now, "IKE_INTERMEDIATE")),
+        }
     }
 
     pub(super) fn authenticate(&mut self, now: Time, own: IkeSpi, keyed: Keyed) {
@@ -97,6 +112,7 @@ impl Endpoint {
         let same = |place: &Place| place.settings.id == *id && place.remote.ip() == peer;
         let another = self.sas.values().any(|sa| match sa {
             Sa::InitSent(sent) => same(&sent.place),
+            Sa::IntermediateSent(sent) => same(&sent.keyed.place),
             Sa::AuthSent(sent) => same(&sent.keyed.place),
             Sa::HalfOpen(half_open) => same(&half_open.keyed.place),
             Sa::Established(sa) => same(sa.place()),
@@ -191,13 +207,23 @@ impl Endpoint {
             // Only an initiator disowns: a responder refuses before anything stands.
             Concluded::Disowned { failure, .. } => self.note_unless_up(tunnel, failure),
             Concluded::Failed { failure, remnant } => {
-                if let Some(remnant) = remnant {
-                    self.keep_remnant(own, remnant);
-                }
-                // Whoever that was has proved nothing.
-                self.note_unless_up(tunnel, failure);
+                self.on_peers_attempt_refused(tunnel, own, failure, remnant);
             }
         }
+    }
+
+    pub(super) fn on_peers_attempt_refused(
+        &mut self,
+        tunnel: TunnelId,
+        own: IkeSpi,
+        failure: Failure,
+        remnant: Option<Box<Remnant>>,
+    ) {
+        if let Some(remnant) = remnant {
+            self.keep_remnant(own, remnant);
+        }
+        // Whoever that was has proved nothing.
+        self.note_unless_up(tunnel, failure);
     }
 
     /// The peer has connected, so we need not. An attempt of ours that has shown no proof yet leaves nothing behind at the peer; one that has is settled with
@@ -205,6 +231,7 @@ impl Endpoint {
     fn yield_to_peer(&mut self, tunnel: TunnelId) {
         self.sas.retain(|_, sa| match sa {
             Sa::InitSent(sent) => sent.place.tunnel != tunnel,
+            Sa::IntermediateSent(sent) => sent.keyed.place.tunnel != tunnel,
             Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
         });
         self.set_plan(tunnel, Plan::Rest);
@@ -214,7 +241,11 @@ impl Endpoint {
     fn keep_remnant(&mut self, own: IkeSpi, remnant: Box<Remnant>) {
         let kept = self.sas.iter().filter_map(|(spi, sa)| match sa {
             Sa::Remnant(remnant) => Some((remnant.expires, *spi)),
-            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) => None,
+            Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::Established(_) => None,
         });
         let (count, oldest) = kept.fold((0usize, None), |(count, oldest), remnant| {
             let older = oldest.is_none_or(|oldest| remnant < oldest);
@@ -242,6 +273,7 @@ impl Endpoint {
             }
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => true,
@@ -399,6 +431,7 @@ impl Endpoint {
                     }
                     Sa::Established(_)
                     | Sa::InitSent(_)
+                    | Sa::IntermediateSent(_)
                     | Sa::AuthSent(_)
                     | Sa::HalfOpen(_)
                     | Sa::Remnant(_) => {}

@@ -104,12 +104,17 @@ impl Endpoint {
         self.abandon_attempts(id);
         self.sas.retain(|_, sa| match sa {
             Sa::HalfOpen(half_open) => half_open.keyed.place.tunnel != id,
-            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+            Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
+            | Sa::AuthSent(_)
+            | Sa::Established(_)
+            | Sa::Remnant(_) => true,
         });
         let own = self.sas.iter().filter_map(|(own, sa)| match sa {
             Sa::Established(sa) if sa.tunnel() == id => Some(*own),
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
@@ -175,6 +180,7 @@ impl Endpoint {
             }
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
@@ -196,6 +202,7 @@ impl Endpoint {
             Sa::Established(sa) if sa.tunnel() == tunnel && sa.has_child(spi_in) => Some(*own),
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,

@@ -14,8 +14,9 @@ use crate::ike::cookie::Bearer;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
 use crate::ike::exchange::init::{self, Answered};
+use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::Place;
+use crate::ike::handshake::{Awaits, HalfOpen, Place};
 use crate::ike::limits;
 use crate::ike::refused::Refused;
 use crate::ike::sa::Fate;
@@ -238,7 +239,13 @@ impl Endpoint {
         let expects_clear = match self.sas.get(&own) {
             None => return self.out.refused.count(Refused::UnknownSpi),
             Some(Sa::InitSent(_)) => true,
-            Some(Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_)) => false,
+            Some(
+                Sa::IntermediateSent(_)
+                | Sa::AuthSent(_)
+                | Sa::HalfOpen(_)
+                | Sa::Established(_)
+                | Sa::Remnant(_),
+            ) => false,
         };
         let Ok(message) = Message::parse(datagram.bytes) else {
             return self.out.refused.count(Refused::Malformed);
@@ -306,14 +313,30 @@ impl Endpoint {
                             self.note_unless_up(tunnel, failure);
                         }
                     }
-                    init::Progress::Keyed(keyed) => self.authenticate(now, own, *keyed),
+                    init::Progress::Keyed(keyed) => self.go_on(now, own, *keyed),
                     init::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
+                }
+            }
+            Sa::IntermediateSent(sent) => {
+                if !sent.awaits(&header) {
+                    self.sas.insert(own, Sa::IntermediateSent(sent));
+                    return self.out.refused.count(Refused::Stray);
+                }
+                let tunnel = sent.keyed.place.tunnel;
+                match sent.on_response(message, &mut cx) {
+                    intermediate::Progress::Waiting(sent) => {
+                        self.sas.insert(own, Sa::IntermediateSent(sent));
+                    }
+                    intermediate::Progress::Keyed(keyed) => self.authenticate(now, own, *keyed),
+                    intermediate::Progress::Failed(failure) => {
+                        self.on_attempt_failed(tunnel, failure);
+                    }
                 }
             }
             Sa::AuthSent(sent) => {
                 let is_answer = header.exchange == ExchangeType::IKE_AUTH
                     && header.flags.response
-                    && header.message_id.0 == 1
+                    && header.message_id == sent.keyed.intermediates.auth_id()
                     && header.spi_r == sent.keyed.spi_r;
                 if !is_answer {
                     self.sas.insert(own, Sa::AuthSent(sent));
@@ -329,24 +352,7 @@ impl Endpoint {
                     }
                 }
             }
-            Sa::HalfOpen(half_open) => {
-                let is_request = header.exchange == ExchangeType::IKE_AUTH
-                    && !header.flags.response
-                    && header.message_id.0 == 1
-                    && header.spi_i == half_open.keyed.spi_i;
-                if !is_request {
-                    self.sas.insert(own, Sa::HalfOpen(half_open));
-                    return self.out.refused.count(Refused::Stray);
-                }
-                let tunnel = half_open.keyed.place.tunnel;
-                let spi_in = fresh_child_spi(&self.sas, cx.rng);
-                match half_open.on_request(message, datagram, spi_in, &mut cx) {
-                    Err(half_open) => {
-                        self.sas.insert(own, Sa::HalfOpen(half_open));
-                    }
-                    Ok(concluded) => self.on_peers_attempt_concluded(now, tunnel, own, concluded),
-                }
-            }
+            Sa::HalfOpen(half_open) => self.on_handshake(now, own, half_open, message, datagram),
             Sa::Established(sa) => self.step(now, own, sa, |sa, cx| {
                 if sa.spis() == (header.spi_i, header.spi_r) {
                     sa.on_message(message, datagram, cx)
@@ -366,6 +372,55 @@ impl Endpoint {
                     }
                 }
                 self.sas.insert(own, Sa::Remnant(remnant));
+            }
+        }
+    }
+
+    /// A message for a half-open SA: the next request of its handshake, the last one again, or nothing.
+    fn on_handshake(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        half_open: Box<HalfOpen>,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+    ) {
+        let header = message.header;
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        if header.flags.response || header.spi_i != half_open.keyed.spi_i {
+            self.sas.insert(own, Sa::HalfOpen(half_open));
+            return self.out.refused.count(Refused::Stray);
+        }
+        let is_next = half_open
+            .received
+            .classify(header.message_id, datagram.bytes)
+            == window::Request::New;
+        let tunnel = half_open.keyed.place.tunnel;
+        match half_open.awaits {
+            Awaits::Intermediate(method)
+                if is_next && header.exchange == ExchangeType::IKE_INTERMEDIATE =>
+            {
+                match half_open.on_intermediate(method, message, datagram, &mut cx) {
+                    intermediate::Answered::HalfOpen(half_open) => {
+                        self.sas.insert(own, Sa::HalfOpen(half_open));
+                    }
+                    intermediate::Answered::Refused { failure, remnant } => {
+                        self.on_peers_attempt_refused(tunnel, own, failure, Some(remnant));
+                    }
+                }
+            }
+            Awaits::Auth if is_next && header.exchange == ExchangeType::IKE_AUTH => {
+                let spi_in = fresh_child_spi(&self.sas, cx.rng);
+                match half_open.on_request(message, datagram, spi_in, &mut cx) {
+                    Err(half_open) => {
+                        self.sas.insert(own, Sa::HalfOpen(half_open));
+                    }
+                    Ok(concluded) => self.on_peers_attempt_concluded(now, tunnel, own, concluded),
+                }
+            }
+            Awaits::Intermediate(_) | Awaits::Auth => {
+                half_open.repeat(message, datagram, &mut cx);
+                self.sas.insert(own, Sa::HalfOpen(half_open));
             }
         }
     }

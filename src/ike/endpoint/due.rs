@@ -89,6 +89,28 @@ impl Endpoint {
                     }
                 }
             }
+            Sa::IntermediateSent(mut sent) => {
+                let (tunnel, remote) = (sent.keyed.place.tunnel, sent.keyed.place.remote);
+                match sent.ladder.step(now, jitter) {
+                    Step::Wait => {
+                        self.sas.insert(own, Sa::IntermediateSent(sent));
+                    }
+                    Step::Again(transmits) => {
+                        self.out.transmits.extend(transmits);
+                        let copies = sent.ladder.sent();
+                        self.sas.insert(own, Sa::IntermediateSent(sent));
+                        if copies == limits::COPIES_BEFORE_NEWS {
+                            self.note_unless_up(
+                                tunnel,
+                                limits::silent_at_intermediate(now, remote),
+                            );
+                        }
+                    }
+                    Step::GiveUp => {
+                        self.on_attempt_failed(tunnel, limits::silent_at_intermediate(now, remote));
+                    }
+                }
+            }
             Sa::AuthSent(mut sent) => {
                 let (tunnel, remote) = (sent.keyed.place.tunnel, sent.keyed.place.remote);
                 match sent.ladder.step(now, jitter) {

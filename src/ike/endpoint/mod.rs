@@ -12,7 +12,7 @@ use std::sync::Arc;
 use self::sas::Sas;
 use super::cookie::Cookies;
 use super::event::{Event, State, Transmit, View};
-use super::handshake::{AuthSent, Context, HalfOpen, InitSent, Output, Remnant};
+use super::handshake::{AuthSent, Context, HalfOpen, InitSent, IntermediateSent, Output, Remnant};
 use super::limits::Bucket;
 use super::refused::Refused;
 use super::sa::IkeSa;
@@ -39,6 +39,7 @@ pub struct Endpoint {
 #[derive(Debug)]
 enum Sa {
     InitSent(Box<InitSent>),
+    IntermediateSent(Box<IntermediateSent>),
     AuthSent(Box<AuthSent>),
     HalfOpen(Box<HalfOpen>),
     Established(Box<IkeSa>),
@@ -98,7 +99,7 @@ impl Endpoint {
         !self.sas.values().any(|sa| match sa {
             // What an IKE_AUTH has brought about at the peer is closed when its answer comes.
             Sa::Established(_) | Sa::AuthSent(_) => true,
-            Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
         })
     }
 
@@ -139,6 +140,7 @@ impl Endpoint {
             Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_ref()),
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
@@ -155,6 +157,7 @@ impl Endpoint {
             Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_mut()),
             Sa::Established(_)
             | Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Remnant(_) => None,
@@ -174,6 +177,7 @@ impl Endpoint {
                 Sa::Established(sa) if sa.is_open() && sa.child().is_some() => Some(sa.tunnel()),
                 Sa::Established(_)
                 | Sa::InitSent(_)
+                | Sa::IntermediateSent(_)
                 | Sa::AuthSent(_)
                 | Sa::HalfOpen(_)
                 | Sa::Remnant(_) => None,
@@ -224,7 +228,7 @@ fn has_child(sas: &Sas, spi_in: u32) -> bool {
     sas.values().any(|sa| match sa {
         Sa::Established(sa) => sa.has_child(spi_in),
         Sa::AuthSent(sent) => sent.spi_in == spi_in,
-        Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+        Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
     })
 }
 
@@ -232,6 +236,7 @@ impl Sa {
     fn next_timer(&self) -> Time {
         match self {
             Sa::InitSent(sent) => sent.ladder.due(),
+            Sa::IntermediateSent(sent) => sent.ladder.due(),
             Sa::AuthSent(sent) => sent.ladder.due(),
             Sa::HalfOpen(half_open) => half_open.expires,
             Sa::Established(sa) => sa.next_timer(),

@@ -114,7 +114,11 @@ impl Sas {
                     let life = census.life(place.remote.ip().into());
                     half_open.expires = half_open.expires.min(place.started + life);
                 }
-                Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Established(_) | Sa::Remnant(_) => {}
+                Sa::InitSent(_)
+                | Sa::IntermediateSent(_)
+                | Sa::AuthSent(_)
+                | Sa::Established(_)
+                | Sa::Remnant(_) => {}
             }
         }
     }
@@ -144,7 +148,7 @@ impl Index {
                 }
                 self.standing.add(sa.tunnel());
             }
-            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
         }
     }
 
@@ -162,7 +166,7 @@ impl Index {
                 }
                 self.standing.take(sa.tunnel());
             }
-            Sa::InitSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
         }
     }
 }

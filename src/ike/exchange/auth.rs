@@ -1,8 +1,8 @@
 //! IKE_AUTH (RFC 7296 §1.2): both sides prove the pre-shared key and make the first Child SA.
 //!
 //! ```text
-//! HDR, SK { IDi, AUTH, [N(INITIAL_CONTACT),] SAi2, TSi, TSr }  ──▶
-//!                 ◀──  HDR, SK { IDr, AUTH, SAr2, TSi, TSr }
+//! HDR, SK { IDi, AUTH, [N(PPK_IDENTITY), N(NO_PPK_AUTH),] [N(INITIAL_CONTACT),] SAi2, TSi, TSr }  ──▶
+//!                 ◀──  HDR, SK { IDr, AUTH, [N(PPK_IDENTITY),] SAr2, TSi, TSr }
 //!            or   ◀──  HDR, SK { IDr, AUTH, N(NO_PROPOSAL_CHOSEN | TS_UNACCEPTABLE) }     the IKE SA stands, without a Child SA
 //!            or   ◀──  HDR, SK { N(AUTHENTICATION_FAILED) }                               nothing stands
 //! ```
@@ -10,12 +10,12 @@
 //! We do not send the optional IDr: a peer that is not who we expect then tells us who it is, and we can say so, instead of a bare refusal.
 
 use crate::crypto::EspSuite;
-use crate::ike::authn::{self, Signed};
 use crate::ike::children::{self, ChildSa, Standing};
-use crate::ike::error::{self, Denied, Error, Incompatible, Stage};
-use crate::ike::event::{Datagram, Role};
+use crate::ike::error::{self, Error, Incompatible, Stage};
+use crate::ike::event::Datagram;
 use crate::ike::exchange::create_child::part_of;
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
+use crate::ike::exchange::proof;
 use crate::ike::failure::Failure;
 use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
 use crate::ike::nearest;
@@ -25,14 +25,11 @@ use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::IkeSa;
 use crate::ike::schedule::ChildSeed;
-use crate::ike::settings::{Encapsulation, PeerId};
+use crate::ike::settings::Encapsulation;
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
 use crate::net::{Policy, narrow};
-use crate::wire::{
-    Auth, AuthMethod, ExchangeType, Flags, Header, Id, Message, MessageId, Notify, NotifyType,
-    Payload,
-};
+use crate::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
 
 /// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +79,7 @@ pub fn begin(
 ) -> Option<AuthSent> {
     let settings = keyed.place.settings.clone();
     let id = id_payload(&settings.id);
-    let mut payloads = vec![Payload::IdI(id.clone()), Payload::Auth(prove(&keyed, &id))];
+    let mut payloads = proof::introduce(&keyed, &id);
     match contact {
         InitialContact::Send => payloads.push(Payload::Notify(Notify::new(
             NotifyType::INITIAL_CONTACT,
@@ -107,7 +104,7 @@ pub fn begin(
         keyed.spi_r,
         ExchangeType::IKE_AUTH,
         flags,
-        MessageId(1),
+        keyed.intermediates.auth_id(),
     );
     let (header, payloads) = cx.shape(header, payloads);
     let parcel = Parcel {
@@ -124,65 +121,6 @@ pub fn begin(
         spi_in,
         ladder,
     })
-}
-
-/// Our AUTH payload.
-fn prove(keyed: &Keyed, id: &Id) -> Auth {
-    let settings = &keyed.place.settings;
-    let signed = match keyed.role {
-        Role::Initiator => signed_by_initiator(keyed, id),
-        Role::Responder => signed_by_responder(keyed, id),
-    };
-    Auth {
-        method: AuthMethod::SHARED_KEY,
-        data: authn::auth(keyed.suite.prf, &settings.psk, signed)
-            .as_bytes()
-            .to_vec(),
-    }
-}
-
-/// Checks who the peer is and that it knows the key; the key first, so that only its holder learns whom we expect.
-fn check(keyed: &Keyed, id: &Id, auth: Option<&Auth>) -> Result<(), Error> {
-    let settings = &keyed.place.settings;
-    let Some(auth) = auth else {
-        return Err(Error::Denied(Denied::Method("EAP".to_owned())));
-    };
-    if auth.method != AuthMethod::SHARED_KEY {
-        return Err(Error::Denied(Denied::Method(auth.method.to_string())));
-    }
-    let signed = match keyed.role {
-        Role::Initiator => signed_by_responder(keyed, id),
-        Role::Responder => signed_by_initiator(keyed, id),
-    };
-    if !authn::verify(keyed.suite.prf, &settings.psk, signed, &auth.data) {
-        return Err(Error::Denied(Denied::Key { id: id.to_string() }));
-    }
-    match &settings.peer_id {
-        PeerId::Any => Ok(()),
-        PeerId::Exactly(expected) if id_payload(expected) == *id => Ok(()),
-        PeerId::Exactly(expected) => Err(Error::Denied(Denied::Identity {
-            theirs: id.to_string(),
-            ours: expected.clone(),
-        })),
-    }
-}
-
-fn signed_by_initiator<'a>(keyed: &'a Keyed, id: &'a Id) -> Signed<'a> {
-    Signed {
-        first_message: &keyed.init_request,
-        nonce: &keyed.nonces.responder,
-        prove: &keyed.keys.prove_initiator,
-        id,
-    }
-}
-
-fn signed_by_responder<'a>(keyed: &'a Keyed, id: &'a Id) -> Signed<'a> {
-    Signed {
-        first_message: &keyed.init_response,
-        nonce: &keyed.nonces.initiator,
-        prove: &keyed.keys.prove_responder,
-        id,
-    }
 }
 
 /// Where an initiator is after a message.
@@ -205,9 +143,16 @@ impl AuthSent {
             }
         };
         let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
-        let AuthSent { keyed, spi_in, .. } = self;
+        let AuthSent {
+            mut keyed, spi_in, ..
+        } = self;
         Progress::Concluded(match answer {
-            Ok(AuthAnswer::Proved { id, auth, child }) => match check(&keyed, &id, Some(&auth)) {
+            Ok(AuthAnswer::Proved {
+                id,
+                auth,
+                ppk,
+                child,
+            }) => match proof::check_responder(&mut keyed, &id, &auth, ppk) {
                 Ok(()) => proved(keyed, spi_in, child, cx),
                 Err(error) => disown(keyed, &error, cx),
             },
@@ -332,7 +277,7 @@ impl HalfOpen {
         self.keyed.place.local = datagram.local;
         self.keyed.place.remote = datagram.remote;
         let request = request.and_then(|request| {
-            check(&self.keyed, &request.id, request.auth.as_ref())?;
+            proof::check_initiator(&mut self.keyed, &request)?;
             Ok(request)
         });
         Ok(match request {
@@ -349,7 +294,7 @@ fn refuse(
     datagram: Datagram<'_>,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let mut received = Received::starting_at(1);
+    let mut received = Received::starting_at(keyed.intermediates.auth_id().0);
     let (header, payloads) = cx.shape(
         response_header(&keyed),
         vec![Payload::Notify(error.notify())],
@@ -372,7 +317,7 @@ fn believed(
     cx: &mut Context<'_>,
 ) -> Concluded {
     let id = id_payload(&keyed.place.settings.id);
-    let mut payloads = vec![Payload::IdR(id.clone()), Payload::Auth(prove(&keyed, &id))];
+    let mut payloads = proof::introduce_back(&keyed, &id);
     let (child, failure) = match choose_child(&keyed, request, datagram) {
         Ok((chosen, spi_out, policy)) => {
             payloads.push(Payload::Sa(negotiate::answer_esp(&chosen, spi_in)));
@@ -449,7 +394,7 @@ fn response_header(keyed: &Keyed) -> Header {
         keyed.spi_r,
         ExchangeType::IKE_AUTH,
         flags,
-        MessageId(1),
+        keyed.intermediates.auth_id(),
     )
 }
 

@@ -1,8 +1,8 @@
 //! IKE_SA_INIT (RFC 7296 §1.2): algorithms, public values and nonces, in the clear.
 //!
 //! ```text
-//! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), N(fragments), V  ──▶
-//!                 ◀──  HDR(SPIi, SPIr), SAr1, KEr, Nr, N(NAT-D source, destination), N(fragments), V
+//! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), N(fragments), [N(intermediate), N(USE_PPK),] V  ──▶
+//!                 ◀──  HDR(SPIi, SPIr), SAr1, KEr, Nr, N(NAT-D source, destination), N(fragments), [N(intermediate), N(USE_PPK),] V
 //!            or   ◀──  HDR(SPIi, 0), N(INVALID_KE_PAYLOAD | NO_PROPOSAL_CHOSEN | COOKIE)
 //! ```
 //!
@@ -13,22 +13,28 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::crypto::{Group, KeyExchange};
+use crate::crypto::{Answer, Group, KeyExchange};
+use crate::ike::authn::Intermediates;
 use crate::ike::census::Proof;
-use crate::ike::error::{self, Error, Incompatible, Ours, Stage};
+use crate::ike::error::{self, Denied, Error, Incompatible, Ours, PpkFault, Stage};
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID};
+use crate::ike::handshake::{
+    Awaits, Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID,
+};
 use crate::ike::nat;
 use crate::ike::nearest;
 use crate::ike::negotiate;
+use crate::ike::offer::without_additional;
 use crate::ike::pieces::{Fragmentation, Parcel, Pieces, Sizes};
+use crate::ike::ppk::PpkUse;
 use crate::ike::protect::Protector;
 use crate::ike::refused::Refused;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::schedule::{IkeKeys, Nonces};
-use crate::ike::settings::{Encapsulation, Settings};
+use crate::ike::settings::{Encapsulation, Ppk, Settings};
 use crate::ike::shape::{Init, InitAnswer};
+use crate::ike::window::Received;
 use crate::net::Time;
 use crate::wire::{
     ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
@@ -206,6 +212,15 @@ impl InitSent {
         if message.header.spi_r.is_zero() {
             return self.doubted(misbehaved("its answer to IKE_SA_INIT has no SPI"));
         }
+        if suite.additional.is_some() && !says(&init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
+            return self.doubted(misbehaved(
+                "it chose an additional key exchange and no IKE_INTERMEDIATE to make it in",
+            ));
+        }
+        let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
+        if ppk == PpkUse::Unused && settings.ppk.as_ref().is_some_and(Ppk::is_required) {
+            return self.doubted(Error::Denied(Denied::Ppk(PpkFault::Unused)).failure(cx.now));
+        }
         let Ok(shared) = self.ke.agree(&init.ke.data) else {
             return self.doubted(misbehaved("its public value is not valid"));
         };
@@ -259,6 +274,8 @@ impl InitSent {
             keys,
             protector,
             detected,
+            ppk,
+            intermediates: Intermediates::default(),
             peer: peer_kind(&init.vendors),
             init_request: self.message,
             init_response: datagram.bytes.to_vec(),
@@ -295,7 +312,10 @@ fn request(
     payloads.push(public_value(ke));
     payloads.push(Payload::Nonce(nonce.to_vec()));
     payloads.extend(nat.iter().cloned());
-    payloads.push(understands_fragments());
+    payloads.push(fact(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
+    let additional = settings.ike.iter().any(|ike| !ike.additional.is_empty());
+    payloads.extend(additional.then(|| fact(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
+    payloads.extend(settings.ppk.is_some().then(|| fact(NotifyType::USE_PPK)));
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
     let header = Header::new(
         spi_i,
@@ -316,12 +336,14 @@ pub fn public_value(ke: &KeyExchange) -> Payload {
     })
 }
 
-/// That we understand fragments. The responder says so only to who asks (RFC 7383 §2.3).
-fn understands_fragments() -> Payload {
-    Payload::Notify(Notify::new(
-        NotifyType::IKEV2_FRAGMENTATION_SUPPORTED,
-        Vec::new(),
-    ))
+/// What we can do. The responder says so only to who can do it too (RFC 7383 §2.3, RFC 9242 §3.1, RFC 8784 §3).
+fn fact(kind: NotifyType) -> Payload {
+    Payload::Notify(Notify::new(kind, Vec::new()))
+}
+
+/// Whether the peer says that it can do something.
+fn says(init: &Init, kind: NotifyType) -> bool {
+    init.notifies.iter().any(|notify| notify.kind == kind)
 }
 
 /// What comes of what the peer says; we always say that we understand fragments.
@@ -352,6 +374,7 @@ pub fn ours(settings: &Settings, stage: Stage) -> Ours {
         esp: join(settings.esp.iter()),
         id: settings.id.clone(),
         selectors: selectors(&settings.policy.local, &settings.policy.remote),
+        ppk: settings.ppk.as_ref().map(|ppk| ppk.id.clone()),
     }
 }
 
@@ -398,6 +421,12 @@ pub fn respond(
     let spi_i = message.header.spi_i;
     match try_respond(place, spi_r, message, cx) {
         Ok(keyed) => Answered::HalfOpen(Box::new(HalfOpen {
+            awaits: keyed
+                .suite
+                .additional
+                .map_or(Awaits::Auth, Awaits::Intermediate),
+            received: Received::starting_at(1),
+            before: None,
             keyed,
             proof,
             expires: cx.now + patience,
@@ -435,7 +464,12 @@ fn try_respond(
     let settings = place.settings.clone();
     let spi_i = message.header.spi_i;
     let init = Init::read(message.clear.clone())?;
-    let chosen = negotiate::choose_ike(&settings.ike, &init.sa).ok_or_else(|| {
+    let offer = if says(&init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
+        init.sa.clone()
+    } else {
+        without_additional(&init.sa)
+    };
+    let chosen = negotiate::choose_ike(&settings.ike, &offer).ok_or_else(|| {
         Error::Incompatible(Incompatible::Ike {
             theirs: negotiate::words_of_all(&init.sa, 8),
             ours: join(settings.ike.iter()),
@@ -463,16 +497,17 @@ fn try_respond(
             peer: false,
         },
     };
-    let ke = KeyExchange::generate(suite.group, cx.rng);
-    let shared = ke
-        .agree(&init.ke.data)
+    let Answer { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
     let mut nonce = vec![0; NONCE_LEN];
     cx.rng.fill(&mut nonce);
 
     let mut payloads = vec![
         Payload::Sa(negotiate::answer_ike(&chosen, &[])),
-        public_value(&ke),
+        Payload::Ke(Ke {
+            group: suite.group.id,
+            data: public,
+        }),
         Payload::Nonce(nonce.clone()),
     ];
     payloads.extend(nat::notifies(
@@ -485,8 +520,18 @@ fn try_respond(
     ));
     let fragmentation = fragmentation(&settings, &init.notifies, place.remote);
     match fragmentation {
-        Fragmentation::Agreed(_) => payloads.push(understands_fragments()),
+        Fragmentation::Agreed(_) => {
+            payloads.push(fact(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
+        }
         Fragmentation::Unsupported => {}
+    }
+    if suite.additional.is_some() {
+        payloads.push(fact(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
+    }
+    let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
+    match ppk {
+        PpkUse::Announced => payloads.push(fact(NotifyType::USE_PPK)),
+        PpkUse::Unused | PpkUse::Mixed => {}
     }
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
     let header = Header::new(
@@ -523,6 +568,8 @@ fn try_respond(
         keys,
         protector,
         detected,
+        ppk,
+        intermediates: Intermediates::default(),
         peer: peer_kind(&init.vendors),
         init_request: message.bytes.to_vec(),
         init_response: response,

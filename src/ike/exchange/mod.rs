@@ -4,4 +4,6 @@ pub mod auth;
 pub mod create_child;
 pub mod informational;
 pub mod init;
+pub mod intermediate;
+mod proof;
 pub mod rekey_ike;

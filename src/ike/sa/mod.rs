@@ -43,6 +43,8 @@ pub struct IkeSa {
     spi_r: IkeSpi,
     role: Role,
     suite: IkeSuite,
+    /// Whether a secret that a quantum computer does not find out is in SK_d, or in one that it comes from.
+    post_quantum: bool,
     /// SK_d.
     derive: Secret,
     nonces: Nonces,
@@ -137,6 +139,7 @@ const TELL_AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 impl IkeSa {
     /// Makes an IKE SA of a finished handshake. Its Child SA is announced by [`announce`](Self::announce).
     pub fn establish(keyed: Keyed, child: Option<ChildSa>, cx: &mut Context<'_>) -> IkeSa {
+        let post_quantum = keyed.is_post_quantum();
         let Keyed {
             place,
             spi_i,
@@ -148,13 +151,15 @@ impl IkeSa {
             protector,
             detected,
             peer,
+            intermediates,
             ..
         } = keyed;
         let now = cx.now;
-        // IKE_SA_INIT and IKE_AUTH were the initiator's requests 0 and 1; the responder has made none (RFC 7296 §2.2).
+        // All requests up to IKE_AUTH were the initiator's; the responder has made none (RFC 7296 §2.2).
+        let auth = intermediates.auth_id();
         let (ours, theirs) = match role {
-            Role::Initiator => (2, 0),
-            Role::Responder => (0, 1),
+            Role::Initiator => (auth.next(), MessageId(0)),
+            Role::Responder => (Some(MessageId(0)), auth),
         };
         let close_at = child
             .is_none()
@@ -164,6 +169,7 @@ impl IkeSa {
             spi_r,
             role,
             suite,
+            post_quantum,
             derive: keys.derive,
             nonces,
             detected,
@@ -173,10 +179,10 @@ impl IkeSa {
             life: Life::begin(&place, now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
-            next_id: Some(MessageId(ours)),
+            next_id: ours,
             request: None,
             jobs: VecDeque::new(),
-            received: Received::starting_at(theirs),
+            received: Received::starting_at(theirs.0),
             children: Children::of(child),
             quiet: Quiet::new(now, detected.us, place.settings.dpd),
             close_at,
@@ -213,6 +219,7 @@ impl IkeSa {
             spi_r,
             role,
             suite,
+            post_quantum: self.post_quantum,
             derive: keys.derive,
             nonces,
             detected: self.detected,
@@ -340,7 +347,7 @@ impl IkeSa {
             rekey_at: self.life.rekey_at.unwrap_or(Time::ZERO),
             hard_expiry: self.life.hard_expiry,
             nat: self.detected.view(self.place.settings.encapsulation),
-            post_quantum: false,
+            post_quantum: self.post_quantum,
         }
     }
 
