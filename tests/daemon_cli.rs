@@ -305,6 +305,11 @@ fn an_unreachable_peer_is_a_state_and_not_an_end() {
         tunnel["last_error"]["text"].as_str().unwrap(),
         &["198.51.100.1"],
     );
+    for (query, sa) in [("", "Child SA"), ("?ike=true", "IKE SA")] {
+        let path = format!("/v1/tunnels/a/rekey{query}");
+        let refused = ask(&site.path("control.sock"), Verb::Post, &path).unwrap_err();
+        assert_says(&refused.to_string(), &["tunnel a has no", sa]);
+    }
     assert!(daemon.0.try_wait().unwrap().is_none());
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use groundlink::crypto::Generator;
 use groundlink::ike::{Command, Peer, PeerId, Start, State, Waiting};
 
+use crate::node::Node;
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -189,6 +190,47 @@ fn what_is_asked_of_a_tunnel_while_it_looks_its_peer_up_is_not_lost() {
         resolve(&mut pair, Side::B, Some("192.0.2.1"));
         assert_eq!(pair.b.count("Connecting"), 1, "{start:?}");
     }
+}
+
+#[test]
+fn a_peer_that_died_is_called_where_its_name_leads_then() {
+    let mut pair = named(Start::Auto);
+    resolve(&mut pair, Side::B, Some("192.0.2.1"));
+    pair.run_for(MINUTE);
+    assert_eq!(pair.b.state(), State::Up);
+    let known = pair.b.count("Resolve");
+    pair.cut();
+    for _ in 0..300 {
+        pair.run_for(SECOND);
+        if pair.b.count("Resolve") > known {
+            break;
+        }
+    }
+    assert!(pair.b.codes().contains(&"peer-dead"));
+    resolve(&mut pair, Side::B, Some("192.0.2.77"));
+    let remote = pair.b.view().remote.unwrap();
+    assert_eq!(remote.to_string(), "192.0.2.77:500");
+}
+
+#[test]
+fn a_peer_that_is_away_for_a_day_costs_no_more_in_its_last_hour_than_in_its_first() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut b = settings(Side::B);
+    b.start = Start::Add;
+    let mut pair = Pair::new(settings(Side::A), b);
+    pair.cut();
+    let mut hours = Vec::new();
+    for _ in 0..24 {
+        let before = (pair.a.sent.len(), pair.a.events.len());
+        pair.run_for(HOUR);
+        let Node { sent, events, .. } = &pair.a;
+        hours.push((sent.len() - before.0, events.len() - before.1));
+    }
+    let first = hours[0];
+    // A datagram in six seconds, and three events an attempt.
+    assert!(first.0 < 600 && first.1 < 600, "{hours:?}");
+    let more = |hour: &(usize, usize)| hour.0 > first.0 + 20 || hour.1 > first.1 + 20;
+    assert!(!hours.iter().any(more), "{hours:?}");
 }
 
 #[test]
