@@ -193,3 +193,25 @@ fn psk_and_completions_print_what_they_promise() {
         "verbs of later versions are not offered"
     );
 }
+
+/// The words by which a build with the feature `testing` is known.
+const MISBEHAVES: &[u8] = b"misbehaves on request";
+
+fn carries_misbehaviour() -> bool {
+    let binary = fs::read(env!("CARGO_BIN_EXE_groundlink")).unwrap();
+    binary
+        .windows(MISBEHAVES.len())
+        .any(|window| window == MISBEHAVES)
+}
+
+#[test]
+#[cfg(not(feature = "testing"))]
+fn what_is_shipped_cannot_be_told_to_misbehave() {
+    assert!(!carries_misbehaviour());
+}
+
+#[test]
+#[cfg(feature = "testing")]
+fn what_can_be_told_to_misbehave_says_so() {
+    assert!(carries_misbehaviour());
+}

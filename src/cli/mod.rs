@@ -20,11 +20,20 @@ use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parse
 use crate::config;
 use outcome::{Exit, Failure};
 
+/// What `--version` says. A build that misbehaves on request is not to be mistaken for one to rely on.
+#[cfg(not(feature = "testing"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+#[cfg(feature = "testing")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (testing: misbehaves on request)"
+);
+
 /// The end of a cloud VPN on an ordinary Linux machine: IKEv2 and ESP in one process.
 #[derive(Debug, Parser)]
 #[command(
     name = "groundlink",
-    version,
+    version = VERSION,
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,

@@ -11,10 +11,6 @@
 
 use crate::wire::{Critical, ExchangeType, Header, Payload, PayloadType};
 
-/// What every build with this module carries, so that a binary can be searched for it.
-#[used]
-static MARK: [u8; 30] = *b"groundlink built to misbehave\n";
-
 /// Which messages are changed, and how.
 #[derive(Clone, Debug)]
 pub struct Rule {

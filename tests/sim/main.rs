@@ -4,6 +4,8 @@ mod esp;
 mod fragments;
 mod handshake;
 mod hostile;
+#[cfg(feature = "testing")]
+mod impaired;
 mod insider;
 mod lifecycle;
 mod message_ids;

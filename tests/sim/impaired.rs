@@ -1,0 +1,321 @@
+//! A peer that is ours in everything but one: its messages are wrong in exactly one way, under valid keys.
+//!
+//! [`one_wrong_thing_at_a_time`] goes through them all: every exchange, request and response, every payload left out, emptied, cut, bloated or doubled. Whatever
+//! happens meanwhile, nothing panics, the rules of the monitor hold, and once the peer behaves again both agree. The other tests say what must happen in
+//! particular.
+
+use std::time::Duration;
+
+use groundlink::ike::impair::{Change, Rule, Which};
+use groundlink::ike::{Command, Rekey, State};
+use groundlink::wire::{Critical, ExchangeType, Header, Payload, PayloadType};
+
+use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const EXCHANGES: [ExchangeType; 4] = [
+    ExchangeType::IKE_SA_INIT,
+    ExchangeType::IKE_AUTH,
+    ExchangeType::CREATE_CHILD_SA,
+    ExchangeType::INFORMATIONAL,
+];
+
+const KINDS: [PayloadType; 11] = [
+    PayloadType::SA,
+    PayloadType::KE,
+    PayloadType::IDI,
+    PayloadType::IDR,
+    PayloadType::AUTH,
+    PayloadType::NONCE,
+    PayloadType::NOTIFY,
+    PayloadType::DELETE,
+    PayloadType::VENDOR,
+    PayloadType::TSI,
+    PayloadType::TSR,
+];
+
+fn unknown(kind: u8, critical: Critical) -> Payload {
+    Payload::Unknown {
+        kind: PayloadType(kind),
+        critical,
+        body: vec![1, 2, 3],
+    }
+}
+
+fn changes() -> Vec<Change> {
+    let mut changes: Vec<Change> = KINDS
+        .iter()
+        .flat_map(|kind| {
+            [
+                Change::Omit(*kind),
+                Change::Empty(*kind),
+                Change::Replace(*kind, vec![0xff]),
+                Change::Replace(*kind, vec![0; 3000]),
+                Change::Duplicate(*kind),
+            ]
+        })
+        .collect();
+    changes.extend([
+        Change::Only(Vec::new()),
+        Change::Reverse,
+        Change::Prepend(vec![unknown(49, Critical::No)]),
+        Change::Append(vec![unknown(255, Critical::Yes)]),
+        Change::Append((0..1000).map(|_| unknown(200, Critical::No)).collect()),
+        Change::Header(|header| header.exchange = ExchangeType(243)),
+        Change::Header(|header| header.major = 3),
+        Change::Header(|header| header.minor = 15),
+        Change::Header(|header| header.spi_r = header.spi_i),
+    ]);
+    changes
+}
+
+/// A misbehaves, whichever side it is on; its SAs are short-lived, so that every exchange takes place.
+fn misbehaving(rules: impl IntoIterator<Item = Rule>) -> Pair {
+    let mut a = settings(Side::A);
+    a.child_lifetime = Duration::from_secs(40);
+    a.ike_lifetime = Duration::from_secs(100);
+    let mut pair = Pair::new(a, settings(Side::B));
+    for rule in rules {
+        pair.a.endpoint.impair().add(rule);
+    }
+    pair
+}
+
+fn behave(pair: &mut Pair) {
+    pair.a.endpoint.impair().clear();
+}
+
+#[test]
+fn one_wrong_thing_at_a_time_is_survived_and_both_agree_once_the_peer_behaves_again() {
+    for exchange in EXCHANGES {
+        for which in [Which::Request, Which::Response] {
+            for change in changes() {
+                let rule = Rule {
+                    exchange,
+                    which,
+                    change,
+                };
+                let told = format!("{rule:?}");
+                let result = std::panic::catch_unwind(|| {
+                    let mut pair = misbehaving([]);
+                    pair.run_for(Duration::from_secs(1));
+                    pair.a.endpoint.impair().add(rule.clone());
+                    pair.run_for(Duration::from_secs(130));
+                    pair.command(
+                        Side::B,
+                        Command::Rekey {
+                            tunnel: TUNNEL,
+                            what: Rekey::Child,
+                        },
+                    );
+                    pair.run_for(Duration::from_secs(20));
+                    pair.command(
+                        Side::B,
+                        Command::Rekey {
+                            tunnel: TUNNEL,
+                            what: Rekey::Ike,
+                        },
+                    );
+                    pair.run_for(MINUTE);
+                    behave(&mut pair);
+                    pair.run_for(5 * MINUTE);
+                    pair.assert_agreed();
+                });
+                assert!(result.is_ok(), "with {told}");
+            }
+        }
+    }
+}
+
+/// B asks to rekey, and A's answers are changed so.
+fn answered_with(what: Rekey, change: Change) -> Pair {
+    let mut pair = Pair::established();
+    pair.a.endpoint.impair().add(Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        which: Which::Response,
+        change,
+    });
+    pair.command(
+        Side::B,
+        Command::Rekey {
+            tunnel: TUNNEL,
+            what,
+        },
+    );
+    pair.run_for(Duration::from_secs(2));
+    pair
+}
+
+#[test]
+fn p08_a_wrong_answer_to_a_rekey_costs_its_new_child_sa_and_not_the_old_one() {
+    for change in [
+        Change::Replace(PayloadType::SA, child_answer(|_| {})),
+        Change::Replace(PayloadType::SA, child_answer(|sa| sa[4] = 9)),
+        Change::Replace(PayloadType::SA, child_answer(|sa| sa[8..12].fill(0))),
+        Change::Replace(
+            PayloadType::SA,
+            child_answer(|sa| sa[8..12].copy_from_slice(&[0, 0, 0, 255])),
+        ),
+        Change::Replace(PayloadType::TSI, anything()),
+        Change::Replace(PayloadType::TSR, anything()),
+        Change::Append(vec![Payload::Ke(groundlink::wire::Ke {
+            group: 31,
+            data: vec![9; 32],
+        })]),
+    ] {
+        let told = format!("{change:?}");
+        let mut pair = answered_with(Rekey::Child, change);
+        assert_eq!(pair.b.state(), State::Up, "{told}");
+        assert_eq!(pair.b.view().rekeys.child, 0, "{told}");
+        assert_eq!(pair.b.codes(), ["peer-misbehaved"], "{told}");
+        behave(&mut pair);
+        pair.run_for(5 * MINUTE);
+        pair.assert_agreed();
+        assert_eq!(pair.b.view().rekeys.child, 1, "tried again: {told}");
+        assert_eq!(pair.b.count("IkeUp"), 1, "the IKE SA stood: {told}");
+    }
+}
+
+/// An SA payload's body: proposal 1, ESP, our SPI, AES-CBC-192 with HMAC-SHA1-96, which nobody offered.
+fn child_answer(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut sa = vec![
+        0, 0, 0, 40, 1, 3, 4, 3, 0x11, 0x22, 0x33, 0x44, //
+        3, 0, 0, 12, 1, 0, 0, 12, 0x80, 14, 0, 192, //
+        3, 0, 0, 8, 3, 0, 0, 2, //
+        0, 0, 0, 8, 5, 0, 0, 0,
+    ];
+    change(&mut sa);
+    sa
+}
+
+/// A TS payload's body: every IPv4 address.
+fn anything() -> Vec<u8> {
+    vec![
+        1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255,
+    ]
+}
+
+#[test]
+fn p09_invalid_syntax_or_an_unknown_critical_payload_in_an_answer_ends_the_sa_and_a_new_one_follows()
+ {
+    for kind in [7u16, 1] {
+        let body = [&[0, 0][..], &kind.to_be_bytes()].concat();
+        let notify = Payload::Unknown {
+            kind: PayloadType::NOTIFY,
+            critical: Critical::No,
+            body,
+        };
+        let mut pair = answered_with(Rekey::Child, Change::Only(vec![notify]));
+        assert_eq!(pair.b.count("IkeDown"), 1, "type {kind}");
+        behave(&mut pair);
+        pair.run_for(5 * MINUTE);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn n26_an_unknown_critical_payload_in_a_request_is_refused_by_name_and_the_sa_lives() {
+    let mut pair = Pair::established();
+    pair.a.endpoint.impair().add(Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        which: Which::Request,
+        change: Change::Prepend(vec![unknown(255, Critical::Yes)]),
+    });
+    pair.command(
+        Side::A,
+        Command::Rekey {
+            tunnel: TUNNEL,
+            what: Rekey::Child,
+        },
+    );
+    pair.run_for(LATENCY * 3);
+    // The answer ends the SA for the side that asked so, and not for the one that refused.
+    assert_eq!(pair.a.count("IkeDown"), 1);
+    assert_eq!(pair.b.count("IkeDown"), 0);
+    assert_eq!(pair.b.state(), State::Up);
+}
+
+#[test]
+fn payloads_in_another_order_and_unknown_ones_among_them_are_no_hindrance() {
+    for change in [
+        Change::Reverse,
+        Change::Prepend(vec![unknown(49, Critical::No)]),
+        Change::Header(|header| header.minor = 15),
+    ] {
+        for what in [Rekey::Child, Rekey::Ike] {
+            let pair = answered_with(what, change.clone());
+            pair.assert_agreed();
+            let rekeys = pair.b.view().rekeys;
+            assert_eq!(rekeys.child + rekeys.ike, 1, "{change:?}");
+        }
+    }
+}
+
+#[test]
+fn p07_a_wrong_request_to_rekey_the_ike_sa_is_refused_and_the_old_one_lives() {
+    for change in [
+        Change::Omit(PayloadType::KE),
+        Change::Replace(PayloadType::KE, vec![0, 2, 0, 0, 1]),
+        Change::Replace(PayloadType::SA, ike_offer(&[])),
+        Change::Replace(PayloadType::SA, ike_offer(&[0; 8])),
+        Change::Replace(PayloadType::SA, ike_offer(&[1, 2, 3, 4])),
+    ] {
+        let told = format!("{change:?}");
+        let mut pair = Pair::established();
+        pair.a.endpoint.impair().add(Rule {
+            exchange: ExchangeType::CREATE_CHILD_SA,
+            which: Which::Request,
+            change,
+        });
+        pair.command(
+            Side::A,
+            Command::Rekey {
+                tunnel: TUNNEL,
+                what: Rekey::Ike,
+            },
+        );
+        pair.run_for(Duration::from_secs(2));
+        assert_eq!(pair.b.state(), State::Up, "{told}");
+        assert_eq!(pair.b.count("IkeRekeyed"), 0, "{told}");
+        assert_eq!(pair.b.count("IkeDown"), 0, "{told}");
+        behave(&mut pair);
+        pair.run_for(10 * MINUTE);
+        pair.assert_agreed();
+        assert_eq!(pair.b.count("IkeUp"), 1, "{told}");
+    }
+}
+
+/// An SA payload's body that offers what the other side wants, with this SPI.
+fn ike_offer(spi: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(8 + spi.len() + 12 + 8 + 8 + 8).unwrap();
+    let mut sa = vec![0, 0, 0, length, 1, 1, u8::try_from(spi.len()).unwrap(), 4];
+    sa.extend(spi);
+    sa.extend([3, 0, 0, 12, 1, 0, 0, 12, 0x80, 14, 0, 128]);
+    sa.extend([3, 0, 0, 8, 3, 0, 0, 12]);
+    sa.extend([3, 0, 0, 8, 2, 0, 0, 5]);
+    sa.extend([0, 0, 0, 8, 4, 0, 0, 31]);
+    sa
+}
+
+#[test]
+fn a_header_changed_by_a_rule_is_what_goes_out() {
+    let mut pair = Pair::established();
+    let change: fn(&mut Header) = |header| header.exchange = ExchangeType(250);
+    pair.a.endpoint.impair().add(Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        which: Which::Request,
+        change: Change::Header(change),
+    });
+    pair.command(
+        Side::A,
+        Command::Rekey {
+            tunnel: TUNNEL,
+            what: Rekey::Child,
+        },
+    );
+    pair.run_for(LATENCY);
+    let sent = (0..pair.a.sent.len()).map(|index| pair.a.sent_ike(index));
+    let changed = |bytes: Vec<u8>| Header::parse(&bytes).unwrap().exchange == ExchangeType(250);
+    assert!(sent.map(changed).any(|changed| changed));
+}
