@@ -463,7 +463,9 @@ fn try_respond(
 ) -> Result<Keyed, Error> {
     let settings = place.settings.clone();
     let spi_i = message.header.spi_i;
-    let init = Init::read(message.clear.clone())?;
+    let mut init = Init::read(message.clear.clone())?;
+    // RFC 7296 §3.3.1: the header names the SA, so what says another name beside it contradicts itself.
+    init.sa.proposals.retain(|proposal| proposal.spi.is_empty());
     let offer = if says(&init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
         init.sa.clone()
     } else {
