@@ -23,7 +23,7 @@ fn sent_bytes(pair: &Pair, side: Side, index: usize) -> Vec<u8> {
     }
 }
 
-fn response(spi_i: IkeSpi, exchange: ExchangeType, payloads: &[Payload]) -> Vec<u8> {
+pub fn response(spi_i: IkeSpi, exchange: ExchangeType, payloads: &[Payload]) -> Vec<u8> {
     let flags = Flags {
         response: true,
         ..Flags::default()
@@ -97,6 +97,8 @@ fn n15_forged_refusals_that_come_before_the_true_answer_do_not_end_the_attempt()
         NotifyType::INVALID_SYNTAX,
         NotifyType::AUTHENTICATION_FAILED,
         NotifyType::INVALID_KE_PAYLOAD,
+        // REDIRECT
+        NotifyType(16407),
     ] {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let init = Header::parse(&sent_bytes(&pair, Side::A, 0)).unwrap();

@@ -1,0 +1,604 @@
+//! IKE_SA_INIT and IKE_AUTH as nobody should send them: every payload missing, broken, unknown or too much (RFC 7296 §2.5, §3).
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, Refused, State};
+use groundlink::wire::{
+    Critical, Delete, ExchangeType, Flags, Header, Id, IdType, IkeSpi, Message, MessageId, Notify,
+    NotifyType, Payload, PayloadType, Proposal, ProtocolId, Sa, Transform, TransformType,
+};
+
+use crate::hostile::response;
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::rogue::{PSK, Rogue, SPI_OUT, esp_offer, notify};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A B that nobody has spoken to.
+fn fresh() -> Pair {
+    let mut a = settings(Side::A);
+    a.start = groundlink::ike::Start::Add;
+    Pair::new(a, settings(Side::B))
+}
+
+fn init() -> Vec<u8> {
+    Pair::new(settings(Side::A), settings(Side::B))
+        .a
+        .sent_ike(0)
+}
+
+fn init_with(change: impl FnOnce(&mut Vec<Payload>)) -> Vec<u8> {
+    let bytes = init();
+    let message = Message::parse(&bytes).unwrap();
+    let mut payloads = message.clear;
+    change(&mut payloads);
+    Message::encode_clear(message.header, &payloads).unwrap()
+}
+
+/// What B says to its first message: nothing, or a header and payloads.
+fn answer(bytes: &[u8]) -> Option<(Header, Vec<Payload>)> {
+    let mut pair = fresh();
+    pair.inject(Side::B, 500, bytes);
+    assert!(pair.b.sent.len() <= 1);
+    let answer = (!pair.b.sent.is_empty()).then(|| pair.b.sent_ike(0))?;
+    let message = Message::parse(&answer).unwrap();
+    Some((message.header, message.clear))
+}
+
+#[track_caller]
+fn assert_served(bytes: &[u8]) {
+    let (header, payloads) = answer(bytes).expect("an answer");
+    assert!(!header.spi_r.is_zero(), "{payloads:?}");
+}
+
+/// Refused with this notification, and nothing kept.
+#[track_caller]
+fn assert_refused(bytes: &[u8], kind: NotifyType) -> Vec<u8> {
+    match answer(bytes) {
+        Some((header, payloads)) => match &payloads[..] {
+            [Payload::Notify(notify)] if notify.kind == kind && header.spi_r.is_zero() => {
+                notify.data.clone()
+            }
+            other => panic!("{other:?} instead of {kind}"),
+        },
+        None => panic!("nothing instead of {kind}"),
+    }
+}
+
+/// Refused with a notification or nothing.
+#[track_caller]
+fn assert_not_served(bytes: &[u8]) {
+    if let Some((header, payloads)) = answer(bytes) {
+        assert!(header.spi_r.is_zero(), "{payloads:?}");
+    }
+}
+
+#[test]
+fn n02_payload_lengths_that_lie_and_chains_without_end_are_dropped() {
+    let whole = init();
+    let set = |at: usize, value: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        bytes
+    };
+    for length in [0u16, 1, 2, 3, 0x7fff, 0xffff] {
+        assert_eq!(answer(&set(30, &length.to_be_bytes())), None, "{length}");
+    }
+    // The first payload says that the next is like it, which ends where the message does.
+    for kind in [33, 40, 41, 43] {
+        assert_not_served(&set(28, &[kind]));
+    }
+    // Cut inside each payload, with a header that knows.
+    for len in 28..whole.len() {
+        let mut cut = whole[..len].to_vec();
+        cut[24..28].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+        assert_not_served(&cut);
+    }
+    let many = init_with(|payloads| {
+        payloads.extend(std::iter::repeat_n(Payload::Vendor(Vec::new()), 1200));
+    });
+    assert_eq!(answer(&many), None);
+}
+
+fn ike_proposal(transforms: Vec<Transform>) -> Proposal {
+    Proposal::new(1, ProtocolId::IKE, Vec::new(), transforms)
+}
+
+/// What A offers: AES-128, HMAC-SHA-256, its PRF, Curve25519.
+fn honest() -> Vec<Transform> {
+    vec![
+        Transform::new(TransformType::ENCR, 12, Some(128)),
+        Transform::new(TransformType::INTEG, 12, None),
+        Transform::new(TransformType::PRF, 5, None),
+        Transform::new(TransformType::KE, 31, None),
+    ]
+}
+
+fn offering(proposals: Vec<Proposal>) -> Vec<u8> {
+    init_with(|payloads| payloads[0] = Payload::Sa(Sa { proposals }))
+}
+
+#[test]
+fn n03_proposals_that_contradict_themselves_are_skipped_and_the_others_chosen() {
+    assert_served(&offering(vec![ike_proposal(honest())]));
+    let none = NotifyType::NO_PROPOSAL_CHOSEN;
+    let key_length = |bits: Option<u16>, more: &[u8]| {
+        let mut transforms = honest();
+        transforms[0].key_bits = bits;
+        transforms[0].unknown_attributes = more.to_vec();
+        ike_proposal(transforms)
+    };
+    let twice = [0x80, 14, 0, 128];
+    let long_form = [0, 14, 0, 2, 0, 128];
+    for flawed in [
+        key_length(Some(0), &[]),
+        key_length(Some(1), &[]),
+        key_length(Some(65535), &[]),
+        key_length(None, &[]),
+        key_length(Some(128), &twice),
+        key_length(None, &long_form),
+        key_length(Some(128), &[0x80, 99, 0, 0]),
+    ] {
+        assert_refused(&offering(vec![flawed.clone()]), none);
+        let mut good = ike_proposal(honest());
+        good.number = 2;
+        assert_served(&offering(vec![flawed, good]));
+    }
+    for size in 1..=255 {
+        let spi = vec![7; size];
+        let proposal = Proposal::new(1, ProtocolId::IKE, spi, honest());
+        assert_refused(&offering(vec![proposal]), none);
+    }
+    assert_refused(&offering(Vec::new()), none);
+}
+
+#[test]
+fn n03_counts_and_lengths_inside_the_sa_payload_that_lie_are_survived() {
+    let whole = init();
+    let end = 28 + usize::from(u16::from_be_bytes([whole[30], whole[31]]));
+    let mut unserved = 0;
+    for at in 32..end {
+        for value in [0, 1, 2, 3, 4, 7, 8, 9, 0x7f, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            match answer(&bytes) {
+                Some((header, _)) if !header.spi_r.is_zero() => {}
+                Some(_) | None => unserved += 1,
+            }
+        }
+    }
+    assert!(unserved > (end - 32) * 5, "{unserved}");
+}
+
+#[test]
+fn n04_proposals_without_one_of_their_kinds_or_with_one_too_many_are_not_chosen() {
+    let none = NotifyType::NO_PROPOSAL_CHOSEN;
+    for missing in 0..4 {
+        let mut transforms = honest();
+        transforms.remove(missing);
+        assert_refused(&offering(vec![ike_proposal(transforms)]), none);
+    }
+    // AES-GCM beside an integrity algorithm, and no encryption at all.
+    for encryption in [
+        Transform::new(TransformType::ENCR, 20, Some(128)),
+        Transform::new(TransformType::ENCR, 11, None),
+    ] {
+        let mut transforms = honest();
+        transforms[0] = encryption;
+        assert_refused(&offering(vec![ike_proposal(transforms)]), none);
+    }
+    // Not even where AES-GCM is what the tunnel wants.
+    let mut pair = {
+        let mut b = settings(Side::B);
+        b.ike = vec![
+            groundlink::crypto::IkeProposal::parse("aes128gcm128-prfsha256-curve25519")
+                .unwrap()
+                .0,
+        ];
+        let mut a = settings(Side::A);
+        a.start = groundlink::ike::Start::Add;
+        Pair::new(a, b)
+    };
+    let mut transforms = honest();
+    transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
+    let bytes = offering(vec![ike_proposal(transforms.clone())]);
+    pair.inject(Side::B, 500, &bytes);
+    let header = Header::parse(&pair.b.sent_ike(0)).unwrap();
+    assert!(header.spi_r.is_zero());
+    transforms.remove(1);
+    pair.inject(Side::B, 500, &offering(vec![ike_proposal(transforms)]));
+    let header = Header::parse(&pair.b.sent_ike(1)).unwrap();
+    assert!(!header.spi_r.is_zero());
+}
+
+fn with_ke(group: u16, data: Vec<u8>) -> Vec<u8> {
+    init_with(|payloads| {
+        for payload in payloads {
+            if let Payload::Ke(ke) = payload {
+                (ke.group, ke.data) = (group, data.clone());
+            }
+        }
+    })
+}
+
+#[test]
+fn n06_a_public_value_of_another_group_or_length_is_refused() {
+    let wanted = 31u16.to_be_bytes();
+    for group in [0, 1, 2, 14, 19, 1025, 65535] {
+        for len in [0, 32, 256] {
+            let told = assert_refused(
+                &with_ke(group, vec![9; len]),
+                NotifyType::INVALID_KE_PAYLOAD,
+            );
+            assert_eq!(told, wanted, "{group}");
+        }
+    }
+    for len in [0, 1, 31, 33, 64, 1000] {
+        assert_not_served(&with_ke(31, vec![9; len]));
+    }
+    assert_served(&with_ke(31, vec![9; 32]));
+}
+
+#[test]
+fn n09_a_nonce_of_unlawful_length_is_refused() {
+    let with_nonce = |len: usize| {
+        init_with(|payloads| {
+            for payload in payloads {
+                if let Payload::Nonce(nonce) = payload {
+                    *nonce = vec![9; len];
+                }
+            }
+        })
+    };
+    for len in [0, 1, 15, 257, 1000, 65000] {
+        assert_not_served(&with_nonce(len));
+    }
+    for len in [16, 256] {
+        assert_served(&with_nonce(len));
+    }
+}
+
+#[test]
+fn n08_an_invalid_ke_payload_without_a_group_or_with_one_we_never_offered_is_not_followed() {
+    for data in [
+        vec![],
+        vec![31],
+        vec![0, 14, 0],
+        vec![0, 14],
+        vec![4, 1],
+        vec![0, 31],
+    ] {
+        let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+        let spi_i = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
+        let wish = Notify::new(NotifyType::INVALID_KE_PAYLOAD, data.clone());
+        let asked = response(spi_i, ExchangeType::IKE_SA_INIT, &[Payload::Notify(wish)]);
+        for _ in 0..5 {
+            pair.inject(Side::A, 500, &asked);
+        }
+        assert_eq!(pair.a.sent.len(), 1, "{data:?}");
+        pair.run_for(SECOND);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn n08_a_peer_that_asks_for_other_groups_without_end_is_given_up() {
+    let mut a = settings(Side::A);
+    a.ike = vec![
+        groundlink::crypto::IkeProposal::parse("aes128-sha256-curve25519-ecp256")
+            .unwrap()
+            .0,
+    ];
+    let mut pair = Pair::new(a, settings(Side::B));
+    pair.cut();
+    for round in 0..20u16 {
+        let last = pair.a.sent.len() - 1;
+        let spi_i = Header::parse(&pair.a.sent_ike(last)).unwrap().spi_i;
+        let group = if round % 2 == 0 { 19u16 } else { 31 };
+        let wish = Notify::new(NotifyType::INVALID_KE_PAYLOAD, group.to_be_bytes().to_vec());
+        let asked = response(spi_i, ExchangeType::IKE_SA_INIT, &[Payload::Notify(wish)]);
+        pair.inject(Side::A, 500, &asked);
+    }
+    assert_eq!(pair.a.codes(), ["peer-misbehaved"]);
+    assert!(pair.a.sent.len() <= 6, "{}", pair.a.sent.len());
+}
+
+/// The first of several answers that could be accepted wins; if it was forged, the attempt runs out, and the next is under another SPI.
+#[test]
+fn n16_a_forged_answer_costs_an_attempt_and_no_more() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    let first = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
+    let other = Pair::established().b.sent_ike(0);
+    for spi_r in [5u64, 6] {
+        let mut forged = other.clone();
+        forged[..8].copy_from_slice(&first.0.to_be_bytes());
+        forged[8..16].copy_from_slice(&spi_r.to_be_bytes());
+        pair.inject(Side::A, 500, &forged);
+    }
+    let taken = Header::parse(&pair.a.sent_ike(1)).unwrap();
+    assert_eq!(
+        (taken.exchange, taken.spi_r),
+        (ExchangeType::IKE_AUTH, IkeSpi(5))
+    );
+    pair.run_for(300 * SECOND);
+    pair.assert_agreed();
+    assert_ne!(pair.a.view().ike.unwrap().spi_i, first);
+}
+
+#[test]
+fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
+    let mut rogue = Rogue::keyed();
+    let rekey = Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, SPI_OUT));
+    let requests = [
+        (
+            ExchangeType::CREATE_CHILD_SA,
+            vec![rekey, Payload::Sa(esp_offer(9))],
+        ),
+        (
+            ExchangeType::INFORMATIONAL,
+            vec![Payload::Delete(Delete::ike())],
+        ),
+        (
+            ExchangeType::INFORMATIONAL,
+            vec![Payload::Delete(Delete::esp(vec![SPI_OUT]))],
+        ),
+    ];
+    for (exchange, payloads) in requests {
+        for id in [0, 1, 2] {
+            let bytes = rogue.seal(exchange, id, false, &payloads);
+            rogue.deliver(&bytes);
+        }
+    }
+    assert!(rogue.heard().is_empty());
+    let request = rogue.auth_request();
+    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn n21_the_proof_of_another_peers_key_is_no_proof() {
+    let mut rogue = Rogue::keyed();
+    let mut request = rogue.auth_request();
+    let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+    assert_eq!(request[1], rogue.auth(&id, PSK));
+    request[1] = rogue.auth(&id, b"the key of somebody else");
+    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(answer, [notify(NotifyType::AUTHENTICATION_FAILED)]);
+    assert!(rogue.pair.b.children.is_empty());
+}
+
+#[test]
+fn n22_a_peer_without_configuration_leaves_nothing_behind_however_often_it_asks() {
+    let honest = Pair::established();
+    let (first, second) = (honest.a.sent_ike(0), honest.a.sent_ike(1));
+    let mut pair = fresh();
+    pair.command(Side::B, Command::Down(TUNNEL));
+    for remote in ["192.0.2.1", "203.0.113.5"] {
+        for _ in 0..10 {
+            pair.inject_from(Side::B, "192.0.2.2:500", &format!("{remote}:500"), &first);
+            pair.inject_from(
+                Side::B,
+                "192.0.2.2:4500",
+                &format!("{remote}:4500"),
+                &second,
+            );
+        }
+    }
+    let answers: Vec<Vec<u8>> = (0..pair.b.sent.len())
+        .map(|at| pair.b.sent_ike(at))
+        .collect();
+    assert_eq!(answers.len(), 20);
+    for answer in answers {
+        let message = Message::parse(&answer).unwrap();
+        assert_eq!(message.clear, [notify(NotifyType::NO_PROPOSAL_CHOSEN)]);
+        assert!(message.header.spi_r.is_zero());
+    }
+    assert!(!format!("{:?}", pair.b.endpoint).contains("HalfOpen("));
+    let unknown = pair
+        .b
+        .endpoint
+        .refused()
+        .find(|(class, _)| *class == Refused::UnknownSpi);
+    assert_eq!(unknown, Some((Refused::UnknownSpi, 20)));
+}
+
+/// A's own values come back as if they were the responder's: whatever secret that makes, A's own AUTH is not B's.
+#[test]
+fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let own = pair.a.sent_ike(0);
+    let message = Message::parse(&own).unwrap();
+    let flags = Flags {
+        response: true,
+        ..Flags::default()
+    };
+    let spi = message.header.spi_i;
+    let header = Header::new(spi, spi, ExchangeType::IKE_SA_INIT, flags, MessageId(0));
+    let mirrored = Message::encode_clear(header, &message.clear).unwrap();
+    pair.inject(Side::A, 500, &mirrored);
+    for index in 1..pair.a.sent.len() {
+        let mut proof = pair.a.sent_ike(index);
+        pair.inject(Side::A, 4500, &proof);
+        proof[19] = 0x20;
+        pair.inject(Side::A, 4500, &proof);
+    }
+    assert!(pair.a.children.is_empty());
+    assert_eq!(pair.a.state(), State::Connecting);
+    pair.fair();
+    pair.run_for(300 * SECOND);
+    pair.assert_agreed();
+}
+
+#[test]
+fn n24_ike_auth_again_with_other_content_is_ignored_and_the_same_gets_the_same() {
+    let mut rogue = Rogue::keyed();
+    let request = rogue.auth_request();
+    let bytes = rogue.seal(ExchangeType::IKE_AUTH, 1, false, &request);
+    rogue.deliver(&bytes);
+    let first = rogue.pair.b.sent.len() - 1;
+    let mut other = request.clone();
+    other.push(notify(NotifyType::INITIAL_CONTACT));
+    for payloads in [&other[..], &request[..], &[]] {
+        let changed = rogue.seal(ExchangeType::IKE_AUTH, 1, false, payloads);
+        assert_ne!(changed, bytes);
+        rogue.deliver(&changed);
+        assert_eq!(rogue.pair.b.sent.len(), first + 1);
+    }
+    rogue.deliver(&bytes);
+    assert_eq!(rogue.pair.b.sent[first + 1], rogue.pair.b.sent[first]);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn n26_unknown_payloads_in_the_clear_are_skipped_unless_critical() {
+    for kind in [1, 32, 49, 255] {
+        let unknown = |critical| {
+            init_with(|payloads| {
+                payloads.push(Payload::Unknown {
+                    kind: PayloadType(kind),
+                    critical,
+                    body: vec![1, 2, 3],
+                });
+            })
+        };
+        assert_served(&unknown(Critical::No));
+        let told = assert_refused(
+            &unknown(Critical::Yes),
+            NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
+        );
+        assert_eq!(told, [kind]);
+    }
+    // On payloads that everybody knows the bit means nothing.
+    let mut critical = init();
+    let (mut at, mut marked) = (28, 0);
+    while at < critical.len() {
+        critical[at + 1] |= 0x80;
+        at += usize::from(u16::from_be_bytes([critical[at + 2], critical[at + 3]]));
+        marked += 1;
+    }
+    assert!(marked >= 6);
+    assert_served(&critical);
+}
+
+#[test]
+fn n27_every_version_and_every_reserved_bit() {
+    let with = |at: usize, value: u8| {
+        let mut bytes = init();
+        bytes[at] = value;
+        bytes
+    };
+    for version in [0x00, 0x01, 0x10, 0x11, 0x1f, 0x30, 0x31, 0xf0] {
+        assert_refused(&with(17, version), NotifyType::INVALID_MAJOR_VERSION);
+    }
+    for version in [0x20, 0x21, 0x2f] {
+        assert_served(&with(17, version));
+    }
+    // IKEv1: main, aggressive, quick, informational; and AuthIP, which is IKEv1 with an exchange of its own.
+    for exchange in [2, 4, 32, 5, 243] {
+        let mut bytes = with(17, 0x10);
+        bytes[18] = exchange;
+        bytes[19] = 0;
+        assert_refused(&bytes, NotifyType::INVALID_MAJOR_VERSION);
+        // An answer to nothing is not answered.
+        bytes[19] = 0x20;
+        assert_eq!(answer(&bytes), None);
+    }
+    for flags in [0x08, 0x09, 0x0c, 0x18, 0x48, 0x88, 0xdf & !0x20] {
+        assert_served(&with(19, flags));
+    }
+    let mut reserved = init();
+    let mut at = 28;
+    while at < reserved.len() {
+        reserved[at + 1] |= 0x7f;
+        at += usize::from(u16::from_be_bytes([reserved[at + 2], reserved[at + 3]]));
+    }
+    assert_served(&reserved);
+}
+
+#[test]
+fn n29_vendor_ids_certificates_and_configuration_that_nobody_asked_for_are_ignored() {
+    for len in [0, 1, 1000, 64_000] {
+        assert_served(&init_with(|payloads| {
+            payloads.push(Payload::Vendor(vec![0xaa; len]));
+        }));
+    }
+    assert_served(&init_with(|payloads| {
+        payloads.extend(std::iter::repeat_n(Payload::Vendor(vec![7; 16]), 50));
+    }));
+    assert_eq!(
+        answer(&init_with(|payloads| {
+            payloads.extend(std::iter::repeat_n(Payload::Vendor(vec![7; 16]), 1000));
+        })),
+        None,
+        "there is a bound"
+    );
+    let junk = |kind: u8, body: &[u8]| Payload::Unknown {
+        kind: PayloadType(kind),
+        critical: Critical::No,
+        body: body.to_vec(),
+    };
+    // CERT, CERTREQ, CP of each type; the addresses are not ours to give.
+    for body in [
+        &[][..],
+        &[0],
+        &[4, 0xff, 0xff],
+        &[1, 0, 0, 0, 0, 1, 0, 0],
+        &[2; 300],
+    ] {
+        for kind in [37, 38, 47] {
+            assert_served(&init_with(|payloads| payloads.push(junk(kind, body))));
+            let mut rogue = Rogue::keyed();
+            let mut request = rogue.auth_request();
+            request.push(junk(kind, body));
+            let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+            assert_eq!(answer.len(), 5, "IDr, AUTH, SA, TSi, TSr: {answer:?}");
+            assert_eq!(rogue.pair.b.state(), State::Up);
+        }
+    }
+}
+
+/// MOBIKE, redirection, signatures, early CHILDLESS: what others speak, and we have never offered.
+const EXTENSIONS: [u16; 6] = [16396, 16406, 16407, 16418, 16431, 16438];
+
+#[test]
+fn n30_extensions_that_we_never_offered_are_neither_answered_nor_used() {
+    let extensions = || EXTENSIONS.map(|kind| notify(NotifyType(kind)));
+    // In requests.
+    let request = init_with(|payloads| payloads.extend(extensions()));
+    let (header, answered) = answer(&request).expect("an answer");
+    assert!(!header.spi_r.is_zero());
+    for payload in &answered {
+        assert!(
+            !matches!(payload, Payload::Notify(notify) if EXTENSIONS.contains(&notify.kind.0)),
+            "{payload:?}"
+        );
+    }
+    let mut rogue = Rogue::keyed();
+    let mut request = rogue.auth_request();
+    request.extend(extensions());
+    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(answer.len(), 5, "{answer:?}");
+    // In an answer: the next message is IKE_AUTH all the same.
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let spi_i = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
+    let true_one = Pair::established().b.sent_ike(0);
+    let message = Message::parse(&true_one).unwrap();
+    let mut payloads = message.clear.clone();
+    payloads.extend(extensions());
+    let header = Header {
+        spi_i,
+        ..message.header
+    };
+    pair.inject(
+        Side::A,
+        500,
+        &Message::encode_clear(header, &payloads).unwrap(),
+    );
+    let next = Header::parse(&pair.a.sent_ike(1)).unwrap();
+    assert_eq!(
+        (next.exchange, next.message_id),
+        (ExchangeType::IKE_AUTH, MessageId(1))
+    );
+}

@@ -1,0 +1,484 @@
+//! Floods of handshakes that nobody means: cookies, limits by source, and what a refusal may cost (RFC 7296 §2.6, RFC 8019).
+
+use std::time::Duration;
+
+use groundlink::crypto::{Generator, IkeProposal};
+use groundlink::ike::{Command, Content, Datagram, Refused, Settings, State, TunnelId};
+use groundlink::wire::{ExchangeType, Header, Message, Notify, NotifyType, Payload};
+
+use crate::pair::{Pair, Side, TUNNEL, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The first message of an honest A.
+fn init() -> Vec<u8> {
+    Pair::new(settings(Side::A), settings(Side::B))
+        .a
+        .sent_ike(0)
+}
+
+/// The same under another SPI.
+fn init_of(spi: u64) -> Vec<u8> {
+    let mut bytes = init();
+    bytes[..8].copy_from_slice(&spi.to_be_bytes());
+    bytes
+}
+
+/// The same with this in front.
+fn led_by(notify: NotifyType, data: &[u8], request: &[u8]) -> Vec<u8> {
+    let message = Message::parse(request).unwrap();
+    let mut payloads = vec![Payload::Notify(Notify::new(notify, data.to_vec()))];
+    payloads.extend(message.clear);
+    Message::encode_clear(message.header, &payloads).unwrap()
+}
+
+fn with_cookie(cookie: &[u8], request: &[u8]) -> Vec<u8> {
+    led_by(NotifyType::COOKIE, cookie, request)
+}
+
+/// What B answers.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Nothing,
+    Cookie(Vec<u8>),
+    InEarnest,
+    Refusal(NotifyType),
+}
+
+fn answer_to(pair: &mut Pair, remote: &str, bytes: &[u8]) -> Answer {
+    let before = pair.b.sent.len();
+    pair.inject_from(Side::B, "192.0.2.2:500", remote, bytes);
+    assert!(pair.b.sent.len() <= before + 1, "one answer at most");
+    if pair.b.sent.len() == before {
+        return Answer::Nothing;
+    }
+    let answer = pair.b.sent_ike(before);
+    let answer = Message::parse(&answer).unwrap();
+    match &answer.clear[0] {
+        _ if !answer.header.spi_r.is_zero() => Answer::InEarnest,
+        Payload::Notify(notify) if notify.kind == NotifyType::COOKIE => {
+            assert_eq!(answer.clear.len(), 1);
+            Answer::Cookie(notify.data.clone())
+        }
+        Payload::Notify(notify) => Answer::Refusal(notify.kind),
+        other => panic!("{other:?}"),
+    }
+}
+
+const A: &str = "192.0.2.1:500";
+
+/// A B of which a stranger who writes A's address has taken the slots that need no cookie.
+fn crowded() -> Pair {
+    let mut a = settings(Side::A);
+    a.start = groundlink::ike::Start::Add;
+    let mut pair = Pair::new(a, settings(Side::B));
+    crowd(&mut pair, 1000);
+    pair
+}
+
+fn crowd(pair: &mut Pair, first_spi: u64) {
+    for spi in first_spi..first_spi + 3 {
+        assert_eq!(
+            answer_to(pair, "192.0.2.1:7", &init_of(spi)),
+            Answer::InEarnest
+        );
+    }
+}
+
+fn half_open(pair: &Pair) -> usize {
+    format!("{:?}", pair.b.endpoint)
+        .matches("HalfOpen(")
+        .count()
+}
+
+fn refused(pair: &Pair, class: Refused) -> u64 {
+    pair.b
+        .endpoint
+        .refused()
+        .find(|(of, _)| *of == class)
+        .unwrap()
+        .1
+}
+
+#[test]
+fn n10_under_load_a_request_gets_a_cookie_and_nothing_is_kept_until_it_comes_back() {
+    let mut pair = crowded();
+    let request = init_of(1);
+    let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
+        panic!("no cookie was asked for");
+    };
+    assert!((1..=64).contains(&cookie.len()));
+    assert_eq!(half_open(&pair), 3);
+    // The same request gets the same cookie: there is nothing to remember.
+    assert_eq!(
+        answer_to(&mut pair, A, &request),
+        Answer::Cookie(cookie.clone())
+    );
+    let returned = with_cookie(&cookie, &request);
+    assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
+    assert_eq!(half_open(&pair), 4);
+    assert_eq!(refused(&pair, Refused::CookieAsked), 2);
+    // Said again it is the same handshake; from another port it is nobody's.
+    assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
+    assert_eq!(half_open(&pair), 4);
+    let elsewhere = answer_to(&mut pair, "192.0.2.1:501", &returned);
+    assert!(matches!(elsewhere, Answer::Cookie(_)), "{elsewhere:?}");
+    assert_eq!(half_open(&pair), 4);
+}
+
+#[test]
+fn n10_a_cookie_that_is_wrong_or_stale_or_somebody_elses_is_asked_for_again() {
+    let mut pair = crowded();
+    let request = init_of(1);
+    let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
+        panic!("no cookie was asked for");
+    };
+    let other_nonce = {
+        let message = Message::parse(&request).unwrap();
+        let mut payloads = message.clear.clone();
+        for payload in &mut payloads {
+            if let Payload::Nonce(nonce) = payload {
+                nonce[0] ^= 1;
+            }
+        }
+        Message::encode_clear(message.header, &payloads).unwrap()
+    };
+    let mut flipped = cookie.clone();
+    flipped[5] ^= 0x10;
+    let late = {
+        let message = Message::parse(&request).unwrap();
+        let mut payloads = message.clear;
+        payloads.push(Payload::Notify(Notify::new(
+            NotifyType::COOKIE,
+            cookie.clone(),
+        )));
+        Message::encode_clear(message.header, &payloads).unwrap()
+    };
+    for bytes in [
+        with_cookie(&[], &request),
+        with_cookie(&cookie[..1], &request),
+        with_cookie(&[cookie.as_slice(), &[0; 48]].concat(), &request),
+        with_cookie(&flipped, &request),
+        with_cookie(&cookie, &init_of(2)),
+        with_cookie(&cookie, &other_nonce),
+        led_by(NotifyType::INITIAL_CONTACT, &cookie, &request),
+        late,
+    ] {
+        let answer = answer_to(&mut pair, A, &bytes);
+        assert!(matches!(answer, Answer::Cookie(_)), "{answer:?}");
+    }
+    assert_eq!(half_open(&pair), 3);
+    // A minute later, in another crowd.
+    pair.run_for(61 * SECOND);
+    crowd(&mut pair, 2000);
+    let answer = answer_to(&mut pair, A, &with_cookie(&cookie, &request));
+    assert!(
+        matches!(&answer, Answer::Cookie(fresh) if *fresh != cookie),
+        "{answer:?}"
+    );
+    assert_eq!(half_open(&pair), 3);
+}
+
+#[test]
+fn n10_a_request_that_makes_no_sense_is_not_even_asked_for_a_cookie() {
+    let mut pair = crowded();
+    let request = init_of(1);
+    let message = Message::parse(&request).unwrap();
+    let payloads: Vec<Payload> = message
+        .clear
+        .iter()
+        .filter(|payload| !matches!(payload, Payload::Nonce(_)))
+        .cloned()
+        .collect();
+    let without = Message::encode_clear(message.header, &payloads).unwrap();
+    assert_eq!(answer_to(&mut pair, A, &without), Answer::Nothing);
+    assert_eq!(refused(&pair, Refused::Malformed), 1);
+}
+
+#[test]
+fn n10_a_cookie_for_a_request_that_was_never_challenged_does_no_harm() {
+    let mut a = settings(Side::A);
+    a.start = groundlink::ike::Start::Add;
+    for cookie in [&b""[..], b"never asked for", &[7; 65]] {
+        let mut pair = Pair::new(a.clone(), settings(Side::B));
+        let bytes = with_cookie(cookie, &init());
+        assert_eq!(answer_to(&mut pair, A, &bytes), Answer::InEarnest);
+    }
+}
+
+#[test]
+fn n10_a_cookie_of_no_or_too_many_octets_is_not_returned() {
+    for len in [0, 65, 4000] {
+        let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+        let spi_i = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
+        let asked = crate::hostile::response(
+            spi_i,
+            ExchangeType::IKE_SA_INIT,
+            &[Payload::Notify(Notify::new(
+                NotifyType::COOKIE,
+                vec![1; len],
+            ))],
+        );
+        pair.inject(Side::A, 500, &asked);
+        assert_eq!(pair.a.sent.len(), 1, "{len}");
+        pair.run_for(SECOND);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn n12_a_true_peer_comes_up_through_cookies_while_somebody_writes_its_address() {
+    let mut pair = crowded();
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.run_for(SECOND);
+    pair.assert_agreed();
+    assert!(refused(&pair, Refused::CookieAsked) >= 1);
+    // And its IKE_SA_INIT as AUTH covers it is the one with the cookie, or it would not have come up.
+    assert!(pair.a.sent.len() >= 3);
+}
+
+/// Two settings of which A's first group is not B's.
+fn other_groups() -> (Settings, Settings) {
+    let mut a = settings(Side::A);
+    a.ike = vec![
+        IkeProposal::parse("aes128-sha256-ecp256-curve25519")
+            .unwrap()
+            .0,
+    ];
+    (a, settings(Side::B))
+}
+
+/// ```text
+/// A ── SAi1, KEi (ecp256), Ni ───────────────▶ B     crowded
+///   ◀───────────────────────────── N(COOKIE) ──
+///   ── N(COOKIE), SAi1, KEi (ecp256), Ni ────▶
+///   ◀───────────────── N(INVALID_KE_PAYLOAD) ──
+///   ── N(COOKIE), SAi1, KEi (x25519), Ni ────▶
+/// ```
+#[test]
+fn n10_first_the_cookie_and_then_another_group() {
+    let (mut a, b) = other_groups();
+    a.start = groundlink::ike::Start::Add;
+    let mut pair = Pair::new(a, b);
+    crowd(&mut pair, 1000);
+    pair.command(Side::A, Command::Up(TUNNEL));
+    pair.run_for(SECOND);
+    pair.assert_agreed();
+    assert_eq!(refused(&pair, Refused::CookieAsked), 1, "it holds for both");
+    assert_eq!(refused(&pair, Refused::Declined), 1);
+}
+
+/// The other way round: the crowd comes between the two requests.
+#[test]
+fn n10_first_another_group_and_then_the_cookie() {
+    let (a, b) = other_groups();
+    let mut pair = Pair::new(a, b);
+    pair.run_for(Duration::from_millis(7));
+    assert_eq!(refused(&pair, Refused::Declined), 1);
+    crowd(&mut pair, 1000);
+    pair.run_for(SECOND);
+    pair.assert_agreed();
+    assert_eq!(refused(&pair, Refused::CookieAsked), 1);
+}
+
+/// An established pair whose B knows forty more peers, none of them connected.
+fn hub() -> Pair {
+    let mut pair = Pair::established();
+    for n in 1..=40u8 {
+        let mut more = settings(Side::B);
+        more.peer = groundlink::ike::Peer::Address(spoke(n).parse().unwrap());
+        let now = pair.now;
+        pair.b
+            .endpoint
+            .add_tunnel(now, TunnelId(u32::from(n)), more);
+    }
+    pair
+}
+
+fn spoke(n: u8) -> String {
+    format!("198.51.100.{n}")
+}
+
+/// Hands B a datagram without letting anybody see what comes of it, and returns the bytes of its answers.
+fn throw(pair: &mut Pair, remote: &str, bytes: &[u8]) -> usize {
+    let now = pair.now;
+    let datagram = Datagram {
+        local: "192.0.2.2:500".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        bytes,
+    };
+    pair.b.endpoint.handle_datagram(now, datagram);
+    let mut answered = 0;
+    while let Some(transmit) = pair.b.endpoint.poll_transmit() {
+        if let Content::Ike(bytes) = transmit.content {
+            answered += bytes.len();
+        }
+    }
+    while pair.b.endpoint.poll_event().is_some() {}
+    answered
+}
+
+#[test]
+fn n12_a_hundred_thousand_forged_requests_leave_memory_flat_and_the_tunnel_alive() {
+    let mut pair = hub();
+    let mut chance = Generator::from_seed([12; 32]);
+    let mut request = init();
+    let (mut sent, mut answered) = (0, 0);
+    let mut most = 0;
+    for round in 0..100u32 {
+        // Thirty seconds and more in all: every liveness check comes due during the flood.
+        pair.run_for(Duration::from_millis(400));
+        for count in 0..1000u32 {
+            request[..8].copy_from_slice(&(chance.u64() | 1).to_be_bytes());
+            let remote = match count % 4 {
+                // Random sources, the peer that is up, one that is not, and all of those.
+                0 => format!("{}:500", std::net::Ipv4Addr::from(chance.u32())),
+                1 => format!("192.0.2.1:{}", chance.below(65535) + 1),
+                2 => format!("{}:500", spoke(1)),
+                _ => format!("{}:500", spoke(u8::try_from(chance.below(40)).unwrap() + 1)),
+            };
+            sent += request.len();
+            answered += throw(&mut pair, &remote, &request);
+        }
+        if round % 10 == 0 {
+            most = most.max(half_open(&pair));
+        }
+    }
+    // Thirty in all, and three of the peer that is up, whom the thirty do not bind.
+    assert!((30..=33).contains(&most), "{most} half-open");
+    assert!(answered < sent, "{answered} octets answered to {sent}");
+    pair.assert_agreed();
+    let liveness = pair
+        .a
+        .sent
+        .iter()
+        .filter(|transmit| match &transmit.content {
+            Content::Ike(bytes) => {
+                Header::parse(bytes).unwrap().exchange == ExchangeType::INFORMATIONAL
+            }
+            Content::Keepalive => false,
+        })
+        .count();
+    assert!(liveness >= 3, "{liveness}");
+    for class in [Refused::CookieAsked, Refused::UnknownPeer] {
+        assert!(refused(&pair, class) > 20_000, "{class:?}");
+    }
+    // A true peer among all of them gets in.
+    let remote = format!("{}:500", spoke(7));
+    let request = init_of(77);
+    let Answer::Cookie(cookie) = answer_to(&mut pair, &remote, &request) else {
+        panic!("no cookie was asked for");
+    };
+    let returned = with_cookie(&cookie, &request);
+    assert_eq!(answer_to(&mut pair, &remote, &returned), Answer::InEarnest);
+    // And when the flood is over, so is the memory of it.
+    pair.run_for(31 * SECOND);
+    assert_eq!(half_open(&pair), 0);
+    assert_eq!(
+        answer_to(&mut pair, &remote, &init_of(78)),
+        Answer::InEarnest
+    );
+}
+
+#[test]
+fn n12_valid_cookies_and_no_ike_auth_take_a_bounded_number_of_slots_for_a_short_time() {
+    let mut pair = hub();
+    let mut served = 0;
+    for spi in 1..200 {
+        let request = init_of(spi);
+        match answer_to(&mut pair, A, &request) {
+            Answer::InEarnest => served += 1,
+            Answer::Cookie(cookie) => {
+                match answer_to(&mut pair, A, &with_cookie(&cookie, &request)) {
+                    Answer::InEarnest => served += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            Answer::Nothing => {}
+            Answer::Refusal(kind) => panic!("{kind}"),
+        }
+    }
+    assert_eq!(served, 3 + 5);
+    assert_eq!(half_open(&pair), 8);
+    assert!(refused(&pair, Refused::HalfOpenFull) > 100);
+    // Nobody else is in their way.
+    let other = format!("{}:500", spoke(1));
+    assert_eq!(
+        answer_to(&mut pair, &other, &init_of(300)),
+        Answer::InEarnest
+    );
+    pair.run_for(11 * SECOND);
+    assert_eq!(half_open(&pair), 1, "only the other's is still awaited");
+    pair.assert_agreed();
+}
+
+#[test]
+fn n13_requests_with_wrong_ids_or_flags_take_no_slot() {
+    let mut pair = crowded();
+    pair.run_for(31 * SECOND);
+    for (at, value) in [(8, 1), (15, 1), (20, 1), (23, 1), (19, 0), (19, 0x10)] {
+        for spi in 1..10 {
+            let mut bytes = init_of(spi);
+            bytes[at] = value;
+            assert_eq!(answer_to(&mut pair, A, &bytes), Answer::Nothing);
+        }
+    }
+    assert_eq!(answer_to(&mut pair, A, &init_of(0)), Answer::Nothing);
+    assert_eq!(half_open(&pair), 0);
+    assert_eq!(refused(&pair, Refused::Stray), 6 * 9 + 1);
+    crowd(&mut pair, 2000);
+}
+
+#[test]
+fn n28_what_is_half_open_is_answered_when_asked_and_never_by_itself() {
+    let mut pair = crowded();
+    let before = pair.b.sent.len();
+    pair.run_for(120 * SECOND);
+    assert_eq!(pair.b.sent.len(), before);
+    assert_eq!(half_open(&pair), 0);
+}
+
+#[test]
+fn n28_a_cookie_is_not_asked_of_a_request_shorter_than_the_question() {
+    let mut pair = crowded();
+    let message = init_of(1);
+    let header = Message::parse(&message).unwrap().header;
+    let tiny = Message::encode_clear(header, &[Payload::Nonce(vec![1; 16])]).unwrap();
+    assert_eq!(tiny.len(), 48);
+    assert_eq!(answer_to(&mut pair, A, &tiny), Answer::Nothing);
+}
+
+#[test]
+fn every_refusal_is_counted_by_its_class() {
+    let mut pair = Pair::established();
+    let count = |pair: &Pair| Refused::ALL.map(|class| refused(pair, class));
+    assert_eq!(count(&pair), [0; 9]);
+    let auth = pair.a.sent_ike(1);
+    let changed = |at: usize, value: u8| {
+        let mut bytes = auth.clone();
+        bytes[at] = value;
+        bytes
+    };
+    let mut expect = |class: Refused, remote: &str, bytes: &[u8]| {
+        let before = refused(&pair, class);
+        pair.inject_from(Side::B, "192.0.2.2:500", remote, bytes);
+        assert_eq!(refused(&pair, class), before + 1, "{class:?}");
+    };
+    expect(Refused::Malformed, A, &auth[..20]);
+    expect(Refused::Malformed, A, &changed(28 + 2, 0xff));
+    expect(Refused::WrongVersion, A, &changed(17, 0x10));
+    expect(Refused::UnknownSpi, A, &changed(8, auth[8] ^ 1));
+    expect(Refused::Stray, A, &changed(23, 9));
+    expect(Refused::Stray, A, &changed(19, 0x28));
+    let mut next = changed(auth.len() - 1, !auth[auth.len() - 1]);
+    next[23] = 2;
+    expect(Refused::Forged, A, &next);
+    expect(Refused::UnknownPeer, "203.0.113.9:500", &init());
+    let mut bare = init_of(5);
+    bare[16] = 0;
+    bare.truncate(28);
+    bare[24..28].copy_from_slice(&28u32.to_be_bytes());
+    expect(Refused::Declined, A, &bare);
+    assert_eq!(pair.b.state(), State::Up);
+    pair.assert_agreed();
+}
