@@ -47,6 +47,7 @@ fn carry(options: &Options) -> Wire {
             },
             dpd_delay: 10,
             fragment_size: None,
+            cookies_from: None,
         };
         let folder = scratch.folder(&side.to_string()).unwrap();
         Charon::start(world.gateway(side), &folder, &connection, &interrupt).unwrap()

@@ -47,6 +47,8 @@ pub struct Connection {
     pub dpd_delay: u32,
     /// The largest IP packet of an IKE message; charon's own if `None`.
     pub fragment_size: Option<u16>,
+    /// How many half-open IKE SAs it must have before it asks for cookies; charon's own threshold if there is none.
+    pub cookies_from: Option<u32>,
 }
 
 /// What charon does once it has its configuration.
@@ -215,9 +217,12 @@ fn settings(folder: &Path, connection: &Connection) -> String {
     let fragments = connection
         .fragment_size
         .map_or_else(String::new, |size| format!("\n  fragment_size = {size}"));
+    let cookies = connection.cookies_from.map_or_else(String::new, |count| {
+        format!("\n  cookie_threshold = {count}")
+    });
     format!(
         "charon-systemd {{
-  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici{fragments}
+  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici{fragments}{cookies}
   journal {{
     default = -1
   }}
@@ -330,6 +335,7 @@ mod tests {
             start: Start::Connects,
             dpd_delay: 7,
             fragment_size: None,
+            cookies_from: None,
         }
         .to_conf();
         for line in [

@@ -240,6 +240,7 @@ fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
         },
         dpd_delay: 10,
         fragment_size: None,
+        cookies_from: None,
     }
 }
 

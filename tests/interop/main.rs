@@ -6,6 +6,7 @@
 mod lab;
 
 mod agreement;
+mod cookies;
 mod crossing;
 mod fragments;
 mod liveness;

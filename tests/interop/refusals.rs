@@ -142,6 +142,7 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             start: groundlink::lab::charon::Start::Waits,
             dpd_delay: 10,
             fragment_size: None,
+            cookies_from: None,
         };
         right = Some(charon.reload(&connection));
     }
