@@ -28,7 +28,7 @@
 //! | L3 | [`os`] | Linux: the only unsafe code |
 //! | L4 | [`datapath`], [`config`], [`status`] | threads (datapath), files (config) |
 //! | L5 | [`control`] | the unix socket |
-//! | L6 | [`lab`], [`daemon`] | processes and namespaces (lab), tokio and signals (daemon) |
+//! | L6 | [`lab`], [`inspect`], [`daemon`] | processes and namespaces (lab), tokio and signals (daemon) |
 //! | L7 | [`cli`] | stdout |
 
 pub mod net;
@@ -50,6 +50,7 @@ pub mod status;
 pub mod control;
 
 pub mod daemon;
+pub mod inspect;
 pub mod lab;
 
 pub mod cli;

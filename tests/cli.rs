@@ -164,7 +164,7 @@ fn the_command_line_is_checked() {
         assert_eq!(status(&groundlink(folder.path(), line)), 2, "{line:?}");
     }
     for later in [
-        "top", "reload", "diagnose", "capture", "decode", "export", "bench", "man",
+        "top", "reload", "diagnose", "capture", "export", "bench", "man",
     ] {
         let output = groundlink(folder.path(), &[later, "--flag", "x"]);
         assert_eq!(status(&output), 2);

@@ -132,7 +132,12 @@ fn the_configuration_in_the_readme_is_good() {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    for page in ["README.md", "docs/interface.md", "docs/dependencies.md"] {
+    for page in [
+        "README.md",
+        "docs/decode.md",
+        "docs/interface.md",
+        "docs/dependencies.md",
+    ] {
         let text = file(page);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
         for link in text.split("](").skip(1) {

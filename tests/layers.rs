@@ -37,6 +37,13 @@ static IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "inspect",
+        &[
+            "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
+            "control",
+        ],
+    ),
+    (
         "daemon",
         &[
             "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
@@ -47,7 +54,7 @@ static IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
-            "control", "lab", "daemon",
+            "control", "lab", "inspect", "daemon",
         ],
     ),
 ];

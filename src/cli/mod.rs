@@ -6,6 +6,7 @@
 mod ask;
 mod check;
 mod completions;
+mod decode;
 mod lab;
 mod outcome;
 mod psk;
@@ -73,6 +74,7 @@ enum Verb {
     Run(run::Run),
     Check(check::Check),
     Lab(lab::Lab),
+    Decode(decode::Decode),
     Status(status::Status),
     Up(ask::Up),
     Down(ask::Down),
@@ -83,8 +85,8 @@ enum Verb {
 }
 
 /// Verbs whose names are taken but which this version does not have.
-const NOT_YET: [&str; 8] = [
-    "top", "reload", "diagnose", "capture", "decode", "export", "bench", "man",
+const NOT_YET: [&str; 7] = [
+    "top", "reload", "diagnose", "capture", "export", "bench", "man",
 ];
 
 /// Runs the command line and returns the exit status.
@@ -142,6 +144,7 @@ fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
         Verb::Run(run) => run.execute(&place),
         Verb::Check(check) => check.execute(&place),
         Verb::Lab(lab) => lab.execute(),
+        Verb::Decode(decode) => decode.execute(),
         Verb::Status(status) => status.execute(&place),
         Verb::Up(up) => up.execute(&place),
         Verb::Down(down) => down.execute(&place),

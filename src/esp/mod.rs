@@ -54,6 +54,7 @@ pub use inbound::{Inbound, Opened, Opening};
 pub use outbound::Outbound;
 pub use sad::{Entry, Sad};
 pub use traffic::Traffic;
+pub use trailer::read as read_trailer;
 
 /// Octets in front of the IV: SPI and sequence number. Exactly what every ICV covers besides IV and ciphertext.
 pub const HEADER: usize = 8;

@@ -42,7 +42,7 @@ pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
 }
 
 /// Takes the trailer off an authentic plaintext: what is left, and the IP version it says to be.
-pub(super) fn read(plaintext: &[u8]) -> Result<(&[u8], u8), Refusal> {
+pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), Refusal> {
     // The padding counts 1, 2, 3 (RFC 4303 §2.4), and a receiver should look.
     let (rest, [pad_length, next]) = plaintext
         .split_last_chunk::<LEAST>()

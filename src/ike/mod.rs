@@ -14,6 +14,7 @@
 //! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SAs (`children`).
 //! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
 //! - `shape` turns payloads into messages in which nothing is missing; `negotiate`, `schedule`, `authn`, `nat` are the arithmetic of RFC 7296, `ppk` that of RFC 8784.
+//! - `complete` asks the shapes about a message that somebody else received.
 //! - `nearest` says, when proposals do not meet, which pair comes closest and what to write.
 //! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
 //! - `census` decides who may begin while many do, `refused` counts what comes to nothing before its sender has proved anything.
@@ -35,6 +36,7 @@ mod authn;
 mod census;
 mod children;
 mod collision;
+mod complete;
 mod cookie;
 mod endpoint;
 mod error;
@@ -65,12 +67,18 @@ mod timers;
 mod tunnel;
 mod window;
 
+pub use complete::complete;
 pub use endpoint::Endpoint;
 pub use event::{
     Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Rekey,
     RekeyCheck, Rekeys, Role, Sends, State, Transmit, Verdict, View, Waiting,
 };
 pub use failure::Failure;
+pub use fragments::{Assembly, Fragment, Joined, MessageKey, Part};
+pub use nat::hash as nat_hash;
+pub use nearest::{Nearest, esp as nearest_esp, ike as nearest_ike};
+pub use negotiate::{offer_esp, offer_ike};
+pub use offer::words;
 pub use pieces::{Cut, Fragmentation, Pieces, Sizes};
 pub use protect::{Opened, Protector, Unopened};
 pub use refused::Refused;
@@ -79,6 +87,7 @@ pub use settings::{
     Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Ppk, PpkDemand,
     Psk, RekeyTest, Settings, Start, TunnelId,
 };
+pub use window::Mark;
 
 use std::time::Duration;
 

@@ -1,0 +1,94 @@
+//! No file makes `decode` panic, whether it has keys or not.
+//!
+//! The input is a capture file. It is also taken as one frame of every link layer, as an outer packet's datagram on both ports, and as
+//! a table of keys, so that the fuzzer need not guess the layers around what it changes. Run on the stable toolchain with
+//! `cargo fuzz run -s none capture fuzz/corpus/capture fuzz/seeds/capture`; the seeds are the captures of `tests/captures`.
+#![no_main]
+
+use groundlink::inspect::capture::{Frame, Item, LinkType, Reader};
+use groundlink::inspect::{Decoder, EspKeys, IkeKeys};
+use libfuzzer_sys::fuzz_target;
+
+/// The keys of the seeds.
+const IKE: [&str; 3] = [
+    include_str!("../../tests/captures/connect.ikev2_decryption_table"),
+    include_str!("../../tests/captures/wrong-psk.ikev2_decryption_table"),
+    include_str!("../../tests/captures/fragments-rekey.ikev2_decryption_table"),
+];
+const ESP: [&str; 2] = [
+    include_str!("../../tests/captures/connect.esp_sa"),
+    include_str!("../../tests/captures/fragments-rekey.esp_sa"),
+];
+
+/// Null, Ethernet, raw, loopback, cooked, IPv4, IPv6, cooked 2, and one that nobody knows.
+const LINKS: [u16; 9] = [0, 1, 101, 108, 113, 228, 229, 276, 105];
+
+fuzz_target!(|input: &[u8]| {
+    file(input, Decoder::default());
+    file(input, with_keys());
+    for link in LINKS {
+        frame(LinkType(link), input);
+    }
+    for port in [500, 4500] {
+        frame(LinkType(101), &datagram(port, input));
+    }
+    if let Ok(text) = std::str::from_utf8(input) {
+        let _ = IkeKeys::parse(text);
+        let _ = EspKeys::parse(text);
+    }
+});
+
+fn with_keys() -> Decoder {
+    let ike = IkeKeys::parse(&IKE.concat()).expect("the tables of the tests are good");
+    let esp = EspKeys::parse(&ESP.concat()).expect("the tables of the tests are good");
+    Decoder::new(ike, esp)
+}
+
+/// The reader ends, and takes no more frames out of a file than fit in.
+fn file(input: &[u8], mut decoder: Decoder) {
+    let Ok(mut reader) = Reader::open(input) else {
+        return;
+    };
+    let mut items = 0;
+    while let Some(item) = reader.next_item().expect("a slice can be read") {
+        items += 1;
+        assert!(items <= input.len(), "more items than octets");
+        tell(&mut decoder, &item);
+    }
+    let _ = decoder.summary();
+}
+
+fn frame(link: LinkType, bytes: &[u8]) {
+    let mut decoder = with_keys();
+    let frame = Frame {
+        number: 1,
+        time: None,
+        link,
+        bytes: bytes.to_vec(),
+        wire_len: 0,
+    };
+    // Twice: what is repeated takes other ways.
+    let item = Item::Frame(frame);
+    tell(&mut decoder, &item);
+    tell(&mut decoder, &item);
+    let _ = decoder.summary();
+}
+
+fn tell(decoder: &mut Decoder, item: &Item) {
+    if let Some(line) = decoder.item(item) {
+        assert!(!line.to_string().is_empty());
+        line.json().expect("every line is an object");
+    }
+}
+
+/// An IPv4 packet around a datagram.
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(60_000)];
+    let udp = u16::try_from(payload.len() + 8).expect("cut above");
+    let mut packet = vec![0x45, 0];
+    packet.extend((udp + 20).to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+    packet.extend([port, port, udp, 0].map(u16::to_be_bytes).concat());
+    packet.extend(payload);
+    packet
+}

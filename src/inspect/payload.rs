@@ -1,0 +1,493 @@
+//! A payload as decode shows it: what `--json` writes, and one line of text.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::ike;
+use crate::wire::{
+    Auth, Critical, Delete, Envelope, Id, Ke, Payload, PayloadType, Proposal, ProtocolId, Sa,
+    TrafficSelectors, Transform, TsType,
+};
+
+use super::notify::{NotifyView, Place};
+use super::{names, vendor};
+
+/// A payload.
+#[derive(Clone, Debug, Serialize)]
+pub struct PayloadView {
+    /// The registry's name, or the bare number.
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(flatten)]
+    detail: Detail,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Detail {
+    Sa {
+        proposals: Vec<ProposalView>,
+    },
+    Ke {
+        group: u16,
+        name: Option<&'static str>,
+        length: usize,
+    },
+    Id {
+        id_type: String,
+        id_type_number: u8,
+        id: String,
+    },
+    Auth {
+        method: String,
+        method_number: u8,
+        length: usize,
+    },
+    Notify(NotifyView),
+    Delete {
+        protocol: String,
+        protocol_number: u8,
+        spis: Vec<String>,
+    },
+    Vendor {
+        data: String,
+        name: Option<&'static str>,
+        #[serde(skip)]
+        text: Option<String>,
+    },
+    Ts {
+        selectors: Vec<SelectorView>,
+        unknown: Vec<UnknownSelector>,
+    },
+    Fragment {
+        fragment: u16,
+        total: u16,
+        length: usize,
+    },
+    /// A nonce, something encrypted, or a payload that groundlink skips.
+    Opaque {
+        length: usize,
+        #[serde(skip_serializing_if = "is_not_critical")]
+        critical: bool,
+    },
+}
+
+fn is_not_critical(critical: &bool) -> bool {
+    !critical
+}
+
+/// A proposal.
+#[derive(Clone, Debug, Serialize)]
+struct ProposalView {
+    number: u8,
+    protocol: String,
+    protocol_number: u8,
+    spi: String,
+    words: String,
+    transforms: Vec<TransformView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flaw: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TransformView {
+    #[serde(rename = "type")]
+    kind: String,
+    type_number: u8,
+    id: u16,
+    name: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_bits: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown_attributes: Option<String>,
+}
+
+/// A range of addresses, protocols and ports.
+#[derive(Clone, Debug, Serialize)]
+struct SelectorView {
+    first: String,
+    last: String,
+    protocol: u8,
+    ports: [u16; 2],
+    words: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct UnknownSelector {
+    #[serde(rename = "type")]
+    kind: String,
+    length: usize,
+}
+
+impl PayloadView {
+    /// A payload of a message that was seen at `place`.
+    pub(super) fn new(payload: &Payload, place: &Place) -> PayloadView {
+        let detail = match payload {
+            Payload::Sa(sa) => Detail::Sa {
+                proposals: sa.proposals.iter().map(ProposalView::new).collect(),
+            },
+            Payload::Ke(Ke { group, data }) => Detail::Ke {
+                group: *group,
+                name: names::group(*group),
+                length: data.len(),
+            },
+            Payload::IdI(id) | Payload::IdR(id) => Detail::id(id),
+            Payload::Auth(Auth { method, data }) => Detail::Auth {
+                method: method.to_string(),
+                method_number: method.0,
+                length: data.len(),
+            },
+            Payload::Notify(notify) => Detail::Notify(NotifyView::new(notify, place)),
+            Payload::Delete(delete) => Detail::delete(delete),
+            Payload::Vendor(data) => Detail::Vendor {
+                data: hex(data),
+                name: vendor::name(data),
+                text: printable(data),
+            },
+            Payload::TsI(ts) | Payload::TsR(ts) => Detail::selectors(ts),
+            Payload::Nonce(data) => Detail::opaque(data, Critical::No),
+            Payload::Other { body, critical, .. } | Payload::Unknown { body, critical, .. } => {
+                Detail::opaque(body, *critical)
+            }
+        };
+        PayloadView {
+            kind: payload.kind().to_string(),
+            detail,
+        }
+    }
+
+    /// The encrypted payload, with so many octets from its IV to its ICV.
+    pub(super) fn sealed(envelope: Envelope, length: usize) -> PayloadView {
+        match envelope {
+            Envelope::Whole => PayloadView {
+                kind: PayloadType::SK.to_string(),
+                detail: Detail::Opaque {
+                    length,
+                    critical: false,
+                },
+            },
+            Envelope::Fragment { number, total } => PayloadView {
+                kind: PayloadType::SKF.to_string(),
+                detail: Detail::Fragment {
+                    fragment: number,
+                    total,
+                    length,
+                },
+            },
+        }
+    }
+}
+
+impl Detail {
+    fn id(id: &Id) -> Detail {
+        Detail::Id {
+            id_type: id.kind.to_string(),
+            id_type_number: id.kind.0,
+            id: id.to_string(),
+        }
+    }
+
+    fn delete(delete: &Delete) -> Detail {
+        Detail::Delete {
+            protocol: delete.protocol.to_string(),
+            protocol_number: delete.protocol.0,
+            spis: delete.spis.iter().map(|spi| format!("{spi:08x}")).collect(),
+        }
+    }
+
+    fn selectors(ts: &TrafficSelectors) -> Detail {
+        let view = |selector: &crate::net::Selector| SelectorView {
+            first: selector.first().to_string(),
+            last: selector.last().to_string(),
+            protocol: selector.protocol(),
+            ports: [selector.ports().first(), selector.ports().last()],
+            words: selector.to_string(),
+        };
+        let unknown = |(kind, body): &(TsType, Vec<u8>)| UnknownSelector {
+            kind: kind.to_string(),
+            length: body.len(),
+        };
+        Detail::Ts {
+            selectors: ts.selectors.iter().map(view).collect(),
+            unknown: ts.unknown.iter().map(unknown).collect(),
+        }
+    }
+
+    fn opaque(data: &[u8], critical: Critical) -> Detail {
+        Detail::Opaque {
+            length: data.len(),
+            critical: critical == Critical::Yes,
+        }
+    }
+}
+
+impl ProposalView {
+    fn new(proposal: &Proposal) -> ProposalView {
+        ProposalView {
+            number: proposal.number,
+            protocol: proposal.protocol.to_string(),
+            protocol_number: proposal.protocol.0,
+            spi: hex(&proposal.spi),
+            words: ike::words(proposal),
+            transforms: proposal.transforms.iter().map(TransformView::new).collect(),
+            flaw: proposal.flaw.as_ref().map(|flaw| flaw.what),
+        }
+    }
+}
+
+impl TransformView {
+    fn new(transform: &Transform) -> TransformView {
+        let attributes = &transform.unknown_attributes;
+        TransformView {
+            kind: transform.kind.to_string(),
+            type_number: transform.kind.0,
+            id: transform.id,
+            name: names::transform(transform),
+            key_bits: transform.key_bits,
+            unknown_attributes: (!attributes.is_empty()).then(|| hex(attributes)),
+        }
+    }
+}
+
+/// The proposals for `protocol` in words.
+pub(super) fn offered(sa: &Sa, protocol: ProtocolId) -> String {
+    let words: Vec<String> = sa
+        .proposals
+        .iter()
+        .filter(|proposal| proposal.protocol == protocol)
+        .map(ike::words)
+        .collect();
+    if words.is_empty() {
+        "nothing".to_owned()
+    } else {
+        words.join(", ")
+    }
+}
+
+/// Selectors in words.
+pub(super) fn selectors(ts: &TrafficSelectors) -> String {
+    let known = ts.selectors.iter().map(ToString::to_string);
+    let unknown = ts.unknown.iter().map(|(kind, _)| kind.to_string());
+    known.chain(unknown).collect::<Vec<_>>().join(", ")
+}
+
+/// Octets in hexadecimal.
+pub(super) fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// A mark that is text.
+fn printable(data: &[u8]) -> Option<String> {
+    let is_text = data.len() >= 4 && data.iter().all(|b| b.is_ascii_graphic() || *b == b' ');
+    let shown = data.get(..64).unwrap_or(data);
+    is_text.then(|| shown.escape_ascii().to_string())
+}
+
+/// One line.
+impl fmt::Display for PayloadView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {}", self.kind, self.detail)
+    }
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Detail::Sa { proposals } => join(f, proposals, "; "),
+            Detail::Ke { group, length, .. } => {
+                write!(f, "{}, {length} octets", names::group_in_words(*group))
+            }
+            Detail::Id { id_type, id, .. } => write!(f, "{id} ({id_type})"),
+            Detail::Auth { method, length, .. } => write!(f, "{method}, {length} octets"),
+            Detail::Notify(notify) => notify.fmt(f),
+            Detail::Delete { protocol, spis, .. } if spis.is_empty() => write!(f, "{protocol} SA"),
+            Detail::Delete { protocol, spis, .. } => write!(f, "{protocol} {}", spis.join(", ")),
+            Detail::Vendor { data, name, text } => match (name, text) {
+                (Some(name), Some(text)) if text.starts_with(name) => f.write_str(text),
+                (Some(name), Some(text)) => write!(f, "{name} (\"{text}\")"),
+                (Some(name), None) => f.write_str(name),
+                (None, Some(text)) => write!(f, "\"{text}\""),
+                (None, None) => f.write_str(data.get(..64).unwrap_or(data)),
+            },
+            Detail::Ts { selectors, unknown } => {
+                let known = selectors.iter().map(|selector| selector.words.clone());
+                let unknown = unknown.iter().map(|selector| selector.kind.clone());
+                f.write_str(&known.chain(unknown).collect::<Vec<_>>().join(", "))
+            }
+            Detail::Fragment {
+                fragment,
+                total,
+                length,
+            } => write!(f, "fragment {fragment} of {total}, {length} octets"),
+            Detail::Opaque { length, critical } => {
+                let critical = if *critical { ", critical" } else { "" };
+                write!(f, "{length} octets{critical}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for ProposalView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number, self.protocol)?;
+        if !self.spi.is_empty() {
+            write!(f, " {}", self.spi)?;
+        }
+        match self.flaw {
+            Some(flaw) => write!(f, ": cannot be read, {flaw}"),
+            None => write!(f, ": {}", self.words),
+        }
+    }
+}
+
+fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], between: &str) -> fmt::Result {
+    for (nth, item) in items.iter().enumerate() {
+        let before = if nth == 0 { "" } else { between };
+        write!(f, "{before}{item}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::crypto::IkeProposal;
+    use crate::wire::{AuthMethod, IdType, IkeSpi, Notify, NotifyType};
+
+    fn place() -> Place {
+        let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+        Place {
+            spi_i: IkeSpi(1),
+            spi_r: IkeSpi(2),
+            from: end("192.0.2.1:500"),
+            to: end("192.0.2.2:500"),
+        }
+    }
+
+    fn json(payload: &Payload) -> serde_json::Value {
+        serde_json::to_value(PayloadView::new(payload, &place())).unwrap()
+    }
+
+    fn text(payload: &Payload) -> String {
+        PayloadView::new(payload, &place()).to_string()
+    }
+
+    #[test]
+    fn proposals_are_told_in_words_and_in_numbers() {
+        let (proposal, _) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
+        let sa = Payload::Sa(ike::offer_ike(&[proposal], &[]));
+        assert_eq!(text(&sa), "SA       1 IKE: aes128-sha1-modp1024");
+        let proposal = &json(&sa)["proposals"][0];
+        assert_eq!(proposal["words"], "aes128-sha1-modp1024");
+        let cipher = serde_json::json!({"type":"ENCR","type_number":1,"id":12,"name":"aes128","key_bits":128});
+        assert_eq!(proposal["transforms"][0], cipher);
+    }
+
+    #[test]
+    fn the_other_payloads_have_their_details() {
+        for (payload, line, key, value) in [
+            (
+                Payload::Ke(Ke {
+                    group: 14,
+                    data: vec![0; 256],
+                }),
+                "KE       modp2048 (14), 256 octets",
+                "group",
+                serde_json::json!(14),
+            ),
+            (
+                Payload::IdI(Id::new(IdType::FQDN, b"gw\x1b.example".to_vec())),
+                "IDI      gw\\x1b.example (FQDN)",
+                "id_type_number",
+                serde_json::json!(2),
+            ),
+            (
+                Payload::Auth(Auth {
+                    method: AuthMethod::SHARED_KEY,
+                    data: vec![0; 20],
+                }),
+                "AUTH     SHARED_KEY, 20 octets",
+                "method_number",
+                serde_json::json!(2),
+            ),
+            (
+                Payload::Nonce(vec![0; 32]),
+                "NONCE    32 octets",
+                "length",
+                serde_json::json!(32),
+            ),
+            (
+                Payload::Delete(Delete::esp(vec![0xc000_0001])),
+                "DELETE   ESP c0000001",
+                "spis",
+                serde_json::json!(["c0000001"]),
+            ),
+            (
+                Payload::Delete(Delete::ike()),
+                "DELETE   IKE SA",
+                "protocol",
+                serde_json::json!("IKE"),
+            ),
+            (
+                Payload::Vendor(b"groundlink IKEv2 1".to_vec()),
+                "VENDOR   groundlink IKEv2 1",
+                "name",
+                serde_json::json!("groundlink"),
+            ),
+            (
+                Payload::Vendor(vec![1, 2, 3]),
+                "VENDOR   010203",
+                "data",
+                serde_json::json!("010203"),
+            ),
+            (
+                Payload::Other {
+                    kind: PayloadType::CERTREQ,
+                    critical: Critical::Yes,
+                    body: vec![0; 5],
+                },
+                "CERTREQ  5 octets, critical",
+                "critical",
+                serde_json::json!(true),
+            ),
+            (
+                Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())),
+                "NOTIFY   NO_PROPOSAL_CHOSEN (14), an error",
+                "number",
+                serde_json::json!(14),
+            ),
+        ] {
+            assert_eq!(text(&payload), line);
+            assert_eq!(json(&payload)[key], value, "{line}");
+        }
+    }
+
+    #[test]
+    fn selectors_are_ranges_and_words() {
+        let selector = "10.1.0.0/24".parse::<crate::net::Prefix>().unwrap().into();
+        let ts = Payload::TsI(TrafficSelectors {
+            selectors: vec![selector],
+            unknown: vec![(TsType::SECLABEL, vec![0; 3])],
+        });
+        assert_eq!(text(&ts), "TSI      10.1.0.0/24, SECLABEL");
+        let expected = serde_json::json!({"first":"10.1.0.0","last":"10.1.0.255","protocol":0,"ports":[0,65535],"words":"10.1.0.0/24"});
+        assert_eq!(json(&ts)["selectors"][0], expected);
+        assert_eq!(json(&ts)["unknown"][0]["length"], 3);
+    }
+
+    #[test]
+    fn what_is_sealed_shows_its_size_and_its_place_among_the_fragments() {
+        let whole = PayloadView::sealed(Envelope::Whole, 60);
+        assert_eq!(whole.to_string(), "SK       60 octets");
+        let part = Envelope::Fragment {
+            number: 2,
+            total: 3,
+        };
+        let part = PayloadView::sealed(part, 60);
+        assert_eq!(part.to_string(), "SKF      fragment 2 of 3, 60 octets");
+        assert_eq!(serde_json::to_value(part).unwrap()["fragment"], 2);
+    }
+}
