@@ -316,6 +316,6 @@ fn a_header_changed_by_a_rule_is_what_goes_out() {
     );
     pair.run_for(LATENCY);
     let sent = (0..pair.a.sent.len()).map(|index| pair.a.sent_ike(index));
-    let changed = |bytes: Vec<u8>| Header::parse(&bytes).unwrap().exchange == ExchangeType(250);
-    assert!(sent.map(changed).any(|changed| changed));
+    let mut exchanges = sent.map(|bytes| Header::parse(&bytes).unwrap().exchange);
+    assert!(exchanges.any(|exchange| exchange == ExchangeType(250)));
 }
