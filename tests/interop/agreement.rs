@@ -1,10 +1,8 @@
-//! What strongSwan and groundlink agree on beyond algorithms: identities, selectors, and that this version does not rekey.
-
-use std::time::{Duration, Instant};
+//! What strongSwan and groundlink agree on beyond algorithms: identities and selectors.
 
 use groundlink::lab::charon::Connection;
 use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::{Changes, Lab};
 use groundlink::status::{State, Tunnel};
 
 use super::lab::{logs, tunnel_that, up};
@@ -107,48 +105,5 @@ fn the_side_that_allows_less_decides_in_both_roles() {
         assert_eq!(selectors(&tunnel).1, ["10.2.0.0/24"], "they allow less");
         let (_, tunnel) = agreed(role, &unchanged, &wide);
         assert_eq!(selectors(&tunnel).1, ["10.2.0.0/24"], "we allow less");
-    }
-}
-
-// ours                                       charon
-//      ◀── CREATE_CHILD_SA { N(REKEY_SA), … }
-//      NO_ADDITIONAL_SAS ──▶
-//      ◀── INFORMATIONAL { D }, IKE_SA_INIT, …   it authenticates anew instead, at once
-#[test]
-#[ignore = "needs root and strongSwan: tests/run runs it"]
-fn a_peer_that_wants_to_rekey_is_told_no_and_gets_a_new_tunnel() {
-    let (mut lab, mut before) = agreed(Role::Initiator, &|written| written, &|_| ());
-    for (told_no, what) in (1..).zip(["--child", "--ike"]) {
-        charon_told_no(&mut lab, what, told_no);
-        let ike = |tunnel: &Tunnel| tunnel.ike.clone().map(|ike| (ike.spi_i, ike.spi_r));
-        before = tunnel_that(&mut lab, "is up anew", |tunnel| {
-            tunnel.state == State::Up && ike(tunnel) != ike(&before)
-        });
-        let begin = Instant::now();
-        while lab.ping(1).unwrap().received == 0 {
-            assert!(
-                begin.elapsed() < Duration::from_secs(5),
-                "{}",
-                logs(&mut lab)
-            );
-        }
-        assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
-    }
-}
-
-/// Has charon rekey, and waits until it has been told no for the `times`th time.
-fn charon_told_no(lab: &mut Lab, what: &str, times: usize) {
-    let Far::Strongswan(charon) = lab.b() else {
-        unreachable!("it was asked for")
-    };
-    charon.swanctl(&["--rekey", what, "lab"]).unwrap();
-    let begin = Instant::now();
-    while charon.log().matches("[ N(NO_ADD_SAS) ]").count() < times {
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "{}",
-            charon.log()
-        );
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
