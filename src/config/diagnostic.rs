@@ -304,7 +304,7 @@ impl fmt::Display for Report {
 /// The values of lines whose key sounds like a secret, found without parsing: a file too broken to parse is reported with its lines too.
 /// Tables (`psk = { file = "…" }`) name where a secret is, not the secret, and stay visible.
 fn suspicious_values(text: &str) -> Vec<Range<usize>> {
-    const SOUNDS_SECRET: [&str; 4] = ["psk", "secret", "pass", "shared-key"];
+    const SOUNDS_SECRET: [&str; 5] = ["psk", "ppk", "secret", "pass", "shared-key"];
     let mut found = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {

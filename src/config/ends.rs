@@ -2,16 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Secrets;
 use super::diagnostic::Diagnostic;
 use super::origin::Origin;
 use super::scope::{Given, Scope};
-use super::secret::{self, Place};
+use super::shared_keys;
 use super::show::{self, quoted};
 use super::tunnel::Reader;
 use super::value;
-use crate::crypto::Secret;
-use crate::ike::{Identity, Peer, PeerId, Psk};
+use crate::ike::{Identity, Peer, PeerId, Ppk, Psk};
 
 /// The two gateways of a tunnel.
 pub struct Ends {
@@ -25,6 +23,8 @@ pub struct Ends {
     pub peer_id: PeerId,
     /// How both prove it.
     pub psk: Psk,
+    /// What goes into the keys beside the key exchange.
+    pub ppk: Option<Ppk>,
 }
 
 impl Reader<'_> {
@@ -36,13 +36,15 @@ impl Reader<'_> {
         let id = self.identity(scope);
         let peer_id = scope.value_or("peer-id", value::peer_id, show::peer_id, PeerId::Any);
         let psk = self.psk(scope);
+        let ppk = self.ppk(scope);
         Some(Ends {
             peer: peer?,
             local: local?,
             // Without one of these an error is on record, and these settings go no further than the lints.
             id: id.unwrap_or(Identity::KeyId(Vec::new())),
             peer_id: peer_id.value,
-            psk: psk.unwrap_or_else(unknown_psk),
+            psk: psk.unwrap_or_else(|| Psk(shared_keys::unknown())),
+            ppk,
         })
     }
 
@@ -104,77 +106,4 @@ impl Reader<'_> {
         scope.explain("id", quoted(&address), Origin::Follows("address"));
         Some(Identity::from(address))
     }
-
-    /// The key, from wherever the file says it is. Its place is explained, never the key.
-    fn psk(&self, scope: &mut Scope<'_, '_>) -> Option<Psk> {
-        let file = scope.read("psk.file", value::path);
-        let credential = scope.read("psk.credential", value::credential);
-        let (place, at) = match (file, credential) {
-            (Some(file), Some(_)) => {
-                scope.find(Diagnostic::error(
-                    file.at,
-                    "`psk` names both a file and a credential",
-                    "keep one of them",
-                ));
-                return None;
-            }
-            (Some(file), None) => {
-                let path = self.folder.join(file.value);
-                scope.explain("psk.file", quoted(&path.display()), file.origin);
-                (Place::File(path), file.at)
-            }
-            (None, Some(credential)) => {
-                scope.explain(
-                    "psk.credential",
-                    quoted(&credential.value),
-                    credential.origin,
-                );
-                (Place::Credential(credential.value), credential.at)
-            }
-            (None, None) => {
-                let unusable = scope.sets("psk.file")
-                    || scope.sets("psk.credential")
-                    || scope.file.refused("psk");
-                if !unusable {
-                    let what = format!(
-                        "tunnel `{}` has no `psk`",
-                        scope.tunnel.as_deref().unwrap_or_default()
-                    );
-                    let advice = "make a key with `groundlink psk`, put it into a file and write psk = { file = \"/etc/groundlink/psk/NAME\" }";
-                    scope.find(Diagnostic::error(scope.header(), what, advice));
-                }
-                return None;
-            }
-        };
-        match (
-            secret::read(&place, self.environment.credentials.as_deref()),
-            self.environment.secrets,
-        ) {
-            (Ok(found), _) => {
-                for (what, advice) in found.doubts {
-                    scope.find(Diagnostic::warning(at.clone(), what, advice));
-                }
-                Some(found.psk)
-            }
-            (Err(secret::Problem::NotForUs { what, .. }), Secrets::IfReadable) => {
-                scope.find(Diagnostic::note(at, format!("{what}; not checked"), ""));
-                Some(unknown_psk())
-            }
-            (
-                Err(
-                    secret::Problem::NotForUs { what, advice }
-                    | secret::Problem::Unusable { what, advice },
-                ),
-                _,
-            ) => {
-                scope.find(Diagnostic::error(at, what, advice));
-                None
-            }
-        }
-    }
-}
-
-/// Stands in where a key cannot be had and nobody will use it.
-fn unknown_psk() -> Psk {
-    Psk(Secret::new(Vec::new()))
 }

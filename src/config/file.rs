@@ -362,9 +362,9 @@ impl Walk<'_> {
         self.findings.push(Diagnostic::error(at, what, advice));
     }
 
-    /// A value that may be a secret in the wrong place is not shown, nor is anything under an unknown key of `psk`.
+    /// A value that may be a secret in the wrong place is not shown, nor is anything under an unknown key of `psk` or `ppk`.
     fn conceal_if_secret(&mut self, name: &str, value: &Spanned<DeValue<'_>>) {
-        if ["psk", "secret", "pass", "shared-key"]
+        if ["psk", "ppk", "secret", "pass", "shared-key"]
             .iter()
             .any(|word| name.to_ascii_lowercase().contains(word))
         {
@@ -394,7 +394,10 @@ fn not_a_table(name: &str, value: &Value) -> (String, &'static str) {
             format!("`dpd` is a table, not {}", value.kind()),
             "write `dpd = { delay = \"10s\", timeout = \"30s\" }`",
         ),
-        "ppk" => ("`ppk` is not in this version".to_owned(), "leave it out"),
+        "ppk" => (
+            "the post-quantum pre-shared key does not belong in this file".to_owned(),
+            "put it into a file of its own (mode 0600) and write `ppk = { id = \"NAME\", file = \"/etc/groundlink/ppk/NAME\" }`",
+        ),
         other => (
             format!("`{other}` is a table, not {}", value.kind()),
             "write `{ … }`",

@@ -24,6 +24,7 @@ mod resolve;
 mod scope;
 mod secret;
 mod settings;
+mod shared_keys;
 mod show;
 mod suggest;
 #[cfg(test)]

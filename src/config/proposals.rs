@@ -46,15 +46,6 @@ fn proposal<T>(
     parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
 ) -> Option<T> {
     let text = text(value, findings)?;
-    if let Some((offset, word)) = words(&text).find(|(_, word)| is_later(word)) {
-        let at = part(value, &text, offset, word.len());
-        return refuse(
-            findings,
-            at,
-            format!("`{word}` (a further key exchange, RFC 9370) is not in this version"),
-            "leave the word out",
-        );
-    }
     match parse(&text) {
         Ok((proposal, notes)) => {
             for note in notes {
@@ -74,19 +65,4 @@ fn proposal<T>(
             "",
         ),
     }
-}
-
-/// The words of a proposal and where each begins.
-fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.split('-').scan(0, |offset, word| {
-        let start = *offset;
-        *offset += word.len() + 1;
-        Some((start, word))
-    })
-}
-
-/// `ke1_mlkem768` and its like.
-fn is_later(word: &str) -> bool {
-    let rest = word.strip_prefix("ke").map(|rest| rest.as_bytes());
-    matches!(rest, Some([b'1'..=b'7', b'_', ..]))
 }

@@ -1,4 +1,4 @@
-//! Pre-shared key files: who may read them, and which bytes in them are the key.
+//! Files of pre-shared keys, and of post-quantum ones: who may read them, and which bytes in them are the key.
 //!
 //! ```text
 //!   open (no waiting, following links) ─▶ a regular file? ─▶ nobody else may read, no group may write? ─▶ read, bounded ─▶ decode
@@ -12,7 +12,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::crypto::Secret;
-use crate::ike::Psk;
 
 /// Where a key is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +21,55 @@ pub enum Place {
     /// A credential that systemd hands to the service.
     Credential(String),
 }
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Proving who is who.
+    Psk,
+    /// The keys of an IKE SA, beside the key exchange (RFC 8784).
+    Ppk,
+}
+
+impl Kind {
+    /// As files of this kind are called.
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Psk => "PSK",
+            Kind::Ppk => "PPK",
+        }
+    }
+
+    /// What is doubtful about a key with fewer bytes, if it is written out, or else with fewer characters; and what to do.
+    fn short(self, key: &Secret, written: Written) -> Option<(&'static str, &'static str)> {
+        let (least, doubt) = match (self, written) {
+            (Kind::Psk, Written::AsBytes) => (FEW_BYTES, GUESSED),
+            (Kind::Psk, Written::AsCharacters) => (FEW_CHARACTERS, GUESSED),
+            (Kind::Ppk, Written::AsBytes) => (QUANTUM_BYTES, SEARCHED),
+            (Kind::Ppk, Written::AsCharacters) => (QUANTUM_CHARACTERS, SEARCHED),
+        };
+        (key.len() < least).then_some(doubt)
+    }
+}
+
+/// How a file holds a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// In hex or base64: every bit of it counts.
+    AsBytes,
+    /// In characters, of which a person may have chosen each.
+    AsCharacters,
+}
+
+const GUESSED: (&str, &str) = (
+    "this pre-shared key is short enough to be guessed by someone who answers in the peer's place",
+    "`groundlink psk` makes a strong one; set it on both sides",
+);
+
+const SEARCHED: (&str, &str) = (
+    "this post-quantum pre-shared key has fewer than 256 bits, and a quantum computer halves that (RFC 8784 §6)",
+    "`groundlink psk` makes a strong one; set it on both sides",
+);
 
 /// Why there is no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +94,7 @@ pub enum Problem {
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The key.
-    pub psk: Psk,
+    pub key: Secret,
     /// Warnings: what is doubtful, what to do.
     pub doubts: Vec<(&'static str, &'static str)>,
 }
@@ -60,14 +108,20 @@ const FEW_CHARACTERS: usize = 20;
 /// Fewer bytes than this of hex or base64 are as bad: 112 bits.
 const FEW_BYTES: usize = 14;
 
+/// 256 bits.
+const QUANTUM_BYTES: usize = 32;
+
+/// As many letters and digits.
+const QUANTUM_CHARACTERS: usize = 43;
+
 /// Reads a key. `credentials` is `$CREDENTIALS_DIRECTORY`: systemd guards what is in it.
-pub fn read(place: &Place, credentials: Option<&Path>) -> Result<Found, Problem> {
+pub fn read(place: &Place, kind: Kind, credentials: Option<&Path>) -> Result<Found, Problem> {
     match place {
         Place::Credential(name) => {
             let Some(folder) = credentials else {
                 return Err(Problem::NotForUs {
                     what: format!("the credential `{name}` exists only inside the service"),
-                    advice: "systemd provides it (`LoadCredential=` in groundlink.service); elsewhere use `psk = { file = … }`".to_owned(),
+                    advice: "systemd provides it (`LoadCredential=` in groundlink.service); elsewhere name a `file`".to_owned(),
                 });
             };
             let path = folder.join(name);
@@ -77,14 +131,14 @@ pub fn read(place: &Place, credentials: Option<&Path>) -> Result<Found, Problem>
                     "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding one",
                 ));
             }
-            read_file(&path, Guard::Systemd)
+            read_file(&path, kind, Guard::Systemd)
         }
         Place::File(path) => {
             let guard = match credentials {
                 Some(folder) if path.parent() == Some(folder) => Guard::Systemd,
                 Some(_) | None => Guard::Mode,
             };
-            read_file(path, guard)
+            read_file(path, kind, guard)
         }
     }
 }
@@ -98,45 +152,47 @@ enum Guard {
     Systemd,
 }
 
-fn read_file(path: &Path, guard: Guard) -> Result<Found, Problem> {
-    let shown = path.display();
+fn read_file(path: &Path, kind: Kind, guard: Guard) -> Result<Found, Problem> {
+    let (shown, word) = (path.display(), kind.word());
     // Not waiting: a FIFO without a writer would hold up the daemon for ever.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path);
-    let file = opened.map_err(|error| cannot_open(path, &error))?;
-    let metadata = file.metadata().map_err(|error| cannot_open(path, &error))?;
+    let file = opened.map_err(|error| cannot_open(path, kind, &error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| cannot_open(path, kind, &error))?;
     if metadata.is_dir() {
         return Err(unusable(
-            format!("the PSK file {shown} is a directory"),
+            format!("the {word} file {shown} is a directory"),
             "name the file in it",
         ));
     }
     if !metadata.is_file() {
         return Err(unusable(
-            format!("the PSK file {shown} is not a regular file"),
+            format!("the {word} file {shown} is not a regular file"),
             "put the key into an ordinary file",
         ));
     }
     if guard == Guard::Mode {
-        check_mode(path, &metadata)?;
+        check_mode(path, kind, &metadata)?;
     }
-    let contents = read_bounded(&file).map_err(|error| cannot_open(path, &error))?;
+    let contents = read_bounded(&file).map_err(|error| cannot_open(path, kind, &error))?;
     let Some(contents) = contents else {
         return Err(unusable(
-            format!("the PSK file {shown} has more than {MOST} bytes"),
+            format!("the {word} file {shown} has more than {MOST} bytes"),
             "that is no pre-shared key; `groundlink psk` makes one",
         ));
     };
-    decode(&contents)
-        .map_err(|fault| unusable(format!("the PSK file {shown} {}", fault.0), fault.1))
+    decode(&contents, kind)
+        .map_err(|fault| unusable(format!("the {word} file {shown} {}", fault.0), fault.1))
 }
 
 /// Neither any access for others nor writing for the group.
-fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), Problem> {
+fn check_mode(path: &Path, kind: Kind, metadata: &Metadata) -> Result<(), Problem> {
     let mode = metadata.mode() & 0o777;
-    let shown = path.display();
+    let (shown, word) = (path.display(), kind.word());
     let who = match (mode & 0o007, mode & 0o020) {
         (0, 0) => return Ok(()),
         (0, _) => "its group may change it",
@@ -145,7 +201,7 @@ fn check_mode(path: &Path, metadata: &Metadata) -> Result<(), Problem> {
     };
     let fixed = mode & 0o750;
     Err(unusable(
-        format!("the PSK file {shown} has mode {mode:04o}: {who}"),
+        format!("the {word} file {shown} has mode {mode:04o}: {who}"),
         format!("chmod {fixed:04o} {shown}"),
     ))
 }
@@ -164,7 +220,7 @@ fn read_bounded(file: &File) -> io::Result<Option<Secret>> {
 struct Fault(&'static str, &'static str);
 
 /// One trailing newline is dropped; `0x…` is hex, `0s…` base64; otherwise the exact bytes.
-fn decode(contents: &Secret) -> Result<Found, Fault> {
+fn decode(contents: &Secret, kind: Kind) -> Result<Found, Fault> {
     let bytes = contents.as_bytes();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if bytes.is_empty() {
@@ -178,41 +234,34 @@ fn decode(contents: &Secret) -> Result<Found, Fault> {
             "starts with 0x but is not whole bytes of hex",
             "write two hex digits a byte, and nothing else",
         ))?;
-        return Ok(found(key, FEW_BYTES, false));
+        return Ok(found(key, kind, Written::AsBytes));
     }
     if let Some(base64) = bytes.strip_prefix(b"0s") {
         let key = unbase64(base64).ok_or(Fault(
             "starts with 0s but is not base64",
             "write base64 in one line, and nothing else",
         ))?;
-        return Ok(found(key, FEW_BYTES, false));
+        return Ok(found(key, kind, Written::AsBytes));
     }
-    let edges = |at: Option<&u8>| at.is_some_and(u8::is_ascii_whitespace);
     Ok(found(
         Secret::from_slice(bytes),
-        FEW_CHARACTERS,
-        edges(bytes.first()) || edges(bytes.last()),
+        kind,
+        Written::AsCharacters,
     ))
 }
 
-fn found(key: Secret, few: usize, blank_edges: bool) -> Found {
+fn found(key: Secret, kind: Kind, written: Written) -> Found {
     let mut doubts = Vec::new();
-    if key.len() < few {
-        doubts.push((
-            "this pre-shared key is short enough to be guessed by someone who answers in the peer's place",
-            "`groundlink psk` makes a strong one; set it on both sides",
-        ));
-    }
-    if blank_edges {
+    doubts.extend(kind.short(&key, written));
+    let bytes = key.as_bytes();
+    let blank = |at: Option<&u8>| at.is_some_and(u8::is_ascii_whitespace);
+    if written == Written::AsCharacters && (blank(bytes.first()) || blank(bytes.last())) {
         doubts.push((
             "this pre-shared key begins or ends with a blank, a carriage return or a second newline, all of which count",
             "write the file with `printf %s KEY > FILE` if that is not meant",
         ));
     }
-    Found {
-        psk: Psk(key),
-        doubts,
-    }
+    Found { key, doubts }
 }
 
 fn unhex(digits: &[u8]) -> Option<Secret> {
@@ -254,15 +303,15 @@ fn unbase64(text: &[u8]) -> Option<Secret> {
     Some(Secret::new(bytes))
 }
 
-fn cannot_open(path: &Path, error: &io::Error) -> Problem {
-    let shown = path.display();
+fn cannot_open(path: &Path, kind: Kind, error: &io::Error) -> Problem {
+    let (shown, word) = (path.display(), kind.word());
     match error.kind() {
         io::ErrorKind::PermissionDenied => Problem::NotForUs {
-            what: format!("the PSK file {shown} is not readable by this user"),
+            what: format!("the {word} file {shown} is not readable by this user"),
             advice: "the service's user must own it or be in its group, and be able to enter its folders".to_owned(),
         },
-        io::ErrorKind::NotFound => unusable(format!("there is no PSK file {shown}"), format!("make one: (umask 077; groundlink psk > {shown})")),
-        _ => unusable(format!("the PSK file {shown} cannot be read: {error}"), ""),
+        io::ErrorKind::NotFound => unusable(format!("there is no {word} file {shown}"), format!("make one: (umask 077; groundlink psk > {shown})")),
+        _ => unusable(format!("the {word} file {shown} cannot be read: {error}"), ""),
     }
 }
 
@@ -288,16 +337,11 @@ mod tests {
         let path = folder.path().join("key");
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        read(&Place::File(path), None)
+        read(&Place::File(path), Kind::Psk, None)
     }
 
     fn key(contents: &[u8]) -> Vec<u8> {
-        read_with(contents, 0o600)
-            .unwrap()
-            .psk
-            .0
-            .as_bytes()
-            .to_vec()
+        read_with(contents, 0o600).unwrap().key.as_bytes().to_vec()
     }
 
     /// What is wrong with a file, path left out.
@@ -390,15 +434,15 @@ mod tests {
         fs::write(&file, KEY).unwrap();
         symlink(&file, &link).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read(&Place::File(link.clone()), None).is_err());
+        assert!(read(&Place::File(link.clone()), Kind::Psk, None).is_err());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(read(&Place::File(link), None).is_ok());
+        assert!(read(&Place::File(link), Kind::Psk, None).is_ok());
     }
 
     #[test]
     fn h01_what_is_no_file_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        let what = |path: &Path| match read(&Place::File(path.to_owned()), None) {
+        let what = |path: &Path| match read(&Place::File(path.to_owned()), Kind::Psk, None) {
             Err(Problem::Unusable { what, .. }) => what,
             other => panic!("{other:?}"),
         };
@@ -415,7 +459,7 @@ mod tests {
     fn a_file_of_another_user_is_somebody_elses_business() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(matches!(
-            cannot_open(Path::new("/x"), &error),
+            cannot_open(Path::new("/x"), Kind::Psk, &error),
             Problem::NotForUs { .. }
         ));
     }
@@ -426,9 +470,16 @@ mod tests {
         let path = folder.path().join("psk_a");
         fs::write(&path, KEY).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
-        assert!(read(&Place::File(path.clone()), None).is_err());
-        assert!(read(&Place::File(path), Some(folder.path())).is_ok());
-        assert!(read(&Place::Credential("psk_a".to_owned()), Some(folder.path())).is_ok());
+        assert!(read(&Place::File(path.clone()), Kind::Psk, None).is_err());
+        assert!(read(&Place::File(path), Kind::Psk, Some(folder.path())).is_ok());
+        assert!(
+            read(
+                &Place::Credential("psk_a".to_owned()),
+                Kind::Psk,
+                Some(folder.path())
+            )
+            .is_ok()
+        );
     }
 
     #[test]
@@ -440,6 +491,26 @@ mod tests {
         assert_eq!(doubts(b"0x000102030405060708090a0b0c0d"), 0);
         assert_eq!(doubts(b"long enough for anyone, but \r\n"), 1);
         assert_eq!(doubts(b" hunter2"), 2);
+    }
+
+    #[test]
+    fn h02_a_post_quantum_key_wants_256_bits_and_is_called_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ppk");
+        let found = |contents: &str| {
+            fs::write(&path, contents).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            read(&Place::File(path.clone()), Kind::Ppk, None)
+        };
+        let doubts = |contents: &str| found(contents).unwrap().doubts.len();
+        assert_eq!(doubts(&"k".repeat(43)), 0);
+        assert_eq!(doubts(&"k".repeat(42)), 1);
+        assert_eq!(doubts(&format!("0x{}", "5a".repeat(32))), 0);
+        assert_eq!(doubts(&format!("0x{}", "5a".repeat(31))), 1);
+        match found("") {
+            Err(Problem::Unusable { what, .. }) => assert!(what.contains("the PPK file"), "{what}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

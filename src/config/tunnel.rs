@@ -69,13 +69,13 @@ impl Reader<'_> {
             mtu: mtu_at,
         };
         let ike = ike::Settings {
-            ppk: None,
             name: name.value.clone(),
             peer: ends.peer.value,
             local: ends.local.value,
             id: ends.id,
             peer_id: ends.peer_id,
             psk: ends.psk,
+            ppk: ends.ppk,
             ike: protection.ike.value,
             esp: protection.esp.value,
             policy: Policy {

@@ -59,11 +59,11 @@ fn values_remember_where_they_came_from() {
 #[test]
 fn every_key_that_is_built_is_explained_or_left_out() {
     let loaded = load_good(&with(
-        "inside = \"169.254.10.2/30\"\naddress = \"203.0.113.8\"",
+        "inside = \"169.254.10.2/30\"\naddress = \"203.0.113.8\"\nppk = { id = \"q-1\", file = \"psk\" }",
     ));
     for key in keys::TUNNEL
         .iter()
-        .filter(|key| key.built == keys::Built::Yes && key.name != "psk.credential")
+        .filter(|key| key.built == keys::Built::Yes && !key.name.ends_with(".credential"))
     {
         assert!(
             loaded.values.iter().any(|row| row.key == key.name),
@@ -115,13 +115,10 @@ fn the_example_is_valid_and_names_every_key() {
     let example = include_str!("../../../config/example.toml");
     let folder = folder();
     let key = folder.path().join("psk");
-    let text = ["ali-1", "ali-2"]
+    let text = ["psk/ali-1", "psk/ali-2", "ppk/ali-2"]
         .iter()
         .fold(example.to_owned(), |text, name| {
-            text.replace(
-                &format!("\"/etc/groundlink/psk/{name}\""),
-                &format!("{key:?}"),
-            )
+            text.replace(&format!("\"/etc/groundlink/{name}\""), &format!("{key:?}"))
         });
     let loaded = load_in(folder.path(), &text);
     assert!(loaded.report.is_sound(), "{}", loaded.report);

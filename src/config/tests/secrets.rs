@@ -1,6 +1,7 @@
 //! Pre-shared keys: where they come from, and that nothing shows them.
 
 use super::*;
+use crate::ike::PpkDemand;
 
 #[test]
 fn h01_the_key_file_is_judged_where_the_file_names_it() {
@@ -107,5 +108,68 @@ fn credentials_come_from_systemds_folder() {
             .contains("systemd provides no credential `psk`"),
         "{}",
         missing.report
+    );
+}
+
+#[test]
+fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise() {
+    let folder = folder();
+    let key = "aQ7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAiaQ7vYd0x3LmZk9";
+    fs::write(folder.path().join("ppk"), key).unwrap();
+    fs::set_permissions(folder.path().join("ppk"), fs::Permissions::from_mode(0o600)).unwrap();
+    let read = |line: &str| {
+        let loaded = load_in(folder.path(), &with(line));
+        let shown = format!("{}{:?}", loaded.report, loaded.values);
+        assert!(!shown.contains(key), "{shown}");
+        (
+            loaded
+                .settings
+                .map(|settings| settings.tunnels[0].ike.ppk.clone()),
+            loaded.report.to_string(),
+        )
+    };
+    assert!(read("metric = 100").0.unwrap().is_none());
+    let (ppk, report) = read("ppk = { id = \"q-1\", file = \"ppk\" }");
+    let ppk = ppk.unwrap().unwrap_or_else(|| panic!("{report}"));
+    assert_eq!((ppk.id.as_str(), ppk.demand), ("q-1", PpkDemand::Required));
+    assert_eq!(ppk.key.as_bytes(), key.as_bytes());
+    let optional = "ppk = { id = \"q-1\", file = \"ppk\", required = false }";
+    let ppk = read(optional).0.unwrap().unwrap();
+    assert_eq!(ppk.demand, PpkDemand::Optional);
+
+    for (line, complaint) in [
+        ("ppk = { file = \"ppk\" }", "has no `ppk.id`"),
+        ("ppk = { id = \"q-1\" }", "names no key"),
+        ("ppk = { id = \"\", file = \"ppk\" }", "empty"),
+        (
+            "ppk = { id = \"a\\nb\", file = \"ppk\" }",
+            "no control characters",
+        ),
+        (
+            "ppk = { id = \"q-1\", file = \"none\" }",
+            "there is no PPK file",
+        ),
+        (
+            "ppk = { id = \"q-1\", file = \"ppk\", credential = \"x\" }",
+            "`ppk` names both a file and a credential",
+        ),
+        (
+            &format!("ppk = \"{key}\""),
+            "the post-quantum pre-shared key does not belong in this file",
+        ),
+        (
+            &format!("ppk = {{ id = \"q-1\", key = \"{key}\" }}"),
+            "unknown key",
+        ),
+    ] {
+        let (settings, report) = read(line);
+        assert!(report.contains(complaint), "{line}: {report}");
+        assert!(settings.is_none(), "{line}");
+    }
+    fs::set_permissions(folder.path().join("ppk"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (settings, report) = read("ppk = { id = \"q-1\", file = \"ppk\" }");
+    assert!(
+        settings.is_none() && report.contains("has mode 0644"),
+        "{report}"
     );
 }

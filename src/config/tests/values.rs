@@ -204,3 +204,15 @@ fn names_and_devices_are_checked() {
     assert!(error("device = \"sixteen-letters-\"").contains("has 16 characters"));
     assert!(error("device = \"a b\"").contains("cannot name a network device"));
 }
+
+#[test]
+fn a_further_key_exchange_is_a_word_of_both_levels() {
+    let loaded = load_good(&with(
+        "ike = [\"aes256gcm16-prfsha384-ecp384-ke1_mlkem768\", \"aes256gcm16-prfsha384-ecp384\"]\nesp = \"aes256gcm16-ecp384-ke1_mlkem768\"",
+    ));
+    let ike = &loaded.settings.as_ref().unwrap().tunnels[0].ike;
+    assert_eq!(ike.ike[0].additional[0].word, "ke1_mlkem768");
+    assert!(ike.ike[1].additional.is_empty());
+    assert_eq!(ike.esp[0].additional[0].word, "ke1_mlkem768");
+    assert!(error("ike = \"aes256-sha256-mlkem768\"").contains("did you mean \"ke1_mlkem768\"?"));
+}
