@@ -18,5 +18,6 @@ mod recovery;
 mod rogue;
 mod script;
 mod strangers;
+mod unproved;
 mod walk;
 mod wire;

@@ -1,0 +1,140 @@
+//! IKE_AUTH before anybody is believed: requests out of turn, proofs of other keys, our own values thrown back (RFC 7296 §2.15, §2.21.2).
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, Refused, State};
+use groundlink::wire::{
+    Delete, ExchangeType, Flags, Header, Id, IdType, Message, MessageId, Notify, NotifyType,
+    Payload,
+};
+
+use crate::openings::fresh;
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::rogue::{PSK, Rogue, SPI_OUT, esp_offer, notify};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
+    let mut rogue = Rogue::keyed();
+    let rekey = Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, SPI_OUT));
+    let requests = [
+        (
+            ExchangeType::CREATE_CHILD_SA,
+            vec![rekey, Payload::Sa(esp_offer(9))],
+        ),
+        (
+            ExchangeType::INFORMATIONAL,
+            vec![Payload::Delete(Delete::ike())],
+        ),
+        (
+            ExchangeType::INFORMATIONAL,
+            vec![Payload::Delete(Delete::esp(vec![SPI_OUT]))],
+        ),
+    ];
+    for (exchange, payloads) in requests {
+        for id in [0, 1, 2] {
+            let bytes = rogue.seal(exchange, id, false, &payloads);
+            rogue.deliver(&bytes);
+        }
+    }
+    assert!(rogue.heard().is_empty());
+    let request = rogue.auth_request();
+    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn n21_the_proof_of_another_peers_key_is_no_proof() {
+    let mut rogue = Rogue::keyed();
+    let mut request = rogue.auth_request();
+    let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
+    assert_eq!(request[1], rogue.auth(&id, PSK));
+    request[1] = rogue.auth(&id, b"the key of somebody else");
+    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(answer, [notify(NotifyType::AUTHENTICATION_FAILED)]);
+    assert!(rogue.pair.b.children.is_empty());
+}
+
+#[test]
+fn n22_a_peer_without_configuration_leaves_nothing_behind_however_often_it_asks() {
+    let honest = Pair::established();
+    let (first, second) = (honest.a.sent_ike(0), honest.a.sent_ike(1));
+    let mut pair = fresh();
+    pair.command(Side::B, Command::Down(TUNNEL));
+    for remote in ["192.0.2.1", "203.0.113.5"] {
+        for _ in 0..10 {
+            pair.inject_from(Side::B, "192.0.2.2:500", &format!("{remote}:500"), &first);
+            pair.inject_from(
+                Side::B,
+                "192.0.2.2:4500",
+                &format!("{remote}:4500"),
+                &second,
+            );
+        }
+    }
+    let answers: Vec<Vec<u8>> = (0..pair.b.sent.len())
+        .map(|at| pair.b.sent_ike(at))
+        .collect();
+    assert_eq!(answers.len(), 20);
+    for answer in answers {
+        let message = Message::parse(&answer).unwrap();
+        assert_eq!(message.clear, [notify(NotifyType::NO_PROPOSAL_CHOSEN)]);
+        assert!(message.header.spi_r.is_zero());
+    }
+    assert!(!format!("{:?}", pair.b.endpoint).contains("HalfOpen("));
+    let unknown = pair
+        .b
+        .endpoint
+        .refused()
+        .find(|(class, _)| *class == Refused::UnknownSpi);
+    assert_eq!(unknown, Some((Refused::UnknownSpi, 20)));
+}
+
+/// A's own values come back as if they were the responder's: whatever secret that makes, A's own AUTH is not B's.
+#[test]
+fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let own = pair.a.sent_ike(0);
+    let message = Message::parse(&own).unwrap();
+    let flags = Flags {
+        response: true,
+        ..Flags::default()
+    };
+    let spi = message.header.spi_i;
+    let header = Header::new(spi, spi, ExchangeType::IKE_SA_INIT, flags, MessageId(0));
+    let mirrored = Message::encode_clear(header, &message.clear).unwrap();
+    pair.inject(Side::A, 500, &mirrored);
+    for index in 1..pair.a.sent.len() {
+        let mut proof = pair.a.sent_ike(index);
+        pair.inject(Side::A, 4500, &proof);
+        proof[19] = 0x20;
+        pair.inject(Side::A, 4500, &proof);
+    }
+    assert!(pair.a.children.is_empty());
+    assert_eq!(pair.a.state(), State::Connecting);
+    pair.fair();
+    pair.run_for(300 * SECOND);
+    pair.assert_agreed();
+}
+
+#[test]
+fn n24_ike_auth_again_with_other_content_is_ignored_and_the_same_gets_the_same() {
+    let mut rogue = Rogue::keyed();
+    let request = rogue.auth_request();
+    let bytes = rogue.seal(ExchangeType::IKE_AUTH, 1, false, &request);
+    rogue.deliver(&bytes);
+    let first = rogue.pair.b.sent.len() - 1;
+    let mut other = request.clone();
+    other.push(notify(NotifyType::INITIAL_CONTACT));
+    for payloads in [&other[..], &request[..], &[]] {
+        let changed = rogue.seal(ExchangeType::IKE_AUTH, 1, false, payloads);
+        assert_ne!(changed, bytes);
+        rogue.deliver(&changed);
+        assert_eq!(rogue.pair.b.sent.len(), first + 1);
+    }
+    rogue.deliver(&bytes);
+    assert_eq!(rogue.pair.b.sent[first + 1], rogue.pair.b.sent[first]);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
