@@ -273,3 +273,125 @@ impl Protector {
         bytes.get(plain).map(<[u8]>::to_vec).ok_or(Unopened::Forged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{IkeProposal, IkeSuite, SaKeys, Secret};
+    use crate::ike::pieces::{Cut, Sizes};
+    use crate::wire::{ExchangeType, Flags, IkeSpi, MessageId, Notify, NotifyType};
+
+    const SIZES: Sizes = Sizes {
+        usual: 1000,
+        least: 500,
+    };
+
+    /// Both ends of an SA.
+    fn ends(fragmentation: Fragmentation) -> [Protector; 2] {
+        let words = "aes128-sha256-modp2048";
+        let suite: IkeSuite = IkeProposal::parse(words).unwrap().0.first().unwrap();
+        let direction = |tint: u8| SaKeys {
+            encryption: Secret::from_slice(&[tint; 16]),
+            integrity: Secret::from_slice(&[tint; 32]),
+        };
+        let secret = || Secret::from_slice(&[9; 32]);
+        let keys = IkeKeys {
+            derive: secret(),
+            initiator: direction(1),
+            responder: direction(2),
+            prove_initiator: secret(),
+            prove_responder: secret(),
+        };
+        let mut rng = Generator::from_seed([1; 32]);
+        [Role::Initiator, Role::Responder].map(|role| {
+            Protector::new(suite.protection, &keys, role, fragmentation, &mut rng).unwrap()
+        })
+    }
+
+    fn header(response: bool) -> Header {
+        let flags = Flags {
+            initiator: !response,
+            response,
+            version: false,
+        };
+        let exchange = ExchangeType::INFORMATIONAL;
+        Header::new(IkeSpi(1), IkeSpi(2), exchange, flags, MessageId(2))
+    }
+
+    fn payloads(size: usize) -> Vec<Payload> {
+        let notify = Notify::new(NotifyType(40_000), vec![7; size]);
+        vec![Payload::Notify(notify)]
+    }
+
+    fn open(protector: &mut Protector, datagram: &[u8]) -> Result<Opened, Unopened> {
+        protector.open(&Message::parse(datagram).unwrap())
+    }
+
+    /// How many datagrams both cuts of a message have.
+    fn counts(pieces: &Pieces) -> [usize; 2] {
+        [Cut::Usual, Cut::Smaller].map(|cut| pieces.datagrams(cut).len())
+    }
+
+    #[test]
+    fn f02_a_message_goes_whole_up_to_the_limit_and_in_either_cut_beyond() {
+        for (size, expected) in [(0, [1, 1]), (400, [1, 1]), (900, [1, 3]), (2000, [3, 5])] {
+            let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
+            let pieces = ours.seal(header(false), &payloads(size)).unwrap();
+            assert_eq!(counts(&pieces), expected, "{size}");
+            for (cut, most) in [(Cut::Usual, SIZES.usual), (Cut::Smaller, SIZES.least)] {
+                let (last, others) = pieces.datagrams(cut).split_last().unwrap();
+                assert!(last.len() <= most);
+                for fragment in others {
+                    assert!(fragment.len() <= most);
+                    assert_eq!(open(&mut theirs, fragment), Err(Unopened::Partial));
+                }
+                let opened = open(&mut theirs, last).unwrap();
+                assert_eq!(opened.payloads, Ok(payloads(size)));
+                assert_eq!(opened.mark, Mark::of(&pieces.datagrams(cut)[0]));
+            }
+        }
+    }
+
+    #[test]
+    fn f05_without_the_peers_word_messages_go_whole_and_fragments_are_none() {
+        let [mut ours, _] = ends(Fragmentation::Agreed(SIZES));
+        let [mut silent, mut theirs] = ends(Fragmentation::Unsupported);
+        let pieces = silent.seal(header(false), &payloads(2000)).unwrap();
+        assert_eq!(counts(&pieces), [1, 1]);
+        assert!(open(&mut theirs, &pieces.datagrams(Cut::Usual)[0]).is_ok());
+        let fragments = ours.seal(header(false), &payloads(2000)).unwrap();
+        for fragment in fragments.datagrams(Cut::Usual) {
+            assert_eq!(open(&mut theirs, fragment), Err(Unopened::Forged));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_cut_no_larger_than_the_question_was() {
+        let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
+        let question = ours.seal(header(false), &payloads(900)).unwrap();
+        for (cut, expected) in [(Cut::Smaller, [3, 3]), (Cut::Usual, [1, 3])] {
+            for datagram in question.datagrams(cut) {
+                let _ = open(&mut theirs, datagram);
+            }
+            let answer = theirs.seal(header(true), &payloads(900)).unwrap();
+            assert_eq!(counts(&answer), expected);
+        }
+    }
+
+    #[test]
+    fn no_two_datagrams_have_the_same_iv() {
+        let [mut ours, _] = ends(Fragmentation::Agreed(SIZES));
+        let mut ivs = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let pieces = ours.seal(header(false), &payloads(2000)).unwrap();
+            for datagram in [Cut::Usual, Cut::Smaller]
+                .iter()
+                .flat_map(|cut| pieces.datagrams(*cut))
+            {
+                let aad_len = Message::parse(datagram).unwrap().sealed.unwrap().aad_len;
+                assert!(ivs.insert(datagram[aad_len..aad_len + 16].to_vec()));
+            }
+        }
+        assert_eq!(ivs.len(), 20 * 8);
+    }
+}
