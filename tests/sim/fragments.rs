@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use groundlink::crypto::Generator;
-use groundlink::ike::{Content, Identity, State, Transmit};
+use groundlink::crypto::{EspProposal, Generator};
+use groundlink::ike::{Command, Content, Identity, Rekey, State, Transmit};
 use groundlink::wire::{
     Critical, Envelope, ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, sk,
 };
 
-use crate::pair::{LATENCY, Pair, Side, settings};
+use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 use crate::rogue::{Rogue, notify};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -67,6 +67,31 @@ fn long_messages_cross_in_fragments_no_larger_than_configured() {
                 "{fragment_size}"
             );
         }
+    }
+}
+
+#[test]
+fn what_was_agreed_about_fragments_holds_for_the_sa_that_an_ike_sa_is_rekeyed_to() {
+    // The public values of this group are too long for a small packet.
+    let [a, b] = [Side::A, Side::B].map(|side| {
+        let mut settings = settings(side);
+        settings.esp = vec![EspProposal::parse("aes128-sha256-modp3072").unwrap().0];
+        settings.fragment_size = 576;
+        settings
+    });
+    let mut pair = Pair::new(a, b);
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+    for (side, what) in [(Side::A, Rekey::Ike), (Side::B, Rekey::Child)] {
+        let tunnel = TUNNEL;
+        pair.command(side, Command::Rekey { tunnel, what });
+        pair.run_for(Duration::from_secs(20));
+    }
+    pair.assert_agreed();
+    assert!(pair.b.view().rekeys.ike >= 1 && pair.b.view().rekeys.child >= 1);
+    for node in [&pair.a, &pair.b] {
+        assert!(fragments(&node.sent) >= 2);
+        assert!(node.sent.iter().all(|sent| length(sent) <= LEAST));
     }
 }
 

@@ -51,6 +51,8 @@ impl IkeSa {
             window::Request::Recut(response) => {
                 if self.protector.is_first_fragment(message) {
                     self.reply(&response, Cut::Smaller, datagram, cx);
+                } else {
+                    cx.refuse(Refused::Stray);
                 }
                 return Fate::Lives;
             }
