@@ -29,13 +29,15 @@ pub struct ChildSa {
     pub policy: Policy,
     /// Who began the exchange that made it.
     pub role: Role,
-    /// When we rekey it; `None` while that is under way.
+    /// When it is due to be rekeyed.
+    pub soft_expiry: Time,
+    /// When we rekey it next; `None` while that is under way.
     pub rekey_at: Option<Time>,
     /// When a rekeying that does not come about is no longer worth waiting for: another IKE SA is made instead.
     pub renew_at: Time,
     /// When it must be gone.
     pub hard_expiry: Time,
-    /// How often the peer has refused to rekey it.
+    /// How often the peer has refused to rekey it, or was too busy.
     pub refusals: u32,
     /// Keys of packets to us.
     pub keys_in: SaKeys,

@@ -170,6 +170,13 @@ fn p08_a_wrong_answer_to_a_rekey_costs_its_new_child_sa_and_not_the_old_one() {
         assert_eq!(pair.b.view().rekeys.child, 0, "{told}");
         assert_eq!(pair.b.codes(), ["peer-misbehaved"], "{told}");
         behave(&mut pair);
+        pair.command(
+            Side::B,
+            Command::Rekey {
+                tunnel: TUNNEL,
+                what: Rekey::Child,
+            },
+        );
         pair.run_for(5 * MINUTE);
         pair.assert_agreed();
         assert_eq!(pair.b.view().rekeys.child, 1, "tried again: {told}");
@@ -318,4 +325,75 @@ fn a_header_changed_by_a_rule_is_what_goes_out() {
     let sent = (0..pair.a.sent.len()).map(|index| pair.a.sent_ike(index));
     let mut exchanges = sent.map(|bytes| Header::parse(&bytes).unwrap().exchange);
     assert!(exchanges.any(|exchange| exchange == ExchangeType(250)));
+}
+
+/// A notification without data.
+fn notification(kind: u16) -> Payload {
+    Payload::Unknown {
+        kind: PayloadType::NOTIFY,
+        critical: Critical::No,
+        body: [&[0, 0][..], &kind.to_be_bytes()].concat(),
+    }
+}
+
+const REFUSALS: [u16; 4] = [
+    14, // NO_PROPOSAL_CHOSEN
+    35, // NO_ADDITIONAL_SAS
+    38, // TS_UNACCEPTABLE
+    43, // TEMPORARY_FAILURE
+];
+
+fn never_rekeying(b: groundlink::ike::Settings, kind: u16) -> Pair {
+    let mut pair = Pair::new(settings(Side::A), b);
+    pair.a.endpoint.impair().add(Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        which: Which::Response,
+        change: Change::Only(vec![notification(kind)]),
+    });
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+    pair
+}
+
+#[test]
+fn p10_a_peer_that_never_rekeys_gets_another_ike_sa_before_the_end_and_traffic_never_stops() {
+    for kind in REFUSALS {
+        for (child, ike) in [(100, 86_400), (86_400, 100)] {
+            let mut b = settings(Side::B);
+            b.child_lifetime = Duration::from_secs(child);
+            b.ike_lifetime = Duration::from_secs(ike);
+            let mut pair = never_rekeying(b, kind);
+            let since = pair.b.view().since;
+            let sent = pair.b.sent.len();
+            pair.run_for(10 * MINUTE);
+            assert_eq!(pair.b.view().since, since, "type {kind}: up all the time");
+            assert_eq!(pair.b.view().rekeys.child + pair.b.view().rekeys.ike, 0);
+            let made = pair.b.count("IkeUp");
+            assert!((6..=9).contains(&made), "type {kind}: {made} IKE SAs");
+            let sent = pair.b.sent.len() - sent;
+            assert!(sent < 400, "type {kind}: {sent} datagrams in ten minutes");
+        }
+    }
+}
+
+#[test]
+fn p19_a_worn_child_sa_that_the_peer_does_not_rekey_is_replaced_by_another_ike_sa() {
+    let mut pair = never_rekeying(settings(Side::B), 14);
+    let spi_in = pair.b.children[0].spi_in;
+    for _ in 0..15 {
+        pair.command(
+            Side::B,
+            Command::SoftLimit {
+                tunnel: TUNNEL,
+                spi_in,
+            },
+        );
+        pair.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(pair.b.count("IkeUp"), 2);
+    assert_eq!(pair.b.state(), State::Up);
+    assert_ne!(pair.b.children[0].spi_in, spi_in);
+    behave(&mut pair);
+    pair.run_for(MINUTE);
+    pair.assert_agreed();
 }

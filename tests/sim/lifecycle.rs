@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, Content, Encapsulation, Start, State};
+use groundlink::crypto::EspProposal;
+use groundlink::ike::{Command, Content, Encapsulation, RekeyTest, Start, State, Verdict};
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 
@@ -259,4 +260,68 @@ fn a_jump_of_the_clock_is_survived() {
     pair.now += Duration::from_secs(3600);
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();
+}
+
+/// A tunnel whose B side tries out soon whether A rekeys, each with these ESP proposals.
+fn on_trial(a_esp: &str, b_esp: &str) -> Pair {
+    let esp = |words: &str| vec![EspProposal::parse(words).unwrap().0];
+    let (mut a, mut b) = (settings(Side::A), settings(Side::B));
+    (a.esp, b.esp) = (esp(a_esp), esp(b_esp));
+    b.rekey_test = RekeyTest::Once;
+    let mut pair = Pair::new(a, b);
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_agreed();
+    pair
+}
+
+#[test]
+fn a_trial_soon_after_the_connect_shows_that_the_peer_rekeys() {
+    let pfs = "aes128-sha256-curve25519";
+    let mut pair = on_trial(pfs, pfs);
+    pair.run_for(MINUTE);
+    pair.assert_agreed();
+    let view = pair.b.view();
+    let check = view.rekey_check.unwrap();
+    assert_eq!(
+        (check.child, check.ike),
+        (Verdict::Accepted, Verdict::Accepted)
+    );
+    assert_eq!((view.rekeys.child, view.rekeys.ike), (1, 1));
+    assert_eq!(view.child.unwrap().suite.to_string(), pfs);
+    pair.run_for(60 * MINUTE);
+    assert_eq!(pair.b.view().rekeys, view.rekeys, "once is enough");
+    assert_eq!(pair.a.view().rekey_check, None, "A did not ask");
+}
+
+#[test]
+fn a_trial_finds_another_pfs_group_and_leaves_the_running_tunnel_alone() {
+    for (a, b) in [
+        ("aes128-sha256-modp2048", "aes128-sha256-curve25519"),
+        ("aes128-sha256-curve25519", "aes128-sha256"),
+        ("aes128-sha256", "aes128-sha256-curve25519"),
+    ] {
+        let mut pair = on_trial(a, b);
+        let (since, spi) = (pair.b.view().since, pair.b.children[0].spi_in);
+        pair.run_for(60 * MINUTE);
+        pair.assert_agreed();
+        let view = pair.b.view();
+        let check = view.rekey_check.unwrap();
+        assert_eq!(
+            (check.child, check.ike),
+            (Verdict::Refused, Verdict::Accepted)
+        );
+        assert_eq!((view.since, pair.b.children[0].spi_in), (since, spi));
+        let failure = view.last_failure.unwrap();
+        assert_eq!(failure.code, "rekey-refused");
+        assert!(failure.text.contains(b), "{}", failure.text);
+        // The other side says theirs against ours, too.
+        let told = pair.a.view().last_failure.unwrap();
+        assert_eq!(told.code, "pfs-mismatch");
+        assert!(
+            told.text.contains(a) && told.text.contains(b),
+            "{}",
+            told.text
+        );
+        assert_eq!(pair.b.count("RekeyChecked"), 2);
+    }
 }

@@ -311,7 +311,7 @@ impl Endpoint {
                 nonces: older.nonces(),
                 role: older.role(),
                 started: older.started(),
-                established: older.established(),
+                established: older.lineage(),
             };
             let (keep, closer) = collision::settle(rival, newest, peer);
             let at = match closer {

@@ -45,7 +45,7 @@ impl Endpoint {
             Command::Sent { tunnel, at } => self.established_mut(tunnel).for_each(|sa| sa.sent(at)),
             Command::Rekey { tunnel, what } => self.rekey(now, tunnel, what),
             Command::SoftLimit { tunnel, spi_in } => {
-                self.with_child(now, tunnel, spi_in, |sa, cx| sa.rekey_child(spi_in, cx));
+                self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_worn(spi_in, cx));
             }
             Command::ChildHeard { tunnel, spi_in } => {
                 self.with_child(now, tunnel, spi_in, |sa, cx| sa.prefer(spi_in, cx));

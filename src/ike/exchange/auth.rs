@@ -238,14 +238,15 @@ fn make_child(
     let (keys_out, keys_in) = seed.keys(suite, keyed.role);
     let (spi_in, spi_out) = spis;
     let lifetime = keyed.place.settings.child_lifetime;
-    let (rekey_at, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
+    let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
     ChildSa {
         spi_in,
         spi_out,
         suite,
         policy,
         role: keyed.role,
-        rekey_at: Some(rekey_at),
+        soft_expiry,
+        rekey_at: Some(soft_expiry),
         renew_at,
         hard_expiry: cx.now + lifetime,
         refusals: 0,

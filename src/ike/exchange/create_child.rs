@@ -46,6 +46,8 @@ pub struct Asked {
     pub spi_in: u32,
     /// What the peer made meanwhile, beginning from the same Child SA.
     pub rival: Option<Rival>,
+    /// The group is the peer's wish already.
+    obliging: bool,
     nonce: Vec<u8>,
     ke: Option<KeyExchange>,
 }
@@ -77,6 +79,7 @@ impl Asked {
         spi_in: u32,
         rng: &mut Generator,
     ) -> Asked {
+        let obliging = group.is_some();
         let group = offered(settings, group).or_else(|| offered(settings, None));
         let ke = group.map(|group| KeyExchange::generate(group, rng));
         let mut nonce = vec![0; NONCE_LEN];
@@ -85,6 +88,7 @@ impl Asked {
             old,
             spi_in,
             rival: None,
+            obliging,
             nonce,
             ke,
         }
@@ -106,10 +110,10 @@ impl Asked {
         payloads
     }
 
-    /// Whether another group than the one tried is worth trying: one that we offered.
+    /// Whether another group than the one tried is worth trying: one that we offered. The peer may ask for another once.
     pub fn may_use(&self, settings: &Settings, group: u16) -> bool {
         let tried = self.ke.as_ref().map(|ke| ke.group().id);
-        tried != Some(group) && offered(settings, Some(group)).is_some()
+        !self.obliging && tried != Some(group) && offered(settings, Some(group)).is_some()
     }
 
     /// Makes the Child SA of the peer's answer. `in_use` is what the one it rekeys carries, which must not become less (RFC 7296 §2.9.2).
@@ -290,14 +294,15 @@ fn make(
     };
     let (keys_out, keys_in) = seed.keys(suite, role);
     let lifetime = parent.settings.child_lifetime;
-    let (rekey_at, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
+    let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
     ChildSa {
         spi_in,
         spi_out,
         suite,
         policy,
         role,
-        rekey_at: Some(rekey_at),
+        soft_expiry,
+        rekey_at: Some(soft_expiry),
         renew_at,
         hard_expiry: cx.now + lifetime,
         refusals: 0,

@@ -30,6 +30,8 @@ pub struct Asked {
     /// The IKE SA that the peer's crossing exchange made. It takes no part until it is settled which one stays.
     pub rival: Option<Box<IkeSa>>,
     spi: IkeSpi,
+    /// The group is the peer's wish already.
+    obliging: bool,
     nonce: Vec<u8>,
     ke: KeyExchange,
 }
@@ -54,6 +56,7 @@ pub struct Made {
 impl Asked {
     /// Prepares a request; `None` without a proposal, which no configuration gives. `group` is the one the peer asks for, if it does.
     pub fn begin(settings: &Settings, group: Option<u16>, rng: &mut Generator) -> Option<Asked> {
+        let obliging = group.is_some();
         let groups = || settings.ike.iter().flat_map(|proposal| &proposal.groups);
         let group = groups()
             .find(|offered| Some(offered.id) == group)
@@ -63,6 +66,7 @@ impl Asked {
         rng.fill(&mut nonce);
         Some(Asked {
             rival: None,
+            obliging,
             spi: fresh_spi(rng),
             nonce,
             ke,
@@ -79,10 +83,10 @@ impl Asked {
         ]
     }
 
-    /// Whether another group than the one tried is worth trying: one that we offered.
+    /// Whether another group than the one tried is worth trying: one that we offered. The peer may ask for another once.
     pub fn may_use(&self, settings: &Settings, group: u16) -> bool {
         let mut groups = settings.ike.iter().flat_map(|proposal| &proposal.groups);
-        self.ke.group().id != group && groups.any(|offered| offered.id == group)
+        !self.obliging && self.ke.group().id != group && groups.any(|offered| offered.id == group)
     }
 
     /// Derives the new IKE SA from the peer's answer.

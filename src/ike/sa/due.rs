@@ -1,5 +1,7 @@
 //! What time brings: repeating, liveness, keepalives, rekeying, and the end.
 
+use std::time::Duration;
+
 use super::{Fate, IkeSa, Job, Phase};
 use crate::ike::children::{DELETE_FOR_PEER, Standing};
 use crate::ike::event::{Content, DownReason, Transmit};
@@ -16,6 +18,9 @@ enum Due {
     Delete(DownReason),
     End,
 }
+
+/// How long a peer may refuse to rekey a Child SA that is used up before another IKE SA is made instead.
+const WORN_PATIENCE: Duration = Duration::from_secs(10);
 
 impl IkeSa {
     /// Does what is due.
@@ -120,6 +125,18 @@ impl IkeSa {
                 Due::Delete(reason) => self.delete_child(spi_in, reason, cx),
                 Due::End => self.end_child(spi_in, cx),
             }
+        }
+    }
+
+    /// A Child SA is used up but for a rest: it is due now, however old it is. Said again, that is no news.
+    pub fn on_worn(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        let Some(child) = self.children.of_ours_mut(spi_in) else {
+            return;
+        };
+        if child.soft_expiry > cx.now {
+            child.soft_expiry = cx.now;
+            child.renew_at = child.renew_at.min(cx.now + WORN_PATIENCE);
+            self.rekey_child(spi_in, cx);
         }
     }
 

@@ -52,6 +52,8 @@ pub struct IkeSa {
     peer: PeerKind,
     protector: Protector,
     established: Time,
+    /// When the first of the line was established of which this is the last; its handshake began at `place.started`.
+    lineage: Time,
     life: Life,
     announced: bool,
     phase: Phase,
@@ -82,21 +84,24 @@ enum Phase {
 /// How long the SA lives.
 #[derive(Clone, Copy, Debug)]
 struct Life {
-    /// When we rekey it; `None` while that is under way.
+    /// When it is due to be rekeyed.
+    soft_expiry: Time,
+    /// When we rekey it next; `None` while that is under way.
     rekey_at: Option<Time>,
     /// When another IKE SA is made from scratch, if the peer has refused to rekey.
     renew_at: Time,
     hard_expiry: Time,
-    /// How often the peer has refused.
+    /// How often the peer has refused, or was too busy.
     refusals: u32,
 }
 
 impl Life {
     fn begin(place: &Place, now: Time, jitter: u8) -> Life {
         let lifetime = place.settings.ike_lifetime;
-        let (rekey_at, renew_at) = children::schedule(now, lifetime, jitter);
+        let (soft_expiry, renew_at) = children::schedule(now, lifetime, jitter);
         Life {
-            rekey_at: Some(rekey_at),
+            soft_expiry,
+            rekey_at: Some(soft_expiry),
             renew_at,
             hard_expiry: now + lifetime,
             refusals: 0,
@@ -176,6 +181,7 @@ impl IkeSa {
             peer,
             protector,
             established: now,
+            lineage: now,
             life: Life::begin(&place, now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
@@ -210,10 +216,7 @@ impl IkeSa {
         let protector = self
             .protector
             .successor(suite.protection, &keys, role, cx.rng)?;
-        let place = Place {
-            started: cx.now,
-            ..self.place.clone()
-        };
+        let place = self.place.clone();
         Ok(Box::new(IkeSa {
             spi_i,
             spi_r,
@@ -226,6 +229,7 @@ impl IkeSa {
             peer: self.peer,
             protector,
             established: cx.now,
+            lineage: self.lineage,
             life: Life::begin(&place, cx.now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
@@ -279,6 +283,11 @@ impl IkeSa {
     /// When its handshake began.
     pub fn started(&self) -> Time {
         self.place.started
+    }
+
+    /// When the first SA of its line was established: rekeying makes no new acquaintance.
+    pub fn lineage(&self) -> Time {
+        self.lineage
     }
 
     /// When it was established.
@@ -494,7 +503,7 @@ impl IkeSa {
         });
         if let Some(child) = replaced {
             child.standing = Standing::Working;
-            child.rekey_at = Some(child.renew_at);
+            child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
         }
     }
 

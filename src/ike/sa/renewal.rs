@@ -36,9 +36,6 @@ impl From<Error> for Refusal {
     }
 }
 
-/// More changes of group than this are no negotiation any more.
-const MOST_GROUPS: u32 = 2;
-
 /// A chain that was opened, or what is wrong with it.
 type Chain = Result<Vec<Payload>, ChainError>;
 
@@ -284,22 +281,14 @@ impl IkeSa {
         group: u16,
         cx: &mut Context<'_>,
     ) {
-        let changes = asked.old.and_then(|old| self.children.of_ours(old));
-        let tried = changes.map_or(0, |child| child.refusals);
-        let may = tried < MOST_GROUPS && asked.may_use(&self.place.settings, group);
-        if !may || asked.rival.is_some() {
+        if !asked.may_use(&self.place.settings, group) || asked.rival.is_some() {
             let wanted = group.to_be_bytes().to_vec();
             let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
             return self.on_child_refused(asked, &notify, cx);
         }
         let group = Some(group);
         let job = match asked.old {
-            Some(spi_in) => {
-                if let Some(child) = self.children.of_ours_mut(spi_in) {
-                    child.refusals = child.refusals.saturating_add(1);
-                }
-                Job::RekeyChild { spi_in, group }
-            }
+            Some(spi_in) => Job::RekeyChild { spi_in, group },
             None => Job::CreateChild { group },
         };
         self.ask(job, cx);
@@ -328,7 +317,8 @@ impl IkeSa {
         self.on_child_failed(asked, Some(failure), cx);
     }
 
-    /// Nothing came of our request: with a reason it is told, without one it was a collision. Later it is tried again, unless the peer's exchange has done it.
+    /// Nothing came of our request: with a reason it is told, without one it was a collision. Later it is tried again, unless the peer's exchange has done it;
+    /// what was only a trial, or a person's wish, not before it is due anyway.
     fn on_child_failed(
         &mut self,
         asked: &create_child::Asked,
@@ -343,10 +333,10 @@ impl IkeSa {
         if child.standing != Standing::Working {
             return;
         }
-        let refused = child.refusals.saturating_add(1);
-        child.rekey_at = Some(cx.now + pause(child.hard_expiry, refused, cx.now, jitter));
+        child.refusals = child.refusals.saturating_add(1);
+        let again = cx.now + pause(child.hard_expiry, child.refusals, cx.now, jitter);
+        child.rekey_at = Some(again.max(child.soft_expiry));
         if let Some(failure) = failure {
-            child.refusals = refused;
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Child, Err(failure)));
         }
@@ -413,11 +403,8 @@ impl IkeSa {
                 }
             }
             Ok(CreateAnswer::OtherGroup(group))
-                if rival.is_none()
-                    && self.life.refusals < MOST_GROUPS
-                    && asked.may_use(&self.place.settings, group) =>
+                if rival.is_none() && asked.may_use(&self.place.settings, group) =>
             {
-                self.life.refusals = self.life.refusals.saturating_add(1);
                 let group = Some(group);
                 self.ask(Job::RekeyIke { group }, cx);
             }
@@ -494,11 +481,12 @@ impl IkeSa {
             self.hand_over(rival, cx);
             return self.await_delete(cx);
         }
-        let refused = self.life.refusals.saturating_add(1);
         let jitter = cx.jitter();
-        self.life.rekey_at = Some(cx.now + pause(self.life.hard_expiry, refused, cx.now, jitter));
+        let life = &mut self.life;
+        life.refusals = life.refusals.saturating_add(1);
+        let again = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
+        life.rekey_at = Some(again.max(life.soft_expiry));
         if let Some(failure) = failure {
-            self.life.refusals = refused;
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
         }
