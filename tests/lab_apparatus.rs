@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use groundlink::lab::charon::{Charon, Connection, Start};
+use groundlink::lab::charon::{Charon, Connection, Renewal, Start};
 use groundlink::lab::interrupt::Interrupt;
 use groundlink::lab::options::{Family, Nat, Options, Side};
 use groundlink::lab::ping::Pinger;
@@ -48,6 +48,8 @@ fn carry(options: &Options) -> Wire {
             dpd_delay: 10,
             fragment_size: None,
             cookies_from: None,
+            renewal: Renewal::default(),
+            retransmit_ms: None,
         };
         let folder = scratch.folder(&side.to_string()).unwrap();
         Charon::start(world.gateway(side), &folder, &connection, &interrupt).unwrap()

@@ -49,6 +49,33 @@ pub struct Connection {
     pub fragment_size: Option<u16>,
     /// How many half-open IKE SAs it must have before it asks for cookies; charon's own threshold if there is none.
     pub cookies_from: Option<u32>,
+    /// When it renews its SAs.
+    pub renewal: Renewal,
+    /// Milliseconds until it repeats an unanswered request for the first time; charon's own if `None`.
+    pub retransmit_ms: Option<u32>,
+}
+
+/// When charon renews its SAs, exactly: without this it takes hours, and some of them off at random.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Renewal {
+    /// Seconds after which it rekeys an IKE SA.
+    pub ike_s: Option<u32>,
+    /// Seconds after which it rekeys a Child SA.
+    pub child_s: Option<u32>,
+    /// Seconds after which it authenticates anew instead, if it began the IKE SA.
+    pub reauth_s: Option<u32>,
+    /// What comes first when it authenticates anew.
+    pub reauth_order: ReauthOrder,
+}
+
+/// How charon authenticates anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReauthOrder {
+    /// The new IKE SA, then the end of the old one.
+    #[default]
+    MakeBeforeBreak,
+    /// The end of the old IKE SA, then the new one.
+    BreakBeforeMake,
 }
 
 /// What charon does once it has its configuration.
@@ -115,6 +142,15 @@ impl Charon {
             &settings(folder, connection),
         )?;
         write_private(&folder.join("swanctl.conf"), &connection.to_conf())?;
+        Charon::resume(namespace, folder, interrupt)
+    }
+
+    /// Starts it with the files that an earlier one left.
+    pub fn resume(
+        namespace: &Namespace,
+        folder: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Charon, Error> {
         let mut command = Command::new(CHARON);
         namespace.enter(&mut command)?;
         command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
@@ -220,9 +256,22 @@ fn settings(folder: &Path, connection: &Connection) -> String {
     let cookies = connection.cookies_from.map_or_else(String::new, |count| {
         format!("\n  cookie_threshold = {count}")
     });
+    let repeats = connection.retransmit_ms.map_or_else(String::new, |ms| {
+        // Enough tries that a lossy way does not end an SA.
+        format!(
+            "\n  retransmit_timeout = {}.{:03}\n  retransmit_base = 1.5\n  retransmit_tries = 12",
+            ms / 1000,
+            ms % 1000
+        )
+    });
+    let first = match connection.renewal.reauth_order {
+        ReauthOrder::MakeBeforeBreak => "yes",
+        ReauthOrder::BreakBeforeMake => "no",
+    };
     format!(
         "charon-systemd {{
-  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici{fragments}{cookies}
+  load = random nonce openssl aes sha1 sha2 md5 hmac kdf gmp curve25519 gcm chapoly kernel-libipsec kernel-netlink socket-default vici
+  make_before_break = {first}{fragments}{cookies}{repeats}
   journal {{
     default = -1
   }}
@@ -262,6 +311,7 @@ impl Connection {
             remote_network,
             psk,
             dpd_delay,
+            renewal,
             ..
         } = self;
         let ike = self.ike.as_deref().unwrap_or("default");
@@ -275,6 +325,16 @@ impl Connection {
             Start::Waits => "clear",
             Start::Connects => "restart",
         };
+        // A tenth of the time would be left until the hard end, cut to whole seconds: of 2 s, nothing.
+        let exactly = |soft: &str, after: Option<u32>, hard: &str, indent: &str| {
+            after.map_or_else(String::new, |after| {
+                format!("\n{indent}{soft} = {after}s\n{indent}rand_time = 0s\n{indent}{hard}")
+            })
+        };
+        let ike_ends = exactly("rekey_time", renewal.ike_s, "over_time = 20s", "    ")
+            + &exactly("reauth_time", renewal.reauth_s, "over_time = 20s", "    ");
+        let child_life = format!("life_time = {}s", renewal.child_s.unwrap_or(0) + 20);
+        let child_ends = exactly("rekey_time", renewal.child_s, &child_life, "        ");
         let mut conf = String::new();
         let _ = write!(
             conf,
@@ -285,7 +345,7 @@ impl Connection {
     remote_addrs = {remote}
     proposals = {ike}
     keyingtries = {tries}
-    dpd_delay = {dpd_delay}s
+    dpd_delay = {dpd_delay}s{ike_ends}
     local {{
       auth = psk
       id = {id}
@@ -300,7 +360,7 @@ impl Connection {
         remote_ts = {remote_network}
         esp_proposals = {esp}
         start_action = {start}
-        dpd_action = {again}
+        dpd_action = {again}{child_ends}
       }}
     }}
   }}
@@ -336,6 +396,11 @@ mod tests {
             dpd_delay: 7,
             fragment_size: None,
             cookies_from: None,
+            renewal: Renewal {
+                child_s: Some(9),
+                ..Renewal::default()
+            },
+            retransmit_ms: None,
         }
         .to_conf();
         for line in [
@@ -345,6 +410,7 @@ mod tests {
             "id = gw.example.org",
             "start_action = start",
             "dpd_delay = 7s",
+            "rekey_time = 9s",
             "secret = abc123",
         ] {
             assert!(conf.contains(line), "no {line} in\n{conf}");

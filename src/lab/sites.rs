@@ -152,6 +152,14 @@ impl Lab {
         Ok(())
     }
 
+    /// Does the same for strongSwan, which must have ended: it has one socket for orders.
+    pub fn restart_b(&mut self) -> Result<(), charon::Error> {
+        let folder = self.scratch.path().join(Side::B.to_string());
+        let charon = Charon::resume(self.world.gateway(Side::B), &folder, &self.interrupt)?;
+        self.b = Far::Strongswan(charon);
+        Ok(())
+    }
+
     /// The machines.
     pub fn world(&self) -> &World {
         &self.world
@@ -241,6 +249,8 @@ fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
         dpd_delay: 10,
         fragment_size: None,
         cookies_from: None,
+        renewal: charon::Renewal::default(),
+        retransmit_ms: None,
     }
 }
 

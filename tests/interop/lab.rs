@@ -99,6 +99,31 @@ pub fn tunnel_that(lab: &mut Lab, what: &str, wanted: impl Fn(&Tunnel) -> bool) 
     }
 }
 
+/// Waits until strongSwan has one IKE SA with one Child SA, both at work, and none that is on its way in or out. What it keeps for
+/// stragglers after the DELETE exchange, for 5 s, does not count.
+pub fn settled(lab: &mut Lab) {
+    let begin = Instant::now();
+    loop {
+        let Far::Strongswan(charon) = lab.b() else {
+            unreachable!("it was asked for")
+        };
+        let sas = text(&charon.swanctl(&["--list-sas"]).unwrap().stdout);
+        let ike = sas.matches(", IKEv2, ").count();
+        let children = sas
+            .lines()
+            .filter(|line| line.contains(", reqid ") && !line.contains(", DELETED,"))
+            .count();
+        let at_work = sas.contains("ESTABLISHED") && sas.contains("INSTALLED");
+        if ike == 1 && children == 1 && at_work {
+            return;
+        }
+        if begin.elapsed() > Duration::from_secs(20) {
+            panic!("{sas}{}", logs(lab));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn first_tunnel(gateway: &Gateway) -> Option<Tunnel> {
     gateway.status().ok()?.tunnels.into_iter().next()
 }

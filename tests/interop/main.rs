@@ -13,6 +13,8 @@ mod liveness;
 mod matrix;
 mod multipath;
 mod refusals;
+mod rekeying;
 mod steering;
+mod stream;
 mod translated;
 mod unprivileged;

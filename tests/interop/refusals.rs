@@ -1,6 +1,6 @@
 //! What does not fit: each side's refusal becomes a code, a sentence that names both sides' values, and advice.
 
-use groundlink::lab::charon::Connection;
+use groundlink::lab::charon::{Connection, Renewal};
 use groundlink::lab::options::{Options, Peer, Role, Side};
 use groundlink::lab::{Changes, Lab};
 
@@ -143,6 +143,8 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             dpd_delay: 10,
             fragment_size: None,
             cookies_from: None,
+            renewal: Renewal::default(),
+            retransmit_ms: None,
         };
         right = Some(charon.reload(&connection));
     }

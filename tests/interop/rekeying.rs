@@ -1,0 +1,172 @@
+//! Fresh keys under a stream of packets: either side rekeys, and the receivers count.
+
+use std::time::{Duration, Instant};
+
+use groundlink::lab::charon::Connection;
+use groundlink::lab::options::{Options, Peer, Role, Side};
+use groundlink::lab::{Changes, Far, Lab};
+use groundlink::status::{Rekeys, State, Tunnel, Verdict};
+
+use super::lab::{logs, settled, text, tunnel_that, up};
+use super::stream::Stream;
+
+/// Datagrams a second each way.
+const RATE: u32 = 500;
+
+fn rekeys(lab: &mut Lab) -> Rekeys {
+    lab.a().status().unwrap().tunnels[0].rekeys
+}
+
+/// Has each side rekey each kind of SA several times, under a stream.
+fn each_side_rekeys_each_kind(suite: &str, role: Role) {
+    let options = Options {
+        peer: Peer::Strongswan,
+        ike: Some("aes128-sha256-modp2048".to_owned()),
+        esp: Some(suite.to_owned()),
+        role,
+        ..Options::default()
+    };
+    let mut lab = up(&options, &Changes::default());
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let stream = Stream::begin(&lab, RATE);
+    let mut wanted = Rekeys::default();
+    for round in 0..8 {
+        for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
+            for beginner in [Side::A, Side::B] {
+                match beginner {
+                    Side::A => lab.a().ask("lab-1", ours).unwrap(),
+                    Side::B => {
+                        let Far::Strongswan(charon) = lab.b() else {
+                            unreachable!()
+                        };
+                        let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
+                        assert!(output.status.success(), "{}", text(&output.stderr));
+                    }
+                }
+                match theirs {
+                    "--child" => wanted.child += 1,
+                    _ => wanted.ike += 1,
+                }
+                tunnel_that(&mut lab, "has rekeyed", |tunnel| {
+                    tunnel.rekeys.child >= wanted.child && tunnel.rekeys.ike >= wanted.ike
+                });
+                // The old SA is deleted at both ends, so that the next rekey crosses nothing.
+                settled(&mut lab);
+                assert_eq!(rekeys(&mut lab), wanted, "round {round}{}", logs(&mut lab));
+            }
+        }
+    }
+    stream.end_unharmed(&mut lab);
+    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    assert_eq!(after.since_s, before.since_s, "it was up all the time");
+    assert_eq!(after.rekeys.packets_lost, 0, "{after:#?}");
+    assert_eq!(after.last_error, None);
+    assert_eq!(after.child.unwrap().suite, suite, "names its PFS group");
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn each_side_rekeys_both_kinds_with_pfs_and_nothing_is_lost() {
+    each_side_rekeys_each_kind("aes128-sha256-modp2048", Role::Initiator);
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn each_side_rekeys_both_kinds_without_pfs_and_nothing_is_lost() {
+    each_side_rekeys_each_kind("aes256gcm16", Role::Responder);
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn rekeys_that_cross_lose_nothing() {
+    let mut lab = up(
+        &Options {
+            peer: Peer::Strongswan,
+            ..Options::default()
+        },
+        &Changes::default(),
+    );
+    let stream = Stream::begin(&lab, RATE);
+    for (ours, theirs) in [
+        ("rekey", "--child"),
+        ("rekey?ike=true", "--ike"),
+        ("rekey", "--ike"),
+        ("rekey?ike=true", "--child"),
+    ]
+    .repeat(8)
+    {
+        let begun = rekeys(&mut lab);
+        let Far::Strongswan(charon) = lab.b() else {
+            unreachable!()
+        };
+        // Not quite at once: they cross in some of the rounds, in others one comes in the middle of the other's exchange.
+        charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
+        lab.a().ask("lab-1", ours).unwrap();
+        tunnel_that(&mut lab, "has rekeyed", |tunnel| tunnel.rekeys != begun);
+        settled(&mut lab);
+    }
+    stream.end_unharmed(&mut lab);
+    println!("{:?}", rekeys(&mut lab));
+}
+
+/// A lab whose tunnel tries out rekeying, ours with the PFS group of `esp`, and what came of that.
+fn tried_out(esp: &str) -> (Lab, Stream, Tunnel) {
+    let options = Options {
+        peer: Peer::Strongswan,
+        esp: Some("aes128-sha256-modp2048".to_owned()),
+        ..Options::default()
+    };
+    let checks = |_: Side, written: String| written + "rekey-check = true\n";
+    let theirs = |connection: &mut Connection| connection.esp = Some(esp.to_owned());
+    let mut lab = up(
+        &options,
+        &Changes {
+            config: Some(&checks),
+            connection: Some(&theirs),
+        },
+    );
+    let stream = Stream::begin(&lab, RATE);
+    let begin = Instant::now();
+    loop {
+        let tunnel = lab.a().status().unwrap().tunnels.remove(0);
+        let check = tunnel.rekey_check.expect("it was asked for");
+        if check.child != Verdict::Pending && check.ike != Verdict::Pending {
+            return (lab, stream, tunnel);
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "{tunnel:#?}{}",
+            logs(&mut lab)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_self_test_tells_a_pfs_group_the_peer_does_not_want_and_leaves_the_tunnel_alone() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut lab, stream, tunnel) = tried_out("aes128-sha256-modp3072");
+            let check = tunnel.rekey_check.unwrap();
+            assert_eq!(check.child, Verdict::Refused, "{}", logs(&mut lab));
+            assert_eq!(check.ike, Verdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!(tunnel.state, State::Up);
+            assert_eq!(tunnel.rekeys.child, 0);
+            let error = tunnel.last_error.expect("it says why");
+            assert_eq!(error.code, "rekey-refused");
+            assert!(error.text.contains("modp2048"), "{error:?}");
+            println!("{} {}", error.text, error.advice);
+            stream.end_unharmed(&mut lab);
+        });
+        scope.spawn(|| {
+            let (mut lab, stream, tunnel) = tried_out("aes128-sha256-modp2048");
+            let check = tunnel.rekey_check.unwrap();
+            assert_eq!(check.child, Verdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!(check.ike, Verdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!((tunnel.rekeys.child, tunnel.rekeys.ike), (1, 1));
+            assert_eq!(tunnel.last_error, None);
+            stream.end_unharmed(&mut lab);
+        });
+    });
+}
