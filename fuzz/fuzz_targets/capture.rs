@@ -26,12 +26,9 @@ const LINKS: [u16; 9] = [0, 1, 101, 108, 113, 228, 229, 276, 105];
 fuzz_target!(|input: &[u8]| {
     file(input, Decoder::default());
     file(input, with_keys());
-    for link in LINKS {
-        frame(LinkType(link), input);
-    }
-    for port in [500, 4500] {
-        frame(LinkType(101), &datagram(port, input));
-    }
+    let links = LINKS.map(|link| (link, input.to_vec()));
+    let ports = [500, 4500].map(|port| (101, datagram(port, input)));
+    frames(links.into_iter().chain(ports), with_keys());
     if let Ok(text) = std::str::from_utf8(input) {
         let _ = IkeKeys::parse(text);
         let _ = EspKeys::parse(text);
@@ -58,19 +55,19 @@ fn file(input: &[u8], mut decoder: Decoder) {
     let _ = decoder.summary();
 }
 
-fn frame(link: LinkType, bytes: &[u8]) {
-    let mut decoder = with_keys();
-    let frame = Frame {
-        number: 1,
-        time: None,
-        link,
-        bytes: bytes.to_vec(),
-        wire_len: 0,
-    };
-    // Twice: what is repeated takes other ways.
-    let item = Item::Frame(frame);
-    tell(&mut decoder, &item);
-    tell(&mut decoder, &item);
+fn frames(frames: impl Iterator<Item = (u16, Vec<u8>)>, mut decoder: Decoder) {
+    for (link, bytes) in frames {
+        let item = Item::Frame(Frame {
+            number: 1,
+            time: None,
+            link: LinkType(link),
+            bytes,
+            wire_len: 0,
+        });
+        // Twice: what is repeated takes other ways.
+        tell(&mut decoder, &item);
+        tell(&mut decoder, &item);
+    }
     let _ = decoder.summary();
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use zeroize::Zeroizing;
 
 use super::outcome::{Exit, Failure};
 use crate::inspect::capture::{Reader, Unreadable};
@@ -125,9 +126,14 @@ fn table<T: Default>(
         return Ok(T::default());
     };
     let shown = path.display();
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
+    let read = |file: File| {
+        // In one piece: a text that grows would leave copies of the keys behind.
+        text.reserve(file.metadata()?.len().min(LONGEST_TABLE) as usize);
+        file.take(LONGEST_TABLE).read_to_string(&mut text)
+    };
     File::open(path)
-        .and_then(|file| file.take(LONGEST_TABLE).read_to_string(&mut text))
+        .and_then(read)
         .map_err(|error| Failure::usage(format!("{shown} cannot be read: {error}"), ""))?;
     parse(&text).map_err(|error| {
         Failure::usage(

@@ -1,9 +1,14 @@
 //! A line of a table file: fields between commas, in double quotes or bare.
 
+use zeroize::Zeroizing;
+
 use super::{BadTable, MOST_ROWS};
 
+/// The fields of a row, keys among them: wiped when dropped.
+pub(super) type Fields = Zeroizing<Vec<String>>;
+
 /// The fields of every row, with the number of its line.
-pub(super) fn rows(text: &str) -> Result<Vec<(usize, Vec<String>)>, BadTable> {
+pub(super) fn rows(text: &str) -> Result<Vec<(usize, Fields)>, BadTable> {
     let mut rows = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let line = line.trim();
@@ -22,8 +27,8 @@ pub(super) fn rows(text: &str) -> Result<Vec<(usize, Vec<String>)>, BadTable> {
     Ok(rows)
 }
 
-fn fields(line: &str) -> Result<Vec<String>, &'static str> {
-    let mut fields = Vec::new();
+fn fields(line: &str) -> Result<Fields, &'static str> {
+    let mut fields = Fields::default();
     let mut rest = line;
     loop {
         let (field, behind) = match rest.trim_start().strip_prefix('"') {
@@ -74,7 +79,7 @@ mod tests {
     fn fields_are_quoted_or_bare_and_may_be_empty() {
         let text = "# made by hand\n\n 00ff , \"AES-CBC [RFC3602]\",,\"a, b\"\n";
         let expected = ["00ff", "AES-CBC [RFC3602]", "", "a, b"].map(str::to_owned);
-        assert_eq!(rows(text), Ok(vec![(3, expected.to_vec())]));
+        assert_eq!(rows(text), Ok(vec![(3, Fields::new(expected.to_vec()))]));
     }
 
     #[test]
