@@ -185,6 +185,14 @@ mod tests {
             .collect()
     }
 
+    /// RFC 7296 §2.10.
+    #[test]
+    fn our_nonces_have_half_the_key_of_every_prf() {
+        use crate::ike::exchange::init::NONCE_LEN;
+        let prfs = crate::crypto::registry::PRF;
+        assert!(prfs.iter().all(|prf| 2 * NONCE_LEN >= prf.key_len));
+    }
+
     /// Computed with Python's `hmac`, from the formulas of RFC 7296 §2.13, §2.14 and §2.17.
     #[test]
     fn keys_are_what_another_hmac_makes_of_the_formulas_in_the_order_of_the_rfc() {

@@ -156,6 +156,41 @@ fn n10_a_cookie_is_repeated_in_front_of_an_otherwise_unchanged_message() {
     assert_eq!(second.clear[1..], first.clear[..]);
 }
 
+/// RFC 7296 §2.6.1, in both orders. The answers may be forged, so what is offered stays the same.
+#[test]
+fn n10_a_cookie_holds_through_a_change_of_group_and_a_change_of_group_through_a_cookie() {
+    let cookie = Payload::Notify(Notify::new(NotifyType::COOKIE, b"remember me".to_vec()));
+    let group = Payload::Notify(Notify::new(NotifyType::INVALID_KE_PAYLOAD, vec![0, 31]));
+    for order in [[&cookie, &group], [&group, &cookie]] {
+        let mut a = settings(Side::A);
+        let words = "aes128-sha256-ecp256-curve25519";
+        a.ike = vec![groundlink::crypto::IkeProposal::parse(words).unwrap().0];
+        let mut pair = Pair::new(a, settings(Side::B));
+        pair.cut();
+        let first = sent_bytes(&pair, Side::A, 0);
+        let spi_i = Header::parse(&first).unwrap().spi_i;
+        for wish in order {
+            let asked = response(spi_i, ExchangeType::IKE_SA_INIT, std::slice::from_ref(wish));
+            pair.inject(Side::A, 500, &asked);
+        }
+        assert_eq!(pair.a.sent.len(), 3);
+        let last = sent_bytes(&pair, Side::A, 2);
+        let (first, last) = (
+            Message::parse(&first).unwrap(),
+            Message::parse(&last).unwrap(),
+        );
+        assert_eq!(last.clear[0], cookie, "in front");
+        let with_ke = |payload: &&Payload| matches!(payload, Payload::Ke(_));
+        let ke = last.clear.iter().find(with_ke);
+        assert!(matches!(ke, Some(Payload::Ke(ke)) if ke.group == 31));
+        let others = |payloads: &[Payload]| -> Vec<Payload> {
+            let others = payloads.iter().filter(|payload| !with_ke(payload));
+            others.cloned().collect()
+        };
+        assert_eq!(others(&last.clear[1..]), others(&first.clear));
+    }
+}
+
 #[test]
 fn n13_an_init_request_with_wrong_ids_or_flags_is_dropped() {
     let pair = Pair::established();

@@ -8,28 +8,9 @@ use groundlink::wire::{
     PayloadType, ProtocolId,
 };
 
-use crate::rogue::{Rogue, SPI_OUT, esp_offer, notify};
+use crate::rogue::{Rogue, SPI_OUT, kinds, notify, raw};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
-
-fn kinds(payloads: &[Payload]) -> Vec<NotifyType> {
-    payloads
-        .iter()
-        .filter_map(|payload| match payload {
-            Payload::Notify(notify) => Some(notify.kind),
-            _ => None,
-        })
-        .collect()
-}
-
-/// A payload whose body is nonsense for its kind.
-fn raw(kind: PayloadType, body: &[u8]) -> Payload {
-    Payload::Unknown {
-        kind,
-        critical: Critical::No,
-        body: body.to_vec(),
-    }
-}
 
 #[test]
 fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
@@ -324,23 +305,12 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
     assert_eq!(third.pair.b.state(), State::Up);
 }
 
-/// A request for another Child SA, with the selectors of the first.
-fn another_child(rogue: &Rogue, spi: u32) -> Vec<Payload> {
-    let selectors = rogue.auth_request().into_iter().filter(|payload| {
-        let kinds = [PayloadType::TSI, PayloadType::TSR];
-        kinds.contains(&payload.kind())
-    });
-    let sa = Payload::Sa(esp_offer(spi));
-    let nonce = Payload::Nonce(vec![7; 32]);
-    [sa, nonce].into_iter().chain(selectors).collect()
-}
-
 #[test]
 fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_sa_lives() {
     let mut rogue = Rogue::established();
     let mut made = 0;
     for id in 2..1002 {
-        let request = another_child(&rogue, 0x1000 + id);
+        let request = rogue.another_child(0x1000 + id);
         let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
         if kinds(&answer).is_empty() {
             made += 1;

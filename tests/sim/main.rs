@@ -1,5 +1,6 @@
 //! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
 
+mod answers;
 mod esp;
 mod fragments;
 mod handshake;
@@ -10,11 +11,13 @@ mod insider;
 mod lifecycle;
 mod message_ids;
 mod monitor;
+mod moves;
 mod node;
 mod openings;
 mod pair;
 mod post_quantum;
 mod recovery;
+mod requests;
 mod rogue;
 mod script;
 mod strangers;

@@ -2,14 +2,18 @@
 //!
 //! Its key schedule and its AUTH are written here once more, from RFC 7296 §2.13 to §2.17, so the engine is also checked against another reading of them.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use groundlink::crypto::{
     Generator, Group, IkeProposal, KeyExchange, Opener, Prf, Protection, SaKeys, Sealer, Secret,
+    sha1,
 };
+use groundlink::ike::{Rekey, Settings};
 use groundlink::wire::{
-    Auth, AuthMethod, ExchangeType, Flags, Header, Id, IdType, IkeSpi, Ke, Message, MessageId,
-    Notify, NotifyType, Payload, Proposal, ProtocolId, Sa, Transform, TransformType, chain, sk,
+    Auth, AuthMethod, Critical, ExchangeType, Flags, Header, Id, IdType, IkeSpi, Ke, Message,
+    MessageId, Notify, NotifyType, Payload, PayloadType, Proposal, ProtocolId, Sa, Transform,
+    TransformType, chain, sk,
 };
 
 use crate::pair::{Pair, Side, settings};
@@ -41,7 +45,7 @@ fn transform(kind: TransformType, id: u16) -> Transform {
     Transform::new(kind, id, None)
 }
 
-fn ike_offer() -> Sa {
+pub fn ike_offer() -> Sa {
     let suite = suite();
     let transforms = vec![
         Transform::new(TransformType::ENCR, suite.encryption[0].id, Some(128)),
@@ -71,18 +75,75 @@ pub fn notify(kind: NotifyType) -> Payload {
     Payload::Notify(Notify::new(kind, Vec::new()))
 }
 
-fn mute_pair() -> Pair {
+/// The notifications among payloads.
+pub fn kinds(payloads: &[Payload]) -> Vec<NotifyType> {
+    payloads
+        .iter()
+        .filter_map(|payload| match payload {
+            Payload::Notify(notify) => Some(notify.kind),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A payload whose body is nonsense for its kind.
+pub fn raw(kind: PayloadType, body: &[u8]) -> Payload {
+    Payload::Unknown {
+        kind,
+        critical: Critical::No,
+        body: body.to_vec(),
+    }
+}
+
+/// A pair whose A never says anything, and B as it is given.
+pub fn mute_pair(b: Settings) -> Pair {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
-    let mut pair = Pair::new(a, settings(Side::B));
+    let mut pair = Pair::new(a, b);
     pair.cut();
     pair
+}
+
+/// The SPI that the peer first offers.
+const SPI_I: u64 = 0x1111_2222_3333_4444;
+
+/// What the peer says of NATs.
+enum Nats {
+    /// Hashes that fit nothing: there is one on both sides.
+    Both,
+    /// There is one in front of the peer only.
+    Peer,
+    /// There is none.
+    None,
+}
+
+impl Nats {
+    fn notifies(&self, spi_i: IkeSpi) -> [Payload; 2] {
+        let hash = |end: &str| {
+            let end: SocketAddr = end.parse().unwrap();
+            let IpAddr::V4(ip) = end.ip() else {
+                panic!("IPv4")
+            };
+            let (spi_i, port) = (spi_i.0.to_be_bytes(), end.port().to_be_bytes());
+            sha1(&[&spi_i, &[0; 8], &ip.octets(), &port]).to_vec()
+        };
+        let (source, destination) = match self {
+            Nats::Both => (vec![7; 20], vec![7; 20]),
+            Nats::Peer => (vec![7; 20], hash("192.0.2.2:500")),
+            Nats::None => (hash("192.0.2.1:500"), hash("192.0.2.2:500")),
+        };
+        [
+            (NotifyType::NAT_DETECTION_SOURCE_IP, source),
+            (NotifyType::NAT_DETECTION_DESTINATION_IP, destination),
+        ]
+        .map(|(kind, hash)| Payload::Notify(Notify::new(kind, hash)))
+    }
 }
 
 impl Rogue {
     /// IKE_SA_INIT is done.
     pub fn keyed() -> Rogue {
-        Rogue::keyed_with(mute_pair(), 0x1111_2222_3333_4444)
+        Rogue::keyed_with(mute_pair(settings(Side::B)), SPI_I)
     }
 
     /// The same with B as it stands in `pair`.
@@ -93,17 +154,42 @@ impl Rogue {
     /// The same with a peer that says that it understands fragments.
     pub fn keyed_for_fragments() -> Rogue {
         let supported = [notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)];
-        Rogue::keyed_saying(mute_pair(), 0x1111_2222_3333_4444, &supported)
+        let pair = mute_pair(settings(Side::B));
+        Rogue::keyed_saying(pair, SPI_I, &supported)
     }
 
-    /// IKE_SA_INIT is done, with `more` payloads in it.
-    fn keyed_saying(mut pair: Pair, spi_i: u64, more: &[Payload]) -> Rogue {
+    /// Established, as if behind a NAT, with a B that is behind none and takes the addresses of its peer for what they are.
+    pub fn behind_a_nat() -> Rogue {
+        Rogue::seen_by_b(&Nats::Peer)
+    }
+
+    /// The same without any NAT.
+    pub fn behind_no_nat() -> Rogue {
+        Rogue::seen_by_b(&Nats::None)
+    }
+
+    fn seen_by_b(nats: &Nats) -> Rogue {
+        let mut b = settings(Side::B);
+        b.encapsulation = groundlink::ike::Encapsulation::Auto;
+        Rogue::begin(mute_pair(b), SPI_I, nats, &[]).authenticated()
+    }
+
+    /// Established with a B of these settings.
+    pub fn established_with(b: Settings) -> Rogue {
+        Rogue::keyed_with(mute_pair(b), SPI_I).authenticated()
+    }
+
+    /// IKE_SA_INIT is done with B as it stands in `pair`, with `more` payloads in it.
+    pub fn keyed_saying(pair: Pair, spi_i: u64, more: &[Payload]) -> Rogue {
+        Rogue::begin(pair, spi_i, &Nats::Both, more)
+    }
+
+    fn begin(mut pair: Pair, spi_i: u64, nats: &Nats, more: &[Payload]) -> Rogue {
         let mut rng = Generator::from_seed([42; 32]);
         let (spi_i, suite) = (IkeSpi(spi_i), suite());
         let group: &'static Group = suite.groups[0];
         let ke = KeyExchange::generate(group, &mut rng);
         let nonce_i = rng.bytes::<32>().to_vec();
-        let nat = |kind| Payload::Notify(Notify::new(kind, vec![7; 20]));
         let mut payloads = vec![
             Payload::Sa(ike_offer()),
             Payload::Ke(Ke {
@@ -111,9 +197,8 @@ impl Rogue {
                 data: ke.public().to_vec(),
             }),
             Payload::Nonce(nonce_i.clone()),
-            nat(NotifyType::NAT_DETECTION_SOURCE_IP),
-            nat(NotifyType::NAT_DETECTION_DESTINATION_IP),
         ];
+        payloads.extend(nats.notifies(spi_i));
         payloads.extend_from_slice(more);
         let flags = Flags {
             initiator: true,
@@ -291,17 +376,71 @@ impl Rogue {
         payloads
     }
 
-    /// What B has sent since the last time.
+    /// The one request that B has sent since the last time, however often.
+    pub fn asked(&mut self) -> (Header, Vec<Payload>) {
+        let mut heard = self.heard();
+        heard.dedup();
+        assert_eq!(heard.len(), 1, "one request: {heard:?}");
+        let (header, payloads) = heard.remove(0);
+        assert!(!header.flags.response, "{header:?}");
+        (header, payloads)
+    }
+
+    /// Answers a request of B.
+    pub fn answer(&mut self, request: &Header, payloads: &[Payload]) {
+        let id = request.message_id.0;
+        let bytes = self.seal(request.exchange, id, true, payloads);
+        self.deliver(&bytes);
+    }
+
+    /// A person at B wants fresh keys: what B asks of the peer for that.
+    pub fn have_b_rekey(&mut self, what: Rekey) -> (Header, Vec<Payload>) {
+        self.pair.rekey(Side::B, what);
+        self.asked()
+    }
+
+    /// A request for a Child SA with this SPI at the peer's end and the selectors of the first.
+    pub fn another_child(&self, spi: u32) -> Vec<Payload> {
+        let [.., ts_i, ts_r] = &self.auth_request()[..] else {
+            panic!("no selectors")
+        };
+        let (sa, nonce) = (Payload::Sa(esp_offer(spi)), Payload::Nonce(vec![7; 32]));
+        vec![sa, nonce, ts_i.clone(), ts_r.clone()]
+    }
+
+    /// The same that takes the place of the one with the SPI `old` at the peer's end.
+    pub fn rekeying(&self, old: u32, spi: u32) -> Vec<Payload> {
+        let rekeys = Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, old));
+        let mut payloads = self.another_child(spi);
+        payloads.insert(0, rekeys);
+        payloads
+    }
+
+    /// What an honest responder answers to B's request for a Child SA without a group of its own; `spi` is the one at the peer's end.
+    pub fn accepting(&self, request: &[Payload], spi: u32) -> Vec<Payload> {
+        let selectors = request.iter().filter(|payload| {
+            let kinds = [PayloadType::TSI, PayloadType::TSR];
+            kinds.contains(&payload.kind())
+        });
+        let (sa, nonce) = (Payload::Sa(esp_offer(spi)), Payload::Nonce(vec![6; 32]));
+        [sa, nonce].into_iter().chain(selectors.cloned()).collect()
+    }
+
+    /// What B has sent over this IKE SA since the last time.
     pub fn heard(&mut self) -> Vec<(Header, Vec<Payload>)> {
         let from = std::mem::replace(&mut self.heard, self.pair.b.sent.len());
         (from..self.heard)
-            .map(|index| {
+            .filter_map(|index| {
                 let mut bytes = self.pair.b.sent_ike(index);
                 let message = Message::parse(&bytes).unwrap();
-                let (header, sealed) = (message.header, message.sealed.expect("sealed"));
+                let header = message.header;
+                if header.spi_r != self.spi_r {
+                    return None;
+                }
+                let sealed = message.sealed.expect("sealed");
                 let plain = self.opener.open(&mut bytes, sealed.aad_len, None).unwrap();
                 let inner = sk::unpad(&bytes[plain]).unwrap();
-                (header, chain::parse(sealed.first, inner, 0).unwrap())
+                Some((header, chain::parse(sealed.first, inner, 0).unwrap()))
             })
             .collect()
     }

@@ -66,6 +66,8 @@ pub struct IkeSa {
     close_at: Option<(Time, DownReason)>,
     /// When a Child SA that the peer deleted is to be made again.
     restore_at: Option<Time>,
+    /// How often in a row the peer has been too busy for that.
+    put_off: u32,
     /// When the peer may be told of an unknown SPI again.
     tell_again: Time,
     upshot: Upshot,
@@ -193,6 +195,7 @@ impl IkeSa {
             quiet: Quiet::new(now, detected.us, place.settings.dpd),
             close_at,
             restore_at: None,
+            put_off: 0,
             tell_again: now,
             upshot: Upshot::default(),
             place,
@@ -241,6 +244,7 @@ impl IkeSa {
             quiet: self.quiet,
             close_at: None,
             restore_at: None,
+            put_off: 0,
             tell_again: cx.now,
             upshot: Upshot::default(),
             place,

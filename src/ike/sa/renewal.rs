@@ -36,6 +36,9 @@ impl From<Error> for Refusal {
     }
 }
 
+/// How often a peer may be too busy for the Child SA that a tunnel lacks, before another IKE SA is the faster way.
+const MOST_PUT_OFF: u32 = 3;
+
 /// A chain that was opened, or what is wrong with it.
 type Chain = Result<Vec<Payload>, ChainError>;
 
@@ -67,7 +70,7 @@ impl IkeSa {
                     if !matches!(error, Error::Incompatible(Incompatible::Group { .. })) {
                         self.upshot.failures.push(error.failure(cx.now));
                     }
-                    error.notify()
+                    notify_of(&error)
                 }
             })]
         });
@@ -191,10 +194,10 @@ impl IkeSa {
             }
             Ok(CreateAnswer::OtherGroup(group)) => self.on_other_child_group(&asked, group, cx),
             Ok(CreateAnswer::Refused(notify)) => self.on_child_refused(&asked, &notify, cx),
-            Err(error) => self.on_child_failed(&asked, Some(error.failure(cx.now)), cx),
+            Err(error) => self.on_child_useless(&asked, &error, cx),
         }
         // Nothing serves, and it was this request that should have changed it.
-        let restores = match job {
+        let makes_child = |job: &Job| match job {
             Job::CreateChild { .. } => true,
             Job::RekeyChild { .. }
             | Job::Liveness
@@ -203,16 +206,8 @@ impl IkeSa {
             | Job::DeleteChild { .. }
             | Job::DeleteIke(_) => false,
         };
-        let tries_again = self.jobs.iter().any(|job| match job {
-            Job::CreateChild { .. } => true,
-            Job::RekeyChild { .. }
-            | Job::Liveness
-            | Job::InvalidSpi { .. }
-            | Job::RekeyIke { .. }
-            | Job::DeleteChild { .. }
-            | Job::DeleteIke(_) => false,
-        });
-        if restores && !tries_again && !self.children.any_of_use() {
+        let tries_again = self.jobs.iter().any(makes_child) || self.restore_at.is_some();
+        if makes_child(job) && !tries_again && !self.children.any_of_use() {
             self.close(DownReason::Useless, None, cx);
         }
         Fate::Lives
@@ -230,12 +225,7 @@ impl IkeSa {
         let made = asked.conclude(renewal, selectors, in_use, self.parent(), cx);
         let Made { mut child, nonces } = match made {
             Ok(made) => made,
-            Err(error) => {
-                // The peer has made it, and must be told that it is of no use.
-                let spi_in = asked.spi_in;
-                self.ask(Job::DeleteChild { spi_in }, cx);
-                return self.on_child_failed(asked, Some(error.failure(cx.now)), cx);
-            }
+            Err(error) => return self.on_child_useless(asked, &error, cx),
         };
         let verdict = asked.rival.as_ref().map_or(Survivor::Ours, |rival| {
             collision::survivor(&nonces, &rival.nonces, self.role)
@@ -273,6 +263,19 @@ impl IkeSa {
         }
         self.close_at = None;
         self.restore_at = None;
+        self.put_off = 0;
+    }
+
+    /// The peer may have made a Child SA with which nothing can be done, and is told so.
+    fn on_child_useless(
+        &mut self,
+        asked: &create_child::Asked,
+        error: &Error,
+        cx: &mut Context<'_>,
+    ) {
+        let spi_in = asked.spi_in;
+        self.ask(Job::DeleteChild { spi_in }, cx);
+        self.on_child_failed(asked, Some(error.failure(cx.now)), cx);
     }
 
     fn on_other_child_group(
@@ -327,6 +330,11 @@ impl IkeSa {
     ) {
         let jitter = cx.jitter();
         let Some(child) = asked.old.and_then(|old| self.children.of_ours_mut(old)) else {
+            // A peer that was only busy is asked for a Child SA in place of none again, soon and not often.
+            if failure.is_none() && asked.old.is_none() && self.put_off < MOST_PUT_OFF {
+                self.put_off = self.put_off.saturating_add(1);
+                self.restore_at = Some(cx.now + back_off(self.put_off, jitter));
+            }
             self.upshot.failures.extend(failure);
             return;
         };
@@ -525,6 +533,18 @@ impl IkeSa {
 /// INVALID_SYNTAX and UNSUPPORTED_CRITICAL_PAYLOAD in a protected answer end the SA (RFC 7296 §2.21.3).
 fn is_fatal(payloads: &Chain) -> bool {
     payloads.iter().flatten().any(informational::is_fatal)
+}
+
+/// What answers a request that asks for something else than we want, or for nothing that can be.
+fn notify_of(error: &Error) -> Notify {
+    match error {
+        // INVALID_SYNTAX would end the IKE SA at the peer (RFC 7296 §2.21.3), over an exchange that harms nothing but itself.
+        Error::Misbehaved(_) => Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()),
+        Error::Malformed(_)
+        | Error::UnsupportedCritical(_)
+        | Error::Incompatible(_)
+        | Error::Denied(_) => error.notify(),
+    }
 }
 
 /// How long to wait before another request to rekey: longer each time, and never past half of what is left.

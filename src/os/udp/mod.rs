@@ -1,7 +1,7 @@
 //! UDP sockets for IKE and UDP-encapsulated ESP: unconnected, so that one socket serves every peer, and told by the kernel
 //! (`IP_PKTINFO`, RFC 3542) which of our addresses a datagram came to. Datagrams are sent from a named address the same way.
 //!
-//! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 allows zero, nothing asks for it).
+//! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
 mod vector;
 

@@ -1,0 +1,546 @@
+//! What a peer with the keys may answer to our requests to rekey: every variant of a wrong answer, and every refusal, once and for ever.
+//!
+//! A wrong answer costs the SA it was about and no other; a peer that never rekeys gets a new IKE SA before the old one ends.
+
+use std::time::Duration;
+
+use groundlink::crypto::EspProposal;
+use groundlink::ike::{Command, Rekey, Settings, Start, State};
+use groundlink::net::Time;
+use groundlink::wire::{
+    Delete, ExchangeType, Header, Ke, Notify, NotifyType, Payload, PayloadType, ProtocolId, Sa,
+    Transform, TransformType,
+};
+
+use crate::pair::{Side, TUNNEL, settings};
+use crate::rogue::{Rogue, SPI_OUT, ike_offer, kinds, notify, raw};
+
+const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+/// The offer in a request of B.
+fn offered(request: &[Payload]) -> Sa {
+    let sa = request.iter().find_map(|payload| match payload {
+        Payload::Sa(sa) => Some(sa.clone()),
+        _ => None,
+    });
+    sa.unwrap()
+}
+
+fn without(mut payloads: Vec<Payload>, kind: PayloadType) -> Vec<Payload> {
+    payloads.retain(|payload| payload.kind() != kind);
+    payloads
+}
+
+fn with(mut payloads: Vec<Payload>, more: Payload) -> Vec<Payload> {
+    payloads.push(more);
+    payloads
+}
+
+/// The same answer with another SA payload.
+fn choosing(answer: &[Payload], change: impl FnOnce(&mut Sa)) -> Vec<Payload> {
+    let mut payloads = answer.to_vec();
+    for payload in &mut payloads {
+        if let Payload::Sa(sa) = payload {
+            change(sa);
+            break;
+        }
+    }
+    payloads
+}
+
+fn ke(group: u16, data: Vec<u8>) -> Payload {
+    Payload::Ke(Ke { group, data })
+}
+
+/// B, asked to rekey the Child SA, gets this answer: it deletes what came of it, keeps what it had, and asks again later.
+fn assert_costs_only_itself(
+    b: Settings,
+    told: &str,
+    answer: impl FnOnce(&Rogue, &[Payload]) -> Vec<Payload>,
+) {
+    let mut rogue = Rogue::established_with(b);
+    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let offer = offered(&request);
+    let answer = answer(&rogue, &request);
+    rogue.answer(&asked, &answer);
+    let (delete, payloads) = rogue.asked();
+    let spi: [u8; 4] = offer.proposals[0].spi[..].try_into().unwrap();
+    let gone = Delete::esp(vec![u32::from_be_bytes(spi)]);
+    assert_eq!(payloads, [Payload::Delete(gone)], "{told}");
+    rogue.answer(&delete, &[]);
+    assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
+    assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    assert_eq!(rogue.pair.b.view().rekeys.child, 0, "{told}");
+    assert!(!rogue.pair.b.failures.is_empty(), "{told}: it is told");
+    let (again, _) = rogue.have_b_rekey(Rekey::Child);
+    assert_eq!(again.exchange, CREATE, "{told}: it can be asked again");
+}
+
+#[test]
+fn p08_an_answer_that_is_none_costs_its_own_child_sa_only() {
+    let spi = |spi: Vec<u8>| move |sa: &mut Sa| sa.proposals[0].spi = spi;
+    let plain = || settings(Side::B);
+    let check = |told: &str, change: &dyn Fn(Vec<Payload>) -> Vec<Payload>| {
+        assert_costs_only_itself(plain(), told, |rogue, request| {
+            change(rogue.accepting(request, 0x2000))
+        });
+    };
+    check("the number of another proposal", &|good| {
+        choosing(&good, |sa| sa.proposals[0].number = 2)
+    });
+    check("two proposals", &|good| {
+        choosing(&good, |sa| sa.proposals.extend(sa.proposals.clone()))
+    });
+    check("no proposal", &|good| {
+        choosing(&good, |sa| sa.proposals.clear())
+    });
+    check("another protocol", &|good| {
+        choosing(&good, |sa| sa.proposals[0].protocol = ProtocolId::AH)
+    });
+    check("a key of another length", &|good| {
+        choosing(&good, |sa| {
+            sa.proposals[0].transforms[0].key_bits = Some(256)
+        })
+    });
+    check("a transform not offered", &|good| {
+        choosing(&good, |sa| {
+            let transforms = &mut sa.proposals[0].transforms;
+            transforms.push(Transform::new(TransformType::INTEG, 2, None));
+        })
+    });
+    check("extended sequence numbers, not offered", &|good| {
+        choosing(&good, |sa| sa.proposals[0].transforms[2].id = 1)
+    });
+    check("SPI 0", &|good| choosing(&good, spi(vec![0; 4])));
+    check("SPI 1", &|good| choosing(&good, spi(vec![0, 0, 0, 1])));
+    check("SPI 255", &|good| choosing(&good, spi(vec![0, 0, 0, 255])));
+    check("no SPI", &|good| choosing(&good, spi(Vec::new())));
+    check("an SPI of eight octets", &|good| {
+        choosing(&good, spi(vec![9; 8]))
+    });
+    check("a KE that nobody asked for", &|good| {
+        with(good, ke(31, vec![9; 32]))
+    });
+    check("no nonce", &|good| without(good, PayloadType::NONCE));
+    check("a nonce of 15 octets", &|good| {
+        with(
+            without(good, PayloadType::NONCE),
+            raw(PayloadType::NONCE, &[6; 15]),
+        )
+    });
+    check("no SA", &|good| without(good, PayloadType::SA));
+    check("no TSi", &|good| without(good, PayloadType::TSI));
+    check("no TSr", &|good| without(good, PayloadType::TSR));
+    check("two SAs", &|good| {
+        let sa = good[0].clone();
+        with(good, sa)
+    });
+    check("nothing", &|_| Vec::new());
+    check("an unreadable SA", &|good| {
+        with(
+            without(good, PayloadType::SA),
+            raw(PayloadType::SA, &[0, 0, 0, 99]),
+        )
+    });
+}
+
+#[test]
+fn p08_a_key_exchange_that_is_not_the_one_agreed_on_costs_its_own_child_sa_only() {
+    let check = |told: &str, answer: &dyn Fn(Vec<Payload>, Payload) -> Vec<Payload>| {
+        let mut b = settings(Side::B);
+        b.esp = vec![EspProposal::parse("aes128-sha256-curve25519").unwrap().0];
+        assert_costs_only_itself(b, told, |rogue, request| {
+            let transform = Transform::new(TransformType::KE, 31, None);
+            let good = choosing(&rogue.accepting(request, 0x2000), |sa| {
+                sa.proposals[0].transforms.push(transform);
+            });
+            let ours = request
+                .iter()
+                .find(|payload| payload.kind() == PayloadType::KE);
+            answer(good, ours.unwrap().clone())
+        });
+    };
+    check("no KE", &|good, _| good);
+    check("a KE of another group", &|good, _| {
+        with(good, ke(19, vec![9; 64]))
+    });
+    check("a KE of another length", &|good, _| {
+        with(good, ke(31, vec![9; 31]))
+    });
+    check("a KE of small order", &|good, _| {
+        with(good, ke(31, vec![0; 32]))
+    });
+    check("two KEs", &|good, ours| {
+        with(with(good, ours.clone()), ours)
+    });
+    check("a KE, but no group chosen", &|good, ours| {
+        let good = choosing(&good, |sa| {
+            sa.proposals[0].transforms.pop();
+        });
+        with(good, ours)
+    });
+}
+
+#[test]
+fn p08_an_answer_that_makes_no_ike_sa_leaves_the_old_one() {
+    let answer = |spi: &[u8], change: &dyn Fn(&mut Sa)| {
+        let mut sa = ike_offer();
+        sa.proposals[0].spi = spi.to_vec();
+        change(&mut sa);
+        vec![Payload::Sa(sa), Payload::Nonce(vec![6; 32])]
+    };
+    let whole = || {
+        with(
+            answer(&[9; 8], &|_| {}),
+            ke(31, [&[9; 31][..], &[0]].concat()),
+        )
+    };
+    for (told, answer) in [
+        ("no KE", answer(&[9; 8], &|_| {})),
+        ("no SPI", with(answer(&[], &|_| {}), ke(31, vec![9; 32]))),
+        (
+            "an SPI of zeros",
+            with(answer(&[0; 8], &|_| {}), ke(31, vec![9; 32])),
+        ),
+        (
+            "an SPI of four octets",
+            with(answer(&[9; 4], &|_| {}), ke(31, vec![9; 32])),
+        ),
+        (
+            "another number",
+            choosing(&whole(), |sa| sa.proposals[0].number = 7),
+        ),
+        (
+            "two proposals",
+            choosing(&whole(), |sa| sa.proposals.extend(sa.proposals.clone())),
+        ),
+        (
+            "another group",
+            choosing(&whole(), |sa| sa.proposals[0].transforms[3].id = 19),
+        ),
+        (
+            "a KE of another group",
+            with(answer(&[9; 8], &|_| {}), ke(19, vec![9; 64])),
+        ),
+        (
+            "a KE of small order",
+            with(answer(&[9; 8], &|_| {}), ke(31, vec![0; 32])),
+        ),
+        ("no nonce", without(whole(), PayloadType::NONCE)),
+        ("no SA", without(whole(), PayloadType::SA)),
+        ("nothing", Vec::new()),
+    ] {
+        let mut rogue = Rogue::established();
+        let (asked, _) = rogue.have_b_rekey(Rekey::Ike);
+        rogue.answer(&asked, &answer);
+        assert_eq!(rogue.pair.b.view().rekeys.ike, 0, "{told}");
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+        assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn p09_a_fatal_answer_to_any_request_ends_the_ike_sa_without_another_word() {
+    for kind in [
+        NotifyType::INVALID_SYNTAX,
+        NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
+    ] {
+        for what in [Some(Rekey::Child), Some(Rekey::Ike), None] {
+            let mut rogue = Rogue::established();
+            match what {
+                Some(what) => {
+                    let (asked, _) = rogue.have_b_rekey(what);
+                    rogue.answer(&asked, &[notify(kind)]);
+                }
+                None => {
+                    let id = rogue.await_liveness();
+                    let bytes = rogue.seal(INFORMATIONAL, id, true, &[notify(kind)]);
+                    rogue.deliver(&bytes);
+                }
+            }
+            assert!(rogue.pair.b.children.is_empty(), "{kind} {what:?}");
+            assert!(rogue.pair.b.ikes.is_empty(), "{kind} {what:?}");
+            assert!(rogue.heard().is_empty(), "{kind} {what:?}");
+        }
+    }
+}
+
+/// How B fares with a peer that refuses to rekey.
+struct Course {
+    /// When it asked to.
+    asked: Vec<Time>,
+    /// When it began another IKE SA.
+    began: Option<Time>,
+    rogue: Rogue,
+}
+
+/// B, whose SAs live `life`, gets `answer` to every request to rekey and honest ones to all others.
+fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> Course {
+    let mut rogue = Rogue::established_with(b);
+    let mut course = (Vec::new(), None);
+    let end = rogue.pair.now + span;
+    while rogue.pair.now < end {
+        let before = rogue.pair.b.sent.len();
+        rogue.pair.run_for(Duration::from_millis(100));
+        for index in before..rogue.pair.b.sent.len() {
+            let header = Header::parse(&rogue.pair.b.sent_ike(index)).unwrap();
+            if header.exchange == ExchangeType::IKE_SA_INIT {
+                course.1.get_or_insert(rogue.pair.now);
+            }
+        }
+        for (header, _) in rogue.heard() {
+            let create = header.exchange == CREATE;
+            if create {
+                course.0.push(rogue.pair.now);
+            }
+            rogue.answer(&header, if create { answer } else { &[] });
+        }
+    }
+    Course {
+        asked: course.0,
+        began: course.1,
+        rogue,
+    }
+}
+
+/// Which of B's SAs comes to its end after 1000 s.
+fn mortal(what: Rekey) -> Settings {
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    let life = Duration::from_secs(1000);
+    match what {
+        Rekey::Child => b.child_lifetime = life,
+        Rekey::Ike => b.ike_lifetime = life,
+    }
+    b
+}
+
+#[test]
+fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_ends() {
+    for what in [Rekey::Child, Rekey::Ike] {
+        for kind in [
+            NotifyType::NO_PROPOSAL_CHOSEN,
+            NotifyType::NO_ADDITIONAL_SAS,
+            NotifyType::TS_UNACCEPTABLE,
+            // One that no RFC knows.
+            NotifyType(8000),
+        ] {
+            let told = format!("{what:?} {kind}");
+            let span = Duration::from_secs(990);
+            let Course {
+                asked,
+                began,
+                rogue,
+            } = refusing(mortal(what), span, &[notify(kind)]);
+            assert!((3..15).contains(&asked.len()), "{told}: {asked:?}");
+            assert!(began.is_some(), "{told}");
+            assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+            assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+            assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
+    for what in [Rekey::Child, Rekey::Ike] {
+        let mut b = mortal(what);
+        let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
+        let life = 20 * Duration::from_secs(1000);
+        match what {
+            Rekey::Child => b.child_lifetime = life,
+            Rekey::Ike => b.ike_lifetime = life,
+        }
+        let begin = Time::from_secs(1000);
+        let Course {
+            asked,
+            began,
+            rogue,
+        } = refusing(b, life.mul_f64(0.97), &busy);
+        let pauses: Vec<Duration> = asked
+            .windows(2)
+            .map(|pair| pair[1].since(pair[0]))
+            .collect();
+        // §2.25: never at once, and ever less often.
+        assert!(
+            pauses[0] >= Duration::from_millis(400),
+            "{what:?} {pauses:?}"
+        );
+        assert!(pauses[8] >= Duration::from_secs(25), "{what:?} {pauses:?}");
+        // Another IKE SA is begun before the end, while the old one serves.
+        let age = began.expect("it begins anew").since(begin);
+        assert!(age < life.mul_f64(0.96), "{what:?} {age:?}");
+        assert_eq!(rogue.pair.b.state(), State::Up);
+    }
+}
+
+#[test]
+fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
+    for what in [Rekey::Child, Rekey::Ike] {
+        for kind in (1..=47u16).chain([8191, 16383]).map(NotifyType) {
+            let fatal = [
+                NotifyType::INVALID_SYNTAX,
+                NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
+            ];
+            if fatal.contains(&kind) || kind == NotifyType::CHILD_SA_NOT_FOUND {
+                continue;
+            }
+            let mut rogue = Rogue::established();
+            let (asked, _) = rogue.have_b_rekey(what);
+            rogue.answer(&asked, &[notify(kind)]);
+            for (header, payloads) in rogue.heard() {
+                // An INVALID_KE_PAYLOAD that names no group cannot be read.
+                assert!(matches!(&payloads[..], [Payload::Delete(_)]), "{kind}");
+                rogue.answer(&header, &[]);
+            }
+            assert_eq!(rogue.pair.b.state(), State::Up, "{what:?} {kind}");
+            assert_eq!(rogue.pair.b.children.len(), 1, "{what:?} {kind}");
+            let silent = kind == NotifyType::TEMPORARY_FAILURE;
+            assert_eq!(rogue.pair.b.failures.is_empty(), silent, "{what:?} {kind}");
+            let (again, _) = rogue.have_b_rekey(what);
+            assert_eq!(again.exchange, CREATE, "{what:?} {kind}");
+        }
+    }
+}
+
+#[test]
+fn p10_a_child_sa_that_the_peer_has_lost_is_made_again_at_once() {
+    let mut rogue = Rogue::established();
+    let (asked, _) = rogue.have_b_rekey(Rekey::Child);
+    let lost = Notify::about_esp(NotifyType::CHILD_SA_NOT_FOUND, SPI_OUT);
+    rogue.answer(&asked, &[Payload::Notify(lost)]);
+    assert!(rogue.pair.b.children.is_empty());
+    let (asked, request) = rogue.asked();
+    assert_eq!(asked.exchange, CREATE);
+    assert_eq!(kinds(&request), [], "one of its own, in place of nothing");
+    // The peer is busy, once: the IKE SA stands, and the Child SA comes a little later.
+    rogue.answer(&asked, &[notify(NotifyType::TEMPORARY_FAILURE)]);
+    assert!(rogue.heard().is_empty(), "not at once (§2.25)");
+    rogue.pair.run_for(Duration::from_secs(2));
+    let (asked, request) = rogue.asked();
+    let accepted = rogue.accepting(&request, 0x2000);
+    rogue.answer(&asked, &accepted);
+    assert_eq!(rogue.pair.b.children[0].spi_out, 0x2000);
+    assert_eq!(rogue.pair.b.count("IkeUp"), 1);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_goes_too() {
+    let mut rogue = Rogue::established();
+    let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    for answer in [NotifyType::NO_ADDITIONAL_SAS, NotifyType::TEMPORARY_FAILURE] {
+        let mut course = Rogue::established_with(b.clone());
+        course.ask(INFORMATIONAL, 2, &gone);
+        let mut requests = 0;
+        while course.pair.b.ikes.len() == 1 && requests < 100 {
+            course.pair.run_for(Duration::from_millis(100));
+            for (header, _) in course.heard() {
+                requests += u32::from(header.exchange == CREATE);
+                course.answer(&header, &[notify(answer)]);
+            }
+        }
+        assert!((1..15).contains(&requests), "{answer}: {requests}");
+        assert!(course.pair.b.ikes.is_empty(), "{answer}");
+    }
+    assert!(rogue.heard().is_empty());
+}
+
+#[test]
+fn p19_a_child_sa_at_its_limit_whose_rekey_is_refused_stops_and_is_replaced_by_a_new_tunnel() {
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    let mut rogue = Rogue::established_with(b);
+    let (tunnel, spi_in) = (TUNNEL, rogue.pair.b.children[0].spi_in);
+    let refusal = [notify(NotifyType::NO_ADDITIONAL_SAS)];
+    for _ in 0..100 {
+        rogue
+            .pair
+            .command(Side::B, Command::SoftLimit { tunnel, spi_in });
+        for (header, _) in rogue.heard() {
+            rogue.answer(&header, &refusal);
+        }
+    }
+    assert_eq!(rogue.pair.b.state(), State::Up, "there is room left");
+    rogue
+        .pair
+        .command(Side::B, Command::SequenceExhausted { tunnel, spi_in });
+    assert!(rogue.pair.b.children.is_empty(), "nothing is sent any more");
+    let closing: Vec<Payload> = rogue.heard().into_iter().flat_map(|(_, all)| all).collect();
+    assert!(
+        closing.contains(&Payload::Delete(Delete::esp(vec![spi_in]))),
+        "{closing:?}"
+    );
+    let before = rogue.pair.b.sent.len();
+    rogue.pair.run_for(Duration::from_secs(60));
+    let begins = (before..rogue.pair.b.sent.len()).any(|index| {
+        Header::parse(&rogue.pair.b.sent_ike(index))
+            .unwrap()
+            .exchange
+            == ExchangeType::IKE_SA_INIT
+    });
+    assert!(begins, "{:?}", rogue.pair.b.events);
+}
+
+#[test]
+fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_tried_again_whoever_asked_for_it() {
+    // Rekeyed by the peer: the old one serves on.
+    let mut rogue = Rogue::established();
+    rogue.pair.b.broken_installs = 1;
+    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    let bytes = rogue.seal(CREATE, 2, false, &request);
+    rogue.deliver(&bytes);
+    let heard = rogue.heard();
+    let deletes = heard
+        .iter()
+        .filter(|(_, all)| matches!(&all[..], [Payload::Delete(_)]));
+    assert_eq!(deletes.count(), 1, "{heard:?}");
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT);
+    assert!(rogue.pair.b.codes().contains(&"install-failed"));
+    assert_eq!(rogue.pair.b.state(), State::Up);
+
+    // Rekeyed by B, and the first one of a tunnel: what is left is closed, and tried again.
+    for what in [Some(Rekey::Child), None] {
+        let mut b = settings(Side::B);
+        b.start = Start::Auto;
+        let mut rogue = Rogue::established_with(b);
+        match what {
+            Some(what) => {
+                let (asked, request) = rogue.have_b_rekey(what);
+                rogue.pair.b.broken_installs = 1;
+                let accepted = rogue.accepting(&request, 0x2000);
+                rogue.answer(&asked, &accepted);
+            }
+            None => {
+                let spi_in = rogue.pair.b.children[0].spi_in;
+                let (tunnel, why) = (TUNNEL, "the route is somebody else's".to_owned());
+                let failed = Command::InstallFailed {
+                    tunnel,
+                    spi_in,
+                    why,
+                };
+                rogue.pair.command(Side::B, failed);
+            }
+        }
+        for _ in 0..100 {
+            for (header, _) in rogue.heard() {
+                rogue.answer(&header, &[]);
+            }
+            rogue.pair.run_for(Duration::from_millis(100));
+        }
+        let begins = (0..rogue.pair.b.sent.len()).any(|index| {
+            let header = Header::parse(&rogue.pair.b.sent_ike(index)).unwrap();
+            header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response
+        });
+        let serves = rogue.pair.b.children.len() == 1;
+        assert!(begins || serves, "{what:?}: {:?}", rogue.pair.b.events);
+        assert!(rogue.pair.b.codes().contains(&"install-failed"), "{what:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Where the peer is: only what is fresh and authentic says so, and only of a peer behind a NAT, and never while we are behind one (RFC 7296 §2.23).
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, State};
+use groundlink::wire::{Delete, ExchangeType, Notify, NotifyType, Payload};
+
+use crate::pair::{Side, TUNNEL};
+use crate::rogue::{Rogue, SPI_OUT};
+
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+const B: &str = "192.0.2.2:4500";
+const ELSEWHERE: &str = "192.0.2.1:61000";
+const ANOTHER_ADDRESS: &str = "198.51.100.7:4500";
+
+/// Where B takes the peer to be.
+fn remote(rogue: &Rogue) -> String {
+    rogue.pair.b.view().remote.unwrap().to_string()
+}
+
+#[test]
+fn p16_only_fresh_authentic_messages_move_a_peer_and_only_one_behind_a_nat() {
+    let mut rogue = Rogue::behind_a_nat();
+    let home = remote(&rogue);
+    let first = rogue.seal(INFORMATIONAL, 2, false, &[]);
+    let second = rogue.seal(INFORMATIONAL, 3, false, &[]);
+    rogue.deliver(&first);
+
+    // Heard before, damaged, out of turn, in the clear, an answer to nothing.
+    let mut damaged = second.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let early = rogue.seal(INFORMATIONAL, 9, false, &[]);
+    let answer = rogue.seal(INFORMATIONAL, 7, true, &[]);
+    for stale in [&first, &damaged, &early, &answer, &second[..40].to_vec()] {
+        for place in [ELSEWHERE, ANOTHER_ADDRESS] {
+            rogue.pair.inject_from(Side::B, B, place, stale);
+            assert_eq!(remote(&rogue), home);
+        }
+    }
+    assert_eq!(rogue.pair.b.count("PeerMoved"), 0);
+
+    // A fresh one: another port, and back at another address. The answer goes there too.
+    for (id, place) in [(3, ELSEWHERE), (4, ANOTHER_ADDRESS)] {
+        let fresh = rogue.seal(INFORMATIONAL, id, false, &[]);
+        rogue.pair.inject_from(Side::B, B, place, &fresh);
+        assert_eq!(remote(&rogue), place);
+        let answer = rogue.pair.b.sent.last().unwrap();
+        assert_eq!(answer.remote.to_string(), place);
+    }
+    assert_eq!(rogue.pair.b.count("PeerMoved"), 2);
+
+    // Held back until now: its number has been answered, so it is none of the newest.
+    rogue.pair.inject_from(Side::B, B, ELSEWHERE, &second);
+    assert_eq!(remote(&rogue), ANOTHER_ADDRESS);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p16_without_a_nat_or_behind_one_ourselves_nobody_moves() {
+    // `established` is behind a NAT on both sides.
+    for mut rogue in [Rogue::behind_no_nat(), Rogue::established()] {
+        let home = remote(&rogue);
+        let fresh = rogue.seal(INFORMATIONAL, 2, false, &[]);
+        rogue.pair.inject_from(Side::B, B, ANOTHER_ADDRESS, &fresh);
+        assert_eq!(remote(&rogue), home);
+        let (tunnel, spi_in) = (TUNNEL, rogue.pair.b.children[0].spi_in);
+        let (remote, at) = (ANOTHER_ADDRESS.parse().unwrap(), rogue.pair.now);
+        let seen = Command::SeenFrom {
+            tunnel,
+            spi_in,
+            remote,
+            at,
+        };
+        rogue.pair.command(Side::B, seen);
+        assert_eq!(self::remote(&rogue), home);
+        assert_eq!(rogue.pair.b.count("PeerMoved"), 0);
+        // The answer went where the question came from all the same (§2.11).
+        let went = |place: &str| {
+            let sent = rogue.pair.b.sent.iter();
+            sent.filter(|sent| sent.remote.to_string() == place).count()
+        };
+        assert_eq!(went(ANOTHER_ADDRESS), 1);
+    }
+}
+
+#[test]
+fn p16_a_request_under_way_follows_the_peer() {
+    let mut rogue = Rogue::behind_a_nat();
+    rogue.await_liveness();
+    let fresh = rogue.seal(INFORMATIONAL, 2, false, &[]);
+    rogue.pair.inject_from(Side::B, B, ELSEWHERE, &fresh);
+    let before = rogue.pair.b.sent.len();
+    rogue.pair.run_for(Duration::from_secs(3));
+    let again = &rogue.pair.b.sent[before..];
+    assert!(!again.is_empty(), "it is repeated");
+    assert!(
+        again
+            .iter()
+            .all(|sent| sent.remote.to_string() == ELSEWHERE)
+    );
+}
+
+/// ```text
+/// peer ── ESP, an SPI that B does not have ──▶ B
+///      ◀── SK { N(INVALID_SPI) } ─────────────      at most once in ten seconds
+/// peer ── SK { N(INVALID_SPI, SPI of the one that B sends over) } ──▶ B: another is made
+/// ```
+#[test]
+fn esp_for_an_spi_nobody_has_is_told_under_the_ike_sa_and_believed_there_only() {
+    let mut rogue = Rogue::established();
+    let at = rogue.pair.b.view().remote.unwrap();
+    for spi in 1..1000 {
+        rogue
+            .pair
+            .command(Side::B, Command::UnknownSpi { remote: at, spi });
+    }
+    let stranger = ANOTHER_ADDRESS.parse().unwrap();
+    let strange = Command::UnknownSpi {
+        remote: stranger,
+        spi: 7,
+    };
+    rogue.pair.command(Side::B, strange);
+    let (asked, payloads) = rogue.asked();
+    let told = Notify::new(NotifyType::INVALID_SPI, 1u32.to_be_bytes().to_vec());
+    assert_eq!(payloads, [Payload::Notify(told)]);
+    rogue.answer(&asked, &[]);
+
+    // Of an SPI that is none of its own nothing follows.
+    let unknown = Notify::new(NotifyType::INVALID_SPI, vec![1, 2, 3, 4]);
+    let short = Notify::new(NotifyType::INVALID_SPI, vec![1, 2]);
+    let strange = [Payload::Notify(unknown), Payload::Notify(short)];
+    assert!(rogue.ask(INFORMATIONAL, 2, &strange).is_empty());
+    assert_eq!(rogue.pair.b.children.len(), 1);
+
+    // The peer has lost what B sends over, and says so under protection.
+    let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
+    let bytes = rogue.seal(INFORMATIONAL, 3, false, &[Payload::Notify(lost)]);
+    rogue.deliver(&bytes);
+    let heard = rogue.heard();
+    let asks = |exchange| {
+        heard
+            .iter()
+            .filter(|(header, _)| header.exchange == exchange)
+            .count()
+    };
+    assert_eq!(
+        (asks(INFORMATIONAL), asks(ExchangeType::CREATE_CHILD_SA)),
+        (1, 1)
+    );
+    let no_delete = |all: &[Payload]| {
+        !all.iter()
+            .any(|one| matches!(one, Payload::Delete(Delete { .. })))
+    };
+    assert!(
+        heard.iter().all(|(_, all)| no_delete(all)),
+        "silently (§2.25)"
+    );
+}

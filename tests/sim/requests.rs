@@ -1,0 +1,523 @@
+//! What a peer with the keys may ask of an IKE SA that stands: every variant of a wrong CREATE_CHILD_SA and DELETE, each under valid keys.
+//!
+//! What cannot be done is refused, what cannot be read ends the IKE SA (RFC 7296 §2.21.3), and what can be done is done once.
+
+use std::time::Duration;
+
+use groundlink::crypto::{Generator, IkeProposal, KeyExchange};
+use groundlink::ike::{PeerId, Rekey, State};
+use groundlink::wire::{
+    Delete, ExchangeType, Id, IdType, Ke, Notify, NotifyType, Payload, PayloadType, ProtocolId, Sa,
+    Transform, TransformType,
+};
+
+use crate::pair::{Side, settings};
+use crate::rogue::{PSK, Rogue, SPI_OUT, ike_offer, kinds, mute_pair, notify, raw};
+
+const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+/// B still has its one Child SA, and answers.
+fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
+    assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
+    assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty(), "{told}");
+}
+
+/// The IKE SA is closed and has taken its Child SA along.
+fn assert_ended(rogue: &Rogue, told: &str) {
+    assert!(rogue.pair.b.children.is_empty(), "{told}");
+    assert!(rogue.pair.b.ikes.is_empty(), "{told}");
+}
+
+fn replaced(mut payloads: Vec<Payload>, kind: PayloadType, with: Payload) -> Vec<Payload> {
+    for payload in &mut payloads {
+        if payload.kind() == kind {
+            *payload = with.clone();
+        }
+    }
+    payloads
+}
+
+/// The body of a TS payload.
+fn selectors(count: u8, each: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = vec![count, 0, 0, 0];
+    body.extend(each.concat());
+    body
+}
+
+/// An IPv4 selector as it lies on the wire, of all protocols.
+fn ipv4(ports: (u16, u16), first: [u8; 4], last: [u8; 4]) -> Vec<u8> {
+    let (from, to) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
+    let head = [7, 0, 0, 16, from[0], from[1], to[0], to[1]];
+    [&head[..], &first, &last].concat()
+}
+
+const ANY_PORT: (u16, u16) = (0, 65_535);
+
+#[test]
+fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() {
+    let inside = || ipv4(ANY_PORT, [10, 1, 0, 0], [10, 1, 0, 255]);
+    let disjoint = ipv4(ANY_PORT, [172, 16, 0, 0], [172, 16, 0, 255]);
+    let ipv6 = [&[8, 0, 0, 40, 0, 0, 255, 255][..], &[0; 16], &[255; 16]].concat();
+    let label = vec![10, 0, 0, 8, 1, 2, 3, 4];
+    let refused = [
+        ("none", selectors(0, &[])),
+        ("disjoint", selectors(1, &[disjoint])),
+        ("IPv6 where the other side is IPv4", selectors(1, &[ipv6])),
+        ("only of a type that nobody knows", selectors(1, &[label])),
+    ];
+    let short = [&[7, 0, 0, 15][..], &inside()[4..15]].concat();
+    let backwards = ipv4(ANY_PORT, [10, 1, 0, 9], [10, 1, 0, 1]);
+    let bad_ports = ipv4((100, 50), [10, 1, 0, 0], [10, 1, 0, 255]);
+    let broken = [
+        ("two counted", selectors(2, &[inside()])),
+        ("none counted", selectors(0, &[inside()])),
+        ("255 counted", selectors(255, &[inside()])),
+        ("length 3", selectors(1, &[vec![7, 0, 0, 3]])),
+        ("length 15", selectors(1, &[short])),
+        ("ends before it starts", selectors(1, &[backwards])),
+        ("ports end before they start", selectors(1, &[bad_ports])),
+        ("without a head", vec![1]),
+    ];
+    let everything = ipv4(ANY_PORT, [0; 4], [255; 4]);
+    let hosts: Vec<Vec<u8>> = (0..255)
+        .map(|n| ipv4(ANY_PORT, [10, 1, 0, n], [10, 1, 0, n]))
+        .collect();
+    let fine = [
+        ("wider", selectors(1, &[everything])),
+        ("255 hosts", selectors(255, &hosts)),
+    ];
+    // A new Child SA, and one in place of another.
+    for old in [None, Some(SPI_OUT)] {
+        let ask = |body: &[u8]| {
+            let mut rogue = Rogue::established();
+            let request = match old {
+                None => rogue.another_child(0x2000),
+                Some(old) => rogue.rekeying(old, 0x2000),
+            };
+            let request = replaced(request, PayloadType::TSI, raw(PayloadType::TSI, body));
+            let answer = rogue.ask(CREATE, 2, &request);
+            (rogue, answer)
+        };
+        for (told, body) in &refused {
+            let (mut rogue, answer) = ask(body);
+            assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{told}");
+            assert_unharmed(&mut rogue, 3, told);
+        }
+        for (told, body) in &broken {
+            let (rogue, answer) = ask(body);
+            assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
+            assert_ended(&rogue, told);
+        }
+        for (told, body) in &fine {
+            let (rogue, answer) = ask(body);
+            let policy = settings(Side::B).policy;
+            // One in place of another must carry what that one did (§2.9.2).
+            if *told == "255 hosts" && old.is_some() {
+                assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{told}");
+                continue;
+            }
+            assert_eq!(kinds(&answer), [], "{told}");
+            let child = rogue.pair.b.children.last().unwrap();
+            let within = |selector| policy.remote[0].contains(selector);
+            assert!(child.policy.remote.iter().all(within), "{told}: {child:?}");
+            assert_eq!(child.policy.local, policy.local, "{told}");
+        }
+    }
+}
+
+#[test]
+fn p04_what_names_no_child_sa_of_this_ike_sa_is_not_found() {
+    let mut rogue = Rogue::established();
+    let spi_in = rogue.pair.b.children[0].spi_in;
+    let named = |protocol: u8, spi: &[u8]| Notify {
+        protocol: ProtocolId(protocol),
+        spi: spi.to_vec(),
+        kind: NotifyType::REKEY_SA,
+        data: Vec::new(),
+    };
+    let ours = SPI_OUT.to_be_bytes();
+    let wrong = [
+        named(0, &ours),
+        named(1, &ours),
+        named(2, &ours),
+        named(4, &ours),
+        named(255, &ours),
+        named(3, &[]),
+        named(0, &[]),
+        named(3, &ours[..3]),
+        named(3, &[ours, ours].concat()),
+        named(3, &[0; 255]),
+        named(3, &[0; 4]),
+        named(3, &0xdead_beef_u32.to_be_bytes()),
+        // Its own outbound SPI: the one at our end.
+        named(3, &spi_in.to_be_bytes()),
+    ];
+    for (id, name) in (2..).step_by(2).zip(wrong) {
+        let told = format!("{name:?}");
+        let mut request = rogue.rekeying(SPI_OUT, 0x2000 + id);
+        request[0] = Payload::Notify(name.clone());
+        let answer = rogue.ask(CREATE, id, &request);
+        assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND], "{told}");
+        let [Payload::Notify(answer)] = &answer[..] else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((answer.protocol, &answer.spi), (name.protocol, &name.spi));
+        assert_unharmed(&mut rogue, id + 1, &told);
+    }
+}
+
+#[test]
+fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
+    let mut rogue = Rogue::established();
+    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    assert_eq!(kinds(&rogue.ask(CREATE, 2, &request)), []);
+    for id in 3..103 {
+        let again = rogue.rekeying(SPI_OUT, 0x2000 + id);
+        let answer = rogue.ask(CREATE, id, &again);
+        assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
+    }
+    assert_eq!(rogue.pair.b.children.len(), 2);
+
+    // B has rekeyed it, and is about to be told that its DELETE is heard.
+    let mut rogue = Rogue::established();
+    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let accepted = rogue.accepting(&request, 0x2000);
+    rogue.answer(&asked, &accepted);
+    let (delete, _) = rogue.asked();
+    let request = rogue.rekeying(SPI_OUT, 0x3000);
+    let answer = rogue.ask(CREATE, 2, &request);
+    assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
+    rogue.answer(&delete, &[]);
+    let answer = rogue.ask(CREATE, 3, &request);
+    assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
+    assert_eq!(rogue.pair.b.children.len(), 1);
+}
+
+#[test]
+fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_the_old_ones_go() {
+    let mut rogue = Rogue::established();
+    let mut old = SPI_OUT;
+    for id in (2..402).step_by(2) {
+        let new = 0x2000 + id;
+        let request = rogue.rekeying(old, new);
+        assert_eq!(kinds(&rogue.ask(CREATE, id, &request)), []);
+        let gone = [Payload::Delete(Delete::esp(vec![old]))];
+        assert_eq!(rogue.ask(INFORMATIONAL, id + 1, &gone).len(), 1);
+        assert_eq!(rogue.pair.b.children.len(), 1);
+        old = new;
+    }
+    assert_eq!(rogue.pair.b.view().rekeys.child, 200);
+
+    let mut rogue = Rogue::established();
+    let mut old = SPI_OUT;
+    let mut refused = 0;
+    for id in 2..102 {
+        let new = 0x2000 + id;
+        let request = rogue.rekeying(old, new);
+        let answer = rogue.ask(CREATE, id, &request);
+        if kinds(&answer).is_empty() {
+            old = new;
+        } else {
+            assert_eq!(kinds(&answer), [NotifyType::NO_ADDITIONAL_SAS]);
+            refused += 1;
+        }
+    }
+    assert_eq!((rogue.pair.b.children.len(), refused), (6, 95));
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p06_an_ike_sa_deleted_beside_its_child_sas_is_answered_with_nothing() {
+    for order in [[0, 1], [1, 0]] {
+        let mut rogue = Rogue::established();
+        let both = [
+            Payload::Delete(Delete::ike()),
+            Payload::Delete(Delete::esp(vec![SPI_OUT])),
+        ];
+        let answer = rogue.ask(INFORMATIONAL, 2, &order.map(|index| both[index].clone()));
+        assert!(answer.is_empty(), "{answer:?}");
+        assert_ended(&rogue, "both");
+        assert_eq!(rogue.pair.b.count("ChildDown"), 1);
+        assert_eq!(rogue.pair.b.count("IkeDown"), 1);
+    }
+}
+
+#[test]
+fn p06_a_delete_that_contradicts_itself_is_a_syntax_error() {
+    let spi = SPI_OUT.to_be_bytes();
+    for body in [
+        [&[3, 4, 0xff, 0xff][..], &spi].concat(),
+        [&[3, 8, 0, 1][..], &spi, &spi].concat(),
+        [&[3, 0, 0, 1][..]].concat(),
+        [&[1, 4, 0, 1][..], &spi].concat(),
+        [&[3, 4, 0, 0][..], &spi].concat(),
+    ] {
+        let told = format!("{body:?}");
+        let mut rogue = Rogue::established();
+        let answer = rogue.ask(INFORMATIONAL, 2, &[raw(PayloadType::DELETE, &body)]);
+        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
+        assert_ended(&rogue, &told);
+    }
+}
+
+/// ```text
+/// B (rekeys X)                     peer
+/// │── DELETE X ─────────╲ ╱─────────│ DELETE X
+/// │◀────────────────────╱ ╲────────▶│
+/// │── (nothing) ────────────────────│ DELETE X, and again, and again
+/// ```
+#[test]
+fn p06_deletes_that_cross_name_nothing_in_their_answers() {
+    let mut rogue = Rogue::established();
+    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let accepted = rogue.accepting(&request, 0x2000);
+    rogue.answer(&asked, &accepted);
+    let (delete, payloads) = rogue.asked();
+    assert!(
+        matches!(&payloads[..], [Payload::Delete(_)]),
+        "{payloads:?}"
+    );
+    let same = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
+    assert!(rogue.ask(INFORMATIONAL, 2, &same).is_empty());
+    rogue.answer(&delete, &same);
+    for id in 3..50 {
+        assert!(rogue.ask(INFORMATIONAL, id, &same).is_empty());
+    }
+    assert!(rogue.heard().is_empty(), "nothing goes back and forth");
+    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+/// A request to rekey the IKE SA: what is offered, and the KE if there is one.
+fn rekeying_ike(sa: Sa, ke: Option<Ke>) -> Vec<Payload> {
+    let mut payloads = vec![Payload::Sa(sa), Payload::Nonce(vec![8; 32])];
+    payloads.extend(ke.map(Payload::Ke));
+    payloads
+}
+
+fn offer(spi: &[u8], change: impl FnOnce(&mut Vec<Transform>)) -> Sa {
+    let mut sa = ike_offer();
+    sa.proposals[0].spi = spi.to_vec();
+    change(&mut sa.proposals[0].transforms);
+    sa
+}
+
+fn curve25519(len: usize) -> Option<Ke> {
+    let group = IkeProposal::parse("aes128-sha256-curve25519")
+        .unwrap()
+        .0
+        .groups[0];
+    let ke = KeyExchange::generate(group, &mut Generator::from_seed([77; 32]));
+    let mut data = ke.public().to_vec();
+    data.resize(len, 0);
+    Some(Ke {
+        group: group.id,
+        data,
+    })
+}
+
+#[test]
+fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
+    let aead = |transforms: &mut Vec<Transform>| {
+        transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
+    };
+    let group = |id| {
+        move |transforms: &mut Vec<Transform>| {
+            transforms[3] = Transform::new(TransformType::KE, id, None);
+        }
+    };
+    let (good, whole) = ([9; 8], || curve25519(32));
+    let modp = Some(Ke {
+        group: 14,
+        data: vec![2; 256],
+    });
+    let zeros = Some(Ke {
+        group: 31,
+        data: vec![0; 32],
+    });
+    let no_proposal = NotifyType::NO_PROPOSAL_CHOSEN;
+    let other_group = NotifyType::INVALID_KE_PAYLOAD;
+    let mut b = settings(Side::B);
+    b.ike.push(
+        IkeProposal::parse("aes128gcm16-prfsha256-curve25519")
+            .unwrap()
+            .0,
+    );
+    let mut rogue = Rogue::established_with(b);
+    for (id, (told, sa, ke, expected)) in (2..).step_by(2).zip([
+        ("no SPI", offer(&[], |_| {}), whole(), no_proposal),
+        (
+            "an SPI of four octets",
+            offer(&[9; 4], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "an SPI of nine",
+            offer(&[9; 9], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "an SPI of zeros",
+            offer(&[0; 8], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        ("no KE", offer(&good, |_| {}), None, other_group),
+        ("another group", offer(&good, |_| {}), modp, other_group),
+        (
+            "31 octets of KE",
+            offer(&good, |_| {}),
+            curve25519(31),
+            no_proposal,
+        ),
+        (
+            "no octets of KE",
+            offer(&good, |_| {}),
+            curve25519(0),
+            no_proposal,
+        ),
+        (
+            "a KE of small order",
+            offer(&good, |_| {}),
+            zeros,
+            no_proposal,
+        ),
+        (
+            "no group",
+            offer(&good, |all| all.truncate(3)),
+            whole(),
+            no_proposal,
+        ),
+        ("group NONE", offer(&good, group(0)), whole(), no_proposal),
+        (
+            "a group not configured",
+            offer(&good, group(14)),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "AEAD beside integrity",
+            offer(&good, aead),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "no proposal at all",
+            Sa::default(),
+            whole(),
+            NotifyType::INVALID_SYNTAX,
+        ),
+    ]) {
+        let answer = rogue.ask(CREATE, id, &rekeying_ike(sa, ke));
+        assert_eq!(kinds(&answer), [expected], "{told}");
+        if expected == NotifyType::INVALID_SYNTAX {
+            assert_ended(&rogue, told);
+            break;
+        }
+        assert_unharmed(&mut rogue, id + 1, told);
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+    }
+}
+
+#[test]
+fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
+    let mut rogue = Rogue::established();
+    for (spi, told) in [
+        (rogue.spi_i, "the peer's own"),
+        (rogue.spi_r, "the one at our end"),
+    ] {
+        let mut rogue = Rogue::established();
+        let sa = offer(&spi.0.to_be_bytes(), |_| {});
+        let answer = rogue.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
+        assert_eq!(kinds(&answer), [], "{told}");
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        // The old one has given its Child SA away, and goes alone.
+        let gone = [Payload::Delete(Delete::ike())];
+        assert!(rogue.ask(INFORMATIONAL, 3, &gone).is_empty(), "{told}");
+        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    }
+    assert!(rogue.heard().is_empty());
+}
+
+#[test]
+fn p12_initial_contact_in_the_clear_or_of_another_identity_closes_nothing() {
+    let mut b = settings(Side::B);
+    b.peer_id = PeerId::Exactly("192.0.2.1".parse().unwrap());
+    let rogue = Rogue::keyed_with(mute_pair(b), 0x4444).authenticated();
+    let contact = [notify(NotifyType::INITIAL_CONTACT)];
+    let mut second = Rogue::keyed_saying(rogue.pair, 0x5555, &contact);
+    assert_eq!(second.pair.b.children.len(), 1);
+
+    // The right key, but somebody else's name.
+    let mut request = second.auth_request();
+    let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 9]);
+    request[1] = second.auth(&id, PSK);
+    request[0] = Payload::IdI(id);
+    request.extend(contact);
+    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
+    second.pair.run_for(Duration::from_secs(1));
+    assert_eq!(second.pair.b.children.len(), 1);
+    assert_eq!(second.pair.b.children[0].spi_out, SPI_OUT);
+    assert_eq!(second.pair.b.state(), State::Up);
+}
+
+#[test]
+fn p20_a_rekeyed_child_sa_carries_what_it_carried() {
+    let any = raw(
+        PayloadType::TSI,
+        &selectors(1, &[ipv4(ANY_PORT, [0; 4], [255; 4])]),
+    );
+    let host = |kind, net| {
+        let address = [10, net, 0, 7];
+        raw(kind, &selectors(1, &[ipv4(ANY_PORT, address, address)]))
+    };
+    // Everything, on both sides: it stays what it was.
+    let mut rogue = Rogue::established();
+    let before = rogue.pair.b.children[0].policy.clone();
+    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    let request = replaced(request, PayloadType::TSI, any.clone());
+    let Payload::Unknown { body, .. } = any else {
+        panic!("raw")
+    };
+    let request = replaced(request, PayloadType::TSR, raw(PayloadType::TSR, &body));
+    assert_eq!(kinds(&rogue.ask(CREATE, 2, &request)), []);
+    assert_eq!(rogue.pair.b.children[1].policy, before);
+
+    // Less, on either side: refused, and the old one stays.
+    for (kind, net) in [(PayloadType::TSI, 1), (PayloadType::TSR, 2)] {
+        let mut rogue = Rogue::established();
+        let request = rogue.rekeying(SPI_OUT, 0x2000);
+        let request = replaced(request, kind, host(kind, net));
+        let answer = rogue.ask(CREATE, 2, &request);
+        assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
+        assert_unharmed(&mut rogue, 3, "a host");
+    }
+
+    // Asked by us and answered so: the new one is deleted, and the old one stays.
+    for (kind, with) in [
+        (PayloadType::TSI, raw(PayloadType::TSI, &body)),
+        (PayloadType::TSR, raw(PayloadType::TSR, &body)),
+        (PayloadType::TSI, host(PayloadType::TSI, 2)),
+        (PayloadType::TSR, host(PayloadType::TSR, 1)),
+    ] {
+        let mut rogue = Rogue::established();
+        let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+        let answer = replaced(rogue.accepting(&request, 0x2000), kind, with);
+        rogue.answer(&asked, &answer);
+        let (_, payloads) = rogue.asked();
+        assert!(
+            matches!(&payloads[..], [Payload::Delete(_)]),
+            "{payloads:?}"
+        );
+        assert_unharmed(&mut rogue, 2, "answered so");
+    }
+}
