@@ -3,9 +3,9 @@
 //! ```text
 //! SKEYSEED = prf(Ni | Nr, g^ir)
 //! SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
-//! KEYMAT   = prf+(SK_d, [g^ir (new) |] Ni | Nr)     encryption then integrity, initiator to responder first
+//! KEYMAT   = prf+(SK_d, [g^ir (new) |] Ni | Nr [| SK(1)])     encryption then integrity, initiator to responder first
 //!
-//! rekeyed (§2.18):  SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)      by the old PRF; everything after by the new one
+//! rekeyed (§2.18):  SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr [| SK(1)])      by the old PRF; everything after by the new one
 //! ```
 
 use super::event::Role;
@@ -50,18 +50,24 @@ impl IkeKeys {
         IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
     }
 
-    /// Derives the keys of the IKE SA that takes the place of one with the PRF `old` and the SK_d `derive`.
+    /// Derives the keys of the IKE SA that takes the place of one with the PRF `old` and the SK_d `derive`. `additional` is the secret of a second key
+    /// exchange (RFC 9370 §2.2.4).
     pub fn rekeyed(
         (old, derive): (&Prf, &Secret),
         suite: IkeSuite,
-        shared: &Secret,
+        (shared, additional): (&Secret, Option<&Secret>),
         nonces: &Nonces,
         spi_i: IkeSpi,
         spi_r: IkeSpi,
     ) -> IkeKeys {
         let seed = old.compute(
             derive.as_bytes(),
-            &[shared.as_bytes(), &nonces.initiator, &nonces.responder],
+            &[
+                shared.as_bytes(),
+                &nonces.initiator,
+                &nonces.responder,
+                additional.map_or(&[], Secret::as_bytes),
+            ],
         );
         IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
     }
@@ -119,6 +125,8 @@ pub struct ChildSeed<'a> {
     pub derive: &'a Secret,
     /// The secret of a Diffie-Hellman exchange of its own (PFS).
     pub shared: Option<&'a Secret>,
+    /// The secret of another key exchange on top of that (RFC 9370 §2.2.4).
+    pub additional: Option<&'a Secret>,
     /// The nonces of the exchange that makes it.
     pub nonces: &'a Nonces,
 }
@@ -134,6 +142,7 @@ impl ChildSeed<'_> {
                 self.shared.map_or(&[], Secret::as_bytes),
                 &self.nonces.initiator,
                 &self.nonces.responder,
+                self.additional.map_or(&[], Secret::as_bytes),
             ],
             one_way.saturating_mul(2),
         );
@@ -256,6 +265,7 @@ mod tests {
             prf: suite.prf,
             derive: &keys.derive,
             shared: None,
+            additional: None,
             nonces: &nonces,
         };
         let (out, back) = seed.keys(esp, Role::Initiator);

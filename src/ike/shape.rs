@@ -120,6 +120,26 @@ pub struct Renewal {
     pub nonce: Vec<u8>,
     /// A key exchange of its own.
     pub ke: Option<Ke>,
+    /// In an answer, what IKE_FOLLOWUP_KE goes on with.
+    pub link: Option<Vec<u8>>,
+}
+
+/// `SK { KE, N(ADDITIONAL_KEY_EXCHANGE) }`: an IKE_FOLLOWUP_KE request.
+#[derive(Clone, Debug)]
+pub struct Followup {
+    /// KEi(1).
+    pub ke: Ke,
+    /// What it goes on with.
+    pub link: Option<Vec<u8>>,
+}
+
+/// What answers our IKE_FOLLOWUP_KE.
+#[derive(Clone, Debug)]
+pub enum FollowupAnswer {
+    /// The peer has made what was begun; its half of the key exchange.
+    Made(Ke),
+    /// The peer refuses.
+    Refused(Notify),
 }
 
 /// What a CREATE_CHILD_SA request asks for.
@@ -334,6 +354,35 @@ impl CreateAnswer {
     }
 }
 
+impl Followup {
+    /// # Errors
+    /// The public value is missing or stands twice.
+    pub fn read(payloads: Vec<Payload>) -> Result<Followup, Error> {
+        let loose = Loose::sort(payloads)?;
+        Ok(Followup {
+            link: of_kind(&loose.notifies, NotifyType::ADDITIONAL_KEY_EXCHANGE),
+            ke: required(loose.ke, "KE")?,
+        })
+    }
+}
+
+impl FollowupAnswer {
+    /// # Errors
+    /// It is neither an error nor complete.
+    pub fn read(payloads: Vec<Payload>) -> Result<FollowupAnswer, Error> {
+        let loose = Loose::sort(payloads)?;
+        if let Some(refusal) = loose
+            .notifies
+            .into_iter()
+            .find(|notify| notify.kind.is_error())
+        {
+            return Ok(FollowupAnswer::Refused(refusal));
+        }
+        let ke = required(loose.ke, "KE or an error")?;
+        Ok(FollowupAnswer::Made(ke))
+    }
+}
+
 impl Informational {
     /// # Errors
     /// A payload that should be single stands twice.
@@ -389,6 +438,7 @@ impl Loose {
             sa: required(self.sa.take(), "SA")?,
             nonce: self.nonce()?,
             ke: self.ke.take(),
+            link: of_kind(&self.notifies, NotifyType::ADDITIONAL_KEY_EXCHANGE),
         })
     }
 

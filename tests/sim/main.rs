@@ -2,6 +2,7 @@
 
 mod answers;
 mod esp;
+mod followup;
 mod fragments;
 mod handshake;
 mod hostile;

@@ -62,12 +62,15 @@ impl Walk {
                 "aes128gcm16-prfsha256-curve25519-ecp256",
                 "aes128gcm16-prfsha256-ecp256",
             ],
+            // IKE_INTERMEDIATE, and IKE_FOLLOWUP_KE when it is rekeyed.
+            2 => ["aes128gcm16-prfsha256-curve25519-ke1_mlkem768"; 2],
             _ => ["aes128gcm16-prfsha256-curve25519"; 2],
         };
         let esp = match chance.below(16) {
             0 => ["aes128gcm16-curve25519", "aes128gcm16"],
             1 => ["aes128gcm16-curve25519-ecp256", "aes128gcm16-ecp256"],
-            2..10 => ["aes128gcm16-curve25519"; 2],
+            2 => ["aes128gcm16-curve25519-ke1_mlkem768"; 2],
+            3..10 => ["aes128gcm16-curve25519"; 2],
             _ => ["aes128gcm16"; 2],
         };
         let starts = [Start::Auto, Start::Auto, Start::Add, Start::Trap];

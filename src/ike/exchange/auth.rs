@@ -233,6 +233,7 @@ fn make_child(
         prf: keyed.suite.prf,
         derive: &keyed.keys.derive,
         shared: None,
+        additional: None,
         nonces: &keyed.nonces,
     };
     let (keys_out, keys_in) = seed.keys(suite, keyed.role);

@@ -16,6 +16,7 @@ use crate::crypto::{EspSuite, Generator, Group, KeyExchange, Prf, Secret};
 use crate::ike::children::{self, ChildSa, Standing};
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::Role;
+use crate::ike::exchange::followup;
 use crate::ike::exchange::init::{NONCE_LEN, join, public_value, selectors};
 use crate::ike::handshake::Context;
 use crate::ike::nearest;
@@ -48,6 +49,8 @@ pub struct Asked {
     pub rival: Option<Rival>,
     /// The group is the peer's wish already.
     obliging: bool,
+    /// The additional key exchange that completes it, once that is under way.
+    pub followup: Option<Box<followup::Asked<Agreed>>>,
     nonce: Vec<u8>,
     ke: Option<KeyExchange>,
 }
@@ -89,6 +92,7 @@ impl Asked {
             spi_in,
             rival: None,
             obliging,
+            followup: None,
             nonce,
             ke,
         }
@@ -116,7 +120,7 @@ impl Asked {
         !self.obliging && tried != Some(group) && offered(settings, Some(group)).is_some()
     }
 
-    /// Makes the Child SA of the peer's answer. `in_use` is what the one it rekeys carries, which must not become less (RFC 7296 §2.9.2).
+    /// Reads the Child SA out of the peer's answer. `in_use` is what the one it rekeys carries, which must not become less (RFC 7296 §2.9.2).
     ///
     /// # Errors
     /// The answer is not one to what was asked.
@@ -125,10 +129,8 @@ impl Asked {
         renewal: &Renewal,
         selectors: Option<(TrafficSelectors, TrafficSelectors)>,
         in_use: Option<&Policy>,
-        parent: Parent<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<Made, Error> {
-        let settings = parent.settings;
+        settings: &Settings,
+    ) -> Result<Agreed, Error> {
         let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &renewal.sa, Pfs::AsProposed)
             .ok_or(Error::Misbehaved(
             "it chose an ESP suite that we did not offer",
@@ -165,18 +167,18 @@ impl Asked {
             initiator: self.nonce.clone(),
             responder: renewal.nonce.clone(),
         };
-        let terms = Terms {
+        Ok(Agreed {
             role: Role::Initiator,
             spis: (self.spi_in, spi_out),
             suite,
             policy,
-        };
-        let child = make(terms, shared.as_ref(), &nonces, parent, cx);
-        Ok(Made { child, nonces })
+            shared,
+            nonces,
+        })
     }
 }
 
-/// Answers the peer's request: the Child SA and the payloads of the answer. `in_use` as in [`Asked::conclude`].
+/// Answers the peer's request: what comes of it and the payloads of the answer. `in_use` as in [`Asked::conclude`].
 ///
 /// # Errors
 /// We want something else.
@@ -184,10 +186,9 @@ pub fn respond(
     request: &ChildRequest,
     in_use: Option<&Policy>,
     spi_in: u32,
-    parent: Parent<'_>,
-    cx: &mut Context<'_>,
-) -> Result<(Made, Vec<Payload>), Error> {
-    let settings = parent.settings;
+    settings: &Settings,
+    rng: &mut Generator,
+) -> Result<(Agreed, Vec<Payload>), Error> {
     let theirs = &request.renewal;
     let chosen = negotiate::choose_esp(&settings.esp, &theirs.sa, Pfs::AsProposed)
         .ok_or_else(|| no_proposal(settings, theirs))?;
@@ -208,7 +209,7 @@ pub fn respond(
         }));
     }
     let mut nonce = vec![0; NONCE_LEN];
-    cx.rng.fill(&mut nonce);
+    rng.fill(&mut nonce);
     let mut payloads = vec![
         Payload::Sa(negotiate::answer_esp(&chosen, spi_in)),
         Payload::Nonce(nonce.clone()),
@@ -216,7 +217,7 @@ pub fn respond(
     let shared = match suite.group {
         None => None,
         Some(group) => {
-            let (shared, answer) = answer_ke(group, theirs.ke.as_ref(), cx.rng)?;
+            let (shared, answer) = answer_ke(group, theirs.ke.as_ref(), rng)?;
             payloads.push(answer);
             Some(shared)
         }
@@ -227,14 +228,15 @@ pub fn respond(
         initiator: theirs.nonce.clone(),
         responder: nonce,
     };
-    let terms = Terms {
+    let agreed = Agreed {
         role: Role::Responder,
         spis: (spi_in, spi_out),
         suite,
         policy,
+        shared,
+        nonces,
     };
-    let child = make(terms, shared.as_ref(), &nonces, parent, cx);
-    Ok((Made { child, nonces }, payloads))
+    Ok((agreed, payloads))
 }
 
 /// The responder's half of a key exchange.
@@ -264,52 +266,62 @@ pub fn invalid<T>(outcome: Result<T, crate::crypto::InvalidPublicValue>) -> Resu
     outcome.map_err(|_| Error::Misbehaved("its public value is not valid"))
 }
 
-/// What two sides agreed on.
-struct Terms {
+/// What two sides agreed on: all of a Child SA but its keys, for which an additional key exchange may still be to come.
+#[derive(Debug)]
+pub struct Agreed {
+    /// What was chosen.
+    pub suite: EspSuite,
     role: Role,
     /// Ours, then theirs.
     spis: (u32, u32),
-    suite: EspSuite,
     policy: Policy,
+    shared: Option<Secret>,
+    nonces: Nonces,
 }
 
-fn make(
-    terms: Terms,
-    shared: Option<&Secret>,
-    nonces: &Nonces,
-    parent: Parent<'_>,
-    cx: &mut Context<'_>,
-) -> ChildSa {
-    let Terms {
-        role,
-        spis: (spi_in, spi_out),
-        suite,
-        policy,
-    } = terms;
-    let seed = ChildSeed {
-        prf: parent.prf,
-        derive: parent.derive,
-        shared,
-        nonces,
-    };
-    let (keys_out, keys_in) = seed.keys(suite, role);
-    let lifetime = parent.settings.child_lifetime;
-    let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
-    ChildSa {
-        spi_in,
-        spi_out,
-        suite,
-        policy,
-        role,
-        soft_expiry,
-        rekey_at: Some(soft_expiry),
-        renew_at,
-        hard_expiry: cx.now + lifetime,
-        refusals: 0,
-        keys_in,
-        keys_out,
-        iv_key: cx.rng.bytes(),
-        standing: Standing::Working,
+impl Agreed {
+    /// The SPI at our end.
+    pub fn spi_in(&self) -> u32 {
+        self.spis.0
+    }
+
+    /// The Child SA; `additional` is the secret of the additional key exchange, if there was one.
+    pub fn make(
+        self,
+        additional: Option<&Secret>,
+        parent: Parent<'_>,
+        cx: &mut Context<'_>,
+    ) -> Made {
+        let seed = ChildSeed {
+            prf: parent.prf,
+            derive: parent.derive,
+            shared: self.shared.as_ref(),
+            additional,
+            nonces: &self.nonces,
+        };
+        let (keys_out, keys_in) = seed.keys(self.suite, self.role);
+        let lifetime = parent.settings.child_lifetime;
+        let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
+        let (spi_in, spi_out) = self.spis;
+        Made {
+            child: ChildSa {
+                spi_in,
+                spi_out,
+                suite: self.suite,
+                policy: self.policy,
+                role: self.role,
+                soft_expiry,
+                rekey_at: Some(soft_expiry),
+                renew_at,
+                hard_expiry: cx.now + lifetime,
+                refusals: 0,
+                keys_in,
+                keys_out,
+                iv_key: cx.rng.bytes(),
+                standing: Standing::Working,
+            },
+            nonces: self.nonces,
+        }
     }
 }
 

@@ -267,7 +267,7 @@ fn renew(
     let keys = IkeKeys::rekeyed(
         (suite.prf, &keyed.keys.derive),
         suite,
-        shared,
+        (shared, None),
         &keyed.nonces,
         keyed.spi_i,
         keyed.spi_r,

@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod create_child;
+pub mod followup;
 pub mod informational;
 pub mod init;
 pub mod intermediate;

@@ -11,10 +11,11 @@
 //!
 //! Here are the messages; what they do to the SA is in [`sa`](crate::ike::sa).
 
-use crate::crypto::{Generator, IkeSuite, KeyExchange};
+use crate::crypto::{Generator, IkeSuite, KeyExchange, Secret};
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::Role;
 use crate::ike::exchange::create_child::{Parent, answer_ke, invalid};
+use crate::ike::exchange::followup;
 use crate::ike::exchange::init::{NONCE_LEN, join, public_value};
 use crate::ike::nearest;
 use crate::ike::negotiate;
@@ -29,6 +30,8 @@ use crate::wire::{IkeSpi, Payload};
 pub struct Asked {
     /// The IKE SA that the peer's crossing exchange made. It takes no part until it is settled which one stays.
     pub rival: Option<Box<IkeSa>>,
+    /// The additional key exchange that completes it, once that is under way.
+    pub followup: Option<Box<followup::Asked<Agreed>>>,
     spi: IkeSpi,
     /// The group is the peer's wish already.
     obliging: bool,
@@ -67,6 +70,7 @@ impl Asked {
         Some(Asked {
             rival: None,
             obliging,
+            followup: None,
             spi: fresh_spi(rng),
             nonce,
             ke,
@@ -89,14 +93,14 @@ impl Asked {
         !self.obliging && self.ke.group().id != group && groups.any(|offered| offered.id == group)
     }
 
-    /// Derives the new IKE SA from the peer's answer.
+    /// Reads the new IKE SA out of the peer's answer.
     ///
     /// # Errors
     /// The answer is not one to what was asked.
-    pub fn conclude(&self, renewal: &Renewal, parent: Parent<'_>) -> Result<Made, Error> {
-        let chosen = negotiate::accept_ike(&parent.settings.ike, &renewal.sa).ok_or(
-            Error::Misbehaved("it chose an IKE suite that we did not offer"),
-        )?;
+    pub fn conclude(&self, renewal: &Renewal, settings: &Settings) -> Result<Agreed, Error> {
+        let chosen = negotiate::accept_ike(&settings.ike, &renewal.sa).ok_or(Error::Misbehaved(
+            "it chose an IKE suite that we did not offer",
+        ))?;
         let spi_r = ike_spi(&chosen.spi).ok_or(Error::Misbehaved(
             "its answer has no SPI for the new IKE SA",
         ))?;
@@ -112,35 +116,61 @@ impl Asked {
             initiator: self.nonce.clone(),
             responder: renewal.nonce.clone(),
         };
-        let keys = IkeKeys::rekeyed(
-            (parent.prf, parent.derive),
-            chosen.suite,
-            &shared,
-            &nonces,
-            self.spi,
-            spi_r,
-        );
-        Ok(Made {
+        Ok(Agreed {
             spi_i: self.spi,
             spi_r,
             role: Role::Initiator,
             suite: chosen.suite,
             nonces,
-            keys,
+            shared,
         })
     }
 }
 
-/// Answers the peer's request: the new IKE SA and the payloads of the answer.
+/// What two sides agreed on: all of an IKE SA but its keys, for which an additional key exchange may still be to come.
+#[derive(Debug)]
+pub struct Agreed {
+    /// What was chosen.
+    pub suite: IkeSuite,
+    spi_i: IkeSpi,
+    spi_r: IkeSpi,
+    role: Role,
+    nonces: Nonces,
+    shared: Secret,
+}
+
+impl Agreed {
+    /// What the IKE SA is made of; `additional` is the secret of the additional key exchange, if there was one.
+    pub fn make(self, additional: Option<&Secret>, parent: Parent<'_>) -> Made {
+        let keys = IkeKeys::rekeyed(
+            (parent.prf, parent.derive),
+            self.suite,
+            (&self.shared, additional),
+            &self.nonces,
+            self.spi_i,
+            self.spi_r,
+        );
+        Made {
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            role: self.role,
+            suite: self.suite,
+            nonces: self.nonces,
+            keys,
+        }
+    }
+}
+
+/// Answers the peer's request: what comes of it and the payloads of the answer.
 ///
 /// # Errors
 /// We want something else.
 pub fn respond(
     renewal: &Renewal,
-    parent: Parent<'_>,
+    settings: &Settings,
     rng: &mut Generator,
-) -> Result<(Made, Vec<Payload>), Error> {
-    let ours = &parent.settings.ike;
+) -> Result<(Agreed, Vec<Payload>), Error> {
+    let ours = &settings.ike;
     let no_proposal = || {
         Error::Incompatible(Incompatible::Ike {
             theirs: negotiate::words_of_all(&renewal.sa, 8),
@@ -164,23 +194,15 @@ pub fn respond(
         initiator: renewal.nonce.clone(),
         responder: nonce,
     };
-    let keys = IkeKeys::rekeyed(
-        (parent.prf, parent.derive),
-        suite,
-        &shared,
-        &nonces,
-        spi_i,
-        spi_r,
-    );
-    let made = Made {
+    let agreed = Agreed {
         spi_i,
         spi_r,
         role: Role::Responder,
         suite,
         nonces,
-        keys,
+        shared,
     };
-    Ok((made, payloads))
+    Ok((agreed, payloads))
 }
 
 /// An SPI of eight octets that is not zero.

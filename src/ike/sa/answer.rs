@@ -79,6 +79,9 @@ impl IkeSa {
             Ok(payloads) if exchange == ExchangeType::CREATE_CHILD_SA => {
                 self.on_create_request(payloads, cx)
             }
+            Ok(payloads) if exchange == ExchangeType::IKE_FOLLOWUP_KE => {
+                self.on_followup_request(payloads, cx)
+            }
             // Another exchange has no place here; the peer may have meant another SA.
             Ok(_) => return Fate::Lives,
         };

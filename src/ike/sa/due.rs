@@ -57,6 +57,7 @@ impl IkeSa {
             self.close(DownReason::Expired, None, cx);
             return Fate::Lives;
         }
+        self.tend_pending(cx);
         self.tend_children(cx);
         if self.is_open() {
             self.tend_self(cx);
@@ -215,6 +216,9 @@ impl IkeSa {
                     Time::MAX
                 },
                 self.restore_at.unwrap_or(Time::MAX),
+                self.pending
+                    .as_ref()
+                    .map_or(Time::MAX, |pending| pending.until),
                 self.children.next_timer(),
                 // While a request is outstanding its own ladder proves whether the peer lives.
                 request.map_or(self.quiet.liveness_due(), |_| Time::MAX),

@@ -7,10 +7,12 @@
 //! - [`request`]: what we ask of the peer, and what becomes of its answers;
 //! - [`answer`]: what the peer asks of us;
 //! - [`renewal`]: what making and rekeying Child SAs and the IKE SA do to it, at either end of the exchange;
+//! - [`followup`]: the same where an additional key exchange comes between;
 //! - [`due`]: what is to be done when time comes.
 
 mod answer;
 mod due;
+mod followup;
 mod renewal;
 mod request;
 
@@ -19,6 +21,7 @@ use std::net::SocketAddr;
 
 use super::children::{self, ChildSa, Children, Standing};
 use super::event::{ChildView, DownReason, Event, IkeView, Rekey, Rekeys, Role, Sends};
+use super::exchange::followup::Pending;
 use super::exchange::rekey_ike;
 use super::failure::Failure;
 use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
@@ -59,6 +62,8 @@ pub struct IkeSa {
     phase: Phase,
     next_id: Option<MessageId>,
     request: Option<Outstanding>,
+    /// What the peer has begun and has yet to complete.
+    pending: Option<Pending>,
     jobs: VecDeque<Job>,
     received: Received,
     children: Children,
@@ -189,6 +194,7 @@ impl IkeSa {
             phase: Phase::Open,
             next_id: ours,
             request: None,
+            pending: None,
             jobs: VecDeque::new(),
             received: Received::starting_at(theirs.0),
             children: Children::of(child),
@@ -225,7 +231,7 @@ impl IkeSa {
             spi_r,
             role,
             suite,
-            post_quantum: self.post_quantum,
+            post_quantum: self.post_quantum || suite.additional.is_some(),
             derive: keys.derive,
             nonces,
             detected: self.detected,
@@ -238,6 +244,7 @@ impl IkeSa {
             phase: Phase::Open,
             next_id: Some(MessageId(0)),
             request: None,
+            pending: None,
             jobs: VecDeque::new(),
             received: Received::starting_at(0),
             children: Children::default(),
@@ -328,6 +335,7 @@ impl IkeSa {
     pub fn has_child(&self, spi_in: u32) -> bool {
         self.children.of_ours(spi_in).is_some()
             || self.request.as_ref().and_then(Outstanding::spi_in) == Some(spi_in)
+            || self.pending.as_ref().and_then(Pending::spi_in) == Some(spi_in)
     }
 
     /// Whether it is there to stay, that is not being closed.

@@ -6,24 +6,27 @@
 //! IKE SA       Child SAs move, DELETE of the old one       Child SAs move, the old one waits for its DELETE
 //! ```
 
+use super::followup::Step;
 use super::request::Asked;
 use super::{Fate, IkeSa, Job, Phase};
+use crate::crypto::WrongKeyLength;
 use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing, WAIT_FOR_PEER};
 use crate::ike::collision::{self, Reply, Survivor};
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::{DownReason, Event, Rekey, Sends};
 use crate::ike::exchange::create_child::{self, Made, Parent, Rival};
+use crate::ike::exchange::followup::What;
 use crate::ike::exchange::{informational, rekey_ike};
 use crate::ike::failure::Failure;
 use crate::ike::handshake::Context;
 use crate::ike::rekey_refusal;
 use crate::ike::retransmit::back_off;
-use crate::ike::shape::{ChildRequest, CreateAnswer, CreateRequest, Renewal};
+use crate::ike::shape::{ChildRequest, CreateRequest, Renewal};
 use crate::net::Time;
-use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId, TrafficSelectors};
+use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId};
 
 /// Why we do not do what the peer asks.
-enum Refusal {
+pub(super) enum Refusal {
     /// As the rules of collisions have it: nothing to tell.
     Plain(Notify),
     /// It is worth telling.
@@ -40,10 +43,10 @@ impl From<Error> for Refusal {
 const MOST_PUT_OFF: u32 = 3;
 
 /// A chain that was opened, or what is wrong with it.
-type Chain = Result<Vec<Payload>, ChainError>;
+pub(super) type Chain = Result<Vec<Payload>, ChainError>;
 
 impl IkeSa {
-    fn parent(&self) -> Parent<'_> {
+    pub(super) fn parent(&self) -> Parent<'_> {
         Parent {
             settings: &self.place.settings,
             prf: self.suite.prf,
@@ -62,7 +65,16 @@ impl IkeSa {
             Ok(CreateRequest::Child(request)) => self.peer_makes_child(&request, cx),
             Err(error) => return informational::refuse(&error),
         };
-        let payloads = answer.unwrap_or_else(|refusal| {
+        (self.answer_or_refuse(answer, cx), Fate::Lives)
+    }
+
+    /// The payloads of an answer. A refusal that is worth it is told.
+    pub(super) fn answer_or_refuse(
+        &mut self,
+        answer: Result<Vec<Payload>, Refusal>,
+        cx: &mut Context<'_>,
+    ) -> Vec<Payload> {
+        answer.unwrap_or_else(|refusal| {
             vec![Payload::Notify(match refusal {
                 Refusal::Plain(notify) => notify,
                 Refusal::Error(error) => {
@@ -73,8 +85,7 @@ impl IkeSa {
                     notify_of(&error)
                 }
             })]
-        });
-        (payloads, Fate::Lives)
+        })
     }
 
     fn peer_makes_child(
@@ -114,14 +125,30 @@ impl IkeSa {
         let old = old.flatten().map(|(spi_in, _)| spi_in);
         let spi_in = self.fresh_child_spi(cx);
         let in_use = old.and_then(|old| self.children.of_ours(old));
-        let made = create_child::respond(
+        let (agreed, mut payloads) = create_child::respond(
             request,
             in_use.map(|child| &child.policy),
             spi_in,
-            self.parent(),
-            cx,
-        );
-        let (Made { mut child, nonces }, payloads) = made?;
+            &self.place.settings,
+            cx.rng,
+        )?;
+        match agreed.suite.additional {
+            None => {
+                let made = agreed.make(None, self.parent(), cx);
+                self.adopt_child(old, made, cx);
+            }
+            Some(method) => {
+                let agreed = Box::new(agreed);
+                payloads.push(self.await_followup(What::Child { old, agreed }, method, cx));
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// Puts the Child SA of the peer's exchange to work.
+    pub(super) fn adopt_child(&mut self, old: Option<u32>, made: Made, cx: &mut Context<'_>) {
+        let Made { mut child, nonces } = made;
+        let spi_in = child.spi_in;
         if let Some(asked) = self.crossing(old) {
             asked.rival = Some(Rival { spi_in, nonces });
         }
@@ -151,7 +178,6 @@ impl IkeSa {
         self.close_at = None;
         self.restore_at = None;
         self.put_to_work(child, sends, old, cx);
-        Ok(payloads)
     }
 
     /// Our own request under way that the peer's crosses: one that begins from the same Child SA.
@@ -178,7 +204,7 @@ impl IkeSa {
     pub(super) fn on_child_answer(
         &mut self,
         job: &Job,
-        asked: create_child::Asked,
+        mut asked: create_child::Asked,
         payloads: Chain,
         cx: &mut Context<'_>,
     ) -> Fate {
@@ -188,12 +214,14 @@ impl IkeSa {
         if !self.is_open() {
             return Fate::Lives;
         }
-        match payloads.map_err(Error::from).and_then(CreateAnswer::read) {
-            Ok(CreateAnswer::Made { renewal, selectors }) => {
-                self.on_child_made(&asked, &renewal, selectors, cx);
+        match self.read_child(&mut asked, payloads, cx) {
+            Ok(Step::Made(made)) => self.on_child_made(&asked, made, cx),
+            Ok(Step::Further(followup)) => {
+                self.follow_up_child(job.clone(), asked, followup, cx);
+                return Fate::Lives;
             }
-            Ok(CreateAnswer::OtherGroup(group)) => self.on_other_child_group(&asked, group, cx),
-            Ok(CreateAnswer::Refused(notify)) => self.on_child_refused(&asked, &notify, cx),
+            Ok(Step::OtherGroup(group)) => self.on_other_child_group(&asked, group, cx),
+            Ok(Step::Refused(notify)) => self.on_child_refused(&asked, &notify, cx),
             Err(error) => self.on_child_useless(&asked, &error, cx),
         }
         // Nothing serves, and it was this request that should have changed it.
@@ -216,17 +244,9 @@ impl IkeSa {
     fn on_child_made(
         &mut self,
         asked: &create_child::Asked,
-        renewal: &Renewal,
-        selectors: Option<(TrafficSelectors, TrafficSelectors)>,
+        Made { mut child, nonces }: Made,
         cx: &mut Context<'_>,
     ) {
-        let in_use = asked.old.and_then(|old| self.children.of_ours(old));
-        let in_use = in_use.map(|child| &child.policy);
-        let made = asked.conclude(renewal, selectors, in_use, self.parent(), cx);
-        let Made { mut child, nonces } = match made {
-            Ok(made) => made,
-            Err(error) => return self.on_child_useless(asked, &error, cx),
-        };
         let verdict = asked.rival.as_ref().map_or(Survivor::Ours, |rival| {
             collision::survivor(&nonces, &rival.nonces, self.role)
         });
@@ -362,7 +382,26 @@ impl IkeSa {
                 return Err(Refusal::Plain(later));
             }
         }
-        let (made, payloads) = rekey_ike::respond(renewal, self.parent(), cx.rng)?;
+        let (agreed, mut payloads) = rekey_ike::respond(renewal, &self.place.settings, cx.rng)?;
+        match agreed.suite.additional {
+            None => {
+                let made = agreed.make(None, self.parent());
+                self.adopt_ike(made, cx)?;
+            }
+            Some(method) => {
+                let what = What::Ike(Box::new(agreed));
+                payloads.push(self.await_followup(what, method, cx));
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// The IKE SA of the peer's exchange takes the place of this one, or competes with ours for it.
+    pub(super) fn adopt_ike(
+        &mut self,
+        made: rekey_ike::Made,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Refusal> {
         let new = self
             .succeed(made, cx)
             .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
@@ -379,12 +418,13 @@ impl IkeSa {
                 self.await_delete(cx);
             }
         }
-        Ok(payloads)
+        Ok(())
     }
 
     /// The answer to our request for another IKE SA.
     pub(super) fn on_ike_answer(
         &mut self,
+        job: Job,
         mut asked: rekey_ike::Asked,
         payloads: Chain,
         cx: &mut Context<'_>,
@@ -393,35 +433,35 @@ impl IkeSa {
             return Fate::Gone(self.closing_reason());
         }
         if let Phase::Closing(reason) = self.phase {
-            self.disown(&asked, payloads, reason, cx);
+            self.disown(asked, payloads, reason, cx);
             return Fate::Lives;
         }
+        let step = self.read_ike(&mut asked, payloads, cx);
         let rival = asked.rival.take();
-        match payloads.map_err(Error::from).and_then(CreateAnswer::read) {
-            Ok(CreateAnswer::Made { renewal, .. }) => {
-                let made = asked.conclude(&renewal, self.parent());
-                let new = made.and_then(|made| {
-                    self.succeed(made, cx).map_err(|_| {
-                        Error::Misbehaved("its answer leads to keys of the wrong length")
-                    })
-                });
-                match new {
-                    Ok(new) => self.on_ike_made(new, rival, cx),
-                    Err(error) => self.on_ike_failed(rival, Some(error.failure(cx.now)), cx),
-                }
+        match step {
+            Ok(Step::Further(followup)) => {
+                asked.rival = rival;
+                self.follow_up_ike(job, asked, followup, cx);
             }
-            Ok(CreateAnswer::OtherGroup(group))
+            Ok(Step::Made(made)) => match self.succeed(made, cx) {
+                Ok(new) => self.on_ike_made(new, rival, cx),
+                Err(WrongKeyLength { .. }) => {
+                    let error = Error::Misbehaved("its answer leads to keys of the wrong length");
+                    self.on_ike_failed(rival, Some(error.failure(cx.now)), cx);
+                }
+            },
+            Ok(Step::OtherGroup(group))
                 if rival.is_none() && asked.may_use(&self.place.settings, group) =>
             {
                 let group = Some(group);
                 self.ask(Job::RekeyIke { group }, cx);
             }
-            Ok(CreateAnswer::OtherGroup(group)) => {
+            Ok(Step::OtherGroup(group)) => {
                 let wanted = group.to_be_bytes().to_vec();
                 let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
                 self.on_ike_refused(rival, &notify, cx);
             }
-            Ok(CreateAnswer::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
+            Ok(Step::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
             Err(error) => self.on_ike_failed(rival, Some(error.failure(cx.now)), cx),
         }
         Fate::Lives
@@ -430,14 +470,12 @@ impl IkeSa {
     /// Nobody wants the IKE SA that we asked for any more, but it stands at the peer now, and is closed there too.
     fn disown(
         &mut self,
-        asked: &rekey_ike::Asked,
+        mut asked: rekey_ike::Asked,
         payloads: Chain,
         reason: DownReason,
         cx: &mut Context<'_>,
     ) {
-        let answer = payloads.map_err(Error::from).and_then(CreateAnswer::read);
-        if let Ok(CreateAnswer::Made { renewal, .. }) = answer
-            && let Ok(made) = asked.conclude(&renewal, self.parent())
+        if let Ok(Step::Made(made)) = self.read_ike(&mut asked, payloads, cx)
             && let Ok(mut new) = self.succeed(made, cx)
         {
             new.close(reason, None, cx);

@@ -70,6 +70,7 @@ pub struct Outstanding {
     pub(super) asked: Asked,
     pub(super) ladder: Retransmit,
     id: MessageId,
+    exchange: ExchangeType,
 }
 
 /// What a request needs when its answer comes.
@@ -139,7 +140,7 @@ impl IkeSa {
             let Some((payloads, asked)) = self.prepare(&job, cx) else {
                 continue;
             };
-            self.send(job, payloads, asked, cx);
+            self.send(job.exchange(), job, payloads, asked, cx);
         }
     }
 
@@ -172,9 +173,16 @@ impl IkeSa {
         }
     }
 
-    fn send(&mut self, job: Job, payloads: Vec<Payload>, asked: Asked, cx: &mut Context<'_>) {
+    pub(super) fn send(
+        &mut self,
+        exchange: ExchangeType,
+        job: Job,
+        payloads: Vec<Payload>,
+        asked: Asked,
+        cx: &mut Context<'_>,
+    ) {
         let sealed = self.next_id.and_then(|id| {
-            let header = self.header(job.exchange(), id, Direction::Request);
+            let header = self.header(exchange, id, Direction::Request);
             let (header, payloads) = cx.shape(header, payloads);
             Some((id, self.protector.seal(header, &payloads)?))
         });
@@ -196,6 +204,7 @@ impl IkeSa {
             job,
             asked,
             id,
+            exchange,
             ladder,
         });
     }
@@ -232,7 +241,7 @@ impl IkeSa {
     ) -> Fate {
         let header = message.header;
         let awaited = self.request.as_ref().is_some_and(|request| {
-            request.id == header.message_id && header.exchange == request.job.exchange()
+            request.id == header.message_id && header.exchange == request.exchange
         });
         if !awaited {
             cx.refuse(Refused::Stray);
@@ -261,7 +270,7 @@ impl IkeSa {
                 fate
             }
             Asked::Child(asked) => self.on_child_answer(&job, *asked, payloads, cx),
-            Asked::Ike(asked) => self.on_ike_answer(*asked, payloads, cx),
+            Asked::Ike(asked) => self.on_ike_answer(job, *asked, payloads, cx),
         };
         if fate == Fate::Lives {
             self.pump(cx);
