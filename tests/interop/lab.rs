@@ -84,15 +84,28 @@ pub fn up(options: &Options, changes: &Changes<'_>) -> Lab {
     lab
 }
 
+/// How long something that takes no time may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Our first tunnel, as soon as `wanted` is true of it.
 pub fn tunnel_that(lab: &mut Lab, what: &str, wanted: impl Fn(&Tunnel) -> bool) -> Tunnel {
+    tunnel_within(lab, PATIENCE, what, wanted)
+}
+
+/// The same with another patience.
+pub fn tunnel_within(
+    lab: &mut Lab,
+    patience: Duration,
+    what: &str,
+    wanted: impl Fn(&Tunnel) -> bool,
+) -> Tunnel {
     let begin = Instant::now();
     loop {
         let tunnel = first_tunnel(lab.a());
         if let Some(tunnel) = tunnel.clone().filter(&wanted) {
             return tunnel;
         }
-        if begin.elapsed() > Duration::from_secs(20) {
+        if begin.elapsed() > patience {
             panic!("no tunnel that {what}: {tunnel:#?}\n{}", logs(lab));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -102,6 +115,11 @@ pub fn tunnel_that(lab: &mut Lab, what: &str, wanted: impl Fn(&Tunnel) -> bool) 
 /// Waits until strongSwan has one IKE SA with one Child SA, both at work, and none that is on its way in or out. What it keeps for
 /// stragglers after the DELETE exchange, for 5 s, does not count.
 pub fn settled(lab: &mut Lab) {
+    settled_within(lab, PATIENCE);
+}
+
+/// The same with another patience.
+pub fn settled_within(lab: &mut Lab, patience: Duration) {
     let begin = Instant::now();
     loop {
         let Far::Strongswan(charon) = lab.b() else {
@@ -117,7 +135,7 @@ pub fn settled(lab: &mut Lab) {
         if ike == 1 && children == 1 && at_work {
             return;
         }
-        if begin.elapsed() > Duration::from_secs(20) {
+        if begin.elapsed() > patience {
             panic!("{sas}{}", logs(lab));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -148,6 +166,14 @@ pub fn logs(lab: &mut Lab) -> String {
         Far::Strongswan(charon) => charon.log(),
     };
     format!("\n--- A\n{ours}\n--- B\n{theirs}")
+}
+
+/// Loads `rules` into the packet filter of the WAN router.
+pub fn filter(lab: &Lab, rules: &str) {
+    let mut nft = Command::new("nft");
+    lab.world().wan().enter(&mut nft).unwrap();
+    let output = nft.arg(rules).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 /// Bytes as they would be shown.

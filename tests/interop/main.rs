@@ -4,17 +4,21 @@
 //! user namespace around the whole run) and strongSwan, so `cargo test` alone passes over them; `tests/run` runs them all.
 
 mod lab;
+mod stream;
 
 mod agreement;
 mod cookies;
 mod crossing;
 mod fragments;
 mod liveness;
+mod lossy;
 mod matrix;
 mod multipath;
+mod reauthentication;
+mod rebinding;
 mod refusals;
 mod rekeying;
+mod short_lives;
 mod steering;
-mod stream;
 mod translated;
 mod unprivileged;

@@ -31,6 +31,7 @@ struct Flow {
 #[derive(Default)]
 struct Gauge {
     sent: AtomicU64,
+    arrived: AtomicU64,
     /// The sender shall stop.
     stop: AtomicBool,
     /// It has: `sent` is final.
@@ -97,6 +98,27 @@ impl Stream {
         ])
     }
 
+    /// How many datagrams have arrived by now, those from A first.
+    pub fn arrived(&self) -> [u64; 2] {
+        [0, 1].map(|way: usize| self.0[way].gauge.arrived.load(Ordering::Relaxed))
+    }
+
+    /// Waits until more have arrived both ways: whatever happened before, now packets get through.
+    #[track_caller]
+    pub fn await_flow(&self, lab: &mut Lab) {
+        let (begin, before) = (Instant::now(), self.arrived());
+        while (0..2).any(|way| self.arrived()[way] < before[way] + 50) {
+            if begin.elapsed() > Duration::from_secs(30) {
+                panic!(
+                    "{before:?} and no more than {:?}{}",
+                    self.arrived(),
+                    super::lab::logs(lab)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Stops sending, waits for what is under way, and says what became of each direction, A's first.
     pub fn end(self) -> [Carried; 2] {
         for flow in &self.0 {
@@ -150,7 +172,11 @@ fn send(source: &UdpSocket, target: std::net::SocketAddr, pause: Duration, gauge
     let mut number = 0u64;
     while !gauge.stop.load(Ordering::Relaxed) {
         // Never connected, so that an ICMP error cannot make the host drop one by itself.
-        source.send_to(&datagram(number), target).unwrap();
+        let left = source.send_to(&datagram(number), target);
+        assert!(
+            left.is_ok() || gauge.stop.load(Ordering::Relaxed),
+            "{left:?}"
+        );
         number += 1;
         gauge.sent.store(number, Ordering::Relaxed);
         // Who could not keep up does not burst: that would be another test.
@@ -180,6 +206,7 @@ fn receive(from: Side, sink: &UdpSocket, gauge: &Gauge) -> Carried {
                 if !seen.insert(number) {
                     twice += 1;
                 }
+                gauge.arrived.store(seen.len() as u64, Ordering::Relaxed);
             }
             Err(error)
                 if matches!(
