@@ -30,18 +30,8 @@ pub struct Packet {
     pub spi: u32,
     pub key: Key,
     pub sequence: u64,
-    pub made: Made,
-    /// When its sender installed the SA.
-    pub since: Time,
-}
-
-/// Where the SA of a packet comes from, as its sender knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Made {
-    /// From a handshake: the responder sends before the initiator has the answer, and that packet is early.
-    ByHandshake,
-    /// From a rekey: not a packet may be lost.
-    ByRekey,
+    /// The outbound SPI of the SA that this one replaces, if that could have carried the packet as well: while the receiver has either, it must open the packet.
+    pub instead_of: Option<u32>,
 }
 
 /// What becomes of a packet that arrives.
@@ -68,6 +58,8 @@ struct Inbound {
 
 struct Outbound {
     spi_in: u32,
+    /// The inbound SPI of the one that it replaces.
+    replaces: Option<u32>,
     packet: Packet,
     local: SocketAddr,
     remote: SocketAddr,
@@ -82,11 +74,14 @@ pub struct Esp {
     /// Those that may not send yet.
     waiting: Vec<Outbound>,
     gone: BTreeMap<u32, (Time, DownReason)>,
+    /// The outbound SPI of each inbound one that ever was.
+    pairs: BTreeMap<u32, u32>,
     strangers_told: Time,
 }
 
 impl Esp {
-    pub fn install(&mut self, now: Time, child: &Child) {
+    pub fn install(&mut self, child: &Child) {
+        self.pairs.insert(child.spi_in, child.spi_out);
         let keys = (key(&child.keys_in), key(&child.keys_out));
         let known = self.inbound.insert(
             child.spi_in,
@@ -102,16 +97,13 @@ impl Esp {
         assert!(known.is_none(), "{:08x} is still at work", child.spi_in);
         let outbound = Outbound {
             spi_in: child.spi_in,
+            replaces: child.replaces,
             packet: Packet {
                 tunnel: child.tunnel,
                 spi: child.spi_out,
                 key: keys.1,
                 sequence: 0,
-                made: match child.replaces {
-                    Some(_) => Made::ByRekey,
-                    None => Made::ByHandshake,
-                },
-                since: now,
+                instead_of: None,
             },
             local: child.local,
             remote: child.remote,
@@ -136,21 +128,10 @@ impl Esp {
         self.outbound.retain(|sa| sa.spi_in != spi_in);
         self.waiting.retain(|sa| sa.spi_in != spi_in);
         self.inbound.retain(|_, sa| sa.until > now);
-        match reason {
-            DownReason::Replaced | DownReason::Redundant => {
-                if let Some(sa) = self.inbound.get_mut(&spi_in) {
-                    sa.until = now + STRAGGLERS;
-                }
-            }
-            DownReason::Asked
-            | DownReason::PeerDeleted
-            | DownReason::PeerDisbelieves
-            | DownReason::PeerDead
-            | DownReason::Expired
-            | DownReason::PeerRestarted
-            | DownReason::Useless => {
-                self.inbound.remove(&spi_in);
-            }
+        if !is_soft(reason) {
+            self.inbound.remove(&spi_in);
+        } else if let Some(sa) = self.inbound.get_mut(&spi_in) {
+            sa.until = now + STRAGGLERS;
         }
         self.gone.insert(spi_in, (now, reason));
     }
@@ -181,6 +162,10 @@ impl Esp {
         let mut of_tunnel = self.outbound.iter_mut().rev();
         let sa = of_tunnel.find(|sa| sa.packet.tunnel == tunnel)?;
         sa.packet.sequence += 1;
+        let is_lost =
+            |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !is_soft(*reason));
+        let replaced = sa.replaces.filter(|spi| !is_lost(spi));
+        sa.packet.instead_of = replaced.map(|spi| self.pairs[&spi]);
         Some((sa.local, sa.remote, sa.packet.clone()))
     }
 
@@ -225,8 +210,35 @@ impl Esp {
         (Arrival::Opened, news)
     }
 
+    /// Whether it once had an SA that it has not any more.
+    pub fn has_gone(&self, spi_in: u32) -> bool {
+        self.gone.contains_key(&spi_in)
+    }
+
+    /// Whether it has an SA, or has had it until another took its place.
+    pub fn has_or_has_replaced(&self, spi_in: u32) -> bool {
+        match self.gone.get(&spi_in) {
+            Some((_, reason)) => is_soft(*reason),
+            None => self.inbound.contains_key(&spi_in),
+        }
+    }
+
     /// How many SAs it holds at `now`, stragglers too.
     pub fn len(&self, now: Time) -> usize {
         self.inbound.values().filter(|sa| sa.until > now).count()
+    }
+}
+
+/// Whether an SA that goes for this reason leaves another in its place.
+pub fn is_soft(reason: DownReason) -> bool {
+    match reason {
+        DownReason::Replaced | DownReason::Redundant => true,
+        DownReason::Asked
+        | DownReason::PeerDeleted
+        | DownReason::PeerDisbelieves
+        | DownReason::PeerDead
+        | DownReason::Expired
+        | DownReason::PeerRestarted
+        | DownReason::Useless => false,
     }
 }

@@ -1,7 +1,9 @@
 //! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
 
 mod answers;
+mod deletes;
 mod esp;
+mod faults;
 mod followup;
 mod fragments;
 mod handshake;
@@ -15,9 +17,12 @@ mod monitor;
 mod moves;
 mod node;
 mod openings;
+mod orders;
 mod pair;
 mod post_quantum;
 mod recovery;
+mod rekey_child;
+mod rekey_ike;
 mod requests;
 mod rogue;
 mod script;

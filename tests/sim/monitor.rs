@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use groundlink::ike::{Child, DownReason};
 use groundlink::net::Time;
 
-use crate::esp::{Arrival, Key, Made, Packet, key};
+use crate::esp::{Arrival, Key, Packet, is_soft, key};
 use crate::node::Node;
 use crate::pair::Side;
 
@@ -101,9 +101,11 @@ impl Monitor {
                 return;
             }
             Arrival::Unknown => {
-                let early = packet.made == Made::ByHandshake || packet.since < to.booted;
+                let had = packet
+                    .instead_of
+                    .filter(|old| to.esp.has_or_has_replaced(*old));
                 assert!(
-                    early,
+                    had.is_none(),
                     "{:?} sends over {:08x}, which {side:?} never had",
                     side.other(),
                     packet.spi
@@ -111,19 +113,11 @@ impl Monitor {
                 Gap::Unknown
             }
             Arrival::Gone(at, reason) => {
-                let replaced = match reason {
-                    DownReason::Replaced | DownReason::Redundant => true,
-                    DownReason::Asked
-                    | DownReason::PeerDeleted
-                    | DownReason::PeerDisbelieves
-                    | DownReason::PeerDead
-                    | DownReason::Expired
-                    | DownReason::PeerRestarted
-                    | DownReason::Useless => false,
-                };
+                // Of two whole IKE SAs one goes, and its Child SA with it, though the peer may not have heard of the other yet.
+                let rival = packet.instead_of.is_none() && reason == DownReason::Redundant;
+                let excused = rival || !is_soft(reason);
                 assert!(
-                    !replaced
-                        || packet.made == Made::ByHandshake && reason == DownReason::Redundant,
+                    excused,
                     "{:?} sends over {:08x}, which {side:?} closed {:?} ago: {reason:?}",
                     side.other(),
                     packet.spi,

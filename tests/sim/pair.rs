@@ -54,7 +54,7 @@ pub struct Pair {
     told: Told,
 }
 
-/// Whether everything that happens is printed.
+/// Whether everything that happens is printed: a test that fails tells more with `TELL=1`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -124,7 +124,10 @@ impl Pair {
             wire,
             monitor: Monitor::default(),
             traffic: None,
-            told: Told::Nothing,
+            told: match std::env::var_os("TELL") {
+                Some(_) => Told::Everything,
+                None => Told::Nothing,
+            },
         };
         pair.b.endpoint.add_tunnel(now, TUNNEL, b.0);
         pair.collect(Side::B);
@@ -185,6 +188,13 @@ impl Pair {
     pub fn traffic(&mut self, every: Duration) {
         let next = [self.now, self.now + every / 2];
         self.traffic = Some(Traffic { every, next });
+    }
+
+    /// ESP goes on, but less of it.
+    pub fn slow_traffic(&mut self) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.every = Duration::from_millis(500);
+        }
     }
 
     /// From now on everything that happens is printed.

@@ -15,20 +15,20 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, Rekey};
+use groundlink::ike::{Command, Rekey, Rekeys, Role, Settings};
 use groundlink::net::Time;
 use groundlink::wire::ExchangeType;
 
-use crate::pair::{Pair, Side, TUNNEL};
+use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::wire::{Kind, Letter, Load};
 
-pub const INIT: ExchangeType = ExchangeType::IKE_SA_INIT;
-pub const AUTH: ExchangeType = ExchangeType::IKE_AUTH;
 pub const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub const INFORM: ExchangeType = ExchangeType::INFORMATIONAL;
 
+pub const BOTH: [Side; 2] = [Side::A, Side::B];
+
 impl Pair {
-    /// From now on every IKE message waits until it is taken and given.
+    /// From now on every message of an established IKE SA waits until it is taken and given.
     pub fn by_hand(&mut self) {
         self.wire.by_hand = true;
     }
@@ -79,17 +79,87 @@ impl Pair {
         self.command(side, Command::Rekey { tunnel, what });
     }
 
-    /// Connected, with ESP in both directions ten times a second.
+    /// Connected, with ESP in both directions a hundred times a second.
     pub fn busy() -> Pair {
-        let mut pair = Pair::established();
-        pair.traffic(Duration::from_millis(100));
-        pair.run_for(Duration::from_secs(1));
-        pair
+        Pair::busy_with(settings(Side::A), settings(Side::B))
+    }
+
+    /// The same with these settings.
+    pub fn busy_with(a: Settings, b: Settings) -> Pair {
+        Pair::new(a, b).into_busy()
+    }
+
+    /// The same with other random numbers, and so with another winner where nonces decide.
+    pub fn busy_with_seeds(seed: u8) -> Pair {
+        let ends = (settings(Side::A), settings(Side::B));
+        Pair::with_seeds(ends.0, ends.1, (seed, seed + 100)).into_busy()
+    }
+
+    fn into_busy(mut self) -> Pair {
+        self.run_for(Duration::from_secs(2));
+        self.assert_agreed();
+        self.traffic(Duration::from_millis(10));
+        self.run_for(Duration::from_millis(50));
+        self
     }
 
     /// Everything that was sent over ESP has been opened.
     pub fn assert_no_gap(&self) {
         assert_eq!(self.monitor.gaps_since(Time::ZERO), []);
         assert!(self.monitor.opened.iter().all(|count| *count > 0));
+    }
+
+    /// Waits until both sides agree: an SA that is being rekeyed is two for a moment.
+    pub fn await_agreement(&mut self, patience: Duration) {
+        let end = self.now + patience;
+        while let Some(why) = self.disagreement() {
+            assert!(self.step(end), "no agreement: {why}");
+        }
+    }
+
+    /// Both sides agree in the end, and no packet was lost on the way there.
+    pub fn assert_connected_throughout(&mut self) {
+        self.slow_traffic();
+        self.run_for(Duration::from_secs(120));
+        self.assert_agreed();
+        self.assert_no_gap();
+        assert_eq!((self.a.count("IkeDown"), self.b.count("IkeDown")), (0, 0));
+    }
+
+    /// The same, with so many Child SAs and IKE SAs rekeyed on the way, as both sides count.
+    pub fn assert_done(&mut self, (child, ike): (u64, u64)) {
+        self.assert_connected_throughout();
+        let rekeys = Rekeys { ike, child };
+        assert_eq!(self.a.view().rekeys, rekeys);
+        assert_eq!(self.b.view().rekeys, rekeys);
+    }
+
+    /// Who began the exchange that made the Child SA in use.
+    pub fn child_winner(&self) -> Side {
+        began(self.a.children[0].role)
+    }
+
+    /// Who began the exchange that made the IKE SA.
+    pub fn ike_winner(&self) -> Side {
+        began(self.a.view().ike.expect("it is up").role)
+    }
+
+    /// Runs a scenario, which tells the winner, with other nonces until each side has won.
+    pub fn until_each_side_has_won(
+        begin: impl Fn(u8) -> Pair,
+        scenario: impl Fn(&mut Pair) -> Side,
+    ) {
+        let winners: Vec<Side> = (0..12).map(|seed| scenario(&mut begin(seed))).collect();
+        assert!(
+            BOTH.iter().all(|side| winners.contains(side)),
+            "{winners:?}"
+        );
+    }
+}
+
+fn began(role_of_a: Role) -> Side {
+    match role_of_a {
+        Role::Initiator => Side::A,
+        Role::Responder => Side::B,
     }
 }

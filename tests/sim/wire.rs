@@ -90,7 +90,7 @@ pub struct Wire {
     /// Nothing that A, or B, sends arrives.
     pub cut: [bool; 2],
     pub nat: Option<Nat>,
-    /// IKE messages wait for the test.
+    /// Messages of established IKE SAs wait for the test; handshakes go by themselves.
     pub by_hand: bool,
     waiting: VecDeque<Letter>,
 }
@@ -137,7 +137,10 @@ impl Wire {
         let Some(letter) = self.address(from, transmit.local, transmit.remote, load) else {
             return;
         };
-        if self.by_hand {
+        let exchange = Kind::of(bytes).exchange;
+        let of_established =
+            exchange == ExchangeType::CREATE_CHILD_SA || exchange == ExchangeType::INFORMATIONAL;
+        if self.by_hand && of_established {
             return self.waiting.push_back(letter);
         }
         for delay in delays {
@@ -209,6 +212,16 @@ impl Wire {
     pub fn take(&mut self, from: Side) -> Option<Letter> {
         let index = self.waiting.iter().position(|l| l.to == from.other())?;
         self.waiting.remove(index)
+    }
+
+    /// How many messages wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// One of them.
+    pub fn take_nth(&mut self, index: usize) -> Letter {
+        self.waiting.remove(index).expect("so many wait")
     }
 
     /// Messages go by themselves again, beginning with those that wait.

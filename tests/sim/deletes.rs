@@ -1,0 +1,218 @@
+//! Deleting SAs (RFC 7296 §1.4.1, §2.25): alone, crossing each other, against rekeying, and lost.
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, DownReason, Rekey, Start, State};
+
+use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::script::{BOTH, INFORM};
+use crate::wire::ask;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn exhaust(pair: &mut Pair, side: Side) {
+    let (tunnel, spi_in) = (TUNNEL, pair.node(side).children[0].spi_in);
+    pair.command(side, Command::SequenceExhausted { tunnel, spi_in });
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE X (used up) ───────────▶│
+/// │◀────────────────── DELETE X ─────│
+/// │   and the tunnel comes back      │
+/// ```
+#[test]
+fn p19_child_delete() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        let old = pair.a.children[0].spi_in;
+        exhaust(&mut pair, side);
+        assert_ne!(pair.node(side).outbound(), Some(old), "it sends no more");
+        pair.run_for(60 * SECOND);
+        pair.assert_agreed();
+        assert_ne!(pair.a.children[0].spi_in, old);
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE X ──────────╲ ╱─────────│ DELETE X
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── {} ────────────────╲ ╱─────────│ {}       neither names it again
+/// ```
+#[test]
+fn p06_child_deletes_cross_in_every_order() {
+    let begin = || {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        exhaust(&mut pair, Side::A);
+        exhaust(&mut pair, Side::B);
+        pair
+    };
+    every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+        pair.let_go();
+        pair.slow_traffic();
+        pair.run_for(60 * SECOND);
+        pair.assert_agreed();
+    });
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE X ──────────╲ ╱─────────│ rekey the IKE SA
+/// ```
+#[test]
+fn child_delete_against_ike_delete_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            pair.by_hand();
+            exhaust(&mut pair, side);
+            pair.command(side.other(), Command::Reset(TUNNEL));
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.slow_traffic();
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        });
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE the IKE SA ────────────▶│
+/// │◀─────────────────────────── {} ──│
+/// ```
+#[test]
+fn ike_delete() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.command(side, Command::Down(TUNNEL));
+        let delete = pair.take(side, ask(INFORM));
+        let deleted = pair.answer_to(&delete);
+        assert_eq!(pair.node(side.other()).downs, [DownReason::PeerDeleted]);
+        pair.give(&deleted);
+        assert_eq!(pair.node(side).downs, [DownReason::Asked]);
+        assert!(pair.a.ikes.is_empty() && pair.b.ikes.is_empty());
+        assert_eq!(pair.node(side).state(), State::Down);
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE the IKE SA ─╲ ╱─────────│ DELETE the IKE SA
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── {} ────────────────╲ ╱─────────│ {}
+/// ```
+#[test]
+fn p06_ike_deletes_cross_in_every_order() {
+    let begin = || {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        for side in BOTH {
+            pair.command(side, Command::Down(TUNNEL));
+        }
+        pair
+    };
+    every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+        pair.let_go();
+        pair.slow_traffic();
+        pair.run_for(60 * SECOND);
+        for side in BOTH {
+            let node = pair.node(side);
+            assert_eq!(node.state(), State::Down);
+            assert!(node.ikes.is_empty() && node.endpoint.is_idle());
+        }
+    });
+}
+
+/// Both ends begin anew at once: the goodbyes cross, and so do the handshakes after them.
+#[test]
+fn both_reset_at_once_in_every_order() {
+    let begin = || {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        for side in BOTH {
+            pair.command(side, Command::Reset(TUNNEL));
+        }
+        pair
+    };
+    every_order(8, Losses::None, begin, |mut pair| {
+        pair.let_go();
+        pair.slow_traffic();
+        pair.run_for(120 * SECOND);
+        pair.assert_agreed();
+    });
+}
+
+/// A peer that deletes and then makes anew, at once: the new one is not hit by what was meant for the old one.
+#[test]
+fn delete_then_create() {
+    for side in BOTH {
+        for seed in 0..6 {
+            let mut pair = Pair::busy_with_seeds(seed);
+            pair.slow_traffic();
+            for _ in 0..3 {
+                pair.command(side, Command::Reset(TUNNEL));
+                pair.run_for(Duration::from_millis(u64::from(seed) * 7));
+            }
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        }
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── DELETE the IKE SA ──╳          │   as long as A has patience
+/// ```
+#[test]
+fn a_goodbye_that_never_arrives_is_made_up_for_by_liveness() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.slow_traffic();
+        pair.cut();
+        pair.command(side, Command::Down(TUNNEL));
+        pair.run_for(90 * SECOND);
+        for side in BOTH {
+            assert!(pair.node(side).ikes.is_empty(), "{side:?}");
+        }
+        pair.fair();
+        pair.command(side, Command::Up(TUNNEL));
+        pair.run_for(120 * SECOND);
+        pair.assert_agreed();
+    }
+}
+
+/// Both rekey the IKE SA while a person takes the tunnel down: it is down, and stays so.
+#[test]
+fn a_tunnel_taken_down_while_its_sas_are_rekeyed_stays_down() {
+    for what in [Rekey::Child, Rekey::Ike] {
+        for side in BOTH {
+            let begin = || {
+                let (a, mut b) = (settings(Side::A), settings(Side::B));
+                b.start = Start::Auto;
+                let mut pair = Pair::busy_with(a, b);
+                pair.by_hand();
+                pair.rekey(side, what);
+                for side in BOTH {
+                    pair.command(side, Command::Down(TUNNEL));
+                }
+                pair
+            };
+            every_order(8, Losses::None, begin, |mut pair| {
+                pair.let_go();
+                pair.run_for(120 * SECOND);
+                for side in BOTH {
+                    let node = pair.node(side);
+                    assert_eq!(node.state(), State::Down);
+                    assert!(node.ikes.is_empty() && node.children.is_empty());
+                }
+            });
+        }
+    }
+}

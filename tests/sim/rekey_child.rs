@@ -1,0 +1,650 @@
+//! Rekeying a Child SA (RFC 7296 §1.3.3, §2.8, §2.25): alone, against the peer's rekeying of the same one, and against a wire that loses and delays. In every
+//! case ESP goes both ways all the time, and not a packet is lost.
+//!
+//! X is the Child SA to be rekeyed, Y the one in its place; of two, Ya is the one that A began.
+
+use std::time::Duration;
+
+use groundlink::crypto::EspProposal;
+use groundlink::ike::{Command, DownReason, Rekey, RekeyTest, Settings};
+
+use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::script::{BOTH, CREATE, INFORM};
+use crate::wire::{answer, ask};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Both ends with this for ESP.
+fn with_esp(a: &str, b: &str) -> (Settings, Settings) {
+    let mut ends = (settings(Side::A), settings(Side::B));
+    ends.0.esp = vec![EspProposal::parse(a).unwrap().0];
+    ends.1.esp = vec![EspProposal::parse(b).unwrap().0];
+    ends
+}
+
+/// Both sides have asked to rekey X, and neither has heard of the other's wish.
+fn crossed(seed: u8) -> Pair {
+    let mut pair = Pair::busy_with_seeds(seed);
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    pair.rekey(Side::B, Rekey::Child);
+    pair
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y receives
+/// │◀─────────────────────────── Y ───│
+/// │ Y receives and sends             │
+/// │── DELETE X ─────────────────────▶│ Y sends, X only receives
+/// │◀────────────────── DELETE X ─────│
+/// │ X only receives                  │
+/// ```
+#[test]
+fn regular() {
+    for esp in [
+        "aes128-sha256",
+        "aes128-sha256-curve25519",
+        "aes128gcm16-ecp256",
+    ] {
+        for side in BOTH {
+            let (a, b) = with_esp(esp, esp);
+            let mut pair = Pair::busy_with(a, b);
+            let old = pair.a.children[0].spi_in;
+            pair.by_hand();
+            pair.rekey(side, Rekey::Child);
+            let request = pair.take(side, ask(CREATE));
+            let response = pair.answer_to(&request);
+            assert_eq!(pair.node(side.other()).children.len(), 2);
+            assert_eq!(pair.node(side).children.len(), 1);
+            pair.run_for(SECOND / 2);
+            pair.give(&response);
+            pair.run_for(SECOND / 2);
+            let delete = pair.take(side, ask(INFORM));
+            let deleted = pair.answer_to(&delete);
+            assert_eq!(pair.node(side.other()).children.len(), 1);
+            pair.give(&deleted);
+            assert_eq!(pair.node(side).children.len(), 1);
+            pair.assert_done((1, 0));
+            assert_ne!(pair.a.children[0].spi_in, old);
+            assert_eq!(pair.a.downs, [DownReason::Replaced]);
+            assert_eq!(pair.b.downs, [DownReason::Replaced]);
+        }
+    }
+}
+
+/// The responder sends over Y as soon as it hears somebody there, and not before.
+///
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y receives
+/// │◀─────────────────────────── Y ───│
+/// │ Y receives and sends             │
+/// │══ ESP over Y ═══════════════════▶│ Y sends
+/// │      ╳────────────── DELETE X ───│
+/// ```
+#[test]
+fn the_responder_follows_the_first_packet_over_the_new_one() {
+    let mut pair = Pair::busy();
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let old = pair.b.outbound();
+    let request = pair.take(Side::A, ask(CREATE));
+    let response = pair.answer_to(&request);
+    pair.run_for(SECOND / 2);
+    assert_eq!(pair.b.outbound(), old, "A does not know Y yet");
+    pair.give(&response);
+    pair.run_for(SECOND / 2);
+    assert_ne!(pair.b.outbound(), old, "A has shown that it knows Y");
+    pair.let_go();
+    pair.assert_done((1, 0));
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X, KE 31 ───────────────▶│
+/// │◀────── INVALID_KE_PAYLOAD 19 ────│
+/// │── rekey X, KE 19 ───────────────▶│
+/// │◀─────────────────────────── Y ───│
+/// ```
+#[test]
+fn ke_invalid() {
+    let many = "aes128-sha256-curve25519-ecp256";
+    let (a, b) = with_esp(many, "aes128-sha256-ecp256");
+    let mut pair = Pair::busy_with(a, b);
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let first = pair.take(Side::A, ask(CREATE));
+    let refused = pair.answer_to(&first);
+    assert_eq!(pair.b.children.len(), 1);
+    pair.give(&refused);
+    let second = pair.take(Side::A, ask(CREATE));
+    let made = pair.answer_to(&second);
+    pair.give(&made);
+    pair.let_go();
+    pair.assert_done((1, 0));
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X, KE 31 ───────╲ ╱──────│ rekey X, KE 19
+/// │◀────────────────────────╱ ╲─────▶│
+/// │── Yb ───────────────────╲ ╱──────│ INVALID_KE_PAYLOAD 19
+/// │◀────────────────────────╱ ╲─────▶│
+/// │   and in every other order       │
+/// ```
+#[test]
+fn ke_invalid_in_a_collision() {
+    let many = "aes128-sha256-curve25519-ecp256";
+    let begin = || {
+        let (a, b) = with_esp(many, "aes128-sha256-ecp256");
+        let mut pair = Pair::busy_with(a, b);
+        pair.by_hand();
+        pair.rekey(Side::A, Rekey::Child);
+        pair.rekey(Side::B, Rekey::Child);
+        pair
+    };
+    every_order(8, Losses::None, begin, |mut pair| {
+        pair.let_go();
+        pair.assert_connected_throughout();
+    });
+}
+
+/// Different groups for PFS do not show before the first rekey. The tunnel in use stays in use.
+///
+/// ```text
+/// A                                  B
+/// │── rekey X, KE 31 ───────────────▶│
+/// │◀─────── NO_PROPOSAL_CHOSEN ──────│
+/// ```
+#[test]
+fn p10_a_refusal_leaves_the_child_sa_alone_until_it_is_due() {
+    let (a, b) = with_esp("aes128-sha256-curve25519", "aes128-sha256-ecp256");
+    let mut pair = Pair::busy_with(a, b);
+    pair.rekey(Side::A, Rekey::Child);
+    pair.run_for(20 * SECOND);
+    pair.assert_agreed();
+    pair.assert_no_gap();
+    assert!(pair.a.downs.is_empty() && pair.b.downs.is_empty());
+    assert!(!pair.a.codes().is_empty(), "it is told");
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │◀─────────────────────────── Y ───│   the limits of X do not matter any more
+/// ```
+#[test]
+fn the_responder_ignores_soft_limits_of_what_has_been_rekeyed() {
+    let mut pair = Pair::busy();
+    let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let request = pair.take(Side::A, ask(CREATE));
+    let response = pair.answer_to(&request);
+    pair.command(Side::B, Command::SoftLimit { tunnel, spi_in });
+    pair.assert_silent(Side::B);
+    pair.give(&response);
+    pair.let_go();
+    pair.assert_done((1, 0));
+}
+
+/// A limit is near, at both ends at once since both count the same packets: in every order one Y is left.
+#[test]
+fn soft_limits_of_both_sides_at_once() {
+    let begin = || {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        for side in BOTH {
+            let (tunnel, spi_in) = (TUNNEL, pair.node(side).children[0].spi_in);
+            pair.command(side, Command::SoftLimit { tunnel, spi_in });
+        }
+        pair
+    };
+    every_order(8, Losses::None, begin, |mut pair| {
+        pair.let_go();
+        pair.assert_connected_throughout();
+    });
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │◀─────────────────────────── Y ───│
+/// │── DELETE X ──────────╲ ╱─────────│ DELETE X (X is used up)
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── {} ────────────────╲ ╱─────────│ {}
+/// ```
+#[test]
+fn the_responder_deletes_what_has_been_rekeyed_as_well() {
+    let begin = || {
+        let mut pair = Pair::busy();
+        let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
+        pair.by_hand();
+        pair.rekey(Side::A, Rekey::Child);
+        let request = pair.take(Side::A, ask(CREATE));
+        let response = pair.answer_to(&request);
+        pair.give(&response);
+        pair.command(Side::B, Command::SequenceExhausted { tunnel, spi_in });
+        pair
+    };
+    every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+        pair.let_go();
+        pair.slow_traffic();
+        pair.run_for(60 * SECOND);
+        pair.assert_agreed();
+    });
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ rekey X
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── Yb ────────────────╲ ╱─────────│ Ya
+/// │◀─────────────────────╱ ╲────────▶│  both know four nonces
+/// │── DELETE X ──────────╲ ╱─────────│ DELETE Yb       if Ya stays
+/// │── DELETE Ya ─────────╲ ╱─────────│ DELETE X        if Yb stays
+/// │◀─────────────────────╱ ╲────────▶│
+/// ```
+#[test]
+fn p11_collision_each_side_wins() {
+    Pair::until_each_side_has_won(crossed, |pair| {
+        let (of_a, of_b) = (
+            pair.take(Side::A, ask(CREATE)),
+            pair.take(Side::B, ask(CREATE)),
+        );
+        let to_b = pair.answer_to(&of_b);
+        let to_a = pair.answer_to(&of_a);
+        pair.run_for(SECOND / 10);
+        pair.give(&to_a);
+        pair.give(&to_b);
+        pair.run_for(SECOND / 10);
+        assert_eq!(pair.a.children.len(), 3);
+        assert_eq!(pair.b.children.len(), 3);
+        let (of_a, of_b) = (
+            pair.take(Side::A, ask(INFORM)),
+            pair.take(Side::B, ask(INFORM)),
+        );
+        let to_a = pair.answer_to(&of_a);
+        let to_b = pair.answer_to(&of_b);
+        pair.give(&to_a);
+        pair.give(&to_b);
+        pair.assert_silent(Side::A);
+        pair.assert_silent(Side::B);
+        pair.assert_done((1, 0));
+        pair.child_winner()
+    });
+}
+
+/// The same where the answer overtakes the peer's own request, so that A does not see the collision in time (RFC 7296 §2.8.1).
+///
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│
+/// │     ╱────────────────── rekey X ─│
+/// │◀───╱──────────────────────── Ya ─│
+/// │── DELETE X ──╲─────────────────▶ │
+/// │◀─╯             whatever comes now│
+/// ```
+#[test]
+fn p11_collision_that_one_side_does_not_see() {
+    for seed in 0..8 {
+        for side in BOTH {
+            let mut pair = crossed(seed);
+            let other = side.other();
+            let of_side = pair.take(side, ask(CREATE));
+            let delayed = pair.take(other, ask(CREATE));
+            let made = pair.answer_to(&of_side);
+            pair.give(&made);
+            pair.run_for(SECOND / 10);
+            let delete = pair.take(side, ask(INFORM));
+            let refused = pair.answer_to(&delayed);
+            pair.give(&refused);
+            let deleted = pair.answer_to(&delete);
+            pair.give(&deleted);
+            pair.let_go();
+            pair.assert_connected_throughout();
+        }
+    }
+}
+
+/// Both rekey X, and the eight messages of that arrive in every order.
+#[test]
+fn p11_collision_in_every_order() {
+    for seed in 0..4 {
+        let runs = every_order(
+            8,
+            Losses::None,
+            || crossed(seed),
+            |mut pair| {
+                pair.let_go();
+                pair.assert_connected_throughout();
+            },
+        );
+        assert!(runs > 50, "{runs}");
+    }
+}
+
+/// The same with each of them lost once, so that it comes again a second later.
+#[test]
+fn p11_collision_in_every_order_with_each_message_lost_once() {
+    let seeds = if cfg!(debug_assertions) { 1 } else { 4 };
+    for seed in 0..seeds {
+        every_order(
+            8,
+            ONE_WHEN_FAST,
+            || crossed(seed),
+            |mut pair| {
+                pair.let_go();
+                pair.assert_connected_throughout();
+            },
+        );
+    }
+}
+
+/// The four loss patterns of a collision: either request lost on its first way, both, or neither.
+///
+/// ```text
+/// A                                  B
+/// │── rekey X ───────╳   ╳───────────│ rekey X
+/// │   a second or so later           │
+/// │── rekey X ───────────────────────│ …
+/// ```
+#[test]
+fn p11_collision_with_requests_lost() {
+    for lost in [[false, false], [true, false], [false, true], [true, true]] {
+        for seed in 0..6 {
+            let mut pair = crossed(seed);
+            for side in BOTH {
+                let request = pair.take(side, ask(CREATE));
+                if !lost[side as usize] {
+                    pair.wire.fly(pair.now, request);
+                }
+            }
+            pair.let_go();
+            pair.assert_connected_throughout();
+        }
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │            ╱──────────────── Y ──│
+/// │── rekey X ╱─────────────────────▶│  again: the same answer
+/// │◀─────────╱────────────────── Y ──│
+/// │── DELETE╱X ─────────────────────▶│
+/// │◀───────╯                         │  nobody waits for it
+/// ```
+#[test]
+fn delayed_response() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.rekey(side, Rekey::Child);
+        let request = pair.take(side, ask(CREATE));
+        let delayed = pair.answer_to(&request);
+        pair.run_for(3 * SECOND / 2);
+        let again = pair.take(side, ask(CREATE));
+        let response = pair.answer_to(&again);
+        pair.give(&response);
+        let delete = pair.take(side, ask(INFORM));
+        let deleted = pair.answer_to(&delete);
+        pair.give(&delayed);
+        pair.give(&deleted);
+        pair.give(&delayed);
+        pair.assert_silent(Side::A);
+        pair.assert_silent(Side::B);
+        pair.assert_done((1, 0));
+    }
+}
+
+/// A request that comes after everything else of its exchange, and even after the DELETE.
+#[test]
+fn p11_delayed_request_comes_again_when_all_is_over() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.rekey(side, Rekey::Child);
+        let delayed = pair.take(side, ask(CREATE));
+        pair.run_for(3 * SECOND / 2);
+        let again = pair.take(side, ask(CREATE));
+        let response = pair.answer_to(&again);
+        pair.give(&response);
+        let delete = pair.take(side, ask(INFORM));
+        let deleted = pair.answer_to(&delete);
+        pair.give(&deleted);
+        pair.give(&delayed);
+        pair.assert_silent(side.other());
+        pair.assert_done((1, 0));
+    }
+}
+
+/// The peer rekeys the same SA a second time before it has deleted it: with a window of one it can only want to once the first is over, so this takes a person in
+/// a hurry.
+#[test]
+fn p05_rekeyed_twice_in_a_row() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        for _ in 0..5 {
+            pair.rekey(side, Rekey::Child);
+        }
+        pair.run_for(SECOND / 2);
+        pair.rekey(side, Rekey::Child);
+        pair.rekey(side.other(), Rekey::Child);
+        pair.assert_connected_throughout();
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │◀─────────────────────────── Y ───│
+/// │── DELETE X ─────╳                │  for ever
+/// ```
+#[test]
+fn a_delete_that_is_never_answered_ends_the_ike_sa_and_the_tunnel_comes_back() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.rekey(side, Rekey::Child);
+        let request = pair.take(side, ask(CREATE));
+        let response = pair.answer_to(&request);
+        pair.give(&response);
+        pair.slow_traffic();
+        // Everything that A and B say from now on is lost, but ESP goes on.
+        pair.run_for(100 * SECOND);
+        while pair.wire.waiting() > 0 {
+            pair.wire.take_nth(0);
+        }
+        pair.let_go();
+        pair.slow_traffic();
+        pair.run_for(120 * SECOND);
+        pair.assert_agreed();
+    }
+}
+
+/// Nothing is answered from the request on: the old one serves until its hard lifetime, and then the tunnel begins anew.
+#[test]
+fn hard_expiry_while_nobody_answers() {
+    let (mut a, b) = (settings(Side::A), settings(Side::B));
+    a.child_lifetime = 100 * SECOND;
+    let mut pair = Pair::busy_with(a, b);
+    pair.slow_traffic();
+    pair.run_for(75 * SECOND);
+    pair.cut();
+    pair.run_for(40 * SECOND);
+    assert!(pair.a.children.is_empty(), "its lifetime is over");
+    pair.fair();
+    pair.run_for(120 * SECOND);
+    pair.assert_agreed();
+}
+
+/// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
+#[test]
+fn soft_expiry_again_and_again() {
+    for lives in [(40, 1000), (1000, 40), (40, 40), (60, 45)] {
+        let (mut a, mut b) = (settings(Side::A), settings(Side::B));
+        a.child_lifetime = Duration::from_secs(lives.0);
+        b.child_lifetime = Duration::from_secs(lives.1);
+        let mut pair = Pair::busy_with(a, b);
+        pair.slow_traffic();
+        pair.run_for(600 * SECOND);
+        pair.await_agreement(30 * SECOND);
+        pair.assert_no_gap();
+        let rekeys = pair.a.view().rekeys;
+        assert!((12..30).contains(&rekeys.child), "{lives:?} {rekeys:?}");
+        assert_eq!(rekeys.ike, 0);
+    }
+}
+
+/// The self-test of a fresh tunnel: both SAs once, and not again.
+#[test]
+fn the_trial_after_connecting_costs_no_packet() {
+    let (mut a, mut b) = (settings(Side::A), settings(Side::B));
+    a.rekey_test = RekeyTest::Once;
+    b.rekey_test = RekeyTest::Once;
+    let mut pair = Pair::busy_with(a, b);
+    pair.slow_traffic();
+    pair.run_for(1200 * SECOND);
+    pair.assert_agreed();
+    pair.assert_no_gap();
+    assert_eq!(pair.a.count("RekeyChecked"), 2);
+    let rekeys = pair.a.view().rekeys;
+    assert!(rekeys.child >= 1 && rekeys.ike >= 1, "{rekeys:?}");
+    assert!(rekeys.child <= 2 && rekeys.ike <= 2, "{rekeys:?}");
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ DELETE X (it is used up)
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── DELETE X ──────────╲ ╱─────────│ TEMPORARY_FAILURE
+/// ```
+#[test]
+fn p05_rekey_against_delete_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            let other = side.other();
+            let (tunnel, spi_in) = (TUNNEL, pair.node(other).children[0].spi_in);
+            pair.by_hand();
+            pair.rekey(side, Rekey::Child);
+            pair.command(other, Command::SequenceExhausted { tunnel, spi_in });
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.slow_traffic();
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        });
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ rekey the IKE SA
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── TEMPORARY_FAILURE ─╲ ╱─────────│ TEMPORARY_FAILURE
+/// │   later, each for itself         │
+/// ```
+#[test]
+fn p11_child_rekey_against_ike_rekey_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            pair.by_hand();
+            pair.rekey(side, Rekey::Child);
+            pair.rekey(side.other(), Rekey::Ike);
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.assert_connected_throughout();
+        });
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ DELETE the IKE SA
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── {} ────────────────╲ ╱─────────│ TEMPORARY_FAILURE, or nothing
+/// ```
+#[test]
+fn child_rekey_against_ike_delete_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            pair.by_hand();
+            pair.rekey(side, Rekey::Child);
+            pair.command(side.other(), Command::Reset(TUNNEL));
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.slow_traffic();
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        });
+    }
+}
+
+/// A Child SA that cannot be put to work leaves the old one at work.
+#[test]
+fn p18_a_rekeyed_child_sa_that_cannot_be_installed_costs_nothing_but_another_try() {
+    for broken in BOTH {
+        for side in BOTH {
+            let mut pair = Pair::busy();
+            pair.slow_traffic();
+            pair.node(broken).broken_installs = 1;
+            pair.rekey(side, Rekey::Child);
+            pair.run_for(300 * SECOND);
+            pair.assert_agreed();
+            assert_eq!(pair.node(broken).codes()[0], "install-failed");
+        }
+    }
+}
+
+/// An answer that nobody asked for does nothing.
+#[test]
+fn an_answer_after_the_fact_is_no_answer() {
+    let mut pair = Pair::busy();
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let request = pair.take(Side::A, ask(CREATE));
+    pair.give(&request);
+    let response = pair.take(Side::B, answer(CREATE));
+    pair.give(&response);
+    pair.give(&response);
+    pair.give(&response);
+    assert_eq!(pair.a.children.len(), 2);
+    pair.let_go();
+    pair.assert_done((1, 0));
+}
+
+/// B's X has expired, so it sends over Y at once, and that arrives before the answer that tells A of Y. A's complaint waits behind its request, and is not made
+/// any more when the answer has come: B would take Y for lost.
+///
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y receives
+/// │◀═══════════════════ ESP over Y ══│
+/// │◀─────────────────────────── Y ───│
+/// │── DELETE X ─────────────────────▶│   and no INVALID_SPI
+/// ```
+#[test]
+fn a_complaint_about_an_spi_that_has_come_meanwhile_is_not_made() {
+    let mut pair = Pair::busy();
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let request = pair.take(Side::A, ask(CREATE));
+    let response = pair.answer_to(&request);
+    let (remote, spi) = (pair.b.children[1].local, pair.b.children[1].spi_out);
+    pair.command(Side::A, Command::UnknownSpi { remote, spi });
+    pair.give(&response);
+    pair.let_go();
+    pair.assert_done((1, 0));
+}

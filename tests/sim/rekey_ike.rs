@@ -1,0 +1,391 @@
+//! Rekeying the IKE SA (RFC 7296 §1.3.2, §2.8.2, §2.18, §2.25): the Child SA moves along untouched, and ESP does not notice.
+//!
+//! X is the IKE SA to be rekeyed, Y the one in its place; of two, Ya is the one that A began.
+
+use std::time::Duration;
+
+use groundlink::crypto::IkeProposal;
+use groundlink::ike::{Command, Rekey, Settings, State};
+
+use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::pair::{Pair, Side, TUNNEL, settings};
+use crate::script::{BOTH, CREATE, INFORM};
+use crate::wire::ask;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn with_ike(a: &str, b: &str) -> (Settings, Settings) {
+    let mut ends = (settings(Side::A), settings(Side::B));
+    ends.0.ike = vec![IkeProposal::parse(a).unwrap().0];
+    ends.1.ike = vec![IkeProposal::parse(b).unwrap().0];
+    ends
+}
+
+fn crossed(seed: u8) -> Pair {
+    let mut pair = Pair::busy_with_seeds(seed);
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Ike);
+    pair.rekey(Side::B, Rekey::Ike);
+    pair
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │◀─────────────────────────── Y ───│
+/// │ Y                                │
+/// │── DELETE X (over X) ────────────▶│
+/// │◀─────────────────────────── {} ──│
+/// ```
+#[test]
+fn regular() {
+    for ike in ["aes128-sha256-curve25519", "aes256gcm16-prfsha384-ecp384"] {
+        for side in BOTH {
+            let (a, b) = with_ike(ike, ike);
+            let mut pair = Pair::busy_with(a, b);
+            let (old, child) = (pair.a.ikes.clone(), pair.a.children[0].spi_in);
+            pair.by_hand();
+            pair.rekey(side, Rekey::Ike);
+            let request = pair.take(side, ask(CREATE));
+            let response = pair.answer_to(&request);
+            pair.run_for(SECOND / 2);
+            pair.give(&response);
+            let delete = pair.take(side, ask(INFORM));
+            let deleted = pair.answer_to(&delete);
+            pair.give(&deleted);
+            pair.assert_done((0, 1));
+            assert!(pair.a.ikes.is_disjoint(&old));
+            assert_eq!(pair.a.children[0].spi_in, child, "it has moved along");
+            assert!(pair.a.downs.is_empty() && pair.b.downs.is_empty());
+        }
+    }
+}
+
+/// The new SA can all that the old one could: it is asked for liveness, rekeys its Child SA and itself, and says goodbye.
+#[test]
+fn the_new_ike_sa_serves_the_child_sa_that_it_took_over() {
+    for side in BOTH {
+        for next in BOTH {
+            let mut pair = Pair::busy();
+            pair.rekey(side, Rekey::Ike);
+            pair.run_for(SECOND);
+            pair.rekey(next, Rekey::Child);
+            pair.run_for(SECOND);
+            pair.rekey(next, Rekey::Ike);
+            pair.run_for(SECOND);
+            pair.rekey(side, Rekey::Child);
+            pair.assert_done((2, 2));
+            pair.command(next, Command::Down(TUNNEL));
+            pair.run_for(SECOND);
+            assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
+            assert_eq!(pair.node(next).state(), State::Down);
+        }
+    }
+}
+
+/// A peer that is dead is noticed over the new SA as over the old one.
+#[test]
+fn liveness_is_asked_over_the_new_ike_sa() {
+    let mut pair = Pair::established();
+    pair.rekey(Side::B, Rekey::Ike);
+    pair.run_for(60 * SECOND);
+    pair.assert_agreed();
+    pair.cut();
+    pair.run_for(60 * SECOND);
+    assert_eq!(pair.a.codes()[0], "peer-dead");
+    pair.fair();
+    pair.run_for(120 * SECOND);
+    pair.assert_agreed();
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X, KE 31 ───────────────▶│
+/// │◀────── INVALID_KE_PAYLOAD 19 ────│
+/// │── rekey X, KE 19 ───────────────▶│
+/// │◀─────────────────────────── Y ───│
+/// ```
+///
+/// Our own rekeys begin with the group that X was made with, so B has to want another one than when X was made.
+#[test]
+fn ke_invalid() {
+    let (a, b) = with_ike("aes128-sha256-curve25519-ecp256", "aes128-sha256-ecp256");
+    let mut pair = Pair::busy_with(a, b);
+    for side in BOTH {
+        pair.rekey(side, Rekey::Ike);
+        pair.run_for(5 * SECOND);
+    }
+    pair.assert_done((0, 2));
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ rekey X
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── Yb ────────────────╲ ╱─────────│ Ya
+/// │◀─────────────────────╱ ╲────────▶│  both know four nonces
+/// │── DELETE X ──────────╲ ╱─────────│ DELETE Yb       if Ya stays
+/// │── DELETE Ya ─────────╲ ╱─────────│ DELETE X        if Yb stays
+/// │◀─────────────────────╱ ╲────────▶│
+/// ```
+#[test]
+fn p11_collision_each_side_wins() {
+    Pair::until_each_side_has_won(crossed, |pair| {
+        let (of_a, of_b) = (
+            pair.take(Side::A, ask(CREATE)),
+            pair.take(Side::B, ask(CREATE)),
+        );
+        let to_b = pair.answer_to(&of_b);
+        let to_a = pair.answer_to(&of_a);
+        pair.give(&to_a);
+        pair.give(&to_b);
+        pair.let_go();
+        pair.assert_done((0, 1));
+        pair.ike_winner()
+    });
+}
+
+/// All messages of a collision in every order.
+#[test]
+fn p11_collision_in_every_order() {
+    for seed in 0..4 {
+        let runs = every_order(
+            8,
+            Losses::None,
+            || crossed(seed),
+            |mut pair| {
+                pair.let_go();
+                pair.assert_connected_throughout();
+            },
+        );
+        assert!(runs > 20, "{runs}");
+    }
+}
+
+/// The same with each of them lost once.
+#[test]
+fn p11_collision_in_every_order_with_each_message_lost_once() {
+    let seeds = if cfg!(debug_assertions) { 1 } else { 4 };
+    for seed in 0..seeds {
+        every_order(
+            8,
+            ONE_WHEN_FAST,
+            || crossed(seed),
+            |mut pair| {
+                pair.let_go();
+                pair.assert_connected_throughout();
+            },
+        );
+    }
+}
+
+/// A does not hear of B's wish before it has its own Ya and closes X (RFC 7296 §2.8.2).
+///
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│
+/// │     ╱────────────────── rekey X ─│
+/// │◀───╱──────────────────────── Ya ─│
+/// │── DELETE X ──╲─────────────────▶ │
+/// │◀─╯             whatever comes now│
+/// ```
+#[test]
+fn p11_collision_that_one_side_does_not_see() {
+    for seed in 0..8 {
+        for side in BOTH {
+            let mut pair = crossed(seed);
+            let other = side.other();
+            let of_side = pair.take(side, ask(CREATE));
+            let delayed = pair.take(other, ask(CREATE));
+            let made = pair.answer_to(&of_side);
+            pair.give(&made);
+            pair.give(&delayed);
+            pair.let_go();
+            pair.assert_connected_throughout();
+        }
+    }
+}
+
+/// The four loss patterns of a collision.
+#[test]
+fn p11_collision_with_requests_lost() {
+    for lost in [[false, false], [true, false], [false, true], [true, true]] {
+        for seed in 0..6 {
+            let mut pair = crossed(seed);
+            for side in BOTH {
+                let request = pair.take(side, ask(CREATE));
+                if !lost[side as usize] {
+                    pair.wire.fly(pair.now, request);
+                }
+            }
+            pair.let_go();
+            pair.assert_connected_throughout();
+        }
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ──────────────────────▶│ Y
+/// │            ╱──────────────── Y ──│
+/// │── rekey X ╱─────────────────────▶│  again: the same answer
+/// │◀─────────╱────────────────── Y ──│
+/// │── DELETE╱X ─────────────────────▶│
+/// │◀───────╯                         │  nobody waits for it
+/// ```
+#[test]
+fn delayed_response() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.rekey(side, Rekey::Ike);
+        let request = pair.take(side, ask(CREATE));
+        let delayed = pair.answer_to(&request);
+        pair.run_for(3 * SECOND / 2);
+        let again = pair.take(side, ask(CREATE));
+        let response = pair.answer_to(&again);
+        pair.give(&response);
+        let delete = pair.take(side, ask(INFORM));
+        let deleted = pair.answer_to(&delete);
+        pair.give(&delayed);
+        pair.give(&deleted);
+        pair.give(&delayed);
+        pair.assert_silent(Side::A);
+        pair.assert_silent(Side::B);
+        pair.assert_done((0, 1));
+    }
+}
+
+/// A request that comes again when the SA it came over is gone.
+#[test]
+fn p11_delayed_request_comes_again_when_all_is_over() {
+    for side in BOTH {
+        let mut pair = Pair::busy();
+        pair.by_hand();
+        pair.rekey(side, Rekey::Ike);
+        let delayed = pair.take(side, ask(CREATE));
+        pair.run_for(3 * SECOND / 2);
+        let again = pair.take(side, ask(CREATE));
+        let response = pair.answer_to(&again);
+        pair.give(&response);
+        let delete = pair.take(side, ask(INFORM));
+        let deleted = pair.answer_to(&delete);
+        pair.give(&deleted);
+        pair.give(&delayed);
+        pair.assert_silent(side.other());
+        pair.slow_traffic();
+        pair.run_for(300 * SECOND);
+        pair.give(&delayed);
+        pair.assert_silent(side.other());
+        pair.let_go();
+        pair.assert_done((0, 1));
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ DELETE X
+/// │◀─────────────────────╱ ╲────────▶│
+/// │── {} ────────────────╲ ╱─────────│ TEMPORARY_FAILURE
+/// ```
+#[test]
+fn ike_rekey_against_ike_delete_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            pair.by_hand();
+            pair.rekey(side, Rekey::Ike);
+            pair.command(side.other(), Command::Reset(TUNNEL));
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.slow_traffic();
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        });
+    }
+}
+
+/// ```text
+/// A                                  B
+/// │── rekey X ───────────╲ ╱─────────│ DELETE the Child SA (it is used up)
+/// ```
+#[test]
+fn ike_rekey_against_child_delete_in_every_order() {
+    for side in BOTH {
+        let begin = || {
+            let mut pair = Pair::busy();
+            let other = side.other();
+            let (tunnel, spi_in) = (TUNNEL, pair.node(other).children[0].spi_in);
+            pair.by_hand();
+            pair.rekey(side, Rekey::Ike);
+            pair.command(other, Command::SequenceExhausted { tunnel, spi_in });
+            pair
+        };
+        every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
+            pair.let_go();
+            pair.slow_traffic();
+            pair.run_for(120 * SECOND);
+            pair.assert_agreed();
+        });
+    }
+}
+
+/// Each side wants both SAs rekeyed at once.
+#[test]
+fn p11_everything_at_once() {
+    for seed in 0..20 {
+        let mut pair = Pair::busy_with_seeds(seed);
+        for side in BOTH {
+            let first = if seed % 2 == 0 {
+                Rekey::Ike
+            } else {
+                Rekey::Child
+            };
+            let second = if seed % 2 == 0 {
+                Rekey::Child
+            } else {
+                Rekey::Ike
+            };
+            pair.rekey(side, first);
+            pair.rekey(side, second);
+            pair.run_for(Duration::from_millis(u64::from(seed % 7)));
+        }
+        pair.assert_connected_throughout();
+    }
+}
+
+/// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
+#[test]
+fn soft_expiry_again_and_again() {
+    for lives in [(60, 1000), (1000, 60), (60, 60), (90, 70)] {
+        let (mut a, mut b) = (settings(Side::A), settings(Side::B));
+        a.ike_lifetime = Duration::from_secs(lives.0);
+        b.ike_lifetime = Duration::from_secs(lives.1);
+        a.child_lifetime = 50 * SECOND;
+        let mut pair = Pair::busy_with(a, b);
+        pair.slow_traffic();
+        pair.run_for(900 * SECOND);
+        pair.await_agreement(30 * SECOND);
+        pair.assert_no_gap();
+        let rekeys = pair.a.view().rekeys;
+        assert!((10..30).contains(&rekeys.ike), "{lives:?} {rekeys:?}");
+    }
+}
+
+/// Nobody answers any more: the SA ends with its hard lifetime, and the tunnel comes back.
+#[test]
+fn hard_expiry_while_nobody_answers() {
+    let (mut a, b) = (settings(Side::A), settings(Side::B));
+    a.ike_lifetime = 100 * SECOND;
+    let mut pair = Pair::busy_with(a, b);
+    pair.slow_traffic();
+    pair.run_for(75 * SECOND);
+    pair.cut();
+    pair.run_for(60 * SECOND);
+    assert!(pair.a.ikes.is_empty());
+    pair.fair();
+    pair.run_for(120 * SECOND);
+    pair.assert_agreed();
+}
