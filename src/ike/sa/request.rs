@@ -153,10 +153,15 @@ impl IkeSa {
             Some((asked.payloads(settings), Asked::Child(Box::new(asked))))
         };
         match job {
-            Job::Liveness
-            | Job::InvalidSpi { .. }
-            | Job::DeleteChild { .. }
-            | Job::DeleteIke(_) => Some((informational::request(job), Asked::Informational)),
+            Job::Liveness | Job::DeleteChild { .. } | Job::DeleteIke(_) => {
+                Some((informational::request(job), Asked::Informational))
+            }
+            // The answer that brought the SPI may have overtaken the complaint that it is not there, and the peer would make another in its place.
+            Job::InvalidSpi { spi } => self
+                .children
+                .of_ours(*spi)
+                .is_none()
+                .then(|| (informational::request(job), Asked::Informational)),
             Job::RekeyChild { spi_in, group } => {
                 let old = self.children.of_ours(*spi_in)?;
                 (old.standing == Standing::Working)
