@@ -122,11 +122,8 @@ fn every_id_has_a_row_with_tests_whose_names_begin_with_it() {
     for id in ids() {
         let row = rows.iter().find(|row| row[0].eq_ignore_ascii_case(&id));
         let row = row.unwrap_or_else(|| panic!("{id} has no row"));
-        let named: Vec<&str> = quoted(row.last().unwrap()).collect();
-        // A test may show two things: `n02_n29_…`.
-        let shows = |test: &&str| test.split('_').any(|part| part == id);
-        assert!(named.iter().any(|test| test.starts_with(&id)), "{id}");
-        assert!(named.iter().all(|test| shows(test)), "{id}: {named:?}");
+        let mut named = quoted(row.last().unwrap());
+        assert!(named.any(|test| test.starts_with(&id)), "{id}");
     }
 }
 

@@ -8,6 +8,7 @@ use groundlink::wire::{
     PayloadType, ProtocolId,
 };
 
+use crate::esp::key;
 use crate::rogue::{Rogue, SPI_OUT, kinds, notify, raw};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -16,7 +17,36 @@ const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
     let mut rogue = Rogue::established();
     assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
-    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT);
+    let child = &rogue.pair.b.children[0];
+    assert_eq!(child.spi_out, SPI_OUT);
+    let (of_initiator, of_responder) = rogue.line.child_keys(rogue.nonces());
+    assert_eq!(key(&child.keys_in), key(&of_initiator));
+    assert_eq!(key(&child.keys_out), key(&of_responder));
+}
+
+#[test]
+fn an_independent_key_schedule_leads_to_the_same_rekeyed_ike_sa_and_child_sas_of_it() {
+    let mut rogue = Rogue::established();
+    let before = rogue.pair.b.view().ike.unwrap();
+    rogue.rekey_ike(2);
+    // Its numbers begin at 0 (RFC 7296 §2.18).
+    assert!(rogue.ask(INFORMATIONAL, 0, &[]).is_empty());
+    let after = rogue.pair.b.view().ike.unwrap();
+    assert_ne!(before.spi_i, after.spi_i);
+    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, 1, &request);
+    let nonce = |payloads: &[Payload]| {
+        let nonce = payloads.iter().find_map(|payload| match payload {
+            Payload::Nonce(nonce) => Some(nonce.clone()),
+            _ => None,
+        });
+        nonce.unwrap()
+    };
+    let (ours, theirs) = (nonce(&request), nonce(&answer));
+    let (of_initiator, of_responder) = rogue.line.child_keys((&ours, &theirs));
+    let child = &rogue.pair.b.children[1];
+    assert_eq!(key(&child.keys_in), key(&of_initiator));
+    assert_eq!(key(&child.keys_out), key(&of_responder));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod hostile;
 #[cfg(feature = "testing")]
 mod impaired;
 mod insider;
+mod keys;
 mod lifecycle;
 mod message_ids;
 mod monitor;
@@ -24,6 +25,7 @@ mod recovery;
 mod rekey_child;
 mod rekey_ike;
 mod requests;
+mod requests_ike;
 mod rogue;
 mod script;
 mod strangers;

@@ -1,24 +1,22 @@
-//! What a peer with the keys may ask of an IKE SA that stands: every variant of a wrong CREATE_CHILD_SA and DELETE, each under valid keys.
+//! What a peer with the keys may ask about Child SAs: every variant of a wrong CREATE_CHILD_SA and DELETE, each under valid keys.
 //!
 //! What cannot be done is refused, what cannot be read ends the IKE SA (RFC 7296 §2.21.3), and what can be done is done once.
 
 use std::time::Duration;
 
-use groundlink::crypto::{Generator, IkeProposal, KeyExchange};
 use groundlink::ike::{PeerId, Rekey, State};
 use groundlink::wire::{
-    Delete, ExchangeType, Id, IdType, Ke, Notify, NotifyType, Payload, PayloadType, ProtocolId, Sa,
-    Transform, TransformType,
+    Delete, ExchangeType, Id, IdType, Notify, NotifyType, Payload, PayloadType, ProtocolId,
 };
 
 use crate::pair::{Side, settings};
-use crate::rogue::{PSK, Rogue, SPI_OUT, ike_offer, kinds, mute_pair, notify, raw};
+use crate::rogue::{PSK, Rogue, SPI_OUT, kinds, mute_pair, notify, raw};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 /// B still has its one Child SA, and answers.
-fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
+pub fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
     assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
     assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
     assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
@@ -26,7 +24,7 @@ fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
 }
 
 /// The IKE SA is closed and has taken its Child SA along.
-fn assert_ended(rogue: &Rogue, told: &str) {
+pub fn assert_ended(rogue: &Rogue, told: &str) {
     assert!(rogue.pair.b.children.is_empty(), "{told}");
     assert!(rogue.pair.b.ikes.is_empty(), "{told}");
 }
@@ -290,161 +288,6 @@ fn p06_deletes_that_cross_name_nothing_in_their_answers() {
     assert_eq!(rogue.pair.b.count("ChildDown"), 1);
     assert_eq!(rogue.pair.b.children.len(), 1);
     assert_eq!(rogue.pair.b.state(), State::Up);
-}
-
-/// A request to rekey the IKE SA: what is offered, and the KE if there is one.
-fn rekeying_ike(sa: Sa, ke: Option<Ke>) -> Vec<Payload> {
-    let mut payloads = vec![Payload::Sa(sa), Payload::Nonce(vec![8; 32])];
-    payloads.extend(ke.map(Payload::Ke));
-    payloads
-}
-
-fn offer(spi: &[u8], change: impl FnOnce(&mut Vec<Transform>)) -> Sa {
-    let mut sa = ike_offer();
-    sa.proposals[0].spi = spi.to_vec();
-    change(&mut sa.proposals[0].transforms);
-    sa
-}
-
-fn curve25519(len: usize) -> Option<Ke> {
-    let group = IkeProposal::parse("aes128-sha256-curve25519")
-        .unwrap()
-        .0
-        .groups[0];
-    let ke = KeyExchange::generate(group, &mut Generator::from_seed([77; 32]));
-    let mut data = ke.public().to_vec();
-    data.resize(len, 0);
-    Some(Ke {
-        group: group.id,
-        data,
-    })
-}
-
-#[test]
-fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
-    let aead = |transforms: &mut Vec<Transform>| {
-        transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
-    };
-    let group = |id| {
-        move |transforms: &mut Vec<Transform>| {
-            transforms[3] = Transform::new(TransformType::KE, id, None);
-        }
-    };
-    let (good, whole) = ([9; 8], || curve25519(32));
-    let modp = Some(Ke {
-        group: 14,
-        data: vec![2; 256],
-    });
-    let zeros = Some(Ke {
-        group: 31,
-        data: vec![0; 32],
-    });
-    let no_proposal = NotifyType::NO_PROPOSAL_CHOSEN;
-    let other_group = NotifyType::INVALID_KE_PAYLOAD;
-    let mut b = settings(Side::B);
-    b.ike.push(
-        IkeProposal::parse("aes128gcm16-prfsha256-curve25519")
-            .unwrap()
-            .0,
-    );
-    let mut rogue = Rogue::established_with(b);
-    for (id, (told, sa, ke, expected)) in (2..).step_by(2).zip([
-        ("no SPI", offer(&[], |_| {}), whole(), no_proposal),
-        (
-            "an SPI of four octets",
-            offer(&[9; 4], |_| {}),
-            whole(),
-            no_proposal,
-        ),
-        (
-            "an SPI of nine",
-            offer(&[9; 9], |_| {}),
-            whole(),
-            no_proposal,
-        ),
-        (
-            "an SPI of zeros",
-            offer(&[0; 8], |_| {}),
-            whole(),
-            no_proposal,
-        ),
-        ("no KE", offer(&good, |_| {}), None, other_group),
-        ("another group", offer(&good, |_| {}), modp, other_group),
-        (
-            "31 octets of KE",
-            offer(&good, |_| {}),
-            curve25519(31),
-            no_proposal,
-        ),
-        (
-            "no octets of KE",
-            offer(&good, |_| {}),
-            curve25519(0),
-            no_proposal,
-        ),
-        (
-            "a KE of small order",
-            offer(&good, |_| {}),
-            zeros,
-            no_proposal,
-        ),
-        (
-            "no group",
-            offer(&good, |all| all.truncate(3)),
-            whole(),
-            no_proposal,
-        ),
-        ("group NONE", offer(&good, group(0)), whole(), no_proposal),
-        (
-            "a group not configured",
-            offer(&good, group(14)),
-            whole(),
-            no_proposal,
-        ),
-        (
-            "AEAD beside integrity",
-            offer(&good, aead),
-            whole(),
-            no_proposal,
-        ),
-        (
-            "no proposal at all",
-            Sa::default(),
-            whole(),
-            NotifyType::INVALID_SYNTAX,
-        ),
-    ]) {
-        let answer = rogue.ask(CREATE, id, &rekeying_ike(sa, ke));
-        assert_eq!(kinds(&answer), [expected], "{told}");
-        if expected == NotifyType::INVALID_SYNTAX {
-            assert_ended(&rogue, told);
-            break;
-        }
-        assert_unharmed(&mut rogue, id + 1, told);
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-    }
-}
-
-#[test]
-fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
-    let mut rogue = Rogue::established();
-    for (spi, told) in [
-        (rogue.spi_i, "the peer's own"),
-        (rogue.spi_r, "the one at our end"),
-    ] {
-        let mut rogue = Rogue::established();
-        let sa = offer(&spi.0.to_be_bytes(), |_| {});
-        let answer = rogue.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
-        assert_eq!(kinds(&answer), [], "{told}");
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-        // The old one has given its Child SA away, and goes alone.
-        let gone = [Payload::Delete(Delete::ike())];
-        assert!(rogue.ask(INFORMATIONAL, 3, &gone).is_empty(), "{told}");
-        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
-    }
-    assert!(rogue.heard().is_empty());
 }
 
 #[test]

@@ -1,21 +1,20 @@
 //! A peer that holds the pre-shared key, or at least completes a Diffie-Hellman exchange, and then says whatever the test wants.
 //!
-//! Its key schedule and its AUTH are written here once more, from RFC 7296 §2.13 to §2.17, so the engine is also checked against another reading of them.
+//! Its AUTH is written here once more, from RFC 7296 §2.15, and its key schedule in [`keys`](crate::keys), so the engine is also checked against another
+//! reading of them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use groundlink::crypto::{
-    Generator, Group, IkeProposal, KeyExchange, Opener, Prf, Protection, SaKeys, Sealer, Secret,
-    sha1,
-};
+use groundlink::crypto::{Generator, Group, KeyExchange, Prf, sha1};
 use groundlink::ike::{Rekey, Settings};
 use groundlink::wire::{
     Auth, AuthMethod, Critical, ExchangeType, Flags, Header, Id, IdType, IkeSpi, Ke, Message,
     MessageId, Notify, NotifyType, Payload, PayloadType, Proposal, ProtocolId, Sa, Transform,
-    TransformType, chain, sk,
+    TransformType, sk,
 };
 
+use crate::keys::{self, Line, suite};
 use crate::pair::{Pair, Side, settings};
 
 pub const PSK: &[u8] = b"a key both sides know";
@@ -24,21 +23,12 @@ pub const SPI_OUT: u32 = 0x0bad_cafe;
 /// A scripted initiator in front of endpoint B of a pair whose A is mute.
 pub struct Rogue {
     pub pair: Pair,
-    pub spi_i: IkeSpi,
-    pub spi_r: IkeSpi,
+    pub line: Line,
     prf: &'static Prf,
+    nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
     init_request: Vec<u8>,
-    sk_pi: Vec<u8>,
-    sealer: Sealer,
-    opener: Opener,
-    protection: Protection,
-    counter: u64,
     heard: usize,
-}
-
-fn suite() -> IkeProposal {
-    IkeProposal::parse("aes128-sha256-curve25519").unwrap().0
 }
 
 fn transform(kind: TransformType, id: u16) -> Transform {
@@ -226,42 +216,16 @@ impl Rogue {
             }
         }
         let shared = ke.agree(&public).unwrap();
-        let prf = suite.prf[0];
-        let both = [nonce_i, nonce_r.clone()].concat();
-        let seed = prf.compute(&both, &[shared.as_bytes()]);
-        // prf+ (§2.13): T1 = prf(K, S | 1), T2 = prf(K, T1 | S | 2), …
-        let spis = [spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes()].concat();
-        let seeds = [both, spis].concat();
-        let (mut stream, mut last) = (Vec::new(), Vec::new());
-        for round in 1..=8u8 {
-            last = prf
-                .compute(seed.as_bytes(), &[&last, &seeds, &[round]])
-                .as_bytes()
-                .to_vec();
-            stream.extend_from_slice(&last);
-        }
-        // SK_d 32 | SK_ai 32 | SK_ar 32 | SK_ei 16 | SK_er 16 | SK_pi 32
-        let keys = |integrity: usize, encryption: usize| SaKeys {
-            integrity: Secret::from_slice(&stream[integrity..integrity + 32]),
-            encryption: Secret::from_slice(&stream[encryption..encryption + 16]),
-        };
-        let protection = Protection {
-            encryption: suite.encryption[0],
-            integrity: Some(suite.integrity[0]),
-        };
+        let nonces = (&nonce_i[..], &nonce_r[..]);
+        let seed = keys::seed(&shared, nonces);
         Rogue {
-            sealer: Sealer::new(protection, &keys(32, 96), [9; 16]).unwrap(),
-            opener: Opener::new(protection, &keys(64, 112)).unwrap(),
-            sk_pi: stream[128..160].to_vec(),
+            line: Line::new(&seed, nonces, spi_i, spi_r),
             heard: pair.b.sent.len(),
             pair,
-            spi_i,
-            spi_r,
-            prf,
+            prf: suite.prf[0],
+            nonce_i,
             nonce_r,
             init_request,
-            protection,
-            counter: 0,
         }
     }
 
@@ -287,7 +251,7 @@ impl Rogue {
 
     pub fn auth(&self, id: &Id, psk: &[u8]) -> Payload {
         let body = id.authenticated_octets();
-        let maced = self.prf.compute(&self.sk_pi, &[&body]);
+        let maced = self.prf.compute(&self.line.prove, &[&body]);
         let pad = self.prf.compute(psk, &[b"Key Pad for IKEv2"]);
         let signed = [&self.init_request, &self.nonce_r, maced.as_bytes()];
         Payload::Auth(Auth {
@@ -321,7 +285,7 @@ impl Rogue {
         payloads: &[Payload],
     ) -> Vec<u8> {
         let header = self.header(exchange, id, response);
-        self.seal_frame(sk::frame(header, payloads, self.room()).unwrap())
+        self.seal_frame(sk::frame(header, payloads, self.line.room()).unwrap())
     }
 
     fn header(&self, exchange: ExchangeType, id: u32, response: bool) -> Header {
@@ -330,15 +294,13 @@ impl Rogue {
             response,
             version: false,
         };
-        Header::new(self.spi_i, self.spi_r, exchange, flags, MessageId(id))
-    }
-
-    fn room(&self) -> sk::Room {
-        sk::Room {
-            iv: self.protection.iv_len(),
-            icv: self.protection.icv_len(),
-            block: self.protection.block(),
-        }
+        Header::new(
+            self.line.spi_i,
+            self.line.spi_r,
+            exchange,
+            flags,
+            MessageId(id),
+        )
     }
 
     /// A request in fragments of at most `most` octets, not sealed yet.
@@ -350,15 +312,11 @@ impl Rogue {
         most: usize,
     ) -> Vec<sk::Framed> {
         let header = self.header(exchange, id, false);
-        sk::frame_fragments(header, payloads, self.room(), most).unwrap()
+        sk::frame_fragments(header, payloads, self.line.room(), most).unwrap()
     }
 
-    pub fn seal_frame(&mut self, mut framed: sk::Framed) -> Vec<u8> {
-        self.counter += 1;
-        self.sealer
-            .seal(&mut framed.bytes, framed.aad_len, self.counter, None)
-            .unwrap();
-        framed.bytes
+    pub fn seal_frame(&mut self, framed: sk::Framed) -> Vec<u8> {
+        self.line.seal(framed)
     }
 
     pub fn deliver(&mut self, bytes: &[u8]) {
@@ -430,19 +388,45 @@ impl Rogue {
     pub fn heard(&mut self) -> Vec<(Header, Vec<Payload>)> {
         let from = std::mem::replace(&mut self.heard, self.pair.b.sent.len());
         (from..self.heard)
-            .filter_map(|index| {
-                let mut bytes = self.pair.b.sent_ike(index);
-                let message = Message::parse(&bytes).unwrap();
-                let header = message.header;
-                if header.spi_r != self.spi_r {
-                    return None;
-                }
-                let sealed = message.sealed.expect("sealed");
-                let plain = self.opener.open(&mut bytes, sealed.aad_len, None).unwrap();
-                let inner = sk::unpad(&bytes[plain]).unwrap();
-                Some((header, chain::parse(sealed.first, inner, 0).unwrap()))
-            })
+            .filter_map(|index| self.line.open(&self.pair.b.sent_ike(index)))
             .collect()
+    }
+
+    /// Rekeys the IKE SA with request number `id`, and goes on with the new one; gives the old one.
+    pub fn rekey_ike(&mut self, id: u32) -> Line {
+        let mut rng = Generator::from_seed([u8::try_from(id % 251).unwrap(); 32]);
+        let ke = KeyExchange::generate(suite().groups[0], &mut rng);
+        let (spi_i, nonce_i) = (IkeSpi(rng.u64()), rng.bytes::<32>());
+        let mut sa = ike_offer();
+        sa.proposals[0].spi = spi_i.0.to_be_bytes().to_vec();
+        let group = ke.group().id;
+        let data = ke.public().to_vec();
+        let request = [
+            Payload::Sa(sa),
+            Payload::Nonce(nonce_i.to_vec()),
+            Payload::Ke(Ke { group, data }),
+        ];
+        let answer = self.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let [
+            Payload::Sa(sa),
+            Payload::Nonce(nonce_r),
+            Payload::Ke(theirs),
+        ] = &answer[..]
+        else {
+            panic!("{answer:?}")
+        };
+        let spi_r = sa.proposals[0].spi[..].try_into().unwrap();
+        let spi_r = IkeSpi(u64::from_be_bytes(spi_r));
+        let nonces = (&nonce_i[..], &nonce_r[..]);
+        let shared = ke.agree(&theirs.data).unwrap();
+        let seed = self.line.next_seed(&shared, nonces);
+        let new = Line::new(&seed, nonces, spi_i, spi_r);
+        std::mem::replace(&mut self.line, new)
+    }
+
+    /// The nonces of the handshake.
+    pub fn nonces(&self) -> keys::Nonces<'_> {
+        (&self.nonce_i, &self.nonce_r)
     }
 
     /// Lets B's liveness check come, and returns its message id.

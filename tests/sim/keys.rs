@@ -1,0 +1,129 @@
+//! The key schedule once more, written from RFC 7296 §2.13 to §2.18, for the one suite that the rogue peer speaks: so the engine is checked against another
+//! reading of them.
+
+use groundlink::crypto::{
+    IkeProposal, Opener, Prf, Protection, SaKeys, Sealer, Secret, WrongKeyLength,
+};
+use groundlink::wire::{Header, IkeSpi, Message, Payload, chain, sk};
+
+pub fn suite() -> IkeProposal {
+    IkeProposal::parse("aes128-sha256-curve25519").unwrap().0
+}
+
+fn prf() -> &'static Prf {
+    suite().prf[0]
+}
+
+/// Ni and Nr.
+pub type Nonces<'a> = (&'a [u8], &'a [u8]);
+
+/// prf+ (§2.13): T1 = prf(K, S | 1), T2 = prf(K, T1 | S | 2), …
+fn prf_plus(key: &[u8], seed: &[u8]) -> Vec<u8> {
+    let (mut stream, mut last) = (Vec::new(), Vec::new());
+    for round in 1..=8u8 {
+        last = prf()
+            .compute(key, &[&last, seed, &[round]])
+            .as_bytes()
+            .to_vec();
+        stream.extend_from_slice(&last);
+    }
+    stream
+}
+
+fn keys(stream: &[u8], encryption: usize, integrity: usize) -> SaKeys {
+    SaKeys {
+        encryption: Secret::from_slice(&stream[encryption..encryption + 16]),
+        integrity: Secret::from_slice(&stream[integrity..integrity + 32]),
+    }
+}
+
+/// SKEYSEED of a first IKE SA (§2.14).
+pub fn seed(shared: &Secret, nonces: Nonces<'_>) -> Vec<u8> {
+    let both = [nonces.0, nonces.1].concat();
+    prf()
+        .compute(&both, &[shared.as_bytes()])
+        .as_bytes()
+        .to_vec()
+}
+
+/// One IKE SA as its initiator has it.
+pub struct Line {
+    pub spi_i: IkeSpi,
+    pub spi_r: IkeSpi,
+    /// SK_pi.
+    pub prove: Vec<u8>,
+    /// SK_d.
+    derive: Vec<u8>,
+    sealer: Sealer,
+    opener: Opener,
+    protection: Protection,
+    counter: u64,
+}
+
+impl Line {
+    pub fn new(seed: &[u8], nonces: Nonces<'_>, spi_i: IkeSpi, spi_r: IkeSpi) -> Line {
+        let spis = [spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes()].concat();
+        // SK_d 32 | SK_ai 32 | SK_ar 32 | SK_ei 16 | SK_er 16 | SK_pi 32
+        let stream = prf_plus(seed, &[nonces.0, nonces.1, &spis].concat());
+        let protection = Protection {
+            encryption: suite().encryption[0],
+            integrity: Some(suite().integrity[0]),
+        };
+        let made = || -> Result<Line, WrongKeyLength> {
+            Ok(Line {
+                spi_i,
+                spi_r,
+                prove: stream[128..160].to_vec(),
+                derive: stream[..32].to_vec(),
+                sealer: Sealer::new(protection, &keys(&stream, 96, 32), [9; 16])?,
+                opener: Opener::new(protection, &keys(&stream, 112, 64))?,
+                protection,
+                counter: 0,
+            })
+        };
+        made().unwrap()
+    }
+
+    /// SKEYSEED of the IKE SA that takes the place of this one (§2.18).
+    pub fn next_seed(&self, shared: &Secret, nonces: Nonces<'_>) -> Vec<u8> {
+        let parts = [shared.as_bytes(), nonces.0, nonces.1];
+        prf().compute(&self.derive, &parts).as_bytes().to_vec()
+    }
+
+    /// The keys of a Child SA without a group of its own (§2.17): those of the initiator of its exchange first.
+    pub fn child_keys(&self, nonces: Nonces<'_>) -> (SaKeys, SaKeys) {
+        // Encryption 16 | integrity 32, and the same for the responder.
+        let stream = prf_plus(&self.derive, &[nonces.0, nonces.1].concat());
+        (keys(&stream, 0, 16), keys(&stream, 48, 64))
+    }
+
+    pub fn room(&self) -> sk::Room {
+        sk::Room {
+            iv: self.protection.iv_len(),
+            icv: self.protection.icv_len(),
+            block: self.protection.block(),
+        }
+    }
+
+    pub fn seal(&mut self, mut framed: sk::Framed) -> Vec<u8> {
+        self.counter += 1;
+        self.sealer
+            .seal(&mut framed.bytes, framed.aad_len, self.counter, None)
+            .unwrap();
+        framed.bytes
+    }
+
+    /// What B has said over this IKE SA; nothing if that was another.
+    pub fn open(&self, bytes: &[u8]) -> Option<(Header, Vec<Payload>)> {
+        let message = Message::parse(bytes).unwrap();
+        let header = message.header;
+        if header.spi_r != self.spi_r {
+            return None;
+        }
+        let sealed = message.sealed.expect("sealed");
+        let mut bytes = bytes.to_vec();
+        let plain = self.opener.open(&mut bytes, sealed.aad_len, None).unwrap();
+        let inner = sk::unpad(&bytes[plain]).unwrap();
+        Some((header, chain::parse(sealed.first, inner, 0).unwrap()))
+    }
+}

@@ -1,0 +1,245 @@
+//! What a peer with the keys may ask for the IKE SA itself: to rekey it into nonsense, or without end; to go on with one that was rekeyed; to begin beside it.
+
+use std::time::Duration;
+
+use groundlink::crypto::{Generator, IkeProposal, KeyExchange};
+use groundlink::ike::{Sends, State};
+use groundlink::wire::{
+    Delete, ExchangeType, Ke, Notify, NotifyType, Payload, Sa, Transform, TransformType,
+};
+
+use crate::pair::{Side, settings};
+use crate::requests::{assert_ended, assert_unharmed};
+use crate::rogue::{Rogue, SPI_OUT, esp_offer, ike_offer, kinds};
+
+const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+/// A request to rekey the IKE SA: what is offered, and the KE if there is one.
+fn rekeying_ike(sa: Sa, ke: Option<Ke>) -> Vec<Payload> {
+    let mut payloads = vec![Payload::Sa(sa), Payload::Nonce(vec![8; 32])];
+    payloads.extend(ke.map(Payload::Ke));
+    payloads
+}
+
+fn offer(spi: &[u8], change: impl FnOnce(&mut Vec<Transform>)) -> Sa {
+    let mut sa = ike_offer();
+    sa.proposals[0].spi = spi.to_vec();
+    change(&mut sa.proposals[0].transforms);
+    sa
+}
+
+fn curve25519(len: usize) -> Option<Ke> {
+    let group = IkeProposal::parse("aes128-sha256-curve25519")
+        .unwrap()
+        .0
+        .groups[0];
+    let ke = KeyExchange::generate(group, &mut Generator::from_seed([77; 32]));
+    let mut data = ke.public().to_vec();
+    data.resize(len, 0);
+    Some(Ke {
+        group: group.id,
+        data,
+    })
+}
+
+#[test]
+fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
+    let aead = |transforms: &mut Vec<Transform>| {
+        transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
+    };
+    let group = |id| {
+        move |transforms: &mut Vec<Transform>| {
+            transforms[3] = Transform::new(TransformType::KE, id, None);
+        }
+    };
+    let (good, whole) = ([9; 8], || curve25519(32));
+    let modp = Some(Ke {
+        group: 14,
+        data: vec![2; 256],
+    });
+    let zeros = Some(Ke {
+        group: 31,
+        data: vec![0; 32],
+    });
+    let no_proposal = NotifyType::NO_PROPOSAL_CHOSEN;
+    let other_group = NotifyType::INVALID_KE_PAYLOAD;
+    let mut b = settings(Side::B);
+    b.ike.push(
+        IkeProposal::parse("aes128gcm16-prfsha256-curve25519")
+            .unwrap()
+            .0,
+    );
+    let mut rogue = Rogue::established_with(b);
+    for (id, (told, sa, ke, expected)) in (2..).step_by(2).zip([
+        ("no SPI", offer(&[], |_| {}), whole(), no_proposal),
+        (
+            "an SPI of four octets",
+            offer(&[9; 4], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "an SPI of nine",
+            offer(&[9; 9], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "an SPI of zeros",
+            offer(&[0; 8], |_| {}),
+            whole(),
+            no_proposal,
+        ),
+        ("no KE", offer(&good, |_| {}), None, other_group),
+        ("another group", offer(&good, |_| {}), modp, other_group),
+        (
+            "31 octets of KE",
+            offer(&good, |_| {}),
+            curve25519(31),
+            no_proposal,
+        ),
+        (
+            "no octets of KE",
+            offer(&good, |_| {}),
+            curve25519(0),
+            no_proposal,
+        ),
+        (
+            "a KE of small order",
+            offer(&good, |_| {}),
+            zeros,
+            no_proposal,
+        ),
+        (
+            "no group",
+            offer(&good, |all| all.truncate(3)),
+            whole(),
+            no_proposal,
+        ),
+        ("group NONE", offer(&good, group(0)), whole(), no_proposal),
+        (
+            "a group not configured",
+            offer(&good, group(14)),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "AEAD beside integrity",
+            offer(&good, aead),
+            whole(),
+            no_proposal,
+        ),
+        (
+            "no proposal at all",
+            Sa::default(),
+            whole(),
+            NotifyType::INVALID_SYNTAX,
+        ),
+    ]) {
+        let answer = rogue.ask(CREATE, id, &rekeying_ike(sa, ke));
+        assert_eq!(kinds(&answer), [expected], "{told}");
+        if expected == NotifyType::INVALID_SYNTAX {
+            assert_ended(&rogue, told);
+            break;
+        }
+        assert_unharmed(&mut rogue, id + 1, told);
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+    }
+}
+
+#[test]
+fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
+    let mut rogue = Rogue::established();
+    for (spi, told) in [
+        (rogue.line.spi_i, "the peer's own"),
+        (rogue.line.spi_r, "the one at our end"),
+    ] {
+        let mut rogue = Rogue::established();
+        let sa = offer(&spi.0.to_be_bytes(), |_| {});
+        let answer = rogue.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
+        assert_eq!(kinds(&answer), [], "{told}");
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        // The old one has given its Child SA away, and goes alone.
+        let gone = [Payload::Delete(Delete::ike())];
+        assert!(rogue.ask(INFORMATIONAL, 3, &gone).is_empty(), "{told}");
+        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    }
+    assert!(rogue.heard().is_empty());
+}
+
+#[test]
+fn p07_an_ike_sa_rekeyed_without_end_leaves_a_bounded_number_and_its_child_sa_serves_on() {
+    let mut rogue = Rogue::established();
+    let mut id = 2;
+    let mut former = Vec::new();
+    for _ in 0..100 {
+        former.push(rogue.rekey_ike(id));
+        id = 0;
+    }
+    assert_eq!(rogue.pair.b.view().rekeys.ike, 100);
+    assert_eq!(rogue.pair.b.ikes.len(), 1);
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(rogue.pair.b.count("ChildDown"), 0);
+    let kept = format!("{:?}", rogue.pair.b.endpoint)
+        .matches("Established(")
+        .count();
+    assert!((2..=9).contains(&kept), "{kept}");
+    assert!(rogue.ask(INFORMATIONAL, 0, &[]).is_empty());
+}
+
+/// ```text
+/// peer ── rekey the IKE SA ──▶ B        peer ── over the old one: rekey, make, delete a Child SA, rekey it again ──▶ B
+/// ```
+#[test]
+fn p07_an_ike_sa_that_was_rekeyed_does_nothing_any_more_but_end() {
+    let mut rogue = Rogue::established();
+    let mut old = rogue.rekey_ike(2);
+    std::mem::swap(&mut rogue.line, &mut old);
+    let later = [NotifyType::TEMPORARY_FAILURE];
+    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    assert_eq!(kinds(&rogue.ask(CREATE, 3, &request)), later);
+    let request = rogue.another_child(0x2000);
+    assert_eq!(kinds(&rogue.ask(CREATE, 4, &request)), later);
+    let sa = offer(&[9; 8], |_| {});
+    let request = rekeying_ike(sa, curve25519(32));
+    assert_eq!(kinds(&rogue.ask(CREATE, 5, &request)), later);
+    let delete = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
+    assert!(rogue.ask(INFORMATIONAL, 6, &delete).is_empty());
+    assert_eq!(rogue.pair.b.children.len(), 1, "it belongs to the new one");
+    let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
+    let lost = [Payload::Notify(lost)];
+    assert!(rogue.ask(INFORMATIONAL, 7, &lost).is_empty());
+    let end = [Payload::Delete(Delete::ike())];
+    assert!(rogue.ask(INFORMATIONAL, 8, &end).is_empty());
+
+    std::mem::swap(&mut rogue.line, &mut old);
+    assert_unharmed(&mut rogue, 0, "over the new one");
+    assert_eq!(rogue.pair.b.count("IkeDown"), 0);
+}
+
+/// A peer that authenticates anew beside the old IKE SA (RFC 7296 §2.8.3), as some do in place of rekeying.
+#[test]
+fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
+    let rogue = Rogue::established();
+    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let mut request = second.auth_request();
+    request[2] = Payload::Sa(esp_offer(0x2000));
+    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&answer), []);
+    assert_eq!(second.pair.b.children.len(), 2, "both receive");
+    assert!(second.pair.b.children[1].sends == Sends::Now);
+    // It closes the old one, or we do: either way the new one serves.
+    let mut old = rogue.line;
+    std::mem::swap(&mut second.line, &mut old);
+    let end = [Payload::Delete(Delete::ike())];
+    assert!(second.ask(INFORMATIONAL, 2, &end).is_empty());
+    std::mem::swap(&mut second.line, &mut old);
+    second.pair.run_for(Duration::from_secs(5));
+    assert_eq!(second.pair.b.children.len(), 1);
+    assert_eq!(second.pair.b.children[0].spi_out, 0x2000);
+    assert_eq!(second.pair.b.state(), State::Up);
+    assert!(second.ask(INFORMATIONAL, 2, &[]).is_empty());
+}
