@@ -50,6 +50,8 @@ fn carry(options: &Options) -> Wire {
             cookies_from: None,
             renewal: Renewal::default(),
             retransmit_ms: None,
+            ppk: None,
+            root: None,
         };
         let folder = scratch.folder(&side.to_string()).unwrap();
         Charon::start(world.gateway(side), &folder, &connection, &interrupt).unwrap()

@@ -53,6 +53,30 @@ pub struct Connection {
     pub renewal: Renewal,
     /// Milliseconds until it repeats an unanswered request for the first time; charon's own if `None`.
     pub retransmit_ms: Option<u32>,
+    /// Its post-quantum pre-shared key, if it has one.
+    pub ppk: Option<Ppk>,
+    /// The root of another system whose charon it is; this one's if `None`.
+    pub root: Option<PathBuf>,
+}
+
+/// A post-quantum pre-shared key, as charon has it (RFC 8784).
+#[derive(Debug, Clone)]
+pub struct Ppk {
+    /// Its name.
+    pub id: String,
+    /// The key: letters and digits.
+    pub key: String,
+    /// What it does with a peer that lacks it.
+    pub demand: PpkDemand,
+}
+
+/// What charon does with a peer that lacks its PPK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PpkDemand {
+    /// Refuses it.
+    Required,
+    /// Does without.
+    Optional,
 }
 
 /// When charon renews its SAs, exactly: without this it takes hours, and some of them off at random.
@@ -120,6 +144,33 @@ pub enum Error {
 const CHARON: &str = "/usr/sbin/charon-systemd";
 const SWANCTL: &str = "/usr/sbin/swanctl";
 
+/// In a folder: which root the charon that it is for lives in.
+const ROOT: &str = "root";
+
+/// Where charon sees its folder if it lives in another root.
+const MOUNTED: &str = "/mnt";
+
+/// charon of another system, which sees our devices and `folder` beside its own files, and whose mounts nobody else sees.
+fn in_root(root: &Path, folder: &Path) -> Command {
+    let script = format!(
+        "mount --rbind /dev \"$1/dev\" && mount --bind \"$2\" \"$1{MOUNTED}\" && exec chroot \"$1\" {CHARON}"
+    );
+    let mut command = Command::new("unshare");
+    command
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ])
+        .args([root, folder])
+        .env("STRONGSWAN_CONF", format!("{MOUNTED}/strongswan.conf"));
+    command
+}
+
 /// Whether strongSwan is here.
 pub fn is_installed() -> Result<(), Error> {
     [CHARON, SWANCTL]
@@ -137,9 +188,16 @@ impl Charon {
         interrupt: &Interrupt,
     ) -> Result<Charon, Error> {
         is_installed()?;
+        let seen_as = match &connection.root {
+            None => folder,
+            Some(root) => {
+                write_private(&folder.join(ROOT), &root.display().to_string())?;
+                Path::new(MOUNTED)
+            }
+        };
         write_private(
             &folder.join("strongswan.conf"),
-            &settings(folder, connection),
+            &settings(seen_as, connection),
         )?;
         write_private(&folder.join("swanctl.conf"), &connection.to_conf())?;
         Charon::resume(namespace, folder, interrupt)
@@ -151,9 +209,15 @@ impl Charon {
         folder: &Path,
         interrupt: &Interrupt,
     ) -> Result<Charon, Error> {
-        let mut command = Command::new(CHARON);
+        let mut command = match std::fs::read_to_string(folder.join(ROOT)) {
+            Err(_) => {
+                let mut command = Command::new(CHARON);
+                command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
+                command
+            }
+            Ok(root) => in_root(Path::new(&root), folder),
+        };
         namespace.enter(&mut command)?;
-        command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
         let process = Process::start(command, &folder.join("charon.out"))?;
         let mut charon = Charon {
             process,
@@ -335,6 +399,17 @@ impl Connection {
             + &exactly("reauth_time", renewal.reauth_s, "over_time = 20s", "    ");
         let child_life = format!("life_time = {}s", renewal.child_s.unwrap_or(0) + 20);
         let child_ends = exactly("rekey_time", renewal.child_s, &child_life, "        ");
+        let (ppk, secret) = self.ppk.as_ref().map_or_else(Default::default, |ppk| {
+            let required = match ppk.demand {
+                PpkDemand::Required => "yes",
+                PpkDemand::Optional => "no",
+            };
+            let Ppk { id, key, .. } = ppk;
+            (
+                format!("\n    ppk_id = {id}\n    ppk_required = {required}"),
+                format!("\n  ppk-lab {{\n    id = {id}\n    secret = {key}\n  }}"),
+            )
+        });
         let mut conf = String::new();
         let _ = write!(
             conf,
@@ -345,7 +420,7 @@ impl Connection {
     remote_addrs = {remote}
     proposals = {ike}
     keyingtries = {tries}
-    dpd_delay = {dpd_delay}s{ike_ends}
+    dpd_delay = {dpd_delay}s{ike_ends}{ppk}
     local {{
       auth = psk
       id = {id}
@@ -368,7 +443,7 @@ impl Connection {
 secrets {{
   ike-lab {{
     secret = {psk}
-  }}
+  }}{secret}
 }}
 "
         );
@@ -401,6 +476,12 @@ mod tests {
                 ..Renewal::default()
             },
             retransmit_ms: None,
+            ppk: Some(Ppk {
+                id: "q-1".to_owned(),
+                key: "def456".to_owned(),
+                demand: PpkDemand::Optional,
+            }),
+            root: None,
         }
         .to_conf();
         for line in [
@@ -412,6 +493,9 @@ mod tests {
             "dpd_delay = 7s",
             "rekey_time = 9s",
             "secret = abc123",
+            "ppk_id = q-1",
+            "ppk_required = no",
+            "secret = def456",
         ] {
             assert!(conf.contains(line), "no {line} in\n{conf}");
         }

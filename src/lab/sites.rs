@@ -251,6 +251,8 @@ fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
         cookies_from: None,
         renewal: charon::Renewal::default(),
         retransmit_ms: None,
+        ppk: None,
+        root: None,
     }
 }
 

@@ -14,6 +14,7 @@ mod liveness;
 mod lossy;
 mod matrix;
 mod multipath;
+mod post_quantum;
 mod reauthentication;
 mod rebinding;
 mod refusals;

@@ -145,6 +145,8 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             cookies_from: None,
             renewal: Renewal::default(),
             retransmit_ms: None,
+            ppk: None,
+            root: None,
         };
         right = Some(charon.reload(&connection));
     }

@@ -1,0 +1,279 @@
+//! Post-quantum keys with strongSwan: ML-KEM with charon 6.1, the first in Debian that has it, and post-quantum pre-shared keys with this system's.
+//!
+//! charon 6.1 is Debian 14's (forky); that of Debian 13 knows ML-KEM by name only, since neither of its plugins has it. It runs from a root of its own, which
+//! `tests/run` makes.
+
+use std::path::{Path, PathBuf};
+
+use groundlink::lab::charon::{Connection, Ppk, PpkDemand};
+use groundlink::lab::options::{Options, Peer, Role, Side};
+use groundlink::lab::{Changes, Far, Lab};
+use groundlink::status::{Rekeys, State};
+
+use super::lab::{build, failure, logs, settled, text, tunnel_that, up};
+use super::stream::Stream;
+
+/// The root with charon 6.1.
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/forky-root");
+    assert!(
+        root.join("usr/sbin/charon-systemd").exists(),
+        "no {}: tests/run makes it",
+        root.display()
+    );
+    root
+}
+
+fn against_charon_6(role: Role, ike: &str, esp: &str) -> Lab {
+    let theirs = |connection: &mut Connection| connection.root = Some(root());
+    let options = Options {
+        peer: Peer::Strongswan,
+        ike: Some(ike.to_owned()),
+        esp: Some(esp.to_owned()),
+        role,
+        ..Options::default()
+    };
+    up(
+        &options,
+        &Changes {
+            config: None,
+            connection: Some(&theirs),
+        },
+    )
+}
+
+fn charon(lab: &mut Lab) -> &mut groundlink::lab::charon::Charon {
+    match lab.b() {
+        Far::Strongswan(charon) => charon,
+        Far::Groundlink(_) => unreachable!("it was not asked for"),
+    }
+}
+
+fn ml_kem(role: Role, ike: &str) {
+    let mut lab = against_charon_6(role, ike, "aes256gcm16");
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let of_ike = tunnel.ike.unwrap();
+    assert!(of_ike.post_quantum);
+    assert_eq!(of_ike.suite, ike);
+    let log = charon(&mut lab).log();
+    assert!(
+        log.contains("IKE_INTERMEDIATE") && log.contains("KE1_ML_KEM_"),
+        "{log}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and another Debian's charon: tests/run runs it"]
+fn ml_kem_as_initiator() {
+    ml_kem(Role::Initiator, "aes256gcm16-prfsha384-ecp384-ke1_mlkem768");
+    ml_kem(Role::Initiator, "aes128-sha256-modp2048-ke1_mlkem1024");
+}
+
+#[test]
+#[ignore = "needs root and another Debian's charon: tests/run runs it"]
+fn ml_kem_as_responder() {
+    ml_kem(
+        Role::Responder,
+        "aes256gcm16-prfsha384-ecp384-ke1_mlkem1024",
+    );
+    ml_kem(Role::Responder, "aes128-sha256-curve25519-ke1_mlkem768");
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn a_peer_that_does_not_know_ml_kem_gets_the_proposal_without_it() {
+    // This system's charon, which skips what it does not know.
+    let ours = |_: Side, written: String| {
+        written.replace(
+            "ike = \"aes256gcm16-prfsha384-ecp384\"",
+            "ike = [\"aes256gcm16-prfsha384-ecp384-ke1_mlkem768\", \"aes256gcm16-prfsha384-ecp384\"]",
+        )
+    };
+    for role in [Role::Initiator, Role::Responder] {
+        let options = Options {
+            peer: Peer::Strongswan,
+            ike: Some("aes256gcm16-prfsha384-ecp384".to_owned()),
+            role,
+            ..Options::default()
+        };
+        let mut lab = up(
+            &options,
+            &Changes {
+                config: Some(&ours),
+                connection: None,
+            },
+        );
+        let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+        assert!(!tunnel.ike.unwrap().post_quantum);
+        assert_eq!(lab.ping(5).unwrap().received, 5);
+    }
+}
+
+#[test]
+#[ignore = "needs root and another Debian's charon: tests/run runs it"]
+fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
+    let ike = "aes256gcm16-prfsha384-curve25519-ke1_mlkem768";
+    let esp = "aes256gcm16-curve25519-ke1_mlkem768";
+    let mut lab = against_charon_6(Role::Initiator, ike, esp);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let stream = Stream::begin(&lab, 500);
+    let mut wanted = Rekeys::default();
+    for round in 0..3 {
+        for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
+            for beginner in [Side::A, Side::B] {
+                match beginner {
+                    Side::A => lab.a().ask("lab-1", ours).unwrap(),
+                    Side::B => {
+                        let output = charon(&mut lab)
+                            .swanctl(&["--rekey", theirs, "lab"])
+                            .unwrap();
+                        assert!(output.status.success(), "{}", text(&output.stderr));
+                    }
+                }
+                match theirs {
+                    "--child" => wanted.child += 1,
+                    _ => wanted.ike += 1,
+                }
+                tunnel_that(&mut lab, "has rekeyed", |tunnel| {
+                    tunnel.rekeys.child >= wanted.child && tunnel.rekeys.ike >= wanted.ike
+                });
+                settled(&mut lab);
+                let rekeys = lab.a().status().unwrap().tunnels[0].rekeys;
+                assert_eq!(rekeys, wanted, "round {round}{}", logs(&mut lab));
+            }
+        }
+    }
+    stream.end_unharmed(&mut lab);
+    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    assert_eq!(after.since_s, before.since_s, "it was up all the time");
+    assert_eq!(after.rekeys.packets_lost, 0, "{after:#?}");
+    assert_eq!(after.last_error, None);
+    assert_eq!(after.child.unwrap().suite, esp);
+    assert_eq!(after.ike.unwrap().suite, ike);
+    let log = charon(&mut lab).log();
+    assert!(log.contains("IKE_FOLLOWUP_KE"), "{log}");
+}
+
+/// A key of 256 bits and more.
+const KEY: &str = "q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAiq7vYd0x3LmZk9TtR";
+
+/// A lab in which we have the first PPK and charon the second.
+fn with_ppks(role: Role, ours: Option<Ppk>, theirs: Option<Ppk>) -> Lab {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display().to_string();
+    if let Some(ppk) = &ours {
+        std::fs::write(file.path(), &ppk.key).unwrap();
+    }
+    let config = |_: Side, written: String| match &ours {
+        None => written,
+        Some(Ppk { id, demand, .. }) => {
+            let required = *demand == PpkDemand::Required;
+            format!("{written}ppk = {{ id = {id:?}, file = {path:?}, required = {required} }}\n")
+        }
+    };
+    let connection = |connection: &mut Connection| connection.ppk = theirs.clone();
+    let options = Options {
+        peer: Peer::Strongswan,
+        ike: Some("aes256gcm16-prfsha384-ecp384".to_owned()),
+        role,
+        ..Options::default()
+    };
+    let mut lab = build(
+        &options,
+        &Changes {
+            config: Some(&config),
+            connection: Some(&connection),
+        },
+    );
+    // The file goes with this function, and must have been read.
+    tunnel_that(&mut lab, "there is", |_| true);
+    lab
+}
+
+fn ppk(id: &str, key: &str, demand: PpkDemand) -> Option<Ppk> {
+    Some(Ppk {
+        id: id.to_owned(),
+        key: key.to_owned(),
+        demand,
+    })
+}
+
+fn comes_up(lab: &mut Lab, post_quantum: bool) {
+    let tunnel = tunnel_that(lab, "is up", |tunnel| tunnel.state == State::Up);
+    assert_eq!(tunnel.ike.unwrap().post_quantum, post_quantum);
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(lab));
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_same_ppk_goes_into_the_keys_of_both_sides() {
+    use PpkDemand::{Optional, Required};
+    for role in [Role::Initiator, Role::Responder] {
+        for demand in [Required, Optional] {
+            let mut lab = with_ppks(role, ppk("q-1", KEY, demand), ppk("q-1", KEY, Required));
+            comes_up(&mut lab, true);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn an_optional_ppk_is_done_without() {
+    use PpkDemand::Optional;
+    for role in [Role::Initiator, Role::Responder] {
+        let mut lab = with_ppks(role, ppk("q-1", KEY, Optional), None);
+        comes_up(&mut lab, false);
+        let mut lab = with_ppks(role, None, ppk("q-1", KEY, Optional));
+        comes_up(&mut lab, false);
+    }
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn another_ppk_and_none_are_refused_and_told() {
+    use PpkDemand::{Optional, Required};
+    let other = "another-key-of-sufficient-length-0123456789abcdef";
+    for (role, ours, theirs, code) in [
+        (
+            Role::Initiator,
+            ppk("q-1", KEY, Required),
+            None,
+            "ppk-unused",
+        ),
+        (
+            Role::Responder,
+            ppk("q-1", KEY, Required),
+            None,
+            "ppk-unused",
+        ),
+        (
+            Role::Initiator,
+            ppk("q-1", KEY, Required),
+            ppk("q-2", KEY, Required),
+            "authentication-failed",
+        ),
+        (
+            Role::Responder,
+            ppk("q-1", KEY, Required),
+            ppk("q-2", KEY, Required),
+            "ppk-identity",
+        ),
+        (
+            Role::Responder,
+            ppk("q-1", KEY, Required),
+            ppk("q-1", other, Optional),
+            "ppk-mismatch",
+        ),
+        (
+            Role::Initiator,
+            ppk("q-1", KEY, Required),
+            ppk("q-1", other, Required),
+            "authentication-failed",
+        ),
+    ] {
+        let mut lab = with_ppks(role, ours, theirs);
+        let (told, text) = failure(&mut lab);
+        assert_eq!(told, code, "{text}{}", logs(&mut lab));
+    }
+}
