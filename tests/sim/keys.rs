@@ -90,10 +90,21 @@ impl Line {
         prf().compute(&self.derive, &parts).as_bytes().to_vec()
     }
 
-    /// The keys of a Child SA without a group of its own (§2.17): those of the initiator of its exchange first.
+    /// The keys of a Child SA without a key exchange of its own (§2.17): those of the initiator of its exchange first.
     pub fn child_keys(&self, nonces: Nonces<'_>) -> (SaKeys, SaKeys) {
+        self.fresh_child_keys(b"", nonces, b"")
+    }
+
+    /// The same with one, and an additional one (RFC 9370 §2.2.4): KEYMAT = prf+(SK_d, SK(0) | Ni | Nr | SK(1)).
+    pub fn fresh_child_keys(
+        &self,
+        first: &[u8],
+        nonces: Nonces<'_>,
+        additional: &[u8],
+    ) -> (SaKeys, SaKeys) {
         // Encryption 16 | integrity 32, and the same for the responder.
-        let stream = prf_plus(&self.derive, &[nonces.0, nonces.1].concat());
+        let seed = [first, nonces.0, nonces.1, additional].concat();
+        let stream = prf_plus(&self.derive, &seed);
         (keys(&stream, 0, 16), keys(&stream, 48, 64))
     }
 

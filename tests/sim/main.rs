@@ -25,6 +25,7 @@ mod recovery;
 mod rekey_child;
 mod rekey_ike;
 mod requests;
+mod requests_followup;
 mod requests_ike;
 mod rogue;
 mod script;

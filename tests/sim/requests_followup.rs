@@ -1,0 +1,264 @@
+//! What a peer with the keys may do to an additional key exchange (RFC 9370 §2.2.4): leave it out, spoil it, complete it twice, answer it wrongly.
+//!
+//! Nothing is made until it is completed as agreed, and the Child SA in use stays whatever comes of it.
+
+use std::time::Duration;
+
+use groundlink::crypto::{EspProposal, Generator, Group, KeyExchange};
+use groundlink::ike::{Rekey, State};
+use groundlink::wire::{
+    Delete, ExchangeType, Ke, Notify, NotifyType, Payload, PayloadType, Transform, TransformType,
+};
+
+use crate::esp::key;
+use crate::pair::{Side, settings};
+use crate::requests::assert_unharmed;
+use crate::rogue::{Rogue, SPI_OUT, kinds, notify};
+
+const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+const FOLLOWUP: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
+const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
+
+fn proposal() -> EspProposal {
+    let words = "aes128-sha256-curve25519-ke1_mlkem768";
+    EspProposal::parse(words).unwrap().0
+}
+
+/// B wants ML-KEM on top of Curve25519 in every Child SA but the first.
+fn hybrid() -> Rogue {
+    let mut b = settings(Side::B);
+    b.esp = vec![proposal()];
+    Rogue::established_with(b)
+}
+
+/// Our side of every key exchange.
+fn ours(group: &'static Group) -> KeyExchange {
+    KeyExchange::generate(group, &mut Generator::from_seed([5; 32]))
+}
+
+/// Our half of it, as a payload.
+fn half(group: &'static Group) -> Payload {
+    let ke = ours(group);
+    let (group, data) = (group.id, ke.public().to_vec());
+    Payload::Ke(Ke { group, data })
+}
+
+fn cut(ke: &Payload) -> Payload {
+    let Payload::Ke(ke) = ke else {
+        panic!("{ke:?}")
+    };
+    let mut ke = ke.clone();
+    ke.data.pop();
+    Payload::Ke(ke)
+}
+
+/// Chooses, or offers, both key exchanges.
+fn both_exchanges(mut payloads: Vec<Payload>) -> Vec<Payload> {
+    for payload in &mut payloads {
+        if let Payload::Sa(sa) = payload {
+            let transforms = &mut sa.proposals[0].transforms;
+            transforms.push(Transform::new(TransformType::KE, 31, None));
+            transforms.push(Transform::new(TransformType::ADDKE1, 36, None));
+        }
+    }
+    payloads.push(half(proposal().groups[0]));
+    payloads
+}
+
+fn link(data: &[u8]) -> Payload {
+    let kind = NotifyType::ADDITIONAL_KEY_EXCHANGE;
+    Payload::Notify(Notify::new(kind, data.to_vec()))
+}
+
+/// Asks B to rekey its Child SA; gives the link of what is to follow.
+fn begin(rogue: &mut Rogue, id: u32) -> Payload {
+    let request = both_exchanges(rogue.rekeying(SPI_OUT, 0x2000 + id));
+    let answer = rogue.ask(CREATE, id, &request);
+    let is_link =
+        |payload: &&Payload| kinds(&[(*payload).clone()]) == [NotifyType::ADDITIONAL_KEY_EXCHANGE];
+    answer.iter().find(is_link).cloned().unwrap()
+}
+
+/// KEYMAT takes in both secrets.
+#[test]
+fn an_independent_key_schedule_with_an_additional_key_exchange_leads_to_the_same_keys() {
+    let mut rogue = hybrid();
+    let request = both_exchanges(rogue.rekeying(SPI_OUT, 0x2000));
+    let created = rogue.ask(CREATE, 2, &request);
+    let part = |payloads: &[Payload], kind| {
+        let part = payloads.iter().find_map(|payload| match payload {
+            Payload::Nonce(nonce) if kind == PayloadType::NONCE => Some(nonce.clone()),
+            Payload::Ke(ke) if kind == PayloadType::KE => Some(ke.data.clone()),
+            _ => None,
+        });
+        part.unwrap()
+    };
+    let is_link = |payload: &&Payload| matches!(payload, Payload::Notify(_));
+    let link = created.iter().find(is_link).unwrap().clone();
+    let kem = proposal().additional[0];
+    let followed = rogue.ask(FOLLOWUP, 3, &[half(kem), link]);
+    let agree = |group, answer: &[Payload]| {
+        let theirs = part(answer, PayloadType::KE);
+        ours(group).agree(&theirs).unwrap()
+    };
+    let (first, additional) = (agree(proposal().groups[0], &created), agree(kem, &followed));
+    let nonces = [&request, &created].map(|payloads| part(payloads, PayloadType::NONCE));
+    let (of_initiator, of_responder) = rogue.line.fresh_child_keys(
+        first.as_bytes(),
+        (&nonces[0], &nonces[1]),
+        additional.as_bytes(),
+    );
+    let child = &rogue.pair.b.children[1];
+    assert_eq!(key(&child.keys_in), key(&of_initiator));
+    assert_eq!(key(&child.keys_out), key(&of_responder));
+}
+
+#[test]
+fn p05_a_rekeying_is_completed_once_and_by_its_own_link() {
+    let mut rogue = hybrid();
+    let kem = || half(proposal().additional[0]);
+    let not_found = [NotifyType::STATE_NOT_FOUND];
+    let answer = rogue.ask(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
+    assert_eq!(kinds(&answer), not_found, "nothing has begun");
+
+    // A hundred that nobody completes leave one to complete: the last.
+    let first = begin(&mut rogue, 3);
+    let last = (4..103).map(|id| begin(&mut rogue, id)).last().unwrap();
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    for (id, wrong) in (103..).zip([vec![kem(), first], vec![kem(), link(&[])], vec![kem()]]) {
+        assert_eq!(kinds(&rogue.ask(FOLLOWUP, id, &wrong)), not_found);
+    }
+    let answer = rogue.ask(FOLLOWUP, 106, &[kem(), last.clone()]);
+    assert!(
+        matches!(&answer[..], [Payload::Ke(ke)] if ke.group == 36),
+        "{answer:?}"
+    );
+    assert_eq!(rogue.pair.b.children.len(), 2);
+    assert_eq!(kinds(&rogue.ask(FOLLOWUP, 107, &[kem(), last])), not_found);
+    assert_eq!(rogue.pair.b.children.len(), 2);
+}
+
+#[test]
+fn p07_an_additional_key_exchange_that_is_not_the_one_agreed_on_makes_nothing() {
+    let kem = || half(proposal().additional[0]);
+    let other = half(
+        EspProposal::parse("aes128-sha256-curve25519-ke1_mlkem1024")
+            .unwrap()
+            .0
+            .additional[0],
+    );
+    let refused = [NotifyType::NO_PROPOSAL_CHOSEN];
+    for (told, ke) in [
+        ("another method", other),
+        ("the first one again", half(proposal().groups[0])),
+        ("a key that is too short", cut(&kem())),
+    ] {
+        let mut rogue = hybrid();
+        let link = begin(&mut rogue, 2);
+        let answer = rogue.ask(FOLLOWUP, 3, &[ke, link.clone()]);
+        assert_eq!(kinds(&answer), refused, "{told}");
+        let answer = rogue.ask(FOLLOWUP, 4, &[kem(), link]);
+        assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND], "{told}");
+        assert_unharmed(&mut rogue, 5, told);
+        // And it may begin anew.
+        let link = begin(&mut rogue, 6);
+        assert_eq!(kinds(&rogue.ask(FOLLOWUP, 7, &[kem(), link])), []);
+        assert_eq!(rogue.pair.b.children.len(), 2);
+    }
+
+    // Begun, and then deleted: there is nothing to put it in place of.
+    let mut rogue = hybrid();
+    let link = begin(&mut rogue, 2);
+    let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
+    rogue.ask(INFORMATIONAL, 3, &gone);
+    let answer = rogue.ask(FOLLOWUP, 4, &[kem(), link]);
+    assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
+    assert!(rogue.pair.b.children.is_empty());
+}
+
+/// B asks to rekey, is answered as it should be, and gives what it asks next.
+fn asked_to_follow() -> (Rogue, groundlink::wire::Header, Vec<Payload>) {
+    let mut rogue = hybrid();
+    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let mut answer = both_exchanges(rogue.accepting(&request, 0x2000));
+    answer.push(link(b"this one"));
+    rogue.answer(&asked, &answer);
+    let (asked, request) = rogue.asked();
+    assert_eq!(asked.exchange, FOLLOWUP);
+    assert!(request.contains(&link(b"this one")), "as it was given");
+    (rogue, asked, request)
+}
+
+/// What an honest responder answers.
+fn encapsulated(request: &[Payload]) -> Payload {
+    let theirs = request.iter().find_map(|payload| match payload {
+        Payload::Ke(ke) => Some(&ke.data),
+        _ => None,
+    });
+    let group = proposal().additional[0];
+    let rng = &mut Generator::from_seed([6; 32]);
+    let answer = KeyExchange::respond(group, theirs.unwrap(), rng).unwrap();
+    let (group, data) = (group.id, answer.public);
+    Payload::Ke(Ke { group, data })
+}
+
+#[test]
+fn p08_an_additional_key_exchange_answered_wrongly_costs_its_own_child_sa_only() {
+    let (mut rogue, asked, request) = asked_to_follow();
+    rogue.answer(&asked, &[encapsulated(&request)]);
+    assert_eq!(rogue.pair.b.children.len(), 2, "answered well");
+
+    let mut answers = vec![
+        ("nothing", Vec::new()),
+        ("the wrong method", vec![half(proposal().groups[0])]),
+        ("a ciphertext too short", vec![cut(&encapsulated(&request))]),
+        ("two of them", vec![encapsulated(&request); 2]),
+    ];
+    for refusal in [
+        NotifyType::STATE_NOT_FOUND,
+        NotifyType::TEMPORARY_FAILURE,
+        NotifyType::NO_PROPOSAL_CHOSEN,
+        NotifyType(8000),
+    ] {
+        answers.push(("a refusal", vec![notify(refusal)]));
+    }
+    for (told, answer) in answers {
+        let (mut rogue, asked, _) = asked_to_follow();
+        rogue.answer(&asked, &answer);
+        for (header, payloads) in rogue.heard() {
+            assert!(
+                matches!(&payloads[..], [Payload::Delete(_)]),
+                "{told}: {payloads:?}"
+            );
+            rogue.answer(&header, &[]);
+        }
+        assert_eq!(rogue.pair.b.view().rekeys.child, 0, "{told}");
+        assert_unharmed(&mut rogue, 2, told);
+        let (again, _) = rogue.have_b_rekey(Rekey::Child);
+        assert_eq!(again.exchange, CREATE, "{told}: it begins at the beginning");
+    }
+
+    // Chosen, without a word on how to go on.
+    let mut rogue = hybrid();
+    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let answer = both_exchanges(rogue.accepting(&request, 0x2000));
+    rogue.answer(&asked, &answer);
+    let (_, payloads) = rogue.asked();
+    assert_eq!(payloads[0].kind(), PayloadType::DELETE);
+    assert_unharmed(&mut rogue, 2, "no link");
+}
+
+#[test]
+fn p05_what_is_begun_and_not_completed_is_forgotten_after_a_minute() {
+    let mut rogue = hybrid();
+    let link = begin(&mut rogue, 2);
+    for id in 3..16 {
+        rogue.pair.run_for(Duration::from_secs(5));
+        assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty());
+    }
+    let kem = half(proposal().additional[0]);
+    let answer = rogue.ask(FOLLOWUP, 16, &[kem, link]);
+    assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND]);
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
