@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
-use crate::ike::collision::{self, Closer, Keep, Rival};
+use crate::ike::collision::{self, Closer, Keep};
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::exchange::intermediate;
@@ -291,46 +291,30 @@ impl Endpoint {
 
     /// Decides between a new SA and those the tunnel already has.
     pub(super) fn settle(&mut self, now: Time, newer: &mut IkeSa) {
-        let mut preferred = None;
-        let (nonces, peer) = (newer.nonces().clone(), newer.peer());
-        let newest = Rival {
-            nonces: &nonces,
-            role: newer.role(),
-            started: newer.started(),
-            established: newer.established(),
-        };
+        let tunnel = newer.tunnel();
+        let mut lost_to = None;
         // One that is leaving has lost against another already.
         for older in self
-            .established_mut(newer.tunnel())
+            .established_mut(tunnel)
             .filter(|older| !older.is_leaving())
         {
             let Some(spi_in) = older.child().map(|child| child.spi_in) else {
                 continue;
             };
-            let rival = Rival {
-                nonces: older.nonces(),
-                role: older.role(),
-                started: older.started(),
-                established: older.lineage(),
-            };
-            let (keep, closer) = collision::settle(rival, newest, peer);
+            let (keep, closer) = collision::settle(older.rival(), newer.rival(), newer.peer());
             let at = match closer {
                 Closer::Us => now + CLOSE_AFTER,
                 Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
             };
             match keep {
-                Keep::Older => {
-                    preferred = Some(spi_in);
-                    newer.close_later(at, DownReason::Redundant);
-                }
+                Keep::Older => lost_to = Some((spi_in, at)),
                 Keep::Newer => older.close_later(at, DownReason::Redundant),
             }
         }
-        if let Some(spi_in) = preferred {
-            self.out.events.push_back(Event::ChildPreferred {
-                tunnel: newer.tunnel(),
-                spi_in,
-            });
+        if let Some((spi_in, at)) = lost_to {
+            newer.close_later(at, DownReason::Redundant);
+            let preferred = Event::ChildPreferred { tunnel, spi_in };
+            self.out.events.push_back(preferred);
         }
     }
 

@@ -18,8 +18,10 @@ mod request;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::children::{self, ChildSa, Children, Standing};
+use super::collision::Rival;
 use super::event::{ChildView, DownReason, Event, IkeView, Rekey, Rekeys, Role, Sends};
 use super::exchange::followup::Pending;
 use super::exchange::rekey_ike;
@@ -55,8 +57,7 @@ pub struct IkeSa {
     peer: PeerKind,
     protector: Protector,
     established: Time,
-    /// When the first of the line was established of which this is the last; its handshake began at `place.started`.
-    lineage: Time,
+    lineage: Arc<Lineage>,
     life: Life,
     announced: bool,
     phase: Phase,
@@ -76,6 +77,14 @@ pub struct IkeSa {
     /// When the peer may be told of an unknown SPI again.
     tell_again: Time,
     upshot: Upshot,
+}
+
+/// The first of the line of which an SA is the last: rekeying makes no new acquaintance. Its handshake began at `place.started`.
+#[derive(Debug)]
+struct Lineage {
+    nonces: Nonces,
+    role: Role,
+    established: Time,
 }
 
 /// Whether the SA is there to stay.
@@ -173,6 +182,11 @@ impl IkeSa {
             Role::Initiator => (auth.next(), MessageId(0)),
             Role::Responder => (Some(MessageId(0)), auth),
         };
+        let lineage = Arc::new(Lineage {
+            nonces: nonces.clone(),
+            role,
+            established: now,
+        });
         let close_at = child
             .is_none()
             .then(|| (now + CHILDLESS_GRACE, DownReason::Useless));
@@ -188,7 +202,7 @@ impl IkeSa {
             peer,
             protector,
             established: now,
-            lineage: now,
+            lineage,
             life: Life::begin(&place, now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
@@ -238,7 +252,7 @@ impl IkeSa {
             peer: self.peer,
             protector,
             established: cx.now,
-            lineage: self.lineage,
+            lineage: self.lineage.clone(),
             life: Life::begin(&place, cx.now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
@@ -286,19 +300,20 @@ impl IkeSa {
         self.peer
     }
 
-    /// The nonces of its handshake.
-    pub fn nonces(&self) -> &Nonces {
-        &self.nonces
-    }
-
     /// When its handshake began.
     pub fn started(&self) -> Time {
         self.place.started
     }
 
-    /// When the first SA of its line was established: rekeying makes no new acquaintance.
-    pub fn lineage(&self) -> Time {
-        self.lineage
+    /// What the decision between it and another of the tunnel needs to know. The peer may know the one only before and the other only after rekeying, so what
+    /// counts is how the line began.
+    pub fn rival(&self) -> Rival<'_> {
+        Rival {
+            nonces: &self.lineage.nonces,
+            role: self.lineage.role,
+            started: self.place.started,
+            established: self.lineage.established,
+        }
     }
 
     /// When it was established.
