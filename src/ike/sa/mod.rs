@@ -503,6 +503,15 @@ impl IkeSa {
         }
     }
 
+    /// A Child SA serves again, so the IKE SA stays that was to be closed for want of one. One that lost against another goes all the same.
+    fn stay(&mut self) {
+        (self.restore_at, self.put_off) = (None, 0);
+        match self.close_at {
+            Some((_, DownReason::Redundant)) => {}
+            Some(_) | None => self.close_at = None,
+        }
+    }
+
     /// Deletes a Child SA that cannot work, and with the last one the IKE SA, which serves no other purpose.
     pub fn give_up_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
         if self.children.of_ours(spi_in).is_none() {

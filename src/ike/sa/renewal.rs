@@ -175,8 +175,7 @@ impl IkeSa {
             };
             self.upshot.verdicts.push((Rekey::Child, Ok(())));
         }
-        self.close_at = None;
-        self.restore_at = None;
+        self.stay();
         self.put_to_work(child, sends, old, cx);
     }
 
@@ -281,9 +280,7 @@ impl IkeSa {
             }
             self.upshot.verdicts.push((Rekey::Child, Ok(())));
         }
-        self.close_at = None;
-        self.restore_at = None;
-        self.put_off = 0;
+        self.stay();
     }
 
     /// The peer may have made a Child SA with which nothing can be done, and is told so.
@@ -551,11 +548,12 @@ impl IkeSa {
             Job::Liveness | Job::RekeyIke { .. } | Job::DeleteIke(_) => false,
         }));
         to.restore_at = self.restore_at.take();
+        // What was to be closed is not saved by having fresh keys.
+        to.close_at = self.close_at.take();
         to.quiet = self.quiet;
         to.announced = self.announced;
         to.place.remote = self.place.remote;
         self.announced = false;
-        self.close_at = None;
         self.phase = Phase::Replaced;
         self.upshot.rekeys.ike = self.upshot.rekeys.ike.saturating_add(1);
         cx.out.events.push_back(Event::IkeRekeyed {
