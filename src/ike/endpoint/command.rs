@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, Sa};
+use super::{Endpoint, Sa, has_child};
 use crate::ike::event::{Command, DownReason, Rekey};
 use crate::ike::handshake::Context;
 use crate::ike::limits;
@@ -174,6 +174,10 @@ impl Endpoint {
 
     /// Only a peer with which an IKE SA stands can be told in a way that it may believe.
     fn tell_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
+        // The peer may use an SA before its answer, which makes it ours too, has come.
+        if has_child(&self.sas, spi) {
+            return;
+        }
         let with_peer = self.sas.iter().filter_map(|(own, sa)| match sa {
             Sa::Established(sa) if sa.is_open() && sa.remote() == remote => {
                 Some((sa.established(), *own))

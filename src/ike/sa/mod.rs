@@ -573,9 +573,18 @@ impl IkeSa {
         }
     }
 
-    /// Tells the peer, not too often, that it sends ESP for an SPI that we do not have.
+    /// Tells the peer, not too often, that it sends ESP for an SPI that we do not have. Anybody can make us say so, hence only one such thing waits to be said.
     pub fn tell_invalid_spi(&mut self, spi: u32, cx: &mut Context<'_>) {
-        if self.is_open() && self.tell_again <= cx.now {
+        let waits = |job: &Job| match job {
+            Job::InvalidSpi { .. } => true,
+            Job::Liveness
+            | Job::RekeyChild { .. }
+            | Job::CreateChild { .. }
+            | Job::RekeyIke { .. }
+            | Job::DeleteChild { .. }
+            | Job::DeleteIke(_) => false,
+        };
+        if self.is_open() && self.tell_again <= cx.now && !self.jobs.iter().any(waits) {
             self.tell_again = cx.now + TELL_AGAIN;
             self.ask(Job::InvalidSpi { spi }, cx);
         }
