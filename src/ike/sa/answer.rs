@@ -147,11 +147,12 @@ impl IkeSa {
             .map(|child| (child.spi_in, child.standing))
             .collect();
         for (spi_in, standing) in gone {
-            // When both deletes cross, neither answer names the SA again.
-            if !self.is_deleting_child(spi_in) {
+            let delete = Job::DeleteChild { spi_in };
+            // When both deletes cross, neither answer names the SA again. One of ours that has not left yet is not sent any more.
+            if (self.request.as_ref()).is_none_or(|request| request.job != delete) {
                 answer.push(spi_in);
             }
-            self.jobs.retain(|job| *job != Job::DeleteChild { spi_in });
+            self.jobs.retain(|job| *job != delete);
             let reason = match standing {
                 Standing::Leaving { reason } => reason,
                 Standing::Replaced { .. } => {

@@ -289,6 +289,9 @@ impl IkeSa {
             self.children.of_ours(spi_in).map(|child| child.standing)
         {
             self.drop_child(spi_in, reason, cx);
+            if !self.children.any_of_use() {
+                self.mourn_child(cx);
+            }
         }
     }
 
