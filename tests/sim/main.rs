@@ -31,5 +31,6 @@ mod rogue;
 mod script;
 mod strangers;
 mod unproved;
+mod untidy;
 mod walk;
 mod wire;

@@ -1,0 +1,197 @@
+//! Renewal at a bad moment: SAs that are on their way out already, and peers whose messages come in an order that is theirs alone.
+
+use std::time::Duration;
+
+use groundlink::ike::{Command, Content, DownReason, Rekey, Settings, Start, Transmit};
+use groundlink::wire::ExchangeType;
+
+use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
+use crate::script::{CREATE, INFORM};
+use crate::wire::{Kind, answer, ask};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Both sides have begun, and both IKE SAs stand; one is about to be closed.
+fn with_two_ike_sas() -> Pair {
+    let mut pair = Pair::new(auto(Side::A), auto(Side::B));
+    while pair.a.ikes.len() < 2 || pair.b.ikes.len() < 2 {
+        pair.run_for(LATENCY);
+        assert!(
+            pair.now < groundlink::net::Time::from_secs(1001),
+            "only one came about"
+        );
+    }
+    pair
+}
+
+fn kind(transmit: &Transmit) -> Kind {
+    match &transmit.content {
+        Content::Ike(bytes) => Kind::of(bytes),
+        Content::Keepalive => panic!("there is no NAT"),
+    }
+}
+
+/// Settings of a side that begins by itself.
+fn auto(side: Side) -> Settings {
+    let mut settings = settings(side);
+    settings.start = Start::Auto;
+    settings
+}
+
+#[test]
+fn p11_crossed_beginnings_are_settled_alike_though_one_was_rekeyed_before_the_other_was_known() {
+    // A                                B
+    // │── IKE_AUTH 1 ─────────────────▶│
+    // │◀───────────────────── answer ──│
+    // │◀─────────────────── IKE_AUTH 2 │
+    // │── answer ─ ─ ─ ─ ─ ─ ─ ─ ─╮    │      late
+    // │◀─────────────────── rekey 1 ───│
+    // │── answer ─────────────────│───▶│
+    // │                           ╰───▶│      the two handshakes have crossed, whatever has become of the first
+    for seed in 1..9 {
+        let (a, b) = (auto(Side::A), auto(Side::B));
+        let mut pair = Pair::with_seeds(a, b, (seed, seed + 50));
+        pair.weather(|from, transmit| {
+            let late = from == Side::A && kind(transmit) == answer(ExchangeType::IKE_AUTH);
+            vec![if late { SECOND / 2 } else { LATENCY }]
+        });
+        pair.run_for(SECOND / 4);
+        assert_eq!((pair.a.ikes.len(), pair.b.ikes.len()), (2, 1));
+        pair.rekey(Side::B, Rekey::Ike);
+        pair.run_for(60 * SECOND);
+        pair.assert_agreed();
+        for node in [&pair.a, &pair.b] {
+            assert_eq!(node.count("Connecting"), 1, "with seed {seed}");
+            assert_eq!(node.count("IkeDown"), 1, "with seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_child_sa_rekeyed_within_an_ike_sa_that_is_about_to_be_closed_does_not_keep_it() {
+    for side in [Side::A, Side::B] {
+        let mut pair = with_two_ike_sas();
+        let children: Vec<u32> = pair.node(side).children.iter().map(|c| c.spi_in).collect();
+        for spi_in in children {
+            let tunnel = TUNNEL;
+            pair.command(side, Command::SoftLimit { tunnel, spi_in });
+        }
+        pair.run_for(60 * SECOND);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn an_ike_sa_that_is_about_to_be_closed_is_not_saved_by_being_rekeyed() {
+    // Both IKE SAs are due to be rekeyed within the second in which one of them is still to be closed.
+    let short = |side| {
+        let mut settings = auto(side);
+        settings.ike_lifetime = Duration::from_millis(900);
+        settings
+    };
+    let mut pair = Pair::new(short(Side::A), short(Side::B));
+    pair.run_for(5 * SECOND);
+    assert!(pair.a.ikes.len() <= 2, "{:?}", pair.a.ikes);
+    assert!(pair.b.ikes.len() <= 2, "{:?}", pair.b.ikes);
+}
+
+#[test]
+fn esp_before_the_answer_that_makes_its_sa_is_no_reason_to_complain() {
+    // B                                      A
+    // │── CREATE_CHILD_SA ──────────────────▶│
+    // │◀── ESP over the new SA ──────────────│    the answer is late
+    // │◀── answer ───────────────────────────│
+    let mut pair = Pair::established();
+    pair.by_hand();
+    pair.rekey(Side::B, Rekey::Child);
+    let request = pair.take(Side::B, ask(CREATE));
+    let made = pair.answer_to(&request);
+    let new = pair.a.children.last().unwrap();
+    let (remote, spi) = (new.local, new.spi_out);
+    pair.command(Side::B, Command::UnknownSpi { remote, spi });
+    pair.give(&made);
+    pair.let_go();
+    pair.run_for(SECOND);
+    pair.assert_agreed();
+    assert_eq!(pair.a.downs, [DownReason::Replaced]);
+    let told = pair.b.sent.iter().filter(|sent| kind(sent) == ask(INFORM));
+    assert_eq!(told.count(), 1, "the DELETE of the old one");
+}
+
+#[test]
+fn strangers_cannot_fill_the_queue_of_what_is_to_be_asked() {
+    // ESP with invented SPIs, which anybody can send, while B does not answer A's request.
+    let mut pair = Pair::established();
+    pair.by_hand();
+    pair.rekey(Side::A, Rekey::Child);
+    let rekey = pair.take(Side::A, ask(CREATE));
+    let remote = pair.a.children[0].remote;
+    for spi in 1000..1025 {
+        pair.command(Side::A, Command::UnknownSpi { remote, spi });
+        pair.run_for(SECOND);
+    }
+    while pair.wire.take(Side::A).is_some() || pair.wire.take(Side::B).is_some() {}
+    let made = pair.answer_to(&rekey);
+    pair.give(&made);
+    let mut asked = 0;
+    while let Some(request) = pair.wire.take(Side::A) {
+        let back = pair.answer_to(&request);
+        pair.give(&back);
+        asked += 1;
+    }
+    assert_eq!(
+        asked, 2,
+        "one complaint, and the DELETE of what was rekeyed"
+    );
+}
+
+#[test]
+fn p11_a_peer_that_deletes_the_child_sa_that_should_stay_leaves_one_that_works() {
+    // Both rekey; whichever wins, B deletes the one that it made itself before A knows how it ended.
+    for seed in 1..9 {
+        let mut pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
+        pair.run_for(SECOND);
+        pair.traffic(Duration::from_millis(100));
+        pair.by_hand();
+        pair.rekey(Side::A, Rekey::Child);
+        pair.rekey(Side::B, Rekey::Child);
+        let (of_a, of_b) = (
+            pair.take(Side::A, ask(CREATE)),
+            pair.take(Side::B, ask(CREATE)),
+        );
+        let to_a = pair.answer_to(&of_a);
+        let to_b = pair.answer_to(&of_b);
+        pair.give(&to_b);
+        let own = pair.b.children.last().unwrap().spi_in;
+        pair.command(
+            Side::B,
+            Command::InstallFailed {
+                tunnel: TUNNEL,
+                spi_in: own,
+                why: "a whim".to_owned(),
+            },
+        );
+        pair.let_go();
+        pair.run_for(Duration::from_millis(50));
+        pair.give(&to_a);
+        pair.run_for(3 * 60 * SECOND);
+        pair.assert_agreed();
+    }
+}
+
+#[test]
+fn a_rekey_answer_that_comes_after_its_ike_sa_is_closed_leaves_nothing_at_the_peer() {
+    for what in [Rekey::Child, Rekey::Ike] {
+        let mut pair = Pair::established();
+        pair.by_hand();
+        pair.rekey(Side::A, what);
+        let request = pair.take(Side::A, ask(CREATE));
+        let made = pair.answer_to(&request);
+        pair.command(Side::A, Command::Down(TUNNEL));
+        pair.give(&made);
+        pair.let_go();
+        pair.run_for(2 * SECOND);
+        assert!(pair.a.endpoint.is_idle() && pair.b.endpoint.is_idle());
+        assert!(pair.b.ikes.is_empty() && pair.b.children.is_empty());
+    }
+}
