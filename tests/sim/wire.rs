@@ -138,9 +138,12 @@ impl Wire {
             return;
         };
         let exchange = Kind::of(bytes).exchange;
-        let of_established =
-            exchange == ExchangeType::CREATE_CHILD_SA || exchange == ExchangeType::INFORMATIONAL;
-        if self.by_hand && of_established {
+        let of_established = [
+            ExchangeType::CREATE_CHILD_SA,
+            ExchangeType::INFORMATIONAL,
+            ExchangeType::IKE_FOLLOWUP_KE,
+        ];
+        if self.by_hand && of_established.contains(&exchange) {
             return self.waiting.push_back(letter);
         }
         for delay in delays {
