@@ -1,0 +1,145 @@
+//! Which of its Child SAs serves, and what becomes of an IKE SA when none does.
+//!
+//! ```text
+//! one goes ──▶ a waiting one sends ──▶ else one that was replaced serves again ──▶ else another is made ──▶ else the IKE SA goes too
+//! ```
+//!
+//! An IKE SA without a Child SA serves nobody, and misleads whoever judges by it.
+
+use super::{CHILDLESS_GRACE, IkeSa, Job};
+use crate::ike::children::Standing;
+use crate::ike::event::{DownReason, Event, Role};
+use crate::ike::handshake::Context;
+use crate::ike::settings::Start;
+
+impl IkeSa {
+    /// Takes all Child SAs out.
+    pub(super) fn drop_children(&mut self, reason: DownReason, cx: &mut Context<'_>) {
+        while let Some(child) = self.children.pop() {
+            self.tell_down(child.spi_in, reason, cx);
+        }
+    }
+
+    /// Takes a Child SA out. What waits takes its place first, so that there is never a moment without one that sends.
+    pub(super) fn drop_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        let Some(gone) = self.children.remove(spi_in) else {
+            return;
+        };
+        let was_sending = match gone.standing {
+            Standing::Working | Standing::Replaced { .. } => true,
+            Standing::Waiting { .. } | Standing::Redundant { .. } | Standing::Leaving { .. } => {
+                false
+            }
+        };
+        let any_working = || {
+            self.children
+                .iter()
+                .any(|child| child.standing == Standing::Working)
+        };
+        if was_sending && !any_working() {
+            let waiting = self.children.iter().rev().find(|child| child.is_of_use());
+            if let Some(next) = waiting.map(|child| child.spi_in) {
+                self.prefer(next, cx);
+            }
+        }
+        self.tell_down(spi_in, reason, cx);
+    }
+
+    /// From now on we send over this Child SA.
+    pub fn prefer(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        let Some(child) = self.children.of_ours_mut(spi_in) else {
+            return;
+        };
+        match child.standing {
+            Standing::Waiting { .. } => {
+                child.standing = Standing::Working;
+                cx.out.events.push_back(Event::ChildPreferred {
+                    tunnel: self.place.tunnel,
+                    spi_in,
+                });
+            }
+            Standing::Working
+            | Standing::Replaced { .. }
+            | Standing::Redundant { .. }
+            | Standing::Leaving { .. } => {}
+        }
+    }
+
+    fn tell_down(&self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        cx.out.events.push_back(Event::ChildDown {
+            tunnel: self.place.tunnel,
+            spi_in,
+            reason,
+        });
+    }
+
+    /// A Child SA serves again, so the IKE SA stays that was to be closed for want of one. One that lost against another goes all the same.
+    pub(super) fn stay(&mut self) {
+        (self.restore_at, self.put_off) = (None, 0);
+        match self.close_at {
+            Some((_, DownReason::Redundant)) => {}
+            Some(_) | None => self.close_at = None,
+        }
+    }
+
+    /// Deletes a Child SA that cannot work, and with the last one the IKE SA, which serves no other purpose.
+    pub fn give_up_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
+        if self.children.of_ours(spi_in).is_none() {
+            return;
+        }
+        self.drop_child(spi_in, reason, cx);
+        self.ask(Job::DeleteChild { spi_in }, cx);
+        self.revive();
+        if !self.children.any_of_use() {
+            self.close_later(cx.now, reason);
+        }
+    }
+
+    /// Where nothing of use is left, a Child SA that was replaced and still stands at both ends has to serve again.
+    pub(super) fn revive(&mut self) {
+        if self.children.any_of_use() {
+            return;
+        }
+        let replaced = self.children.iter_mut().find(|child| match child.standing {
+            Standing::Replaced { .. } => true,
+            Standing::Working
+            | Standing::Waiting { .. }
+            | Standing::Redundant { .. }
+            | Standing::Leaving { .. } => false,
+        });
+        if let Some(child) = replaced {
+            child.standing = Standing::Working;
+            child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
+        }
+    }
+
+    /// No Child SA is left that serves. The peer may be about to make another, or to close the IKE SA too; if it does neither, we do.
+    pub(super) fn mourn_child(&mut self, cx: &mut Context<'_>) {
+        self.revive();
+        if self.children.any_of_use() || !self.is_open() {
+            return;
+        }
+        match self.place.settings.start {
+            Start::Auto => {
+                // Whoever initiated the IKE SA is the first to try, so that the two sides rather do not cross.
+                let grace = match self.role {
+                    Role::Initiator => CHILDLESS_GRACE,
+                    Role::Responder => CHILDLESS_GRACE.saturating_mul(3),
+                };
+                self.restore_at.get_or_insert(cx.now + grace);
+            }
+            Start::Trap | Start::Add => {
+                self.close_later(cx.now + CHILDLESS_GRACE, DownReason::PeerDeleted);
+            }
+        }
+    }
+
+    /// The peer has lost a Child SA, or never had it: another is made at once.
+    pub(super) fn replace_lost(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        self.drop_child(spi_in, DownReason::PeerDeleted, cx);
+        self.revive();
+        if !self.children.any_of_use() {
+            self.ask(Job::CreateChild { group: None }, cx);
+        }
+    }
+}
