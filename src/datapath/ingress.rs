@@ -273,6 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn p17_a_flood_of_keepalives_neither_counts_nor_keeps_a_packet_out() {
+        let mut pair = Pair::connected("aes128-sha1");
+        let packet = sealed(&mut pair, &to_b(60));
+        for _ in 0..20 {
+            for _ in 0..50 {
+                assert!(pair.b.nat.inject(STRANGER, &[0xff]));
+            }
+            pair.turn(NOW);
+        }
+        assert_eq!(pair.b.counters().last_heard(), None);
+        assert_eq!((pair.b.all_refused(), pair.b.notices().len()), (vec![], 0));
+        assert_eq!(pair.b.strays.iter().count(), 0);
+        assert!(pair.b.nat.inject(STRANGER, &packet));
+        pair.turn(NOW);
+        assert_eq!(pair.b.delivered(), [to_b(60)]);
+    }
+
+    #[test]
     fn n01_a_message_that_lies_about_its_length_does_not_reach_the_control_plane() {
         let mut pair = Pair::new();
         for (len, stated) in [

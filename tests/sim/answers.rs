@@ -374,6 +374,7 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
         // Another IKE SA is begun before the end, while the old one serves.
         let age = began.expect("it begins anew").since(begin);
         assert!(age < life.mul_f64(0.96), "{what:?} {age:?}");
+        assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{what:?}");
         assert_eq!(rogue.pair.b.state(), State::Up);
     }
 }

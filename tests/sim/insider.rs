@@ -353,6 +353,24 @@ fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_
     assert_eq!(rogue.pair.b.state(), State::Up);
 }
 
+/// A peer that gives two Child SAs one SPI at its end has only itself to blame: they go together.
+#[test]
+fn p13_child_sas_under_one_spi_of_the_peers_go_together() {
+    let mut rogue = Rogue::established();
+    let request = rogue.another_child(SPI_OUT);
+    assert_eq!(
+        kinds(&rogue.ask(ExchangeType::CREATE_CHILD_SA, 2, &request)),
+        []
+    );
+    let spis = rogue.pair.b.children.iter().map(|child| child.spi_in);
+    let spis: Vec<u32> = spis.collect();
+    assert_eq!(spis.len(), 2);
+    let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
+    let answer = rogue.ask(INFORMATIONAL, 3, &gone);
+    assert_eq!(answer, [Payload::Delete(Delete::esp(spis))]);
+    assert_eq!(rogue.pair.b.count("ChildDown"), 2);
+}
+
 #[test]
 fn p14_the_window_stays_one_whatever_the_peer_asks_for() {
     let mut rogue = Rogue::established();

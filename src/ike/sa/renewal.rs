@@ -39,6 +39,9 @@ impl From<Error> for Refusal {
     }
 }
 
+/// After so many answers in a row that the peer is busy, it is told like a refusal.
+const BUSY_FOR_LONG: u32 = 5;
+
 /// How often a peer may be too busy for the Child SA that a tunnel lacks, before another IKE SA is the faster way.
 const MOST_PUT_OFF: u32 = 3;
 
@@ -321,7 +324,10 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) {
         if notify.kind == NotifyType::TEMPORARY_FAILURE {
-            return self.on_child_failed(asked, None, cx);
+            let old = asked.old.and_then(|old| self.children.of_ours(old));
+            if old.is_none_or(|old| old.refusals < BUSY_FOR_LONG) {
+                return self.on_child_failed(asked, None, cx);
+            }
         }
         if notify.kind == NotifyType::CHILD_SA_NOT_FOUND
             && let Some(old) = asked.old
@@ -481,7 +487,8 @@ impl IkeSa {
     }
 
     fn on_ike_refused(&mut self, rival: Option<Box<IkeSa>>, notify: &Notify, cx: &mut Context<'_>) {
-        let failure = (notify.kind != NotifyType::TEMPORARY_FAILURE)
+        let busy = notify.kind == NotifyType::TEMPORARY_FAILURE;
+        let failure = (!busy || self.life.refusals >= BUSY_FOR_LONG)
             .then(|| rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings));
         self.on_ike_failed(rival, failure, cx);
     }
