@@ -285,4 +285,46 @@ mod tests {
             (back.encryption, out.integrity)
         );
     }
+
+    /// The same, from the formulas of RFC 9370 §2.2.4: the secret of the additional key exchange comes behind the nonces.
+    #[test]
+    fn an_additional_secret_goes_into_the_keys_of_rekeyed_sas_behind_the_nonces() {
+        let ike = IkeProposal::parse("aes128gcm16-prfsha256-curve25519-ke1_mlkem768");
+        let suite = ike.unwrap().0.first().unwrap();
+        let esp = EspProposal::parse("aes128gcm16-curve25519-ke1_mlkem768");
+        let esp = esp.unwrap().0.first().unwrap();
+        let nonces = Nonces {
+            initiator: vec![1; 32],
+            responder: vec![2; 32],
+        };
+        let [derive, shared, additional] = [7, 3, 4].map(|octet| Secret::from_slice(&[octet; 32]));
+        let seed = ChildSeed {
+            prf: suite.prf,
+            derive: &derive,
+            shared: Some(&shared),
+            additional: Some(&additional),
+            nonces: &nonces,
+        };
+        let (out, back) = seed.keys(esp, Role::Initiator);
+        assert_eq!(
+            hex(&out.encryption) + &hex(&back.encryption),
+            "bdaebf948260e54f9977d50c21f997ce20176945595b606a42e1ffdf00ab3adf191aa06d7cab3bbe"
+        );
+        let keys = IkeKeys::rekeyed(
+            (suite.prf, &derive),
+            suite,
+            (&shared, Some(&additional)),
+            &nonces,
+            IkeSpi(0x1111),
+            IkeSpi(0x2222),
+        );
+        assert_eq!(
+            hex(&keys.derive),
+            "7b981a9d0710a4c469ecc611c209f952e501f541858049acc3bb52158a0eabd3"
+        );
+        assert_eq!(
+            hex(&keys.initiator.encryption),
+            "0108af4bdbb5d8263262e9a4d05f117a15aef8f9"
+        );
+    }
 }

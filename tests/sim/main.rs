@@ -10,6 +10,8 @@ mod handshake;
 mod hostile;
 #[cfg(feature = "testing")]
 mod impaired;
+#[cfg(feature = "testing")]
+mod impaired_kem;
 mod insider;
 mod keys;
 mod lifecycle;
