@@ -366,12 +366,27 @@ impl Endpoint {
             self.note(tunnel, failure);
         }
         self.count(tunnel, upshot.rekeys, upshot.verdicts);
+        if upshot.usurps {
+            self.prefer_winner(tunnel);
+        }
         if upshot.renew {
             self.renew(now, tunnel);
         }
         // The traffic is without an SA from the DELETE on, not only from its answer.
         if was_open && !is_open {
             self.on_lost(now, tunnel, lived);
+        }
+    }
+
+    /// What an IKE SA does that has lost against another does not keep the Child SA of that one from sending.
+    fn prefer_winner(&mut self, tunnel: TunnelId) {
+        let winner = self
+            .established(tunnel)
+            .filter(|sa| !sa.is_leaving())
+            .find_map(|sa| sa.child().map(|child| child.spi_in));
+        if let Some(spi_in) = winner {
+            let preferred = Event::ChildPreferred { tunnel, spi_in };
+            self.out.events.push_back(preferred);
         }
     }
 

@@ -139,6 +139,8 @@ pub struct Upshot {
     pub rekeys: Rekeys,
     /// Whether the peer rekeys, as far as that has shown.
     pub verdicts: Vec<(Rekey, Result<(), Failure>)>,
+    /// Whether a Child SA has begun to send though another IKE SA has won against this one.
+    pub usurps: bool,
     /// Whether another IKE SA should be made from scratch: this one cannot be rekeyed, and its end comes near.
     pub renew: bool,
 }

@@ -197,6 +197,7 @@ impl IkeSa {
         replaces: Option<u32>,
         cx: &mut Context<'_>,
     ) {
+        self.upshot.usurps = self.has_lost();
         let news = child.announced(&self.place, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(news)));
         self.children.push(child);

@@ -57,6 +57,7 @@ impl IkeSa {
                     tunnel: self.place.tunnel,
                     spi_in,
                 });
+                self.upshot.usurps = self.has_lost();
             }
             Standing::Working
             | Standing::Replaced { .. }
@@ -73,12 +74,16 @@ impl IkeSa {
         });
     }
 
+    /// Whether another IKE SA of the tunnel has won against this one: it goes, whatever happens in it meanwhile.
+    pub(super) fn has_lost(&self) -> bool {
+        matches!(self.close_at, Some((_, DownReason::Redundant)))
+    }
+
     /// A Child SA serves again, so the IKE SA stays that was to be closed for want of one. One that lost against another goes all the same.
     pub(super) fn stay(&mut self) {
         (self.restore_at, self.put_off) = (None, 0);
-        match self.close_at {
-            Some((_, DownReason::Redundant)) => {}
-            Some(_) | None => self.close_at = None,
+        if !self.has_lost() {
+            self.close_at = None;
         }
     }
 
