@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
-use groundlink::ike::{Command, Content, Encapsulation, RekeyTest, Start, State, Verdict};
+use groundlink::ike::{Command, Content, Encapsulation, Rekey, RekeyTest, Start, State, Verdict};
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 
@@ -323,5 +323,42 @@ fn a_trial_finds_another_pfs_group_and_leaves_the_running_tunnel_alone() {
             told.text
         );
         assert_eq!(pair.b.count("RekeyChecked"), 2);
+    }
+}
+
+//  A                                B
+//  │── rekey the Child SA ─────────▶│
+//  │◀────────────────────────────── │
+//  │── DELETE (old) ── lost         │
+//  │◀──────── rekey the IKE SA ─────│   a person asks for it
+//  │── TEMPORARY_FAILURE ──────────▶│
+//  │── DELETE (old), again ────────▶│
+//  │◀──────── rekey the IKE SA ─────│   asked again soon, though it is not due for a day
+#[test]
+fn a_rekey_that_somebody_asked_for_at_a_bad_moment_is_tried_again_soon() {
+    let mut pair = Pair::established();
+    let rekey = |what| Command::Rekey {
+        tunnel: TUNNEL,
+        what,
+    };
+    pair.command(Side::A, rekey(Rekey::Child));
+    pair.run_for(LATENCY * 2);
+    // The DELETE is on its way, and is lost.
+    let mut deletes = 0;
+    pair.weather(move |from, _| {
+        deletes += u32::from(from == Side::A);
+        if from == Side::A && deletes == 1 {
+            Vec::new()
+        } else {
+            vec![LATENCY]
+        }
+    });
+    pair.command(Side::B, rekey(Rekey::Ike));
+    pair.run_for(Duration::from_secs(10));
+    pair.fair();
+    pair.assert_agreed();
+    for node in [&pair.a, &pair.b] {
+        assert_eq!(node.view().rekeys.ike, 1);
+        assert_eq!(node.view().rekeys.child, 1);
     }
 }

@@ -345,7 +345,7 @@ impl IkeSa {
     }
 
     /// Nothing came of our request: with a reason it is told, without one it was a collision. Later it is tried again, unless the peer's exchange has done it;
-    /// what was only a trial, or a person's wish, not before it is due anyway.
+    /// what the peer has refused, and was only a trial or a person's wish, not before it is due anyway.
     fn on_child_failed(
         &mut self,
         asked: &create_child::Asked,
@@ -367,7 +367,10 @@ impl IkeSa {
         }
         child.refusals = child.refusals.saturating_add(1);
         let again = cx.now + pause(child.hard_expiry, child.refusals, cx.now, jitter);
-        child.rekey_at = Some(again.max(child.soft_expiry));
+        child.rekey_at = Some(match failure {
+            None => again,
+            Some(_) => again.max(child.soft_expiry),
+        });
         if let Some(failure) = failure {
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Child, Err(failure)));
@@ -536,7 +539,10 @@ impl IkeSa {
         let life = &mut self.life;
         life.refusals = life.refusals.saturating_add(1);
         let again = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
-        life.rekey_at = Some(again.max(life.soft_expiry));
+        life.rekey_at = Some(match failure {
+            None => again,
+            Some(_) => again.max(life.soft_expiry),
+        });
         if let Some(failure) = failure {
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
