@@ -482,3 +482,16 @@ fn every_refusal_is_counted_by_its_class() {
     assert_eq!(pair.b.state(), State::Up);
     pair.assert_agreed();
 }
+
+#[test]
+fn n23_a_gateway_that_is_shown_its_own_messages_does_not_connect_with_itself() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    pair.cut();
+    let request = pair.a.sent_ike(0);
+    pair.inject(Side::A, 500, &request);
+    assert_eq!(pair.a.sent.len(), 1, "the reflection is not answered");
+    // It is not in the way of the real peer either.
+    pair.fair();
+    pair.run_for(Duration::from_secs(5));
+    pair.assert_agreed();
+}

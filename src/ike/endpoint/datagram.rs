@@ -81,7 +81,9 @@ impl Endpoint {
             && header.message_id.0 == 0
             && header.spi_r.is_zero()
             && !header.spi_i.is_zero();
-        if !begins {
+        // An SPI that we have drawn ourselves: somebody shows us our own request, and would have us connected with ourselves.
+        let reflected = self.sas.contains_key(&header.spi_i);
+        if !begins || reflected {
             return self.out.refused.count(Refused::Stray);
         }
         let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
