@@ -58,6 +58,8 @@ pub enum Secrets {
     Required,
     /// `check` by someone who may not read them notes it and goes on; their keys are empty then.
     IfReadable,
+    /// No file but the configuration is opened, whatever it names; all keys are empty then. For reading texts of strangers.
+    Unread,
 }
 
 /// A configuration that was read, well or badly.

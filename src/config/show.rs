@@ -11,9 +11,20 @@ pub fn plain<T: std::fmt::Display>(value: &T) -> String {
     value.to_string()
 }
 
-/// How a string looks in a file.
+/// How a string looks in a file: also one with quotes or with control characters, which a terminal would obey.
 pub fn quoted<T: std::fmt::Display>(value: &T) -> String {
-    format!("\"{value}\"")
+    let mut shown = String::from("\"");
+    for character in value.to_string().chars() {
+        match character {
+            '"' | '\\' => shown.extend(['\\', character]),
+            control if control.is_control() => {
+                shown.push_str(&format!("\\u{:04X}", u32::from(control)));
+            }
+            other => shown.push(other),
+        }
+    }
+    shown.push('"');
+    shown
 }
 
 /// How a list looks in a file.
@@ -64,4 +75,19 @@ pub fn offload(offload: &Offload) -> String {
 /// How times are written.
 pub fn duration(duration: &Duration) -> String {
     quoted(&Span(*duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h04_what_a_string_holds_is_shown_as_it_can_be_pasted_and_obeyed_by_no_terminal() {
+        let text = "a\"b\\c\u{1b}[31m\u{9b}\u{7f}é";
+        let shown = quoted(&text);
+        assert_eq!(shown, r#""a\"b\\c\u001B[31m\u009B\u007Fé""#);
+        let pasted: toml::Value =
+            toml::from_str::<toml::Table>(&format!("v = {shown}")).unwrap()["v"].clone();
+        assert_eq!(pasted.as_str(), Some(text));
+    }
 }

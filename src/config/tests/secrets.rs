@@ -173,3 +173,17 @@ fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise(
         "{report}"
     );
 }
+
+#[test]
+fn h01_a_stranger_s_text_opens_no_file() {
+    let folder = folder();
+    let environment = Environment {
+        credentials: Some(folder.path().to_owned()),
+        secrets: Secrets::Unread,
+    };
+    fs::remove_file(folder.path().join("psk")).unwrap();
+    let loaded = load_text(Source::new("t.toml", GOOD), folder.path(), &environment);
+    assert!(loaded.report.is_sound(), "{}", loaded.report);
+    let settings = loaded.settings.unwrap();
+    assert!(settings.tunnels[0].ike.psk.0.is_empty());
+}
