@@ -425,3 +425,24 @@ fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
     let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
     assert_eq!(kept, 0);
 }
+
+#[test]
+fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
+    let longer_than_all = [0, 0, 0xff, 0xff, 1, 2, 3, 4];
+    let shorter_than_its_header = [0, 0, 0, 3, 1, 2, 3, 4];
+    let padding_longer_than_all = [0xff; 16];
+    let payloads: [&[u8]; 3] = [
+        &longer_than_all,
+        &shorter_than_its_header,
+        &padding_longer_than_all,
+    ];
+    for plaintext in payloads {
+        let mut rogue = Rogue::established();
+        let inside = (PayloadType::NOTIFY, plaintext);
+        let sealed = rogue.seal_plaintext(INFORMATIONAL, 2, false, inside);
+        rogue.deliver(&sealed);
+        let heard = rogue.heard();
+        assert!(!heard.is_empty(), "{plaintext:?}");
+        assert_eq!(kinds(&heard[0].1), [NotifyType::INVALID_SYNTAX]);
+    }
+}

@@ -288,6 +288,31 @@ impl Rogue {
         self.seal_frame(sk::frame(header, payloads, self.line.room()).unwrap())
     }
 
+    /// The same with this where payloads and padding would be, down to the pad length: a `first` payload and whatever follows, true to its lengths or not. Zeros fill
+    /// the last block.
+    pub fn seal_plaintext(
+        &mut self,
+        exchange: ExchangeType,
+        id: u32,
+        response: bool,
+        (first, plaintext): (PayloadType, &[u8]),
+    ) -> Vec<u8> {
+        let room = self.line.room();
+        let len = plaintext.len().max(1).next_multiple_of(room.block);
+        // Its generic header and the pad length are the rest of the last block.
+        let stand_in = Payload::Unknown {
+            kind: first,
+            critical: Critical::No,
+            body: vec![0; len - 5],
+        };
+        let header = self.header(exchange, id, response);
+        let mut framed = sk::frame(header, &[stand_in], room).unwrap();
+        let inside = &mut framed.bytes[framed.aad_len + room.iv..][..len];
+        inside.fill(0);
+        inside[..plaintext.len()].copy_from_slice(plaintext);
+        self.seal_frame(framed)
+    }
+
     fn header(&self, exchange: ExchangeType, id: u32, response: bool) -> Header {
         let flags = Flags {
             initiator: true,

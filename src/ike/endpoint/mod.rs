@@ -76,6 +76,12 @@ impl Endpoint {
         &mut self.out.impair
     }
 
+    /// How many IKE SAs there are, from the first message to the last echo.
+    #[cfg(feature = "testing")]
+    pub fn sa_count(&self) -> usize {
+        self.sas.values().len()
+    }
+
     /// The next datagram to send. Events come first: see [`poll_event`](Self::poll_event).
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.out.transmits.pop_front()

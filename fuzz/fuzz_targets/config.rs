@@ -1,0 +1,54 @@
+//! No text makes the reading of a configuration panic, and whatever it has to say about the text lies inside it.
+//!
+//! No file is opened: secrets are taken as read, so that the input alone decides. Run on the stable toolchain with
+//! `cargo fuzz run -s none config fuzz/corpus/config fuzz/seeds/config`.
+#![no_main]
+
+use std::path::Path;
+
+use groundlink::config::{Environment, Secrets, Source, load_text};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let environment = Environment {
+        credentials: None,
+        secrets: Secrets::Unread,
+    };
+    let source = Source::new("fuzz.toml", text);
+    let loaded = load_text(source, Path::new("/nowhere"), &environment);
+    for finding in loaded.report.findings() {
+        assert!(!finding.what.is_empty());
+        if let Some(span) = &finding.span {
+            assert!(
+                text.get(span.clone()).is_some(),
+                "{finding:?} is not of this text"
+            );
+        }
+    }
+    // Every word of it can be printed, on lines that exist.
+    let lines = text.matches('\n').count() + 1;
+    let shown = loaded.report.to_string();
+    assert_eq!(shown.is_empty(), loaded.report.findings().is_empty());
+    for row in &loaded.values {
+        assert!(!row.to_string().chars().any(char::is_control), "{row:?}");
+        if let groundlink::config::Origin::File { line } = row.origin {
+            assert!((1..=lines).contains(&line), "{row:?} of {lines} lines");
+        }
+    }
+    assert!(loaded.settings.is_none() || !loaded.values.is_empty());
+    if loaded.report.is_sound() {
+        let settings = loaded.settings.expect("nothing is wrong with it");
+        for tunnel in &settings.tunnels {
+            let explained =
+                |row: &groundlink::config::Row| row.tunnel.as_ref() == Some(&tunnel.ike.name);
+            assert!(
+                loaded.values.iter().any(explained),
+                "nothing is told of {}",
+                tunnel.ike.name
+            );
+        }
+    }
+});

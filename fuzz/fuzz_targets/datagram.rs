@@ -1,0 +1,349 @@
+//! Whatever arrives from the network, nothing panics, everything stays bounded, and established SAs are not harmed by what does not authenticate.
+//!
+//! One gateway stands with four tunnels: one that it began, one that its peer began, one whose peer never answers, and one that waits. The two peers are honest and
+//! their wire is perfect; beside it the input sends what it likes, from where it likes: bytes of its own, with or without a header that fits, and what was on the
+//! wire before, changed or not. Meanwhile time passes and people ask for fresh keys.
+//!
+//! ```text
+//!   peers ◀══════ honest ═══════▶ gateway ◀── the input, from any address
+//! ```
+//!
+//! Run on the stable toolchain with `cargo fuzz run -s none datagram fuzz/corpus/datagram fuzz/seeds/datagram`.
+#![no_main]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use groundlink::ike::{
+    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, State, Transmit, TunnelId,
+};
+use groundlink::net::Time;
+use groundlink::wire::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadType};
+use groundlink_fuzz::node::Node;
+use groundlink_fuzz::pair::{Side, settings};
+use groundlink_fuzz::tape::Tape;
+use libfuzzer_sys::fuzz_target;
+
+const MOST_STEPS: usize = 150;
+
+/// Messages that the input can show again.
+const MOST_KNOWN: usize = 64;
+
+/// IKE SAs of all four tunnels: those that stand or are being rekeyed, half-open ones of seven sources, and last answers.
+const MOST_SAS: usize = 120;
+
+/// Datagrams that one datagram may bring about.
+const MOST_ANSWERS: usize = 4;
+
+const GATEWAY: &str = "192.0.2.1";
+
+/// The two that are up; a third peer that never answers, and a fourth for which the gateway waits.
+const PEERS: [&str; 4] = ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
+
+const STRANGERS: [&str; 3] = ["198.51.100.7", "2001:db8::7", "2001:db8::8"];
+
+fuzz_target!(|input: &[u8]| {
+    let mut tape = Tape::new(input);
+    let mut scene = Scene::new();
+    for _ in 0..MOST_STEPS {
+        let Some(step) = tape.step() else { break };
+        scene.step(step, &mut tape);
+        scene.assert_unharmed();
+    }
+    // Nobody is worse off later either.
+    scene.pass(Duration::from_secs(120));
+    scene.assert_unharmed();
+});
+
+struct Scene {
+    now: Time,
+    gateway: Node,
+    /// Those that are up.
+    peers: [Node; 2],
+    /// What was on the wire, with where it came from and went to.
+    known: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// What the gateway (side A) and its peers (side B) want.
+fn wants(side: Side, index: usize, start: Start) -> Settings {
+    let mut settings = settings(side);
+    let (local, remote) = match side {
+        Side::A => (GATEWAY, PEERS[index]),
+        Side::B => (PEERS[index], GATEWAY),
+    };
+    settings.name = format!("t{index}");
+    settings.local = ip(local);
+    settings.id = ip(local).into();
+    settings.peer = Peer::Address(ip(remote));
+    settings.start = start;
+    settings.ike_lifetime = Duration::from_secs(3000);
+    settings.child_lifetime = Duration::from_secs(1000);
+    settings
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let now = Time::from_secs(1000);
+        let mut scene = Scene {
+            now,
+            gateway: Node::new(now, [1; 32]),
+            peers: [Node::new(now, [2; 32]), Node::new(now, [3; 32])],
+            known: Vec::new(),
+        };
+        let starts = [
+            (Start::Auto, Start::Add),
+            (Start::Add, Start::Auto),
+            (Start::Auto, Start::Add),
+            (Start::Add, Start::Add),
+        ];
+        for (index, (ours, theirs)) in starts.into_iter().enumerate() {
+            let number = u32::try_from(index).expect("few tunnels");
+            let ours = wants(Side::A, index, ours);
+            scene
+                .gateway
+                .endpoint
+                .add_tunnel(now, TunnelId(number), ours);
+            if let Some(peer) = scene.peers.get_mut(index) {
+                let theirs = wants(Side::B, index, theirs);
+                peer.endpoint.add_tunnel(now, TunnelId(0), theirs);
+            }
+        }
+        scene.settle();
+        scene.assert_unharmed();
+        scene
+    }
+
+    fn step(&mut self, step: u8, tape: &mut Tape) {
+        match step % 8 {
+            0 => {
+                let bytes = tape.bytes().to_vec();
+                self.intrude(tape, &bytes);
+            }
+            1 | 2 => {
+                let bytes = self.with_header(tape);
+                self.intrude(tape, &bytes);
+            }
+            3..=5 => self.show_again(step >> 3, tape),
+            6 => self.pass(tape.span()),
+            _ => self.command(tape),
+        }
+    }
+
+    /// A message with the SPIs of one that was there, and a body of the input.
+    fn with_header(&self, tape: &mut Tape) -> Vec<u8> {
+        let (_, _, model) = tape.one(&self.known);
+        let model = Header::parse(&model).expect("it was a message");
+        let spi_r = match tape.byte() & 3 {
+            0 => IkeSpi::ZERO,
+            _ => model.spi_r,
+        };
+        let flags = tape.byte();
+        let flags = Flags {
+            initiator: flags & 1 != 0,
+            response: flags & 2 != 0,
+            version: flags & 4 != 0,
+        };
+        let exchange = ExchangeType(34 + tape.byte() % 11);
+        let id = MessageId(u32::from(tape.byte() % 16));
+        let header = Header {
+            next: PayloadType(tape.byte()),
+            ..Header::new(model.spi_i, spi_r, exchange, flags, id)
+        };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        for _ in 0..=tape.byte() & 3 {
+            bytes.extend_from_slice(tape.bytes());
+        }
+        let length = u32::try_from(bytes.len()).expect("it is short");
+        bytes[24..28].copy_from_slice(&length.to_be_bytes());
+        bytes
+    }
+
+    /// Something that was there before, perhaps from elsewhere, perhaps changed.
+    fn show_again(&mut self, how: u8, tape: &mut Tape) {
+        let (from, to, mut bytes) = tape.one(&self.known);
+        if how & 1 != 0 {
+            tape.twist(&mut bytes);
+        }
+        if how & 2 != 0 {
+            return self.intrude(tape, &bytes);
+        }
+        // From where it came, or back to where it came from.
+        let (local, remote) = if to.ip() == ip(GATEWAY) {
+            (to, from)
+        } else {
+            (from, to)
+        };
+        self.arrive(local, remote, &bytes);
+    }
+
+    /// A datagram of the input arrives.
+    fn intrude(&mut self, tape: &mut Tape, bytes: &[u8]) {
+        let from = tape.byte();
+        let addresses = [&PEERS[..], &STRANGERS[..]].concat();
+        let remote = ip(addresses[usize::from(from & 15) % addresses.len()]);
+        let ports = [(500, 500), (4500, 4500), (500, 4500), (4500, 1024)];
+        let (local_port, remote_port) = ports[usize::from(from >> 4 & 3)];
+        let local = SocketAddr::new(ip(GATEWAY), local_port);
+        self.arrive(local, SocketAddr::new(remote, remote_port), bytes);
+    }
+
+    fn arrive(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
+        let datagram = Datagram {
+            local,
+            remote,
+            bytes,
+        };
+        self.gateway.endpoint.handle_datagram(self.now, datagram);
+        act(self.now, &mut self.gateway);
+        let mut answers = Vec::new();
+        while let Some(transmit) = self.gateway.endpoint.poll_transmit() {
+            let target = transmit.remote.ip();
+            let expected = target == remote.ip() || PEERS.iter().any(|peer| ip(peer) == target);
+            assert!(expected, "{transmit:?} goes to a third party");
+            answers.push(transmit);
+        }
+        let count = answers.len();
+        assert!(count <= MOST_ANSWERS, "{count} datagrams for one");
+        for transmit in answers {
+            self.carry(transmit);
+        }
+        self.settle();
+    }
+
+    /// What people ask and the datapath tells.
+    fn command(&mut self, tape: &mut Tape) {
+        let tunnel = TunnelId(u32::from(tape.byte() & 3));
+        let spi_in = match self.gateway.children.len() {
+            0 => 0,
+            count => self.gateway.children[usize::from(tape.byte()) % count].spi_in,
+        };
+        let now = self.now;
+        let remote = SocketAddr::new(ip(tape.one(&PEERS)), 4500);
+        let command = match tape.byte() % 10 {
+            0 => Command::Rekey {
+                tunnel,
+                what: Rekey::Child,
+            },
+            1 => Command::Rekey {
+                tunnel,
+                what: Rekey::Ike,
+            },
+            2 => Command::SoftLimit { tunnel, spi_in },
+            3 => Command::ChildHeard { tunnel, spi_in },
+            4 => Command::UnknownSpi {
+                remote,
+                spi: u32::from(tape.byte()),
+            },
+            5 => Command::Demand(tunnel),
+            6 => Command::Up(tunnel),
+            7 => Command::Heard { tunnel, at: now },
+            8 => Command::Sent { tunnel, at: now },
+            _ => Command::Resolved {
+                tunnel,
+                address: None,
+            },
+        };
+        self.gateway.endpoint.handle_command(now, command);
+        self.settle();
+    }
+
+    /// The three talk until nobody has anything to say.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let mut sent = Vec::new();
+            for node in [&mut self.gateway].into_iter().chain(&mut self.peers) {
+                act(self.now, node);
+                sent.extend(std::iter::from_fn(|| node.endpoint.poll_transmit()));
+            }
+            if sent.is_empty() {
+                return;
+            }
+            sent.into_iter().for_each(|transmit| self.carry(transmit));
+        }
+        panic!("they keep each other busy for ever");
+    }
+
+    /// Takes a datagram to the one it is for, if that is one of the three.
+    fn carry(&mut self, transmit: Transmit) {
+        let Content::Ike(bytes) = transmit.content else {
+            return;
+        };
+        let (local, remote) = (transmit.remote, transmit.local);
+        if self.known.len() < MOST_KNOWN {
+            self.known.push((remote, local, bytes.clone()));
+        }
+        let node = if local.ip() == ip(GATEWAY) {
+            &mut self.gateway
+        } else if local.ip() == ip(PEERS[0]) {
+            &mut self.peers[0]
+        } else if local.ip() == ip(PEERS[1]) {
+            &mut self.peers[1]
+        } else {
+            return;
+        };
+        let datagram = Datagram {
+            local,
+            remote,
+            bytes: &bytes,
+        };
+        node.endpoint.handle_datagram(self.now, datagram);
+        act(self.now, node);
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        let mut spins = 0;
+        loop {
+            let nodes = || [&self.gateway].into_iter().chain(&self.peers);
+            let next = nodes()
+                .filter_map(|node| node.endpoint.poll_timeout())
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
+            spins = if next > self.now { 0 } else { spins + 1 };
+            assert!(spins < 20, "timers spin");
+            self.now = self.now.max(next);
+            for node in [&mut self.gateway].into_iter().chain(&mut self.peers) {
+                if node
+                    .endpoint
+                    .poll_timeout()
+                    .is_some_and(|at| at <= self.now)
+                {
+                    node.endpoint.handle_timeout(self.now);
+                }
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn assert_unharmed(&self) {
+        let gateway = &self.gateway;
+        for tunnel in [TunnelId(0), TunnelId(1)] {
+            let view = gateway.endpoint.view(tunnel).expect("it was added");
+            assert_eq!(view.state, State::Up, "{tunnel:?}: {:?}", gateway.events);
+        }
+        let replaced = |reason: &DownReason| *reason == DownReason::Replaced;
+        assert!(gateway.downs.iter().all(replaced), "{:?}", gateway.downs);
+        assert!(gateway.ikes.len() <= 4 && gateway.children.len() <= 4);
+        let count = gateway.endpoint.sa_count();
+        assert!(count <= MOST_SAS, "{count} IKE SAs");
+        gateway.assert_sends();
+    }
+}
+
+/// Acts on the news of a gateway.
+fn act(now: Time, node: &mut Node) {
+    while let Some(event) = node.endpoint.poll_event() {
+        if let Some(command) = node.act(now, event) {
+            node.endpoint.handle_command(now, command);
+        }
+    }
+}

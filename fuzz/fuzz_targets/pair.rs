@@ -1,0 +1,302 @@
+//! Whatever a network between two gateways does, and whatever their people ask of them meanwhile, nothing panics, everything stays bounded, and once the network is
+//! honest again both find together.
+//!
+//! ```text
+//!             ┌─ deliver, drop, repeat, reorder, twist, replay, make up ─┐
+//!   A ── NAT ─┤                        the input                         ├── B
+//!             └─ time · up, down, rekey, limits, broken devices, sleep ──┘
+//! ```
+//!
+//! Run on the stable toolchain with `cargo fuzz run -s none pair fuzz/corpus/pair fuzz/seeds/pair`. With `FUZZ_TELL=1` it prints all that happens, which is how an
+//! input that breaks something is understood.
+#![no_main]
+
+use std::time::Duration;
+
+use groundlink::crypto::{EspProposal, IkeProposal};
+use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Start};
+use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
+use groundlink_fuzz::tape::Tape;
+use groundlink_fuzz::wire::{Letter, Load, Nat, Wire};
+use libfuzzer_sys::fuzz_target;
+
+/// Steps of one story: what is found in more is found in fewer.
+const MOST_STEPS: usize = 150;
+
+/// Messages that the middle holds back or remembers.
+const MOST_LETTERS: usize = 64;
+
+/// How much time may pass before the network heals.
+const MOST_TIME: Duration = Duration::from_secs(3600);
+
+/// How long after that both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
+const HEALING: Duration = Duration::from_secs(300);
+
+/// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fuzz_target!(|input: &[u8]| {
+    let mut tape = Tape::new(input);
+    let mut middle = Middle::new(&mut tape);
+    for _ in 0..MOST_STEPS {
+        let Some(step) = tape.step() else { break };
+        middle.step(step, &mut tape);
+    }
+    middle.heal();
+});
+
+struct Middle {
+    pair: Pair,
+    /// On their way.
+    held: Vec<Letter>,
+    /// Seen before.
+    known: Vec<Letter>,
+    /// How much time has passed.
+    spent: Duration,
+}
+
+impl Middle {
+    fn new(tape: &mut Tape) -> Middle {
+        let traits = tape.byte();
+        let esp = ["aes128gcm16", "aes128gcm16-curve25519"];
+        let [a, b] = [Side::A, Side::B].map(|side| {
+            let mut settings = settings(side);
+            let ike = "aes128gcm16-prfsha256-curve25519";
+            settings.ike = vec![IkeProposal::parse(ike).expect("known words").0];
+            let esp = esp[usize::from(traits & 1)];
+            settings.esp = vec![EspProposal::parse(esp).expect("known words").0];
+            settings.child_lifetime = Duration::from_secs(400);
+            settings.ike_lifetime = Duration::from_secs(1000);
+            settings.dpd = Dpd {
+                delay: Duration::from_secs(10),
+                timeout: Duration::from_secs(30),
+            };
+            if traits & 2 != 0 {
+                settings.rekey_test = RekeyTest::Once;
+            }
+            if side == Side::B {
+                settings.start = [Start::Add, Start::Auto, Start::Trap, Start::Add]
+                    [usize::from(traits >> 2 & 3)];
+            }
+            settings
+        });
+        let mut wire = Wire::new();
+        if traits & 16 != 0 {
+            wire.nat = Some(nat(10_000));
+        }
+        wire.by_hand = traits & 32 == 0;
+        let mut pair = Pair::on_wire(wire, (a, [1; 32]), (b, [2; 32]));
+        if std::env::var_os("FUZZ_TELL").is_some() {
+            pair.tell();
+        }
+        if traits & 64 != 0 {
+            pair.traffic(Duration::from_secs(5));
+        }
+        // Connected already, unless the input wants to be there from the first message on.
+        if traits & 32 != 0 {
+            pair.run_for(Duration::from_secs(1));
+            pair.wire.by_hand = true;
+        }
+        Middle {
+            pair,
+            held: Vec::new(),
+            known: Vec::new(),
+            spent: Duration::ZERO,
+        }
+    }
+
+    fn step(&mut self, step: u8, tape: &mut Tape) {
+        self.look();
+        match step % 24 {
+            // Most of a story is messages that arrive.
+            0..=5 => self.all_in_order(usize::from(step >> 5) + 1),
+            6 | 7 => self.deliver_some(tape),
+            8 => drop(self.take(tape)),
+            9 => {
+                let again = self.take(tape);
+                self.held.extend(again.clone());
+                self.held.extend(again);
+            }
+            10 => {
+                if let Some(mut letter) = self.take(tape) {
+                    twist(&mut letter, tape);
+                    self.pair.deliver(letter);
+                }
+            }
+            11 | 12 => self.replay(tape),
+            13 => self.make_up(tape),
+            14 | 15 => self.pass(tape.span()),
+            16..=18 => self.command(tape),
+            19 => self.misfortune(tape),
+            20 => {
+                let nat = tape
+                    .flag()
+                    .then(|| nat(tape.one(&[0, 10_000, 20_000, 20_001])));
+                self.pair.wire.nat = nat;
+            }
+            21 => {
+                let side = side(tape);
+                self.pair.wire.cut[side as usize] ^= true;
+            }
+            _ => {
+                // An exchange as it should be, and the time that it takes.
+                self.all_in_order(MOST_LETTERS);
+                self.pass(Duration::from_millis(200));
+                self.all_in_order(MOST_LETTERS);
+            }
+        }
+    }
+
+    /// What was sent is in our hands.
+    fn look(&mut self) {
+        for side in [Side::A, Side::B] {
+            while let Some(letter) = self.pair.wire.take(side) {
+                self.known.push(letter.clone());
+                self.held.push(letter);
+            }
+        }
+        for letters in [&mut self.held, &mut self.known] {
+            let surplus = letters.len().saturating_sub(MOST_LETTERS);
+            letters.drain(..surplus);
+        }
+    }
+
+    fn take(&mut self, tape: &mut Tape) -> Option<Letter> {
+        let index = usize::from(tape.byte());
+        let held = self.held.len();
+        (held > 0).then(|| self.held.remove(index % held))
+    }
+
+    /// The oldest, and what comes of it, up to so many.
+    fn all_in_order(&mut self, most: usize) {
+        for _ in 0..most {
+            self.look();
+            if self.held.is_empty() {
+                return;
+            }
+            let letter = self.held.remove(0);
+            self.pair.deliver(letter);
+        }
+    }
+
+    fn deliver_some(&mut self, tape: &mut Tape) {
+        if let Some(letter) = self.take(tape) {
+            self.pair.deliver(letter);
+        }
+    }
+
+    /// Something that was there before, perhaps from elsewhere, perhaps back to its sender, perhaps changed.
+    fn replay(&mut self, tape: &mut Tape) {
+        if self.known.is_empty() {
+            return;
+        }
+        let mut letter = tape.one(&self.known);
+        let how = tape.byte();
+        if how & 1 != 0 {
+            twist(&mut letter, tape);
+        }
+        if how & 2 != 0 {
+            letter.to = letter.to.other();
+            std::mem::swap(&mut letter.local, &mut letter.remote);
+        }
+        if how & 4 != 0 {
+            letter.remote.set_port(tape.one(&[500, 4500, 14_500, 7]));
+        }
+        self.pair.deliver(letter);
+    }
+
+    fn make_up(&mut self, tape: &mut Tape) {
+        let (to, port) = (side(tape), tape.one(&[500, 4500]));
+        let bytes = tape.bytes().to_vec();
+        self.pair.inject(to, port, &bytes);
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let span = span.min(MOST_TIME.saturating_sub(self.spent));
+        self.spent += span;
+        self.pair.run_for(span);
+    }
+
+    fn command(&mut self, tape: &mut Tape) {
+        let side = side(tape);
+        let tunnel = TUNNEL;
+        let children = &self.pair.node(side).children;
+        let spi_in = match children.len() {
+            0 => 0,
+            count => children[usize::from(tape.byte()) % count].spi_in,
+        };
+        let command = match tape.byte() % 12 {
+            0 => Command::Down(tunnel),
+            1 | 2 => Command::Up(tunnel),
+            3 => Command::Reset(tunnel),
+            4 => Command::Demand(tunnel),
+            5 | 6 => Command::Rekey {
+                tunnel,
+                what: Rekey::Child,
+            },
+            7 | 8 => Command::Rekey {
+                tunnel,
+                what: Rekey::Ike,
+            },
+            9 => Command::SoftLimit { tunnel, spi_in },
+            10 => Command::SequenceExhausted { tunnel, spi_in },
+            _ => Command::InstallFailed {
+                tunnel,
+                spi_in,
+                why: "the device is gone".to_owned(),
+            },
+        };
+        self.pair.command(side, command);
+    }
+
+    fn misfortune(&mut self, tape: &mut Tape) {
+        let side = side(tape);
+        match tape.byte() % 3 {
+            0 => self.pair.node(side).broken_installs = 1,
+            1 => {
+                let span = tape.span();
+                self.pair.node(side).asleep_until = self.pair.now + span;
+            }
+            _ => self.pair.wire.esp_delay = tape.span(),
+        }
+    }
+
+    /// The middle is honest from now on; what it held back comes late.
+    fn heal(mut self) {
+        self.look();
+        for letter in std::mem::take(&mut self.held) {
+            self.pair.deliver(letter);
+        }
+        let now = self.pair.now;
+        self.pair.fair();
+        self.pair.wire.let_go(now);
+        self.pair.wire.esp_delay = Duration::from_millis(5);
+        for side in [Side::A, Side::B] {
+            let node = self.pair.node(side);
+            node.broken_installs = 0;
+            node.asleep_until = node.asleep_until.min(now);
+            self.pair.command(side, Command::Up(TUNNEL));
+        }
+        self.pair.run_for(HEALING);
+        let end = self.pair.now + PATIENCE;
+        while let Some(why) = self.pair.disagreement() {
+            assert!(self.pair.step(end), "no agreement: {why}");
+        }
+    }
+}
+
+fn side(tape: &mut Tape) -> Side {
+    tape.one(&[Side::A, Side::B])
+}
+
+fn nat(shift: u16) -> Nat {
+    let outside = Side::A.ip().parse().expect("an address");
+    Nat { outside, shift }
+}
+
+fn twist(letter: &mut Letter, tape: &mut Tape) {
+    match &mut letter.load {
+        Load::Ike(bytes) => tape.twist(bytes),
+        Load::Esp(_) => {}
+    }
+}

@@ -1,0 +1,235 @@
+//! Nothing that a peer puts inside the protection, with the right keys, makes the engine panic or grow without bound.
+//!
+//! The first byte picks one of two stories. In the first, B meets a [`Rogue`] that seals whatever the input says, down to lengths and padding that lie:
+//!
+//! ```text
+//! rogue ── IKE_SA_INIT ──▶ B     as it should be
+//! rogue ── any exchange, any id, SK { input } ──▶ B ──▶ requests of its own ──▶ rogue ── SK { input } ──▶ B
+//! ```
+//!
+//! In the second, A is our own engine, and the input takes the place of payloads in its IKE_AUTH, CREATE_CHILD_SA and INFORMATIONAL, as initiator and responder,
+//! so that B is reached also with keys of later IKE SAs and as the one who asks; once A behaves, both must find together again. Run on the stable toolchain with
+//! `cargo fuzz run -s none sk_inner fuzz/corpus/sk_inner fuzz/seeds/sk_inner`.
+#![no_main]
+
+use std::time::Duration;
+
+use groundlink::ike::impair::{Change, Rule, Which};
+use groundlink::ike::{Command, Content, Rekey, Start};
+use groundlink::wire::{ExchangeType, Header, Payload, PayloadType};
+use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
+use groundlink_fuzz::rogue::Rogue;
+use groundlink_fuzz::tape::Tape;
+use libfuzzer_sys::fuzz_target;
+
+const MOST_STEPS: usize = 40;
+
+/// IKE SAs of the one tunnel, and last answers of many that are gone.
+const MOST_SAS: usize = 300;
+
+/// Datagrams that one message may bring about: the answer, and perhaps in fragments a question of our own.
+const MOST_ANSWERS: usize = 16;
+
+const EXCHANGES: [ExchangeType; 3] = [
+    ExchangeType::IKE_AUTH,
+    ExchangeType::CREATE_CHILD_SA,
+    ExchangeType::INFORMATIONAL,
+];
+
+fuzz_target!(|input: &[u8]| {
+    let mut tape = Tape::new(input);
+    match tape.byte() % 2 {
+        0 => meet_rogue(&mut tape),
+        _ => meet_impaired(&mut tape),
+    }
+});
+
+/// A person at B, or its own device, wants something: it will ask the peer.
+fn bestir(pair: &mut Pair, side: Side, tape: &mut Tape) {
+    let tunnel = TUNNEL;
+    let spi_in = pair.node(side).outbound().unwrap_or(0);
+    let remote = std::net::SocketAddr::new(side.other().ip().parse().expect("an address"), 4500);
+    let command = match tape.byte() % 8 {
+        0 | 1 => Command::Rekey {
+            tunnel,
+            what: Rekey::Child,
+        },
+        2 | 3 => Command::Rekey {
+            tunnel,
+            what: Rekey::Ike,
+        },
+        4 => Command::UnknownSpi { remote, spi: 4711 },
+        5 => Command::SequenceExhausted { tunnel, spi_in },
+        6 => Command::Down(tunnel),
+        _ => Command::Up(tunnel),
+    };
+    pair.command(side, command);
+}
+
+fn assert_bounded(pair: &Pair) {
+    let count = pair.b.endpoint.sa_count();
+    assert!(count <= MOST_SAS, "{count} IKE SAs");
+}
+
+fn meet_rogue(tape: &mut Tape) {
+    let mut rogue = Rogue::keyed();
+    if tape.flag() {
+        rogue = rogue.authenticated();
+    }
+    let mut ids = Ids {
+        ours: if rogue.pair.b.children.is_empty() {
+            1
+        } else {
+            2
+        },
+        theirs: 0,
+        seen: rogue.pair.b.sent.len(),
+    };
+    for _ in 0..MOST_STEPS {
+        let Some(step) = tape.step() else { break };
+        match step % 8 {
+            0 => bestir(&mut rogue.pair, Side::B, tape),
+            1 => rogue.pair.run_for(tape.span()),
+            _ => say(&mut rogue, &mut ids, step, tape),
+        }
+        ids.look(&rogue);
+        assert_bounded(&rogue.pair);
+    }
+}
+
+/// Which message ids make sense.
+struct Ids {
+    /// Of our next request.
+    ours: u32,
+    /// Of B's last one.
+    theirs: u32,
+    /// How much of what B has sent we have seen.
+    seen: usize,
+}
+
+impl Ids {
+    /// Looks for requests of B in the SA that we share.
+    fn look(&mut self, rogue: &Rogue) {
+        let fresh = &rogue.pair.b.sent[self.seen..];
+        self.seen += fresh.len();
+        for transmit in fresh {
+            if let Content::Ike(bytes) = &transmit.content
+                && let Ok(header) = Header::parse(bytes)
+                && (header.spi_i, header.spi_r) == (rogue.line.spi_i, rogue.line.spi_r)
+                && !header.flags.response
+            {
+                self.theirs = header.message_id.0;
+            }
+        }
+    }
+}
+
+fn say(rogue: &mut Rogue, ids: &mut Ids, step: u8, tape: &mut Tape) {
+    let response = step & 8 != 0;
+    let exchange = match tape.byte() {
+        known @ 0..240 => EXCHANGES[usize::from(known) % 3],
+        other => ExchangeType(other),
+    };
+    let awaited = if response { ids.theirs } else { ids.ours };
+    let id = match tape.byte() {
+        0..240 => awaited,
+        other => awaited.wrapping_add(u32::from(other)).wrapping_sub(248),
+    };
+    let sealed = match step >> 6 {
+        0 | 1 => {
+            let first = PayloadType(tape.byte());
+            let plaintext = (first, tape.bytes());
+            rogue.seal_plaintext(exchange, id, response, plaintext)
+        }
+        2 => rogue.seal(exchange, id, response, &tape.payloads()),
+        // What an honest peer says, and more.
+        _ => {
+            let mut payloads = rogue.auth_request();
+            mix(&mut payloads, tape);
+            rogue.seal(exchange, id, response, &payloads)
+        }
+    };
+    let before = rogue.pair.b.sent.len();
+    rogue.deliver(&sealed);
+    let sent = rogue.pair.b.sent.len() - before;
+    assert!(sent <= MOST_ANSWERS, "{sent} datagrams for one");
+    if !response && id == ids.ours && sent > 0 {
+        ids.ours = ids.ours.wrapping_add(1);
+    }
+}
+
+/// Some are left out, others come in between.
+fn mix(payloads: &mut Vec<Payload>, tape: &mut Tape) {
+    let omitted = tape.byte();
+    let mut index = 0;
+    payloads.retain(|_| {
+        index += 1;
+        omitted >> (index - 1) & 1 == 0
+    });
+    let at = usize::from(tape.byte()) % (payloads.len() + 1);
+    payloads.splice(at..at, tape.payloads());
+}
+
+fn meet_impaired(tape: &mut Tape) {
+    let [mut a, mut b] = [settings(Side::A), settings(Side::B)];
+    let traits = tape.byte();
+    if traits & 1 != 0 {
+        // Then B asks first.
+        (a.start, b.start) = (Start::Add, Start::Auto);
+    }
+    for settings in [&mut a, &mut b] {
+        settings.child_lifetime = Duration::from_secs(400);
+        settings.ike_lifetime = Duration::from_secs(1000);
+    }
+    let mut pair = Pair::new(a, b);
+    if std::env::var_os("FUZZ_TELL").is_some() {
+        pair.tell();
+    }
+    if traits & 2 != 0 {
+        pair.run_for(Duration::from_secs(1));
+    }
+    for _ in 0..MOST_STEPS {
+        let Some(step) = tape.step() else { break };
+        match step % 8 {
+            0 | 1 => bestir(&mut pair, Side::A, tape),
+            2 | 3 => bestir(&mut pair, Side::B, tape),
+            4 => pair.run_for(tape.span()),
+            5 => pair.a.endpoint.impair().clear(),
+            _ => {
+                let rule = rule(tape);
+                pair.a.endpoint.impair().add(rule);
+            }
+        }
+        pair.run_for(Duration::from_millis(40));
+        assert_bounded(&pair);
+    }
+    pair.a.endpoint.impair().clear();
+    for side in [Side::A, Side::B] {
+        pair.command(side, Command::Up(TUNNEL));
+    }
+    pair.run_for(Duration::from_secs(300));
+    let end = pair.now + Duration::from_secs(60);
+    while let Some(why) = pair.disagreement() {
+        assert!(pair.step(end), "no agreement: {why}");
+    }
+}
+
+fn rule(tape: &mut Tape) -> Rule {
+    let exchange = tape.one(&EXCHANGES);
+    let which = tape.one(&[Which::Request, Which::Response]);
+    let known = PayloadType(33 + tape.byte() % 16);
+    let change = match tape.byte() % 10 {
+        0..=2 => Change::Only(tape.payloads()),
+        3 => Change::Prepend(tape.payloads()),
+        4 => Change::Append(tape.payloads()),
+        5 | 6 => Change::Replace(known, tape.bytes().to_vec()),
+        7 => Change::Omit(known),
+        8 => Change::Duplicate(known),
+        _ => Change::Reverse,
+    };
+    Rule {
+        exchange,
+        which,
+        change,
+    }
+}

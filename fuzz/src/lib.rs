@@ -1,0 +1,31 @@
+//! What the fuzz targets share: a [`tape`] that cuts the fuzzer's bytes into decisions, and the two gateways of the simulation in `tests/sim`, with the wire between
+//! them and the rules that must hold at every moment.
+//!
+//! ```text
+//! input ──tape──▶ decisions ──▶ target ──▶ pair: A ──wire── B, each step under the eyes of monitor
+//! ```
+
+pub mod tape;
+
+#[path = "../../tests/sim/esp.rs"]
+pub mod esp;
+#[path = "../../tests/sim/keys.rs"]
+pub mod keys;
+#[path = "../../tests/sim/monitor.rs"]
+pub mod monitor;
+#[path = "../../tests/sim/node.rs"]
+pub mod node;
+#[path = "../../tests/sim/pair.rs"]
+pub mod pair;
+#[path = "../../tests/sim/rogue.rs"]
+pub mod rogue;
+#[path = "../../tests/sim/script.rs"]
+pub mod script;
+#[path = "../../tests/sim/wire.rs"]
+pub mod wire;
+
+// Overflow checks have no `cfg` of their own; the profile in Cargo.toml sets both.
+const _: () = assert!(
+    cfg!(debug_assertions),
+    "fuzzing without debug assertions finds half of it"
+);

@@ -1,0 +1,100 @@
+//! The fuzzer's bytes, read as decisions from the front. What is asked of an empty tape is zero or empty, so every input is a whole story and a longer one goes on
+//! where a shorter one ended.
+
+use std::time::Duration;
+
+use groundlink::wire::{Critical, Payload, PayloadType};
+
+/// What is left of the input.
+#[derive(Clone, Copy, Debug)]
+pub struct Tape<'a>(&'a [u8]);
+
+impl<'a> Tape<'a> {
+    /// All of it.
+    pub fn new(input: &'a [u8]) -> Tape<'a> {
+        Tape(input)
+    }
+
+    /// The next step, if the story goes on.
+    pub fn step(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
+        self.step().unwrap_or(0)
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self) -> bool {
+        self.byte() & 1 == 1
+    }
+
+    /// One of several.
+    pub fn one<T: Clone>(&mut self, of: &[T]) -> T {
+        of[usize::from(self.byte()) % of.len()].clone()
+    }
+
+    /// Bytes behind their length, or what is there of them.
+    pub fn bytes(&mut self) -> &'a [u8] {
+        let length = usize::from(self.byte());
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// More bytes than one byte can count: everything that is left, but for the last so many.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    /// From a millisecond to ten minutes.
+    pub fn span(&mut self) -> Duration {
+        let byte = self.byte();
+        let unit = match byte >> 6 {
+            0 => 1,
+            1 => 50,
+            2 => 1000,
+            _ => 10_000,
+        };
+        Duration::from_millis(unit * (1 + u64::from(byte & 63)))
+    }
+
+    /// What a peer may put inside its protection: payloads of any kind with any body.
+    pub fn payloads(&mut self) -> Vec<Payload> {
+        let count = self.byte() & 15;
+        (0..count)
+            .map(|_| {
+                let kind = match self.byte() {
+                    // The kinds that RFC 7296 defines, twice as often as all others together.
+                    known @ 0..170 => PayloadType(33 + known % 17),
+                    _ => PayloadType(self.byte()),
+                };
+                let critical = if self.flag() {
+                    Critical::Yes
+                } else {
+                    Critical::No
+                };
+                let body = self.bytes().to_vec();
+                Payload::Unknown {
+                    kind,
+                    critical,
+                    body,
+                }
+            })
+            .collect()
+    }
+
+    /// The same bytes, some of them changed.
+    pub fn twist(&mut self, bytes: &mut [u8]) {
+        for _ in 0..self.byte() & 7 {
+            let at = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));
+            let change = self.byte();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= change;
+            }
+        }
+    }
+}
