@@ -203,7 +203,14 @@ fn a_restart_at_every_point() {
             });
             let begin = pair.now;
             let rekey = |pair: &mut Pair, n: u32| {
-                let (tunnel, what) = (TUNNEL, if n % 2 == 0 { Rekey::Child } else { Rekey::Ike });
+                let (tunnel, what) = (
+                    TUNNEL,
+                    if n.is_multiple_of(2) {
+                        Rekey::Child
+                    } else {
+                        Rekey::Ike
+                    },
+                );
                 let side = if n % 4 < 2 { Side::A } else { Side::B };
                 pair.command(side, Command::Rekey { tunnel, what });
             };
