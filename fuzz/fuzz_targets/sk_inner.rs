@@ -17,6 +17,7 @@ use std::time::Duration;
 use groundlink::ike::impair::{Change, Rule, Which};
 use groundlink::ike::{Command, Content, Rekey, Start};
 use groundlink::wire::{ExchangeType, Header, Payload, PayloadType};
+use groundlink_fuzz::monitor::Most;
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
 use groundlink_fuzz::rogue::Rogue;
 use groundlink_fuzz::tape::Tape;
@@ -76,6 +77,7 @@ fn meet_rogue(tape: &mut Tape) {
     if tape.flag() {
         rogue = rogue.authenticated();
     }
+    rogue.pair.monitor.most = Most::HOSTILE;
     let mut ids = Ids {
         ours: if rogue.pair.b.children.is_empty() {
             1
@@ -182,6 +184,7 @@ fn meet_impaired(tape: &mut Tape) {
         settings.ike_lifetime = Duration::from_secs(1000);
     }
     let mut pair = Pair::new(a, b);
+    pair.monitor.most = Most::HOSTILE;
     if std::env::var_os("FUZZ_TELL").is_some() {
         pair.tell();
     }

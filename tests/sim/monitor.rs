@@ -17,11 +17,27 @@ use crate::esp::{Arrival, Key, Packet, is_soft, key};
 use crate::node::Node;
 use crate::pair::Side;
 
-/// The most IKE SAs of a tunnel at one time: one, the one that replaces it, and their rivals from the other side.
-const MOST_IKES: usize = 4;
+/// The most SAs of a tunnel at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    pub ikes: usize,
+    pub children: usize,
+}
 
-/// The most Child SAs of a tunnel at one time.
-const MOST_CHILDREN: usize = 6;
+impl Most {
+    /// Of two that keep to the protocol: one IKE SA, the one that replaces it, and their rivals from the other side.
+    const HONEST: Most = Most {
+        ikes: 4,
+        children: 6,
+    };
+
+    /// For fuzzing: of one whose peer has the keys and no good will: each of the IKE SAs that it may have holds all the Child SAs that one can.
+    #[allow(dead_code, reason = "for the fuzz targets")]
+    pub const HOSTILE: Most = Most {
+        ikes: 16,
+        children: 16 * 6,
+    };
+}
 
 /// A timer that fires this often without time going on spins.
 const SPINS: u32 = 10;
@@ -53,6 +69,14 @@ pub struct Monitor {
     /// Packets that were not, by sender.
     pub gaps: Vec<(Time, Side, Gap)>,
     spins: (Time, u32),
+    /// What a side may have.
+    pub most: Most,
+}
+
+impl Default for Most {
+    fn default() -> Most {
+        Most::HONEST
+    }
 }
 
 impl Monitor {
@@ -151,10 +175,10 @@ impl Monitor {
     /// A side has acted on everything.
     pub fn settled(&self, side: Side, node: &Node) {
         let ikes = node.ikes.len();
-        assert!(ikes <= MOST_IKES, "{side:?} has {ikes} IKE SAs");
+        assert!(ikes <= self.most.ikes, "{side:?} has {ikes} IKE SAs");
         let children = node.children.len();
         assert!(
-            children <= MOST_CHILDREN,
+            children <= self.most.children,
             "{side:?} has {children} Child SAs"
         );
         node.assert_sends();
