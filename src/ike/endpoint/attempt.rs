@@ -299,6 +299,8 @@ impl Endpoint {
             .filter(|older| !older.is_leaving())
         {
             let Some(spi_in) = older.child().map(|child| child.spi_in) else {
+                // It was about to make a Child SA for want of one, and there is one now.
+                older.close_later(now + CLOSE_AFTER, DownReason::Redundant);
                 continue;
             };
             let (keep, closer) = collision::settle(older.rival(), newer.rival(), newer.peer());
