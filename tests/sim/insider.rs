@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use groundlink::ike::State;
+use groundlink::ike::{Command, State};
 use groundlink::wire::{
     Auth, AuthMethod, Critical, Delete, ExchangeType, Id, IdType, Notify, NotifyType, Payload,
     PayloadType, ProtocolId,
 };
 
 use crate::esp::key;
+use crate::pair::{Side, TUNNEL};
 use crate::rogue::{Rogue, SPI_OUT, kinds, notify, raw};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -445,4 +446,30 @@ fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
         assert!(!heard.is_empty(), "{plaintext:?}");
         assert_eq!(kinds(&heard[0].1), [NotifyType::INVALID_SYNTAX]);
     }
+}
+
+/// Each is replaced before it ever sent; the first goes, and the peer deletes the last.
+#[test]
+fn p05_a_child_sa_that_never_sent_serves_when_those_around_it_are_gone() {
+    let mut rogue = Rogue::established();
+    let first = rogue.pair.b.children[0].spi_in;
+    for (id, old, new) in [(2, SPI_OUT, 0x2000), (3, 0x2000, 0x3000)] {
+        let request = rogue.rekeying(old, new);
+        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        assert_eq!(kinds(&answer), []);
+    }
+    let second = rogue.pair.b.children[1].spi_in;
+    rogue.pair.command(
+        Side::B,
+        Command::SequenceExhausted {
+            tunnel: TUNNEL,
+            spi_in: first,
+        },
+    );
+    rogue.asked();
+    let gone = [Payload::Delete(Delete::esp(vec![0x3000]))];
+    rogue.ask(INFORMATIONAL, 4, &gone);
+    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(rogue.pair.b.outbound(), Some(second));
+    assert_eq!(rogue.pair.b.state(), State::Up);
 }

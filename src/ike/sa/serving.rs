@@ -94,33 +94,42 @@ impl IkeSa {
         }
         self.drop_child(spi_in, reason, cx);
         self.ask(Job::DeleteChild { spi_in }, cx);
-        self.revive();
+        self.revive(cx);
         if !self.children.any_of_use() {
             self.close_later(cx.now, reason);
         }
     }
 
-    /// Where nothing of use is left, a Child SA that was replaced and still stands at both ends has to serve again.
-    pub(super) fn revive(&mut self) {
+    /// Where nothing of use is left, the newest Child SA that was replaced and still stands at both ends has to serve again. It may never have sent before:
+    /// a peer may rekey what we still waited to use.
+    pub(super) fn revive(&mut self, cx: &mut Context<'_>) {
         if self.children.any_of_use() {
             return;
         }
-        let replaced = self.children.iter_mut().find(|child| match child.standing {
-            Standing::Replaced { .. } => true,
-            Standing::Working
-            | Standing::Waiting { .. }
-            | Standing::Redundant { .. }
-            | Standing::Leaving { .. } => false,
-        });
-        if let Some(child) = replaced {
-            child.standing = Standing::Working;
+        let replaced = self
+            .children
+            .iter()
+            .rev()
+            .find(|child| match child.standing {
+                Standing::Replaced { .. } => true,
+                Standing::Working
+                | Standing::Waiting { .. }
+                | Standing::Redundant { .. }
+                | Standing::Leaving { .. } => false,
+            });
+        let Some(spi_in) = replaced.map(|child| child.spi_in) else {
+            return;
+        };
+        if let Some(child) = self.children.of_ours_mut(spi_in) {
+            child.standing = Standing::Waiting { until: cx.now };
             child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
         }
+        self.prefer(spi_in, cx);
     }
 
     /// No Child SA is left that serves. The peer may be about to make another, or to close the IKE SA too; if it does neither, we do.
     pub(super) fn mourn_child(&mut self, cx: &mut Context<'_>) {
-        self.revive();
+        self.revive(cx);
         if self.children.any_of_use() || !self.is_open() {
             return;
         }
@@ -142,7 +151,7 @@ impl IkeSa {
     /// The peer has lost a Child SA, or never had it: another is made at once.
     pub(super) fn replace_lost(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         self.drop_child(spi_in, DownReason::PeerDeleted, cx);
-        self.revive();
+        self.revive(cx);
         if !self.children.any_of_use() {
             self.ask(Job::CreateChild { group: None }, cx);
         }
