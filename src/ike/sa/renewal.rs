@@ -250,7 +250,9 @@ impl IkeSa {
         Made { mut child, nonces }: Made,
         cx: &mut Context<'_>,
     ) {
-        let verdict = asked.rival.as_ref().map_or(Survivor::Ours, |rival| {
+        // A rival that could not be installed, or that the peer has deleted, has lost whatever the nonces say.
+        let alive = |rival: &&Rival| self.children.of_ours(rival.spi_in).is_some();
+        let verdict = (asked.rival.as_ref().filter(alive)).map_or(Survivor::Ours, |rival| {
             collision::survivor(&nonces, &rival.nonces, self.role)
         });
         let new = child.spi_in;

@@ -7,7 +7,7 @@
 //! An IKE SA without a Child SA serves nobody, and misleads whoever judges by it.
 
 use super::{CHILDLESS_GRACE, IkeSa, Job};
-use crate::ike::children::Standing;
+use crate::ike::children::{ChildSa, Standing};
 use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::handshake::Context;
 use crate::ike::settings::Start;
@@ -100,23 +100,19 @@ impl IkeSa {
         }
     }
 
-    /// Where nothing of use is left, the newest Child SA that was replaced and still stands at both ends has to serve again. It may never have sent before:
-    /// a peer may rekey what we still waited to use.
+    /// Where nothing of use is left, a Child SA that still stands at both ends has to serve: the newest that was replaced, or else one that lost a collision. It
+    /// may never have sent before: a peer may rekey what we still waited to use, or delete the winner.
     pub(super) fn revive(&mut self, cx: &mut Context<'_>) {
         if self.children.any_of_use() {
             return;
         }
-        let replaced = self
-            .children
-            .iter()
-            .rev()
-            .find(|child| match child.standing {
-                Standing::Replaced { .. } => true,
-                Standing::Working
-                | Standing::Waiting { .. }
-                | Standing::Redundant { .. }
-                | Standing::Leaving { .. } => false,
-            });
+        let rank = |child: &ChildSa| match child.standing {
+            Standing::Replaced { .. } => 2,
+            Standing::Redundant { .. } => 1,
+            Standing::Working | Standing::Waiting { .. } | Standing::Leaving { .. } => 0,
+        };
+        let best = self.children.iter().max_by_key(|child| rank(child));
+        let replaced = best.filter(|child| rank(child) > 0);
         let Some(spi_in) = replaced.map(|child| child.spi_in) else {
             return;
         };
