@@ -39,6 +39,31 @@ impl From<Error> for Refusal {
     }
 }
 
+/// Why nothing came of a request of ours.
+enum Denial {
+    /// The peer has other things under way: it is asked again soon. After a while people should know.
+    Busy(Option<Failure>),
+    /// The peer does not want it, or cannot: what was only a trial or a person's wish is not asked for again before it is due anyway.
+    Refused(Failure),
+}
+
+impl Denial {
+    /// When to ask again, given a pause that grows and when it is due.
+    fn again(&self, soon: Time, due: Time) -> Time {
+        match self {
+            Denial::Busy(_) => soon,
+            Denial::Refused(_) => soon.max(due),
+        }
+    }
+
+    fn failure(self) -> Option<Failure> {
+        match self {
+            Denial::Busy(failure) => failure,
+            Denial::Refused(failure) => Some(failure),
+        }
+    }
+}
+
 /// After so many answers in a row that the peer is busy, it is told like a refusal.
 const BUSY_FOR_LONG: u32 = 5;
 
@@ -298,7 +323,7 @@ impl IkeSa {
     ) {
         let spi_in = asked.spi_in;
         self.ask(Job::DeleteChild { spi_in }, cx);
-        self.on_child_failed(asked, Some(error.failure(cx.now)), cx);
+        self.on_child_failed(asked, Denial::Refused(error.failure(cx.now)), cx);
     }
 
     fn on_other_child_group(
@@ -326,11 +351,12 @@ impl IkeSa {
         notify: &Notify,
         cx: &mut Context<'_>,
     ) {
+        let refused = || rekey_refusal::refused(cx.now, Rekey::Child, notify, &self.place.settings);
         if notify.kind == NotifyType::TEMPORARY_FAILURE {
             let old = asked.old.and_then(|old| self.children.of_ours(old));
-            if old.is_none_or(|old| old.refusals < BUSY_FOR_LONG) {
-                return self.on_child_failed(asked, None, cx);
-            }
+            let for_long = old.is_some_and(|old| old.refusals >= BUSY_FOR_LONG);
+            let busy = Denial::Busy(for_long.then(refused));
+            return self.on_child_failed(asked, busy, cx);
         }
         if notify.kind == NotifyType::CHILD_SA_NOT_FOUND
             && let Some(old) = asked.old
@@ -342,38 +368,35 @@ impl IkeSa {
             }
             return;
         }
-        let failure = rekey_refusal::refused(cx.now, Rekey::Child, notify, &self.place.settings);
-        self.on_child_failed(asked, Some(failure), cx);
+        let refused = Denial::Refused(refused());
+        self.on_child_failed(asked, refused, cx);
     }
 
-    /// Nothing came of our request: with a reason it is told, without one it was a collision. Later it is tried again, unless the peer's exchange has done it;
-    /// what the peer has refused, and was only a trial or a person's wish, not before it is due anyway.
+    /// Nothing came of our request. Later it is tried again, unless the peer's exchange has done it.
     fn on_child_failed(
         &mut self,
         asked: &create_child::Asked,
-        failure: Option<Failure>,
+        denial: Denial,
         cx: &mut Context<'_>,
     ) {
         let jitter = cx.jitter();
         let Some(child) = asked.old.and_then(|old| self.children.of_ours_mut(old)) else {
             // A peer that was only busy is asked for a Child SA in place of none again, soon and not often.
-            if failure.is_none() && asked.old.is_none() && self.put_off < MOST_PUT_OFF {
+            let is_busy = matches!(denial, Denial::Busy(_));
+            if is_busy && asked.old.is_none() && self.put_off < MOST_PUT_OFF {
                 self.put_off = self.put_off.saturating_add(1);
                 self.restore_at = Some(cx.now + back_off(self.put_off, jitter));
             }
-            self.upshot.failures.extend(failure);
+            self.upshot.failures.extend(denial.failure());
             return;
         };
         if child.standing != Standing::Working {
             return;
         }
         child.refusals = child.refusals.saturating_add(1);
-        let again = cx.now + pause(child.hard_expiry, child.refusals, cx.now, jitter);
-        child.rekey_at = Some(match failure {
-            None => again,
-            Some(_) => again.max(child.soft_expiry),
-        });
-        if let Some(failure) = failure {
+        let soon = cx.now + pause(child.hard_expiry, child.refusals, cx.now, jitter);
+        child.rekey_at = Some(denial.again(soon, child.soft_expiry));
+        if let Some(failure) = denial.failure() {
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Child, Err(failure)));
         }
@@ -456,7 +479,7 @@ impl IkeSa {
                 Ok(new) => self.on_ike_made(new, rival, cx),
                 Err(WrongKeyLength { .. }) => {
                     let error = Error::Misbehaved("its answer leads to keys of the wrong length");
-                    self.on_ike_failed(rival, Some(error.failure(cx.now)), cx);
+                    self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx);
                 }
             },
             Ok(Step::OtherGroup(group))
@@ -471,7 +494,7 @@ impl IkeSa {
                 self.on_ike_refused(rival, &notify, cx);
             }
             Ok(Step::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
-            Err(error) => self.on_ike_failed(rival, Some(error.failure(cx.now)), cx),
+            Err(error) => self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx),
         }
         Fate::Lives
     }
@@ -493,10 +516,14 @@ impl IkeSa {
     }
 
     fn on_ike_refused(&mut self, rival: Option<Box<IkeSa>>, notify: &Notify, cx: &mut Context<'_>) {
-        let busy = notify.kind == NotifyType::TEMPORARY_FAILURE;
-        let failure = (!busy || self.life.refusals >= BUSY_FOR_LONG)
-            .then(|| rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings));
-        self.on_ike_failed(rival, failure, cx);
+        let refused = || rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings);
+        let denial = if notify.kind == NotifyType::TEMPORARY_FAILURE {
+            let for_long = self.life.refusals >= BUSY_FOR_LONG;
+            Denial::Busy(for_long.then(refused))
+        } else {
+            Denial::Refused(refused())
+        };
+        self.on_ike_failed(rival, denial, cx);
     }
 
     fn on_ike_made(
@@ -527,12 +554,7 @@ impl IkeSa {
     }
 
     /// Nothing came of our request. If the peer's exchange crossed it, that one has done it.
-    fn on_ike_failed(
-        &mut self,
-        rival: Option<Box<IkeSa>>,
-        failure: Option<Failure>,
-        cx: &mut Context<'_>,
-    ) {
+    fn on_ike_failed(&mut self, rival: Option<Box<IkeSa>>, denial: Denial, cx: &mut Context<'_>) {
         if let Some(rival) = rival {
             self.hand_over(rival, cx);
             return self.await_delete(cx);
@@ -540,12 +562,9 @@ impl IkeSa {
         let jitter = cx.jitter();
         let life = &mut self.life;
         life.refusals = life.refusals.saturating_add(1);
-        let again = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
-        life.rekey_at = Some(match failure {
-            None => again,
-            Some(_) => again.max(life.soft_expiry),
-        });
-        if let Some(failure) = failure {
+        let soon = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
+        life.rekey_at = Some(denial.again(soon, life.soft_expiry));
+        if let Some(failure) = denial.failure() {
             self.upshot.failures.push(failure.clone());
             self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
         }
