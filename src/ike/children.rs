@@ -77,10 +77,10 @@ pub enum Standing {
 }
 
 /// How long the answer to the peer's exchange may be under way before we take the Child SA for known at both ends.
-pub const WAIT_FOR_PEER: Duration = Duration::from_secs(30);
+pub const WAIT_FOR_PEER: Duration = Duration::from_secs(60);
 
 /// How long the peer may take to delete what it has rekeyed.
-pub const DELETE_FOR_PEER: Duration = Duration::from_secs(40);
+pub const DELETE_FOR_PEER: Duration = Duration::from_secs(70);
 
 /// Child SAs of one IKE SA: one, and what rekeying and its collisions leave for a moment.
 pub const MOST_CHILDREN: usize = 6;
@@ -135,6 +135,17 @@ impl ChildSa {
             Standing::Replaced { .. } | Standing::Redundant { .. } | Standing::Leaving { .. } => {
                 false
             }
+        }
+    }
+
+    /// The peer asks again, so it has not heard our answer: whatever we waited for it to know or do begins anew.
+    pub fn wait_on(&mut self, now: Time) {
+        match &mut self.standing {
+            Standing::Waiting { until } => *until = now + WAIT_FOR_PEER,
+            Standing::Replaced { until } | Standing::Redundant { until } => {
+                *until = now + DELETE_FOR_PEER;
+            }
+            Standing::Working | Standing::Leaving { .. } => {}
         }
     }
 

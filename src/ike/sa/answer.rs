@@ -2,7 +2,7 @@
 
 use super::request::{Asked, Direction};
 use super::{Fate, IkeSa, Phase};
-use crate::ike::children::Standing;
+use crate::ike::children::{DELETE_FOR_PEER, Standing};
 use crate::ike::collision::Busy;
 use crate::ike::event::{Datagram, DownReason, Role};
 use crate::ike::exchange::informational;
@@ -12,6 +12,7 @@ use crate::ike::protect::Opened;
 use crate::ike::refused::Refused;
 use crate::ike::sa::Job;
 use crate::ike::window;
+use crate::net::Time;
 use crate::wire::{ExchangeType, Message};
 
 impl IkeSa {
@@ -45,6 +46,7 @@ impl IkeSa {
         match self.received.classify(id, datagram.bytes) {
             window::Request::New => {}
             window::Request::Repeated(response) => {
+                self.wait_on(cx.now);
                 self.reply(&response, Cut::Usual, datagram, cx);
                 return Fate::Lives;
             }
@@ -95,6 +97,17 @@ impl IkeSa {
         }
         self.reply(&response, Cut::Usual, datagram, cx);
         fate
+    }
+
+    /// The peer has not heard our answer yet, so it cannot have acted on it.
+    fn wait_on(&mut self, now: Time) {
+        self.children
+            .iter_mut()
+            .for_each(|child| child.wait_on(now));
+        match (self.phase, &mut self.close_at) {
+            (Phase::Replaced, Some((at, _))) => *at = now + DELETE_FOR_PEER,
+            (Phase::Replaced, None) | (Phase::Open | Phase::Closing(_), _) => {}
+        }
     }
 
     /// Answers go where the question came from (RFC 7296 §2.11).
