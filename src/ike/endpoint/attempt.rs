@@ -376,6 +376,7 @@ impl Endpoint {
         }
         // The traffic is without an SA from the DELETE on, not only from its answer.
         if was_open && !is_open {
+            self.reprieve(tunnel);
             self.on_lost(now, tunnel, lived);
         }
     }
@@ -389,6 +390,21 @@ impl Endpoint {
         if let Some(spi_in) = winner {
             let preferred = Event::ChildPreferred { tunnel, spi_in };
             self.out.events.push_back(preferred);
+        }
+    }
+
+    /// The IKE SA against which another one lost is gone: what is left need not go too.
+    fn reprieve(&mut self, id: TunnelId) {
+        let serves = |sa: &IkeSa| sa.child().is_some();
+        if self.established(id).any(|sa| serves(sa) && !sa.has_lost()) {
+            return;
+        }
+        let newest = self
+            .established_mut(id)
+            .filter(|sa| serves(sa))
+            .max_by_key(|sa| sa.established());
+        if let Some(sa) = newest {
+            sa.reprieve();
         }
     }
 

@@ -6,7 +6,7 @@
 //! - here: how an SA begins, what it shows of itself, how it ends;
 //! - [`request`]: what we ask of the peer, and what becomes of its answers;
 //! - [`answer`]: what the peer asks of us;
-//! - [`renewal`]: what making and rekeying Child SAs and the IKE SA do to it, at either end of the exchange;
+//! - [`renewal`]: what making and rekeying Child SAs do to it, at either end of the exchange; [`succession`]: what rekeying the IKE SA does;
 //! - [`followup`]: the same where an additional key exchange comes between;
 //! - [`serving`]: which Child SA serves, and what follows when none does;
 //! - [`due`]: what is to be done when time comes.
@@ -17,6 +17,7 @@ mod followup;
 mod renewal;
 mod request;
 mod serving;
+mod succession;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -8,20 +8,19 @@
 
 use super::followup::Step;
 use super::request::Asked;
-use super::{Fate, IkeSa, Job, Phase};
-use crate::crypto::WrongKeyLength;
+use super::{Fate, IkeSa, Job};
 use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing, WAIT_FOR_PEER};
 use crate::ike::collision::{self, Reply, Survivor};
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::{DownReason, Event, Rekey, Sends};
 use crate::ike::exchange::create_child::{self, Made, Parent, Rival};
 use crate::ike::exchange::followup::What;
-use crate::ike::exchange::{informational, rekey_ike};
+use crate::ike::exchange::informational;
 use crate::ike::failure::Failure;
 use crate::ike::handshake::Context;
 use crate::ike::rekey_refusal;
 use crate::ike::retransmit::back_off;
-use crate::ike::shape::{ChildRequest, CreateRequest, Renewal};
+use crate::ike::shape::{ChildRequest, CreateRequest};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId};
 
@@ -40,7 +39,7 @@ impl From<Error> for Refusal {
 }
 
 /// Why nothing came of a request of ours.
-enum Denial {
+pub(super) enum Denial {
     /// The peer has other things under way: it is asked again soon. After a while people should know.
     Busy(Option<Failure>),
     /// The peer does not want it, or cannot: what was only a trial or a person's wish is not asked for again before it is due anyway.
@@ -49,14 +48,14 @@ enum Denial {
 
 impl Denial {
     /// When to ask again, given a pause that grows and when it is due.
-    fn again(&self, soon: Time, due: Time) -> Time {
+    pub(super) fn again(&self, soon: Time, due: Time) -> Time {
         match self {
             Denial::Busy(_) => soon,
             Denial::Refused(_) => soon.max(due),
         }
     }
 
-    fn failure(self) -> Option<Failure> {
+    pub(super) fn failure(self) -> Option<Failure> {
         match self {
             Denial::Busy(failure) => failure,
             Denial::Refused(failure) => Some(failure),
@@ -65,7 +64,7 @@ impl Denial {
 }
 
 /// After so many answers in a row that the peer is busy, it is told like a refusal.
-const BUSY_FOR_LONG: u32 = 5;
+pub(super) const BUSY_FOR_LONG: u32 = 5;
 
 /// How often a peer may be too busy for the Child SA that a tunnel lacks, before another IKE SA is the faster way.
 const MOST_PUT_OFF: u32 = 3;
@@ -401,208 +400,10 @@ impl IkeSa {
             self.upshot.verdicts.push((Rekey::Child, Err(failure)));
         }
     }
-
-    fn peer_rekeys_ike(
-        &mut self,
-        renewal: &Renewal,
-        cx: &mut Context<'_>,
-    ) -> Result<Vec<Payload>, Refusal> {
-        match collision::on_rekey_ike(self.busy()) {
-            Reply::Usual => {}
-            Reply::Later | Reply::NotFound => {
-                let later = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
-                return Err(Refusal::Plain(later));
-            }
-        }
-        let (agreed, mut payloads) = rekey_ike::respond(renewal, &self.place.settings, cx.rng)?;
-        match agreed.suite.additional {
-            None => {
-                let made = agreed.make(None, self.parent());
-                self.adopt_ike(made, cx)?;
-            }
-            Some(method) => {
-                let what = What::Ike(Box::new(agreed));
-                payloads.push(self.await_followup(what, method, cx));
-            }
-        }
-        Ok(payloads)
-    }
-
-    /// The IKE SA of the peer's exchange takes the place of this one, or competes with ours for it.
-    pub(super) fn adopt_ike(
-        &mut self,
-        made: rekey_ike::Made,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Refusal> {
-        let new = self
-            .succeed(made, cx)
-            .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
-        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
-        match self.request.as_mut().map(|request| &mut request.asked) {
-            Some(Asked::Ike(asked)) if asked.rival.is_some() => {
-                let later = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
-                return Err(Refusal::Plain(later));
-            }
-            // Which of the two stays shows when our own answer comes.
-            Some(Asked::Ike(asked)) => asked.rival = Some(new),
-            Some(Asked::Child(_) | Asked::Informational) | None => {
-                self.hand_over(new, cx);
-                self.await_delete(cx);
-            }
-        }
-        Ok(())
-    }
-
-    /// The answer to our request for another IKE SA.
-    pub(super) fn on_ike_answer(
-        &mut self,
-        job: Job,
-        mut asked: rekey_ike::Asked,
-        payloads: Chain,
-        cx: &mut Context<'_>,
-    ) -> Fate {
-        if is_fatal(&payloads) {
-            return Fate::Gone(self.closing_reason());
-        }
-        if let Phase::Closing(reason) = self.phase {
-            self.disown(asked, payloads, reason, cx);
-            return Fate::Lives;
-        }
-        let step = self.read_ike(&mut asked, payloads, cx);
-        let rival = asked.rival.take();
-        match step {
-            Ok(Step::Further(followup)) => {
-                asked.rival = rival;
-                self.follow_up_ike(job, asked, followup, cx);
-            }
-            Ok(Step::Made(made)) => match self.succeed(made, cx) {
-                Ok(new) => self.on_ike_made(new, rival, cx),
-                Err(WrongKeyLength { .. }) => {
-                    let error = Error::Misbehaved("its answer leads to keys of the wrong length");
-                    self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx);
-                }
-            },
-            Ok(Step::OtherGroup(group))
-                if rival.is_none() && asked.may_use(&self.place.settings, group) =>
-            {
-                let group = Some(group);
-                self.ask(Job::RekeyIke { group }, cx);
-            }
-            Ok(Step::OtherGroup(group)) => {
-                let wanted = group.to_be_bytes().to_vec();
-                let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
-                self.on_ike_refused(rival, &notify, cx);
-            }
-            Ok(Step::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
-            Err(error) => self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx),
-        }
-        Fate::Lives
-    }
-
-    /// Nobody wants the IKE SA that we asked for any more, but it stands at the peer now, and is closed there too.
-    fn disown(
-        &mut self,
-        mut asked: rekey_ike::Asked,
-        payloads: Chain,
-        reason: DownReason,
-        cx: &mut Context<'_>,
-    ) {
-        if let Ok(Step::Made(made)) = self.read_ike(&mut asked, payloads, cx)
-            && let Ok(mut new) = self.succeed(made, cx)
-        {
-            new.close(reason, None, cx);
-            self.upshot.successors.push(new);
-        }
-    }
-
-    fn on_ike_refused(&mut self, rival: Option<Box<IkeSa>>, notify: &Notify, cx: &mut Context<'_>) {
-        let refused = || rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings);
-        let denial = if notify.kind == NotifyType::TEMPORARY_FAILURE {
-            let for_long = self.life.refusals >= BUSY_FOR_LONG;
-            Denial::Busy(for_long.then(refused))
-        } else {
-            Denial::Refused(refused())
-        };
-        self.on_ike_failed(rival, denial, cx);
-    }
-
-    fn on_ike_made(
-        &mut self,
-        mut new: Box<IkeSa>,
-        rival: Option<Box<IkeSa>>,
-        cx: &mut Context<'_>,
-    ) {
-        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
-        let Some(mut rival) = rival else {
-            self.hand_over(new, cx);
-            return self.close(DownReason::Replaced, None, cx);
-        };
-        match collision::survivor(&new.nonces, &rival.nonces, self.role) {
-            Survivor::Ours => {
-                rival.close_later(cx.now + DELETE_FOR_PEER, DownReason::Redundant);
-                self.hand_over(new, cx);
-                self.upshot.successors.push(rival);
-                self.close(DownReason::Replaced, None, cx);
-            }
-            Survivor::Theirs => {
-                self.hand_over(rival, cx);
-                new.close(DownReason::Redundant, None, cx);
-                self.upshot.successors.push(new);
-                self.await_delete(cx);
-            }
-        }
-    }
-
-    /// Nothing came of our request. If the peer's exchange crossed it, that one has done it.
-    fn on_ike_failed(&mut self, rival: Option<Box<IkeSa>>, denial: Denial, cx: &mut Context<'_>) {
-        if let Some(rival) = rival {
-            self.hand_over(rival, cx);
-            return self.await_delete(cx);
-        }
-        let jitter = cx.jitter();
-        let life = &mut self.life;
-        life.refusals = life.refusals.saturating_add(1);
-        let soon = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
-        life.rekey_at = Some(denial.again(soon, life.soft_expiry));
-        if let Some(failure) = denial.failure() {
-            self.upshot.failures.push(failure.clone());
-            self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
-        }
-    }
-
-    /// Another IKE SA takes the place of this one, with its Child SAs and what was still to be asked.
-    pub(super) fn hand_over(&mut self, mut to: Box<IkeSa>, cx: &mut Context<'_>) {
-        while let Some(child) = self.children.pop() {
-            to.children.push(child);
-        }
-        to.jobs.extend(self.jobs.drain(..).filter(|job| match job {
-            Job::RekeyChild { .. }
-            | Job::CreateChild { .. }
-            | Job::InvalidSpi { .. }
-            | Job::DeleteChild { .. } => true,
-            Job::Liveness | Job::RekeyIke { .. } | Job::DeleteIke(_) => false,
-        }));
-        to.restore_at = self.restore_at.take();
-        // What was to be closed is not saved by having fresh keys.
-        to.close_at = self.close_at.take();
-        to.quiet = self.quiet;
-        to.announced = self.announced;
-        to.place.remote = self.place.remote;
-        self.announced = false;
-        self.phase = Phase::Replaced;
-        self.upshot.rekeys.ike = self.upshot.rekeys.ike.saturating_add(1);
-        cx.out.events.push_back(Event::IkeRekeyed {
-            tunnel: self.place.tunnel,
-            old: self.spis(),
-            ike: to.view(),
-        });
-        to.pump(cx);
-        self.upshot.successors.push(to);
-    }
 }
 
 /// INVALID_SYNTAX and UNSUPPORTED_CRITICAL_PAYLOAD in a protected answer end the SA (RFC 7296 §2.21.3).
-fn is_fatal(payloads: &Chain) -> bool {
+pub(super) fn is_fatal(payloads: &Chain) -> bool {
     payloads.iter().flatten().any(informational::is_fatal)
 }
 
@@ -619,6 +420,6 @@ fn notify_of(error: &Error) -> Notify {
 }
 
 /// How long to wait before another request to rekey: longer each time, and never past half of what is left.
-fn pause(end: Time, refused: u32, now: Time, jitter: u8) -> std::time::Duration {
+pub(super) fn pause(end: Time, refused: u32, now: Time, jitter: u8) -> std::time::Duration {
     back_off(refused, jitter).min(end.since(now).mul_f64(0.5))
 }

@@ -75,8 +75,15 @@ impl IkeSa {
     }
 
     /// Whether another IKE SA of the tunnel has won against this one: it goes, whatever happens in it meanwhile.
-    pub(super) fn has_lost(&self) -> bool {
+    pub fn has_lost(&self) -> bool {
         matches!(self.close_at, Some((_, DownReason::Redundant)))
+    }
+
+    /// The one that has won is gone, so this one stays.
+    pub fn reprieve(&mut self) {
+        if self.has_lost() {
+            self.close_at = None;
+        }
     }
 
     /// A Child SA serves again, so the IKE SA stays that was to be closed for want of one. One that lost against another goes all the same.
