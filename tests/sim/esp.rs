@@ -76,12 +76,16 @@ pub struct Esp {
     gone: BTreeMap<u32, (Time, DownReason)>,
     /// The outbound SPI of each inbound one that ever was.
     pairs: BTreeMap<u32, u32>,
+    /// Which took the place of which, by inbound SPI: the old one, the new one.
+    successions: Vec<(u32, u32)>,
     strangers_told: Time,
 }
 
 impl Esp {
     pub fn install(&mut self, child: &Child) {
         self.pairs.insert(child.spi_in, child.spi_out);
+        let succession = child.replaces.map(|old| (old, child.spi_in));
+        self.successions.extend(succession);
         let keys = (key(&child.keys_in), key(&child.keys_out));
         let known = self.inbound.insert(
             child.spi_in,
@@ -179,8 +183,8 @@ impl Esp {
         let mut news = Vec::new();
         let found = self.inbound.get_mut(&packet.spi);
         let Some(sa) = found.filter(|sa| sa.until > now) else {
-            let arrival = match self.gone.get(&packet.spi) {
-                Some((at, reason)) => Arrival::Gone(*at, *reason),
+            let arrival = match self.end_of(packet.spi) {
+                Some((at, reason)) => Arrival::Gone(at, reason),
                 None => Arrival::Unknown,
             };
             if now >= self.strangers_told + STRANGERS {
@@ -208,6 +212,25 @@ impl Esp {
             }
         }
         (Arrival::Opened, news)
+    }
+
+    /// How an SA ended. One that was replaced ends as what came after it did: when all of that is gone for good, no SA is left that the sender could better use.
+    fn end_of(&self, spi_in: u32) -> Option<(Time, DownReason)> {
+        let end = *self.gone.get(&spi_in)?;
+        let mut line = vec![spi_in];
+        let mut next = 0;
+        while let Some(old) = line.get(next).copied() {
+            let heirs = self.successions.iter().filter(|(from, _)| *from == old);
+            line.extend(heirs.map(|(_, heir)| heir));
+            next += 1;
+        }
+        let ends = line.iter().map(|spi| self.gone.get(spi).copied());
+        let Some(ends) = ends.collect::<Option<Vec<_>>>() else {
+            // One of them is at work.
+            return Some(end);
+        };
+        let lost = ends.into_iter().find(|(_, reason)| !is_soft(*reason));
+        Some(lost.unwrap_or(end))
     }
 
     /// Whether it once had an SA that it has not any more.

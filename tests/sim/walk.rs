@@ -5,13 +5,14 @@
 //!                  └─ at every moment: the rules of `monitor` ─────────────────────────────────────┘
 //! ```
 //!
-//! A walk is its seed. The first that fails is named, and runs again, telling everything it does, with
+//! A walk is its seed. Those that fail are named, and one runs again, telling everything it does, with
 //!
 //! ```text
 //! WALK_SEED=4711 cargo test --release --test sim walk -- --nocapture
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ const CALM: Duration = Duration::from_secs(150);
 
 /// After that long without anybody who wants a tunnel, nothing of it is left.
 const OBLIVION: Duration = Duration::from_secs(400);
+
+/// After so many that failed, no further ones are tried.
+const ENOUGH: usize = 20;
 
 const OUTSIDE: &str = "192.0.2.1";
 
@@ -238,7 +242,7 @@ fn walk_all(count: u64) {
         return walk.run();
     }
     let first = std::env::var("WALK_FIRST").map_or(0, |first| first.parse().unwrap());
-    let (next, failed) = (AtomicU64::new(first), AtomicU64::new(u64::MAX));
+    let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let begin = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -246,23 +250,24 @@ fn walk_all(count: u64) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let over = seed >= first + count || failed.load(Ordering::Relaxed) < u64::MAX;
-                    if over {
+                    if seed >= first + count || failed.lock().unwrap().len() >= ENOUGH {
                         break;
                     }
                     if catch_unwind(AssertUnwindSafe(|| Walk::new(seed).run())).is_err() {
-                        failed.fetch_min(seed, Ordering::Relaxed);
+                        println!("walk {seed} failed");
+                        failed.lock().unwrap().push(seed);
                     }
                 }
             });
         }
     });
     let seconds = begin.elapsed().as_secs_f64();
-    let failed = failed.into_inner();
-    assert!(
-        failed == u64::MAX,
-        "walk {failed} failed: WALK_SEED={failed} cargo test --release --test sim walk -- --nocapture"
-    );
+    let failed = failed.into_inner().unwrap();
+    if let Some(one) = failed.first() {
+        panic!(
+            "walks {failed:?} failed: WALK_SEED={one} cargo test --release --test sim walk -- --nocapture"
+        );
+    }
     println!(
         "{count} walks in {seconds:.1} s, {:.0} a second",
         count as f64 / seconds
