@@ -289,32 +289,41 @@ impl Endpoint {
         self.sas.insert(own, Sa::Established(sa));
     }
 
-    /// Decides between a new SA and those the tunnel already has.
-    pub(super) fn settle(&mut self, now: Time, newer: &mut IkeSa) {
-        let tunnel = newer.tunnel();
+    /// Decides between an SA that has come to serve and those of the tunnel that do already.
+    pub(super) fn settle(&mut self, now: Time, sa: &mut IkeSa) {
+        let tunnel = sa.tunnel();
         let mut lost_to = None;
         // One that is leaving has lost against another already.
-        for older in self
+        for other in self
             .established_mut(tunnel)
-            .filter(|older| !older.is_leaving())
+            .filter(|other| !other.is_leaving())
         {
-            let Some(spi_in) = older.child().map(|child| child.spi_in) else {
+            let Some(spi_in) = other.child().map(|child| child.spi_in) else {
                 // It was about to make a Child SA for want of one, and there is one now.
-                older.close_later(now + CLOSE_AFTER, DownReason::Redundant);
+                other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
                 continue;
             };
-            let (keep, closer) = collision::settle(older.rival(), newer.rival(), newer.peer());
+            let (one, another) = (other.rival(), sa.rival());
+            // Mostly the new one; but an old one that had lost its Child SA may have made another.
+            let is_newer = one.established <= another.established;
+            let (older, newer) = match is_newer {
+                true => (one, another),
+                false => (another, one),
+            };
+            let (keep, closer) = collision::settle(older, newer, sa.peer());
             let at = match closer {
                 Closer::Us => now + CLOSE_AFTER,
                 Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
             };
-            match keep {
-                Keep::Older => lost_to = Some((spi_in, at)),
-                Keep::Newer => older.close_later(at, DownReason::Redundant),
+            match (keep, is_newer) {
+                (Keep::Older, true) | (Keep::Newer, false) => lost_to = Some((spi_in, at)),
+                (Keep::Newer, true) | (Keep::Older, false) => {
+                    other.close_later(at, DownReason::Redundant);
+                }
             }
         }
         if let Some((spi_in, at)) = lost_to {
-            newer.close_later(at, DownReason::Redundant);
+            sa.close_later(at, DownReason::Redundant);
             let preferred = Event::ChildPreferred { tunnel, spi_in };
             self.out.events.push_back(preferred);
         }
@@ -345,6 +354,9 @@ impl Endpoint {
         }
         let is_open = match fate {
             Fate::Lives => {
+                if upshot.serves && sa.is_open() && !sa.is_leaving() {
+                    self.settle(now, &mut sa);
+                }
                 let is_open = sa.is_open();
                 self.sas.insert(own, Sa::Established(sa));
                 is_open

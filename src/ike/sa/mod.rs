@@ -140,6 +140,8 @@ pub struct Upshot {
     pub rekeys: Rekeys,
     /// Whether the peer rekeys, as far as that has shown.
     pub verdicts: Vec<(Rekey, Result<(), Failure>)>,
+    /// Whether it has got a Child SA in place of none, and may stand beside another IKE SA that has done so in the meantime.
+    pub serves: bool,
     /// Whether a Child SA has begun to send though another IKE SA has won against this one.
     pub usurps: bool,
     /// Whether another IKE SA should be made from scratch: this one cannot be rekeyed, and its end comes near.

@@ -222,6 +222,7 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) {
         self.upshot.usurps = self.has_lost();
+        self.upshot.serves |= replaces.is_none();
         let news = child.announced(&self.place, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(news)));
         self.children.push(child);

@@ -6,8 +6,10 @@
 //!
 //! An IKE SA without a Child SA serves nobody, and misleads whoever judges by it.
 
+use std::time::Duration;
+
 use super::{CHILDLESS_GRACE, IkeSa, Job};
-use crate::ike::children::{ChildSa, Standing};
+use crate::ike::children::{ChildSa, Standing, WAIT_FOR_PEER};
 use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::handshake::Context;
 use crate::ike::settings::Start;
@@ -25,18 +27,24 @@ impl IkeSa {
         let Some(gone) = self.children.remove(spi_in) else {
             return;
         };
+        let carries = |child: &ChildSa| match child.standing {
+            Standing::Working => true,
+            Standing::Replaced { .. }
+            | Standing::Waiting { .. }
+            | Standing::Redundant { .. }
+            | Standing::Leaving { .. } => false,
+        };
+        let could_send = |child: &ChildSa| match child.standing {
+            Standing::Working | Standing::Replaced { .. } | Standing::Leaving { .. } => true,
+            Standing::Waiting { .. } | Standing::Redundant { .. } => false,
+        };
         let was_sending = match gone.standing {
             Standing::Working | Standing::Replaced { .. } => true,
-            Standing::Waiting { .. } | Standing::Redundant { .. } | Standing::Leaving { .. } => {
-                false
-            }
+            Standing::Waiting { .. } | Standing::Redundant { .. } => false,
+            // Only for want of a better one.
+            Standing::Leaving { .. } => !self.children.iter().any(could_send),
         };
-        let any_working = || {
-            self.children
-                .iter()
-                .any(|child| child.standing == Standing::Working)
-        };
-        if was_sending && !any_working() {
+        if was_sending && !self.children.iter().any(carries) {
             let waiting = self.children.iter().rev().find(|child| child.is_of_use());
             if let Some(next) = waiting.map(|child| child.spi_in) {
                 self.prefer(next, cx);
@@ -119,15 +127,26 @@ impl IkeSa {
             Standing::Working | Standing::Waiting { .. } | Standing::Leaving { .. } => 0,
         };
         let best = self.children.iter().max_by_key(|child| rank(child));
-        let replaced = best.filter(|child| rank(child) > 0);
-        let Some(spi_in) = replaced.map(|child| child.spi_in) else {
+        let Some((spi_in, rank)) = best.map(|child| (child.spi_in, rank(child))) else {
             return;
         };
-        if let Some(child) = self.children.of_ours_mut(spi_in) {
-            child.standing = Standing::Waiting { until: cx.now };
+        // The peer may never have heard of one that lost, but it still has what it has not agreed to delete.
+        let not_yet = rank == 1 && self.children.iter().any(is_being_replaced);
+        let wait = if not_yet {
+            WAIT_FOR_PEER
+        } else {
+            Duration::ZERO
+        };
+        if rank > 0
+            && let Some(child) = self.children.of_ours_mut(spi_in)
+        {
+            let until = cx.now + wait;
+            child.standing = Standing::Waiting { until };
             child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
+            if !not_yet {
+                self.prefer(spi_in, cx);
+            }
         }
-        self.prefer(spi_in, cx);
     }
 
     /// No Child SA is left that serves. The peer may be about to make another, or to close the IKE SA too; if it does neither, we do.
@@ -159,4 +178,9 @@ impl IkeSa {
             self.ask(Job::CreateChild { group: None }, cx);
         }
     }
+}
+
+fn is_being_replaced(child: &ChildSa) -> bool {
+    let reason = DownReason::Replaced;
+    child.standing == Standing::Leaving { reason }
 }
