@@ -5,7 +5,7 @@
 //!  Working ───────────────────────────────────────────────────┤
 //!     ▲           the peer rekeys it                          └────────▶ Replaced ── the peer's DELETE ──▶ gone
 //!     │
-//!  Waiting        made by the peer: we send over it when the peer shows that it has it, by ESP or by its DELETE of the old one
+//!  Waiting        made by the peer: we send over it when the peer shows that it has it, by ESP or by its next request
 //! ```
 
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct ChildSa {
     pub iv_key: [u8; 16],
     /// Where it stands.
     pub standing: Standing,
+    /// Whether the peer has it for certain: it answered our request for it, has sent over it, or has asked something since, having heard our answer.
+    pub known: bool,
 }
 
 /// Where a Child SA stands.

@@ -32,6 +32,8 @@ pub struct Packet {
     pub sequence: u64,
     /// The outbound SPI of the SA that this one replaces, if that could have carried the packet as well: while the receiver has either, it must open the packet.
     pub instead_of: Option<u32>,
+    /// Whether this SA was out of use, and nothing better is left: whether it gets through is a matter of luck.
+    pub last_resort: bool,
 }
 
 /// What becomes of a packet that arrives.
@@ -108,12 +110,13 @@ impl Esp {
                 key: keys.1,
                 sequence: 0,
                 instead_of: None,
+                last_resort: false,
             },
             local: child.local,
             remote: child.remote,
         };
         match child.sends {
-            Sends::Now => self.outbound.push(outbound),
+            Sends::Now => self.put_above(outbound),
             Sends::Later => self.waiting.push(outbound),
         }
     }
@@ -124,13 +127,30 @@ impl Esp {
             Some(from.remove(index))
         };
         let preferred = moves(&mut self.outbound).or_else(|| moves(&mut self.waiting));
-        self.outbound
-            .push(preferred.expect("only what is installed is preferred"));
+        self.put_above(preferred.expect("only what is installed is preferred"));
+    }
+
+    fn put_above(&mut self, mut best: Outbound) {
+        let tunnel = best.packet.tunnel;
+        best.packet.last_resort = false;
+        let others = self.outbound.iter_mut();
+        for other in others.filter(|sa| sa.packet.tunnel == tunnel) {
+            other.packet.last_resort = true;
+        }
+        self.outbound.push(best);
     }
 
     pub fn remove(&mut self, now: Time, spi_in: u32, reason: DownReason) {
+        let was_best = |sa: &Outbound| self.sender(sa.packet.tunnel) == Some(spi_in);
+        let found = self.outbound.iter().find(|sa| sa.spi_in == spi_in);
+        let succeeds = found.filter(|sa| was_best(sa) && is_soft(reason));
+        let tunnel = succeeds.map(|sa| sa.packet.tunnel);
         self.outbound.retain(|sa| sa.spi_in != spi_in);
         self.waiting.retain(|sa| sa.spi_in != spi_in);
+        let mut rest = self.outbound.iter_mut().rev();
+        if let Some(next) = rest.find(|sa| Some(sa.packet.tunnel) == tunnel) {
+            next.packet.last_resort = false;
+        }
         self.inbound.retain(|_, sa| sa.until > now);
         if !is_soft(reason) {
             self.inbound.remove(&spi_in);
@@ -168,7 +188,15 @@ impl Esp {
         sa.packet.sequence += 1;
         let is_lost =
             |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !is_soft(*reason));
+        // What another had replaced before, which then was lost, could not carry it.
+        let heirs = &self.successions;
+        let had_heir = |old: &u32| {
+            heirs
+                .iter()
+                .any(|(replaced, heir)| replaced == old && is_lost(heir))
+        };
         let replaced = sa.replaces.filter(|spi| !is_lost(spi));
+        let replaced = replaced.filter(|spi| !had_heir(spi));
         sa.packet.instead_of = replaced.map(|spi| self.pairs[&spi]);
         Some((sa.local, sa.remote, sa.packet.clone()))
     }
@@ -183,8 +211,8 @@ impl Esp {
         let mut news = Vec::new();
         let found = self.inbound.get_mut(&packet.spi);
         let Some(sa) = found.filter(|sa| sa.until > now) else {
-            let arrival = match self.end_of(packet.spi) {
-                Some((at, reason)) => Arrival::Gone(at, reason),
+            let arrival = match self.gone.get(&packet.spi) {
+                Some((at, reason)) => Arrival::Gone(*at, *reason),
                 None => Arrival::Unknown,
             };
             if now >= self.strangers_told + STRANGERS {
@@ -212,25 +240,6 @@ impl Esp {
             }
         }
         (Arrival::Opened, news)
-    }
-
-    /// How an SA ended. One that was replaced ends as what came after it did: when all of that is gone for good, no SA is left that the sender could better use.
-    fn end_of(&self, spi_in: u32) -> Option<(Time, DownReason)> {
-        let end = *self.gone.get(&spi_in)?;
-        let mut line = vec![spi_in];
-        let mut next = 0;
-        while let Some(old) = line.get(next).copied() {
-            let heirs = self.successions.iter().filter(|(from, _)| *from == old);
-            line.extend(heirs.map(|(_, heir)| heir));
-            next += 1;
-        }
-        let ends = line.iter().map(|spi| self.gone.get(spi).copied());
-        let Some(ends) = ends.collect::<Option<Vec<_>>>() else {
-            // One of them is at work.
-            return Some(end);
-        };
-        let lost = ends.into_iter().find(|(_, reason)| !is_soft(*reason));
-        Some(lost.unwrap_or(end))
     }
 
     /// Whether it once had an SA that it has not any more.

@@ -9,7 +9,7 @@ use groundlink::wire::{
 };
 
 use crate::esp::key;
-use crate::pair::{Side, TUNNEL};
+use crate::pair::{Side, TUNNEL, settings};
 use crate::rogue::{Rogue, SPI_OUT, kinds, notify, raw};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -351,6 +351,34 @@ fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_
     }
     assert_eq!(made, 5, "with the first they are six");
     assert_eq!(rogue.pair.b.children.len(), 6);
+    assert_eq!(rogue.pair.b.state(), State::Up);
+}
+
+/// Rekeyed, two would stay two for ever.
+#[test]
+fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due() {
+    let mut b = settings(Side::B);
+    b.child_lifetime = Duration::from_secs(20);
+    b.dpd.delay = Duration::from_secs(100);
+    let mut rogue = Rogue::established_with(b);
+    let older = rogue.pair.b.children[0].spi_in;
+    rogue.pair.run_for(Duration::from_secs(5));
+    let request = rogue.another_child(0x1001);
+    rogue.ask(ExchangeType::CREATE_CHILD_SA, 2, &request);
+    rogue.ask(INFORMATIONAL, 3, &[]);
+    rogue.pair.run_for(Duration::from_millis(13_100));
+    let (request, payloads) = rogue.asked();
+    assert_eq!(payloads, [Payload::Delete(Delete::esp(vec![older]))]);
+    rogue.answer(&request, &[Payload::Delete(Delete::esp(vec![SPI_OUT]))]);
+    let left: Vec<u32> = rogue
+        .pair
+        .b
+        .children
+        .iter()
+        .map(|child| child.spi_out)
+        .collect();
+    assert_eq!(left, [0x1001]);
+    assert_ne!(rogue.pair.b.outbound(), Some(older));
     assert_eq!(rogue.pair.b.state(), State::Up);
 }
 

@@ -127,7 +127,7 @@ impl Monitor {
             Arrival::Unknown => {
                 let had = packet
                     .instead_of
-                    .filter(|old| to.esp.has_or_has_replaced(*old));
+                    .filter(|old| !packet.last_resort && to.esp.has_or_has_replaced(*old));
                 assert!(
                     had.is_none(),
                     "{:?} sends over {:08x}, which {side:?} never had",
@@ -139,7 +139,7 @@ impl Monitor {
             Arrival::Gone(at, reason) => {
                 // Of two whole IKE SAs one goes, and its Child SA with it, though the peer may not have heard of the other yet.
                 let rival = packet.instead_of.is_none() && reason == DownReason::Redundant;
-                let excused = rival || !is_soft(reason);
+                let excused = rival || packet.last_resort || !is_soft(reason);
                 assert!(
                     excused,
                     "{:?} sends over {:08x}, which {side:?} closed {:?} ago: {reason:?}",

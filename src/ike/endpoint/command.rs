@@ -48,7 +48,7 @@ impl Endpoint {
                 self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_worn(spi_in, cx));
             }
             Command::ChildHeard { tunnel, spi_in } => {
-                self.with_child(now, tunnel, spi_in, |sa, cx| sa.prefer(spi_in, cx));
+                self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_child_heard(spi_in, cx));
             }
             Command::SeenFrom {
                 tunnel,

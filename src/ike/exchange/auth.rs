@@ -12,7 +12,7 @@
 use crate::crypto::EspSuite;
 use crate::ike::children::{self, ChildSa, Standing};
 use crate::ike::error::{self, Error, Incompatible, Stage};
-use crate::ike::event::Datagram;
+use crate::ike::event::{Datagram, Role};
 use crate::ike::exchange::create_child::part_of;
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::exchange::proof;
@@ -255,6 +255,7 @@ fn make_child(
         keys_out,
         iv_key: cx.rng.bytes(),
         standing: Standing::Working,
+        known: keyed.role == Role::Initiator,
     }
 }
 

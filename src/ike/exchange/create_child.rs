@@ -319,6 +319,7 @@ impl Agreed {
                 keys_out,
                 iv_key: cx.rng.bytes(),
                 standing: Standing::Working,
+                known: self.role == Role::Initiator,
             },
             nonces: self.nonces,
         }

@@ -72,6 +72,7 @@ impl IkeSa {
         };
         self.quiet.heard(cx.now);
         self.follow(datagram.remote, cx);
+        self.on_next_request(cx);
         let exchange = message.header.exchange;
         let (payloads, fate) = match payloads {
             Err(error) => informational::refuse(&error.into()),

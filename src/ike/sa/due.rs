@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Fate, IkeSa, Job, Phase};
-use crate::ike::children::{DELETE_FOR_PEER, Standing};
-use crate::ike::event::{Content, DownReason, Transmit};
+use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing};
+use crate::ike::event::{Content, DownReason, Event, Transmit};
 use crate::ike::handshake::Context;
 use crate::ike::retransmit::Step;
 use crate::ike::timers;
@@ -121,12 +121,33 @@ impl IkeSa {
         for (spi_in, due) in dues {
             match due {
                 Due::Nothing => {}
-                Due::Rekey => self.rekey_child(spi_in, cx),
+                Due::Rekey => match self.twin_of(spi_in) {
+                    Some(twin) => self.yield_to_twin(spi_in, twin, cx),
+                    None => self.rekey_child(spi_in, cx),
+                },
                 Due::Prefer => self.prefer(spi_in, cx),
                 Due::Delete(reason) => self.delete_child(spi_in, reason, cx),
                 Due::End => self.end_child(spi_in, cx),
             }
         }
+    }
+
+    /// A younger one for the same traffic. Lost answers and an SA that ends among them can leave two where one should be; rekeyed, they would stay two.
+    fn twin_of(&self, spi_in: u32) -> Option<u32> {
+        let mut line = self.children.iter();
+        let older = line.find(|child| child.spi_in == spi_in)?;
+        let is_twin =
+            |child: &ChildSa| child.standing == Standing::Working && child.policy == older.policy;
+        line.rfind(|child| is_twin(child)).map(|child| child.spi_in)
+    }
+
+    /// One of two is enough.
+    fn yield_to_twin(&mut self, spi_in: u32, twin: u32, cx: &mut Context<'_>) {
+        cx.out.events.push_back(Event::ChildPreferred {
+            tunnel: self.place.tunnel,
+            spi_in: twin,
+        });
+        self.delete_child(spi_in, DownReason::Redundant, cx);
     }
 
     /// A Child SA is used up but for a rest: it is due now, however old it is. Said again, that is no news.

@@ -74,6 +74,28 @@ impl IkeSa {
         }
     }
 
+    /// The peer has sent over this Child SA.
+    pub fn on_child_heard(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        if let Some(child) = self.children.of_ours_mut(spi_in) {
+            child.known = true;
+        }
+        self.prefer(spi_in, cx);
+    }
+
+    /// The peer asks something new, so with its window of one it has heard our answer to what it asked before, and acted on it (RFC 7296 §2.3).
+    pub(super) fn on_next_request(&mut self, cx: &mut Context<'_>) {
+        let mut newest = None;
+        for child in self.children.iter_mut() {
+            child.known = true;
+            if child.is_of_use() {
+                newest = Some(child.spi_in);
+            }
+        }
+        if let Some(spi_in) = newest {
+            self.prefer(spi_in, cx);
+        }
+    }
+
     fn tell_down(&self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
         cx.out.events.push_back(Event::ChildDown {
             tunnel: self.place.tunnel,
@@ -130,8 +152,9 @@ impl IkeSa {
         let Some((spi_in, rank)) = best.map(|child| (child.spi_in, rank(child))) else {
             return;
         };
-        // The peer may never have heard of one that lost, but it still has what it has not agreed to delete.
-        let not_yet = rank == 1 && self.children.iter().any(is_being_replaced);
+        // The peer may not have heard of one that lost, but it still has what it has not agreed to delete.
+        let is_known = self.children.of_ours(spi_in).is_some_and(|best| best.known);
+        let not_yet = !is_known && self.children.iter().any(is_being_replaced);
         let wait = if not_yet {
             WAIT_FOR_PEER
         } else {
