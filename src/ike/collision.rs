@@ -288,7 +288,13 @@ mod tests {
         let reply = |standing| on_rekey_child(Busy::Idle, standing);
         assert_eq!(reply(None), Reply::NotFound);
         assert_eq!(reply(Some(Standing::Working)), Reply::Usual);
-        assert_eq!(reply(Some(Standing::Waiting { until })), Reply::Usual);
+        assert_eq!(
+            reply(Some(Standing::Waiting {
+                until,
+                patience: Duration::ZERO
+            })),
+            Reply::Usual
+        );
         assert_eq!(reply(Some(Standing::Replaced { until })), Reply::Later);
         assert_eq!(reply(Some(Standing::Redundant { until })), Reply::Later);
         let leaving = Standing::Leaving {

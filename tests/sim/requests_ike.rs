@@ -230,12 +230,15 @@ fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
     let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(kinds(&answer), []);
     assert_eq!(second.pair.b.children.len(), 2, "both receive");
-    assert!(second.pair.b.children[1].sends == Sends::Now);
+    let mark = second.pair.b.events.len();
+    assert!(second.pair.b.children[1].sends == Sends::Later);
     // It closes the old one, or we do: either way the new one serves.
     let mut old = rogue.line;
     std::mem::swap(&mut second.line, &mut old);
     let end = [Payload::Delete(Delete::ike())];
     assert!(second.ask(INFORMATIONAL, 2, &end).is_empty());
+    let done = &second.pair.b.events[mark..];
+    assert_eq!(done, ["ChildPreferred", "ChildDown", "IkeDown"]);
     std::mem::swap(&mut second.line, &mut old);
     second.pair.run_for(Duration::from_secs(5));
     assert_eq!(second.pair.b.children.len(), 1);

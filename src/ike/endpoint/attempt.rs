@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
-use crate::ike::collision::{self, Closer, Keep};
-use crate::ike::event::{DownReason, Event, Rekey, Rekeys};
+use crate::ike::children::ChildSa;
+use crate::ike::event::{DownReason, Event, Rekey, Rekeys, Sends};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
@@ -13,7 +13,6 @@ use crate::ike::limits;
 use crate::ike::sa::{Fate, IkeSa};
 use crate::ike::settings::{Peer, TunnelId};
 use crate::ike::tunnel::{Plan, RESOLVE_PATIENCE, Wish};
-use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -175,7 +174,7 @@ impl Endpoint {
     /// An SA came about that nobody wants any more.
     fn on_unwanted(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        sa.announce(&mut cx);
+        sa.announce(Sends::Now, &mut cx);
         sa.close(DownReason::Asked, None, &mut cx);
         self.sas.insert(own, Sa::Established(sa));
     }
@@ -281,52 +280,17 @@ impl Endpoint {
     }
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
+        let serves = |sa: &IkeSa| !sa.is_leaving() && sa.child().is_some_and(ChildSa::is_of_use);
+        let sends = match sa.is_known() || !self.established(sa.tunnel()).any(serves) {
+            true => Sends::Now,
+            false => Sends::Later,
+        };
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        sa.announce(&mut cx);
+        sa.announce(sends, &mut cx);
         if sa.child().is_some() {
             self.settle(now, &mut sa);
         }
         self.sas.insert(own, Sa::Established(sa));
-    }
-
-    /// Decides between an SA that has come to serve and those of the tunnel that do already.
-    pub(super) fn settle(&mut self, now: Time, sa: &mut IkeSa) {
-        let tunnel = sa.tunnel();
-        let mut lost_to = None;
-        // One that is leaving has lost against another already.
-        for other in self
-            .established_mut(tunnel)
-            .filter(|other| !other.is_leaving())
-        {
-            let Some(spi_in) = other.child().map(|child| child.spi_in) else {
-                // It was about to make a Child SA for want of one, and there is one now.
-                other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
-                continue;
-            };
-            let (one, another) = (other.rival(), sa.rival());
-            // Mostly the new one; but an old one that had lost its Child SA may have made another.
-            let is_newer = one.established <= another.established;
-            let (older, newer) = match is_newer {
-                true => (one, another),
-                false => (another, one),
-            };
-            let (keep, closer) = collision::settle(older, newer, sa.peer());
-            let at = match closer {
-                Closer::Us => now + CLOSE_AFTER,
-                Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
-            };
-            match (keep, is_newer) {
-                (Keep::Older, true) | (Keep::Newer, false) => lost_to = Some((spi_in, at)),
-                (Keep::Newer, true) | (Keep::Older, false) => {
-                    other.close_later(at, DownReason::Redundant);
-                }
-            }
-        }
-        if let Some((spi_in, at)) = lost_to {
-            sa.close_later(at, DownReason::Redundant);
-            let preferred = Event::ChildPreferred { tunnel, spi_in };
-            self.out.events.push_back(preferred);
-        }
     }
 
     /// Lets an established SA take a step, and acts on what has become of it.
@@ -338,6 +302,7 @@ impl Endpoint {
         step: impl FnOnce(&mut IkeSa, &mut Context<'_>) -> Fate,
     ) {
         let (tunnel, lived, was_open) = (sa.tunnel(), now.since(sa.established()), sa.is_open());
+        let before = self.out.events.len();
         let taken = |spi_in| has_child(&self.sas, spi_in);
         let mut cx = Context {
             now,
@@ -356,6 +321,9 @@ impl Endpoint {
             Fate::Lives => {
                 if upshot.serves && sa.is_open() && !sa.is_leaving() {
                     self.settle(now, &mut sa);
+                }
+                if upshot.known && sa.is_open() && !sa.is_leaving() {
+                    self.close_losers(now, &sa);
                 }
                 let is_open = sa.is_open();
                 self.sas.insert(own, Sa::Established(sa));
@@ -391,33 +359,7 @@ impl Endpoint {
             self.reprieve(tunnel);
             self.on_lost(now, tunnel, lived);
         }
-    }
-
-    /// What an IKE SA does that has lost against another does not keep the Child SA of that one from sending.
-    fn prefer_winner(&mut self, tunnel: TunnelId) {
-        let winner = self
-            .established(tunnel)
-            .filter(|sa| !sa.is_leaving())
-            .find_map(|sa| sa.child().map(|child| child.spi_in));
-        if let Some(spi_in) = winner {
-            let preferred = Event::ChildPreferred { tunnel, spi_in };
-            self.out.events.push_back(preferred);
-        }
-    }
-
-    /// The IKE SA against which another one lost is gone: what is left need not go too.
-    fn reprieve(&mut self, id: TunnelId) {
-        let serves = |sa: &IkeSa| sa.child().is_some();
-        if self.established(id).any(|sa| serves(sa) && !sa.has_lost()) {
-            return;
-        }
-        let newest = self
-            .established_mut(id)
-            .filter(|sa| serves(sa))
-            .max_by_key(|sa| sa.established());
-        if let Some(sa) = newest {
-            sa.reprieve();
-        }
+        self.let_waiting_send(now, tunnel, before);
     }
 
     /// Counts rekeys, and tells what has shown of the peer where somebody wants to know.

@@ -4,6 +4,7 @@ mod attempt;
 mod command;
 mod datagram;
 mod due;
+mod rivals;
 mod sas;
 
 use std::collections::{BTreeMap, BTreeSet};

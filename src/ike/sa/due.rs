@@ -103,7 +103,7 @@ impl IkeSa {
             let due = match child.standing {
                 _ if child.hard_expiry <= cx.now => Due::End,
                 Standing::Working if child.rekey_at.is_some_and(|at| at <= cx.now) => Due::Rekey,
-                Standing::Waiting { until } if until <= cx.now => Due::Prefer,
+                Standing::Waiting { until, .. } if until <= cx.now => Due::Prefer,
                 Standing::Replaced { until } if until <= cx.now => {
                     Due::Delete(DownReason::Replaced)
                 }

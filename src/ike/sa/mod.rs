@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::children::{self, ChildSa, Children};
+use super::children::{self, ChildSa, Children, Standing, WAIT_BESIDE};
 use super::collision::Rival;
 use super::event::{ChildView, DownReason, Event, IkeView, Rekey, Rekeys, Role, Sends};
 use super::exchange::followup::Pending;
@@ -142,6 +142,8 @@ pub struct Upshot {
     pub verdicts: Vec<(Rekey, Result<(), Failure>)>,
     /// Whether it has got a Child SA in place of none, and may stand beside another IKE SA that has done so in the meantime.
     pub serves: bool,
+    /// Whether the peer has shown only now that it has a Child SA of it.
+    pub known: bool,
     /// Whether a Child SA has begun to send though another IKE SA has won against this one.
     pub usurps: bool,
     /// Whether another IKE SA should be made from scratch: this one cannot be rekeyed, and its end comes near.
@@ -399,15 +401,21 @@ impl IkeSa {
         self.child().map(ChildSa::view)
     }
 
-    /// Tells the rest of the program that the SA, and its Child SA if it has one, are there.
-    pub fn announce(&mut self, cx: &mut Context<'_>) {
+    /// Tells the rest of the program that the SA, and its Child SA if it has one, are there. Where another serves, the new one may have to wait until the peer
+    /// shows that it has heard our answer.
+    pub fn announce(&mut self, sends: Sends, cx: &mut Context<'_>) {
         self.announced = true;
         cx.out.events.push_back(Event::IkeUp {
             tunnel: self.place.tunnel,
             ike: self.view(),
         });
-        for child in self.children.iter() {
-            let child = child.announced(&self.place, Sends::Now, None);
+        for child in self.children.iter_mut() {
+            if sends == Sends::Later {
+                let [first, patience] = WAIT_BESIDE;
+                let until = cx.now + first;
+                child.standing = Standing::Waiting { until, patience };
+            }
+            let child = child.announced(&self.place, sends, None);
             cx.out.events.push_back(Event::ChildUp(Box::new(child)));
         }
     }

@@ -191,6 +191,7 @@ impl IkeSa {
         let sends = if self.children.any_of_use() {
             child.standing = Standing::Waiting {
                 until: cx.now + WAIT_FOR_PEER,
+                patience: WAIT_FOR_PEER,
             };
             Sends::Later
         } else {

@@ -74,9 +74,15 @@ impl IkeSa {
         }
     }
 
+    /// Whether the peer has the Child SA that serves for certain.
+    pub fn is_known(&self) -> bool {
+        self.children.current().is_some_and(|child| child.known)
+    }
+
     /// The peer has sent over this Child SA.
     pub fn on_child_heard(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         if let Some(child) = self.children.of_ours_mut(spi_in) {
+            self.upshot.known |= !child.known;
             child.known = true;
         }
         self.prefer(spi_in, cx);
@@ -86,6 +92,7 @@ impl IkeSa {
     pub(super) fn on_next_request(&mut self, cx: &mut Context<'_>) {
         let mut newest = None;
         for child in self.children.iter_mut() {
+            self.upshot.known |= !child.known;
             child.known = true;
             if child.is_of_use() {
                 newest = Some(child.spi_in);
@@ -163,8 +170,10 @@ impl IkeSa {
         if rank > 0
             && let Some(child) = self.children.of_ours_mut(spi_in)
         {
-            let until = cx.now + wait;
-            child.standing = Standing::Waiting { until };
+            child.standing = Standing::Waiting {
+                until: cx.now + wait,
+                patience: WAIT_FOR_PEER,
+            };
             child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
             if !not_yet {
                 self.prefer(spi_in, cx);

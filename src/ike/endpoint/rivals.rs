@@ -1,0 +1,137 @@
+//! Two IKE SAs of one tunnel: which stays, and when the other goes. Both ends may start at once, and an SA that comes to its end is replaced by a new one
+//! beside it, so two for a moment are usual.
+//!
+//! ```text
+//!  another serves ──▶ settle ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), and sends no more (`prefer_winner`)
+//!                                └─ the winner goes first ──▶ the loser stays after all (`reprieve`)
+//! ```
+
+use super::{Endpoint, Sa, cx};
+use crate::ike::children::{ChildSa, Standing};
+use crate::ike::collision::{self, Closer, Keep};
+use crate::ike::event::{DownReason, Event};
+use crate::ike::sa::IkeSa;
+use crate::ike::settings::TunnelId;
+use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
+use crate::net::Time;
+
+impl Endpoint {
+    /// Decides between an SA that has come to serve and those of the tunnel that do already.
+    pub(super) fn settle(&mut self, now: Time, sa: &mut IkeSa) {
+        let tunnel = sa.tunnel();
+        let mut lost_to = None;
+        // One that is leaving has lost against another already.
+        for other in self
+            .established_mut(tunnel)
+            .filter(|other| !other.is_leaving())
+        {
+            let Some(spi_in) = other.child().map(|child| child.spi_in) else {
+                // It was about to make a Child SA for want of one, and there is one now.
+                other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
+                continue;
+            };
+            let (is_newer, keep, closer) = compare(other, sa);
+            // As long as the peer may not have heard of the new one, the old one is all that it has.
+            let at = match closer {
+                Closer::Us if sa.is_known() => now + CLOSE_AFTER,
+                Closer::Us | Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
+            };
+            match (keep, is_newer) {
+                (Keep::Older, true) | (Keep::Newer, false) => lost_to = Some((spi_in, at)),
+                (Keep::Newer, true) | (Keep::Older, false) => {
+                    other.close_later(at, DownReason::Redundant);
+                }
+            }
+        }
+        if let Some((spi_in, at)) = lost_to {
+            sa.close_later(at, DownReason::Redundant);
+            let preferred = Event::ChildPreferred { tunnel, spi_in };
+            self.out.events.push_back(preferred);
+        }
+    }
+
+    /// The peer has the Child SA of this one for certain, so those that have lost against it can go.
+    pub(super) fn close_losers(&mut self, now: Time, sa: &IkeSa) {
+        for other in self.established_mut(sa.tunnel()) {
+            if other.has_lost() && compare(other, sa).2 == Closer::Us {
+                other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
+            }
+        }
+    }
+
+    /// What an IKE SA does that has lost against another does not keep the Child SA of that one from sending.
+    pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
+        let winner = self
+            .established(tunnel)
+            .filter(|sa| !sa.is_leaving())
+            .find_map(|sa| sa.child().map(|child| child.spi_in));
+        if let Some(spi_in) = winner {
+            let preferred = Event::ChildPreferred { tunnel, spi_in };
+            self.out.events.push_back(preferred);
+        }
+    }
+
+    /// Where the Child SA that sends has gone since the event number `before`, one beside it that still waits for the peer takes its place, and first, so that there
+    /// is never a moment without.
+    pub(super) fn let_waiting_send(&mut self, now: Time, tunnel: TunnelId, before: usize) {
+        let is_down = |event: &Event| matches!(event, Event::ChildDown { .. });
+        let works = |child: &ChildSa| child.standing == Standing::Working;
+        let serves = |sa: &IkeSa| sa.child().is_some_and(works);
+        let Some(at) = self.out.events.range(before..).position(is_down) else {
+            return;
+        };
+        if self.established(tunnel).any(serves) {
+            return;
+        }
+        let waiting = self.established(tunnel).filter_map(|sa| {
+            let child = sa.child().filter(|child| child.is_of_use())?;
+            Some((
+                (!sa.has_lost(), sa.established()),
+                sa.own_spi(),
+                child.spi_in,
+            ))
+        });
+        let Some((_, own, spi_in)) = waiting.max_by_key(|(rank, ..)| *rank) else {
+            return;
+        };
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        for sa in self.sas.values_mut() {
+            if let Sa::Established(sa) = sa
+                && sa.own_spi() == own
+            {
+                sa.prefer(spi_in, &mut cx);
+            }
+        }
+        if let Some(preferred) = self.out.events.pop_back() {
+            self.out.events.insert(before.saturating_add(at), preferred);
+        }
+    }
+
+    /// The IKE SA against which another one lost is gone: what is left need not go too.
+    pub(super) fn reprieve(&mut self, id: TunnelId) {
+        let serves = |sa: &IkeSa| sa.child().is_some();
+        if self.established(id).any(|sa| serves(sa) && !sa.has_lost()) {
+            return;
+        }
+        let newest = self
+            .established_mut(id)
+            .filter(|sa| serves(sa))
+            .max_by_key(|sa| sa.established());
+        if let Some(sa) = newest {
+            sa.reprieve();
+        }
+    }
+}
+
+/// Decides between two SAs of a tunnel. Mostly the second is the newer one, which the first of the answer says; but an old one that had lost its Child SA may have
+/// made another.
+fn compare(other: &IkeSa, sa: &IkeSa) -> (bool, Keep, Closer) {
+    let (one, another) = (other.rival(), sa.rival());
+    let is_newer = one.established <= another.established;
+    let (older, newer) = match is_newer {
+        true => (one, another),
+        false => (another, one),
+    };
+    let (keep, closer) = collision::settle(older, newer, sa.peer());
+    (is_newer, keep, closer)
+}
