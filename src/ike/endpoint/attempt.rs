@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
-use crate::ike::children::ChildSa;
+use crate::ike::children::{ChildSa, Standing};
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys, Sends};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::exchange::intermediate;
@@ -280,7 +280,8 @@ impl Endpoint {
     }
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
-        let serves = |sa: &IkeSa| !sa.is_leaving() && sa.child().is_some_and(ChildSa::is_of_use);
+        let works = |child: &ChildSa| child.standing == Standing::Working;
+        let serves = |sa: &IkeSa| !sa.is_leaving() && sa.child().is_some_and(works);
         let sends = match sa.is_known() || !self.established(sa.tunnel()).any(serves) {
             true => Sends::Now,
             false => Sends::Later,
