@@ -257,7 +257,8 @@ impl Middle {
                 let span = tape.span();
                 self.pair.node(side).asleep_until = self.pair.now + span;
             }
-            _ => self.pair.wire.esp_delay = tape.span(),
+            // A replaced SA receives for five seconds more.
+            _ => self.pair.wire.esp_delay = tape.span().min(Duration::from_secs(4)),
         }
     }
 
