@@ -60,8 +60,10 @@ pub enum Standing {
     Waiting {
         /// The latest moment.
         until: Time,
-        /// How much longer it waits when the peer shows that it has not heard our answer.
+        /// How much longer it waits when the peer shows that it has not heard our answer,
         patience: Duration,
+        /// but never beyond then.
+        end: Time,
     },
     /// The peer's exchange has made another in its place, and the peer will delete it; should it not, we do then.
     Replaced {
@@ -83,8 +85,9 @@ pub enum Standing {
 /// How long the answer to the peer's exchange may be under way before we take the Child SA for known at both ends.
 pub const WAIT_FOR_PEER: Duration = Duration::from_secs(60);
 
-/// The same where an older IKE SA still serves, which the peer may have forgotten: first, and each time the peer repeats its request.
-pub const WAIT_BESIDE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// The same for the Child SA of a new IKE SA beside one that still serves: longer than any peer takes to repeat its request, and at most three times as long,
+/// since the peer may have forgotten the old one.
+pub const WAIT_BESIDE: Duration = Duration::from_secs(5);
 
 /// How long the peer may take to delete what it has rekeyed.
 pub const DELETE_FOR_PEER: Duration = Duration::from_secs(70);
@@ -148,7 +151,11 @@ impl ChildSa {
     /// The peer asks again, so it has not heard our answer: whatever we waited for it to know or do begins anew.
     pub fn wait_on(&mut self, now: Time) {
         match &mut self.standing {
-            Standing::Waiting { until, patience } => *until = now + *patience,
+            Standing::Waiting {
+                until,
+                patience,
+                end,
+            } => *until = (now + *patience).min(*end),
             Standing::Replaced { until } | Standing::Redundant { until } => {
                 *until = now + DELETE_FOR_PEER;
             }

@@ -291,7 +291,8 @@ mod tests {
         assert_eq!(
             reply(Some(Standing::Waiting {
                 until,
-                patience: Duration::ZERO
+                patience: Duration::ZERO,
+                end: until,
             })),
             Reply::Usual
         );

@@ -183,21 +183,17 @@ impl Esp {
 
     /// A packet to send, with where it leaves from and where it goes.
     pub fn send(&mut self, tunnel: TunnelId) -> Option<(SocketAddr, SocketAddr, Packet)> {
-        let mut of_tunnel = self.outbound.iter_mut().rev();
-        let sa = of_tunnel.find(|sa| sa.packet.tunnel == tunnel)?;
-        sa.packet.sequence += 1;
         let is_lost =
             |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !is_soft(*reason));
         // What another had replaced before, which then was lost, could not carry it.
-        let heirs = &self.successions;
-        let had_heir = |old: &u32| {
-            heirs
-                .iter()
-                .any(|(replaced, heir)| replaced == old && is_lost(heir))
-        };
-        let replaced = sa.replaces.filter(|spi| !is_lost(spi));
-        let replaced = replaced.filter(|spi| !had_heir(spi));
-        sa.packet.instead_of = replaced.map(|spi| self.pairs[&spi]);
+        let could_carry = |spi: &u32| !is_lost(spi) && !self.heirs(*spi).iter().any(is_lost);
+        let mut best = self.outbound.iter();
+        let best = best.rposition(|sa| sa.packet.tunnel == tunnel)?;
+        let replaced = self.outbound[best].replaces.filter(could_carry);
+        let instead_of = replaced.map(|spi| self.pairs[&spi]);
+        let sa = &mut self.outbound[best];
+        sa.packet.sequence += 1;
+        sa.packet.instead_of = instead_of;
         Some((sa.local, sa.remote, sa.packet.clone()))
     }
 
@@ -240,6 +236,18 @@ impl Esp {
             }
         }
         (Arrival::Opened, news)
+    }
+
+    /// What has taken the place of an SA, and then of that.
+    fn heirs(&self, spi_in: u32) -> Vec<u32> {
+        let mut line = vec![spi_in];
+        let mut next = 0;
+        while let Some(old) = line.get(next).copied() {
+            let heirs = self.successions.iter().filter(|(from, _)| *from == old);
+            line.extend(heirs.map(|(_, heir)| heir));
+            next += 1;
+        }
+        line.split_off(1)
     }
 
     /// Whether it once had an SA that it has not any more.

@@ -220,6 +220,31 @@ fn p07_an_ike_sa_that_was_rekeyed_does_nothing_any_more_but_end() {
     assert_eq!(rogue.pair.b.count("IkeDown"), 0);
 }
 
+#[test]
+fn beside_an_ike_sa_that_serves_a_new_one_sends_and_closes_the_old_one_once_the_peer_answers() {
+    let rogue = Rogue::established();
+    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let mut request = second.auth_request();
+    request[2] = Payload::Sa(esp_offer(0x2000));
+    let sealed = second.seal(ExchangeType::IKE_AUTH, 1, false, &request);
+    second.deliver(&sealed);
+    let (first, new) = (&second.pair.b.children[0], &second.pair.b.children[1]);
+    let (first, new) = (first.spi_in, new.spi_in);
+    // It asks again, so our answer was lost.
+    second.pair.run_for(Duration::from_secs(4));
+    second.deliver(&sealed);
+    second.pair.run_for(Duration::from_secs(4));
+    assert_eq!(second.pair.b.outbound(), Some(first));
+    assert_eq!(second.pair.b.count("IkeDown"), 0);
+    let heard = second.heard();
+    let probe = heard.iter().rfind(|(header, _)| !header.flags.response);
+    let probe = probe.expect("it asks whether we are there").0;
+    second.answer(&probe, &[]);
+    assert_eq!(second.pair.b.outbound(), Some(new));
+    second.pair.run_for(Duration::from_secs(2));
+    assert_eq!(second.pair.b.count("ChildDown"), 1);
+}
+
 /// A peer that authenticates anew beside the old IKE SA (RFC 7296 §2.8.3), as some do in place of rekeying.
 #[test]
 fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
@@ -227,8 +252,15 @@ fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
     let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
     let mut request = second.auth_request();
     request[2] = Payload::Sa(esp_offer(0x2000));
-    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(kinds(&answer), []);
+    let sealed = second.seal(ExchangeType::IKE_AUTH, 1, false, &request);
+    second.deliver(&sealed);
+    let heard = second.heard();
+    let [(_, answer), (asked, probe)] = &heard[..] else {
+        panic!("{heard:?}")
+    };
+    assert_eq!(kinds(answer), []);
+    // Whoever answers that has heard the answer to IKE_AUTH.
+    assert_eq!((asked.exchange, &probe[..]), (INFORMATIONAL, &[][..]));
     assert_eq!(second.pair.b.children.len(), 2, "both receive");
     let mark = second.pair.b.events.len();
     assert!(second.pair.b.children[1].sends == Sends::Later);
@@ -244,5 +276,6 @@ fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
     assert_eq!(second.pair.b.children.len(), 1);
     assert_eq!(second.pair.b.children[0].spi_out, 0x2000);
     assert_eq!(second.pair.b.state(), State::Up);
+    second.heard();
     assert!(second.ask(INFORMATIONAL, 2, &[]).is_empty());
 }

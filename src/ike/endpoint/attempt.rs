@@ -281,7 +281,7 @@ impl Endpoint {
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
         let works = |child: &ChildSa| child.standing == Standing::Working;
-        let serves = |sa: &IkeSa| !sa.is_leaving() && sa.child().is_some_and(works);
+        let serves = |sa: &IkeSa| sa.child().is_some_and(works);
         let sends = match sa.is_known() || !self.established(sa.tunnel()).any(serves) {
             true => Sends::Now,
             false => Sends::Later,
@@ -314,6 +314,7 @@ impl Endpoint {
         let fate = step(&mut sa, &mut cx);
         let upshot = sa.take_upshot();
         let mut cx = self::cx(now, &mut self.rng, &mut self.out);
+        let goes_on = sa.is_open() || !upshot.successors.is_empty();
         for successor in upshot.successors {
             self.sas
                 .insert(successor.own_spi(), Sa::Established(successor));
@@ -323,7 +324,7 @@ impl Endpoint {
                 if upshot.serves && sa.is_open() && !sa.is_leaving() {
                     self.settle(now, &mut sa);
                 }
-                if upshot.known && sa.is_open() && !sa.is_leaving() {
+                if upshot.known && goes_on && !sa.has_lost() {
                     self.close_losers(now, &sa);
                 }
                 let is_open = sa.is_open();

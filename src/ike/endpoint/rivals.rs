@@ -2,7 +2,7 @@
 //! beside it, so two for a moment are usual.
 //!
 //! ```text
-//!  another serves ──▶ settle ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), and sends no more (`prefer_winner`)
+//!  another serves ──▶ settle ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), or after 30 s; from then it sends no more
 //!                                └─ the winner goes first ──▶ the loser stays after all (`reprieve`)
 //! ```
 
@@ -19,7 +19,7 @@ impl Endpoint {
     /// Decides between an SA that has come to serve and those of the tunnel that do already.
     pub(super) fn settle(&mut self, now: Time, sa: &mut IkeSa) {
         let tunnel = sa.tunnel();
-        let mut lost_to = None;
+        let (mut lost_to, mut won) = (None, false);
         // One that is leaving has lost against another already.
         for other in self
             .established_mut(tunnel)
@@ -31,22 +31,47 @@ impl Endpoint {
                 continue;
             };
             let (is_newer, keep, closer) = compare(other, sa);
-            // As long as the peer may not have heard of the new one, the old one is all that it has.
+            let loses = match keep {
+                Keep::Older => is_newer,
+                Keep::Newer => !is_newer,
+            };
+            // As long as the peer may not have heard of the winner, the loser is all that it has.
+            let is_known = if loses {
+                other.is_known()
+            } else {
+                sa.is_known()
+            };
             let at = match closer {
-                Closer::Us if sa.is_known() => now + CLOSE_AFTER,
+                Closer::Us if is_known => now + CLOSE_AFTER,
                 Closer::Us | Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
             };
-            match (keep, is_newer) {
-                (Keep::Older, true) | (Keep::Newer, false) => lost_to = Some((spi_in, at)),
-                (Keep::Newer, true) | (Keep::Older, false) => {
-                    other.close_later(at, DownReason::Redundant);
-                }
+            if loses {
+                lost_to = Some((other.own_spi(), sends(other).then_some(spi_in), at));
+            } else {
+                other.close_later(at, DownReason::Redundant);
+                won = true;
             }
         }
-        if let Some((spi_in, at)) = lost_to {
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        if let Some((winner, sending, at)) = lost_to {
             sa.close_later(at, DownReason::Redundant);
-            let preferred = Event::ChildPreferred { tunnel, spi_in };
-            self.out.events.push_back(preferred);
+            if let Some(spi_in) = sending {
+                let preferred = Event::ChildPreferred { tunnel, spi_in };
+                cx.out.events.push_back(preferred);
+            }
+            for sa in self.sas.values_mut() {
+                match sa {
+                    Sa::Established(sa) if sa.own_spi() == winner => sa.prove(&mut cx),
+                    Sa::Established(_)
+                    | Sa::InitSent(_)
+                    | Sa::IntermediateSent(_)
+                    | Sa::AuthSent(_)
+                    | Sa::HalfOpen(_)
+                    | Sa::Remnant(_) => {}
+                }
+            }
+        } else if won {
+            sa.prove(&mut cx);
         }
     }
 
@@ -63,7 +88,7 @@ impl Endpoint {
     pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
         let winner = self
             .established(tunnel)
-            .filter(|sa| !sa.is_leaving())
+            .filter(|sa| !sa.is_leaving() && sends(sa))
             .find_map(|sa| sa.child().map(|child| child.spi_in));
         if let Some(spi_in) = winner {
             let preferred = Event::ChildPreferred { tunnel, spi_in };
@@ -75,12 +100,10 @@ impl Endpoint {
     /// is never a moment without.
     pub(super) fn let_waiting_send(&mut self, now: Time, tunnel: TunnelId, before: usize) {
         let is_down = |event: &Event| matches!(event, Event::ChildDown { .. });
-        let works = |child: &ChildSa| child.standing == Standing::Working;
-        let serves = |sa: &IkeSa| sa.child().is_some_and(works);
         let Some(at) = self.out.events.range(before..).position(is_down) else {
             return;
         };
-        if self.established(tunnel).any(serves) {
+        if self.established(tunnel).any(sends) {
             return;
         }
         let waiting = self.established(tunnel).filter_map(|sa| {
@@ -100,6 +123,8 @@ impl Endpoint {
                 && sa.own_spi() == own
             {
                 sa.prefer(spi_in, &mut cx);
+                // What sends now is the best there is.
+                sa.take_upshot();
             }
         }
         if let Some(preferred) = self.out.events.pop_back() {
@@ -121,6 +146,12 @@ impl Endpoint {
             sa.reprieve();
         }
     }
+}
+
+/// Whether it has a Child SA that sends, not only one that waits for the peer.
+fn sends(sa: &IkeSa) -> bool {
+    let works = |child: &ChildSa| child.standing == Standing::Working;
+    sa.child().is_some_and(works)
 }
 
 /// Decides between two SAs of a tunnel. Mostly the second is the newer one, which the first of the answer says; but an old one that had lost its Child SA may have

@@ -143,10 +143,18 @@ impl IkeSa {
 
     /// One of two is enough.
     fn yield_to_twin(&mut self, spi_in: u32, twin: u32, cx: &mut Context<'_>) {
-        cx.out.events.push_back(Event::ChildPreferred {
-            tunnel: self.place.tunnel,
-            spi_in: twin,
-        });
+        // Unless a third one sends anyway.
+        if self
+            .children
+            .current()
+            .is_some_and(|current| current.spi_in == twin)
+        {
+            cx.out.events.push_back(Event::ChildPreferred {
+                tunnel: self.place.tunnel,
+                spi_in: twin,
+            });
+            self.upshot.usurps = self.has_lost();
+        }
         self.delete_child(spi_in, DownReason::Redundant, cx);
     }
 

@@ -71,6 +71,8 @@ pub struct IkeSa {
     jobs: VecDeque<Job>,
     received: Received,
     children: Children,
+    /// The Child SA of IKE_AUTH, as long as it has not shown that the peer has heard our answer.
+    unproved: Option<u32>,
     quiet: Quiet,
     close_at: Option<(Time, DownReason)>,
     /// When a Child SA that the peer deleted is to be made again.
@@ -140,7 +142,7 @@ pub struct Upshot {
     pub rekeys: Rekeys,
     /// Whether the peer rekeys, as far as that has shown.
     pub verdicts: Vec<(Rekey, Result<(), Failure>)>,
-    /// Whether it has got a Child SA in place of none, and may stand beside another IKE SA that has done so in the meantime.
+    /// Whether it has got a Child SA that takes no other's place, and may stand beside another IKE SA that has done so in the meantime.
     pub serves: bool,
     /// Whether the peer has shown only now that it has a Child SA of it.
     pub known: bool,
@@ -220,6 +222,7 @@ impl IkeSa {
             pending: None,
             jobs: VecDeque::new(),
             received: Received::starting_at(theirs.0),
+            unproved: (child.as_ref().filter(|child| !child.known)).map(|child| child.spi_in),
             children: Children::of(child),
             quiet: Quiet::new(now, detected.us, place.settings.dpd),
             close_at,
@@ -271,6 +274,7 @@ impl IkeSa {
             jobs: VecDeque::new(),
             received: Received::starting_at(0),
             children: Children::default(),
+            unproved: None,
             quiet: self.quiet,
             close_at: None,
             restore_at: None,
@@ -411,9 +415,11 @@ impl IkeSa {
         });
         for child in self.children.iter_mut() {
             if sends == Sends::Later {
-                let [first, patience] = WAIT_BESIDE;
-                let until = cx.now + first;
-                child.standing = Standing::Waiting { until, patience };
+                child.standing = Standing::Waiting {
+                    until: cx.now + WAIT_BESIDE,
+                    patience: WAIT_BESIDE,
+                    end: cx.now + WAIT_BESIDE.saturating_mul(3),
+                };
             }
             let child = child.announced(&self.place, sends, None);
             cx.out.events.push_back(Event::ChildUp(Box::new(child)));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              who begins                                  who answers
-//! Child SA     new one in and out, old one out: DELETE     new one in; out when ESP or the DELETE of the old one shows that it is known
+//! Child SA     new one in and out, old one out: DELETE     new one in; out when ESP or the peer's next request shows that it is known
 //! IKE SA       Child SAs move, DELETE of the old one       Child SAs move, the old one waits for its DELETE
 //! ```
 
@@ -192,6 +192,7 @@ impl IkeSa {
             child.standing = Standing::Waiting {
                 until: cx.now + WAIT_FOR_PEER,
                 patience: WAIT_FOR_PEER,
+                end: Time::MAX,
             };
             Sends::Later
         } else {

@@ -264,6 +264,7 @@ impl IkeSa {
         let Some(Outstanding { job, asked, .. }) = self.request.take() else {
             return Fate::Lives;
         };
+        self.on_answered(cx);
         let fate = match asked {
             Asked::Informational => {
                 // Nonsense is an answer too, and that is all these requests ask for.

@@ -13,6 +13,7 @@ use crate::ike::children::{ChildSa, Standing, WAIT_FOR_PEER};
 use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::handshake::Context;
 use crate::ike::settings::Start;
+use crate::net::Time;
 
 impl IkeSa {
     /// Takes all Child SAs out.
@@ -86,6 +87,20 @@ impl IkeSa {
             child.known = true;
         }
         self.prefer(spi_in, cx);
+    }
+
+    /// The peer has answered us. It can do so only over an IKE SA that stands at its end as well, and the Child SA of IKE_AUTH with it.
+    pub(super) fn on_answered(&mut self, cx: &mut Context<'_>) {
+        if let Some(spi_in) = self.unproved.take() {
+            self.on_child_heard(spi_in, cx);
+        }
+    }
+
+    /// Asks the peer something that it can answer only when it has heard our IKE_AUTH, unless it is known to.
+    pub fn prove(&mut self, cx: &mut Context<'_>) {
+        if self.unproved.is_some() {
+            self.ask(Job::Liveness, cx);
+        }
     }
 
     /// The peer asks something new, so with its window of one it has heard our answer to what it asked before, and acted on it (RFC 7296 §2.3).
@@ -173,6 +188,7 @@ impl IkeSa {
             child.standing = Standing::Waiting {
                 until: cx.now + wait,
                 patience: WAIT_FOR_PEER,
+                end: Time::MAX,
             };
             child.rekey_at = Some(child.soft_expiry.max(child.renew_at));
             if !not_yet {
