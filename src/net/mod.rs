@@ -1,7 +1,7 @@
 //! Numbers and bytes of the Internet layer that every other layer shares.
 //!
-//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums, and the
-//! reasons why a packet is not carried. All functions are total over hostile bytes.
+//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums, packets cut
+//! and joined, and the reasons why a packet is not carried. All functions are total over hostile bytes.
 #![cfg_attr(
     not(test),
     deny(
@@ -25,6 +25,7 @@ mod policy;
 mod ports;
 mod prefix;
 mod refusal;
+pub mod segment;
 mod selector;
 mod time;
 

@@ -6,6 +6,11 @@
 //!  ├ flags ─┼ gso type ┼ hdr len ─┼ gso size ─┼ csum start ┼ csum offset ┤ IP packet…
 //! ```
 
+use std::num::NonZeroU16;
+
+use crate::net::Refusal;
+use crate::net::segment::{Kind, Offload, Partial, Train};
+
 /// What the kernel leaves for us to do with a packet we read, or we leave to it with a packet we write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHeader {
@@ -75,6 +80,33 @@ impl VnetHeader {
         [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
     }
 
+    /// What it says, in the words of [`segment`](crate::net::segment).
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`]: a super-packet of a kind there is not, or of segments without payload.
+    pub fn offload(self) -> Result<Offload, Refusal> {
+        let partial = self.needs_checksum().then_some(Partial {
+            start: self.checksum_start,
+            offset: self.checksum_offset,
+        });
+        let kind = match self.gso_type & !Self::GSO_ECN {
+            Self::GSO_NONE if self.gso_type == Self::GSO_NONE => {
+                return Ok(partial.map_or(Offload::Whole, Offload::Checksum));
+            }
+            Self::GSO_TCPV4 => Kind::TcpV4,
+            Self::GSO_TCPV6 => Kind::TcpV6,
+            Self::GSO_UDP_L4 => Kind::Udp,
+            _ => return Err(Refusal::Malformed),
+        };
+        Ok(Offload::Train(Train {
+            kind,
+            size: NonZeroU16::new(self.gso_size).ok_or(Refusal::Malformed)?,
+            header_len: self.header_len,
+            partial,
+            ecn: self.gso_type & Self::GSO_ECN != 0,
+        }))
+    }
+
     /// Whether the packet is several segments in one.
     pub fn is_super_packet(self) -> bool {
         self.gso_type & !Self::GSO_ECN != Self::GSO_NONE
@@ -83,6 +115,38 @@ impl VnetHeader {
     /// Whether the transport checksum must be finished before the packet may leave this machine.
     pub fn needs_checksum(self) -> bool {
         self.flags & Self::NEEDS_CHECKSUM != 0
+    }
+}
+
+impl From<Offload> for VnetHeader {
+    fn from(offload: Offload) -> VnetHeader {
+        let with = |partial: Option<Partial>| match partial {
+            None => VnetHeader::NONE,
+            Some(Partial { start, offset }) => VnetHeader {
+                flags: VnetHeader::NEEDS_CHECKSUM,
+                checksum_start: start,
+                checksum_offset: offset,
+                ..VnetHeader::NONE
+            },
+        };
+        match offload {
+            Offload::Whole => VnetHeader::NONE,
+            Offload::Checksum(partial) => with(Some(partial)),
+            Offload::Train(train) => {
+                let kind = match train.kind {
+                    Kind::TcpV4 => VnetHeader::GSO_TCPV4,
+                    Kind::TcpV6 => VnetHeader::GSO_TCPV6,
+                    Kind::Udp => VnetHeader::GSO_UDP_L4,
+                };
+                let ecn = if train.ecn { VnetHeader::GSO_ECN } else { 0 };
+                VnetHeader {
+                    gso_type: kind | ecn,
+                    header_len: train.header_len,
+                    gso_size: train.size.get(),
+                    ..with(train.partial)
+                }
+            }
+        }
     }
 }
 
@@ -113,5 +177,52 @@ mod tests {
             VnetHeader::split(&[0; VnetHeader::LEN]),
             Some((VnetHeader::NONE, &[][..]))
         );
+    }
+
+    #[test]
+    fn what_a_header_says_survives_there_and_back() {
+        for (flags, gso_type, header_len, gso_size) in [
+            (0, VnetHeader::GSO_NONE, 0, 0),
+            (1, VnetHeader::GSO_NONE, 0, 0),
+            (1, VnetHeader::GSO_TCPV4, 52, 1448),
+            (0, VnetHeader::GSO_TCPV4, 52, 1448),
+            (1, VnetHeader::GSO_TCPV6 | VnetHeader::GSO_ECN, 72, 1428),
+            (1, VnetHeader::GSO_UDP_L4, 28, 1300),
+        ] {
+            let needs = VnetHeader {
+                flags,
+                gso_type,
+                header_len,
+                gso_size,
+                checksum_start: 20 * u16::from(flags),
+                checksum_offset: 6 * u16::from(flags),
+            };
+            assert_eq!(needs.offload().map(VnetHeader::from), Ok(needs));
+        }
+        let verified = VnetHeader {
+            flags: VnetHeader::CHECKSUM_VALID,
+            ..VnetHeader::NONE
+        };
+        assert_eq!(verified.offload(), Ok(Offload::Whole));
+    }
+
+    #[test]
+    fn e11_a_header_that_makes_no_sense_is_malformed() {
+        // Fragments of UDP (`GSO_UDP`) are not asked for, and ECN goes with TCP only.
+        for (gso_type, gso_size) in [
+            (3, 1448),
+            (2, 1448),
+            (0x7f, 1448),
+            (VnetHeader::GSO_ECN, 1448),
+            (VnetHeader::GSO_TCPV4, 0),
+            (VnetHeader::GSO_UDP_L4, 0),
+        ] {
+            let header = VnetHeader {
+                gso_type,
+                gso_size,
+                ..VnetHeader::NONE
+            };
+            assert_eq!(header.offload(), Err(Refusal::Malformed), "{header:?}");
+        }
     }
 }

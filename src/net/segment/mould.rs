@@ -1,0 +1,140 @@
+//! What all segments of a super-packet have in common: their headers, and what these add to the checksums.
+
+use super::super::checksum::Sum;
+use super::super::packet::{FragmentKind, Packet};
+use super::{Kind, TCP, Train, UDP, ip, read, read_long, tcp, tcp_header_len, udp};
+
+/// The headers that all segments are cast from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mould<'a> {
+    /// IP, extensions, transport.
+    pub(super) headers: &'a [u8],
+    /// Where the transport header starts.
+    pub(super) transport: usize,
+    pub(super) ip: Ip,
+    pub(super) upper: Upper,
+    /// Over the pseudo-header and the transport header, without the fields that differ between segments.
+    pub(super) sum: Sum,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ip {
+    V4 {
+        id: u16,
+        /// Over the header, without the fields that differ between segments.
+        sum: Sum,
+    },
+    V6,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Upper {
+    Tcp {
+        sequence: u32,
+        /// And the data offset.
+        flags: u16,
+    },
+    Udp,
+}
+
+impl<'a> Mould<'a> {
+    /// The mould, and the payload of all segments. `None` if `train` is not about this packet.
+    pub(super) fn of(packet: &Packet<'a>, train: &Train) -> Option<(Mould<'a>, &'a [u8])> {
+        let (v4, protocol) = match train.kind {
+            Kind::TcpV4 => (true, TCP),
+            Kind::TcpV6 => (false, TCP),
+            Kind::Udp => (packet.is_ipv4(), UDP),
+        };
+        let tcp_only = protocol == TCP || !train.ecn;
+        let whole = packet.fragment() == FragmentKind::Whole;
+        if packet.is_ipv4() != v4 || packet.protocol() != protocol || !tcp_only || !whole {
+            return None;
+        }
+        let bytes = packet.bytes();
+        let transport = packet.transport_offset()?;
+        let (network, segment) = bytes.split_at_checked(transport)?;
+        let (upper, header_len, field) = match protocol {
+            TCP => (
+                Upper::tcp(segment)?,
+                tcp_header_len(segment)?,
+                tcp::CHECKSUM,
+            ),
+            _ => (Upper::udp(segment)?, udp::HEADER, udp::CHECKSUM),
+        };
+        let (header, payload) = segment.split_at_checked(header_len)?;
+        let (headers, _) = bytes.split_at_checked(transport.checked_add(header_len)?)?;
+        // Linux tells how much lies in the first buffer: the headers, or more; never less, and no more than there is.
+        let announced = usize::from(train.header_len);
+        if !(headers.len()..=bytes.len()).contains(&announced) {
+            return None;
+        }
+        let length = u16::try_from(segment.len()).ok()?;
+        let stated = read(header, field)?;
+        let pseudo = match train.partial {
+            Some(partial) => {
+                let agrees =
+                    usize::from(partial.start) == transport && usize::from(partial.offset) == field;
+                // What its sender has summed: with a routing header, that is another destination (RFC 8200 §8.1).
+                agrees.then_some(Sum::default().plus_word(stated))?
+            }
+            None => {
+                let (source, destination) = (packet.source(), packet.destination());
+                Sum::pseudo_header(source, destination, protocol, u32::from(length))?
+            }
+        };
+        let sum = upper.without(
+            pseudo.plus_word(!length).plus(header).plus_word(!stated),
+            length,
+        );
+        let ip = match v4 {
+            true => Ip::v4(network)?,
+            false => Ip::V6,
+        };
+        let mould = Mould {
+            headers,
+            transport,
+            ip,
+            upper,
+            sum,
+        };
+        Some((mould, payload))
+    }
+}
+
+impl Ip {
+    fn v4(header: &[u8]) -> Option<Ip> {
+        let id = read(header, ip::V4_ID)?;
+        let sum = [ip::V4_LENGTH, ip::V4_ID, ip::V4_CHECKSUM]
+            .into_iter()
+            .try_fold(Sum::default().plus(header), |sum, at| {
+                Some(sum.plus_word(!read(header, at)?))
+            })?;
+        Some(Ip::V4 { id, sum })
+    }
+}
+
+impl Upper {
+    fn tcp(segment: &[u8]) -> Option<Upper> {
+        let flags = read(segment, tcp::FLAGS)?;
+        // Neither carries data that could be cut; a SYN would count its own place in the sequence with every segment.
+        (flags & (tcp::SYN | tcp::RST) == 0).then_some(Upper::Tcp {
+            sequence: read_long(segment, tcp::SEQUENCE)?,
+            flags,
+        })
+    }
+
+    fn udp(segment: &[u8]) -> Option<Upper> {
+        let length = usize::from(read(segment, udp::LENGTH)?);
+        (length == segment.len()).then_some(Upper::Udp)
+    }
+
+    /// The sum without the fields that each segment has its own value for.
+    fn without(self, sum: Sum, length: u16) -> Sum {
+        match self {
+            Upper::Tcp { sequence, flags } => {
+                sum.plus(&(!sequence).to_be_bytes()).plus_word(!flags)
+            }
+            Upper::Udp => sum.plus_word(!length),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Segments that may come to be one super-packet: what fits behind what.
+//!
+//! ```text
+//!   | headers | payload 1 | payload 2 | … | payload n |        in a buffer of its own, payload behind payload
+//! ```
+//!
+//! A run is a packet among others as long as it is alone. Each packet's checksums are verified before it is copied in, since
+//! the super-packet gets new ones: a damaged packet must not come out whole.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use super::super::checksum::{self, Sum};
+use super::super::packet::{FragmentKind, Packet};
+use super::{
+    Joined, Kind, Offload, Partial, TCP, Train, UDP, UdpRuns, ip, put, read, read_long, tcp,
+    tcp_header_len, udp,
+};
+
+/// The packets between two ports in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    ports: (u16, u16),
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+}
+
+impl Flow {
+    /// Whether `packet` belongs to the flow, or might: a fragment shows its ports or does not.
+    pub(super) fn may_have(&self, packet: &Packet<'_>) -> bool {
+        let between = self.source == packet.source() && self.destination == packet.destination();
+        let same = self.protocol == packet.protocol() && packet.ports() == Some(self.ports);
+        between && (same || packet.fragment() != FragmentKind::Whole)
+    }
+}
+
+/// A packet that can be part of a run, and what decides of which.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'p> {
+    pub(super) flow: Flow,
+    bytes: &'p [u8],
+    /// Where the transport header starts.
+    transport: usize,
+    /// Where the payload starts.
+    payload_at: usize,
+    /// In TCP: where in the stream it is. Otherwise 0.
+    sequence: u32,
+    /// In TCP: its flags, and the data offset. Otherwise 0.
+    flags: u16,
+}
+
+impl<'p> Candidate<'p> {
+    /// `None` for what is never joined: fragments, IP options and extensions, anything but data on an established connection,
+    /// datagrams that are empty or have no checksum.
+    pub(super) fn of(packet: &Packet<'p>, udp_runs: UdpRuns) -> Option<Candidate<'p>> {
+        let bytes = packet.bytes();
+        let transport = packet.transport_offset()?;
+        let plain = match packet.is_ipv4() {
+            true => ip::V4_HEADER,
+            false => ip::V6_HEADER,
+        };
+        if transport != plain || packet.fragment() != FragmentKind::Whole {
+            return None;
+        }
+        let segment = bytes.get(transport..)?;
+        let (header_len, sequence, flags) = match (packet.protocol(), udp_runs) {
+            (TCP, UdpRuns::Joined | UdpRuns::Apart) => {
+                let flags = read(segment, tcp::FLAGS)?;
+                let special = flags & (tcp::SYN | tcp::RST | tcp::URG);
+                if special != 0 || flags & tcp::ACK == 0 {
+                    return None;
+                }
+                let sequence = read_long(segment, tcp::SEQUENCE)?;
+                (tcp_header_len(segment)?, sequence, flags)
+            }
+            (UDP, UdpRuns::Joined) => {
+                let length = usize::from(read(segment, udp::LENGTH)?);
+                if length != segment.len() || read(segment, udp::CHECKSUM)? == 0 {
+                    return None;
+                }
+                (udp::HEADER, 0, 0)
+            }
+            (_, UdpRuns::Joined | UdpRuns::Apart) => return None,
+        };
+        let payload_at = transport.checked_add(header_len)?;
+        (payload_at < bytes.len()).then_some(Candidate {
+            flow: Flow {
+                ports: packet.ports()?,
+                source: packet.source(),
+                destination: packet.destination(),
+                protocol: packet.protocol(),
+            },
+            bytes,
+            transport,
+            payload_at,
+            sequence,
+            flags,
+        })
+    }
+
+    /// Whether nothing may be joined behind it.
+    pub(super) const fn ends_a_run(&self) -> bool {
+        self.flags & (tcp::FIN | tcp::PSH) != 0
+    }
+
+    fn parts(&self) -> Option<(&'p [u8], &'p [u8])> {
+        self.bytes.split_at_checked(self.payload_at)
+    }
+
+    /// Whether the checksums of the packet hold.
+    fn holds(&self) -> Option<bool> {
+        let (network, segment) = self.bytes.split_at_checked(self.transport)?;
+        let pseudo = pseudo_header(&self.flow, u16::try_from(segment.len()).ok()?)?;
+        let network_holds = self.flow.source.is_ipv6() || checksum::of(network) == 0;
+        Some(network_holds && pseudo.plus(segment).finish() == 0)
+    }
+}
+
+fn pseudo_header(flow: &Flow, length: u16) -> Option<Sum> {
+    Sum::pseudo_header(
+        flow.source,
+        flow.destination,
+        flow.protocol,
+        u32::from(length),
+    )
+}
+
+/// What became of a packet that was to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Appended {
+    /// It is in the run, which goes on.
+    Open,
+    /// It is in the run, and the last of it.
+    Last,
+    /// It does not fit behind the others.
+    Refused,
+}
+
+/// A run, or room for one.
+#[derive(Debug)]
+pub(super) struct Run {
+    room: Vec<u8>,
+    flow: Option<Flow>,
+    /// Octets used.
+    len: usize,
+    packets: u16,
+    transport: usize,
+    payload_at: usize,
+    /// Octets of payload in each packet but the last.
+    size: usize,
+    /// In TCP: where in the stream the next packet is.
+    sequence: u32,
+    /// In TCP: the flags of the first packet.
+    flags: u16,
+    /// In IPv4: the identification of the next packet.
+    id: u16,
+}
+
+impl Run {
+    /// The most packets of a run: what Linux takes as one train of datagrams.
+    const MOST: u16 = 64;
+
+    pub(super) fn new() -> Run {
+        Run {
+            room: vec![0; usize::from(u16::MAX)],
+            flow: None,
+            len: 0,
+            packets: 0,
+            transport: 0,
+            payload_at: 0,
+            size: 0,
+            sequence: 0,
+            flags: 0,
+            id: 0,
+        }
+    }
+
+    pub(super) const fn flow(&self) -> Option<&Flow> {
+        self.flow.as_ref()
+    }
+
+    /// Begins with a packet. False, and the room as free as before, if its checksums do not hold.
+    pub(super) fn begin(&mut self, first: &Candidate<'_>) -> bool {
+        let begun = self.try_begin(first).is_some();
+        if !begun {
+            self.flow = None;
+        }
+        begun
+    }
+
+    fn try_begin(&mut self, first: &Candidate<'_>) -> Option<()> {
+        let (headers, payload) = first.parts()?;
+        let place = self.room.get_mut(..first.bytes.len())?;
+        first.holds()?.then_some(())?;
+        place.copy_from_slice(first.bytes);
+        self.flow = Some(first.flow);
+        self.len = first.bytes.len();
+        self.packets = 1;
+        self.transport = first.transport;
+        self.payload_at = first.payload_at;
+        self.size = payload.len();
+        self.sequence = first.sequence.wrapping_add(payload.len() as u32);
+        self.flags = first.flags;
+        self.id = read(headers, ip::V4_ID)?.wrapping_add(1);
+        Some(())
+    }
+
+    /// Appends a packet of the same flow, if it continues the run and its checksums hold.
+    pub(super) fn append(&mut self, next: &Candidate<'_>) -> Appended {
+        self.try_append(next).unwrap_or(Appended::Refused)
+    }
+
+    fn try_append(&mut self, next: &Candidate<'_>) -> Option<Appended> {
+        let (headers, payload) = next.parts()?;
+        if !self.continues(headers, next) || payload.len() > self.size {
+            return None;
+        }
+        let end = self.len.checked_add(payload.len())?;
+        let place = self.room.get_mut(self.len..end)?;
+        next.holds()?.then_some(())?;
+        place.copy_from_slice(payload);
+        self.len = end;
+        self.packets = self.packets.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(payload.len() as u32);
+        self.id = self.id.wrapping_add(1);
+        if next.flags & (tcp::FIN | tcp::PSH) != 0 {
+            let flags = self.flags | next.flags;
+            put(
+                &mut self.room,
+                self.transport.checked_add(tcp::FLAGS)?,
+                flags.to_be_bytes(),
+            );
+            self.flags = flags;
+        }
+        let last = next.ends_a_run() || payload.len() < self.size || self.packets >= Run::MOST;
+        Some(if last { Appended::Last } else { Appended::Open })
+    }
+
+    /// Whether a packet with these headers, cast from the run's own, would be the next segment.
+    fn continues(&self, headers: &[u8], next: &Candidate<'_>) -> bool {
+        let ours = self.room.get(..self.payload_at).unwrap_or_default();
+        let same = |from: usize, to: usize| {
+            ours.get(from..to)
+                .is_some_and(|own| headers.get(from..to) == Some(own))
+        };
+        // Of the addresses the flow has told.
+        let network = match next.flow.source {
+            // Version and TOS; flags, TTL, protocol. Where nobody may cut it, the identification means nothing (RFC 6864 §4.1).
+            IpAddr::V4(_) => {
+                let atomic = headers.get(6).is_some_and(|flags| flags & 0x40 != 0);
+                same(0, 2) && same(6, 10) && (atomic || read(headers, ip::V4_ID) == Some(self.id))
+            }
+            // Version, traffic class, flow label; next header, hop limit.
+            IpAddr::V6(_) => same(0, 4) && same(6, 8),
+        };
+        let at = |field: usize| self.transport.saturating_add(field);
+        let may_differ = tcp::FIN | tcp::PSH | tcp::CWR;
+        let transport = match next.flow.protocol {
+            // Options, and so timestamps, are equal octet by octet.
+            TCP => {
+                next.sequence == self.sequence
+                    && next.flags & tcp::CWR == 0
+                    && (next.flags ^ self.flags) & !may_differ == 0
+                    && same(at(tcp::ACKNOWLEDGMENT), at(tcp::FLAGS))
+                    && same(at(tcp::WINDOW), at(tcp::CHECKSUM))
+                    && same(at(tcp::URGENT), self.payload_at)
+            }
+            _ => true,
+        };
+        headers.len() == ours.len() && network && transport
+    }
+
+    /// Hands over what there is, and is free again.
+    pub(super) fn leave(&mut self, out: &mut impl FnMut(Joined<'_>)) {
+        let Some(flow) = self.flow.take() else { return };
+        let offload = match self.packets {
+            ..=1 => Offload::Whole,
+            _ => self.close(&flow).map_or(Offload::Whole, Offload::Train),
+        };
+        let headers = usize::from(self.packets.saturating_sub(1)).saturating_mul(self.payload_at);
+        out(Joined {
+            offload,
+            bytes: self.room.get(..self.len).unwrap_or_default(),
+            packets: usize::from(self.packets),
+            octets: self.len.saturating_add(headers),
+        });
+    }
+
+    /// Makes the headers those of a super-packet.
+    fn close(&mut self, flow: &Flow) -> Option<Train> {
+        let total = u16::try_from(self.len).ok()?;
+        let transport = u16::try_from(self.transport).ok()?;
+        let length = total.checked_sub(transport)?;
+        let (headers, _) = self.room.split_at_mut_checked(self.payload_at)?;
+        let (network, header) = headers.split_at_mut_checked(self.transport)?;
+        match flow.source {
+            IpAddr::V4(_) => {
+                put(network, ip::V4_LENGTH, total.to_be_bytes());
+                put(network, ip::V4_CHECKSUM, [0, 0]);
+                let checksum = checksum::of(network);
+                put(network, ip::V4_CHECKSUM, checksum.to_be_bytes());
+            }
+            IpAddr::V6(_) => put(network, ip::V6_LENGTH, length.to_be_bytes()),
+        }
+        let (kind, field) = match (flow.protocol, flow.source) {
+            (TCP, IpAddr::V4(_)) => (Kind::TcpV4, tcp::CHECKSUM),
+            (TCP, IpAddr::V6(_)) => (Kind::TcpV6, tcp::CHECKSUM),
+            (_, IpAddr::V4(_) | IpAddr::V6(_)) => {
+                put(header, udp::LENGTH, length.to_be_bytes());
+                (Kind::Udp, udp::CHECKSUM)
+            }
+        };
+        let partial = pseudo_header(flow, length)?.fold();
+        put(header, field, partial.to_be_bytes());
+        Some(Train {
+            kind,
+            size: NonZeroU16::new(u16::try_from(self.size).ok()?)?,
+            header_len: u16::try_from(self.payload_at).ok()?,
+            partial: Some(Partial {
+                start: transport,
+                offset: u16::try_from(field).ok()?,
+            }),
+            ecn: self.flags & tcp::CWR != 0,
+        })
+    }
+}

@@ -1,0 +1,480 @@
+//! A super-packet comes apart, one segment after the other, each written where it will be sealed.
+//!
+//! ```text
+//!   | IP: length, identification, checksum | TCP: sequence, flags, checksum | payload ………………………………………… |
+//!     ▼ n-th segment
+//!   | IP: own length, + n, own             | + n·size, own, own              | …… payload n ……  |
+//! ```
+//!
+//! Everything else in the headers is copied, IPv6 extension headers and TCP options included. What the headers add to the checksums
+//! is summed once for all segments.
+
+use std::iter::FusedIterator;
+
+use super::super::packet::Packet;
+use super::super::refusal::Refusal;
+use super::mould::{Ip, Mould, Upper};
+use super::{Train, ip, put, tcp, udp};
+
+/// Takes a super-packet apart as `train` says. Nothing is copied until a segment is written.
+///
+/// # Errors
+/// [`Refusal::Malformed`] if `train` is not about this packet, [`Refusal::Overflow`] if it would be more than
+/// [`Segments::MOST`] segments.
+pub fn segments<'a>(packet: &Packet<'a>, train: &Train) -> Result<Segments<'a>, Refusal> {
+    let segments = Segments::of(packet, train).ok_or(Refusal::Malformed)?;
+    match segments.len() {
+        ..=Segments::MOST => Ok(segments),
+        _ => Err(Refusal::Overflow),
+    }
+}
+
+/// The segments of a super-packet, in order.
+#[derive(Clone, Debug)]
+pub struct Segments<'a> {
+    mould: Mould<'a>,
+    rest: &'a [u8],
+    /// At least 1.
+    size: usize,
+    /// Octets of payload in the segments before the next.
+    before: u32,
+    /// How many they are.
+    nth: u16,
+}
+
+/// One segment: headers of its own and a part of the payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    mould: Mould<'a>,
+    payload: &'a [u8],
+    before: u32,
+    nth: u16,
+    last: bool,
+}
+
+impl<'a> Segments<'a> {
+    /// More segments than any honest super-packet has: Linux sends none with less than 36 octets of payload (`tcp_min_snd_mss`).
+    pub const MOST: usize = 2048;
+
+    /// Octets of the longest segment, headers included: what must fit the path.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        let payload = self.size.min(self.rest.len());
+        self.mould.headers.len().saturating_add(payload)
+    }
+
+    fn of(packet: &Packet<'a>, train: &Train) -> Option<Segments<'a>> {
+        let (mould, payload) = Mould::of(packet, train)?;
+        (!payload.is_empty()).then_some(Segments {
+            mould,
+            rest: payload,
+            size: usize::from(train.size.get()),
+            before: 0,
+            nth: 0,
+        })
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Segment<'a>;
+
+    fn next(&mut self) -> Option<Segment<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (payload, rest) = self
+            .rest
+            .split_at_checked(self.size)
+            .unwrap_or((self.rest, &[]));
+        let segment = Segment {
+            mould: self.mould,
+            payload,
+            before: self.before,
+            nth: self.nth,
+            last: rest.is_empty(),
+        };
+        self.rest = rest;
+        self.before = self.before.wrapping_add(payload.len() as u32);
+        self.nth = self.nth.wrapping_add(1);
+        Some(segment)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.rest.len().div_ceil(self.size.max(1));
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Segments<'_> {}
+impl FusedIterator for Segments<'_> {}
+
+impl Segment<'_> {
+    /// Octets of the whole segment.
+    #[must_use]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "a segment has at least its headers"
+    )]
+    pub const fn len(&self) -> usize {
+        self.mould.headers.len().saturating_add(self.payload.len())
+    }
+
+    /// Writes the segment into `out`, which has exactly [`Segment::len`] octets; false, and nothing written, if it has not.
+    #[must_use]
+    pub fn write(&self, out: &mut [u8]) -> bool {
+        let Mould {
+            headers,
+            transport,
+            ip,
+            upper,
+            sum,
+        } = self.mould;
+        // No longer than the packet it is a part of, whose length has 16 bits.
+        let total = self.len() as u16;
+        if out.len() != self.len() {
+            return false;
+        }
+        let Some((head, body)) = out.split_at_mut_checked(headers.len()) else {
+            return false;
+        };
+        // Summed first, so that the copy finds it in the nearest cache; in one pass both take longer.
+        let sum = sum.plus(self.payload);
+        body.copy_from_slice(self.payload);
+        head.copy_from_slice(headers);
+        let (network, head) = head.split_at_mut_checked(transport).unwrap_or_default();
+        match ip {
+            Ip::V4 { id, sum } => {
+                let id = id.wrapping_add(self.nth);
+                let checksum = sum.plus_word(total).plus_word(id).finish();
+                put(network, ip::V4_LENGTH, total.to_be_bytes());
+                put(network, ip::V4_ID, id.to_be_bytes());
+                put(network, ip::V4_CHECKSUM, checksum.to_be_bytes());
+            }
+            Ip::V6 => {
+                let length = total.saturating_sub(ip::V6_HEADER as u16);
+                put(network, ip::V6_LENGTH, length.to_be_bytes());
+            }
+        }
+        // The pseudo-header has the length of the transport alone.
+        let length = total.saturating_sub(transport as u16);
+        let sum = sum.plus_word(length);
+        match upper {
+            Upper::Tcp { sequence, flags } => {
+                let sequence = sequence.wrapping_add(self.before).to_be_bytes();
+                let flags = self.flags(flags);
+                let checksum = sum.plus(&sequence).plus_word(flags).finish();
+                put(head, tcp::SEQUENCE, sequence);
+                put(head, tcp::FLAGS, flags.to_be_bytes());
+                put(head, tcp::CHECKSUM, checksum.to_be_bytes());
+            }
+            Upper::Udp => {
+                // Zero means that there is no checksum (RFC 768); the other zero of ones' complement means the same sum.
+                let checksum = match sum.plus_word(length).finish() {
+                    0 => 0xffff,
+                    checksum => checksum,
+                };
+                put(head, udp::LENGTH, length.to_be_bytes());
+                put(head, udp::CHECKSUM, checksum.to_be_bytes());
+            }
+        }
+        true
+    }
+
+    /// What ends something is said by the last segment, and what was reduced by the first (RFC 3168 §6.1.2).
+    const fn flags(&self, flags: u16) -> u16 {
+        let flags = match self.last {
+            true => flags,
+            false => flags & !(tcp::FIN | tcp::PSH),
+        };
+        match self.nth {
+            0 => flags,
+            1.. => flags & !tcp::CWR,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
+    use super::super::{Partial, TCP, read, tcp};
+    use super::*;
+    use crate::net::checksum::Sum;
+    use std::num::NonZeroU16;
+
+    fn refusal(bytes: &[u8], train: &Train) -> Option<Refusal> {
+        segments(&Packet::parse(bytes).unwrap(), train).err()
+    }
+
+    fn long_tcp(version: u8) -> (Vec<u8>, Train) {
+        let tcp = Tcp {
+            version,
+            payload: 64_000,
+            ..Tcp::default()
+        };
+        handed_over(tcp.bytes(), 1350)
+    }
+
+    #[test]
+    fn a_super_packet_becomes_the_segments_its_sender_would_have_sent() {
+        for version in [4, 6] {
+            let one_by_one = Tcp {
+                version,
+                payload: 1350,
+                ..Tcp::default()
+            }
+            .in_a_row(47);
+            let (bytes, train) = long_tcp(version);
+            let pieces = cut(&bytes, &train);
+            assert_eq!(pieces.len(), 48, "47 full ones and the rest");
+            assert_eq!(pieces[..47], one_by_one);
+            let rest = Tcp {
+                version,
+                sequence: 0xffff_f000_u32.wrapping_add(47 * 1350),
+                id: 0xfff0_u16.wrapping_add(47),
+                payload: 64_000 - 47 * 1350,
+                ..Tcp::default()
+            };
+            assert_eq!(pieces[47], rest.bytes());
+        }
+    }
+
+    #[test]
+    fn datagrams_get_their_own_lengths() {
+        for version in [4, 6] {
+            let (bytes, train) = handed_over(datagram(version, 9, 3000), 1300);
+            let pieces = cut(&bytes, &train);
+            let at = if version == 4 { 20 } else { 40 };
+            let lengths: Vec<_> = pieces.iter().map(|piece| read(piece, at + 4)).collect();
+            assert_eq!(lengths, [Some(1308), Some(1308), Some(408)]);
+            let payload: Vec<u8> = pieces.iter().flat_map(|p| p[at + 8..].to_vec()).collect();
+            assert_eq!(payload, bytes[at + 8..]);
+            assert!(pieces.iter().all(|piece| checksums_hold(piece)));
+        }
+    }
+
+    #[test]
+    fn a_datagram_whose_checksum_is_zero_says_so_in_the_other_way() {
+        let (bytes, train) = handed_over(datagram(4, 9, 200), 100);
+        let first = cut(&bytes, &train).remove(0);
+        // What would make the sum of the first datagram all ones: its checksum, where its payload starts.
+        let mut zero = bytes.clone();
+        let (field, word) = (read(&first, 26).unwrap(), read(&first, 28).unwrap());
+        let filler = Sum::default().plus_word(field).plus_word(word).fold();
+        edit(&mut zero, 28, &filler.to_be_bytes());
+        let first = cut(&zero, &train).remove(0);
+        assert_eq!(read(&first, 26), Some(0xffff));
+        assert!(checksums_hold(&first));
+    }
+
+    #[test]
+    fn an_end_is_said_last_and_a_reduced_window_first() {
+        let tcp = Tcp {
+            flags: tcp::ACK | tcp::PSH | tcp::FIN | tcp::CWR | 0x40,
+            payload: 3000,
+            ..Tcp::default()
+        };
+        let (bytes, train) = handed_over(tcp.bytes(), 1000);
+        assert!(train.ecn);
+        let pieces = cut(&bytes, &train);
+        let flags: Vec<_> = pieces
+            .iter()
+            .map(|piece| read(piece, 20 + tcp::FLAGS).unwrap() & 0x0fff)
+            .collect();
+        let ece = 0x40;
+        assert_eq!(
+            flags,
+            [
+                tcp::ACK | ece | tcp::CWR,
+                tcp::ACK | ece,
+                tcp::ACK | ece | tcp::PSH | tcp::FIN
+            ]
+        );
+        assert!(pieces.iter().all(|piece| checksums_hold(piece)));
+    }
+
+    #[test]
+    fn ipv4_options_and_ipv6_extension_headers_go_along() {
+        let mut v4 = Tcp {
+            payload: 2500,
+            ..Tcp::default()
+        }
+        .bytes();
+        v4.splice(20..20, [0x94, 4, 0, 0]); // router alert
+        v4[0] = 0x46;
+        let total = v4.len() as u16;
+        edit(&mut v4, 2, &total.to_be_bytes());
+
+        let mut v6 = Tcp {
+            version: 6,
+            payload: 2500,
+            ..Tcp::default()
+        }
+        .bytes();
+        let hop_by_hop = [60, 0, 5, 2, 0, 0, 1, 0];
+        let destination = [6, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        v6[6] = 0;
+        v6.splice(40..40, [&hop_by_hop[..], &destination].concat());
+        let length = v6.len() as u16 - 40;
+        edit(&mut v6, 4, &length.to_be_bytes());
+
+        for (mut bytes, headers) in [(v4, 24), (v6, 64)] {
+            repair(&mut bytes);
+            let (bytes, train) = handed_over(bytes, 1000);
+            let pieces = cut(&bytes, &train);
+            assert_eq!(pieces.len(), 3);
+            for piece in &pieces {
+                assert!(checksums_hold(piece));
+                assert_eq!(piece[20..headers], bytes[20..headers]);
+            }
+        }
+    }
+
+    #[test]
+    fn with_a_routing_header_the_senders_own_pseudo_header_counts() {
+        let mut bytes = Tcp {
+            version: 6,
+            payload: 1500,
+            ..Tcp::default()
+        }
+        .bytes();
+        // RFC 8200 §8.1: one segment left, so the final destination, which the checksum covers, is in here.
+        let routing = [&[6, 2, 4, 1, 0, 0, 0, 0][..], &[0x77; 16]].concat();
+        bytes[6] = 43;
+        bytes.splice(40..40, routing);
+        let length = bytes.len() as u16 - 40;
+        edit(&mut bytes, 4, &length.to_be_bytes());
+        let (mut bytes, train) = handed_over(bytes, 1000);
+        let (source, last) = ([0x20; 16].into(), [0x77; 16].into());
+        let pseudo = Sum::pseudo_header(source, last, TCP, u32::from(length) - 24).unwrap();
+        edit(&mut bytes, 64 + tcp::CHECKSUM, &pseudo.fold().to_be_bytes());
+        for piece in cut(&bytes, &train) {
+            let length = piece.len() as u32 - 64;
+            let sum = Sum::pseudo_header(source, last, TCP, length).unwrap();
+            assert_eq!(sum.plus(&piece[64..]).finish(), 0);
+        }
+    }
+
+    #[test]
+    fn a_super_packet_whose_checksum_is_not_partial_gets_new_ones_all_the_same() {
+        for version in [4, 6] {
+            let (mut bytes, train) = long_tcp(version);
+            let expected = cut(&bytes, &train);
+            let unfinished = Train {
+                partial: None,
+                ..train
+            };
+            let at = if version == 4 { 20 } else { 40 };
+            edit(&mut bytes, at + tcp::CHECKSUM, &[0xab, 0xcd]);
+            assert_eq!(cut(&bytes, &unfinished), expected);
+        }
+    }
+
+    #[test]
+    fn a_super_packet_of_one_segment_is_that_segment() {
+        let tcp = Tcp {
+            flags: tcp::ACK | tcp::PSH,
+            ..Tcp::default()
+        };
+        let (bytes, train) = handed_over(tcp.bytes(), 1000);
+        assert_eq!(cut(&bytes, &train), [tcp.bytes()]);
+    }
+
+    #[test]
+    fn linux_counts_more_than_the_headers_and_never_less() {
+        let (bytes, train) = long_tcp(4);
+        let headers = train.header_len;
+        for (header_len, expected) in [
+            (headers, None),
+            (headers + 100, None),
+            (bytes.len() as u16, None),
+            (bytes.len() as u16 + 1, Some(Refusal::Malformed)),
+            (headers - 1, Some(Refusal::Malformed)),
+            (0, Some(Refusal::Malformed)),
+        ] {
+            let train = Train {
+                header_len,
+                ..train
+            };
+            assert_eq!(refusal(&bytes, &train), expected, "{header_len}");
+        }
+    }
+
+    #[test]
+    fn e11_facts_about_another_packet_are_malformed() {
+        let (v4, of_v4) = long_tcp(4);
+        let (v6, of_v6) = long_tcp(6);
+        let (udp, of_udp) = handed_over(datagram(4, 0, 3000), 1000);
+        let at = |start, offset| Train {
+            partial: Some(Partial { start, offset }),
+            ..of_v4
+        };
+        let with_ecn = Train {
+            ecn: true,
+            ..of_udp
+        };
+        for (bytes, train) in [
+            (&v4, &of_v6),
+            (&v6, &of_v4),
+            (&v4, &of_udp),
+            (&udp, &of_v4),
+            (&udp, &with_ecn),
+            (&v4, &at(u16::MAX, 16)),
+            (&v4, &at(20, u16::MAX)),
+            (&v4, &at(24, 16)),
+            (&v4, &at(20, 6)),
+        ] {
+            assert_eq!(refusal(bytes, train), Some(Refusal::Malformed), "{train:?}");
+        }
+    }
+
+    #[test]
+    fn e10_e11_what_is_no_super_packet_is_malformed() {
+        let (good, train) = long_tcp(4);
+        let bent = |at: usize, octets: &[u8]| {
+            let mut bytes = good.clone();
+            edit(&mut bytes, at, octets);
+            bytes
+        };
+        for (bytes, case) in [
+            (bent(6, &[0x20, 0]), "a first fragment"),
+            (bent(6, &[0x00, 1]), "a later fragment"),
+            (bent(32, &[0x40]), "a TCP header of 16 octets"),
+            (bent(33, &[0x12]), "a SYN"),
+            (bent(33, &[0x14]), "a reset"),
+        ] {
+            assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed), "{case}");
+        }
+        let empty = Tcp {
+            payload: 0,
+            ..Tcp::default()
+        };
+        let (bytes, train) = handed_over(empty.bytes(), 1000);
+        assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed));
+        let (mut bytes, train) = handed_over(datagram(4, 0, 3000), 1000);
+        edit(&mut bytes, 24, &3007_u16.to_be_bytes());
+        assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed));
+    }
+
+    #[test]
+    fn e11_more_segments_than_anybody_sends_are_too_many() {
+        let (bytes, train) = long_tcp(4);
+        let of = |size| Train {
+            size: NonZeroU16::new(size).unwrap(),
+            ..train
+        };
+        assert_eq!(refusal(&bytes, &of(31)), Some(Refusal::Overflow));
+        assert_eq!(cut(&bytes, &of(32)).len(), 2000);
+    }
+
+    #[test]
+    fn a_place_of_another_length_is_left_alone() {
+        let (bytes, train) = long_tcp(4);
+        let packet = Packet::parse(&bytes).unwrap();
+        let segment = segments(&packet, &train).unwrap().next().unwrap();
+        for length in [0, 39, segment.len() - 1, segment.len() + 1] {
+            let mut out = vec![9; length];
+            assert!(!segment.write(&mut out));
+            assert!(out.iter().all(|octet| *octet == 9));
+        }
+    }
+}
