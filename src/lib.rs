@@ -25,7 +25,7 @@
 //! | L0 | [`net`], [`crypto`] | bytes |
 //! | L1 | [`wire`] | bytes |
 //! | L2 | [`ike`], [`esp`], [`paths`] | bytes and a `now` argument: no IO, clock, thread or global randomness |
-//! | L3 | [`os`] | Linux: the only unsafe code |
+//! | L3 | [`os`] | Linux: the only unsafe code but for the vector instructions of [`crypto::lanes`] |
 //! | L4 | [`datapath`], [`config`], [`status`] | threads (datapath), files (config) |
 //! | L5 | [`control`] | the unix socket |
 //! | L6 | [`lab`], [`inspect`], [`daemon`] | processes and namespaces (lab), tokio and signals (daemon) |

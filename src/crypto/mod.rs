@@ -32,6 +32,7 @@ mod cbc;
 mod digest;
 mod kex;
 mod keys;
+pub mod lanes;
 mod mac;
 mod prf;
 mod protect;

@@ -1,0 +1,338 @@
+//! Every kernel this CPU has against published vectors, and against the one-packet doors that know nothing of lanes.
+
+use proptest::prelude::*;
+
+use super::cbc::{Decryptor, Encryptor, Lane, NotBlocks};
+use super::hmac::{Hmac, Message};
+use super::{Incoming, Kernel, Opener, Outgoing, Sealer};
+use crate::crypto::mac::Mac;
+use crate::crypto::registry::{ENCRYPTION, Encryption, INTEGRITY, Integrity};
+use crate::crypto::suite::Protection;
+use crate::crypto::{Forged, Misfit, SaKeys, Secret, vectors};
+
+fn aes() -> impl Iterator<Item = &'static Encryption> {
+    ENCRYPTION.iter().filter(|row| row.word.len() == 6)
+}
+
+fn hashes() -> impl Iterator<Item = &'static Integrity> {
+    INTEGRITY
+        .iter()
+        .filter(|row| matches!(row.word, "sha1" | "sha256"))
+}
+
+fn protections() -> Vec<Protection> {
+    aes()
+        .flat_map(|encryption| {
+            hashes().map(move |row| Protection {
+                encryption,
+                integrity: Some(row),
+            })
+        })
+        .collect()
+}
+
+fn keys(protection: Protection, seed: u8) -> SaKeys {
+    let bytes = |len: usize| Secret::new((0..len).map(|i| (i as u8).wrapping_mul(seed)).collect());
+    SaKeys {
+        encryption: bytes(protection.encryption_key_len()),
+        integrity: bytes(protection.integrity_key_len()),
+    }
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(seed | 1);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// As many copies of one case as there are lanes and some more.
+fn encrypt_copies(
+    kernel: Kernel,
+    row: &Encryption,
+    key: &[u8],
+    iv: &[u8],
+    text: &[u8],
+    copies: usize,
+) -> Vec<Vec<u8>> {
+    let mut texts = vec![text.to_vec(); copies];
+    let mut lanes: Vec<_> = texts
+        .iter_mut()
+        .map(|text| Lane {
+            iv: iv.try_into().unwrap(),
+            text,
+        })
+        .collect();
+    Encryptor::new(kernel, row, key)
+        .unwrap()
+        .encrypt(&mut lanes)
+        .unwrap();
+    texts
+}
+
+#[test]
+fn aes_cbc_of_rfc_3602_through_every_kernel_and_number_of_lanes() {
+    let cases = vectors::cases(include_str!("../../../tests/vectors/aes-cbc.txt"));
+    assert_eq!(cases.len(), 8);
+    for kernel in Kernel::all() {
+        for case in &cases {
+            let (key, iv) = (case.bytes("key"), case.bytes("iv"));
+            for copies in 1..=33 {
+                let texts = encrypt_copies(
+                    kernel,
+                    &ENCRYPTION[0],
+                    &key,
+                    &iv,
+                    &case.bytes("plaintext"),
+                    copies,
+                );
+                for mut text in texts {
+                    assert_eq!(text, case.bytes("ciphertext"), "{kernel} {}", case.title);
+                    Decryptor::new(kernel, &ENCRYPTION[0], &key)
+                        .unwrap()
+                        .decrypt(iv.as_slice().try_into().unwrap(), &mut text)
+                        .unwrap();
+                    assert_eq!(text, case.bytes("plaintext"), "{kernel} {}", case.title);
+                }
+            }
+        }
+    }
+}
+
+/// NIST SP 800-38A F.2.1, F.2.3 and F.2.5: keys of every length, four blocks.
+#[test]
+fn aes_cbc_of_sp_800_38a_through_every_kernel() {
+    let iv = vectors::bytes("000102030405060708090a0b0c0d0e0f");
+    let plain = vectors::bytes(
+        "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e5130c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710",
+    );
+    let cases = [
+        (
+            "2b7e151628aed2a6abf7158809cf4f3c",
+            "7649abac8119b246cee98e9b12e9197d",
+        ),
+        (
+            "8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b",
+            "4f021db243bc633d7178183a9fa071e8",
+        ),
+        (
+            "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
+            "f58c4c04d6e5f1ba779eabfb5f7bfbd6",
+        ),
+    ];
+    for kernel in Kernel::all() {
+        for (row, (key, first)) in aes().zip(cases) {
+            let key = vectors::bytes(key);
+            for mut text in encrypt_copies(kernel, row, &key, &iv, &plain, 17) {
+                assert_eq!(text[..16], vectors::bytes(first), "{kernel} {row}");
+                let decryptor = Decryptor::new(kernel, row, &key).unwrap();
+                decryptor
+                    .decrypt(iv.as_slice().try_into().unwrap(), &mut text)
+                    .unwrap();
+                assert_eq!(text, plain, "{kernel} {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hmac_of_rfc_2202_and_rfc_4231_through_every_kernel() {
+    let cases = vectors::cases(include_str!("../../../tests/vectors/hmac.txt"));
+    for kernel in Kernel::all() {
+        for row in hashes() {
+            let cases = cases.iter().filter(|case| case.text("hash") == row.word);
+            let cases: Vec<_> = cases
+                .map(|case| (case.bytes("key"), case.bytes("data"), case.bytes("digest")))
+                .collect();
+            assert!(cases.len() >= 6);
+            for (key, data, digest) in &cases {
+                let hmac = Hmac::new(kernel, row, key).unwrap();
+                for copies in 1..=5 {
+                    let message = Message {
+                        bytes: data,
+                        ..Message::default()
+                    };
+                    let mut messages = vec![message; copies];
+                    hmac.authenticate(&mut messages);
+                    for message in messages {
+                        assert_eq!(message.tag[..digest.len()], digest[..], "{kernel} {row}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_lanes_is_not_taken() {
+    for kernel in Kernel::all() {
+        for row in ENCRYPTION {
+            let ours = aes().any(|aes| aes == row);
+            let key = vec![1; row.key_len];
+            assert_eq!(Encryptor::new(kernel, row, &key).is_some(), ours, "{row}");
+            assert_eq!(Decryptor::new(kernel, row, &key).is_some(), ours, "{row}");
+            assert!(Encryptor::new(kernel, row, &key[1..]).is_none(), "{row}");
+        }
+        for row in INTEGRITY {
+            let ours = hashes().any(|hash| hash == row);
+            assert_eq!(Hmac::new(kernel, row, &[1; 20]).is_some(), ours, "{row}");
+        }
+    }
+}
+
+#[test]
+fn a_text_that_is_not_whole_blocks_leaves_the_batch_alone() {
+    for kernel in Kernel::all() {
+        let encryptor = Encryptor::new(kernel, &ENCRYPTION[0], &[1; 16]).unwrap();
+        let (mut good, mut bad) = ([0; 32], [0; 33]);
+        let mut lanes = [
+            Lane {
+                iv: [0; 16],
+                text: &mut good,
+            },
+            Lane {
+                iv: [0; 16],
+                text: &mut bad,
+            },
+        ];
+        assert_eq!(encryptor.encrypt(&mut lanes), Err(NotBlocks));
+        assert_eq!(good, [0; 32]);
+
+        let protection = protections()[0];
+        let keys = keys(protection, 3);
+        let sealer = Sealer::new(kernel, protection, &keys, [7; 16])
+            .unwrap()
+            .unwrap();
+        for (len, fault) in [(36, Misfit::TooShort), (53, Misfit::Misaligned)] {
+            let (mut good, mut bad) = (vec![0; 52], vec![0; len]);
+            let mut batch = [&mut good, &mut bad].map(|bytes| Outgoing {
+                bytes,
+                counter: 1,
+                esn_high: None,
+            });
+            assert_eq!(sealer.seal(&mut batch), Err(fault));
+            assert_eq!(good, [0; 52]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Any lengths, in any order, with keys of every length: every kernel encrypts as the portable one, and decrypts it again.
+    #[test]
+    fn cbc_of_every_kernel_agrees(lengths in prop::collection::vec(0usize..100, 0..40), seed: u64) {
+        for row in aes() {
+            let key = noise(row.key_len, seed);
+            let plain: Vec<_> = lengths.iter().map(|len| noise(len * 16, seed ^ *len as u64)).collect();
+            let ivs: Vec<[u8; 16]> = (0..lengths.len()).map(|i| noise(16, seed ^ i as u64).try_into().unwrap()).collect();
+            let encrypted = |kernel| {
+                let mut texts = plain.clone();
+                let mut lanes: Vec<_> = texts.iter_mut().zip(&ivs).map(|(text, iv)| Lane { iv: *iv, text }).collect();
+                Encryptor::new(kernel, row, &key).unwrap().encrypt(&mut lanes).unwrap();
+                texts
+            };
+            let expected = encrypted(Kernel::PORTABLE);
+            for kernel in Kernel::all() {
+                prop_assert_eq!(&encrypted(kernel), &expected, "{}", kernel);
+                let decryptor = Decryptor::new(kernel, row, &key).unwrap();
+                for ((text, iv), plain) in expected.iter().zip(&ivs).zip(&plain) {
+                    let mut text = text.clone();
+                    decryptor.decrypt(iv, &mut text).unwrap();
+                    prop_assert_eq!(&text, plain, "{}", kernel);
+                }
+            }
+        }
+    }
+
+    /// Any lengths, with and without a tail, keys of any length: every kernel agrees with the HMAC of one message at a time.
+    #[test]
+    fn hmac_of_every_kernel_agrees(lengths in prop::collection::vec((0usize..400, any::<Option<u32>>()), 0..20), key in prop::collection::vec(any::<u8>(), 0..150), seed: u64) {
+        let bytes: Vec<_> = lengths.iter().map(|(len, _)| noise(*len, seed)).collect();
+        for row in hashes() {
+            for kernel in Kernel::all() {
+                let mut messages: Vec<_> = bytes.iter().zip(&lengths).map(|(bytes, (_, tail))| Message {
+                    bytes, tail: tail.map(u32::to_be_bytes), tag: [0; 32],
+                }).collect();
+                Hmac::new(kernel, row, &key).unwrap().authenticate(&mut messages);
+                for message in messages {
+                    let mut mac = Mac::new(row.hash, &key);
+                    mac.update(message.bytes);
+                    mac.update(message.tail.as_ref().map_or(&[], |tail| tail));
+                    let expected = mac.finish();
+                    let expected = expected.as_bytes();
+                    prop_assert_eq!(&message.tag[..expected.len()], expected, "{} {}", kernel, row);
+                }
+            }
+        }
+    }
+
+    /// A batch of packets is sealed as they would be one by one, bit for bit, and opened again; those that were changed on the
+    /// way are refused untouched, whatever stands beside them.
+    #[test]
+    fn p02_e02_batches_are_sealed_and_opened_as_packets_are(
+        shape in prop::collection::vec((1usize..95, any::<Option<u32>>(), prop::option::of(any::<prop::sample::Index>())), 1..64),
+        seed: u8,
+    ) {
+        for protection in protections() {
+            let keys = keys(protection, seed);
+            let reference = crate::crypto::Sealer::new(protection, &keys, [seed; 16]).unwrap();
+            let plain: Vec<_> = shape.iter().map(|(blocks, ..)| noise(8 + 16 + blocks * 16 + protection.icv_len(), u64::from(seed))).collect();
+            let mut expected = plain.clone();
+            for (i, (packet, (_, high, _))) in expected.iter_mut().zip(&shape).enumerate() {
+                reference.seal(packet, 8, i as u64, *high).unwrap();
+            }
+            for kernel in Kernel::all() {
+                let mut sealed = plain.clone();
+                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).enumerate().map(|(i, (bytes, (_, high, _)))| Outgoing {
+                    bytes, counter: i as u64, esn_high: *high,
+                }).collect();
+                Sealer::new(kernel, protection, &keys, [seed; 16]).unwrap().unwrap().seal(&mut batch).unwrap();
+                prop_assert_eq!(&sealed, &expected, "{} {}", kernel, protection);
+
+                for (packet, (_, _, flip)) in sealed.iter_mut().zip(&shape) {
+                    if let Some(flip) = flip {
+                        let at = flip.index(packet.len());
+                        packet[at] ^= 0x10;
+                    }
+                }
+                let received = sealed.clone();
+                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).map(|(bytes, (_, high, _))| Incoming {
+                    bytes, esn_high: *high, plaintext: Err(Forged::TooShort),
+                }).collect();
+                Opener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
+                for (i, packet) in batch.iter().enumerate() {
+                    if shape[i].2.is_some() {
+                        prop_assert_eq!(&packet.plaintext, &Err(Forged::WrongIcv));
+                        prop_assert_eq!(&packet.bytes[..], &received[i][..]);
+                    } else {
+                        let range = packet.plaintext.clone().unwrap();
+                        prop_assert_eq!(&packet.bytes[range.clone()], &plain[i][range]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whatever arrives, opening ends with the same verdict as for one packet.
+    #[test]
+    fn p02_every_length_gets_the_verdict_it_gets_alone(lengths in prop::collection::vec(0usize..120, 1..40)) {
+        for protection in protections() {
+            let keys = keys(protection, 5);
+            let alone = crate::crypto::Opener::new(protection, &keys).unwrap();
+            for kernel in Kernel::all() {
+                let mut packets: Vec<_> = lengths.iter().map(|len| noise(*len, 9)).collect();
+                let expected: Vec<_> = packets.iter().map(|packet| alone.open(&mut packet.clone(), 8, None)).collect();
+                let mut batch: Vec<_> = packets.iter_mut().map(|bytes| Incoming { bytes, esn_high: None, plaintext: Ok(0..0) }).collect();
+                Opener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
+                let found: Vec<_> = batch.into_iter().map(|packet| packet.plaintext).collect();
+                prop_assert_eq!(&found, &expected, "{} {}", kernel, protection);
+            }
+        }
+    }
+}

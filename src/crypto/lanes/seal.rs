@@ -1,0 +1,167 @@
+//! Sealing a batch of ESP packets of one SA: what [`crate::crypto::Sealer`] makes of each, for as many at once as there are lanes.
+//!
+//! ```text
+//!   packet 1   SPI, sequence ‖ IV ‖ text ‖ ICV    1. the IVs: counters, encrypted under a key of their own
+//!   packet 2   SPI, sequence ‖ IV ‖ text ‖ ICV    2. the texts, in lanes
+//!   …                                             3. the ICVs, in lanes, while the texts are in the first-level cache
+//! ```
+
+use crate::crypto::protect::{Misfit, SaKeys, WrongKeyLength};
+use crate::crypto::registry::encryption;
+use crate::crypto::suite::Protection;
+
+use super::Kernel;
+use super::cbc::{self, Lane};
+use super::hmac::{Hmac, Message};
+
+/// Bytes before the IV: SPI and sequence number.
+pub(super) const HEADER: usize = 8;
+
+/// Bytes of the IV.
+pub(super) const IV: usize = 16;
+
+/// Packets that go together: as many as the widest kernel takes.
+pub(super) const GROUP: usize = 16;
+
+/// ENCR_AES_CBC.
+const AES_CBC: u16 = 12;
+
+/// Encrypts and authenticates batches under the keys of one direction.
+pub struct Sealer {
+    protection: Protection,
+    ivs: cbc::Encryptor,
+    cipher: cbc::Encryptor,
+    mac: Hmac,
+}
+
+/// A packet to seal.
+pub struct Outgoing<'a> {
+    /// `ESP header ‖ room for the IV ‖ plaintext, padded ‖ room for the ICV`, as [`crate::crypto::Sealer::seal`] takes it.
+    pub bytes: &'a mut [u8],
+    /// The 64-bit sequence number, which never repeats under one key.
+    pub counter: u64,
+    /// Its high half where it is extended.
+    pub esn_high: Option<u32>,
+}
+
+impl Sealer {
+    /// Prepares the keys; `None` where the algorithms have no lanes.
+    ///
+    /// # Errors
+    /// [`WrongKeyLength`] if the keys do not fit the algorithms.
+    pub fn new(
+        kernel: Kernel,
+        protection: Protection,
+        keys: &SaKeys,
+        iv_key: [u8; 16],
+    ) -> Result<Option<Sealer>, WrongKeyLength> {
+        let Some(mac) = mac(kernel, protection, keys)? else {
+            return Ok(None);
+        };
+        let row = encryption(AES_CBC, Some(128)).ok_or(WrongKeyLength)?;
+        let ivs = cbc::Encryptor::new(kernel, row, &iv_key).ok_or(WrongKeyLength)?;
+        let key = keys.encryption.as_bytes();
+        let cipher = cbc::Encryptor::new(kernel, protection.encryption, key);
+        Ok(cipher.map(|cipher| Sealer {
+            protection,
+            ivs,
+            cipher,
+            mac,
+        }))
+    }
+
+    /// Seals every packet in place. Where one of them does not fit, none is touched.
+    ///
+    /// # Errors
+    /// What is wrong with the first that does not fit.
+    pub fn seal(&self, packets: &mut [Outgoing<'_>]) -> Result<(), Misfit> {
+        let icv_len = self.protection.icv_len();
+        for packet in packets.iter() {
+            let overhead = HEADER.saturating_add(IV).saturating_add(icv_len);
+            match packet.bytes.len().checked_sub(overhead) {
+                None | Some(0) => return Err(Misfit::TooShort),
+                Some(text) if !text.is_multiple_of(16) => return Err(Misfit::Misaligned),
+                Some(_) => {}
+            }
+        }
+        for group in packets.chunks_mut(GROUP) {
+            self.seal_group(group, icv_len)
+                .map_err(|_| Misfit::Misaligned)?;
+        }
+        Ok(())
+    }
+
+    fn seal_group(&self, group: &mut [Outgoing<'_>], icv_len: usize) -> Result<(), cbc::NotBlocks> {
+        let count = group.len();
+
+        // 1. A block in CBC after an IV of zeros is the block encrypted.
+        let mut ivs = [[0; IV]; GROUP];
+        let mut lanes: [Lane<'_>; GROUP] = Default::default();
+        for ((lane, iv), packet) in lanes.iter_mut().zip(&mut ivs).zip(group.iter()) {
+            if let Some(low) = iv.last_chunk_mut() {
+                *low = packet.counter.to_be_bytes();
+            }
+            lane.text = iv;
+        }
+        self.ivs.encrypt(live(&mut lanes, count))?;
+
+        // 2.
+        let mut lanes: [Lane<'_>; GROUP] = Default::default();
+        for ((lane, iv), packet) in lanes.iter_mut().zip(ivs).zip(group.iter_mut()) {
+            let room = packet.bytes.get_mut(HEADER..).unwrap_or_default();
+            if let Some((room, rest)) = room.split_first_chunk_mut() {
+                *room = iv;
+                let text = rest.len().saturating_sub(icv_len);
+                *lane = Lane {
+                    iv,
+                    text: rest.get_mut(..text).unwrap_or_default(),
+                };
+            }
+        }
+        self.cipher.encrypt(live(&mut lanes, count))?;
+
+        // 3.
+        let mut messages = [Message::default(); GROUP];
+        for (message, packet) in messages.iter_mut().zip(group.iter()) {
+            *message = message_of(packet.bytes, icv_len, packet.esn_high);
+        }
+        self.mac.authenticate(live(&mut messages, count));
+        let tags = messages.map(|message| message.tag);
+        for (tag, packet) in tags.iter().zip(group.iter_mut()) {
+            let icv = packet.bytes.iter_mut().rev().take(icv_len).rev();
+            icv.zip(tag).for_each(|(to, from)| *to = *from);
+        }
+        Ok(())
+    }
+}
+
+/// The slots of a group that are in use.
+pub(super) fn live<T>(slots: &mut [T; GROUP], count: usize) -> &mut [T] {
+    slots.get_mut(..count).unwrap_or_default()
+}
+
+/// What the ICV of a packet is over.
+pub(super) fn message_of(packet: &[u8], icv_len: usize, esn_high: Option<u32>) -> Message<'_> {
+    let covered = packet.len().saturating_sub(icv_len);
+    Message {
+        bytes: packet.get(..covered).unwrap_or_default(),
+        tail: esn_high.map(u32::to_be_bytes),
+        tag: [0; 32],
+    }
+}
+
+/// The keyed HMAC of `protection`; `None` where it has no lanes.
+pub(super) fn mac(
+    kernel: Kernel,
+    protection: Protection,
+    keys: &SaKeys,
+) -> Result<Option<Hmac>, WrongKeyLength> {
+    let right = keys.encryption.len() == protection.encryption_key_len()
+        && keys.integrity.len() == protection.integrity_key_len();
+    if !right {
+        return Err(WrongKeyLength);
+    }
+    Ok(protection
+        .integrity
+        .and_then(|row| Hmac::new(kernel, row, keys.integrity.as_bytes())))
+}

@@ -1,0 +1,144 @@
+//! AES with VAES: as AES-NI, and two blocks in each register.
+//!
+//! ```text
+//!   ymm0 = lane 1 ‖ lane 2,  ymm1 = lane 3 ‖ lane 4, …  ymm7 = lane 15 ‖ lane 16
+//! ```
+
+use core::arch::x86_64::*;
+
+use super::{Block, Schedule, Vaes, aesni, load, store};
+
+/// Registers in flight.
+const PAIRS: usize = 8;
+
+/// Encrypts sixteen texts of one length in place, each after the block that `chains` holds for it.
+pub(super) fn encrypt(
+    _: Vaes,
+    schedule: &Schedule,
+    chains: &mut [Block; 2 * PAIRS],
+    texts: &mut [&mut [Block]; 2 * PAIRS],
+) {
+    // SAFETY: VAES and AVX2 are there, as the argument proves.
+    unsafe {
+        match schedule.rounds {
+            10 => encrypt_lanes::<10>(schedule, chains, texts),
+            12 => encrypt_lanes::<12>(schedule, chains, texts),
+            _ => encrypt_lanes::<14>(schedule, chains, texts),
+        }
+    }
+}
+
+/// Decrypts one text in place.
+pub(in crate::crypto::lanes) fn decrypt(
+    unit: Vaes,
+    schedule: &Schedule,
+    iv: Block,
+    text: &mut [Block],
+) {
+    let (groups, rest) = text.as_chunks_mut::<{ 2 * PAIRS }>();
+    let mut chain = iv;
+    for group in groups {
+        // SAFETY: VAES and AVX2 are there, as the argument proves.
+        chain = unsafe {
+            match schedule.rounds {
+                10 => decrypt_group::<10>(schedule, chain, group),
+                12 => decrypt_group::<12>(schedule, chain, group),
+                _ => decrypt_group::<14>(schedule, chain, group),
+            }
+        };
+    }
+    aesni::decrypt(unit.narrow(), schedule, chain, rest);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pair(low: &Block, high: &Block) -> __m256i {
+    _mm256_set_m128i(load(high), load(low))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twice(key: &Block) -> __m256i {
+    _mm256_broadcastsi128_si256(load(key))
+}
+
+#[target_feature(enable = "vaes,avx2")]
+fn encrypt_lanes<const ROUNDS: usize>(
+    schedule: &Schedule,
+    chains: &mut [Block; 2 * PAIRS],
+    texts: &mut [&mut [Block]; 2 * PAIRS],
+) {
+    let blocks = texts.iter().map(|text| text.len()).min().unwrap_or(0);
+    let mut state = [_mm256_setzero_si256(); PAIRS];
+    for at in 0..PAIRS {
+        state[at] = pair(&chains[2 * at], &chains[2 * at + 1]);
+    }
+    for block in 0..blocks {
+        let whitening = twice(&schedule.keys[0]);
+        for at in 0..PAIRS {
+            // SAFETY: `blocks` is the length of the shortest text.
+            let text = unsafe {
+                pair(
+                    texts[2 * at].get_unchecked(block),
+                    texts[2 * at + 1].get_unchecked(block),
+                )
+            };
+            state[at] = _mm256_xor_si256(state[at], _mm256_xor_si256(text, whitening));
+        }
+        for round in 1..ROUNDS {
+            let key = twice(&schedule.keys[round]);
+            for at in 0..PAIRS {
+                state[at] = _mm256_aesenc_epi128(state[at], key);
+            }
+        }
+        let last = twice(&schedule.keys[ROUNDS]);
+        for at in 0..PAIRS {
+            state[at] = _mm256_aesenclast_epi128(state[at], last);
+            // SAFETY: `blocks` is the length of the shortest text.
+            let (low, high) = unsafe {
+                let [low, high] = texts.get_disjoint_unchecked_mut([2 * at, 2 * at + 1]);
+                (low.get_unchecked_mut(block), high.get_unchecked_mut(block))
+            };
+            store(low, _mm256_castsi256_si128(state[at]));
+            store(high, _mm256_extracti128_si256::<1>(state[at]));
+        }
+    }
+    for at in 0..PAIRS {
+        store(&mut chains[2 * at], _mm256_castsi256_si128(state[at]));
+        store(
+            &mut chains[2 * at + 1],
+            _mm256_extracti128_si256::<1>(state[at]),
+        );
+    }
+}
+
+/// Decrypts a group of blocks in place and returns the last of them as it was.
+#[target_feature(enable = "vaes,avx2")]
+fn decrypt_group<const ROUNDS: usize>(
+    schedule: &Schedule,
+    chain: Block,
+    group: &mut [Block; 2 * PAIRS],
+) -> Block {
+    let end = group[2 * PAIRS - 1];
+    let mut state = [_mm256_setzero_si256(); PAIRS];
+    let whitening = twice(&schedule.keys[0]);
+    for at in 0..PAIRS {
+        state[at] = _mm256_xor_si256(pair(&group[2 * at], &group[2 * at + 1]), whitening);
+    }
+    for round in 1..ROUNDS {
+        let key = twice(&schedule.keys[round]);
+        for at in 0..PAIRS {
+            state[at] = _mm256_aesdec_epi128(state[at], key);
+        }
+    }
+    let last = twice(&schedule.keys[ROUNDS]);
+    // From the end backwards: what is written over is not needed by those still to come.
+    for at in (0..PAIRS).rev() {
+        let before = if at == 0 { chain } else { group[2 * at - 1] };
+        let before = pair(&before, &group[2 * at]);
+        let plain = _mm256_xor_si256(_mm256_aesdeclast_epi128(state[at], last), before);
+        store(&mut group[2 * at], _mm256_castsi256_si128(plain));
+        store(&mut group[2 * at + 1], _mm256_extracti128_si256::<1>(plain));
+    }
+    end
+}
