@@ -59,8 +59,25 @@ pub trait Device: Send + Sync {
     /// The first packet could not be written; it and the rest are still the caller's.
     fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize>;
 
+    /// Which super-packets it takes.
+    fn trains(&self) -> Trains;
+
+    /// It has refused one: it gets no more of them.
+    fn give_up_trains(&self);
+
     /// The descriptor to wait on: readable when [`Device::read`] has something.
     fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+/// Super-packets that may be written to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trains {
+    /// None: every packet is written alone.
+    None,
+    /// TCP segments in a row.
+    Tcp,
+    /// Those, and datagrams in a row (Linux 6.2).
+    TcpAndUdp,
 }
 
 /// One UDP socket, unconnected: every datagram names its remote and its local address.

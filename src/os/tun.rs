@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::uio::writev;
 use nix::unistd::read;
 
-use super::{Device, OutPacket, ReadBatch, VnetHeader};
+use super::{Device, OutPacket, ReadBatch, Trains, VnetHeader};
 
 /// A TUN device of ours.
 #[derive(Debug)]
@@ -192,6 +192,12 @@ impl Device for Tun {
         }
         Ok(packets.len())
     }
+
+    fn trains(&self) -> Trains {
+        Trains::None
+    }
+
+    fn give_up_trains(&self) {}
 
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
 use super::super::poll::Signal;
-use super::super::{Device, OutPacket, ReadBatch, VnetHeader};
+use super::super::{Device, OutPacket, ReadBatch, Trains, VnetHeader};
 use super::lock;
 
 /// A TUN device without a kernel: what is [injected](MemoryDevice::inject) can be read, what is written can be
@@ -24,6 +24,7 @@ struct DeviceState {
     spare: Vec<Vec<u8>>,
     read_errors: VecDeque<io::ErrorKind>,
     write_errors: VecDeque<io::ErrorKind>,
+    trains: Trains,
 }
 
 impl MemoryDevice {
@@ -38,6 +39,7 @@ impl MemoryDevice {
             spare: Vec::new(),
             read_errors: VecDeque::new(),
             write_errors: VecDeque::new(),
+            trains: Trains::None,
         };
         Ok(MemoryDevice {
             state: Mutex::new(state),
@@ -89,6 +91,11 @@ impl MemoryDevice {
     pub fn fail_read(&self, kind: io::ErrorKind) {
         lock(&self.state).read_errors.push_back(kind);
         self.readable.set();
+    }
+
+    /// From now on it takes these super-packets; a new device takes none.
+    pub fn take_trains(&self, trains: Trains) {
+        lock(&self.state).trains = trains;
     }
 
     /// The next write fails so; asked for several times, the errors queue up.
@@ -156,6 +163,14 @@ impl Device for MemoryDevice {
             }
         }
         Ok(packets.len())
+    }
+
+    fn trains(&self) -> Trains {
+        lock(&self.state).trains
+    }
+
+    fn give_up_trains(&self) {
+        self.take_trains(Trains::None);
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
