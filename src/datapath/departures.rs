@@ -34,12 +34,16 @@ impl Departures {
         counters: &Counters,
     ) -> Result<(), Refusal> {
         let len = path.sa.sealed_len(packet.len());
-        if self.batch.reserve(path.remote, path.local, len).is_none() {
+        if self
+            .batch
+            .reserve(path.remote, path.local, 0, len)
+            .is_none()
+        {
             self.send(path, counters);
         }
         let mut slot = self
             .batch
-            .reserve(path.remote, path.local, len)
+            .reserve(path.remote, path.local, 0, len)
             .ok_or(Refusal::Overflow)?;
         let sealed = path.sa.seal(packet, slot.bytes())?;
         slot.commit(sealed);

@@ -266,7 +266,7 @@ impl Datapath {
         let datagram = [marker, bytes].concat();
         let mut batch = SendBatch::with_limit(1);
         let mut slot = batch
-            .reserve(remote, local.ip(), datagram.len())
+            .reserve(remote, local.ip(), 0, datagram.len())
             .ok_or(io::ErrorKind::InvalidInput)?;
         slot.bytes().copy_from_slice(&datagram);
         slot.commit(datagram.len());

@@ -34,7 +34,7 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
             let large = vec![7; 6000];
             let mut batch = SendBatch::new();
             let mut slot = batch
-                .reserve(b.local(), a.local().ip(), large.len())
+                .reserve(b.local(), a.local().ip(), 0, large.len())
                 .unwrap();
             slot.bytes().copy_from_slice(&large);
             slot.commit(large.len());

@@ -371,7 +371,10 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
         let ours = gateway.run(|| UdpTransport::bind(local).unwrap()).unwrap();
         let mut batch = SendBatch::with_limit(1);
         let peer = "203.0.113.9:4500".parse().unwrap();
-        batch.reserve(peer, local.ip(), 1472).unwrap().commit(1472);
+        batch
+            .reserve(peer, local.ip(), 0, 1472)
+            .unwrap()
+            .commit(1472);
         let before = fragments_made(&gateway);
         assert_eq!(ours.send(&batch).unwrap(), 1);
         assert_eq!(fragments_made(&gateway), before);

@@ -14,6 +14,7 @@ pub struct RecvBatch {
 struct Item {
     remote: SocketAddr,
     local: IpAddr,
+    class: u8,
     segment: usize,
     len: usize,
 }
@@ -25,6 +26,8 @@ pub struct Datagram<'a> {
     pub remote: SocketAddr,
     /// The address of ours it came to.
     pub local: IpAddr,
+    /// The outer header's whole TOS or traffic class octet: DSCP and ECN (RFC 6040 §4.2 says what ESP makes of it).
+    pub class: u8,
     /// Length of each datagram in `bytes` but the last, which may be shorter; for a single one its whole length.
     pub segment: usize,
     /// The datagram, or the train of them.
@@ -99,6 +102,7 @@ impl RecvBatch {
                 Some(Datagram {
                     remote: item.remote,
                     local: item.local,
+                    class: item.class,
                     segment: item.segment,
                     bytes,
                 })
@@ -113,13 +117,22 @@ impl RecvBatch {
             .map(|buffer| &mut buffer[..Self::BUFFER])
     }
 
-    /// For sockets: the next buffer holds `len` bytes from `remote`, sent to `local`, in segments of `segment` (0: not joined).
-    pub fn add(&mut self, remote: SocketAddr, local: IpAddr, segment: usize, len: usize) {
+    /// For sockets: the next buffer holds `len` bytes from `remote`, sent to `local` under this traffic class, in segments of
+    /// `segment` (0: not joined).
+    pub fn add(
+        &mut self,
+        remote: SocketAddr,
+        local: IpAddr,
+        class: u8,
+        segment: usize,
+        len: usize,
+    ) {
         debug_assert!(self.items.len() < self.limit && len <= Self::BUFFER);
         let segment = if segment == 0 { len } else { segment };
         self.items.push(Item {
             remote,
             local,
+            class,
             segment,
             len,
         });
@@ -146,8 +159,8 @@ mod tests {
         for (buffer, fill) in batch.buffers().zip([1_u8, 2]) {
             buffer[..5].fill(fill);
         }
-        batch.add(REMOTE, LOCAL, 0, 5);
-        batch.add(REMOTE, LOCAL, 0, 3);
+        batch.add(REMOTE, LOCAL, 0, 0, 5);
+        batch.add(REMOTE, LOCAL, 0, 0, 3);
         let bytes: Vec<_> = batch.iter_mut().map(|d| d.bytes.to_vec()).collect();
         assert_eq!(bytes, [vec![1; 5], vec![2; 3]]);
     }
@@ -158,7 +171,7 @@ mod tests {
         batch
             .buffers()
             .for_each(|b| (0..10).for_each(|i| b[i] = i as u8));
-        batch.add(REMOTE, LOCAL, 4, 10);
+        batch.add(REMOTE, LOCAL, 0, 4, 10);
         let mut train = batch.iter_mut().next().unwrap();
         let segments: Vec<_> = train.segments().map(|s| s.to_vec()).collect();
         assert_eq!(segments, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
@@ -168,8 +181,8 @@ mod tests {
     fn single_and_empty_datagrams_are_one_segment() {
         let mut batch = RecvBatch::with_limit(2);
         batch.buffers().for_each(drop);
-        batch.add(REMOTE, LOCAL, 0, 9);
-        batch.add(REMOTE, LOCAL, 0, 0);
+        batch.add(REMOTE, LOCAL, 0, 0, 9);
+        batch.add(REMOTE, LOCAL, 0, 0, 0);
         let lengths: Vec<Vec<usize>> = batch
             .iter_mut()
             .map(|mut d| d.segments().map(|s| s.len()).collect())

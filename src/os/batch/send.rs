@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Packets to one peer lie side by side, so equal ones form a [`Message`] that one `sendmsg` with `UDP_SEGMENT` can take:
-//! all of one length but the last, at most 64 of them and 65,507 bytes (the kernel's own limits).
+//! all of one traffic class and of one length but the last, at most 64 of them and 65,507 bytes (the kernel's own limits).
 //!
 //! ```text
 //!   │ 1442 │ 1442 │ 1442 │ 310 │ 120 │ …
@@ -20,7 +20,9 @@ pub struct SendBatch {
     arena: Vec<u8>,
     tail: usize,
     messages: Vec<Run>,
-    /// Packets at the front of the first message that have left already.
+    /// Messages at the front that have left already, every packet of them.
+    gone: usize,
+    /// Packets at the front of the next message that have left already.
     sent: usize,
     packets: usize,
     limit: usize,
@@ -29,6 +31,7 @@ pub struct SendBatch {
 struct Run {
     remote: SocketAddr,
     local: IpAddr,
+    class: u8,
     start: usize,
     len: usize,
     segment: usize,
@@ -42,6 +45,8 @@ pub struct Message<'a> {
     pub remote: SocketAddr,
     /// The address of ours they leave from; unspecified leaves the choice to the kernel.
     pub local: IpAddr,
+    /// The outer header's whole TOS or traffic class octet: DSCP and ECN (RFC 6040 §4.1 says what ESP puts there).
+    pub class: u8,
     /// Length of each packet but the last, which may be shorter.
     pub segment: usize,
     /// The packets, one behind the other.
@@ -83,15 +88,22 @@ impl SendBatch {
             arena,
             tail: 0,
             messages: Vec::with_capacity(limit),
+            gone: 0,
             sent: 0,
             packets: 0,
             limit,
         }
     }
 
-    /// Room for a packet of at most `len` bytes to `remote` from `local` (unspecified: the kernel's choice);
-    /// `None` when the batch is full and must be sent first. An empty batch has room for any packet UDP can carry.
-    pub fn reserve(&mut self, remote: SocketAddr, local: IpAddr, len: usize) -> Option<Slot<'_>> {
+    /// Room for a packet of at most `len` bytes to `remote` from `local` (unspecified: the kernel's choice), under this traffic
+    /// class; `None` when the batch is full and must be sent first. An empty batch has room for any packet UDP can carry.
+    pub fn reserve(
+        &mut self,
+        remote: SocketAddr,
+        local: IpAddr,
+        class: u8,
+        len: usize,
+    ) -> Option<Slot<'_>> {
         let end = self.tail.checked_add(len)?;
         if self.packets == self.limit || len > Self::LARGEST || end > self.arena.len() {
             return None;
@@ -100,6 +112,7 @@ impl SendBatch {
             batch: self,
             remote,
             local,
+            class,
             len,
         })
     }
@@ -117,7 +130,7 @@ impl SendBatch {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.messages.clear();
-        (self.tail, self.sent, self.packets) = (0, 0, 0);
+        (self.tail, self.gone, self.sent, self.packets) = (0, 0, 0, 0);
     }
 
     /// Forgets the first `count` packets: they have left, or never will.
@@ -127,17 +140,18 @@ impl SendBatch {
         }
         self.packets -= count;
         self.sent += count;
-        while let Some(first) = self.messages.first()
-            && first.count <= self.sent
+        while let Some(next) = self.messages.get(self.gone)
+            && next.count <= self.sent
         {
-            self.sent -= first.count;
-            self.messages.remove(0);
+            self.sent -= next.count;
+            self.gone += 1;
         }
     }
 
     /// What waits, grouped so that each group may leave in one system call.
     pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
-        self.messages.iter().enumerate().filter_map(|(index, run)| {
+        let waiting = self.messages.iter().skip(self.gone);
+        waiting.enumerate().filter_map(|(index, run)| {
             let skip = if index == 0 {
                 self.sent * run.segment
             } else {
@@ -147,15 +161,16 @@ impl SendBatch {
             Some(Message {
                 remote: run.remote,
                 local: run.local,
+                class: run.class,
                 segment: run.segment,
                 bytes,
             })
         })
     }
 
-    fn commit(&mut self, remote: SocketAddr, local: IpAddr, len: usize) {
+    fn commit(&mut self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) {
         match self.messages.last_mut() {
-            Some(run) if run.takes(remote, local, len) => {
+            Some(run) if run.takes(remote, local, class, len) => {
                 run.len += len;
                 run.count += 1;
             }
@@ -163,6 +178,7 @@ impl SendBatch {
                 self.messages.push(Run {
                     remote,
                     local,
+                    class,
                     start: self.tail,
                     len,
                     segment: len,
@@ -177,7 +193,7 @@ impl SendBatch {
 
 impl Run {
     /// Whether one more packet keeps this a train of equal packets with at most one shorter at its end.
-    fn takes(&self, remote: SocketAddr, local: IpAddr, len: usize) -> bool {
+    fn takes(&self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) -> bool {
         let all_full = self.len == self.segment * self.count;
         all_full
             && (1..=self.segment).contains(&len)
@@ -185,6 +201,7 @@ impl Run {
             && self.len + len <= SendBatch::LARGEST
             && self.remote == remote
             && self.local == local
+            && self.class == class
     }
 }
 
@@ -199,6 +216,7 @@ pub struct Slot<'a> {
     batch: &'a mut SendBatch,
     remote: SocketAddr,
     local: IpAddr,
+    class: u8,
     len: usize,
 }
 
@@ -212,7 +230,7 @@ impl Slot<'_> {
     /// The first `len` of the reserved bytes are the packet.
     pub fn commit(self, len: usize) {
         self.batch
-            .commit(self.remote, self.local, len.min(self.len));
+            .commit(self.remote, self.local, self.class, len.min(self.len));
     }
 }
 
@@ -226,7 +244,7 @@ mod tests {
     const B: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11)), 4500);
 
     fn put(batch: &mut SendBatch, remote: SocketAddr, fill: u8, len: usize) {
-        let mut slot = batch.reserve(remote, LOCAL, len + 16).expect("room");
+        let mut slot = batch.reserve(remote, LOCAL, 0, len + 16).expect("room");
         slot.bytes()[..len].fill(fill);
         slot.commit(len);
     }
@@ -253,10 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_different_traffic_classes_are_different_messages() {
+        let mut batch = SendBatch::new();
+        for class in [0, 0, 0xb8, 0xb9] {
+            batch.reserve(A, LOCAL, class, 10).unwrap().commit(10);
+        }
+        let classes: Vec<(u8, usize)> = batch
+            .messages()
+            .map(|m| (m.class, m.packets().count()))
+            .collect();
+        assert_eq!(classes, [(0, 2), (0xb8, 1), (0xb9, 1)]);
+    }
+
+    #[test]
     fn an_uncommitted_reservation_rolls_back() {
         let mut batch = SendBatch::new();
         put(&mut batch, A, 1, 10);
-        batch.reserve(A, LOCAL, 10).unwrap().bytes().fill(9);
+        batch.reserve(A, LOCAL, 0, 10).unwrap().bytes().fill(9);
         put(&mut batch, A, 2, 10);
         let all: Vec<u8> = batch.messages().flat_map(|m| m.bytes.to_vec()).collect();
         assert_eq!(all, [[1; 10], [2; 10]].concat());
@@ -286,11 +317,11 @@ mod tests {
     fn a_full_batch_has_no_room_and_an_empty_one_has_room_for_the_largest() {
         let mut batch = SendBatch::with_limit(2);
         (0..2).for_each(|_| put(&mut batch, A, 1, 10));
-        assert!(batch.reserve(A, LOCAL, 1).is_none());
+        assert!(batch.reserve(A, LOCAL, 0, 1).is_none());
         batch.clear();
-        assert!(batch.reserve(A, LOCAL, SendBatch::LARGEST).is_some());
-        assert!(batch.reserve(A, LOCAL, SendBatch::LARGEST + 1).is_none());
-        assert!(batch.reserve(A, LOCAL, usize::MAX).is_none());
+        assert!(batch.reserve(A, LOCAL, 0, SendBatch::LARGEST).is_some());
+        assert!(batch.reserve(A, LOCAL, 0, SendBatch::LARGEST + 1).is_none());
+        assert!(batch.reserve(A, LOCAL, 0, usize::MAX).is_none());
     }
 
     #[test]

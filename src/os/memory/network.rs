@@ -31,12 +31,20 @@ struct Arrivals {
 struct Arrival {
     remote: SocketAddr,
     local: IpAddr,
+    class: u8,
     segment: usize,
     bytes: Vec<u8>,
 }
 
 impl Inbox {
-    fn deliver(&self, remote: SocketAddr, local: IpAddr, segment: usize, bytes: &[u8]) -> bool {
+    fn deliver(
+        &self,
+        remote: SocketAddr,
+        local: IpAddr,
+        class: u8,
+        segment: usize,
+        bytes: &[u8],
+    ) -> bool {
         let mut queue = lock(&self.queue);
         if queue.datagrams.len() >= self.capacity {
             return false;
@@ -47,6 +55,7 @@ impl Inbox {
         queue.datagrams.push_back(Arrival {
             remote,
             local,
+            class,
             segment,
             bytes: buffer,
         });
@@ -92,23 +101,35 @@ pub struct MemorySocket {
 impl MemorySocket {
     /// Lets a datagram arrive from anyone; `false` when the queue is full.
     pub fn inject(&self, remote: SocketAddr, bytes: &[u8]) -> bool {
-        self.inbox.deliver(remote, self.address.ip(), 0, bytes)
+        self.inject_class(remote, 0, bytes)
+    }
+
+    /// The same, under this traffic class.
+    pub fn inject_class(&self, remote: SocketAddr, class: u8, bytes: &[u8]) -> bool {
+        self.inbox
+            .deliver(remote, self.address.ip(), class, 0, bytes)
     }
 
     /// Lets a train of datagrams of `segment` bytes each arrive joined, as GRO would.
     pub fn inject_train(&self, remote: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
         self.inbox
-            .deliver(remote, self.address.ip(), segment, bytes)
+            .deliver(remote, self.address.ip(), 0, segment, bytes)
     }
 
     /// The oldest datagram that has arrived, and who sent it: what a test that plays the peer wants.
     pub fn take(&self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.take_class()
+            .map(|(remote, _class, bytes)| (remote, bytes))
+    }
+
+    /// The same, with its traffic class.
+    pub fn take_class(&self) -> Option<(SocketAddr, u8, Vec<u8>)> {
         let mut queue = lock(&self.inbox.queue);
         let arrival = queue.datagrams.pop_front()?;
         if queue.datagrams.is_empty() && queue.errors.is_empty() {
             self.inbox.readable.clear();
         }
-        Some((arrival.remote, arrival.bytes))
+        Some((arrival.remote, arrival.class, arrival.bytes))
     }
 
     /// Sends one datagram.
@@ -116,7 +137,7 @@ impl MemorySocket {
     /// # Errors
     /// As [`Socket::send`].
     pub fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        self.send_one(remote, self.address.ip(), bytes)
+        self.send_one(remote, self.address.ip(), 0, bytes)
     }
 
     /// The next receive fails so; asked for several times, the errors queue up.
@@ -130,7 +151,13 @@ impl MemorySocket {
         lock(&self.errors).push_back(kind);
     }
 
-    fn send_one(&self, remote: SocketAddr, local: IpAddr, bytes: &[u8]) -> io::Result<()> {
+    fn send_one(
+        &self,
+        remote: SocketAddr,
+        local: IpAddr,
+        class: u8,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         if let Some(kind) = lock(&self.errors).pop_front() {
             return Err(kind.into());
         }
@@ -145,6 +172,7 @@ impl MemorySocket {
             inbox.deliver(
                 SocketAddr::new(source, self.address.port()),
                 remote.ip(),
+                class,
                 0,
                 bytes,
             );
@@ -169,6 +197,7 @@ impl Socket for MemorySocket {
                         batch.add(
                             arrival.remote,
                             arrival.local,
+                            arrival.class,
                             arrival.segment,
                             arrival.bytes.len(),
                         );
@@ -191,10 +220,10 @@ impl Socket for MemorySocket {
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
         let packets = batch
             .messages()
-            .flat_map(|m| m.packets().map(move |p| (m.remote, m.local, p)));
+            .flat_map(|m| m.packets().map(move |p| (m, p)));
         let mut sent = 0;
-        for (remote, local, packet) in packets {
-            match self.send_one(remote, local, packet) {
+        for (message, packet) in packets {
+            match self.send_one(message.remote, message.local, message.class, packet) {
                 Ok(()) => sent += 1,
                 Err(error) if sent == 0 => return Err(error),
                 Err(error) => {
@@ -233,7 +262,7 @@ mod tests {
         );
         let mut out = SendBatch::new();
         for fill in [1, 2] {
-            let mut slot = out.reserve(address(2), address(1).ip(), 4).unwrap();
+            let mut slot = out.reserve(address(2), address(1).ip(), 0xb8, 4).unwrap();
             slot.bytes().fill(fill);
             slot.commit(4);
         }
@@ -242,8 +271,8 @@ mod tests {
         assert_eq!(b.recv(&mut received).unwrap(), 2);
         let first = received.iter_mut().next().unwrap();
         assert_eq!(
-            (first.remote, first.local, &*first.bytes),
-            (address(1), address(2).ip(), &[1; 4][..])
+            (first.remote, first.local, first.class, &*first.bytes),
+            (address(1), address(2).ip(), 0xb8, &[1; 4][..])
         );
         assert_eq!(
             b.recv(&mut received).unwrap_err().kind(),
@@ -258,7 +287,7 @@ mod tests {
         let a = network.bind(address(1), 8).unwrap();
         let mut out = SendBatch::new();
         for len in [3, 2] {
-            out.reserve(address(9), address(1).ip(), len)
+            out.reserve(address(9), address(1).ip(), 0, len)
                 .unwrap()
                 .commit(len);
         }

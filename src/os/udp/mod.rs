@@ -3,6 +3,7 @@
 //!
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
+mod control;
 mod vector;
 
 use std::io;
@@ -103,6 +104,11 @@ impl UdpSocket {
                 .and_then(|()| setsockopt(&socket, option::Ipv6V6Only, &true)),
         }
         .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, option::IpRecvTos, &true),
+            SocketAddr::V6(_) => setsockopt(&socket, option::Ipv6RecvTClass, &true),
+        }
+        .map_err(|errno| io("asking for the traffic class of datagrams")(errno.into()))?;
         grow_buffers(&socket);
         set_fragmentation(&socket, address, Fragmentation::Allowed)
             .map_err(io("setting the fragmentation policy"))?;
@@ -255,7 +261,7 @@ mod tests {
     }
 
     fn put(batch: &mut SendBatch, to: &UdpSocket, from: IpAddr, bytes: &[u8]) {
-        let mut slot = batch.reserve(to.local(), from, bytes.len()).unwrap();
+        let mut slot = batch.reserve(to.local(), from, 0, bytes.len()).unwrap();
         slot.bytes().copy_from_slice(bytes);
         slot.commit(bytes.len());
     }
@@ -312,7 +318,7 @@ mod tests {
         let to_any = SocketAddr::new("127.0.0.3".parse().unwrap(), any.local().port());
         let mut batch = SendBatch::new();
         batch
-            .reserve(to_any, peer.local().ip(), 1)
+            .reserve(to_any, peer.local().ip(), 0, 1)
             .unwrap()
             .commit(1);
         peer.send(&batch).unwrap();
@@ -323,6 +329,25 @@ mod tests {
         put(&mut answer, &peer, local, b"from 127.0.0.3");
         any.send(&answer).unwrap();
         assert_eq!(receive_all(&peer, 1)[0].0, to_any);
+    }
+
+    #[test]
+    fn the_traffic_class_travels_with_the_datagram() {
+        for host in ["127.0.0.1", "::1"] {
+            let (a, b) = pair(host);
+            let mut batch = SendBatch::new();
+            for class in [0, 0xb8, 0xbb, 0xff] {
+                let slot = batch.reserve(b.local(), a.local().ip(), class, 100);
+                slot.unwrap().commit(100);
+            }
+            assert_eq!(a.send(&batch).unwrap(), 4);
+            let mut classes = Vec::new();
+            let mut received = RecvBatch::new();
+            while b.recv(&mut received).is_ok() {
+                classes.extend(received.iter_mut().map(|d| d.class));
+            }
+            assert_eq!(classes, [0, 0xb8, 0xbb, 0xff], "{host}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Many datagrams per system call: `recvmmsg` and `sendmmsg` with the ancillary data that names our own address.
+//! Many datagrams per system call: `recvmmsg` and `sendmmsg`.
 //!
 //! ```text
 //!   mmsghdr ─┬─▶ name     the peer's address
 //!            ├─▶ iovec ─▶ the datagram, where the batch has it
-//!            └─▶ control  IP_PKTINFO or IPV6_PKTINFO: the address of ours
+//!            └─▶ control  the address of ours and the traffic class
 //! ```
 
 #![allow(unsafe_code, reason = "recvmmsg and sendmmsg with ancillary data")]
@@ -15,14 +15,10 @@ use std::os::fd::AsRawFd;
 use socket2::SockAddr;
 
 use super::super::{Message, RecvBatch};
+use super::control::{self, Control};
 
 /// Datagrams per system call.
 const VECTOR: usize = RecvBatch::DATAGRAMS;
-
-/// Room for one control message, aligned as its header wants.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; 64]);
 
 /// Fills the batch with what waits, without waiting.
 pub(super) fn receive(
@@ -36,7 +32,7 @@ pub(super) fn receive(
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut names: [libc::sockaddr_in6; VECTOR] = unsafe { std::mem::zeroed() };
-    let mut controls = [Control([0; 64]); VECTOR];
+    let mut controls = [Control::EMPTY; VECTOR];
     let mut ready = 0;
     let places = headers
         .iter_mut()
@@ -50,8 +46,7 @@ pub(super) fn receive(
         header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
         header.msg_hdr.msg_iov = vector;
         header.msg_hdr.msg_iovlen = 1;
-        header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = control.0.len();
+        control.offer(&mut header.msg_hdr);
         ready += 1;
     }
     // SAFETY: `ready` headers point at buffers, names and control blocks that live until the end of this function and that nothing
@@ -75,8 +70,15 @@ pub(super) fn receive(
     {
         // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
         let remote = socket_address(name).unwrap_or(SocketAddr::new(bound, 0));
-        let local = destination(&header.msg_hdr).unwrap_or(bound);
-        batch.add(remote, local, 0, header.msg_len as usize);
+        // SAFETY: the kernel has filled in the first `count` headers, and their blocks live until the end of this function.
+        let told = unsafe { control::read(&header.msg_hdr) };
+        batch.add(
+            remote,
+            told.local.unwrap_or(bound),
+            told.class,
+            0,
+            header.msg_len as usize,
+        );
     }
     Ok(batch.len())
 }
@@ -110,36 +112,10 @@ fn socket_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
     }
 }
 
-/// The address of ours in the datagram's IP header.
-fn destination(header: &libc::msghdr) -> Option<IpAddr> {
-    // SAFETY: the header is as the kernel left it, its control block alive; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside it.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
-    // SAFETY: not null, so it points at a whole, aligned header inside the control block.
-    while let Some(control) = unsafe { next.as_ref() } {
-        // SAFETY: CMSG_DATA of a valid header; the kernel has written the structure that level and type name behind it.
-        unsafe {
-            let data = libc::CMSG_DATA(control);
-            match (control.cmsg_level, control.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    return Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    return Some(IpAddr::from(info.ipi6_addr.s6_addr));
-                }
-                _ => {}
-            }
-            next = libc::CMSG_NXTHDR(header, control);
-        }
-    }
-    None
-}
-
 /// Sends the packets of one message; says how many have left, at least one.
 pub(super) fn send(socket: &socket2::Socket, message: &Message<'_>) -> io::Result<usize> {
-    let mut control = Control([0; 64]);
-    let control_len = write_source(message.local, &mut control);
+    let mut control = Control::EMPTY;
+    let described = control.describe(message);
     let name = SockAddr::from(message.remote);
     // SAFETY: C structures of integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
@@ -157,12 +133,8 @@ pub(super) fn send(socket: &socket2::Socket, message: &Message<'_>) -> io::Resul
             header.msg_hdr.msg_namelen = name.len();
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = if control_len == 0 {
-                std::ptr::null_mut()
-            } else {
-                (&raw mut control.0).cast()
-            };
-            header.msg_hdr.msg_controllen = control_len;
+            control.offer(&mut header.msg_hdr);
+            header.msg_hdr.msg_controllen = described;
             ready += 1;
             if ready as usize == VECTOR {
                 break;
@@ -208,45 +180,5 @@ fn send_vector(
         if !old_news && error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
-    }
-}
-
-/// Writes the control message that names the source address; 0 bytes leave the choice to the kernel.
-fn write_source(local: IpAddr, control: &mut Control) -> usize {
-    // SAFETY: C structures of integers, for which zero is a value; CMSG_* only compute sizes, and both messages fit the block.
-    unsafe {
-        match local {
-            _ if local.is_unspecified() => 0,
-            IpAddr::V4(v4) => {
-                let mut info: libc::in_pktinfo = std::mem::zeroed();
-                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(v4.octets());
-                write_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
-            }
-            IpAddr::V6(v6) => {
-                let mut info: libc::in6_pktinfo = std::mem::zeroed();
-                info.ipi6_addr.s6_addr = v6.octets();
-                write_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `T` is the structure that `level` and `kind` name, and `CMSG_SPACE` of it fits the block.
-unsafe fn write_control<T>(
-    control: &mut Control,
-    level: libc::c_int,
-    kind: libc::c_int,
-    value: T,
-) -> usize {
-    let size = size_of::<T>() as libc::c_uint;
-    // SAFETY: the block is aligned for a header and large enough for it and the value (see above).
-    unsafe {
-        let header = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        (*header).cmsg_level = level;
-        (*header).cmsg_type = kind;
-        (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
-        libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
-        libc::CMSG_SPACE(size) as usize
     }
 }

@@ -1,0 +1,178 @@
+//! Ancillary data: what is said about a datagram beside its bytes.
+//!
+//! ```text
+//!   │ cmsghdr: length, level, type │ value │pad│ cmsghdr │ value │pad│ …
+//!     IP_PKTINFO, IPV6_PKTINFO       which of our addresses
+//!     IP_TOS, IPV6_TCLASS            the outer header's DSCP and ECN
+//! ```
+
+#![allow(
+    unsafe_code,
+    reason = "control messages are C structures in raw memory"
+)]
+
+use std::net::IpAddr;
+
+use super::super::Message;
+
+/// Room for the control messages of one datagram, aligned as their headers want.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct Control([u8; Control::LEN]);
+
+impl Control {
+    /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and some room to spare.
+    const LEN: usize = 128;
+
+    pub(super) const EMPTY: Control = Control([0; Control::LEN]);
+
+    /// Makes this the block that `header` names, with room for what the kernel has to say.
+    pub(super) fn offer(&mut self, header: &mut libc::msghdr) {
+        header.msg_control = self.0.as_mut_ptr().cast();
+        header.msg_controllen = self.0.len();
+    }
+
+    /// Writes what the kernel needs to know about a message: where it leaves from and under which traffic class. Says how many
+    /// bytes that takes; 0 leaves everything to the kernel.
+    pub(super) fn describe(&mut self, message: &Message<'_>) -> usize {
+        let class = libc::c_int::from(message.class);
+        let mut used = 0;
+        match message.local {
+            IpAddr::V4(v4) if !v4.is_unspecified() => {
+                // SAFETY: a C structure of integers, for which zero is a value.
+                let mut info: libc::in_pktinfo = unsafe { std::mem::zeroed() };
+                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(v4.octets());
+                used = self.append(used, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            IpAddr::V6(v6) if !v6.is_unspecified() => {
+                // SAFETY: as above.
+                let mut info: libc::in6_pktinfo = unsafe { std::mem::zeroed() };
+                info.ipi6_addr.s6_addr = v6.octets();
+                used = self.append(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        if class != 0 {
+            used = match message.remote {
+                std::net::SocketAddr::V4(_) => {
+                    self.append(used, libc::IPPROTO_IP, libc::IP_TOS, class)
+                }
+                std::net::SocketAddr::V6(_) => {
+                    self.append(used, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class)
+                }
+            };
+        }
+        used
+    }
+
+    /// Appends one control message whose value is a plain C structure; says where the next one starts. One for which there is no
+    /// room is left out.
+    fn append<T: Copy>(
+        &mut self,
+        used: usize,
+        level: libc::c_int,
+        kind: libc::c_int,
+        value: T,
+    ) -> usize {
+        let size = size_of::<T>() as libc::c_uint;
+        // SAFETY: these only compute sizes.
+        let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+        let end = used + space as usize;
+        let Some(place) = self.0.get_mut(used..end) else {
+            debug_assert!(false, "the block holds every message there is");
+            return used;
+        };
+        let header = place.as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: the block and every CMSG_SPACE are multiples of the alignment of a header, and `place` has room for header and value.
+        unsafe {
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = len as usize;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        }
+        end
+    }
+}
+
+/// What the kernel has said about a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The address of ours in its IP header.
+    pub(super) local: Option<IpAddr>,
+    /// Its traffic class.
+    pub(super) class: u8,
+}
+
+/// Reads the control messages of a header that `recvmsg` or `recvmmsg` has filled in.
+///
+/// # Safety
+/// The header is as the kernel left it, and the block that it names is alive.
+pub(super) unsafe fn read(header: &libc::msghdr) -> Told {
+    let mut told = Told::default();
+    // SAFETY: by the caller's promise; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside the block.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: not null, so it points at a whole, aligned header inside the block.
+    while let Some(control) = unsafe { next.as_ref() } {
+        // SAFETY: CMSG_DATA of a valid header; behind it the kernel has written the value that level and type name.
+        unsafe {
+            let data = libc::CMSG_DATA(control);
+            match (control.cmsg_level, control.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    told.local = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    told.local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                }
+                // One octet, while IPv6 has an int.
+                (libc::IPPROTO_IP, libc::IP_TOS) => told.class = data.read(),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    let class = data.cast::<libc::c_int>().read_unaligned();
+                    told.class = u8::try_from(class).unwrap_or(0);
+                }
+                _ => {}
+            }
+            next = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(message: &Message<'_>) -> Told {
+        let mut control = Control::EMPTY;
+        let used = control.describe(message);
+        // SAFETY: a C structure of integers and pointers, for which zero is a value.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        control.offer(&mut header);
+        header.msg_controllen = used;
+        // SAFETY: the block was written by the code under test as the kernel would, and lives.
+        unsafe { read(&header) }
+    }
+
+    #[test]
+    fn what_is_written_beside_a_message_is_what_the_kernel_reads() {
+        for (remote, local, class) in [
+            ("192.0.2.1:4500", "0.0.0.0", 0),
+            ("192.0.2.1:4500", "0.0.0.0", 0xb8),
+            ("[2001:db8::1]:4500", "2001:db8::2", 0xff),
+            ("[2001:db8::1]:4500", "::", 0),
+        ] {
+            let local: IpAddr = local.parse().unwrap();
+            let message = Message {
+                remote: remote.parse().unwrap(),
+                local,
+                class,
+                segment: 4,
+                bytes: &[0; 4],
+            };
+            let told = described(&message);
+            assert_eq!(told.class, class, "{message:?}");
+            assert_eq!(told.local, Some(local).filter(|a| !a.is_unspecified()));
+        }
+    }
+}
