@@ -9,50 +9,31 @@
 //! apart without giving a forger anything to learn from.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::lifetime::{Carried, Lifetime, Limits, Stage};
-use super::replay::{self, Window};
+use super::lifetime::{Lifetime, Limits};
+use super::opening::Opening;
+use super::replay::Window;
 use super::{HEADER, Traffic, alignment, trailer};
-use crate::crypto::{Esn, EspSuite, Forged, Opener, SaKeys, WrongKeyLength};
+use crate::crypto::lanes::{self, Kernel};
+use crate::crypto::{EspSuite, Opener, SaKeys, WrongKeyLength};
 use crate::net::{Packet, Policy, Refusal};
 
 /// An inbound SA: keys, selectors, and the window of sequence numbers already seen.
 pub struct Inbound {
     spi: u32,
     suite: EspSuite,
-    opener: Opener,
+    pub(super) opener: Opener,
+    /// What opens several at once, for suites that gain by it.
+    pub(super) lanes: Option<lanes::Opener>,
     policy: Policy,
-    lifetime: Lifetime,
+    pub(super) lifetime: Lifetime,
     window: Mutex<Window>,
-    received: Traffic,
-}
-
-/// An inbound SA held for a batch of packets. There is only one at a time, so a window never has two writers; a packet that
-/// reaches another worker because a NAT has moved waits here, on a lock that is otherwise free.
-pub struct Opening<'a> {
-    sa: &'a Inbound,
-    window: MutexGuard<'a, Window>,
-    /// What it had carried before.
-    before: (u64, u64),
-    authentic: u64,
-    leads: bool,
-    packets: u64,
-    bytes: u64,
-}
-
-/// An opened packet.
-#[derive(Debug)]
-pub struct Opened<'a> {
-    /// The inner packet, in the clear and within the selectors.
-    pub packet: Packet<'a>,
-    /// Where it lies in what was received.
-    pub range: Range<usize>,
+    pub(super) received: Traffic,
 }
 
 impl Inbound {
-    /// An SA that has received nothing yet, with a replay window of `window` packets ([`replay::SIZES`]).
+    /// An SA that has received nothing yet, with a replay window of `window` packets ([`replay::SIZES`](super::replay::SIZES)).
     ///
     /// # Errors
     /// The keys are not of the length the suite has.
@@ -64,11 +45,13 @@ impl Inbound {
         window: u32,
     ) -> Result<Inbound, WrongKeyLength> {
         let opener = Opener::new(suite.protection, keys)?;
+        let lanes = lanes::Opener::new(Kernel::best(), suite.protection, keys)?;
         let window = Mutex::new(Window::new(window));
         Ok(Inbound {
             spi,
             suite,
             opener,
+            lanes,
             policy,
             lifetime: Lifetime::new(suite.esn),
             window,
@@ -102,120 +85,20 @@ impl Inbound {
     pub fn lock(&self) -> Opening<'_> {
         // A window is whole after every step, so one that a panicking thread has left behind is as good as any.
         let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        Opening {
-            sa: self,
-            window,
-            before: (self.received.packets(), self.received.bytes()),
-            authentic: 0,
-            leads: false,
-            packets: 0,
-            bytes: 0,
-        }
+        Opening::new(self, window)
     }
 
     /// Pretends that everything up to `sequence` has been seen.
     #[cfg(test)]
     pub(crate) fn pretend_seen(&self, sequence: u64) {
-        self.lock().window.record(sequence);
-    }
-}
-
-impl Opening<'_> {
-    /// Opens `esp`, an ESP packet from its SPI to its ICV, in place.
-    ///
-    /// # Errors
-    /// Why the packet is not carried. Its bytes may have been decrypted.
-    pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Opened<'p>, Refusal> {
-        let suite = self.sa.suite;
-
-        // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
-        self.leads = false;
-        let low = self.sa.framed(esp)?;
-        match self.sa.lifetime.admits(self.carried()) {
-            // Numbers are the sender's to spend; the last ones are as good as the first.
-            Ok(()) | Err(Refusal::SequenceExhausted) => {}
-            Err(refusal) => return Err(refusal),
-        }
-
-        // 2. What was seen already is dropped before it costs any cryptography.
-        let (sequence, high) = match suite.esn {
-            Esn::No => (u64::from(low), None),
-            Esn::Yes => {
-                let sequence = replay::infer(low, self.window.top(), self.window.size())
-                    .ok_or(Refusal::Replay)?;
-                (sequence, Some((sequence >> 32) as u32))
-            }
-        };
-        if !self.window.admits(sequence) {
-            return Err(Refusal::Replay);
-        }
-
-        // 3. The ICV covers everything before it; nothing is decrypted unless it is right.
-        let plaintext = self
-            .sa
-            .opener
-            .open(esp, HEADER, high)
-            .map_err(|forged| match forged {
-                Forged::TooShort | Forged::Misaligned => Refusal::Short,
-                Forged::WrongIcv => Refusal::Auth,
-            })?;
-
-        // 4. Only an authentic packet moves the window (RFC 4303 §3.4.3).
-        self.leads = sequence > self.window.top();
-        self.window.record(sequence);
-        self.authentic = self.authentic.saturating_add(1);
-
-        // 5. to 8.
-        let start = plaintext.start;
-        let esp: &'p [u8] = esp;
-        let packet = self.sa.unwrap(esp.get(plaintext).ok_or(Refusal::Short)?)?;
-        self.packets = self.packets.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(packet.len() as u64);
-        Ok(Opened {
-            range: start..start.saturating_add(packet.len()),
-            packet,
-        })
-    }
-
-    /// How many packets of this batch were the peer's own, carried or not: signs of life.
-    pub fn authentic(&self) -> u64 {
-        self.authentic
-    }
-
-    /// Whether the packet before was authentic and newer than all others. Only such a packet says where the peer is now: an old
-    /// one may have been held back by whoever wants us to believe otherwise.
-    pub fn leads(&self) -> bool {
-        self.leads
-    }
-
-    /// Whether the SA should be replaced, or has ended.
-    pub fn stage(&self) -> Stage {
-        self.sa.lifetime.stage(self.carried())
-    }
-
-    fn carried(&self) -> Carried {
-        let (packets, bytes) = self.before;
-        Carried {
-            sequence: self.window.top(),
-            packets: packets.saturating_add(self.packets),
-            bytes: bytes.saturating_add(self.bytes),
-        }
-    }
-}
-
-/// The counters others read are touched once a batch.
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        if self.packets > 0 {
-            self.sa.received.add(self.packets, self.bytes);
-        }
+        self.lock().pretend_seen(sequence);
     }
 }
 
 impl Inbound {
     /// Whether `esp` has the length of an ESP packet of this suite; its sequence number. The least there can be inside is a
     /// trailer, padded to a block.
-    fn framed(&self, esp: &[u8]) -> Result<u32, Refusal> {
+    pub(super) fn framed(&self, esp: &[u8]) -> Result<u32, Refusal> {
         let protection = self.suite.protection;
         let envelope = [HEADER, protection.iv_len(), protection.icv_len()]
             .iter()
@@ -231,7 +114,7 @@ impl Inbound {
     }
 
     /// Steps 5 to 8: takes an authentic plaintext apart.
-    fn unwrap<'p>(&self, plaintext: &'p [u8]) -> Result<Packet<'p>, Refusal> {
+    pub(super) fn unwrap<'p>(&self, plaintext: &'p [u8]) -> Result<Packet<'p>, Refusal> {
         // 5. and 6. What it says to be.
         let (inner, version) = trailer::read(plaintext)?;
 
@@ -267,6 +150,7 @@ impl fmt::Debug for Inbound {
 mod tests {
     use super::*;
     use crate::crypto::{PRF, Secret};
+    use crate::esp::lifetime::Stage;
     use crate::esp::testing::*;
     use crate::esp::trailer::{IPV4, NONE};
 

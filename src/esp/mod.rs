@@ -44,14 +44,16 @@
 mod inbound;
 pub mod lifetime;
 pub mod mtu;
+mod opening;
 mod outbound;
 pub mod replay;
 mod sad;
 mod traffic;
 mod trailer;
 
-pub use inbound::{Inbound, Opened, Opening};
-pub use outbound::Outbound;
+pub use inbound::Inbound;
+pub use opening::{Arrival, Opened, Opening};
+pub use outbound::{Laid, Outbound};
 pub use sad::{Entry, Sad};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;

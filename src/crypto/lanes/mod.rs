@@ -35,7 +35,7 @@ mod differential;
 use std::fmt;
 
 pub use open::{Incoming, Opener};
-pub use seal::{Outgoing, Sealer};
+pub use seal::{GROUP, Outgoing, Sealer};
 
 /// Which instructions run the lanes. A value exists only for what this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,17 @@ pub struct Incoming<'a> {
     pub plaintext: Result<Range<usize>, Forged>,
 }
 
+impl<'a> Incoming<'a> {
+    /// One that is still to be opened.
+    pub fn new(bytes: &'a mut [u8], esn_high: Option<u32>) -> Incoming<'a> {
+        Incoming {
+            bytes,
+            esn_high,
+            plaintext: Err(Forged::TooShort),
+        }
+    }
+}
+
 impl Opener {
     /// Prepares the keys; `None` where the algorithms have no lanes.
     ///

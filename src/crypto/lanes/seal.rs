@@ -21,7 +21,7 @@ pub(super) const HEADER: usize = 8;
 pub(super) const IV: usize = 16;
 
 /// Packets that go together: as many as the widest kernel takes.
-pub(super) const GROUP: usize = 16;
+pub const GROUP: usize = 16;
 
 /// ENCR_AES_CBC.
 const AES_CBC: u16 = 12;
@@ -35,6 +35,7 @@ pub struct Sealer {
 }
 
 /// A packet to seal.
+#[derive(Default)]
 pub struct Outgoing<'a> {
     /// `ESP header ‖ room for the IV ‖ plaintext, padded ‖ room for the ICV`, as [`crate::crypto::Sealer::seal`] takes it.
     pub bytes: &'a mut [u8],

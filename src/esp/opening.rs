@@ -1,0 +1,403 @@
+//! An inbound SA while a worker holds it: packets are opened where they lie, one by one or several at a time.
+//!
+//! ```text
+//!            one by one                 several, in lanes
+//!   packet 1   1 2 3 4 5 6 7 8          1 2  ┐           4 5 6 7 8
+//!   packet 2            1 2 3 …         1 2  ├─ 3 at once   4 5 6 7 8     the steps are those of `inbound`
+//!   packet 3                            1 2  ┘              4 5 6 7 8
+//! ```
+//!
+//! The outcome is the same: what step 2 has let through for all of them is asked again at step 4, when those before it in the batch
+//! have moved the window.
+
+use std::ops::Range;
+use std::sync::MutexGuard;
+
+use super::lifetime::{Carried, Stage};
+use super::replay::{self, Window};
+use super::{HEADER, Inbound};
+use crate::crypto::lanes::{self, GROUP, Incoming};
+use crate::crypto::{Esn, Forged};
+use crate::net::{Packet, Refusal};
+
+/// An inbound SA held for a batch of packets. There is only one at a time, so a window never has two writers; a packet that
+/// reaches another worker because a NAT has moved waits here, on a lock that is otherwise free.
+pub struct Opening<'a> {
+    sa: &'a Inbound,
+    window: MutexGuard<'a, Window>,
+    /// What it had carried before.
+    before: (u64, u64),
+    authentic: u64,
+    leads: bool,
+    packets: u64,
+    bytes: u64,
+}
+
+/// An opened packet.
+#[derive(Debug)]
+pub struct Opened<'a> {
+    /// The inner packet, in the clear and within the selectors.
+    pub packet: Packet<'a>,
+    /// Where it lies in what was received.
+    pub range: Range<usize>,
+}
+
+/// One of several packets to open.
+#[derive(Debug)]
+pub struct Arrival<'p> {
+    /// An ESP packet from its SPI to its ICV, opened in place.
+    pub esp: &'p mut [u8],
+    /// Where in it the inner packet lies, once opened, or why it is not carried. Its bytes may have been decrypted all the same.
+    pub inner: Result<Range<usize>, Refusal>,
+    /// Whether it was authentic and newer than all before it ([`Opening::leads`]).
+    pub leads: bool,
+}
+
+impl<'p> Arrival<'p> {
+    /// A packet that is still to be opened.
+    pub fn new(esp: &'p mut [u8]) -> Arrival<'p> {
+        Arrival {
+            esp,
+            inner: Err(Refusal::Short),
+            leads: false,
+        }
+    }
+}
+
+impl<'a> Opening<'a> {
+    /// So many packets at a time fill the lanes, and stay in the first-level cache.
+    pub const GROUP: usize = GROUP;
+
+    pub(super) fn new(sa: &'a Inbound, window: MutexGuard<'a, Window>) -> Opening<'a> {
+        Opening {
+            sa,
+            window,
+            before: (sa.received().packets(), sa.received().bytes()),
+            authentic: 0,
+            leads: false,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Opens `esp`, an ESP packet from its SPI to its ICV, in place.
+    ///
+    /// # Errors
+    /// Why the packet is not carried. Its bytes may have been decrypted.
+    pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Opened<'p>, Refusal> {
+        self.leads = false;
+        let sequence = self.expects(esp)?;
+        let plaintext = self.sa.opener.open(esp, HEADER, self.high(sequence));
+        self.accept(sequence, esp, plaintext)
+    }
+
+    /// Opens several, in order, with the outcome that [`open`](Opening::open) would have for each.
+    pub fn open_all(&mut self, arrivals: &mut [Arrival<'_>]) {
+        match &self.sa.lanes {
+            // One alone has nobody to share the lanes with.
+            Some(lanes) if arrivals.len() > 1 => {
+                for group in arrivals.chunks_mut(GROUP) {
+                    self.open_group(lanes, group);
+                }
+            }
+            Some(_) | None => arrivals.iter_mut().for_each(|arrival| self.alone(arrival)),
+        }
+    }
+
+    fn alone(&mut self, arrival: &mut Arrival<'_>) {
+        arrival.inner = self.open(arrival.esp).map(|opened| opened.range);
+        arrival.leads = self.leads;
+    }
+
+    /// At most [`Opening::GROUP`] of them.
+    fn open_group(&mut self, lanes: &lanes::Opener, group: &mut [Arrival<'_>]) {
+        // 1. and 2. Each gets the number it seems to have, or a refusal.
+        let mut numbers = [Err(Refusal::Short); GROUP];
+        for (number, arrival) in numbers.iter_mut().zip(group.iter()) {
+            *number = self.expects(arrival.esp);
+        }
+
+        // 3. Those that are left, side by side.
+        let mut incoming: [Incoming<'_>; GROUP] =
+            std::array::from_fn(|_| Incoming::new(&mut [], None));
+        let mut count = 0_usize;
+        let numbered = group.iter_mut().zip(numbers);
+        let admitted = numbered.filter_map(|(arrival, number)| Some((arrival, number.ok()?)));
+        for (place, (arrival, number)) in incoming.iter_mut().zip(admitted) {
+            *place = Incoming::new(arrival.esp, self.high(number));
+            count = count.saturating_add(1);
+        }
+        lanes.open(incoming.get_mut(..count).unwrap_or_default());
+        let mut plaintexts = incoming.map(|packet| packet.plaintext).into_iter();
+
+        // 4. to 8. In the order they came.
+        for (arrival, number) in group.iter_mut().zip(numbers) {
+            self.leads = false;
+            arrival.inner = number.and_then(|number| {
+                let plaintext = plaintexts.next().unwrap_or(Err(Forged::TooShort));
+                if plaintext.is_err() && self.expects(arrival.esp).is_ok_and(|now| now != number) {
+                    // Those before it have moved the window so far that its number must be another. It is as it came.
+                    return self.open(arrival.esp).map(|opened| opened.range);
+                }
+                self.accept(number, arrival.esp, plaintext)
+                    .map(|opened| opened.range)
+            });
+            arrival.leads = self.leads;
+        }
+    }
+
+    /// Steps 1 and 2: the sequence number of a packet that is worth the cryptography.
+    fn expects(&self, esp: &[u8]) -> Result<u64, Refusal> {
+        // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
+        let low = self.sa.framed(esp)?;
+        self.may_carry()?;
+
+        // 2. What was seen already is dropped before it costs any cryptography.
+        let sequence = match self.sa.suite().esn {
+            Esn::No => u64::from(low),
+            Esn::Yes => {
+                replay::infer(low, self.window.top(), self.window.size()).ok_or(Refusal::Replay)?
+            }
+        };
+        match self.window.admits(sequence) {
+            true => Ok(sequence),
+            false => Err(Refusal::Replay),
+        }
+    }
+
+    /// Steps 4 to 8: what becomes of a packet whose ICV has been checked.
+    fn accept<'p>(
+        &mut self,
+        sequence: u64,
+        esp: &'p [u8],
+        plaintext: Result<Range<usize>, Forged>,
+    ) -> Result<Opened<'p>, Refusal> {
+        // 3. The ICV covers everything before it; nothing was decrypted unless it is right.
+        let plaintext = plaintext.map_err(|forged| match forged {
+            Forged::TooShort | Forged::Misaligned => Refusal::Short,
+            Forged::WrongIcv => Refusal::Auth,
+        })?;
+
+        // 4. Only an authentic packet moves the window (RFC 4303 §3.4.3). One of the same batch may have been the same, or the last.
+        self.may_carry()?;
+        if !self.window.admits(sequence) {
+            return Err(Refusal::Replay);
+        }
+        self.leads = sequence > self.window.top();
+        self.window.record(sequence);
+        self.authentic = self.authentic.saturating_add(1);
+
+        // 5. to 8.
+        let start = plaintext.start;
+        let packet = self.sa.unwrap(esp.get(plaintext).ok_or(Refusal::Short)?)?;
+        self.packets = self.packets.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(packet.len() as u64);
+        Ok(Opened {
+            range: start..start.saturating_add(packet.len()),
+            packet,
+        })
+    }
+
+    /// Whether the SA may carry one more packet.
+    fn may_carry(&self) -> Result<(), Refusal> {
+        match self.sa.lifetime.admits(self.carried()) {
+            // Numbers are the sender's to spend; the last ones are as good as the first.
+            Ok(()) | Err(Refusal::SequenceExhausted) => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The half of the number that is authenticated and does not travel.
+    fn high(&self, sequence: u64) -> Option<u32> {
+        match self.sa.suite().esn {
+            Esn::No => None,
+            Esn::Yes => Some((sequence >> 32) as u32),
+        }
+    }
+
+    /// How many packets of this batch were the peer's own, carried or not: signs of life.
+    pub fn authentic(&self) -> u64 {
+        self.authentic
+    }
+
+    /// Whether the packet before was authentic and newer than all others. Only such a packet says where the peer is now: an old
+    /// one may have been held back by whoever wants us to believe otherwise.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Whether the SA should be replaced, or has ended.
+    pub fn stage(&self) -> Stage {
+        self.sa.lifetime.stage(self.carried())
+    }
+
+    fn carried(&self) -> Carried {
+        let (packets, bytes) = self.before;
+        Carried {
+            sequence: self.window.top(),
+            packets: packets.saturating_add(self.packets),
+            bytes: bytes.saturating_add(self.bytes),
+        }
+    }
+
+    /// Pretends that everything up to `sequence` has been seen.
+    #[cfg(test)]
+    pub(super) fn pretend_seen(&mut self, sequence: u64) {
+        self.window.record(sequence);
+    }
+}
+
+/// The counters others read are touched once a batch.
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if self.packets > 0 {
+            self.sa.received.add(self.packets, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lifetime::Limits;
+    use super::*;
+    use crate::esp::testing::*;
+
+    const LANED: [&str; 5] = [
+        "aes128-sha1",
+        "aes256-sha256",
+        "aes128-sha1-esn",
+        "aes128gcm16",
+        "aes192-sha384",
+    ];
+
+    /// What becomes of these packets, opened together or one by one.
+    fn outcomes(inbound: &Inbound, packets: &[Vec<u8>], together: usize) -> Vec<Outcome> {
+        let mut copies = packets.to_vec();
+        let mut opening = inbound.lock();
+        let mut all = Vec::new();
+        for group in copies.chunks_mut(together) {
+            let mut arrivals: Vec<_> = group.iter_mut().map(|esp| Arrival::new(esp)).collect();
+            opening.open_all(&mut arrivals);
+            all.extend(arrivals.into_iter().map(|arrival| {
+                let inner = arrival.inner.map(|range| arrival.esp[range].to_vec());
+                (inner, arrival.leads)
+            }));
+        }
+        all
+    }
+
+    type Outcome = (Result<Vec<u8>, Refusal>, bool);
+
+    /// Good packets of many lengths in some disorder, and between them everything that is refused.
+    fn mixture(words: &str) -> Vec<Vec<u8>> {
+        let (outbound, _) = pair(words);
+        let mut packets: Vec<_> = (0..90)
+            .map(|n| seal(&outbound, &udp4(28 + n * 14)))
+            .collect();
+        packets.swap(3, 9);
+        packets.swap(40, 41);
+        for at in [5, 20, 50, 77] {
+            packets.insert(at, packets[at - 2].clone());
+        }
+        for at in [7, 30, 31, 60] {
+            let mut forged = packets[at].clone();
+            *forged.last_mut().unwrap() ^= 1;
+            packets.insert(at, forged);
+        }
+        packets.insert(33, packets[33][..40].to_vec());
+        let outside = ipv4([10, 9, 0, 5], [10, 1, 0, 7], 60);
+        packets.push(craft(words, 91, &padded(words, &udp4(60), 17)));
+        packets.push(craft(words, 92, &padded(words, &outside, 4)));
+        packets
+    }
+
+    #[test]
+    fn several_at_a_time_end_as_one_by_one_whatever_the_batch() {
+        for words in LANED {
+            let packets = mixture(words);
+            let alone = outcomes(&pair(words).1, &packets, 1);
+            let refusals = alone.iter().filter(|(inner, _)| inner.is_err()).count();
+            assert!(refusals >= 10 && alone.len() - refusals >= 60, "{words}");
+            for together in [2, 3, 15, 16, 17, 46, 1000] {
+                let inbound = pair(words).1;
+                assert_eq!(
+                    outcomes(&inbound, &packets, together),
+                    alone,
+                    "{words} {together}"
+                );
+                assert_eq!(
+                    inbound.received().packets() as usize,
+                    alone.len() - refusals
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn e05_the_same_packet_twice_in_one_batch_is_opened_once() {
+        for words in LANED {
+            let (outbound, inbound) = pair(words);
+            let packet = seal(&outbound, &udp4(60));
+            let all = outcomes(&inbound, &vec![packet; 16], 16);
+            assert_eq!(all[0], (Ok(udp4(60)), true), "{words}");
+            assert!(
+                all[1..]
+                    .iter()
+                    .all(|one| *one == (Err(Refusal::Replay), false))
+            );
+        }
+    }
+
+    #[test]
+    fn e06_a_batch_across_the_wrap_of_the_low_half_opens_whole() {
+        for words in ["aes128-sha1-esn", "aes256-sha256-esn", "aes128gcm16-esn"] {
+            let (_, inbound) = pair(words);
+            let first = (1 << 32) - 8;
+            inbound.pretend_seen(first - 1);
+            let packets: Vec<_> = (first..first + 16)
+                .map(|n| craft(words, n, &padded(words, &udp4(60), 4)))
+                .collect();
+            let all = outcomes(&inbound, &packets, 16);
+            assert!(
+                all.iter().all(|one| *one == (Ok(udp4(60)), true)),
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
+    fn e06_what_the_first_of_a_batch_says_about_the_high_half_counts_for_the_rest() {
+        // The window stands at 10. The first packet, authentic, takes it up by nearly 2^32; the second number's low half then means
+        // the next round, where before the first it meant this one.
+        let words = "aes128-sha1-esn";
+        let (_, inbound) = pair(words);
+        inbound.pretend_seen(10);
+        let far = (1 << 32) - 256;
+        let packets = [far, (1 << 32) + 11].map(|n| craft(words, n, &padded(words, &udp4(60), 4)));
+        let all = outcomes(&inbound, &packets, 2);
+        assert!(
+            all.iter().all(|one| *one == (Ok(udp4(60)), true)),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn p19_a_limit_inside_a_batch_is_kept_to_the_packet() {
+        for words in LANED {
+            let (outbound, inbound) = pair(words);
+            let inbound = inbound.limited(Limits {
+                bytes: None,
+                packets: Some(10),
+                jitter: 0,
+            });
+            let packets: Vec<_> = (0..16).map(|_| seal(&outbound, &udp4(60))).collect();
+            let all = outcomes(&inbound, &packets, 16);
+            assert!(all[..10].iter().all(|(inner, _)| inner.is_ok()), "{words}");
+            assert!(
+                all[10..]
+                    .iter()
+                    .all(|(inner, _)| *inner == Err(Refusal::Expired))
+            );
+        }
+    }
+}
