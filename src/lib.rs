@@ -28,7 +28,7 @@
 //! | L3 | [`os`] | Linux: the only unsafe code but for the vector instructions of [`crypto::lanes`] |
 //! | L4 | [`datapath`], [`config`], [`status`] | threads (datapath), files (config) |
 //! | L5 | [`control`] | the unix socket |
-//! | L6 | [`lab`], [`inspect`], [`daemon`] | processes and namespaces (lab), tokio and signals (daemon) |
+//! | L6 | [`lab`], [`inspect`], [`daemon`], [`bench`] | processes and namespaces (lab, bench), tokio and signals (daemon) |
 //! | L7 | [`cli`] | stdout |
 
 pub mod net;
@@ -49,6 +49,7 @@ pub mod status;
 
 pub mod control;
 
+pub mod bench;
 pub mod daemon;
 pub mod inspect;
 pub mod lab;

@@ -160,12 +160,14 @@ fn the_command_line_is_checked() {
         &["check", "--nonsense"],
         &["completions", "dos"],
         &["lab", "--tunnels", "0"],
+        &["bench"],
+        &["bench", "esp", "--seconds", "0"],
+        &["bench", "esp", "--esp", "aes129-sha1"],
+        &["bench", "esp", "--esp", "aes128-aes256-sha1"],
     ] {
         assert_eq!(status(&groundlink(folder.path(), line)), 2, "{line:?}");
     }
-    for later in [
-        "top", "reload", "diagnose", "capture", "export", "bench", "man",
-    ] {
+    for later in ["top", "reload", "diagnose", "capture", "export", "man"] {
         let output = groundlink(folder.path(), &[later, "--flag", "x"]);
         assert_eq!(status(&output), 2);
         assert!(
@@ -192,6 +194,36 @@ fn psk_and_completions_print_what_they_promise() {
         !script.contains("diagnose"),
         "verbs of later versions are not offered"
     );
+}
+
+#[test]
+fn bench_esp_reports_every_size_of_a_suite() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "bench esp --esp aes128-sha1 --esp aes256gcm16 --seconds 0.01 --json";
+    let words: Vec<&str> = line.split(' ').collect();
+    let output = groundlink(folder.path(), &words);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    for key in ["cpu", "cores", "kernel", "date", "version"] {
+        assert!(!report["machine"][key].is_null(), "{key} is missing");
+    }
+    assert!(!report["lanes"].as_str().unwrap().is_empty());
+    assert_eq!(report["batch"], 46);
+    let rows = report["results"].as_array().unwrap();
+    let sizes = |suite: &str, through: &str| -> Vec<u64> {
+        rows.iter()
+            .filter(|row| row["suite"] == suite && row["through"] == through)
+            .map(|row| row["size"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(sizes("aes128-sha1", "esp"), [64, 512, 1408]);
+    assert_eq!(sizes("aes128-sha1", "lanes"), [64, 512, 1408]);
+    assert_eq!(sizes("aes256gcm16", "esp"), [64, 512, 1408]);
+    for row in rows {
+        for way in ["seal", "open"] {
+            assert!(row[way]["gbit"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
 }
 
 /// The words by which a build with the feature `testing` is known.

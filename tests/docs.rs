@@ -141,6 +141,7 @@ fn links_between_the_documents_lead_somewhere() {
         "docs/decode.md",
         "docs/interface.md",
         "docs/dependencies.md",
+        "docs/performance.md",
     ] {
         let text = file(page);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);

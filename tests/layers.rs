@@ -44,6 +44,13 @@ static IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "bench",
+        &[
+            "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
+            "control", "lab", "inspect",
+        ],
+    ),
+    (
         "daemon",
         &[
             "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
@@ -54,7 +61,7 @@ static IMPORTS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "net", "crypto", "wire", "ike", "esp", "paths", "os", "datapath", "config", "status",
-            "control", "lab", "inspect", "daemon",
+            "control", "lab", "inspect", "bench", "daemon",
         ],
     ),
 ];

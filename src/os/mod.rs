@@ -19,6 +19,7 @@
 pub mod alarm;
 mod batch;
 pub mod clock;
+pub mod cycles;
 pub mod entropy;
 pub mod memory;
 pub mod netlink;

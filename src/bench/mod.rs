@@ -1,0 +1,16 @@
+//! The benches behind `groundlink bench`: what this machine makes of the program.
+//!
+//! ```text
+//!   bench esp      one core, no network:   seal ─▶ open            per suite and packet size
+//!   bench tunnel   the whole way:          host A ─▶ gateway A ═▶ gateway B ─▶ host B
+//! ```
+//!
+//! Absolute figures belong to one machine and one moment; each report therefore begins with the [`Machine`], and what is compared is
+//! measured in one run. `docs/performance.md` says how to read them.
+
+pub mod esp;
+mod machine;
+mod progress;
+
+pub use machine::Machine;
+pub use progress::Progress;
