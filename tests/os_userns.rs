@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::{env, fs};
 
+use groundlink::os::SocketOffload;
 use groundlink::os::netns::{Namespace, become_root_in_user_namespace};
 use groundlink::os::privileges::{Capability, guard_memory};
 use groundlink::os::sysctl;
@@ -80,8 +81,9 @@ fn a_guarded_process_leaves_no_core_and_works_on() {
         .unwrap();
     let taken = namespace
         .run(|| {
-            let _first = UdpSocket::bind("127.0.0.1:500".parse().unwrap()).unwrap();
-            UdpSocket::bind("127.0.0.1:500".parse().unwrap()).unwrap_err()
+            let _first =
+                UdpSocket::bind("127.0.0.1:500".parse().unwrap(), SocketOffload::FULL).unwrap();
+            UdpSocket::bind("127.0.0.1:500".parse().unwrap(), SocketOffload::FULL).unwrap_err()
         })
         .unwrap();
     assert!(taken.to_string().contains("os_userns"), "{taken}");

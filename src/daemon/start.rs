@@ -28,7 +28,7 @@ use crate::os::netlink::{Changes, Netlink};
 use crate::os::privileges::{self, Capability};
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{BindError, UdpSocket};
-use crate::os::{clock, sysctl, systemd};
+use crate::os::{SocketOffload, clock, sysctl, systemd};
 
 /// A configuration that may be run.
 pub(super) struct Sound {
@@ -166,7 +166,9 @@ fn listen(
         return Err(Failure::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
     }
     for address in to_bind(tunnels.iter().map(|tunnel| tunnel.ike.local)) {
-        let bind = |port| UdpSocket::bind(SocketAddr::new(address, port)).map(Arc::new);
+        let bind = |port| {
+            UdpSocket::bind(SocketAddr::new(address, port), SocketOffload::FULL).map(Arc::new)
+        };
         let (ike, nat) = (bind(IKE_PORT)?, bind(NAT_PORT)?);
         datapath.listen(ike, nat).map_err(no_room)?;
         debug!(%address, "listening on UDP 500 and 4500");

@@ -24,6 +24,7 @@ pub mod entropy;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
+mod offload;
 pub mod poll;
 pub mod privileges;
 pub mod process;
@@ -36,6 +37,7 @@ mod vnet;
 pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
+pub use offload::{DeviceOffload, Offloading, Receiving, Sending, SocketOffload};
 pub use vnet::VnetHeader;
 
 use std::io;
@@ -97,6 +99,9 @@ pub trait Socket: Send + Sync {
     /// (no route, too long), so that the caller may advance past it. What a peer or a router says by ICMP is never an error here: an
     /// unauthenticated packet ends nothing.
     fn send(&self, batch: &SendBatch) -> io::Result<usize>;
+
+    /// What this socket leaves to the kernel as things stand: less than was asked for once the kernel has refused it.
+    fn offload(&self) -> SocketOffload;
 
     /// The address and port this socket is bound to.
     fn local(&self) -> SocketAddr;

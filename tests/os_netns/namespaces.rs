@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use groundlink::os::netns::Namespace;
 use groundlink::os::udp::{Fragmentation, UdpSocket};
-use groundlink::os::{RecvBatch, SendBatch, Socket, sysctl};
+use groundlink::os::{RecvBatch, SendBatch, Socket, SocketOffload, sysctl};
 
 use super::{as_root, cable, device, eventually, wait_readable};
 
@@ -26,7 +26,7 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
         ] {
             let bind = |namespace: &Namespace, at: &str| {
                 namespace
-                    .run(|| UdpSocket::bind(at.parse().unwrap()))
+                    .run(|| UdpSocket::bind(at.parse().unwrap(), SocketOffload::FULL))
                     .unwrap()
                     .unwrap()
             };
@@ -60,6 +60,50 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
         drop(other);
         let mut netlink = one.netlink().unwrap();
         eventually(|| netlink.link_named("c0").is_err());
+    });
+}
+
+#[test]
+fn a_train_of_segments_larger_than_the_device_takes_arrives_fragmented_and_trains_go_on() {
+    as_root(|| {
+        let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
+        let (ours, theirs) = (["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]);
+        cable(&one, "c0", &ours, &other, &theirs);
+        for (a, b) in [
+            ("192.0.2.1:4500", "192.0.2.2:4500"),
+            ("[2001:db8::1]:4500", "[2001:db8::2]:4500"),
+        ] {
+            let bind = |namespace: &Namespace, at: &str| {
+                namespace
+                    .run(|| UdpSocket::bind(at.parse().unwrap(), SocketOffload::FULL))
+                    .unwrap()
+                    .unwrap()
+            };
+            let (a, b) = (bind(&one, a), bind(&other, b));
+            // The cable takes 1500 octets.
+            for (segment, pieces) in [(1400, 1), (1600, 10), (1400, 1)] {
+                let mut batch = SendBatch::new();
+                let mut expected = Vec::new();
+                for fill in 0..10 {
+                    let slot = batch.reserve(b.local(), a.local().ip(), 0, segment);
+                    let mut slot = slot.unwrap();
+                    slot.bytes().fill(fill);
+                    slot.commit(segment);
+                    expected.push(vec![fill; segment]);
+                }
+                assert_eq!(a.send(&batch).unwrap(), 10);
+                let (mut arrived, mut received, mut visits) = (Vec::new(), RecvBatch::new(), 0);
+                while arrived.len() < 10 {
+                    wait_readable(Socket::as_fd(&b));
+                    visits += b.recv(&mut received).unwrap();
+                    for mut piece in received.iter_mut() {
+                        arrived.extend(piece.segments().map(|bytes| bytes.to_vec()));
+                    }
+                }
+                assert_eq!((visits, arrived), (pieces, expected), "{segment}");
+                assert_eq!(a.offload(), SocketOffload::FULL);
+            }
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use groundlink::os::netlink::{
 };
 use groundlink::os::netns::Namespace;
 use groundlink::os::udp::UdpSocket as UdpTransport;
-use groundlink::os::{SendBatch, Socket};
+use groundlink::os::{SendBatch, Socket, SocketOffload};
 
 use super::{as_root, cable, device, eventually, ip, ip_tool, next_packet, site};
 
@@ -368,7 +368,9 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
 
         // Nor does it make us cut what we send.
         let local = "198.51.100.2:4500".parse().unwrap();
-        let ours = gateway.run(|| UdpTransport::bind(local).unwrap()).unwrap();
+        let ours = gateway
+            .run(|| UdpTransport::bind(local, SocketOffload::FULL).unwrap())
+            .unwrap();
         let mut batch = SendBatch::with_limit(1);
         let peer = "203.0.113.9:4500".parse().unwrap();
         batch

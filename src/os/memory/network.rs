@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use super::super::poll::Signal;
-use super::super::{RecvBatch, SendBatch, Socket};
+use super::super::{RecvBatch, SendBatch, Socket, SocketOffload};
 use super::lock;
 
 /// A network of [`MemorySocket`]s: what one sends to another's address arrives there, at once and in order; what is sent to
@@ -233,6 +233,10 @@ impl Socket for MemorySocket {
             }
         }
         Ok(sent)
+    }
+
+    fn offload(&self) -> SocketOffload {
+        SocketOffload::NONE
     }
 
     fn local(&self) -> SocketAddr {

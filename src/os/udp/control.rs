@@ -4,6 +4,7 @@
 //!   │ cmsghdr: length, level, type │ value │pad│ cmsghdr │ value │pad│ …
 //!     IP_PKTINFO, IPV6_PKTINFO       which of our addresses
 //!     IP_TOS, IPV6_TCLASS            the outer header's DSCP and ECN
+//!     UDP_SEGMENT, UDP_GRO           the bytes are a train; how long its datagrams are
 //! ```
 
 #![allow(
@@ -21,8 +22,8 @@ use super::super::Message;
 pub(super) struct Control([u8; Control::LEN]);
 
 impl Control {
-    /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and some room to spare.
-    const LEN: usize = 128;
+    /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and a little to spare.
+    const LEN: usize = 96;
 
     pub(super) const EMPTY: Control = Control([0; Control::LEN]);
 
@@ -32,9 +33,15 @@ impl Control {
         header.msg_controllen = self.0.len();
     }
 
-    /// Writes what the kernel needs to know about a message: where it leaves from and under which traffic class. Says how many
-    /// bytes that takes; 0 leaves everything to the kernel.
-    pub(super) fn describe(&mut self, message: &Message<'_>) -> usize {
+    /// Makes this the block that `header` names, and writes into it what the kernel needs to know about a message: where it leaves
+    /// from, under which traffic class, and where to cut it if it is a train.
+    pub(super) fn describe(&mut self, message: &Message<'_>, header: &mut libc::msghdr) {
+        self.offer(header);
+        header.msg_controllen = self.write(message);
+    }
+
+    /// Says how many bytes are used; 0 leaves everything to the kernel.
+    fn write(&mut self, message: &Message<'_>) -> usize {
         let class = libc::c_int::from(message.class);
         let mut used = 0;
         match message.local {
@@ -61,6 +68,11 @@ impl Control {
                     self.append(used, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class)
                 }
             };
+        }
+        if message.bytes.len() > message.segment {
+            // A message is never larger than a UDP payload, so neither are its segments.
+            let segment = u16::try_from(message.segment).unwrap_or(u16::MAX);
+            used = self.append(used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
         }
         used
     }
@@ -101,6 +113,8 @@ pub(super) struct Told {
     pub(super) local: Option<IpAddr>,
     /// Its traffic class.
     pub(super) class: u8,
+    /// How long the datagrams of a train are; 0 for a single one.
+    pub(super) segment: usize,
 }
 
 /// Reads the control messages of a header that `recvmsg` or `recvmmsg` has filled in.
@@ -131,6 +145,10 @@ pub(super) unsafe fn read(header: &libc::msghdr) -> Told {
                     let class = data.cast::<libc::c_int>().read_unaligned();
                     told.class = u8::try_from(class).unwrap_or(0);
                 }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let segment = data.cast::<libc::c_int>().read_unaligned();
+                    told.segment = usize::try_from(segment).unwrap_or(0);
+                }
                 _ => {}
             }
             next = libc::CMSG_NXTHDR(header, control);
@@ -145,11 +163,9 @@ mod tests {
 
     fn described(message: &Message<'_>) -> Told {
         let mut control = Control::EMPTY;
-        let used = control.describe(message);
         // SAFETY: a C structure of integers and pointers, for which zero is a value.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        control.offer(&mut header);
-        header.msg_controllen = used;
+        control.describe(message, &mut header);
         // SAFETY: the block was written by the code under test as the kernel would, and lives.
         unsafe { read(&header) }
     }

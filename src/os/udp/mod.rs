@@ -4,23 +4,32 @@
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
 mod control;
+mod name;
+mod segmentation;
+mod trial;
 mod vector;
+
+pub use trial::trial;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::socket::{setsockopt, sockopt as option};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt as option};
 use socket2::{Domain, Protocol, Type};
 
 use super::process::{self, Process};
-use super::{RecvBatch, SendBatch, Socket, sockopt};
+use super::{Message, Receiving, RecvBatch, SendBatch, Sending, Socket, SocketOffload, sockopt};
+use segmentation::Segmentation;
+use vector::Piece;
 
 /// A bound UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: socket2::Socket,
     local: SocketAddr,
+    segmentation: Segmentation,
+    receiving: Receiving,
 }
 
 /// What becomes of a datagram larger than the way to the peer takes.
@@ -84,13 +93,14 @@ fn by(holder: Option<&Process>) -> String {
 
 impl UdpSocket {
     /// What we ask for: a burst of some thousand full-sized packets.
-    const BUFFER: usize = 4 << 20;
+    const BUFFER: usize = 7 << 20;
 
-    /// A socket at `address`; port 0 lets the kernel choose. An IPv6 socket leaves IPv4 alone.
+    /// A socket at `address` that leaves as much of this to the kernel as the kernel will do; port 0 lets the kernel choose. An IPv6
+    /// socket leaves IPv4 alone.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
+    pub fn bind(address: SocketAddr, wanted: SocketOffload) -> Result<UdpSocket, BindError> {
         let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
         let socket = socket2::Socket::new(
             Domain::for_address(address),
@@ -136,7 +146,12 @@ impl UdpSocket {
             .ok()
             .and_then(|bound| bound.as_socket())
             .unwrap_or(address);
-        Ok(UdpSocket { socket, local })
+        Ok(UdpSocket {
+            segmentation: Segmentation::new(sending(&socket, wanted.send)),
+            receiving: receiving(&socket, wanted.receive),
+            socket,
+            local,
+        })
     }
 
     /// Changes what becomes of datagrams that are too large.
@@ -145,6 +160,25 @@ impl UdpSocket {
     /// What the kernel said.
     pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
         set_fragmentation(&self.socket, self.local, fragmentation)
+    }
+}
+
+/// A kernel that does not know `UDP_SEGMENT` (before 4.18) would not refuse it beside a message but send the train as one datagram:
+/// it is asked first.
+fn sending(socket: &socket2::Socket, wanted: Sending) -> Sending {
+    match wanted {
+        Sending::Segments if getsockopt(socket, option::UdpGsoSegment).is_ok() => Sending::Segments,
+        Sending::Segments | Sending::Single => Sending::Single,
+    }
+}
+
+/// Asks for joined datagrams (`UDP_GRO`, Linux 5.0).
+fn receiving(socket: &socket2::Socket, wanted: Receiving) -> Receiving {
+    match wanted {
+        Receiving::Joined if setsockopt(socket, option::UdpGroSegment, &true).is_ok() => {
+            Receiving::Joined
+        }
+        Receiving::Joined | Receiving::Single => Receiving::Single,
     }
 }
 
@@ -206,21 +240,34 @@ impl Socket for UdpSocket {
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
-        let mut sent = 0;
-        for message in batch.messages() {
-            let packets = message.packets().count();
-            match vector::send(&self.socket, &message) {
-                Ok(count) => {
-                    sent += count;
-                    if count < packets {
-                        break;
-                    }
-                }
-                Err(error) if sent == 0 => return Err(error),
-                Err(_) => break,
+        let Some(first) = batch.messages().next() else {
+            return Ok(0);
+        };
+        let in_one_piece = self.segmentation.takes(&first);
+        let pieces = batch.messages().enumerate().flat_map(|(index, message)| {
+            let whole = if index == 0 {
+                in_one_piece
+            } else {
+                self.segmentation.takes(&message)
+            };
+            pieces(message, whole)
+        });
+        match vector::send(&self.socket, pieces) {
+            // Only the first piece can have failed.
+            Err(error) if in_one_piece && Segmentation::is_in_question(&error) => {
+                let sent = vector::send(&self.socket, Piece::singles(first))?;
+                self.segmentation.refused(&first, &error);
+                Ok(sent)
             }
+            result => result,
         }
-        Ok(sent)
+    }
+
+    fn offload(&self) -> SocketOffload {
+        SocketOffload {
+            send: self.segmentation.state(),
+            receive: self.receiving,
+        }
     }
 
     fn local(&self) -> SocketAddr {
@@ -230,6 +277,16 @@ impl Socket for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A message as the kernel gets it: whole, or its packets one by one.
+fn pieces(message: Message<'_>, whole: bool) -> impl Iterator<Item = Piece<'_>> {
+    let (train, singles) = if whole {
+        (Some(Piece::train(message)), None)
+    } else {
+        (None, Some(Piece::singles(message)))
+    };
+    train.into_iter().chain(singles.into_iter().flatten())
 }
 
 /// What a router or the peer's kernel said about an earlier datagram. Anyone can send such a message, so it means nothing.
@@ -255,8 +312,8 @@ mod tests {
     fn pair(host: &str) -> (UdpSocket, UdpSocket) {
         let any = |host: &str| SocketAddr::new(host.parse().unwrap(), 0);
         (
-            UdpSocket::bind(any(host)).unwrap(),
-            UdpSocket::bind(any(host)).unwrap(),
+            UdpSocket::bind(any(host), SocketOffload::FULL).unwrap(),
+            UdpSocket::bind(any(host), SocketOffload::FULL).unwrap(),
         )
     }
 
@@ -281,11 +338,11 @@ mod tests {
                 all.len()
             );
             socket.recv(&mut batch).unwrap();
-            all.extend(
-                batch
-                    .iter_mut()
-                    .map(|d| (d.remote, d.local, d.bytes.to_vec())),
-            );
+            for mut piece in batch.iter_mut() {
+                let ends = (piece.remote, piece.local);
+                let segments = piece.segments();
+                all.extend(segments.map(|bytes| (ends.0, ends.1, bytes.to_vec())));
+            }
         }
         all
     }
@@ -313,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_socket_on_any_address_tells_and_chooses_its_own() {
-        let any = UdpSocket::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let any = UdpSocket::bind("0.0.0.0:0".parse().unwrap(), SocketOffload::FULL).unwrap();
         let (peer, _) = pair("127.0.0.1");
         let to_any = SocketAddr::new("127.0.0.3".parse().unwrap(), any.local().port());
         let mut batch = SendBatch::new();
@@ -329,6 +386,125 @@ mod tests {
         put(&mut answer, &peer, local, b"from 127.0.0.3");
         any.send(&answer).unwrap();
         assert_eq!(receive_all(&peer, 1)[0].0, to_any);
+    }
+
+    fn a_train(to: &UdpSocket, from: &UdpSocket, lengths: &[usize]) -> (SendBatch, Vec<Vec<u8>>) {
+        let mut batch = SendBatch::new();
+        let packets = lengths.iter().zip(0..).map(|(len, fill)| vec![fill; *len]);
+        let packets: Vec<_> = packets.collect();
+        packets
+            .iter()
+            .for_each(|p| put(&mut batch, to, from.local().ip(), p));
+        (batch, packets)
+    }
+
+    #[test]
+    fn a_train_leaves_and_arrives_in_one_piece() {
+        for host in ["127.0.0.1", "::1"] {
+            let (a, b) = pair(host);
+            for lengths in [
+                &[1400; 46][..],
+                &[1400, 1400, 3],
+                &[1; 64],
+                &[32_000, 32_000],
+            ] {
+                let (batch, packets) = a_train(&b, &a, lengths);
+                assert_eq!(a.send(&batch).unwrap(), lengths.len());
+                let mut received = RecvBatch::new();
+                assert_eq!(b.recv(&mut received).unwrap(), 1, "{host} {lengths:?}");
+                let mut train = received.iter_mut().next().unwrap();
+                assert_eq!((train.remote, train.segment), (a.local(), lengths[0]));
+                assert!(train.segments().eq(&packets), "{host} {lengths:?}");
+            }
+            assert_eq!(
+                (a.offload(), b.offload()),
+                (SocketOffload::FULL, SocketOffload::FULL)
+            );
+        }
+    }
+
+    #[test]
+    fn trains_and_single_datagrams_leave_in_order_under_their_own_classes() {
+        let (a, b) = pair("127.0.0.1");
+        let mut batch = SendBatch::new();
+        let mut expected = Vec::new();
+        for n in 0..100_u8 {
+            let (class, len) = (n / 40 * 4, if n % 7 == 0 { 50 } else { 100 });
+            let slot = batch.reserve(b.local(), a.local().ip(), class, len);
+            let mut slot = slot.unwrap();
+            slot.bytes().fill(n);
+            slot.commit(len);
+            expected.push((class, vec![n; len]));
+        }
+        while !batch.is_empty() {
+            let sent = a.send(&batch).unwrap();
+            batch.advance(sent);
+        }
+        let (mut received, mut all) = (RecvBatch::new(), Vec::new());
+        while b.recv(&mut received).is_ok() {
+            for mut piece in received.iter_mut() {
+                let class = piece.class;
+                all.extend(piece.segments().map(|bytes| (class, bytes.to_vec())));
+            }
+        }
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn without_offload_every_datagram_is_its_own() {
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOffload::NONE).unwrap();
+        let (a, b) = (bind(), bind());
+        assert_eq!(a.offload(), SocketOffload::NONE);
+        let (joining, _) = pair("127.0.0.1");
+        for to in [&b, &joining] {
+            let (batch, packets) = a_train(to, &a, &[1000; 20]);
+            assert_eq!(a.send(&batch).unwrap(), 20);
+            let mut received = RecvBatch::new();
+            assert_eq!(to.recv(&mut received).unwrap(), 20);
+            assert!(received.iter_mut().map(|d| d.bytes.to_vec()).eq(packets));
+        }
+        let (batch, packets) = a_train(&b, &joining, &[1000; 20]);
+        assert_eq!(joining.send(&batch).unwrap(), 20, "a train");
+        let mut received = RecvBatch::new();
+        assert_eq!(b.recv(&mut received).unwrap(), 20, "cut by the kernel");
+        assert!(received.iter_mut().map(|d| d.bytes.to_vec()).eq(packets));
+    }
+
+    #[test]
+    fn a_train_that_the_kernel_refuses_leaves_packet_by_packet_and_none_is_lost() {
+        let (a, b) = pair("127.0.0.1");
+        // The kernel computes the checksums of a train or refuses it (EINVAL): here it is told not to.
+        sockopt::set_int(&a.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let (first, mut expected) = a_train(&b, &a, &[1400; 20]);
+        assert_eq!(a.send(&first).unwrap(), 20);
+        assert_eq!(
+            a.offload().send,
+            Sending::Segments,
+            "it may have been their length"
+        );
+        let (mut second, packets) = a_train(&b, &a, &[1000, 100, 500, 500, 500]);
+        expected.extend(packets);
+        while !second.is_empty() {
+            let sent = a.send(&second).unwrap();
+            second.advance(sent);
+        }
+        assert_eq!(a.offload().send, Sending::Single);
+        let arrived = receive_all(&b, expected.len());
+        assert!(arrived.into_iter().map(|(.., bytes)| bytes).eq(expected));
+    }
+
+    #[test]
+    fn a_train_that_cannot_leave_at_all_says_nothing_about_trains() {
+        let (a, b) = pair("127.0.0.1");
+        let mut batch = SendBatch::new();
+        for _ in 0..3 {
+            put(&mut batch, &b, "192.0.2.77".parse().unwrap(), &[1; 100]);
+        }
+        for _ in 0..3 {
+            assert!(a.send(&batch).is_err());
+            batch.advance(1);
+        }
+        assert_eq!(a.offload(), SocketOffload::FULL);
     }
 
     #[test]
@@ -394,7 +570,7 @@ mod tests {
     #[test]
     fn a_taken_port_names_its_holder() {
         let (a, _) = pair("127.0.0.1");
-        let error = UdpSocket::bind(a.local()).unwrap_err();
+        let error = UdpSocket::bind(a.local(), SocketOffload::FULL).unwrap_err();
         let BindError::PortInUse {
             port,
             holder: Some(holder),
@@ -414,7 +590,8 @@ mod tests {
 
     #[test]
     fn a_foreign_address_is_told_from_a_taken_one() {
-        let error = UdpSocket::bind("192.0.2.1:4500".parse().unwrap()).unwrap_err();
+        let error =
+            UdpSocket::bind("192.0.2.1:4500".parse().unwrap(), SocketOffload::FULL).unwrap_err();
         assert!(matches!(error, BindError::AddressNotHere { .. }), "{error}");
     }
 

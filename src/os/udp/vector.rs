@@ -1,9 +1,9 @@
-//! Many datagrams per system call: `recvmmsg` and `sendmmsg`.
+//! Many datagrams per system call: `recvmmsg` and `sendmmsg`, of which each piece may be a train of datagrams.
 //!
 //! ```text
 //!   mmsghdr ─┬─▶ name     the peer's address
-//!            ├─▶ iovec ─▶ the datagram, where the batch has it
-//!            └─▶ control  the address of ours and the traffic class
+//!            ├─▶ iovec ─▶ the datagram or the train, where the batch has it
+//!            └─▶ control  the address of ours, the traffic class, the length of a train's segments
 //! ```
 
 #![allow(unsafe_code, reason = "recvmmsg and sendmmsg with ancillary data")]
@@ -12,12 +12,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use socket2::SockAddr;
-
 use super::super::{Message, RecvBatch};
 use super::control::{self, Control};
+use super::name::Name;
 
-/// Datagrams per system call.
+/// Pieces per system call.
 const VECTOR: usize = RecvBatch::DATAGRAMS;
 
 /// Fills the batch with what waits, without waiting.
@@ -30,8 +29,7 @@ pub(super) fn receive(
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    let mut names: [libc::sockaddr_in6; VECTOR] = unsafe { std::mem::zeroed() };
+    let mut names = [Name::EMPTY; VECTOR];
     let mut controls = [Control::EMPTY; VECTOR];
     let mut ready = 0;
     let places = headers
@@ -42,8 +40,7 @@ pub(super) fn receive(
     for (buffer, (((header, vector), name), control)) in batch.buffers().zip(places) {
         vector.iov_base = buffer.as_mut_ptr().cast();
         vector.iov_len = buffer.len();
-        header.msg_hdr.msg_name = (&raw mut *name).cast();
-        header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        name.offer(&mut header.msg_hdr);
         header.msg_hdr.msg_iov = vector;
         header.msg_hdr.msg_iovlen = 1;
         control.offer(&mut header.msg_hdr);
@@ -69,80 +66,84 @@ pub(super) fn receive(
         .take(count.unsigned_abs() as usize)
     {
         // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
-        let remote = socket_address(name).unwrap_or(SocketAddr::new(bound, 0));
+        let remote = name.address().unwrap_or(SocketAddr::new(bound, 0));
         // SAFETY: the kernel has filled in the first `count` headers, and their blocks live until the end of this function.
         let told = unsafe { control::read(&header.msg_hdr) };
         batch.add(
             remote,
             told.local.unwrap_or(bound),
             told.class,
-            0,
+            told.segment,
             header.msg_len as usize,
         );
     }
     Ok(batch.len())
 }
 
-fn socket_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
-    match libc::c_int::from(name.sin6_family) {
-        libc::AF_INET6 => {
-            let address = IpAddr::from(name.sin6_addr.s6_addr);
-            Some(match address {
-                IpAddr::V6(v6) if v6.is_unicast_link_local() => std::net::SocketAddrV6::new(
-                    v6,
-                    u16::from_be(name.sin6_port),
-                    0,
-                    name.sin6_scope_id,
-                )
-                .into(),
-                IpAddr::V4(_) | IpAddr::V6(_) => {
-                    SocketAddr::new(address, u16::from_be(name.sin6_port))
-                }
-            })
-        }
-        libc::AF_INET => {
-            // SAFETY: the family says that the kernel wrote a sockaddr_in, which is smaller than a sockaddr_in6 and no more aligned.
-            let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
-            Some(SocketAddr::new(
-                IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes()),
-                u16::from_be(v4.sin_port),
-            ))
-        }
-        _ => None,
+/// One piece: a single datagram, or a message that the kernel takes apart.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    message: Message<'a>,
+    packets: usize,
+}
+
+impl<'a> Piece<'a> {
+    /// The whole message, to be cut into its packets by the kernel.
+    pub(super) fn train(message: Message<'a>) -> Piece<'a> {
+        let packets = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
+        Piece { message, packets }
+    }
+
+    /// Its packets one by one.
+    pub(super) fn singles(message: Message<'a>) -> impl Iterator<Item = Piece<'a>> {
+        message.packets().map(move |bytes| Piece {
+            message: Message {
+                bytes,
+                segment: bytes.len(),
+                ..message
+            },
+            packets: 1,
+        })
     }
 }
 
-/// Sends the packets of one message; says how many have left, at least one.
-pub(super) fn send(socket: &socket2::Socket, message: &Message<'_>) -> io::Result<usize> {
-    let mut control = Control::EMPTY;
-    let described = control.describe(message);
-    let name = SockAddr::from(message.remote);
+/// Sends the pieces in order; says how many packets have left, at least one.
+pub(super) fn send<'a>(
+    socket: &socket2::Socket,
+    pieces: impl Iterator<Item = Piece<'a>>,
+) -> io::Result<usize> {
     // SAFETY: C structures of integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
+    let mut names = [Name::EMPTY; VECTOR];
+    let mut controls = [Control::EMPTY; VECTOR];
+    let mut packets = [0; VECTOR];
+    let mut pieces = pieces.peekable();
     let mut sent = 0;
-    let mut packets = message.packets().peekable();
-    while packets.peek().is_some() {
+    while pieces.peek().is_some() {
         let mut ready = 0;
-        for ((header, vector), packet) in headers.iter_mut().zip(&mut vectors).zip(&mut packets) {
-            // The kernel only reads through these pointers.
-            vector.iov_base = packet.as_ptr().cast_mut().cast();
-            vector.iov_len = packet.len();
-            header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_namelen = name.len();
+        let places = headers
+            .iter_mut()
+            .zip(&mut vectors)
+            .zip(&mut names)
+            .zip(&mut controls)
+            .zip(&mut packets);
+        for (((((header, vector), name), control), count), piece) in places.zip(&mut pieces) {
+            let Piece { message, packets } = piece;
+            // The kernel only reads through this pointer.
+            vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
+            vector.iov_len = message.bytes.len();
+            name.set(message.remote, &mut header.msg_hdr);
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
-            control.offer(&mut header.msg_hdr);
-            header.msg_hdr.msg_controllen = described;
+            control.describe(&message, &mut header.msg_hdr);
+            *count = packets;
             ready += 1;
-            if ready as usize == VECTOR {
-                break;
-            }
         }
         match send_vector(socket, &mut headers, ready) {
             Ok(count) => {
-                sent += count;
+                sent += packets.iter().take(count).sum::<usize>();
                 if count < ready as usize {
                     break;
                 }
@@ -161,7 +162,7 @@ fn send_vector(
 ) -> io::Result<usize> {
     let mut refusals = 0;
     loop {
-        // SAFETY: the first `ready` headers point at packets, a name and a control block that outlive the call.
+        // SAFETY: the first `ready` headers point at packets, names and control blocks that outlive the call.
         let count = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
