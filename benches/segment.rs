@@ -63,13 +63,15 @@ fn segment(criterion: &mut Criterion) {
         });
     });
 
-    let mut coalescer = Coalescer::new(UdpRuns::Joined);
+    let mut coalescer = Coalescer::new();
     group.bench_function("coalesce", |bencher| {
         bencher.iter(|| {
             let mut octets = 0;
             for piece in &pieces {
                 let packet = Packet::parse(black_box(piece)).expect("a packet");
-                coalescer.push(&packet, &mut |joined| octets += joined.octets);
+                coalescer.push(&packet, UdpRuns::Joined, &mut |joined| {
+                    octets += joined.octets
+                });
             }
             coalescer.flush(&mut |joined| octets += joined.octets);
             octets

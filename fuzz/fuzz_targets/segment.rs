@@ -84,7 +84,7 @@ fn cut(packet: &Packet<'_>, train: &Train) -> Option<Vec<Vec<u8>>> {
 
 fn as_flows(mut tape: Tape<'_>) {
     let udp = tape.one(&[UdpRuns::Joined, UdpRuns::Apart]);
-    let mut coalescer = Coalescer::new(udp);
+    let mut coalescer = Coalescer::new();
     let mut flows = [(0xffff_f000_u32, 0xfff8_u16); 32];
     let (mut before, mut after) = (Vec::new(), Vec::new());
     while let Some(step) = tape.step() {
@@ -96,7 +96,7 @@ fn as_flows(mut tape: Tape<'_>) {
         let Ok(parsed) = Packet::parse(&packet) else {
             continue;
         };
-        coalescer.push(&parsed, &mut |joined| take_apart(joined, &mut after));
+        coalescer.push(&parsed, udp, &mut |joined| take_apart(joined, &mut after));
         before.push(parsed.bytes().to_vec());
         if step & 0xe0 == 0xe0 {
             coalescer.flush(&mut |joined| take_apart(joined, &mut after));

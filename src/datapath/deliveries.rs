@@ -1,74 +1,91 @@
-//! Opened packets on their way into one device, written together. The mirror image is [`departures`](super::departures).
+//! Opened packets on their way into a device, joined where they follow each other. The mirror image is
+//! [`departures`](super::departures).
 
 use std::io;
 use std::sync::Arc;
 
 use super::tables::Lane;
-use crate::net::Refusal;
-use crate::os::OutPacket;
+use crate::net::segment::{Coalescer, Joined, Offload, Train, UdpRuns, segments};
+use crate::net::{Packet, Refusal};
+use crate::os::{OutPacket, Trains};
 
-/// Packets for one tunnel's device, where they lie in the batch they came in.
-pub(super) struct Deliveries<'t, 'p> {
+/// Packets for one tunnel's device at a time.
+pub(super) struct Deliveries<'t> {
     lane: Option<&'t Arc<Lane>>,
-    packets: [OutPacket<'p>; Deliveries::MOST],
-    len: usize,
+    /// What the device takes.
+    trains: Trains,
+    joiner: &'t mut Coalescer,
 }
 
-impl Deliveries<'_, '_> {
-    const MOST: usize = 64;
-}
-
-impl Default for Deliveries<'_, '_> {
-    fn default() -> Self {
+impl<'t> Deliveries<'t> {
+    /// None yet; `joiner` holds those that wait for others, and is empty between batches.
+    pub(super) fn new(joiner: &'t mut Coalescer) -> Deliveries<'t> {
         Deliveries {
             lane: None,
-            packets: [OutPacket::whole(&[]); Deliveries::MOST],
-            len: 0,
+            trains: Trains::None,
+            joiner,
+        }
+    }
+
+    /// One more; those for another tunnel are written first.
+    pub(super) fn push(&mut self, lane: &'t Arc<Lane>, packet: &Packet<'_>) {
+        if self.lane.is_none_or(|before| !Arc::ptr_eq(before, lane)) {
+            self.flush();
+            self.lane = Some(lane);
+            self.trains = lane.device.trains();
+        }
+        let udp = match self.trains {
+            Trains::None => return write(lane, Joined::alone(packet)),
+            Trains::Tcp => UdpRuns::Apart,
+            Trains::TcpAndUdp => UdpRuns::Joined,
+        };
+        let out = &mut |joined: Joined<'_>| write(lane, joined);
+        self.joiner.push(packet, udp, out);
+    }
+
+    /// Writes all that still wait.
+    pub(super) fn flush(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            self.joiner.flush(&mut |joined| write(lane, joined));
         }
     }
 }
 
-impl<'t, 'p> Deliveries<'t, 'p> {
-    /// One more; those for another tunnel are written first.
-    pub(super) fn push(&mut self, lane: &'t Arc<Lane>, inner: &'p [u8]) {
-        if self.len == Deliveries::MOST
-            || self.lane.is_some_and(|before| !Arc::ptr_eq(before, lane))
-        {
-            self.flush();
-        }
-        self.lane = Some(lane);
-        if let Some(place) = self.packets.get_mut(self.len) {
-            *place = OutPacket::whole(inner);
-            self.len = self.len.saturating_add(1);
-        }
-    }
+/// Writes a packet or a train. What the device does not take is lost, as in any router.
+fn write(lane: &Lane, joined: Joined<'_>) {
+    let out = OutPacket {
+        vnet: joined.offload.into(),
+        head: joined.bytes,
+        payloads: &[],
+    };
+    let (packets, octets) = (joined.packets as u64, joined.octets as u64);
+    let refused = match lane.device.write(&[out]) {
+        Ok(1..) => return lane.counters.rx.add(packets, octets),
+        Ok(0) => Refusal::DeviceFull,
+        Err(error) => match (error.kind(), joined.offload) {
+            (io::ErrorKind::WouldBlock, _) => Refusal::DeviceFull,
+            (io::ErrorKind::InvalidInput, Offload::Train(train)) => {
+                lane.device.give_up_trains();
+                return apart(lane, joined.bytes, &train);
+            }
+            (_, Offload::Train(_) | Offload::Checksum(_) | Offload::Whole) => Refusal::SendFailed,
+        },
+    };
+    lane.counters.refused.add(refused, packets);
+}
 
-    /// Writes all of them. What the device does not take is lost, as in any router.
-    pub(super) fn flush(&mut self) {
-        let mut rest = self.packets.get(..self.len).unwrap_or_default();
-        self.len = 0;
-        let Some(lane) = self.lane.take() else { return };
-        while !rest.is_empty() {
-            rest = match lane.device.write(rest) {
-                Ok(written @ 1..) => {
-                    let (done, rest) = rest.split_at(written.min(rest.len()));
-                    lane.counters.rx.add(
-                        done.len() as u64,
-                        done.iter().map(|packet| packet.len() as u64).sum(),
-                    );
-                    rest
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    lane.counters.refused.add(Refusal::SendFailed, 1);
-                    rest.split_first().map_or(&[], |(_, rest)| rest)
-                }
-                Ok(0) | Err(_) => {
-                    lane.counters
-                        .refused
-                        .add(Refusal::DeviceFull, rest.len() as u64);
-                    &[]
-                }
-            };
+/// Writes a train's packets one by one. This happens once in a device's life, so it may allocate.
+fn apart(lane: &Lane, bytes: &[u8], train: &Train) {
+    let written = Packet::parse(bytes).and_then(|packet| {
+        for segment in segments(&packet, train)? {
+            let mut room = vec![0; segment.len()];
+            if segment.write(&mut room) {
+                write(lane, Joined::alone(&Packet::parse(&room)?));
+            }
         }
+        Ok(())
+    });
+    if let Err(refusal) = written {
+        lane.counters.refused.add(refusal, 1);
     }
 }

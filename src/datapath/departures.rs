@@ -1,17 +1,32 @@
-//! Sealed packets on their way to one peer, sent together. The mirror image is [`deliveries`](super::deliveries).
+//! Packets on their way to one peer, sealed and sent together. The mirror image is [`deliveries`](super::deliveries).
+//!
+//! ```text
+//!   lay ──▶ | ESP | inner |  | ESP | inner |  | ESP | …       each where it will leave from, in the clear
+//!                a group of them, or the batch is to leave
+//!       ──▶ |▓▓▓▓▓▓▓▓▓▓▓▓▓|  |▓▓▓▓▓▓▓▓▓▓▓▓▓|  |▓▓▓▓ …        sealed at once, in lanes
+//!                the batch is full, or nothing more comes
+//!       ──▶ socket
+//! ```
+//!
+//! Nothing leaves but by [`Departures::send`], which seals what is still to be sealed.
 
 use std::io;
 
 use super::counters::Counters;
 use super::tables::Path;
+use crate::esp::{Laid, Outbound};
 use crate::net::{Packet, Refusal};
 use crate::os::SendBatch;
 
-/// Packets sealed where they will leave from.
+/// Packets where they will leave from.
 pub(super) struct Departures {
     batch: SendBatch,
     /// How long each packet was before it was sealed.
     inner: Vec<usize>,
+    /// Those at the end of the batch that are not sealed yet.
+    laid: Vec<Laid>,
+    /// How many octets of the batch they are.
+    clear: usize,
 }
 
 impl Departures {
@@ -19,6 +34,8 @@ impl Departures {
         Departures {
             batch: SendBatch::new(),
             inner: Vec::with_capacity(SendBatch::PACKETS),
+            laid: Vec::with_capacity(Outbound::GROUP),
+            clear: 0,
         }
     }
 
@@ -26,48 +43,81 @@ impl Departures {
         self.batch.is_empty()
     }
 
-    /// Reserves a place, seals into it, and commits it: a packet refused in between leaves no trace. A full batch is sent first.
-    pub(super) fn seal(
+    /// Forgets everything: a turn that ended in the middle must not be gone on with.
+    pub(super) fn clear(&mut self) {
+        self.batch.clear();
+        self.inner.clear();
+        self.laid.clear();
+        self.clear = 0;
+    }
+
+    /// Reserves a place for a packet of `len` octets, has `write` put it there, and commits it: a packet refused in between leaves
+    /// no trace. It is `like`, or a part of it: its outer header gets the same traffic class (RFC 4301 §5.1.2.1, RFC 6040 §4.1).
+    /// A full batch is sent first.
+    pub(super) fn lay(
         &mut self,
         path: &Path,
-        packet: &Packet<'_>,
+        like: &Packet<'_>,
+        len: usize,
         counters: &Counters,
+        write: impl FnOnce(&mut [u8]) -> bool,
     ) -> Result<(), Refusal> {
-        let len = path.sa.sealed_len(packet.len());
-        if self
-            .batch
-            .reserve(path.remote, path.local, 0, len)
-            .is_none()
-        {
+        let (class, sealed) = (like.traffic_class(), path.sa.sealed_len(len));
+        let full = |batch: &mut SendBatch| {
+            let place = batch.reserve(path.remote, path.local, class, sealed);
+            place.is_none()
+        };
+        if full(&mut self.batch) {
             self.send(path, counters);
         }
         let mut slot = self
             .batch
-            .reserve(path.remote, path.local, 0, len)
+            .reserve(path.remote, path.local, class, sealed)
             .ok_or(Refusal::Overflow)?;
-        let sealed = path.sa.seal(packet, slot.bytes())?;
+        let laid = path.sa.lay_out(like, len, slot.bytes(), write)?;
         slot.commit(sealed);
-        self.inner.push(packet.len());
+        self.inner.push(len);
+        self.laid.push(laid);
+        self.clear = self.clear.saturating_add(sealed);
+        if self.laid.len() >= Outbound::GROUP {
+            self.seal(path, counters);
+        }
         Ok(())
+    }
+
+    /// Seals what is still in the clear. Should that fail, nothing of the batch leaves.
+    fn seal(&mut self, path: &Path, counters: &Counters) {
+        let clear = self.batch.last_mut(self.clear).unwrap_or_default();
+        match path.sa.seal_all(&self.laid, clear) {
+            Ok(()) => {
+                self.laid.clear();
+                self.clear = 0;
+            }
+            Err(refusal) => {
+                counters.refused.add(refusal, self.batch.len() as u64);
+                self.clear();
+            }
+        }
     }
 
     /// Empties the batch into the socket. What does not fit its buffer is lost, as in any router; the next batch finds it drained.
     pub(super) fn send(&mut self, path: &Path, counters: &Counters) {
+        self.seal(path, counters);
+        let mut before = 0_usize;
         while !self.batch.is_empty() {
             match path.socket.send(&self.batch) {
                 Ok(sent @ 1..) => {
-                    let bytes = self
-                        .inner
-                        .drain(..sent.min(self.inner.len()))
-                        .map(|len| len as u64)
-                        .sum();
+                    let after = before.saturating_add(sent);
+                    let lens = self.inner.get(before..after).unwrap_or_default();
+                    let bytes = lens.iter().map(|len| *len as u64).sum();
                     counters.tx.add(sent as u64, bytes);
                     self.batch.advance(sent);
+                    before = after;
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     counters.refused.add(Refusal::SendFailed, 1);
-                    self.inner.drain(..self.inner.len().min(1));
                     self.batch.advance(1);
+                    before = before.saturating_add(1);
                 }
                 Ok(0) | Err(_) => {
                     counters

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   device ─▶ 1 finish the checksum ─▶ 2 clamp TCP ─▶ 3 parse; kernel noise? ─▶ 4 pick the SA ─▶ 5 selectors ─▶ 6 loop?
-//!          ─▶ 7 size: tell the sender, or cut ─▶ 8 reserve, seal, commit ─▶ … the whole batch ─▶ socket
+//!          ─▶ 7 size: tell the sender, or cut ─▶ 8 reserve, lay out, commit; seal a group ─▶ … the whole batch ─▶ socket
 //! ```
 //!
 //! One worker does this for one tunnel, from the read to the send, without a queue, a lock, an allocation or a log line per packet.
+//! A super-packet of up to 64 KiB takes steps 1 to 7 once, and step 8 with each of its segments.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use super::notice::{Bell, Half, Notice, Standing};
 use super::tables::{Clamp, Lane, Outlet, Path};
 use super::watch::Wear;
 use super::worker::{Turn, Work};
-use crate::net::{Packet, Policy, Refusal, Time, checksum, fragment, mss};
+use crate::net::segment::{Offload, Segments, Train, segments};
+use crate::net::{Packet, Policy, Refusal, Time, fragment, mss};
 use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
 /// The worker of one tunnel's device.
@@ -35,6 +37,8 @@ struct Road {
     hold: Hold,
     /// Room for one fragment.
     piece: Vec<u8>,
+    /// Room for one segment that does not go straight to where it leaves from.
+    segment: Vec<u8>,
     answers: Answers,
     demand: Standing,
     wear: Wear,
@@ -52,6 +56,7 @@ impl Egress {
             departures: Departures::new(),
             hold: Hold::default(),
             piece: vec![0; MAX_PACKET],
+            segment: vec![0; MAX_PACKET],
             answers: Answers::new(),
             demand: Standing::every(SECOND, bell),
             wear: Wear::default(),
@@ -69,6 +74,7 @@ impl Work for Egress {
     fn turn(&mut self, now: Time) -> Turn {
         let lane = Arc::clone(&self.road.lane);
         let outlet = lane.outlet.load();
+        self.road.departures.clear();
         self.road.release(&outlet, now);
 
         let turn = match lane.device.read(&mut self.arrivals) {
@@ -106,20 +112,18 @@ impl Road {
         bytes: &mut [u8],
         now: Time,
     ) -> Result<(), Refusal> {
-        // 1. What the kernel left to a network card that is not there. No offload is asked for, so no packet is several in one.
-        if vnet.is_super_packet() {
-            return Err(Refusal::Overflow);
-        }
-        let (start, offset) = (
-            usize::from(vnet.checksum_start),
-            usize::from(vnet.checksum_offset),
-        );
-        if vnet.needs_checksum() && !checksum::complete(bytes, start, offset) {
-            return Err(Refusal::Malformed);
-        }
+        // 1. What the kernel left to a network card that is not there.
+        let train = match vnet.offload()? {
+            Offload::Whole => None,
+            Offload::Checksum(partial) => {
+                partial.complete(bytes)?;
+                None
+            }
+            Offload::Train(train) => Some(train),
+        };
 
         // 2. A connection that opens learns what fits, before it sends anything that does not.
-        if let Outlet::Open(path) = outlet {
+        if let (Outlet::Open(path), None) = (outlet, &train) {
             let clamp = Clamp::to(path.mtu);
             mss::clamp_mss(bytes, clamp.v4, clamp.v6);
         }
@@ -133,7 +137,7 @@ impl Road {
         // 4. The SA there is now.
         let path = match outlet {
             Outlet::Closed => return Err(Refusal::NoSa),
-            Outlet::Waiting(policy) => return self.wait(policy, &packet, now),
+            Outlet::Waiting(policy) => return self.wait(policy, &packet, train.as_ref(), now),
             Outlet::Open(path) => path,
         };
 
@@ -150,18 +154,56 @@ impl Road {
         }
 
         // 7. Too big: cut before it is encrypted, or its sender told what fits (RFC 4301 §8.2.1).
-        if packet.len() <= usize::from(path.mtu) {
-            // 8. Sealed in its place in the outgoing batch.
-            return self.departures.seal(path, &packet, &self.lane.counters);
-        }
-        if packet.dont_fragment() {
+        let segments = train.map(|train| segments(&packet, &train)).transpose()?;
+        let longest = segments
+            .as_ref()
+            .map_or(packet.len(), |segments| segments.longest());
+        let fits = longest <= usize::from(path.mtu);
+        if !fits && packet.dont_fragment() {
             self.answers.too_big(&self.lane, &packet, path.mtu, now);
             return Err(Refusal::TooBig);
         }
-        self.cut(path, &packet)
+
+        // 8. Laid out in its place in the outgoing batch.
+        match (segments, fits) {
+            (None, true) => self.lay(path, &packet),
+            (None, false) => self.cut(path, &packet),
+            (Some(segments), true) => {
+                self.lay_segments(path, &packet, segments);
+                Ok(())
+            }
+            (Some(segments), false) => self.each(segments, |road, bytes| {
+                road.cut(path, &Packet::parse(bytes)?)
+            }),
+        }
     }
 
-    /// 8. Seals an IPv4 packet in pieces that fit.
+    /// 8. A whole packet.
+    fn lay(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
+        let write = |place: &mut [u8]| {
+            place.copy_from_slice(packet.bytes());
+            true
+        };
+        let counters = &self.lane.counters;
+        self.departures
+            .lay(path, packet, packet.len(), counters, write)
+    }
+
+    /// 8. A super-packet, each segment written where it leaves from.
+    fn lay_segments(&mut self, path: &Path, packet: &Packet<'_>, segments: Segments<'_>) {
+        let counters = &self.lane.counters;
+        for segment in segments {
+            let write = |place: &mut [u8]| segment.write(place);
+            let laid = self
+                .departures
+                .lay(path, packet, segment.len(), counters, write);
+            if let Err(refusal) = laid {
+                counters.refused.add(refusal, 1);
+            }
+        }
+    }
+
+    /// 8. An IPv4 packet in pieces that fit.
     fn cut(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
         let Road {
             lane,
@@ -174,18 +216,54 @@ impl Road {
             if !fragment.write(piece) {
                 return Err(Refusal::Overflow);
             }
-            departures.seal(path, &Packet::parse(piece)?, &lane.counters)
+            let piece = Packet::parse(piece)?;
+            let write = |place: &mut [u8]| {
+                place.copy_from_slice(piece.bytes());
+                true
+            };
+            departures.lay(path, &piece, piece.len(), &lane.counters, write)
         })
     }
 
-    /// Keeps a packet until there is an SA, and asks for one.
-    fn wait(&mut self, policy: &Policy, packet: &Packet<'_>, now: Time) -> Result<(), Refusal> {
+    /// Writes each segment by itself and does something with it. Rare: neither path takes super-packets as they are.
+    fn each(
+        &mut self,
+        segments: Segments<'_>,
+        mut carry: impl FnMut(&mut Road, &[u8]) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut room = std::mem::take(&mut self.segment);
+        for segment in segments {
+            let place = room.get_mut(..segment.len()).unwrap_or_default();
+            let carried = match segment.write(place) {
+                true => carry(self, place),
+                false => Err(Refusal::Overflow),
+            };
+            self.count(carried);
+        }
+        self.segment = room;
+        Ok(())
+    }
+
+    /// Keeps a packet, or each segment of a super-packet, until there is an SA, and asks for one.
+    fn wait(
+        &mut self,
+        policy: &Policy,
+        packet: &Packet<'_>,
+        train: Option<&Train>,
+        now: Time,
+    ) -> Result<(), Refusal> {
         if !policy.permits_outbound(packet) {
             return Err(Refusal::NoPolicy);
         }
         let said = self.demand.say(Notice::Demand(self.lane.id), now);
         self.count(said);
-        self.hold.keep(packet.bytes(), now)
+        match train {
+            None => self.hold.keep(packet.bytes(), now),
+            Some(train) => {
+                let segments = segments(packet, train)?;
+                self.each(segments, |road, bytes| road.hold.keep(bytes, now))
+            }
+        }
     }
 
     /// What has waited goes first, if there is an SA now.

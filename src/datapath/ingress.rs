@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   socket ─▶ 1 what is it? keepalive · IKE ─▶ notice · ESP ─▶ 2 sad[spi] ─▶ 3 open: lengths, replay, ICV, padding, selectors
-//!          ─▶ 4 loop? ─▶ 5 clamp TCP ─▶ … all packets for one device ─▶ device
+//!          ─▶ 4 congestion marks ─▶ 5 clamp TCP ─▶ 6 loop? ─▶ join with others of its flow ─▶ device
 //! ```
 //!
 //! One worker does this for the two ports of one address. A packet belongs to the SA that its SPI names, whichever socket it came
@@ -17,9 +17,10 @@ use super::counters::Refusals;
 use super::deliveries::Deliveries;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
-use super::run::Run;
+use super::run::{Outer, Run};
 use super::tables::Inlets;
 use super::worker::{Turn, Work};
+use crate::net::segment::Coalescer;
 use crate::net::{Refusal, Time};
 use crate::os::{RecvBatch, Socket};
 
@@ -39,6 +40,12 @@ struct Door {
 /// What one packet after the other needs on its way.
 struct Road {
     inlets: Arc<Inlets>,
+    desk: Desk,
+    joiner: Coalescer,
+}
+
+/// Where what is not carried is counted or passed up.
+struct Desk {
     strays: Arc<Refusals>,
     bell: Bell,
     unknown: Limiter,
@@ -68,9 +75,12 @@ impl Ingress {
             arrivals: RecvBatch::new(),
             road: Road {
                 inlets,
-                strays,
-                bell,
-                unknown,
+                desk: Desk {
+                    strays,
+                    bell,
+                    unknown,
+                },
+                joiner: Coalescer::new(),
             },
         }
     }
@@ -99,21 +109,29 @@ impl Work for Ingress {
 impl Road {
     /// Takes a batch from one socket into the devices.
     fn carry_all(&mut self, door: &Door, arrivals: &mut RecvBatch, now: Time) {
-        let inlets = Arc::clone(&self.inlets);
+        let Road {
+            inlets,
+            desk,
+            joiner,
+        } = self;
         let sad = inlets.load();
-        let mut run: Option<Run<'_>> = None;
-        let mut out = Deliveries::default();
+        let mut run: Option<Run<'_, '_>> = None;
+        let mut out = Deliveries::new(joiner);
         for arrival in arrivals.iter_mut() {
             let local = SocketAddr::new(arrival.local, door.socket.local().port());
+            let outer = Outer {
+                remote: arrival.remote,
+                class: arrival.class,
+            };
             if arrival.bytes.is_empty() {
-                self.strays.add(Refusal::Stray, 1);
+                desk.strays.add(Refusal::Stray, 1);
             }
             for bytes in arrival.bytes.chunks_mut(arrival.segment.max(1)) {
                 // 1. What it is.
                 let spi = match classify(door.admits, bytes) {
                     Content::Keepalive => continue,
                     Content::Ike(message) => {
-                        self.pass_up(Notice::Ike {
+                        desk.pass_up(Notice::Ike {
                             local,
                             remote: arrival.remote,
                             bytes: message.to_vec(),
@@ -121,7 +139,7 @@ impl Road {
                         continue;
                     }
                     Content::Stray => {
-                        self.strays.add(Refusal::Stray, 1);
+                        desk.strays.add(Refusal::Stray, 1);
                         continue;
                     }
                     Content::Esp(spi) => spi,
@@ -129,29 +147,28 @@ impl Road {
 
                 // 2. Whose it is.
                 let Some(entry) = sad.find(spi) else {
-                    self.unknown_spi(spi, local, arrival.remote, now);
+                    desk.unknown_spi(spi, local, arrival.remote, now);
                     continue;
                 };
                 if run.as_ref().is_none_or(|run| !run.is_under(entry)) {
                     // The old SA is given back before the new one is taken: no worker ever holds two.
-                    self.end(run.take(), now);
+                    desk.end(run.take(), &mut out, now);
                 }
-                let run = run.get_or_insert_with(|| Run::begin(entry));
 
-                // 3. to 5.
-                match run.open(bytes, arrival.remote) {
-                    Ok(inner) => out.push(run.lane(), inner),
-                    Err(refusal) => run.lane().counters.refused.add(refusal, 1),
-                }
+                // 3. to 6.
+                let run = run.get_or_insert_with(|| Run::begin(entry));
+                run.push(bytes, outer, &mut out);
             }
         }
-        self.end(run, now);
+        desk.end(run, &mut out, now);
         out.flush();
     }
+}
 
+impl Desk {
     /// Gives an SA back, and passes up what it has to say.
-    fn end(&self, run: Option<Run<'_>>, now: Time) {
-        let told = run.map_or(Ok(()), |run| run.end(now, &self.bell));
+    fn end<'t>(&self, run: Option<Run<'t, '_>>, out: &mut Deliveries<'t>, now: Time) {
+        let told = run.map_or(Ok(()), |run| run.end(out, now, &self.bell));
         if let Err(refusal) = told {
             self.strays.add(refusal, 1);
         }
@@ -494,17 +511,17 @@ mod tests {
     }
 
     #[test]
-    fn e19_a_full_device_is_counted_and_does_not_stop_the_next_batch() {
+    fn e19_a_full_device_is_counted_and_does_not_stop_the_next_packet() {
         let mut pair = Pair::connected("aes128-sha1");
         pair.b.device.fail_write(io::ErrorKind::WouldBlock);
-        assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), Vec::<Vec<u8>>::new());
-        assert_eq!(pair.b.all_refused(), [(Refusal::DeviceFull, 2)]);
+        assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), [to_b(61)]);
+        assert_eq!(pair.b.all_refused(), [(Refusal::DeviceFull, 1)]);
         pair.b.device.fail_write(io::ErrorKind::InvalidInput);
         assert_eq!(pair.a_to_b(&[to_b(62), to_b(63)]), [to_b(63)]);
         assert_eq!(pair.b.refused(Refusal::SendFailed), 1);
         assert_eq!(
             (pair.b.counters().rx.packets(), pair.b.counters().rx.bytes()),
-            (1, 63)
+            (2, 61 + 63)
         );
     }
 

@@ -39,6 +39,8 @@ mod run;
 mod tables;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod trains;
 mod watch;
 mod worker;
 

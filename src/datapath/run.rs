@@ -1,30 +1,50 @@
-//! Packets in a row under one inbound SA, which is held as long as they last. Steps 3 to 5 of [`ingress`](super::ingress).
+//! Packets in a row under one inbound SA, which is held as long as they last. Steps 3 to 6 of [`ingress`](super::ingress).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::classify::is_tunnel;
+use super::deliveries::Deliveries;
 use super::notice::Bell;
 use super::tables::{Inlet, Lane};
 use super::watch::Seen;
-use crate::esp::{Entry, Opening};
-use crate::net::{Refusal, Time, mss};
+use crate::esp::{Arrival, Entry, Opening};
+use crate::net::{Packet, Refusal, Time, ecn, mss};
 
-/// Such a row.
-pub(super) struct Run<'t> {
+/// Such a row. Packets wait in it until they fill the lanes, or no more come.
+pub(super) struct Run<'t, 'p> {
     entry: &'t Entry<Inlet>,
     opening: Opening<'t>,
     /// Where the newest packet came from, if not from where the peer is known to be.
     moved: Option<SocketAddr>,
+    arrivals: [Arrival<'p>; Opening::GROUP],
+    outers: [Outer; Opening::GROUP],
+    waiting: usize,
 }
 
-impl<'t> Run<'t> {
+/// What counts of a packet's outer header.
+#[derive(Clone, Copy)]
+pub(super) struct Outer {
+    pub(super) remote: SocketAddr,
+    /// TOS or traffic class.
+    pub(super) class: u8,
+}
+
+const NOWHERE: Outer = Outer {
+    remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    class: 0,
+};
+
+impl<'t, 'p> Run<'t, 'p> {
     /// Takes the SA.
-    pub(super) fn begin(entry: &'t Entry<Inlet>) -> Run<'t> {
+    pub(super) fn begin(entry: &'t Entry<Inlet>) -> Run<'t, 'p> {
         Run {
             entry,
             opening: entry.sa.lock(),
             moved: None,
+            arrivals: std::array::from_fn(|_| Arrival::new(&mut [])),
+            outers: [NOWHERE; Opening::GROUP],
+            waiting: 0,
         }
     }
 
@@ -34,53 +54,63 @@ impl<'t> Run<'t> {
     }
 
     /// The tunnel of the SA.
-    pub(super) fn lane(&self) -> &'t Arc<Lane> {
+    fn lane(&self) -> &'t Arc<Lane> {
         &self.entry.beside.lane
     }
 
-    /// Opens an ESP packet where it lies and gives its inner packet, ready for the device.
-    pub(super) fn open<'p>(
-        &mut self,
-        esp: &'p mut [u8],
-        remote: SocketAddr,
-    ) -> Result<&'p [u8], Refusal> {
-        let inlet = &self.entry.beside;
+    /// One more ESP packet; as many as fill the lanes are opened, and go on `out`.
+    pub(super) fn push(&mut self, esp: &'p mut [u8], outer: Outer, out: &mut Deliveries<'t>) {
+        let mut places = self.arrivals.iter_mut().zip(&mut self.outers);
+        if let Some((arrival, place)) = places.nth(self.waiting) {
+            *arrival = Arrival::new(esp);
+            *place = outer;
+            self.waiting = self.waiting.saturating_add(1);
+        }
+        if self.waiting >= Opening::GROUP {
+            self.open(out);
+        }
+    }
+
+    /// Opens the packets that wait where they lie, and hands on their inner packets, ready for the device.
+    fn open(&mut self, out: &mut Deliveries<'t>) {
+        let (lane, inlet) = (self.lane(), &self.entry.beside);
+        let waiting = std::mem::take(&mut self.waiting);
+        let arrivals = self.arrivals.get_mut(..waiting).unwrap_or_default();
 
         // 3. Everything the SA itself decides.
-        let opened = self.opening.open(esp);
-        if self.opening.leads() {
-            // Compared once a packet, told once a run.
-            self.moved = inlet
-                .remote
-                .filter(|known| *known != remote)
-                .map(|_| remote);
-        }
-        let opened = opened?;
+        self.opening.open_all(arrivals);
 
-        // 4. Our own outer address comes from nobody but us, and what goes to it as a tunnel would open another layer of this one.
-        if opened.packet.source() == inlet.local {
-            return Err(Refusal::Martian);
+        for (arrival, outer) in arrivals.iter_mut().zip(&self.outers) {
+            if arrival.leads {
+                // Compared once a packet, told once a run.
+                self.moved = inlet
+                    .remote
+                    .filter(|known| *known != outer.remote)
+                    .map(|_| outer.remote);
+            }
+            match welcome(arrival, *outer, inlet) {
+                Ok(packet) => out.push(lane, &packet),
+                Err(refusal) => lane.counters.refused.add(refusal, 1),
+            }
         }
-        if opened.packet.destination() == inlet.local && is_tunnel(&opened.packet) {
-            return Err(Refusal::Loop);
-        }
-
-        // 5. The far end's connections learn what fits, too: the peer may not clamp.
-        let range = opened.range;
-        let inner = esp.get_mut(range).ok_or(Refusal::Overflow)?;
-        mss::clamp_mss(inner, inlet.clamp.v4, inlet.clamp.v6);
-        Ok(inner)
     }
 
     /// Gives the SA back. If any packet was the peer's own, the peer lives.
     ///
     /// # Errors
     /// There was no room for what the control plane should hear.
-    pub(super) fn end(self, now: Time, bell: &Bell) -> Result<(), Refusal> {
+    pub(super) fn end(
+        mut self,
+        out: &mut Deliveries<'t>,
+        now: Time,
+        bell: &Bell,
+    ) -> Result<(), Refusal> {
+        self.open(out);
         let Run {
             entry,
             opening,
             moved,
+            ..
         } = self;
         let (authentic, stage) = (opening.authentic(), opening.stage());
         let Inlet { lane, watch, .. } = &entry.beside;
@@ -97,4 +127,30 @@ impl<'t> Run<'t> {
         };
         watch.tell(seen, bell)
     }
+}
+
+/// What an opened packet is on this side of the tunnel.
+fn welcome<'a>(
+    arrival: &'a mut Arrival<'_>,
+    outer: Outer,
+    inlet: &Inlet,
+) -> Result<Packet<'a>, Refusal> {
+    let range = arrival.inner.clone()?;
+    let inner = arrival.esp.get_mut(range).ok_or(Refusal::Overflow)?;
+
+    // 4. What routers on the way said about congestion is for the inner packet's receiver.
+    ecn::decapsulate(inner, outer.class)?;
+
+    // 5. The far end's connections learn what fits, too: the peer may not clamp.
+    mss::clamp_mss(inner, inlet.clamp.v4, inlet.clamp.v6);
+
+    // 6. Our own outer address comes from nobody but us, and what goes to it as a tunnel would open another layer of this one.
+    let packet = Packet::parse(inner)?;
+    if packet.source() == inlet.local {
+        return Err(Refusal::Martian);
+    }
+    if packet.destination() == inlet.local && is_tunnel(&packet) {
+        return Err(Refusal::Loop);
+    }
+    Ok(packet)
 }

@@ -16,6 +16,7 @@
 
 mod address;
 pub mod checksum;
+pub mod ecn;
 mod extensions;
 pub mod fragment;
 pub mod icmp;

@@ -58,6 +58,8 @@ refusals! {
     Dummy, "dummy", "a dummy packet for traffic flow confidentiality";
     /// The next header says neither IPv4 nor IPv6, or not what the inner packet is.
     NextHeader, "next-header", "the protected payload is not the IP packet that its next header announces";
+    /// A router marked congestion on the outer packet, and the inner one has no room for such a mark (RFC 6040 §4.2).
+    Congestion, "congestion", "a router marked congestion on the way, and the inner sender knows no other sign than loss";
     /// Does not fit the tunnel and may not be cut; its sender is told.
     TooBig, "too-big", "the packet exceeds the tunnel's MTU and may not be fragmented";
     /// The sequence number would repeat.

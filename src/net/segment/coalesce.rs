@@ -23,7 +23,6 @@ pub struct Coalescer {
     runs: [Run; Coalescer::RUNS],
     /// Which run makes room if none is free.
     victim: usize,
-    udp: UdpRuns,
 }
 
 /// Whether datagrams are joined. Linux takes trains of them on a TUN device from 6.2 on.
@@ -49,7 +48,9 @@ pub struct Joined<'a> {
 }
 
 impl<'a> Joined<'a> {
-    const fn alone(packet: &Packet<'a>) -> Joined<'a> {
+    /// A packet by itself.
+    #[must_use]
+    pub const fn alone(packet: &Packet<'a>) -> Joined<'a> {
         Joined {
             offload: Offload::Whole,
             bytes: packet.bytes(),
@@ -59,23 +60,28 @@ impl<'a> Joined<'a> {
     }
 }
 
+impl Default for Coalescer {
+    fn default() -> Coalescer {
+        Coalescer::new()
+    }
+}
+
 impl Coalescer {
     /// The most runs that are open at a time, each of another flow.
     pub const RUNS: usize = 16;
 
     /// Without any run yet.
     #[must_use]
-    pub fn new(udp: UdpRuns) -> Coalescer {
+    pub fn new() -> Coalescer {
         Coalescer {
             runs: array::from_fn(|_| Run::new()),
             victim: 0,
-            udp,
         }
     }
 
-    /// Takes a packet, and hands to `out` what may not wait for others any longer: it, or what came before it.
-    pub fn push(&mut self, packet: &Packet<'_>, out: &mut impl FnMut(Joined<'_>)) {
-        let Some(candidate) = Candidate::of(packet, self.udp) else {
+    /// Takes a packet, which is joined with others if it is TCP, or UDP and `udp` says so, and hands to `out` what may not wait for others any longer: it, or what came before it.
+    pub fn push(&mut self, packet: &Packet<'_>, udp: UdpRuns, out: &mut impl FnMut(Joined<'_>)) {
+        let Some(candidate) = Candidate::of(packet, udp) else {
             self.let_pass(packet, out);
             return out(Joined::alone(packet));
         };
@@ -395,7 +401,7 @@ mod tests {
 
     #[test]
     fn one_flow_too_many_makes_another_leave_early() {
-        let mut coalescer = Coalescer::new(UdpRuns::Apart);
+        let mut coalescer = Coalescer::new();
         let mut left = Vec::new();
         for port in 0..Coalescer::RUNS as u16 + 2 {
             let tcp = Tcp {
@@ -403,9 +409,13 @@ mod tests {
                 ..Tcp::default()
             };
             let bytes = tcp.bytes();
-            coalescer.push(&Packet::parse(&bytes).unwrap(), &mut |joined| {
-                left.push(joined.bytes[21]);
-            });
+            coalescer.push(
+                &Packet::parse(&bytes).unwrap(),
+                UdpRuns::Apart,
+                &mut |joined| {
+                    left.push(joined.bytes[21]);
+                },
+            );
         }
         assert_eq!(left, [0, 1], "another one each time");
     }
@@ -446,9 +456,11 @@ mod tests {
     #[test]
     fn what_is_alone_waits_for_nobody_once_flushed() {
         let only = Tcp::default().bytes();
-        let mut coalescer = Coalescer::new(UdpRuns::Apart);
+        let mut coalescer = Coalescer::new();
         let packet = Packet::parse(&only).unwrap();
-        coalescer.push(&packet, &mut |_| panic!("another may follow"));
+        coalescer.push(&packet, UdpRuns::Apart, &mut |_| {
+            panic!("another may follow")
+        });
         let mut left = Vec::new();
         coalescer.flush(&mut |joined| left.push((joined.offload, joined.bytes.to_vec())));
         assert_eq!(left, [(Offload::Whole, only)]);

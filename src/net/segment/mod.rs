@@ -25,7 +25,7 @@ mod run;
 mod split;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use coalesce::{Coalescer, Joined, UdpRuns};
 pub use offload::{Kind, Offload, Partial, Train};

@@ -10,15 +10,15 @@ use crate::net::{Packet, checksum};
 
 /// A TCP segment of a connection from 10.2.0.5 to 10.1.0.7, or of its like in IPv6.
 #[derive(Clone, Debug)]
-pub(super) struct Tcp {
-    pub(super) version: u8,
-    pub(super) source_port: u16,
-    pub(super) sequence: u32,
-    pub(super) payload: usize,
-    pub(super) id: u16,
+pub(crate) struct Tcp {
+    pub(crate) version: u8,
+    pub(crate) source_port: u16,
+    pub(crate) sequence: u32,
+    pub(crate) payload: usize,
+    pub(crate) id: u16,
     /// All 16 bits of flags but the data offset, which follows from the options.
-    pub(super) flags: u16,
-    pub(super) options: Vec<u8>,
+    pub(crate) flags: u16,
+    pub(crate) options: Vec<u8>,
 }
 
 impl Default for Tcp {
@@ -39,7 +39,7 @@ impl Default for Tcp {
 const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 1, 2, 0, 0, 3, 4];
 
 impl Tcp {
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let builder = match self.version {
             4 => PacketBuilder::ip(IpHeaders::Ipv4(
                 Ipv4Header {
@@ -90,7 +90,7 @@ impl Tcp {
     }
 
     /// As many segments behind each other.
-    pub(super) fn in_a_row(&self, count: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn in_a_row(&self, count: usize) -> Vec<Vec<u8>> {
         (0..count)
             .map(|nth| {
                 let sequence = self.sequence.wrapping_add((nth * self.payload) as u32);
@@ -107,7 +107,7 @@ impl Tcp {
 }
 
 /// A datagram from 10.2.0.5 to 10.1.0.7, or its like in IPv6.
-pub(super) fn datagram(version: u8, id: u16, payload: usize) -> Vec<u8> {
+pub(crate) fn datagram(version: u8, id: u16, payload: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let builder = match version {
         4 => PacketBuilder::ipv4([10, 2, 0, 5], [10, 1, 0, 7], 64),
@@ -123,12 +123,12 @@ pub(super) fn datagram(version: u8, id: u16, payload: usize) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn edit(bytes: &mut [u8], at: usize, octets: &[u8]) {
+pub(crate) fn edit(bytes: &mut [u8], at: usize, octets: &[u8]) {
     bytes[at..at + octets.len()].copy_from_slice(octets);
 }
 
 /// Makes every checksum right again, as etherparse computes them.
-pub(super) fn repair(bytes: &mut [u8]) {
+pub(crate) fn repair(bytes: &mut [u8]) {
     let (ip, transport) = IpHeaders::from_slice(bytes).unwrap();
     let at = bytes.len() - transport.payload.len();
     let (field, sum) = match transport.ip_number.0 {
@@ -157,14 +157,14 @@ pub(super) fn repair(bytes: &mut [u8]) {
 }
 
 /// Whether every checksum is what etherparse computes, and every length what there is.
-pub(super) fn checksums_hold(bytes: &[u8]) -> bool {
+pub(crate) fn checksums_hold(bytes: &[u8]) -> bool {
     let mut repaired = bytes.to_vec();
     repair(&mut repaired);
     repaired == bytes && Packet::parse(bytes).is_ok_and(|packet| packet.len() == bytes.len())
 }
 
 /// A packet as a stack hands it over that has left cutting and checksums to the hardware.
-pub(super) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
+pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
     let packet = Packet::parse(&bytes).unwrap();
     let start = packet.transport_offset().unwrap();
     let (protocol, v4) = (packet.protocol(), packet.is_ipv4());
@@ -192,7 +192,7 @@ pub(super) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
     (bytes, train)
 }
 
-pub(super) fn cut(bytes: &[u8], train: &Train) -> Vec<Vec<u8>> {
+pub(crate) fn cut(bytes: &[u8], train: &Train) -> Vec<Vec<u8>> {
     let packet = Packet::parse(bytes).unwrap();
     let pieces = segments(&packet, train).unwrap();
     let (count, longest) = (pieces.len(), pieces.longest());
@@ -209,8 +209,8 @@ pub(super) fn cut(bytes: &[u8], train: &Train) -> Vec<Vec<u8>> {
 }
 
 /// What comes out of a coalescer, with how many packets each has in it.
-pub(super) fn join(udp: UdpRuns, packets: &[Vec<u8>]) -> Vec<(usize, Offload, Vec<u8>)> {
-    let mut coalescer = Coalescer::new(udp);
+pub(crate) fn join(udp: UdpRuns, packets: &[Vec<u8>]) -> Vec<(usize, Offload, Vec<u8>)> {
+    let mut coalescer = Coalescer::new();
     let mut out = Vec::new();
     let mut octets = 0;
     let mut take = |joined: Joined<'_>| {
@@ -218,7 +218,7 @@ pub(super) fn join(udp: UdpRuns, packets: &[Vec<u8>]) -> Vec<(usize, Offload, Ve
         out.push((joined.packets, joined.offload, joined.bytes.to_vec()));
     };
     for bytes in packets {
-        coalescer.push(&Packet::parse(bytes).unwrap(), &mut take);
+        coalescer.push(&Packet::parse(bytes).unwrap(), udp, &mut take);
     }
     coalescer.flush(&mut take);
     coalescer.flush(&mut |_| panic!("nothing is left"));

@@ -117,6 +117,12 @@ impl SendBatch {
         })
     }
 
+    /// The last `len` bytes of the packets that wait: what was laid out side by side and is to be finished now.
+    pub fn last_mut(&mut self, len: usize) -> Option<&mut [u8]> {
+        let start = self.tail.checked_sub(len)?;
+        self.arena.get_mut(start..self.tail)
+    }
+
     /// How many packets wait.
     pub fn len(&self) -> usize {
         self.packets

@@ -1,0 +1,271 @@
+//! Super-packets on the whole road: cut, sealed and sent by one side, opened, joined and written by the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Notice;
+use super::hold::MOST;
+use super::tables::Outlet;
+use super::testing::*;
+use super::worker::{Turn, Work};
+use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
+use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
+use crate::net::segment::{Offload, Train};
+use crate::net::{Packet, Refusal};
+use crate::os::{Trains, VnetHeader};
+
+/// A connection's next 60 KB, as the stack behind `b` leaves them to a network card, in segments that just fit.
+fn long_tcp(version: u8) -> (Vec<u8>, Train) {
+    let headers = if version == 4 { 52 } else { 72 };
+    let size = MTU - headers;
+    let flags = 0x18;
+    let tcp = Tcp {
+        version,
+        payload: 60_000,
+        flags,
+        id: 0,
+        ..Tcp::default()
+    };
+    of_ours(tcp.bytes(), size)
+}
+
+/// Addresses that are behind `b` and behind `a`, in both families.
+fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
+    if bytes[0] >> 4 == 6 {
+        for (at, network) in [(8, 2), (24, 1)] {
+            edit(&mut bytes, at, &[0xfd, network, 0, 0, 0, 0, 0, 0]);
+        }
+        repair(&mut bytes);
+    }
+    handed_over(bytes, size)
+}
+
+fn inject(side: &Side, (bytes, train): &(Vec<u8>, Train)) {
+    let vnet = VnetHeader::from(Offload::Train(*train));
+    assert!(side.device.inject_with(vnet, bytes));
+}
+
+/// What has come out of the device, taken apart where it was joined, and how many writes it was.
+fn taken_apart(side: &Side) -> (usize, Vec<Vec<u8>>) {
+    let mut writes = 0;
+    let mut packets = Vec::new();
+    while let Some((vnet, bytes)) = side.device.take_with() {
+        writes += 1;
+        match vnet.offload().unwrap() {
+            Offload::Train(train) => packets.extend(cut(&bytes, &train)),
+            Offload::Whole => packets.push(bytes),
+            Offload::Checksum(_) => panic!("nothing is left undone in a whole packet"),
+        }
+    }
+    (writes, packets)
+}
+
+#[test]
+fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
+    for words in SUITES {
+        for version in [4, 6] {
+            let mut pair = Pair::connected(words);
+            pair.a.device.take_trains(Trains::TcpAndUdp);
+            let train = long_tcp(version);
+            let expected = cut(&train.0, &train.1);
+            assert!(expected.len() > 40 && expected.iter().all(|one| checksums_hold(one)));
+            inject(&pair.b, &train);
+            pair.turn(NOW);
+            let (writes, packets) = taken_apart(&pair.a);
+            assert!(packets == expected, "{words} {version}");
+            assert_eq!(
+                writes, 2,
+                "{words}: one that is full, and the rest behind the next batch"
+            );
+            for side in [&pair.a, &pair.b] {
+                assert_eq!(side.all_refused(), [], "{words}");
+            }
+            let octets: usize = expected.iter().map(Vec::len).sum();
+            let counted = (expected.len() as u64, octets as u64);
+            let (tx, rx) = (&pair.b.counters().tx, &pair.a.counters().rx);
+            assert_eq!((tx.packets(), tx.bytes()), counted);
+            assert_eq!((rx.packets(), rx.bytes()), counted);
+        }
+    }
+}
+
+#[test]
+fn a_device_that_takes_no_trains_gets_whole_packets() {
+    let mut pair = Pair::connected("aes128-sha1");
+    let train = long_tcp(4);
+    inject(&pair.b, &train);
+    pair.turn(NOW);
+    let expected = cut(&train.0, &train.1);
+    assert!(taken_apart(&pair.a) == (expected.len(), expected));
+}
+
+#[test]
+fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
+    for (trains, writes) in [(Trains::TcpAndUdp, 1), (Trains::Tcp, 20)] {
+        let mut pair = Pair::connected("aes128gcm16");
+        pair.a.device.take_trains(trains);
+        let train = of_ours(datagram(4, 0, 20_000), 1000);
+        inject(&pair.b, &train);
+        pair.turn(NOW);
+        assert!(taken_apart(&pair.a) == (writes, cut(&train.0, &train.1)));
+    }
+}
+
+#[test]
+fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
+    let mut pair = Pair::connected("aes128-sha1");
+    pair.a.device.take_trains(Trains::TcpAndUdp);
+    let train = of_ours(
+        Tcp {
+            payload: 9_000,
+            ..Tcp::default()
+        }
+        .bytes(),
+        1_000,
+    );
+    let expected = cut(&train.0, &train.1);
+    pair.a.device.fail_write(io::ErrorKind::InvalidInput);
+    for _ in 0..2 {
+        inject(&pair.b, &train);
+        pair.turn(NOW);
+        assert!(taken_apart(&pair.a) == (9, expected.clone()));
+    }
+    assert_eq!(pair.a.all_refused(), []);
+    assert_eq!(pair.a.counters().rx.packets(), 18);
+}
+
+#[test]
+fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
+    let mut pair = Pair::connected("aes128-sha1");
+    pair.a.device.take_trains(Trains::Tcp);
+    pair.a.device.fail_write(io::ErrorKind::WouldBlock);
+    inject(
+        &pair.b,
+        &of_ours(
+            Tcp {
+                payload: 9_000,
+                ..Tcp::default()
+            }
+            .bytes(),
+            1_000,
+        ),
+    );
+    pair.turn(NOW);
+    assert_eq!(pair.a.all_refused(), [(Refusal::DeviceFull, 9)]);
+}
+
+#[test]
+fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() {
+    // DF is not set: each segment goes in fragments.
+    let mut pair = Pair::connected("aes128-sha1");
+    let (mut bytes, train) = of_ours(
+        Tcp {
+            payload: 6_000,
+            ..Tcp::default()
+        }
+        .bytes(),
+        2_000,
+    );
+    inject(&pair.b, &(bytes.clone(), train));
+    pair.turn(NOW);
+    let (_, pieces) = taken_apart(&pair.a);
+    assert_eq!(pieces.len(), 6);
+    let payload: Vec<u8> = pieces
+        .iter()
+        .flat_map(|piece| piece[20..].to_vec())
+        .collect();
+    let expected: Vec<u8> = cut(&bytes, &train)
+        .iter()
+        .flat_map(|one| one[20..].to_vec())
+        .collect();
+    assert!(payload == expected);
+
+    bytes[6] |= 0x40;
+    let mut whole = bytes.clone();
+    repair(&mut whole);
+    edit(&mut bytes, 10, &whole[10..12]);
+    inject(&pair.b, &(bytes, train));
+    pair.turn(NOW);
+    assert_eq!(pair.b.all_refused(), [(Refusal::TooBig, 1)]);
+    assert_eq!(
+        pair.b.delivered()[0][20..22],
+        [3, 4],
+        "fragmentation needed"
+    );
+    assert_eq!(taken_apart(&pair.a).0, 0);
+}
+
+#[test]
+fn e11_facts_about_another_packet_are_refused() {
+    let mut pair = Pair::connected("aes128-sha1");
+    let (bytes, train) = long_tcp(4);
+    let (v6, _) = long_tcp(6);
+    inject(&pair.b, &(v6, train));
+    let nonsense = VnetHeader {
+        gso_type: 0x7f,
+        gso_size: 1000,
+        ..VnetHeader::NONE
+    };
+    assert!(pair.b.device.inject_with(nonsense, &bytes));
+    pair.turn(NOW);
+    assert_eq!(pair.b.all_refused(), [(Refusal::Malformed, 2)]);
+    assert_eq!(taken_apart(&pair.a).0, 0);
+}
+
+#[test]
+fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room_for() {
+    let mut pair = Pair::new();
+    let waiting = Outlet::Waiting(mirrored(policy()));
+    pair.b.lane.outlet.store(Arc::new(waiting));
+    let train = of_ours(
+        Tcp {
+            payload: 70 * 500,
+            ..Tcp::default()
+        }
+        .bytes(),
+        500,
+    );
+    inject(&pair.b, &train);
+    pair.turn(NOW);
+    assert_eq!(pair.b.notices(), [Notice::Demand(TUNNEL)]);
+    assert_eq!(pair.b.all_refused(), [(Refusal::QueueFull, 6)]);
+    pair.connect("aes128-sha1", 1);
+    pair.turn(NOW);
+    assert!(taken_apart(&pair.a).1 == cut(&train.0, &train.1)[..MOST]);
+}
+
+#[test]
+fn e12_the_outer_header_has_the_traffic_class_of_the_inner_one() {
+    let mut pair = Pair::connected("aes128gcm16");
+    for class in [0, 0x02, 0xb8, 0xff] {
+        let mut packet = to_b(60);
+        packet[1] = class;
+        header_checksum(&mut packet);
+        assert!(pair.a.device.inject(&packet));
+        while pair.a.egress.turn(NOW) == Turn::More {}
+        assert_eq!(pair.b.nat.take_class().unwrap().1, class);
+    }
+}
+
+#[test]
+fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
+    let mut pair = Pair::connected("aes128-sha1");
+    for (inner, arrives) in [(0b10, true), (0b01, true), (0b11, true), (0b00, false)] {
+        let mut packet = to_b(60);
+        packet[1] = inner;
+        header_checksum(&mut packet);
+        assert!(pair.a.device.inject(&packet));
+        while pair.a.egress.turn(NOW) == Turn::More {}
+        let (_, _, sealed) = pair.b.nat.take_class().unwrap();
+        let from = SocketAddr::new(A, 4500);
+        assert!(pair.b.nat.inject_class(from, 0b0000_0011, &sealed));
+        pair.turn(NOW);
+        let delivered = pair.b.delivered();
+        assert_eq!(delivered.len(), usize::from(arrives), "{inner:02b}");
+        assert!(delivered.iter().all(|packet| {
+            Packet::parse(packet).is_ok_and(|packet| packet.traffic_class() == 0b11)
+        }));
+    }
+    assert_eq!(pair.b.all_refused(), [(Refusal::Congestion, 1)]);
+}
