@@ -7,12 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::{env, fs};
 
-use groundlink::os::SocketOffload;
 use groundlink::os::netns::{Namespace, become_root_in_user_namespace};
 use groundlink::os::privileges::{Capability, guard_memory};
 use groundlink::os::sysctl;
 use groundlink::os::tun::{Tun, TunError};
 use groundlink::os::udp::UdpSocket;
+use groundlink::os::{Offloading, SocketOffload};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn an_ordinary_user_is_refused_with_advice() {
     assert!(!Capability::NetAdmin.is_held());
-    let error = Tun::create("gl-userns").unwrap_err();
+    let error = Tun::create("gl-userns", Offloading::Auto).unwrap_err();
     assert!(matches!(error, TunError::Permission { .. }), "{error}");
     assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
     assert!(Namespace::new().is_err());
@@ -42,7 +42,10 @@ fn an_ordinary_user_builds_a_network() {
     assert!(nix::unistd::geteuid().is_root() && Capability::NetAdmin.is_held());
     let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
     one.connect("c0", &other, "c1").unwrap();
-    let tun = one.run(|| Tun::create("gl-userns")).unwrap().unwrap();
+    let tun = one
+        .run(|| Tun::create("gl-userns", Offloading::Auto))
+        .unwrap()
+        .unwrap();
     let mut netlink = one.netlink().unwrap();
     netlink.prepare_tunnel(tun.index(), 1400).unwrap();
     netlink
@@ -72,7 +75,7 @@ fn a_guarded_process_leaves_no_core_and_works_on() {
     assert!(Capability::NetAdmin.is_held());
     let namespace = Namespace::new().unwrap();
     let _tun = namespace
-        .run(|| Tun::create("gl-guarded"))
+        .run(|| Tun::create("gl-guarded", Offloading::Auto))
         .unwrap()
         .unwrap();
     namespace

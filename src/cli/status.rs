@@ -113,6 +113,15 @@ fn text(snapshot: &Snapshot) -> String {
     if !refused.is_empty() {
         let _ = writeln!(text, "IKE messages refused: {refused}");
     }
+    if let Some(offload) = &snapshot.offload {
+        let _ = writeln!(
+            text,
+            "offload: devices {}, send {}, receive {}",
+            offload.tun.word(),
+            offload.send.word(),
+            offload.receive.word()
+        );
+    }
     let up = snapshot
         .tunnels
         .iter()
@@ -340,7 +349,7 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Nat, Role, Waiting};
+    use crate::status::{Nat, Offload, Receiving, Role, Sending, SuperPackets, Waiting};
 
     fn tunnel(name: &str, state: State) -> Tunnel {
         Tunnel {
@@ -368,6 +377,7 @@ mod tests {
             tunnels,
             groups: Vec::new(),
             ike_refused: [("forged".to_owned(), 0)].into(),
+            offload: None,
         }
     }
 
@@ -466,6 +476,19 @@ a           down for 9 min 12 s                                         47.88.10
         assert!(!text(&all).contains("IKE messages"));
         all.ike_refused.insert("unknown-peer".to_owned(), 1204);
         assert!(text(&all).contains("\nIKE messages refused: 1,204 unknown-peer\n"));
+    }
+
+    #[test]
+    fn what_the_kernel_does_for_many_packets_at_once_is_a_line() {
+        let mut all = snapshot(vec![tunnel("a", State::Up)]);
+        assert!(!text(&all).contains("offload"));
+        all.offload = Some(Offload {
+            tun: SuperPackets::TcpAndUdp,
+            send: Sending::Single,
+            receive: Receiving::Joined,
+        });
+        let line = "\noffload: devices tcp+udp, send single, receive joined\n";
+        assert!(text(&all).contains(line));
     }
 
     #[test]

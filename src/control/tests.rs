@@ -47,6 +47,7 @@ fn daemon_answers(request: Request) -> Answer {
             tunnels: vec![tunnel("a", State::Up)],
             groups: Vec::new(),
             ike_refused: Default::default(),
+            offload: None,
         }),
         Request::Tunnel(name) => named(name, State::Up),
         Request::Up(name) | Request::Reset(name) => named(name, State::Connecting),

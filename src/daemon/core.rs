@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tracing::{debug, warn};
 
 use super::course::Course;
+use super::fallback::Fallback;
 use super::install::{self, Tunnel, lane};
 use super::lookup::Lookups;
 use super::observe;
@@ -29,6 +30,7 @@ pub(super) struct Core {
     pub(super) lookups: Lookups,
     pub(super) reporter: Reporter,
     pub(super) course: Course,
+    pub(super) fallback: Fallback,
 }
 
 /// What somebody wants of a tunnel.
@@ -267,6 +269,7 @@ impl Core {
         let up = |tunnel: &&Tunnel| !tunnel.children.is_empty();
         let (up, all) = (self.tunnels.values().filter(up).count(), self.tunnels.len());
         self.reporter.standing(up, all);
+        self.fallback.look(self.datapath.offload());
     }
 
     fn on_event(&mut self, event: Event) {

@@ -19,6 +19,7 @@ mod children;
 mod core;
 mod course;
 mod failure;
+mod fallback;
 mod gateway;
 mod install;
 mod logs;

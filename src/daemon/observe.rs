@@ -3,11 +3,13 @@
 use super::core::Core;
 use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
+use crate::datapath;
 use crate::ike::{self, Failure, IkeView, TunnelId};
 use crate::net::{Refusal, Selector, Time};
+use crate::os::{self, Trains};
 use crate::status::{
-    Child, Counters, Ike, LastError, Nat, RekeyCheck, Rekeys, Role, Snapshot, State,
-    Tunnel as Seen, Verdict, Waiting,
+    Child, Counters, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys, Role, Sending,
+    Snapshot, State, SuperPackets, Tunnel as Seen, Verdict, Waiting,
 };
 
 /// The whole gateway.
@@ -26,6 +28,25 @@ pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
             .refused()
             .map(|(class, count)| (class.word().to_owned(), count))
             .collect(),
+        offload: Some(offload(core.datapath.offload())),
+    }
+}
+
+fn offload(at_work: datapath::Offload) -> Offload {
+    Offload {
+        tun: match at_work.trains {
+            Trains::None => SuperPackets::None,
+            Trains::Tcp => SuperPackets::Tcp,
+            Trains::TcpAndUdp => SuperPackets::TcpAndUdp,
+        },
+        send: match at_work.sockets.send {
+            os::Sending::Segments => Sending::Segments,
+            os::Sending::Single => Sending::Single,
+        },
+        receive: match at_work.sockets.receive {
+            os::Receiving::Joined => Receiving::Joined,
+            os::Receiving::Single => Receiving::Single,
+        },
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::children::Children;
 use super::core::Core;
 use super::course::Course;
+use super::fallback::Fallback;
 use super::gateway::Gateway;
 use super::install::{FIRST_MTU, Tunnel, lane};
 use super::losses::Losses;
@@ -22,13 +23,13 @@ use super::{Failure, Options, lookup};
 use crate::config::{self, Environment, Mtu, Report, Secrets, Settings, Severity};
 use crate::control;
 use crate::crypto::Generator;
-use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT};
+use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload};
 use crate::ike::{Endpoint, Peer, TunnelId};
 use crate::os::netlink::{Changes, Netlink};
 use crate::os::privileges::{self, Capability};
 use crate::os::tun::{self, Carrier, Tun};
-use crate::os::udp::{BindError, UdpSocket};
-use crate::os::{SocketOffload, clock, sysctl, systemd};
+use crate::os::udp::{self, BindError, UdpSocket};
+use crate::os::{Offloading, SocketOffload, clock, sysctl, systemd};
 
 /// A configuration that may be run.
 pub(super) struct Sound {
@@ -81,7 +82,13 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
     let mut netlink = Netlink::open()?;
     let network = Changes::listen().map_err(no_room)?;
     let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
-    listen(&configured, &mut netlink, &mut datapath)?;
+    let (offloading, wanted) = offload(ours.offload);
+    listen(
+        &configured,
+        &mut netlink,
+        &mut datapath,
+        tried(wanted.sockets),
+    )?;
     match netlink.own_routes()?.len() {
         0 => {}
         routes => info!(
@@ -94,7 +101,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
     let mut tunnels = BTreeMap::new();
     for (number, settings) in (0..).zip(configured) {
         let id = TunnelId(number);
-        let tunnel = tunnel(id, settings, &mut netlink)?;
+        let tunnel = tunnel(id, settings, &mut netlink, offloading)?;
         datapath
             .add_tunnel(lane(id), tunnel.device.clone(), Idle::Refuse)
             .map_err(no_room)?;
@@ -119,6 +126,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         lookups,
         reporter: Reporter::default(),
         course: Course::default(),
+        fallback: Fallback::new(wanted),
     };
     Gateway::new(core, notices, network, requests, answers).map_err(no_room)
 }
@@ -148,11 +156,34 @@ fn preflight() -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the kernel is asked to do for many packets at once, and what is missed where it will not.
+fn offload(configured: config::Offload) -> (Offloading, Offload) {
+    match configured {
+        config::Offload::Off => (Offloading::Off, Offload::NONE),
+        config::Offload::Auto => (Offloading::Auto, Offload::FULL),
+    }
+}
+
+/// What the sockets are asked for: not what a trial has shown not to work.
+fn tried(wanted: SocketOffload) -> SocketOffload {
+    if wanted == SocketOffload::NONE {
+        return wanted;
+    }
+    match udp::trial() {
+        Ok(works) => works.and(wanted),
+        Err(error) => {
+            debug!(%error, "trains of datagrams cannot be tried here; they are used until the kernel refuses one");
+            wanted
+        }
+    }
+}
+
 /// Binds both ports once for every local address, and for every family where a tunnel leaves the address open.
 fn listen(
     tunnels: &[config::Tunnel],
     netlink: &mut Netlink,
     datapath: &mut Datapath,
+    wanted: SocketOffload,
 ) -> Result<(), Failure> {
     let ours: BTreeSet<IpAddr> = netlink
         .addresses()?
@@ -166,9 +197,7 @@ fn listen(
         return Err(Failure::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
     }
     for address in to_bind(tunnels.iter().map(|tunnel| tunnel.ike.local)) {
-        let bind = |port| {
-            UdpSocket::bind(SocketAddr::new(address, port), SocketOffload::FULL).map(Arc::new)
-        };
+        let bind = |port| UdpSocket::bind(SocketAddr::new(address, port), wanted).map(Arc::new);
         let (ike, nat) = (bind(IKE_PORT)?, bind(NAT_PORT)?);
         datapath.listen(ike, nat).map_err(no_room)?;
         debug!(%address, "listening on UDP 500 and 4500");
@@ -194,9 +223,10 @@ fn tunnel(
     id: TunnelId,
     settings: config::Tunnel,
     netlink: &mut Netlink,
+    offloading: Offloading,
 ) -> Result<Tunnel, Failure> {
     let make = |netlink: &mut Netlink| -> Result<(Tun, u16), Failure> {
-        let device = Tun::create(&settings.device)?;
+        let device = Tun::create(&settings.device, offloading)?;
         let mtu = match settings.mtu {
             Mtu::Fixed(mtu) => mtu,
             Mtu::Auto { .. } => FIRST_MTU,

@@ -11,6 +11,7 @@ use super::counters::{Counters, Refusals};
 use super::egress::Egress;
 use super::ingress::Ingress;
 use super::notice::{self, Bell, Notices};
+use super::offload::Offload;
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
 use super::worker::Worker;
@@ -18,7 +19,7 @@ use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
 use crate::net::Policy;
 use crate::os::poll::Waiter;
-use crate::os::{Device, SendBatch, Socket};
+use crate::os::{Device, SendBatch, Socket, SocketOffload};
 
 /// All workers, their tables and their counters. Dropping it ends the workers.
 pub struct Datapath {
@@ -237,6 +238,16 @@ impl Datapath {
     /// The refusals of datagrams that belong to no tunnel.
     pub fn strays(&self) -> &Refusals {
         &self.strays
+    }
+
+    /// What the kernel does for many packets at once, as things stand.
+    pub fn offload(&self) -> Offload {
+        let devices = self.tunnels.values().map(|t| t.lane.device.trains());
+        let sockets = self.gates.iter().map(|gate| gate.nat.offload());
+        Offload {
+            trains: devices.min().unwrap_or(Offload::FULL.trains),
+            sockets: sockets.fold(SocketOffload::FULL, SocketOffload::and),
+        }
     }
 
     /// The socket of port 4500 that serves this local address.

@@ -78,7 +78,7 @@ impl Work for Egress {
         self.road.release(&outlet, now);
 
         let turn = match lane.device.read(&mut self.arrivals) {
-            Ok(count) if count >= ReadBatch::PACKETS => Turn::More,
+            Ok(_) if self.arrivals.is_full() => Turn::More,
             Ok(_) => Turn::Done,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Turn::Done,
             Err(error) => {

@@ -35,6 +35,7 @@ mod hold;
 mod ingress;
 mod limit;
 mod notice;
+mod offload;
 mod run;
 mod tables;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod worker;
 pub use counters::{Counters, Refusals};
 pub use door::{Datapath, Entrance, Envelope, Idle};
 pub use notice::{Half, LONGEST_IKE, Notice, Notices};
+pub use offload::Offload;
 pub use tables::{Outlet, Path};
 pub use watch::FirstPacket;
 

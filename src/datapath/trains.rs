@@ -115,7 +115,7 @@ fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
 #[test]
 fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(Trains::TcpAndUdp);
+    pair.a.device.take_trains(Trains::Tcp);
     let train = of_ours(
         Tcp {
             payload: 9_000,

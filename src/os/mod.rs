@@ -37,7 +37,7 @@ mod vnet;
 pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
-pub use offload::{DeviceOffload, Offloading, Receiving, Sending, SocketOffload};
+pub use offload::{Offloading, Receiving, Sending, SocketOffload, Trains};
 pub use vnet::VnetHeader;
 
 use std::io;
@@ -65,22 +65,11 @@ pub trait Device: Send + Sync {
     /// Which super-packets it takes.
     fn trains(&self) -> Trains;
 
-    /// It has refused one: it gets no more of them.
+    /// It has refused one: it gets fewer kinds of them from now on ([`Trains::fewer`]).
     fn give_up_trains(&self);
 
     /// The descriptor to wait on: readable when [`Device::read`] has something.
     fn as_fd(&self) -> BorrowedFd<'_>;
-}
-
-/// Super-packets that may be written to a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trains {
-    /// None: every packet is written alone.
-    None,
-    /// TCP segments in a row.
-    Tcp,
-    /// Those, and datagrams in a row (Linux 6.2).
-    TcpAndUdp,
 }
 
 /// One UDP socket, unconnected: every datagram names its remote and its local address.

@@ -8,6 +8,8 @@
 //!
 //! Everything works without any of it, only slower: what a kernel or a network card refuses is done packet by packet from then on.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 /// How much of it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offloading {
@@ -67,26 +69,78 @@ pub enum Receiving {
     Joined,
 }
 
-/// What a TUN device takes and gives in one piece; each includes those before it.
+/// Super-packets that may be written to a device; the lesser first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum DeviceOffload {
-    /// Complete packets.
+pub enum Trains {
+    /// None: every packet is written alone.
     None,
-    /// Packets whose transport checksum is left to the other side.
-    Checksum,
-    /// Trains of TCP segments, with ECN or without.
+    /// TCP segments in a row.
     Tcp,
-    /// And of UDP datagrams (Linux 6.2).
+    /// Those, and datagrams in a row (Linux 6.2).
     TcpAndUdp,
 }
 
-impl DeviceOffload {
-    /// All, the lesser first.
-    pub const ALL: [DeviceOffload; 4] = [
-        DeviceOffload::None,
-        DeviceOffload::Checksum,
-        DeviceOffload::Tcp,
-        DeviceOffload::TcpAndUdp,
-    ];
+impl Trains {
+    /// One step down: a device that refuses datagrams in a row may still take TCP.
+    #[must_use]
+    pub fn fewer(self) -> Trains {
+        match self {
+            Trains::TcpAndUdp => Trains::Tcp,
+            Trains::Tcp | Trains::None => Trains::None,
+        }
+    }
+}
+
+/// [`Trains`] that any thread may look at and lower.
+#[derive(Debug)]
+pub(super) struct Taken(AtomicU8);
+
+impl Taken {
+    pub(super) fn new(trains: Trains) -> Taken {
+        Taken(AtomicU8::new(trains as u8))
+    }
+
+    pub(super) fn get(&self) -> Trains {
+        const TCP: u8 = Trains::Tcp as u8;
+        const TCP_AND_UDP: u8 = Trains::TcpAndUdp as u8;
+        match self.0.load(Ordering::Relaxed) {
+            TCP_AND_UDP => Trains::TcpAndUdp,
+            TCP => Trains::Tcp,
+            _ => Trains::None,
+        }
+    }
+
+    pub(super) fn lower(&self) {
+        self.0.store(self.get().fewer() as u8, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trains_are_given_up_step_by_step() {
+        let taken = Taken::new(Trains::TcpAndUdp);
+        assert_eq!(taken.get(), Trains::TcpAndUdp);
+        for less in [Trains::Tcp, Trains::None, Trains::None] {
+            taken.lower();
+            assert_eq!(taken.get(), less);
+        }
+    }
+
+    #[test]
+    fn two_sockets_together_have_what_both_have() {
+        let sends = SocketOffload {
+            receive: Receiving::Single,
+            ..SocketOffload::FULL
+        };
+        let receives = SocketOffload {
+            send: Sending::Single,
+            ..SocketOffload::FULL
+        };
+        assert_eq!(sends.and(SocketOffload::FULL), sends);
+        assert_eq!(sends.and(receives), SocketOffload::NONE);
+    }
 }

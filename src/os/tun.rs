@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use nix::sys::uio::writev;
 use nix::unistd::read;
 
-use super::{Device, OutPacket, ReadBatch, Trains, VnetHeader};
+use super::offload::Taken;
+use super::{Device, Offloading, OutPacket, ReadBatch, Trains, VnetHeader};
 
 /// A TUN device of ours.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Tun {
     fd: OwnedFd,
     name: String,
     index: u32,
+    trains: Taken,
 }
 
 /// Whether a device says that it can carry packets (`ip link` shows `NO-CARRIER` where it cannot).
@@ -111,11 +113,14 @@ pub fn open_node() -> Result<OwnedFd, TunError> {
 }
 
 impl Tun {
-    /// Creates the device `name`, down and without addresses, with all offloads off.
+    /// Creates the device `name`, down and without addresses.
+    ///
+    /// With [`Offloading::Auto`] what is read may lack its checksum and be a train of segments, as far as this kernel knows them
+    /// ([`Device::trains`]); with [`Offloading::Off`] every packet is alone and complete.
     ///
     /// # Errors
     /// See [`TunError`].
-    pub fn create(name: &str) -> Result<Tun, TunError> {
+    pub fn create(name: &str, offloading: Offloading) -> Result<Tun, TunError> {
         let named = |kind: fn(String) -> TunError| kind(name.to_owned());
         if !is_device_name(name) {
             return Err(named(|name| TunError::BadName { name }));
@@ -136,11 +141,7 @@ impl Tun {
                 error: errno.into(),
             },
         })?;
-        // SAFETY: TUNSETOFFLOAD takes a number.
-        unsafe { tun_set_offload(fd.as_raw_fd(), 0) }.map_err(|errno| TunError::Io {
-            step: "TUNSETOFFLOAD",
-            error: errno.into(),
-        })?;
+        let trains = set_offload(&fd, offloading)?;
         let index = nix::net::if_::if_nametoindex(name).map_err(|errno| TunError::Io {
             step: "reading the index of the new device",
             error: errno.into(),
@@ -149,6 +150,7 @@ impl Tun {
             fd,
             name: name.to_owned(),
             index,
+            trains: Taken::new(trains),
         })
     }
 
@@ -194,14 +196,47 @@ impl Device for Tun {
     }
 
     fn trains(&self) -> Trains {
-        Trains::None
+        self.trains.get()
     }
 
-    fn give_up_trains(&self) {}
+    fn give_up_trains(&self) {
+        self.trains.lower();
+    }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Asks for as much as is wanted and says how much the kernel grants.
+///
+/// What is written is another matter than what is read, but one kernel knows both or neither: USO came with the offload type of
+/// datagram trains.
+fn set_offload(fd: &OwnedFd, offloading: Offloading) -> Result<Trains, TunError> {
+    const TCP: libc::c_uint =
+        libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    let ladder = [
+        (TCP | UDP, Trains::TcpAndUdp),
+        (TCP, Trains::Tcp),
+        (0, Trains::None),
+    ];
+    let skip = match offloading {
+        Offloading::Auto => 0,
+        Offloading::Off => ladder.len() - 1,
+    };
+    let mut refused = Errno::EINVAL;
+    for (flags, trains) in ladder.into_iter().skip(skip) {
+        // SAFETY: TUNSETOFFLOAD takes a number.
+        match unsafe { tun_set_offload(fd.as_raw_fd(), flags.cast_signed()) } {
+            Ok(_) => return Ok(trains),
+            Err(errno) => refused = errno,
+        }
+    }
+    Err(TunError::Io {
+        step: "TUNSETOFFLOAD",
+        error: refused.into(),
+    })
 }
 
 /// A device that somebody has removed under us (`ip link del`) is gone for good, which its own error number hides.
@@ -299,7 +334,10 @@ mod tests {
         ] {
             assert!(!is_device_name(bad), "{bad:?}");
             assert!(
-                matches!(Tun::create(bad), Err(TunError::BadName { .. })),
+                matches!(
+                    Tun::create(bad, Offloading::Auto),
+                    Err(TunError::BadName { .. })
+                ),
                 "{bad:?}"
             );
         }

@@ -8,7 +8,7 @@
 //!  "post_quantum":false},"child":{"spi_in":"…","spi_out":"…","suite":"aes128-sha1","local":["…"],"remote":["…"],"rekey_in_s":80000.0,
 //!  "mtu":1390},"rx":{"packets":0,"bytes":0},"tx":{"packets":0,"bytes":0},"refused":{"replay":0,"auth":0},
 //!  "rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"…","advice":"…"}}],
-//!  "groups":[],"ike_refused":{"malformed":0,"forged":0}}
+//!  "groups":[],"ike_refused":{"malformed":0,"forged":0},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,6 +29,85 @@ pub struct Snapshot {
     /// IKE messages that came to nothing before their sender had proved anything, by reason (`ike::Refused`'s words).
     #[serde(default)]
     pub ike_refused: BTreeMap<String, u64>,
+    /// What the kernel does for many packets at once; absent from daemons before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<Offload>,
+}
+
+/// What the kernel does for many packets at once: the least of what all devices and all sockets have, as things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offload {
+    /// Super-packets to and from the tunnels' devices.
+    pub tun: SuperPackets,
+    /// How packets leave for the peers.
+    pub send: Sending,
+    /// How packets come from the peers.
+    pub receive: Receiving,
+}
+
+/// What the tunnels' devices take and give in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SuperPackets {
+    /// Nothing: packet by packet.
+    #[serde(rename = "none")]
+    None,
+    /// TCP segments.
+    #[serde(rename = "tcp")]
+    Tcp,
+    /// TCP segments and UDP datagrams.
+    #[serde(rename = "tcp+udp")]
+    TcpAndUdp,
+}
+
+impl SuperPackets {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            SuperPackets::None => "none",
+            SuperPackets::Tcp => "tcp",
+            SuperPackets::TcpAndUdp => "tcp+udp",
+        }
+    }
+}
+
+/// How packets leave for the peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sending {
+    /// Equal ones in one piece (`UDP_SEGMENT`).
+    Segments,
+    /// Each on its own.
+    Single,
+}
+
+impl Sending {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Sending::Segments => "segments",
+            Sending::Single => "single",
+        }
+    }
+}
+
+/// How packets come from the peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Receiving {
+    /// Equal ones in one piece (`UDP_GRO`).
+    Joined,
+    /// Each on its own.
+    Single,
+}
+
+impl Receiving {
+    /// The word in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Receiving::Joined => "joined",
+            Receiving::Single => "single",
+        }
+    }
 }
 
 /// One tunnel.
@@ -275,13 +354,30 @@ mod tests {
     use super::*;
 
     /// The contract: these keys, spelled like this, in this order.
-    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[],"ike_refused":{"forged":0,"malformed":7}}"#;
+    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[],"ike_refused":{"forged":0,"malformed":7},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}"#;
 
     #[test]
     fn the_json_keys_are_those_of_the_contract() {
         let snapshot: Snapshot = serde_json::from_str(CONTRACT).unwrap();
         assert_eq!(serde_json::to_string(&snapshot).unwrap(), CONTRACT);
         assert_eq!(snapshot.tunnels[0].state, State::Up);
+    }
+
+    #[test]
+    fn what_is_offloaded_is_written_as_its_words() {
+        for tun in [
+            SuperPackets::None,
+            SuperPackets::Tcp,
+            SuperPackets::TcpAndUdp,
+        ] {
+            assert_eq!(serde_json::to_value(tun).unwrap(), tun.word());
+        }
+        for send in [Sending::Segments, Sending::Single] {
+            assert_eq!(serde_json::to_value(send).unwrap(), send.word());
+        }
+        for receive in [Receiving::Joined, Receiving::Single] {
+            assert_eq!(serde_json::to_value(receive).unwrap(), receive.word());
+        }
     }
 
     #[test]

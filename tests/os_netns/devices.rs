@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groundlink::os::netlink::HostAddress;
 use groundlink::os::tun::{Carrier, Tun, TunError};
-use groundlink::os::{Device, OutPacket, ReadBatch, VnetHeader};
+use groundlink::os::{Device, Offloading, OutPacket, ReadBatch, VnetHeader};
 
 use super::{as_root, eventually, ip, ip_tool, next_packet, site};
 
@@ -120,7 +120,10 @@ fn a_device_name_in_use_is_never_taken_over() {
         let (namespace, _tun) = site("gl-a", "10.9.0.1");
         ip_tool(&namespace, "tuntap add dev gl-kept mode tun");
         for name in ["gl-a", "gl-kept", "lo"] {
-            let error = namespace.run(|| Tun::create(name)).unwrap().unwrap_err();
+            let error = namespace
+                .run(|| Tun::create(name, Offloading::Off))
+                .unwrap()
+                .unwrap_err();
             assert!(
                 matches!(error, TunError::NameTaken { .. }),
                 "{name}: {error}"

@@ -5,6 +5,7 @@
 
 mod devices;
 mod namespaces;
+mod offload;
 mod routes;
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use groundlink::os::netns::Namespace;
 use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
-use groundlink::os::{Device, ReadBatch, VnetHeader};
+use groundlink::os::{Device, Offloading, ReadBatch, VnetHeader};
 
 /// A namespace with one device in it that has an address.
 fn site(name: &str, address: &str) -> (Namespace, Tun) {
@@ -30,7 +31,14 @@ fn site(name: &str, address: &str) -> (Namespace, Tun) {
 }
 
 fn device(namespace: &Namespace, name: &str) -> Tun {
-    let tun = namespace.run(|| Tun::create(name)).unwrap().unwrap();
+    device_with(namespace, name, Offloading::Off)
+}
+
+fn device_with(namespace: &Namespace, name: &str, offloading: Offloading) -> Tun {
+    let tun = namespace
+        .run(|| Tun::create(name, offloading))
+        .unwrap()
+        .unwrap();
     namespace
         .netlink()
         .unwrap()

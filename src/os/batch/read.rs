@@ -16,6 +16,7 @@ pub struct ReadBatch {
     arena: Vec<u8>,
     items: Vec<Item>,
     limit: usize,
+    full: bool,
 }
 
 struct Item {
@@ -56,6 +57,7 @@ impl ReadBatch {
             arena,
             items: Vec::with_capacity(limit),
             limit,
+            full: false,
         }
     }
 
@@ -67,6 +69,11 @@ impl ReadBatch {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Whether the last visit ended because there was no more room: more packets may wait.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Forgets the packets.
@@ -111,6 +118,7 @@ impl ReadBatch {
         mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         self.items.clear();
+        self.full = false;
         let mut tail = 0_usize;
         while self.items.len() < self.limit && tail + Self::LARGEST <= self.arena.len() {
             let start = (tail + VnetHeader::LEN).next_multiple_of(Self::ALIGN);
@@ -127,9 +135,10 @@ impl ReadBatch {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if self.items.is_empty() => return Err(error),
-                Err(_) => break,
+                Err(_) => return Ok(self.items.len()),
             }
         }
+        self.full = true;
         Ok(self.items.len())
     }
 }
@@ -179,6 +188,7 @@ mod tests {
         while let Ok(n) = batch.fill(&mut read) {
             assert!(batch.iter_mut().all(|p| p.bytes.len() == MAX_PACKET));
             assert!(n >= 4);
+            assert!(batch.is_full() || n + total == 10);
             total += n;
         }
         assert_eq!(total, 10);
@@ -188,6 +198,9 @@ mod tests {
     fn a_full_batch_stops_at_its_limit() {
         let mut batch = ReadBatch::with_limit(2);
         assert_eq!(batch.fill(deliver(&vec![vec![1; 40]; 5])).unwrap(), 2);
+        assert!(batch.is_full());
+        assert_eq!(batch.fill(deliver(&[vec![1; 40]])).unwrap(), 1);
+        assert!(!batch.is_full());
     }
 
     #[test]

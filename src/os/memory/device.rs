@@ -170,7 +170,8 @@ impl Device for MemoryDevice {
     }
 
     fn give_up_trains(&self) {
-        self.take_trains(Trains::None);
+        let mut state = lock(&self.state);
+        state.trains = state.trains.fewer();
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {

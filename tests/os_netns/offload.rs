@@ -1,0 +1,169 @@
+//! Super-packets through TUN devices: what the kernel hands out at one end it takes back at the other.
+//!
+//! ```text
+//!   one: TCP or UDP ─▶ gl-a ─ read ─▶ relay ─ write ─▶ gl-b ─▶ TCP or UDP :other
+//! ```
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use groundlink::os::netns::Namespace;
+use groundlink::os::poll::Waiter;
+use groundlink::os::tun::Tun;
+use groundlink::os::udp::UdpSocket;
+use groundlink::os::{
+    Device, Offloading, OutPacket, ReadBatch, RecvBatch, SendBatch, Socket, SocketOffload, Trains,
+    VnetHeader,
+};
+
+use super::{as_root, device_with, ip, wait_readable};
+
+/// Two namespaces with a device each, in one network of either family.
+fn sites(offloading: Offloading) -> [(Namespace, Tun); 2] {
+    [
+        ("gl-a", "10.9.0.1", "fd09::1"),
+        ("gl-b", "10.9.0.2", "fd09::2"),
+    ]
+    .map(|(name, v4, v6)| {
+        let namespace = Namespace::new().unwrap();
+        let tun = device_with(&namespace, name, offloading);
+        let mut netlink = namespace.netlink().unwrap();
+        netlink.add_address(tun.index(), ip(v4), 24).unwrap();
+        netlink.add_address(tun.index(), ip(v6), 64).unwrap();
+        (namespace, tun)
+    })
+}
+
+/// What has passed.
+#[derive(Default)]
+struct Seen {
+    tcp_trains: usize,
+    udp_trains: usize,
+    undone_checksums: usize,
+}
+
+/// Carries packets both ways, as they are, until told to end.
+fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
+    let waiter = Waiter::new().unwrap();
+    waiter.watch(Device::as_fd(a), 0).unwrap();
+    waiter.watch(Device::as_fd(b), 1).unwrap();
+    let (mut batch, mut seen) = (ReadBatch::new(), Seen::default());
+    while !end.load(Ordering::Acquire) {
+        waiter.wait(Some(Duration::from_millis(20))).unwrap();
+        for (from, to) in [(a, b), (b, a)] {
+            while from.read(&mut batch).is_ok() {
+                for packet in batch.iter_mut() {
+                    match packet.vnet.gso_type & !VnetHeader::GSO_ECN {
+                        VnetHeader::GSO_NONE => {}
+                        VnetHeader::GSO_UDP_L4 => seen.udp_trains += 1,
+                        _ => seen.tcp_trains += 1,
+                    }
+                    seen.undone_checksums += usize::from(packet.vnet.needs_checksum());
+                    let out = OutPacket {
+                        vnet: packet.vnet,
+                        head: packet.bytes,
+                        payloads: &[],
+                    };
+                    assert_eq!(to.write(&[out]).unwrap(), 1);
+                }
+            }
+        }
+    }
+    seen
+}
+
+/// Sends some megabytes over TCP and looks at each of them, and says what the relay has seen.
+fn transfer(offloading: Offloading, at: SocketAddr) -> Seen {
+    let [(one, a), (other, b)] = sites(offloading);
+    let wanted: Vec<u8> = (0..4_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+    let listener = other.run(|| TcpListener::bind(at)).unwrap().unwrap();
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let relay = scope.spawn(|| relay(&a, &b, &end));
+        let receiver = scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).unwrap();
+            got
+        });
+        let mut stream = one.run(|| TcpStream::connect(at)).unwrap().unwrap();
+        stream.write_all(&wanted).unwrap();
+        drop(stream);
+        assert!(receiver.join().unwrap() == wanted, "the bytes are others");
+        end.store(true, Ordering::Release);
+        relay.join().unwrap()
+    })
+}
+
+#[test]
+fn e11_tcp_passes_in_super_packets_where_they_are_wanted_and_packet_by_packet_where_not() {
+    as_root(|| {
+        for at in ["10.9.0.2:8000", "[fd09::2]:8000"] {
+            let at = at.parse().unwrap();
+            let seen = transfer(Offloading::Auto, at);
+            assert!(seen.tcp_trains > 50, "{} trains {at}", seen.tcp_trains);
+            assert!(seen.undone_checksums > 0);
+            let seen = transfer(Offloading::Off, at);
+            assert_eq!((seen.tcp_trains, seen.undone_checksums), (0, 0), "{at}");
+        }
+    });
+}
+
+#[test]
+fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
+    as_root(|| {
+        let [(one, a), (other, b)] = sites(Offloading::Auto);
+        assert_eq!(a.trains(), Trains::TcpAndUdp, "Linux 6.2 or newer");
+        for (from, to) in [
+            ("10.9.0.1:7000", "10.9.0.2:7000"),
+            ("[fd09::1]:7000", "[fd09::2]:7000"),
+        ] {
+            let bind = |namespace: &Namespace, at: &str| {
+                let at = at.parse().unwrap();
+                namespace
+                    .run(|| UdpSocket::bind(at, SocketOffload::FULL))
+                    .unwrap()
+                    .unwrap()
+            };
+            let (from, to) = (bind(&one, from), bind(&other, to));
+            let mut batch = SendBatch::new();
+            let mut wanted = Vec::new();
+            for fill in 0..20 {
+                let slot = batch.reserve(to.local(), from.local().ip(), 0, 1200);
+                let mut slot = slot.unwrap();
+                slot.bytes().fill(fill);
+                slot.commit(1200);
+                wanted.push(vec![fill; 1200]);
+            }
+            let end = AtomicBool::new(false);
+            let seen = thread::scope(|scope| {
+                let relay = scope.spawn(|| relay(&a, &b, &end));
+                assert_eq!(from.send(&batch).unwrap(), 20);
+                wait_readable(Socket::as_fd(&to));
+                let mut received = RecvBatch::new();
+                assert_eq!(to.recv(&mut received).unwrap(), 1);
+                let mut train = received.iter_mut().next().unwrap();
+                assert!(train.segments().eq(&wanted));
+                end.store(true, Ordering::Release);
+                relay.join().unwrap()
+            });
+            assert_eq!(seen.udp_trains, 1);
+        }
+    });
+}
+
+#[test]
+fn a_device_that_refuses_a_train_is_asked_for_fewer_kinds() {
+    as_root(|| {
+        let [(_one, a), (_other, _b)] = sites(Offloading::Auto);
+        for fewer in [Trains::Tcp, Trains::None] {
+            a.give_up_trains();
+            assert_eq!(a.trains(), fewer);
+        }
+        let [(_one, off), _] = sites(Offloading::Off);
+        assert_eq!(off.trains(), Trains::None);
+    });
+}
