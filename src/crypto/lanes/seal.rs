@@ -13,6 +13,7 @@ use crate::crypto::suite::Protection;
 use super::Kernel;
 use super::cbc::{self, Lane};
 use super::hmac::{Hmac, Message};
+use super::padding::fill;
 
 /// Bytes before the IV: SPI and sequence number.
 pub(super) const HEADER: usize = 8;
@@ -129,8 +130,9 @@ impl Sealer {
         self.mac.authenticate(live(&mut messages, count));
         let tags = messages.map(|message| message.tag);
         for (tag, packet) in tags.iter().zip(group.iter_mut()) {
-            let icv = packet.bytes.iter_mut().rev().take(icv_len).rev();
-            icv.zip(tag).for_each(|(to, from)| *to = *from);
+            let covered = packet.bytes.len().saturating_sub(icv_len);
+            let icv = packet.bytes.get_mut(covered..).unwrap_or_default();
+            fill(icv, tag.get(..icv_len).unwrap_or_default());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The kernels for x86-64, and the proofs that this CPU runs them.
 //!
-//! A function compiled for instructions that the CPU lacks must never be called. [`AesNi`], [`Vaes`] and [`ShaNi`] can only be
-//! had from `detect`; every safe function here takes one, and so may call the function behind it.
+//! A function compiled for instructions that the CPU lacks must never be called. [`AesNi`], [`Vaes`], [`Avx2`] and [`ShaNi`] can
+//! only be had from `detect`; every safe function here takes one, and so may call the function behind it.
 
 #![allow(
     unsafe_code,
@@ -15,10 +15,14 @@
 )]
 
 pub(super) mod aesni;
-pub(super) mod sha1ni;
-pub(super) mod sha256ni;
+pub(super) mod hashes;
+mod sha1avx2;
+mod sha1ni;
+mod sha256avx2;
+mod sha256ni;
 pub(super) mod slots;
 pub(super) mod vaes;
+mod words;
 
 use core::arch::x86_64::*;
 
@@ -34,6 +38,10 @@ pub(super) struct AesNi(());
 /// This CPU has VAES and AVX2 besides AES-NI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Vaes(AesNi);
+
+/// This CPU has AVX2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Avx2(());
 
 /// This CPU has SHA-NI, with SSSE3 and SSE4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +62,12 @@ impl Vaes {
     /// What has VAES has AES-NI.
     pub(super) fn narrow(self) -> AesNi {
         self.0
+    }
+}
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Avx2> {
+        is_x86_feature_detected!("avx2").then_some(Avx2(()))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::crypto::lanes::hmac::{Chunk, State};
 /// Takes the messages' next blocks, as many of each, into their states.
 pub(in crate::crypto::lanes) fn compress<const L: usize>(
     _: ShaNi,
-    states: &mut [State; L],
+    states: [&mut State; L],
     messages: [&[Chunk]; L],
 ) {
     // SAFETY: SHA-NI, SSSE3 and SSE4.1 are there, as the argument proves.
@@ -17,7 +17,7 @@ pub(in crate::crypto::lanes) fn compress<const L: usize>(
 
 /// The constants of FIPS 180-4 §4.2.2.
 #[rustfmt::skip]
-static K: [[u32; 4]; 16] = [
+pub(super) static K: [[u32; 4]; 16] = [
     [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
     [0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
     [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3],
@@ -46,7 +46,7 @@ struct Lane {
 }
 
 #[target_feature(enable = "sha,ssse3,sse4.1")]
-fn lanes<const L: usize>(states: &mut [State; L], messages: [&[Chunk]; L]) {
+fn lanes<const L: usize>(states: [&mut State; L], messages: [&[Chunk]; L]) {
     let zero = _mm_setzero_si128();
     let mut lanes = [Lane {
         abef: zero,
@@ -54,30 +54,29 @@ fn lanes<const L: usize>(states: &mut [State; L], messages: [&[Chunk]; L]) {
         words: [zero; 4],
     }; L];
     for at in 0..L {
-        let [a, b, c, d, e, f, g, h] = states[at].map(|word| word as i32);
-        lanes[at].abef = _mm_set_epi32(a, b, e, f);
-        lanes[at].cdgh = _mm_set_epi32(c, d, g, h);
+        let [a, b, c, d, e, f, g, h] = *states[at];
+        lanes[at].abef = _mm_set_epi32(a as i32, b as i32, e as i32, f as i32);
+        lanes[at].cdgh = _mm_set_epi32(c as i32, d as i32, g as i32, h as i32);
     }
     let blocks = messages.iter().map(|message| message.len()).min();
     for block in 0..blocks.unwrap_or(0) {
         let saved = lanes;
-        let next: [&Chunk; L] = messages.map(|message| &message[block]);
-        four::<0, L>(&mut lanes, &next);
-        four::<1, L>(&mut lanes, &next);
-        four::<2, L>(&mut lanes, &next);
-        four::<3, L>(&mut lanes, &next);
-        four::<4, L>(&mut lanes, &next);
-        four::<5, L>(&mut lanes, &next);
-        four::<6, L>(&mut lanes, &next);
-        four::<7, L>(&mut lanes, &next);
-        four::<8, L>(&mut lanes, &next);
-        four::<9, L>(&mut lanes, &next);
-        four::<10, L>(&mut lanes, &next);
-        four::<11, L>(&mut lanes, &next);
-        four::<12, L>(&mut lanes, &next);
-        four::<13, L>(&mut lanes, &next);
-        four::<14, L>(&mut lanes, &next);
-        four::<15, L>(&mut lanes, &next);
+        four::<0, L>(&mut lanes, &messages, block);
+        four::<1, L>(&mut lanes, &messages, block);
+        four::<2, L>(&mut lanes, &messages, block);
+        four::<3, L>(&mut lanes, &messages, block);
+        four::<4, L>(&mut lanes, &messages, block);
+        four::<5, L>(&mut lanes, &messages, block);
+        four::<6, L>(&mut lanes, &messages, block);
+        four::<7, L>(&mut lanes, &messages, block);
+        four::<8, L>(&mut lanes, &messages, block);
+        four::<9, L>(&mut lanes, &messages, block);
+        four::<10, L>(&mut lanes, &messages, block);
+        four::<11, L>(&mut lanes, &messages, block);
+        four::<12, L>(&mut lanes, &messages, block);
+        four::<13, L>(&mut lanes, &messages, block);
+        four::<14, L>(&mut lanes, &messages, block);
+        four::<15, L>(&mut lanes, &messages, block);
         for at in 0..L {
             lanes[at].abef = _mm_add_epi32(lanes[at].abef, saved[at].abef);
             lanes[at].cdgh = _mm_add_epi32(lanes[at].cdgh, saved[at].cdgh);
@@ -85,7 +84,7 @@ fn lanes<const L: usize>(states: &mut [State; L], messages: [&[Chunk]; L]) {
     }
     for at in 0..L {
         let Lane { abef, cdgh, .. } = lanes[at];
-        states[at] = [
+        let words = [
             _mm_extract_epi32::<3>(abef),
             _mm_extract_epi32::<2>(abef),
             _mm_extract_epi32::<3>(cdgh),
@@ -94,31 +93,38 @@ fn lanes<const L: usize>(states: &mut [State; L], messages: [&[Chunk]; L]) {
             _mm_extract_epi32::<0>(abef),
             _mm_extract_epi32::<1>(cdgh),
             _mm_extract_epi32::<0>(cdgh),
-        ]
-        .map(|word| word as u32);
+        ];
+        for word in 0..8 {
+            states[at][word] = words[word] as u32;
+        }
     }
 }
 
 /// Rounds `4 * GROUP` to `4 * GROUP + 3` of every lane.
 #[inline]
 #[target_feature(enable = "sha,ssse3,sse4.1")]
-fn four<const GROUP: usize, const L: usize>(lanes: &mut [Lane; L], blocks: &[&Chunk; L]) {
+fn four<const GROUP: usize, const L: usize>(
+    lanes: &mut [Lane; L],
+    messages: &[&[Chunk]; L],
+    block: usize,
+) {
     let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     for at in 0..L {
         let lane = &mut lanes[at];
         let words = if GROUP < 4 {
-            let (quarters, _) = blocks[at].as_chunks();
+            let (quarters, _) = messages[at][block].as_chunks();
             _mm_shuffle_epi8(load(&quarters[GROUP]), big_endian)
         } else {
-            let [first, second, third, fourth] =
-                [0, 1, 2, 3].map(|ago| lane.words[(GROUP + ago) % 4]);
+            let (first, second) = (lane.words[GROUP % 4], lane.words[(GROUP + 1) % 4]);
+            let (third, fourth) = (lane.words[(GROUP + 2) % 4], lane.words[(GROUP + 3) % 4]);
             let seven_ago = _mm_alignr_epi8::<4>(fourth, third);
             let sum = _mm_add_epi32(_mm_sha256msg1_epu32(first, second), seven_ago);
             _mm_sha256msg2_epu32(sum, fourth)
         };
         lane.words[GROUP % 4] = words;
-        let [k0, k1, k2, k3] = K[GROUP].map(|word| word as i32);
-        let keyed = _mm_add_epi32(words, _mm_set_epi32(k3, k2, k1, k0));
+        let [k0, k1, k2, k3] = K[GROUP];
+        let constants = _mm_set_epi32(k3 as i32, k2 as i32, k1 as i32, k0 as i32);
+        let keyed = _mm_add_epi32(words, constants);
         lane.cdgh = _mm_sha256rnds2_epu32(lane.cdgh, lane.abef, keyed);
         let upper = _mm_shuffle_epi32::<0x0e>(keyed);
         lane.abef = _mm_sha256rnds2_epu32(lane.abef, lane.cdgh, upper);
