@@ -109,6 +109,7 @@ pub static TUNNEL: &[Key] = &[
     key("mtu"),
     key("inside"),
     key("replay-window"),
+    key("dscp"),
 ];
 
 /// Keys of `[preset]`: what is known about the cloud, beside the tunnel values the preset gives.

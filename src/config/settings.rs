@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::ike;
-use crate::net::Prefix;
+use crate::net::{Dscp, Prefix};
 
 /// What the daemon runs with.
 #[derive(Debug, Clone)]
@@ -62,6 +62,8 @@ pub struct Tunnel {
     pub child_packets: Option<u64>,
     /// Packets of the replay window: a power of two from 64 to 65536.
     pub replay_window: u32,
+    /// What outer headers say about the class of service of what is inside.
+    pub dscp: Dscp,
     /// What happens to traffic for `routes` while no tunnel carries it.
     pub fail_closed: FailClosed,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::duration::Span;
 use super::settings::{Inside, Offload};
 use crate::ike::{Encapsulation, PeerId, Start};
+use crate::net::Dscp;
 
 /// How a value looks in a file.
 pub fn plain<T: std::fmt::Display>(value: &T) -> String {
@@ -56,6 +57,14 @@ pub fn encapsulation(encapsulation: &Encapsulation) -> String {
         Encapsulation::Udp => quoted(&"udp"),
         Encapsulation::Auto => quoted(&"auto"),
         Encapsulation::Esp => quoted(&"esp"),
+    }
+}
+
+/// How this key is written.
+pub fn dscp(dscp: &Dscp) -> String {
+    match dscp {
+        Dscp::Copied => quoted(&"copy"),
+        Dscp::Cleared => quoted(&"clear"),
     }
 }
 

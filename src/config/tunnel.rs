@@ -18,7 +18,7 @@ use super::value::{self, DEVICE_NAME_MAX};
 use super::{Environment, amount, proposals};
 use crate::crypto::{EspProposal, IkeProposal};
 use crate::ike::{self, Dpd, Encapsulation, RekeyTest, Start};
-use crate::net::{Policy, Prefix, Selector};
+use crate::net::{Dscp, Policy, Prefix, Selector};
 
 /// What every tunnel is read against.
 pub struct Reader<'a> {
@@ -53,6 +53,7 @@ impl Reader<'_> {
             plain,
             default::REPLAY_WINDOW,
         );
+        let dscp = scope.value_or("dscp", value::dscp, show::dscp, Dscp::Copied);
 
         let (name, device, ends, traffic, protection) =
             (name?, device?, ends?, traffic?, protection?);
@@ -102,6 +103,7 @@ impl Reader<'_> {
             child_bytes: protection.child_bytes,
             child_packets: protection.child_packets,
             replay_window: replay_window.value,
+            dscp: dscp.value,
             fail_closed: traffic.fail_closed,
         };
         Some(Resolved {

@@ -11,7 +11,7 @@ use super::file::{Located, Value};
 use super::settings::{Inside, Offload};
 use super::suggest::nearest;
 use crate::ike::{Encapsulation, Identity, Peer, PeerId, Start};
-use crate::net::Prefix;
+use crate::net::{Dscp, Prefix};
 
 /// A reader of one kind of value.
 pub type Read<T> = fn(&Located, &mut Vec<Diagnostic>) -> Option<T>;
@@ -391,6 +391,12 @@ pub fn replay_window(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<
         ));
     }
     Some(made)
+}
+
+/// What outer headers say about the class of service of what is inside.
+pub fn dscp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Dscp> {
+    let words = [("copy", Dscp::Copied), ("clear", Dscp::Cleared)];
+    word(value, &words, findings)
 }
 
 /// An address on the device, with the length of its network: `"169.254.10.2/30"`.

@@ -325,6 +325,7 @@ mod tests {
                 local: self.address,
                 remote: SocketAddr::new(self.peer, NAT_PORT),
                 mtu: 1400,
+                dscp: Default::default(),
             };
             self.children.add(inbound, path, sends, &mut self.datapath);
         }

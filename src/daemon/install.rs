@@ -99,6 +99,7 @@ pub(super) fn up(
         local: child.local.ip(),
         remote: child.remote,
         mtu,
+        dscp: tunnel.settings.dscp,
     };
     let inbound = inbound.limited(limits);
     tunnel.children.add(inbound, path, child.sends, datapath);

@@ -15,7 +15,7 @@ use std::io;
 use super::counters::Counters;
 use super::tables::Path;
 use crate::esp::{Laid, Outbound};
-use crate::net::{Packet, Refusal};
+use crate::net::{Packet, Refusal, traffic_class};
 use crate::os::SendBatch;
 
 /// Packets where they will leave from.
@@ -52,7 +52,7 @@ impl Departures {
     }
 
     /// Reserves a place for a packet of `len` octets, has `write` put it there, and commits it: a packet refused in between leaves
-    /// no trace. It is `like`, or a part of it: its outer header gets the same traffic class (RFC 4301 §5.1.2.1, RFC 6040 §4.1).
+    /// no trace. It is `like`, or a part of it: its outer header gets the traffic class that goes with that.
     /// A full batch is sent first.
     pub(super) fn lay(
         &mut self,
@@ -62,7 +62,8 @@ impl Departures {
         counters: &Counters,
         write: impl FnOnce(&mut [u8]) -> bool,
     ) -> Result<(), Refusal> {
-        let (class, sealed) = (like.traffic_class(), path.sa.sealed_len(len));
+        let class = traffic_class::encapsulated(like.traffic_class(), path.dscp);
+        let sealed = path.sa.sealed_len(len);
         let full = |batch: &mut SendBatch| {
             let place = batch.reserve(path.remote, path.local, class, sealed);
             place.is_none()

@@ -369,6 +369,7 @@ mod tests {
                 local,
                 remote: SocketAddr::new(remote, NAT_PORT),
                 mtu: MTU,
+                dscp: Default::default(),
             }
         }
     }

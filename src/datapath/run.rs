@@ -9,7 +9,7 @@ use super::notice::Bell;
 use super::tables::{Inlet, Lane};
 use super::watch::Seen;
 use crate::esp::{Arrival, Entry, Opening};
-use crate::net::{Packet, Refusal, Time, ecn, mss};
+use crate::net::{Packet, Refusal, Time, mss, traffic_class};
 
 /// Such a row. Packets wait in it until they fill the lanes, or no more come.
 pub(super) struct Run<'t, 'p> {
@@ -139,7 +139,7 @@ fn welcome<'a>(
     let inner = arrival.esp.get_mut(range).ok_or(Refusal::Overflow)?;
 
     // 4. What routers on the way said about congestion is for the inner packet's receiver.
-    ecn::decapsulate(inner, outer.class)?;
+    traffic_class::decapsulate(inner, outer.class)?;
 
     // 5. The far end's connections learn what fits, too: the peer may not clamp.
     mss::clamp_mss(inner, inlet.clamp.v4, inlet.clamp.v6);

@@ -14,7 +14,7 @@ use super::TunnelId;
 use super::counters::Counters;
 use super::watch::Watch;
 use crate::esp::{Outbound, Sad, mtu};
-use crate::net::Policy;
+use crate::net::{Dscp, Policy};
 use crate::os::poll::Signal;
 use crate::os::{Device, Socket};
 
@@ -43,6 +43,8 @@ pub struct Path {
     pub remote: SocketAddr,
     /// The largest inner packet ([`mtu::inner`]).
     pub mtu: u16,
+    /// What their outer headers say about their class of service.
+    pub dscp: Dscp,
 }
 
 /// What ingress needs to know beside an inbound SA.

@@ -20,7 +20,7 @@ use super::worker::{Turn, Work};
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound, Sad};
-use crate::net::{Policy, Refusal, Time};
+use crate::net::{Dscp, Policy, Refusal, Time};
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
 
 pub(super) const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -41,6 +41,7 @@ pub(super) struct Side {
     pub(super) notices: Notices,
     pub(super) egress: Egress,
     pub(super) ingress: Ingress,
+    pub(super) dscp: Dscp,
 }
 
 impl Side {
@@ -70,6 +71,7 @@ impl Side {
             notices,
             egress,
             ingress,
+            dscp: Dscp::Copied,
         }
     }
 
@@ -83,6 +85,7 @@ impl Side {
             local: self.address,
             remote,
             mtu: MTU,
+            dscp: self.dscp,
         };
         self.lane.outlet.store(Arc::new(Outlet::Open(path)));
         sa

@@ -12,7 +12,7 @@ use super::worker::{Turn, Work};
 use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
 use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
 use crate::net::segment::{Offload, Train};
-use crate::net::{Packet, Refusal};
+use crate::net::{Dscp, Packet, Refusal};
 use crate::os::{Trains, VnetHeader};
 
 /// A connection's next 60 KB, as the stack behind `b` leaves them to a network card, in segments that just fit.
@@ -246,6 +246,23 @@ fn e12_the_outer_header_has_the_traffic_class_of_the_inner_one() {
         while pair.a.egress.turn(NOW) == Turn::More {}
         assert_eq!(pair.b.nat.take_class().unwrap().1, class);
     }
+}
+
+#[test]
+fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
+    let mut pair = Pair::new();
+    pair.a.dscp = Dscp::Cleared;
+    pair.connect("aes128gcm16", 1);
+    let mut packet = to_b(60);
+    packet[1] = 0xb8 | 0b10;
+    header_checksum(&mut packet);
+    assert!(pair.a.device.inject(&packet));
+    while pair.a.egress.turn(NOW) == Turn::More {}
+    let (from, class, sealed) = pair.b.nat.take_class().unwrap();
+    assert_eq!(class, 0b10);
+    assert!(pair.b.nat.inject_class(from, class, &sealed));
+    pair.turn(NOW);
+    assert_eq!(pair.b.delivered(), [packet]);
 }
 
 #[test]

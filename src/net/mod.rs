@@ -16,7 +16,6 @@
 
 mod address;
 pub mod checksum;
-pub mod ecn;
 mod extensions;
 pub mod fragment;
 pub mod icmp;
@@ -29,6 +28,7 @@ mod refusal;
 pub mod segment;
 mod selector;
 mod time;
+pub mod traffic_class;
 
 pub use packet::{FragmentKind, Packet};
 pub use policy::{MOST_SELECTORS, Policy, narrow};
@@ -37,3 +37,4 @@ pub use prefix::{Prefix, PrefixError};
 pub use refusal::Refusal;
 pub use selector::{Selector, SelectorError};
 pub use time::Time;
+pub use traffic_class::Dscp;

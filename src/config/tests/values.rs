@@ -3,6 +3,7 @@
 use super::*;
 use crate::crypto::Esn;
 use crate::ike::RekeyTest;
+use crate::net::Dscp;
 
 #[test]
 fn peers_are_addresses_or_names() {
@@ -180,6 +181,14 @@ fn clouds_are_asked_to_rekey_soon_after_the_first_connect() {
         asks("preset = \"alibaba\"\nrekey-check = false"),
         RekeyTest::Never
     );
+}
+
+#[test]
+fn the_class_of_service_is_copied_unless_the_file_says_otherwise() {
+    assert_eq!(tunnel("replay-window = 1024").dscp, Dscp::Copied);
+    assert_eq!(tunnel("dscp = \"copy\"").dscp, Dscp::Copied);
+    assert_eq!(tunnel("dscp = \"clear\"").dscp, Dscp::Cleared);
+    assert!(error("dscp = \"maybe\"").contains("copy"));
 }
 
 #[test]

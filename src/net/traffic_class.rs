@@ -1,11 +1,12 @@
-//! Congestion marks through a tunnel (RFC 6040, which replaces RFC 4301 §5.1.2 in this).
+//! The traffic class through a tunnel: classes of service (RFC 4301 §5.1.2.1) and congestion marks (RFC 6040, which replaces
+//! RFC 4301 in this).
 //!
 //! ```text
 //!   DSCP (6 bits) │ ECN (2 bits)        00 not ECN-capable · 10 ECT(0) · 01 ECT(1) · 11 congestion experienced
 //! ```
 //!
-//! On the way in, the outer header gets the inner header's mark. On the way out, what routers have done to the outer one is carried
-//! over to the inner one (RFC 6040 §4.2):
+//! On the way in, the outer header gets the inner header's mark, and its DSCP where the networks on the way may see it. On the way
+//! out, what routers have done to the outer mark is carried over to the inner one (RFC 6040 §4.2), whose DSCP stays as it is:
 //!
 //! ```text
 //!              outer   00        10        01        11
@@ -25,6 +26,25 @@ const CONGESTION: u8 = 0b11;
 
 /// The bits of a traffic class that are the mark.
 const MARK: u8 = 0b11;
+
+/// What the outer header says about the class of service of the inner packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dscp {
+    /// The same: networks on the way can treat it accordingly.
+    #[default]
+    Copied,
+    /// Nothing: nobody on the way learns of it.
+    Cleared,
+}
+
+/// The traffic class of the outer header around a packet of class `inner`.
+#[must_use]
+pub const fn encapsulated(inner: u8, dscp: Dscp) -> u8 {
+    match dscp {
+        Dscp::Copied => inner,
+        Dscp::Cleared => inner & MARK,
+    }
+}
 
 /// The mark that leaves the tunnel; `None` for a packet that has to be dropped: a router wanted its sender to slow down, and its
 /// sender knows no other sign than loss.
