@@ -21,6 +21,7 @@ mod batch;
 pub mod clock;
 pub mod cycles;
 pub mod entropy;
+pub mod flood;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
