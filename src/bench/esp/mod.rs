@@ -153,7 +153,6 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut progress = Progress::new(suites.len() as u32);
     let mut results = Vec::new();
-    let mut whole = Tally::default();
     for suite in suites {
         progress.begin(suite.to_string());
         for (way, make) in [
@@ -165,14 +164,13 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                     continue;
                 };
                 progress.detail(&format!("{size} bytes, {}", way.word()));
-                let (seal, open) = measure(subject.as_mut(), options.time, &mut whole);
-                let speed = |tally: &Tally| tally.speed(size);
+                let [seal, open] = measure(subject.as_mut(), options.time);
                 results.push(Row {
                     suite: suite.to_string(),
                     through: way,
                     size,
-                    seal: speed(&seal),
-                    open: speed(&open),
+                    seal: seal.speed(size),
+                    open: open.speed(size),
                 });
             }
         }
@@ -182,7 +180,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         lanes: Kernel::best().to_string(),
         lanes_available: Kernel::all().map(|kernel| kernel.to_string()).collect(),
         cpu_features: cpu_features(),
-        tsc_ghz: whole.ticks_per_second().map(|hz| hz / 1e9),
+        tsc_ghz: tsc_ghz(),
         batch: BATCH,
         seconds: options.time.as_secs_f64(),
         results,
@@ -202,37 +200,29 @@ fn suite(words: &str) -> Result<EspSuite, Error> {
         .ok_or_else(|| Error::Choice(words.to_owned()))
 }
 
-/// Time and ticks of a number of batches.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    batches: u64,
+/// How long a batch took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Lap {
     time: Duration,
-    /// `None` once a tick is not known.
+    /// Of the time stamp counter, if there is one.
     ticks: Option<u64>,
 }
 
-impl Tally {
-    const EMPTY: Tally = Tally {
-        batches: 0,
-        time: Duration::ZERO,
-        ticks: Some(0),
-    };
-
-    fn add(&mut self, time: Duration, ticks: Option<u64>) {
-        self.batches += 1;
-        self.time += time;
-        self.ticks = self.ticks.zip(ticks).map(|(sum, ticks)| sum + ticks);
-    }
-
-    fn ticks_per_second(&self) -> Option<f64> {
-        let seconds = self.time.as_secs_f64();
-        self.ticks
-            .filter(|_| seconds > 0.0)
-            .map(|ticks| ticks as f64 / seconds)
+impl Lap {
+    /// Times one batch.
+    fn of(work: impl FnOnce()) -> Lap {
+        let (begin, first) = (Instant::now(), cycles::now());
+        work();
+        let last = cycles::now();
+        let ticks = first.zip(last);
+        Lap {
+            time: begin.elapsed(),
+            ticks: ticks.map(|(first, last)| last.saturating_sub(first)),
+        }
     }
 
     fn speed(&self, size: usize) -> Speed {
-        let bytes = (self.batches * (BATCH * size) as u64) as f64;
+        let bytes = (BATCH * size) as f64;
         Speed {
             gbit: bytes * 8.0 / self.time.as_secs_f64().max(1e-9) / 1e9,
             cycles_per_byte: self.ticks.map(|ticks| ticks as f64 / bytes.max(1.0)),
@@ -240,55 +230,46 @@ impl Tally {
     }
 }
 
-/// Slices that the time is cut into. The one in the middle counts: a neighbour who takes the core for a moment spoils some of them.
-const SLICES: u32 = 11;
+/// The laps kept of one direction; later ones take the places of the first.
+const LAPS: usize = 1 << 16;
 
-/// Seals and opens in turn for `time`, after a tenth of it to warm up.
-fn measure(subject: &mut dyn Subject, time: Duration, whole: &mut Tally) -> (Tally, Tally) {
-    slice(subject, time / 10);
-    let begin = (Instant::now(), cycles::now());
-    let mut seals = Vec::new();
-    let mut opens = Vec::new();
-    for _ in 0..SLICES {
-        let (seal, open) = slice(subject, time / SLICES);
-        seals.push(seal);
-        opens.push(open);
-    }
-    if whole.batches == 0 {
-        whole.ticks = Some(0);
-    }
-    whole.add(begin.0.elapsed(), ticks(begin.1, cycles::now()));
-    (median(seals), median(opens))
+/// Seals and opens in turn for `time`, after a tenth of it to warm up. Of each direction the lap in the middle counts: whoever else
+/// takes the core for a while spoils some laps, not that one.
+fn measure(subject: &mut dyn Subject, time: Duration) -> [Lap; 2] {
+    laps(subject, time / 10);
+    laps(subject, time).map(median)
 }
 
-fn slice(subject: &mut dyn Subject, time: Duration) -> (Tally, Tally) {
-    let (mut seal, mut open) = (Tally::EMPTY, Tally::EMPTY);
+fn laps(subject: &mut dyn Subject, time: Duration) -> [Vec<Lap>; 2] {
+    let mut all = [Vec::new(), Vec::new()];
     let begin = Instant::now();
-    while seal.batches == 0 || begin.elapsed() < time {
-        timed(&mut seal, || subject.seal());
-        timed(&mut open, || subject.open());
+    for round in 0.. {
+        let laps = [Lap::of(|| subject.seal()), Lap::of(|| subject.open())];
+        for (kept, lap) in all.iter_mut().zip(laps) {
+            if kept.len() < LAPS {
+                kept.push(lap);
+            } else {
+                kept[round % LAPS] = lap;
+            }
+        }
+        if begin.elapsed() >= time {
+            break;
+        }
     }
-    (seal, open)
+    all
 }
 
-fn timed(tally: &mut Tally, work: impl FnOnce()) {
-    let (begin, first) = (Instant::now(), cycles::now());
-    work();
-    let last = cycles::now();
-    tally.add(begin.elapsed(), ticks(first, last));
+fn median(mut laps: Vec<Lap>) -> Lap {
+    let middle = laps.len() / 2;
+    let (_, lap, _) = laps.select_nth_unstable_by_key(middle, |lap| lap.time);
+    *lap
 }
 
-fn ticks(first: Option<u64>, last: Option<u64>) -> Option<u64> {
-    first
-        .zip(last)
-        .map(|(first, last)| last.saturating_sub(first))
-}
-
-fn median(mut tallies: Vec<Tally>) -> Tally {
-    let pace = |tally: &Tally| tally.time.as_secs_f64() / tally.batches.max(1) as f64;
-    tallies.sort_by(|a, b| pace(a).total_cmp(&pace(b)));
-    let middle = tallies.len() / 2;
-    tallies.get(middle).copied().unwrap_or_default()
+/// How fast the time stamp counter runs, in ticks a nanosecond.
+fn tsc_ghz() -> Option<f64> {
+    let lap = Lap::of(|| std::thread::sleep(Duration::from_millis(20)));
+    lap.ticks
+        .map(|ticks| ticks as f64 / lap.time.as_nanos() as f64)
 }
 
 /// The instructions that decide which kernel runs, and those that one could still use.
@@ -319,23 +300,30 @@ mod tests {
 
     #[test]
     fn speed_is_of_inner_bytes() {
-        let mut tally = Tally::EMPTY;
-        tally.add(Duration::from_micros(46), Some(46_000));
-        let speed = tally.speed(1000);
+        let lap = |ticks| Lap {
+            time: Duration::from_micros(46),
+            ticks,
+        };
+        let speed = lap(Some(46_000)).speed(1000);
         assert!((speed.gbit - 8.0).abs() < 1e-9);
         assert_eq!(speed.cycles_per_byte, Some(1.0));
-        tally.add(Duration::from_micros(1), None);
-        assert_eq!(tally.speed(1000).cycles_per_byte, None);
+        assert_eq!(lap(None).speed(1000).cycles_per_byte, None);
     }
 
     #[test]
-    fn the_slice_in_the_middle_counts() {
-        let tally = |micros| {
-            let mut tally = Tally::EMPTY;
-            tally.add(Duration::from_micros(micros), None);
-            tally
+    fn the_lap_in_the_middle_counts() {
+        let lap = |micros| Lap {
+            time: Duration::from_micros(micros),
+            ticks: None,
         };
-        let middle = median([9, 1, 5].map(tally).to_vec());
-        assert_eq!(middle.time, Duration::from_micros(5));
+        assert_eq!(median([900, 5, 4, 800, 6].map(lap).to_vec()), lap(6));
+        assert_eq!(median(vec![lap(3)]), lap(3));
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_counter_runs_at_a_clock_a_cpu_could_have() {
+        let ghz = tsc_ghz().unwrap();
+        assert!((0.5..10.0).contains(&ghz), "{ghz}");
     }
 }
