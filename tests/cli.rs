@@ -164,6 +164,10 @@ fn the_command_line_is_checked() {
         &["bench", "esp", "--seconds", "0"],
         &["bench", "esp", "--esp", "aes129-sha1"],
         &["bench", "esp", "--esp", "aes128-aes256-sha1"],
+        &["bench", "tunnel", "--seconds", "0"],
+        &["bench", "tunnel", "--versus", "openvpn"],
+        &["bench", "tunnel", "--esp", "aes128"],
+        &["bench", "tunnel", "--esp", "des-md5"],
     ] {
         assert_eq!(status(&groundlink(folder.path(), line)), 2, "{line:?}");
     }
@@ -193,6 +197,19 @@ fn psk_and_completions_print_what_they_promise() {
     assert!(
         !script.contains("diagnose"),
         "verbs of later versions are not offered"
+    );
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_told_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = ["bench", "tunnel", "--report", "/nowhere/at/all.html"];
+    let output = groundlink(folder.path(), &line);
+    assert_eq!(status(&output), 1);
+    assert!(
+        stderr(&output).contains("/nowhere/at/all.html cannot be written"),
+        "{}",
+        stderr(&output)
     );
 }
 

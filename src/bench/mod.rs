@@ -11,6 +11,7 @@
 pub mod esp;
 mod machine;
 mod progress;
+pub mod tunnel;
 
 pub use machine::Machine;
 pub use progress::Progress;

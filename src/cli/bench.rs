@@ -1,21 +1,29 @@
 //! `groundlink bench`: what this machine makes of the program.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
+use super::lab::{failure as lab_failure, own_program};
 use super::outcome::{Exit, Failure, print};
-use crate::bench::esp;
+use crate::bench::{esp, tunnel};
+use crate::lab;
+use crate::lab::interrupt::Blocked;
+use crate::lab::options::DEFAULT_SUITE;
 
-/// Measures: ESP on one core of this CPU
+/// Measures: ESP on one core of this CPU, or two gateways end to end
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   groundlink bench esp
   groundlink bench esp --esp aes128-sha1 --esp aes128gcm16 --seconds 2 --json
+  groundlink bench tunnel --versus strongswan --report report.html
 
 docs/performance.md says how to read the figures.
 
-Exit status: 0 measured · 1 could not be · 2 the command line is wrong")]
+Exit status: 0 measured · 1 could not be · 2 the command line is wrong · 4 some of it could not be")]
 pub(crate) struct Bench {
     #[command(subcommand)]
     what: What,
@@ -26,8 +34,7 @@ enum What {
     Esp(Esp),
     #[command(hide = true, disable_help_flag = true)]
     Ike(Later),
-    #[command(hide = true, disable_help_flag = true)]
-    Tunnel(Later),
+    Tunnel(Tunnel),
 }
 
 /// ESP sealed and opened on one core, per suite and packet size; no network, no root
@@ -49,6 +56,45 @@ struct Esp {
     json: bool,
 }
 
+/// Two gateways end to end in network namespaces: TCP, UDP without loss, round trip, CPU time, memory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  groundlink bench tunnel
+  groundlink bench tunnel --versus strongswan --esp aes128-sha1 --esp aes128gcm16 --report report.html
+
+Needs what `groundlink lab` needs: no root where user namespaces are allowed and /dev/net/tun may be opened. \
+`--versus strongswan` needs strongSwan. Sender, both gateways and receiver share this machine's cores, so only \
+ratios within one run say something about the programs.
+
+Exit status: 0 measured · 1 could not be · 2 the command line is wrong · 4 some of it could not be")]
+struct Tunnel {
+    /// What to put beside groundlink, on both sides, in the same run
+    #[arg(long, value_enum, value_name = "SYSTEM")]
+    versus: Option<Versus>,
+    /// Proposals of the IKE SA, in the words of swanctl.conf
+    #[arg(long, value_name = "WORDS", default_value = DEFAULT_SUITE)]
+    ike: String,
+    /// Proposals of the Child SA; given several times, each is a run of its own [default: aes128-sha1]
+    #[arg(long = "esp", value_name = "WORDS")]
+    esp: Vec<String>,
+    /// How long TCP runs, each time; a trial of the UDP rate search takes half of it
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// One JSON object on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Also a page with plots, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// What can be put beside groundlink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Versus {
+    /// strongSwan's charon with kernel-libipsec, its userspace ESP
+    Strongswan,
+}
+
 /// Whatever is said to a bench of a later version.
 #[derive(Debug, Args)]
 struct Later {
@@ -61,7 +107,7 @@ impl Bench {
         match self.what {
             What::Esp(esp) => esp.execute(),
             What::Ike(later) => later.refuse("ike"),
-            What::Tunnel(later) => later.refuse("tunnel"),
+            What::Tunnel(tunnel) => tunnel.execute(),
         }
     }
 }
@@ -87,13 +133,101 @@ impl Esp {
     }
 }
 
+impl Tunnel {
+    fn execute(self) -> Result<Exit, Failure> {
+        let options = self.options();
+        // All that can be wrong before minutes are spent.
+        options.check().map_err(tunnel_failure)?;
+        let page = self.report.as_deref().map(Page::open).transpose()?;
+        let program = own_program()?;
+        // In this order, as in the lab.
+        let blocked = Blocked::new()
+            .map_err(|error| Failure::failed(format!("signals cannot be blocked: {error}"), ""))?;
+        lab::enter().map_err(lab_failure)?;
+        let interrupt = blocked
+            .watch()
+            .map_err(|error| Failure::failed(format!("no thread: {error}"), ""))?;
+        let report = tunnel::run(&options, &program, &interrupt).map_err(tunnel_failure)?;
+        if let Some(page) = page {
+            page.write(&report.to_html())?;
+        }
+        print(shown(&report, self.json)?.as_bytes())?;
+        Ok(if report.is_whole() {
+            Exit::Done
+        } else {
+            Exit::NotWell
+        })
+    }
+
+    fn options(&self) -> tunnel::Options {
+        tunnel::Options {
+            versus: self.versus.map(|versus| match versus {
+                Versus::Strongswan => tunnel::System::Strongswan,
+            }),
+            ike: self.ike.clone(),
+            esp: if self.esp.is_empty() {
+                vec!["aes128-sha1".to_owned()]
+            } else {
+                self.esp.clone()
+            },
+            seconds: self.seconds,
+        }
+    }
+}
+
+/// A page still to be written, in a file that is known to take it.
+struct Page<'a> {
+    file: File,
+    path: &'a Path,
+}
+
+impl Page<'_> {
+    fn open(path: &Path) -> Result<Page<'_>, Failure> {
+        let mut options = OpenOptions::new();
+        // What is there is replaced when there is something better.
+        let file = options.write(true).create(true).truncate(false).open(path);
+        match file {
+            Ok(file) => Ok(Page { file, path }),
+            Err(error) => Err(no_page(path, &error)),
+        }
+    }
+
+    fn write(mut self, html: &str) -> Result<(), Failure> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.write_all(html.as_bytes()))
+            .map_err(|error| no_page(self.path, &error))
+    }
+}
+
+fn no_page(path: &Path, error: &io::Error) -> Failure {
+    let what = format!("the page {} cannot be written: {error}", path.display());
+    Failure::failed(
+        what,
+        "`--report FILE` names a file in a folder that you may write to",
+    )
+}
+
+fn tunnel_failure(error: tunnel::Error) -> Failure {
+    match error {
+        tunnel::Error::Lab(error) => lab_failure(error),
+        not_up @ tunnel::Error::NotUp { .. } => Failure::failed(
+            not_up.to_string(),
+            "`groundlink lab` with the same words says more",
+        ),
+    }
+}
+
 impl Later {
     fn refuse(self, name: &str) -> Result<Exit, Failure> {
         let what = format!(
             "`groundlink bench {name}` is not in this version ({})",
             env!("CARGO_PKG_VERSION")
         );
-        Err(Failure::usage(what, "`groundlink bench esp` is"))
+        Err(Failure::usage(
+            what,
+            "`groundlink bench esp` and `groundlink bench tunnel` are",
+        ))
     }
 }
 
@@ -124,6 +258,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::charon;
+
+    #[test]
+    fn without_strongswan_it_says_what_to_install() {
+        let missing = charon::Error::NotInstalled("/usr/sbin/swanctl");
+        let failure = tunnel_failure(tunnel::Error::Lab(missing.into())).to_string();
+        assert!(
+            failure.contains("/usr/sbin/swanctl is not installed"),
+            "{failure}"
+        );
+        assert!(failure.contains("apt install charon-systemd"), "{failure}");
+    }
 
     #[test]
     fn seconds_may_be_parts_of_one() {

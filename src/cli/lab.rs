@@ -206,12 +206,12 @@ impl Lab {
 }
 
 /// This very file, even if it was replaced meanwhile.
-fn own_program() -> Result<PathBuf, Failure> {
+pub(super) fn own_program() -> Result<PathBuf, Failure> {
     std::env::current_exe()
         .map_err(|error| Failure::failed(format!("our own program file is not known: {error}"), ""))
 }
 
-fn failure(error: lab::Error) -> Failure {
+pub(super) fn failure(error: lab::Error) -> Failure {
     let advice = error.advice().unwrap_or_default();
     match error {
         lab::Error::Refused(refusal) => Failure::usage(refusal.to_string(), advice),

@@ -33,6 +33,7 @@ use options::Refusal;
 
 pub use measure::TcpError;
 pub use sites::{Changes, Far, Lab};
+pub(crate) use sites::{connection, psk};
 
 use crate::os::netns::{self, UserNamespaceError};
 use crate::os::tun::{self, TunError};

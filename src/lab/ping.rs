@@ -67,6 +67,31 @@ impl Pinger {
         })
     }
 
+    /// Sends one request and waits for its answer: the time there and back, or `None` if it did not come.
+    pub fn once(&self, sequence: u16, patience: Duration) -> io::Result<Option<Duration>> {
+        let sent = Instant::now();
+        // An error here is a lost packet, as it is with many of them.
+        let _ = self
+            .socket
+            .send(&request(self.target, self.identifier, sequence));
+        let mut buffer = [0; 1500];
+        loop {
+            let left = patience.saturating_sub(sent.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            let answered = match (&self.socket).read(&mut buffer) {
+                Ok(length) => buffer.get(..length).and_then(|bytes| self.answered(bytes)),
+                // The time is up, or an ICMP error is about a lost packet.
+                Err(_) => None,
+            };
+            if answered == Some(sequence) {
+                return Ok(Some(sent.elapsed()));
+            }
+        }
+    }
+
     /// Takes answers until `deadline`, or until there is nothing left to wait for.
     fn collect(
         &self,

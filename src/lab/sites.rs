@@ -95,7 +95,7 @@ impl Lab {
             match options.peer {
                 Peer::Groundlink => groundlink(Side::B, &folders[1]).map(Far::Groundlink),
                 Peer::Strongswan => {
-                    let mut connection = connection(options, &plan, &psk);
+                    let mut connection = connection(options, &plan, Side::B, &psk);
                     if let Some(change) = changes.connection {
                         change(&mut connection);
                     }
@@ -229,19 +229,25 @@ fn await_control(gateway: &mut Gateway, interrupt: &Interrupt) -> Result<(), Int
     Ok(())
 }
 
-/// strongSwan's side of the agreement.
-fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
+/// One side of the agreement, as strongSwan sees it.
+pub(crate) fn connection(
+    options: &Options,
+    plan: &Plan,
+    side: Side,
+    psk: &str,
+) -> charon::Connection {
+    let (ours, theirs) = (plan.site(side), plan.site(side.other()));
     charon::Connection {
-        local: plan.b.outside[0],
-        remote: plan.a.public[0],
-        id: plan.b.public[0].to_string(),
-        peer_id: plan.a.public[0].to_string(),
-        local_network: plan.b.network,
-        remote_network: plan.a.network,
+        local: ours.outside[0],
+        remote: theirs.public[0],
+        id: ours.public[0].to_string(),
+        peer_id: theirs.public[0].to_string(),
+        local_network: ours.network,
+        remote_network: theirs.network,
         ike: options.ike.clone(),
         esp: options.esp.clone(),
         psk: psk.to_owned(),
-        start: if options.starts(Side::B) {
+        start: if options.starts(side) {
             charon::Start::Connects
         } else {
             charon::Start::Waits
@@ -257,7 +263,7 @@ fn connection(options: &Options, plan: &Plan, psk: &str) -> charon::Connection {
 }
 
 /// A key for this lab: 32 hexadecimal digits from the kernel.
-fn psk() -> io::Result<String> {
+pub(crate) fn psk() -> io::Result<String> {
     use std::io::Read as _;
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -1,0 +1,223 @@
+//! The report as one page that needs nothing else: its plots are inline SVG, and it loads and runs nothing.
+
+use std::fmt::Write as _;
+
+use super::blast::{MIXES, TOLERATED};
+use super::pair::System;
+use super::plot::{Bar, Curve, bars, curves, escape};
+use super::report::{Report, Run, imix, rate};
+
+impl Report {
+    /// The page.
+    pub fn to_html(&self) -> String {
+        let machine = escape(&self.machine.to_string()).replace('\n', "<br>");
+        let mut page = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n\
+             <title>groundlink bench tunnel</title>\n<style>{STYLE}</style></head><body>\n\
+             <h1>groundlink <small>bench tunnel</small></h1>\n\
+             <p>{machine}<br>IKE {}, {} s of TCP, ESP {}</p>\n{WAY}\n",
+            escape(&self.ike),
+            self.seconds,
+            escape(&self.suites().join(", ")),
+        );
+        for run in &self.runs {
+            for problem in &run.problems {
+                let (system, esp) = (run.system, escape(&run.esp));
+                let _ = writeln!(
+                    page,
+                    "<p class=\"problem\">Not measured: {system}, {esp}: {}</p>",
+                    escape(problem)
+                );
+            }
+        }
+        page += "<h2>Speed</h2>\n<p>Longer is better.</p>\n";
+        page += &self.bars("TCP, one stream", |run| {
+            run.tcp.one_stream_mbit.map(|mbit| (mbit, rate(mbit)))
+        });
+        page += &self.bars("TCP, four streams", |run| {
+            run.tcp.four_streams_mbit.map(|mbit| (mbit, rate(mbit)))
+        });
+        let _ = writeln!(
+            page,
+            "<p>UDP: the highest rate at which less than 0.5 % is lost. Each datagram is a packet of its own; {}.</p>",
+            imix()
+        );
+        for mix in MIXES {
+            page += &self.bars(&format!("UDP {}", mix.name), |run| {
+                let udp = run.udp.iter().find(|udp| udp.name == mix.name)?;
+                let bound = if udp.sender_limited { "≥ " } else { "" };
+                udp.pps
+                    .map(|pps| (pps, format!("{bound}{:.1} k packets/s", pps / 1e3)))
+            });
+        }
+        page += "<h2>Cost</h2>\n<p>Shorter is better.</p>\n";
+        page += &self.bars("Round trip, mean", |run| {
+            run.rtt.avg_ms.map(|ms| (ms, format!("{ms:.3} ms")))
+        });
+        page += &self.bars(
+            "CPU time of both gateways for a gigabit of one TCP stream",
+            |run| {
+                run.cpu
+                    .map(|cpu| (cpu.total(), format!("{:.3} s", cpu.total())))
+            },
+        );
+        page += &self.bars("Resident memory of the larger gateway", |run| {
+            run.memory_mib
+                .most()
+                .map(|mib| (mib, format!("{mib:.1} MiB")))
+        });
+        page += "<h2>Loss</h2>\n<p>Every trial of the rate search: what was sent a second, and how much of it was lost.</p>\n";
+        for mix in MIXES {
+            page += &self.loss(mix.name);
+        }
+        page += &self.table();
+        page + FOOT
+    }
+
+    fn suites(&self) -> Vec<&str> {
+        let mut suites: Vec<&str> = self.runs.iter().map(|run| run.esp.as_str()).collect();
+        suites.dedup();
+        suites
+    }
+
+    fn bars(&self, title: &str, measured: impl Fn(&Run) -> Option<(f64, String)>) -> String {
+        let bar = |run: &Run| {
+            let (value, text) = measured(run).unzip();
+            Bar {
+                label: label(run),
+                value,
+                text: text.unwrap_or_else(|| "not measured".to_owned()),
+                colour: colour(run.system),
+            }
+        };
+        let all: Vec<Bar> = self.runs.iter().map(bar).collect();
+        bars(title, &all)
+    }
+
+    fn loss(&self, mix: &str) -> String {
+        let suites = self.suites();
+        let curve = |run: &Run| {
+            let udp = run.udp.iter().find(|udp| udp.name == mix)?;
+            let trials = udp.trials.iter();
+            Some(Curve {
+                label: label(run),
+                points: trials.map(|trial| (trial.sent_pps, trial.loss())).collect(),
+                colour: colour(run.system),
+                dash: suites.iter().position(|esp| *esp == run.esp)?,
+            })
+        };
+        let all: Vec<Curve> = self.runs.iter().filter_map(curve).collect();
+        curves(&format!("UDP {mix}"), &all, TOLERATED)
+    }
+
+    /// The ratios, if there is something to compare with.
+    fn table(&self) -> String {
+        if self.ratios.is_empty() {
+            return String::new();
+        }
+        let mut table = String::from(
+            "<h2>Ratios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
+             <th>TCP 1</th><th>TCP 4</th>",
+        );
+        for mix in MIXES {
+            let _ = write!(table, "<th>UDP {}</th>", mix.name);
+        }
+        table += "<th>round trip</th><th>CPU</th><th>memory</th></tr>\n";
+        for ratios in &self.ratios {
+            let _ = write!(table, "<tr><td>{}</td>", escape(&ratios.esp));
+            for ratio in ratios.in_order() {
+                let text = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+                let _ = write!(table, "<td>{text}</td>");
+            }
+            table += "</tr>\n";
+        }
+        table + "</table>\n"
+    }
+}
+
+fn label(run: &Run) -> String {
+    format!("{} {}", run.system, run.esp)
+}
+
+fn colour(system: System) -> usize {
+    match system {
+        System::Groundlink => 0,
+        System::Strongswan => 1,
+    }
+}
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#667;--paper:#fff;--grid:#dde;--c0:#1769aa;--c1:#d9822b;--limit:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--paper:#14171b;--grid:#2c323a;--c0:#5aaaf0;--c1:#f0a860;--limit:#ff8a80}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:44rem;margin:2rem auto;padding:0 1rem}
+h1 small{font-weight:400;color:var(--soft)}h2{margin-top:2.2rem}p{margin:.5rem 0}figure{margin:1.2rem 0}
+figcaption{font-weight:600;margin-bottom:.2rem}svg{width:100%;height:auto;display:block}
+svg text{font:12px system-ui,sans-serif;fill:var(--ink);dominant-baseline:middle}svg text.label{fill:var(--soft)}
+.c0{fill:var(--c0)}.c1{fill:var(--c1)}.s0,.s1{fill:none;stroke-width:1.8}.s0{stroke:var(--c0)}.s1{stroke:var(--c1)}
+.d1{stroke-dasharray:6 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}
+.grid{stroke:var(--grid)}.limit{stroke:var(--limit);stroke-dasharray:4 3}.box{fill:none;stroke:var(--soft)}.wire{stroke:var(--soft)}
+.tunnel{stroke:var(--c0);stroke-width:4}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--grid)}td:first-child,th:first-child{text-align:left}
+.problem{color:var(--limit)}footer{color:var(--soft);margin-top:2.5rem}";
+
+/// The way of the packets.
+const WAY: &str = "<svg viewBox=\"0 0 640 56\" role=\"img\" aria-label=\"host A, gateway A, gateway B, host B in a row\">\
+<line class=\"wire\" x1=\"110\" x2=\"150\" y1=\"28\" y2=\"28\"/><line class=\"tunnel\" x1=\"260\" x2=\"380\" y1=\"28\" y2=\"28\"/>\
+<line class=\"wire\" x1=\"490\" x2=\"530\" y1=\"28\" y2=\"28\"/>\
+<rect class=\"box\" x=\"1\" y=\"8\" width=\"109\" height=\"40\" rx=\"4\"/><rect class=\"box\" x=\"150\" y=\"8\" width=\"110\" height=\"40\" rx=\"4\"/>\
+<rect class=\"box\" x=\"380\" y=\"8\" width=\"110\" height=\"40\" rx=\"4\"/><rect class=\"box\" x=\"530\" y=\"8\" width=\"109\" height=\"40\" rx=\"4\"/>\
+<text x=\"55\" y=\"28\" text-anchor=\"middle\">host A</text><text x=\"205\" y=\"28\" text-anchor=\"middle\">gateway A</text>\
+<text x=\"435\" y=\"28\" text-anchor=\"middle\">gateway B</text><text x=\"585\" y=\"28\" text-anchor=\"middle\">host B</text>\
+<text class=\"label\" x=\"320\" y=\"14\" text-anchor=\"middle\">ESP in UDP</text></svg>\
+<p>Sender, both gateways and receiver run on this one machine and share its cores. Only ratios within one run say something about the \
+programs.</p>";
+
+const FOOT: &str = "<footer>Made by <code>groundlink bench tunnel --report</code>. docs/performance.md says how to read it and how to repeat it.</footer>\n</body></html>\n";
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::testing::report;
+
+    #[test]
+    fn the_page_names_the_machine_the_suites_and_every_figure() {
+        let report = report();
+        let page = report.to_html();
+        let machine = &report.machine;
+        for part in [
+            machine.version,
+            &machine.kernel,
+            &machine.date,
+            "aes128-sha1-modp1024",
+            "2.00 Gbit/s",
+            "100.0 k packets/s",
+            "UDP IMIX",
+            "0.400 ms",
+            "16.0 MiB",
+            "<td>10.00</td>",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn the_page_loads_and_runs_nothing() {
+        let page = report().to_html();
+        for word in [
+            "<script", "http:", "https:", "src=", "href=", "url(", "@import",
+        ] {
+            assert!(!page.contains(word), "{word}");
+        }
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+        assert_eq!(page.matches("<figure>").count(), 9 + 4);
+    }
+
+    #[test]
+    fn what_was_not_measured_says_so() {
+        let mut report = report();
+        report.runs[0].rtt.avg_ms = None;
+        report.runs[0].problems.push("<broken> ping".to_owned());
+        let page = report.to_html();
+        assert!(page.contains("not measured</text>") && page.contains("&lt;broken&gt; ping"));
+    }
+}

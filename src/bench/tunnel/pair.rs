@@ -1,0 +1,172 @@
+//! Two gateways of one kind, and the machines around them.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Error;
+use crate::lab::charon::{self, Charon};
+use crate::lab::gateway::{self, Files, Gateway};
+use crate::lab::interrupt::Interrupt;
+use crate::lab::options::{Options, Side};
+use crate::lab::plan::Plan;
+use crate::lab::scratch::Scratch;
+use crate::lab::world::World;
+use crate::lab::{self, Far};
+
+/// What both gateways are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    /// `groundlink run`.
+    Groundlink,
+    /// strongSwan's charon with its userspace ESP.
+    Strongswan,
+}
+
+impl System {
+    /// Whether it is installed.
+    pub(super) fn is_here(self) -> Result<(), lab::Error> {
+        match self {
+            System::Groundlink => Ok(()),
+            System::Strongswan => Ok(charon::is_installed()?),
+        }
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            System::Groundlink => "groundlink",
+            System::Strongswan => "strongSwan",
+        })
+    }
+}
+
+/// Both gateways, connected. Dropping it ends everything.
+pub(super) struct Pair {
+    // Dropped in this order: programs before what they stand on.
+    a: Far,
+    b: Far,
+    pub(super) world: World,
+    pub(super) plan: Plan,
+    _scratch: Scratch,
+}
+
+/// How long a tunnel may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(10);
+
+impl Pair {
+    /// Builds the machines, starts the gateways and waits for the tunnel.
+    pub(super) fn connect(
+        system: System,
+        options: &Options,
+        program: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Pair, Error> {
+        let doing = |what: &'static str| move |source: io::Error| lab::Error::Io { what, source };
+        let plan = Plan::new(options);
+        let scratch = Scratch::new().map_err(doing("no temporary folder"))?;
+        let world = World::new(options, &plan).map_err(lab::Error::from)?;
+        let psk = lab::psk().map_err(doing("no random key"))?;
+        let start = |side: Side| -> Result<Far, lab::Error> {
+            let folder = scratch
+                .folder(&side.to_string())
+                .map_err(doing("no temporary folder"))?;
+            let namespace = world.gateway(side);
+            match system {
+                System::Groundlink => {
+                    let files = Files::in_folder(&folder);
+                    let config = gateway::config(options, &plan, side, &files);
+                    Gateway::start(program, namespace, &files, &config, &psk)
+                        .map(Far::Groundlink)
+                        .map_err(doing("groundlink cannot be started"))
+                }
+                System::Strongswan => {
+                    let connection = lab::connection(options, &plan, side, &psk);
+                    let charon = Charon::start(namespace, &folder, &connection, interrupt)?;
+                    Ok(Far::Strongswan(charon))
+                }
+            }
+        };
+        // B waits for A.
+        let b = start(Side::B)?;
+        let a = start(Side::A)?;
+        let mut pair = Pair {
+            a,
+            b,
+            world,
+            plan,
+            _scratch: scratch,
+        };
+        let give_up = Instant::now() + PATIENCE;
+        while !(is_up(&pair.a) && is_up(&pair.b)) {
+            if Instant::now() > give_up || has_ended(&mut pair.a) || has_ended(&mut pair.b) {
+                let mut log = tail(&mut pair.a);
+                log.extend(tail(&mut pair.b));
+                return Err(Error::NotUp {
+                    system,
+                    esp: options.esp.clone().unwrap_or_default(),
+                    log,
+                });
+            }
+            interrupt.pause(POLL)?;
+        }
+        Ok(pair)
+    }
+
+    /// The process of one gateway.
+    pub(super) fn process(&mut self, side: Side) -> u32 {
+        let far = match side {
+            Side::A => &mut self.a,
+            Side::B => &mut self.b,
+        };
+        match far {
+            Far::Groundlink(gateway) => gateway.process().id(),
+            Far::Strongswan(charon) => charon.process().id(),
+        }
+    }
+
+    /// Runs `work` on one of the hosts.
+    pub(super) fn on_host<T: Send>(
+        &self,
+        side: Side,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, lab::Error> {
+        let what = "a network namespace cannot be entered";
+        self.world
+            .host(side)
+            .run(work)
+            .map_err(|source| lab::Error::Io { what, source })
+    }
+}
+
+fn is_up(far: &Far) -> bool {
+    match far {
+        Far::Groundlink(gateway) => gateway.is_up(),
+        Far::Strongswan(charon) => charon.is_up(),
+    }
+}
+
+fn has_ended(far: &mut Far) -> bool {
+    match far {
+        Far::Groundlink(gateway) => gateway.process().ended().is_some(),
+        Far::Strongswan(charon) => charon.process().ended().is_some(),
+    }
+}
+
+fn tail(far: &mut Far) -> Vec<String> {
+    match far {
+        Far::Groundlink(gateway) => gateway.process().tail(8),
+        Far::Strongswan(charon) => charon.tail(8),
+    }
+}
+
+/// A log behind a sentence.
+pub(super) fn said(log: &[String]) -> String {
+    log.iter().map(|line| format!("\n  | {line}")).collect()
+}
