@@ -29,6 +29,7 @@ mod offload;
 pub mod poll;
 pub mod privileges;
 pub mod process;
+pub mod raw_esp;
 mod sockopt;
 pub mod sysctl;
 pub mod systemd;
@@ -73,7 +74,8 @@ pub trait Device: Send + Sync {
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
 
-/// One UDP socket, unconnected: every datagram names its remote and its local address.
+/// One UDP socket, or one raw socket of ESP packets ([`raw_esp`]), unconnected: every datagram names its remote and its local
+/// address.
 pub trait Socket: Send + Sync {
     /// Replaces the batch's content with up to a batch of datagrams and says how many there are, always at least one.
     ///
@@ -93,7 +95,7 @@ pub trait Socket: Send + Sync {
     /// What this socket leaves to the kernel as things stand: less than was asked for once the kernel has refused it.
     fn offload(&self) -> SocketOffload;
 
-    /// The address and port this socket is bound to.
+    /// The address and port this socket is bound to; port 0 where its protocol has none.
     fn local(&self) -> SocketAddr;
 
     /// The descriptor to wait on: readable when [`Socket::recv`] has something.

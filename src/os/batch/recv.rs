@@ -16,6 +16,8 @@ struct Item {
     local: IpAddr,
     class: u8,
     segment: usize,
+    /// What comes before it in its buffer.
+    front: usize,
     len: usize,
 }
 
@@ -98,7 +100,7 @@ impl RecvBatch {
             .iter()
             .zip(self.buffers.chunks_mut(Self::STRIDE))
             .filter_map(|(item, buffer)| {
-                let bytes = buffer.get_mut(..item.len)?;
+                let bytes = buffer.get_mut(item.front..item.front + item.len)?;
                 Some(Datagram {
                     remote: item.remote,
                     local: item.local,
@@ -134,8 +136,22 @@ impl RecvBatch {
             local,
             class,
             segment,
+            front: 0,
             len,
         });
+    }
+
+    /// For sockets that are given more than the datagram: cuts off as many octets from the front of each as `header` counts. Of
+    /// what it cannot read nothing is left.
+    pub fn cut_headers(&mut self, header: impl Fn(&[u8]) -> Option<usize>) {
+        for (item, buffer) in self.items.iter_mut().zip(self.buffers.chunks(Self::STRIDE)) {
+            let bytes = buffer.get(..item.len).unwrap_or_default();
+            item.front = header(bytes)
+                .filter(|front| *front <= item.len)
+                .unwrap_or(item.len);
+            item.len -= item.front;
+            item.segment = item.len;
+        }
     }
 }
 
@@ -175,6 +191,21 @@ mod tests {
         let mut train = batch.iter_mut().next().unwrap();
         let segments: Vec<_> = train.segments().map(|s| s.to_vec()).collect();
         assert_eq!(segments, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn what_comes_before_a_datagram_is_cut_off_and_what_cannot_be_read_is_nothing() {
+        let mut batch = RecvBatch::with_limit(4);
+        for (buffer, first) in batch.buffers().zip([2_u8, 9, 0, 3]) {
+            buffer[..5].copy_from_slice(&[first, 1, 2, 3, 4]);
+        }
+        for len in [5, 5, 0, 3] {
+            batch.add(REMOTE, LOCAL, 0, 0, len);
+        }
+        batch.cut_headers(|bytes| bytes.first().map(|first| usize::from(*first)));
+        let bytes: Vec<_> = batch.iter_mut().map(|d| d.bytes.to_vec()).collect();
+        assert_eq!(bytes, [vec![2, 3, 4], vec![], vec![], vec![]]);
+        assert!(batch.iter_mut().all(|d| d.segment == d.bytes.len()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod control;
 mod name;
 mod segmentation;
 mod trial;
-mod vector;
+pub(super) mod vector;
 
 pub use trial::trial;
 
@@ -65,6 +65,12 @@ pub enum BindError {
         /// The port wanted.
         port: u16,
     },
+    /// Raw sockets are for the privileged.
+    #[error(
+        "no permission to send and receive IP protocol 50 (native ESP): CAP_NET_RAW is missing; run as root, or under systemd with \
+             AmbientCapabilities=CAP_NET_RAW, or set `encapsulation = \"udp\"`"
+    )]
+    NoRawSockets,
     /// No interface has the address.
     #[error(
         "{address} is not an address of this machine: `listen` and `local-address` name the address on the interface \
@@ -108,20 +114,7 @@ impl UdpSocket {
             Some(Protocol::UDP),
         )
         .map_err(io("creating a UDP socket"))?;
-        match address {
-            SocketAddr::V4(_) => setsockopt(&socket, option::Ipv4PacketInfo, &true),
-            SocketAddr::V6(_) => setsockopt(&socket, option::Ipv6RecvPacketInfo, &true)
-                .and_then(|()| setsockopt(&socket, option::Ipv6V6Only, &true)),
-        }
-        .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
-        match address {
-            SocketAddr::V4(_) => setsockopt(&socket, option::IpRecvTos, &true),
-            SocketAddr::V6(_) => setsockopt(&socket, option::Ipv6RecvTClass, &true),
-        }
-        .map_err(|errno| io("asking for the traffic class of datagrams")(errno.into()))?;
-        grow_buffers(&socket);
-        set_fragmentation(&socket, address, Fragmentation::Allowed)
-            .map_err(io("setting the fragmentation policy"))?;
+        prepare(&socket, address)?;
         socket
             .bind(&address.into())
             .map_err(|error| match error.kind() {
@@ -161,6 +154,26 @@ impl UdpSocket {
     pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
         set_fragmentation(&self.socket, self.local, fragmentation)
     }
+}
+
+/// What every socket towards peers is told before it is bound, whatever it carries: to name the address and the traffic class of
+/// what comes, to leave the other family alone, to hold a burst, and what becomes of packets that are too large.
+pub(super) fn prepare(socket: &socket2::Socket, address: SocketAddr) -> Result<(), BindError> {
+    let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
+    match address {
+        SocketAddr::V4(_) => setsockopt(socket, option::Ipv4PacketInfo, &true),
+        SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvPacketInfo, &true)
+            .and_then(|()| setsockopt(socket, option::Ipv6V6Only, &true)),
+    }
+    .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
+    match address {
+        SocketAddr::V4(_) => setsockopt(socket, option::IpRecvTos, &true),
+        SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvTClass, &true),
+    }
+    .map_err(|errno| io("asking for the traffic class of datagrams")(errno.into()))?;
+    grow_buffers(socket);
+    set_fragmentation(socket, address, Fragmentation::Allowed)
+        .map_err(io("setting the fragmentation policy"))
 }
 
 /// A kernel that does not know `UDP_SEGMENT` (before 4.18) would not refuse it beside a message but send the train as one datagram:
@@ -227,16 +240,7 @@ fn set_fragmentation(
 
 impl Socket for UdpSocket {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.clear();
-        // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the
-        // next visit goes on.
-        for _ in 0..8 {
-            match vector::receive(&self.socket, self.local.ip(), batch) {
-                Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-        Err(io::ErrorKind::WouldBlock.into())
+        receive(&self.socket, self.local.ip(), batch)
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
@@ -277,6 +281,24 @@ impl Socket for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Fills the batch with what waits.
+pub(super) fn receive(
+    socket: &socket2::Socket,
+    bound: IpAddr,
+    batch: &mut RecvBatch,
+) -> io::Result<usize> {
+    batch.clear();
+    // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the next visit
+    // goes on.
+    for _ in 0..8 {
+        match vector::receive(socket, bound, batch) {
+            Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// A message as the kernel gets it: whole, or its packets one by one.

@@ -20,7 +20,7 @@ use super::name::Name;
 const VECTOR: usize = RecvBatch::DATAGRAMS;
 
 /// Fills the batch with what waits, without waiting.
-pub(super) fn receive(
+pub(in crate::os) fn receive(
     socket: &socket2::Socket,
     bound: IpAddr,
     batch: &mut RecvBatch,
@@ -82,20 +82,20 @@ pub(super) fn receive(
 
 /// One piece: a single datagram, or a message that the kernel takes apart.
 #[derive(Clone, Copy)]
-pub(super) struct Piece<'a> {
+pub(in crate::os) struct Piece<'a> {
     message: Message<'a>,
     packets: usize,
 }
 
 impl<'a> Piece<'a> {
     /// The whole message, to be cut into its packets by the kernel.
-    pub(super) fn train(message: Message<'a>) -> Piece<'a> {
+    pub(in crate::os) fn train(message: Message<'a>) -> Piece<'a> {
         let packets = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
         Piece { message, packets }
     }
 
     /// Its packets one by one.
-    pub(super) fn singles(message: Message<'a>) -> impl Iterator<Item = Piece<'a>> {
+    pub(in crate::os) fn singles(message: Message<'a>) -> impl Iterator<Item = Piece<'a>> {
         message.packets().map(move |bytes| Piece {
             message: Message {
                 bytes,
@@ -108,7 +108,7 @@ impl<'a> Piece<'a> {
 }
 
 /// Sends the pieces in order; says how many packets have left, at least one.
-pub(super) fn send<'a>(
+pub(in crate::os) fn send<'a>(
     socket: &socket2::Socket,
     pieces: impl Iterator<Item = Piece<'a>>,
 ) -> io::Result<usize> {
