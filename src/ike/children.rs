@@ -14,7 +14,7 @@ use super::event::{Child, ChildView, DownReason, Role, Sends};
 use super::handshake::Place;
 use super::timers::earliest;
 use crate::crypto::{EspSuite, SaKeys};
-use crate::net::{Policy, Time};
+use crate::net::{Carriage, Policy, Time};
 
 /// A Child SA as the IKE SA that carries it remembers it.
 #[derive(Debug)]
@@ -107,7 +107,13 @@ pub fn schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
 
 impl ChildSa {
     /// For whoever puts it to work.
-    pub fn announced(&self, place: &Place, sends: Sends, replaces: Option<u32>) -> Child {
+    pub fn announced(
+        &self,
+        place: &Place,
+        carriage: Carriage,
+        sends: Sends,
+        replaces: Option<u32>,
+    ) -> Child {
         Child {
             tunnel: place.tunnel,
             spi_in: self.spi_in,
@@ -119,6 +125,7 @@ impl ChildSa {
             policy: self.policy.clone(),
             local: place.local,
             remote: place.remote,
+            carriage,
             role: self.role,
             hard_expiry: self.hard_expiry,
             sends,
@@ -127,12 +134,13 @@ impl ChildSa {
     }
 
     /// As status reports show it.
-    pub fn view(&self) -> ChildView {
+    pub fn view(&self, carriage: Carriage) -> ChildView {
         ChildView {
             spi_in: self.spi_in,
             spi_out: self.spi_out,
             suite: self.suite,
             policy: self.policy.clone(),
+            carriage,
             rekey_at: self.rekey_at.unwrap_or(Time::ZERO),
             hard_expiry: self.hard_expiry,
         }

@@ -1,5 +1,6 @@
 //! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
 
+use super::event::NatView;
 use super::failure::Failure;
 use super::nearest::Nearest;
 use super::settings::Identity;
@@ -63,6 +64,11 @@ pub enum Incompatible {
     },
     /// The peer does not know NAT traversal, and the configuration demands UDP encapsulation.
     NatTraversal,
+    /// A NAT stands in between, or the peer forces UDP encapsulation, and the configuration demands protocol 50.
+    NatBetween {
+        /// Where.
+        seen: NatView,
+    },
 }
 
 /// Why a peer is not believed.
@@ -134,7 +140,8 @@ impl Error {
                 Incompatible::Ike { .. }
                 | Incompatible::Esp { .. }
                 | Incompatible::Pfs { .. }
-                | Incompatible::NatTraversal => {
+                | Incompatible::NatTraversal
+                | Incompatible::NatBetween { .. } => {
                     Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
                 }
                 Incompatible::Group { wanted } => Notify::new(
@@ -233,6 +240,15 @@ impl Incompatible {
                 "no-nat-traversal",
                 "the peer does not know NAT traversal, so it cannot receive ESP in UDP".to_owned(),
                 "Turn on NAT traversal on the peer.".to_owned(),
+            ),
+            Incompatible::NatBetween { seen } => (
+                "nat-in-between",
+                match seen {
+                    NatView::Us => "a NAT stands in front of us, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass it".to_owned(),
+                    NatView::Both => "NATs stand in front of us and of the peer, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass them".to_owned(),
+                    NatView::Peer | NatView::Forced | NatView::None => "a NAT stands in front of the peer, or the peer forces UDP encapsulation, and this tunnel has `encapsulation = \"esp\"`".to_owned(),
+                },
+                "Set `encapsulation = \"auto\"` (or \"udp\") on this tunnel; on the peer do not force UDP encapsulation.".to_owned(),
             ),
         }
     }

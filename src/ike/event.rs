@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::refused::Refused;
 use super::settings::TunnelId;
 use crate::crypto::{EspSuite, IkeSuite, SaKeys};
-use crate::net::{Policy, Time};
+use crate::net::{Carriage, Policy, Time};
 use crate::wire::IkeSpi;
 
 /// A received IKE message; the non-ESP marker of port 4500 is already taken off.
@@ -68,6 +68,13 @@ pub enum Command {
         /// What the name stands for.
         address: Option<IpAddr>,
     },
+    /// The answer to [`Event::Source`]; `None` when nothing leads to the peer now.
+    Source {
+        /// Whose attempt waits for it.
+        tunnel: TunnelId,
+        /// The address that the kernel would send from.
+        local: Option<IpAddr>,
+    },
     /// Authentic ESP came in at that time: liveness needs no proof (RFC 7296 §2.4).
     Heard {
         /// Over which tunnel.
@@ -125,7 +132,7 @@ pub enum Command {
     },
     /// ESP came for an SPI that no Child SA has: a peer with which an IKE SA stands is told, under its protection (RFC 7296 §1.5).
     UnknownSpi {
-        /// Where it came from.
+        /// Where it came from; port 0 as IP protocol 50.
         remote: SocketAddr,
         /// The SPI.
         spi: u32,
@@ -159,6 +166,14 @@ pub enum Event {
         tunnel: TunnelId,
         /// The name.
         name: String,
+    },
+    /// An attempt waits to hear which address of ours leads to the peer: without NAT detection of the right one, the peer would see a NAT where there is none.
+    /// Answered with [`Command::Source`].
+    Source {
+        /// Whose attempt.
+        tunnel: TunnelId,
+        /// Where the peer is.
+        peer: IpAddr,
     },
     /// An attempt begins.
     Connecting {
@@ -350,10 +365,12 @@ pub struct Child {
     pub iv_key: [u8; 16],
     /// The traffic the SA carries, as negotiated.
     pub policy: Policy,
-    /// Where our ESP-in-UDP leaves from.
+    /// Where our IKE and our ESP-in-UDP leave from.
     pub local: SocketAddr,
-    /// Where our ESP-in-UDP goes.
+    /// Where our IKE and our ESP-in-UDP go.
     pub remote: SocketAddr,
+    /// What carries ESP.
+    pub carriage: Carriage,
     /// Who started the exchange that made it.
     pub role: Role,
     /// When it must be gone.
@@ -497,6 +514,8 @@ pub struct ChildView {
     pub suite: EspSuite,
     /// The traffic it carries.
     pub policy: Policy,
+    /// What carries ESP.
+    pub carriage: Carriage,
     /// When we rekey it, unless the peer does before.
     pub rekey_at: Time,
     /// When it must be gone.

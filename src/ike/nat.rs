@@ -5,9 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::error::Incompatible;
 use super::event::NatView;
 use super::settings::Encapsulation;
 use crate::crypto::{Generator, sha1};
+use crate::net::Carriage;
 use crate::wire::{IkeSpi, Notify, NotifyType, Payload};
 
 /// The hash of one end of a message.
@@ -21,7 +23,7 @@ pub fn hash(spi_i: IkeSpi, spi_r: IkeSpi, end: SocketAddr) -> [u8; 20] {
 }
 
 /// The two notifies we put into IKE_SA_INIT. Forcing UDP encapsulation means a source hash that matches nothing: the peer then takes us to be behind a NAT.
-/// An unspecified local address (routing has not chosen one yet) forces it as well, since its hash could not match either.
+/// An unspecified local address (there is no way to the peer yet) forces it as well, since its hash could not match either.
 pub fn notifies(
     spi_i: IkeSpi,
     spi_r: IkeSpi,
@@ -51,6 +53,38 @@ pub struct Detected {
     pub us: bool,
     /// A NAT stands in front of the peer, or the peer wants UDP encapsulation and pretends so.
     pub peer: bool,
+}
+
+/// What is known of NATs once IKE_SA_INIT has come through, and what carries ESP then.
+///
+/// ```text
+///   encapsulation   no NAT seen     a NAT seen, or the peer forces encapsulation
+///   udp             UDP 4500        UDP 4500
+///   auto            protocol 50     UDP 4500
+///   esp             protocol 50     refused: behind a NAT nobody would know whose a packet without ports is
+/// ```
+///
+/// A peer that does not speak of NATs (`None`) receives no ESP in UDP; for everything but `udp` that means that there is none.
+pub fn settle(
+    detected: Option<Detected>,
+    encapsulation: Encapsulation,
+) -> Result<(Detected, Carriage), Incompatible> {
+    let nowhere = Detected {
+        us: false,
+        peer: false,
+    };
+    let seen = detected.unwrap_or(nowhere);
+    match (encapsulation, seen.us || seen.peer) {
+        (Encapsulation::Udp, _) => match detected {
+            Some(detected) => Ok((detected, Carriage::Udp)),
+            None => Err(Incompatible::NatTraversal),
+        },
+        (Encapsulation::Auto, true) => Ok((seen, Carriage::Udp)),
+        (Encapsulation::Auto | Encapsulation::Esp, false) => Ok((seen, Carriage::Esp)),
+        (Encapsulation::Esp, true) => Err(Incompatible::NatBetween {
+            seen: seen.view(encapsulation),
+        }),
+    }
 }
 
 /// Compares the peer's notifies with the addresses its message came with; `None` when it sent none and so does not know NAT traversal.
@@ -164,6 +198,27 @@ mod tests {
         let seen = detect(sent.iter(), I, R, b, a).unwrap();
         assert_eq!((seen.us, seen.peer), (false, true));
         assert_eq!(seen.view(Encapsulation::Udp), NatView::Forced);
+    }
+
+    #[test]
+    fn esp_goes_bare_only_where_no_nat_is_seen() {
+        use Encapsulation::{Auto, Esp, Udp};
+        let seen = |us, peer| Some(Detected { us, peer });
+        let carriage = |detected, wanted| settle(detected, wanted).map(|(_, carriage)| carriage);
+        for nat in [seen(true, false), seen(false, true), seen(true, true)] {
+            assert_eq!(carriage(nat, Udp), Ok(Carriage::Udp));
+            assert_eq!(carriage(nat, Auto), Ok(Carriage::Udp));
+            let refused = carriage(nat, Esp).unwrap_err();
+            assert!(matches!(refused, Incompatible::NatBetween { .. }));
+        }
+        let clear = seen(false, false);
+        assert_eq!(carriage(clear, Udp), Ok(Carriage::Udp));
+        assert_eq!(carriage(clear, Auto), Ok(Carriage::Esp));
+        assert_eq!(carriage(clear, Esp), Ok(Carriage::Esp));
+        // A peer that does not speak of NATs at all.
+        assert_eq!(carriage(None, Udp), Err(Incompatible::NatTraversal));
+        assert_eq!(carriage(None, Auto), Ok(Carriage::Esp));
+        assert_eq!(carriage(None, Esp), Ok(Carriage::Esp));
     }
 
     #[test]

@@ -252,8 +252,19 @@ pub enum Encapsulation {
     Udp,
     /// In UDP where a NAT is seen, as IP protocol 50 otherwise.
     Auto,
-    /// Always as IP protocol 50.
+    /// As IP protocol 50 or not at all: where a NAT is seen, there is no tunnel.
     Esp,
+}
+
+impl Encapsulation {
+    /// The word of the configuration.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Encapsulation::Udp => "udp",
+            Encapsulation::Auto => "auto",
+            Encapsulation::Esp => "esp",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::limits::Bucket;
 use super::rekey_trial::RekeyTrial;
 use super::retransmit::back_off;
-use super::settings::{Peer, Settings, Start};
+use super::settings::{Encapsulation, Peer, Settings, Start};
 use crate::net::Time;
 
 /// One tunnel.
@@ -62,7 +62,7 @@ pub enum Wish {
 pub enum Plan {
     /// Nothing: it is connected, or waits for traffic or the peer.
     Rest,
-    /// It waits for the name service, to connect then.
+    /// It waits for the name service, or to hear which address of ours leads to the peer, to connect then.
     Resolving {
         /// When that counts as failed.
         until: Time,
@@ -112,10 +112,20 @@ impl Tunnel {
         }
     }
 
-    /// Where its handshakes begin.
-    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+    /// The peer, if it must be asked which of our addresses leads there before a handshake can begin: NAT detection speaks of addresses, and forced
+    /// encapsulation is the only thing that needs none.
+    pub fn needs_source(&self) -> Option<IpAddr> {
+        let open = self.settings.local.is_unspecified();
+        match self.settings.encapsulation {
+            Encapsulation::Udp => None,
+            Encapsulation::Auto | Encapsulation::Esp => self.address.filter(|_| open),
+        }
+    }
+
+    /// Where its handshakes begin, sent from `local`.
+    pub fn ends(&self, local: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
         let remote = SocketAddr::new(self.address?, IKE_PORT);
-        Some((SocketAddr::new(self.settings.local, IKE_PORT), remote))
+        Some((SocketAddr::new(local, IKE_PORT), remote))
     }
 
     /// Whether it keeps trying without being asked.

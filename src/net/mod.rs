@@ -15,6 +15,7 @@
 )]
 
 mod address;
+mod carriage;
 pub mod checksum;
 mod extensions;
 pub mod fragment;
@@ -30,6 +31,7 @@ mod selector;
 mod time;
 pub mod traffic_class;
 
+pub use carriage::Carriage;
 pub use packet::{FragmentKind, Packet};
 pub use policy::{MOST_SELECTORS, Policy, narrow};
 pub use ports::PortRange;

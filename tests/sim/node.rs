@@ -107,6 +107,7 @@ impl Node {
             Event::Failed { failure, .. } => self.failures.push(failure),
             Event::Refused { .. }
             | Event::Resolve { .. }
+            | Event::Source { .. }
             | Event::Connecting { .. }
             | Event::RekeyChecked { .. } => {}
         }
@@ -157,6 +158,7 @@ impl Node {
 fn name(event: &Event) -> &'static str {
     match event {
         Event::Resolve { .. } => "Resolve",
+        Event::Source { .. } => "Source",
         Event::Connecting { .. } => "Connecting",
         Event::IkeUp { .. } => "IkeUp",
         Event::IkeDown { .. } => "IkeDown",

@@ -1,5 +1,6 @@
 //! The course of an attempt: connect, authenticate, settle with what stands already; and what follows when it fails or when an SA goes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
@@ -34,13 +35,44 @@ impl Endpoint {
         self.begin(now, id);
     }
 
+    /// The peer's address is known; where ours is left open and matters, it is asked for first.
     pub(super) fn begin(&mut self, now: Time, id: TunnelId) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else {
+            return;
+        };
+        let Some(peer) = tunnel.needs_source() else {
+            let local = tunnel.settings.local;
+            return self.begin_from(now, id, local);
+        };
+        tunnel.plan = Plan::Resolving {
+            until: now + RESOLVE_PATIENCE,
+        };
+        self.out
+            .events
+            .push_back(Event::Source { tunnel: id, peer });
+    }
+
+    /// The answer to the question of [`begin`](Self::begin). Without one the kernel chooses, if there is a way after all, and the peer sees a NAT.
+    pub(super) fn on_source(&mut self, now: Time, id: TunnelId, local: Option<IpAddr>) {
+        let Some(tunnel) = self.tunnels.get(&id) else {
+            return;
+        };
+        match tunnel.plan {
+            Plan::Resolving { .. } => {
+                let local = local.unwrap_or(tunnel.settings.local);
+                self.begin_from(now, id, local);
+            }
+            Plan::Rest | Plan::Attempt | Plan::Retry { .. } | Plan::GivenUp => {}
+        }
+    }
+
+    fn begin_from(&mut self, now: Time, id: TunnelId, local: IpAddr) {
         self.abandon_attempts(id);
         let spi = self.fresh_spi();
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        let Some((local, remote)) = tunnel.ends() else {
+        let Some((local, remote)) = tunnel.ends(local) else {
             return;
         };
         let place = Place {

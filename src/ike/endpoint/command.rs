@@ -39,6 +39,7 @@ impl Endpoint {
                 }
             }
             Command::Resolved { tunnel, address } => self.on_resolved(now, tunnel, address),
+            Command::Source { tunnel, local } => self.on_source(now, tunnel, local),
             Command::Heard { tunnel, at } => {
                 self.established_mut(tunnel).for_each(|sa| sa.heard(at))
             }
@@ -178,8 +179,13 @@ impl Endpoint {
         if has_child(&self.sas, spi) {
             return;
         }
+        // IP protocol 50 has no ports.
+        let is_peer = |known: SocketAddr| match remote.port() {
+            0 => known.ip() == remote.ip(),
+            _ => known == remote,
+        };
         let with_peer = self.sas.iter().filter_map(|(own, sa)| match sa {
-            Sa::Established(sa) if sa.is_open() && sa.remote() == remote => {
+            Sa::Established(sa) if sa.is_open() && is_peer(sa.remote()) => {
                 Some((sa.established(), *own))
             }
             Sa::Established(_)

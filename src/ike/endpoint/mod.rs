@@ -127,7 +127,7 @@ impl Endpoint {
             since,
             remote: sa
                 .map(IkeSa::remote)
-                .or_else(|| tunnel.ends().map(|(_, remote)| remote)),
+                .or_else(|| tunnel.ends(tunnel.settings.local).map(|(_, remote)| remote)),
             ike: sa.map(IkeSa::view),
             child: sa.and_then(IkeSa::child_view),
             rekeys: tunnel.rekeys,

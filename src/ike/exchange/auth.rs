@@ -25,10 +25,9 @@ use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::IkeSa;
 use crate::ike::schedule::ChildSeed;
-use crate::ike::settings::Encapsulation;
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
-use crate::net::{Policy, narrow};
+use crate::net::{Carriage, Policy, narrow};
 use crate::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
 
 /// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
@@ -356,12 +355,12 @@ fn choose_child(
     datagram: Datagram<'_>,
 ) -> Result<ChosenChild, Error> {
     let settings = &keyed.place.settings;
-    match settings.encapsulation {
-        // A peer that saw the forced NAT and stays on port 500 could not receive what we send.
-        Encapsulation::Udp if datagram.local.port() != NAT_PORT => {
+    match keyed.carriage {
+        // A peer that saw the NAT, real or forced, and stays on port 500 could not receive what we send.
+        Carriage::Udp if datagram.local.port() != NAT_PORT => {
             return Err(Error::Incompatible(Incompatible::NatTraversal));
         }
-        Encapsulation::Udp | Encapsulation::Auto | Encapsulation::Esp => {}
+        Carriage::Udp | Carriage::Esp => {}
     }
     let no_proposal = || {
         Error::Incompatible(Incompatible::Esp {

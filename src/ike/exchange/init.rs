@@ -35,7 +35,7 @@ use crate::ike::schedule::{IkeKeys, Nonces};
 use crate::ike::settings::{Encapsulation, Ppk, Settings};
 use crate::ike::shape::{Init, InitAnswer};
 use crate::ike::window::Received;
-use crate::net::Time;
+use crate::net::{Carriage, Time};
 use crate::wire::{
     ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
 };
@@ -232,16 +232,20 @@ impl InitSent {
             datagram.local,
             datagram.remote,
         );
-        let detected = match (detected, settings.encapsulation) {
-            (Some(detected), _) => detected,
-            (None, Encapsulation::Udp) => {
-                let failure = Error::Incompatible(Incompatible::NatTraversal).failure(cx.now);
-                return self.doubted(failure);
+        // The peer hashes the source address that it sees; if that is not the one we have hashed, it sees a NAT.
+        let misnamed = match settings.encapsulation {
+            Encapsulation::Udp => false,
+            Encapsulation::Auto | Encapsulation::Esp => {
+                self.place.local.ip() != datagram.local.ip()
             }
-            (None, Encapsulation::Auto | Encapsulation::Esp) => nat::Detected {
-                us: false,
-                peer: false,
-            },
+        };
+        let detected = detected.map(|seen| nat::Detected {
+            us: seen.us || misnamed,
+            ..seen
+        });
+        let (detected, carriage) = match nat::settle(detected, settings.encapsulation) {
+            Ok(settled) => settled,
+            Err(what) => return self.doubted(Error::Incompatible(what).failure(cx.now)),
         };
         let nonces = Nonces {
             initiator: std::mem::take(&mut self.nonce),
@@ -262,8 +266,14 @@ impl InitSent {
         };
         let mut place = self.place;
         place.local.set_ip(datagram.local.ip());
-        place.local.set_port(NAT_PORT);
-        place.remote.set_port(NAT_PORT);
+        match carriage {
+            Carriage::Udp => {
+                place.local.set_port(NAT_PORT);
+                place.remote.set_port(NAT_PORT);
+            }
+            // No NAT, no ports to keep open: IKE stays where it began (RFC 7296 §2.23).
+            Carriage::Esp => {}
+        }
         Progress::Keyed(Box::new(Keyed {
             place,
             spi_i,
@@ -274,6 +284,7 @@ impl InitSent {
             keys,
             protector,
             detected,
+            carriage,
             ppk,
             intermediates: Intermediates::default(),
             peer: peer_kind(&init.vendors),
@@ -491,14 +502,8 @@ fn try_respond(
         place.local,
         place.remote,
     );
-    let detected = match (detected, settings.encapsulation) {
-        (Some(detected), _) => detected,
-        (None, Encapsulation::Udp) => return Err(Error::Incompatible(Incompatible::NatTraversal)),
-        (None, Encapsulation::Auto | Encapsulation::Esp) => nat::Detected {
-            us: false,
-            peer: false,
-        },
-    };
+    let (detected, carriage) =
+        nat::settle(detected, settings.encapsulation).map_err(Error::Incompatible)?;
     let Answer { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
     let mut nonce = vec![0; NONCE_LEN];
@@ -570,6 +575,7 @@ fn try_respond(
         keys,
         protector,
         detected,
+        carriage,
         ppk,
         intermediates: Intermediates::default(),
         peer: peer_kind(&init.vendors),

@@ -37,7 +37,7 @@ use super::settings::TunnelId;
 use super::timers::Quiet;
 use super::window::Received;
 use crate::crypto::{IkeSuite, Secret, WrongKeyLength};
-use crate::net::Time;
+use crate::net::{Carriage, Time};
 use crate::wire::{IkeSpi, MessageId, Notify};
 
 pub use request::Job;
@@ -57,6 +57,7 @@ pub struct IkeSa {
     derive: Secret,
     nonces: Nonces,
     detected: Detected,
+    carriage: Carriage,
     peer: PeerKind,
     protector: Protector,
     established: Time,
@@ -182,6 +183,7 @@ impl IkeSa {
             keys,
             protector,
             detected,
+            carriage,
             peer,
             intermediates,
             ..
@@ -210,6 +212,7 @@ impl IkeSa {
             derive: keys.derive,
             nonces,
             detected,
+            carriage,
             peer,
             protector,
             established: now,
@@ -261,6 +264,7 @@ impl IkeSa {
             derive: keys.derive,
             nonces,
             detected: self.detected,
+            carriage: self.carriage,
             peer: self.peer,
             protector,
             established: cx.now,
@@ -402,7 +406,7 @@ impl IkeSa {
 
     /// Its Child SA as status reports show it.
     pub fn child_view(&self) -> Option<ChildView> {
-        self.child().map(ChildSa::view)
+        self.child().map(|child| child.view(self.carriage))
     }
 
     /// Tells the rest of the program that the SA, and its Child SA if it has one, are there. Where another serves, the new one may have to wait until the peer
@@ -421,7 +425,7 @@ impl IkeSa {
                     end: cx.now + WAIT_BESIDE.saturating_mul(3),
                 };
             }
-            let child = child.announced(&self.place, sends, None);
+            let child = child.announced(&self.place, self.carriage, sends, None);
             cx.out.events.push_back(Event::ChildUp(Box::new(child)));
         }
     }

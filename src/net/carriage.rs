@@ -1,0 +1,41 @@
+//! What carries an ESP packet from one gateway to the other.
+//!
+//! ```text
+//!   Udp   │ IP │ UDP 4500 │ ESP …     RFC 3948: passes a NAT, which needs ports
+//!   Esp   │ IP │ ESP …                RFC 4303: IP protocol 50
+//! ```
+
+use std::fmt;
+
+/// What stands between the outer IP header and ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carriage {
+    /// A UDP header (RFC 3948).
+    Udp,
+    /// Nothing: IP protocol 50.
+    Esp,
+}
+
+impl Carriage {
+    /// Octets it puts between the outer IP header and ESP.
+    pub const fn overhead(self) -> usize {
+        match self {
+            Carriage::Udp => 8,
+            Carriage::Esp => 0,
+        }
+    }
+
+    /// The word of status reports and logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Carriage::Udp => "udp",
+            Carriage::Esp => "esp",
+        }
+    }
+}
+
+impl fmt::Display for Carriage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}

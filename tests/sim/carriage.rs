@@ -1,0 +1,140 @@
+//! What carries ESP, and where IKE goes on: UDP 4500 where a NAT is seen or encapsulation is forced, IP protocol 50 and port 500 where not.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use groundlink::ike::{Command, Encapsulation, NatView, Peer, Rekey, Settings, State};
+use groundlink::net::Carriage;
+
+use crate::pair::{Pair, Side, TUNNEL, settings};
+
+const OUTSIDE: &str = "203.0.113.9";
+
+fn with(side: Side, encapsulation: Encapsulation) -> Settings {
+    Settings {
+        encapsulation,
+        ..settings(side)
+    }
+}
+
+/// Both sides, after they have had time to come up.
+fn between(a: Encapsulation, b: Encapsulation) -> Pair {
+    let mut pair = Pair::new(with(Side::A, a), with(Side::B, b));
+    pair.run_for(Duration::from_secs(3));
+    pair
+}
+
+/// The same with a NAT in front of A.
+fn translated(a: Encapsulation, b: Encapsulation) -> Pair {
+    let b = Settings {
+        peer: Peer::Address(OUTSIDE.parse().unwrap()),
+        ..with(Side::B, b)
+    };
+    let mut pair = Pair::new(with(Side::A, a), b);
+    pair.nat(OUTSIDE);
+    pair.run_for(Duration::from_secs(3));
+    pair
+}
+
+fn assert_carries(pair: &Pair, carriage: Carriage, port: u16) {
+    pair.assert_agreed();
+    for node in [&pair.a, &pair.b] {
+        assert_eq!(node.state(), State::Up);
+        assert_eq!(node.children[0].carriage, carriage);
+        assert_eq!(node.view().child.unwrap().carriage, carriage);
+        assert_eq!(node.children[0].local.port(), port);
+    }
+}
+
+#[test]
+fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
+    use Encapsulation::{Auto, Esp};
+    for (a, b) in [(Auto, Auto), (Esp, Esp), (Auto, Esp), (Esp, Auto)] {
+        let mut pair = between(a, b);
+        assert_carries(&pair, Carriage::Esp, 500);
+        let sent = pair.a.sent.iter().chain(&pair.b.sent);
+        assert!(sent.clone().all(|sent| sent.remote.port() == 500));
+        assert_eq!(pair.a.view().ike.unwrap().nat, NatView::None);
+        // What is decided once holds for what comes of it.
+        for what in [Rekey::Child, Rekey::Ike, Rekey::Child] {
+            pair.command(
+                Side::A,
+                Command::Rekey {
+                    tunnel: TUNNEL,
+                    what,
+                },
+            );
+            pair.run_for(Duration::from_secs(10));
+            assert_carries(&pair, Carriage::Esp, 500);
+        }
+    }
+}
+
+#[test]
+fn auto_goes_into_udp_where_a_nat_is_seen() {
+    use Encapsulation::{Auto, Udp};
+    for (a, b) in [(Auto, Auto), (Udp, Auto), (Auto, Udp)] {
+        assert_carries(&translated(a, b), Carriage::Udp, 4500);
+    }
+}
+
+#[test]
+fn auto_follows_a_peer_that_forces_udp() {
+    use Encapsulation::{Auto, Udp};
+    assert_carries(&between(Auto, Udp), Carriage::Udp, 4500);
+    assert_carries(&between(Udp, Auto), Carriage::Udp, 4500);
+}
+
+#[test]
+fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
+    use Encapsulation::{Auto, Esp, Udp};
+    let said = |pair: &Pair, side: Side| {
+        let node = match side {
+            Side::A => &pair.a,
+            Side::B => &pair.b,
+        };
+        assert_ne!(node.state(), State::Up);
+        assert!(node.children.is_empty());
+        node.view().last_failure.map(|failure| failure.code)
+    };
+    for mut pair in [translated(Esp, Auto), between(Esp, Udp)] {
+        pair.run_for(Duration::from_secs(5));
+        assert_eq!(said(&pair, Side::A), Some("nat-in-between"));
+    }
+    for pair in [translated(Auto, Esp), between(Udp, Esp)] {
+        assert_eq!(said(&pair, Side::B), Some("nat-in-between"));
+        assert_ne!(pair.a.state(), State::Up);
+    }
+}
+
+#[test]
+fn an_address_of_ours_that_is_left_open_is_asked_for_before_its_hash_is_sent() {
+    let mut a = with(Side::A, Encapsulation::Auto);
+    a.local = IpAddr::from([0, 0, 0, 0]);
+    let mut pair = Pair::new(a.clone(), with(Side::B, Encapsulation::Auto));
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!((pair.a.count("Source"), pair.a.sent.len()), (1, 0));
+    let local = Some(Side::A.ip().parse().unwrap());
+    let answer = Command::Source {
+        tunnel: TUNNEL,
+        local,
+    };
+    pair.command(Side::A, answer.clone());
+    pair.run_for(Duration::from_secs(3));
+    assert_carries(&pair, Carriage::Esp, 500);
+    // Nobody has asked again: such an answer begins nothing.
+    let sent = pair.a.sent.len();
+    pair.command(Side::A, answer);
+    assert_eq!(pair.a.sent.len(), sent);
+
+    // Without an answer the peer cannot but see a NAT, and we know that it does.
+    let mut pair = Pair::new(a, with(Side::B, Encapsulation::Auto));
+    pair.run_for(Duration::from_secs(1));
+    let nothing = Command::Source {
+        tunnel: TUNNEL,
+        local: None,
+    };
+    pair.command(Side::A, nothing);
+    pair.run_for(Duration::from_secs(3));
+    assert_carries(&pair, Carriage::Udp, 4500);
+}
