@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::outcome::{Exit, Failure, print};
+use crate::ike;
 use crate::lab::interrupt::{Blocked, Interrupt};
 use crate::lab::options::{self, DEFAULT_SUITE, Options};
 use crate::lab::{self, Lab as Sites};
@@ -55,6 +56,9 @@ pub(crate) struct Lab {
     /// The address family of the two networks
     #[arg(long, value_enum, default_value = "4")]
     pub inner: Family,
+    /// How ESP travels between the gateways
+    #[arg(long, value_enum, default_value = "udp")]
+    pub encapsulation: Encapsulation,
     /// Leave it running and print how to step inside
     #[arg(long)]
     pub keep: bool,
@@ -97,6 +101,17 @@ pub(crate) enum Nat {
     Us,
     /// In front of the far side's gateway
     Peer,
+}
+
+/// How ESP travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Encapsulation {
+    /// Always in UDP
+    Udp,
+    /// As IP protocol 50 where there is no NAT
+    Auto,
+    /// As IP protocol 50 or not at all
+    Esp,
 }
 
 /// An address family.
@@ -195,6 +210,11 @@ impl Lab {
             },
             outer: family(self.family),
             inner: family(self.inner),
+            encapsulation: match self.encapsulation {
+                Encapsulation::Udp => ike::Encapsulation::Udp,
+                Encapsulation::Auto => ike::Encapsulation::Auto,
+                Encapsulation::Esp => ike::Encapsulation::Esp,
+            },
             preset: self.preset.clone(),
             weak: if self.allow_weak {
                 options::Weak::Allowed

@@ -20,7 +20,8 @@ use super::ask::{ask, tunnel_path, understand};
 use super::outcome::{Exit, Failure, print};
 use crate::control::client::Verb;
 use crate::status::{
-    Child, Counters, Ike, LastError, RekeyCheck, Rekeys, Snapshot, State, Tunnel, Verdict,
+    Child, Counters, Encapsulation, Ike, LastError, RekeyCheck, Rekeys, Snapshot, State, Tunnel,
+    Verdict,
 };
 
 /// Tunnels, SAs, counters, and the last failure in words
@@ -236,8 +237,12 @@ fn ike(ike: &Ike) -> String {
 
 fn child(child: &Child) -> String {
     let (local, remote) = (child.local.join(" "), child.remote.join(" "));
+    let carried = match child.encapsulation {
+        Encapsulation::Udp => "",
+        Encapsulation::Esp => " as IP protocol 50",
+    };
     format!(
-        "{}, {local} <-> {remote}, MTU {}{}",
+        "{}{carried}, {local} <-> {remote}, MTU {}{}",
         child.suite,
         child.mtu,
         ends(child.rekey_in_s)
@@ -401,6 +406,7 @@ mod tests {
             remote: vec!["172.16.1.0/24".to_owned()],
             rekey_in_s: None,
             mtu: 1390,
+            encapsulation: Encapsulation::Udp,
         });
         up.rx = Counters {
             packets: 1204,
@@ -419,7 +425,11 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
   refused   3 replay
 1 of 1 up; groundlink 0.1.0 running for 10 min 52 s
 ";
-        assert_eq!(text(&snapshot(vec![up])), expected);
+        assert_eq!(text(&snapshot(vec![up.clone()])), expected);
+
+        up.child.as_mut().unwrap().encapsulation = Encapsulation::Esp;
+        let native = expected.replace("aes128-sha1, 192", "aes128-sha1 as IP protocol 50, 192");
+        assert_eq!(text(&snapshot(vec![up])), native);
     }
 
     #[test]

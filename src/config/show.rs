@@ -53,11 +53,7 @@ pub fn start(start: &Start) -> String {
 
 /// How this key is written.
 pub fn encapsulation(encapsulation: &Encapsulation) -> String {
-    match encapsulation {
-        Encapsulation::Udp => quoted(&"udp"),
-        Encapsulation::Auto => quoted(&"auto"),
-        Encapsulation::Esp => quoted(&"esp"),
-    }
+    quoted(&encapsulation.word())
 }
 
 /// How this key is written.

@@ -290,22 +290,17 @@ pub fn start(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Start> {
     )
 }
 
-/// How ESP travels. This version always puts it into UDP.
+/// How ESP travels.
 pub fn encapsulation(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Encapsulation> {
-    let words = [
-        ("udp", Some(Encapsulation::Udp)),
-        ("auto", None),
-        ("esp", None),
-    ];
-    match word(value, &words, findings)? {
-        Some(encapsulation) => Some(encapsulation),
-        None => refuse(
-            findings,
-            value.at.clone(),
-            "native ESP is not in this version",
-            "leave the key out: \"udp\" works with and without NAT",
-        ),
-    }
+    word(
+        value,
+        &[
+            ("udp", Encapsulation::Udp),
+            ("auto", Encapsulation::Auto),
+            ("esp", Encapsulation::Esp),
+        ],
+        findings,
+    )
 }
 
 /// Segmentation offload.

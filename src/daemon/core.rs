@@ -281,6 +281,11 @@ impl Core {
                     self.lookups.begin(tunnel, name, settings.ike.local);
                 }
             }
+            Event::Source { tunnel, peer } => {
+                let way = self.netlink.route_to(peer);
+                let local = way.ok().and_then(|way| way.source);
+                self.tell(Command::Source { tunnel, local });
+            }
             Event::Connecting { tunnel, remote } => {
                 if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
                     tunnel.peer = Some(remote.ip());

@@ -4,7 +4,7 @@
 //!   mtu ─▶ SAs, with their limits ─▶ device MTU ─▶ children: inbound table, outbound table      (then carrier and routes: steer)
 //! ```
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::children::Children;
@@ -14,7 +14,8 @@ use crate::datapath::{self, Datapath, Path};
 use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::{Child, TunnelId};
-use crate::net::{Refusal, Time};
+use crate::net::{Carriage, Refusal, Time};
+use crate::os::Socket;
 use crate::os::netlink::Netlink;
 use crate::os::tun::Tun;
 
@@ -76,9 +77,8 @@ pub(super) fn up(
         return Err(tunnel.why_gone());
     }
     let mtu = inner_mtu(child, &tunnel.settings, netlink)?;
-    let socket = datapath
-        .nat_socket(child.local.ip())
-        .ok_or_else(|| format!("no socket serves {}", child.local.ip()))?;
+    let (socket, remote) =
+        way(child, datapath).ok_or_else(|| format!("no socket serves {}", child.local.ip()))?;
     let (suite, policy) = (child.suite, child.policy.clone());
     let window = tunnel.settings.replay_window;
     let inbound = Inbound::new(child.spi_in, suite, &child.keys_in, policy.clone(), window);
@@ -97,7 +97,7 @@ pub(super) fn up(
         sa: Arc::new(outbound.limited(limits)),
         socket,
         local: child.local.ip(),
-        remote: child.remote,
+        remote,
         mtu,
         dscp: tunnel.settings.dscp,
     };
@@ -105,6 +105,18 @@ pub(super) fn up(
     tunnel.children.add(inbound, path, child.sends, datapath);
     tunnel.peer = Some(child.remote.ip());
     Ok(())
+}
+
+/// The socket that the Child SA's packets leave through, and where they go.
+fn way(child: &Child, datapath: &Datapath) -> Option<(Arc<dyn Socket>, SocketAddr)> {
+    let Child { local, remote, .. } = child;
+    match child.carriage {
+        Carriage::Udp => Some((datapath.nat_socket(local.ip())?, *remote)),
+        Carriage::Esp => {
+            let bare = SocketAddr::new(remote.ip(), 0);
+            Some((datapath.native_socket(local.ip())?, bare))
+        }
+    }
 }
 
 /// How many packets of a tunnel were refused for want of an SA that may carry them.
@@ -154,7 +166,7 @@ fn inner_mtu(
     };
     let smallest = outer.map_or(way, |outer| outer.min(way));
     let protection = child.suite.protection;
-    let room = mtu::inner(smallest, peer, mtu::Encapsulation::Udp, protection);
+    let room = mtu::inner(smallest, peer, child.carriage, protection);
     let mtu = most.map_or(room, |most| most.min(room));
     if mtu < LEAST_MTU {
         return Err(format!(

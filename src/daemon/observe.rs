@@ -5,11 +5,11 @@ use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
 use crate::datapath;
 use crate::ike::{self, Failure, IkeView, TunnelId};
-use crate::net::{Refusal, Selector, Time};
+use crate::net::{Carriage, Refusal, Selector, Time};
 use crate::os::{self, Trains};
 use crate::status::{
-    Child, Counters, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys, Role, Sending,
-    Snapshot, State, SuperPackets, Tunnel as Seen, Verdict, Waiting,
+    Child, Counters, Encapsulation, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys,
+    Role, Sending, Snapshot, State, SuperPackets, Tunnel as Seen, Verdict, Waiting,
 };
 
 /// The whole gateway.
@@ -168,6 +168,10 @@ fn child(view: &ike::ChildView, tunnel: &Tunnel, now: Time) -> Child {
         remote: words(&view.policy.remote),
         rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
         mtu: at_work.map_or(tunnel.mtu, |child| child.path.mtu),
+        encapsulation: match view.carriage {
+            Carriage::Udp => Encapsulation::Udp,
+            Carriage::Esp => Encapsulation::Esp,
+        },
     }
 }
 

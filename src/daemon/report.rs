@@ -44,6 +44,9 @@ impl Reporter {
             Event::Resolve { tunnel, name: peer } => {
                 debug!(tunnel = name(tunnel), peer, "looking the peer up");
             }
+            Event::Source { tunnel, peer } => {
+                debug!(tunnel = name(tunnel), %peer, "which address of ours leads there?");
+            }
             Event::Connecting { tunnel, remote } => {
                 if self.trying.contains(tunnel) {
                     debug!(tunnel = name(tunnel), %remote, "connecting again");
@@ -193,6 +196,7 @@ impl Reporter {
                 spi_in = %Spi(child.spi_in),
                 spi_out = %Spi(child.spi_out),
                 suite = %child.suite,
+                encapsulation = child.carriage.word(),
                 role = child.role.word(),
                 "Child SA rekeyed"
             );
@@ -209,6 +213,7 @@ impl Reporter {
             spi_out = %Spi(child.spi_out),
             suite = %child.suite,
             remote = %child.remote,
+            encapsulation = child.carriage.word(),
             local_ts = list(local),
             remote_ts = list(remote),
             device = tunnel.device.name(),

@@ -24,9 +24,10 @@ use crate::config::{self, Environment, Mtu, Report, Secrets, Settings, Severity}
 use crate::control;
 use crate::crypto::Generator;
 use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload};
-use crate::ike::{Endpoint, Peer, TunnelId};
+use crate::ike::{Encapsulation, Endpoint, Peer, TunnelId};
 use crate::os::netlink::{Changes, Netlink};
 use crate::os::privileges::{self, Capability};
+use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
 use crate::os::{Offloading, SocketOffload, clock, sysctl, systemd};
@@ -74,7 +75,7 @@ pub(super) fn warn(report: &Report, file: &Path) {
 pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failure> {
     let Settings {
         gateway: ours,
-        tunnels: configured,
+        tunnels: mut configured,
     } = sound.settings;
     preflight()?;
     let control = options.socket.clone().unwrap_or(ours.control);
@@ -89,6 +90,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         &mut datapath,
         tried(wanted.sockets),
     )?;
+    listen_native(&mut configured, &mut datapath)?;
     match netlink.own_routes()?.len() {
         0 => {}
         routes => info!(
@@ -201,6 +203,40 @@ fn listen(
         let (ike, nat) = (bind(IKE_PORT)?, bind(NAT_PORT)?);
         datapath.listen(ike, nat).map_err(no_room)?;
         debug!(%address, "listening on UDP 500 and 4500");
+    }
+    Ok(())
+}
+
+/// Opens a raw socket for native ESP for every address of a tunnel that may need it. Where that is not ours to do, tunnels that can
+/// do without (`auto`) do, and others cannot be had.
+fn listen_native(tunnels: &mut [config::Tunnel], datapath: &mut Datapath) -> Result<(), Failure> {
+    let may_need = |tunnel: &&config::Tunnel| match tunnel.ike.encapsulation {
+        Encapsulation::Auto | Encapsulation::Esp => true,
+        Encapsulation::Udp => false,
+    };
+    let locals = tunnels.iter().filter(may_need);
+    for address in to_bind(locals.map(|tunnel| tunnel.ike.local)) {
+        match RawEspSocket::open(address) {
+            Ok(socket) => {
+                datapath.listen_native(Arc::new(socket)).map_err(no_room)?;
+                debug!(%address, "listening on IP protocol 50");
+            }
+            Err(error @ BindError::NoRawSockets) => return do_without_native(tunnels, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// No raw sockets: `auto` becomes `udp`, which works with and without NAT.
+fn do_without_native(tunnels: &mut [config::Tunnel], error: BindError) -> Result<(), Failure> {
+    let insists = |tunnel: &&config::Tunnel| tunnel.ike.encapsulation == Encapsulation::Esp;
+    if let Some(tunnel) = tunnels.iter().find(insists) {
+        return Err(Failure::from(error).of_tunnel(&tunnel.name));
+    }
+    warn!("{error}; until then tunnels with `encapsulation = \"auto\"` use UDP");
+    for tunnel in tunnels {
+        tunnel.ike.encapsulation = Encapsulation::Udp;
     }
     Ok(())
 }

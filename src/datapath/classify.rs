@@ -5,6 +5,7 @@
 //!   UDP 4500   ff                            NAT keepalive
 //!              00 00 00 00 │ IKE message     non-ESP marker
 //!              SPI         │ sequence …      ESP
+//!   protocol 50  SPI    │ sequence …      ESP
 //! ```
 
 use super::notice::LONGEST_IKE;
@@ -18,6 +19,8 @@ pub(super) enum Admits {
     Ike,
     /// UDP 4500.
     IkeAndEsp,
+    /// IP protocol 50.
+    Esp,
 }
 
 /// What a datagram is.
@@ -41,6 +44,11 @@ pub(super) fn classify(admits: Admits, datagram: &[u8]) -> Content<'_> {
             None => Content::Stray,
             Some(([0, 0, 0, 0], message)) => ike(message),
             Some((spi, _)) => Content::Esp(u32::from_be_bytes(*spi)),
+        },
+        // Nothing but ESP, so there is no marker: an SPI of zero is one that nobody has.
+        Admits::Esp => match datagram.first_chunk::<4>() {
+            Some(spi) => Content::Esp(u32::from_be_bytes(*spi)),
+            None => Content::Stray,
         },
     }
 }
@@ -77,6 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn protocol_50_is_esp_whatever_it_begins_with() {
+        assert_eq!(classify(Admits::Esp, &[0; 40]), Content::Esp(0));
+        assert_eq!(classify(Admits::Esp, &[0xff; 4]), Content::Esp(0xffff_ffff));
+        assert_eq!(classify(Admits::Esp, &[0xff]), Content::Stray);
+    }
+
+    #[test]
     fn the_first_octets_tell() {
         let mut message = vec![0x11; 40];
         message[24..28].copy_from_slice(&40u32.to_be_bytes());
@@ -100,6 +115,7 @@ mod tests {
         assert_eq!(both(&[0, 0, 0, 1]), (Content::Stray, Content::Esp(1)));
         for short in 0..4 {
             assert_eq!(both(&[0; 4][..short]), (Content::Stray, Content::Stray));
+            assert_eq!(classify(Admits::Esp, &[0; 4][..short]), Content::Stray);
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Datapath {
     inlets: Arc<Inlets>,
     strays: Arc<Refusals>,
     gates: Vec<Gate>,
+    natives: Vec<Native>,
     tunnels: BTreeMap<TunnelId, Tunnel>,
 }
 
@@ -34,6 +35,12 @@ pub struct Datapath {
 struct Gate {
     ike: Arc<dyn Socket>,
     nat: Arc<dyn Socket>,
+    _worker: Worker,
+}
+
+/// The socket of native ESP of one address and the worker that serves it.
+struct Native {
+    socket: Arc<dyn Socket>,
     _worker: Worker,
 }
 
@@ -90,6 +97,7 @@ impl Datapath {
             inlets: Arc::default(),
             strays: Arc::default(),
             gates: Vec::new(),
+            natives: Vec::new(),
             tunnels: BTreeMap::new(),
         };
         Ok((datapath, notices))
@@ -113,6 +121,22 @@ impl Datapath {
         self.gates.push(Gate {
             ike,
             nat,
+            _worker: worker,
+        });
+        Ok(())
+    }
+
+    /// Takes native ESP (IP protocol 50) from one address's raw socket, too.
+    ///
+    /// # Errors
+    /// No thread or descriptor left.
+    pub fn listen_native(&mut self, socket: Arc<dyn Socket>) -> io::Result<()> {
+        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
+        let work = Ingress::native(Arc::clone(&socket), inlets, strays, self.bell.clone());
+        let name = format!("native {}", self.natives.len());
+        let worker = Worker::spawn(name, Waiter::new()?, &[socket.as_fd()], work)?;
+        self.natives.push(Native {
+            socket,
             _worker: worker,
         });
         Ok(())
@@ -253,6 +277,19 @@ impl Datapath {
     /// The socket of port 4500 that serves this local address.
     pub fn nat_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
         self.gate(local).map(|gate| Arc::clone(&gate.nat))
+    }
+
+    /// The raw socket of native ESP that serves this local address.
+    pub fn native_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
+        let bound = |native: &Native| native.socket.local().ip();
+        let natives = || self.natives.iter();
+        let everywhere = |native: &&Native| {
+            bound(native).is_unspecified() && bound(native).is_ipv4() == local.is_ipv4()
+        };
+        natives()
+            .find(|native| bound(native) == local)
+            .or_else(|| natives().find(everywhere))
+            .map(|native| Arc::clone(&native.socket))
     }
 
     /// Sends a datagram of the control plane from the socket that `local` names by its address and port.

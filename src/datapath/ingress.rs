@@ -5,7 +5,7 @@
 //!          ─▶ 4 congestion marks ─▶ 5 clamp TCP ─▶ 6 loop? ─▶ join with others of its flow ─▶ device
 //! ```
 //!
-//! One worker does this for the two ports of one address. A packet belongs to the SA that its SPI names, whichever socket it came
+//! One worker does this for the two ports of one address, another for IP protocol 50 there. A packet belongs to the SA that its SPI names, whichever socket it came
 //! to and whoever seems to have sent it (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::os::{RecvBatch, Socket};
 
 /// The worker of one address's sockets.
 pub(super) struct Ingress {
-    doors: [Door; 2],
+    doors: Vec<Door>,
     arrivals: RecvBatch,
     road: Road,
 }
@@ -59,7 +59,7 @@ impl Ingress {
         strays: Arc<Refusals>,
         bell: Bell,
     ) -> Ingress {
-        let doors = [
+        let doors = vec![
             Door {
                 socket: ike,
                 admits: Admits::Ike,
@@ -69,6 +69,29 @@ impl Ingress {
                 admits: Admits::IkeAndEsp,
             },
         ];
+        Ingress::through(doors, inlets, strays, bell)
+    }
+
+    /// The worker of a socket of native ESP.
+    pub(super) fn native(
+        socket: Arc<dyn Socket>,
+        inlets: Arc<Inlets>,
+        strays: Arc<Refusals>,
+        bell: Bell,
+    ) -> Ingress {
+        let doors = vec![Door {
+            socket,
+            admits: Admits::Esp,
+        }];
+        Ingress::through(doors, inlets, strays, bell)
+    }
+
+    fn through(
+        doors: Vec<Door>,
+        inlets: Arc<Inlets>,
+        strays: Arc<Refusals>,
+        bell: Bell,
+    ) -> Ingress {
         let unknown = Limiter::new(5, Duration::from_secs(1));
         Ingress {
             doors,
@@ -534,6 +557,47 @@ mod tests {
         assert_eq!(pair.a_to_b(&[to_b(60)]), [to_b(60)]);
         assert_eq!(pair.b.notices().len(), 8);
         assert_eq!(pair.b.strays.count(Refusal::NoticeFull), 12);
+    }
+
+    #[test]
+    fn esp_is_opened_however_it_came_and_moves_nobody() {
+        let mut pair = Pair::connected("aes128-sha1");
+        let network = crate::os::memory::MemoryNetwork::new();
+        let raw = Arc::new(network.bind(SocketAddr::new(B, 0), 100).unwrap());
+        let (bell, notices) = super::super::notice::channel(8).unwrap();
+        let (inlets, strays) = (pair.b.inlets.clone(), pair.b.strays.clone());
+        let mut native = Ingress::native(raw.clone(), inlets, strays, bell);
+        let bare = SocketAddr::new(STRANGER.ip(), 0);
+
+        // What was agreed on is UDP; bare it is as good, and says nothing about ports.
+        let packet = sealed(&mut pair, &to_b(60));
+        assert!(raw.inject(bare, &packet));
+        assert_eq!(native.turn(NOW), Turn::Done);
+        assert_eq!(pair.b.delivered(), [to_b(60)]);
+        // The same once more, by the other road: one window for both.
+        assert!(pair.b.nat.inject(STRANGER, &packet));
+        assert!(raw.inject(bare, &packet));
+        pair.turn(NOW);
+        native.turn(NOW);
+        assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
+        assert_eq!(pair.b.all_refused(), [(Refusal::Replay, 2)]);
+        assert_eq!(notices.next(), None);
+
+        // Neither a marker nor a keepalive means anything here.
+        for stray in [vec![], vec![0xff], vec![0, 0, 0]] {
+            assert!(raw.inject(bare, &stray));
+        }
+        assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
+        native.turn(NOW);
+        let strays: Vec<_> = pair.b.strays.iter().collect();
+        assert_eq!(strays, [(Refusal::UnknownSpi, 1), (Refusal::Stray, 3)]);
+        let unknown = Notice::UnknownSpi {
+            spi: 0,
+            local: SocketAddr::new(B, 0),
+            remote: bare,
+        };
+        assert_eq!(notices.next(), Some(unknown));
+        assert_eq!(notices.next(), None);
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl<'t, 'p> Run<'t, 'p> {
         self.opening.open_all(arrivals);
 
         for (arrival, outer) in arrivals.iter_mut().zip(&self.outers) {
-            if arrival.leads {
+            // Native ESP has no ports: it does not say where a peer behind a NAT is.
+            if arrival.leads && outer.remote.port() != 0 {
                 // Compared once a packet, told once a run.
                 self.moved = inlet
                     .remote

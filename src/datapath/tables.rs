@@ -35,11 +35,11 @@ pub enum Outlet {
 pub struct Path {
     /// What seals the packets.
     pub sa: Arc<Outbound>,
-    /// The socket they leave through, bound to the port of UDP-encapsulated ESP.
+    /// The socket they leave through: bound to the port of UDP-encapsulated ESP, or a raw one of native ESP.
     pub socket: Arc<dyn Socket>,
     /// The address they leave from; unspecified leaves the choice to the kernel.
     pub local: IpAddr,
-    /// Where they go.
+    /// Where they go; port 0 by native ESP, which has none.
     pub remote: SocketAddr,
     /// The largest inner packet ([`mtu::inner`]).
     pub mtu: u16,

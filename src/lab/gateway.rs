@@ -144,11 +144,13 @@ local-address = \"{local}\"
 address = \"{public}\"
 start = \"{start}\"
 metric = 100
+encapsulation = \"{}\"
 ",
             number + 1,
             files.psk.display().to_string(),
             ours.network,
             theirs.network,
+            options.encapsulation.word(),
         );
         if let Some(preset) = &options.preset {
             let _ = writeln!(toml, "preset = {preset:?}");

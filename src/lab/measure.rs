@@ -8,6 +8,7 @@ use super::options::{self, DEFAULT_SUITE, Peer, Side};
 use super::report::{Drawing, Ping, Problem, Report, Tcp, Wire};
 use super::sites::{Far, Lab, POLL};
 use super::{Error, doing, ping, traffic};
+use crate::net::Carriage;
 use crate::status::{LastError, Rekeys, Snapshot, State, Tunnel};
 
 /// How long a tunnel may take, and how long we wait on once a side has said what is wrong.
@@ -85,9 +86,11 @@ impl Lab {
                     sent - received
                 )));
             }
-            self.tap
-                .watch_protocol_50_only()
-                .map_err(doing("the WAN router cannot be watched"))?;
+            match self.options.carriage() {
+                Carriage::Udp => self.tap.watch_protocol_50_only(),
+                Carriage::Esp => self.tap.stop(),
+            }
+            .map_err(doing("the WAN router cannot be watched"))?;
             for side in [Side::A, Side::B] {
                 progress(&format!("TCP from {side} to {}", side.other()));
                 match self.tcp(
@@ -222,16 +225,23 @@ impl Lab {
             report.problems.push(Problem::new("a tunnel went down"));
             self.explain(report);
         }
-        if was_up && esp_udp == 0 {
+        let (agreed, stray) = match self.options.carriage() {
+            Carriage::Udp => (
+                esp_udp,
+                (esp_native > 0)
+                    .then(|| format!("{esp_native} packets left as protocol 50, not in UDP")),
+            ),
+            Carriage::Esp => (
+                esp_native,
+                (esp_udp > 0).then(|| format!("{esp_udp} packets left in UDP, not as protocol 50")),
+            ),
+        };
+        if was_up && agreed == 0 {
             report
                 .problems
                 .push(Problem::new("no ESP was seen between the gateways"));
         }
-        if esp_native > 0 {
-            report.problems.push(Problem::new(format!(
-                "{esp_native} packets left as protocol 50, not in UDP"
-            )));
-        }
+        report.problems.extend(stray.map(Problem::new));
         if clear > 0 {
             report.problems.push(Problem::new(format!(
                 "{clear} packets of the two networks crossed the WAN in the clear"

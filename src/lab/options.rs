@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::crypto::{EspProposal, IkeProposal, Status, WordError};
+use crate::ike::Encapsulation;
+use crate::net::Carriage;
 
 /// Everything `groundlink lab` takes; `Options::default()` is the lab without words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Options {
     pub outer: Family,
     /// The address family of the two networks.
     pub inner: Family,
+    /// How ESP travels, on both sides.
+    pub encapsulation: Encapsulation,
     /// A preset for both sides.
     pub preset: Option<String>,
     /// Whether forbidden algorithms may be used.
@@ -46,6 +50,7 @@ impl Default for Options {
             nat: Nat::None,
             outer: Family::V4,
             inner: Family::V4,
+            encapsulation: Encapsulation::Udp,
             preset: None,
             weak: Weak::Refused,
         }
@@ -103,6 +108,18 @@ impl Options {
             Role::Both => true,
             Role::Initiator => side == Side::A,
             Role::Responder => side == Side::B,
+        }
+    }
+
+    /// What an observer between the gateways should see. strongSwan's userspace ESP has the peer see a NAT, whatever we do.
+    pub fn carriage(&self) -> Carriage {
+        match (self.encapsulation, self.nat, self.peer) {
+            (Encapsulation::Udp, _, _) | (_, Nat::Us | Nat::Peer, _) | (_, _, Peer::Strongswan) => {
+                Carriage::Udp
+            }
+            (Encapsulation::Auto | Encapsulation::Esp, Nat::None, Peer::Groundlink) => {
+                Carriage::Esp
+            }
         }
     }
 

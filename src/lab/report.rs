@@ -27,7 +27,7 @@ pub struct Report {
     pub rekeys: Rekeys,
     /// Our tunnels, as in `status --json`.
     pub tunnels: Vec<Tunnel>,
-    /// What the WAN router saw pass, until TCP began; protocol 50 is watched to the end.
+    /// What the WAN router saw pass, until TCP began; where ESP is to go in UDP, protocol 50 is watched to the end.
     pub wire: Wire,
     /// Why it is not ok; empty when it is.
     pub problems: Vec<Problem>,
@@ -231,6 +231,7 @@ impl fmt::Display for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.esp_native {
             0 => f.write_str("ESP in UDP 4500 only")?,
+            count if self.esp_udp == 0 => write!(f, "ESP as protocol 50 only, {count} packets")?,
             count => write!(f, "{count} packets of protocol 50")?,
         }
         match self.clear {

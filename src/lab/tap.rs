@@ -70,6 +70,11 @@ impl Tap {
         ];
         self.socket.attach_filter(&protocol_50)
     }
+
+    /// From now on the kernel shows nothing: what is agreed on is protocol 50 itself.
+    pub fn stop(&self) -> io::Result<()> {
+        self.socket.attach_filter(&[op(RETURN, 0, 0, 0)])
+    }
 }
 
 const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;

@@ -3,6 +3,6 @@
 pub mod snapshot;
 
 pub use snapshot::{
-    Child, Counters, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys, Role, Sending,
-    Snapshot, State, SuperPackets, Tunnel, Verdict, Waiting,
+    Child, Counters, Encapsulation, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys,
+    Role, Sending, Snapshot, State, SuperPackets, Tunnel, Verdict, Waiting,
 };

@@ -6,7 +6,7 @@
 //! {"version":"…","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500",
 //!  "since_s":9.1,"ike":{"spi_i":"…","spi_r":"…","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced",
 //!  "post_quantum":false},"child":{"spi_in":"…","spi_out":"…","suite":"aes128-sha1","local":["…"],"remote":["…"],"rekey_in_s":80000.0,
-//!  "mtu":1390},"rx":{"packets":0,"bytes":0},"tx":{"packets":0,"bytes":0},"refused":{"replay":0,"auth":0},
+//!  "mtu":1390,"encapsulation":"udp"},"rx":{"packets":0,"bytes":0},"tx":{"packets":0,"bytes":0},"refused":{"replay":0,"auth":0},
 //!  "rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"…","advice":"…"}}],
 //!  "groups":[],"ike_refused":{"malformed":0,"forged":0},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}
 //! ```
@@ -282,6 +282,20 @@ pub struct Child {
     pub rekey_in_s: Option<f64>,
     /// The largest inner packet.
     pub mtu: u16,
+    /// What carries its packets.
+    #[serde(default)]
+    pub encapsulation: Encapsulation,
+}
+
+/// What stands between the outer IP header and ESP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// A UDP header (RFC 3948).
+    #[default]
+    Udp,
+    /// Nothing: IP protocol 50.
+    Esp,
 }
 
 /// Packets and bytes of inner traffic.
@@ -354,7 +368,7 @@ mod tests {
     use super::*;
 
     /// The contract: these keys, spelled like this, in this order.
-    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[],"ike_refused":{"forged":0,"malformed":7},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}"#;
+    const CONTRACT: &str = r#"{"version":"0.1.0","uptime_s":12.5,"tunnels":[{"name":"gcp-1","device":"gl-gcp-1","state":"up","peer":"35.197.191.225:4500","since_s":9.1,"ike":{"spi_i":"0011223344556677","spi_r":"8899aabbccddeeff","suite":"aes128-sha1-modp1024","role":"initiator","rekey_in_s":80000.0,"nat":"forced","post_quantum":false},"child":{"spi_in":"c0000001","spi_out":"c0000002","suite":"aes128-sha1","local":["10.0.0.0/24"],"remote":["10.1.0.0/24"],"rekey_in_s":null,"mtu":1390,"encapsulation":"udp"},"rx":{"packets":1,"bytes":84},"tx":{"packets":2,"bytes":168},"refused":{"auth":0,"replay":3},"rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"t","advice":"a"}}],"groups":[],"ike_refused":{"forged":0,"malformed":7},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}"#;
 
     #[test]
     fn the_json_keys_are_those_of_the_contract() {
