@@ -114,6 +114,10 @@ impl UdpSocket {
             Some(Protocol::UDP),
         )
         .map_err(io("creating a UDP socket"))?;
+        if address.is_ipv6() {
+            setsockopt(&socket, option::Ipv6V6Only, &true)
+                .map_err(|errno| io("leaving IPv4 alone")(errno.into()))?;
+        }
         prepare(&socket, address)?;
         socket
             .bind(&address.into())
@@ -157,13 +161,12 @@ impl UdpSocket {
 }
 
 /// What every socket towards peers is told before it is bound, whatever it carries: to name the address and the traffic class of
-/// what comes, to leave the other family alone, to hold a burst, and what becomes of packets that are too large.
+/// what comes, to hold a burst, and what becomes of packets that are too large.
 pub(super) fn prepare(socket: &socket2::Socket, address: SocketAddr) -> Result<(), BindError> {
     let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
     match address {
         SocketAddr::V4(_) => setsockopt(socket, option::Ipv4PacketInfo, &true),
-        SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvPacketInfo, &true)
-            .and_then(|()| setsockopt(socket, option::Ipv6V6Only, &true)),
+        SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvPacketInfo, &true),
     }
     .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
     match address {
