@@ -1,22 +1,24 @@
-//! ESP: sealing and opening one packet, per suite and size of the inner packet.
+//! ESP: packets sealed and opened through everything an SA does for them, per suite, number of packets in a batch, and their size.
 //!
-//! `cargo bench --bench esp` measures; `cargo bench --bench esp -- gcm16/1408` only those whose name fits; `cargo test --benches`
-//! runs every case once.
+//! `cargo bench --bench esp` measures; `cargo bench --bench esp -- gcm16/46x1408` only those whose name fits; `cargo test
+//! --benches` runs every case once.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
 };
 use etherparse::PacketBuilder;
 use groundlink::crypto::{EspProposal, EspSuite, SaKeys, Secret};
-use groundlink::esp::{Inbound, Outbound};
+use groundlink::esp::{Arrival, Inbound, Laid, Outbound};
 use groundlink::net::{Packet, Policy, Prefix};
 
-/// The guide's suite, its successor, and the AEADs.
+/// The guide's suite, its successor, one whose HMAC has no lanes, and the AEADs.
 static SUITES: &[&str] = &[
     "aes128-sha1",
     "aes256-sha256",
+    "aes256-sha384",
     "aes128gcm16",
     "aes256gcm16",
     "chacha20poly1305",
@@ -25,14 +27,23 @@ static SUITES: &[&str] = &[
 /// Octets of the inner packet: an acknowledgement, something in between, and the most that passes any of the clouds.
 static SIZES: &[usize] = &[64, 512, 1408];
 
+/// Packets in a batch: one alone, few, as many as there are lanes of some kernels, and what a super-packet of 64 KiB becomes.
+static FILLS: &[usize] = &[1, 2, 8, 46];
+
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+        .configure_from_args();
     for (name, case) in [("seal", seal as Case), ("open", open)] {
         let mut group = criterion.benchmark_group(name);
         for words in SUITES {
             for size in SIZES {
-                group.throughput(Throughput::Bytes(*size as u64));
-                case(&mut group, suite(words), *size);
+                for fill in FILLS {
+                    group.throughput(Throughput::Bytes((fill * size) as u64));
+                    let id = BenchmarkId::new(*words, format!("{fill}x{size}"));
+                    case(&mut group, id, &mut Batch::new(suite(words), *fill, *size));
+                }
             }
         }
         group.finish();
@@ -40,42 +51,77 @@ fn main() {
     criterion.final_summary();
 }
 
-type Case = fn(&mut BenchmarkGroup<'_, WallTime>, EspSuite, usize);
+type Case = fn(&mut BenchmarkGroup<'_, WallTime>, BenchmarkId, &mut Batch);
 
-fn seal(group: &mut BenchmarkGroup<'_, WallTime>, suite: EspSuite, size: usize) {
-    let (outbound, _) = pair(suite);
-    let inner = inner(size);
-    let packet = Packet::parse(&inner).expect("a packet");
-    let mut room = vec![0; outbound.sealed_len(inner.len())];
-    group.bench_function(BenchmarkId::new(suite.to_string(), size), |bencher| {
-        bencher.iter(|| {
-            outbound
-                .seal(black_box(&packet), &mut room)
-                .expect("room enough")
-        });
-    });
+/// A batch of equal packets, laid side by side when sealed.
+struct Batch {
+    outbound: Outbound,
+    inner: Vec<u8>,
+    fill: usize,
+    /// Octets of an ESP packet.
+    len: usize,
+    laid: Vec<Laid>,
 }
 
-/// A number opens once, so each round opens a packet of its own, sealed outside the measured time.
-fn open(group: &mut BenchmarkGroup<'_, WallTime>, suite: EspSuite, size: usize) {
-    let (outbound, inbound) = pair(suite);
-    let inner = inner(size);
-    let packet = Packet::parse(&inner).expect("a packet");
-    let sealed = || {
-        let mut room = vec![0; outbound.sealed_len(inner.len())];
-        outbound.seal(&packet, &mut room).expect("room enough");
-        room
-    };
-    group.bench_function(BenchmarkId::new(suite.to_string(), size), |bencher| {
+impl Batch {
+    fn new(suite: EspSuite, fill: usize, size: usize) -> Batch {
+        let (outbound, _) = pair(suite);
+        let len = outbound.sealed_len(size);
+        Batch {
+            outbound,
+            inner: inner(size),
+            fill,
+            len,
+            laid: Vec::with_capacity(Outbound::GROUP),
+        }
+    }
+
+    fn room(&self) -> Vec<u8> {
+        vec![0; self.len * self.fill]
+    }
+
+    /// As the datapath does it: laid out until the lanes are full, then sealed.
+    fn seal(&mut self, room: &mut [u8]) {
+        let packet = Packet::parse(black_box(&self.inner)).expect("a packet");
+        for room in room.chunks_mut(self.len * Outbound::GROUP) {
+            self.laid.clear();
+            for place in room.chunks_mut(self.len) {
+                let write = |inner: &mut [u8]| {
+                    inner.copy_from_slice(packet.bytes());
+                    true
+                };
+                let laid = self.outbound.lay_out(&packet, packet.len(), place, write);
+                self.laid.push(laid.expect("room enough"));
+            }
+            let sealed = self.outbound.seal_all(&self.laid, room);
+            sealed.expect("they fill the room");
+        }
+    }
+}
+
+fn seal(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut Batch) {
+    let mut room = batch.room();
+    group.bench_function(id, |bencher| bencher.iter(|| batch.seal(&mut room)));
+}
+
+/// A number opens once, so each round opens packets of its own, sealed outside the measured time.
+fn open(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut Batch) {
+    let (fill, len) = (batch.fill, batch.len);
+    let inbound = pair(batch.outbound.suite()).1;
+    group.bench_function(id, |bencher| {
         bencher.iter_batched_ref(
-            sealed,
-            |esp| {
-                inbound
-                    .lock()
-                    .open(esp)
-                    .expect("authentic and new")
-                    .packet
-                    .len()
+            || {
+                let mut room = batch.room();
+                batch.seal(&mut room);
+                room
+            },
+            |room| {
+                let mut packets = room.chunks_mut(len);
+                let mut arrivals: [Arrival<'_>; 46] =
+                    std::array::from_fn(|_| Arrival::new(packets.next().unwrap_or_default()));
+                let arrivals = &mut arrivals[..fill];
+                inbound.lock().open_all(arrivals);
+                assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));
             },
             BatchSize::SmallInput,
         );
