@@ -164,6 +164,7 @@ fn the_command_line_is_checked() {
         &["bench", "esp", "--seconds", "0"],
         &["bench", "esp", "--esp", "aes129-sha1"],
         &["bench", "esp", "--esp", "aes128-aes256-sha1"],
+        &["bench", "ike", "--ike", "aes128-sha1"],
         &["bench", "tunnel", "--seconds", "0"],
         &["bench", "tunnel", "--versus", "openvpn"],
         &["bench", "tunnel", "--esp", "aes128"],
@@ -240,6 +241,21 @@ fn bench_esp_reports_every_size_of_a_suite() {
         for way in ["seal", "open"] {
             assert!(row[way]["gbit"].as_f64().unwrap() > 0.0, "{row}");
         }
+    }
+}
+
+#[test]
+fn bench_ike_reports_both_halves_of_a_handshake() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "bench ike --ike aes256gcm16-prfsha256-curve25519 --seconds 0.01 --json";
+    let words: Vec<&str> = line.split(' ').collect();
+    let output = groundlink(folder.path(), &words);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let row = &report["results"][0];
+    assert_eq!(row["suite"], "aes256gcm16-prfsha256-curve25519");
+    for key in ["per_second", "initiator_ms", "responder_ms"] {
+        assert!(row[key].as_f64().unwrap() > 0.0, "{row}");
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   bench esp      one core, no network:   seal ─▶ open            per suite and packet size
+//!   bench ike      one core, no network:   two engines shake hands         per suite
 //!   bench tunnel   the whole way:          host A ─▶ gateway A ═▶ gateway B ─▶ host B
 //! ```
 //!
@@ -9,6 +10,7 @@
 //! measured in one run. `docs/performance.md` says how to read them.
 
 pub mod esp;
+pub mod ike;
 mod machine;
 mod progress;
 pub mod tunnel;

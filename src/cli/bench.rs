@@ -9,16 +9,17 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::lab::{failure as lab_failure, own_program};
 use super::outcome::{Exit, Failure, print};
-use crate::bench::{esp, tunnel};
+use crate::bench::{esp, ike, tunnel};
 use crate::lab;
 use crate::lab::interrupt::Blocked;
 use crate::lab::options::DEFAULT_SUITE;
 
-/// Measures: ESP on one core of this CPU, or two gateways end to end
+/// Measures: ESP or handshakes on one core of this CPU, or two gateways end to end
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   groundlink bench esp
   groundlink bench esp --esp aes128-sha1 --esp aes128gcm16 --seconds 2 --json
+  groundlink bench ike
   groundlink bench tunnel --versus strongswan --report report.html
 
 docs/performance.md says how to read the figures.
@@ -32,8 +33,7 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum What {
     Esp(Esp),
-    #[command(hide = true, disable_help_flag = true)]
-    Ike(Later),
+    Ike(Ike),
     Tunnel(Tunnel),
 }
 
@@ -95,18 +95,29 @@ enum Versus {
     Strongswan,
 }
 
-/// Whatever is said to a bench of a later version.
+/// Handshakes a second on one core, per IKE suite; no network, no root
 #[derive(Debug, Args)]
-struct Later {
-    #[arg(num_args(0..), trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<String>,
+#[command(after_help = "Example:
+  groundlink bench ike --ike aes256gcm16-prfsha384-ecp384 --seconds 2
+
+Two engines exchange every message from IKE_SA_INIT to the first Child SA; what each side spends is timed.")]
+struct Ike {
+    /// A suite to measure, in the words of swanctl.conf; may be given several times [default: six common ones]
+    #[arg(long = "ike", value_name = "WORDS")]
+    suites: Vec<String>,
+    /// How long each row of the table takes
+    #[arg(long, value_name = "N", default_value = "0.5", value_parser = seconds)]
+    seconds: Duration,
+    /// One JSON object on stdout instead of the table
+    #[arg(long)]
+    json: bool,
 }
 
 impl Bench {
     pub fn execute(self) -> Result<Exit, Failure> {
         match self.what {
             What::Esp(esp) => esp.execute(),
-            What::Ike(later) => later.refuse("ike"),
+            What::Ike(ike) => ike.execute(),
             What::Tunnel(tunnel) => tunnel.execute(),
         }
     }
@@ -218,16 +229,24 @@ fn tunnel_failure(error: tunnel::Error) -> Failure {
     }
 }
 
-impl Later {
-    fn refuse(self, name: &str) -> Result<Exit, Failure> {
-        let what = format!(
-            "`groundlink bench {name}` is not in this version ({})",
-            env!("CARGO_PKG_VERSION")
-        );
-        Err(Failure::usage(
-            what,
-            "`groundlink bench esp` and `groundlink bench tunnel` are",
-        ))
+impl Ike {
+    fn execute(self) -> Result<Exit, Failure> {
+        let suites = if self.suites.is_empty() {
+            ike::SUITES.map(str::to_owned).to_vec()
+        } else {
+            self.suites
+        };
+        let options = ike::Options {
+            suites,
+            time: self.seconds,
+        };
+        let report = ike::run(&options).map_err(|error| {
+            Failure::usage(
+                error.to_string(),
+                "`--ike aes128-sha1-modp1024` is a suite, for instance",
+            )
+        })?;
+        print(shown(&report, self.json)?.as_bytes())
     }
 }
 
