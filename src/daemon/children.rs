@@ -256,6 +256,7 @@ mod tests {
     use crate::esp::Outbound;
     use crate::esp::testing::{IV_KEY, ipv4, keys, mirrored, policy, seal, suite};
     use crate::net::{Policy, Refusal};
+    use crate::os::Socket;
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
     use std::net::{IpAddr, Ipv4Addr};
     use std::time::Instant;
@@ -286,7 +287,8 @@ mod tests {
             let (mut datapath, notices) = Datapath::new().unwrap();
             let device = Arc::new(MemoryDevice::new(1000).unwrap());
             let nat = bind(NAT_PORT);
-            datapath.listen(bind(IKE_PORT), nat.clone()).unwrap();
+            let group: [Arc<dyn Socket>; 1] = [nat.clone()];
+            datapath.listen(bind(IKE_PORT), &group).unwrap();
             datapath
                 .add_tunnel(LANE, device.clone(), Idle::Refuse)
                 .unwrap();

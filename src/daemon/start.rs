@@ -30,7 +30,7 @@ use crate::os::privileges::{self, Capability};
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
-use crate::os::{Offloading, SocketOffload, clock, sysctl, systemd};
+use crate::os::{Offloading, Socket, SocketOffload, clock, sysctl, systemd};
 
 /// A configuration that may be run.
 pub(super) struct Sound {
@@ -199,10 +199,11 @@ fn listen(
         return Err(Failure::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
     }
     for address in to_bind(tunnels.iter().map(|tunnel| tunnel.ike.local)) {
-        let bind = |port| UdpSocket::bind(SocketAddr::new(address, port), wanted).map(Arc::new);
-        let (ike, nat) = (bind(IKE_PORT)?, bind(NAT_PORT)?);
-        datapath.listen(ike, nat).map_err(no_room)?;
-        debug!(%address, "listening on UDP 500 and 4500");
+        let ike = UdpSocket::bind(SocketAddr::new(address, IKE_PORT), wanted)?;
+        let nats = udp::bind_group(SocketAddr::new(address, NAT_PORT), wanted, workers())?;
+        let nats: Vec<_> = nats.into_iter().map(shared).collect();
+        datapath.listen(shared(ike), &nats).map_err(no_room)?;
+        debug!(%address, workers = nats.len(), "listening on UDP 500 and 4500");
     }
     Ok(())
 }
@@ -239,6 +240,16 @@ fn do_without_native(tunnels: &mut [config::Tunnel], error: BindError) -> Result
         tunnel.ike.encapsulation = Encapsulation::Udp;
     }
     Ok(())
+}
+
+fn shared(socket: UdpSocket) -> Arc<dyn Socket> {
+    Arc::new(socket)
+}
+
+/// How many workers receive on port 4500: one for each core, within reason.
+fn workers() -> usize {
+    const MOST: usize = 8;
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST))
 }
 
 /// The addresses to bind: one that stands for all of its family covers the others.

@@ -31,11 +31,12 @@ pub struct Datapath {
     tunnels: BTreeMap<TunnelId, Tunnel>,
 }
 
-/// The two sockets of one address and the worker that serves them.
+/// The sockets of one address and the workers that serve them.
 struct Gate {
     ike: Arc<dyn Socket>,
+    /// The one of port 4500 that also sends.
     nat: Arc<dyn Socket>,
-    _worker: Worker,
+    _workers: Vec<Worker>,
 }
 
 /// The socket of native ESP of one address and the worker that serves it.
@@ -103,25 +104,32 @@ impl Datapath {
         Ok((datapath, notices))
     }
 
-    /// Serves one address: its socket on port 500 and its socket on port 4500.
+    /// Serves one address: its socket on port 500 and its sockets on port 4500, with a worker for each of these. The first sends
+    /// what leaves from port 4500.
     ///
     /// # Errors
-    /// No thread or descriptor left.
-    pub fn listen(&mut self, ike: Arc<dyn Socket>, nat: Arc<dyn Socket>) -> io::Result<()> {
-        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
-        let work = Ingress::new(
-            Arc::clone(&ike),
-            Arc::clone(&nat),
-            inlets,
-            strays,
-            self.bell.clone(),
-        );
-        let name = format!("ingress {}", self.gates.len());
-        let worker = Worker::spawn(name, Waiter::new()?, &[ike.as_fd(), nat.as_fd()], work)?;
+    /// No thread or descriptor left, or no socket on port 4500.
+    pub fn listen(&mut self, ike: Arc<dyn Socket>, nats: &[Arc<dyn Socket>]) -> io::Result<()> {
+        let first = nats.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut workers = Vec::with_capacity(nats.len());
+        let mut first_only = Some(&ike);
+        for (number, nat) in nats.iter().enumerate() {
+            let ike = first_only.take();
+            let inputs: Vec<_> = ike.into_iter().chain([nat]).map(|s| s.as_fd()).collect();
+            let work = Ingress::new(
+                ike.cloned(),
+                Arc::clone(nat),
+                Arc::clone(&self.inlets),
+                Arc::clone(&self.strays),
+                self.bell.clone(),
+            );
+            let name = format!("ingress {}.{number}", self.gates.len());
+            workers.push(Worker::spawn(name, Waiter::new()?, &inputs, work)?);
+        }
         self.gates.push(Gate {
+            nat: Arc::clone(first),
             ike,
-            nat,
-            _worker: worker,
+            _workers: workers,
         });
         Ok(())
     }
@@ -387,7 +395,8 @@ mod tests {
         let (mut datapath, notices) = Datapath::new().unwrap();
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
         let nat = bind(NAT_PORT);
-        datapath.listen(bind(IKE_PORT), nat.clone()).unwrap();
+        let group: [Arc<dyn Socket>; 1] = [nat.clone()];
+        datapath.listen(bind(IKE_PORT), &group).unwrap();
         datapath.add_tunnel(ID, device.clone(), idle).unwrap();
         Gateway {
             datapath,
@@ -483,6 +492,49 @@ mod tests {
     }
 
     #[test]
+    fn e05_one_spi_at_two_workers_is_opened_once_a_packet() {
+        const PACKETS: usize = 2000;
+        let network = MemoryNetwork::new();
+        let (mut datapath, notices) = Datapath::new().unwrap();
+        let bind = |port| Arc::new(network.bind(SocketAddr::new(B, port), 2 * PACKETS).unwrap());
+        // In memory an address has one socket: the second of the group stands beside it.
+        let sockets = [bind(NAT_PORT), bind(NAT_PORT + 1)];
+        let group = sockets.clone().map(|socket| socket as Arc<dyn Socket>);
+        datapath.listen(bind(IKE_PORT), &group).unwrap();
+        let device = Arc::new(MemoryDevice::new(2 * PACKETS).unwrap());
+        datapath
+            .add_tunnel(ID, device.clone(), Idle::Refuse)
+            .unwrap();
+        let (a_out, b_in) = half("aes128-sha1", 1, policy());
+        datapath.install_inbound(ID, Arc::new(b_in), from(B, A));
+
+        let packets: Vec<_> = (0..PACKETS).map(|n| to_b(60 + n % 1200)).collect();
+        let sealed: Vec<_> = packets
+            .iter()
+            .map(|packet| crate::esp::testing::seal(&a_out, packet))
+            .collect();
+        // From two ports, each packet to each socket, both at once.
+        std::thread::scope(|scope| {
+            for (port, socket) in (NAT_PORT..).zip(&sockets) {
+                let (peer, sealed) = (SocketAddr::new(A, port), &sealed);
+                scope.spawn(move || sealed.iter().all(|esp| socket.inject(peer, esp)));
+            }
+        });
+        let counters = datapath.counters(ID).unwrap();
+        let refused = || counters.refused.count(crate::net::Refusal::Replay);
+        eventually(|| {
+            Some(()).filter(|()| counters.rx.packets() + refused() == 2 * PACKETS as u64)
+        });
+        assert_eq!(refused(), PACKETS as u64);
+        let mut delivered: Vec<_> = std::iter::from_fn(|| device.take()).collect();
+        let mut expected = packets;
+        delivered.sort();
+        expected.sort();
+        assert!(delivered == expected);
+        drop(notices);
+    }
+
+    #[test]
     fn what_waits_is_refused_once_the_tunnel_is_taken_down() {
         let network = MemoryNetwork::new();
         let mut a = gateway(&network, A, Idle::Wait(policy()));
@@ -542,7 +594,7 @@ mod tests {
         let everywhere: IpAddr = "0.0.0.0".parse().unwrap();
         for address in [everywhere, A] {
             let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 10).unwrap());
-            datapath.listen(bind(IKE_PORT), bind(NAT_PORT)).unwrap();
+            datapath.listen(bind(IKE_PORT), &[bind(NAT_PORT)]).unwrap();
         }
         let found = |local: &str| {
             datapath

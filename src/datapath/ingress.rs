@@ -5,7 +5,8 @@
 //!          ─▶ 4 congestion marks ─▶ 5 clamp TCP ─▶ 6 loop? ─▶ join with others of its flow ─▶ device
 //! ```
 //!
-//! One worker does this for the two ports of one address, another for IP protocol 50 there. A packet belongs to the SA that its SPI names, whichever socket it came
+//! One worker does this for the two ports of one address, more where several sockets share port 4500, another for IP protocol 50
+//! there. A packet belongs to the SA that its SPI names, whichever socket it came
 //! to and whoever seems to have sent it (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use crate::net::segment::Coalescer;
 use crate::net::{Refusal, Time};
 use crate::os::{RecvBatch, Socket};
 
-/// The worker of one address's sockets.
+/// The worker of some of one address's sockets.
 pub(super) struct Ingress {
     doors: Vec<Door>,
     arrivals: RecvBatch,
@@ -53,22 +54,21 @@ struct Desk {
 
 impl Ingress {
     pub(super) fn new(
-        ike: Arc<dyn Socket>,
+        ike: Option<Arc<dyn Socket>>,
         nat: Arc<dyn Socket>,
         inlets: Arc<Inlets>,
         strays: Arc<Refusals>,
         bell: Bell,
     ) -> Ingress {
-        let doors = vec![
-            Door {
-                socket: ike,
-                admits: Admits::Ike,
-            },
-            Door {
-                socket: nat,
-                admits: Admits::IkeAndEsp,
-            },
-        ];
+        let ike = ike.map(|socket| Door {
+            socket,
+            admits: Admits::Ike,
+        });
+        let nat = Door {
+            socket: nat,
+            admits: Admits::IkeAndEsp,
+        };
+        let doors = ike.into_iter().chain([nat]).collect();
         Ingress::through(doors, inlets, strays, bell)
     }
 

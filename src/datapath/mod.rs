@@ -5,7 +5,7 @@
 //!                  │                                                    ▲
 //!   ┌──────────────▼─────────────────────────────────────┐             │
 //!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, NearEnd, Ended, DeviceGone
-//!   │ ingress  one worker an address: UDP → open → device │── Ike, UnknownSpi, ChildHeard, SeenFrom, NearEnd, Ended
+//!   │ ingress  workers of an address: UDP → open → device │── Ike, UnknownSpi, ChildHeard, SeenFrom, NearEnd, Ended
 //!   └─────────────────────────────────────────────────────┘
 //! ```
 //!

@@ -52,8 +52,9 @@ impl Side {
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
         let lane = lane(TUNNEL, &device);
         let (inlets, strays) = (Arc::<Inlets>::default(), Arc::<Refusals>::default());
+        let for_ingress: Arc<dyn crate::os::Socket> = ike.clone();
         let ingress = Ingress::new(
-            ike.clone(),
+            Some(for_ingress),
             nat.clone(),
             inlets.clone(),
             strays.clone(),

@@ -12,9 +12,9 @@
 //! Batches own their buffers and are reused for ever: nothing is allocated per packet. Every face is non-blocking; a worker that
 //! has nothing to do sleeps in [`poll::Waiter`].
 //!
-//! The shapes already fit offloads: an [`InnerPacket`] and an [`OutPacket`] carry a [`VnetHeader`] and may be a 64 KiB
-//! super-packet, a [`Datagram`] may be a train of equal segments, and a [`SendBatch`] lays packets to one peer side by side so that
-//! one `sendmsg` with `UDP_SEGMENT` can take them all.
+//! The shapes fit offloads: an [`InnerPacket`] and an [`OutPacket`] carry a [`VnetHeader`] and may be a 64 KiB super-packet, a
+//! [`Datagram`] may be a train of equal segments (`UDP_GRO`), and a [`SendBatch`] lays packets to one peer side by side so that the
+//! kernel takes many in one piece (`UDP_SEGMENT`). What the kernel refuses is done packet by packet.
 
 pub mod alarm;
 mod batch;

@@ -4,11 +4,13 @@
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
 mod control;
+mod group;
 mod name;
 mod segmentation;
 mod trial;
 pub(super) mod vector;
 
+pub use group::bind_group;
 pub use trial::trial;
 
 use std::io;
@@ -40,6 +42,15 @@ pub enum Fragmentation {
     Allowed,
     /// It is refused (`EMSGSIZE` above the known path MTU): IPv4 leaves with DF.
     Forbidden,
+}
+
+/// Whether a socket shares its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// With nobody, so that a port in use is noticed.
+    Alone,
+    /// With those who share it, too.
+    Group,
 }
 
 /// Why there is no socket.
@@ -107,6 +118,14 @@ impl UdpSocket {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(address: SocketAddr, wanted: SocketOffload) -> Result<UdpSocket, BindError> {
+        UdpSocket::open(address, wanted, Sharing::Alone)
+    }
+
+    fn open(
+        address: SocketAddr,
+        wanted: SocketOffload,
+        sharing: Sharing,
+    ) -> Result<UdpSocket, BindError> {
         let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
         let socket = socket2::Socket::new(
             Domain::for_address(address),
@@ -119,6 +138,11 @@ impl UdpSocket {
                 .map_err(|errno| io("leaving IPv4 alone")(errno.into()))?;
         }
         prepare(&socket, address)?;
+        match sharing {
+            Sharing::Alone => Ok(()),
+            Sharing::Group => setsockopt(&socket, option::ReusePort, &true),
+        }
+        .map_err(|errno| io("sharing the port")(errno.into()))?;
         socket
             .bind(&address.into())
             .map_err(|error| match error.kind() {
