@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::counters::{Counters, Refusals};
-use super::egress::Egress;
+use super::crew::{Crew, Place};
+use super::egress::Road;
 use super::ingress::Ingress;
 use super::notice::{self, Bell, Notices};
 use super::offload::Offload;
@@ -29,6 +30,7 @@ pub struct Datapath {
     gates: Vec<Gate>,
     natives: Vec<Native>,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    crew: Crew,
 }
 
 /// The sockets of one address and the workers that serve them.
@@ -49,7 +51,7 @@ struct Tunnel {
     lane: Arc<Lane>,
     idle: Outlet,
     inbound: Vec<(Arc<Inbound>, Inlet)>,
-    _worker: Worker,
+    place: Place,
 }
 
 /// What a tunnel does with packets while it has no SA.
@@ -100,6 +102,7 @@ impl Datapath {
             gates: Vec::new(),
             natives: Vec::new(),
             tunnels: BTreeMap::new(),
+            crew: Crew::default(),
         };
         Ok((datapath, notices))
     }
@@ -115,7 +118,10 @@ impl Datapath {
         let mut first_only = Some(&ike);
         for (number, nat) in nats.iter().enumerate() {
             let ike = first_only.take();
-            let inputs: Vec<_> = ike.into_iter().chain([nat]).map(|s| s.as_fd()).collect();
+            let waiter = Arc::new(Waiter::new()?);
+            for (token, socket) in (0..).zip(ike.into_iter().chain([nat])) {
+                waiter.watch(socket.as_fd(), token)?;
+            }
             let work = Ingress::new(
                 ike.cloned(),
                 Arc::clone(nat),
@@ -124,7 +130,7 @@ impl Datapath {
                 self.bell.clone(),
             );
             let name = format!("ingress {}.{number}", self.gates.len());
-            workers.push(Worker::spawn(name, Waiter::new()?, &inputs, work)?);
+            workers.push(Worker::spawn(name, waiter, work)?);
         }
         self.gates.push(Gate {
             nat: Arc::clone(first),
@@ -142,7 +148,9 @@ impl Datapath {
         let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
         let work = Ingress::native(Arc::clone(&socket), inlets, strays, self.bell.clone());
         let name = format!("native {}", self.natives.len());
-        let worker = Worker::spawn(name, Waiter::new()?, &[socket.as_fd()], work)?;
+        let waiter = Arc::new(Waiter::new()?);
+        waiter.watch(socket.as_fd(), 0)?;
+        let worker = Worker::spawn(name, waiter, work)?;
         self.natives.push(Native {
             socket,
             _worker: worker,
@@ -161,32 +169,32 @@ impl Datapath {
         idle: Idle,
     ) -> io::Result<()> {
         self.remove_tunnel(id);
-        let waiter = Waiter::new()?;
         let idle = idle.outlet();
-        let lane = Arc::new(Lane {
-            id,
-            device: Arc::clone(&device),
-            outlet: ArcSwap::from_pointee(idle.clone()),
-            counters: Counters::default(),
-            waker: waiter.waker(),
-        });
-        let work = Egress::new(Arc::clone(&lane), &self.bell);
-        let worker = Worker::spawn(format!("egress {}", id.0), waiter, &[device.as_fd()], work)?;
-        self.tunnels.insert(
-            id,
-            Tunnel {
-                lane,
-                idle,
-                inbound: Vec::new(),
-                _worker: worker,
-            },
-        );
+        let lane = |waker| {
+            Arc::new(Lane {
+                id,
+                device,
+                outlet: ArcSwap::from_pointee(idle.clone()),
+                counters: Counters::default(),
+                waker,
+            })
+        };
+        let road = |lane| Road::new(lane, &self.bell);
+        let (place, lane) = self.crew.add(lane, road)?;
+        let tunnel = Tunnel {
+            lane,
+            idle,
+            inbound: Vec::new(),
+            place,
+        };
+        self.tunnels.insert(id, tunnel);
         Ok(())
     }
 
     /// Ends a tunnel and its SAs.
     pub fn remove_tunnel(&mut self, id: TunnelId) {
-        if self.tunnels.remove(&id).is_some() {
+        if let Some(tunnel) = self.tunnels.remove(&id) {
+            self.crew.remove(tunnel.place);
             self.rebuild();
         }
     }

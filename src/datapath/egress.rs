@@ -5,7 +5,7 @@
 //!          ─▶ 7 size: tell the sender, or cut ─▶ 8 reserve, lay out, commit; seal a group ─▶ … the whole batch ─▶ socket
 //! ```
 //!
-//! One worker does this for one tunnel, from the read to the send, without a queue, a lock, an allocation or a log line per packet.
+//! One worker does this for a tunnel, from the read to the send, without a queue, a lock, an allocation or a log line per packet.
 //! A super-packet of up to 64 KiB takes steps 1 to 7 once, and step 8 with each of its segments.
 
 use std::io;
@@ -19,26 +19,28 @@ use super::hold::Hold;
 use super::notice::{Bell, Half, Notice, Standing};
 use super::tables::{Clamp, Lane, Outlet, Path};
 use super::watch::Wear;
-use super::worker::{Turn, Work};
 use crate::net::segment::{Offload, Segments, Train, segments};
 use crate::net::{Packet, Policy, Refusal, Time, fragment, mss};
 use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
-/// The worker of one tunnel's device.
-pub(super) struct Egress {
+/// What a worker uses for one batch after the other, of whichever tunnel.
+pub(super) struct Buffers {
     arrivals: ReadBatch,
-    road: Road,
+    tools: Tools,
 }
 
-/// What one packet after the other needs on its way.
-struct Road {
-    lane: Arc<Lane>,
+struct Tools {
     departures: Departures,
-    hold: Hold,
     /// Room for one fragment.
     piece: Vec<u8>,
     /// Room for one segment that does not go straight to where it leaves from.
     segment: Vec<u8>,
+}
+
+/// What a tunnel needs from one batch to the next.
+pub(super) struct Road {
+    lane: Arc<Lane>,
+    hold: Hold,
     answers: Answers,
     demand: Standing,
     wear: Wear,
@@ -46,64 +48,102 @@ struct Road {
     bell: Bell,
 }
 
+/// How reading a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// The batch was full: there may be more.
+    More,
+    /// The device was emptied.
+    Done,
+    /// The device cannot be read, for now or for good.
+    Broken,
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-impl Egress {
-    pub(super) fn new(lane: Arc<Lane>, bell: &Bell) -> Egress {
-        let road = Road {
+impl Buffers {
+    pub(super) fn new() -> Buffers {
+        Buffers {
+            arrivals: ReadBatch::new(),
+            tools: Tools {
+                departures: Departures::new(),
+                piece: vec![0; MAX_PACKET],
+                segment: vec![0; MAX_PACKET],
+            },
+        }
+    }
+}
+
+impl Road {
+    pub(super) fn new(lane: Arc<Lane>, bell: &Bell) -> Road {
+        Road {
             lane,
-            departures: Departures::new(),
             hold: Hold::default(),
-            piece: vec![0; MAX_PACKET],
-            segment: vec![0; MAX_PACKET],
             answers: Answers::new(),
             demand: Standing::every(SECOND, bell),
             wear: Wear::default(),
             device_gone: Standing::every(MINUTE, bell),
             bell: bell.clone(),
-        };
-        Egress {
-            arrivals: ReadBatch::new(),
-            road,
         }
     }
-}
 
-impl Work for Egress {
-    fn turn(&mut self, now: Time) -> Turn {
-        let lane = Arc::clone(&self.road.lane);
+    /// The tunnel.
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Takes one batch from the device to the peer, after what has waited.
+    pub(super) fn batch(&mut self, buffers: &mut Buffers, now: Time) -> Reading {
+        let lane = Arc::clone(&self.lane);
         let outlet = lane.outlet.load();
-        self.road.departures.clear();
-        self.road.release(&outlet, now);
+        let Buffers { arrivals, tools } = buffers;
+        let mut batch = Batch { road: self, tools };
+        // One that ended in the middle is not gone on with.
+        batch.tools.departures.clear();
+        batch.release(&outlet, now);
 
-        let turn = match lane.device.read(&mut self.arrivals) {
-            Ok(_) if self.arrivals.is_full() => Turn::More,
-            Ok(_) => Turn::Done,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Turn::Done,
+        let reading = match lane.device.read(arrivals) {
+            Ok(_) if arrivals.is_full() => Reading::More,
+            Ok(_) => Reading::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Reading::Done,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotConnected {
-                    let said = self.road.device_gone.say(Notice::DeviceGone(lane.id), now);
-                    self.road.count(said);
+                    let gone = Notice::DeviceGone(lane.id);
+                    let said = batch.road.device_gone.say(gone, now);
+                    batch.road.count(said);
                 }
-                Turn::Broken
+                Reading::Broken
             }
         };
-        for arrival in self.arrivals.iter_mut() {
-            let carried = self.road.carry(&outlet, arrival.vnet, arrival.bytes, now);
-            self.road.count(carried);
+        for arrival in arrivals.iter_mut() {
+            let carried = batch.carry(&outlet, arrival.vnet, arrival.bytes, now);
+            batch.road.count(carried);
         }
-        self.arrivals.clear();
-        self.road.finish(&outlet, now);
-        turn
+        arrivals.clear();
+        batch.finish(&outlet, now);
+        reading
     }
 
-    fn wake_at(&self) -> Option<Time> {
-        self.road.hold.until()
+    /// When it has something to do even if nothing comes in.
+    pub(super) fn wake_at(&self) -> Option<Time> {
+        self.hold.until()
+    }
+
+    fn count(&self, outcome: Result<(), Refusal>) {
+        if let Err(refusal) = outcome {
+            self.lane.counters.refused.add(refusal, 1);
+        }
     }
 }
 
-impl Road {
+/// One batch of a tunnel, with what it takes to carry it.
+struct Batch<'a> {
+    road: &'a mut Road,
+    tools: &'a mut Tools,
+}
+
+impl Batch<'_> {
     /// Takes one packet from the device as far as the outgoing batch.
     fn carry(
         &mut self,
@@ -143,7 +183,7 @@ impl Road {
 
         // 5. What the selectors do not cover never leaves (RFC 4301 §5.1); its sender is told.
         if !path.sa.permits(&packet) {
-            self.answers.prohibited(&self.lane, &packet, now);
+            self.road.answers.prohibited(&self.road.lane, &packet, now);
             return Err(Refusal::NoPolicy);
         }
 
@@ -160,7 +200,9 @@ impl Road {
             .map_or(packet.len(), |segments| segments.longest());
         let fits = longest <= usize::from(path.mtu);
         if !fits && packet.dont_fragment() {
-            self.answers.too_big(&self.lane, &packet, path.mtu, now);
+            self.road
+                .answers
+                .too_big(&self.road.lane, &packet, path.mtu, now);
             return Err(Refusal::TooBig);
         }
 
@@ -172,8 +214,8 @@ impl Road {
                 self.lay_segments(path, &packet, segments);
                 Ok(())
             }
-            (Some(segments), false) => self.each(segments, |road, bytes| {
-                road.cut(path, &Packet::parse(bytes)?)
+            (Some(segments), false) => self.each(segments, |batch, bytes| {
+                batch.cut(path, &Packet::parse(bytes)?)
             }),
         }
     }
@@ -184,17 +226,19 @@ impl Road {
             place.copy_from_slice(packet.bytes());
             true
         };
-        let counters = &self.lane.counters;
-        self.departures
+        let counters = &self.road.lane.counters;
+        self.tools
+            .departures
             .lay(path, packet, packet.len(), counters, write)
     }
 
     /// 8. A super-packet, each segment written where it leaves from.
     fn lay_segments(&mut self, path: &Path, packet: &Packet<'_>, segments: Segments<'_>) {
-        let counters = &self.lane.counters;
+        let counters = &self.road.lane.counters;
         for segment in segments {
             let write = |place: &mut [u8]| segment.write(place);
             let laid = self
+                .tools
                 .departures
                 .lay(path, packet, segment.len(), counters, write);
             if let Err(refusal) = laid {
@@ -205,12 +249,12 @@ impl Road {
 
     /// 8. An IPv4 packet in pieces that fit.
     fn cut(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let Road {
-            lane,
+        let lane = &self.road.lane;
+        let Tools {
             departures,
             piece: room,
             ..
-        } = self;
+        } = self.tools;
         fragment::fragments(packet, path.mtu)?.try_for_each(|fragment| {
             let piece = room.get_mut(..fragment.len()).ok_or(Refusal::Overflow)?;
             if !fragment.write(piece) {
@@ -229,18 +273,18 @@ impl Road {
     fn each(
         &mut self,
         segments: Segments<'_>,
-        mut carry: impl FnMut(&mut Road, &[u8]) -> Result<(), Refusal>,
+        mut carry: impl FnMut(&mut Self, &[u8]) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let mut room = std::mem::take(&mut self.segment);
+        let mut room = std::mem::take(&mut self.tools.segment);
         for segment in segments {
             let place = room.get_mut(..segment.len()).unwrap_or_default();
             let carried = match segment.write(place) {
                 true => carry(self, place),
                 false => Err(Refusal::Overflow),
             };
-            self.count(carried);
+            self.road.count(carried);
         }
-        self.segment = room;
+        self.tools.segment = room;
         Ok(())
     }
 
@@ -255,29 +299,30 @@ impl Road {
         if !policy.permits_outbound(packet) {
             return Err(Refusal::NoPolicy);
         }
-        let said = self.demand.say(Notice::Demand(self.lane.id), now);
-        self.count(said);
+        let said = self.road.demand.say(Notice::Demand(self.road.lane.id), now);
+        self.road.count(said);
         match train {
-            None => self.hold.keep(packet.bytes(), now),
+            None => self.road.hold.keep(packet.bytes(), now),
             Some(train) => {
                 let segments = segments(packet, train)?;
-                self.each(segments, |road, bytes| road.hold.keep(bytes, now))
+                self.each(segments, |batch, bytes| batch.road.hold.keep(bytes, now))
             }
         }
     }
 
     /// What has waited goes first, if there is an SA now.
     fn release(&mut self, outlet: &Outlet, now: Time) {
-        self.lane
+        self.road
+            .lane
             .counters
             .refused
-            .add(Refusal::QueueFull, self.hold.give_up(now));
+            .add(Refusal::QueueFull, self.road.hold.give_up(now));
         match outlet {
             Outlet::Waiting(_) => {}
             Outlet::Open(_) | Outlet::Closed => {
-                while let Some(mut packet) = self.hold.take() {
+                while let Some(mut packet) = self.road.hold.take() {
                     let carried = self.carry(outlet, VnetHeader::NONE, &mut packet, now);
-                    self.count(carried);
+                    self.road.count(carried);
                 }
             }
         }
@@ -286,22 +331,19 @@ impl Road {
     /// The batch leaves; the control plane hears if the SA has not much longer.
     fn finish(&mut self, outlet: &Outlet, now: Time) {
         let Outlet::Open(path) = outlet else { return };
-        if !self.departures.is_empty() {
-            let before = self.lane.counters.tx.packets();
-            self.departures.send(path, &self.lane.counters);
-            if self.lane.counters.tx.packets() > before {
-                self.lane.counters.sent_at(now);
+        if !self.tools.departures.is_empty() {
+            let before = self.road.lane.counters.tx.packets();
+            self.tools.departures.send(path, &self.road.lane.counters);
+            if self.road.lane.counters.tx.packets() > before {
+                self.road.lane.counters.sent_at(now);
             }
         }
-        let (tunnel, sa) = (self.lane.id, Half::Out(path.sa.spi()));
-        let said = self.wear.tell(tunnel, sa, path.sa.stage(), now, &self.bell);
-        self.count(said);
-    }
-
-    fn count(&self, outcome: Result<(), Refusal>) {
-        if let Err(refusal) = outcome {
-            self.lane.counters.refused.add(refusal, 1);
-        }
+        let (tunnel, sa) = (self.road.lane.id, Half::Out(path.sa.spi()));
+        let said = self
+            .road
+            .wear
+            .tell(tunnel, sa, path.sa.stage(), now, &self.road.bell);
+        self.road.count(said);
     }
 }
 
@@ -309,6 +351,7 @@ impl Road {
 mod tests {
     use super::super::hold::{MOST, PATIENCE};
     use super::super::testing::*;
+    use super::super::worker::Turn;
     use super::*;
     use crate::crypto::Esn;
     use crate::esp::lifetime::Lifetime;
@@ -352,8 +395,8 @@ mod tests {
         packets
             .iter()
             .for_each(|packet| assert!(pair.a.device.inject(packet)));
-        while pair.a.egress.turn(NOW) == Turn::More {}
-        while pair.b.ingress.turn(NOW) == Turn::More {}
+        while pair.a.egress.turn(NOW) == Reading::More {}
+        while pair.b.ingress.all(NOW) == Turn::More {}
         assert!(pair.b.delivered() == packets);
     }
 
@@ -587,7 +630,7 @@ mod tests {
         for packet in [&packets[..], &[outside]].concat() {
             assert!(pair.a.device.inject(&packet));
         }
-        while pair.a.egress.turn(NOW) == Turn::More {}
+        while pair.a.egress.turn(NOW) == Reading::More {}
         assert_eq!(pair.a.notices(), [Notice::Demand(TUNNEL)]);
         assert_eq!(
             pair.a.all_refused(),
@@ -649,8 +692,8 @@ mod tests {
     fn a_device_that_cannot_be_read_is_not_read_again_at_once() {
         let mut pair = Pair::connected("aes128-sha1");
         pair.a.device.fail_read(io::ErrorKind::Other);
-        assert_eq!(pair.a.egress.turn(NOW), Turn::Broken);
-        assert_eq!(pair.a.egress.turn(NOW), Turn::Done);
+        assert_eq!(pair.a.egress.turn(NOW), Reading::Broken);
+        assert_eq!(pair.a.egress.turn(NOW), Reading::Done);
         assert_eq!(pair.a.notices(), []);
     }
 
@@ -660,7 +703,7 @@ mod tests {
         for second in 0..120u64 {
             pair.a.device.fail_read(io::ErrorKind::NotConnected);
             let now = NOW + Duration::from_secs(second);
-            assert_eq!(pair.a.egress.turn(now), Turn::Broken);
+            assert_eq!(pair.a.egress.turn(now), Reading::Broken);
         }
         assert_eq!(pair.a.notices(), vec![Notice::DeviceGone(TUNNEL); 2]);
     }

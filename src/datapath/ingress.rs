@@ -23,6 +23,7 @@ use super::tables::Inlets;
 use super::worker::{Turn, Work};
 use crate::net::segment::Coalescer;
 use crate::net::{Refusal, Time};
+use crate::os::poll::Ready;
 use crate::os::{RecvBatch, Socket};
 
 /// The worker of some of one address's sockets.
@@ -110,9 +111,10 @@ impl Ingress {
 }
 
 impl Work for Ingress {
-    fn turn(&mut self, now: Time) -> Turn {
+    fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
         let mut turn = Turn::Done;
-        for door in &self.doors {
+        let doors = (0..).zip(&self.doors);
+        for (_, door) in doors.filter(|(token, _)| ready.tokens().contains(token)) {
             turn = match door.socket.recv(&mut self.arrivals) {
                 Ok(count) if count >= self.arrivals.limit() => Turn::More,
                 // An error is what somebody said by ICMP, or a full queue: the socket is as good as before.
@@ -126,6 +128,14 @@ impl Work for Ingress {
 
     fn wake_at(&self) -> Option<Time> {
         None
+    }
+}
+
+#[cfg(test)]
+impl Ingress {
+    /// A turn in which every socket is ready.
+    pub(super) fn all(&mut self, now: Time) -> Turn {
+        self.turn(&Ready::of(&[0, 1, 2]), now)
     }
 }
 
@@ -363,7 +373,7 @@ mod tests {
                     .inject(STRANGER, &[&spi.to_be_bytes()[..], &[0; 60]].concat())
             );
         }
-        while pair.b.ingress.turn(NOW) == Turn::More {}
+        while pair.b.ingress.all(NOW) == Turn::More {}
         assert_eq!(
             pair.b.strays.iter().collect::<Vec<_>>(),
             [(Refusal::UnknownSpi, 256)]
@@ -380,7 +390,7 @@ mod tests {
             for len in 4..whole.len() {
                 assert!(pair.b.nat.inject(STRANGER, &whole[..len]));
             }
-            while pair.b.ingress.turn(NOW) == Turn::More {}
+            while pair.b.ingress.all(NOW) == Turn::More {}
             let refused = pair.b.refused(Refusal::Short) + pair.b.refused(Refusal::Auth);
             assert_eq!(refused, whole.len() as u64 - 4, "{words}");
             assert_eq!(pair.b.counters().last_heard(), None, "{words}");
@@ -572,13 +582,13 @@ mod tests {
         // What was agreed on is UDP; bare it is as good, and says nothing about ports.
         let packet = sealed(&mut pair, &to_b(60));
         assert!(raw.inject(bare, &packet));
-        assert_eq!(native.turn(NOW), Turn::Done);
+        assert_eq!(native.all(NOW), Turn::Done);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
         // The same once more, by the other road: one window for both.
         assert!(pair.b.nat.inject(STRANGER, &packet));
         assert!(raw.inject(bare, &packet));
         pair.turn(NOW);
-        native.turn(NOW);
+        native.all(NOW);
         assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
         assert_eq!(pair.b.all_refused(), [(Refusal::Replay, 2)]);
         assert_eq!(notices.next(), None);
@@ -588,7 +598,7 @@ mod tests {
             assert!(raw.inject(bare, &stray));
         }
         assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
-        native.turn(NOW);
+        native.all(NOW);
         let strays: Vec<_> = pair.b.strays.iter().collect();
         assert_eq!(strays, [(Refusal::UnknownSpi, 1), (Refusal::Stray, 3)]);
         let unknown = Notice::UnknownSpi {

@@ -27,6 +27,7 @@
 mod answers;
 mod classify;
 mod counters;
+mod crew;
 mod deliveries;
 mod departures;
 mod door;

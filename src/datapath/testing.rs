@@ -11,12 +11,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::counters::{Counters, Refusals};
-use super::egress::Egress;
+use super::egress::{Buffers, Reading, Road};
 use super::ingress::Ingress;
 use super::notice::{self, Notice, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
-use super::worker::{Turn, Work};
+use super::worker::Turn;
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound, Sad};
@@ -39,7 +39,7 @@ pub(super) struct Side {
     pub(super) inlets: Arc<Inlets>,
     pub(super) strays: Arc<Refusals>,
     pub(super) notices: Notices,
-    pub(super) egress: Egress,
+    pub(super) egress: OneRoad,
     pub(super) ingress: Ingress,
     pub(super) dscp: Dscp,
 }
@@ -60,7 +60,7 @@ impl Side {
             strays.clone(),
             bell.clone(),
         );
-        let egress = Egress::new(lane.clone(), &bell);
+        let egress = OneRoad(Road::new(lane.clone(), &bell), Buffers::new());
         Side {
             address,
             device,
@@ -138,6 +138,19 @@ impl Side {
     }
 }
 
+/// A tunnel with a worker to itself, which is the test.
+pub(super) struct OneRoad(Road, Buffers);
+
+impl OneRoad {
+    pub(super) fn turn(&mut self, now: Time) -> Reading {
+        self.0.batch(&mut self.1, now)
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Time> {
+        self.0.wake_at()
+    }
+}
+
 pub(super) fn lane(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<Lane> {
     let waiter = crate::os::poll::Waiter::new().unwrap();
     Arc::new(Lane {
@@ -182,10 +195,10 @@ impl Pair {
     /// Every packet there is takes its whole road: out of the devices, over the network, into the devices.
     pub(super) fn turn(&mut self, now: Time) {
         for side in [&mut self.a, &mut self.b] {
-            while side.egress.turn(now) == Turn::More {}
+            while side.egress.turn(now) == Reading::More {}
         }
         for side in [&mut self.a, &mut self.b] {
-            while side.ingress.turn(now) == Turn::More {}
+            while side.ingress.all(now) == Turn::More {}
         }
     }
 

@@ -152,7 +152,6 @@ mod tests {
 
     /// An ESP packet as `a` seals it, on its way.
     fn sealed(pair: &mut Pair) -> Vec<u8> {
-        use super::super::worker::Work as _;
         assert!(pair.a.device.inject(&to_b(60)));
         pair.a.egress.turn(NOW);
         pair.b.nat.take().unwrap().1

@@ -1,7 +1,6 @@
 //! The thread around a worker: sleep until there is something to do, do it, and end when told.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +9,12 @@ use std::time::Duration;
 
 use crate::net::Time;
 use crate::os::clock;
-use crate::os::poll::{Signal, Waiter};
+use crate::os::poll::{Ready, Signal, Waiter};
 
 /// What a worker does when woken.
 pub(super) trait Work: Send + 'static {
-    /// Takes one batch from each of its inputs.
-    fn turn(&mut self, now: Time) -> Turn;
+    /// Takes one batch from each input that is ready, and looks after what has waited for its time or for the control plane.
+    fn turn(&mut self, ready: &Ready, now: Time) -> Turn;
 
     /// When it has something to do even if nothing comes in.
     fn wake_at(&self) -> Option<Time>;
@@ -28,8 +27,6 @@ pub(super) enum Turn {
     More,
     /// The inputs were emptied.
     Done,
-    /// An input cannot be read at all, for now or for good.
-    Broken,
 }
 
 /// A running worker. Dropping it ends the thread and waits for that.
@@ -40,36 +37,35 @@ pub(super) struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A worker that may not read its input does not spin on it.
-const BROKEN_REST: Duration = Duration::from_millis(50);
+/// A worker that has stumbled does not do so as fast as it can.
+const REST: Duration = Duration::from_millis(50);
 
 impl Worker {
-    /// Starts `work` in a thread of this name, woken by `waiter`'s signal and whenever one of `inputs` is readable.
+    /// Starts `work` in a thread of this name, woken by `waiter`'s signal and whenever one of the inputs it watches is readable.
     pub(super) fn spawn(
         name: String,
-        waiter: Waiter,
-        inputs: &[BorrowedFd<'_>],
+        waiter: Arc<Waiter>,
         mut work: impl Work,
     ) -> io::Result<Worker> {
-        for (token, input) in (0..).zip(inputs) {
-            waiter.watch(*input, token)?;
-        }
         let (stop, waker) = (Arc::new(AtomicBool::new(false)), waiter.waker());
         let stopped = Arc::clone(&stop);
         let run = move || {
+            let mut turn = Turn::Done;
             while !stopped.load(Ordering::Acquire) {
+                let timeout = match turn {
+                    Turn::More => Some(Duration::ZERO),
+                    Turn::Done => work.wake_at().map(|at| at.since(clock::now())),
+                };
+                let Ok(ready) = waiter.wait(timeout) else {
+                    std::thread::sleep(REST);
+                    continue;
+                };
                 // A panic costs one batch, not the tunnel: every batch starts afresh, and nothing else is half done between turns.
-                let turn = catch_unwind(AssertUnwindSafe(|| work.turn(clock::now())));
-                match turn.unwrap_or(Turn::Broken) {
-                    Turn::More => {}
-                    Turn::Broken => std::thread::sleep(BROKEN_REST),
-                    Turn::Done => {
-                        let timeout = work.wake_at().map(|at| at.since(clock::now()));
-                        if waiter.wait(timeout).is_err() {
-                            std::thread::sleep(BROKEN_REST);
-                        }
-                    }
-                }
+                let outcome = catch_unwind(AssertUnwindSafe(|| work.turn(&ready, clock::now())));
+                turn = outcome.unwrap_or_else(|_| {
+                    std::thread::sleep(REST);
+                    Turn::More
+                });
             }
         };
         let thread = Builder::new().name(name).spawn(run)?;
@@ -101,7 +97,7 @@ mod tests {
     struct Stumbling(u32, Sender<u32>);
 
     impl Work for Stumbling {
-        fn turn(&mut self, _now: Time) -> Turn {
+        fn turn(&mut self, _ready: &Ready, _now: Time) -> Turn {
             self.0 += 1;
             let _ = self.1.send(self.0);
             assert!(
@@ -119,13 +115,10 @@ mod tests {
     #[test]
     fn a_turn_that_panics_is_not_the_last() {
         let (sender, turns) = channel();
-        let worker = Worker::spawn(
-            "stumbling".into(),
-            Waiter::new().unwrap(),
-            &[],
-            Stumbling(0, sender),
-        )
-        .unwrap();
+        let waiter = Arc::new(Waiter::new().unwrap());
+        let waker = waiter.waker();
+        waker.set();
+        let worker = Worker::spawn("stumbling".into(), waiter, Stumbling(0, sender)).unwrap();
         assert_eq!((turns.recv(), turns.recv()), (Ok(1), Ok(2)));
         drop(worker);
         assert!(turns.iter().count() <= 1, "the thread has ended");
