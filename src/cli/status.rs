@@ -383,6 +383,7 @@ mod tests {
             groups: Vec::new(),
             ike_refused: [("forged".to_owned(), 0)].into(),
             offload: None,
+            ticks: Default::default(),
         }
     }
 

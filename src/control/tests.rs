@@ -48,6 +48,7 @@ fn daemon_answers(request: Request) -> Answer {
             groups: Vec::new(),
             ike_refused: Default::default(),
             offload: None,
+            ticks: Default::default(),
         }),
         Request::Tunnel(name) => named(name, State::Up),
         Request::Up(name) | Request::Reset(name) => named(name, State::Connecting),

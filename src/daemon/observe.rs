@@ -29,6 +29,10 @@ pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
             .map(|(class, count)| (class.word().to_owned(), count))
             .collect(),
         offload: Some(offload(core.datapath.offload())),
+        ticks: datapath::Stage::ALL
+            .into_iter()
+            .map(|stage| (stage.word().to_owned(), core.datapath.stages().spent(stage)))
+            .collect(),
     }
 }
 

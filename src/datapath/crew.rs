@@ -18,6 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::egress::{Buffers, Reading, Road};
+use super::stages::Stages;
 use super::tables::Lane;
 use super::worker::{Turn, Work, Worker};
 use crate::net::Time;
@@ -35,6 +36,7 @@ pub(super) struct Crew {
     members: Vec<Member>,
     /// Every tunnel gets a token of its own, so that a late wake-up never means another.
     next: u32,
+    stages: Arc<Stages>,
 }
 
 struct Member {
@@ -54,6 +56,11 @@ pub(super) struct Place {
 const MOST: usize = 8;
 
 impl Crew {
+    /// What its workers have spent, where.
+    pub(super) fn stages(&self) -> &Arc<Stages> {
+        &self.stages
+    }
+
     /// Has a worker serve a tunnel: the one with the fewest, or a new one as long as there are cores for it. `lane` makes the
     /// tunnel's lane from what wakes that worker; `road` what it needs from there.
     ///
@@ -66,7 +73,8 @@ impl Crew {
     ) -> io::Result<(Place, Arc<Lane>)> {
         let cores = available_parallelism().map_or(1, |cores| cores.get().min(MOST));
         if self.members.len() < cores {
-            self.members.push(Member::hire(self.members.len())?);
+            self.members
+                .push(Member::hire(self.members.len(), &self.stages)?);
         }
         let load = |(_, member): &(usize, &Member)| member.roads.load().len();
         let (index, member) = self
@@ -109,12 +117,12 @@ impl Crew {
 }
 
 impl Member {
-    fn hire(number: usize) -> io::Result<Member> {
+    fn hire(number: usize, stages: &Arc<Stages>) -> io::Result<Member> {
         let (waiter, roads) = (Arc::new(Waiter::new()?), Arc::<Roads>::default());
         let work = Egress {
             waiter: Arc::clone(&waiter),
             roads: Arc::clone(&roads),
-            buffers: Buffers::new(),
+            buffers: Buffers::new(Arc::clone(stages)),
             alarms: BTreeMap::new(),
         };
         let worker = Worker::spawn(format!("egress {number}"), Arc::clone(&waiter), work)?;

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::stages::{Stage, Stopwatch};
 use super::tables::Lane;
 use crate::net::segment::{Coalescer, Joined, Offload, Train, UdpRuns, segments};
 use crate::net::{Packet, Refusal};
@@ -15,15 +16,19 @@ pub(super) struct Deliveries<'t> {
     /// What the device takes.
     trains: Trains,
     joiner: &'t mut Coalescer,
+    pub(super) watch: &'t mut Stopwatch,
 }
 
 impl<'t> Deliveries<'t> {
-    /// None yet; `joiner` holds those that wait for others, and is empty between batches.
-    pub(super) fn new(joiner: &'t mut Coalescer) -> Deliveries<'t> {
+    /// None yet; `joiner` holds those that wait for others.
+    pub(super) fn new(joiner: &'t mut Coalescer, watch: &'t mut Stopwatch) -> Deliveries<'t> {
+        // What a batch that ended in the middle has left belongs to nobody.
+        joiner.flush(&mut |_| {});
         Deliveries {
             lane: None,
             trains: Trains::None,
             joiner,
+            watch,
         }
     }
 
@@ -35,38 +40,43 @@ impl<'t> Deliveries<'t> {
             self.trains = lane.device.trains();
         }
         let udp = match self.trains {
-            Trains::None => return write(lane, Joined::alone(packet)),
+            Trains::None => return write(lane, Joined::alone(packet), self.watch),
             Trains::Tcp => UdpRuns::Apart,
             Trains::TcpAndUdp => UdpRuns::Joined,
         };
-        let out = &mut |joined: Joined<'_>| write(lane, joined);
-        self.joiner.push(packet, udp, out);
+        let Deliveries { joiner, watch, .. } = self;
+        let out = &mut |joined: Joined<'_>| write(lane, joined, watch);
+        joiner.push(packet, udp, out);
     }
 
     /// Writes all that still wait.
     pub(super) fn flush(&mut self) {
         if let Some(lane) = self.lane.take() {
-            self.joiner.flush(&mut |joined| write(lane, joined));
+            let Deliveries { joiner, watch, .. } = self;
+            joiner.flush(&mut |joined| write(lane, joined, watch));
         }
     }
 }
 
 /// Writes a packet or a train. What the device does not take is lost, as in any router.
-fn write(lane: &Lane, joined: Joined<'_>) {
+fn write(lane: &Lane, joined: Joined<'_>, watch: &mut Stopwatch) {
     let out = OutPacket {
         vnet: joined.offload.into(),
         head: joined.bytes,
         payloads: &[],
     };
     let (packets, octets) = (joined.packets as u64, joined.octets as u64);
-    let refused = match lane.device.write(&[out]) {
+    watch.lap(Stage::Join);
+    let written = lane.device.write(&[out]);
+    watch.lap(Stage::Write);
+    let refused = match written {
         Ok(1..) => return lane.counters.rx.add(packets, octets),
         Ok(0) => Refusal::DeviceFull,
         Err(error) => match (error.kind(), joined.offload) {
             (io::ErrorKind::WouldBlock, _) => Refusal::DeviceFull,
             (io::ErrorKind::InvalidInput, Offload::Train(train)) => {
                 lane.device.give_up_trains();
-                return apart(lane, joined.bytes, &train);
+                return apart(lane, joined.bytes, &train, watch);
             }
             (_, Offload::Train(_) | Offload::Checksum(_) | Offload::Whole) => Refusal::SendFailed,
         },
@@ -75,12 +85,12 @@ fn write(lane: &Lane, joined: Joined<'_>) {
 }
 
 /// Writes a train's packets one by one. This happens once in a device's life, so it may allocate.
-fn apart(lane: &Lane, bytes: &[u8], train: &Train) {
+fn apart(lane: &Lane, bytes: &[u8], train: &Train, watch: &mut Stopwatch) {
     let written = Packet::parse(bytes).and_then(|packet| {
         for segment in segments(&packet, train)? {
             let mut room = vec![0; segment.len()];
             if segment.write(&mut room) {
-                write(lane, Joined::alone(&Packet::parse(&room)?));
+                write(lane, Joined::alone(&Packet::parse(&room)?), watch);
             }
         }
         Ok(())

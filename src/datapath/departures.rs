@@ -13,6 +13,7 @@
 use std::io;
 
 use super::counters::Counters;
+use super::stages::{Stage, Stopwatch};
 use super::tables::Path;
 use crate::esp::{Laid, Outbound};
 use crate::net::{Packet, Refusal, traffic_class};
@@ -27,6 +28,7 @@ pub(super) struct Departures {
     laid: Vec<Laid>,
     /// How many octets of the batch they are.
     clear: usize,
+    pub(super) watch: Stopwatch,
 }
 
 impl Departures {
@@ -36,6 +38,7 @@ impl Departures {
             inner: Vec::with_capacity(SendBatch::PACKETS),
             laid: Vec::with_capacity(Outbound::GROUP),
             clear: 0,
+            watch: Stopwatch::default(),
         }
     }
 
@@ -88,8 +91,14 @@ impl Departures {
 
     /// Seals what is still in the clear. Should that fail, nothing of the batch leaves.
     fn seal(&mut self, path: &Path, counters: &Counters) {
+        if self.laid.is_empty() {
+            return;
+        }
+        self.watch.lap(Stage::Split);
         let clear = self.batch.last_mut(self.clear).unwrap_or_default();
-        match path.sa.seal_all(&self.laid, clear) {
+        let sealed = path.sa.seal_all(&self.laid, clear);
+        self.watch.lap(Stage::Seal);
+        match sealed {
             Ok(()) => {
                 self.laid.clear();
                 self.clear = 0;
@@ -104,6 +113,7 @@ impl Departures {
     /// Empties the batch into the socket. What does not fit its buffer is lost, as in any router; the next batch finds it drained.
     pub(super) fn send(&mut self, path: &Path, counters: &Counters) {
         self.seal(path, counters);
+        self.watch.lap(Stage::Split);
         let mut before = 0_usize;
         while !self.batch.is_empty() {
             match path.socket.send(&self.batch) {
@@ -129,5 +139,6 @@ impl Departures {
             }
         }
         self.inner.clear();
+        self.watch.lap(Stage::Send);
     }
 }

@@ -13,6 +13,7 @@ use super::egress::Road;
 use super::ingress::Ingress;
 use super::notice::{self, Bell, Notices};
 use super::offload::Offload;
+use super::stages::Stages;
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
 use super::worker::Worker;
@@ -128,7 +129,8 @@ impl Datapath {
                 Arc::clone(&self.inlets),
                 Arc::clone(&self.strays),
                 self.bell.clone(),
-            );
+            )
+            .timed(Arc::clone(self.crew.stages()));
             let name = format!("ingress {}.{number}", self.gates.len());
             workers.push(Worker::spawn(name, waiter, work)?);
         }
@@ -146,7 +148,8 @@ impl Datapath {
     /// No thread or descriptor left.
     pub fn listen_native(&mut self, socket: Arc<dyn Socket>) -> io::Result<()> {
         let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
-        let work = Ingress::native(Arc::clone(&socket), inlets, strays, self.bell.clone());
+        let work = Ingress::native(Arc::clone(&socket), inlets, strays, self.bell.clone())
+            .timed(Arc::clone(self.crew.stages()));
         let name = format!("native {}", self.natives.len());
         let waiter = Arc::new(Waiter::new()?);
         waiter.watch(socket.as_fd(), 0)?;
@@ -273,6 +276,11 @@ impl Datapath {
     /// The tunnel's counters.
     pub fn counters(&self, id: TunnelId) -> Option<&Counters> {
         self.tunnels.get(&id).map(|tunnel| &tunnel.lane.counters)
+    }
+
+    /// What the workers have spent on each stage of the road.
+    pub fn stages(&self) -> &Stages {
+        self.crew.stages()
     }
 
     /// The refusals of datagrams that belong to no tunnel.

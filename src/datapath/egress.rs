@@ -17,6 +17,7 @@ use super::classify::is_tunnel;
 use super::departures::Departures;
 use super::hold::Hold;
 use super::notice::{Bell, Half, Notice, Standing};
+use super::stages::{Stage, Stages};
 use super::tables::{Clamp, Lane, Outlet, Path};
 use super::watch::Wear;
 use crate::net::segment::{Offload, Segments, Train, segments};
@@ -27,6 +28,7 @@ use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 pub(super) struct Buffers {
     arrivals: ReadBatch,
     tools: Tools,
+    stages: Arc<Stages>,
 }
 
 struct Tools {
@@ -63,7 +65,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Buffers {
-    pub(super) fn new() -> Buffers {
+    pub(super) fn new(stages: Arc<Stages>) -> Buffers {
         Buffers {
             arrivals: ReadBatch::new(),
             tools: Tools {
@@ -71,6 +73,7 @@ impl Buffers {
                 piece: vec![0; MAX_PACKET],
                 segment: vec![0; MAX_PACKET],
             },
+            stages,
         }
     }
 }
@@ -97,11 +100,17 @@ impl Road {
     pub(super) fn batch(&mut self, buffers: &mut Buffers, now: Time) -> Reading {
         let lane = Arc::clone(&self.lane);
         let outlet = lane.outlet.load();
-        let Buffers { arrivals, tools } = buffers;
+        let Buffers {
+            arrivals,
+            tools,
+            stages,
+        } = buffers;
         let mut batch = Batch { road: self, tools };
         // One that ended in the middle is not gone on with.
         batch.tools.departures.clear();
+        batch.tools.departures.watch.start();
         batch.release(&outlet, now);
+        batch.tools.departures.watch.lap(Stage::Split);
 
         let reading = match lane.device.read(arrivals) {
             Ok(_) if arrivals.is_full() => Reading::More,
@@ -116,12 +125,15 @@ impl Road {
                 Reading::Broken
             }
         };
+        batch.tools.departures.watch.lap(Stage::Read);
         for arrival in arrivals.iter_mut() {
             let carried = batch.carry(&outlet, arrival.vnet, arrival.bytes, now);
             batch.road.count(carried);
         }
         arrivals.clear();
         batch.finish(&outlet, now);
+        batch.tools.departures.watch.lap(Stage::Split);
+        batch.tools.departures.watch.settle(stages);
         reading
     }
 

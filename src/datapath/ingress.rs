@@ -6,8 +6,8 @@
 //! ```
 //!
 //! One worker does this for the two ports of one address, more where several sockets share port 4500, another for IP protocol 50
-//! there. A packet belongs to the SA that its SPI names, whichever socket it came
-//! to and whoever seems to have sent it (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
+//! there. A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
+//! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::deliveries::Deliveries;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
 use super::run::{Outer, Run};
+use super::stages::{Stage, Stages, Stopwatch};
 use super::tables::Inlets;
 use super::worker::{Turn, Work};
 use crate::net::segment::Coalescer;
@@ -44,6 +45,8 @@ struct Road {
     inlets: Arc<Inlets>,
     desk: Desk,
     joiner: Coalescer,
+    watch: Stopwatch,
+    stages: Arc<Stages>,
 }
 
 /// Where what is not carried is counted or passed up.
@@ -87,6 +90,12 @@ impl Ingress {
         Ingress::through(doors, inlets, strays, bell)
     }
 
+    /// The same, which tells what it spends.
+    pub(super) fn timed(mut self, stages: Arc<Stages>) -> Ingress {
+        self.road.stages = stages;
+        self
+    }
+
     fn through(
         doors: Vec<Door>,
         inlets: Arc<Inlets>,
@@ -105,6 +114,8 @@ impl Ingress {
                     unknown,
                 },
                 joiner: Coalescer::new(),
+                watch: Stopwatch::default(),
+                stages: Arc::default(),
             },
         }
     }
@@ -115,13 +126,17 @@ impl Work for Ingress {
         let mut turn = Turn::Done;
         let doors = (0..).zip(&self.doors);
         for (_, door) in doors.filter(|(token, _)| ready.tokens().contains(token)) {
+            self.road.watch.start();
             turn = match door.socket.recv(&mut self.arrivals) {
                 Ok(count) if count >= self.arrivals.limit() => Turn::More,
                 // An error is what somebody said by ICMP, or a full queue: the socket is as good as before.
                 Ok(_) | Err(_) => turn,
             };
+            self.road.watch.lap(Stage::Receive);
             self.road.carry_all(door, &mut self.arrivals, now);
             self.arrivals.clear();
+            self.road.watch.lap(Stage::Join);
+            self.road.watch.settle(&self.road.stages);
         }
         turn
     }
@@ -146,10 +161,12 @@ impl Road {
             inlets,
             desk,
             joiner,
+            watch,
+            stages: _,
         } = self;
         let sad = inlets.load();
         let mut run: Option<Run<'_, '_>> = None;
-        let mut out = Deliveries::new(joiner);
+        let mut out = Deliveries::new(joiner, watch);
         for arrival in arrivals.iter_mut() {
             let local = SocketAddr::new(arrival.local, door.socket.local().port());
             let outer = Outer {

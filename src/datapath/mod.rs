@@ -38,6 +38,7 @@ mod limit;
 mod notice;
 mod offload;
 mod run;
+mod stages;
 mod tables;
 #[cfg(test)]
 mod testing;
@@ -50,6 +51,7 @@ pub use counters::{Counters, Refusals};
 pub use door::{Datapath, Entrance, Envelope, Idle};
 pub use notice::{Half, LONGEST_IKE, Notice, Notices};
 pub use offload::Offload;
+pub use stages::{Stage, Stages};
 pub use tables::{Outlet, Path};
 pub use watch::FirstPacket;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::classify::is_tunnel;
 use super::deliveries::Deliveries;
 use super::notice::Bell;
+use super::stages::Stage;
 use super::tables::{Inlet, Lane};
 use super::watch::Seen;
 use crate::esp::{Arrival, Entry, Opening};
@@ -78,7 +79,9 @@ impl<'t, 'p> Run<'t, 'p> {
         let arrivals = self.arrivals.get_mut(..waiting).unwrap_or_default();
 
         // 3. Everything the SA itself decides.
+        out.watch.lap(Stage::Join);
         self.opening.open_all(arrivals);
+        out.watch.lap(Stage::Open);
 
         for (arrival, outer) in arrivals.iter_mut().zip(&self.outers) {
             // Native ESP has no ports: it does not say where a peer behind a NAT is.

@@ -60,7 +60,7 @@ impl Side {
             strays.clone(),
             bell.clone(),
         );
-        let egress = OneRoad(Road::new(lane.clone(), &bell), Buffers::new());
+        let egress = OneRoad(Road::new(lane.clone(), &bell), Buffers::new(Arc::default()));
         Side {
             address,
             device,

@@ -8,7 +8,8 @@
 //!  "post_quantum":false},"child":{"spi_in":"…","spi_out":"…","suite":"aes128-sha1","local":["…"],"remote":["…"],"rekey_in_s":80000.0,
 //!  "mtu":1390,"encapsulation":"udp"},"rx":{"packets":0,"bytes":0},"tx":{"packets":0,"bytes":0},"refused":{"replay":0,"auth":0},
 //!  "rekeys":{"ike":0,"child":0,"packets_lost":0},"last_error":{"at_s":3.2,"code":"no-proposal-chosen","text":"…","advice":"…"}}],
-//!  "groups":[],"ike_refused":{"malformed":0,"forged":0},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"}}
+//!  "groups":[],"ike_refused":{"malformed":0,"forged":0},"offload":{"tun":"tcp+udp","send":"segments","receive":"joined"},
+//!  "ticks":{"read":0,"seal":0}}
 //! ```
 
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ pub struct Snapshot {
     /// What the kernel does for many packets at once; absent from daemons before it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<Offload>,
+    /// Ticks of the processor's counter that the packets' workers have spent so far, by stage of the road (`datapath::Stage`'s words).
+    #[serde(default)]
+    pub ticks: BTreeMap<String, u64>,
 }
 
 /// What the kernel does for many packets at once: the least of what all devices and all sockets have, as things stand.
