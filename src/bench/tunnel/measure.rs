@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::blast::{MIXES, Range, Trial};
 use super::pair::{Pair, System};
 use super::report::{Cpu, Memory, Rtt, Run, Udp};
+use super::stages::Stages;
 use super::{Error, Options, usage};
 use crate::bench::Progress;
 use crate::lab::interrupt::Interrupt;
@@ -35,10 +36,13 @@ pub(super) fn run(
 
     let time = Duration::from_secs(options.seconds.into());
     begin("TCP, one stream");
-    let before = cpu(&mut pair);
+    let (before, looked) = (cpu(&mut pair), pair.status());
     if let Some(carried) = tcp(&pair, 1, time, interrupt, &mut run.problems)? {
         run.tcp.one_stream_mbit = Some(carried.mbit());
         run.cpu = Cpu::between(before, cpu(&mut pair), carried.bytes);
+        run.ticks_per_byte = looked
+            .zip(pair.status())
+            .and_then(|(before, after)| Stages::between(&before, &after, carried.bytes));
     }
     begin("TCP, four streams");
     let four = tcp(&pair, 4, time, interrupt, &mut run.problems)?;

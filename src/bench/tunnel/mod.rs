@@ -17,6 +17,7 @@ mod plot;
 mod ratios;
 mod report;
 mod search;
+mod stages;
 mod usage;
 
 use std::path::Path;

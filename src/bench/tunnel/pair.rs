@@ -16,6 +16,7 @@ use crate::lab::plan::Plan;
 use crate::lab::scratch::Scratch;
 use crate::lab::world::World;
 use crate::lab::{self, Far};
+use crate::status::Snapshot;
 
 /// What both gateways are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -129,6 +130,15 @@ impl Pair {
             Far::Groundlink(gateway) => gateway.process().id(),
             Far::Strongswan(charon) => charon.process().id(),
         }
+    }
+
+    /// What both gateways say of themselves; `None` if they are not groundlink.
+    pub(super) fn status(&self) -> Option<[Snapshot; 2]> {
+        let of = |far: &Far| match far {
+            Far::Groundlink(gateway) => gateway.status().ok(),
+            Far::Strongswan(_) => None,
+        };
+        Some([of(&self.a)?, of(&self.b)?])
     }
 
     /// Runs `work` on one of the hosts.

@@ -9,6 +9,7 @@ use super::Options;
 use super::blast::{Found, MIXES, Mix, Trial};
 use super::pair::System;
 use super::ratios::Ratios;
+use super::stages::Stages;
 use crate::bench::Machine;
 
 /// Everything. Its serialised form is `bench tunnel --json`, and its keys are stable.
@@ -41,6 +42,8 @@ pub struct Run {
     pub rtt: Rtt,
     /// CPU seconds for each gigabit of one TCP stream; `null` where the stream broke.
     pub cpu: Option<Cpu>,
+    /// What each stage of the road took for a byte of that stream; `null` for other systems, and without such a counter.
+    pub ticks_per_byte: Option<Stages>,
     /// Resident memory of the gateways after all that.
     pub memory_mib: Memory,
     /// What could not be measured, and why.
@@ -145,6 +148,7 @@ impl Run {
             udp: Vec::new(),
             rtt: Rtt::default(),
             cpu: None,
+            ticks_per_byte: None,
             memory_mib: Memory::default(),
             problems: Vec::new(),
         }
@@ -294,6 +298,9 @@ impl Report {
             writeln!(f)?;
         }
         for run in runs {
+            if let Some(stages) = run.ticks_per_byte {
+                writeln!(f, "  cycles per byte, one stream\n    {stages}")?;
+            }
             for problem in &run.problems {
                 writeln!(f, "  not measured: {}, {problem}", run.system)?;
             }
