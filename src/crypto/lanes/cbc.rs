@@ -112,6 +112,26 @@ impl Encryptor {
     }
 }
 
+impl Encryptor {
+    /// Encrypts every block by itself: CBC after an IV of zeros.
+    pub(super) fn encrypt_blocks(&self, blocks: &mut [[u8; 16]; 16]) {
+        match &self.0 {
+            Encrypting::Portable(cipher) => {
+                for block in blocks {
+                    // One block is whole.
+                    let _: Result<(), portable::NotBlocks> = cipher.encrypt(&[0; 16], block);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Encrypting::AesNi(unit, schedule) => aesni::encrypt_blocks(*unit, schedule, blocks),
+            #[cfg(target_arch = "x86_64")]
+            Encrypting::Vaes(unit, schedule) => {
+                aesni::encrypt_blocks(unit.narrow(), schedule, blocks);
+            }
+        }
+    }
+}
+
 impl Decryptor {
     /// `None` if `row` is no AES-CBC, or `key` does not have its length.
     pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<Decryptor> {

@@ -146,22 +146,19 @@ impl Hmac {
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
             let mut ends = [End::default(); GROUP];
-            let inner = jobs.map(|job| job.state);
-            let places = jobs.iter_mut().zip(&mut ends).zip(inner);
-            for (((job, end), state), message) in places.zip(group.iter()) {
-                *job = Job::new(state, end.of_message(message));
+            let places = jobs.iter_mut().zip(&mut ends);
+            for ((job, end), message) in places.zip(group.iter()) {
+                *job = Job::new(job.state, end.of_message(message));
             }
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
-            let inner = jobs.map(|job| job.state);
             let mut ends = [End::default(); GROUP];
-            let places = jobs.iter_mut().zip(&mut ends).zip(inner);
-            for ((job, end), digest) in places.take(group.len()) {
-                *job = Job::new(self.outer, end.of_digest(&digest, digest_len));
+            for (job, end) in jobs.iter_mut().zip(&mut ends).take(group.len()) {
+                *job = Job::new(self.outer, end.of_digest(&job.state, digest_len));
             }
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
-            for (message, job) in group.iter_mut().zip(jobs) {
+            for (message, job) in group.iter_mut().zip(&jobs) {
                 write(&mut message.tag, &job.state, digest_len);
             }
         }

@@ -96,16 +96,14 @@ impl Sealer {
     fn seal_group(&self, group: &mut [Outgoing<'_>], icv_len: usize) -> Result<(), cbc::NotBlocks> {
         let count = group.len();
 
-        // 1. A block in CBC after an IV of zeros is the block encrypted.
+        // 1.
         let mut ivs = [[0; IV]; GROUP];
-        let mut lanes: [Lane<'_>; GROUP] = Default::default();
-        for ((lane, iv), packet) in lanes.iter_mut().zip(&mut ivs).zip(group.iter()) {
+        for (iv, packet) in ivs.iter_mut().zip(group.iter()) {
             if let Some(low) = iv.last_chunk_mut() {
                 *low = packet.counter.to_be_bytes();
             }
-            lane.text = iv;
         }
-        self.ivs.encrypt(live(&mut lanes, count))?;
+        self.ivs.encrypt_blocks(&mut ivs);
 
         // 2.
         let mut lanes: [Lane<'_>; GROUP] = Default::default();
@@ -128,7 +126,10 @@ impl Sealer {
             *message = message_of(packet.bytes, icv_len, packet.esn_high);
         }
         self.mac.authenticate(live(&mut messages, count));
-        let tags = messages.map(|message| message.tag);
+        let mut tags = [[0; 32]; GROUP];
+        for (tag, message) in tags.iter_mut().zip(&messages) {
+            *tag = message.tag;
+        }
         for (tag, packet) in tags.iter().zip(group.iter_mut()) {
             let covered = packet.bytes.len().saturating_sub(icv_len);
             let icv = packet.bytes.get_mut(covered..).unwrap_or_default();

@@ -52,6 +52,18 @@ pub(super) fn encrypt<const N: usize>(
     }
 }
 
+/// Encrypts every block by itself.
+pub(in crate::crypto::lanes) fn encrypt_blocks(
+    unit: AesNi,
+    schedule: &Schedule,
+    blocks: &mut [Block; 16],
+) {
+    for group in blocks.as_chunks_mut::<8>().0 {
+        let mut texts = group.each_mut().map(std::slice::from_mut);
+        encrypt(unit, schedule, &mut [Block::default(); 8], &mut texts);
+    }
+}
+
 /// Decrypts one text in place.
 pub(in crate::crypto::lanes) fn decrypt(
     _: AesNi,

@@ -35,18 +35,14 @@ pub(in crate::crypto::lanes) fn decrypt(
     iv: Block,
     text: &mut [Block],
 ) {
-    let (groups, rest) = text.as_chunks_mut::<{ 2 * PAIRS }>();
-    let mut chain = iv;
-    for group in groups {
-        // SAFETY: VAES and AVX2 are there, as the argument proves.
-        chain = unsafe {
-            match schedule.rounds {
-                10 => decrypt_group::<10>(schedule, chain, group),
-                12 => decrypt_group::<12>(schedule, chain, group),
-                _ => decrypt_group::<14>(schedule, chain, group),
-            }
-        };
-    }
+    // SAFETY: VAES and AVX2 are there, as the argument proves.
+    let (chain, rest) = unsafe {
+        match schedule.rounds {
+            10 => decrypt_pairs::<10>(schedule, iv, text),
+            12 => decrypt_pairs::<12>(schedule, iv, text),
+            _ => decrypt_pairs::<14>(schedule, iv, text),
+        }
+    };
     aesni::decrypt(unit.narrow(), schedule, chain, rest);
 }
 
@@ -112,33 +108,57 @@ fn encrypt_lanes<const ROUNDS: usize>(
     }
 }
 
-/// Decrypts a group of blocks in place and returns the last of them as it was.
+/// Decrypts eight blocks or more at a time, and returns the last of them as it was, and those that are left.
 #[target_feature(enable = "vaes,avx2")]
-fn decrypt_group<const ROUNDS: usize>(
+fn decrypt_pairs<'t, const ROUNDS: usize>(
+    schedule: &Schedule,
+    iv: Block,
+    text: &'t mut [Block],
+) -> (Block, &'t mut [Block]) {
+    let mut chain = iv;
+    let (groups, rest) = text.as_chunks_mut::<{ 2 * PAIRS }>();
+    for group in groups {
+        chain = decrypt_group::<PAIRS, ROUNDS>(schedule, chain, group);
+    }
+    let (groups, rest) = rest.as_chunks_mut::<PAIRS>();
+    for group in groups {
+        chain = decrypt_group::<{ PAIRS / 2 }, ROUNDS>(schedule, chain, group);
+    }
+    (chain, rest)
+}
+
+/// Decrypts a group of twice `N` blocks in place and returns the last of them as it was.
+#[inline]
+#[target_feature(enable = "vaes,avx2")]
+fn decrypt_group<const N: usize, const ROUNDS: usize>(
     schedule: &Schedule,
     chain: Block,
-    group: &mut [Block; 2 * PAIRS],
+    group: &mut [Block],
 ) -> Block {
-    let end = group[2 * PAIRS - 1];
-    let mut state = [_mm256_setzero_si256(); PAIRS];
+    let (group, _) = group.as_chunks_mut::<2>();
+    let Some(group) = group.first_chunk_mut::<N>() else {
+        return chain;
+    };
+    let end = group[N - 1][1];
+    let mut state = [_mm256_setzero_si256(); N];
     let whitening = twice(&schedule.keys[0]);
-    for at in 0..PAIRS {
-        state[at] = _mm256_xor_si256(pair(&group[2 * at], &group[2 * at + 1]), whitening);
+    for at in 0..N {
+        state[at] = _mm256_xor_si256(pair(&group[at][0], &group[at][1]), whitening);
     }
     for round in 1..ROUNDS {
         let key = twice(&schedule.keys[round]);
-        for at in 0..PAIRS {
+        for at in 0..N {
             state[at] = _mm256_aesdec_epi128(state[at], key);
         }
     }
     let last = twice(&schedule.keys[ROUNDS]);
     // From the end backwards: what is written over is not needed by those still to come.
-    for at in (0..PAIRS).rev() {
-        let before = if at == 0 { chain } else { group[2 * at - 1] };
-        let before = pair(&before, &group[2 * at]);
+    for at in (0..N).rev() {
+        let before = if at == 0 { chain } else { group[at - 1][1] };
+        let before = pair(&before, &group[at][0]);
         let plain = _mm256_xor_si256(_mm256_aesdeclast_epi128(state[at], last), before);
-        store(&mut group[2 * at], _mm256_castsi256_si128(plain));
-        store(&mut group[2 * at + 1], _mm256_extracti128_si256::<1>(plain));
+        store(&mut group[at][0], _mm256_castsi256_si128(plain));
+        store(&mut group[at][1], _mm256_extracti128_si256::<1>(plain));
     }
     end
 }
