@@ -284,7 +284,8 @@ fn interface_request(name: &str, flags: libc::c_int) -> libc::ifreq {
     // SAFETY: an ifreq is plain integers and arrays of them, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        // Signed on some machines, unsigned on others.
+        *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     request

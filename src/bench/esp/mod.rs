@@ -274,6 +274,7 @@ fn tsc_ghz() -> Option<f64> {
 
 /// The instructions that decide which kernel runs, and those that one could still use.
 fn cpu_features() -> Vec<Feature> {
+    #[cfg(target_arch = "x86_64")]
     macro_rules! found {
         ($($name:tt)*) => { vec![$(Feature { name: $name, found: std::arch::is_x86_feature_detected!($name) }),*] };
     }
