@@ -3,6 +3,7 @@
 //! Each case is a lab of its own, with its own machines, files and processes, so they run beside each other. They need root (or a
 //! user namespace around the whole run) and strongSwan, so `cargo test` alone passes over them; `tests/run` runs them all.
 
+mod fast;
 mod lab;
 mod stream;
 

@@ -6,6 +6,7 @@
 mod devices;
 mod namespaces;
 mod offload;
+mod outer;
 mod routes;
 
 use std::net::IpAddr;

@@ -5,7 +5,7 @@
 //!   sender      seals                   opens          receiver        all of it on this machine, which they share
 //! ```
 //!
-//! The gateways are real processes, built as the [lab](crate::lab) builds them, but nobody watches the wire meanwhile. `--versus`
+//! The gateways are real processes, built as the [lab] builds them, but nobody watches the wire meanwhile. `--versus`
 //! runs the same with strongSwan on both sides; since everything shares the cores, only ratios within one run say something about
 //! the programs.
 

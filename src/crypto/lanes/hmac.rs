@@ -8,7 +8,7 @@
 //!                     outer ─▶ end:  digest ‖ 80 00 … ‖ length                   one block
 //! ```
 //!
-//! The bodies of several messages go through the unit in lanes ([`super::jobs`]), then their ends, then the outer hashes.
+//! The bodies of several messages go through the unit in lanes (`jobs`), then their ends, then the outer hashes.
 
 use sha1::Sha1;
 use sha1::digest::Digest;
