@@ -28,7 +28,7 @@
 //! | L3 | [`os`] | Linux: the only unsafe code but for the vector instructions of [`crypto::lanes`] |
 //! | L4 | [`datapath`], [`config`], [`status`] | threads (datapath), files (config) |
 //! | L5 | [`control`] | the unix socket |
-//! | L6 | [`lab`], [`inspect`], [`daemon`], [`bench`] | processes and namespaces (lab, bench), tokio and signals (daemon) |
+//! | L6 | [`lab`], [`inspect`], [`daemon`], [`bench`](mod@bench) | processes and namespaces (lab, bench), tokio and signals (daemon) |
 //! | L7 | [`cli`] | stdout |
 
 pub mod net;
