@@ -179,6 +179,11 @@ impl Wire {
         remote: SocketAddr,
         load: Load,
     ) -> Option<Letter> {
+        // An address that is left open is the kernel's to choose, and each side has but one.
+        let local = match local.ip().is_unspecified() {
+            true => SocketAddr::new(from.ip().parse().ok()?, local.port()),
+            false => local,
+        };
         let (source, target) = match (self.nat, from) {
             (None, _) => (local, remote),
             (Some(nat), Side::A) => {
