@@ -6,8 +6,10 @@
 #![allow(unsafe_code, reason = "sendmmsg and recvmmsg")]
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sockopt;
 
@@ -103,6 +105,20 @@ impl Default for Catch {
     fn default() -> Catch {
         Catch::new()
     }
+}
+
+/// A socket that sends from an IPv4 address of another machine (`IP_TRANSPARENT`), as the router between would pass it on, and with
+/// a UDP checksum of zero, which is none at all.
+///
+/// # Errors
+/// What the kernel said: it takes CAP_NET_ADMIN.
+pub fn unsummed(source: SocketAddrV4, target: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
+    socket.set_ip_transparent_v4(true)?;
+    sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+    socket.bind(&source.into())?;
+    socket.connect(&target.into())?;
+    Ok(socket.into())
 }
 
 /// Lets so many bytes wait in the socket: as root more than the system would allow, otherwise what it allows.

@@ -1,13 +1,13 @@
-//! UDP from host to host at a rate, and how much of it arrives.
+//! UDP to a host at a rate, and how much of it arrives.
 //!
 //! ```text
-//!   host A   [trial · zeros …] [trial · zeros …] …   16 a system call, paced ─────▶   host B counts those of this trial
+//!   source   [trial · zeros …] [trial · zeros …] …   16 a system call, paced ─────▶   host B counts those of this trial
 //! ```
 //!
-//! Each datagram is a packet of its own: no UDP_SEGMENT, so that gateways cannot live off super-packets that a sender made.
+//! The [source](super::source) is host A, behind its gateway, or a [peer](super::peer) in the place of that gateway.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::pair::Pair;
 use super::search::{Outcome, Search};
+use super::source::{Host, Source};
 use crate::lab;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
@@ -41,15 +42,18 @@ pub(super) const MIXES: [Mix; 4] = [
         name: "512 B",
         sizes: &[512],
     },
-    Mix {
-        name: "1300 B",
-        sizes: &[1300],
-    },
+    FULL,
     Mix {
         name: "IMIX",
         sizes: &[64, 548, 64, 64, 548, 64, 548, 64, 64, 548, 64, 1372],
     },
 ];
+
+/// What a peer sends whose packets carry no UDP checksum: full ones.
+pub(super) const FULL: Mix = Mix {
+    name: "1300 B",
+    sizes: &[1300],
+};
 
 impl Mix {
     /// Bytes of payload on average.
@@ -104,26 +108,31 @@ pub(super) struct Found {
     pub trials: Vec<Trial>,
 }
 
-/// A sender on host A and a receiver on host B.
+/// A source, and a receiver on host B.
 pub(super) struct Range {
-    from: UdpSocket,
+    from: Box<dyn Source>,
     to: UdpSocket,
     number: u32,
 }
 
 impl Range {
+    /// From host A.
     pub(super) fn new(pair: &Pair) -> Result<Range, lab::Error> {
-        let what = "no UDP socket";
-        let io = |source: io::Error| lab::Error::Io { what, source };
-        let address = pair.plan.b.host;
-        let to = pair.on_host(Side::B, || receiver(address))?.map_err(io)?;
-        let target = to.local_addr().map_err(io)?;
-        let from = pair.on_host(Side::A, || sender(target))?.map_err(io)?;
-        Ok(Range {
+        let to = receiver_on_b(pair)?;
+        let target = to.local_addr().map_err(no_socket)?;
+        let from = pair
+            .on_host(Side::A, || Host::new(target))?
+            .map_err(no_socket)?;
+        Ok(Range::between(Box::new(from), to))
+    }
+
+    /// From any source that sends to this receiver.
+    pub(super) fn between(from: Box<dyn Source>, to: UdpSocket) -> Range {
+        Range {
             from,
             to,
             number: 0,
-        })
+        }
     }
 
     /// Searches for the highest rate of `mix` that is carried; `told` hears of every trial.
@@ -176,7 +185,7 @@ impl Range {
         interrupt.check()?;
         self.number += 1;
         let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (from, to, number) = (&self.from, &self.to, self.number);
+        let (from, to, number) = (&mut *self.from, &self.to, self.number);
         let sent = thread::scope(|scope| {
             scope.spawn(|| count(to, number, &received, &stop));
             let sent = send(from, number, mix, wanted_pps, time);
@@ -213,6 +222,18 @@ const NAP: Duration = Duration::from_micros(50);
 /// How often the receiver looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A receiver for [`Range::between`].
+pub(super) fn receiver_on_b(pair: &Pair) -> Result<UdpSocket, lab::Error> {
+    let address = pair.plan.b.host;
+    pair.on_host(Side::B, || receiver(address))?
+        .map_err(no_socket)
+}
+
+fn no_socket(source: io::Error) -> lab::Error {
+    let what = "no UDP socket";
+    lab::Error::Io { what, source }
+}
+
 fn receiver(address: IpAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((address, 0))?;
     flood::widen(&socket, 16 << 20);
@@ -220,29 +241,16 @@ fn receiver(address: IpAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn sender(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = match target {
-        SocketAddr::V4(_) => [0; 4].into(),
-        SocketAddr::V6(_) => [0; 16].into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    flood::widen(&socket, 4 << 20);
-    socket.connect(target)?;
-    Ok(socket)
-}
-
 /// Sends for `time`; says how many packets.
 fn send(
-    socket: &UdpSocket,
+    source: &mut dyn Source,
     number: u32,
     mix: Mix,
     wanted_pps: Option<f64>,
     time: Duration,
 ) -> io::Result<u64> {
-    let mut payload = vec![0; 2048];
-    payload[..4].copy_from_slice(&number.to_be_bytes());
     let mut sizes = mix.sizes.iter().copied().cycle();
-    let mut burst: [&[u8]; BURST] = [&[]; BURST];
+    let mut burst = [0; BURST];
     let mut sent: u64 = 0;
     let begin = Instant::now();
     loop {
@@ -255,10 +263,10 @@ fn send(
             thread::sleep(NAP);
             continue;
         }
-        for (datagram, size) in burst.iter_mut().zip(&mut sizes) {
-            *datagram = payload.get(..size).unwrap_or(&payload);
+        for (place, size) in burst.iter_mut().zip(&mut sizes) {
+            *place = size;
         }
-        match flood::send(socket, &burst) {
+        match source.send(number, &burst) {
             Ok(count) => sent += count as u64,
             // A full queue takes more a moment later; an ICMP error is about an earlier packet.
             Err(error)
@@ -297,12 +305,8 @@ mod tests {
 
     fn range() -> Range {
         let to = receiver(Ipv4Addr::LOCALHOST.into()).unwrap();
-        let from = sender(to.local_addr().unwrap()).unwrap();
-        Range {
-            from,
-            to,
-            number: 0,
-        }
+        let from = Host::new(to.local_addr().unwrap()).unwrap();
+        Range::between(Box::new(from), to)
     }
 
     #[test]
@@ -331,7 +335,7 @@ mod tests {
     #[test]
     fn what_belongs_to_an_earlier_trial_does_not_count() {
         let mut range = range();
-        flood::send(&range.from, &[&[0, 0, 0, 9, 1], &[0, 0]]).unwrap();
+        range.from.send(9, &[5; BURST]).unwrap();
         let time = Duration::from_millis(20);
         let mix = MIXES[0];
         let trial = range

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blast::{MIXES, Range, Trial};
+use super::blast::{FULL, MIXES, Mix, Range, Trial, receiver_on_b};
 use super::pair::{Pair, System};
-use super::report::{Cpu, Memory, Rtt, Run, Udp};
+use super::peer::Peer;
+use super::report::{Cpu, INGRESS, Memory, Rtt, Run, Udp};
 use super::stages::Stages;
 use super::{Error, Options, usage};
 use crate::bench::Progress;
@@ -14,8 +15,8 @@ use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
 use crate::lab::{self, ping::Pinger, traffic};
 
-/// Steps of a run: the tunnel, the round trip, TCP twice, UDP.
-pub(super) const STEPS: usize = 4 + MIXES.len();
+/// Steps of a run: the tunnel, the round trip, TCP twice, UDP, and what gateway B makes of a peer's packets.
+pub(super) const STEPS: usize = 5 + MIXES.len();
 
 /// Measures `system` with `esp`.
 pub(super) fn run(
@@ -49,24 +50,40 @@ pub(super) fn run(
     run.tcp.four_streams_mbit = four.map(|carried| carried.mbit());
 
     let mut range = Range::new(&pair)?;
-    for mix in MIXES {
-        let name = mix.name;
-        progress.begin(format!("{system} {esp}, UDP {name}"));
+    let mut search = |range: &mut Range, mix: Mix, what: String| -> Result<Udp, Error> {
+        progress.begin(format!("{system} {esp}, {what}"));
         let told = |trial: &Trial| {
             let (sent, lost) = (trial.sent_pps, trial.loss() * 100.0);
             progress.detail(&format!("{sent:.0} a second, {lost:.1} % lost"));
         };
         let found = range.search(mix, options.trial(), interrupt, &told)?;
         if found.pps.is_none() {
-            let problem = format!("UDP {name}: at no rate was less than 0.5 % lost");
+            let problem = format!("{what}: at no rate was less than 0.5 % lost");
             run.problems.push(problem);
         }
-        run.udp.push(Udp::new(mix, found));
+        Ok(Udp::new(mix, found))
+    };
+    for mix in MIXES {
+        let udp = search(&mut range, mix, format!("UDP {}", mix.name))?;
+        run.udp.push(udp);
     }
     run.memory_mib = Memory {
         a: mib(usage::resident(pair.process(Side::A))),
         b: mib(usage::resident(pair.process(Side::B))),
     };
+
+    let to = receiver_on_b(&pair)?;
+    let target = to.local_addr().map_err(|source| lab::Error::Io {
+        what: "no UDP socket",
+        source,
+    })?;
+    if let Some(peer) = Peer::replace_a(&mut pair, target, interrupt)? {
+        let mut range = Range::between(Box::new(peer), to);
+        run.ingress = Some(search(&mut range, FULL, INGRESS.to_owned())?);
+    } else {
+        let problem = format!("{INGRESS}: gateway B does not connect with another peer");
+        run.problems.push(problem);
+    }
     Ok(run)
 }
 

@@ -13,10 +13,12 @@ mod blast;
 mod measure;
 mod page;
 mod pair;
+mod peer;
 mod plot;
 mod ratios;
 mod report;
 mod search;
+mod source;
 mod stages;
 mod usage;
 

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::blast::{MIXES, TOLERATED};
+use super::blast::{FULL, MIXES, TOLERATED};
 use super::pair::System;
 use super::plot::{Bar, Curve, bars, curves, escape};
-use super::report::{Report, Run, imix, rate};
+use super::report::{Report, Run, Udp, imix, rate};
 
 impl Report {
     /// The page.
@@ -45,12 +45,14 @@ impl Report {
         );
         for mix in MIXES {
             page += &self.bars(&format!("UDP {}", mix.name), |run| {
-                let udp = run.udp.iter().find(|udp| udp.name == mix.name)?;
-                let bound = if udp.sender_limited { "≥ " } else { "" };
-                udp.pps
-                    .map(|pps| (pps, format!("{bound}{:.1} k packets/s", pps / 1e3)))
+                packets(run.udp.iter().find(|udp| udp.name == mix.name)?)
             });
         }
+        page += "<p>Ingress: likewise, but gateway A is replaced by a peer that only seals and sends: ESP in UDP with checksum zero, \
+                 as kernels and clouds send it. The kernel of gateway B joins none of it.</p>\n";
+        page += &self.bars(&format!("Ingress {}", FULL.name), |run| {
+            run.ingress.as_ref().and_then(packets)
+        });
         page += "<h2>Cost</h2>\n<p>Shorter is better.</p>\n";
         page += &self.bars("Round trip, mean", |run| {
             run.rtt.avg_ms.map(|ms| (ms, format!("{ms:.3} ms")))
@@ -69,8 +71,13 @@ impl Report {
         });
         page += "<h2>Loss</h2>\n<p>Every trial of the rate search: what was sent a second, and how much of it was lost.</p>\n";
         for mix in MIXES {
-            page += &self.loss(mix.name);
+            page += &self.loss(&format!("UDP {}", mix.name), |run| {
+                run.udp.iter().find(|udp| udp.name == mix.name)
+            });
         }
+        page += &self.loss(&format!("Ingress {}", FULL.name), |run| {
+            run.ingress.as_ref()
+        });
         page += &self.table();
         page + FOOT
     }
@@ -95,10 +102,10 @@ impl Report {
         bars(title, &all)
     }
 
-    fn loss(&self, mix: &str) -> String {
+    fn loss(&self, title: &str, of: impl Fn(&Run) -> Option<&Udp>) -> String {
         let suites = self.suites();
         let curve = |run: &Run| {
-            let udp = run.udp.iter().find(|udp| udp.name == mix)?;
+            let udp = of(run)?;
             let trials = udp.trials.iter();
             Some(Curve {
                 label: label(run),
@@ -108,7 +115,7 @@ impl Report {
             })
         };
         let all: Vec<Curve> = self.runs.iter().filter_map(curve).collect();
-        curves(&format!("UDP {mix}"), &all, TOLERATED)
+        curves(title, &all, TOLERATED)
     }
 
     /// The ratios, if there is something to compare with.
@@ -123,7 +130,7 @@ impl Report {
         for mix in MIXES {
             let _ = write!(table, "<th>UDP {}</th>", mix.name);
         }
-        table += "<th>round trip</th><th>CPU</th><th>memory</th></tr>\n";
+        table += "<th>ingress</th><th>round trip</th><th>CPU</th><th>memory</th></tr>\n";
         for ratios in &self.ratios {
             let _ = write!(table, "<tr><td>{}</td>", escape(&ratios.esp));
             for ratio in ratios.in_order() {
@@ -134,6 +141,13 @@ impl Report {
         }
         table + "</table>\n"
     }
+}
+
+/// A rate as a bar.
+fn packets(udp: &Udp) -> Option<(f64, String)> {
+    let bound = if udp.sender_limited { "≥ " } else { "" };
+    let pps = udp.pps?;
+    Some((pps, format!("{bound}{:.1} k packets/s", pps / 1e3)))
 }
 
 fn label(run: &Run) -> String {
@@ -209,7 +223,7 @@ mod tests {
             assert!(!page.contains(word), "{word}");
         }
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
-        assert_eq!(page.matches("<figure>").count(), 9 + 4);
+        assert_eq!(page.matches("<figure>").count(), 10 + 5);
     }
 
     #[test]

@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Error;
+use crate::config::{self, Environment, Secrets, Source};
+use crate::ike;
 use crate::lab::charon::{self, Charon};
 use crate::lab::gateway::{self, Files, Gateway};
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::{Options, Side};
 use crate::lab::plan::Plan;
-use crate::lab::scratch::Scratch;
+use crate::lab::scratch::{Scratch, write_private};
 use crate::lab::world::World;
 use crate::lab::{self, Far};
+use crate::os::netns::Namespace;
 use crate::status::Snapshot;
 
 /// What both gateways are.
@@ -54,7 +57,9 @@ pub(super) struct Pair {
     b: Far,
     pub(super) world: World,
     pub(super) plan: Plan,
-    _scratch: Scratch,
+    options: Options,
+    psk: String,
+    scratch: Scratch,
 }
 
 /// How long a tunnel may take.
@@ -102,7 +107,9 @@ impl Pair {
             b,
             world,
             plan,
-            _scratch: scratch,
+            options: options.clone(),
+            psk,
+            scratch,
         };
         let give_up = Instant::now() + PATIENCE;
         while !(is_up(&pair.a) && is_up(&pair.b)) {
@@ -132,6 +139,37 @@ impl Pair {
         }
     }
 
+    /// Ends gateway A, which says goodbye; another may then take its place.
+    pub(super) fn end_a(&mut self) -> io::Result<()> {
+        match &mut self.a {
+            Far::Groundlink(gateway) => gateway.process().stop(),
+            Far::Strongswan(charon) => charon.process().stop(),
+        }
+        .map(drop)
+    }
+
+    /// What IKE needs to know to be gateway A.
+    pub(super) fn settings_of_a(&self) -> Result<ike::Settings, lab::Error> {
+        let doing = |what: &'static str| move |source: io::Error| lab::Error::Io { what, source };
+        let folder = self
+            .scratch
+            .folder("peer")
+            .map_err(doing("no temporary folder"))?;
+        let files = Files::in_folder(&folder);
+        write_private(&files.psk, &self.psk).map_err(doing("no temporary file"))?;
+        let text = gateway::config(&self.options, &self.plan, Side::A, &files);
+        let environment = Environment {
+            credentials: None,
+            secrets: Secrets::Required,
+        };
+        let loaded = config::load_text(Source::new("peer", text), &folder, &environment);
+        let tunnel = loaded.settings.and_then(|mut all| all.tunnels.pop());
+        tunnel.map(|tunnel| tunnel.ike).ok_or_else(|| {
+            let nothing = io::Error::other("no tunnel in it");
+            doing("the configuration of gateway A")(nothing)
+        })
+    }
+
     /// What both gateways say of themselves; `None` if they are not groundlink.
     pub(super) fn status(&self) -> Option<[Snapshot; 2]> {
         let of = |far: &Far| match far {
@@ -147,12 +185,28 @@ impl Pair {
         side: Side,
         work: impl FnOnce() -> T + Send,
     ) -> Result<T, lab::Error> {
-        let what = "a network namespace cannot be entered";
-        self.world
-            .host(side)
-            .run(work)
-            .map_err(|source| lab::Error::Io { what, source })
+        enter(self.world.host(side), work)
     }
+
+    /// Runs `work` where gateway A is, or was.
+    pub(super) fn on_gateway_a<T: Send>(
+        &self,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, lab::Error> {
+        enter(self.world.gateway(Side::A), work)
+    }
+
+    /// Runs `work` on the router between the gateways.
+    pub(super) fn on_wan<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, lab::Error> {
+        enter(self.world.wan(), work)
+    }
+}
+
+fn enter<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> Result<T, lab::Error> {
+    let what = "a network namespace cannot be entered";
+    namespace
+        .run(work)
+        .map_err(|source| lab::Error::Io { what, source })
 }
 
 fn is_up(far: &Far) -> bool {

@@ -19,6 +19,8 @@ pub struct Ratios {
     pub tcp_four_streams: Option<f64>,
     /// Packets a second, by the name of the mix.
     pub udp: BTreeMap<&'static str, Option<f64>>,
+    /// Packets a second that gateway B takes in by itself.
+    pub ingress: Option<f64>,
     /// Mean round trip.
     pub rtt: Option<f64>,
     /// CPU seconds for a gigabit.
@@ -39,6 +41,10 @@ impl Ratios {
             udp: udp
                 .map(|name| (name, ratio(pps(ours, name), pps(theirs, name))))
                 .collect(),
+            ingress: ratio(
+                ours.ingress.as_ref().and_then(|udp| udp.pps),
+                theirs.ingress.as_ref().and_then(|udp| udp.pps),
+            ),
             rtt: ratio(ours.rtt.avg_ms, theirs.rtt.avg_ms),
             cpu: ratio(
                 ours.cpu.map(|cpu| cpu.total()),
@@ -48,12 +54,16 @@ impl Ratios {
         }
     }
 
-    /// Row by row as the table has them: TCP, UDP, round trip, CPU, memory.
+    /// Row by row as the table has them: TCP, UDP, ingress, round trip, CPU, memory.
     pub(super) fn in_order(&self) -> Vec<Option<f64>> {
         let tcp = [self.tcp_one_stream, self.tcp_four_streams];
         let udp = MIXES.map(|mix| self.udp.get(mix.name).copied().flatten());
         let costs = [self.rtt, self.cpu, self.memory];
-        tcp.into_iter().chain(udp).chain(costs).collect()
+        tcp.into_iter()
+            .chain(udp)
+            .chain([self.ingress])
+            .chain(costs)
+            .collect()
     }
 }
 

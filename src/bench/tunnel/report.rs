@@ -38,6 +38,8 @@ pub struct Run {
     pub tcp: Tcp,
     /// The rate searches.
     pub udp: Vec<Udp>,
+    /// One more, in which gateway A is replaced by a peer that sends ESP in UDP with checksum zero, as kernels and clouds do.
+    pub ingress: Option<Udp>,
     /// Echo requests from host A to host B.
     pub rtt: Rtt,
     /// CPU seconds for each gigabit of one TCP stream; `null` where the stream broke.
@@ -146,6 +148,7 @@ impl Run {
             esp: esp.to_owned(),
             tcp: Tcp::default(),
             udp: Vec::new(),
+            ingress: None,
             rtt: Rtt::default(),
             cpu: None,
             ticks_per_byte: None,
@@ -216,29 +219,43 @@ impl Memory {
     }
 }
 
+/// The row of what gateway B takes in by itself.
+pub(super) const INGRESS: &str = "ingress 1300 B";
+
 /// The rows of the table; [`cells`] and [`Ratios::in_order`] follow them.
 fn names() -> Vec<String> {
     let udp = MIXES.map(|mix| format!("UDP {}", mix.name));
     let tcp = ["TCP, one stream", "TCP, four streams"].map(str::to_owned);
     let costs = ["round trip", "CPU per gigabit", "memory"].map(str::to_owned);
-    tcp.into_iter().chain(udp).chain(costs).collect()
+    let ingress = [INGRESS.to_owned()];
+    tcp.into_iter()
+        .chain(udp)
+        .chain(ingress)
+        .chain(costs)
+        .collect()
 }
 
 /// What a run says in each row.
 fn cells(run: &Run) -> Vec<Option<String>> {
     let tcp = [run.tcp.one_stream_mbit, run.tcp.four_streams_mbit];
-    let udp = MIXES.map(|mix| {
-        let udp = run.udp.iter().find(|udp| udp.name == mix.name)?;
-        let bound = if udp.sender_limited { "≥ " } else { "" };
-        udp.pps.map(|pps| format!("{bound}{:.1} kpps", pps / 1e3))
-    });
+    let udp = MIXES.map(|mix| kpps(run.udp.iter().find(|udp| udp.name == mix.name)?));
     let costs = [
         run.rtt.avg_ms.map(|ms| format!("{ms:.3} ms")),
         run.cpu.map(|cpu| format!("{:.3} s", cpu.total())),
         run.memory_mib.most().map(|mib| format!("{mib:.1} MiB")),
     ];
     let tcp = tcp.map(|mbit| mbit.map(rate));
-    tcp.into_iter().chain(udp).chain(costs).collect()
+    let ingress = [run.ingress.as_ref().and_then(kpps)];
+    tcp.into_iter()
+        .chain(udp)
+        .chain(ingress)
+        .chain(costs)
+        .collect()
+}
+
+fn kpps(udp: &Udp) -> Option<String> {
+    let bound = if udp.sender_limited { "≥ " } else { "" };
+    udp.pps.map(|pps| format!("{bound}{:.1} kpps", pps / 1e3))
 }
 
 impl fmt::Display for Report {
@@ -258,6 +275,10 @@ impl fmt::Display for Report {
             f,
             "UDP: the highest rate at which less than 0.5 % is lost; {}; sizes of the payload.",
             imix()
+        )?;
+        writeln!(
+            f,
+            "Ingress: likewise, ESP in UDP with checksum zero, as kernels and clouds send it, from a peer in the place of gateway A."
         )?;
         writeln!(
             f,
@@ -320,6 +341,7 @@ pub(super) fn rate(mbit: f64) -> String {
 
 #[cfg(test)]
 pub(super) mod testing {
+    use super::super::blast::FULL;
     use super::*;
 
     /// A run with round figures, `times` as fast as the slowest.
@@ -350,6 +372,7 @@ pub(super) mod testing {
                 four_streams_mbit: Some(250.0 * times),
             },
             udp: MIXES.map(udp).to_vec(),
+            ingress: Some(udp(FULL)),
             rtt: Rtt::of(2, vec![Duration::from_micros(400); 2]),
             cpu: Some(Cpu {
                 a_s_per_gbit: 4.0 / times,
@@ -390,6 +413,7 @@ mod tests {
             &["TCP, one stream", "2.00 Gbit/s", "200 Mbit/s", "10.00"],
             &["UDP 1300 B", "100.0 kpps", "10.0 kpps", "10.00"],
             &["UDP IMIX", "kpps"],
+            &["ingress 1300 B", "100.0 kpps", "10.0 kpps", "10.00"],
             &["CPU per gigabit", "0.600 s", "6.000 s", "0.10"],
             &["memory", "16.0 MiB", "1.00"],
         ] {

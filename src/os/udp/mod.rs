@@ -8,6 +8,8 @@ mod group;
 mod name;
 mod segmentation;
 mod trial;
+#[cfg(test)]
+mod unsummed;
 pub(super) mod vector;
 
 pub use group::bind_group;

@@ -17,6 +17,7 @@ mod disorder;
 mod every_size;
 mod jumbo;
 mod loss;
+mod unsummed;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -1,0 +1,54 @@
+//! ESP in UDP whose checksum is zero, as kernels and clouds send it (RFC 3948 §2.1), is opened and carried like any other.
+//!
+//! ```text
+//!   gateway A ── checksum ──▶ WAN ── zero ──▶ gateway B        and the same back: the router takes it out
+//! ```
+
+use groundlink::lab::options::{Peer, Side};
+
+use super::super::lab::filter;
+use super::barrage::Barrage;
+use super::*;
+
+#[test]
+#[ignore = "needs root and nft: tests/run runs it"]
+fn packets_whose_udp_checksum_is_zero_are_carried() {
+    for (esp, offload) in SUITES.into_iter().zip(["auto", "off"]) {
+        let case = Case {
+            esp,
+            offload,
+            ..Case::of(Peer::Groundlink)
+        };
+        let mut lab = case.up();
+        filter(
+            &lab,
+            "table ip unsummed { chain forward { type filter hook forward priority filter; \
+             udp dport 4500 @th,64,32 != 0 udp checksum set 0; }; }",
+        );
+        for side in [Side::A, Side::B] {
+            let gateway = lab.world().gateway(side);
+            // Each packet of a train by itself, as on a wire.
+            on(gateway, "ip", &["link", "set", "wan0", "gso_max_segs", "1"]);
+            on(
+                gateway,
+                "nft",
+                &[
+                    "table ip unsummed { chain input { type filter hook input priority filter; \
+                  udp dport 4500 udp checksum 0 counter; }; }",
+                ],
+            );
+        }
+        let sizes = (0..2000).map(|number| 8 + number * 7 % 1300);
+        let flown = Barrage::of_sizes(sizes).both_ways(&lab);
+        well(&mut lab, flown);
+        let carried = bulk::both_ways(&lab, case.bulk() / 4);
+        well(&mut lab, carried);
+        for side in [Side::A, Side::B] {
+            let gateway = lab.world().gateway(side);
+            let unsummed = counted(&on(gateway, "nft", &["list", "table", "ip", "unsummed"]));
+            assert!(unsummed >= 2000, "{case:?}, {side}: {unsummed}");
+        }
+        refused_exactly(&mut lab, &nothing);
+        offload_is_still(&mut lab, case.offload);
+    }
+}
