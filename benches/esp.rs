@@ -9,10 +9,13 @@ use std::time::Duration;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
 };
-use etherparse::PacketBuilder;
-use groundlink::crypto::{EspProposal, EspSuite, SaKeys, Secret};
-use groundlink::esp::{Arrival, Inbound, Laid, Outbound};
-use groundlink::net::{Packet, Policy, Prefix};
+use groundlink::crypto::EspSuite;
+use groundlink::esp::{Arrival, Laid, Outbound};
+use groundlink::net::Packet;
+
+mod common;
+
+use common::{pair, suite, udp};
 
 /// The guide's suite, its successor, one whose HMAC has no lanes, and the AEADs.
 static SUITES: &[&str] = &[
@@ -69,7 +72,7 @@ impl Batch {
         let len = outbound.sealed_len(size);
         Batch {
             outbound,
-            inner: inner(size),
+            inner: udp(size),
             fill,
             len,
             laid: Vec::with_capacity(Outbound::GROUP),
@@ -126,45 +129,4 @@ fn open(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut B
             BatchSize::SmallInput,
         );
     });
-}
-
-/// What seals and what opens it.
-fn pair(suite: EspSuite) -> (Outbound, Inbound) {
-    let any = || {
-        let prefix: Prefix = "0.0.0.0/0".parse().expect("a prefix");
-        vec![prefix.into()]
-    };
-    let policy = Policy {
-        local: any(),
-        remote: any(),
-    };
-    let key = |length: usize| Secret::new((0..length).map(|at| at as u8 ^ 0x5a).collect());
-    let keys = SaKeys {
-        encryption: key(suite.protection.encryption_key_len()),
-        integrity: key(suite.protection.integrity_key_len()),
-    };
-    (
-        Outbound::new(0xc0de_0001, suite, &keys, [0x55; 16], policy.clone())
-            .expect("keys that fit"),
-        Inbound::new(0xc0de_0001, suite, &keys, policy, 4096).expect("keys that fit"),
-    )
-}
-
-fn suite(words: &str) -> EspSuite {
-    EspProposal::parse(words)
-        .expect("known words")
-        .0
-        .first()
-        .expect("one suite")
-}
-
-/// A UDP packet of `size` octets.
-fn inner(size: usize) -> Vec<u8> {
-    const HEADERS: usize = 20 + 8;
-    let mut packet = Vec::new();
-    PacketBuilder::ipv4([10, 2, 0, 5], [10, 1, 0, 7], 64)
-        .udp(1000, 2000)
-        .write(&mut packet, &vec![0x5a; size - HEADERS])
-        .expect("it fits");
-    packet
 }

@@ -44,6 +44,7 @@ mod tables;
 mod testing;
 #[cfg(test)]
 mod trains;
+pub mod twins;
 mod watch;
 mod worker;
 

@@ -62,14 +62,15 @@ impl Ready {
     /// The most descriptors one wait reports; the others show on the next.
     pub const MOST: usize = 16;
 
-    /// These descriptors, and no wake-up: what a test says instead of the kernel.
-    #[cfg(test)]
+    /// These descriptors, and no wake-up: what is said instead of the kernel where there is none.
     pub(crate) fn of(found: &[u32]) -> Ready {
         let mut tokens = [0; Ready::MOST];
-        tokens[..found.len()].copy_from_slice(found);
+        for (place, token) in tokens.iter_mut().zip(found) {
+            *place = *token;
+        }
         Ready {
             tokens,
-            len: found.len(),
+            len: found.len().min(Ready::MOST),
             woken: false,
         }
     }

@@ -59,9 +59,11 @@ impl MemoryDevice {
         if state.to_read.len() >= self.capacity {
             return false;
         }
+        if state.to_read.is_empty() {
+            self.readable.set();
+        }
         let buffer = state.buffer_with(packet);
         state.to_read.push_back((vnet, buffer));
-        self.readable.set();
         true
     }
 

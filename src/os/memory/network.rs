@@ -7,13 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use super::super::poll::Signal;
-use super::super::{RecvBatch, SendBatch, Socket, SocketOffload};
+use super::super::{Message, Receiving, RecvBatch, SendBatch, Socket, SocketOffload};
 use super::lock;
 
 /// A network of [`MemorySocket`]s: what one sends to another's address arrives there, at once and in order; what is sent to
 /// nobody's is lost. Clones are the same network.
-#[derive(Clone, Default)]
-pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>);
+#[derive(Clone)]
+pub struct MemoryNetwork {
+    inboxes: Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>,
+    receiving: Receiving,
+}
 
 struct Inbox {
     queue: Mutex<Arrivals>,
@@ -49,6 +52,9 @@ impl Inbox {
         if queue.datagrams.len() >= self.capacity {
             return false;
         }
+        if queue.datagrams.is_empty() {
+            self.readable.set();
+        }
         let mut buffer = queue.spare.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(bytes);
@@ -59,15 +65,22 @@ impl Inbox {
             segment,
             bytes: buffer,
         });
-        self.readable.set();
         true
     }
 }
 
 impl MemoryNetwork {
-    /// A network with nobody in it.
+    /// A network with nobody in it, where every datagram arrives by itself.
     pub fn new() -> MemoryNetwork {
-        MemoryNetwork::default()
+        MemoryNetwork::of(Receiving::Single)
+    }
+
+    /// The same, where trains arrive as they were sent if they may.
+    pub fn of(receiving: Receiving) -> MemoryNetwork {
+        MemoryNetwork {
+            inboxes: Arc::default(),
+            receiving,
+        }
     }
 
     /// A socket at `address` that holds `capacity` datagrams until they are received. It replaces one bound there before.
@@ -80,13 +93,19 @@ impl MemoryNetwork {
             readable: Signal::new()?,
             capacity,
         });
-        lock(&self.0).insert(address, Arc::clone(&inbox));
+        lock(&self.inboxes).insert(address, Arc::clone(&inbox));
         Ok(MemorySocket {
             network: self.clone(),
             address,
             inbox,
             errors: Mutex::default(),
         })
+    }
+}
+
+impl Default for MemoryNetwork {
+    fn default() -> MemoryNetwork {
+        MemoryNetwork::new()
     }
 }
 
@@ -137,7 +156,7 @@ impl MemorySocket {
     /// # Errors
     /// As [`Socket::send`].
     pub fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        self.send_one(remote, self.address.ip(), 0, bytes)
+        self.send_one(remote, self.address.ip(), 0, 0, bytes)
     }
 
     /// The next receive fails so; asked for several times, the errors queue up.
@@ -156,6 +175,7 @@ impl MemorySocket {
         remote: SocketAddr,
         local: IpAddr,
         class: u8,
+        segment: usize,
         bytes: &[u8],
     ) -> io::Result<()> {
         if let Some(kind) = lock(&self.errors).pop_front() {
@@ -166,14 +186,14 @@ impl MemorySocket {
         } else {
             local
         };
-        let inbox = lock(&self.network.0).get(&remote).cloned();
+        let inbox = lock(&self.network.inboxes).get(&remote).cloned();
         if let Some(inbox) = inbox {
             // A full inbox loses the datagram, as the receiving kernel would.
             inbox.deliver(
                 SocketAddr::new(source, self.address.port()),
                 remote.ip(),
                 class,
-                0,
+                segment,
                 bytes,
             );
         }
@@ -218,13 +238,26 @@ impl Socket for MemorySocket {
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
-        let packets = batch
-            .messages()
-            .flat_map(|m| m.packets().map(move |p| (m, p)));
+        let receiving = self.network.receiving;
+        let pieces = batch.messages().flat_map(|message| {
+            let (train, singles) = match receiving {
+                Receiving::Joined => (Some(message.bytes), None),
+                Receiving::Single => (None, Some(message.packets())),
+            };
+            let pieces = train.into_iter().chain(singles.into_iter().flatten());
+            pieces.map(move |piece| (message, piece))
+        });
         let mut sent = 0;
-        for (message, packet) in packets {
-            match self.send_one(message.remote, message.local, message.class, packet) {
-                Ok(()) => sent += 1,
+        for (message, piece) in pieces {
+            let Message {
+                remote,
+                local,
+                class,
+                segment,
+                ..
+            } = message;
+            match self.send_one(remote, local, class, segment, piece) {
+                Ok(()) => sent += piece.len().div_ceil(segment.max(1)).max(1),
                 Err(error) if sent == 0 => return Err(error),
                 Err(error) => {
                     lock(&self.errors).push_front(error.kind());
@@ -283,6 +316,34 @@ mod tests {
             io::ErrorKind::WouldBlock
         );
         assert!(!readable(b.as_fd()));
+    }
+
+    #[test]
+    fn a_network_that_joins_keeps_trains_together() {
+        for (receiving, pieces) in [
+            (Receiving::Joined, vec![100]),
+            (Receiving::Single, vec![40, 40, 20]),
+        ] {
+            let network = MemoryNetwork::of(receiving);
+            let (a, b) = (
+                network.bind(address(1), 8).unwrap(),
+                network.bind(address(2), 8).unwrap(),
+            );
+            let mut out = SendBatch::new();
+            for len in [40, 40, 20] {
+                let slot = out.reserve(address(2), address(1).ip(), 0, len).unwrap();
+                slot.commit(len);
+            }
+            assert_eq!(a.send(&out).unwrap(), 3);
+            let mut received = RecvBatch::new();
+            b.recv(&mut received).unwrap();
+            let arrived: Vec<usize> = received.iter_mut().map(|piece| piece.bytes.len()).collect();
+            assert_eq!(arrived, pieces);
+            let segments = received
+                .iter_mut()
+                .map(|mut piece| piece.segments().count());
+            assert_eq!(segments.sum::<usize>(), 3);
+        }
     }
 
     #[test]

@@ -1,0 +1,249 @@
+//! Instructions where time will not hold still: how many the CPU executes for a packet, the same number in every run.
+//!
+//! ```text
+//!   this program ─┬─ valgrind --tool=callgrind this program CASE 10 ──▶ instructions: start + 10 rounds
+//!                 └─ valgrind --tool=callgrind this program CASE 30 ──▶ instructions: start + 30 rounds      the difference: 20 rounds
+//! ```
+//!
+//! `cargo bench --bench instructions` counts, with valgrind installed; `cargo bench --bench instructions -- seal` only cases whose name
+//! fits; `cargo test --benches` runs every case once without valgrind. valgrind's CPU has AES-NI and AVX2 but neither SHA-NI nor
+//! VAES: what is counted of AES-CBC with HMAC are the kernels for those, which the first line names.
+
+use std::env;
+use std::hint::black_box;
+use std::process::{Command, ExitCode};
+
+use groundlink::crypto::lanes::Kernel;
+use groundlink::datapath::twins::{MTU, Twins};
+use groundlink::esp::{Arrival, Laid, Outbound};
+use groundlink::net::segment::{Coalescer, Offload, UdpRuns, segments};
+use groundlink::net::{Packet, Time};
+use groundlink::os::Receiving;
+
+mod common;
+
+/// The guide's suite, its successor, and the AEADs.
+static SUITES: &[&str] = &[
+    "aes128-sha1",
+    "aes256-sha256",
+    "aes128gcm16",
+    "chacha20poly1305",
+];
+
+/// Packets in a batch, and segments in a super-packet.
+const BATCH: usize = 45;
+
+/// Octets of a packet.
+const SIZE: usize = MTU as usize;
+
+/// Something to count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A batch of packets, sealed.
+    Seal,
+    /// The same, sealed and opened.
+    SealAndOpen,
+    /// A super-packet, cut into segments.
+    Split,
+    /// The segments, joined again.
+    Join,
+    /// A super-packet from device to device, through both gateways.
+    Carry,
+}
+
+impl What {
+    const ALL: [(What, &'static str); 5] = [
+        (What::Seal, "seal"),
+        (What::SealAndOpen, "seal-and-open"),
+        (What::Split, "split"),
+        (What::Join, "join"),
+        (What::Carry, "carry"),
+    ];
+
+    fn needs_suite(self) -> bool {
+        match self {
+            What::Seal | What::SealAndOpen | What::Carry => true,
+            What::Split | What::Join => false,
+        }
+    }
+
+    /// Does it so many times over.
+    fn run(self, words: &str, rounds: u32) {
+        match self {
+            What::Seal => seal(words, rounds, &mut |_| ()),
+            What::SealAndOpen => {
+                let inbound = common::pair(common::suite(words)).1;
+                seal(words, rounds, &mut |room| {
+                    let mut packets = room.chunks_mut(room.len() / BATCH);
+                    let mut arrivals: [Arrival<'_>; BATCH] =
+                        std::array::from_fn(|_| Arrival::new(packets.next().unwrap_or_default()));
+                    inbound.lock().open_all(&mut arrivals);
+                    assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));
+                });
+            }
+            What::Split => split(rounds),
+            What::Join => join(rounds),
+            What::Carry => carry(words, rounds),
+        }
+    }
+}
+
+/// Cases by name: what, and with which suite.
+fn cases() -> impl Iterator<Item = (String, What, &'static str)> {
+    What::ALL.into_iter().flat_map(|(what, name)| {
+        let suites = if what.needs_suite() { SUITES } else { &[""] };
+        suites.iter().map(move |words| {
+            let name = if words.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{name}/{words}")
+            };
+            (name, what, *words)
+        })
+    })
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    if let [name, rounds] = &words[..]
+        && let Ok(rounds) = rounds.parse()
+    {
+        // Under valgrind.
+        if let Some((_, what, suite)) = cases().find(|(case, ..)| case == name) {
+            what.run(suite, rounds);
+        } else {
+            eprintln!("{}", Kernel::best());
+        }
+        return ExitCode::SUCCESS;
+    }
+    if !words.iter().any(|word| word == "--bench") {
+        cases().for_each(|(_, what, suite)| what.run(suite, 1));
+        return ExitCode::SUCCESS;
+    }
+    let wanted = words.iter().find(|word| !word.starts_with('-'));
+    let wanted = |name: &str| wanted.is_none_or(|word| name.contains(word.as_str()));
+    match report(wanted) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Rounds of the shorter and of the longer run.
+const ROUNDS: [u32; 2] = [10, 30];
+
+fn report(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
+    let (kernel, _) = under_valgrind("kernel", 0)?;
+    println!("AES-CBC and HMAC: {}", kernel.trim());
+    println!("{BATCH} packets of {SIZE} bytes a round\n");
+    println!("{:<32}{:>16}{:>14}", "", "a packet", "a byte");
+    for (name, ..) in cases().filter(|(name, ..)| wanted(name)) {
+        let [few, many] = ROUNDS.map(|rounds| under_valgrind(&name, rounds));
+        let rounds = f64::from(ROUNDS[1] - ROUNDS[0]);
+        let packets = rounds * BATCH as f64;
+        let instructions = (many?.1 - few?.1) as f64;
+        println!(
+            "{name:<32}{:>16.1}{:>14.3}",
+            instructions / packets,
+            instructions / packets / SIZE as f64
+        );
+    }
+    Ok(())
+}
+
+/// What a case says, and how many instructions it takes.
+fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
+    let program = env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(program)
+        .args([case, &rounds.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind: {error} (apt install valgrind)"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let own = said.lines().filter(|line| !line.starts_with("=="));
+    let own: String = own.collect();
+    let collected = said
+        .lines()
+        .find_map(|line| line.split_once("Collected : "))
+        .and_then(|(_, count)| count.trim().parse().ok());
+    match collected {
+        Some(count) if output.status.success() => Ok((own, count)),
+        Some(_) | None => Err(format!("{case}: {said}")),
+    }
+}
+
+/// Batches laid out until the lanes are full, then sealed, as the datapath does it.
+fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
+    let outbound = common::pair(common::suite(words)).0;
+    let inner = common::udp(SIZE);
+    let len = outbound.sealed_len(SIZE);
+    let mut room = vec![0; len * BATCH];
+    let mut laid: Vec<Laid> = Vec::with_capacity(Outbound::GROUP);
+    for _ in 0..rounds {
+        let packet = Packet::parse(black_box(&inner)).expect("a packet");
+        for room in room.chunks_mut(len * Outbound::GROUP) {
+            laid.clear();
+            for place in room.chunks_mut(len) {
+                let write = |inner: &mut [u8]| {
+                    inner.copy_from_slice(packet.bytes());
+                    true
+                };
+                let one = outbound.lay_out(&packet, packet.len(), place, write);
+                laid.push(one.expect("room enough"));
+            }
+            outbound.seal_all(&laid, room).expect("they fill the room");
+        }
+        then(black_box(&mut room));
+    }
+}
+
+/// Octets of payload in a segment.
+const SEGMENT: u16 = MTU - 40;
+
+fn split(rounds: u32) {
+    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    let packet = Packet::parse(&bytes).expect("a packet");
+    let mut room = vec![0; BATCH * SIZE];
+    for _ in 0..rounds {
+        let pieces = segments(black_box(&packet), &train).expect("a super-packet");
+        for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
+            assert!(piece.write(&mut place[..piece.len()]));
+        }
+        black_box(&mut room);
+    }
+}
+
+fn join(rounds: u32) {
+    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    let packet = Packet::parse(&bytes).expect("a packet");
+    let mut room = vec![0; BATCH * SIZE];
+    let pieces = segments(&packet, &train).expect("a super-packet");
+    for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
+        assert!(piece.write(place));
+    }
+    let mut coalescer = Coalescer::new();
+    for _ in 0..rounds {
+        let mut count = 0;
+        for piece in black_box(&room).chunks(SIZE) {
+            let packet = Packet::parse(piece).expect("a packet");
+            coalescer.push(&packet, UdpRuns::Joined, &mut |_| count += 1);
+        }
+        coalescer.flush(&mut |_| count += 1);
+        assert_eq!(count, 1);
+    }
+}
+
+fn carry(words: &str, rounds: u32) {
+    let (outbound, inbound) = common::pair(common::suite(words));
+    let mut twins = Twins::under(outbound, inbound, Receiving::Joined).expect("descriptors");
+    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    for _ in 0..rounds {
+        assert!(twins.inject(Offload::Train(train).into(), &bytes));
+        twins.carry(Time::from_secs(1000));
+        assert_eq!(twins.delivered(|_, _| ()), 1);
+    }
+    assert_eq!(twins.refused(), 0);
+}
