@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::blast::{FULL, MIXES, TOLERATED};
 use super::pair::System;
 use super::plot::{Bar, Curve, bars, curves, escape};
-use super::report::{Report, Run, Udp, imix, rate};
+use super::report::{Report, Run, Udp, cells, imix, names, rate};
 
 impl Report {
     /// The page.
@@ -69,7 +69,9 @@ impl Report {
                 .most()
                 .map(|mib| (mib, format!("{mib:.1} MiB")))
         });
-        page += "<h2>Loss</h2>\n<p>Every trial of the rate search: what was sent a second, and how much of it was lost.</p>\n";
+        page += &self.stages();
+        page += "<h2>Loss</h2>\n<p>Every trial of the rate searches: from left to right the packets sent a second (k: thousands), upwards \
+                 the part of them that was lost. Red is what counts as carried.</p>\n";
         for mix in MIXES {
             page += &self.loss(&format!("UDP {}", mix.name), |run| {
                 run.udp.iter().find(|udp| udp.name == mix.name)
@@ -78,6 +80,7 @@ impl Report {
         page += &self.loss(&format!("Ingress {}", FULL.name), |run| {
             run.ingress.as_ref()
         });
+        page += &self.figures();
         page += &self.table();
         page + FOOT
     }
@@ -116,6 +119,53 @@ impl Report {
         };
         let all: Vec<Curve> = self.runs.iter().filter_map(curve).collect();
         curves(title, &all, TOLERATED)
+    }
+
+    /// Where the cycles go, for whoever counts them.
+    fn stages(&self) -> String {
+        let counted: Vec<_> = self
+            .runs
+            .iter()
+            .filter_map(|run| Some((run, run.ticks_per_byte?.in_order())))
+            .collect();
+        let Some((_, stages)) = counted.first() else {
+            return String::new();
+        };
+        let mut table = String::from(
+            "<h2>Stages</h2>\n<p>Cycles of the time stamp counter for each byte of one TCP stream: from read to send at gateway A, from \
+             receive to write at gateway B.</p>\n<table><tr><th>ESP</th>",
+        );
+        for (name, _) in stages {
+            let _ = write!(table, "<th>{name}</th>");
+        }
+        table += "</tr>\n";
+        for (run, stages) in counted {
+            let _ = write!(table, "<tr><td>{}</td>", escape(&run.esp));
+            for (_, ticks) in stages {
+                let _ = write!(table, "<td>{ticks:.2}</td>");
+            }
+            table += "</tr>\n";
+        }
+        table + "</table>\n"
+    }
+
+    /// Every figure as text.
+    fn figures(&self) -> String {
+        let mut table = String::from("<h2>Figures</h2>\n<table><tr><th></th>");
+        for run in &self.runs {
+            let _ = write!(table, "<th>{}</th>", escape(&label(run)));
+        }
+        table += "</tr>\n";
+        let columns: Vec<_> = self.runs.iter().map(cells).collect();
+        for (at, name) in names().iter().enumerate() {
+            let _ = write!(table, "<tr><td>{}</td>", escape(name));
+            for column in &columns {
+                let cell = column.get(at).cloned().flatten();
+                let _ = write!(table, "<td>{}</td>", cell.as_deref().unwrap_or("-"));
+            }
+            table += "</tr>\n";
+        }
+        table + "</table>\n"
     }
 
     /// The ratios, if there is something to compare with.
@@ -171,7 +221,7 @@ svg text{font:12px system-ui,sans-serif;fill:var(--ink);dominant-baseline:middle
 .c0{fill:var(--c0)}.c1{fill:var(--c1)}.s0,.s1{fill:none;stroke-width:1.8}.s0{stroke:var(--c0)}.s1{stroke:var(--c1)}
 .d1{stroke-dasharray:6 3}.d2{stroke-dasharray:2 3}.d3{stroke-dasharray:9 3 2 3}
 .grid{stroke:var(--grid)}.limit{stroke:var(--limit);stroke-dasharray:4 3}.box{fill:none;stroke:var(--soft)}.wire{stroke:var(--soft)}
-.tunnel{stroke:var(--c0);stroke-width:4}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+.tunnel{stroke:var(--c0);stroke-width:4}table{display:block;overflow-x:auto;border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--grid)}td:first-child,th:first-child{text-align:left}
 .problem{color:var(--limit)}footer{color:var(--soft);margin-top:2.5rem}";
 
@@ -209,6 +259,9 @@ mod tests {
             "0.400 ms",
             "16.0 MiB",
             "<td>10.00</td>",
+            "<td>2.00 Gbit/s</td>",
+            "<th>seal</th>",
+            "<td>1.50</td>",
         ] {
             assert!(page.contains(part), "{part}");
         }

@@ -39,10 +39,10 @@ pub(super) fn escape(text: &str) -> String {
 const WIDTH: f64 = 640.0;
 
 /// Left edge of the bars: labels stand before it.
-const LABELS: f64 = 210.0;
+const LABELS: f64 = 225.0;
 
 /// Room behind the longest bar for what is written there.
-const BEHIND: f64 = 110.0;
+const BEHIND: f64 = 135.0;
 
 const ROW: f64 = 26.0;
 
@@ -86,7 +86,7 @@ pub(super) fn curves(title: &str, curves: &[Curve], tolerated: f64) -> String {
             .map(|(rate, _)| *rate)
     };
     let least = rates().fold(f64::INFINITY, f64::min).max(1.0);
-    let most = rates().fold(least * 1.01, f64::max);
+    let [least, most] = span(least, rates().fold(least, f64::max));
     let [left, right, top, bottom] = FRAME;
     let x =
         |rate: f64| left + (right - left) * (rate.max(least) / least).ln() / (most / least).ln();
@@ -148,6 +148,14 @@ pub(super) fn curves(title: &str, curves: &[Curve], tolerated: f64) -> String {
     svg + "</svg></figure>\n"
 }
 
+/// From the least to the most, and a bit around it where there would be no room for a tick.
+fn span(least: f64, most: f64) -> [f64; 2] {
+    // From 2 to 5 is the longest way between two.
+    const ROOM: f64 = 2.5;
+    let around = (ROOM / (most / least)).max(1.0).sqrt();
+    [least / around, most * around]
+}
+
 /// 1, 2 and 5 of every power of ten between the ends, or every power alone where they are many.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
     let steps: &[f64] = if most / least > 300.0 {
@@ -200,7 +208,7 @@ mod tests {
             &[bar("a", Some(4.0)), bar("b", Some(1.0)), bar("c", None)],
         );
         let widths = values(&svg, "<rect", " width=");
-        assert_eq!(widths, [320.0, 80.0, 0.0]);
+        assert_eq!(widths, [280.0, 70.0, 0.0]);
         assert!(bars("nothing", &[bar("a", None)]).contains("width=\"0.0\""));
     }
 
@@ -233,7 +241,9 @@ mod tests {
             colour: 0,
             dash: 0,
         };
-        for svg in [curves("", &[], 0.005), curves("", &[one], 0.005)] {
+        let alone = curves("", &[one], 0.005);
+        assert!(alone.contains("10 k/s"), "a rate that can be read: {alone}");
+        for svg in [curves("", &[], 0.005), alone] {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
     }

@@ -223,7 +223,7 @@ impl Memory {
 pub(super) const INGRESS: &str = "ingress 1300 B";
 
 /// The rows of the table; [`cells`] and [`Ratios::in_order`] follow them.
-fn names() -> Vec<String> {
+pub(super) fn names() -> Vec<String> {
     let udp = MIXES.map(|mix| format!("UDP {}", mix.name));
     let tcp = ["TCP, one stream", "TCP, four streams"].map(str::to_owned);
     let costs = ["round trip", "CPU per gigabit", "memory"].map(str::to_owned);
@@ -236,7 +236,7 @@ fn names() -> Vec<String> {
 }
 
 /// What a run says in each row.
-fn cells(run: &Run) -> Vec<Option<String>> {
+pub(super) fn cells(run: &Run) -> Vec<Option<String>> {
     let tcp = [run.tcp.one_stream_mbit, run.tcp.four_streams_mbit];
     let udp = MIXES.map(|mix| kpps(run.udp.iter().find(|udp| udp.name == mix.name)?));
     let costs = [
@@ -373,6 +373,16 @@ pub(super) mod testing {
             },
             udp: MIXES.map(udp).to_vec(),
             ingress: Some(udp(FULL)),
+            ticks_per_byte: (system == System::Groundlink).then_some(Stages {
+                read: 0.25,
+                split: 0.5,
+                seal: 1.5,
+                send: 0.75,
+                receive: 0.25,
+                open: 1.75,
+                join: 0.5,
+                write: 1.0,
+            }),
             rtt: Rtt::of(2, vec![Duration::from_micros(400); 2]),
             cpu: Some(Cpu {
                 a_s_per_gbit: 4.0 / times,

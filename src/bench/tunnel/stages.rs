@@ -53,30 +53,44 @@ impl Stages {
     }
 }
 
-impl fmt::Display for Stages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Stages {
+    /// As a byte passes them, those of A first.
+    pub(super) fn in_order(&self) -> [(&'static str, f64); 8] {
         let Stages {
             read,
             split,
             seal,
             send,
-            ..
-        } = self;
-        write!(
-            f,
-            "A read {read:.2} · split {split:.2} · seal {seal:.2} · send {send:.2}    "
-        )?;
-        let Stages {
             receive,
             open,
             join,
             write,
-            ..
-        } = self;
-        write!(
-            f,
-            "B receive {receive:.2} · open {open:.2} · join {join:.2} · write {write:.2}"
-        )
+        } = *self;
+        [
+            ("read", read),
+            ("split", split),
+            ("seal", seal),
+            ("send", send),
+            ("receive", receive),
+            ("open", open),
+            ("join", join),
+            ("write", write),
+        ]
+    }
+}
+
+impl fmt::Display for Stages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.in_order();
+        let (a, b) = all.split_at(4);
+        let side = |stages: &[(&str, f64)]| {
+            let stages = stages.iter();
+            let said: Vec<String> = stages
+                .map(|(name, ticks)| format!("{name} {ticks:.2}"))
+                .collect();
+            said.join(" · ")
+        };
+        write!(f, "A {}    B {}", side(a), side(b))
     }
 }
 
