@@ -10,7 +10,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
 };
 use groundlink::crypto::EspSuite;
-use groundlink::esp::{Arrival, Laid, Outbound};
+use groundlink::esp::{Arrival, Laid, Outbound, Sealing};
 use groundlink::net::Packet;
 
 mod common;
@@ -69,13 +69,13 @@ struct Batch {
 impl Batch {
     fn new(suite: EspSuite, fill: usize, size: usize) -> Batch {
         let (outbound, _) = pair(suite);
-        let len = outbound.sealed_len(size);
+        let len = outbound.roomy_len(size, usize::MAX);
         Batch {
             outbound,
             inner: udp(size),
             fill,
             len,
-            laid: Vec::with_capacity(Outbound::GROUP),
+            laid: Vec::with_capacity(Sealing::GROUP),
         }
     }
 
@@ -86,17 +86,18 @@ impl Batch {
     /// As the datapath does it: laid out until the lanes are full, then sealed.
     fn seal(&mut self, room: &mut [u8]) {
         let packet = Packet::parse(black_box(&self.inner)).expect("a packet");
-        for room in room.chunks_mut(self.len * Outbound::GROUP) {
+        let mut sealing = self.outbound.lock();
+        for room in room.chunks_mut(self.len * Sealing::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 };
-                let laid = self.outbound.lay_out(&packet, packet.len(), place, write);
+                let laid = sealing.lay_out(&packet, packet.len(), place, write);
                 self.laid.push(laid.expect("room enough"));
             }
-            let sealed = self.outbound.seal_all(&self.laid, room);
+            let sealed = sealing.seal_all(&self.laid, room);
             sealed.expect("they fill the room");
         }
     }

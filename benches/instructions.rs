@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 
 use groundlink::crypto::lanes::Kernel;
 use groundlink::datapath::twins::{MTU, Twins};
-use groundlink::esp::{Arrival, Laid, Outbound};
+use groundlink::esp::{Arrival, Laid, Sealing};
 use groundlink::net::segment::{Coalescer, Offload, UdpRuns, segments};
 use groundlink::net::{Packet, Time};
 use groundlink::os::Receiving;
@@ -179,22 +179,23 @@ fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
 fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
     let outbound = common::pair(common::suite(words)).0;
     let inner = common::udp(SIZE);
-    let len = outbound.sealed_len(SIZE);
+    let len = outbound.roomy_len(SIZE, usize::MAX);
     let mut room = vec![0; len * BATCH];
-    let mut laid: Vec<Laid> = Vec::with_capacity(Outbound::GROUP);
+    let mut laid: Vec<Laid> = Vec::with_capacity(Sealing::GROUP);
     for _ in 0..rounds {
         let packet = Packet::parse(black_box(&inner)).expect("a packet");
-        for room in room.chunks_mut(len * Outbound::GROUP) {
+        let mut sealing = outbound.lock();
+        for room in room.chunks_mut(len * Sealing::GROUP) {
             laid.clear();
             for place in room.chunks_mut(len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 };
-                let one = outbound.lay_out(&packet, packet.len(), place, write);
+                let one = sealing.lay_out(&packet, packet.len(), place, write);
                 laid.push(one.expect("room enough"));
             }
-            outbound.seal_all(&laid, room).expect("they fill the room");
+            sealing.seal_all(&laid, room).expect("they fill the room");
         }
         then(black_box(&mut room));
     }

@@ -40,7 +40,7 @@ impl AeadKey {
     /// Writes the IV from `counter`, encrypts the text and writes the ICV.
     pub(super) fn seal(
         &self,
-        parts: Parts<'_>,
+        parts: &mut Parts<'_>,
         counter: u64,
         esn_high: Option<u32>,
     ) -> Result<(), Fault> {
@@ -62,7 +62,7 @@ impl AeadKey {
     }
 
     /// Checks the ICV and decrypts the text. On failure the text is overwritten: ring leaves nothing unverified behind.
-    pub(super) fn open(&self, parts: Parts<'_>, esn_high: Option<u32>) -> Result<(), Fault> {
+    pub(super) fn open(&self, parts: &mut Parts<'_>, esn_high: Option<u32>) -> Result<(), Fault> {
         let nonce = self.nonce(parts.iv);
         let tag = Tag::try_from(&*parts.icv).map_err(|_| Fault::Refused)?;
         let opened = match esn_high {
@@ -84,11 +84,9 @@ impl AeadKey {
 
     fn nonce(&self, iv: &[u8]) -> Nonce {
         let mut nonce = [0; NONCE_LEN];
-        let bytes = self.salt.iter().chain(iv);
-        nonce
-            .iter_mut()
-            .zip(bytes)
-            .for_each(|(to, from)| *to = *from);
+        let (salt, rest) = nonce.split_at_mut(SALT_LEN);
+        salt.copy_from_slice(&self.salt);
+        rest.copy_from_slice(iv);
         Nonce::assume_unique_for_key(nonce)
     }
 }

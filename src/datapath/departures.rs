@@ -15,7 +15,8 @@ use std::io;
 use super::counters::Counters;
 use super::stages::{Stage, Stopwatch};
 use super::tables::Path;
-use crate::esp::{Laid, Outbound};
+use crate::esp::lifetime;
+use crate::esp::{Laid, Sealing};
 use crate::net::{Packet, Refusal, traffic_class};
 use crate::os::SendBatch;
 
@@ -31,12 +32,38 @@ pub(super) struct Departures {
     pub(super) watch: Stopwatch,
 }
 
+/// The way out for one batch: the path there is now, with its SA held.
+pub(super) struct Exit<'t> {
+    pub(super) path: &'t Path,
+    sealing: Sealing<'t>,
+    counters: &'t Counters,
+    /// Octets of the longest ESP packet that the path takes whole.
+    longest: usize,
+}
+
+impl<'t> Exit<'t> {
+    /// Takes the SA; what becomes of the packets is counted in `counters`.
+    pub(super) fn new(path: &'t Path, counters: &'t Counters) -> Exit<'t> {
+        Exit {
+            path,
+            sealing: path.sa.lock(),
+            counters,
+            longest: path.sa.sealed_len(usize::from(path.mtu)),
+        }
+    }
+
+    /// Whether the SA should be replaced, or has ended.
+    pub(super) fn stage(&self) -> lifetime::Stage {
+        self.sealing.stage()
+    }
+}
+
 impl Departures {
     pub(super) fn new() -> Departures {
         Departures {
             batch: SendBatch::new(),
             inner: Vec::with_capacity(SendBatch::PACKETS),
-            laid: Vec::with_capacity(Outbound::GROUP),
+            laid: Vec::with_capacity(Sealing::GROUP),
             clear: 0,
             watch: Stopwatch::default(),
         }
@@ -59,44 +86,47 @@ impl Departures {
     /// A full batch is sent first.
     pub(super) fn lay(
         &mut self,
-        path: &Path,
+        exit: &mut Exit<'_>,
         like: &Packet<'_>,
         len: usize,
-        counters: &Counters,
         write: impl FnOnce(&mut [u8]) -> bool,
     ) -> Result<(), Refusal> {
+        let (path, longest) = (exit.path, exit.longest);
         let class = traffic_class::encapsulated(like.traffic_class(), path.dscp);
-        let sealed = path.sa.sealed_len(len);
-        let full = |batch: &mut SendBatch| {
+        let sealed = path.sa.roomy_len(len, longest);
+        if sealed > SendBatch::LARGEST {
+            return Err(Refusal::Overflow);
+        }
+        let reserve = |batch: &mut SendBatch| {
             let place = batch.reserve(path.remote, path.local, class, sealed);
-            place.is_none()
+            place.is_some()
         };
-        if full(&mut self.batch) {
-            self.send(path, counters);
+        if !reserve(&mut self.batch) {
+            self.send(exit);
         }
         let mut slot = self
             .batch
             .reserve(path.remote, path.local, class, sealed)
             .ok_or(Refusal::Overflow)?;
-        let laid = path.sa.lay_out(like, len, slot.bytes(), write)?;
+        let laid = exit.sealing.lay_out(like, len, slot.bytes(), write)?;
         slot.commit(sealed);
         self.inner.push(len);
         self.laid.push(laid);
         self.clear = self.clear.saturating_add(sealed);
-        if self.laid.len() >= Outbound::GROUP {
-            self.seal(path, counters);
+        if self.laid.len() >= Sealing::GROUP {
+            self.seal(exit);
         }
         Ok(())
     }
 
     /// Seals what is still in the clear. Should that fail, nothing of the batch leaves.
-    fn seal(&mut self, path: &Path, counters: &Counters) {
+    fn seal(&mut self, exit: &Exit<'_>) {
         if self.laid.is_empty() {
             return;
         }
         self.watch.lap(Stage::Split);
         let clear = self.batch.last_mut(self.clear).unwrap_or_default();
-        let sealed = path.sa.seal_all(&self.laid, clear);
+        let sealed = exit.sealing.seal_all(&self.laid, clear);
         self.watch.lap(Stage::Seal);
         match sealed {
             Ok(()) => {
@@ -104,19 +134,21 @@ impl Departures {
                 self.clear = 0;
             }
             Err(refusal) => {
-                counters.refused.add(refusal, self.batch.len() as u64);
+                let refused = &exit.counters.refused;
+                refused.add(refusal, self.batch.len() as u64);
                 self.clear();
             }
         }
     }
 
     /// Empties the batch into the socket. What does not fit its buffer is lost, as in any router; the next batch finds it drained.
-    pub(super) fn send(&mut self, path: &Path, counters: &Counters) {
-        self.seal(path, counters);
+    pub(super) fn send(&mut self, exit: &Exit<'_>) {
+        self.seal(exit);
+        let counters = exit.counters;
         self.watch.lap(Stage::Split);
         let mut before = 0_usize;
         while !self.batch.is_empty() {
-            match path.socket.send(&self.batch) {
+            match exit.path.socket.send(&self.batch) {
                 Ok(sent @ 1..) => {
                     let after = before.saturating_add(sent);
                     let lens = self.inner.get(before..after).unwrap_or_default();

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use super::answers::Answers;
 use super::classify::is_tunnel;
-use super::departures::Departures;
+use super::counters::Counters;
+use super::departures::{Departures, Exit};
 use super::hold::Hold;
 use super::notice::{Bell, Half, Notice, Standing};
 use super::stages::{Stage, Stages};
-use super::tables::{Clamp, Lane, Outlet, Path};
+use super::tables::{Clamp, Lane, Outlet};
 use super::watch::Wear;
 use crate::net::segment::{Offload, Segments, Train, segments};
 use crate::net::{Packet, Policy, Refusal, Time, fragment, mss};
@@ -105,11 +106,14 @@ impl Road {
             tools,
             stages,
         } = buffers;
+        // What a panic has left without.
+        tools.segment.resize(MAX_PACKET, 0);
+        let mut way = Way::through(&outlet, &lane.counters);
         let mut batch = Batch { road: self, tools };
         // One that ended in the middle is not gone on with.
         batch.tools.departures.clear();
         batch.tools.departures.watch.start();
-        batch.release(&outlet, now);
+        batch.release(&mut way, now);
         batch.tools.departures.watch.lap(Stage::Split);
 
         let reading = match lane.device.read(arrivals) {
@@ -127,11 +131,11 @@ impl Road {
         };
         batch.tools.departures.watch.lap(Stage::Read);
         for arrival in arrivals.iter_mut() {
-            let carried = batch.carry(&outlet, arrival.vnet, arrival.bytes, now);
+            let carried = batch.carry(&mut way, arrival.vnet, arrival.bytes, now);
             batch.road.count(carried);
         }
         arrivals.clear();
-        batch.finish(&outlet, now);
+        batch.finish(&way, now);
         batch.tools.departures.watch.lap(Stage::Split);
         batch.tools.departures.watch.settle(stages);
         reading
@@ -149,6 +153,23 @@ impl Road {
     }
 }
 
+/// What becomes of a batch's packets: the outlet there is now, with its SA held.
+enum Way<'t> {
+    Closed,
+    Waiting(&'t Policy),
+    Open(Exit<'t>),
+}
+
+impl<'t> Way<'t> {
+    fn through(outlet: &'t Outlet, counters: &'t Counters) -> Way<'t> {
+        match outlet {
+            Outlet::Closed => Way::Closed,
+            Outlet::Waiting(policy) => Way::Waiting(policy),
+            Outlet::Open(path) => Way::Open(Exit::new(path, counters)),
+        }
+    }
+}
+
 /// One batch of a tunnel, with what it takes to carry it.
 struct Batch<'a> {
     road: &'a mut Road,
@@ -159,7 +180,7 @@ impl Batch<'_> {
     /// Takes one packet from the device as far as the outgoing batch.
     fn carry(
         &mut self,
-        outlet: &Outlet,
+        way: &mut Way<'_>,
         vnet: VnetHeader,
         bytes: &mut [u8],
         now: Time,
@@ -175,8 +196,8 @@ impl Batch<'_> {
         };
 
         // 2. A connection that opens learns what fits, before it sends anything that does not.
-        if let (Outlet::Open(path), None) = (outlet, &train) {
-            let clamp = Clamp::to(path.mtu);
+        if let (Way::Open(exit), None) = (&*way, &train) {
+            let clamp = Clamp::to(exit.path.mtu);
             mss::clamp_mss(bytes, clamp.v4, clamp.v6);
         }
 
@@ -187,11 +208,12 @@ impl Batch<'_> {
         }
 
         // 4. The SA there is now.
-        let path = match outlet {
-            Outlet::Closed => return Err(Refusal::NoSa),
-            Outlet::Waiting(policy) => return self.wait(policy, &packet, train.as_ref(), now),
-            Outlet::Open(path) => path,
+        let exit = match way {
+            Way::Closed => return Err(Refusal::NoSa),
+            Way::Waiting(policy) => return self.wait(policy, &packet, train.as_ref(), now),
+            Way::Open(exit) => exit,
         };
+        let path = exit.path;
 
         // 5. What the selectors do not cover never leaves (RFC 4301 §5.1); its sender is told.
         if !path.sa.permits(&packet) {
@@ -220,39 +242,36 @@ impl Batch<'_> {
 
         // 8. Laid out in its place in the outgoing batch.
         match (segments, fits) {
-            (None, true) => self.lay(path, &packet),
-            (None, false) => self.cut(path, &packet),
+            (None, true) => self.lay(exit, &packet),
+            (None, false) => self.cut(exit, &packet),
             (Some(segments), true) => {
-                self.lay_segments(path, &packet, segments);
+                self.lay_segments(exit, &packet, segments);
                 Ok(())
             }
             (Some(segments), false) => self.each(segments, |batch, bytes| {
-                batch.cut(path, &Packet::parse(bytes)?)
+                batch.cut(exit, &Packet::parse(bytes)?)
             }),
         }
     }
 
     /// 8. A whole packet.
-    fn lay(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
+    fn lay(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), Refusal> {
         let write = |place: &mut [u8]| {
             place.copy_from_slice(packet.bytes());
             true
         };
-        let counters = &self.road.lane.counters;
-        self.tools
-            .departures
-            .lay(path, packet, packet.len(), counters, write)
+        self.tools.departures.lay(exit, packet, packet.len(), write)
     }
 
     /// 8. A super-packet, each segment written where it leaves from.
-    fn lay_segments(&mut self, path: &Path, packet: &Packet<'_>, segments: Segments<'_>) {
+    fn lay_segments(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>, segments: Segments<'_>) {
         let counters = &self.road.lane.counters;
         for segment in segments {
             let write = |place: &mut [u8]| segment.write(place);
             let laid = self
                 .tools
                 .departures
-                .lay(path, packet, segment.len(), counters, write);
+                .lay(exit, packet, segment.len(), write);
             if let Err(refusal) = laid {
                 counters.refused.add(refusal, 1);
             }
@@ -260,14 +279,13 @@ impl Batch<'_> {
     }
 
     /// 8. An IPv4 packet in pieces that fit.
-    fn cut(&mut self, path: &Path, packet: &Packet<'_>) -> Result<(), Refusal> {
-        let lane = &self.road.lane;
+    fn cut(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), Refusal> {
         let Tools {
             departures,
             piece: room,
             ..
         } = self.tools;
-        fragment::fragments(packet, path.mtu)?.try_for_each(|fragment| {
+        fragment::fragments(packet, exit.path.mtu)?.try_for_each(|fragment| {
             let piece = room.get_mut(..fragment.len()).ok_or(Refusal::Overflow)?;
             if !fragment.write(piece) {
                 return Err(Refusal::Overflow);
@@ -277,7 +295,7 @@ impl Batch<'_> {
                 place.copy_from_slice(piece.bytes());
                 true
             };
-            departures.lay(path, &piece, piece.len(), &lane.counters, write)
+            departures.lay(exit, &piece, piece.len(), write)
         })
     }
 
@@ -323,17 +341,17 @@ impl Batch<'_> {
     }
 
     /// What has waited goes first, if there is an SA now.
-    fn release(&mut self, outlet: &Outlet, now: Time) {
+    fn release(&mut self, way: &mut Way<'_>, now: Time) {
         self.road
             .lane
             .counters
             .refused
             .add(Refusal::QueueFull, self.road.hold.give_up(now));
-        match outlet {
-            Outlet::Waiting(_) => {}
-            Outlet::Open(_) | Outlet::Closed => {
+        match way {
+            Way::Waiting(_) => {}
+            Way::Open(_) | Way::Closed => {
                 while let Some(mut packet) = self.road.hold.take() {
-                    let carried = self.carry(outlet, VnetHeader::NONE, &mut packet, now);
+                    let carried = self.carry(way, VnetHeader::NONE, &mut packet, now);
                     self.road.count(carried);
                 }
             }
@@ -341,20 +359,20 @@ impl Batch<'_> {
     }
 
     /// The batch leaves; the control plane hears if the SA has not much longer.
-    fn finish(&mut self, outlet: &Outlet, now: Time) {
-        let Outlet::Open(path) = outlet else { return };
+    fn finish(&mut self, way: &Way<'_>, now: Time) {
+        let Way::Open(exit) = way else { return };
         if !self.tools.departures.is_empty() {
             let before = self.road.lane.counters.tx.packets();
-            self.tools.departures.send(path, &self.road.lane.counters);
+            self.tools.departures.send(exit);
             if self.road.lane.counters.tx.packets() > before {
                 self.road.lane.counters.sent_at(now);
             }
         }
-        let (tunnel, sa) = (self.road.lane.id, Half::Out(path.sa.spi()));
+        let (tunnel, sa) = (self.road.lane.id, Half::Out(exit.path.sa.spi()));
         let said = self
             .road
             .wear
-            .tell(tunnel, sa, path.sa.stage(), now, &self.road.bell);
+            .tell(tunnel, sa, exit.stage(), now, &self.road.bell);
         self.road.count(said);
     }
 }

@@ -634,7 +634,7 @@ mod tests {
             .iter()
             .flat_map(|len| sealed(&mut pair, &to_b(*len)))
             .collect();
-        let segment = half("aes128gcm16", 1, policy()).0.sealed_len(100);
+        let segment = sealed(&mut Pair::connected("aes128gcm16"), &to_b(100)).len();
         assert!(pair.b.nat.inject_train(STRANGER, segment, &train));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(100), to_b(100), to_b(60)]);

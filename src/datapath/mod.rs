@@ -4,7 +4,7 @@
 //!              tables (swapped in)                                notices (bounded)
 //!                  │                                                    ▲
 //!   ┌──────────────▼─────────────────────────────────────┐             │
-//!   │ egress   one worker a tunnel: device → seal → UDP   │── Demand, NearEnd, Ended, DeviceGone
+//!   │ egress   a few workers: device → seal → UDP       │── Demand, NearEnd, Ended, DeviceGone
 //!   │ ingress  workers of an address: UDP → open → device │── Ike, UnknownSpi, ChildHeard, SeenFrom, NearEnd, Ended
 //!   └─────────────────────────────────────────────────────┘
 //! ```

@@ -110,6 +110,8 @@ impl<'t, 'p> Run<'t, 'p> {
         bell: &Bell,
     ) -> Result<(), Refusal> {
         self.open(out);
+        // Written before another worker may open what comes after them.
+        out.flush();
         let Run {
             entry,
             opening,

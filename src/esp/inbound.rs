@@ -113,8 +113,9 @@ impl Inbound {
         Ok(u32::from_be_bytes(*sequence))
     }
 
-    /// Steps 5 to 8: takes an authentic plaintext apart.
-    pub(super) fn unwrap<'p>(&self, plaintext: &'p [u8]) -> Result<Packet<'p>, Refusal> {
+    /// Steps 5 to 8: takes an authentic plaintext apart. How many of its octets are the inner packet.
+    #[inline]
+    pub(super) fn unwrap(&self, plaintext: &[u8]) -> Result<usize, Refusal> {
         // 5. and 6. What it says to be.
         let (inner, version) = trailer::read(plaintext)?;
 
@@ -129,7 +130,7 @@ impl Inbound {
 
         // 8. The peer may send only what was agreed (RFC 4301 §5.2).
         if self.policy.permits_inbound(&packet) {
-            Ok(packet)
+            Ok(packet.len())
         } else {
             Err(Refusal::Inner)
         }

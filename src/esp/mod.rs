@@ -48,13 +48,15 @@ mod opening;
 mod outbound;
 pub mod replay;
 mod sad;
+mod sealing;
 mod traffic;
 mod trailer;
 
 pub use inbound::Inbound;
 pub use opening::{Arrival, Opened, Opening};
-pub use outbound::{Laid, Outbound};
+pub use outbound::Outbound;
 pub use sad::{Entry, Sad};
+pub use sealing::{Laid, Sealing};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;
 

@@ -85,10 +85,12 @@ impl<'a> Opening<'a> {
     /// # Errors
     /// Why the packet is not carried. Its bytes may have been decrypted.
     pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Opened<'p>, Refusal> {
-        self.leads = false;
-        let sequence = self.expects(esp)?;
-        let plaintext = self.sa.opener.open(esp, HEADER, self.high(sequence));
-        self.accept(sequence, esp, plaintext)
+        let mut arrival = Arrival::new(esp);
+        self.alone(&mut arrival);
+        let Arrival { esp, inner, .. } = arrival;
+        let range = inner?;
+        let packet = Packet::parse(esp.get(range.clone()).unwrap_or_default())?;
+        Ok(Opened { packet, range })
     }
 
     /// Opens several, in order, with the outcome that [`open`](Opening::open) would have for each.
@@ -105,7 +107,12 @@ impl<'a> Opening<'a> {
     }
 
     fn alone(&mut self, arrival: &mut Arrival<'_>) {
-        arrival.inner = self.open(arrival.esp).map(|opened| opened.range);
+        self.leads = false;
+        arrival.inner = self.expects(arrival.esp).and_then(|sequence| {
+            let high = self.high(sequence);
+            let plaintext = self.sa.opener.open(arrival.esp, HEADER, high);
+            self.accept(sequence, arrival.esp, plaintext)
+        });
         arrival.leads = self.leads;
     }
 
@@ -137,16 +144,17 @@ impl<'a> Opening<'a> {
                 let plaintext = plaintexts.next().unwrap_or(Err(Forged::TooShort));
                 if plaintext.is_err() && self.expects(arrival.esp).is_ok_and(|now| now != number) {
                     // Those before it have moved the window so far that its number must be another. It is as it came.
-                    return self.open(arrival.esp).map(|opened| opened.range);
+                    self.alone(arrival);
+                    return arrival.inner.clone();
                 }
                 self.accept(number, arrival.esp, plaintext)
-                    .map(|opened| opened.range)
             });
             arrival.leads = self.leads;
         }
     }
 
     /// Steps 1 and 2: the sequence number of a packet that is worth the cryptography.
+    #[inline]
     fn expects(&self, esp: &[u8]) -> Result<u64, Refusal> {
         // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
         let low = self.sa.framed(esp)?;
@@ -165,13 +173,15 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Steps 4 to 8: what becomes of a packet whose ICV has been checked.
-    fn accept<'p>(
+    /// Steps 4 to 8: what becomes of a packet whose ICV has been checked. Inlined, since a range that is returned through memory
+    /// costs more than finding it.
+    #[inline(always)]
+    fn accept(
         &mut self,
         sequence: u64,
-        esp: &'p [u8],
+        esp: &[u8],
         plaintext: Result<Range<usize>, Forged>,
-    ) -> Result<Opened<'p>, Refusal> {
+    ) -> Result<Range<usize>, Refusal> {
         // 3. The ICV covers everything before it; nothing was decrypted unless it is right.
         let plaintext = plaintext.map_err(|forged| match forged {
             Forged::TooShort | Forged::Misaligned => Refusal::Short,
@@ -189,13 +199,10 @@ impl<'a> Opening<'a> {
 
         // 5. to 8.
         let start = plaintext.start;
-        let packet = self.sa.unwrap(esp.get(plaintext).ok_or(Refusal::Short)?)?;
+        let inner = self.sa.unwrap(esp.get(plaintext).ok_or(Refusal::Short)?)?;
         self.packets = self.packets.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(packet.len() as u64);
-        Ok(Opened {
-            range: start..start.saturating_add(packet.len()),
-            packet,
-        })
+        self.bytes = self.bytes.saturating_add(inner as u64);
+        Ok(start..start.saturating_add(inner))
     }
 
     /// Whether the SA may carry one more packet.

@@ -1,50 +1,43 @@
-//! The sending half: inner packets become ESP packets, sealed where they will leave from.
+//! The sending half of a pair of SAs: its keys, its selectors, and how much it has carried.
 //!
 //! ```text
-//!   lay_out   SPI, number ‖ room for the IV ‖ inner packet ‖ padding ‖ room for the ICV      a packet gets its number and place
-//!   seal_all  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓ …       some of them, side by side, at once
+//!   Outbound ──lock──▶ Sealing     one worker at a time, for a batch; what it has counted is published at the end
 //! ```
-//!
-//! Laying out and sealing are two steps because AES-CBC with HMAC is several times faster over packets in parallel
-//! ([`lanes`](crate::crypto::lanes)).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use super::lifetime::{Carried, Lifetime, Limits, Stage};
+use super::sealing::{Sealing, Used};
 use super::{HEADER, Traffic, alignment, trailer};
-use crate::crypto::lanes::{self, Kernel, Outgoing};
-use crate::crypto::{Esn, EspSuite, SaKeys, Sealer, WrongKeyLength};
+use crate::crypto::lanes::{self, Kernel};
+use crate::crypto::{EspSuite, SaKeys, Sealer, WrongKeyLength};
 use crate::net::{Packet, Policy, Refusal};
 
 /// An outbound SA: keys, selectors and the sequence number, which starts at 1 and is never used twice.
 ///
 /// By design one worker seals for one SA, for a second one would send out of order and a peer with a small replay window would
-/// drop what comes late. Two that did it all the same would still never share a number (and so, under an AEAD, a nonce).
+/// drop what comes late. One that did it all the same would have to wait, so that no two packets share a number (and so, under an
+/// AEAD, a nonce).
 pub struct Outbound {
-    spi: u32,
-    suite: EspSuite,
-    sealer: Sealer,
+    pub(super) spi: u32,
+    pub(super) suite: EspSuite,
+    pub(super) sealer: Sealer,
     /// What seals several at once, for suites that gain by it.
-    lanes: Option<lanes::Sealer>,
+    pub(super) lanes: Option<lanes::Sealer>,
     policy: Policy,
-    lifetime: Lifetime,
-    used: AtomicU64,
-    sent: Traffic,
+    pub(super) lifetime: Lifetime,
+    used: Mutex<Used>,
+    /// The last number used, as of the last batch.
+    pub(super) number: AtomicU64,
+    pub(super) sent: Traffic,
 }
 
-/// An ESP packet that has its number and its place, but is still to be sealed.
-#[derive(Clone, Copy, Debug)]
-pub struct Laid {
-    sequence: u64,
-    /// Octets of the whole ESP packet.
-    len: usize,
-}
+/// Octets of a block of AES.
+const AES_BLOCK: usize = 16;
 
 impl Outbound {
-    /// So many packets laid out are worth sealing: they fill the lanes, and the first-level cache still holds them.
-    pub const GROUP: usize = lanes::GROUP;
-
     /// An SA that has sent nothing yet. `iv_key` makes the IVs of block ciphers unpredictable; it is no key of the peer's.
     ///
     /// # Errors
@@ -66,7 +59,8 @@ impl Outbound {
             lanes,
             policy,
             lifetime,
-            used: AtomicU64::new(0),
+            used: Mutex::default(),
+            number: AtomicU64::new(0),
             sent: Traffic::default(),
         })
     }
@@ -93,23 +87,18 @@ impl Outbound {
         &self.sent
     }
 
-    /// The last sequence number used; 0 before the first.
+    /// The last sequence number used, as of the last batch; 0 before the first.
     pub fn sequence(&self) -> u64 {
-        self.used.load(Relaxed)
+        self.number.load(Relaxed)
     }
 
     /// Whether it should be replaced, or has ended.
     pub fn stage(&self) -> Stage {
-        self.lifetime.stage(self.carried(self.sequence()))
-    }
-
-    /// What it has carried, once `sequence` numbers are used: every number is one packet.
-    fn carried(&self, sequence: u64) -> Carried {
-        Carried {
-            sequence,
-            packets: sequence,
+        self.lifetime.stage(Carried {
+            sequence: self.sequence(),
+            packets: self.sequence(),
             bytes: self.sent.bytes(),
-        }
+        })
     }
 
     /// Whether the negotiated selectors cover a packet that leaves.
@@ -117,150 +106,66 @@ impl Outbound {
         self.policy.permits_outbound(packet)
     }
 
-    /// Octets of the ESP packet around an inner packet of `inner` octets.
+    /// Octets of the ESP packet around an inner packet of `inner` octets, with as little padding as there can be.
     pub fn sealed_len(&self, inner: usize) -> usize {
+        self.aligned_len(inner, alignment(self.suite.protection))
+    }
+
+    /// The same, padded to whole blocks of AES where that keeps within `longest`: AES-GCM need not end on a block, but takes a
+    /// tenth longer when it does not.
+    pub fn roomy_len(&self, inner: usize, longest: usize) -> usize {
+        let roomy = self.aligned_len(inner, alignment(self.suite.protection).max(AES_BLOCK));
+        if roomy <= longest {
+            roomy
+        } else {
+            self.sealed_len(inner)
+        }
+    }
+
+    fn aligned_len(&self, inner: usize, align: usize) -> usize {
+        self.envelope()
+            .saturating_add(inner)
+            .saturating_add(trailer::len(inner, align))
+    }
+
+    /// Octets around what is encrypted.
+    pub(super) fn envelope(&self) -> usize {
         let protection = self.suite.protection;
-        [
-            HEADER,
-            protection.iv_len(),
-            inner,
-            trailer::len(inner, alignment(protection)),
-            protection.icv_len(),
-        ]
-        .iter()
-        .fold(0, |sum, part| sum.saturating_add(*part))
+        HEADER
+            .saturating_add(protection.iv_len())
+            .saturating_add(protection.icv_len())
+    }
+
+    /// Takes the SA for a batch.
+    pub fn lock(&self) -> Sealing<'_> {
+        // What is counted is counted whole at every step, so what a panicking thread has left behind is as good as ever.
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        Sealing::new(self, used)
     }
 
     /// Seals `packet` into the front of `room` and says how much of it the ESP packet fills:
     /// [`sealed_len`](Outbound::sealed_len).
     ///
     /// # Errors
-    /// Those of [`lay_out`](Outbound::lay_out).
+    /// Those of [`Sealing::lay_out`].
     pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, Refusal> {
-        let laid = self.lay_out(packet, packet.len(), room, |inner| {
+        let room = room
+            .get_mut(..self.sealed_len(packet.len()))
+            .ok_or(Refusal::Overflow)?;
+        let mut sealing = self.lock();
+        let laid = sealing.lay_out(packet, packet.len(), room, |inner| {
             inner.copy_from_slice(packet.bytes());
             true
         })?;
-        self.seal_all(&[laid], room)?;
-        Ok(laid.len)
-    }
-
-    /// Gives a packet of `inner` octets its number and lays it out at the front of `room`: `write` puts it there, and says whether
-    /// it could. It is of the family that `like` has, the packet it is or is a part of. Until [`seal_all`](Outbound::seal_all) it
-    /// is in the clear and must not leave.
-    ///
-    /// # Errors
-    /// [`Refusal::Overflow`] if the room is too small or `write` failed, [`Refusal::SequenceExhausted`] when no number may be used
-    /// any more, [`Refusal::Expired`] when the SA has carried as much as it may.
-    pub fn lay_out(
-        &self,
-        like: &Packet<'_>,
-        inner: usize,
-        room: &mut [u8],
-        write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> Result<Laid, Refusal> {
-        let room = room
-            .get_mut(..self.sealed_len(inner))
-            .ok_or(Refusal::Overflow)?;
-        let sequence = self.next_sequence()?;
-        let next = if like.is_ipv4() {
-            trailer::IPV4
-        } else {
-            trailer::IPV6
-        };
-        let len = room.len();
-        self.fill(sequence, inner, next, room, write)
-            .ok_or(Refusal::Overflow)?;
-        self.sent.add(1, inner as u64);
-        Ok(Laid { sequence, len })
-    }
-
-    /// Seals packets that lie side by side from the start of `room`, each as it was laid out.
-    ///
-    /// # Errors
-    /// [`Refusal::Overflow`] if they do not fill `room` as they should; then none of them may leave.
-    pub fn seal_all(&self, laid: &[Laid], room: &mut [u8]) -> Result<(), Refusal> {
-        let mut rest = room;
-        match &self.lanes {
-            // One alone has nobody to share the lanes with.
-            Some(lanes) if laid.len() > 1 => laid.chunks(Self::GROUP).try_for_each(|group| {
-                let mut packets: [Outgoing<'_>; Self::GROUP] = Default::default();
-                for (packet, laid) in packets.iter_mut().zip(group) {
-                    *packet = Outgoing {
-                        bytes: cut(&mut rest, laid.len)?,
-                        counter: laid.sequence,
-                        esn_high: self.high(laid.sequence),
-                    };
-                }
-                let packets = packets.get_mut(..group.len()).ok_or(Refusal::Overflow)?;
-                lanes.seal(packets).map_err(|_| Refusal::Overflow)
-            }),
-            Some(_) | None => laid.iter().try_for_each(|laid| {
-                let packet = cut(&mut rest, laid.len)?;
-                self.sealer
-                    .seal(packet, HEADER, laid.sequence, self.high(laid.sequence))
-                    .map_err(|_| Refusal::Overflow)
-            }),
-        }
-    }
-
-    /// The half of the number that is authenticated and does not travel.
-    fn high(&self, sequence: u64) -> Option<u32> {
-        match self.suite.esn {
-            Esn::No => None,
-            Esn::Yes => Some((sequence >> 32) as u32),
-        }
-    }
-
-    /// A number nobody else gets. The counter may run past the end by one for each refused packet; it is 64 bits wide.
-    fn next_sequence(&self) -> Result<u64, Refusal> {
-        let before = self.used.fetch_add(1, Relaxed);
-        match self.lifetime.admits(self.carried(before)) {
-            Ok(()) => Ok(before.saturating_add(1)),
-            Err(refusal) => {
-                self.used.fetch_sub(1, Relaxed);
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Writes everything that is not the cipher's: header, inner packet and trailer.
-    fn fill(
-        &self,
-        sequence: u64,
-        inner: usize,
-        next: u8,
-        room: &mut [u8],
-        write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> Option<()> {
-        let (spi, room) = room.split_first_chunk_mut::<4>()?;
-        let (number, room) = room.split_first_chunk_mut::<4>()?;
-        *spi = self.spi.to_be_bytes();
-        *number = (sequence as u32).to_be_bytes();
-
-        let (_iv, room) = room.split_at_mut_checked(self.suite.protection.iv_len())?;
-        let (payload, room) = room.split_at_mut_checked(inner)?;
-        write(payload).then_some(())?;
-
-        let trailer_len = trailer::len(inner, alignment(self.suite.protection));
-        let (trailer, _icv) = room.split_at_mut_checked(trailer_len)?;
-        trailer::write(trailer, next)
+        sealing.seal_all(&[laid], room)?;
+        Ok(room.len())
     }
 
     /// Pretends that `sequence` numbers have been used.
     #[cfg(test)]
     pub(crate) fn pretend_used(&self, sequence: u64) {
-        self.used.store(sequence, Relaxed);
+        self.lock().pretend_used(sequence);
     }
-}
-
-/// Takes the next `len` octets off the front.
-fn cut<'a>(rest: &mut &'a mut [u8], len: usize) -> Result<&'a mut [u8], Refusal> {
-    let (packet, after) = std::mem::take(rest)
-        .split_at_mut_checked(len)
-        .ok_or(Refusal::Overflow)?;
-    *rest = after;
-    Ok(packet)
 }
 
 impl fmt::Debug for Outbound {
@@ -278,6 +183,7 @@ impl fmt::Debug for Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Esn;
     use crate::esp::testing::{SUITES, pair, udp4, udp6};
     use std::collections::HashSet;
 
@@ -461,61 +367,29 @@ mod tests {
     }
 
     #[test]
-    fn several_sealed_at_once_are_what_each_would_be_alone() {
-        for words in SUITES
-            .iter()
-            .chain(&["aes128-sha1-esn", "aes256-sha256-esn"])
-        {
-            let (together, _) = pair(words);
-            let (alone, _) = pair(words);
-            for count in [1, 2, 15, 16, 17, 46] {
-                let packets: Vec<_> = (0..count).map(|n| udp4(28 + n * 29)).collect();
-                let lens = packets.iter().map(|inner| together.sealed_len(inner.len()));
-                let mut room = vec![0; lens.sum()];
-                let mut tail = 0;
-                let laid: Vec<_> = packets
-                    .iter()
-                    .map(|inner| {
-                        let packet = Packet::parse(inner).unwrap();
-                        let write = |place: &mut [u8]| {
-                            place.copy_from_slice(inner);
-                            true
-                        };
-                        let laid = together
-                            .lay_out(&packet, inner.len(), &mut room[tail..], write)
-                            .unwrap();
-                        tail += laid.len;
-                        laid
-                    })
-                    .collect();
-                together.seal_all(&laid, &mut room).unwrap();
-                let expected: Vec<_> = packets
-                    .iter()
-                    .map(|inner| seal(&alone, inner).unwrap())
-                    .collect();
-                assert!(room == expected.concat(), "{words} {count}");
-            }
-            assert_eq!(together.sent().packets(), alone.sent().packets());
-            assert_eq!(together.sent().bytes(), alone.sent().bytes());
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_its_room_is_not_sealed() {
-        let (outbound, _) = pair("aes128-sha1");
-        let inner = udp4(60);
+    fn whole_blocks_of_aes_where_there_is_room() {
+        let (sa, inbound) = pair("aes128gcm16");
+        let inner = udp4(1001);
         let packet = Packet::parse(&inner).unwrap();
-        let mut room = vec![0; outbound.sealed_len(60)];
-        let laid = outbound.lay_out(&packet, 60, &mut room, |_| true).unwrap();
-        assert_eq!(
-            outbound.seal_all(&[laid, laid], &mut room),
-            Err(Refusal::Overflow)
-        );
-        assert_eq!(
-            outbound
-                .lay_out(&packet, 60, &mut room, |_| false)
-                .unwrap_err(),
-            Refusal::Overflow
-        );
+        let envelope = HEADER + 8 + 16;
+        assert_eq!(sa.sealed_len(1001), envelope + 1004);
+        assert_eq!(sa.roomy_len(1001, envelope + 1008), envelope + 1008);
+        assert_eq!(sa.roomy_len(1001, envelope + 1007), envelope + 1004);
+        let mut room = vec![0; sa.roomy_len(1001, usize::MAX)];
+        let write = |place: &mut [u8]| {
+            place.copy_from_slice(&inner);
+            true
+        };
+        let mut sealing = sa.lock();
+        let laid = sealing.lay_out(&packet, 1001, &mut room, write).unwrap();
+        sealing.seal_all(&[laid], &mut room).unwrap();
+        let mut opening = inbound.lock();
+        assert_eq!(opening.open(&mut room).unwrap().packet.bytes(), inner);
+
+        // CBC ends on a block anyway.
+        let (sa, _) = pair("aes128-sha1");
+        for len in 28..60 {
+            assert_eq!(sa.roomy_len(len, usize::MAX), sa.sealed_len(len));
+        }
     }
 }

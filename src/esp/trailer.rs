@@ -20,6 +20,22 @@ pub(super) const IPV6: u8 = 41;
 /// Next header: there is no inner packet; this is a dummy (RFC 4303 §2.6).
 pub(super) const NONE: u8 = 59;
 
+/// The longest padding there can be.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "the compiler evaluates it, and no input comes near"
+)]
+const COUNT: [u8; 255] = {
+    let mut count = [0; 255];
+    let mut at = 0;
+    while at < count.len() {
+        count[at] = at as u8 + 1;
+        at += 1;
+    }
+    count
+};
+
 /// Octets of the trailer that brings `inner` octets to a multiple of `align`, which is at most 256.
 pub(super) fn len(inner: usize, align: usize) -> usize {
     let over = inner.saturating_add(LEAST).checked_rem(align).unwrap_or(0);
@@ -34,9 +50,7 @@ pub(super) fn len(inner: usize, align: usize) -> usize {
 /// Fills `trailer` with padding that counts, its length and the next header.
 pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
     let (padding, last) = trailer.split_last_chunk_mut::<LEAST>()?;
-    for (octet, count) in padding.iter_mut().zip(1u8..) {
-        *octet = count;
-    }
+    padding.copy_from_slice(COUNT.get(..padding.len())?);
     *last = [u8::try_from(padding.len()).ok()?, next];
     Some(())
 }
@@ -52,11 +66,7 @@ pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), Refusal> {
         .checked_sub(usize::from(*pad_length))
         .ok_or(Refusal::Padding)?;
     let (inner, padding) = rest.split_at_checked(inner).ok_or(Refusal::Padding)?;
-    if !padding
-        .iter()
-        .zip(1u8..=255)
-        .all(|(octet, count)| *octet == count)
-    {
+    if COUNT.get(..padding.len()) != Some(padding) {
         return Err(Refusal::Padding);
     }
 

@@ -13,12 +13,18 @@ use super::refusal::Refusal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
-    source: IpAddr,
-    destination: IpAddr,
+    version: Version,
     protocol: u8,
     ports: Option<(u16, u16)>,
     fragment: FragmentKind,
     transport_offset: Option<usize>,
+}
+
+/// Addresses are read where they stand: a view with both in it is moved about more slowly than it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V4,
+    V6,
 }
 
 /// Which part of a packet this is.
@@ -37,13 +43,13 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// [`Refusal::Malformed`].
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Packet<'a>, Refusal> {
-        let parsed = match bytes.first().map(|first| first >> 4) {
-            Some(4) => parse_ipv4(bytes),
-            Some(6) => parse_ipv6(bytes),
-            Some(_) | None => None,
-        };
-        parsed.ok_or(Refusal::Malformed)
+        match bytes.first().map(|first| first >> 4) {
+            Some(4) => parse_ipv4(bytes).ok_or(Refusal::Malformed),
+            Some(6) => parse_ipv6(bytes).ok_or(Refusal::Malformed),
+            Some(_) | None => Err(Refusal::Malformed),
+        }
     }
 
     /// Exactly the IP packet.
@@ -65,7 +71,7 @@ impl<'a> Packet<'a> {
     /// Whether it is IPv4; otherwise it is IPv6.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
-        self.source.is_ipv4()
+        matches!(self.version, Version::V4)
     }
 
     /// 4 or 6.
@@ -75,15 +81,17 @@ impl<'a> Packet<'a> {
     }
 
     /// Where it comes from.
+    #[inline]
     #[must_use]
-    pub const fn source(&self) -> IpAddr {
-        self.source
+    pub fn source(&self) -> IpAddr {
+        self.address(12, 8)
     }
 
     /// Where it goes.
+    #[inline]
     #[must_use]
-    pub const fn destination(&self) -> IpAddr {
-        self.destination
+    pub fn destination(&self) -> IpAddr {
+        self.address(16, 24)
     }
 
     /// The upper-layer protocol, behind IPv6 extension headers.
@@ -137,7 +145,8 @@ impl<'a> Packet<'a> {
     /// it neither brings a tunnel up nor counts as refused.
     #[must_use]
     pub fn is_kernel_noise(&self) -> bool {
-        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source(), self.destination())
+        else {
             return false;
         };
         let [scope, ..] = destination.segments();
@@ -152,9 +161,25 @@ impl<'a> Packet<'a> {
 
     /// Whether an address is one that never crosses a network: a multicast, loopback, broadcast or unspecified source, or a loopback
     /// or unspecified destination (RFC 1812 §5.3.7, RFC 4291 §2.5-2.7).
+    #[inline]
     #[must_use]
     pub fn is_martian(&self) -> bool {
-        never_a_source(self.source) || never_a_destination(self.destination)
+        never_a_source(self.source()) || never_a_destination(self.destination())
+    }
+
+    /// The address at `v4` of an IPv4 header, or at `v6` of an IPv6 header. What was parsed has it.
+    #[inline]
+    fn address(&self, v4: usize, v6: usize) -> IpAddr {
+        match self.version {
+            Version::V4 => IpAddr::from(self.octets::<4>(v4)),
+            Version::V6 => IpAddr::from(self.octets::<16>(v6)),
+        }
+    }
+
+    #[inline]
+    fn octets<const N: usize>(&self, at: usize) -> [u8; N] {
+        let rest = self.bytes.get(at..).unwrap_or_default();
+        rest.first_chunk().copied().unwrap_or([0; N])
     }
 
     fn octet(&self, at: usize) -> u8 {
@@ -177,27 +202,10 @@ const DONT_FRAGMENT: u8 = 0x40;
 /// MLD query, report, done; router solicitation; neighbour solicitation; MLDv2 report.
 const LINK_CHATTER: [u16; 6] = [130, 131, 132, 133, 135, 143];
 
+#[inline(always)]
 fn parse_ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
     let (header, _) = bytes.split_first_chunk::<20>()?;
-    let [
-        first,
-        _,
-        l0,
-        l1,
-        _,
-        _,
-        f0,
-        f1,
-        _,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        destination @ ..,
-    ] = *header;
+    let [first, _, l0, l1, _, _, f0, f1, _, protocol, ..] = *header;
     let header_len = usize::from(first & 0x0f).saturating_mul(4);
     let total = usize::from(u16::from_be_bytes([l0, l1]));
     if header_len < header.len() || total < header_len {
@@ -211,8 +219,7 @@ fn parse_ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
     let transport_offset = (fragment != FragmentKind::Later).then_some(header_len);
     Some(Packet {
         bytes,
-        source: IpAddr::from([s0, s1, s2, s3]),
-        destination: IpAddr::from(destination),
+        version: Version::V4,
         protocol,
         ports: transport_offset.and_then(|at| ports(protocol, bytes.get(at..)?)),
         fragment,
@@ -222,9 +229,7 @@ fn parse_ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
 
 fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
     let (header, _) = bytes.split_first_chunk::<40>()?;
-    let (fixed, addresses) = header.split_first_chunk::<8>()?;
-    let (source, destination) = addresses.split_first_chunk::<16>()?;
-    let [_, _, _, _, l0, l1, next, _] = *fixed;
+    let [_, _, _, _, l0, l1, next, ..] = *header;
     // A jumbogram says 0 and means more (RFC 2675); its hop-by-hop header then lies outside and the packet is refused.
     let total = header
         .len()
@@ -234,8 +239,7 @@ fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
     let transport_offset = (upper.fragment != FragmentKind::Later).then_some(upper.offset);
     Some(Packet {
         bytes,
-        source: IpAddr::from(*source),
-        destination: IpAddr::from(*destination.first_chunk::<16>()?),
+        version: Version::V6,
         protocol: upper.protocol,
         ports: transport_offset.and_then(|at| ports(upper.protocol, bytes.get(at..)?)),
         fragment: upper.fragment,
@@ -244,6 +248,7 @@ fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
 }
 
 /// `None` for a fragment that reaches beyond the largest packet there is.
+#[inline]
 pub(super) fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option<FragmentKind> {
     if offset.saturating_add(payload) > usize::from(u16::MAX) {
         return None;
@@ -255,6 +260,7 @@ pub(super) fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option
     })
 }
 
+#[inline]
 fn ports(protocol: u8, transport: &[u8]) -> Option<(u16, u16)> {
     match protocol {
         TCP | UDP | DCCP | SCTP | UDP_LITE => {

@@ -14,12 +14,14 @@ pub struct Policy {
 
 impl Policy {
     /// Whether a packet we are about to send fits.
+    #[inline]
     #[must_use]
     pub fn permits_outbound(&self, packet: &Packet<'_>) -> bool {
         permits(&self.local, &self.remote, packet)
     }
 
     /// Whether a packet the peer sent fits.
+    #[inline]
     #[must_use]
     pub fn permits_inbound(&self, packet: &Packet<'_>) -> bool {
         permits(&self.remote, &self.local, packet)
@@ -48,15 +50,17 @@ pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
 pub const MOST_SELECTORS: usize = u8::MAX as usize;
 
 /// A fragment that is not the first shows no port and so fits only selectors without one (RFC 4301 §7).
+#[inline]
 fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>) -> bool {
     let protocol = packet.protocol();
     let (source_port, destination_port) = packet.ports().unzip();
+    let (source, destination) = (packet.source(), packet.destination());
     sources
         .iter()
-        .any(|s| s.matches(packet.source(), protocol, source_port))
+        .any(|s| s.matches(source, protocol, source_port))
         && destinations
             .iter()
-            .any(|s| s.matches(packet.destination(), protocol, destination_port))
+            .any(|s| s.matches(destination, protocol, destination_port))
 }
 
 #[cfg(test)]

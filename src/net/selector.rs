@@ -154,6 +154,7 @@ impl Selector {
 
     /// Whether a packet end with this address, protocol and port is selected. `port` is `None` where the packet shows none: a
     /// protocol without ports, or a fragment that is not the first.
+    #[inline]
     #[must_use]
     pub fn matches(&self, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
         self.covers(address)
@@ -183,8 +184,17 @@ impl Selector {
         .ok()
     }
 
+    #[inline]
     fn covers(&self, address: IpAddr) -> bool {
-        same_family(self.first, address) && self.first <= address && address <= self.last
+        match (self.first, address, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(address), IpAddr::V4(last)) => {
+                (first.to_bits()..=last.to_bits()).contains(&address.to_bits())
+            }
+            (IpAddr::V6(first), IpAddr::V6(address), IpAddr::V6(last)) => {
+                (first.to_bits()..=last.to_bits()).contains(&address.to_bits())
+            }
+            (IpAddr::V4(_) | IpAddr::V6(_), _, _) => false,
+        }
     }
 }
 

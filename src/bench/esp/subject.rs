@@ -2,7 +2,7 @@
 
 use crate::crypto::lanes::{self, Incoming, Kernel, Outgoing};
 use crate::crypto::{Esn, EspSuite, SaKeys, Secret};
-use crate::esp::{Arrival, Inbound, Laid, Outbound};
+use crate::esp::{Arrival, Inbound, Laid, Outbound, Sealing};
 use crate::net::{Packet, Policy, Prefix};
 
 use super::BATCH;
@@ -22,14 +22,14 @@ pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
     let keys = keys(suite);
     let outbound = Outbound::new(SPI, suite, &keys, IV_KEY, policy.clone()).ok()?;
     let inbound = Inbound::new(SPI, suite, &keys, policy, 4096).ok()?;
-    let len = outbound.sealed_len(size);
+    let len = outbound.roomy_len(size, usize::MAX);
     Some(Box::new(Whole {
         outbound,
         inbound,
         inner: udp(size),
         sealed: vec![0; len * BATCH],
         len,
-        laid: Vec::with_capacity(Outbound::GROUP),
+        laid: Vec::with_capacity(Sealing::GROUP),
     }))
 }
 
@@ -71,19 +71,18 @@ struct Whole {
 impl Subject for Whole {
     fn seal(&mut self) {
         let packet = Packet::parse(&self.inner).expect("a packet of our own");
-        for room in self.sealed.chunks_mut(self.len * Outbound::GROUP) {
+        let mut sealing = self.outbound.lock();
+        for room in self.sealed.chunks_mut(self.len * Sealing::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(&self.inner);
                     true
                 };
-                let laid = self
-                    .outbound
-                    .lay_out(&packet, self.inner.len(), place, write);
+                let laid = sealing.lay_out(&packet, self.inner.len(), place, write);
                 self.laid.push(laid.expect("room enough"));
             }
-            let sealed = self.outbound.seal_all(&self.laid, room);
+            let sealed = sealing.seal_all(&self.laid, room);
             sealed.expect("they fill the room");
         }
     }

@@ -93,18 +93,20 @@ impl Peer {
         let mut end = 0;
         let mut ends = [0; BURST];
         self.laid.clear();
+        let mut sealing = self.sa.lock();
         for (place, size) in ends.iter_mut().zip(sizes) {
             let packet = Packet::parse(self.inner.packet(number, *size))?;
-            let room = self.room.get_mut(end..).unwrap_or_default();
+            let begin = end;
+            end += self.sa.sealed_len(packet.len());
+            let room = self.room.get_mut(begin..end).unwrap_or_default();
             self.laid
-                .push(self.sa.lay_out(&packet, packet.len(), room, |inner| {
+                .push(sealing.lay_out(&packet, packet.len(), room, |inner| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 })?);
-            end += self.sa.sealed_len(packet.len());
             *place = end;
         }
-        self.sa.seal_all(&self.laid, &mut self.room[..end])?;
+        sealing.seal_all(&self.laid, &mut self.room[..end])?;
         Ok(ends)
     }
 }

@@ -68,13 +68,14 @@ impl Opener {
     /// with the padding and trailer its sender gave it.
     ///
     /// A packet refused is not to be used: an AEAD overwrites its text.
+    #[inline]
     pub fn open(
         &self,
         packet: &mut [u8],
         aad_len: usize,
         esn_high: Option<u32>,
     ) -> Result<Range<usize>, Forged> {
-        let parts = Parts::split(packet, aad_len, self.protection)?;
+        let mut parts = Parts::split(packet, aad_len, self.protection)?;
         let start = parts.aad.len().saturating_add(parts.iv.len());
         let plaintext = start..start.saturating_add(parts.text.len());
         match &self.mode {
@@ -92,9 +93,11 @@ impl Opener {
                     .decrypt(parts.iv, parts.text)
                     .map_err(|_| Forged::Misaligned)?;
             }
-            Opening::Aead(key) => key.open(parts, esn_high).map_err(|fault| match fault {
-                Fault::NotEsp | Fault::Refused => Forged::WrongIcv,
-            })?,
+            Opening::Aead(key) => key
+                .open(&mut parts, esn_high)
+                .map_err(|fault| match fault {
+                    Fault::NotEsp | Fault::Refused => Forged::WrongIcv,
+                })?,
         }
         Ok(plaintext)
     }

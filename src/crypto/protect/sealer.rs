@@ -82,7 +82,7 @@ impl Sealer {
         counter: u64,
         esn_high: Option<u32>,
     ) -> Result<(), Misfit> {
-        let parts = Parts::split(packet, aad_len, self.protection)?;
+        let mut parts = Parts::split(packet, aad_len, self.protection)?;
         match &self.mode {
             Sealing::Cbc { cipher, ivs, mac } => {
                 let mut block = [0; 16];
@@ -110,12 +110,13 @@ impl Sealer {
                     .for_each(|(to, from)| *to = *from);
                 Ok(())
             }
-            Sealing::Aead(key) => key
-                .seal(parts, counter, esn_high)
-                .map_err(|fault| match fault {
-                    Fault::NotEsp => Misfit::NotEsp,
-                    Fault::Refused => Misfit::TooLong,
-                }),
+            Sealing::Aead(key) => {
+                key.seal(&mut parts, counter, esn_high)
+                    .map_err(|fault| match fault {
+                        Fault::NotEsp => Misfit::NotEsp,
+                        Fault::Refused => Misfit::TooLong,
+                    })
+            }
         }
     }
 

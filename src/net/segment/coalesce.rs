@@ -426,7 +426,9 @@ mod tests {
             payload: 100,
             ..Tcp::default()
         };
-        assert_eq!(counts(&small.in_a_row(130)), [64, 64, 2]);
+        assert_eq!(counts(&small.in_a_row(130)), [130]);
+        let datagrams: Vec<_> = (0..130).map(|id| datagram(4, id, 100)).collect();
+        assert_eq!(counts(&datagrams), [64, 64, 2]);
         let large = Tcp {
             payload: 8948,
             ..Tcp::default()

@@ -47,7 +47,8 @@ pub struct Train {
     pub kind: Kind,
     /// Octets of payload in each segment but the last, which may have fewer.
     pub size: NonZeroU16,
-    /// Octets of headers, by its sender's account. Linux says how much lies in the first buffer, which may be more.
+    /// Octets of headers, by its sender's account: a hint (virtio 1.2 §5.1.6.2), which is written and not believed. Linux says how
+    /// much lies in the first buffer, and hands on what a guest has said.
     pub header_len: u16,
     /// Where the checksum is that is to be finished in each segment; `None` if its sender has vouched for it otherwise.
     pub partial: Option<Partial>,

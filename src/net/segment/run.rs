@@ -158,8 +158,9 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The most packets of a run: what Linux takes as one train of datagrams.
-    const MOST: u16 = 64;
+    /// The most packets of a run of datagrams: what Linux takes as one train (`UDP_MAX_SEGMENTS`). Segments of TCP have no such limit,
+    /// but that of the packet's length.
+    const MOST_DATAGRAMS: u16 = 64;
 
     pub(super) fn new() -> Run {
         Run {
@@ -233,7 +234,8 @@ impl Run {
             );
             self.flags = flags;
         }
-        let last = next.ends_a_run() || payload.len() < self.size || self.packets >= Run::MOST;
+        let full = next.flow.protocol == UDP && self.packets >= Run::MOST_DATAGRAMS;
+        let last = next.ends_a_run() || payload.len() < self.size || full;
         Some(if last { Appended::Last } else { Appended::Open })
     }
 

@@ -9,7 +9,8 @@
 //! The SPI is the first word of an ESP packet (RFC 4303 §2), and what a peer changes last: when a NAT moves it, and when its tunnels
 //! share an address and a port. Choosing the socket by it, with a filter of three instructions in the kernel, gives each inbound SA
 //! one worker and spreads the tunnels of one peer. Where there is no filter, or a train of datagrams has several SPIs, packets come to
-//! another socket, which costs some waiting and nothing else.
+//! another socket. They are opened there all the same, one worker after the other; what two sockets hold at one moment may then pass
+//! each other, as on two links.
 
 use std::net::SocketAddr;
 

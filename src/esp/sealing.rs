@@ -1,0 +1,266 @@
+//! Inner packets become ESP packets, many under one outbound SA, sealed where they will leave from. The mirror image is
+//! [`opening`](super::opening).
+//!
+//! ```text
+//!   lay_out   SPI, number ‖ room for the IV ‖ inner packet ‖ padding ‖ room for the ICV      a packet gets its number and place
+//!   seal_all  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓ …       some of them, side by side, at once
+//! ```
+//!
+//! Laying out and sealing are two steps because AES-CBC with HMAC is several times faster over packets in parallel
+//! ([`lanes`](crate::crypto::lanes)).
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::lifetime::{Carried, Stage};
+use super::{HEADER, Outbound, trailer};
+use crate::crypto::Esn;
+use crate::crypto::lanes::{GROUP, Outgoing};
+use crate::net::{Packet, Refusal};
+
+/// An outbound SA held for a batch of packets.
+pub struct Sealing<'a> {
+    sa: &'a Outbound,
+    used: MutexGuard<'a, Used>,
+    /// What it had carried before.
+    before: Used,
+}
+
+/// What an SA has carried: sequence numbers, each of them one packet's, and octets of inner packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    sequence: u64,
+    bytes: u64,
+}
+
+/// An ESP packet that has its number and its place, but is still to be sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct Laid {
+    sequence: u64,
+    /// Octets of the whole ESP packet.
+    len: usize,
+}
+
+impl<'a> Sealing<'a> {
+    /// So many packets laid out are worth sealing: they fill the lanes, and the first-level cache still holds them.
+    pub const GROUP: usize = GROUP;
+
+    pub(super) fn new(sa: &'a Outbound, used: MutexGuard<'a, Used>) -> Sealing<'a> {
+        let before = *used;
+        Sealing { sa, used, before }
+    }
+
+    /// Whether the SA should be replaced, or has ended.
+    pub fn stage(&self) -> Stage {
+        self.sa.lifetime.stage(self.carried())
+    }
+
+    /// Gives a packet of `inner` octets its number and lays it out in `room`, which has [`sealed_len`](Outbound::sealed_len) or
+    /// [`roomy_len`](Outbound::roomy_len) octets: `write` puts it there, and says whether it could. It is of the family that `like`
+    /// has, the packet it is or is a part of. Until [`seal_all`](Sealing::seal_all) it is in the clear and must not leave.
+    ///
+    /// # Errors
+    /// [`Refusal::Overflow`] if the room does not fit or `write` failed, [`Refusal::SequenceExhausted`] when no number may be used
+    /// any more, [`Refusal::Expired`] when the SA has carried as much as it may.
+    pub fn lay_out(
+        &mut self,
+        like: &Packet<'_>,
+        inner: usize,
+        room: &mut [u8],
+        write: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Result<Laid, Refusal> {
+        let len = room.len();
+        let trailer = len
+            .checked_sub(self.sa.envelope().saturating_add(inner))
+            .filter(|trailer| *trailer >= trailer::LEAST)
+            .ok_or(Refusal::Overflow)?;
+        self.sa.lifetime.admits(self.carried())?;
+        // From here on the number is spent, whatever becomes of the packet.
+        let sequence = self.used.sequence.saturating_add(1);
+        self.used.sequence = sequence;
+        let next = if like.is_ipv4() {
+            trailer::IPV4
+        } else {
+            trailer::IPV6
+        };
+        self.fill(sequence, [inner, trailer], next, room, write)
+            .ok_or(Refusal::Overflow)?;
+        self.used.bytes = self.used.bytes.saturating_add(inner as u64);
+        Ok(Laid { sequence, len })
+    }
+
+    /// Writes everything that is not the cipher's: header, inner packet and trailer.
+    fn fill(
+        &self,
+        sequence: u64,
+        [inner, trailer]: [usize; 2],
+        next: u8,
+        room: &mut [u8],
+        write: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Option<()> {
+        let (spi, room) = room.split_first_chunk_mut::<4>()?;
+        let (number, room) = room.split_first_chunk_mut::<4>()?;
+        *spi = self.sa.spi.to_be_bytes();
+        *number = (sequence as u32).to_be_bytes();
+
+        let (_iv, room) = room.split_at_mut_checked(self.sa.suite.protection.iv_len())?;
+        let (payload, room) = room.split_at_mut_checked(inner)?;
+        write(payload).then_some(())?;
+
+        let (trailer, _icv) = room.split_at_mut_checked(trailer)?;
+        trailer::write(trailer, next)
+    }
+
+    /// Seals packets that lie side by side from the start of `room`, each as it was laid out.
+    ///
+    /// # Errors
+    /// [`Refusal::Overflow`] if they do not fill `room` as they should; then none of them may leave.
+    pub fn seal_all(&self, laid: &[Laid], room: &mut [u8]) -> Result<(), Refusal> {
+        let mut rest = room;
+        match &self.sa.lanes {
+            // One alone has nobody to share the lanes with.
+            Some(lanes) if laid.len() > 1 => laid.chunks(GROUP).try_for_each(|group| {
+                let mut packets: [Outgoing<'_>; GROUP] = Default::default();
+                for (packet, laid) in packets.iter_mut().zip(group) {
+                    *packet = Outgoing {
+                        bytes: cut(&mut rest, laid.len)?,
+                        counter: laid.sequence,
+                        esn_high: self.high(laid.sequence),
+                    };
+                }
+                let packets = packets.get_mut(..group.len()).ok_or(Refusal::Overflow)?;
+                lanes.seal(packets).map_err(|_| Refusal::Overflow)
+            }),
+            Some(_) | None => laid.iter().try_for_each(|laid| {
+                let packet = cut(&mut rest, laid.len)?;
+                self.sa
+                    .sealer
+                    .seal(packet, HEADER, laid.sequence, self.high(laid.sequence))
+                    .map_err(|_| Refusal::Overflow)
+            }),
+        }
+    }
+
+    /// The half of the number that is authenticated and does not travel.
+    fn high(&self, sequence: u64) -> Option<u32> {
+        match self.sa.suite.esn {
+            Esn::No => None,
+            Esn::Yes => Some((sequence >> 32) as u32),
+        }
+    }
+
+    fn carried(&self) -> Carried {
+        Carried {
+            sequence: self.used.sequence,
+            packets: self.used.sequence,
+            bytes: self.used.bytes,
+        }
+    }
+
+    /// Pretends that `sequence` numbers have been used.
+    #[cfg(test)]
+    pub(super) fn pretend_used(&mut self, sequence: u64) {
+        self.used.sequence = sequence;
+        self.before.sequence = sequence;
+    }
+}
+
+/// What others read is written once a batch.
+impl Drop for Sealing<'_> {
+    fn drop(&mut self) {
+        let Used { sequence, bytes } = *self.used;
+        self.sa.number.store(sequence, Relaxed);
+        let packets = sequence.saturating_sub(self.before.sequence);
+        if packets > 0 {
+            let bytes = bytes.saturating_sub(self.before.bytes);
+            self.sa.sent.add(packets, bytes);
+        }
+    }
+}
+
+/// Takes the next `len` octets off the front.
+fn cut<'a>(rest: &mut &'a mut [u8], len: usize) -> Result<&'a mut [u8], Refusal> {
+    let (packet, after) = std::mem::take(rest)
+        .split_at_mut_checked(len)
+        .ok_or(Refusal::Overflow)?;
+    *rest = after;
+    Ok(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::testing::{SUITES, pair, seal, udp4};
+
+    #[test]
+    fn several_sealed_at_once_are_what_each_would_be_alone() {
+        for words in SUITES
+            .iter()
+            .chain(&["aes128-sha1-esn", "aes256-sha256-esn"])
+        {
+            let (together, _) = pair(words);
+            let (alone, _) = pair(words);
+            for count in [1, 2, 15, 16, 17, 46] {
+                let packets: Vec<_> = (0..count).map(|n| udp4(28 + n * 29)).collect();
+                let lens = packets.iter().map(|inner| together.sealed_len(inner.len()));
+                let mut room = vec![0; lens.sum()];
+                let mut rest = &mut room[..];
+                let mut sealing = together.lock();
+                let laid: Vec<_> = packets
+                    .iter()
+                    .map(|inner| {
+                        let packet = Packet::parse(inner).unwrap();
+                        let write = |place: &mut [u8]| {
+                            place.copy_from_slice(inner);
+                            true
+                        };
+                        let place = cut(&mut rest, together.sealed_len(inner.len())).unwrap();
+                        sealing.lay_out(&packet, inner.len(), place, write).unwrap()
+                    })
+                    .collect();
+                sealing.seal_all(&laid, &mut room).unwrap();
+                drop(sealing);
+                let expected: Vec<_> = packets.iter().map(|inner| seal(&alone, inner)).collect();
+                assert!(room == expected.concat(), "{words} {count}");
+            }
+            assert_eq!(together.sent().packets(), alone.sent().packets());
+            assert_eq!(together.sent().bytes(), alone.sent().bytes());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_its_room_is_not_sealed() {
+        let (outbound, _) = pair("aes128-sha1");
+        let inner = udp4(60);
+        let packet = Packet::parse(&inner).unwrap();
+        let mut room = vec![0; outbound.sealed_len(60)];
+        let mut sealing = outbound.lock();
+        let laid = sealing.lay_out(&packet, 60, &mut room, |_| true).unwrap();
+        assert_eq!(
+            sealing.seal_all(&[laid, laid], &mut room),
+            Err(Refusal::Overflow)
+        );
+        for (len, write) in [(room.len(), false), (61, true)] {
+            let refused = sealing.lay_out(&packet, 60, &mut room[..len], |_| write);
+            assert_eq!(refused.unwrap_err(), Refusal::Overflow);
+        }
+    }
+    #[test]
+    fn what_others_read_is_written_when_the_batch_ends() {
+        let (outbound, _) = pair("aes128gcm16");
+        let inner = udp4(60);
+        let packet = Packet::parse(&inner).unwrap();
+        let mut room = vec![0; outbound.sealed_len(60)];
+        let mut sealing = outbound.lock();
+        for _ in 0..3 {
+            sealing.lay_out(&packet, 60, &mut room, |_| true).unwrap();
+        }
+        assert_eq!(outbound.sequence(), 0);
+        drop(sealing);
+        assert_eq!(outbound.sequence(), 3);
+        assert_eq!(
+            (outbound.sent().packets(), outbound.sent().bytes()),
+            (3, 180)
+        );
+    }
+}
