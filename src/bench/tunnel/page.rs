@@ -71,7 +71,7 @@ impl Report {
         });
         page += &self.stages();
         page += "<h2>Loss</h2>\n<p>Every trial of the rate searches: from left to right the packets sent a second (k: thousands), upwards \
-                 the part of them that was lost. Red is what counts as carried.</p>\n";
+                 the part of them that was lost. What lies below the red line counts as carried.</p>\n";
         for mix in MIXES {
             page += &self.loss(&format!("UDP {}", mix.name), |run| {
                 run.udp.iter().find(|udp| udp.name == mix.name)
