@@ -3,7 +3,7 @@
 use super::event::NatView;
 use super::failure::Failure;
 use super::nearest::Nearest;
-use super::settings::Identity;
+use super::settings::{Encapsulation, Identity};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
 
@@ -333,16 +333,25 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
         id,
         selectors,
         ppk,
+        encapsulation,
     } = ours;
     let (code, text, advice) = if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN {
+        // A peer that sees a NAT and insists on protocol 50, as we do here, has no better word for it either.
+        let (or_nat, without_nat) = match encapsulation {
+            Encapsulation::Udp | Encapsulation::Auto => ("", ""),
+            Encapsulation::Esp => (
+                "; or it sees a NAT in between, which `encapsulation = \"esp\"` does not pass",
+                " Across a NAT set `encapsulation = \"auto\"` on both sides.",
+            ),
+        };
         match stage {
             Stage::Init | Stage::Intermediate => (
                 "no-proposal-chosen",
                 format!(
-                    "the peer refuses our IKE proposal {ike}, or has no configuration for our address"
+                    "the peer refuses our IKE proposal {ike}, or has no configuration for our address{or_nat}"
                 ),
                 format!(
-                    "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check the address the peer expects us at."
+                    "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check the address the peer expects us at.{without_nat}"
                 ),
             ),
             Stage::Auth => (
@@ -411,6 +420,8 @@ pub struct Ours {
     pub selectors: String,
     /// The identity of our post-quantum pre-shared key.
     pub ppk: Option<String>,
+    /// What we would have carry ESP.
+    pub encapsulation: Encapsulation,
 }
 
 /// The exchange in which a peer refused.

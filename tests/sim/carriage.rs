@@ -108,6 +108,23 @@ fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
 }
 
 #[test]
+fn who_is_refused_for_a_nat_and_insists_on_esp_too_is_told_that_it_may_be_that() {
+    use Encapsulation::{Auto, Esp};
+    let told = |a| {
+        let pair = translated(a, Esp);
+        let failure = pair.a.view().last_failure.unwrap();
+        // The peer has no other word for it.
+        assert_eq!(failure.code, "no-proposal-chosen");
+        format!("{failure:?}")
+    };
+    let both = told(Esp);
+    assert!(both.contains("sees a NAT in between"), "{both}");
+    assert!(both.contains("on both sides"), "{both}");
+    let theirs = told(Auto);
+    assert!(!theirs.contains("NAT"), "{theirs}");
+}
+
+#[test]
 fn an_address_of_ours_that_is_left_open_is_asked_for_before_its_hash_is_sent() {
     let mut a = with(Side::A, Encapsulation::Auto);
     a.local = IpAddr::from([0, 0, 0, 0]);

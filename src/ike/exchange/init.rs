@@ -386,6 +386,7 @@ pub fn ours(settings: &Settings, stage: Stage) -> Ours {
         id: settings.id.clone(),
         selectors: selectors(&settings.policy.local, &settings.policy.remote),
         ppk: settings.ppk.as_ref().map(|ppk| ppk.id.clone()),
+        encapsulation: settings.encapsulation,
     }
 }
 
