@@ -17,6 +17,8 @@ pub struct Ends {
     pub peer: Given<Peer>,
     /// Where we send from.
     pub local: Given<IpAddr>,
+    /// The address the peer knows us by: the tunnel's `address`, else the gateway's.
+    pub address: Option<IpAddr>,
     /// Who we say we are.
     pub id: Identity,
     /// Who the peer must say it is.
@@ -33,13 +35,14 @@ impl Reader<'_> {
         let advice = "write the address of the cloud's gateway: peer = \"203.0.113.7\"";
         let peer = scope.required("peer", value::peer, quoted, advice);
         let local = self.local_address(scope, peer.as_ref().map(|peer| &peer.value));
-        let id = self.identity(scope);
+        let (address, id) = self.identity(scope);
         let peer_id = scope.value_or("peer-id", value::peer_id, show::peer_id, PeerId::Any);
         let psk = self.psk(scope);
         let ppk = self.ppk(scope);
         Some(Ends {
             peer: peer?,
             local: local?,
+            address,
             // Without one of these an error is on record, and these settings go no further than the lints.
             id: id.unwrap_or(Identity::KeyId(Vec::new())),
             peer_id: peer_id.value,
@@ -78,9 +81,15 @@ impl Reader<'_> {
         })
     }
 
-    /// `id`, else the tunnel's `address`, else the gateway's.
-    fn identity(&self, scope: &mut Scope<'_, '_>) -> Option<Identity> {
+    /// The address the peer knows us by: the tunnel's `address`, else the gateway's. And `id`, else that address.
+    fn identity(&self, scope: &mut Scope<'_, '_>) -> (Option<IpAddr>, Option<Identity>) {
         let own = scope.value("address", value::host_address, quoted);
+        let own = own.map(|given| given.value);
+        let id = self.identity_beside(scope, own);
+        (own.or(self.gateway.address), id)
+    }
+
+    fn identity_beside(&self, scope: &mut Scope<'_, '_>, own: Option<IpAddr>) -> Option<Identity> {
         if scope.sets("id") {
             return scope
                 .value("id", value::identity, quoted)
@@ -89,7 +98,7 @@ impl Reader<'_> {
         if scope.sets("address") && own.is_none() {
             return None;
         }
-        let Some(address) = own.map(|given| given.value).or(self.gateway.address) else {
+        let Some(address) = own.or(self.gateway.address) else {
             // One `address` under `[gateway]` serves every tunnel, so that is where it is missing, once. One that is there and
             // unusable was complained about already.
             if self.table.entry("address").is_some() {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use super::carriage;
 use super::diagnostic::{Diagnostic, Severity};
 use super::file::{Table, Value};
 use super::resolve::Resolved;
@@ -23,6 +24,7 @@ pub fn tunnels(tunnels: &[Resolved], gateway: &Gateway, findings: &mut Vec<Diagn
         overlaps(tunnel, findings);
         routes(tunnel, findings);
         algorithms(tunnel, findings);
+        carriage::across_nat(tunnel, findings);
     }
 }
 

@@ -11,6 +11,7 @@
 //! Nothing stops at the first error: a [`Report`] holds everything that is wrong, each with its line, a caret and what to do.
 
 mod amount;
+mod carriage;
 mod diagnostic;
 mod duration;
 mod ends;

@@ -1,6 +1,7 @@
 //! Preset and file become [`Settings`]: the gateway here, each tunnel by [`super::tunnel`], and what holds between tunnels checked
 //! by [`super::lint`].
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
@@ -23,6 +24,8 @@ pub struct Resolved {
     pub preset: &'static Preset,
     /// Whether broken algorithms are allowed.
     pub allow_weak: bool,
+    /// The address the peer knows us by, where the file says it.
+    pub address: Option<IpAddr>,
     /// The prefixes its selectors are made of, ours.
     pub local: Vec<Prefix>,
     /// The prefixes its selectors are made of, theirs.
@@ -51,6 +54,8 @@ pub struct Places {
     pub ike: Range<usize>,
     /// `esp`.
     pub esp: Range<usize>,
+    /// `encapsulation`.
+    pub encapsulation: Range<usize>,
     /// `mtu`, where the file sets it.
     pub mtu: Range<usize>,
 }

@@ -67,6 +67,7 @@ impl Reader<'_> {
             routes: traffic.routes.at,
             ike: protection.ike.at,
             esp: protection.esp.at,
+            encapsulation: upkeep.encapsulation.at,
             mtu: mtu_at,
         };
         let ike = ike::Settings {
@@ -87,7 +88,7 @@ impl Reader<'_> {
             child_lifetime: protection.child_lifetime,
             start: upkeep.start,
             dpd: upkeep.dpd,
-            encapsulation: upkeep.encapsulation,
+            encapsulation: upkeep.encapsulation.value,
             fragment_size: upkeep.fragment_size,
             rekey_test: protection.rekey_test,
         };
@@ -110,6 +111,7 @@ impl Reader<'_> {
             tunnel,
             preset,
             allow_weak: protection.allow_weak,
+            address: ends.address,
             local: traffic.local.value,
             remote: traffic.remote.value,
             at,
@@ -193,7 +195,7 @@ impl Protection {
 struct Upkeep {
     start: Start,
     dpd: Dpd,
-    encapsulation: Encapsulation,
+    encapsulation: Given<Encapsulation>,
     fragment_size: u16,
 }
 
@@ -230,7 +232,7 @@ impl Upkeep {
                 delay: delay.value,
                 timeout: timeout.value,
             },
-            encapsulation: encapsulation.value,
+            encapsulation,
             fragment_size: fragment_size.value,
         }
     }

@@ -135,3 +135,38 @@ fn tunnels_must_differ() {
         "two local addresses to one peer are two tunnels"
     );
 }
+
+#[test]
+fn esp_across_a_nat_that_the_addresses_show_is_warned_of() {
+    let esp = |more: &str| said(&format!("encapsulation = \"esp\"\n{more}"));
+    // One-to-one NAT: the peer knows another address.
+    for local in ["10.0.0.5", "198.51.100.1"] {
+        let told = esp(&format!("local-address = \"{local}\""));
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, Severity::Warning);
+        for word in [local, "203.0.113.7", "NAT", "encapsulation = \"auto\""] {
+            assert!(told[0].1.contains(word), "no {word} in {told:?}");
+        }
+    }
+    // The address is not named, and the identity is something else: the private address alone tells.
+    let nameless =
+        with("id = \"gw.example.org\"\nencapsulation = \"esp\"\nlocal-address = \"192.168.1.1\"")
+            .replace("address = \"203.0.113.7\"\n", "");
+    let told = load_good(&nameless).report.to_string();
+    assert!(
+        told.contains("192.168.1.1 is a private address and 47.88.10.20 a public one"),
+        "{told}"
+    );
+
+    // Nothing shows a NAT, or one is no matter.
+    assert_eq!(esp(""), []);
+    assert_eq!(esp("local-address = \"203.0.113.7\""), []);
+    for carriage in ["auto", "udp"] {
+        let line = format!("encapsulation = \"{carriage}\"\nlocal-address = \"10.0.0.5\"");
+        assert_eq!(said(&line), []);
+    }
+    // Both on one private network.
+    let private = with("peer = \"10.9.9.9\"").replace("203.0.113.7", "10.0.0.5");
+    let private = format!("{private}encapsulation = \"esp\"\nlocal-address = \"10.0.0.5\"\n");
+    assert_eq!(load_good(&private).report.findings(), []);
+}
