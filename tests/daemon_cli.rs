@@ -124,8 +124,13 @@ remote = [\"10.2.0.0/24\"]
 
     /// Starts a daemon and waits until it answers.
     fn start(&self) -> Daemon {
+        self.start_within(&[])
+    }
+
+    /// The same with a program around it.
+    fn start_within(&self, wrapper: &[&str]) -> Daemon {
         let log = File::create(self.path("log")).unwrap();
-        let mut command = self.command(&[]);
+        let mut command = self.command(wrapper);
         let child = command
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -213,6 +218,41 @@ fn missing_capabilities_are_named() {
         assert_eq!(status, 1, "{said}");
         assert_says(&said, &[name]);
     }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_cap_net_raw_esp_is_refused_with_a_way_out_and_auto_goes_on_in_udp() {
+    const DEPRIVED: [&str; 2] = ["setpriv", "--bounding-set=-net_raw"];
+    let site = Site::new();
+    site.configure("encapsulation = \"esp\"");
+    let (status, said) = site.refused(&DEPRIVED);
+    assert_eq!(status, 1, "{said}");
+    assert_says(
+        &said,
+        &[
+            "tunnel a",
+            "protocol 50",
+            "CAP_NET_RAW is missing",
+            "run as root",
+            "AmbientCapabilities=CAP_NET_RAW",
+            "encapsulation = \"udp\"",
+        ],
+    );
+
+    site.configure("encapsulation = \"auto\"");
+    let daemon = site.start_within(&DEPRIVED);
+    let log = site.log();
+    assert_eq!(log.matches("CAP_NET_RAW is missing").count(), 1, "{log}");
+    assert_says(&log, &["encapsulation = \"auto\"", "use UDP"]);
+    drop(daemon);
+
+    // Nobody needs it for what always goes in UDP.
+    site.configure("encapsulation = \"udp\"");
+    let daemon = site.start_within(&DEPRIVED);
+    let log = site.log();
+    assert!(!log.contains("CAP_NET_RAW"), "{log}");
+    drop(daemon);
 }
 
 #[test]

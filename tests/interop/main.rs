@@ -15,6 +15,7 @@ mod liveness;
 mod lossy;
 mod matrix;
 mod multipath;
+mod native;
 mod post_quantum;
 mod reauthentication;
 mod rebinding;

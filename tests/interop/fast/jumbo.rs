@@ -134,6 +134,29 @@ fn widen(lab: &mut Lab) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn e10_native_esp_in_fragments_is_put_together_before_it_is_opened() {
+    for outer in [Family::V4, Family::V6] {
+        let case = Case {
+            esp: SUITES[1],
+            outer,
+            encapsulation: Encapsulation::Esp,
+            ..Case::of(Peer::Groundlink)
+        };
+        let mut lab = lab_of(&case, 1500);
+        let largest = room(case.inner);
+        let sizes = (1400..=1600)
+            .chain((1600..largest).step_by(97))
+            .chain([largest]);
+        let flown = Barrage::of_sizes(sizes).both_ways(&lab);
+        well(&mut lab, flown);
+        let carried = bulk::both_ways(&lab, 4 << 20);
+        well(&mut lab, carried);
+        refused_exactly(&mut lab, &nothing);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
     for offload in ["auto", "off"] {
         let case = Case {

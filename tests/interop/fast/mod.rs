@@ -17,12 +17,14 @@ mod disorder;
 mod every_size;
 mod jumbo;
 mod loss;
+mod native;
 mod unsummed;
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use groundlink::ike::Encapsulation;
 use groundlink::lab::options::{Family, Options, Peer, Side};
 use groundlink::lab::{Changes, Far, Lab};
 use groundlink::os::netns::Namespace;
@@ -42,6 +44,8 @@ struct Case {
     esp: &'static str,
     /// `offload` in the configuration.
     offload: &'static str,
+    /// What carries ESP.
+    encapsulation: Encapsulation,
 }
 
 /// The suites that are carried: a cipher with a hash beside it, and one of one piece.
@@ -55,6 +59,7 @@ impl Case {
             outer: Family::V4,
             esp: SUITES[0],
             offload: "auto",
+            encapsulation: Encapsulation::Udp,
         }
     }
 
@@ -65,6 +70,7 @@ impl Case {
             outer: self.outer,
             ike: Some("aes128-sha256-curve25519".to_owned()),
             esp: Some(self.esp.to_owned()),
+            encapsulation: self.encapsulation,
             ..Options::default()
         }
     }
