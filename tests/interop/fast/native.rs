@@ -43,6 +43,15 @@ fn only_bare(lab: &Lab, least: u64) {
 fn carries(case: &Case) {
     let mut lab = case.up();
     watch(&lab);
+    // What finds neighbours unresolved may be answered with "no route": the kernel gives up on them for a moment after three seconds.
+    let begin = Instant::now();
+    while lab.ping(1).unwrap().received == 0 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{}",
+            logs(&mut lab)
+        );
+    }
     let carried = bulk::both_ways(&lab, BULK);
     well(&mut lab, carried);
     let flown = Barrage::of_trains(1000, 1300).both_ways(&lab);
