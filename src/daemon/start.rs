@@ -30,7 +30,7 @@ use crate::os::privileges::{self, Capability};
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
-use crate::os::{Offloading, Socket, SocketOffload, clock, sysctl, systemd};
+use crate::os::{Offloading, Socket, SocketOffload, clock, process, sysctl, systemd};
 
 /// A configuration that may be run.
 pub(super) struct Sound {
@@ -78,6 +78,9 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         tunnels: mut configured,
     } = sound.settings;
     preflight()?;
+    if let Err(error) = process::allow_descriptors() {
+        debug!(%error, "as many descriptors as before have to do");
+    }
     let control = options.socket.clone().unwrap_or(ours.control);
     let listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;

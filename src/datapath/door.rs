@@ -7,20 +7,20 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::classify::Admits;
 use super::counters::{Counters, Refusals};
 use super::crew::{Crew, Place};
 use super::egress::Road;
-use super::ingress::Ingress;
+use super::ingress::{Door, Ingress};
 use super::notice::{self, Bell, Notices};
 use super::offload::Offload;
+use super::reception::Reception;
 use super::stages::Stages;
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
-use super::worker::Worker;
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
 use crate::net::Policy;
-use crate::os::poll::Waiter;
 use crate::os::{Device, SendBatch, Socket, SocketOffload};
 
 /// All workers, their tables and their counters. Dropping it ends the workers.
@@ -28,24 +28,19 @@ pub struct Datapath {
     bell: Bell,
     inlets: Arc<Inlets>,
     strays: Arc<Refusals>,
+    reception: Reception,
     gates: Vec<Gate>,
-    natives: Vec<Native>,
+    /// The sockets of native ESP.
+    natives: Vec<Arc<dyn Socket>>,
     tunnels: BTreeMap<TunnelId, Tunnel>,
     crew: Crew,
 }
 
-/// The sockets of one address and the workers that serve them.
+/// The sockets of one address.
 struct Gate {
     ike: Arc<dyn Socket>,
     /// The one of port 4500 that also sends.
     nat: Arc<dyn Socket>,
-    _workers: Vec<Worker>,
-}
-
-/// The socket of native ESP of one address and the worker that serves it.
-struct Native {
-    socket: Arc<dyn Socket>,
-    _worker: Worker,
 }
 
 struct Tunnel {
@@ -100,6 +95,7 @@ impl Datapath {
             bell,
             inlets: Arc::default(),
             strays: Arc::default(),
+            reception: Reception::default(),
             gates: Vec::new(),
             natives: Vec::new(),
             tunnels: BTreeMap::new(),
@@ -108,36 +104,20 @@ impl Datapath {
         Ok((datapath, notices))
     }
 
-    /// Serves one address: its socket on port 500 and its sockets on port 4500, with a worker for each of these. The first sends
+    /// Serves one address: its socket on port 500 and its sockets on port 4500, each of these with another worker. The first sends
     /// what leaves from port 4500.
     ///
     /// # Errors
     /// No thread or descriptor left, or no socket on port 4500.
     pub fn listen(&mut self, ike: Arc<dyn Socket>, nats: &[Arc<dyn Socket>]) -> io::Result<()> {
         let first = nats.first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut workers = Vec::with_capacity(nats.len());
-        let mut first_only = Some(&ike);
+        self.serve(0, &ike, Admits::Ike)?;
         for (number, nat) in nats.iter().enumerate() {
-            let ike = first_only.take();
-            let waiter = Arc::new(Waiter::new()?);
-            for (token, socket) in (0..).zip(ike.into_iter().chain([nat])) {
-                waiter.watch(socket.as_fd(), token)?;
-            }
-            let work = Ingress::new(
-                ike.cloned(),
-                Arc::clone(nat),
-                Arc::clone(&self.inlets),
-                Arc::clone(&self.strays),
-                self.bell.clone(),
-            )
-            .timed(Arc::clone(self.crew.stages()));
-            let name = format!("ingress {}.{number}", self.gates.len());
-            workers.push(Worker::spawn(name, waiter, work)?);
+            self.serve(number, nat, Admits::IkeAndEsp)?;
         }
         self.gates.push(Gate {
             nat: Arc::clone(first),
             ike,
-            _workers: workers,
         });
         Ok(())
     }
@@ -147,18 +127,21 @@ impl Datapath {
     /// # Errors
     /// No thread or descriptor left.
     pub fn listen_native(&mut self, socket: Arc<dyn Socket>) -> io::Result<()> {
-        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
-        let work = Ingress::native(Arc::clone(&socket), inlets, strays, self.bell.clone())
-            .timed(Arc::clone(self.crew.stages()));
-        let name = format!("native {}", self.natives.len());
-        let waiter = Arc::new(Waiter::new()?);
-        waiter.watch(socket.as_fd(), 0)?;
-        let worker = Worker::spawn(name, waiter, work)?;
-        self.natives.push(Native {
-            socket,
-            _worker: worker,
-        });
+        self.serve(0, &socket, Admits::Esp)?;
+        self.natives.push(socket);
         Ok(())
+    }
+
+    fn serve(&mut self, number: usize, socket: &Arc<dyn Socket>, admits: Admits) -> io::Result<()> {
+        let door = Door {
+            socket: Arc::clone(socket),
+            admits,
+        };
+        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
+        let (bell, stages) = (self.bell.clone(), Arc::clone(self.crew.stages()));
+        self.reception.open(number, door, |doors| {
+            Ingress::new(doors, inlets, strays, bell).timed(stages)
+        })
     }
 
     /// Adds a tunnel, or replaces it: it has no SA yet.
@@ -305,15 +288,15 @@ impl Datapath {
 
     /// The raw socket of native ESP that serves this local address.
     pub fn native_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
-        let bound = |native: &Native| native.socket.local().ip();
+        let bound = |native: &Arc<dyn Socket>| native.local().ip();
         let natives = || self.natives.iter();
-        let everywhere = |native: &&Native| {
+        let everywhere = |native: &&Arc<dyn Socket>| {
             bound(native).is_unspecified() && bound(native).is_ipv4() == local.is_ipv4()
         };
         natives()
             .find(|native| bound(native) == local)
             .or_else(|| natives().find(everywhere))
-            .map(|native| Arc::clone(&native.socket))
+            .map(Arc::clone)
     }
 
     /// Sends a datagram of the control plane from the socket that `local` names by its address and port.
@@ -601,6 +584,43 @@ mod tests {
             device.upgrade().is_none() && nat.upgrade().is_none(),
             "no thread holds them any more"
         );
+    }
+
+    #[test]
+    fn forty_addresses_are_served_by_as_many_workers_as_one() {
+        let network = MemoryNetwork::new();
+        let (mut datapath, notices) = Datapath::new().unwrap();
+        let addresses: Vec<_> = (1..=40)
+            .map(|last| IpAddr::from([192, 0, 2, last]))
+            .collect();
+        let mut sockets = Vec::new();
+        for address in &addresses {
+            // A group of two would share a port; in memory they need two.
+            let bind = |port| Arc::new(network.bind(SocketAddr::new(*address, port), 10).unwrap());
+            let [ike, first, second] = [IKE_PORT, NAT_PORT, NAT_PORT + 1].map(bind);
+            datapath
+                .listen(ike.clone(), &[first.clone(), second.clone()])
+                .unwrap();
+            sockets.extend([ike, first, second]);
+        }
+        assert_eq!(datapath.reception.workers(), 2);
+
+        // Each socket is heard.
+        let remote = SocketAddr::new(B, IKE_PORT);
+        for socket in &sockets {
+            let mut message = vec![0; 60];
+            message[24..28].copy_from_slice(&60_u32.to_be_bytes());
+            if socket.local().port() != IKE_PORT {
+                message.splice(..0, [0; 4]);
+            }
+            assert!(socket.inject(remote, &message));
+            let local = socket.local();
+            let heard = eventually(|| notices.next());
+            assert!(
+                matches!(&heard, Notice::Ike { local: at, .. } if *at == local),
+                "{heard:?}"
+            );
+        }
     }
 
     #[test]

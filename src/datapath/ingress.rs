@@ -5,13 +5,15 @@
 //!          ─▶ 4 congestion marks ─▶ 5 clamp TCP ─▶ 6 loop? ─▶ join with others of its flow ─▶ device
 //! ```
 //!
-//! One worker does this for the two ports of one address, more where several sockets share port 4500, another for IP protocol 50
-//! there. A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
+//! One worker does this for the sockets of all addresses, more where several sockets share port 4500
+//! ([`reception`](super::reception)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
 //! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use super::classify::{Admits, Content, classify};
 use super::counters::Refusals;
@@ -27,17 +29,21 @@ use crate::net::{Refusal, Time};
 use crate::os::poll::Ready;
 use crate::os::{RecvBatch, Socket};
 
-/// The worker of some of one address's sockets.
+/// A worker of some sockets.
 pub(super) struct Ingress {
-    doors: Vec<Door>,
+    doors: Arc<Doors>,
     arrivals: RecvBatch,
     road: Road,
 }
 
+/// The sockets of one worker, each in the place that its token says.
+pub(super) type Doors = ArcSwap<Vec<Door>>;
+
 /// One socket and what may come to it.
-struct Door {
-    socket: Arc<dyn Socket>,
-    admits: Admits,
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) socket: Arc<dyn Socket>,
+    pub(super) admits: Admits,
 }
 
 /// What one packet after the other needs on its way.
@@ -57,47 +63,9 @@ struct Desk {
 }
 
 impl Ingress {
+    /// The worker of these sockets, and of those that are added.
     pub(super) fn new(
-        ike: Option<Arc<dyn Socket>>,
-        nat: Arc<dyn Socket>,
-        inlets: Arc<Inlets>,
-        strays: Arc<Refusals>,
-        bell: Bell,
-    ) -> Ingress {
-        let ike = ike.map(|socket| Door {
-            socket,
-            admits: Admits::Ike,
-        });
-        let nat = Door {
-            socket: nat,
-            admits: Admits::IkeAndEsp,
-        };
-        let doors = ike.into_iter().chain([nat]).collect();
-        Ingress::through(doors, inlets, strays, bell)
-    }
-
-    /// The worker of a socket of native ESP.
-    pub(super) fn native(
-        socket: Arc<dyn Socket>,
-        inlets: Arc<Inlets>,
-        strays: Arc<Refusals>,
-        bell: Bell,
-    ) -> Ingress {
-        let doors = vec![Door {
-            socket,
-            admits: Admits::Esp,
-        }];
-        Ingress::through(doors, inlets, strays, bell)
-    }
-
-    /// The same, which tells what it spends.
-    pub(super) fn timed(mut self, stages: Arc<Stages>) -> Ingress {
-        self.road.stages = stages;
-        self
-    }
-
-    fn through(
-        doors: Vec<Door>,
+        doors: Arc<Doors>,
         inlets: Arc<Inlets>,
         strays: Arc<Refusals>,
         bell: Bell,
@@ -119,13 +87,20 @@ impl Ingress {
             },
         }
     }
+
+    /// The same, which tells what it spends.
+    pub(super) fn timed(mut self, stages: Arc<Stages>) -> Ingress {
+        self.road.stages = stages;
+        self
+    }
 }
 
 impl Work for Ingress {
     fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
         let mut turn = Turn::Done;
-        let doors = (0..).zip(&self.doors);
-        for (_, door) in doors.filter(|(token, _)| ready.tokens().contains(token)) {
+        let doors = self.doors.load();
+        let ready = ready.tokens().iter();
+        for door in ready.filter_map(|token| doors.get(*token as usize)) {
             self.road.watch.start();
             turn = match door.socket.recv(&mut self.arrivals) {
                 Ok(count) if count >= self.arrivals.limit() => Turn::More,
@@ -593,7 +568,12 @@ mod tests {
         let raw = Arc::new(network.bind(SocketAddr::new(B, 0), 100).unwrap());
         let (bell, notices) = super::super::notice::channel(8).unwrap();
         let (inlets, strays) = (pair.b.inlets.clone(), pair.b.strays.clone());
-        let mut native = Ingress::native(raw.clone(), inlets, strays, bell);
+        let door = Door {
+            socket: raw.clone(),
+            admits: Admits::Esp,
+        };
+        let doors = Arc::new(ArcSwap::from_pointee(vec![door]));
+        let mut native = Ingress::new(doors, inlets, strays, bell);
         let bare = SocketAddr::new(STRANGER.ip(), 0);
 
         // What was agreed on is UDP; bare it is as good, and says nothing about ports.

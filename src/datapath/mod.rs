@@ -37,6 +37,7 @@ mod ingress;
 mod limit;
 mod notice;
 mod offload;
+mod reception;
 mod run;
 mod stages;
 mod tables;

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::classify::Admits;
 use super::counters::{Counters, Refusals};
 use super::egress::{Buffers, Reading, Road};
-use super::ingress::Ingress;
+use super::ingress::{Door, Ingress};
 use super::notice::{self, Notice, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
@@ -52,10 +53,13 @@ impl Side {
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
         let lane = lane(TUNNEL, &device);
         let (inlets, strays) = (Arc::<Inlets>::default(), Arc::<Refusals>::default());
-        let for_ingress: Arc<dyn crate::os::Socket> = ike.clone();
+        let door = |socket: &Arc<_>, admits| Door {
+            socket: Arc::clone(socket) as Arc<dyn crate::os::Socket>,
+            admits,
+        };
+        let doors = vec![door(&ike, Admits::Ike), door(&nat, Admits::IkeAndEsp)];
         let ingress = Ingress::new(
-            Some(for_ingress),
-            nat.clone(),
+            Arc::new(ArcSwap::from_pointee(doors)),
             inlets.clone(),
             strays.clone(),
             bell.clone(),

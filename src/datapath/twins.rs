@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::classify::Admits;
 use super::counters::{Counters, Refusals};
 use super::egress::{Buffers, Reading, Road};
-use super::ingress::Ingress;
+use super::ingress::{Door, Ingress};
 use super::notice::{self, Notices};
 use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
 use super::watch::{FirstPacket, Watch};
@@ -85,14 +86,17 @@ impl Twins {
         };
         let sad: Sad<Inlet> = [(Arc::new(inbound), inlet)].into_iter().collect();
         let inlets: Arc<Inlets> = Arc::new(ArcSwap::from_pointee(sad));
+        let door = Door {
+            socket: Arc::new(far_socket),
+            admits: Admits::IkeAndEsp,
+        };
         let (bell, notices) = notice::channel(8)?;
         let strays = Arc::<Refusals>::default();
         Ok(Twins {
             road: Road::new(Arc::clone(&a), &bell),
             buffers: Buffers::new(Arc::default()),
             ingress: Ingress::new(
-                None,
-                Arc::new(far_socket),
+                Arc::new(ArcSwap::from_pointee(vec![door])),
                 inlets,
                 Arc::clone(&strays),
                 bell,

@@ -1,8 +1,12 @@
-//! Whose socket is that? What /proc says about a port that is taken.
+//! Processes: how many descriptors ours may have, and whose socket that is which stands in the way (what /proc says about a port
+//! that is taken).
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A process of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +21,19 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.pid)
     }
+}
+
+/// Allows this process as many descriptors as its limits let it allow itself: a tunnel takes one, and the limit that a shell hands
+/// down is 1,024. Says how many that are.
+///
+/// # Errors
+/// The kernel does not tell, or refuses.
+pub fn allow_descriptors() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
 }
 
 /// The process that keeps us from binding `wanted`; `None` where /proc does not tell (another user's process, another namespace,
@@ -109,6 +126,12 @@ fn has_descriptor(pid: u32, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_descriptors_as_there_may_be_are_allowed() {
+        let hard = allow_descriptors().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

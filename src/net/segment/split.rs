@@ -78,6 +78,7 @@ impl<'a> Segments<'a> {
 impl<'a> Iterator for Segments<'a> {
     type Item = Segment<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Segment<'a>> {
         if self.rest.is_empty() {
             return None;
@@ -120,6 +121,7 @@ impl Segment<'_> {
     }
 
     /// Writes the segment into `out`, which has exactly [`Segment::len`] octets; false, and nothing written, if it has not.
+    #[inline]
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> bool {
         let Mould {

@@ -97,6 +97,7 @@ impl SendBatch {
 
     /// Room for a packet of at most `len` bytes to `remote` from `local` (unspecified: the kernel's choice), under this traffic
     /// class; `None` when the batch is full and must be sent first. An empty batch has room for any packet UDP can carry.
+    #[inline]
     pub fn reserve(
         &mut self,
         remote: SocketAddr,
@@ -174,6 +175,7 @@ impl SendBatch {
         })
     }
 
+    #[inline]
     fn commit(&mut self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) {
         match self.messages.last_mut() {
             Some(run) if run.takes(remote, local, class, len) => {
@@ -199,6 +201,7 @@ impl SendBatch {
 
 impl Run {
     /// Whether one more packet keeps this a train of equal packets with at most one shorter at its end.
+    #[inline]
     fn takes(&self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) -> bool {
         let all_full = self.len == self.segment * self.count;
         all_full
@@ -228,12 +231,14 @@ pub struct Slot<'a> {
 
 impl Slot<'_> {
     /// The reserved bytes; what an earlier packet left in them is still there.
+    #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         let start = self.batch.tail;
         &mut self.batch.arena[start..start + self.len]
     }
 
     /// The first `len` of the reserved bytes are the packet.
+    #[inline]
     pub fn commit(self, len: usize) {
         self.batch
             .commit(self.remote, self.local, self.class, len.min(self.len));
