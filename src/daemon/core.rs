@@ -269,7 +269,12 @@ impl Core {
         let up = |tunnel: &&Tunnel| !tunnel.children.is_empty();
         let (up, all) = (self.tunnels.values().filter(up).count(), self.tunnels.len());
         self.reporter.standing(up, all);
-        self.fallback.look(self.datapath.offload());
+        let name_of = |id: &TunnelId| self.tunnels.get(id).map(|t| t.settings.name.clone());
+        let devices = self.datapath.devices();
+        self.fallback
+            .look(devices, self.datapath.sockets(), |lane| {
+                name_of(&TunnelId(lane.0))
+            });
     }
 
     fn on_event(&mut self, event: Event) {

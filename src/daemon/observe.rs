@@ -28,7 +28,7 @@ pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
             .refused()
             .map(|(class, count)| (class.word().to_owned(), count))
             .collect(),
-        offload: Some(offload(core.datapath.offload())),
+        offload: Some(offload(core.datapath.offload(core.fallback.wanted()))),
         ticks: datapath::Stage::ALL
             .into_iter()
             .map(|stage| (stage.word().to_owned(), core.datapath.stages().spent(stage)))
@@ -45,6 +45,7 @@ fn offload(at_work: datapath::Offload) -> Offload {
         },
         send: match at_work.sockets.send {
             os::Sending::Segments => Sending::Segments,
+            os::Sending::Short => Sending::Short,
             os::Sending::Single => Sending::Single,
         },
         receive: match at_work.sockets.receive {

@@ -40,26 +40,38 @@ impl<'t> Deliveries<'t> {
             self.trains = lane.device.trains();
         }
         let udp = match self.trains {
-            Trains::None => return write(lane, Joined::alone(packet), self.watch),
+            Trains::None => {
+                return write(lane, Joined::alone(packet), &mut self.trains, self.watch);
+            }
             Trains::Tcp => UdpRuns::Apart,
             Trains::TcpAndUdp => UdpRuns::Joined,
         };
-        let Deliveries { joiner, watch, .. } = self;
-        let out = &mut |joined: Joined<'_>| write(lane, joined, watch);
+        let Deliveries {
+            joiner,
+            trains,
+            watch,
+            ..
+        } = self;
+        let out = &mut |joined: Joined<'_>| write(lane, joined, trains, watch);
         joiner.push(packet, udp, out);
     }
 
     /// Writes all that still wait.
     pub(super) fn flush(&mut self) {
         if let Some(lane) = self.lane.take() {
-            let Deliveries { joiner, watch, .. } = self;
-            joiner.flush(&mut |joined| write(lane, joined, watch));
+            let Deliveries {
+                joiner,
+                trains,
+                watch,
+                ..
+            } = self;
+            joiner.flush(&mut |joined| write(lane, joined, trains, watch));
         }
     }
 }
 
-/// Writes a packet or a train. What the device does not take is lost, as in any router.
-fn write(lane: &Lane, joined: Joined<'_>, watch: &mut Stopwatch) {
+/// Writes a packet or a train. What the device does not take is lost, as in any router; `trains` is what it gets from then on.
+fn write(lane: &Lane, joined: Joined<'_>, trains: &mut Trains, watch: &mut Stopwatch) {
     let out = OutPacket {
         vnet: joined.offload.into(),
         head: joined.bytes,
@@ -75,8 +87,10 @@ fn write(lane: &Lane, joined: Joined<'_>, watch: &mut Stopwatch) {
         Err(error) => match (error.kind(), joined.offload) {
             (io::ErrorKind::WouldBlock, _) => Refusal::DeviceFull,
             (io::ErrorKind::InvalidInput, Offload::Train(train)) => {
-                lane.device.give_up_trains();
-                return apart(lane, joined.bytes, &train, watch);
+                lane.device.give_up(train.kind);
+                // To the end of the batch not less than TCP: what is not joined at all would overtake what waits to be.
+                *trains = lane.device.trains().max(Trains::Tcp);
+                return apart(lane, joined.bytes, &train, trains, watch);
             }
             (_, Offload::Train(_) | Offload::Checksum(_) | Offload::Whole) => Refusal::SendFailed,
         },
@@ -84,13 +98,14 @@ fn write(lane: &Lane, joined: Joined<'_>, watch: &mut Stopwatch) {
     lane.counters.refused.add(refused, packets);
 }
 
-/// Writes a train's packets one by one. This happens once in a device's life, so it may allocate.
-fn apart(lane: &Lane, bytes: &[u8], train: &Train, watch: &mut Stopwatch) {
+/// Writes a train's packets one by one. This happens once or twice in a device's life, so it may allocate.
+#[cold]
+fn apart(lane: &Lane, bytes: &[u8], train: &Train, trains: &mut Trains, watch: &mut Stopwatch) {
     let written = Packet::parse(bytes).and_then(|packet| {
         for segment in segments(&packet, train)? {
             let mut room = vec![0; segment.len()];
             if segment.write(&mut room) {
-                write(lane, Joined::alone(&Packet::parse(&room)?), watch);
+                write(lane, Joined::alone(&Packet::parse(&room)?), trains, watch);
             }
         }
         Ok(())

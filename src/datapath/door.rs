@@ -11,6 +11,7 @@ use super::classify::Admits;
 use super::counters::{Counters, Refusals};
 use super::crew::{Crew, Place};
 use super::egress::Road;
+use super::gates::{Gate, Gates};
 use super::ingress::{Door, Ingress};
 use super::notice::{self, Bell, Notices};
 use super::offload::Offload;
@@ -21,7 +22,7 @@ use super::watch::{FirstPacket, Watch};
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
 use crate::net::Policy;
-use crate::os::{Device, SendBatch, Socket, SocketOffload};
+use crate::os::{Device, SendBatch, Socket, SocketOffload, Trains};
 
 /// All workers, their tables and their counters. Dropping it ends the workers.
 pub struct Datapath {
@@ -29,18 +30,9 @@ pub struct Datapath {
     inlets: Arc<Inlets>,
     strays: Arc<Refusals>,
     reception: Reception,
-    gates: Vec<Gate>,
-    /// The sockets of native ESP.
-    natives: Vec<Arc<dyn Socket>>,
+    gates: Gates,
     tunnels: BTreeMap<TunnelId, Tunnel>,
     crew: Crew,
-}
-
-/// The sockets of one address.
-struct Gate {
-    ike: Arc<dyn Socket>,
-    /// The one of port 4500 that also sends.
-    nat: Arc<dyn Socket>,
 }
 
 struct Tunnel {
@@ -96,8 +88,7 @@ impl Datapath {
             inlets: Arc::default(),
             strays: Arc::default(),
             reception: Reception::default(),
-            gates: Vec::new(),
-            natives: Vec::new(),
+            gates: Gates::default(),
             tunnels: BTreeMap::new(),
             crew: Crew::default(),
         };
@@ -110,15 +101,12 @@ impl Datapath {
     /// # Errors
     /// No thread or descriptor left, or no socket on port 4500.
     pub fn listen(&mut self, ike: Arc<dyn Socket>, nats: &[Arc<dyn Socket>]) -> io::Result<()> {
-        let first = nats.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let (first, others) = nats.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         self.serve(0, &ike, Admits::Ike)?;
         for (number, nat) in nats.iter().enumerate() {
             self.serve(number, nat, Admits::IkeAndEsp)?;
         }
-        self.gates.push(Gate {
-            nat: Arc::clone(first),
-            ike,
-        });
+        self.gates.add(Gate::new(ike, first, others));
         Ok(())
     }
 
@@ -128,7 +116,7 @@ impl Datapath {
     /// No thread or descriptor left.
     pub fn listen_native(&mut self, socket: Arc<dyn Socket>) -> io::Result<()> {
         self.serve(0, &socket, Admits::Esp)?;
-        self.natives.push(socket);
+        self.gates.add_native(socket);
         Ok(())
     }
 
@@ -271,32 +259,36 @@ impl Datapath {
         &self.strays
     }
 
-    /// What the kernel does for many packets at once, as things stand.
-    pub fn offload(&self) -> Offload {
-        let devices = self.tunnels.values().map(|t| t.lane.device.trains());
-        let sockets = self.gates.iter().map(|gate| gate.nat.offload());
+    /// The super-packets that each tunnel's device takes, as things stand.
+    pub fn devices(&self) -> impl Iterator<Item = (TunnelId, Trains)> {
+        let devices = self.tunnels.iter();
+        devices.map(|(id, tunnel)| (*id, tunnel.lane.device.trains()))
+    }
+
+    /// What each socket of port 4500 leaves to the kernel, as things stand, by the address it is bound to.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, SocketOffload)> {
+        self.gates.offloads()
+    }
+
+    /// What the kernel does for many packets at once, as things stand: the least of all, and no more than is wanted.
+    pub fn offload(&self, wanted: Offload) -> Offload {
+        let (devices, sockets) = (self.devices(), self.sockets());
         Offload {
-            trains: devices.min().unwrap_or(Offload::FULL.trains),
-            sockets: sockets.fold(SocketOffload::FULL, SocketOffload::and),
+            trains: devices.map(|(_, has)| has).fold(wanted.trains, Trains::min),
+            sockets: sockets
+                .map(|(_, has)| has)
+                .fold(wanted.sockets, SocketOffload::and),
         }
     }
 
     /// The socket of port 4500 that serves this local address.
     pub fn nat_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
-        self.gate(local).map(|gate| Arc::clone(&gate.nat))
+        self.gates.of(local).map(|gate| Arc::clone(&gate.nat))
     }
 
     /// The raw socket of native ESP that serves this local address.
     pub fn native_socket(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
-        let bound = |native: &Arc<dyn Socket>| native.local().ip();
-        let natives = || self.natives.iter();
-        let everywhere = |native: &&Arc<dyn Socket>| {
-            bound(native).is_unspecified() && bound(native).is_ipv4() == local.is_ipv4()
-        };
-        natives()
-            .find(|native| bound(native) == local)
-            .or_else(|| natives().find(everywhere))
-            .map(Arc::clone)
+        self.gates.native(local)
     }
 
     /// Sends a datagram of the control plane from the socket that `local` names by its address and port.
@@ -311,7 +303,8 @@ impl Datapath {
         bytes: &[u8],
     ) -> io::Result<()> {
         let gate = self
-            .gate(local.ip())
+            .gates
+            .of(local.ip())
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (socket, marker): (_, &[u8]) = match (local.port() == NAT_PORT, envelope) {
             (true, Envelope::Ike) => (&gate.nat, &[0; 4]),
@@ -326,21 +319,6 @@ impl Datapath {
         slot.bytes().copy_from_slice(&datagram);
         slot.commit(datagram.len());
         socket.send(&batch).map(|_| ())
-    }
-
-    /// The sockets bound to this address, or to every address of its family.
-    fn gate(&self, local: IpAddr) -> Option<&Gate> {
-        let bound = |gate: &Gate| gate.nat.local().ip();
-        let everywhere =
-            |gate: &&Gate| bound(gate).is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4();
-        let gates = || self.gates.iter();
-        let any = || {
-            gates().find(|gate| local.is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4())
-        };
-        gates()
-            .find(|gate| bound(gate) == local)
-            .or_else(|| gates().find(everywhere))
-            .or_else(any)
     }
 
     /// Builds the table of inbound SAs anew and swaps it in.
@@ -377,6 +355,7 @@ mod tests {
     use super::*;
     use crate::esp::testing::{mirrored, policy};
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
+    use crate::os::{Receiving, Sending};
     use std::time::{Duration, Instant};
 
     const ID: TunnelId = TunnelId(3);
@@ -621,6 +600,44 @@ mod tests {
                 "{heard:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_offloaded_is_the_least_of_all_and_never_more_than_is_wanted() {
+        let network = MemoryNetwork::new();
+        let (mut datapath, _notices) = Datapath::new().unwrap();
+        for wanted in [Offload::FULL, Offload::NONE] {
+            assert_eq!(datapath.offload(wanted), wanted, "nothing is refused yet");
+        }
+        // In memory an address has one socket: the second of the group stands beside it.
+        let bind = |port| Arc::new(network.bind(SocketAddr::new(B, port), 10).unwrap());
+        let (first, second) = (bind(NAT_PORT), bind(NAT_PORT + 1));
+        for socket in [&first, &second] {
+            socket.set_offload(SocketOffload::FULL);
+        }
+        let group = [first.clone() as Arc<dyn Socket>, second.clone()];
+        datapath.listen(bind(IKE_PORT), &group).unwrap();
+        let device = Arc::new(MemoryDevice::new(10).unwrap());
+        device.take_trains(Trains::TcpAndUdp);
+        datapath
+            .add_tunnel(ID, device.clone(), Idle::Refuse)
+            .unwrap();
+        assert_eq!(datapath.offload(Offload::FULL), Offload::FULL);
+
+        // The second only hears.
+        second.set_offload(SocketOffload::NONE);
+        device.take_trains(Trains::Tcp);
+        let at_work = datapath.offload(Offload::FULL);
+        assert_eq!(at_work.trains, Trains::Tcp);
+        assert_eq!(at_work.sockets.send, Sending::Segments);
+        assert_eq!(at_work.sockets.receive, Receiving::Single);
+        first.set_offload(SocketOffload {
+            send: Sending::Short,
+            ..SocketOffload::FULL
+        });
+        let at_work = datapath.offload(Offload::FULL);
+        assert_eq!(at_work.sockets.send, Sending::Short);
+        assert_eq!(datapath.offload(Offload::NONE), Offload::NONE);
     }
 
     #[test]

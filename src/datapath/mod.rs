@@ -32,6 +32,7 @@ mod deliveries;
 mod departures;
 mod door;
 mod egress;
+mod gates;
 mod hold;
 mod ingress;
 mod limit;

@@ -13,7 +13,7 @@ use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
 use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
 use crate::net::segment::{Offload, Train};
 use crate::net::{Dscp, Packet, Refusal};
-use crate::os::{Trains, VnetHeader};
+use crate::os::{Device, Trains, VnetHeader};
 
 /// A connection's next 60 KB, as the stack behind `b` leaves them to a network card, in segments that just fit.
 fn long_tcp(version: u8) -> (Vec<u8>, Train) {
@@ -133,6 +133,55 @@ fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
     }
     assert_eq!(pair.a.all_refused(), []);
     assert_eq!(pair.a.counters().rx.packets(), 18);
+}
+
+/// A run of datagrams from a port of its own.
+fn datagrams_from(port: u8) -> (Vec<u8>, Train) {
+    let mut bytes = datagram(4, 0, 4_000);
+    edit(&mut bytes, 21, &[port]);
+    repair(&mut bytes);
+    of_ours(bytes, 1000)
+}
+
+#[test]
+fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
+    let mut pair = Pair::connected("aes128-sha1");
+    pair.a.device.take_trains(Trains::TcpAndUdp);
+    pair.a.device.refuse_trains(2);
+    let runs = [1, 2].map(datagrams_from);
+    runs.iter().for_each(|run| inject(&pair.b, run));
+    pair.turn(NOW);
+    let (writes, mut packets) = taken_apart(&pair.a);
+    let mut expected: Vec<_> = runs.iter().flat_map(|run| cut(&run.0, &run.1)).collect();
+    packets.sort();
+    expected.sort();
+    assert!(packets == expected);
+    assert_eq!((writes, pair.a.all_refused()), (8, vec![]));
+    assert_eq!(pair.a.device.trains(), Trains::Tcp);
+
+    let tcp = Tcp {
+        payload: 9_000,
+        ..Tcp::default()
+    };
+    inject(&pair.b, &of_ours(tcp.bytes(), 1_000));
+    inject(&pair.b, &runs[0]);
+    pair.turn(NOW);
+    assert_eq!(taken_apart(&pair.a).0, 1 + 4, "TCP is joined as before");
+}
+
+#[test]
+fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
+    let mut pair = Pair::connected("aes128-sha1");
+    pair.a.device.take_trains(Trains::TcpAndUdp);
+    pair.a.device.refuse_trains(1);
+    for _ in 0..8 {
+        // The last of each is short, and ends a run.
+        inject(&pair.b, &of_ours(datagram(4, 0, 3_500), 1000));
+    }
+    pair.turn(NOW);
+    let (writes, packets) = taken_apart(&pair.a);
+    assert_eq!((writes, packets.len()), (32, 32));
+    assert_eq!(pair.a.all_refused(), []);
 }
 
 #[test]

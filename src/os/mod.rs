@@ -46,6 +46,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use crate::net::segment::Kind;
+
 /// The largest packet IP can carry, and so the largest a device hands over or a super-packet can be.
 pub const MAX_PACKET: usize = 65_535;
 
@@ -67,8 +69,8 @@ pub trait Device: Send + Sync {
     /// Which super-packets it takes.
     fn trains(&self) -> Trains;
 
-    /// It has refused one: it gets fewer kinds of them from now on ([`Trains::fewer`]).
-    fn give_up_trains(&self);
+    /// It has refused one of this kind: it gets fewer kinds of them from now on ([`Trains::without`]).
+    fn give_up(&self, kind: Kind);
 
     /// The descriptor to wait on: readable when [`Device::read`] has something.
     fn as_fd(&self) -> BorrowedFd<'_>;

@@ -10,6 +10,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::net::segment::Kind;
+
 /// How much of it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offloading {
@@ -56,6 +58,8 @@ impl SocketOffload {
 pub enum Sending {
     /// One by one, many in one system call.
     Single,
+    /// Equal ones as one piece if they are short; longer ones, as a way out has refused them, one by one.
+    Short,
     /// Equal ones as one piece that the kernel or the network card cuts (`UDP_SEGMENT`).
     Segments,
 }
@@ -82,13 +86,14 @@ pub enum Trains {
 }
 
 impl Trains {
-    /// One step down: a device that refuses datagrams in a row may still take TCP.
+    /// What is left once a train of this kind was refused: a device that refuses datagrams in a row may still take TCP, and one that
+    /// refuses TCP takes nothing newer. How often it is refused makes no difference.
     #[must_use]
-    pub fn fewer(self) -> Trains {
-        match self {
-            Trains::TcpAndUdp => Trains::Tcp,
-            Trains::Tcp | Trains::None => Trains::None,
-        }
+    pub fn without(self, kind: Kind) -> Trains {
+        self.min(match kind {
+            Kind::Udp => Trains::Tcp,
+            Kind::TcpV4 | Kind::TcpV6 => Trains::None,
+        })
     }
 }
 
@@ -111,8 +116,10 @@ impl Taken {
         }
     }
 
-    pub(super) fn lower(&self) {
-        self.0.store(self.get().fewer() as u8, Ordering::Relaxed);
+    /// In one step, so that two workers that were refused at one moment lose what they were refused and no more.
+    pub(super) fn give_up(&self, kind: Kind) {
+        let left = Trains::TcpAndUdp.without(kind);
+        self.0.fetch_min(left as u8, Ordering::Relaxed);
     }
 }
 
@@ -121,12 +128,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trains_are_given_up_step_by_step() {
+    fn only_the_kind_that_was_refused_is_given_up_however_often() {
         let taken = Taken::new(Trains::TcpAndUdp);
         assert_eq!(taken.get(), Trains::TcpAndUdp);
-        for less in [Trains::Tcp, Trains::None, Trains::None] {
-            taken.lower();
-            assert_eq!(taken.get(), less);
+        for _ in 0..3 {
+            taken.give_up(Kind::Udp);
+            assert_eq!(taken.get(), Trains::Tcp);
+        }
+        for kind in [Kind::TcpV6, Kind::Udp, Kind::TcpV4] {
+            taken.give_up(kind);
+            assert_eq!(taken.get(), Trains::None);
         }
     }
 

@@ -18,6 +18,7 @@ use nix::unistd::read;
 
 use super::offload::Taken;
 use super::{Device, Offloading, OutPacket, ReadBatch, Trains, VnetHeader};
+use crate::net::segment::Kind;
 
 /// A TUN device of ours.
 #[derive(Debug)]
@@ -199,8 +200,8 @@ impl Device for Tun {
         self.trains.get()
     }
 
-    fn give_up_trains(&self) {
-        self.trains.lower();
+    fn give_up(&self, kind: Kind) {
+        self.trains.give_up(kind);
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -80,6 +80,8 @@ impl SuperPackets {
 pub enum Sending {
     /// Equal ones in one piece (`UDP_SEGMENT`).
     Segments,
+    /// Equal ones in one piece if they are short; longer ones each on its own.
+    Short,
     /// Each on its own.
     Single,
 }
@@ -89,6 +91,7 @@ impl Sending {
     pub fn word(self) -> &'static str {
         match self {
             Sending::Segments => "segments",
+            Sending::Short => "short",
             Sending::Single => "single",
         }
     }
@@ -390,7 +393,7 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_value(tun).unwrap(), tun.word());
         }
-        for send in [Sending::Segments, Sending::Single] {
+        for send in [Sending::Segments, Sending::Short, Sending::Single] {
             assert_eq!(serde_json::to_value(send).unwrap(), send.word());
         }
         for receive in [Receiving::Joined, Receiving::Single] {

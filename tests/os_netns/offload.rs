@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use groundlink::net::segment::Kind;
 use groundlink::os::netns::Namespace;
 use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
@@ -159,8 +160,12 @@ fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
 fn a_device_that_refuses_a_train_is_asked_for_fewer_kinds() {
     as_root(|| {
         let [(_one, a), (_other, _b)] = sites(Offloading::Auto);
-        for fewer in [Trains::Tcp, Trains::None] {
-            a.give_up_trains();
+        for (kind, fewer) in [
+            (Kind::Udp, Trains::Tcp),
+            (Kind::Udp, Trains::Tcp),
+            (Kind::TcpV6, Trains::None),
+        ] {
+            a.give_up(kind);
             assert_eq!(a.trains(), fewer);
         }
         let [(_one, off), _] = sites(Offloading::Off);

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use super::super::poll::Signal;
 use super::super::{Device, OutPacket, ReadBatch, Trains, VnetHeader};
 use super::lock;
+use crate::net::segment::Kind;
 
 /// A TUN device without a kernel: what is [injected](MemoryDevice::inject) can be read, what is written can be
 /// [taken](MemoryDevice::take).
@@ -25,6 +26,8 @@ struct DeviceState {
     read_errors: VecDeque<io::ErrorKind>,
     write_errors: VecDeque<io::ErrorKind>,
     trains: Trains,
+    /// Super-packets still to be refused.
+    unwanted: usize,
 }
 
 impl MemoryDevice {
@@ -40,6 +43,7 @@ impl MemoryDevice {
             read_errors: VecDeque::new(),
             write_errors: VecDeque::new(),
             trains: Trains::None,
+            unwanted: 0,
         };
         Ok(MemoryDevice {
             state: Mutex::new(state),
@@ -100,6 +104,11 @@ impl MemoryDevice {
         lock(&self.state).trains = trains;
     }
 
+    /// It refuses the next `count` super-packets, and takes what comes between them.
+    pub fn refuse_trains(&self, count: usize) {
+        lock(&self.state).unwanted = count;
+    }
+
     /// The next write fails so; asked for several times, the errors queue up.
     pub fn fail_write(&self, kind: io::ErrorKind) {
         lock(&self.state).write_errors.push_back(kind);
@@ -145,6 +154,9 @@ impl Device for MemoryDevice {
         for (done, packet) in packets.iter().enumerate() {
             let failure = if state.written.len() >= self.capacity {
                 Some(io::ErrorKind::WouldBlock)
+            } else if packet.vnet.is_super_packet() && state.unwanted > 0 {
+                state.unwanted -= 1;
+                Some(io::ErrorKind::InvalidInput)
             } else {
                 state.write_errors.pop_front()
             };
@@ -171,9 +183,9 @@ impl Device for MemoryDevice {
         lock(&self.state).trains
     }
 
-    fn give_up_trains(&self) {
+    fn give_up(&self, kind: Kind) {
         let mut state = lock(&self.state);
-        state.trains = state.trains.fewer();
+        state.trains = state.trains.without(kind);
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {

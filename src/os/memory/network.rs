@@ -99,6 +99,7 @@ impl MemoryNetwork {
             address,
             inbox,
             errors: Mutex::default(),
+            offload: Mutex::new(SocketOffload::NONE),
         })
     }
 }
@@ -115,6 +116,8 @@ pub struct MemorySocket {
     address: SocketAddr,
     inbox: Arc<Inbox>,
     errors: Mutex<VecDeque<io::ErrorKind>>,
+    /// What it says that it leaves to the kernel.
+    offload: Mutex<SocketOffload>,
 }
 
 impl MemorySocket {
@@ -163,6 +166,11 @@ impl MemorySocket {
     pub fn fail_recv(&self, kind: io::ErrorKind) {
         lock(&self.inbox.queue).errors.push_back(kind);
         self.inbox.readable.set();
+    }
+
+    /// From now on it says that it leaves so much to the kernel; a new socket leaves nothing. Nothing else about it changes.
+    pub fn set_offload(&self, offload: SocketOffload) {
+        *lock(&self.offload) = offload;
     }
 
     /// The next packet cannot be sent for this reason; asked for several times, the errors queue up.
@@ -269,7 +277,7 @@ impl Socket for MemorySocket {
     }
 
     fn offload(&self) -> SocketOffload {
-        SocketOffload::NONE
+        *lock(&self.offload)
     }
 
     fn local(&self) -> SocketAddr {

@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt as option};
 use socket2::{Domain, Protocol, Type};
 
+use super::clock;
 use super::process::{self, Process};
 use super::{Message, Receiving, RecvBatch, SendBatch, Sending, Socket, SocketOffload, sockopt};
 use segmentation::Segmentation;
@@ -210,7 +211,7 @@ pub(super) fn prepare(socket: &socket2::Socket, address: SocketAddr) -> Result<(
 fn sending(socket: &socket2::Socket, wanted: Sending) -> Sending {
     match wanted {
         Sending::Segments if getsockopt(socket, option::UdpGsoSegment).is_ok() => Sending::Segments,
-        Sending::Segments | Sending::Single => Sending::Single,
+        Sending::Segments | Sending::Short | Sending::Single => Sending::Single,
     }
 }
 
@@ -276,12 +277,12 @@ impl Socket for UdpSocket {
         let Some(first) = batch.messages().next() else {
             return Ok(0);
         };
-        let in_one_piece = self.segmentation.takes(&first);
+        let in_one_piece = self.segmentation.takes(&first, clock::now);
         let pieces = batch.messages().enumerate().flat_map(|(index, message)| {
             let whole = if index == 0 {
                 in_one_piece
             } else {
-                self.segmentation.takes(&message)
+                self.segmentation.takes(&message, clock::now)
             };
             pieces(message, whole)
         });
@@ -289,7 +290,7 @@ impl Socket for UdpSocket {
             // Only the first piece can have failed.
             Err(error) if in_one_piece && Segmentation::is_in_question(&error) => {
                 let sent = vector::send(&self.socket, Piece::singles(first))?;
-                self.segmentation.refused(&first, &error);
+                self.segmentation.refused(&first, &error, clock::now());
                 Ok(sent)
             }
             result => result,
@@ -530,7 +531,7 @@ mod tests {
         assert_eq!(a.send(&first).unwrap(), 20);
         assert_eq!(
             a.offload().send,
-            Sending::Segments,
+            Sending::Short,
             "it may have been their length"
         );
         let (mut second, packets) = a_train(&b, &a, &[1000, 100, 500, 500, 500]);

@@ -1,43 +1,48 @@
 //! Which messages leave as one piece (`UDP_SEGMENT`), and what is learnt when the kernel will not have one.
 //!
 //! ```text
-//!   EIO, ENOPROTOOPT, EOPNOTSUPP   the way out cannot do it: off, for good
+//!   EIO, ENOPROTOOPT, EOPNOTSUPP   the way out cannot do it: everything goes one by one
 //!   EINVAL, EMSGSIZE               the segments may just be larger than the device takes, while single datagrams are fragmented:
-//!                                  trains of segments this long go one by one, and every now and then one is tried again
+//!                                  trains of segments this long go one by one
 //! ```
 //!
-//! Nothing is learnt unless the same packets left one by one: then it was the train, and not where it was going.
+//! Nothing is learnt unless the same packets left one by one: then it was the train, and not where it was going. Nor is it learnt
+//! for ever: one socket serves every peer, and the way to one of them may change. After a rest the next train is tried.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::super::{Message, Sending};
+use crate::net::Time;
 
 /// What one socket has learnt.
 #[derive(Debug)]
 pub(super) struct Segmentation {
+    wanted: Sending,
     /// The longest segment of a train.
     longest: AtomicUsize,
-    /// Trains in a row that went one by one because their segments are longer.
-    held_back: AtomicU32,
+    /// When a longer one is tried again, in nanoseconds since boot.
+    again: AtomicU64,
 }
 
 impl Segmentation {
     const OFF: usize = 0;
     const ANY: usize = usize::MAX;
-    /// A path MTU that has shrunk, or seemed to, may grow again; one call in so many that fails costs nothing.
-    const RETRY: u32 = 4096;
+    /// A route that was refused may be replaced, a path MTU that has shrunk may grow; one call in so long that fails costs nothing.
+    const REST: Duration = Duration::from_secs(60);
     /// Every IPv4 host takes a packet of 576 bytes (RFC 791 §3.1): shorter segments were not too long.
     const FITS_ANYWHERE: usize = 576 - 20 - 8;
 
     pub(super) fn new(wanted: Sending) -> Segmentation {
         let longest = match wanted {
             Sending::Segments => Self::ANY,
-            Sending::Single => Self::OFF,
+            Sending::Short | Sending::Single => Self::OFF,
         };
         Segmentation {
+            wanted,
             longest: AtomicUsize::new(longest),
-            held_back: AtomicU32::new(0),
+            again: AtomicU64::new(0),
         }
     }
 
@@ -45,28 +50,35 @@ impl Segmentation {
     pub(super) fn state(&self) -> Sending {
         match self.longest.load(Ordering::Relaxed) {
             Self::OFF => Sending::Single,
-            _ => Sending::Segments,
+            Self::ANY => Sending::Segments,
+            _ => Sending::Short,
         }
     }
 
-    /// Whether this message leaves in one piece.
-    pub(super) fn takes(&self, message: &Message<'_>) -> bool {
-        if message.bytes.len() <= message.segment {
+    /// Whether this message leaves in one piece. What time it is, is asked only where one has been refused.
+    pub(super) fn takes(&self, message: &Message<'_>, now: impl FnOnce() -> Time) -> bool {
+        message.bytes.len() > message.segment
+            && (message.segment <= self.longest.load(Ordering::Relaxed) || self.tries_again(now))
+    }
+
+    /// Whether one that is longer than the kernel took is tried all the same. Of several workers one does; the others follow.
+    #[cold]
+    fn tries_again(&self, now: impl FnOnce() -> Time) -> bool {
+        if self.wanted != Sending::Segments {
             return false;
         }
-        let longest = self.longest.load(Ordering::Relaxed);
-        if message.segment <= longest {
-            return true;
+        let (at, now) = (self.again.load(Ordering::Relaxed), now());
+        let first = now.as_nanos() >= at && {
+            let next = (now + Self::REST).as_nanos();
+            let mine = self
+                .again
+                .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+            mine.is_ok()
+        };
+        if first {
+            self.longest.store(Self::ANY, Ordering::Relaxed);
         }
-        if longest == Self::OFF {
-            return false;
-        }
-        if self.held_back.fetch_add(1, Ordering::Relaxed) < Self::RETRY {
-            return false;
-        }
-        self.held_back.store(0, Ordering::Relaxed);
-        self.longest.store(Self::ANY, Ordering::Relaxed);
-        true
+        first
     }
 
     /// Whether it may have been the train that the kernel refused, and not each of its packets.
@@ -78,7 +90,10 @@ impl Segmentation {
     }
 
     /// This train was refused, and its packets left one by one.
-    pub(super) fn refused(&self, message: &Message<'_>, error: &io::Error) {
+    #[cold]
+    pub(super) fn refused(&self, message: &Message<'_>, error: &io::Error, now: Time) {
+        let next = (now + Self::REST).as_nanos();
+        self.again.store(next, Ordering::Relaxed);
         let may_be_its_length = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE));
         if may_be_its_length && message.segment > Self::FITS_ANYWHERE {
             self.longest
@@ -107,17 +122,30 @@ mod tests {
         io::Error::from_raw_os_error(number)
     }
 
-    #[test]
-    fn one_packet_is_no_train() {
-        let segmentation = Segmentation::new(Sending::Segments);
-        assert!(!segmentation.takes(&message(100, &[0; 100])));
-        assert!(!segmentation.takes(&message(0, &[])));
-        assert!(segmentation.takes(&message(100, &[0; 101])));
-        assert!(!Segmentation::new(Sending::Single).takes(&message(100, &[0; 101])));
+    const NOW: Time = Time::from_secs(1000);
+
+    fn later(seconds: u64) -> Time {
+        NOW + Duration::from_secs(seconds)
     }
 
     #[test]
-    fn a_way_out_that_cannot_do_it_is_believed_for_good() {
+    fn one_packet_is_no_train() {
+        let segmentation = Segmentation::new(Sending::Segments);
+        let takes = |message| segmentation.takes(&message, || unreachable!("nothing was refused"));
+        assert!(!takes(message(100, &[0; 100])));
+        assert!(!takes(message(0, &[])));
+        assert!(takes(message(100, &[0; 101])));
+    }
+
+    #[test]
+    fn what_was_never_wanted_is_never_tried() {
+        let segmentation = Segmentation::new(Sending::Single);
+        assert!(!segmentation.takes(&message(100, &[0; 101]), || Time::MAX));
+        assert_eq!(segmentation.state(), Sending::Single);
+    }
+
+    #[test]
+    fn a_way_out_that_cannot_do_it_is_believed_for_a_while_and_asked_again() {
         for (number, segment) in [
             (libc::EIO, 1400),
             (libc::ENOPROTOOPT, 1400),
@@ -126,11 +154,20 @@ mod tests {
         ] {
             let segmentation = Segmentation::new(Sending::Segments);
             assert!(Segmentation::is_in_question(&error(number)));
-            segmentation.refused(&message(segment, &[0; 3000]), &error(number));
+            segmentation.refused(&message(segment, &[0; 3000]), &error(number), NOW);
             assert_eq!(segmentation.state(), Sending::Single);
-            for _ in 0..10_000 {
-                assert!(!segmentation.takes(&message(100, &[0; 300])));
+            let train = message(100, &[0; 300]);
+            for second in 0..60 {
+                assert!(!segmentation.takes(&train, || later(second)));
             }
+            // Refused once more, it is left alone for as long again.
+            assert!(segmentation.takes(&train, || later(60)));
+            segmentation.refused(&train, &error(number), later(60));
+            assert!(!segmentation.takes(&train, || later(119)));
+            // And where it is not, all is as it was.
+            assert!(segmentation.takes(&train, || later(120)));
+            assert_eq!(segmentation.state(), Sending::Segments);
+            assert!(segmentation.takes(&train, || later(121)));
         }
     }
 
@@ -138,19 +175,20 @@ mod tests {
     fn segments_that_are_too_long_go_one_by_one_and_are_tried_again_rarely() {
         let segmentation = Segmentation::new(Sending::Segments);
         let bytes = [0; 9000];
-        segmentation.refused(&message(1473, &bytes), &error(libc::EMSGSIZE));
-        segmentation.refused(&message(2000, &bytes), &error(libc::EINVAL));
-        assert_eq!(segmentation.state(), Sending::Segments);
-        assert!(segmentation.takes(&message(1472, &bytes)));
+        segmentation.refused(&message(2000, &bytes), &error(libc::EINVAL), NOW);
+        segmentation.refused(&message(1473, &bytes), &error(libc::EMSGSIZE), NOW);
+        assert_eq!(segmentation.state(), Sending::Short);
+        assert!(segmentation.takes(&message(1472, &bytes), || NOW));
         let long = message(1473, &bytes);
-        let tried = (0..20_000).filter(|_| {
-            let taken = segmentation.takes(&long);
+        let tried = (0..600).filter(|second| {
+            let taken = segmentation.takes(&long, || later(*second));
             if taken {
-                segmentation.refused(&long, &error(libc::EINVAL));
+                segmentation.refused(&long, &error(libc::EINVAL), later(*second));
             }
             taken
         });
-        assert!((1..=5).contains(&tried.count()));
+        assert_eq!(tried.count(), 9);
+        assert_eq!(segmentation.state(), Sending::Short);
     }
 
     #[test]
