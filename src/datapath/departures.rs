@@ -10,15 +10,13 @@
 //!
 //! Nothing leaves but by [`Departures::send`], which seals what is still to be sealed.
 
-use std::io;
-
 use super::counters::Counters;
 use super::stages::{Stage, Stopwatch};
 use super::tables::Path;
 use crate::esp::lifetime;
 use crate::esp::{Laid, Sealing};
 use crate::net::{Packet, Refusal, traffic_class};
-use crate::os::SendBatch;
+use crate::os::{SendBatch, Unsent};
 
 /// Packets where they will leave from.
 pub(super) struct Departures {
@@ -147,6 +145,8 @@ impl Departures {
         let counters = exit.counters;
         self.watch.lap(Stage::Split);
         let mut before = 0_usize;
+        // How many packets the next failure costs that is about one alone.
+        let mut row = 1_usize;
         while !self.batch.is_empty() {
             match exit.path.socket.send(&self.batch) {
                 Ok(sent @ 1..) => {
@@ -155,22 +155,157 @@ impl Departures {
                     let bytes = lens.iter().map(|len| *len as u64).sum();
                     counters.tx.add(sent as u64, bytes);
                     self.batch.advance(sent);
-                    before = after;
+                    (before, row) = (after, 1);
                 }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    counters.refused.add(Refusal::SendFailed, 1);
-                    self.batch.advance(1);
-                    before = before.saturating_add(1);
-                }
-                Ok(0) | Err(_) => {
-                    counters
-                        .refused
-                        .add(Refusal::SocketFull, self.batch.len() as u64);
-                    self.batch.clear();
-                }
+                Ok(0) => self.lose(Unsent::NoRoom, &mut before, &mut row, counters),
+                Err(error) => self.lose(Unsent::from(&error), &mut before, &mut row, counters),
             }
         }
         self.inner.clear();
         self.watch.lap(Stage::Send);
+    }
+
+    /// Drops what could not be sent, and with it what could not be sent either: a call for each packet only to hear the same would
+    /// burn the core. Where nothing is known of the others, each failure in a row costs twice as many as the one before.
+    #[cold]
+    fn lose(&mut self, unsent: Unsent, before: &mut usize, row: &mut usize, counters: &Counters) {
+        let waiting = self.batch.len();
+        let (refusal, lost) = match unsent {
+            Unsent::NoRoom => (Refusal::SocketFull, waiting),
+            Unsent::NoWay => (Refusal::SendFailed, waiting),
+            Unsent::TooLong => (Refusal::SendFailed, self.batch.alike().clamp(1, waiting)),
+            Unsent::Alone => {
+                let lost = (*row).min(waiting);
+                *row = row.saturating_mul(2);
+                (Refusal::SendFailed, lost)
+            }
+        };
+        counters.refused.add(refusal, lost as u64);
+        self.batch.advance(lost);
+        *before = before.saturating_add(lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::tables::Outlet;
+    use super::super::testing::*;
+    use super::*;
+    use crate::esp::testing::policy;
+    use crate::os::memory::MemorySocket;
+    use crate::os::{RecvBatch, Socket, SocketOffload};
+
+    /// A socket on which sending packets of `longest` octets and more fails so, or every first of a call.
+    struct Failing {
+        inner: Arc<MemorySocket>,
+        errno: i32,
+        longest: usize,
+        calls: AtomicUsize,
+    }
+
+    impl Socket for Failing {
+        fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+            self.inner.recv(batch)
+        }
+
+        fn send(&self, batch: &SendBatch) -> io::Result<usize> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let first = batch.messages().next().expect("not empty");
+            if first.segment.min(first.bytes.len()) >= self.longest {
+                return Err(io::Error::from_raw_os_error(self.errno));
+            }
+            // One message a call.
+            let mut one = SendBatch::new();
+            for packet in first.packets() {
+                let slot = one.reserve(first.remote, first.local, first.class, packet.len());
+                let mut slot = slot.expect("room");
+                slot.bytes().copy_from_slice(packet);
+                slot.commit(packet.len());
+            }
+            self.inner.send(&one)
+        }
+
+        fn offload(&self) -> SocketOffload {
+            self.inner.offload()
+        }
+
+        fn local(&self) -> SocketAddr {
+            self.inner.local()
+        }
+
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.inner.as_fd()
+        }
+    }
+
+    /// Sends these in one batch through such a socket; says what arrived and how many calls it took.
+    fn sent(errno: i32, longest: usize, packets: &[Vec<u8>]) -> (Pair, Vec<usize>, usize) {
+        let mut pair = Pair::connected("aes128-sha1");
+        let socket = Arc::new(Failing {
+            inner: pair.a.nat.clone(),
+            errno,
+            longest,
+            calls: AtomicUsize::new(0),
+        });
+        let (a_out, b_in) = half("aes128-sha1", 9, policy());
+        pair.b.accept([b_in]);
+        let path = Path {
+            sa: Arc::new(a_out),
+            socket: socket.clone(),
+            local: A,
+            remote: pair.b.nat.local(),
+            mtu: MTU,
+            dscp: Default::default(),
+        };
+        pair.a.lane.outlet.store(Arc::new(Outlet::Open(path)));
+        packets
+            .iter()
+            .for_each(|p| assert!(pair.a.device.inject(p)));
+        pair.turn(NOW);
+        let arrived = pair.b.delivered().iter().map(Vec::len).collect();
+        let calls = socket.calls.load(Ordering::Relaxed);
+        (pair, arrived, calls)
+    }
+
+    #[test]
+    fn a_way_that_is_closed_costs_one_call_a_batch() {
+        let packets: Vec<_> = (0..60).map(|n| to_b(100 + n * 20)).collect();
+        for errno in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL] {
+            let (pair, arrived, calls) = sent(errno, 0, &packets);
+            assert_eq!((arrived.len(), calls), (0, 1));
+            assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 60)]);
+            assert_eq!(pair.a.counters().tx.packets(), 0);
+        }
+    }
+
+    #[test]
+    fn a_firewall_that_takes_nothing_costs_few_calls_and_each_packet_is_counted() {
+        let packets: Vec<_> = (0..60).map(|n| to_b(100 + n * 20)).collect();
+        let (pair, arrived, calls) = sent(libc::EPERM, 0, &packets);
+        assert_eq!((arrived.len(), calls), (0, 6));
+        assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 60)]);
+    }
+
+    #[test]
+    fn packets_that_are_too_long_cost_a_call_a_message_and_shorter_ones_leave() {
+        let row = |count, len| (0..count).map(move |_| to_b(len));
+        let packets: Vec<_> = row(20, 1300)
+            .chain(row(2, 100))
+            .chain(row(20, 1300))
+            .collect();
+        let (pair, arrived, calls) = sent(libc::EMSGSIZE, 1000, &packets);
+        // The first short one ends the first train of long ones, and leaves without it.
+        assert_eq!((arrived, calls), (vec![100, 100], 4));
+        assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 40)]);
+        assert_eq!(
+            (pair.a.counters().tx.packets(), pair.a.counters().tx.bytes()),
+            (2, 200)
+        );
     }
 }

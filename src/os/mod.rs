@@ -35,11 +35,13 @@ pub mod sysctl;
 pub mod systemd;
 pub mod tun;
 pub mod udp;
+mod unsent;
 mod vnet;
 pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
 pub use offload::{Offloading, Receiving, Sending, SocketOffload, Trains};
+pub use unsent::Unsent;
 pub use vnet::VnetHeader;
 
 use std::io;
@@ -89,8 +91,8 @@ pub trait Socket: Send + Sync {
     /// Go on with [`SendBatch::advance`].
     ///
     /// # Errors
-    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full, anything else is about that packet alone
-    /// (no route, too long), so that the caller may advance past it. What a peer or a router says by ICMP is never an error here: an
+    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full; [`Unsent`] says whom else it is about, so
+    /// that the caller may advance past it and those. What a peer or a router says by ICMP is never an error here: an
     /// unauthenticated packet ends nothing.
     fn send(&self, batch: &SendBatch) -> io::Result<usize>;
 

@@ -140,6 +140,15 @@ impl SendBatch {
         (self.tail, self.gone, self.sent, self.packets) = (0, 0, 0, 0);
     }
 
+    /// How many packets at the front are as long as the first and go where it goes, as far as one message holds them.
+    pub fn alike(&self) -> usize {
+        let first = self.messages().next();
+        first.map_or(0, |message| {
+            let whole = message.bytes.len().checked_div(message.segment);
+            whole.unwrap_or(1).max(1)
+        })
+    }
+
     /// Forgets the first `count` packets: they have left, or never will.
     pub fn advance(&mut self, count: usize) {
         if count >= self.packets {
@@ -341,7 +350,9 @@ mod tests {
         for (fill, len) in [(1, 10), (2, 10), (3, 10), (4, 20), (5, 20)] {
             put(&mut batch, A, fill, len);
         }
+        assert_eq!(batch.alike(), 3);
         batch.advance(2);
+        assert_eq!(batch.alike(), 1);
         assert_eq!(
             (batch.len(), lengths(&batch)),
             (3, vec![vec![10], vec![20, 20]])
@@ -361,5 +372,6 @@ mod tests {
         put(&mut batch, A, 0, 0);
         put(&mut batch, A, 0, 0);
         assert_eq!(lengths(&batch), [vec![0], vec![0]]);
+        assert_eq!((batch.alike(), SendBatch::new().alike()), (1, 0));
     }
 }
