@@ -124,6 +124,7 @@ impl Member {
             roads: Arc::clone(&roads),
             buffers: Buffers::new(Arc::clone(stages)),
             alarms: BTreeMap::new(),
+            visiting: None,
         };
         let worker = Worker::spawn(format!("egress {number}"), Arc::clone(&waiter), work)?;
         Ok(Member {
@@ -147,6 +148,8 @@ struct Egress {
     buffers: Buffers,
     /// Tunnels that have something to do even if nothing comes, or wait for the control plane.
     alarms: BTreeMap<u32, Alarm>,
+    /// Whose batch it is at.
+    visiting: Option<u32>,
 }
 
 /// What is to be done, and when.
@@ -154,12 +157,34 @@ struct Egress {
 enum Alarm {
     /// Packets that wait have waited long enough, if their SA has not come before.
     Look(Time),
-    /// The device could not be read and is not watched; it is tried again.
-    Retry(Time),
+    /// The device could not be read or watched; it is tried again at that time, and was left alone for so long.
+    Retry(Time, Duration),
 }
 
-/// A device that cannot be read is left alone for so long.
+impl Alarm {
+    fn at(self) -> Time {
+        match self {
+            Alarm::Look(at) | Alarm::Retry(at, _) => at,
+        }
+    }
+
+    /// A device that cannot be read is left alone, from one failure to the next for twice as long.
+    #[cold]
+    #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
+    fn retry(before: Option<Alarm>, now: Time) -> Alarm {
+        let rest = match before {
+            Some(Alarm::Retry(_, rest)) => rest.saturating_mul(2).min(LONGEST_REST),
+            Some(Alarm::Look(_)) | None => REST,
+        };
+        Alarm::Retry(now + rest, rest)
+    }
+}
+
+/// A device that cannot be read is left alone for so long at first.
 const REST: Duration = Duration::from_millis(50);
+
+/// And for so long at most: one that has been removed costs a call a second.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 impl Work for Egress {
     fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
@@ -172,7 +197,7 @@ impl Work for Egress {
         // Looked at also without a packet: an SA may have come, or time have passed.
         let due = |alarm: &Alarm| match alarm {
             Alarm::Look(at) => ready.woken || *at <= now,
-            Alarm::Retry(at) => *at <= now,
+            Alarm::Retry(at, _) => *at <= now,
         };
         let alarms = self.alarms.iter().filter(|(_, alarm)| due(alarm));
         let due: Vec<u32> = alarms.map(|(token, _)| *token).collect();
@@ -183,42 +208,70 @@ impl Work for Egress {
     }
 
     fn wake_at(&self) -> Option<Time> {
-        let times = self.alarms.values().map(|alarm| match alarm {
-            Alarm::Look(at) | Alarm::Retry(at) => *at,
-        });
-        times.min()
+        self.alarms.values().map(|alarm| alarm.at()).min()
+    }
+
+    fn stumbled(&mut self, now: Time) {
+        // Packets may wait in a tunnel without a time for it having been set, and the wake-up was for all that wait.
+        if let Some(token) = self.visiting.take() {
+            self.alarms.entry(token).or_insert(Alarm::Look(now));
+        }
+        for alarm in self.alarms.values_mut() {
+            if let Alarm::Look(at) = alarm {
+                *at = now;
+            }
+        }
     }
 }
 
 impl Egress {
-    /// Takes one batch from a tunnel's device.
-    #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
+    /// Takes one batch from a tunnel's device. Its alarm stays until it is known what comes next: a batch may panic.
     fn visit(&mut self, token: u32, now: Time) -> Reading {
-        let before = self.alarms.remove(&token);
         let post = self.roads.load().get(&token).cloned();
         let Some(post) = post else {
+            self.alarms.remove(&token);
             return Reading::Done;
         };
         let mut road = lock(&post);
         let Some(road) = road.as_mut() else {
+            self.alarms.remove(&token);
             return Reading::Done;
         };
-        if let Some(Alarm::Retry(_)) = before {
-            let _ = self.waiter.watch(road.lane().device.as_fd(), token);
-        }
+        self.visiting = Some(token);
+        let before = self.alarms.get(&token).copied();
+        let watched = match before {
+            Some(Alarm::Retry(..)) => watch_again(&self.waiter, road, token),
+            Some(Alarm::Look(_)) | None => Ok(()),
+        };
         let reading = road.batch(&mut self.buffers, now);
-        let alarm = match reading {
-            Reading::More | Reading::Done => road.wake_at().map(Alarm::Look),
-            Reading::Broken => {
+        let alarm = match (reading, watched) {
+            (Reading::More | Reading::Done, Ok(())) => road.wake_at().map(Alarm::Look),
+            (Reading::More | Reading::Done, Err(_)) => {
+                road.count_failure();
+                Some(Alarm::retry(before, now))
+            }
+            (Reading::Broken, _) => {
                 // Or it would be ready for ever.
                 let _ = self.waiter.forget(road.lane().device.as_fd());
-                Some(Alarm::Retry(now + REST))
+                road.count_failure();
+                Some(Alarm::retry(before, now))
             }
         };
-        if let Some(alarm) = alarm {
-            self.alarms.insert(token, alarm);
-        }
+        match alarm {
+            Some(alarm) => self.alarms.insert(token, alarm),
+            None => before.and_then(|_| self.alarms.remove(&token)),
+        };
+        self.visiting = None;
         reading
+    }
+}
+
+/// Waits for a device again that was left alone. One that is waited for already is as good: its batch has panicked since.
+#[cold]
+fn watch_again(waiter: &Waiter, road: &Road, token: u32) -> io::Result<()> {
+    match waiter.watch(road.lane().device.as_fd(), token) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 
@@ -238,8 +291,15 @@ mod tests {
     use crate::esp::testing::{mirrored, policy};
     use crate::net::Refusal;
     use crate::os::memory::MemoryDevice;
+    use std::fs::File;
     use std::io::ErrorKind;
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
+
+    use crate::net::segment::Kind;
+    use crate::os::{Device, OutPacket, ReadBatch, Trains};
 
     struct Tunnel {
         device: Arc<MemoryDevice>,
@@ -354,5 +414,183 @@ mod tests {
         tunnels[1].lane.waker.set();
         let refused = &tunnels[1].lane.counters.refused;
         eventually(|| (refused.count(Refusal::NoSa) == 1).then_some(()));
+    }
+
+    /// A device that panics when it is read, or cannot be waited for, as long as it is told to.
+    struct Stubborn {
+        inner: MemoryDevice,
+        file: File,
+        panics: AtomicBool,
+        unwatchable: AtomicBool,
+    }
+
+    impl Device for Stubborn {
+        fn read(&self, batch: &mut ReadBatch) -> io::Result<usize> {
+            let read = self.inner.read(batch);
+            assert!(
+                !self.panics.load(Ordering::Relaxed),
+                "a batch panics (this test wants it so)"
+            );
+            read
+        }
+
+        fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize> {
+            self.inner.write(packets)
+        }
+
+        fn trains(&self) -> Trains {
+            self.inner.trains()
+        }
+
+        fn give_up(&self, kind: Kind) {
+            self.inner.give_up(kind);
+        }
+
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            // epoll takes no regular file.
+            if self.unwatchable.load(Ordering::Relaxed) {
+                self.file.as_fd()
+            } else {
+                self.inner.as_fd()
+            }
+        }
+    }
+
+    const NOW: Time = Time::from_secs(1000);
+    const TOKEN: u32 = 5;
+
+    /// A worker that is driven by the test, with one tunnel that waits for an SA.
+    fn driven() -> (Egress, Arc<Stubborn>, Arc<Lane>, Notices) {
+        let (bell, notices) = notice::channel(8).unwrap();
+        let device = Arc::new(Stubborn {
+            inner: MemoryDevice::new(10).unwrap(),
+            file: File::open("/proc/self/exe").unwrap(),
+            panics: AtomicBool::new(false),
+            unwatchable: AtomicBool::new(false),
+        });
+        let waiter = Arc::new(Waiter::new().unwrap());
+        let lane = Arc::new(Lane {
+            id: TunnelId(1),
+            device: device.clone(),
+            outlet: ArcSwap::from_pointee(Outlet::Waiting(mirrored(policy()))),
+            counters: Counters::default(),
+            waker: waiter.waker(),
+        });
+        let post = Mutex::new(Some(Road::new(Arc::clone(&lane), &bell)));
+        waiter.watch(device.as_fd(), TOKEN).unwrap();
+        let egress = Egress {
+            waiter,
+            roads: Arc::new(ArcSwap::from_pointee(BTreeMap::from([(
+                TOKEN,
+                Arc::new(post),
+            )]))),
+            buffers: Buffers::new(Arc::default()),
+            alarms: BTreeMap::new(),
+            visiting: None,
+        };
+        (egress, device, lane, notices)
+    }
+
+    fn nothing_ready() -> Ready {
+        Ready::of(&[])
+    }
+
+    /// Whether the device would wake its worker.
+    fn is_watched(egress: &Egress, device: &Stubborn) -> bool {
+        assert!(device.inner.inject(&to_a_packet()));
+        let ready = egress.waiter.wait(Some(Duration::ZERO)).unwrap();
+        let _ = device.inner.read(&mut ReadBatch::new());
+        ready.tokens().contains(&TOKEN)
+    }
+
+    #[test]
+    fn what_waits_is_looked_after_though_a_batch_panics() {
+        let (mut egress, device, lane, _notices) = driven();
+        assert!(device.inner.inject(&to_a_packet()));
+        egress.turn(&Ready::of(&[TOKEN]), NOW);
+        let until = egress.wake_at().expect("a packet waits");
+
+        device.panics.store(true, Ordering::Relaxed);
+        let stumbles = |egress: &mut Egress, ready: &Ready| {
+            let turn = catch_unwind(AssertUnwindSafe(|| egress.turn(ready, NOW)));
+            assert!(turn.is_err());
+        };
+        stumbles(&mut egress, &Ready::of(&[TOKEN]));
+        assert_eq!(egress.wake_at(), Some(until), "its time stands");
+        egress.stumbled(NOW);
+        assert_eq!(egress.wake_at(), Some(NOW), "and it is looked at at once");
+
+        // An SA that came meanwhile, or was given up, is seen.
+        device.panics.store(false, Ordering::Relaxed);
+        lane.outlet.store(Arc::new(Outlet::Closed));
+        egress.turn(&nothing_ready(), NOW);
+        assert_eq!(lane.counters.refused.count(Refusal::NoSa), 1);
+        assert_eq!(egress.wake_at(), None);
+
+        // Nor does one get lost that had no time yet.
+        device.panics.store(true, Ordering::Relaxed);
+        stumbles(&mut egress, &Ready::of(&[TOKEN]));
+        egress.stumbled(NOW);
+        assert_eq!(egress.wake_at(), Some(NOW));
+    }
+
+    #[test]
+    fn a_device_is_watched_again_though_the_batch_that_tries_it_panics() {
+        let (mut egress, device, _lane, _notices) = driven();
+        device.inner.fail_read(ErrorKind::Other);
+        egress.turn(&Ready::of(&[TOKEN]), NOW);
+        assert!(!is_watched(&egress, &device));
+        let at = egress.wake_at().unwrap();
+        device.panics.store(true, Ordering::Relaxed);
+        for _ in 0..2 {
+            let turn = catch_unwind(AssertUnwindSafe(|| egress.turn(&nothing_ready(), at)));
+            assert!(turn.is_err());
+            egress.stumbled(at);
+        }
+        device.panics.store(false, Ordering::Relaxed);
+        egress.turn(&nothing_ready(), at);
+        assert_eq!(egress.wake_at(), None);
+        assert!(is_watched(&egress, &device));
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_watched_again_is_tried_and_counted_until_it_can() {
+        let (mut egress, device, lane, _notices) = driven();
+        device.inner.fail_read(ErrorKind::Other);
+        egress.turn(&Ready::of(&[TOKEN]), NOW);
+        device.unwatchable.store(true, Ordering::Relaxed);
+        for failures in 2..6 {
+            let at = egress.wake_at().expect("it is tried again");
+            egress.turn(&nothing_ready(), at);
+            let counted = lane.counters.refused.count(Refusal::DeviceFailed);
+            assert_eq!(counted, failures);
+        }
+        device.unwatchable.store(false, Ordering::Relaxed);
+        egress.turn(&nothing_ready(), egress.wake_at().unwrap());
+        assert_eq!(egress.wake_at(), None);
+        assert!(is_watched(&egress, &device));
+    }
+
+    #[test]
+    fn a_device_that_was_removed_costs_a_call_a_second_and_one_that_is_back_begins_anew() {
+        let (mut egress, device, _lane, _notices) = driven();
+        let fail = |egress: &mut Egress, ready: &Ready, now: Time| {
+            device.inner.fail_read(ErrorKind::NotConnected);
+            egress.turn(ready, now);
+            egress.wake_at().unwrap()
+        };
+        let mut now = NOW;
+        let mut ready = Ready::of(&[TOKEN]);
+        let mut rests = Vec::new();
+        for _ in 0..7 {
+            let at = fail(&mut egress, &ready, now);
+            rests.push(at.since(now).as_millis());
+            (now, ready) = (at, nothing_ready());
+        }
+        assert_eq!(rests, [50, 100, 200, 400, 800, 1000, 1000]);
+        egress.turn(&nothing_ready(), now);
+        assert_eq!(egress.wake_at(), None);
+        let at = fail(&mut egress, &Ready::of(&[TOKEN]), now);
+        assert_eq!(at.since(now), REST);
     }
 }

@@ -146,6 +146,11 @@ impl Road {
         self.hold.until()
     }
 
+    /// The device could not be read or waited for.
+    pub(super) fn count_failure(&self) {
+        self.count(Err(Refusal::DeviceFailed));
+    }
+
     fn count(&self, outcome: Result<(), Refusal>) {
         if let Err(refusal) = outcome {
             self.lane.counters.refused.add(refusal, 1);

@@ -9,6 +9,7 @@
 //! ([`reception`](super::reception)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
 //! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,23 +98,28 @@ impl Ingress {
 
 impl Work for Ingress {
     fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
-        let mut turn = Turn::Done;
+        let (mut turn, mut heard, mut failed) = (Turn::Done, false, false);
         let doors = self.doors.load();
         let ready = ready.tokens().iter();
         for door in ready.filter_map(|token| doors.get(*token as usize)) {
             self.road.watch.start();
-            turn = match door.socket.recv(&mut self.arrivals) {
-                Ok(count) if count >= self.arrivals.limit() => Turn::More,
-                // An error is what somebody said by ICMP, or a full queue: the socket is as good as before.
-                Ok(_) | Err(_) => turn,
-            };
+            match door.socket.recv(&mut self.arrivals) {
+                Ok(count) => {
+                    heard = true;
+                    if count >= self.arrivals.limit() {
+                        turn = Turn::More;
+                    }
+                }
+                Err(error) => failed |= self.road.desk.is_trouble(&error),
+            }
             self.road.watch.lap(Stage::Receive);
             self.road.carry_all(door, &mut self.arrivals, now);
             self.arrivals.clear();
             self.road.watch.lap(Stage::Join);
             self.road.watch.settle(&self.road.stages);
         }
-        turn
+        // A socket in trouble stays readable, and would be asked without end; while others bring something, that is no waste.
+        if failed && !heard { Turn::Rest } else { turn }
     }
 
     fn wake_at(&self) -> Option<Time> {
@@ -199,6 +205,16 @@ impl Desk {
         }
     }
 
+    /// Whether an error of receiving is more than that nothing was there; it is counted then. What is said by ICMP is none here.
+    #[cold]
+    fn is_trouble(&self, error: &io::Error) -> bool {
+        let trouble = error.kind() != io::ErrorKind::WouldBlock;
+        if trouble {
+            self.strays.add(Refusal::ReceiveFailed, 1);
+        }
+        trouble
+    }
+
     fn pass_up(&self, notice: Notice) {
         if let Err(refusal) = self.bell.ring(notice) {
             self.strays.add(refusal, 1);
@@ -223,7 +239,6 @@ mod tests {
     use crate::esp::testing::policy;
     use crate::net::{Policy, PortRange, Prefix, Selector};
     use crate::os::memory::MemoryDevice;
-    use std::io;
     use std::net::IpAddr;
 
     const STRANGER: SocketAddr =
@@ -633,11 +648,20 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_in_trouble_is_as_good_as_before() {
+    fn a_socket_in_trouble_is_left_alone_for_a_while_counted_and_as_good_as_before() {
         let mut pair = Pair::connected("aes128-sha1");
-        pair.b.nat.fail_recv(io::ErrorKind::ConnectionRefused);
+        for _ in 0..3 {
+            pair.b.nat.fail_recv(io::ErrorKind::OutOfMemory);
+        }
+        for _ in 0..2 {
+            assert_eq!(pair.b.ingress.all(NOW), Turn::Rest);
+        }
+        // As long as another socket brings something there is no rest.
+        assert!(pair.b.ike.inject(STRANGER, &[0xff]));
+        assert_eq!(pair.b.ingress.all(NOW), Turn::Done);
+        assert_eq!(pair.b.ingress.all(NOW), Turn::Done, "nothing waits");
+        assert_eq!(pair.b.strays.count(Refusal::ReceiveFailed), 3);
         assert!(pair.a.device.inject(&to_b(60)));
-        pair.turn(NOW);
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
     }

@@ -18,6 +18,9 @@ pub(super) trait Work: Send + 'static {
 
     /// When it has something to do even if nothing comes in.
     fn wake_at(&self) -> Option<Time>;
+
+    /// The turn that began at `now` has ended in a panic.
+    fn stumbled(&mut self, _now: Time) {}
 }
 
 /// How a turn ended.
@@ -27,6 +30,8 @@ pub(super) enum Turn {
     More,
     /// The inputs were emptied.
     Done,
+    /// An input is in trouble: it would be ready again at once, and in trouble again.
+    Rest,
 }
 
 /// A running worker. Dropping it ends the thread and waits for that.
@@ -37,7 +42,7 @@ pub(super) struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A worker that has stumbled does not do so as fast as it can.
+/// A worker that has stumbled, or has an input in trouble, does not go on as fast as it can.
 const REST: Duration = Duration::from_millis(50);
 
 impl Worker {
@@ -54,18 +59,23 @@ impl Worker {
             while !stopped.load(Ordering::Acquire) {
                 let timeout = match turn {
                     Turn::More => Some(Duration::ZERO),
-                    Turn::Done => work.wake_at().map(|at| at.since(clock::now())),
+                    Turn::Done | Turn::Rest => work.wake_at().map(|at| at.since(clock::now())),
                 };
                 let Ok(ready) = waiter.wait(timeout) else {
                     std::thread::sleep(REST);
                     continue;
                 };
                 // A panic costs one batch, not the tunnel: every batch starts afresh, and nothing else is half done between turns.
-                let outcome = catch_unwind(AssertUnwindSafe(|| work.turn(&ready, clock::now())));
+                let now = clock::now();
+                let outcome = catch_unwind(AssertUnwindSafe(|| work.turn(&ready, now)));
                 turn = outcome.unwrap_or_else(|_| {
+                    work.stumbled(now);
                     std::thread::sleep(REST);
                     Turn::More
                 });
+                if turn == Turn::Rest {
+                    std::thread::sleep(REST);
+                }
             }
         };
         let thread = Builder::new().name(name).spawn(run)?;
@@ -92,6 +102,7 @@ impl Drop for Worker {
 mod tests {
     use super::*;
     use std::sync::mpsc::{Sender, channel};
+    use std::time::Instant;
 
     /// Counts its turns and panics in the first.
     struct Stumbling(u32, Sender<u32>);
@@ -110,6 +121,34 @@ mod tests {
         fn wake_at(&self) -> Option<Time> {
             None
         }
+
+        fn stumbled(&mut self, _now: Time) {
+            self.0 = 10;
+        }
+    }
+
+    /// Cannot do what it should.
+    struct Troubled(Sender<Instant>);
+
+    impl Work for Troubled {
+        fn turn(&mut self, _ready: &Ready, _now: Time) -> Turn {
+            let _ = self.0.send(Instant::now());
+            Turn::Rest
+        }
+
+        fn wake_at(&self) -> Option<Time> {
+            Some(Time::ZERO)
+        }
+    }
+
+    #[test]
+    fn a_worker_with_an_input_in_trouble_rests_between_its_turns() {
+        let (sender, turns) = channel();
+        let waiter = Arc::new(Waiter::new().unwrap());
+        let worker = Worker::spawn("troubled".into(), waiter, Troubled(sender)).unwrap();
+        let [first, second, third] = [(); 3].map(|()| turns.recv().unwrap());
+        assert!(second - first >= REST && third - second >= REST);
+        drop(worker);
     }
 
     #[test]
@@ -119,7 +158,7 @@ mod tests {
         let waker = waiter.waker();
         waker.set();
         let worker = Worker::spawn("stumbling".into(), waiter, Stumbling(0, sender)).unwrap();
-        assert_eq!((turns.recv(), turns.recv()), (Ok(1), Ok(2)));
+        assert_eq!((turns.recv(), turns.recv()), (Ok(1), Ok(11)));
         drop(worker);
         assert!(turns.iter().count() <= 1, "the thread has ended");
     }

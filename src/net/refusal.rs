@@ -74,6 +74,10 @@ refusals! {
     SocketFull, "socket-full", "the socket's send buffer was full";
     /// The kernel would not take the packet for another reason.
     SendFailed, "send-failed", "the kernel refused to send the packet";
+    /// The device could not be read or waited for; it is tried again. Counts the tries.
+    DeviceFailed, "device-failed", "the device could not be read or waited for";
+    /// A socket could not be read for no reason of the network's. Counts the tries.
+    ReceiveFailed, "receive-failed", "the kernel could not hand over what a socket has received";
     /// The packet goes to the tunnel's own far end.
     Loop, "loop", "the packet would carry the tunnel through itself";
     /// A datagram or batch larger than the room for it.
