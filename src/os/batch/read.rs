@@ -109,24 +109,29 @@ impl ReadBatch {
     }
 
     /// For devices: starts over and calls `read` with room for a header and a packet until it fails or the batch is full.
-    /// `read` says how many bytes it has put there, the header included; fewer than a header are ignored.
+    /// `read` says how many bytes it has put there, the header included; fewer than a header are no packet and count as one, so that
+    /// this ends whatever comes. None at all is the end of a batch, as a failure is.
     ///
     /// # Errors
-    /// Those of the first `read`; a later failure ends the batch and shows again on the next visit, if it lasts.
+    /// Those of the first `read`, and `UnexpectedEof` where it brings nothing; a later failure ends the batch and shows again on the
+    /// next visit, if it lasts.
     pub fn fill(
         &mut self,
         mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         self.items.clear();
         self.full = false;
-        let mut tail = 0_usize;
-        while self.items.len() < self.limit && tail + Self::LARGEST <= self.arena.len() {
+        let (mut tail, mut limit) = (0_usize, self.limit);
+        while self.items.len() < limit && tail + Self::LARGEST <= self.arena.len() {
             let start = (tail + VnetHeader::LEN).next_multiple_of(Self::ALIGN);
             let from = start - VnetHeader::LEN;
             let room = &mut self.arena[from..from + VnetHeader::LEN + MAX_PACKET];
             match read(room) {
+                Ok(0) if self.items.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Ok(self.items.len()),
                 Ok(read) => {
                     let Some((vnet, packet)) = room.get(..read).and_then(VnetHeader::split) else {
+                        limit -= 1;
                         continue;
                     };
                     let len = packet.len();
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    fn deliver(packets: &[Vec<u8>]) -> impl FnMut(&mut [u8]) -> io::Result<usize> {
+    fn deliver(packets: &[Vec<u8>]) -> impl FnMut(&mut [u8]) -> io::Result<usize> + use<> {
         let mut packets = VecDeque::from(packets.to_vec());
         move |room| {
             let packet = packets.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
@@ -212,6 +217,36 @@ mod tests {
             io::ErrorKind::WouldBlock
         );
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn e11_a_device_that_brings_only_scraps_keeps_nobody_for_ever() {
+        let mut batch = ReadBatch::with_limit(8);
+        let mut reads = 0;
+        let scraps = batch.fill(|_| {
+            reads += 1;
+            Ok(VnetHeader::LEN - 1)
+        });
+        assert_eq!((scraps.unwrap(), reads, batch.is_full()), (0, 8, true));
+
+        // Between packets they count as packets.
+        let mut packets = deliver(&vec![vec![1; 40]; 8]);
+        let mut reads = 0;
+        let filled = batch.fill(|room| {
+            reads += 1;
+            if reads % 2 == 0 { Ok(3) } else { packets(room) }
+        });
+        assert_eq!((filled.unwrap(), reads, batch.is_full()), (4, 8, true));
+    }
+
+    #[test]
+    fn e11_a_read_that_brings_nothing_ends_the_batch() {
+        let mut batch = ReadBatch::new();
+        let error = batch.fill(|_| Ok(0)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let mut packets = deliver(&[vec![1; 40], vec![2; 40]]);
+        let filled = batch.fill(|room| Ok(packets(room).unwrap_or(0)));
+        assert_eq!((filled.unwrap(), batch.is_full()), (2, false));
     }
 
     #[test]
