@@ -21,6 +21,15 @@ use super::super::Message;
 #[derive(Clone, Copy)]
 pub(super) struct Control([u8; Control::LEN]);
 
+/// There is room for all that is asked for and all that is said: else a train could come without the length of its datagrams.
+const _: () = {
+    let address = size_of::<libc::in6_pktinfo>() as libc::c_uint;
+    let number = size_of::<libc::c_int>() as libc::c_uint;
+    // SAFETY: these only compute sizes.
+    let wanted = unsafe { libc::CMSG_SPACE(address) + 2 * libc::CMSG_SPACE(number) };
+    assert!(wanted as usize <= Control::LEN);
+};
+
 impl Control {
     /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and a little to spare.
     const LEN: usize = 96;

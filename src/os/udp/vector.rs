@@ -69,12 +69,15 @@ pub(in crate::os) fn receive(
         let remote = name.address().unwrap_or(SocketAddr::new(bound, 0));
         // SAFETY: the kernel has filled in the first `count` headers, and their blocks live until the end of this function.
         let told = unsafe { control::read(&header.msg_hdr) };
+        // Of a datagram, or what is said about it, that did not fit, nothing is left: an empty one is refused and counted.
+        let whole = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
+        let len = if whole { header.msg_len as usize } else { 0 };
         batch.add(
             remote,
             told.local.unwrap_or(bound),
             told.class,
             told.segment,
-            header.msg_len as usize,
+            len,
         );
     }
     Ok(batch.len())
@@ -181,5 +184,35 @@ fn send_vector(
         if !old_news && error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::UdpSocket;
+    use super::*;
+    use crate::os::{SendBatch, Socket, SocketOffload, sockopt};
+
+    #[test]
+    fn e11_a_datagram_whose_description_is_cut_short_is_nothing() {
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOffload::FULL).unwrap();
+        let (a, b) = (bind(), bind());
+        let mut out = SendBatch::new();
+        for len in [300, 300, 100] {
+            let slot = out.reserve(b.local(), a.local().ip(), 0, len);
+            slot.unwrap().commit(len);
+        }
+        let mut batch = RecvBatch::new();
+        assert_eq!(a.send(&out).unwrap(), 3);
+        assert_eq!(b.recv(&mut batch).unwrap(), 1);
+        let train = batch.iter_mut().next().unwrap();
+        assert_eq!((train.segment, train.bytes.len()), (300, 700));
+
+        // More is said about each datagram than there is room for: a time, and how many hops it had left.
+        sockopt::set_int(&b.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).unwrap();
+        sockopt::set_int(&b.socket, libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
+        assert_eq!(a.send(&out).unwrap(), 3);
+        assert_eq!(b.recv(&mut batch).unwrap(), 1);
+        assert!(batch.iter_mut().all(|datagram| datagram.bytes.is_empty()));
     }
 }
