@@ -177,7 +177,7 @@ fn tried(wanted: SocketOffload) -> SocketOffload {
     match udp::trial() {
         Ok(works) => works.and(wanted),
         Err(error) => {
-            debug!(%error, "trains of datagrams cannot be tried here; they are used until the kernel refuses one");
+            info!(%error, "trains of datagrams could not be tried on the loopback device, which says nothing about them: they are used until the kernel refuses one");
             wanted
         }
     }
