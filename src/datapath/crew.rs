@@ -286,7 +286,7 @@ mod tests {
     use super::super::counters::Counters;
     use super::super::notice::{self, Bell, Notice, Notices};
     use super::super::tables::Outlet;
-    use super::super::testing::to_a;
+    use super::super::testing::{eventually, to_a};
     use super::*;
     use crate::esp::testing::{mirrored, policy};
     use crate::net::Refusal;
@@ -296,7 +296,6 @@ mod tests {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Instant;
 
     use crate::net::segment::Kind;
     use crate::os::{Device, OutPacket, ReadBatch, Trains};
@@ -331,17 +330,6 @@ mod tests {
             device,
             lane,
             place,
-        }
-    }
-
-    fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "it never happened");
-            std::thread::yield_now();
         }
     }
 

@@ -350,13 +350,11 @@ impl Idle {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{A, B, MTU, half, to_a, to_b};
+    use super::super::testing::{A, B, MTU, eventually, half, to_a, to_b};
     use super::super::{IKE_PORT, Notice};
     use super::*;
     use crate::esp::testing::{mirrored, policy};
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
-    use crate::os::{Receiving, Sending};
-    use std::time::{Duration, Instant};
 
     const ID: TunnelId = TunnelId(3);
 
@@ -404,18 +402,6 @@ mod tests {
             remote: SocketAddr::new(remote, NAT_PORT),
             mtu: MTU,
             first: FirstPacket::Usual,
-        }
-    }
-
-    /// Waits for what another thread is about to do.
-    fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "it never happened");
-            std::thread::yield_now();
         }
     }
 
@@ -600,63 +586,5 @@ mod tests {
                 "{heard:?}"
             );
         }
-    }
-
-    #[test]
-    fn what_is_offloaded_is_the_least_of_all_and_never_more_than_is_wanted() {
-        let network = MemoryNetwork::new();
-        let (mut datapath, _notices) = Datapath::new().unwrap();
-        for wanted in [Offload::FULL, Offload::NONE] {
-            assert_eq!(datapath.offload(wanted), wanted, "nothing is refused yet");
-        }
-        // In memory an address has one socket: the second of the group stands beside it.
-        let bind = |port| Arc::new(network.bind(SocketAddr::new(B, port), 10).unwrap());
-        let (first, second) = (bind(NAT_PORT), bind(NAT_PORT + 1));
-        for socket in [&first, &second] {
-            socket.set_offload(SocketOffload::FULL);
-        }
-        let group = [first.clone() as Arc<dyn Socket>, second.clone()];
-        datapath.listen(bind(IKE_PORT), &group).unwrap();
-        let device = Arc::new(MemoryDevice::new(10).unwrap());
-        device.take_trains(Trains::TcpAndUdp);
-        datapath
-            .add_tunnel(ID, device.clone(), Idle::Refuse)
-            .unwrap();
-        assert_eq!(datapath.offload(Offload::FULL), Offload::FULL);
-
-        // The second only hears.
-        second.set_offload(SocketOffload::NONE);
-        device.take_trains(Trains::Tcp);
-        let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.trains, Trains::Tcp);
-        assert_eq!(at_work.sockets.send, Sending::Segments);
-        assert_eq!(at_work.sockets.receive, Receiving::Single);
-        first.set_offload(SocketOffload {
-            send: Sending::Short,
-            ..SocketOffload::FULL
-        });
-        let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.sockets.send, Sending::Short);
-        assert_eq!(datapath.offload(Offload::NONE), Offload::NONE);
-    }
-
-    #[test]
-    fn a_socket_is_found_by_address_then_by_family() {
-        let network = MemoryNetwork::new();
-        let (mut datapath, _notices) = Datapath::new().unwrap();
-        let everywhere: IpAddr = "0.0.0.0".parse().unwrap();
-        for address in [everywhere, A] {
-            let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 10).unwrap());
-            datapath.listen(bind(IKE_PORT), &[bind(NAT_PORT)]).unwrap();
-        }
-        let found = |local: &str| {
-            datapath
-                .nat_socket(local.parse().unwrap())
-                .map(|socket| socket.local().ip())
-        };
-        assert_eq!(found("192.0.2.1"), Some(A));
-        assert_eq!(found("192.0.2.9"), Some(everywhere));
-        assert_eq!(found("0.0.0.0"), Some(everywhere));
-        assert_eq!(found("::"), None);
     }
 }

@@ -9,17 +9,15 @@
 //! ([`reception`](super::reception)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
 //! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::classify::{Admits, Content, classify};
 use super::counters::Refusals;
 use super::deliveries::Deliveries;
-use super::limit::Limiter;
+use super::desk::Desk;
 use super::notice::{Bell, Notice};
 use super::run::{Outer, Run};
 use super::stages::{Stage, Stages, Stopwatch};
@@ -56,13 +54,6 @@ struct Road {
     stages: Arc<Stages>,
 }
 
-/// Where what is not carried is counted or passed up.
-struct Desk {
-    strays: Arc<Refusals>,
-    bell: Bell,
-    unknown: Limiter,
-}
-
 impl Ingress {
     /// The worker of these sockets, and of those that are added.
     pub(super) fn new(
@@ -71,17 +62,12 @@ impl Ingress {
         strays: Arc<Refusals>,
         bell: Bell,
     ) -> Ingress {
-        let unknown = Limiter::new(5, Duration::from_secs(1));
         Ingress {
             doors,
             arrivals: RecvBatch::new(),
             road: Road {
                 inlets,
-                desk: Desk {
-                    strays,
-                    bell,
-                    unknown,
-                },
+                desk: Desk::new(strays, bell),
                 joiner: Coalescer::new(),
                 watch: Stopwatch::default(),
                 stages: Arc::default(),
@@ -155,7 +141,7 @@ impl Road {
                 class: arrival.class,
             };
             if arrival.bytes.is_empty() {
-                desk.strays.add(Refusal::Stray, 1);
+                desk.refuse(Refusal::Stray);
             }
             for bytes in arrival.bytes.chunks_mut(arrival.segment.max(1)) {
                 // 1. What it is.
@@ -170,7 +156,7 @@ impl Road {
                         continue;
                     }
                     Content::Stray => {
-                        desk.strays.add(Refusal::Stray, 1);
+                        desk.refuse(Refusal::Stray);
                         continue;
                     }
                     Content::Esp(spi) => spi,
@@ -196,39 +182,6 @@ impl Road {
     }
 }
 
-impl Desk {
-    /// Gives an SA back, and passes up what it has to say.
-    fn end<'t>(&self, run: Option<Run<'t, '_>>, out: &mut Deliveries<'t>, now: Time) {
-        let told = run.map_or(Ok(()), |run| run.end(out, now, &self.bell));
-        if let Err(refusal) = told {
-            self.strays.add(refusal, 1);
-        }
-    }
-
-    /// Whether an error of receiving is more than that nothing was there; it is counted then. What is said by ICMP is none here.
-    #[cold]
-    fn is_trouble(&self, error: &io::Error) -> bool {
-        let trouble = error.kind() != io::ErrorKind::WouldBlock;
-        if trouble {
-            self.strays.add(Refusal::ReceiveFailed, 1);
-        }
-        trouble
-    }
-
-    fn pass_up(&self, notice: Notice) {
-        if let Err(refusal) = self.bell.ring(notice) {
-            self.strays.add(refusal, 1);
-        }
-    }
-
-    fn unknown_spi(&mut self, spi: u32, local: SocketAddr, remote: SocketAddr, now: Time) {
-        self.strays.add(Refusal::UnknownSpi, 1);
-        if self.unknown.allow(now) {
-            self.pass_up(Notice::UnknownSpi { spi, local, remote });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::notice::LONGEST_IKE;
@@ -239,17 +192,8 @@ mod tests {
     use crate::esp::testing::policy;
     use crate::net::{Policy, PortRange, Prefix, Selector};
     use crate::os::memory::MemoryDevice;
-    use std::net::IpAddr;
-
-    const STRANGER: SocketAddr =
-        SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 1024);
-
-    /// An IKE header that states `length`, in `len` octets.
-    fn message(len: usize, length: u32) -> Vec<u8> {
-        let mut message = vec![0x11; len];
-        message[24..28].copy_from_slice(&length.to_be_bytes());
-        message
-    }
+    use std::io;
+    use std::time::Duration;
 
     /// An ESP packet as `a` seals it.
     fn sealed(pair: &mut Pair, packet: &[u8]) -> Vec<u8> {
@@ -368,25 +312,6 @@ mod tests {
         pair.turn(NOW);
         assert_eq!(pair.b.notices(), []);
         assert_eq!(pair.b.strays.count(Refusal::Stray), 12);
-    }
-
-    #[test]
-    fn e01_unknown_and_reserved_spis_are_refused_and_mentioned_now_and_then() {
-        let mut pair = Pair::connected("aes128-sha1");
-        for spi in (1..=255u32).chain([0xdead_beef]) {
-            assert!(
-                pair.b
-                    .nat
-                    .inject(STRANGER, &[&spi.to_be_bytes()[..], &[0; 60]].concat())
-            );
-        }
-        while pair.b.ingress.all(NOW) == Turn::More {}
-        assert_eq!(
-            pair.b.strays.iter().collect::<Vec<_>>(),
-            [(Refusal::UnknownSpi, 256)]
-        );
-        assert_eq!(pair.b.notices().len(), 5);
-        assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
     }
 
     #[test]
@@ -566,17 +491,6 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_of_notices_drops_ike_and_carries_esp() {
-        let mut pair = Pair::connected("aes128-sha1");
-        for _ in 0..20 {
-            assert!(pair.b.ike.inject(STRANGER, &message(60, 60)));
-        }
-        assert_eq!(pair.a_to_b(&[to_b(60)]), [to_b(60)]);
-        assert_eq!(pair.b.notices().len(), 8);
-        assert_eq!(pair.b.strays.count(Refusal::NoticeFull), 12);
-    }
-
-    #[test]
     fn esp_is_opened_however_it_came_and_moves_nobody() {
         let mut pair = Pair::connected("aes128-sha1");
         let network = crate::os::memory::MemoryNetwork::new();
@@ -645,24 +559,5 @@ mod tests {
         pair.turn(NOW);
         let out = pair.b.delivered();
         assert_eq!((mss_of(&out[0]), tcp_sum(&out[0])), (1350, 0xffff));
-    }
-
-    #[test]
-    fn a_socket_in_trouble_is_left_alone_for_a_while_counted_and_as_good_as_before() {
-        let mut pair = Pair::connected("aes128-sha1");
-        for _ in 0..3 {
-            pair.b.nat.fail_recv(io::ErrorKind::OutOfMemory);
-        }
-        for _ in 0..2 {
-            assert_eq!(pair.b.ingress.all(NOW), Turn::Rest);
-        }
-        // As long as another socket brings something there is no rest.
-        assert!(pair.b.ike.inject(STRANGER, &[0xff]));
-        assert_eq!(pair.b.ingress.all(NOW), Turn::Done);
-        assert_eq!(pair.b.ingress.all(NOW), Turn::Done, "nothing waits");
-        assert_eq!(pair.b.strays.count(Refusal::ReceiveFailed), 3);
-        assert!(pair.a.device.inject(&to_b(60)));
-        pair.turn(NOW);
-        assert_eq!(pair.b.delivered(), [to_b(60)]);
     }
 }

@@ -30,6 +30,7 @@ mod counters;
 mod crew;
 mod deliveries;
 mod departures;
+mod desk;
 mod door;
 mod egress;
 mod gates;

@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -29,6 +30,10 @@ pub(super) const B: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 pub(super) const NOW: Time = Time::from_secs(1000);
 pub(super) const MTU: u16 = 1390;
 pub(super) const TUNNEL: TunnelId = TunnelId(7);
+
+/// Somebody who is no peer.
+pub(super) const STRANGER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), 1024);
 
 /// One gateway with one tunnel.
 pub(super) struct Side {
@@ -152,6 +157,25 @@ impl OneRoad {
 
     pub(super) fn wake_at(&self) -> Option<Time> {
         self.0.wake_at()
+    }
+}
+
+/// An IKE header that states `length`, in `len` octets.
+pub(super) fn message(len: usize, length: u32) -> Vec<u8> {
+    let mut message = vec![0x11; len];
+    message[24..28].copy_from_slice(&length.to_be_bytes());
+    message
+}
+
+/// Waits for what another thread is about to do.
+pub(super) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it never happened");
+        std::thread::yield_now();
     }
 }
 

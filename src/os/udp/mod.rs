@@ -4,6 +4,7 @@
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
 mod control;
+mod error;
 mod group;
 mod name;
 mod segmentation;
@@ -12,6 +13,7 @@ mod trial;
 mod unsummed;
 pub(super) mod vector;
 
+pub use error::BindError;
 pub use group::bind_group;
 pub use trial::trial;
 
@@ -23,7 +25,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt as option};
 use socket2::{Domain, Protocol, Type};
 
 use super::clock;
-use super::process::{self, Process};
+use super::process;
 use super::{Message, Receiving, RecvBatch, SendBatch, Sending, Socket, SocketOffload, sockopt};
 use segmentation::Segmentation;
 use vector::Piece;
@@ -54,61 +56,6 @@ enum Sharing {
     Alone,
     /// With those who share it, too.
     Group,
-}
-
-/// Why there is no socket.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another socket has the port.
-    #[error("UDP port {port} on {address} is in use{by}: stop that program or give groundlink an address of its own \
-             (`listen`, `local-address`)", by = by(holder.as_ref()))]
-    PortInUse {
-        /// The address wanted.
-        address: IpAddr,
-        /// The port wanted.
-        port: u16,
-        /// Whose socket it is, if /proc would tell.
-        holder: Option<Process>,
-    },
-    /// Ports below 1024 are for the privileged.
-    #[error(
-        "no permission to bind UDP port {port}: CAP_NET_BIND_SERVICE is missing; run as root, or under systemd with \
-             AmbientCapabilities=CAP_NET_BIND_SERVICE"
-    )]
-    Permission {
-        /// The port wanted.
-        port: u16,
-    },
-    /// Raw sockets are for the privileged.
-    #[error(
-        "no permission to send and receive IP protocol 50 (native ESP): CAP_NET_RAW is missing; run as root, or under systemd with \
-             AmbientCapabilities=CAP_NET_RAW, or set `encapsulation = \"udp\"`"
-    )]
-    NoRawSockets,
-    /// No interface has the address.
-    #[error(
-        "{address} is not an address of this machine: `listen` and `local-address` name the address on the interface \
-             (behind one-to-one NAT the private one), `address` the one the peer knows"
-    )]
-    AddressNotHere {
-        /// The address wanted.
-        address: IpAddr,
-    },
-    /// Something else.
-    #[error("{step} failed: {error}")]
-    Io {
-        /// What was being done.
-        step: &'static str,
-        /// What the kernel said.
-        error: io::Error,
-    },
-}
-
-fn by(holder: Option<&Process>) -> String {
-    match holder {
-        Some(process) => format!(" by {process}"),
-        None => " (`ss -lunp`, run as root, says by what)".to_owned(),
-    }
 }
 
 impl UdpSocket {
@@ -617,34 +564,6 @@ mod tests {
             );
         }
         assert_eq!(receive_all(&b, 3).len(), 3);
-    }
-
-    #[test]
-    fn a_taken_port_names_its_holder() {
-        let (a, _) = pair("127.0.0.1");
-        let error = UdpSocket::bind(a.local(), SocketOffload::FULL).unwrap_err();
-        let BindError::PortInUse {
-            port,
-            holder: Some(holder),
-            ..
-        } = &error
-        else {
-            panic!("{error}")
-        };
-        assert_eq!((*port, holder.pid), (a.local().port(), std::process::id()));
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_foreign_address_is_told_from_a_taken_one() {
-        let error =
-            UdpSocket::bind("192.0.2.1:4500".parse().unwrap(), SocketOffload::FULL).unwrap_err();
-        assert!(matches!(error, BindError::AddressNotHere { .. }), "{error}");
     }
 
     #[test]
