@@ -70,22 +70,22 @@ fn aes_cbc_of_sp_800_38a_through_every_kernel() {
     let cases = [
         (
             "2b7e151628aed2a6abf7158809cf4f3c",
-            "7649abac8119b246cee98e9b12e9197d",
+            "7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b273bed6b8e3c1743b7116e69e222295163ff1caa1681fac09120eca307586e1a7",
         ),
         (
             "8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b",
-            "4f021db243bc633d7178183a9fa071e8",
+            "4f021db243bc633d7178183a9fa071e8b4d9ada9ad7dedf4e5e738763f69145a571b242012fb7ae07fa9baac3df102e008b0e27988598881d920a9e64f5615cd",
         ),
         (
             "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
-            "f58c4c04d6e5f1ba779eabfb5f7bfbd6",
+            "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d39f23369a9d9bacfa530e26304231461b2eb05e2c39be9fcda6c19078c6a9d1b",
         ),
     ];
     for kernel in Kernel::all() {
-        for (row, (key, first)) in aes().zip(cases) {
+        for (row, (key, cipher)) in aes().zip(cases) {
             let key = vectors::bytes(key);
             for mut text in encrypt_copies(kernel, row, &key, &iv, &plain, 17) {
-                assert_eq!(text[..16], vectors::bytes(first), "{kernel} {row}");
+                assert_eq!(text, vectors::bytes(cipher), "{kernel} {row}");
                 let decryptor = Decryptor::new(kernel, row, &key).unwrap();
                 decryptor
                     .decrypt(iv.as_slice().try_into().unwrap(), &mut text)
