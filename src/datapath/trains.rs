@@ -314,6 +314,20 @@ fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
     assert_eq!(pair.b.delivered(), [packet]);
 }
 
+/// The kernel's forwarding counts each gateway once, before the device and behind it; a tunnel that counted, too, would make it two hops.
+#[test]
+fn e12_the_time_to_live_inside_is_counted_by_the_kernel_and_not_here() {
+    let mut pair = Pair::connected("aes128-sha1");
+    for ttl in [1, 2, 64, 255] {
+        let mut packet = to_b(60);
+        packet[8] = ttl;
+        header_checksum(&mut packet);
+        assert!(pair.a.device.inject(&packet));
+        pair.turn(NOW);
+        assert_eq!(pair.b.delivered(), [packet]);
+    }
+}
+
 #[test]
 fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
     let mut pair = Pair::connected("aes128-sha1");

@@ -225,6 +225,29 @@ fn e14_a_forged_path_mtu_changes_nothing_on_ipv4() {
     });
 }
 
+/// The outer header is our own host's, whatever is inside: its time to live, and DF never set.
+#[test]
+fn e12_the_outer_time_to_live_is_our_own_and_df_is_clear() {
+    as_root(|| {
+        for (family, ttl) in [("ipv4.ip_default_ttl", 8), ("ipv6.conf.way.hop_limit", 7)] {
+            let family_at = usize::from(ttl == 7);
+            for kind in KINDS {
+                let (namespace, tun) = way();
+                namespace.set(&format!("net.{family}"), "77").unwrap();
+                let socket = kind.open(&namespace, OURS[family_at]);
+                let to = SocketAddr::new(ip(PEERS[family_at]), kind.port());
+                let packet = esp(0xc000_0001, kind.filling(600, OURS[family_at]));
+                assert_eq!(send(&*socket, to, &packet).unwrap(), 1);
+                let out = left(&tun, PEERS[family_at]);
+                assert_eq!((out.len(), out[0][ttl]), (1, 77), "{kind:?} {family}");
+                if family_at == 0 {
+                    assert_eq!(out[0][6] & 0x40, 0, "DF");
+                }
+            }
+        }
+    });
+}
+
 /// An IPv6 way to the peer, a socket to it, and a packet that just fits.
 struct Way6 {
     namespace: Namespace,
