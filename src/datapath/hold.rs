@@ -8,6 +8,10 @@ use crate::net::{Refusal, Time};
 /// How many packets wait.
 pub(super) const MOST: usize = 64;
 
+/// How many octets wait: what [`MOST`] packets of an ordinary link have, and a little more. Without this, packets of 64 KiB would make a
+/// tunnel that does not come up hold 4 MiB.
+const MOST_OCTETS: usize = 128 << 10;
+
 /// How long a packet waits. Whoever sent it has sent it again by then.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -15,15 +19,19 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Hold {
     packets: VecDeque<(Time, Vec<u8>)>,
+    /// Of all of them.
+    octets: usize,
 }
 
 impl Hold {
     /// Keeps a copy of `packet`. Copying is fine here: this happens at most [`MOST`] times per coming up.
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
     pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), Refusal> {
-        if self.packets.len() >= MOST {
+        let octets = self.octets.saturating_add(packet.len());
+        if self.packets.len() >= MOST || octets > MOST_OCTETS {
             return Err(Refusal::QueueFull);
         }
+        self.octets = octets;
         self.packets.push_back((now + PATIENCE, packet.to_vec()));
         Ok(())
     }
@@ -31,13 +39,21 @@ impl Hold {
     /// Gives up what has waited too long; how many packets that was.
     pub(super) fn give_up(&mut self, now: Time) -> u64 {
         let before = self.packets.len();
-        self.packets.retain(|(until, _)| *until > now);
+        self.packets.retain(|(until, packet)| {
+            let stays = *until > now;
+            if !stays {
+                self.octets = self.octets.saturating_sub(packet.len());
+            }
+            stays
+        });
         before.saturating_sub(self.packets.len()) as u64
     }
 
     /// The oldest packet.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
-        self.packets.pop_front().map(|(_, packet)| packet)
+        let (_, packet) = self.packets.pop_front()?;
+        self.octets = self.octets.saturating_sub(packet.len());
+        Some(packet)
     }
 
     /// When the next packet will be given up.
@@ -65,5 +81,22 @@ mod tests {
         assert_eq!(hold.give_up(start + PATIENCE - Duration::from_nanos(1)), 0);
         assert_eq!(hold.give_up(start + PATIENCE + Duration::from_millis(2)), 3);
         assert_eq!(hold.take(), Some(vec![3]));
+    }
+
+    #[test]
+    fn long_packets_fill_the_room_sooner_and_leave_it_again() {
+        let mut hold = Hold::default();
+        let start = Time::from_secs(100);
+        let long = [0; 60_000];
+        assert_eq!(hold.keep(&long, start), Ok(()));
+        let later = start + Duration::from_secs(1);
+        assert_eq!(hold.keep(&long, later), Ok(()));
+        assert_eq!(hold.keep(&long, later), Err(Refusal::QueueFull));
+        assert_eq!(hold.keep(&[0; 1000], later), Ok(()));
+        assert_eq!(hold.give_up(start + PATIENCE), 1);
+        assert_eq!(hold.keep(&long, later), Ok(()));
+        assert_eq!(hold.keep(&long, later), Err(Refusal::QueueFull));
+        while hold.take().is_some() {}
+        assert_eq!(hold.octets, 0);
     }
 }
