@@ -14,7 +14,7 @@ use crate::crypto::registry::{Cipher, Encryption};
 
 use super::{AesUnit, Kernel};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 use super::x86::{AesNi, Schedule, Vaes, aesni, slots, vaes};
 
 /// One text to encrypt in place.
@@ -43,9 +43,9 @@ pub struct Decryptor(Decrypting);
 )]
 enum Encrypting {
     Portable(portable::Encryptor),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     AesNi(AesNi, Schedule),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     Vaes(Vaes, Schedule),
 }
 
@@ -55,9 +55,9 @@ enum Encrypting {
 )]
 enum Decrypting {
     Portable(portable::Decryptor),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     AesNi(AesNi, Schedule),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     Vaes(Vaes, Schedule),
 }
 
@@ -77,9 +77,9 @@ impl Encryptor {
         let reference = portable::Encryptor::new(aes_of(row)?, key)?;
         Some(Encryptor(match kernel.aes {
             AesUnit::Portable => Encrypting::Portable(reference),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::AesNi(unit) => Encrypting::AesNi(unit, aesni::expand(unit, key)?),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::Vaes(unit) => Encrypting::Vaes(unit, aesni::expand(unit.narrow(), key)?),
         }))
     }
@@ -98,12 +98,12 @@ impl Encryptor {
                     .encrypt(&lane.iv, lane.text)
                     .map_err(|_: portable::NotBlocks| NotBlocks)
             }),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::AesNi(unit, schedule) => {
                 slots::encrypt(*unit, schedule, lanes);
                 Ok(())
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::Vaes(unit, schedule) => {
                 slots::encrypt(*unit, schedule, lanes);
                 Ok(())
@@ -122,9 +122,9 @@ impl Encryptor {
                     let _: Result<(), portable::NotBlocks> = cipher.encrypt(&[0; 16], block);
                 }
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::AesNi(unit, schedule) => aesni::encrypt_blocks(*unit, schedule, blocks),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::Vaes(unit, schedule) => {
                 aesni::encrypt_blocks(unit.narrow(), schedule, blocks);
             }
@@ -138,11 +138,11 @@ impl Decryptor {
         let reference = portable::Decryptor::new(aes_of(row)?, key)?;
         Some(Decryptor(match kernel.aes {
             AesUnit::Portable => Decrypting::Portable(reference),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::AesNi(unit) => {
                 Decrypting::AesNi(unit, aesni::expand(unit, key)?.inverse(unit))
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::Vaes(unit) => {
                 let narrow = unit.narrow();
                 Decrypting::Vaes(unit, aesni::expand(narrow, key)?.inverse(narrow))
@@ -162,11 +162,11 @@ impl Decryptor {
             Decrypting::Portable(cipher) => cipher
                 .decrypt(iv, text)
                 .map_err(|_: portable::NotBlocks| NotBlocks)?,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Decrypting::AesNi(unit, schedule) => {
                 aesni::decrypt(*unit, schedule, *iv, text.as_chunks_mut().0);
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Decrypting::Vaes(unit, schedule) => {
                 vaes::decrypt(*unit, schedule, *iv, text.as_chunks_mut().0);
             }

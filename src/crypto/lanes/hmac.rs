@@ -22,7 +22,7 @@ use super::jobs::{Job, MOST, Unit, hash};
 use super::padding::{End, fill, write};
 use super::{Kernel, ShaUnit};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 use super::x86::hashes::{Sha1Avx2, Sha1Ni, Sha256Avx2, Sha256Ni};
 
 /// The words a hash goes on from; SHA-1 uses the first five.
@@ -125,13 +125,13 @@ impl Hmac {
     pub fn authenticate(&self, messages: &mut [Message<'_>]) {
         match (self.unit, self.algorithm) {
             (ShaUnit::Portable, algorithm) => self.run(&algorithm, messages),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             (ShaUnit::Avx2(unit), Algorithm::Sha1) => self.run(&Sha1Avx2(unit), messages),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             (ShaUnit::Avx2(unit), Algorithm::Sha256) => self.run(&Sha256Avx2(unit), messages),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             (ShaUnit::ShaNi(unit), Algorithm::Sha1) => self.run(&Sha1Ni(unit), messages),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             (ShaUnit::ShaNi(unit), Algorithm::Sha256) => self.run(&Sha256Ni(unit), messages),
         }
     }
