@@ -55,14 +55,8 @@ fn survives(case: &Case, shape: Shape) {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn tcp_survives_the_loss_of_one_packet_in_a_hundred_towards_and_from_strongswan() {
-    for esp in SUITES {
-        survives(
-            &Case {
-                esp,
-                ..Case::of(Peer::Strongswan)
-            },
-            Shape::Packets,
-        );
+    for case in Case::matrix(Peer::Strongswan) {
+        survives(&case, Shape::Packets);
     }
 }
 

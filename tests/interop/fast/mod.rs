@@ -63,6 +63,23 @@ impl Case {
         }
     }
 
+    /// With offload and without it, in both families inside; each suite with each of them.
+    fn matrix(peer: Peer) -> [Case; 4] {
+        let [hashed, whole] = SUITES;
+        [
+            ("auto", Family::V4, hashed),
+            ("auto", Family::V6, whole),
+            ("off", Family::V4, whole),
+            ("off", Family::V6, hashed),
+        ]
+        .map(|(offload, inner, esp)| Case {
+            offload,
+            inner,
+            esp,
+            ..Case::of(peer)
+        })
+    }
+
     fn options(&self) -> Options {
         Options {
             peer: self.peer,
