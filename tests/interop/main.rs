@@ -13,6 +13,7 @@ mod crossing;
 mod fragments;
 mod liveness;
 mod lossy;
+mod many;
 mod matrix;
 mod multipath;
 mod native;
