@@ -74,8 +74,7 @@ impl<'t> Deliveries<'t> {
 fn write(lane: &Lane, joined: Joined<'_>, trains: &mut Trains, watch: &mut Stopwatch) {
     let out = OutPacket {
         vnet: joined.offload.into(),
-        head: joined.bytes,
-        payloads: &[],
+        bytes: joined.bytes,
     };
     let (packets, octets) = (joined.packets as u64, joined.octets as u64);
     watch.lap(Stage::Join);

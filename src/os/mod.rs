@@ -106,16 +106,14 @@ pub trait Socket: Send + Sync {
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
 
-/// A packet on its way into a device: an offload header and the bytes, gathered from one or two places, so that a coalesced
-/// super-packet (one IP and TCP header, many payloads) needs no copying together.
+/// A packet on its way into a device: an offload header and the bytes. Of a coalesced super-packet these are one IP and TCP or UDP header
+/// and all payloads behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct OutPacket<'a> {
     /// What the kernel must still do to it: nothing, for a whole packet.
     pub vnet: VnetHeader,
-    /// The packet, or only its headers if `payloads` follow.
-    pub head: &'a [u8],
-    /// The rest of a coalesced packet, in order.
-    pub payloads: &'a [io::IoSlice<'a>],
+    /// The IP packet.
+    pub bytes: &'a [u8],
 }
 
 impl<'a> OutPacket<'a> {
@@ -123,18 +121,7 @@ impl<'a> OutPacket<'a> {
     pub fn whole(bytes: &'a [u8]) -> OutPacket<'a> {
         OutPacket {
             vnet: VnetHeader::NONE,
-            head: bytes,
-            payloads: &[],
+            bytes,
         }
-    }
-
-    /// Bytes of the IP packet, the offload header not counted.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.payloads.iter().map(|p| p.len()).sum::<usize>()
-    }
-
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

@@ -248,24 +248,10 @@ fn told(errno: Errno) -> io::Error {
     }
 }
 
-/// The most pieces of a coalesced packet: more segments than a 64 KiB super-packet of ordinary ones has.
-const MOST_PAYLOADS: usize = 64;
-
 fn write_one(fd: &OwnedFd, packet: &OutPacket<'_>) -> io::Result<()> {
     let vnet = packet.vnet.to_bytes();
-    let written = if packet.payloads.is_empty() {
-        writev(fd, &[IoSlice::new(&vnet), IoSlice::new(packet.head)])
-    } else {
-        let mut parts = [IoSlice::new(&[]); 2 + MOST_PAYLOADS];
-        let used = 2 + packet.payloads.len();
-        let target = parts.get_mut(..used).ok_or(io::ErrorKind::InvalidInput)?;
-        target[0] = IoSlice::new(&vnet);
-        target[1] = IoSlice::new(packet.head);
-        target[2..].copy_from_slice(packet.payloads);
-        writev(fd, target)
-    };
-    match written {
-        Ok(written) if written == VnetHeader::LEN + packet.len() => Ok(()),
+    match writev(fd, &[IoSlice::new(&vnet), IoSlice::new(packet.bytes)]) {
+        Ok(written) if written == VnetHeader::LEN + packet.bytes.len() => Ok(()),
         Ok(_) => Err(io::ErrorKind::WriteZero.into()),
         Err(errno) => Err(told(errno)),
     }

@@ -65,8 +65,7 @@ fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
                     seen.undone_checksums += usize::from(packet.vnet.needs_checksum());
                     let out = OutPacket {
                         vnet: packet.vnet,
-                        head: packet.bytes,
-                        payloads: &[],
+                        bytes: packet.bytes,
                     };
                     assert_eq!(to.write(&[out]).unwrap(), 1);
                 }
