@@ -105,6 +105,25 @@ fn e20_packets_of_nearly_9000_octets_are_carried_whole() {
     }
 }
 
+/// charon takes large packets from us, but cuts off what it reads from a device whose MTU was raised: its own are of the usual size.
+/// TCP alone, since of several hundred large datagrams in a row it loses some.
+#[test]
+#[ignore = "needs root, strongSwan and nft: tests/run runs it"]
+fn e20_tcp_in_packets_of_nearly_9000_octets_passes_to_strongswan() {
+    for case in Case::matrix(Peer::Strongswan) {
+        let mut lab = lab_of(&case, NETWORK);
+        // Nothing joins packets on their way out of charon.
+        count_joined(lab.world().gateway(Side::B), "ipsec0");
+        let carried = bulk::both_ways(&lab, case.bulk());
+        well(&mut lab, carried);
+        refused_exactly(&mut lab, &nothing);
+        offload_is_still(&mut lab, case.offload);
+        let large = joined(lab.world().gateway(Side::B));
+        println!("{case:?}: {large} large packets");
+        assert!(large >= (case.bulk() / TUNNEL as usize) as u64, "{large}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn e10_esp_in_fragments_is_put_together_before_it_is_opened() {
