@@ -6,18 +6,18 @@
 
 use std::path::Path;
 
-use groundlink::config::{Environment, Secrets, Source, load_text};
+use groundlink::config::{LoadOptions, SecretPolicy, ConfigText, load_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
     };
-    let environment = Environment {
+    let environment = LoadOptions {
         credentials: None,
-        secrets: Secrets::Unread,
+        secrets: SecretPolicy::Unread,
     };
-    let source = Source::new("fuzz.toml", text);
+    let source = ConfigText::new("fuzz.toml", text);
     let loaded = load_text(source, Path::new("/nowhere"), &environment);
     for finding in loaded.report.findings() {
         assert!(!finding.what.is_empty());
@@ -43,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
         let settings = loaded.settings.expect("nothing is wrong with it");
         for tunnel in &settings.tunnels {
             let explained =
-                |row: &groundlink::config::Row| row.tunnel.as_ref() == Some(&tunnel.ike.name);
+                |row: &groundlink::config::EffectiveValue| row.tunnel.as_ref() == Some(&tunnel.ike.name);
             assert!(
                 loaded.values.iter().any(explained),
                 "nothing is told of {}",

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Place;
 use super::outcome::{Exit, Failure, print};
-use crate::config::{self, Environment, Loaded, Secrets, Severity};
+use crate::config::{self, LoadOptions, LoadedConfig, SecretPolicy, Severity};
 
 /// Validates the configuration without touching the system
 #[derive(Debug, Args)]
@@ -26,9 +26,9 @@ pub(crate) struct Check {
 
 impl Check {
     pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
-        let environment = Environment {
+        let environment = LoadOptions {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
-            secrets: Secrets::IfReadable,
+            secrets: SecretPolicy::IfReadable,
         };
         let loaded = config::load(&place.config, &environment);
         let file = place.config.display().to_string();
@@ -47,7 +47,7 @@ impl Check {
     }
 }
 
-fn exit(loaded: &Loaded) -> Exit {
+fn exit(loaded: &LoadedConfig) -> Exit {
     match (
         loaded.report.count(Severity::Error),
         loaded.report.count(Severity::Lint),
@@ -59,7 +59,7 @@ fn exit(loaded: &Loaded) -> Exit {
 }
 
 /// "groundlink.toml: 4 tunnels, 1 warning".
-fn summary(loaded: &Loaded, file: &str) -> String {
+fn summary(loaded: &LoadedConfig, file: &str) -> String {
     let counted = |number: usize, word: &str| {
         format!("{number} {word}{}", if number == 1 { "" } else { "s" })
     };
@@ -87,10 +87,10 @@ fn summary(loaded: &Loaded, file: &str) -> String {
 }
 
 /// Every effective value, one a line, in a block for the gateway and one for each tunnel.
-fn explain(loaded: &Loaded, file: &str) -> String {
+fn explain(loaded: &LoadedConfig, file: &str) -> String {
     let mut text = String::new();
     let mut block = None;
-    let widths = |part: fn(&config::Row) -> usize| {
+    let widths = |part: fn(&config::EffectiveValue) -> usize| {
         loaded
             .values
             .iter()
@@ -127,7 +127,7 @@ fn explain(loaded: &Loaded, file: &str) -> String {
     text
 }
 
-fn object(loaded: &Loaded, file: &str, explain: bool) -> serde_json::Value {
+fn object(loaded: &LoadedConfig, file: &str, explain: bool) -> serde_json::Value {
     let mut object = json!({
         "ok": loaded.report.is_sound(),
         "file": file,
@@ -135,7 +135,7 @@ fn object(loaded: &Loaded, file: &str, explain: bool) -> serde_json::Value {
         "findings": loaded.report.to_json(),
     });
     if explain {
-        let row = |row: &config::Row| json!({"tunnel": row.tunnel, "key": row.key, "value": row.value, "origin": row.origin.describe(file)});
+        let row = |row: &config::EffectiveValue| json!({"tunnel": row.tunnel, "key": row.key, "value": row.value, "origin": row.origin.describe(file)});
         object["values"] = loaded.values.iter().map(row).collect();
     }
     object

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::diagnostic::Diagnostic;
-use super::file::{Located, Value};
+use super::file::{SpannedValue, Value};
 use super::value::refuse;
 
 /// The units of an amount, largest first, and how many bytes each has.
@@ -26,7 +26,7 @@ const BYTES: RangeInclusive<u64> = 1_000_000..=1 << 60;
 const PACKETS: RangeInclusive<u64> = 1000..=1 << 60;
 
 /// How many bytes a Child SA may carry each way; `None` is `"none"`.
-pub fn bytes(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u64>> {
+pub fn bytes(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u64>> {
     let how = "write it like \"10GB\" or \"4GiB\", or \"none\"";
     let amount = match &value.value {
         Value::Text(text) if text == "none" => return Some(None),
@@ -72,7 +72,7 @@ pub fn bytes(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u
 }
 
 /// How many packets a Child SA may carry each way; `None` is `"none"`.
-pub fn packets(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u64>> {
+pub fn packets(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u64>> {
     let number = match &value.value {
         Value::Text(text) if text == "none" => return Some(None),
         Value::Integer(number) => u64::try_from(*number).ok(),
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn read(value: Value) -> Option<Option<u64>> {
-        bytes(&Located { at: 0..0, value }, &mut Vec::new())
+        bytes(&SpannedValue { at: 0..0, value }, &mut Vec::new())
     }
 
     #[test]

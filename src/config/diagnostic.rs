@@ -101,26 +101,26 @@ impl Diagnostic {
 
 /// A text with a name, and the places in it that must never be printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct ConfigText {
     name: String,
     text: String,
     secrets: Vec<Range<usize>>,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ConfigText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
+        f.debug_struct("ConfigText")
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
 }
 
-impl Source {
+impl ConfigText {
     /// A text and the name people know it by, usually its path.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
         let secrets = suspicious_values(&text);
-        Source {
+        ConfigText {
             name: name.into(),
             text,
             secrets,
@@ -183,14 +183,14 @@ impl Source {
 
 /// Every finding about one file, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    source: Source,
+pub struct ConfigReport {
+    source: ConfigText,
     findings: Vec<Diagnostic>,
 }
 
-impl Report {
+impl ConfigReport {
     /// Puts findings into the order of the file; each is said once.
-    pub fn new(source: Source, mut findings: Vec<Diagnostic>) -> Self {
+    pub fn new(source: ConfigText, mut findings: Vec<Diagnostic>) -> Self {
         findings.sort_by_key(|finding| {
             (
                 finding.span.as_ref().map_or(0, |span| span.start),
@@ -203,7 +203,7 @@ impl Report {
                 seen.push(finding);
             }
         }
-        Report {
+        ConfigReport {
             source,
             findings: seen,
         }
@@ -289,7 +289,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, finding) in self.findings.iter().enumerate() {
             if index > 0 {
@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     fn report(text: &str, findings: Vec<Diagnostic>) -> String {
-        Report::new(Source::new("test.toml", text), findings).to_string()
+        ConfigReport::new(ConfigText::new("test.toml", text), findings).to_string()
     }
 
     #[test]
@@ -354,8 +354,8 @@ mod tests {
             Diagnostic::error(0..1, "first", ""),
             Diagnostic::warning(6..7, "second", ""),
         );
-        let made = Report::new(
-            Source::new("t", text),
+        let made = ConfigReport::new(
+            ConfigText::new("t", text),
             vec![second.clone(), first.clone(), second.clone()],
         );
         assert_eq!(made.findings(), [first, second]);
@@ -371,9 +371,9 @@ mod tests {
 
     #[test]
     fn a_concealed_span_is_masked_character_for_character() {
-        let mut source = Source::new("t", "key = \"größe\" # x\n");
+        let mut source = ConfigText::new("t", "key = \"größe\" # x\n");
         source.conceal(6..15);
-        let shown = Report::new(source, vec![Diagnostic::error(0..3, "w", "")]).to_string();
+        let shown = ConfigReport::new(source, vec![Diagnostic::error(0..3, "w", "")]).to_string();
         assert!(shown.contains("key = ••••••• # x"), "{shown}");
     }
 

@@ -4,17 +4,17 @@ use std::fmt;
 use std::time::Duration;
 
 use super::diagnostic::Diagnostic;
-use super::file::{Located, Value};
+use super::file::{SpannedValue, Value};
 use super::value::refuse;
 
 /// A lifetime: at least 2 s, below which rekeying would be all a tunnel does.
-pub fn lifetime(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
+pub fn lifetime(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
     let lifetime = duration(value, findings)?;
     if lifetime < Duration::from_secs(2) {
         return refuse(
             findings,
             value.at.clone(),
-            format!("a lifetime of {} is too short", Span(lifetime)),
+            format!("a lifetime of {} is too short", DurationText(lifetime)),
             "\"2s\" is the least",
         );
     }
@@ -22,13 +22,13 @@ pub fn lifetime(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Durat
 }
 
 /// An interval of liveness checks.
-pub fn interval(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
+pub fn interval(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
     let interval = duration(value, findings)?;
     if interval < Duration::from_millis(100) {
         return refuse(
             findings,
             value.at.clone(),
-            format!("an interval of {} is too short", Span(interval)),
+            format!("an interval of {} is too short", DurationText(interval)),
             "\"100ms\" is the least",
         );
     }
@@ -45,7 +45,7 @@ const UNITS: [(&str, u64); 5] = [
 ];
 
 /// A length of time: `"24h"`, `"1h30m"`, `"500ms"`.
-pub fn duration(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
+pub fn duration(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Duration> {
     let text = match &value.value {
         Value::Text(text) => text,
         Value::Integer(number) => {
@@ -106,9 +106,9 @@ fn milliseconds(text: &str) -> Option<u64> {
 }
 
 /// A duration as it is written in the file.
-pub struct Span(pub Duration);
+pub struct DurationText(pub Duration);
 
-impl fmt::Display for Span {
+impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         if left == 0 {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<Duration> {
-        let value = Located {
+        let value = SpannedValue {
             at: 0..0,
             value: Value::Text(text.to_owned()),
         };
@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn times_are_read_and_written_back() {
         for text in ["24h", "1h30m", "10s", "500ms", "1m1s1ms", "240h"] {
-            assert_eq!(Span(read(text).unwrap()).to_string(), text);
+            assert_eq!(DurationText(read(text).unwrap()).to_string(), text);
         }
         assert_eq!(read("1d"), read("24h"));
         assert_eq!(read("0s"), Some(Duration::ZERO));
-        assert_eq!(Span(Duration::ZERO).to_string(), "0s");
+        assert_eq!(DurationText(Duration::ZERO).to_string(), "0s");
     }
 
     #[test]

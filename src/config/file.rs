@@ -12,8 +12,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Source};
-use super::keys::{Built, Section};
+use super::diagnostic::{ConfigText, Diagnostic};
+use super::keys::{Section, Support};
 use super::suggest::nearest;
 
 /// A value as it is written.
@@ -26,7 +26,7 @@ pub enum Value {
     /// `true`, `false`
     Boolean(bool),
     /// `[…]`
-    List(Vec<Located>),
+    List(Vec<SpannedValue>),
     /// A kind of value no key takes; holds its name with an article.
     Other(&'static str),
 }
@@ -47,26 +47,26 @@ impl Value {
 
 /// A value and the bytes it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub struct SpannedValue {
     /// Where it stands.
     pub at: Range<usize>,
     /// What it is.
     pub value: Value,
 }
 
-impl Located {
-    fn read(value: &Spanned<DeValue<'_>>) -> Located {
+impl SpannedValue {
+    fn read(value: &Spanned<DeValue<'_>>) -> SpannedValue {
         let read = match value.get_ref() {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .map_or(Value::Other("a number this large"), Value::Integer),
             DeValue::Boolean(value) => Value::Boolean(*value),
-            DeValue::Array(items) => Value::List(items.iter().map(Located::read).collect()),
+            DeValue::Array(items) => Value::List(items.iter().map(SpannedValue::read).collect()),
             DeValue::Float(_) => Value::Other("a number with a point"),
             DeValue::Datetime(_) => Value::Other("a date"),
             DeValue::Table(_) => Value::Other("a table"),
         };
-        Located {
+        SpannedValue {
             at: value.span(),
             value: read,
         }
@@ -79,7 +79,7 @@ pub struct Entry {
     /// The key's own bytes.
     pub at: Range<usize>,
     /// What it is set to.
-    pub value: Located,
+    pub value: SpannedValue,
 }
 
 /// The known keys of one table that were set.
@@ -109,7 +109,7 @@ impl Table {
 
 /// A whole file.
 #[derive(Debug, Clone, Default)]
-pub struct File {
+pub struct ConfigFile {
     /// `[gateway]`.
     pub gateway: Table,
     /// Each `[[tunnel]]`, in order.
@@ -122,7 +122,7 @@ pub struct File {
 
 /// Which sections a file may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+pub enum FileKind {
     /// What people write: `[gateway]` and `[[tunnel]]`s.
     Configuration,
     /// What we embed: `[preset]` and one `[tunnel]` of values.
@@ -130,7 +130,11 @@ pub enum Dialect {
 }
 
 /// Reads a file. Findings are added in no particular order; secrets found in wrong places are concealed in `source`.
-pub fn parse(source: &mut Source, dialect: Dialect, findings: &mut Vec<Diagnostic>) -> File {
+pub fn parse(
+    source: &mut ConfigText,
+    dialect: FileKind,
+    findings: &mut Vec<Diagnostic>,
+) -> ConfigFile {
     let text = source.text().to_owned();
     let (document, errors) = DeTable::parse_recoverable(&text);
     let broken = !errors.is_empty();
@@ -141,12 +145,12 @@ pub fn parse(source: &mut Source, dialect: Dialect, findings: &mut Vec<Diagnosti
             "",
         ));
     }
-    let mut file = File {
+    let mut file = ConfigFile {
         broken,
-        ..File::default()
+        ..ConfigFile::default()
     };
     for (key, value) in document.get_ref().iter() {
-        let walk = Walk {
+        let walk = DocumentReader {
             source,
             findings,
             text: &text,
@@ -158,27 +162,27 @@ pub fn parse(source: &mut Source, dialect: Dialect, findings: &mut Vec<Diagnosti
 }
 
 /// What is needed on the way through the document.
-struct Walk<'a> {
-    source: &'a mut Source,
+struct DocumentReader<'a> {
+    source: &'a mut ConfigText,
     findings: &'a mut Vec<Diagnostic>,
     text: &'a str,
 }
 
-impl Walk<'_> {
+impl DocumentReader<'_> {
     /// One entry of the top level.
     fn section(
         mut self,
         key: &str,
         at: Range<usize>,
         value: &Spanned<DeValue<'_>>,
-        dialect: Dialect,
-        file: &mut File,
+        dialect: FileKind,
+        file: &mut ConfigFile,
     ) {
         match (key, value.get_ref(), dialect) {
-            ("gateway", DeValue::Table(table), Dialect::Configuration) => {
+            ("gateway", DeValue::Table(table), FileKind::Configuration) => {
                 file.gateway = self.table(Section::Gateway, at, table)
             }
-            ("tunnel", DeValue::Array(tables), Dialect::Configuration) => {
+            ("tunnel", DeValue::Array(tables), FileKind::Configuration) => {
                 for element in tables.iter() {
                     match element.get_ref() {
                         DeValue::Table(table) => {
@@ -190,14 +194,14 @@ impl Walk<'_> {
                             element.span(),
                             format!(
                                 "a tunnel is a table, not {}",
-                                Located::read(element).value.kind()
+                                SpannedValue::read(element).value.kind()
                             ),
                             "start it with `[[tunnel]]`",
                         ),
                     }
                 }
             }
-            ("tunnel", DeValue::Table(table), Dialect::Configuration) => {
+            ("tunnel", DeValue::Table(table), FileKind::Configuration) => {
                 self.error(
                     at.clone(),
                     "`[tunnel]` makes a single table; there may be several tunnels",
@@ -207,13 +211,13 @@ impl Walk<'_> {
                 let table = self.table(Section::Tunnel, at, table);
                 file.tunnels.push(table);
             }
-            ("group", DeValue::Array(_) | DeValue::Table(_), Dialect::Configuration) => {
+            ("group", DeValue::Array(_) | DeValue::Table(_), FileKind::Configuration) => {
                 self.error(at, "`[[group]]` is not in this version", "give the tunnels a `metric`: equal metrics share traffic, a higher one stands by");
             }
-            ("preset", DeValue::Table(table), Dialect::Preset) => {
+            ("preset", DeValue::Table(table), FileKind::Preset) => {
                 file.preset = self.table(Section::Preset, at, table)
             }
-            ("tunnel", DeValue::Table(table), Dialect::Preset) => {
+            ("tunnel", DeValue::Table(table), FileKind::Preset) => {
                 let table = self.table(Section::Tunnel, at, table);
                 file.tunnels.push(table);
             }
@@ -221,7 +225,7 @@ impl Walk<'_> {
                 at,
                 format!(
                     "`gateway` is a table, not {}",
-                    Located::read(value).value.kind()
+                    SpannedValue::read(value).value.kind()
                 ),
                 "write `[gateway]` on a line of its own",
             ),
@@ -279,20 +283,20 @@ impl Walk<'_> {
             section.keys().iter().find(|known| known.name == name),
             value.get_ref(),
         ) {
-            (Some(known), _) if known.built == Built::NotYet => self.not_yet(&name, at),
+            (Some(known), _) if known.support == Support::Reserved => self.not_yet(&name, at),
             (Some(known), _) => {
                 read.entries.push((
                     known.name,
                     Entry {
                         at,
-                        value: Located::read(value),
+                        value: SpannedValue::read(value),
                     },
                 ));
             }
             (None, DeValue::Table(_))
                 if is_table_key
                     && section.keys().iter().all(|known| {
-                        !known.name.starts_with(&inner) || known.built == Built::NotYet
+                        !known.name.starts_with(&inner) || known.support == Support::Reserved
                     }) =>
             {
                 self.not_yet(&name, at);
@@ -305,7 +309,7 @@ impl Walk<'_> {
             (None, _) if is_table_key => {
                 self.conceal_if_secret(&name, value);
                 read.refused.push(name.clone());
-                let (what, advice) = not_a_table(&name, &Located::read(value).value);
+                let (what, advice) = not_a_table(&name, &SpannedValue::read(value).value);
                 self.error(at, what, advice);
             }
             (None, _) => {

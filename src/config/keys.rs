@@ -2,11 +2,11 @@
 
 /// Whether this version does what a key asks for. A key of the contract that is not built is refused by name, never ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Built {
+pub enum Support {
     /// It does.
-    Yes,
+    Supported,
     /// The key is reserved for a later version.
-    NotYet,
+    Reserved,
 }
 
 /// A kind of table in a file.
@@ -46,20 +46,20 @@ pub struct Key {
     /// As it is written.
     pub name: &'static str,
     /// Whether this version does what it asks for.
-    pub built: Built,
+    pub support: Support,
 }
 
 const fn key(name: &'static str) -> Key {
     Key {
         name,
-        built: Built::Yes,
+        support: Support::Supported,
     }
 }
 
 const fn later(name: &'static str) -> Key {
     Key {
         name,
-        built: Built::NotYet,
+        support: Support::Reserved,
     }
 }
 

@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::carriage;
 use super::diagnostic::{Diagnostic, Severity};
 use super::file::{Table, Value};
-use super::resolve::Resolved;
-use super::settings::{Gateway, Mtu};
+use super::nat_lint;
+use super::resolve::ResolvedTunnel;
+use super::settings::{GatewaySettings, Mtu};
 use crate::crypto::Status;
 use crate::ike::Peer;
 use crate::net::Prefix;
 
 /// Everything that is wrong between tunnels and within each.
-pub fn tunnels(tunnels: &[Resolved], gateway: &Gateway, findings: &mut Vec<Diagnostic>) {
+pub fn tunnels(
+    tunnels: &[ResolvedTunnel],
+    gateway: &GatewaySettings,
+    findings: &mut Vec<Diagnostic>,
+) {
     for (index, tunnel) in tunnels.iter().enumerate() {
         for earlier in &tunnels[..index] {
             pair(earlier, tunnel, findings);
@@ -24,7 +28,7 @@ pub fn tunnels(tunnels: &[Resolved], gateway: &Gateway, findings: &mut Vec<Diagn
         overlaps(tunnel, findings);
         routes(tunnel, findings);
         algorithms(tunnel, findings);
-        carriage::across_nat(tunnel, findings);
+        nat_lint::across_nat(tunnel, findings);
     }
 }
 
@@ -45,7 +49,7 @@ pub fn names(tunnels: &[Table], findings: &mut Vec<Diagnostic>) {
 }
 
 /// Two tunnels must differ in device, and incoming messages must be able to tell them apart.
-fn pair(earlier: &Resolved, later: &Resolved, findings: &mut Vec<Diagnostic>) {
+fn pair(earlier: &ResolvedTunnel, later: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let (first, second) = (&earlier.tunnel, &later.tunnel);
     if first.name != second.name && first.device == second.device {
         let what = format!(
@@ -100,7 +104,7 @@ fn may_be_same(one: IpAddr, other: IpAddr) -> bool {
 }
 
 /// The outer addresses have to fit together.
-fn addresses(resolved: &Resolved, gateway: &Gateway, findings: &mut Vec<Diagnostic>) {
+fn addresses(resolved: &ResolvedTunnel, gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
     let (tunnel, at) = (&resolved.tunnel, &resolved.at);
     let Peer::Address(peer) = tunnel.ike.peer else {
         return;
@@ -128,7 +132,7 @@ fn addresses(resolved: &Resolved, gateway: &Gateway, findings: &mut Vec<Diagnost
 }
 
 /// The selectors have to leave something to carry.
-fn selectors(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+fn selectors(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
     for (key, prefixes, place) in [("local", local, &at.local), ("remote", remote, &at.remote)] {
         if prefixes.is_empty() {
@@ -164,7 +168,7 @@ fn selectors(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
 }
 
 /// A network is on one side only.
-fn overlaps(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+fn overlaps(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
     for theirs in remote.iter().filter(|prefix| !prefix.is_default()) {
         for ours in local.iter().filter(|prefix| !prefix.is_default()) {
@@ -184,7 +188,7 @@ fn overlaps(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
 }
 
 /// What is routed into the tunnel has to fit through it.
-fn routes(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+fn routes(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let (tunnel, at, remote) = (&resolved.tunnel, &resolved.at, &resolved.remote);
     for route in tunnel
         .routes
@@ -219,7 +223,7 @@ fn family(ipv4: bool) -> &'static str {
 }
 
 /// Weak algorithms work where they are named, and `check` says what there is instead; broken ones need `allow-weak` as well.
-fn algorithms(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+fn algorithms(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let settings = &resolved.tunnel.ike;
     let ike: Vec<_> = settings
         .ike
@@ -250,7 +254,7 @@ fn algorithms(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
 }
 
 fn level(
-    resolved: &Resolved,
+    resolved: &ResolvedTunnel,
     key: &str,
     found: &[(&'static str, Status)],
     at: &Range<usize>,

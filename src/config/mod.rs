@@ -1,31 +1,31 @@
-//! The configuration: from the TOML people write to [`Settings`] with nothing left open.
+//! The configuration: from the TOML people write to [`Configuration`] with nothing left open.
 //!
 //! ```text
 //!   groundlink.toml ──file──▶ tables of known keys ─┐
-//!   presets/NAME.toml ──preset──▶ the same          ├─scope─▶ values with origins ──resolve, lint──▶ Settings
+//!   presets/NAME.toml ──preset──▶ the same          ├─scope─▶ values with origins ──resolve, lint──▶ Configuration
 //!   defaults ───────────────────────────────────────┘              │                                    │
 //!   PSK files ──secret──────────────────────────────────────▶ keys │                                    ▼
 //!                                                                  └──────────▶ check --explain      daemon
 //! ```
 //!
-//! Nothing stops at the first error: a [`Report`] holds everything that is wrong, each with its line, a caret and what to do.
+//! Nothing stops at the first error: a [`ConfigReport`] holds everything that is wrong, each with its line, a caret and what to do.
 
 mod amount;
-mod carriage;
 mod diagnostic;
 mod duration;
-mod ends;
+mod endpoints;
 mod file;
 mod keys;
 mod lint;
+mod nat_lint;
 mod origin;
 mod preset;
 mod proposals;
+mod psk;
 mod resolve;
 mod scope;
 mod secret;
 mod settings;
-mod shared_keys;
 mod show;
 mod suggest;
 #[cfg(test)]
@@ -36,25 +36,27 @@ mod value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use diagnostic::{Diagnostic, Report, Severity, Source};
-pub use origin::{Origin, Row};
+pub use diagnostic::{ConfigReport, ConfigText, Diagnostic, Severity};
+pub use origin::{EffectiveValue, Origin};
 pub use settings::default::{CONTROL as DEFAULT_CONTROL, FILE as DEFAULT_FILE};
-pub use settings::{FailClosed, Gateway, Inside, Mtu, Offload, Settings, Tunnel};
+pub use settings::{
+    Configuration, FailClosed, GatewaySettings, InsideAddress, Mtu, OffloadMode, TunnelSettings,
+};
 
 use scope::{Output, Scope};
 
 /// What a configuration is read in besides its own text.
 #[derive(Debug, Clone)]
-pub struct Environment {
+pub struct LoadOptions {
     /// `$CREDENTIALS_DIRECTORY`, where systemd puts secrets for the service.
     pub credentials: Option<PathBuf>,
     /// Whether secrets must be readable.
-    pub secrets: Secrets,
+    pub secrets: SecretPolicy,
 }
 
 /// Whether secrets must be readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secrets {
+pub enum SecretPolicy {
     /// The daemon cannot do without them.
     Required,
     /// `check` by someone who may not read them notes it and goes on; their keys are empty then.
@@ -65,57 +67,57 @@ pub enum Secrets {
 
 /// A configuration that was read, well or badly.
 #[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The settings; `None` when there are errors. Lint errors leave them here: ask [`Report::is_sound`] before running them.
-    pub settings: Option<Settings>,
+pub struct LoadedConfig {
+    /// The settings; `None` when there are errors. Lint errors leave them here: ask [`ConfigReport::is_sound`] before running them.
+    pub settings: Option<Configuration>,
     /// Every effective value and where it came from.
-    pub values: Vec<Row>,
+    pub values: Vec<EffectiveValue>,
     /// Everything there is to say.
-    pub report: Report,
+    pub report: ConfigReport,
 }
 
 /// The most bytes a configuration may have.
 const MOST: u64 = 1 << 20;
 
 /// Reads a configuration file and the secrets it names.
-pub fn load(path: &Path, environment: &Environment) -> Loaded {
+pub fn load(path: &Path, options: &LoadOptions) -> LoadedConfig {
     let name = path.display().to_string();
     let folder = path.parent().unwrap_or(Path::new(""));
     match read(path) {
-        Ok(text) => load_text(Source::new(name, text), folder, environment),
+        Ok(text) => load_text(ConfigText::new(name, text), folder, options),
         Err((what, advice)) => {
             let finding = Diagnostic::error(None, what, advice);
-            Loaded {
+            LoadedConfig {
                 settings: None,
                 values: Vec::new(),
-                report: Report::new(Source::new(name, ""), vec![finding]),
+                report: ConfigReport::new(ConfigText::new(name, ""), vec![finding]),
             }
         }
     }
 }
 
 /// Reads a configuration from its text; relative paths in it start at `folder`.
-pub fn load_text(mut source: Source, folder: &Path, environment: &Environment) -> Loaded {
+pub fn load_text(mut source: ConfigText, folder: &Path, options: &LoadOptions) -> LoadedConfig {
     let mut findings = Vec::new();
-    let file = file::parse(&mut source, file::Dialect::Configuration, &mut findings);
+    let file = file::parse(&mut source, file::FileKind::Configuration, &mut findings);
     let mut output = Output {
         source: &source,
         rows: Vec::new(),
         findings,
     };
-    let settings = resolve::resolve(&file, folder, environment, &mut output);
+    let settings = resolve::resolve(&file, folder, options, &mut output);
     let Output { rows, findings, .. } = output;
-    Loaded {
+    LoadedConfig {
         settings,
         values: rows,
-        report: Report::new(source, findings),
+        report: ConfigReport::new(source, findings),
     }
 }
 
 /// Where the daemon of this configuration listens, as far as that can be read; for programs that only want to talk to it.
 pub fn control_socket(path: &Path) -> Option<PathBuf> {
-    let mut source = Source::new("", read(path).ok()?);
-    let file = file::parse(&mut source, file::Dialect::Configuration, &mut Vec::new());
+    let mut source = ConfigText::new("", read(path).ok()?);
+    let file = file::parse(&mut source, file::FileKind::Configuration, &mut Vec::new());
     let mut output = Output {
         source: &source,
         rows: Vec::new(),

@@ -20,7 +20,7 @@ pub enum Origin {
 
 /// One effective value, as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct EffectiveValue {
     /// The tunnel; `None` is the gateway.
     pub tunnel: Option<String>,
     /// The key.
@@ -43,7 +43,7 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for EffectiveValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {}", self.key, self.value)
     }

@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use super::diagnostic::{Diagnostic, Source};
-use super::file::{Dialect, Table, parse};
+use super::diagnostic::{ConfigText, Diagnostic};
+use super::file::{FileKind, Table, parse};
 use super::value;
 
 /// A preset, read.
@@ -62,8 +62,8 @@ pub fn find(name: &str) -> Option<&'static Preset> {
 }
 
 fn read(name: &'static str, text: &'static str, findings: &mut Vec<Diagnostic>) -> Preset {
-    let mut source = Source::new(name, text);
-    let file = parse(&mut source, Dialect::Preset, findings);
+    let mut source = ConfigText::new(name, text);
+    let file = parse(&mut source, FileKind::Preset, findings);
     let mut about = |key: &str| {
         file.preset
             .entry(key)

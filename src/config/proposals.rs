@@ -1,22 +1,22 @@
 //! Proposals: the words people know from swanctl.conf, one string or a list in order of preference.
 
 use super::diagnostic::Diagnostic;
-use super::file::{Located, Value};
+use super::file::{SpannedValue, Value};
 use super::value::{part, refuse, text};
 use crate::crypto::{EspProposal, IkeProposal, Note, WordError};
 
 /// Proposals of the IKE SA.
-pub fn ike(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
+pub fn ike(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
     list(value, findings, IkeProposal::parse)
 }
 
 /// Proposals of the Child SA.
-pub fn esp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
+pub fn esp(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
     list(value, findings, EspProposal::parse)
 }
 
 fn list<T>(
-    value: &Located,
+    value: &SpannedValue,
     findings: &mut Vec<Diagnostic>,
     parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
 ) -> Option<Vec<T>> {
@@ -41,7 +41,7 @@ fn list<T>(
 }
 
 fn proposal<T>(
-    value: &Located,
+    value: &SpannedValue,
     findings: &mut Vec<Diagnostic>,
     parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
 ) -> Option<T> {

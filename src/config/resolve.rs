@@ -1,4 +1,4 @@
-//! Preset and file become [`Settings`]: the gateway here, each tunnel by [`super::tunnel`], and what holds between tunnels checked
+//! Preset and file become [`Configuration`]: the gateway here, each tunnel by [`super::tunnel`], and what holds between tunnels checked
 //! by [`super::lint`].
 
 use std::net::IpAddr;
@@ -6,20 +6,20 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::file::File;
+use super::file::ConfigFile;
 use super::origin::Origin;
 use super::preset::Preset;
 use super::scope::{Output, Scope};
-use super::settings::{Gateway, Offload, Settings, Tunnel, default};
+use super::settings::{Configuration, GatewaySettings, OffloadMode, TunnelSettings, default};
 use super::show::{self, quoted};
 use super::tunnel::Reader;
-use super::{Environment, lint, value};
+use super::{LoadOptions, lint, value};
 use crate::net::Prefix;
 
 /// A tunnel and the places in the file that made it what it is, for findings that concern several keys.
-pub struct Resolved {
+pub struct ResolvedTunnel {
     /// The tunnel.
-    pub tunnel: Tunnel,
+    pub tunnel: TunnelSettings,
     /// Its preset.
     pub preset: &'static Preset,
     /// Whether broken algorithms are allowed.
@@ -31,11 +31,11 @@ pub struct Resolved {
     /// The prefixes its selectors are made of, theirs.
     pub remote: Vec<Prefix>,
     /// Where the file says these things.
-    pub at: Places,
+    pub at: SourceSpans,
 }
 
 /// Where the file says what a tunnel is.
-pub struct Places {
+pub struct SourceSpans {
     /// The table.
     pub header: Range<usize>,
     /// `device`, else `name`.
@@ -62,11 +62,11 @@ pub struct Places {
 
 /// Resolves a whole file. `None` when something needed is missing; the findings say what.
 pub fn resolve(
-    file: &File,
+    file: &ConfigFile,
     folder: &Path,
-    environment: &Environment,
+    options: &LoadOptions,
     output: &mut Output<'_>,
-) -> Option<Settings> {
+) -> Option<Configuration> {
     let gateway = gateway(&mut Scope {
         tunnel: None,
         file: &file.gateway,
@@ -84,10 +84,10 @@ pub fn resolve(
         gateway: &gateway,
         table: &file.gateway,
         folder,
-        environment,
+        options,
     };
     let tunnels = file.tunnels.iter().enumerate();
-    let resolved: Vec<Resolved> = tunnels
+    let resolved: Vec<ResolvedTunnel> = tunnels
         .filter_map(|(index, table)| reader.tunnel(index, table, output))
         .collect();
     lint::names(&file.tunnels, &mut output.findings);
@@ -96,7 +96,7 @@ pub fn resolve(
         .findings
         .iter()
         .any(|finding| finding.severity == Severity::Error);
-    (!failed).then(|| Settings {
+    (!failed).then(|| Configuration {
         gateway,
         tunnels: resolved
             .into_iter()
@@ -105,7 +105,7 @@ pub fn resolve(
     })
 }
 
-fn gateway(scope: &mut Scope<'_, '_>) -> Gateway {
+fn gateway(scope: &mut Scope<'_, '_>) -> GatewaySettings {
     let address = scope.value("address", value::host_address, quoted);
     let listen = scope.value("listen", value::address, quoted);
     if !scope.sets("listen") {
@@ -121,8 +121,8 @@ fn gateway(scope: &mut Scope<'_, '_>) -> Gateway {
         |path| quoted(&path.display()),
         default::CONTROL.into(),
     );
-    let offload = scope.value_or("offload", value::offload, show::offload, Offload::Auto);
-    Gateway {
+    let offload = scope.value_or("offload", value::offload, show::offload, OffloadMode::Auto);
+    GatewaySettings {
         address: address.map(|given| given.value),
         listen: listen.map(|given| given.value),
         control: control.value,

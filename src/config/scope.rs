@@ -3,15 +3,15 @@
 
 use std::ops::Range;
 
-use super::diagnostic::{Diagnostic, Source};
+use super::diagnostic::{ConfigText, Diagnostic};
 use super::file::Table;
-use super::origin::{Origin, Row};
+use super::origin::{EffectiveValue, Origin};
 use super::preset::Preset;
 use super::value::Read;
 
 /// A value, where it came from, and where to point when something is wrong with it.
 #[derive(Debug, Clone)]
-pub struct Given<T> {
+pub struct Provided<T> {
     /// The value.
     pub value: T,
     /// Where it came from.
@@ -23,9 +23,9 @@ pub struct Given<T> {
 /// What all scopes of a file share.
 pub struct Output<'a> {
     /// The file.
-    pub source: &'a Source,
+    pub source: &'a ConfigText,
     /// Every effective value.
-    pub rows: Vec<Row>,
+    pub rows: Vec<EffectiveValue>,
     /// Everything wrong.
     pub findings: Vec<Diagnostic>,
 }
@@ -58,11 +58,11 @@ impl Scope<'_, '_> {
     }
 
     /// Reads a key without explaining it; `None` when nobody sets it or what it is set to cannot be used.
-    pub fn read<T>(&mut self, key: &'static str, read: Read<T>) -> Option<Given<T>> {
+    pub fn read<T>(&mut self, key: &'static str, read: Read<T>) -> Option<Provided<T>> {
         if let Some(entry) = self.file.entry(key) {
             let value = read(&entry.value, &mut self.output.findings)?;
             let (line, _) = self.output.source.position(entry.at.start);
-            return Some(Given {
+            return Some(Provided {
                 value,
                 origin: Origin::File { line },
                 at: entry.value.at.clone(),
@@ -79,7 +79,7 @@ impl Scope<'_, '_> {
                 span: Some(at.clone()),
                 ..finding
             }));
-        Some(Given {
+        Some(Provided {
             value: value?,
             origin: Origin::Preset(preset.name),
             at,
@@ -92,7 +92,7 @@ impl Scope<'_, '_> {
         key: &'static str,
         read: Read<T>,
         show: fn(&T) -> String,
-    ) -> Option<Given<T>> {
+    ) -> Option<Provided<T>> {
         let given = self.read(key, read)?;
         self.explain(key, show(&given.value), given.origin);
         Some(given)
@@ -105,14 +105,14 @@ impl Scope<'_, '_> {
         read: Read<T>,
         show: fn(&T) -> String,
         default: T,
-    ) -> Given<T> {
+    ) -> Provided<T> {
         if let Some(given) = self.value(key, read, show) {
             return given;
         }
         if !self.sets(key) {
             self.explain(key, show(&default), Origin::Default);
         }
-        Given {
+        Provided {
             value: default,
             origin: Origin::Default,
             at: self.header(),
@@ -126,7 +126,7 @@ impl Scope<'_, '_> {
         read: Read<T>,
         show: fn(&T) -> String,
         advice: &str,
-    ) -> Option<Given<T>> {
+    ) -> Option<Provided<T>> {
         if !self.sets(key) {
             let of = self.tunnel.as_ref().map_or_else(
                 || "the gateway".to_owned(),
@@ -143,7 +143,7 @@ impl Scope<'_, '_> {
 
     /// Notes an effective value.
     pub fn explain(&mut self, key: &'static str, value: impl Into<String>, origin: Origin) {
-        self.output.rows.push(Row {
+        self.output.rows.push(EffectiveValue {
             tunnel: self.tunnel.clone(),
             key,
             value: value.into(),

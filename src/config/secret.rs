@@ -15,7 +15,7 @@ use crate::crypto::Secret;
 
 /// Where a key is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum KeyLocation {
     /// A file.
     File(PathBuf),
     /// A credential that systemd hands to the service.
@@ -24,29 +24,29 @@ pub enum Place {
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum KeyKind {
     /// Proving who is who.
     Psk,
     /// The keys of an IKE SA, beside the key exchange (RFC 8784).
     Ppk,
 }
 
-impl Kind {
+impl KeyKind {
     /// As files of this kind are called.
     fn word(self) -> &'static str {
         match self {
-            Kind::Psk => "PSK",
-            Kind::Ppk => "PPK",
+            KeyKind::Psk => "PSK",
+            KeyKind::Ppk => "PPK",
         }
     }
 
     /// What is doubtful about a key with fewer bytes, if it is written out, or else with fewer characters; and what to do.
-    fn short(self, key: &Secret, written: Written) -> Option<(&'static str, &'static str)> {
+    fn short(self, key: &Secret, written: KeyEncoding) -> Option<(&'static str, &'static str)> {
         let (least, doubt) = match (self, written) {
-            (Kind::Psk, Written::AsBytes) => (FEW_BYTES, GUESSED),
-            (Kind::Psk, Written::AsCharacters) => (FEW_CHARACTERS, GUESSED),
-            (Kind::Ppk, Written::AsBytes) => (QUANTUM_BYTES, SEARCHED),
-            (Kind::Ppk, Written::AsCharacters) => (QUANTUM_CHARACTERS, SEARCHED),
+            (KeyKind::Psk, KeyEncoding::Binary) => (FEW_BYTES, GUESSED),
+            (KeyKind::Psk, KeyEncoding::Text) => (FEW_CHARACTERS, GUESSED),
+            (KeyKind::Ppk, KeyEncoding::Binary) => (QUANTUM_BYTES, SEARCHED),
+            (KeyKind::Ppk, KeyEncoding::Text) => (QUANTUM_CHARACTERS, SEARCHED),
         };
         (key.len() < least).then_some(doubt)
     }
@@ -54,11 +54,11 @@ impl Kind {
 
 /// How a file holds a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
+enum KeyEncoding {
     /// In hex or base64: every bit of it counts.
-    AsBytes,
+    Binary,
     /// In characters, of which a person may have chosen each.
-    AsCharacters,
+    Text,
 }
 
 const GUESSED: (&str, &str) = (
@@ -73,16 +73,16 @@ const SEARCHED: (&str, &str) = (
 
 /// Why there is no key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
+pub enum KeyFileError {
     /// This user may not read it; another may.
-    NotForUs {
+    AccessDenied {
         /// What happened.
         what: String,
         /// What to do about it.
         advice: String,
     },
     /// Nobody should use it as it is.
-    Unusable {
+    Invalid {
         /// What is wrong.
         what: String,
         /// What to do about it.
@@ -92,11 +92,11 @@ pub enum Problem {
 
 /// A key, and what is doubtful about it.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct LoadedKey {
     /// The key.
     pub key: Secret,
     /// Warnings: what is doubtful, what to do.
-    pub doubts: Vec<(&'static str, &'static str)>,
+    pub warnings: Vec<(&'static str, &'static str)>,
 }
 
 /// The most bytes a key file may have.
@@ -115,11 +115,15 @@ const QUANTUM_BYTES: usize = 32;
 const QUANTUM_CHARACTERS: usize = 43;
 
 /// Reads a key. `credentials` is `$CREDENTIALS_DIRECTORY`: systemd guards what is in it.
-pub fn read(place: &Place, kind: Kind, credentials: Option<&Path>) -> Result<Found, Problem> {
-    match place {
-        Place::Credential(name) => {
+pub fn read(
+    location: &KeyLocation,
+    kind: KeyKind,
+    credentials: Option<&Path>,
+) -> Result<LoadedKey, KeyFileError> {
+    match location {
+        KeyLocation::Credential(name) => {
             let Some(folder) = credentials else {
-                return Err(Problem::NotForUs {
+                return Err(KeyFileError::AccessDenied {
                     what: format!("the credential `{name}` exists only inside the service"),
                     advice: "systemd provides it (`LoadCredential=` in groundlink.service); elsewhere name a `file`".to_owned(),
                 });
@@ -131,12 +135,12 @@ pub fn read(place: &Place, kind: Kind, credentials: Option<&Path>) -> Result<Fou
                     "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding one",
                 ));
             }
-            read_file(&path, kind, Guard::Systemd)
+            read_file(&path, kind, AccessControl::Systemd)
         }
-        Place::File(path) => {
+        KeyLocation::File(path) => {
             let guard = match credentials {
-                Some(folder) if path.parent() == Some(folder) => Guard::Systemd,
-                Some(_) | None => Guard::Mode,
+                Some(folder) if path.parent() == Some(folder) => AccessControl::Systemd,
+                Some(_) | None => AccessControl::FileMode,
             };
             read_file(path, kind, guard)
         }
@@ -145,14 +149,14 @@ pub fn read(place: &Place, kind: Kind, credentials: Option<&Path>) -> Result<Fou
 
 /// Who keeps others from reading a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Guard {
+enum AccessControl {
     /// Its mode, which is checked.
-    Mode,
+    FileMode,
     /// systemd, whose credentials may be world-readable inside a private mount.
     Systemd,
 }
 
-fn read_file(path: &Path, kind: Kind, guard: Guard) -> Result<Found, Problem> {
+fn read_file(path: &Path, kind: KeyKind, guard: AccessControl) -> Result<LoadedKey, KeyFileError> {
     let (shown, word) = (path.display(), kind.word());
     // Not waiting: a FIFO without a writer would hold up the daemon for ever.
     let opened = OpenOptions::new()
@@ -175,7 +179,7 @@ fn read_file(path: &Path, kind: Kind, guard: Guard) -> Result<Found, Problem> {
             "put the key into an ordinary file",
         ));
     }
-    if guard == Guard::Mode {
+    if guard == AccessControl::FileMode {
         check_mode(path, kind, &metadata)?;
     }
     let contents = read_bounded(&file).map_err(|error| cannot_open(path, kind, &error))?;
@@ -190,7 +194,7 @@ fn read_file(path: &Path, kind: Kind, guard: Guard) -> Result<Found, Problem> {
 }
 
 /// Neither any access for others nor writing for the group.
-fn check_mode(path: &Path, kind: Kind, metadata: &Metadata) -> Result<(), Problem> {
+fn check_mode(path: &Path, kind: KeyKind, metadata: &Metadata) -> Result<(), KeyFileError> {
     let mode = metadata.mode() & 0o777;
     let (shown, word) = (path.display(), kind.word());
     let who = match (mode & 0o007, mode & 0o020) {
@@ -217,51 +221,47 @@ fn read_bounded(file: &File) -> io::Result<Option<Secret>> {
 
 /// What is wrong with the contents of a key file, and what to do; neither quotes it.
 #[derive(Debug, PartialEq, Eq)]
-struct Fault(&'static str, &'static str);
+struct KeyFormatError(&'static str, &'static str);
 
 /// One trailing newline is dropped; `0x…` is hex, `0s…` base64; otherwise the exact bytes.
-fn decode(contents: &Secret, kind: Kind) -> Result<Found, Fault> {
+fn decode(contents: &Secret, kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
     let bytes = contents.as_bytes();
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if bytes.is_empty() {
-        return Err(Fault(
+        return Err(KeyFormatError(
             "is empty",
             "put the key into it; `groundlink psk` makes one",
         ));
     }
     if let Some(hex) = bytes.strip_prefix(b"0x") {
-        let key = unhex(hex).ok_or(Fault(
+        let key = unhex(hex).ok_or(KeyFormatError(
             "starts with 0x but is not whole bytes of hex",
             "write two hex digits a byte, and nothing else",
         ))?;
-        return Ok(found(key, kind, Written::AsBytes));
+        return Ok(found(key, kind, KeyEncoding::Binary));
     }
     if let Some(base64) = bytes.strip_prefix(b"0s") {
-        let key = unbase64(base64).ok_or(Fault(
+        let key = unbase64(base64).ok_or(KeyFormatError(
             "starts with 0s but is not base64",
             "write base64 in one line, and nothing else",
         ))?;
-        return Ok(found(key, kind, Written::AsBytes));
+        return Ok(found(key, kind, KeyEncoding::Binary));
     }
-    Ok(found(
-        Secret::from_slice(bytes),
-        kind,
-        Written::AsCharacters,
-    ))
+    Ok(found(Secret::from_slice(bytes), kind, KeyEncoding::Text))
 }
 
-fn found(key: Secret, kind: Kind, written: Written) -> Found {
-    let mut doubts = Vec::new();
-    doubts.extend(kind.short(&key, written));
+fn found(key: Secret, kind: KeyKind, written: KeyEncoding) -> LoadedKey {
+    let mut warnings = Vec::new();
+    warnings.extend(kind.short(&key, written));
     let bytes = key.as_bytes();
     let blank = |at: Option<&u8>| at.is_some_and(u8::is_ascii_whitespace);
-    if written == Written::AsCharacters && (blank(bytes.first()) || blank(bytes.last())) {
-        doubts.push((
+    if written == KeyEncoding::Text && (blank(bytes.first()) || blank(bytes.last())) {
+        warnings.push((
             "this pre-shared key begins or ends with a blank, a carriage return or a second newline, all of which count",
             "write the file with `printf %s KEY > FILE` if that is not meant",
         ));
     }
-    Found { key, doubts }
+    LoadedKey { key, warnings }
 }
 
 fn unhex(digits: &[u8]) -> Option<Secret> {
@@ -303,10 +303,10 @@ fn unbase64(text: &[u8]) -> Option<Secret> {
     Some(Secret::new(bytes))
 }
 
-fn cannot_open(path: &Path, kind: Kind, error: &io::Error) -> Problem {
+fn cannot_open(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
     let (shown, word) = (path.display(), kind.word());
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Problem::NotForUs {
+        io::ErrorKind::PermissionDenied => KeyFileError::AccessDenied {
             what: format!("the {word} file {shown} is not readable by this user"),
             advice: "the service's user must own it or be in its group, and be able to enter its folders".to_owned(),
         },
@@ -315,8 +315,8 @@ fn cannot_open(path: &Path, kind: Kind, error: &io::Error) -> Problem {
     }
 }
 
-fn unusable(what: impl Into<String>, advice: impl Into<String>) -> Problem {
-    Problem::Unusable {
+fn unusable(what: impl Into<String>, advice: impl Into<String>) -> KeyFileError {
+    KeyFileError::Invalid {
         what: what.into(),
         advice: advice.into(),
     }
@@ -332,12 +332,12 @@ mod tests {
     const KEY: &[u8] = b"Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi";
 
     /// A file with these contents and this mode, and what reading it gives.
-    fn read_with(contents: &[u8], mode: u32) -> Result<Found, Problem> {
+    fn read_with(contents: &[u8], mode: u32) -> Result<LoadedKey, KeyFileError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        read(&Place::File(path), Kind::Psk, None)
+        read(&KeyLocation::File(path), KeyKind::Psk, None)
     }
 
     fn key(contents: &[u8]) -> Vec<u8> {
@@ -347,7 +347,7 @@ mod tests {
     /// What is wrong with a file, path left out.
     fn fault(contents: &[u8]) -> String {
         match read_with(contents, 0o600) {
-            Err(Problem::Unusable { what, advice }) => {
+            Err(KeyFileError::Invalid { what, advice }) => {
                 format!("{} | {advice}", what.split_once("/key ").unwrap().1)
             }
             other => panic!("{other:?}"),
@@ -415,7 +415,7 @@ mod tests {
             (0o666, "chmod 0640 ", "and its group may change it"),
         ] {
             match read_with(KEY, bad) {
-                Err(Problem::Unusable { what, advice }) => {
+                Err(KeyFileError::Invalid { what, advice }) => {
                     assert!(
                         what.contains(&format!("{bad:04o}")) && what.contains(why),
                         "{what}"
@@ -434,16 +434,17 @@ mod tests {
         fs::write(&file, KEY).unwrap();
         symlink(&file, &link).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(read(&Place::File(link.clone()), Kind::Psk, None).is_err());
+        assert!(read(&KeyLocation::File(link.clone()), KeyKind::Psk, None).is_err());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(read(&Place::File(link), Kind::Psk, None).is_ok());
+        assert!(read(&KeyLocation::File(link), KeyKind::Psk, None).is_ok());
     }
 
     #[test]
     fn h01_what_is_no_file_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        let what = |path: &Path| match read(&Place::File(path.to_owned()), Kind::Psk, None) {
-            Err(Problem::Unusable { what, .. }) => what,
+        let what = |path: &Path| match read(&KeyLocation::File(path.to_owned()), KeyKind::Psk, None)
+        {
+            Err(KeyFileError::Invalid { what, .. }) => what,
             other => panic!("{other:?}"),
         };
         assert!(what(folder.path()).contains("is a directory"));
@@ -459,8 +460,8 @@ mod tests {
     fn a_file_of_another_user_is_somebody_elses_business() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(matches!(
-            cannot_open(Path::new("/x"), Kind::Psk, &error),
-            Problem::NotForUs { .. }
+            cannot_open(Path::new("/x"), KeyKind::Psk, &error),
+            KeyFileError::AccessDenied { .. }
         ));
     }
 
@@ -470,12 +471,12 @@ mod tests {
         let path = folder.path().join("psk_a");
         fs::write(&path, KEY).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
-        assert!(read(&Place::File(path.clone()), Kind::Psk, None).is_err());
-        assert!(read(&Place::File(path), Kind::Psk, Some(folder.path())).is_ok());
+        assert!(read(&KeyLocation::File(path.clone()), KeyKind::Psk, None).is_err());
+        assert!(read(&KeyLocation::File(path), KeyKind::Psk, Some(folder.path())).is_ok());
         assert!(
             read(
-                &Place::Credential("psk_a".to_owned()),
-                Kind::Psk,
+                &KeyLocation::Credential("psk_a".to_owned()),
+                KeyKind::Psk,
                 Some(folder.path())
             )
             .is_ok()
@@ -484,13 +485,13 @@ mod tests {
 
     #[test]
     fn h02_keys_that_can_be_guessed_are_doubted() {
-        let doubts = |contents: &[u8]| read_with(contents, 0o600).unwrap().doubts.len();
-        assert_eq!(doubts(KEY), 0);
-        assert_eq!(doubts(b"nineteen characters"), 1);
-        assert_eq!(doubts(b"0x000102030405060708090a0b0c"), 1);
-        assert_eq!(doubts(b"0x000102030405060708090a0b0c0d"), 0);
-        assert_eq!(doubts(b"long enough for anyone, but \r\n"), 1);
-        assert_eq!(doubts(b" hunter2"), 2);
+        let warnings = |contents: &[u8]| read_with(contents, 0o600).unwrap().warnings.len();
+        assert_eq!(warnings(KEY), 0);
+        assert_eq!(warnings(b"nineteen characters"), 1);
+        assert_eq!(warnings(b"0x000102030405060708090a0b0c"), 1);
+        assert_eq!(warnings(b"0x000102030405060708090a0b0c0d"), 0);
+        assert_eq!(warnings(b"long enough for anyone, but \r\n"), 1);
+        assert_eq!(warnings(b" hunter2"), 2);
     }
 
     #[test]
@@ -500,15 +501,17 @@ mod tests {
         let found = |contents: &str| {
             fs::write(&path, contents).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            read(&Place::File(path.clone()), Kind::Ppk, None)
+            read(&KeyLocation::File(path.clone()), KeyKind::Ppk, None)
         };
-        let doubts = |contents: &str| found(contents).unwrap().doubts.len();
-        assert_eq!(doubts(&"k".repeat(43)), 0);
-        assert_eq!(doubts(&"k".repeat(42)), 1);
-        assert_eq!(doubts(&format!("0x{}", "5a".repeat(32))), 0);
-        assert_eq!(doubts(&format!("0x{}", "5a".repeat(31))), 1);
+        let warnings = |contents: &str| found(contents).unwrap().warnings.len();
+        assert_eq!(warnings(&"k".repeat(43)), 0);
+        assert_eq!(warnings(&"k".repeat(42)), 1);
+        assert_eq!(warnings(&format!("0x{}", "5a".repeat(32))), 0);
+        assert_eq!(warnings(&format!("0x{}", "5a".repeat(31))), 1);
         match found("") {
-            Err(Problem::Unusable { what, .. }) => assert!(what.contains("the PPK file"), "{what}"),
+            Err(KeyFileError::Invalid { what, .. }) => {
+                assert!(what.contains("the PPK file"), "{what}")
+            }
             other => panic!("{other:?}"),
         }
     }

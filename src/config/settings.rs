@@ -8,16 +8,16 @@ use crate::net::{Dscp, Prefix};
 
 /// What the daemon runs with.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct Configuration {
     /// This machine.
-    pub gateway: Gateway,
+    pub gateway: GatewaySettings,
     /// The tunnels, in the order of the file.
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<TunnelSettings>,
 }
 
 /// This machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gateway {
+pub struct GatewaySettings {
     /// The public address the clouds know. Not needed where every tunnel says its own.
     pub address: Option<IpAddr>,
     /// Where tunnels without a `local-address` bind; `None` is any address of the peer's family.
@@ -25,12 +25,12 @@ pub struct Gateway {
     /// The control socket.
     pub control: PathBuf,
     /// Whether the kernel may hand us packets larger than the MTU.
-    pub offload: Offload,
+    pub offload: OffloadMode,
 }
 
 /// Segmentation offload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offload {
+pub enum OffloadMode {
     /// Where the kernel and the device can.
     Auto,
     /// Never: one packet at a time.
@@ -39,7 +39,7 @@ pub enum Offload {
 
 /// One tunnel: a peer, a device, and what goes between them.
 #[derive(Debug, Clone)]
-pub struct Tunnel {
+pub struct TunnelSettings {
     /// Its name, unique.
     pub name: String,
     /// Its network device, unique.
@@ -55,7 +55,7 @@ pub struct Tunnel {
     /// How large inner packets may be.
     pub mtu: Mtu,
     /// An address on the device.
-    pub inside: Option<Inside>,
+    pub inside: Option<InsideAddress>,
     /// How many bytes of inner packets a Child SA may carry each way.
     pub child_bytes: Option<u64>,
     /// How many packets a Child SA may carry each way.
@@ -84,7 +84,7 @@ pub enum Mtu {
 
 /// An address on a device, with the length of the network it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inside {
+pub struct InsideAddress {
     /// The address of this end.
     pub address: IpAddr,
     /// The length of its network.

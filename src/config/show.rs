@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::duration::Span;
-use super::settings::{Inside, Offload};
+use super::duration::DurationText;
+use super::settings::{InsideAddress, OffloadMode};
 use crate::ike::{Encapsulation, PeerId, Start};
 use crate::net::Dscp;
 
@@ -65,21 +65,21 @@ pub fn dscp(dscp: &Dscp) -> String {
 }
 
 /// How this key is written.
-pub fn inside(inside: &Inside) -> String {
+pub fn inside(inside: &InsideAddress) -> String {
     format!("\"{}/{}\"", inside.address, inside.length)
 }
 
 /// How this key is written.
-pub fn offload(offload: &Offload) -> String {
+pub fn offload(offload: &OffloadMode) -> String {
     match offload {
-        Offload::Auto => quoted(&"auto"),
-        Offload::Off => quoted(&"off"),
+        OffloadMode::Auto => quoted(&"auto"),
+        OffloadMode::Off => quoted(&"off"),
     }
 }
 
 /// How times are written.
 pub fn duration(duration: &Duration) -> String {
-    quoted(&Span(*duration))
+    quoted(&DurationText(*duration))
 }
 
 #[cfg(test)]

@@ -9,28 +9,33 @@ use super::duration;
 use super::file::Table;
 use super::origin::Origin;
 use super::preset::{self, Preset};
-use super::resolve::{Places, Resolved};
-use super::scope::{Given, Output, Scope};
-use super::settings::{FailClosed, Gateway, Mtu, Tunnel, default};
+use super::resolve::{ResolvedTunnel, SourceSpans};
+use super::scope::{Output, Provided, Scope};
+use super::settings::{FailClosed, GatewaySettings, Mtu, TunnelSettings, default};
 use super::show::{self, list, plain, quoted};
 use super::suggest::nearest;
 use super::value::{self, DEVICE_NAME_MAX};
-use super::{Environment, amount, proposals};
+use super::{LoadOptions, amount, proposals};
 use crate::crypto::{EspProposal, IkeProposal};
 use crate::ike::{self, Dpd, Encapsulation, RekeyTest, Start};
 use crate::net::{Dscp, Policy, Prefix, Selector};
 
 /// What every tunnel is read against.
 pub struct Reader<'a> {
-    pub gateway: &'a Gateway,
+    pub gateway: &'a GatewaySettings,
     pub table: &'a Table,
     pub folder: &'a Path,
-    pub environment: &'a Environment,
+    pub options: &'a LoadOptions,
 }
 
 impl Reader<'_> {
     /// Reads one tunnel, all of it, whatever is wrong with parts of it.
-    pub fn tunnel(&self, index: usize, table: &Table, output: &mut Output<'_>) -> Option<Resolved> {
+    pub fn tunnel(
+        &self,
+        index: usize,
+        table: &Table,
+        output: &mut Output<'_>,
+    ) -> Option<ResolvedTunnel> {
         let mut scope = Scope {
             tunnel: Some(format!("#{}", index + 1)),
             file: table,
@@ -57,7 +62,7 @@ impl Reader<'_> {
 
         let (name, device, ends, traffic, protection) =
             (name?, device?, ends?, traffic?, protection?);
-        let at = Places {
+        let at = SourceSpans {
             header,
             device: device.at,
             peer: ends.peer.at,
@@ -92,7 +97,7 @@ impl Reader<'_> {
             fragment_size: upkeep.fragment_size,
             rekey_test: protection.rekey_test,
         };
-        let tunnel = Tunnel {
+        let tunnel = TunnelSettings {
             name: name.value,
             device: device.value,
             preset: preset.name,
@@ -107,7 +112,7 @@ impl Reader<'_> {
             dscp: dscp.value,
             fail_closed: traffic.fail_closed,
         };
-        Some(Resolved {
+        Some(ResolvedTunnel {
             tunnel,
             preset,
             allow_weak: protection.allow_weak,
@@ -121,9 +126,9 @@ impl Reader<'_> {
 
 /// What goes through a tunnel.
 struct Traffic {
-    local: Given<Vec<Prefix>>,
-    remote: Given<Vec<Prefix>>,
-    routes: Given<Vec<Prefix>>,
+    local: Provided<Vec<Prefix>>,
+    remote: Provided<Vec<Prefix>>,
+    routes: Provided<Vec<Prefix>>,
     metric: u32,
     fail_closed: FailClosed,
 }
@@ -152,8 +157,8 @@ impl Traffic {
 
 /// How it is protected, and for how long.
 struct Protection {
-    ike: Given<Vec<IkeProposal>>,
-    esp: Given<Vec<EspProposal>>,
+    ike: Provided<Vec<IkeProposal>>,
+    esp: Provided<Vec<EspProposal>>,
     allow_weak: bool,
     ike_lifetime: Duration,
     child_lifetime: Duration,
@@ -195,7 +200,7 @@ impl Protection {
 struct Upkeep {
     start: Start,
     dpd: Dpd,
-    encapsulation: Given<Encapsulation>,
+    encapsulation: Provided<Encapsulation>,
     fragment_size: u16,
 }
 
@@ -239,7 +244,7 @@ impl Upkeep {
 }
 
 /// The name comes first: everything said about the tunnel uses it.
-fn name(scope: &mut Scope<'_, '_>) -> Option<Given<String>> {
+fn name(scope: &mut Scope<'_, '_>) -> Option<Provided<String>> {
     let name = scope.read("name", value::name);
     match &name {
         Some(name) => {
@@ -256,7 +261,7 @@ fn name(scope: &mut Scope<'_, '_>) -> Option<Given<String>> {
     name
 }
 
-fn device(scope: &mut Scope<'_, '_>, name: Option<&Given<String>>) -> Option<Given<String>> {
+fn device(scope: &mut Scope<'_, '_>, name: Option<&Provided<String>>) -> Option<Provided<String>> {
     if scope.sets("device") {
         return scope.value("device", value::device, quoted);
     }
@@ -275,7 +280,7 @@ fn device(scope: &mut Scope<'_, '_>, name: Option<&Given<String>>) -> Option<Giv
         return None;
     }
     scope.explain("device", quoted(&device), Origin::Follows("name"));
-    Some(Given {
+    Some(Provided {
         value: device,
         origin: Origin::Follows("name"),
         at: name.at.clone(),
@@ -322,8 +327,8 @@ fn choose_preset(scope: &mut Scope<'_, '_>) -> &'static Preset {
 /// `routes`, else `remote` without what would take over the default route.
 fn routes(
     scope: &mut Scope<'_, '_>,
-    remote: Option<&Given<Vec<Prefix>>>,
-) -> Option<Given<Vec<Prefix>>> {
+    remote: Option<&Provided<Vec<Prefix>>>,
+) -> Option<Provided<Vec<Prefix>>> {
     if scope.sets("routes") {
         return scope.value("routes", value::prefixes, |it| list(it));
     }
@@ -342,7 +347,7 @@ fn routes(
         ));
     }
     scope.explain("routes", list(&value), Origin::Follows("remote"));
-    Some(Given {
+    Some(Provided {
         value,
         origin: Origin::Follows("remote"),
         at: remote.at.clone(),

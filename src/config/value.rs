@@ -7,17 +7,17 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::diagnostic::Diagnostic;
-use super::file::{Located, Value};
-use super::settings::{Inside, Offload};
+use super::file::{SpannedValue, Value};
+use super::settings::{InsideAddress, OffloadMode};
 use super::suggest::nearest;
 use crate::ike::{Encapsulation, Identity, Peer, PeerId, Start};
 use crate::net::{Dscp, Prefix};
 
 /// A reader of one kind of value.
-pub type Read<T> = fn(&Located, &mut Vec<Diagnostic>) -> Option<T>;
+pub type Read<T> = fn(&SpannedValue, &mut Vec<Diagnostic>) -> Option<T>;
 
 /// Any string.
-pub fn text(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
+pub fn text(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     match &value.value {
         Value::Text(text) if text.is_empty() => refuse(
             findings,
@@ -36,7 +36,7 @@ pub fn text(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
 }
 
 /// `true` or `false`.
-pub fn boolean(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<bool> {
+pub fn boolean(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<bool> {
     match &value.value {
         Value::Boolean(it) => Some(*it),
         other => refuse(
@@ -49,7 +49,7 @@ pub fn boolean(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<bool> 
 }
 
 /// A whole number within bounds.
-fn number(value: &Located, bounds: Range<i64>, findings: &mut Vec<Diagnostic>) -> Option<i64> {
+fn number(value: &SpannedValue, bounds: Range<i64>, findings: &mut Vec<Diagnostic>) -> Option<i64> {
     match &value.value {
         Value::Integer(it) if bounds.contains(it) => Some(*it),
         Value::Integer(it) => refuse(
@@ -68,7 +68,7 @@ fn number(value: &Located, bounds: Range<i64>, findings: &mut Vec<Diagnostic>) -
 }
 
 /// The name of a tunnel: it goes into device names, URLs and log lines, so it is plain.
-pub fn name(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
+pub fn name(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     let name = text(value, findings)?;
     let plain = name
         .chars()
@@ -96,7 +96,7 @@ pub fn name(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
 pub const DEVICE_NAME_MAX: usize = 15;
 
 /// The name of a network device.
-pub fn device(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
+pub fn device(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     let device = text(value, findings)?;
     if device.len() > DEVICE_NAME_MAX {
         let what = format!(
@@ -118,7 +118,7 @@ pub fn device(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String>
 }
 
 /// One IP address.
-pub fn address(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
+pub fn address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
     let text = text(value, findings)?;
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
@@ -147,7 +147,7 @@ pub fn address(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<IpAddr
 }
 
 /// An address that can be that of one machine.
-pub fn host_address(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
+pub fn host_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
     let address = address(value, findings)?;
     if address.is_unspecified() || address.is_multicast() {
         return refuse(
@@ -161,7 +161,7 @@ pub fn host_address(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<I
 }
 
 /// The peer: an address or a host name.
-pub fn peer(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
+pub fn peer(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
     let text = text(value, findings)?;
     if text.parse::<IpAddr>().is_ok() {
         return host_address(value, findings).map(Peer::Address);
@@ -208,7 +208,7 @@ pub fn peer(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
 }
 
 /// A list of prefixes; one string stands for a list of one. An empty list is for the key to judge.
-pub fn prefixes(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<Prefix>> {
+pub fn prefixes(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<Prefix>> {
     let one = std::slice::from_ref(value);
     let items = match &value.value {
         Value::List(items) => items.as_slice(),
@@ -241,7 +241,7 @@ pub fn prefixes(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Vec<P
     sound.then_some(prefixes)
 }
 
-fn prefix(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Prefix> {
+fn prefix(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Prefix> {
     match text(value, findings)?.parse::<Prefix>() {
         Ok(prefix) => Some(prefix),
         Err(error) => refuse(findings, value.at.clone(), error.to_string(), ""),
@@ -250,7 +250,7 @@ fn prefix(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Prefix> {
 
 /// One of a few words.
 fn word<T: Copy>(
-    value: &Located,
+    value: &SpannedValue,
     words: &[(&str, T)],
     findings: &mut Vec<Diagnostic>,
 ) -> Option<T> {
@@ -278,7 +278,7 @@ fn word<T: Copy>(
 }
 
 /// When to connect.
-pub fn start(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Start> {
+pub fn start(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Start> {
     word(
         value,
         &[
@@ -291,7 +291,10 @@ pub fn start(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Start> {
 }
 
 /// How ESP travels.
-pub fn encapsulation(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Encapsulation> {
+pub fn encapsulation(
+    value: &SpannedValue,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Encapsulation> {
     word(
         value,
         &[
@@ -304,16 +307,16 @@ pub fn encapsulation(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<
 }
 
 /// Segmentation offload.
-pub fn offload(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Offload> {
+pub fn offload(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<OffloadMode> {
     word(
         value,
-        &[("auto", Offload::Auto), ("off", Offload::Off)],
+        &[("auto", OffloadMode::Auto), ("off", OffloadMode::Off)],
         findings,
     )
 }
 
 /// An identity of IKE.
-pub fn identity(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
+pub fn identity(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
     let text = text(value, findings)?;
     if text.chars().all(|c| c.is_ascii_digit() || c == '.') && text.parse::<IpAddr>().is_err() {
         return refuse(
@@ -335,7 +338,7 @@ pub fn identity(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Ident
 }
 
 /// Who the peer must say it is.
-pub fn peer_id(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
+pub fn peer_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
     match &value.value {
         Value::Text(text) if text == "any" || text == "%any" => Some(PeerId::Any),
         _ => identity(value, findings).map(PeerId::Exactly),
@@ -343,7 +346,7 @@ pub fn peer_id(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<PeerId
 }
 
 /// Metrics start at 1 (the kernel reads 0 on an IPv6 route as 1024) and leave room above for the fail-closed route.
-pub fn metric(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u32> {
+pub fn metric(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
     number(value, 1..1_000_000_001, findings).and_then(|it| u32::try_from(it).ok())
 }
 
@@ -351,7 +354,7 @@ pub fn metric(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u32> {
 const LEAST_MTU: i64 = 576;
 
 /// `"auto"` (`None`) or a number of bytes.
-pub fn mtu(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u16>> {
+pub fn mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u16>> {
     match &value.value {
         Value::Text(text) if text == "auto" => Some(None),
         Value::Text(_) => refuse(
@@ -365,17 +368,17 @@ pub fn mtu(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Option<u16
 }
 
 /// A number of bytes a packet may have.
-pub fn fixed_mtu(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u16> {
+pub fn fixed_mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u16> {
     number(value, LEAST_MTU..65_001, findings).and_then(|it| u16::try_from(it).ok())
 }
 
 /// The largest IP packet that may carry a part of an IKE message.
-pub fn fragment_size(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u16> {
+pub fn fragment_size(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u16> {
     number(value, LEAST_MTU..65_536, findings).and_then(|it| u16::try_from(it).ok())
 }
 
 /// The size of the replay window, as the datapath makes it: a power of two.
-pub fn replay_window(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<u32> {
+pub fn replay_window(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
     let asked = number(value, 1..65_537, findings).and_then(|it| u32::try_from(it).ok())?;
     let made = asked.max(64).next_power_of_two();
     if made != asked {
@@ -389,13 +392,13 @@ pub fn replay_window(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<
 }
 
 /// What outer headers say about the class of service of what is inside.
-pub fn dscp(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Dscp> {
+pub fn dscp(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Dscp> {
     let words = [("copy", Dscp::Copied), ("clear", Dscp::Cleared)];
     word(value, &words, findings)
 }
 
 /// An address on the device, with the length of its network: `"169.254.10.2/30"`.
-pub fn inside(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Inside> {
+pub fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
     let text = text(value, findings)?;
     let (host, length) = match text.split_once('/') {
         Some((host, length)) => (host.parse::<IpAddr>().ok(), length.parse::<u8>().ok()),
@@ -434,11 +437,11 @@ pub fn inside(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Inside>
             "write the address this end uses inside the network",
         );
     }
-    Some(Inside { address, length })
+    Some(InsideAddress { address, length })
 }
 
 /// A path; relative ones are for the caller to anchor.
-pub fn path(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
+pub fn path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
     let text = text(value, findings)?;
     if text.contains('\0') {
         return refuse(
@@ -452,7 +455,7 @@ pub fn path(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> 
 }
 
 /// The name of a systemd credential.
-pub fn credential(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
+pub fn credential(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     let name = text(value, findings)?;
     if name.contains('/') || name.contains('\0') || name == "." || name == ".." {
         return refuse(
@@ -466,7 +469,7 @@ pub fn credential(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Str
 }
 
 /// The path of a unix socket: absolute, and short enough for `sun_path`.
-pub fn socket_path(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
+pub fn socket_path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
     let path = path(value, findings)?;
     if !path.is_absolute() {
         return refuse(
@@ -488,7 +491,7 @@ pub fn socket_path(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<Pa
 }
 
 /// The bytes of a part of a string value; the whole value where escapes make the parts unknowable.
-pub fn part(value: &Located, text: &str, offset: usize, length: usize) -> Range<usize> {
+pub fn part(value: &SpannedValue, text: &str, offset: usize, length: usize) -> Range<usize> {
     if value.at.len() == text.len() + 2 && length > 0 {
         let start = value.at.start + 1 + offset;
         start..(start + length).min(value.at.end - 1)

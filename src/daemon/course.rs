@@ -168,7 +168,7 @@ fn set_carrier(tunnel: &Tunnel, carrier: Carrier) {
     }
 }
 
-fn signal(leg: Leg, settings: &config::Tunnel, addresses: &[HostAddress]) -> paths::Tunnel {
+fn signal(leg: Leg, settings: &config::TunnelSettings, addresses: &[HostAddress]) -> paths::Tunnel {
     let local: Vec<Prefix> = settings
         .ike
         .policy

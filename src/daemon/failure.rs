@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::Report;
+use crate::config::ConfigReport;
 use crate::control::SocketError;
 use crate::os::netlink::NetlinkError;
 use crate::os::tun::TunError;
@@ -12,7 +12,7 @@ use crate::os::udp::BindError;
 #[derive(Debug)]
 pub enum Failure {
     /// The configuration cannot be used. Everything that is wrong with it.
-    Configuration(Report),
+    Configuration(ConfigReport),
     /// The command line cannot be used.
     Usage {
         /// What is wrong.

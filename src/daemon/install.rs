@@ -21,7 +21,7 @@ use crate::os::tun::Tun;
 
 /// One tunnel as the daemon holds it.
 pub(super) struct Tunnel {
-    pub(super) settings: config::Tunnel,
+    pub(super) settings: config::TunnelSettings,
     pub(super) device: Arc<Tun>,
     pub(super) children: Children,
     /// What rekeying has cost.
@@ -131,7 +131,7 @@ pub(super) fn wanting(id: TunnelId, datapath: &Datapath) -> u64 {
 }
 
 /// How much the Child SA may carry. Its SPI is a random number, and so is the low octet of it.
-fn limits(child: &Child, settings: &config::Tunnel) -> Limits {
+fn limits(child: &Child, settings: &config::TunnelSettings) -> Limits {
     let [.., jitter] = child.spi_in.to_be_bytes();
     Limits {
         bytes: settings.child_bytes,
@@ -143,7 +143,7 @@ fn limits(child: &Child, settings: &config::Tunnel) -> Limits {
 /// The largest inner packet: as configured, or what the suite leaves of the smaller of the way to the peer and the preset.
 fn inner_mtu(
     child: &Child,
-    settings: &config::Tunnel,
+    settings: &config::TunnelSettings,
     netlink: &mut Netlink,
 ) -> Result<u16, String> {
     let (outer, most) = match settings.mtu {

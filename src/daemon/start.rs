@@ -20,7 +20,7 @@ use super::install::{FIRST_MTU, Tunnel, lane};
 use super::losses::Losses;
 use super::report::Reporter;
 use super::{Failure, Options, lookup};
-use crate::config::{self, Environment, Mtu, Report, Secrets, Settings, Severity};
+use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
 use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload};
@@ -34,8 +34,8 @@ use crate::os::{Offloading, Socket, SocketOffload, clock, process, sysctl, syste
 
 /// A configuration that may be run.
 pub(super) struct Sound {
-    pub(super) settings: Settings,
-    pub(super) report: Report,
+    pub(super) settings: Configuration,
+    pub(super) report: ConfigReport,
 }
 
 /// Requests of the control socket that may wait for the loop.
@@ -43,9 +43,9 @@ const REQUESTS: usize = 32;
 
 /// Reads the configuration and the secrets it names.
 pub(super) fn configuration(file: &Path) -> Result<Sound, Failure> {
-    let environment = Environment {
+    let environment = LoadOptions {
         credentials: systemd::credentials_directory(),
-        secrets: Secrets::Required,
+        secrets: SecretPolicy::Required,
     };
     let loaded = config::load(file, &environment);
     match loaded.settings {
@@ -58,7 +58,7 @@ pub(super) fn configuration(file: &Path) -> Result<Sound, Failure> {
 }
 
 /// Logs what could be better in the configuration.
-pub(super) fn warn(report: &Report, file: &Path) {
+pub(super) fn warn(report: &ConfigReport, file: &Path) {
     for finding in report.findings() {
         match finding.severity {
             Severity::Warning => {
@@ -73,7 +73,7 @@ pub(super) fn warn(report: &Report, file: &Path) {
 
 /// Makes everything a gateway needs of the machine. Must be called inside the runtime.
 pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failure> {
-    let Settings {
+    let Configuration {
         gateway: ours,
         tunnels: mut configured,
     } = sound.settings;
@@ -162,10 +162,10 @@ fn preflight() -> Result<(), Failure> {
 }
 
 /// What the kernel is asked to do for many packets at once, and what is missed where it will not.
-fn offload(configured: config::Offload) -> (Offloading, Offload) {
+fn offload(configured: config::OffloadMode) -> (Offloading, Offload) {
     match configured {
-        config::Offload::Off => (Offloading::Off, Offload::NONE),
-        config::Offload::Auto => (Offloading::Auto, Offload::FULL),
+        config::OffloadMode::Off => (Offloading::Off, Offload::NONE),
+        config::OffloadMode::Auto => (Offloading::Auto, Offload::FULL),
     }
 }
 
@@ -185,7 +185,7 @@ fn tried(wanted: SocketOffload) -> SocketOffload {
 
 /// Binds both ports once for every local address, and for every family where a tunnel leaves the address open.
 fn listen(
-    tunnels: &[config::Tunnel],
+    tunnels: &[config::TunnelSettings],
     netlink: &mut Netlink,
     datapath: &mut Datapath,
     wanted: SocketOffload,
@@ -213,8 +213,11 @@ fn listen(
 
 /// Opens a raw socket for native ESP for every address of a tunnel that may need it. Where that is not ours to do, tunnels that can
 /// do without (`auto`) do, and others cannot be had.
-fn listen_native(tunnels: &mut [config::Tunnel], datapath: &mut Datapath) -> Result<(), Failure> {
-    let may_need = |tunnel: &&config::Tunnel| match tunnel.ike.encapsulation {
+fn listen_native(
+    tunnels: &mut [config::TunnelSettings],
+    datapath: &mut Datapath,
+) -> Result<(), Failure> {
+    let may_need = |tunnel: &&config::TunnelSettings| match tunnel.ike.encapsulation {
         Encapsulation::Auto | Encapsulation::Esp => true,
         Encapsulation::Udp => false,
     };
@@ -233,8 +236,11 @@ fn listen_native(tunnels: &mut [config::Tunnel], datapath: &mut Datapath) -> Res
 }
 
 /// No raw sockets: `auto` becomes `udp`, which works with and without NAT.
-fn do_without_native(tunnels: &mut [config::Tunnel], error: BindError) -> Result<(), Failure> {
-    let insists = |tunnel: &&config::Tunnel| tunnel.ike.encapsulation == Encapsulation::Esp;
+fn do_without_native(
+    tunnels: &mut [config::TunnelSettings],
+    error: BindError,
+) -> Result<(), Failure> {
+    let insists = |tunnel: &&config::TunnelSettings| tunnel.ike.encapsulation == Encapsulation::Esp;
     if let Some(tunnel) = tunnels.iter().find(insists) {
         return Err(Failure::from(error).of_tunnel(&tunnel.name));
     }
@@ -271,7 +277,7 @@ fn to_bind(locals: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
 /// A tunnel's device, ready but without carrier.
 fn tunnel(
     id: TunnelId,
-    settings: config::Tunnel,
+    settings: config::TunnelSettings,
     netlink: &mut Netlink,
     offloading: Offloading,
 ) -> Result<Tunnel, Failure> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Error;
-use crate::config::{self, Environment, Secrets, Source};
+use crate::config::{self, ConfigText, LoadOptions, SecretPolicy};
 use crate::ike;
 use crate::lab::charon::{self, Charon};
 use crate::lab::gateway::{self, Files, Gateway};
@@ -158,11 +158,11 @@ impl Pair {
         let files = Files::in_folder(&folder);
         write_private(&files.psk, &self.psk).map_err(doing("no temporary file"))?;
         let text = gateway::config(&self.options, &self.plan, Side::A, &files);
-        let environment = Environment {
+        let environment = LoadOptions {
             credentials: None,
-            secrets: Secrets::Required,
+            secrets: SecretPolicy::Required,
         };
-        let loaded = config::load_text(Source::new("peer", text), &folder, &environment);
+        let loaded = config::load_text(ConfigText::new("peer", text), &folder, &environment);
         let tunnel = loaded.settings.and_then(|mut all| all.tunnels.pop());
         tunnel.map(|tunnel| tunnel.ike).ok_or_else(|| {
             let nothing = io::Error::other("no tunnel in it");

@@ -1,11 +1,11 @@
 //! Whole files in, findings and settings out: each kind of bad input gives its message.
 
-mod doors;
 mod lints;
 mod presets;
 mod secrets;
 mod syntax;
 mod values;
+mod whole_files;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,18 +35,18 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn environment() -> Environment {
-    Environment {
+fn options() -> LoadOptions {
+    LoadOptions {
         credentials: None,
-        secrets: Secrets::Required,
+        secrets: SecretPolicy::Required,
     }
 }
 
-fn load_in(folder: &Path, text: &str) -> Loaded {
-    load_text(Source::new("t.toml", text), folder, &environment())
+fn load_in(folder: &Path, text: &str) -> LoadedConfig {
+    load_text(ConfigText::new("t.toml", text), folder, &options())
 }
 
-fn load_good(text: &str) -> Loaded {
+fn load_good(text: &str) -> LoadedConfig {
     load_in(folder().path(), text)
 }
 
@@ -87,7 +87,7 @@ fn error(line: &str) -> String {
 }
 
 /// The tunnel that this line gives.
-fn tunnel(line: &str) -> Tunnel {
+fn tunnel(line: &str) -> TunnelSettings {
     let loaded = load_good(&with(line));
     loaded
         .settings

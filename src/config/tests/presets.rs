@@ -26,8 +26,9 @@ fn every_preset_resolves_and_only_that_of_2018_is_weak() {
 #[test]
 fn presets_have_the_values_of_the_clouds() {
     let of = |preset: &str| tunnel(&format!("preset = \"{preset}\""));
-    let suites = |tunnel: &Tunnel| (tunnel.ike.ike[0].to_string(), tunnel.ike.esp[0].to_string());
-    let lifetimes = |tunnel: &Tunnel| {
+    let suites =
+        |tunnel: &TunnelSettings| (tunnel.ike.ike[0].to_string(), tunnel.ike.esp[0].to_string());
+    let lifetimes = |tunnel: &TunnelSettings| {
         (
             tunnel.ike.ike_lifetime.as_secs(),
             tunnel.ike.child_lifetime.as_secs(),

@@ -68,22 +68,22 @@ fn credentials_come_from_systemds_folder() {
     let folder = folder();
     let text = with("psk = { credential = \"psk\" }");
     let load = |credentials: Option<&Path>, secrets| {
-        let environment = Environment {
+        let options = LoadOptions {
             credentials: credentials.map(Path::to_owned),
             secrets,
         };
         load_text(
-            Source::new("t.toml", text.as_str()),
+            ConfigText::new("t.toml", text.as_str()),
             Path::new("/nowhere"),
-            &environment,
+            &options,
         )
     };
     assert!(
-        load(Some(folder.path()), Secrets::Required)
+        load(Some(folder.path()), SecretPolicy::Required)
             .report
             .is_sound()
     );
-    let outside = load(None, Secrets::Required);
+    let outside = load(None, SecretPolicy::Required);
     assert!(
         outside
             .report
@@ -93,14 +93,14 @@ fn credentials_come_from_systemds_folder() {
         outside.report
     );
     assert!(outside.settings.is_none());
-    let checked = load(None, Secrets::IfReadable);
+    let checked = load(None, SecretPolicy::IfReadable);
     assert!(
         checked.report.is_sound() && checked.report.count(Severity::Note) == 1,
         "{}",
         checked.report
     );
     let empty = tempfile::tempdir().unwrap();
-    let missing = load(Some(empty.path()), Secrets::IfReadable);
+    let missing = load(Some(empty.path()), SecretPolicy::IfReadable);
     assert!(
         missing
             .report
@@ -177,12 +177,12 @@ fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise(
 #[test]
 fn h01_a_stranger_s_text_opens_no_file() {
     let folder = folder();
-    let environment = Environment {
+    let options = LoadOptions {
         credentials: Some(folder.path().to_owned()),
-        secrets: Secrets::Unread,
+        secrets: SecretPolicy::Unread,
     };
     fs::remove_file(folder.path().join("psk")).unwrap();
-    let loaded = load_text(Source::new("t.toml", GOOD), folder.path(), &environment);
+    let loaded = load_text(ConfigText::new("t.toml", GOOD), folder.path(), &options);
     assert!(loaded.report.is_sound(), "{}", loaded.report);
     let settings = loaded.settings.unwrap();
     assert!(settings.tunnels[0].ike.psk.0.is_empty());

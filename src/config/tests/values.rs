@@ -133,7 +133,7 @@ fn numbers_words_and_addresses_have_bounds() {
     assert!(error("inside = \"169.254.10.3/30\"").contains("is no host of 169.254.10.0/30"));
     assert_eq!(
         tunnel("inside = \"169.254.10.2/30\"").inside,
-        Some(Inside {
+        Some(InsideAddress {
             address: [169, 254, 10, 2].into(),
             length: 30
         })

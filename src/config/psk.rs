@@ -1,10 +1,10 @@
 //! The keys both gateways share, `psk` and `ppk`: where the file says they are. The place is explained, never the key.
 
-use super::Secrets;
+use super::SecretPolicy;
 use super::diagnostic::Diagnostic;
-use super::file::Located;
+use super::file::SpannedValue;
 use super::scope::Scope;
-use super::secret::{self, Kind, Place};
+use super::secret::{self, KeyKind, KeyLocation};
 use super::show::{plain, quoted};
 use super::tunnel::Reader;
 use super::value::{self, refuse};
@@ -12,25 +12,25 @@ use crate::crypto::Secret;
 use crate::ike::{Ppk, PpkDemand, Psk};
 
 /// What the keys of a table that names a shared key are called.
-struct Names {
+struct KeyNames {
     table: &'static str,
     file: &'static str,
     credential: &'static str,
-    kind: Kind,
+    kind: KeyKind,
 }
 
-const PSK: Names = Names {
+const PSK: KeyNames = KeyNames {
     table: "psk",
     file: "psk.file",
     credential: "psk.credential",
-    kind: Kind::Psk,
+    kind: KeyKind::Psk,
 };
 
-const PPK: Names = Names {
+const PPK: KeyNames = KeyNames {
     table: "ppk",
     file: "ppk.file",
     credential: "ppk.credential",
-    kind: Kind::Ppk,
+    kind: KeyKind::Ppk,
 };
 
 impl Reader<'_> {
@@ -65,11 +65,16 @@ impl Reader<'_> {
     }
 
     /// A key, from wherever the file says it is.
-    fn shared_key(&self, scope: &mut Scope<'_, '_>, names: &Names, advice: &str) -> Option<Secret> {
+    fn shared_key(
+        &self,
+        scope: &mut Scope<'_, '_>,
+        names: &KeyNames,
+        advice: &str,
+    ) -> Option<Secret> {
         let table = names.table;
         let file = scope.read(names.file, value::path);
         let credential = scope.read(names.credential, value::credential);
-        let (place, at) = match (file, credential) {
+        let (location, at) = match (file, credential) {
             (Some(file), Some(_)) => {
                 scope.find(Diagnostic::error(
                     file.at,
@@ -81,12 +86,12 @@ impl Reader<'_> {
             (Some(file), None) => {
                 let path = self.folder.join(file.value);
                 scope.explain(names.file, quoted(&path.display()), file.origin);
-                (Place::File(path), file.at)
+                (KeyLocation::File(path), file.at)
             }
             (None, Some(credential)) => {
                 let shown = quoted(&credential.value);
                 scope.explain(names.credential, shown, credential.origin);
-                (Place::Credential(credential.value), credential.at)
+                (KeyLocation::Credential(credential.value), credential.at)
             }
             (None, None) => {
                 let unusable = scope.sets(names.file)
@@ -95,34 +100,34 @@ impl Reader<'_> {
                 if !unusable {
                     let tunnel = scope.tunnel.as_deref().unwrap_or_default();
                     let what = match names.kind {
-                        Kind::Psk => format!("tunnel `{tunnel}` has no `psk`"),
-                        Kind::Ppk => format!("the `ppk` of tunnel `{tunnel}` names no key"),
+                        KeyKind::Psk => format!("tunnel `{tunnel}` has no `psk`"),
+                        KeyKind::Ppk => format!("the `ppk` of tunnel `{tunnel}` names no key"),
                     };
                     scope.find(Diagnostic::error(scope.header(), what, advice));
                 }
                 return None;
             }
         };
-        if self.environment.secrets == Secrets::Unread {
+        if self.options.secrets == SecretPolicy::Unread {
             return Some(unknown());
         }
-        let credentials = self.environment.credentials.as_deref();
-        let found = secret::read(&place, names.kind, credentials);
-        match (found, self.environment.secrets) {
+        let credentials = self.options.credentials.as_deref();
+        let found = secret::read(&location, names.kind, credentials);
+        match (found, self.options.secrets) {
             (Ok(found), _) => {
-                for (what, advice) in found.doubts {
+                for (what, advice) in found.warnings {
                     scope.find(Diagnostic::warning(at.clone(), what, advice));
                 }
                 Some(found.key)
             }
-            (Err(secret::Problem::NotForUs { what, .. }), Secrets::IfReadable) => {
+            (Err(secret::KeyFileError::AccessDenied { what, .. }), SecretPolicy::IfReadable) => {
                 scope.find(Diagnostic::note(at, format!("{what}; not checked"), ""));
                 Some(unknown())
             }
             (
                 Err(
-                    secret::Problem::NotForUs { what, advice }
-                    | secret::Problem::Unusable { what, advice },
+                    secret::KeyFileError::AccessDenied { what, advice }
+                    | secret::KeyFileError::Invalid { what, advice },
                 ),
                 _,
             ) => {
@@ -142,7 +147,7 @@ pub fn unknown() -> Secret {
 const LONGEST_ID: usize = 255;
 
 /// The name of a PPK: the same bytes on both sides.
-fn id(value: &Located, findings: &mut Vec<Diagnostic>) -> Option<String> {
+fn id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     let text = value::text(value, findings)?;
     if text.len() > LONGEST_ID || text.chars().any(char::is_control) {
         let what = "the name of a PPK has at most 255 bytes and no control characters";

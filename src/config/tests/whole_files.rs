@@ -63,7 +63,7 @@ fn every_key_that_is_built_is_explained_or_left_out() {
     ));
     for key in keys::TUNNEL
         .iter()
-        .filter(|key| key.built == keys::Built::Yes && !key.name.ends_with(".credential"))
+        .filter(|key| key.support == keys::Support::Supported && !key.name.ends_with(".credential"))
     {
         assert!(
             loaded.values.iter().any(|row| row.key == key.name),
@@ -73,7 +73,7 @@ fn every_key_that_is_built_is_explained_or_left_out() {
     }
     for key in keys::GATEWAY
         .iter()
-        .filter(|key| key.built == keys::Built::Yes)
+        .filter(|key| key.support == keys::Support::Supported)
     {
         assert!(
             loaded
@@ -89,7 +89,7 @@ fn every_key_that_is_built_is_explained_or_left_out() {
 #[test]
 fn files_that_cannot_be_read_say_so() {
     let folder = tempfile::tempdir().unwrap();
-    let shown = |path: &Path| load(path, &environment()).report.to_string();
+    let shown = |path: &Path| load(path, &options()).report.to_string();
     let missing = shown(&folder.path().join("none.toml"));
     assert!(
         missing.contains("there is no such file") && missing.contains("none.toml"),
@@ -125,7 +125,7 @@ fn the_example_is_valid_and_names_every_key() {
     let built = keys::GATEWAY
         .iter()
         .chain(keys::TUNNEL)
-        .filter(|key| key.built == keys::Built::Yes);
+        .filter(|key| key.support == keys::Support::Supported);
     for key in built {
         let word = key.name.split('.').next_back().unwrap();
         assert!(

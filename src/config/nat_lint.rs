@@ -8,11 +8,11 @@
 use std::net::IpAddr;
 
 use super::diagnostic::Diagnostic;
-use super::resolve::Resolved;
+use super::resolve::ResolvedTunnel;
 use crate::ike::{Encapsulation, Peer};
 
 /// Warns of a tunnel that insists on protocol 50 and lies behind a NAT by its own addresses.
-pub fn across_nat(resolved: &Resolved, findings: &mut Vec<Diagnostic>) {
+pub fn across_nat(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     match resolved.tunnel.ike.encapsulation {
         Encapsulation::Esp => {}
         Encapsulation::Udp | Encapsulation::Auto => return,

@@ -4,19 +4,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::diagnostic::Diagnostic;
 use super::origin::Origin;
-use super::scope::{Given, Scope};
-use super::shared_keys;
+use super::psk;
+use super::scope::{Provided, Scope};
 use super::show::{self, quoted};
 use super::tunnel::Reader;
 use super::value;
 use crate::ike::{Identity, Peer, PeerId, Ppk, Psk};
 
 /// The two gateways of a tunnel.
-pub struct Ends {
+pub struct Endpoints {
     /// Where the peer is.
-    pub peer: Given<Peer>,
+    pub peer: Provided<Peer>,
     /// Where we send from.
-    pub local: Given<IpAddr>,
+    pub local: Provided<IpAddr>,
     /// The address the peer knows us by: the tunnel's `address`, else the gateway's.
     pub address: Option<IpAddr>,
     /// Who we say we are.
@@ -31,7 +31,7 @@ pub struct Ends {
 
 impl Reader<'_> {
     /// Reads both ends of a tunnel.
-    pub fn ends(&self, scope: &mut Scope<'_, '_>) -> Option<Ends> {
+    pub fn ends(&self, scope: &mut Scope<'_, '_>) -> Option<Endpoints> {
         let advice = "write the address of the cloud's gateway: peer = \"203.0.113.7\"";
         let peer = scope.required("peer", value::peer, quoted, advice);
         let local = self.local_address(scope, peer.as_ref().map(|peer| &peer.value));
@@ -39,14 +39,14 @@ impl Reader<'_> {
         let peer_id = scope.value_or("peer-id", value::peer_id, show::peer_id, PeerId::Any);
         let psk = self.psk(scope);
         let ppk = self.ppk(scope);
-        Some(Ends {
+        Some(Endpoints {
             peer: peer?,
             local: local?,
             address,
             // Without one of these an error is on record, and these settings go no further than the lints.
             id: id.unwrap_or(Identity::KeyId(Vec::new())),
             peer_id: peer_id.value,
-            psk: psk.unwrap_or_else(|| Psk(shared_keys::unknown())),
+            psk: psk.unwrap_or_else(|| Psk(psk::unknown())),
             ppk,
         })
     }
@@ -56,7 +56,7 @@ impl Reader<'_> {
         &self,
         scope: &mut Scope<'_, '_>,
         peer: Option<&Peer>,
-    ) -> Option<Given<IpAddr>> {
+    ) -> Option<Provided<IpAddr>> {
         if scope.sets("local-address") {
             return scope.value("local-address", value::address, quoted);
         }
@@ -74,7 +74,7 @@ impl Reader<'_> {
             (None, _, _) => (Ipv4Addr::UNSPECIFIED.into(), Origin::Default),
         };
         scope.explain("local-address", quoted(&value), origin);
-        Some(Given {
+        Some(Provided {
             value,
             origin,
             at: scope.header(),
