@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::Value;
 
-use super::Place;
+use super::GlobalArgs;
 use super::outcome::{Exit, Failure, print};
 use crate::control::client::{self, ClientError};
 use crate::status;
@@ -15,7 +15,7 @@ use crate::status;
 #[command(after_help = "Example:\n  groundlink up ali-1")]
 pub(crate) struct Up {
     #[command(flatten)]
-    whom: Whom,
+    target: TunnelArgs,
 }
 
 /// Takes a tunnel down until `up` or a restart
@@ -23,7 +23,7 @@ pub(crate) struct Up {
 #[command(after_help = "Example:\n  groundlink down ali-1")]
 pub(crate) struct Down {
     #[command(flatten)]
-    whom: Whom,
+    target: TunnelArgs,
 }
 
 /// Takes a tunnel down and connects it afresh
@@ -31,7 +31,7 @@ pub(crate) struct Down {
 #[command(after_help = "Example:\n  groundlink reset ali-1")]
 pub(crate) struct Reset {
     #[command(flatten)]
-    whom: Whom,
+    target: TunnelArgs,
 }
 
 /// Gives a tunnel fresh keys without a pause in its traffic
@@ -41,7 +41,7 @@ pub(crate) struct Reset {
 )]
 pub(crate) struct Rekey {
     #[command(flatten)]
-    whom: Whom,
+    target: TunnelArgs,
     /// Of the IKE SA; otherwise of the Child SA, which carries the packets
     #[arg(long)]
     ike: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Rekey {
 
 /// Which tunnel, and how to answer.
 #[derive(Debug, Args)]
-struct Whom {
+struct TunnelArgs {
     /// The tunnel's name
     tunnel: String,
     /// The tunnel as one JSON object
@@ -58,40 +58,40 @@ struct Whom {
 }
 
 impl Up {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
-        self.whom.ask(place, "up")
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        self.target.run(global, "up")
     }
 }
 
 impl Down {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
-        self.whom.ask(place, "down")
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        self.target.run(global, "down")
     }
 }
 
 impl Reset {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
-        self.whom.ask(place, "reset")
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        self.target.run(global, "reset")
     }
 }
 
 impl Rekey {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let (verb, sa) = if self.ike {
             ("rekey?ike=true", "IKE SA")
         } else {
             ("rekey", "Child SA")
         };
-        self.whom.post(place, verb, |tunnel| {
+        self.target.post(global, verb, |tunnel| {
             let name = &tunnel.name;
             format!("{name}: rekeying the {sa}; `groundlink status {name}` shows how it goes")
         })
     }
 }
 
-impl Whom {
-    fn ask(self, place: &Place, verb: &str) -> Result<Exit, Failure> {
-        self.post(place, verb, |tunnel| {
+impl TunnelArgs {
+    fn run(self, global: &GlobalArgs, verb: &str) -> Result<Exit, Failure> {
+        self.post(global, verb, |tunnel| {
             let hint = hint(tunnel);
             format!("{}: {}{hint}", tunnel.name, tunnel.state.word())
         })
@@ -100,16 +100,16 @@ impl Whom {
     /// Asks, and says what has come of it in `words`, or as JSON.
     fn post(
         self,
-        place: &Place,
+        global: &GlobalArgs,
         verb: &str,
         words: impl FnOnce(&status::Tunnel) -> String,
     ) -> Result<Exit, Failure> {
         let path = format!("{}/{verb}", tunnel_path(&self.tunnel)?);
-        let value = ask(&place.control_socket(), client::Verb::Post, &path)?;
+        let value = request(&global.control_socket(), client::Verb::Post, &path)?;
         if self.json {
             return print(format!("{value}\n").as_bytes());
         }
-        let tunnel: status::Tunnel = understand(value)?;
+        let tunnel: status::Tunnel = parse_response(value)?;
         print(format!("{}\n", words(&tunnel)).as_bytes())
     }
 }
@@ -137,7 +137,7 @@ pub(crate) fn tunnel_path(name: &str) -> Result<String, Failure> {
 }
 
 /// Asks the daemon.
-pub(crate) fn ask(socket: &Path, verb: client::Verb, path: &str) -> Result<Value, Failure> {
+pub(crate) fn request(socket: &Path, verb: client::Verb, path: &str) -> Result<Value, Failure> {
     client::ask(socket, verb, path).map_err(|error| match &error {
         ClientError::Unreachable { cause, .. } => {
             let advice = match cause.kind() {
@@ -152,7 +152,7 @@ pub(crate) fn ask(socket: &Path, verb: client::Verb, path: &str) -> Result<Value
 }
 
 /// Reads what the daemon answered.
-pub(crate) fn understand<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
+pub(crate) fn parse_response<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         Failure::failed(
             format!("the daemon answered something this version does not know: {error}"),

@@ -27,11 +27,11 @@ docs/performance.md says how to read the figures.
 Exit status: 0 measured · 1 could not be · 2 the command line is wrong · 4 some of it could not be")]
 pub(crate) struct Bench {
     #[command(subcommand)]
-    what: What,
+    benchmark: Benchmark,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Benchmark {
     Esp(Esp),
     Ike(Ike),
     Tunnel(Tunnel),
@@ -115,10 +115,10 @@ struct Ike {
 
 impl Bench {
     pub fn execute(self) -> Result<Exit, Failure> {
-        match self.what {
-            What::Esp(esp) => esp.execute(),
-            What::Ike(ike) => ike.execute(),
-            What::Tunnel(tunnel) => tunnel.execute(),
+        match self.benchmark {
+            Benchmark::Esp(esp) => esp.execute(),
+            Benchmark::Ike(ike) => ike.execute(),
+            Benchmark::Tunnel(tunnel) => tunnel.execute(),
         }
     }
 }
@@ -140,7 +140,7 @@ impl Esp {
                 "`--esp aes128-sha1` and `--esp aes128gcm16` are suites",
             )
         })?;
-        print(shown(&report, self.json)?.as_bytes())
+        print(render(&report, self.json)?.as_bytes())
     }
 }
 
@@ -149,7 +149,7 @@ impl Tunnel {
         let options = self.options();
         // All that can be wrong before minutes are spent.
         options.check().map_err(tunnel_failure)?;
-        let page = self.report.as_deref().map(Page::open).transpose()?;
+        let page = self.report.as_deref().map(ReportFile::open).transpose()?;
         let program = own_program()?;
         // In this order, as in the lab.
         let blocked = Blocked::new()
@@ -162,11 +162,11 @@ impl Tunnel {
         if let Some(page) = page {
             page.write(&report.to_html())?;
         }
-        print(shown(&report, self.json)?.as_bytes())?;
+        print(render(&report, self.json)?.as_bytes())?;
         Ok(if report.is_whole() {
             Exit::Done
         } else {
-            Exit::NotWell
+            Exit::Unhealthy
         })
     }
 
@@ -187,19 +187,19 @@ impl Tunnel {
 }
 
 /// A page still to be written, in a file that is known to take it.
-struct Page<'a> {
+struct ReportFile<'a> {
     file: File,
     path: &'a Path,
 }
 
-impl Page<'_> {
-    fn open(path: &Path) -> Result<Page<'_>, Failure> {
+impl ReportFile<'_> {
+    fn open(path: &Path) -> Result<ReportFile<'_>, Failure> {
         let mut options = OpenOptions::new();
         // What is there is replaced when there is something better.
         let file = options.write(true).create(true).truncate(false).open(path);
         match file {
-            Ok(file) => Ok(Page { file, path }),
-            Err(error) => Err(no_page(path, &error)),
+            Ok(file) => Ok(ReportFile { file, path }),
+            Err(error) => Err(cannot_write(path, &error)),
         }
     }
 
@@ -207,11 +207,11 @@ impl Page<'_> {
         self.file
             .set_len(0)
             .and_then(|()| self.file.write_all(html.as_bytes()))
-            .map_err(|error| no_page(self.path, &error))
+            .map_err(|error| cannot_write(self.path, &error))
     }
 }
 
-fn no_page(path: &Path, error: &io::Error) -> Failure {
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     let what = format!("the page {} cannot be written: {error}", path.display());
     Failure::failed(
         what,
@@ -246,12 +246,12 @@ impl Ike {
                 "`--ike aes128-sha1-modp1024` is a suite, for instance",
             )
         })?;
-        print(shown(&report, self.json)?.as_bytes())
+        print(render(&report, self.json)?.as_bytes())
     }
 }
 
 /// For people, or for scripts.
-fn shown<T: serde::Serialize + std::fmt::Display>(
+fn render<T: serde::Serialize + std::fmt::Display>(
     report: &T,
     json: bool,
 ) -> Result<String, Failure> {

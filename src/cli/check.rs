@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::json;
 
-use super::Place;
+use super::GlobalArgs;
 use super::outcome::{Exit, Failure, print};
 use crate::config::{self, LoadOptions, LoadedConfig, SecretPolicy, Severity};
 
@@ -25,13 +25,13 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let environment = LoadOptions {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
             secrets: SecretPolicy::IfReadable,
         };
-        let loaded = config::load(&place.config, &environment);
-        let file = place.config.display().to_string();
+        let loaded = config::load(&global.config, &environment);
+        let file = global.config.display().to_string();
         if self.json {
             print(format!("{:#}\n", object(&loaded, &file, self.explain)).as_bytes())?;
         } else {
@@ -53,7 +53,7 @@ fn exit(loaded: &LoadedConfig) -> Exit {
         loaded.report.count(Severity::Lint),
     ) {
         (0, 0) => Exit::Done,
-        (0, _) => Exit::NotWell,
+        (0, _) => Exit::Unhealthy,
         (_, _) => Exit::Usage,
     }
 }

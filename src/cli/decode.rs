@@ -48,13 +48,13 @@ impl Decode {
         let decoder = Decoder::new(ike, esp);
         let stdout = BufWriter::new(io::stdout().lock());
         if self.file == Path::new("-") {
-            return self.tell(BufReader::new(io::stdin().lock()), decoder, stdout);
+            return self.write_records(BufReader::new(io::stdin().lock()), decoder, stdout);
         }
         let file = File::open(&self.file).map_err(|error| self.unreadable(error.into()))?;
-        self.tell(BufReader::with_capacity(1 << 18, file), decoder, stdout)
+        self.write_records(BufReader::with_capacity(1 << 18, file), decoder, stdout)
     }
 
-    fn tell(
+    fn write_records(
         &self,
         file: impl Read,
         mut decoder: Decoder,
@@ -77,7 +77,7 @@ impl Decode {
                 writeln!(out, "{line}")
             };
             if let Err(error) = written {
-                return ended(error);
+                return on_write_error(error);
             }
         }
         let last = if self.json {
@@ -85,7 +85,7 @@ impl Decode {
         } else {
             summary(&mut out, decoder)
         };
-        last.map_or_else(ended, |()| Ok(Exit::Done))
+        last.map_or_else(on_write_error, |()| Ok(Exit::Done))
     }
 
     fn unreadable(&self, error: Unreadable) -> Failure {
@@ -109,7 +109,7 @@ fn summary(out: &mut impl Write, decoder: Decoder) -> io::Result<()> {
 }
 
 /// A reader that has gone (`groundlink decode F | head -1`) is no error.
-fn ended(error: io::Error) -> Result<Exit, Failure> {
+fn on_write_error(error: io::Error) -> Result<Exit, Failure> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(Exit::Done);
     }

@@ -43,14 +43,14 @@ const VERSION: &str = concat!(
 )]
 struct Cli {
     #[command(flatten)]
-    place: Place,
+    global: GlobalArgs,
     #[command(subcommand)]
     verb: Verb,
 }
 
 /// Where the configuration and the daemon are.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Place {
+pub(crate) struct GlobalArgs {
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     pub config: PathBuf,
@@ -59,7 +59,7 @@ pub(crate) struct Place {
     pub socket: Option<PathBuf>,
 }
 
-impl Place {
+impl GlobalArgs {
     /// The control socket to talk to: as asked for, else as configured, else the usual one.
     pub fn control_socket(&self) -> PathBuf {
         let configured = || config::control_socket(&self.config);
@@ -87,7 +87,7 @@ enum Verb {
 }
 
 /// Verbs whose names are taken but which this version does not have.
-const NOT_YET: [&str; 6] = ["top", "reload", "diagnose", "capture", "export", "man"];
+const RESERVED_COMMANDS: [&str; 6] = ["top", "reload", "diagnose", "capture", "export", "man"];
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {
@@ -115,9 +115,11 @@ fn command() -> Command {
             .disable_help_flag(true)
             .arg(rest())
     };
-    NOT_YET.iter().fold(visible_command(), |command, name| {
-        command.subcommand(reserved(*name))
-    })
+    RESERVED_COMMANDS
+        .iter()
+        .fold(visible_command(), |command, name| {
+            command.subcommand(reserved(*name))
+        })
 }
 
 /// The verbs this version has, for people and for completions.
@@ -128,7 +130,7 @@ fn visible_command() -> Command {
 fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
     if let Some(name) = matches
         .subcommand_name()
-        .filter(|name| NOT_YET.contains(name))
+        .filter(|name| RESERVED_COMMANDS.contains(name))
     {
         let what = format!(
             "`groundlink {name}` is not in this version ({})",
@@ -139,18 +141,18 @@ fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
             "`groundlink --help` lists the verbs that are",
         ));
     }
-    let Cli { place, verb } = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let Cli { global, verb } = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     match verb {
-        Verb::Run(run) => run.execute(&place),
-        Verb::Check(check) => check.execute(&place),
+        Verb::Run(run) => run.execute(&global),
+        Verb::Check(check) => check.execute(&global),
         Verb::Lab(lab) => lab.execute(),
         Verb::Bench(bench) => bench.execute(),
         Verb::Decode(decode) => decode.execute(),
-        Verb::Status(status) => status.execute(&place),
-        Verb::Up(up) => up.execute(&place),
-        Verb::Down(down) => down.execute(&place),
-        Verb::Rekey(rekey) => rekey.execute(&place),
-        Verb::Reset(reset) => reset.execute(&place),
+        Verb::Status(status) => status.execute(&global),
+        Verb::Up(up) => up.execute(&global),
+        Verb::Down(down) => down.execute(&global),
+        Verb::Rekey(rekey) => rekey.execute(&global),
+        Verb::Reset(reset) => reset.execute(&global),
         Verb::Psk(psk) => psk.execute(),
         Verb::Completions(completions) => completions.execute(),
     }
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn verbs_of_later_versions_are_refused_by_name() {
-        for verb in NOT_YET {
+        for verb in RESERVED_COMMANDS {
             let failure = run(&format!("groundlink {verb} --anything x")).expect_err(verb);
             assert_eq!(failure.exit, Exit::Usage);
             assert!(

@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     /// The daemon is not reachable.
     Unreachable = 3,
     /// Done, but something it checked is not well.
-    NotWell = 4,
+    Unhealthy = 4,
 }
 
 impl From<Exit> for ExitCode {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::Place;
+use super::GlobalArgs;
 use super::outcome::{Exit, Failure};
 use crate::daemon::{self, Format, Options};
 
@@ -28,10 +28,10 @@ pub(crate) enum Log {
 }
 
 impl Run {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let options = Options {
-            config: place.config.clone(),
-            socket: place.socket.clone(),
+            config: global.config.clone(),
+            socket: global.socket.clone(),
             format: self.log.map(|log| match log {
                 Log::Text => Format::Text,
                 Log::Json => Format::Json,
@@ -43,7 +43,10 @@ impl Run {
             Err(daemon::Failure::Configuration(report)) => {
                 eprint!("{report}");
                 Err(Failure::usage(
-                    format!("the configuration {} cannot be run", place.config.display()),
+                    format!(
+                        "the configuration {} cannot be run",
+                        global.config.display()
+                    ),
                     "correct what is said above; `groundlink check` tries again without starting anything",
                 ))
             }

@@ -15,8 +15,8 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::Place;
-use super::ask::{ask, tunnel_path, understand};
+use super::GlobalArgs;
+use super::ask::{parse_response, request, tunnel_path};
 use super::outcome::{Exit, Failure, print};
 use crate::control::client::Verb;
 use crate::status::{
@@ -38,11 +38,11 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    pub fn execute(self, place: &Place) -> Result<Exit, Failure> {
+    pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         // A name that no tunnel can have is a mistake on the command line, whatever the daemon would say.
         self.tunnel.as_deref().map(tunnel_path).transpose()?;
-        let mut value = ask(&place.control_socket(), Verb::Get, "/v1/status")?;
-        let mut snapshot: Snapshot = understand(value.clone())?;
+        let mut value = request(&global.control_socket(), Verb::Get, "/v1/status")?;
+        let mut snapshot: Snapshot = parse_response(value.clone())?;
         if let Some(name) = &self.tunnel {
             choose(name, &mut snapshot, &mut value)?;
         }
@@ -57,7 +57,7 @@ impl Status {
             .tunnels
             .iter()
             .all(|tunnel| tunnel.state == State::Up);
-        Ok(if all_up { Exit::Done } else { Exit::NotWell })
+        Ok(if all_up { Exit::Done } else { Exit::Unhealthy })
     }
 }
 
