@@ -4,24 +4,24 @@
 
 use std::time::Duration;
 
-use groundlink::lab::charon::{Charon, Connection, Renewal, Start};
+use groundlink::lab::addressing::Addressing;
+use groundlink::lab::charon::{Charon, CharonConfig, CharonStart, RekeyTimes};
 use groundlink::lab::interrupt::Interrupt;
-use groundlink::lab::options::{Family, Nat, Options, Side};
+use groundlink::lab::options::{AddressFamily, LabOptions, NatPlacement, Side};
 use groundlink::lab::ping::Pinger;
-use groundlink::lab::plan::Plan;
-use groundlink::lab::report::Wire;
-use groundlink::lab::scratch::Scratch;
-use groundlink::lab::traffic::{Sink, connect};
-use groundlink::lab::world::World;
+use groundlink::lab::report::WireCounters;
+use groundlink::lab::scratch::ScratchDir;
+use groundlink::lab::topology::Topology;
+use groundlink::lab::traffic::{TcpSink, connect};
 
 const SUITE: &str = "aes128-sha1-modp1024";
 
-fn carry(options: &Options) -> Wire {
+fn carry(options: &LabOptions) -> WireCounters {
     let interrupt = Interrupt::default();
-    let plan = Plan::new(options);
-    let world = World::new(options, &plan).unwrap();
+    let plan = Addressing::new(options);
+    let world = Topology::new(options, &plan).unwrap();
     let mut tap = world.tap(&plan).unwrap();
-    let scratch = Scratch::new().unwrap();
+    let scratch = ScratchDir::new().unwrap();
     // The side that starts comes last.
     let order = if options.starts(Side::A) {
         [Side::B, Side::A]
@@ -30,7 +30,7 @@ fn carry(options: &Options) -> Wire {
     };
     let charons = order.map(|side| {
         let (ours, theirs) = (plan.site(side), plan.site(side.other()));
-        let connection = Connection {
+        let connection = CharonConfig {
             local: ours.outside[0],
             remote: theirs.public[0],
             id: ours.public[0].to_string(),
@@ -41,14 +41,14 @@ fn carry(options: &Options) -> Wire {
             esp: options.esp.clone(),
             psk: "0123456789abcdef".to_owned(),
             start: if options.starts(side) {
-                Start::Connects
+                CharonStart::Connect
             } else {
-                Start::Waits
+                CharonStart::Wait
             },
             dpd_delay: 10,
             fragment_size: None,
             cookies_from: None,
-            renewal: Renewal::default(),
+            rekey_times: RekeyTimes::default(),
             retransmit_ms: None,
             ppk: None,
             root: None,
@@ -79,7 +79,7 @@ fn carry(options: &Options) -> Wire {
         let address = plan.site(side.other()).host;
         let sink = world
             .host(side.other())
-            .run(|| Sink::new(address))
+            .run(|| TcpSink::new(address))
             .unwrap()
             .unwrap();
         let target = sink.target().unwrap();
@@ -106,10 +106,10 @@ fn carry(options: &Options) -> Wire {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn strongswan_carries_traffic_through_the_lab_and_is_seen_on_the_wire() {
-    let wire = carry(&Options {
+    let wire = carry(&LabOptions {
         ike: Some(SUITE.into()),
         esp: Some(SUITE.into()),
-        ..Options::default()
+        ..LabOptions::default()
     });
     // At least: charon repeats itself when an address of the machine becomes usable.
     assert!(wire.ike_500 >= 2 && wire.ike_4500 >= 2, "{wire:?}");
@@ -119,10 +119,10 @@ fn strongswan_carries_traffic_through_the_lab_and_is_seen_on_the_wire() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn the_router_translates_in_front_of_either_side() {
-    for nat in [Nat::Us, Nat::Peer] {
-        let wire = carry(&Options {
+    for nat in [NatPlacement::Us, NatPlacement::Peer] {
+        let wire = carry(&LabOptions {
             nat,
-            ..Options::default()
+            ..LabOptions::default()
         });
         assert!(wire.esp_udp >= 10, "{wire:?}");
     }
@@ -131,13 +131,13 @@ fn the_router_translates_in_front_of_either_side() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn both_families_work_outside_and_inside() {
-    carry(&Options {
-        outer: Family::V6,
-        ..Options::default()
+    carry(&LabOptions {
+        outer: AddressFamily::V6,
+        ..LabOptions::default()
     });
-    carry(&Options {
-        inner: Family::V6,
-        ..Options::default()
+    carry(&LabOptions {
+        inner: AddressFamily::V6,
+        ..LabOptions::default()
     });
 }
 
@@ -145,9 +145,9 @@ fn both_families_work_outside_and_inside() {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn debian_s_strongswan_still_speaks_what_is_forbidden_elsewhere() {
     let suite = Some("des-md5-modp768".to_owned());
-    carry(&Options {
+    carry(&LabOptions {
         ike: suite.clone(),
         esp: suite,
-        ..Options::default()
+        ..LabOptions::default()
     });
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Machine, Progress};
+use super::{MachineInfo, Progress};
 use crate::crypto::{EspProposal, Generator, IkeProposal, Secret, WordError};
 use crate::ike::{
     Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyTest, Settings, Start,
@@ -35,7 +35,7 @@ pub const SUITES: [&str; 6] = [
 
 /// What is measured, and for how long.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct IkeBenchOptions {
     /// IKE proposals in the words of swanctl.conf; each is a row of its own.
     pub suites: Vec<String>,
     /// How long each is measured.
@@ -44,7 +44,7 @@ pub struct Options {
 
 /// A suite that cannot be measured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum IkeBenchError {
     /// Nobody can read it.
     #[error("`--ike {words}`: {error}")]
     Words {
@@ -60,18 +60,18 @@ pub enum Error {
 
 /// Everything `bench ike` found out. Its serialised form is `bench ike --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct IkeReport {
     /// Where.
-    pub machine: Machine,
+    pub machine: MachineInfo,
     /// Seconds for each row.
     pub seconds: f64,
     /// The rows.
-    pub results: Vec<Row>,
+    pub results: Vec<HandshakeRow>,
 }
 
 /// One suite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct HandshakeRow {
     /// The proposal.
     pub suite: String,
     /// Handshakes a second on one core that does both halves.
@@ -86,14 +86,14 @@ pub struct Row {
 ///
 /// # Errors
 /// A suite that is none.
-pub fn run(options: &Options) -> Result<Report, Error> {
-    let machine = Machine::this();
+pub fn run(options: &IkeBenchOptions) -> Result<IkeReport, IkeBenchError> {
+    let machine = MachineInfo::this();
     let proposals = options
         .suites
         .iter()
         .map(|words| match IkeProposal::parse(words) {
             Ok((proposal, _)) => Ok((words.clone(), proposal)),
-            Err(error) => Err(Error::Words {
+            Err(error) => Err(IkeBenchError::Words {
                 words: words.clone(),
                 error,
             }),
@@ -103,16 +103,17 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let mut results = Vec::new();
     for (suite, proposal) in proposals {
         progress.begin(suite.as_str());
-        let laps = laps(&proposal, options.time).ok_or_else(|| Error::NotUp(suite.clone()))?;
+        let laps =
+            laps(&proposal, options.time).ok_or_else(|| IkeBenchError::NotUp(suite.clone()))?;
         let [initiator, responder] = [0, 1].map(|half| median(&laps, half));
-        results.push(Row {
+        results.push(HandshakeRow {
             suite,
             per_second: 1.0 / (initiator + responder).as_secs_f64().max(1e-9),
             initiator_ms: initiator.as_secs_f64() * 1e3,
             responder_ms: responder.as_secs_f64() * 1e3,
         });
     }
-    Ok(Report {
+    Ok(IkeReport {
         machine,
         seconds: options.time.as_secs_f64(),
         results,
@@ -120,10 +121,10 @@ pub fn run(options: &Options) -> Result<Report, Error> {
 }
 
 /// What each side spent on one handshake: the initiator, the responder.
-type Lap = [Duration; 2];
+type HandshakeTime = [Duration; 2];
 
 /// One handshake after the other for `time`; `None` if one of them fails.
-fn laps(proposal: &IkeProposal, time: Duration) -> Option<Vec<Lap>> {
+fn laps(proposal: &IkeProposal, time: Duration) -> Option<Vec<HandshakeTime>> {
     handshake(proposal, 0)?;
     let begin = Instant::now();
     let mut laps = Vec::new();
@@ -133,7 +134,7 @@ fn laps(proposal: &IkeProposal, time: Duration) -> Option<Vec<Lap>> {
     Some(laps)
 }
 
-fn median(laps: &[Lap], half: usize) -> Duration {
+fn median(laps: &[HandshakeTime], half: usize) -> Duration {
     let mut times: Vec<Duration> = laps.iter().map(|lap| lap[half]).collect();
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
@@ -145,7 +146,7 @@ const TUNNEL: TunnelId = TunnelId(0);
 const PATIENCE: usize = 64;
 
 /// One handshake, of engines that know nothing of earlier ones.
-fn handshake(proposal: &IkeProposal, number: u64) -> Option<Lap> {
+fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
     let now = Time::from_secs(1000);
     let seed = |side: u8| {
         let mut seed = [side; 32];
@@ -228,7 +229,7 @@ fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
     })
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for IkeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.machine)?;
         writeln!(f, "handshakes on one core, {} s a row\n", self.seconds)?;
@@ -254,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_suite_connects_and_each_half_takes_its_time() {
-        let options = Options {
+        let options = IkeBenchOptions {
             suites: SUITES.map(str::to_owned).to_vec(),
             time: Duration::ZERO,
         };
@@ -268,7 +269,7 @@ mod tests {
 
     #[test]
     fn words_that_are_none_are_named() {
-        let options = Options {
+        let options = IkeBenchOptions {
             suites: vec!["aes128-sha1-modp1".to_owned()],
             time: Duration::ZERO,
         };

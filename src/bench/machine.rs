@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// What must stand beside a figure for it to mean anything.
 #[derive(Debug, Clone, Serialize)]
-pub struct Machine {
+pub struct MachineInfo {
     /// The version of groundlink.
     pub version: &'static str,
     /// What the CPU calls itself.
@@ -23,9 +23,9 @@ pub struct Machine {
     pub load: Option<f64>,
 }
 
-impl Machine {
+impl MachineInfo {
     /// This one, now.
-    pub fn this() -> Machine {
+    pub fn this() -> MachineInfo {
         let cpu = fs::read_to_string("/proc/cpuinfo")
             .ok()
             .and_then(|text| model(&text))
@@ -37,7 +37,7 @@ impl Machine {
         let since_1970 = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        Machine {
+        MachineInfo {
             version: env!("CARGO_PKG_VERSION"),
             cpu,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -48,9 +48,9 @@ impl Machine {
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for MachineInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine {
+        let MachineInfo {
             version,
             cpu,
             cores,

@@ -6,7 +6,7 @@
 //!   bench tunnel   the whole way:          host A ─▶ gateway A ═▶ gateway B ─▶ host B
 //! ```
 //!
-//! Absolute figures belong to one machine and one moment; each report therefore begins with the [`Machine`], and what is compared is
+//! Absolute figures belong to one machine and one moment; each report therefore begins with the [`MachineInfo`], and what is compared is
 //! measured in one run. `docs/performance.md` says how to read them.
 
 pub mod esp;
@@ -15,5 +15,5 @@ mod machine;
 mod progress;
 pub mod tunnel;
 
-pub use machine::Machine;
+pub use machine::MachineInfo;
 pub use progress::Progress;

@@ -11,7 +11,7 @@ use super::lab::{failure as lab_failure, own_program};
 use super::outcome::{Exit, Failure, print};
 use crate::bench::{esp, ike, tunnel};
 use crate::lab;
-use crate::lab::interrupt::Blocked;
+use crate::lab::interrupt::BlockedSignals;
 use crate::lab::options::DEFAULT_SUITE;
 
 /// Measures: ESP or handshakes on one core of this CPU, or two gateways end to end
@@ -130,7 +130,7 @@ impl Esp {
         } else {
             self.suites
         };
-        let options = esp::Options {
+        let options = esp::EspBenchOptions {
             suites,
             time: self.seconds,
         };
@@ -152,7 +152,7 @@ impl Tunnel {
         let page = self.report.as_deref().map(ReportFile::open).transpose()?;
         let program = own_program()?;
         // In this order, as in the lab.
-        let blocked = Blocked::new()
+        let blocked = BlockedSignals::new()
             .map_err(|error| Failure::failed(format!("signals cannot be blocked: {error}"), ""))?;
         lab::enter().map_err(lab_failure)?;
         let interrupt = blocked
@@ -170,8 +170,8 @@ impl Tunnel {
         })
     }
 
-    fn options(&self) -> tunnel::Options {
-        tunnel::Options {
+    fn options(&self) -> tunnel::TunnelBenchOptions {
+        tunnel::TunnelBenchOptions {
             versus: self.versus.map(|versus| match versus {
                 Versus::Strongswan => tunnel::System::Strongswan,
             }),
@@ -219,10 +219,10 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     )
 }
 
-fn tunnel_failure(error: tunnel::Error) -> Failure {
+fn tunnel_failure(error: tunnel::TunnelBenchError) -> Failure {
     match error {
-        tunnel::Error::Lab(error) => lab_failure(error),
-        not_up @ tunnel::Error::NotUp { .. } => Failure::failed(
+        tunnel::TunnelBenchError::Lab(error) => lab_failure(error),
+        not_up @ tunnel::TunnelBenchError::NotUp { .. } => Failure::failed(
             not_up.to_string(),
             "`groundlink lab` with the same words says more",
         ),
@@ -236,7 +236,7 @@ impl Ike {
         } else {
             self.suites
         };
-        let options = ike::Options {
+        let options = ike::IkeBenchOptions {
             suites,
             time: self.seconds,
         };
@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn without_strongswan_it_says_what_to_install() {
-        let missing = charon::Error::NotInstalled("/usr/sbin/swanctl");
-        let failure = tunnel_failure(tunnel::Error::Lab(missing.into())).to_string();
+        let missing = charon::CharonError::NotInstalled("/usr/sbin/swanctl");
+        let failure = tunnel_failure(tunnel::TunnelBenchError::Lab(missing.into())).to_string();
         assert!(
             failure.contains("/usr/sbin/swanctl is not installed"),
             "{failure}"

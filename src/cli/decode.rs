@@ -8,8 +8,8 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::outcome::{Exit, Failure};
-use crate::inspect::capture::{Reader, Unreadable};
-use crate::inspect::{BadTable, Decoder, EspKeys, IkeKeys};
+use crate::inspect::capture::{CaptureError, Reader};
+use crate::inspect::{Decoder, EspKeys, IkeKeys, KeyTableError};
 
 /// Says what every IKE message and ESP packet of a capture is, what was negotiated, who refused what and why
 #[derive(Debug, Args)]
@@ -88,11 +88,11 @@ impl Decode {
         last.map_or_else(on_write_error, |()| Ok(Exit::Done))
     }
 
-    fn unreadable(&self, error: Unreadable) -> Failure {
+    fn unreadable(&self, error: CaptureError) -> Failure {
         let what = format!("{} cannot be read: {error}", self.file.display());
         let advice = match error {
-            Unreadable::Io(_) => "",
-            Unreadable::Empty | Unreadable::NoCapture => {
+            CaptureError::Io(_) => "",
+            CaptureError::Empty | CaptureError::UnknownFormat => {
                 "`tcpdump -w FILE` and Wireshark write what it reads"
             }
         };
@@ -120,7 +120,7 @@ fn on_write_error(error: io::Error) -> Result<Exit, Failure> {
 /// Reads a table of keys; none is an empty one.
 fn table<T: Default>(
     path: Option<&Path>,
-    parse: impl Fn(&str) -> Result<T, BadTable>,
+    parse: impl Fn(&str) -> Result<T, KeyTableError>,
 ) -> Result<T, Failure> {
     let Some(path) = path else {
         return Ok(T::default());

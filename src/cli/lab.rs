@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::outcome::{Exit, Failure, print};
 use crate::ike;
-use crate::lab::interrupt::{Blocked, Interrupt};
-use crate::lab::options::{self, DEFAULT_SUITE, Options};
-use crate::lab::{self, Lab as Sites};
+use crate::lab::interrupt::{BlockedSignals, Interrupt};
+use crate::lab::options::{self, DEFAULT_SUITE, LabOptions};
+use crate::lab::{self, Lab as RunningLab};
 
 /// Two sites in network namespaces on this machine, a tunnel between them, traffic through it, a report
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ impl Lab {
             .map_err(|error| Failure::usage(error.to_string(), ""))?;
         let program = own_program()?;
         // In this order: the signals are blocked in one thread, a user namespace wants no second one, then the watching begins.
-        let blocked = Blocked::new()
+        let blocked = BlockedSignals::new()
             .map_err(|error| Failure::failed(format!("signals cannot be blocked: {error}"), ""))?;
         lab::enter().map_err(failure)?;
         let interrupt = blocked
@@ -144,13 +144,13 @@ impl Lab {
 
     fn go(
         &self,
-        options: &Options,
+        options: &LabOptions,
         program: &std::path::Path,
         interrupt: &Interrupt,
     ) -> Result<Exit, Failure> {
         let mut progress = |step: &str| eprintln!("lab: {step}");
         progress("making two sites");
-        let mut sites = Sites::build(options, program, interrupt).map_err(failure)?;
+        let mut sites = RunningLab::build(options, program, interrupt).map_err(failure)?;
         let report = sites.measure(&mut progress).map_err(failure)?;
         let text = if self.json {
             serde_json::to_string(&report)
@@ -162,7 +162,7 @@ impl Lab {
         print(text.as_bytes())?;
         if self.keep {
             eprintln!("\nlab: it stays up until Ctrl-C; step inside with");
-            for line in sites.doors() {
+            for line in sites.namespace_commands() {
                 eprintln!("  {line}");
             }
             interrupt.wait();
@@ -170,10 +170,10 @@ impl Lab {
         Ok(if report.ok { Exit::Done } else { Exit::Failed })
     }
 
-    fn options(&self) -> Result<Options, Failure> {
+    fn options(&self) -> Result<LabOptions, Failure> {
         let peer = match self.peer {
-            Peer::Itself => options::Peer::Groundlink,
-            Peer::Strongswan => options::Peer::Strongswan,
+            Peer::Itself => options::RemoteKind::Groundlink,
+            Peer::Strongswan => options::RemoteKind::Strongswan,
             Peer::Google | Peer::Alibaba => {
                 let what = "this `--peer` is not in this version";
                 return Err(Failure::usage(
@@ -189,24 +189,24 @@ impl Lab {
                 .or_else(|| self.preset.is_none().then(|| DEFAULT_SUITE.to_owned()))
         };
         let family = |family| match family {
-            Family::V4 => options::Family::V4,
-            Family::V6 => options::Family::V6,
+            Family::V4 => options::AddressFamily::V4,
+            Family::V6 => options::AddressFamily::V6,
         };
-        Ok(Options {
+        Ok(LabOptions {
             peer,
             ike: words(&self.ike),
             esp: words(&self.esp),
             role: match self.role {
-                Role::Initiator => options::Role::Initiator,
-                Role::Responder => options::Role::Responder,
-                Role::Both => options::Role::Both,
+                Role::Initiator => options::InitiatorChoice::Initiator,
+                Role::Responder => options::InitiatorChoice::Responder,
+                Role::Both => options::InitiatorChoice::Both,
             },
             tunnels: self.tunnels,
             seconds: self.seconds,
             nat: match self.nat {
-                Nat::None => options::Nat::None,
-                Nat::Us => options::Nat::Us,
-                Nat::Peer => options::Nat::Peer,
+                Nat::None => options::NatPlacement::None,
+                Nat::Us => options::NatPlacement::Us,
+                Nat::Peer => options::NatPlacement::Peer,
             },
             outer: family(self.family),
             inner: family(self.inner),
@@ -217,9 +217,9 @@ impl Lab {
             },
             preset: self.preset.clone(),
             weak: if self.allow_weak {
-                options::Weak::Allowed
+                options::WeakAlgorithms::Allowed
             } else {
-                options::Weak::Refused
+                options::WeakAlgorithms::Refused
             },
         })
     }
@@ -231,10 +231,10 @@ pub(super) fn own_program() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::failed(format!("our own program file is not known: {error}"), ""))
 }
 
-pub(super) fn failure(error: lab::Error) -> Failure {
+pub(super) fn failure(error: lab::LabError) -> Failure {
     let advice = error.advice().unwrap_or_default();
     match error {
-        lab::Error::Refused(refusal) => Failure::usage(refusal.to_string(), advice),
+        lab::LabError::Refused(refusal) => Failure::usage(refusal.to_string(), advice),
         other => Failure::failed(other.to_string(), advice),
     }
 }
@@ -251,13 +251,13 @@ mod tests {
         lab: Lab,
     }
 
-    fn options(line: &str) -> Result<Options, Failure> {
+    fn options(line: &str) -> Result<LabOptions, Failure> {
         Line::parse_from(line.split_whitespace()).lab.options()
     }
 
     #[test]
     fn the_lab_without_words_is_the_default_one() {
-        assert_eq!(options("lab"), Ok(Options::default()));
+        assert_eq!(options("lab"), Ok(LabOptions::default()));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The road of a frame: link layer, outer packet, message or ESP, keys, words.
 //!
 //! ```text
-//! Frame ─▶ link ─▶ Packet ─┬─▶ Reassembly ─┬─▶ IKE ─▶ wire::Message ─▶ sealed ─▶ complete? ─┬─▶ Line
+//! Frame ─▶ link ─▶ Packet ─┬─▶ Reassembly ─┬─▶ IKE ─▶ wire::Message ─▶ sealed ─▶ complete? ─┬─▶ Record
 //!                          └───────────────┴─▶ ESP ─▶ esp ───────────────────────────────────┤
-//!                                                                                            └─▶ Story
+//!                                                                                            └─▶ Summary
 //! ```
 //!
 //! A frame that cannot be read makes a line that says so; nothing ends the run. What is remembered from one frame to the next is
@@ -16,15 +16,15 @@ use crate::net::{FragmentKind, Packet};
 use crate::wire::{ChainError, Envelope, Header, Message, Payload, Sealed};
 
 use super::capture::{Damage, Frame, Item};
+use super::demux::{HostPort, IpPayload, OuterPacket, OuterPayload, why_not};
 use super::esp::EspOpener;
-use super::line::{IkeView, Line, What};
-use super::link::{Network, network};
-use super::notify::Place;
-use super::outer::{Carried, Content, End, Transport, why_not};
+use super::link::{LinkPayload, strip_link_header};
+use super::notify::MessageContext;
 use super::payload::PayloadView;
 use super::reassembly::Reassembly;
-use super::sealed::{IkeOpener, Inside};
-use super::story::{Seen, Story};
+use super::record::{IkeView, Record, RecordBody};
+use super::sealed::{Decrypted, IkeOpener};
+use super::summary::{IkeObservation, Summary};
 use super::tables::{EspKeys, IkeKeys};
 
 /// Explains a capture, frame by frame.
@@ -33,14 +33,14 @@ pub struct Decoder {
     ike: IkeOpener,
     esp: EspOpener,
     reassembly: Reassembly,
-    story: Story,
+    story: Summary,
     began: Option<i128>,
-    counts: Counts,
+    counts: FrameCounts,
 }
 
 /// What the summary says of the frames as such.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct FrameCounts {
     pub(super) frames: u64,
     /// Neither IKE nor ESP.
     pub(super) others: u64,
@@ -64,13 +64,13 @@ impl Decoder {
     }
 
     /// Explains what comes next in the capture; `None` if it is no business of ours.
-    pub fn item(&mut self, item: &Item) -> Option<Line> {
+    pub fn item(&mut self, item: &Item) -> Option<Record> {
         self.counts.frames = self.counts.frames.saturating_add(1);
         let line = match item {
             Item::Frame(frame) => self.frame(frame),
             Item::Damage(damage) => Some(broken_file(damage)),
         };
-        if line.as_ref().is_some_and(Line::is_error) {
+        if line.as_ref().is_some_and(Record::is_error) {
             self.counts.broken = self.counts.broken.saturating_add(1);
         }
         line
@@ -83,12 +83,12 @@ impl Decoder {
         self.story.told(&self.counts)
     }
 
-    fn frame(&mut self, frame: &Frame) -> Option<Line> {
-        let line = Line::new(frame.number, self.seconds(frame.time));
-        let bytes = match network(frame.link, &frame.bytes) {
-            Ok(Network::Ip(bytes)) => bytes,
-            Ok(Network::Other) => return self.not_ours(),
-            Ok(Network::UnknownLink) => {
+    fn frame(&mut self, frame: &Frame) -> Option<Record> {
+        let line = Record::new(frame.number, self.seconds(frame.time));
+        let bytes = match strip_link_header(frame.link, &frame.bytes) {
+            Ok(LinkPayload::Ip(bytes)) => bytes,
+            Ok(LinkPayload::Other) => return self.not_ours(),
+            Ok(LinkPayload::UnknownLink) => {
                 self.counts.unknown_links = self.counts.unknown_links.saturating_add(1);
                 return None;
             }
@@ -99,7 +99,7 @@ impl Decoder {
             return Some(line.error(format!("{} at octet {at}", why_not(bytes))));
         };
         let transport = if packet.fragment() == FragmentKind::Whole {
-            Transport::of(&packet)
+            IpPayload::of(&packet)
         } else {
             match self.reassembly.take(&packet) {
                 Ok(transport) => transport,
@@ -110,46 +110,48 @@ impl Decoder {
                 }
             }
         };
-        match transport.and_then(Transport::carried) {
+        match transport.and_then(IpPayload::carried) {
             Some(carried) => Some(self.carried(line, &carried)),
             None => self.not_ours(),
         }
     }
 
-    fn carried(&mut self, line: Line, carried: &Carried<'_>) -> Line {
+    fn carried(&mut self, line: Record, carried: &OuterPacket<'_>) -> Record {
         let line = line.ends(carried.from, carried.to);
         match &carried.content {
-            Content::Ike(bytes) => self.message(line, carried.from, carried.to, bytes),
-            Content::Esp(bytes) => self.esp(line, carried.from, carried.to, bytes),
-            Content::Keepalive => {
+            OuterPayload::Ike(bytes) => self.message(line, carried.from, carried.to, bytes),
+            OuterPayload::Esp(bytes) => self.esp(line, carried.from, carried.to, bytes),
+            OuterPayload::Keepalive => {
                 self.counts.keepalives = self.counts.keepalives.saturating_add(1);
-                line.saying(What::Keepalive(true))
+                line.saying(RecordBody::Keepalive(true))
             }
-            Content::Broken(what) => line.error(format!("{what} at octet 0 of the datagram")),
+            OuterPayload::Broken(what) => line.error(format!("{what} at octet 0 of the datagram")),
         }
     }
 
-    fn esp(&mut self, line: Line, from: End, to: End, bytes: &[u8]) -> Line {
+    fn esp(&mut self, line: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
         let Some(seen) = self.esp.look(from.address, to.address, bytes) else {
             let at = bytes.len();
             return line.error(format!("ESP cut inside its header at octet {at}"));
         };
         self.story.esp(from.address, to.address, &seen, bytes.len());
-        line.note(seen.note).saying(What::Esp(seen.view))
+        line.note(seen.note).saying(RecordBody::Esp(seen.view))
     }
 
-    fn message(&mut self, line: Line, from: End, to: End, bytes: &[u8]) -> Line {
+    fn message(&mut self, line: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
         let message = match Message::parse(bytes) {
             Ok(message) => message,
             Err(error) => {
                 let refused = format!("groundlink does not read it: {}", refused(&error));
                 return match Header::parse(bytes) {
-                    Ok(header) => line.saying(What::Ike(IkeView::new(&header))).error(refused),
+                    Ok(header) => line
+                        .saying(RecordBody::Ike(IkeView::new(&header)))
+                        .error(refused),
                     Err(_) => line.error(refused),
                 };
             }
         };
-        let place = Place {
+        let place = MessageContext {
             spi_i: message.header.spi_i,
             spi_r: message.header.spi_r,
             from: SocketAddr::new(from.address, from.port.unwrap_or_default()),
@@ -176,43 +178,43 @@ impl Decoder {
     /// A message with an encrypted part.
     fn sealed(
         &mut self,
-        line: Line,
+        line: Record,
         mut view: IkeView,
-        place: &Place,
+        place: &MessageContext,
         message: &Message<'_>,
         sealed: Sealed,
-    ) -> Line {
+    ) -> Record {
         let length = message.bytes.len().saturating_sub(sealed.aad_len);
         let envelope = PayloadView::sealed(sealed.envelope, length);
         let inside = self.ike.open(message, sealed);
         let is_fragment = sealed.envelope != Envelope::Whole;
-        if is_fragment || !matches!(inside, Inside::Read { .. }) {
+        if is_fragment || !matches!(inside, Decrypted::Read { .. }) {
             view.payloads.push(envelope);
         }
         let (error, note) = match inside {
-            Inside::Read { payloads, mark } => {
+            Decrypted::Read { payloads, mark } => {
                 view.payloads.extend(shown(&payloads, place));
                 view.decrypted = true;
                 return self.read(line, view, place, message, &payloads, mark);
             }
-            Inside::Partial => {
+            Decrypted::Partial => {
                 view.decrypted = true;
                 let note = "opened; the rest of the message is in other fragments".to_owned();
-                return line.saying(What::Ike(view)).note(Some(note));
+                return line.saying(RecordBody::Ike(view)).note(Some(note));
             }
-            Inside::NoKeys => (None, None),
-            Inside::Foreign(words) => (
+            Decrypted::NoKeys => (None, None),
+            Decrypted::Unsupported(words) => (
                 None,
                 Some(format!("{words} is not something groundlink runs")),
             ),
-            Inside::Forged(forged) => (
+            Decrypted::Forged(forged) => (
                 Some(format!(
                     "the keys in the table do not open it: {forged}, at octet {} of the message",
                     sealed.aad_len
                 )),
                 None,
             ),
-            Inside::Nonsense(error) => (
+            Decrypted::Nonsense(error) => (
                 Some(format!(
                     "groundlink does not read what is inside: {}",
                     refused(&error)
@@ -220,7 +222,7 @@ impl Decoder {
                 None,
             ),
         };
-        self.story.message(&Seen {
+        self.story.message(&IkeObservation {
             header: &message.header,
             place,
             payloads: None,
@@ -228,7 +230,7 @@ impl Decoder {
             sealed: length,
             mark: Mark::of(message.bytes),
         });
-        let line = line.saying(What::Ike(view)).note(note);
+        let line = line.saying(RecordBody::Ike(view)).note(note);
         match error {
             Some(error) => line.error(error),
             None => line,
@@ -238,14 +240,14 @@ impl Decoder {
     /// A message all of whose payloads are known.
     fn read(
         &mut self,
-        line: Line,
+        line: Record,
         view: IkeView,
-        place: &Place,
+        place: &MessageContext,
         message: &Message<'_>,
         payloads: &[Payload],
         mark: Mark,
-    ) -> Line {
-        self.story.message(&Seen {
+    ) -> Record {
+        self.story.message(&IkeObservation {
             header: &message.header,
             place,
             payloads: Some(payloads),
@@ -253,7 +255,7 @@ impl Decoder {
             sealed: 0,
             mark,
         });
-        let line = line.saying(What::Ike(view));
+        let line = line.saying(RecordBody::Ike(view));
         match complete(&message.header, payloads) {
             Ok(()) => line,
             Err(what) => line.error(format!(
@@ -263,7 +265,7 @@ impl Decoder {
         }
     }
 
-    fn not_ours(&mut self) -> Option<Line> {
+    fn not_ours(&mut self) -> Option<Record> {
         self.counts.others = self.counts.others.saturating_add(1);
         None
     }
@@ -276,7 +278,7 @@ impl Decoder {
     }
 }
 
-fn shown(payloads: &[Payload], place: &Place) -> Vec<PayloadView> {
+fn shown(payloads: &[Payload], place: &MessageContext) -> Vec<PayloadView> {
     payloads
         .iter()
         .map(|payload| PayloadView::new(payload, place))
@@ -294,13 +296,13 @@ fn refused(error: &ChainError) -> String {
     }
 }
 
-fn broken_file(damage: &Damage) -> Line {
+fn broken_file(damage: &Damage) -> Record {
     let Damage {
         number,
         what,
         offset,
     } = damage;
-    Line::new(*number, None).error(format!("{what}, at octet {offset} of the file"))
+    Record::new(*number, None).error(format!("{what}, at octet {offset} of the file"))
 }
 
 #[cfg(test)]

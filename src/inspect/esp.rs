@@ -16,7 +16,7 @@ use crate::crypto::{Esn, Opener};
 use crate::esp::{HEADER, read_trailer, replay};
 use crate::net::{Packet, Refusal};
 
-use super::tables::{EspKeys, Sa};
+use super::tables::{EspKeyRow, EspKeys};
 
 /// What `--json` says of an ESP packet.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +49,7 @@ struct InnerView {
 
 /// An ESP packet that was looked at.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct EspObservation {
     pub(super) spi: u32,
     pub(super) sequence: u64,
     pub(super) icv: Icv,
@@ -67,7 +67,7 @@ pub(super) struct EspOpener {
 }
 
 /// SAs whose numbers are remembered.
-const MOST_KNOWN: usize = 4096;
+const MAX_KNOWN: usize = 4096;
 
 /// How the sequence numbers of an SA go.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,12 @@ impl EspOpener {
     }
 
     /// Looks at a packet, which begins with its SPI. `None` if it is too short to have a header.
-    pub(super) fn look(&mut self, source: IpAddr, destination: IpAddr, esp: &[u8]) -> Option<Seen> {
+    pub(super) fn look(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        esp: &[u8],
+    ) -> Option<EspObservation> {
         let (spi, rest) = esp.split_first_chunk::<4>()?;
         let (low, _) = rest.split_first_chunk::<4>()?;
         let (spi, low) = (u32::from_be_bytes(*spi), u32::from_be_bytes(*low));
@@ -108,9 +113,9 @@ impl EspOpener {
             }
         }
         let Some((place, numbers, plain)) = opened else {
-            return Some(Seen::unopened(spi, low, icv, note));
+            return Some(EspObservation::unopened(spi, low, icv, note));
         };
-        if self.known.len() < MOST_KNOWN || self.known.contains_key(&(place, spi)) {
+        if self.known.len() < MAX_KNOWN || self.known.contains_key(&(place, spi)) {
             let top = self.known.get(&(place, spi)).map_or(0, |known| known.top);
             let numbers = Numbers {
                 esn: numbers.esn,
@@ -118,14 +123,14 @@ impl EspOpener {
             };
             self.known.insert((place, spi), numbers);
         }
-        Some(Seen::opened(spi, numbers.top, &plain))
+        Some(EspObservation::opened(spi, numbers.top, &plain))
     }
 }
 
 /// Opens a packet under each assumption about its sequence number; gives the one that fits, with the number, and the plaintext.
 fn try_numbers(
     opener: &Opener,
-    sa: &Sa,
+    sa: &EspKeyRow,
     known: Option<Numbers>,
     low: u32,
     esp: &[u8],
@@ -159,15 +164,15 @@ fn try_numbers(
     })
 }
 
-impl Seen {
-    fn unopened(spi: u32, low: u32, icv: Icv, note: Option<String>) -> Seen {
+impl EspObservation {
+    fn unopened(spi: u32, low: u32, icv: Icv, note: Option<String>) -> EspObservation {
         let note = match icv {
             Icv::Bad => Some(
                 "the keys in the table do not open it: damaged, or not their packet".to_owned(),
             ),
             Icv::Ok | Icv::Unknown => note,
         };
-        Seen {
+        EspObservation {
             spi,
             sequence: u64::from(low),
             icv,
@@ -182,7 +187,7 @@ impl Seen {
         }
     }
 
-    fn opened(spi: u32, sequence: u64, plain: &[u8]) -> Seen {
+    fn opened(spi: u32, sequence: u64, plain: &[u8]) -> EspObservation {
         let inner = inner(plain);
         let view = inner.as_ref().ok().map(|packet| InnerView {
             src: packet.source().to_string(),
@@ -195,7 +200,7 @@ impl Seen {
             Err(Refusal::Dummy) => Some("a dummy, sent only to hide traffic".to_owned()),
             Err(refusal) => Some(format!("authentic, but groundlink drops it: {refusal}")),
         };
-        Seen {
+        EspObservation {
             spi,
             sequence,
             icv: Icv::Ok,
@@ -299,7 +304,7 @@ mod tests {
         plain
     }
 
-    fn look(opener: &mut EspOpener, esp: &[u8]) -> Seen {
+    fn look(opener: &mut EspOpener, esp: &[u8]) -> EspObservation {
         let (source, destination) = ("192.0.2.1", "192.0.2.2");
         opener
             .look(source.parse().unwrap(), destination.parse().unwrap(), esp)

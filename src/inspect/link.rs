@@ -14,7 +14,7 @@ use super::capture::LinkType;
 
 /// What is in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Network<'a> {
+pub(super) enum LinkPayload<'a> {
     /// An IP packet, and octets of padding behind it.
     Ip(&'a [u8]),
     /// ARP, spanning tree and the like.
@@ -27,7 +27,10 @@ pub(super) enum Network<'a> {
 ///
 /// # Errors
 /// The frame ends inside it.
-pub(super) fn network(link: LinkType, frame: &[u8]) -> Result<Network<'_>, Malformed> {
+pub(super) fn strip_link_header(
+    link: LinkType,
+    frame: &[u8],
+) -> Result<LinkPayload<'_>, Malformed> {
     let mut cursor = Cursor::new(frame, 0);
     match link {
         ETHERNET => {
@@ -51,20 +54,20 @@ pub(super) fn network(link: LinkType, frame: &[u8]) -> Result<Network<'_>, Malfo
             // OpenBSD writes it in the order of the network, everybody else in that of the machine that captured.
             let known = is_ip(u32::from_be_bytes(family)) || is_ip(u32::from_le_bytes(family));
             Ok(if known {
-                Network::Ip(cursor.rest())
+                LinkPayload::Ip(cursor.rest())
             } else {
-                Network::Other
+                LinkPayload::Other
             })
         }
-        RAW | RAW_BSD | RAW_OPENBSD | IPV4 | IPV6 => Ok(Network::Ip(frame)),
-        _ => Ok(Network::UnknownLink),
+        RAW | RAW_BSD | RAW_OPENBSD | IPV4 | IPV6 => Ok(LinkPayload::Ip(frame)),
+        _ => Ok(LinkPayload::UnknownLink),
     }
 }
 
 /// Reads past VLAN tags (IEEE 802.1Q, 802.1ad).
-fn tagged<'a>(first: u16, mut cursor: Cursor<'a>) -> Result<Network<'a>, Malformed> {
+fn tagged<'a>(first: u16, mut cursor: Cursor<'a>) -> Result<LinkPayload<'a>, Malformed> {
     let mut kind = first;
-    for _ in 0..MOST_TAGS {
+    for _ in 0..MAX_TAGS {
         if !TAGS.contains(&kind) {
             break;
         }
@@ -72,8 +75,8 @@ fn tagged<'a>(first: u16, mut cursor: Cursor<'a>) -> Result<Network<'a>, Malform
         kind = cursor.u16("VLAN tag cut")?;
     }
     Ok(match kind {
-        TYPE_IPV4 | TYPE_IPV6 => Network::Ip(cursor.rest()),
-        _ => Network::Other,
+        TYPE_IPV4 | TYPE_IPV6 => LinkPayload::Ip(cursor.rest()),
+        _ => LinkPayload::Other,
     })
 }
 
@@ -92,7 +95,7 @@ const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
 
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-const MOST_TAGS: usize = 4;
+const MAX_TAGS: usize = 4;
 
 /// AF_INET everywhere; AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, Darwin.
 const IP_FAMILIES: [u32; 5] = [2, 10, 24, 28, 30];
@@ -129,29 +132,45 @@ mod tests {
             (IPV4, ip.to_vec()),
             (IPV6, ip.to_vec()),
         ] {
-            assert_eq!(network(link, &frame), Ok(Network::Ip(ip)), "{link:?}");
+            assert_eq!(
+                strip_link_header(link, &frame),
+                Ok(LinkPayload::Ip(ip)),
+                "{link:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_ip_is_told_apart_from_what_nobody_knows() {
         let arp = [[2; 12].as_slice(), &[8, 6], &[0; 28]].concat();
-        assert_eq!(network(ETHERNET, &arp), Ok(Network::Other));
+        assert_eq!(strip_link_header(ETHERNET, &arp), Ok(LinkPayload::Other));
         let only_tags = [[2; 12].as_slice(), &[0x81, 0, 0, 0].repeat(6)].concat();
-        assert_eq!(network(ETHERNET, &only_tags), Ok(Network::Other));
-        assert_eq!(network(NULL, &[7, 0, 0, 0]), Ok(Network::Other));
-        assert_eq!(network(LinkType(105), &arp), Ok(Network::UnknownLink));
+        assert_eq!(
+            strip_link_header(ETHERNET, &only_tags),
+            Ok(LinkPayload::Other)
+        );
+        assert_eq!(
+            strip_link_header(NULL, &[7, 0, 0, 0]),
+            Ok(LinkPayload::Other)
+        );
+        assert_eq!(
+            strip_link_header(LinkType(105), &arp),
+            Ok(LinkPayload::UnknownLink)
+        );
     }
 
     #[test]
     fn a_frame_cut_inside_its_header_says_where() {
         for (link, len) in [(ETHERNET, 14), (COOKED, 16), (COOKED_2, 20), (NULL, 4)] {
             for cut in 0..len {
-                let error = network(link, &vec![0; cut]).unwrap_err();
+                let error = strip_link_header(link, &vec![0; cut]).unwrap_err();
                 assert!(error.offset <= cut, "{link:?} {cut}: {error}");
             }
         }
         let cut_tag = [[2; 12].as_slice(), &[0x81, 0, 0]].concat();
-        assert_eq!(network(ETHERNET, &cut_tag).unwrap_err().offset, 14);
+        assert_eq!(
+            strip_link_header(ETHERNET, &cut_tag).unwrap_err().offset,
+            14
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Looking on: a capture explained in words (`groundlink decode`).
 //!
 //! ```text
-//! pcap, pcapng ─▶ capture::Reader ─▶ Decoder ─┬─▶ Line       a packet: text, or an object of --json
+//! pcap, pcapng ─▶ capture::Reader ─▶ Decoder ─┬─▶ Record       a packet: text, or an object of --json
 //! Wireshark's tables ─▶ IkeKeys, EspKeys ─────┘─▶ summary    who offered, chose, refused; what ESP carried
 //! ```
 //!
@@ -24,19 +24,19 @@
 
 pub mod capture;
 mod decoder;
+mod demux;
 mod esp;
-mod line;
 mod link;
 mod names;
 mod notify;
-mod outer;
 mod payload;
 mod reassembly;
+mod record;
 mod sealed;
-mod story;
+mod summary;
 mod tables;
 mod vendor;
 
 pub use decoder::Decoder;
-pub use line::Line;
-pub use tables::{BadTable, EspKeys, IkeKeys, MOST_ROWS};
+pub use record::Record;
+pub use tables::{EspKeys, IkeKeys, KeyTableError, MAX_ROWS};

@@ -13,7 +13,7 @@ use super::payload::hex;
 
 /// Where a message was seen: what NAT detection compares with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct MessageContext {
     /// The SPIs of its header.
     pub(super) spi_i: IkeSpi,
     /// The SPIs of its header.
@@ -39,7 +39,7 @@ pub(super) struct NotifyView {
 }
 
 impl NotifyView {
-    pub(super) fn new(notify: &Notify, place: &Place) -> NotifyView {
+    pub(super) fn new(notify: &Notify, place: &MessageContext) -> NotifyView {
         NotifyView {
             name: notify.kind.name(),
             number: notify.kind.0,
@@ -73,7 +73,7 @@ impl fmt::Display for NotifyView {
 }
 
 /// What the data say, where that is known and not obvious.
-fn meaning(notify: &Notify, place: &Place) -> Option<String> {
+fn meaning(notify: &Notify, place: &MessageContext) -> Option<String> {
     let data = notify.data.as_slice();
     match notify.kind {
         NotifyType::NAT_DETECTION_SOURCE_IP => Some(nat(
@@ -113,7 +113,7 @@ fn meaning(notify: &Notify, place: &Place) -> Option<String> {
     }
 }
 
-fn nat(data: &[u8], place: &Place, end: SocketAddr, otherwise: &str) -> String {
+fn nat(data: &[u8], place: &MessageContext, end: SocketAddr, otherwise: &str) -> String {
     if data == ike::nat_hash(place.spi_i, place.spi_r, end) {
         format!("matches {end}")
     } else {
@@ -142,8 +142,8 @@ fn hashes(data: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place {
+    fn place() -> MessageContext {
+        MessageContext {
             spi_i: IkeSpi(1),
             spi_r: IkeSpi(2),
             from: "192.0.2.1:500".parse().unwrap(),

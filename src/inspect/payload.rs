@@ -10,7 +10,7 @@ use crate::wire::{
     TrafficSelectors, Transform, TsType,
 };
 
-use super::notify::{NotifyView, Place};
+use super::notify::{MessageContext, NotifyView};
 use super::{names, vendor};
 
 /// A payload.
@@ -122,7 +122,7 @@ struct UnknownSelector {
 
 impl PayloadView {
     /// A payload of a message that was seen at `place`.
-    pub(super) fn new(payload: &Payload, place: &Place) -> PayloadView {
+    pub(super) fn new(payload: &Payload, place: &MessageContext) -> PayloadView {
         let detail = match payload {
             Payload::Sa(sa) => Detail::Sa {
                 proposals: sa.proposals.iter().map(ProposalView::new).collect(),
@@ -357,9 +357,9 @@ mod tests {
     use crate::crypto::IkeProposal;
     use crate::wire::{AuthMethod, IdType, IkeSpi, Notify, NotifyType};
 
-    fn place() -> Place {
+    fn place() -> MessageContext {
         let end = |text: &str| text.parse::<SocketAddr>().unwrap();
-        Place {
+        MessageContext {
             spi_i: IkeSpi(1),
             spi_r: IkeSpi(2),
             from: end("192.0.2.1:500"),

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use crate::net::{FragmentKind, Packet};
 
-use super::outer::Transport;
+use super::demux::IpPayload;
 
 /// Packets of which some fragments have been seen, the oldest first.
 #[derive(Debug, Default)]
@@ -23,10 +23,10 @@ pub(super) struct Reassembly {
 }
 
 /// Packets that may be incomplete at a time.
-const MOST_PARTIAL: usize = 64;
+const MAX_PARTIAL: usize = 64;
 
 /// Pieces of one packet; a packet of 65,535 octets over the smallest MTU of IPv4 in use has 120.
-const MOST_PIECES: usize = 256;
+const MAX_PIECES: usize = 256;
 
 #[derive(Debug)]
 struct Partial {
@@ -63,7 +63,7 @@ impl Reassembly {
     pub(super) fn take(
         &mut self,
         packet: &Packet<'_>,
-    ) -> Result<Option<Transport<'static>>, &'static str> {
+    ) -> Result<Option<IpPayload<'static>>, &'static str> {
         let Some((id, more, piece)) = fragment(packet) else {
             return Err("the header of a fragment cannot be found");
         };
@@ -86,7 +86,7 @@ impl Reassembly {
             return Ok(None);
         };
         self.partial.remove(place);
-        Ok(Some(Transport {
+        Ok(Some(IpPayload {
             source: key.source,
             destination: key.destination,
             protocol: key.protocol,
@@ -103,7 +103,7 @@ impl Reassembly {
         if let Some(place) = self.partial.iter().position(|partial| partial.key == key) {
             return place;
         }
-        if self.partial.len() >= MOST_PARTIAL {
+        if self.partial.len() >= MAX_PARTIAL {
             self.partial.pop_front();
             self.lost = self.lost.saturating_add(1);
         }
@@ -121,7 +121,7 @@ impl Partial {
         if self.pieces.contains(&piece) {
             return Ok(());
         }
-        if self.pieces.len() >= MOST_PIECES {
+        if self.pieces.len() >= MAX_PIECES {
             return Err("an IP packet in more fragments than any network makes");
         }
         match more {
@@ -217,7 +217,7 @@ fn fragment_header(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use etherparse::PacketBuilder;
 
-    use super::super::outer::UDP;
+    use super::super::demux::UDP;
     use super::*;
     use crate::net::fragment::fragments;
 
@@ -247,7 +247,7 @@ mod tests {
     fn take(
         reassembly: &mut Reassembly,
         bytes: &[u8],
-    ) -> Result<Option<Transport<'static>>, &'static str> {
+    ) -> Result<Option<IpPayload<'static>>, &'static str> {
         reassembly.take(&Packet::parse(bytes).unwrap())
     }
 
@@ -323,10 +323,10 @@ mod tests {
             let pieces = cut(&packet(n, 1000), 300);
             assert_eq!(take(&mut reassembly, &pieces[0]), Ok(None));
         }
-        assert_eq!(reassembly.partial.len(), MOST_PARTIAL);
+        assert_eq!(reassembly.partial.len(), MAX_PARTIAL);
         assert_eq!(reassembly.incomplete(), 200);
         let mut reassembly = Reassembly::default();
-        let tiny = (0..=MOST_PIECES as u16).map(|n| v6(n * 16, 1, b"12345678"));
+        let tiny = (0..=MAX_PIECES as u16).map(|n| v6(n * 16, 1, b"12345678"));
         let results: Vec<_> = tiny.map(|f| take(&mut reassembly, &f)).collect();
         assert!(results.last().unwrap().is_err());
     }

@@ -11,7 +11,7 @@ use crate::crypto::{Forged, Opener};
 use crate::ike::{Assembly, Fragment, Mark, MessageKey, Part};
 use crate::wire::{ChainError, Envelope, Flags, IkeSpi, Message, Payload, Sealed, chain, sk};
 
-use super::tables::{IkeKeys, IkeSa};
+use super::tables::{IkeKeyRow, IkeKeys};
 
 /// The keys, and the fragments that were opened with them.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct IkeOpener {
 }
 
 /// SAs and directions in which fragments may wait at a time.
-const MOST_WAITING: usize = 256;
+const MAX_WAITING: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Direction {
@@ -32,7 +32,7 @@ struct Direction {
 
 /// What became of an encrypted payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Inside {
+pub(super) enum Decrypted {
     /// It was read.
     Read {
         /// What is in it.
@@ -45,7 +45,7 @@ pub(super) enum Inside {
     /// No table has its keys.
     NoKeys,
     /// A table has them, for algorithms that we do not run.
-    Foreign(String),
+    Unsupported(String),
     /// The keys do not open it.
     Forged(Forged),
     /// It is authentic and makes no sense.
@@ -61,12 +61,12 @@ impl IkeOpener {
     }
 
     /// Opens the encrypted payload of `message`.
-    pub(super) fn open(&mut self, message: &Message<'_>, sealed: Sealed) -> Inside {
+    pub(super) fn open(&mut self, message: &Message<'_>, sealed: Sealed) -> Decrypted {
         let header = &message.header;
         let opener = match self.keys.find(header.spi_i, header.spi_r) {
-            None => return Inside::NoKeys,
-            Some(IkeSa::Foreign(words)) => return Inside::Foreign(words.clone()),
-            Some(IkeSa::Open {
+            None => return Decrypted::NoKeys,
+            Some(IkeKeyRow::Unsupported(words)) => return Decrypted::Unsupported(words.clone()),
+            Some(IkeKeyRow::Open {
                 initiator,
                 responder,
             }) => {
@@ -99,19 +99,19 @@ impl IkeOpener {
         }
     }
 
-    fn join(&mut self, message: &Message<'_>, part: Part, fragment: Fragment) -> Inside {
+    fn join(&mut self, message: &Message<'_>, part: Part, fragment: Fragment) -> Decrypted {
         let header = &message.header;
         let direction = Direction {
             spi_i: header.spi_i,
             spi_r: header.spi_r,
             flags: header.flags,
         };
-        if self.waiting.len() >= MOST_WAITING && !self.waiting.contains_key(&direction) {
+        if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&direction) {
             self.waiting.clear();
         }
         let assembly = self.waiting.entry(direction).or_default();
         match assembly.add(MessageKey::of(header), part, fragment) {
-            None => Inside::Partial,
+            None => Decrypted::Partial,
             Some(joined) => {
                 self.waiting.remove(&direction);
                 read(chain::parse(joined.first, &joined.content, 0), joined.mark)
@@ -125,20 +125,20 @@ fn decrypt<'b>(
     opener: &Opener,
     bytes: &'b mut [u8],
     sealed: Sealed,
-) -> Result<(usize, &'b [u8]), Inside> {
+) -> Result<(usize, &'b [u8]), Decrypted> {
     let plain = opener
         .open(bytes, sealed.aad_len, None)
-        .map_err(Inside::Forged)?;
+        .map_err(Decrypted::Forged)?;
     let offset = plain.start;
     let plain = bytes.get(plain).unwrap_or_default();
-    let content = sk::unpad(plain).map_err(|malformed| Inside::Nonsense(malformed.into()))?;
+    let content = sk::unpad(plain).map_err(|malformed| Decrypted::Nonsense(malformed.into()))?;
     Ok((offset, content))
 }
 
-fn read(payloads: Result<Vec<Payload>, ChainError>, mark: Mark) -> Inside {
+fn read(payloads: Result<Vec<Payload>, ChainError>, mark: Mark) -> Decrypted {
     match payloads {
-        Ok(payloads) => Inside::Read { payloads, mark },
-        Err(error) => Inside::Nonsense(error),
+        Ok(payloads) => Decrypted::Read { payloads, mark },
+        Err(error) => Decrypted::Nonsense(error),
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         framed.bytes
     }
 
-    fn open(opener: &mut IkeOpener, bytes: &[u8]) -> Inside {
+    fn open(opener: &mut IkeOpener, bytes: &[u8]) -> Decrypted {
         let message = Message::parse(bytes).unwrap();
         opener.open(&message, message.sealed.unwrap())
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn the_keys_of_the_sender_open_a_message() {
         let sealed = seal(sk::frame(header(true), &notify(9), ROOM).unwrap(), 1);
-        let expected = Inside::Read {
+        let expected = Decrypted::Read {
             payloads: notify(9),
             mark: Mark::of(&sealed),
         };
@@ -217,11 +217,11 @@ mod tests {
         let other_side = seal(sk::frame(header(false), &notify(9), ROOM).unwrap(), 1);
         assert_eq!(
             open(&mut opener(), &other_side),
-            Inside::Forged(Forged::WrongIcv)
+            Decrypted::Forged(Forged::WrongIcv)
         );
         let mut unknown = sealed;
         unknown[15] = 9;
-        assert_eq!(open(&mut opener(), &unknown), Inside::NoKeys);
+        assert_eq!(open(&mut opener(), &unknown), Decrypted::NoKeys);
     }
 
     #[test]
@@ -239,9 +239,9 @@ mod tests {
         for _ in 0..2 {
             let (last, before) = pieces.split_last().unwrap();
             for piece in before {
-                assert_eq!(open(&mut opener, piece), Inside::Partial);
+                assert_eq!(open(&mut opener, piece), Decrypted::Partial);
             }
-            let expected = Inside::Read {
+            let expected = Decrypted::Read {
                 payloads: notify(900),
                 mark: first,
             };
@@ -255,7 +255,7 @@ mod tests {
         let mut framed = sk::frame(header(true), &notify(9), ROOM).unwrap();
         framed.bytes[framed.aad_len - 4] = PayloadType::KE.0;
         let sealed = seal(framed, 1);
-        let Inside::Read { payloads, .. } = open(&mut opener(), &sealed) else {
+        let Decrypted::Read { payloads, .. } = open(&mut opener(), &sealed) else {
             panic!("a notification can be read as a key exchange")
         };
         assert_eq!(payloads[0].kind(), PayloadType::KE);
@@ -264,25 +264,25 @@ mod tests {
         let sealed = seal(framed, 1);
         assert!(matches!(
             open(&mut opener(), &sealed),
-            Inside::Nonsense(ChainError::Malformed(_))
+            Decrypted::Nonsense(ChainError::Malformed(_))
         ));
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let rows: String = (1..=2 * MOST_WAITING)
+        let rows: String = (1..=2 * MAX_WAITING)
             .map(|n| ROW.replacen("0000000000000001", &format!("{n:016x}"), 1) + "\n")
             .collect();
         let mut opener = IkeOpener::new(IkeKeys::parse(&rows).unwrap());
-        for n in 1..=2 * MOST_WAITING as u64 {
+        for n in 1..=2 * MAX_WAITING as u64 {
             let header = Header {
                 spi_i: IkeSpi(n),
                 ..header(true)
             };
             let framed = sk::frame_fragments(header, &notify(900), ROOM, 400).unwrap();
             let sealed = seal(framed.into_iter().next().unwrap(), n);
-            assert_eq!(open(&mut opener, &sealed), Inside::Partial);
-            assert!(opener.waiting.len() <= MOST_WAITING);
+            assert_eq!(open(&mut opener, &sealed), Decrypted::Partial);
+            assert!(opener.waiting.len() <= MAX_WAITING);
         }
     }
 }

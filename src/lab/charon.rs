@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::process::{Process, tail};
+use super::process::{ChildProcess, tail};
 use super::scratch::write_private;
 use crate::net::Prefix;
 use crate::os::netns::Namespace;
@@ -22,7 +22,7 @@ pub const INSTALL: &str = "apt install charon-systemd strongswan-swanctl libchar
 
 /// One connection, as charon sees it.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub struct CharonConfig {
     /// Where it sends from.
     pub local: IpAddr,
     /// Where the peer is.
@@ -42,7 +42,7 @@ pub struct Connection {
     /// The pre-shared key: letters and digits.
     pub psk: String,
     /// Whether it starts the connection.
-    pub start: Start,
+    pub start: CharonStart,
     /// Seconds between liveness checks.
     pub dpd_delay: u32,
     /// The largest IP packet of an IKE message; charon's own if `None`.
@@ -50,29 +50,29 @@ pub struct Connection {
     /// How many half-open IKE SAs it must have before it asks for cookies; charon's own threshold if there is none.
     pub cookies_from: Option<u32>,
     /// When it renews its SAs.
-    pub renewal: Renewal,
+    pub rekey_times: RekeyTimes,
     /// Milliseconds until it repeats an unanswered request for the first time; charon's own if `None`.
     pub retransmit_ms: Option<u32>,
     /// Its post-quantum pre-shared key, if it has one.
-    pub ppk: Option<Ppk>,
+    pub ppk: Option<CharonPpk>,
     /// The root of another system whose charon it is; this one's if `None`.
     pub root: Option<PathBuf>,
 }
 
 /// A post-quantum pre-shared key, as charon has it (RFC 8784).
 #[derive(Debug, Clone)]
-pub struct Ppk {
+pub struct CharonPpk {
     /// Its name.
     pub id: String,
     /// The key: letters and digits.
     pub key: String,
     /// What it does with a peer that lacks it.
-    pub demand: PpkDemand,
+    pub policy: PpkPolicy,
 }
 
 /// What charon does with a peer that lacks its PPK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PpkDemand {
+pub enum PpkPolicy {
     /// Refuses it.
     Required,
     /// Does without.
@@ -81,7 +81,7 @@ pub enum PpkDemand {
 
 /// When charon renews its SAs, exactly: without this it takes hours, and some of them off at random.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Renewal {
+pub struct RekeyTimes {
     /// Seconds after which it rekeys an IKE SA.
     pub ike_s: Option<u32>,
     /// Seconds after which it rekeys a Child SA.
@@ -104,23 +104,23 @@ pub enum ReauthOrder {
 
 /// What charon does once it has its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum CharonStart {
     /// Waits for the peer.
-    Waits,
+    Wait,
     /// Connects at once, and again whenever it fails.
-    Connects,
+    Connect,
 }
 
 /// A running charon.
 #[derive(Debug)]
 pub struct Charon {
-    process: Process,
+    process: ChildProcess,
     folder: PathBuf,
 }
 
 /// Why there is no charon.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CharonError {
     /// A program of strongSwan's is missing.
     #[error("{0} is not installed")]
     NotInstalled(&'static str),
@@ -172,11 +172,11 @@ fn in_root(root: &Path, folder: &Path) -> Command {
 }
 
 /// Whether strongSwan is here.
-pub fn is_installed() -> Result<(), Error> {
+pub fn is_installed() -> Result<(), CharonError> {
     [CHARON, SWANCTL]
         .into_iter()
         .find(|program| !Path::new(program).exists())
-        .map_or(Ok(()), |program| Err(Error::NotInstalled(program)))
+        .map_or(Ok(()), |program| Err(CharonError::NotInstalled(program)))
 }
 
 impl Charon {
@@ -184,9 +184,9 @@ impl Charon {
     pub fn start(
         namespace: &Namespace,
         folder: &Path,
-        connection: &Connection,
+        connection: &CharonConfig,
         interrupt: &Interrupt,
-    ) -> Result<Charon, Error> {
+    ) -> Result<Charon, CharonError> {
         is_installed()?;
         let seen_as = match &connection.root {
             None => folder,
@@ -208,7 +208,7 @@ impl Charon {
         namespace: &Namespace,
         folder: &Path,
         interrupt: &Interrupt,
-    ) -> Result<Charon, Error> {
+    ) -> Result<Charon, CharonError> {
         let mut command = match std::fs::read_to_string(folder.join(ROOT)) {
             Err(_) => {
                 let mut command = Command::new(CHARON);
@@ -218,7 +218,7 @@ impl Charon {
             Ok(root) => in_root(Path::new(&root), folder),
         };
         namespace.enter(&mut command)?;
-        let process = Process::start(command, &folder.join("charon.out"))?;
+        let process = ChildProcess::start(command, &folder.join("charon.out"))?;
         let mut charon = Charon {
             process,
             folder: folder.to_owned(),
@@ -247,7 +247,7 @@ impl Charon {
     }
 
     /// Replaces its configuration, and connects if that says so.
-    pub fn reload(&self, connection: &Connection) -> Result<(), Error> {
+    pub fn reload(&self, connection: &CharonConfig) -> Result<(), CharonError> {
         write_private(&self.folder.join("swanctl.conf"), &connection.to_conf())?;
         self.load()
     }
@@ -269,11 +269,11 @@ impl Charon {
     }
 
     /// The process, to be stopped or killed.
-    pub fn process(&mut self) -> &mut Process {
+    pub fn process(&mut self) -> &mut ChildProcess {
         &mut self.process
     }
 
-    fn await_socket(&mut self, interrupt: &Interrupt) -> Result<(), Error> {
+    fn await_socket(&mut self, interrupt: &Interrupt) -> Result<(), CharonError> {
         let give_up = Instant::now() + Duration::from_secs(10);
         let socket = self.folder.join("vici");
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
@@ -286,14 +286,14 @@ impl Charon {
             }) {
                 let mut log = self.tail(10);
                 log.extend(self.process.tail(5));
-                return Err(Error::Failed { what, log });
+                return Err(CharonError::Failed { what, log });
             }
             interrupt.pause(Duration::from_millis(10))?;
         }
         Ok(())
     }
 
-    fn load(&self) -> Result<(), Error> {
+    fn load(&self) -> Result<(), CharonError> {
         let file = self.folder.join("swanctl.conf").display().to_string();
         let output = self.swanctl(&["--load-all", "--file", &file])?;
         if output.status.success() {
@@ -304,7 +304,7 @@ impl Charon {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        Err(Error::Failed {
+        Err(CharonError::Failed {
             what: "refused its configuration".to_owned(),
             log: tail(&text, 10),
         })
@@ -312,7 +312,7 @@ impl Charon {
 }
 
 /// `strongswan.conf`. The plugins are named, so that whatever else is installed cannot change the result.
-fn settings(folder: &Path, connection: &Connection) -> String {
+fn settings(folder: &Path, connection: &CharonConfig) -> String {
     let folder = folder.display();
     let fragments = connection
         .fragment_size
@@ -328,7 +328,7 @@ fn settings(folder: &Path, connection: &Connection) -> String {
             ms % 1000
         )
     });
-    let first = match connection.renewal.reauth_order {
+    let first = match connection.rekey_times.reauth_order {
         ReauthOrder::MakeBeforeBreak => "yes",
         ReauthOrder::BreakBeforeMake => "no",
     };
@@ -363,10 +363,10 @@ swanctl {{
     )
 }
 
-impl Connection {
+impl CharonConfig {
     /// `swanctl.conf`.
     fn to_conf(&self) -> String {
-        let Connection {
+        let CharonConfig {
             local,
             remote,
             id,
@@ -375,19 +375,19 @@ impl Connection {
             remote_network,
             psk,
             dpd_delay,
-            renewal,
+            rekey_times,
             ..
         } = self;
         let ike = self.ike.as_deref().unwrap_or("default");
         let esp = self.esp.as_deref().unwrap_or("default");
         let (start, tries) = match self.start {
-            Start::Waits => ("none", "1"),
+            CharonStart::Wait => ("none", "1"),
             // 0: for ever.
-            Start::Connects => ("start", "0"),
+            CharonStart::Connect => ("start", "0"),
         };
         let again = match self.start {
-            Start::Waits => "clear",
-            Start::Connects => "restart",
+            CharonStart::Wait => "clear",
+            CharonStart::Connect => "restart",
         };
         // A tenth of the time would be left until the hard end, cut to whole seconds: of 2 s, nothing.
         let exactly = |soft: &str, after: Option<u32>, hard: &str, indent: &str| {
@@ -395,16 +395,21 @@ impl Connection {
                 format!("\n{indent}{soft} = {after}s\n{indent}rand_time = 0s\n{indent}{hard}")
             })
         };
-        let ike_ends = exactly("rekey_time", renewal.ike_s, "over_time = 20s", "    ")
-            + &exactly("reauth_time", renewal.reauth_s, "over_time = 20s", "    ");
-        let child_life = format!("life_time = {}s", renewal.child_s.unwrap_or(0) + 20);
-        let child_ends = exactly("rekey_time", renewal.child_s, &child_life, "        ");
+        let ike_ends = exactly("rekey_time", rekey_times.ike_s, "over_time = 20s", "    ")
+            + &exactly(
+                "reauth_time",
+                rekey_times.reauth_s,
+                "over_time = 20s",
+                "    ",
+            );
+        let child_life = format!("life_time = {}s", rekey_times.child_s.unwrap_or(0) + 20);
+        let child_ends = exactly("rekey_time", rekey_times.child_s, &child_life, "        ");
         let (ppk, secret) = self.ppk.as_ref().map_or_else(Default::default, |ppk| {
-            let required = match ppk.demand {
-                PpkDemand::Required => "yes",
-                PpkDemand::Optional => "no",
+            let required = match ppk.policy {
+                PpkPolicy::Required => "yes",
+                PpkPolicy::Optional => "no",
             };
-            let Ppk { id, key, .. } = ppk;
+            let CharonPpk { id, key, .. } = ppk;
             (
                 format!("\n    ppk_id = {id}\n    ppk_required = {required}"),
                 format!("\n  ppk-lab {{\n    id = {id}\n    secret = {key}\n  }}"),
@@ -457,7 +462,7 @@ mod tests {
 
     #[test]
     fn the_connection_says_what_both_sides_agreed_to_use() {
-        let conf = Connection {
+        let conf = CharonConfig {
             local: "192.0.2.129".parse().unwrap(),
             remote: "192.0.2.1".parse().unwrap(),
             id: "192.0.2.129".to_owned(),
@@ -467,19 +472,19 @@ mod tests {
             ike: Some("aes128-sha1-modp1024".to_owned()),
             esp: None,
             psk: "abc123".to_owned(),
-            start: Start::Connects,
+            start: CharonStart::Connect,
             dpd_delay: 7,
             fragment_size: None,
             cookies_from: None,
-            renewal: Renewal {
+            rekey_times: RekeyTimes {
                 child_s: Some(9),
-                ..Renewal::default()
+                ..RekeyTimes::default()
             },
             retransmit_ms: None,
-            ppk: Some(Ppk {
+            ppk: Some(CharonPpk {
                 id: "q-1".to_owned(),
                 key: "def456".to_owned(),
-                demand: PpkDemand::Optional,
+                policy: PpkPolicy::Optional,
             }),
             root: None,
         }

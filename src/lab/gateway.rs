@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::options::{Options, Side, Weak, proposals};
-use super::plan::Plan;
-use super::process::Process;
+use super::addressing::Addressing;
+use super::options::{LabOptions, Side, WeakAlgorithms, proposals};
+use super::process::ChildProcess;
 use super::scratch::write_private;
 use crate::control::client::{self, ClientError, Verb};
 use crate::os::netns::Namespace;
@@ -15,14 +15,14 @@ use crate::status::{Snapshot, State};
 
 /// A running `groundlink run`.
 #[derive(Debug)]
-pub struct Gateway {
-    process: Process,
+pub struct GatewayProcess {
+    process: ChildProcess,
     socket: PathBuf,
 }
 
 /// A gateway's files, all in one private folder.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct GatewayFiles {
     /// The configuration.
     pub config: PathBuf,
     /// The control socket.
@@ -33,10 +33,10 @@ pub struct Files {
     pub log: PathBuf,
 }
 
-impl Files {
+impl GatewayFiles {
     /// The usual names in `folder`.
-    pub fn in_folder(folder: &Path) -> Files {
-        Files {
+    pub fn in_folder(folder: &Path) -> GatewayFiles {
+        GatewayFiles {
             config: folder.join("groundlink.toml"),
             control: folder.join("control.sock"),
             psk: folder.join("psk"),
@@ -45,22 +45,26 @@ impl Files {
     }
 }
 
-impl Gateway {
+impl GatewayProcess {
     /// Runs `program` as a gateway in `namespace`.
     pub fn start(
         program: &Path,
         namespace: &Namespace,
-        files: &Files,
+        files: &GatewayFiles,
         config: &str,
         psk: &str,
-    ) -> io::Result<Gateway> {
+    ) -> io::Result<GatewayProcess> {
         write_private(&files.psk, psk)?;
         write_private(&files.config, config)?;
-        Gateway::resume(program, namespace, files)
+        GatewayProcess::resume(program, namespace, files)
     }
 
     /// Runs it with the files that an earlier one left.
-    pub fn resume(program: &Path, namespace: &Namespace, files: &Files) -> io::Result<Gateway> {
+    pub fn resume(
+        program: &Path,
+        namespace: &Namespace,
+        files: &GatewayFiles,
+    ) -> io::Result<GatewayProcess> {
         let mut command = Command::new(program);
         namespace.enter(&mut command)?;
         command
@@ -68,8 +72,8 @@ impl Gateway {
             .arg("--config")
             .arg(&files.config)
             .env_remove("NOTIFY_SOCKET");
-        Ok(Gateway {
-            process: Process::start(command, &files.log)?,
+        Ok(GatewayProcess {
+            process: ChildProcess::start(command, &files.log)?,
             socket: files.control.clone(),
         })
     }
@@ -114,13 +118,13 @@ impl Gateway {
     }
 
     /// The process, to be stopped, killed or read.
-    pub fn process(&mut self) -> &mut Process {
+    pub fn process(&mut self) -> &mut ChildProcess {
         &mut self.process
     }
 }
 
 /// The configuration of one side.
-pub fn config(options: &Options, plan: &Plan, side: Side, files: &Files) -> String {
+pub fn config(options: &LabOptions, plan: &Addressing, side: Side, files: &GatewayFiles) -> String {
     let (ours, theirs) = (plan.site(side), plan.site(side.other()));
     let mut toml = String::new();
     let _ = writeln!(
@@ -162,8 +166,8 @@ encapsulation = \"{}\"
             }
         }
         match options.weak {
-            Weak::Allowed => toml.push_str("allow-weak = true\n"),
-            Weak::Refused => {}
+            WeakAlgorithms::Allowed => toml.push_str("allow-weak = true\n"),
+            WeakAlgorithms::Refused => {}
         }
     }
     toml
@@ -171,22 +175,22 @@ encapsulation = \"{}\"
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::{Nat, Role};
+    use super::super::options::{InitiatorChoice, NatPlacement};
     use super::*;
 
-    fn written(options: &Options, side: Side) -> toml::Table {
-        let files = Files::in_folder(Path::new("/tmp/x"));
-        config(options, &Plan::new(options), side, &files)
+    fn written(options: &LabOptions, side: Side) -> toml::Table {
+        let files = GatewayFiles::in_folder(Path::new("/tmp/x"));
+        config(options, &Addressing::new(options), side, &files)
             .parse()
             .unwrap()
     }
 
     #[test]
     fn each_tunnel_goes_between_a_pair_of_addresses_of_its_own() {
-        let options = Options {
+        let options = LabOptions {
             tunnels: 2,
-            role: Role::Responder,
-            ..Options::default()
+            role: InitiatorChoice::Responder,
+            ..LabOptions::default()
         };
         let toml = written(&options, Side::A);
         let tunnels = toml["tunnel"].as_array().unwrap();
@@ -208,9 +212,9 @@ mod tests {
 
     #[test]
     fn behind_a_nat_a_gateway_binds_its_private_address_and_names_itself_by_the_public_one() {
-        let options = Options {
-            nat: Nat::Us,
-            ..Options::default()
+        let options = LabOptions {
+            nat: NatPlacement::Us,
+            ..LabOptions::default()
         };
         let toml = written(&options, Side::A);
         assert_eq!(
@@ -226,11 +230,11 @@ mod tests {
 
     #[test]
     fn a_preset_stands_where_no_words_are_given() {
-        let options = Options {
+        let options = LabOptions {
             preset: Some("alibaba".to_owned()),
             ike: None,
             esp: None,
-            ..Options::default()
+            ..LabOptions::default()
         };
         let toml = written(&options, Side::B);
         let tunnel = toml["tunnel"][0].as_table().unwrap();

@@ -20,22 +20,22 @@ pub struct Interrupt {
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// The signals are blocked; [`Blocked::watch`] begins to listen to them.
+/// The signals are blocked; [`BlockedSignals::watch`] begins to listen to them.
 ///
 /// Two steps, because entering a user namespace wants a process with one thread, and a signal between here and there must not be
 /// lost.
 #[derive(Debug)]
-pub struct Blocked(SigSet);
+pub struct BlockedSignals(SigSet);
 
-impl Blocked {
+impl BlockedSignals {
     /// Blocks the signals that end a lab. Called while there is one thread: those that follow inherit the mask.
-    pub fn new() -> io::Result<Blocked> {
+    pub fn new() -> io::Result<BlockedSignals> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             signals.add(signal);
         }
         signals.thread_block()?;
-        Ok(Blocked(signals))
+        Ok(BlockedSignals(signals))
     }
 
     /// Starts the thread that takes them.

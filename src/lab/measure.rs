@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::gateway::Gateway;
+use super::gateway::GatewayProcess;
 use super::interrupt::Interrupted;
-use super::options::{self, DEFAULT_SUITE, Peer, Side};
-use super::report::{Drawing, Ping, Problem, Report, Tcp, Wire};
-use super::sites::{Far, Lab, POLL};
-use super::{Error, doing, ping, traffic};
+use super::options::{self, DEFAULT_SUITE, RemoteKind, Side};
+use super::report::{Diagram, LabReport, PingStats, Problem, TcpRates, WireCounters};
+use super::setup::{Lab, POLL, RemoteGateway};
+use super::{LabError, doing, ping, traffic};
 use crate::net::Carriage;
 use crate::status::{LastError, Rekeys, Snapshot, State, Tunnel};
 
@@ -24,8 +24,8 @@ impl Lab {
             if self.a.is_up() {
                 let connected = self.started.elapsed();
                 let both = match &self.b {
-                    Far::Groundlink(b) => b.is_up(),
-                    Far::Strongswan(charon) => charon.is_up(),
+                    RemoteGateway::Groundlink(b) => b.is_up(),
+                    RemoteGateway::Strongswan(charon) => charon.is_up(),
                 };
                 if both {
                     return Ok(Some(connected));
@@ -43,7 +43,7 @@ impl Lab {
     }
 
     /// Pings from host A to host B.
-    pub fn ping(&self, count: u16) -> Result<Ping, Error> {
+    pub fn ping(&self, count: u16) -> Result<PingStats, LabError> {
         let target = self.plan.b.host;
         let pinger = self
             .inside(Side::A, || ping::Pinger::new(target))?
@@ -59,19 +59,19 @@ impl Lab {
         side: Side,
         streams: usize,
         duration: Duration,
-    ) -> Result<traffic::Carried, TcpError> {
+    ) -> Result<traffic::Throughput, TransferError> {
         let to = side.other();
         let address = self.plan.site(to).host;
         let sink = self
-            .inside(to, || traffic::Sink::new(address))?
-            .map_err(traffic::Error::Local)?;
-        let target = sink.target().map_err(traffic::Error::Local)?;
+            .inside(to, || traffic::TcpSink::new(address))?
+            .map_err(traffic::TrafficError::Local)?;
+        let target = sink.target().map_err(traffic::TrafficError::Local)?;
         let connected = self.inside(side, || traffic::connect(target, streams))??;
         Ok(sink.fill(connected, duration, &self.interrupt)?)
     }
 
     /// Waits for the tunnels, runs the traffic, and says how it went.
-    pub fn measure(&mut self, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
+    pub fn measure(&mut self, progress: &mut dyn FnMut(&str)) -> Result<LabReport, LabError> {
         progress("waiting for the tunnel");
         let connected = self.await_up()?;
         let mut report = self.empty_report();
@@ -82,7 +82,7 @@ impl Lab {
             self.ping(1)?;
             report.ping = self.ping(20)?;
             if report.ping.received < report.ping.sent {
-                let Ping { sent, received, .. } = report.ping;
+                let PingStats { sent, received, .. } = report.ping;
                 report.problems.push(Problem::new(format!(
                     "{} of {sent} pings were lost",
                     sent - received
@@ -101,11 +101,11 @@ impl Lab {
                     Duration::from_secs(self.options.seconds.into()),
                 ) {
                     Ok(carried) => *report.direction(side) = carried.mbit(),
-                    Err(TcpError::Lab(error)) => return Err(error),
-                    Err(TcpError::Traffic(traffic::Error::Interrupted(error))) => {
+                    Err(TransferError::Lab(error)) => return Err(error),
+                    Err(TransferError::Traffic(traffic::TrafficError::Interrupted(error))) => {
                         return Err(error.into());
                     }
-                    Err(TcpError::Traffic(error)) => {
+                    Err(TransferError::Traffic(error)) => {
                         report.problems.push(Problem::new(format!(
                             "from {side} to {}: {error}",
                             side.other()
@@ -118,7 +118,7 @@ impl Lab {
         Ok(report)
     }
 
-    fn inside<T: Send>(&self, side: Side, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    fn inside<T: Send>(&self, side: Side, f: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         self.world
             .host(side)
             .run(f)
@@ -134,7 +134,7 @@ impl Lab {
     }
 
     fn has_failed(&self) -> bool {
-        let with_error = |gateway: &Gateway| {
+        let with_error = |gateway: &GatewayProcess| {
             gateway.status().is_ok_and(|snapshot| {
                 snapshot
                     .tunnels
@@ -144,20 +144,20 @@ impl Lab {
         };
         with_error(&self.a)
             || match &self.b {
-                Far::Groundlink(b) => with_error(b),
-                Far::Strongswan(_) => false,
+                RemoteGateway::Groundlink(b) => with_error(b),
+                RemoteGateway::Strongswan(_) => false,
             }
     }
 
     fn has_ended(&mut self) -> bool {
         self.a.process().ended().is_some()
             || match &mut self.b {
-                Far::Groundlink(b) => b.process().ended().is_some(),
-                Far::Strongswan(charon) => charon.process().ended().is_some(),
+                RemoteGateway::Groundlink(b) => b.process().ended().is_some(),
+                RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
             }
     }
 
-    fn empty_report(&self) -> Report {
+    fn empty_report(&self) -> LabReport {
         let sites = [&self.plan.a, &self.plan.b];
         let asked = |words: &Option<String>| {
             words
@@ -165,19 +165,19 @@ impl Lab {
                 .or_else(|| self.options.preset.clone())
                 .unwrap_or_else(|| DEFAULT_SUITE.to_owned())
         };
-        Report {
+        LabReport {
             ok: false,
             peer: self.options.peer.word(),
             ike: asked(&self.options.ike),
             esp: asked(&self.options.esp),
             connect_ms: None,
-            ping: Ping::default(),
-            tcp: Tcp::default(),
+            ping: PingStats::default(),
+            tcp: TcpRates::default(),
             rekeys: Rekeys::default(),
             tunnels: Vec::new(),
-            wire: Wire::default(),
+            wire: WireCounters::default(),
             problems: Vec::new(),
-            drawing: Drawing {
+            drawing: Diagram {
                 networks: sites.map(|site| site.network.to_string()),
                 hosts: sites.map(|site| site.host.to_string()),
                 gateways: sites.map(|site| {
@@ -189,14 +189,14 @@ impl Lab {
                 programs: [
                     "groundlink".to_owned(),
                     match self.options.peer {
-                        Peer::Groundlink => "groundlink".to_owned(),
-                        Peer::Strongswan => "strongSwan".to_owned(),
+                        RemoteKind::Groundlink => "groundlink".to_owned(),
+                        RemoteKind::Strongswan => "strongSwan".to_owned(),
                     },
                 ],
                 router: match self.options.nat {
-                    options::Nat::None => "WAN".to_owned(),
-                    options::Nat::Us => "NAT for A".to_owned(),
-                    options::Nat::Peer => "NAT for B".to_owned(),
+                    options::NatPlacement::None => "WAN".to_owned(),
+                    options::NatPlacement::Us => "NAT for A".to_owned(),
+                    options::NatPlacement::Peer => "NAT for B".to_owned(),
                 },
                 seconds: self.options.seconds,
             },
@@ -204,13 +204,13 @@ impl Lab {
     }
 
     /// Adds what the gateways and the wire say at the end, and the verdict.
-    fn conclude(&mut self, report: &mut Report, was_up: bool) {
+    fn conclude(&mut self, report: &mut LabReport, was_up: bool) {
         if let Ok(snapshot) = self.a.status() {
             report.rekeys = total_rekeys(&snapshot);
             report.tunnels = snapshot.tunnels;
         }
         report.wire = self.tap.seen();
-        let Wire {
+        let WireCounters {
             esp_udp,
             esp_native,
             clear,
@@ -253,11 +253,11 @@ impl Lab {
     }
 
     /// Why the tunnel is not up: what each side says, and the end of its log.
-    fn explain(&mut self, report: &mut Report) {
+    fn explain(&mut self, report: &mut LabReport) {
         // Who has ended explains the other's silence.
         let b_ended = match &mut self.b {
-            Far::Groundlink(b) => b.process().ended().is_some(),
-            Far::Strongswan(charon) => charon.process().ended().is_some(),
+            RemoteGateway::Groundlink(b) => b.process().ended().is_some(),
+            RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
         };
         if !b_ended || self.a.process().ended().is_some() {
             report
@@ -265,8 +265,8 @@ impl Lab {
                 .push(groundlink_problem(Side::A, &mut self.a));
         }
         report.problems.push(match &mut self.b {
-            Far::Groundlink(b) => groundlink_problem(Side::B, b),
-            Far::Strongswan(charon) => Problem {
+            RemoteGateway::Groundlink(b) => groundlink_problem(Side::B, b),
+            RemoteGateway::Strongswan(charon) => Problem {
                 text: match charon.process().ended() {
                     Some(status) => format!("strongSwan at B ended: {status}"),
                     None => "strongSwan at B logged".to_owned(),
@@ -280,16 +280,16 @@ impl Lab {
 
 /// What running TCP can end in: the traffic's own error, or the lab's.
 #[derive(Debug, thiserror::Error)]
-pub enum TcpError {
+pub enum TransferError {
     /// The lab's.
     #[error(transparent)]
-    Lab(#[from] Error),
+    Lab(#[from] LabError),
     /// The traffic's.
     #[error(transparent)]
-    Traffic(#[from] traffic::Error),
+    Traffic(#[from] traffic::TrafficError),
 }
 
-impl Report {
+impl LabReport {
     fn direction(&mut self, from: Side) -> &mut f64 {
         match from {
             Side::A => &mut self.tcp.a_to_b_mbit,
@@ -298,7 +298,7 @@ impl Report {
     }
 }
 
-fn groundlink_problem(side: Side, gateway: &mut Gateway) -> Problem {
+fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> Problem {
     let status = gateway.status();
     let ended = gateway.process().ended();
     let last_error = status

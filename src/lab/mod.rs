@@ -10,40 +10,40 @@
 //! nothing is left behind: dropping a [`Lab`] ends its programs and removes its folder, and where the lab is killed the kernel
 //! does the same for programs and namespaces.
 
+pub mod addressing;
 pub mod charon;
 pub mod gateway;
 pub mod interrupt;
 mod measure;
 pub mod options;
 pub mod ping;
-pub mod plan;
 pub mod process;
 pub mod report;
 pub mod scratch;
-mod sites;
-pub mod tap;
+mod setup;
+pub mod topology;
 pub mod traffic;
-pub mod world;
+pub mod wire_tap;
 use std::io;
 
 use nix::unistd::geteuid;
 
 use interrupt::Interrupted;
-use options::Refusal;
+use options::OptionsError;
 
-pub use measure::TcpError;
-pub use sites::{Changes, Far, Lab};
-pub(crate) use sites::{connection, psk};
+pub use measure::TransferError;
+pub use setup::{Lab, Overrides, RemoteGateway};
+pub(crate) use setup::{connection, psk};
 
 use crate::os::netns::{self, UserNamespaceError};
 use crate::os::tun::{self, TunError};
 
 /// Why there is no report at all.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LabError {
     /// No lab can be built from these options.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] OptionsError),
     /// There is no way to a TUN device.
     #[error(transparent)]
     Tun(#[from] TunError),
@@ -52,10 +52,10 @@ pub enum Error {
     User(#[from] UserNamespaceError),
     /// This machine does not let us build a lab.
     #[error(transparent)]
-    World(#[from] world::Error),
+    Topology(#[from] topology::TopologyError),
     /// strongSwan does not work here.
     #[error(transparent)]
-    Strongswan(#[from] charon::Error),
+    Strongswan(#[from] charon::CharonError),
     /// The person wants out.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -69,30 +69,32 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl LabError {
     /// What to do about it.
     pub fn advice(&self) -> Option<String> {
         match self {
-            Error::Strongswan(charon::Error::NotInstalled(_)) => Some(charon::INSTALL.to_owned()),
-            Error::Strongswan(_)
-            | Error::Tun(_)
-            | Error::User(_)
-            | Error::World(_)
-            | Error::Refused(_)
-            | Error::Interrupted(_)
-            | Error::Io { .. } => None,
+            LabError::Strongswan(charon::CharonError::NotInstalled(_)) => {
+                Some(charon::INSTALL.to_owned())
+            }
+            LabError::Strongswan(_)
+            | LabError::Tun(_)
+            | LabError::User(_)
+            | LabError::Topology(_)
+            | LabError::Refused(_)
+            | LabError::Interrupted(_)
+            | LabError::Io { .. } => None,
         }
     }
 }
 
 /// The system refused something while `what` was the matter.
-fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Io { what, source }
+fn doing(what: &'static str) -> impl Fn(io::Error) -> LabError {
+    move |source| LabError::Io { what, source }
 }
 
 /// Becomes root in a user namespace where we are not root, so that everything else works the same. Called while there is one
 /// thread.
-pub fn enter() -> Result<(), Error> {
+pub fn enter() -> Result<(), LabError> {
     tun::open_node()?;
     if !geteuid().is_root() {
         netns::become_root_in_user_namespace()?;

@@ -6,78 +6,78 @@ use crate::crypto::{EspProposal, IkeProposal, Status, WordError};
 use crate::ike::Encapsulation;
 use crate::net::Carriage;
 
-/// Everything `groundlink lab` takes; `Options::default()` is the lab without words.
+/// Everything `groundlink lab` takes; `LabOptions::default()` is the lab without words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct LabOptions {
     /// Who stands on the far side.
-    pub peer: Peer,
+    pub peer: RemoteKind,
     /// IKE proposals for both sides; `None` leaves them to the preset.
     pub ike: Option<String>,
     /// ESP proposals for both sides; `None` leaves them to the preset.
     pub esp: Option<String>,
     /// Which side starts.
-    pub role: Role,
+    pub role: InitiatorChoice,
     /// Tunnels between the two networks, 1 to 4, with equal metrics.
     pub tunnels: u8,
     /// Seconds of TCP in each direction.
     pub seconds: u32,
     /// Which gateway stands behind a translating router.
-    pub nat: Nat,
+    pub nat: NatPlacement,
     /// The address family between the gateways.
-    pub outer: Family,
+    pub outer: AddressFamily,
     /// The address family of the two networks.
-    pub inner: Family,
+    pub inner: AddressFamily,
     /// How ESP travels, on both sides.
     pub encapsulation: Encapsulation,
     /// A preset for both sides.
     pub preset: Option<String>,
     /// Whether forbidden algorithms may be used.
-    pub weak: Weak,
+    pub weak: WeakAlgorithms,
 }
 
 /// The suite of the lab without words, on both levels: that of the clouds' own guide.
 pub const DEFAULT_SUITE: &str = "aes128-sha1-modp1024";
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            peer: Peer::Groundlink,
+impl Default for LabOptions {
+    fn default() -> LabOptions {
+        LabOptions {
+            peer: RemoteKind::Groundlink,
             ike: Some(DEFAULT_SUITE.to_owned()),
             esp: Some(DEFAULT_SUITE.to_owned()),
-            role: Role::Initiator,
+            role: InitiatorChoice::Initiator,
             tunnels: 1,
             seconds: 2,
-            nat: Nat::None,
-            outer: Family::V4,
-            inner: Family::V4,
+            nat: NatPlacement::None,
+            outer: AddressFamily::V4,
+            inner: AddressFamily::V4,
             encapsulation: Encapsulation::Udp,
             preset: None,
-            weak: Weak::Refused,
+            weak: WeakAlgorithms::Refused,
         }
     }
 }
 
-impl Options {
+impl LabOptions {
     /// Refuses combinations that no lab can be built from.
-    pub fn check(&self) -> Result<(), Refusal> {
+    pub fn check(&self) -> Result<(), OptionsError> {
         if !(1..=4).contains(&self.tunnels) {
-            return Err(Refusal::Contradiction("--tunnels takes 1, 2, 3 or 4"));
+            return Err(OptionsError::Contradiction("--tunnels takes 1, 2, 3 or 4"));
         }
         if self.seconds == 0 {
-            return Err(Refusal::Contradiction("--seconds takes 1 or more"));
+            return Err(OptionsError::Contradiction("--seconds takes 1 or more"));
         }
-        if self.nat != Nat::None && self.outer == Family::V6 {
-            return Err(Refusal::Contradiction(
+        if self.nat != NatPlacement::None && self.outer == AddressFamily::V6 {
+            return Err(OptionsError::Contradiction(
                 "--nat translates IPv4 only: leave out --family 6",
             ));
         }
-        if self.peer == Peer::Strongswan && self.tunnels > 1 {
-            return Err(Refusal::Contradiction(
+        if self.peer == RemoteKind::Strongswan && self.tunnels > 1 {
+            return Err(OptionsError::Contradiction(
                 "strongSwan's userspace ESP has one device for all tunnels, so equal networks cannot share it: use --peer self with --tunnels",
             ));
         }
-        if self.nat != Nat::None && self.tunnels > 1 {
-            return Err(Refusal::Contradiction(
+        if self.nat != NatPlacement::None && self.tunnels > 1 {
+            return Err(OptionsError::Contradiction(
                 "behind one translated address only one tunnel can be reached: leave out --nat or --tunnels",
             ));
         }
@@ -94,44 +94,52 @@ impl Options {
         Ok(())
     }
 
-    fn allow(&self, mut weak: impl Iterator<Item = (&'static str, Status)>) -> Result<(), Refusal> {
+    fn allow(
+        &self,
+        mut weak: impl Iterator<Item = (&'static str, Status)>,
+    ) -> Result<(), OptionsError> {
         let forbidden = weak.find(|(_, status)| *status == Status::Forbidden);
         match (forbidden, self.weak) {
-            (Some((word, _)), Weak::Refused) => Err(Refusal::Forbidden(word)),
-            (Some(_), Weak::Allowed) | (None, _) => Ok(()),
+            (Some((word, _)), WeakAlgorithms::Refused) => Err(OptionsError::Forbidden(word)),
+            (Some(_), WeakAlgorithms::Allowed) | (None, _) => Ok(()),
         }
     }
 
     /// Whether this side begins by itself (`start = "auto"`).
     pub fn starts(&self, side: Side) -> bool {
         match self.role {
-            Role::Both => true,
-            Role::Initiator => side == Side::A,
-            Role::Responder => side == Side::B,
+            InitiatorChoice::Both => true,
+            InitiatorChoice::Initiator => side == Side::A,
+            InitiatorChoice::Responder => side == Side::B,
         }
     }
 
     /// What an observer between the gateways should see. strongSwan's userspace ESP has the peer see a NAT, whatever we do.
     pub fn carriage(&self) -> Carriage {
         match (self.encapsulation, self.nat, self.peer) {
-            (Encapsulation::Udp, _, _) | (_, Nat::Us | Nat::Peer, _) | (_, _, Peer::Strongswan) => {
-                Carriage::Udp
-            }
-            (Encapsulation::Auto | Encapsulation::Esp, Nat::None, Peer::Groundlink) => {
-                Carriage::Esp
-            }
+            (Encapsulation::Udp, _, _)
+            | (_, NatPlacement::Us | NatPlacement::Peer, _)
+            | (_, _, RemoteKind::Strongswan) => Carriage::Udp,
+            (
+                Encapsulation::Auto | Encapsulation::Esp,
+                NatPlacement::None,
+                RemoteKind::Groundlink,
+            ) => Carriage::Esp,
         }
     }
 
     /// Whether this side's gateway has a private address.
     pub fn is_behind_nat(&self, side: Side) -> bool {
-        matches!((self.nat, side), (Nat::Us, Side::A) | (Nat::Peer, Side::B))
+        matches!(
+            (self.nat, side),
+            (NatPlacement::Us, Side::A) | (NatPlacement::Peer, Side::B)
+        )
     }
 }
 
 /// Why no lab can be built from some options.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum OptionsError {
     /// A number out of range, or two options that exclude each other.
     #[error("{0}")]
     Contradiction(&'static str),
@@ -158,8 +166,8 @@ pub fn proposals(words: Option<&str>) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-fn refused(option: &'static str, proposal: &str, error: WordError) -> Refusal {
-    Refusal::Words {
+fn refused(option: &'static str, proposal: &str, error: WordError) -> OptionsError {
+    OptionsError::Words {
         option,
         proposal: proposal.to_owned(),
         error,
@@ -196,26 +204,26 @@ impl fmt::Display for Side {
 
 /// Who stands on the far side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum RemoteKind {
     /// A second groundlink.
     Groundlink,
     /// strongSwan's charon with its userspace ESP.
     Strongswan,
 }
 
-impl Peer {
+impl RemoteKind {
     /// The word on the command line and in the JSON report.
     pub fn word(self) -> &'static str {
         match self {
-            Peer::Groundlink => "self",
-            Peer::Strongswan => "strongswan",
+            RemoteKind::Groundlink => "self",
+            RemoteKind::Strongswan => "strongswan",
         }
     }
 }
 
 /// Which side starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum InitiatorChoice {
     /// We do; the peer waits.
     Initiator,
     /// The peer does; we wait.
@@ -226,7 +234,7 @@ pub enum Role {
 
 /// Where the WAN router translates addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nat {
+pub enum NatPlacement {
     /// Nowhere.
     None,
     /// In front of gateway A.
@@ -237,7 +245,7 @@ pub enum Nat {
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum AddressFamily {
     /// IPv4.
     V4,
     /// IPv6.
@@ -246,7 +254,7 @@ pub enum Family {
 
 /// Whether algorithms that give no protection any more may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weak {
+pub enum WeakAlgorithms {
     /// No.
     Refused,
     /// `allow-weak = true` on both sides.
@@ -259,67 +267,67 @@ mod tests {
 
     #[test]
     fn the_lab_without_words_is_sound() {
-        assert_eq!(Options::default().check(), Ok(()));
+        assert_eq!(LabOptions::default().check(), Ok(()));
     }
 
     #[test]
     fn what_cannot_be_built_is_refused_before_anything_is_touched() {
-        let base = Options::default;
+        let base = LabOptions::default;
         for (options, word) in [
             (
-                Options {
+                LabOptions {
                     tunnels: 5,
                     ..base()
                 },
                 "--tunnels",
             ),
             (
-                Options {
+                LabOptions {
                     seconds: 0,
                     ..base()
                 },
                 "--seconds",
             ),
             (
-                Options {
-                    nat: Nat::Us,
-                    outer: Family::V6,
+                LabOptions {
+                    nat: NatPlacement::Us,
+                    outer: AddressFamily::V6,
                     ..base()
                 },
                 "--family",
             ),
             (
-                Options {
-                    peer: Peer::Strongswan,
+                LabOptions {
+                    peer: RemoteKind::Strongswan,
                     tunnels: 2,
                     ..base()
                 },
                 "--peer self",
             ),
             (
-                Options {
-                    nat: Nat::Peer,
+                LabOptions {
+                    nat: NatPlacement::Peer,
                     tunnels: 2,
                     ..base()
                 },
                 "--nat",
             ),
             (
-                Options {
+                LabOptions {
                     ike: Some("aes129-sha1-modp1024".into()),
                     ..base()
                 },
                 "aes129",
             ),
             (
-                Options {
+                LabOptions {
                     esp: Some("aes128-sha1, aes128".into()),
                     ..base()
                 },
                 "--esp aes128",
             ),
             (
-                Options {
+                LabOptions {
                     ike: Some("des-md5-modp768".into()),
                     ..base()
                 },
@@ -334,14 +342,14 @@ mod tests {
     #[test]
     fn the_role_says_who_starts() {
         let starts = |role| {
-            let options = Options {
+            let options = LabOptions {
                 role,
-                ..Options::default()
+                ..LabOptions::default()
             };
             (options.starts(Side::A), options.starts(Side::B))
         };
-        assert_eq!(starts(Role::Initiator), (true, false));
-        assert_eq!(starts(Role::Responder), (false, true));
-        assert_eq!(starts(Role::Both), (true, true));
+        assert_eq!(starts(InitiatorChoice::Initiator), (true, false));
+        assert_eq!(starts(InitiatorChoice::Responder), (false, true));
+        assert_eq!(starts(InitiatorChoice::Both), (true, true));
     }
 }

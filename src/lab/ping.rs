@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::interrupt::Interrupt;
-use super::report::Ping;
+use super::report::PingStats;
 
 /// How the echo requests are spaced, and how long the last one may take.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ impl Pinger {
     }
 
     /// Sends `count` requests and waits for their answers. Each answer counts once; a missing one is only counted as missing.
-    pub fn ping(&self, count: u16, interrupt: &Interrupt) -> io::Result<Ping> {
+    pub fn ping(&self, count: u16, interrupt: &Interrupt) -> io::Result<PingStats> {
         let mut sent_at: Vec<Instant> = Vec::with_capacity(count.into());
         let mut round_trips: Vec<Option<Duration>> = vec![None; count.into()];
         let begin = Instant::now();
@@ -60,7 +60,7 @@ impl Pinger {
         let answered: Vec<Duration> = round_trips.into_iter().flatten().collect();
         let received = answered.len() as u32;
         let total_ms = answered.iter().sum::<Duration>().as_secs_f64() * 1e3;
-        Ok(Ping {
+        Ok(PingStats {
             sent: count.into(),
             received,
             rtt_avg_ms: (received > 0).then(|| total_ms / f64::from(received)),

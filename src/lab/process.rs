@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 /// A running program. Dropping it ends it: asked first, then killed.
 #[derive(Debug)]
-pub struct Process {
+pub struct ChildProcess {
     child: Child,
     log: PathBuf,
 }
@@ -20,18 +20,18 @@ pub struct Process {
 /// How long a program may take to obey SIGTERM: `groundlink run` promises 2 s.
 const GRACE: Duration = Duration::from_secs(3);
 
-impl Process {
+impl ChildProcess {
     /// Starts `command` with its output going to `log`.
     ///
     /// It is put in a process group of its own: Ctrl-C at the terminal reaches only the lab, which ends its programs in order.
-    pub fn start(mut command: Command, log: &Path) -> io::Result<Process> {
+    pub fn start(mut command: Command, log: &Path) -> io::Result<ChildProcess> {
         let output = File::create(log)?;
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .process_group(0);
-        Ok(Process {
+        Ok(ChildProcess {
             child: command.spawn()?,
             log: log.to_owned(),
         })
@@ -83,7 +83,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.stop();
     }
@@ -108,10 +108,10 @@ mod tests {
 
     use super::*;
 
-    fn shell(script: &str, log: &Path) -> Process {
+    fn shell(script: &str, log: &Path) -> ChildProcess {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Process::start(command, log).unwrap()
+        ChildProcess::start(command, log).unwrap()
     }
 
     #[test]

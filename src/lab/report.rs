@@ -8,7 +8,7 @@ use crate::status::{Counters, Rekeys, Tunnel};
 
 /// The outcome. Its serialised form is `lab --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct LabReport {
     /// Whether everything the lab checks is well.
     pub ok: bool,
     /// `self` or `strongswan`.
@@ -20,24 +20,24 @@ pub struct Report {
     /// From starting the side that connects until our side says up; `null` if it never did.
     pub connect_ms: Option<f64>,
     /// Echo requests from host A to host B.
-    pub ping: Ping,
+    pub ping: PingStats,
     /// One TCP direction after the other.
-    pub tcp: Tcp,
+    pub tcp: TcpRates,
     /// Completed rekeys of all tunnels together.
     pub rekeys: Rekeys,
     /// Our tunnels, as in `status --json`.
     pub tunnels: Vec<Tunnel>,
     /// What the WAN router saw pass, until TCP began; where ESP is to go in UDP, protocol 50 is watched to the end.
-    pub wire: Wire,
+    pub wire: WireCounters,
     /// Why it is not ok; empty when it is.
     pub problems: Vec<Problem>,
     #[serde(skip)]
-    pub(super) drawing: Drawing,
+    pub(super) drawing: Diagram,
 }
 
 /// How the echo requests went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Ping {
+pub struct PingStats {
     /// Requests sent.
     pub sent: u32,
     /// Answers that came back, each counted once.
@@ -48,7 +48,7 @@ pub struct Ping {
 
 /// How fast TCP went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Tcp {
+pub struct TcpRates {
     /// From host A to host B, in Mbit/s of payload.
     pub a_to_b_mbit: f64,
     /// From host B to host A.
@@ -57,7 +57,7 @@ pub struct Tcp {
 
 /// Packets on the WAN, sorted by what an observer takes them for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Wire {
+pub struct WireCounters {
     /// IKE on port 500.
     pub ike_500: u64,
     /// IKE behind the non-ESP marker on port 4500.
@@ -100,7 +100,7 @@ impl Problem {
 
 /// The names and addresses of the picture.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Drawing {
+pub(super) struct Diagram {
     pub networks: [String; 2],
     pub hosts: [String; 2],
     pub gateways: [String; 2],
@@ -109,7 +109,7 @@ pub(super) struct Drawing {
     pub seconds: u32,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for LabReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         draw(f, &self.drawing)?;
         self.negotiated(f)?;
@@ -137,7 +137,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl LabReport {
     /// What the tunnels agreed on, which is the same for all of them, and which of several carried how much.
     fn negotiated(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(ike) = self.tunnels.iter().find_map(|tunnel| tunnel.ike.as_ref()) {
@@ -171,7 +171,7 @@ impl Report {
     }
 
     fn traffic(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ping {
+        let PingStats {
             sent,
             received,
             rtt_avg_ms,
@@ -227,7 +227,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Wire {
+impl fmt::Display for WireCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.esp_native {
             0 => f.write_str("ESP in UDP 4500 only")?,
@@ -247,7 +247,7 @@ impl fmt::Display for Wire {
 /// ┌──────────┐  ┌────────────┐             ┌────────────┐  ┌──────────┐
 /// │  host A  ├──┤ gateway A  ╞═════════════╡ gateway B  ├──┤  host B  │
 /// ```
-fn draw(f: &mut fmt::Formatter<'_>, drawing: &Drawing) -> fmt::Result {
+fn draw(f: &mut fmt::Formatter<'_>, drawing: &Diagram) -> fmt::Result {
     let host = |end: usize, title, edges| {
         boxed([title, &drawing.hosts[end], &drawing.networks[end]], edges)
     };
@@ -331,27 +331,27 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    fn report() -> Report {
-        Report {
+    fn report() -> LabReport {
+        LabReport {
             ok: true,
             peer: "self",
             ike: "aes128-sha1-modp1024".to_owned(),
             esp: "aes128-sha1-modp1024".to_owned(),
             connect_ms: Some(12.34),
-            ping: Ping {
+            ping: PingStats {
                 sent: 20,
                 received: 20,
                 rtt_avg_ms: Some(0.304),
             },
-            tcp: Tcp {
+            tcp: TcpRates {
                 a_to_b_mbit: 812.0,
                 b_to_a_mbit: 1212.3,
             },
             rekeys: Rekeys::default(),
             tunnels: Vec::new(),
-            wire: Wire::default(),
+            wire: WireCounters::default(),
             problems: Vec::new(),
-            drawing: Drawing {
+            drawing: Diagram {
                 networks: ["10.1.0.0/24", "10.2.0.0/24"].map(str::to_owned),
                 hosts: ["10.1.0.2", "10.2.0.2"].map(str::to_owned),
                 gateways: ["192.0.2.1", "192.0.2.129"].map(str::to_owned),
@@ -422,7 +422,7 @@ mod tests {
             advice: Some("read the log".to_owned()),
             log: vec!["refused".to_owned()],
         };
-        let text = Report {
+        let text = LabReport {
             ok: false,
             connect_ms: None,
             problems: vec![problem],

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 /// A folder only we may enter, removed with everything in it when dropped.
 #[derive(Debug)]
-pub struct Scratch(PathBuf);
+pub struct ScratchDir(PathBuf);
 
-impl Scratch {
+impl ScratchDir {
     /// Makes one under the system's temporary folder.
-    pub fn new() -> io::Result<Scratch> {
+    pub fn new() -> io::Result<ScratchDir> {
         let parent = std::env::temp_dir();
         sweep(&parent);
         // Another lab of this process may run at the same time (the tests do that), hence the number.
         for number in 0..1000 {
             let path = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Scratch(path)),
+                Ok(()) => return Ok(ScratchDir(path)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -42,7 +42,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn nobody_else_may_look_inside_and_nothing_stays() {
-        let scratch = Scratch::new().unwrap();
+        let scratch = ScratchDir::new().unwrap();
         let path = scratch.path().to_owned();
         write_private(&path.join("psk"), "secret").unwrap();
         assert_eq!(

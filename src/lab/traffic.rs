@@ -8,15 +8,15 @@ use super::interrupt::Interrupt;
 
 /// A server in one host's namespace, to be filled from the other.
 #[derive(Debug)]
-pub struct Sink {
+pub struct TcpSink {
     listener: TcpListener,
     address: IpAddr,
-    care: Care,
+    verification: Verification,
 }
 
 /// What is done with a byte that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Care {
+enum Verification {
     /// It is compared with the one that was sent.
     Compare,
     /// It is counted.
@@ -25,14 +25,14 @@ enum Care {
 
 /// What one direction carried.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Carried {
+pub struct Throughput {
     /// Payload bytes that arrived, all as they were sent.
     pub bytes: u64,
     /// From the first byte's arrival to the last one's.
     pub elapsed: Duration,
 }
 
-impl Carried {
+impl Throughput {
     /// Payload per second.
     pub fn mbit(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-6) / 1e6
@@ -41,7 +41,7 @@ impl Carried {
 
 /// Why a direction did not carry what it should.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TrafficError {
     /// No connection.
     #[error("TCP could not connect to {0}: {1}")]
     Connect(SocketAddr, io::Error),
@@ -70,9 +70,9 @@ pub enum Error {
     Local(#[from] io::Error),
 }
 
-impl Sink {
+impl TcpSink {
     /// Listens in the namespace of the calling thread.
-    pub fn new(address: IpAddr) -> io::Result<Sink> {
+    pub fn new(address: IpAddr) -> io::Result<TcpSink> {
         // The wildcard: an address just given to a device may still be tentative.
         let any = match address {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -80,18 +80,18 @@ impl Sink {
         };
         let listener = TcpListener::bind((any, 0))?;
         listener.set_nonblocking(true)?;
-        Ok(Sink {
+        Ok(TcpSink {
             listener,
             address,
-            care: Care::Compare,
+            verification: Verification::Compare,
         })
     }
 
     /// The same, but it only counts: comparing would take CPU time from what is measured.
     #[must_use]
-    pub fn counting(self) -> Sink {
-        Sink {
-            care: Care::Count,
+    pub fn counting(self) -> TcpSink {
+        TcpSink {
+            verification: Verification::Count,
             ..self
         }
     }
@@ -104,13 +104,13 @@ impl Sink {
         ))
     }
 
-    /// Takes everything that `streams`, connected to [`Sink::target`], send for `duration`.
+    /// Takes everything that `streams`, connected to [`TcpSink::target`], send for `duration`.
     pub fn fill(
         &self,
         streams: Vec<TcpStream>,
         duration: Duration,
         interrupt: &Interrupt,
-    ) -> Result<Carried, Error> {
+    ) -> Result<Throughput, TrafficError> {
         let pattern = Pattern::new();
         let deadline = Instant::now() + duration;
         let give_up = deadline + PATIENCE;
@@ -122,7 +122,7 @@ impl Sink {
             let receivers: Vec<_> = accepted
                 .into_iter()
                 .map(|stream| {
-                    scope.spawn(|| receive(stream, &pattern, self.care, give_up, interrupt))
+                    scope.spawn(|| receive(stream, &pattern, self.verification, give_up, interrupt))
                 })
                 .collect();
             let senders: Vec<_> = streams
@@ -142,9 +142,9 @@ impl Sink {
                 .max()
                 .unwrap_or_default();
             if sent == bytes {
-                Ok(Carried { bytes, elapsed })
+                Ok(Throughput { bytes, elapsed })
             } else {
-                Err(Error::Lost {
+                Err(TrafficError::Lost {
                     sent,
                     arrived: bytes,
                 })
@@ -152,7 +152,7 @@ impl Sink {
         })
     }
 
-    fn accept(&self, give_up: Instant, interrupt: &Interrupt) -> Result<TcpStream, Error> {
+    fn accept(&self, give_up: Instant, interrupt: &Interrupt) -> Result<TcpStream, TrafficError> {
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -164,18 +164,18 @@ impl Sink {
                 {
                     interrupt.pause(Duration::from_millis(2))?;
                 }
-                Err(error) => return Err(Error::Local(error)),
+                Err(error) => return Err(TrafficError::Local(error)),
             }
         }
     }
 }
 
 /// Opens `count` connections from the namespace of the calling thread.
-pub fn connect(target: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Error> {
+pub fn connect(target: SocketAddr, count: usize) -> Result<Vec<TcpStream>, TrafficError> {
     (0..count)
         .map(|_| {
             TcpStream::connect_timeout(&target, PATIENCE)
-                .map_err(|error| Error::Connect(target, error))
+                .map_err(|error| TrafficError::Connect(target, error))
         })
         .collect()
 }
@@ -190,7 +190,7 @@ fn send(
     pattern: &Pattern,
     deadline: Instant,
     interrupt: &Interrupt,
-) -> Result<u64, Error> {
+) -> Result<u64, TrafficError> {
     stream.set_write_timeout(Some(STEP))?;
     let mut sent = 0;
     let mut moved = Instant::now();
@@ -199,23 +199,23 @@ fn send(
         match stream.write(pattern.at(sent, CHUNK)) {
             Ok(length) => (sent, moved) = (sent + length as u64, Instant::now()),
             Err(error) if is_timeout(&error) && moved.elapsed() < PATIENCE => {}
-            Err(error) if is_timeout(&error) => return Err(Error::Stalled(sent)),
-            Err(error) => return Err(Error::Broke(sent, error)),
+            Err(error) if is_timeout(&error) => return Err(TrafficError::Stalled(sent)),
+            Err(error) => return Err(TrafficError::Broke(sent, error)),
         }
     }
     stream
         .shutdown(Shutdown::Write)
-        .map_err(|error| Error::Broke(sent, error))?;
+        .map_err(|error| TrafficError::Broke(sent, error))?;
     Ok(sent)
 }
 
 fn receive(
     mut stream: impl Read + Timeout,
     pattern: &Pattern,
-    care: Care,
+    verification: Verification,
     give_up: Instant,
     interrupt: &Interrupt,
-) -> Result<Carried, Error> {
+) -> Result<Throughput, TrafficError> {
     stream.read_timeout(STEP)?;
     let mut buffer = vec![0; CHUNK];
     let mut bytes = 0;
@@ -226,23 +226,25 @@ fn receive(
         match stream.read(&mut buffer) {
             Ok(0) => {
                 let elapsed = first.map_or(Duration::ZERO, |first| last.duration_since(first));
-                return Ok(Carried { bytes, elapsed });
+                return Ok(Throughput { bytes, elapsed });
             }
             Ok(length) => {
                 last = Instant::now();
                 first.get_or_insert(last);
-                let is_sent = match care {
-                    Care::Compare => buffer.get(..length) == Some(pattern.at(bytes, length)),
-                    Care::Count => true,
+                let is_sent = match verification {
+                    Verification::Compare => {
+                        buffer.get(..length) == Some(pattern.at(bytes, length))
+                    }
+                    Verification::Count => true,
                 };
                 if !is_sent {
-                    return Err(Error::Damaged(bytes));
+                    return Err(TrafficError::Damaged(bytes));
                 }
                 bytes += length as u64;
             }
             Err(error) if is_timeout(&error) && Instant::now() < give_up => {}
-            Err(error) if is_timeout(&error) => return Err(Error::Stalled(bytes)),
-            Err(error) => return Err(Error::Broke(bytes, error)),
+            Err(error) if is_timeout(&error) => return Err(TrafficError::Stalled(bytes)),
+            Err(error) => return Err(TrafficError::Broke(bytes, error)),
         }
     }
 }
@@ -316,11 +318,11 @@ mod tests {
         }
     }
 
-    fn received(bytes: &[u8]) -> Result<Carried, Error> {
+    fn received(bytes: &[u8]) -> Result<Throughput, TrafficError> {
         receive(
             bytes,
             &Pattern::new(),
-            Care::Compare,
+            Verification::Compare,
             Instant::now() + PATIENCE,
             &Interrupt::default(),
         )
@@ -328,7 +330,7 @@ mod tests {
 
     #[test]
     fn bytes_arrive_over_several_streams_and_are_counted() {
-        let sink = Sink::new(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let sink = TcpSink::new(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         let streams = connect(sink.target().unwrap(), 3).unwrap();
         let carried = sink
             .fill(streams, Duration::from_millis(50), &Interrupt::default())
@@ -343,13 +345,16 @@ mod tests {
         assert_eq!(received(&good).unwrap().bytes, 10_000);
         let mut changed = good.clone();
         changed[5000] ^= 1;
-        assert!(matches!(received(&changed), Err(Error::Damaged(_))));
+        assert!(matches!(received(&changed), Err(TrafficError::Damaged(_))));
         let mut lost = good.clone();
         lost.remove(5000);
-        assert!(matches!(received(&lost), Err(Error::Damaged(_))));
+        assert!(matches!(received(&lost), Err(TrafficError::Damaged(_))));
         let mut displaced = good;
         displaced.swap_with_slice(&mut pattern.at(1448, 10_000).to_vec());
-        assert!(matches!(received(&displaced), Err(Error::Damaged(_))));
+        assert!(matches!(
+            received(&displaced),
+            Err(TrafficError::Damaged(_))
+        ));
     }
 
     #[test]

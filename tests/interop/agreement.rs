@@ -1,24 +1,24 @@
 //! What strongSwan and groundlink agree on beyond algorithms: identities and selectors.
 
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Lab};
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides};
 use groundlink::status::{State, Tunnel};
 
 use super::lab::{logs, tunnel_that, up};
 
 /// A lab with strongSwan that comes up, and our tunnel in it.
 fn agreed(
-    role: Role,
+    role: InitiatorChoice,
     ours: &dyn Fn(String) -> String,
-    theirs: &dyn Fn(&mut Connection),
+    theirs: &dyn Fn(&mut CharonConfig),
 ) -> (Lab, Tunnel) {
-    let options = Options {
-        peer: Peer::Strongswan,
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&|_: Side, written: String| ours(written)),
         connection: Some(theirs),
     };
@@ -47,11 +47,11 @@ fn every_kind_of_identity_is_believed_in_both_roles() {
     ] {
         // Each side names itself and demands of the other: the same identity does for both.
         let demand = |written: String| format!("{written}id = \"{ours}\"\npeer-id = \"{ours}\"\n");
-        let demanded = |connection: &mut Connection| {
+        let demanded = |connection: &mut CharonConfig| {
             connection.id = theirs.to_owned();
             connection.peer_id = theirs.to_owned();
         };
-        for role in [Role::Initiator, Role::Responder] {
+        for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
             agreed(role, &demand, &demanded);
         }
     }
@@ -69,8 +69,8 @@ fn several_ranges_of_each_side_are_one_child_sa() {
     let theirs = ["10.2.0.0/25", "10.2.0.128/25"].map(str::to_owned).to_vec();
     let both = |_: Side, written: String| halves(written);
     let mut lab = up(
-        &Options::default(),
-        &Changes {
+        &LabOptions::default(),
+        &Overrides {
             config: Some(&both),
             connection: None,
         },
@@ -81,7 +81,7 @@ fn several_ranges_of_each_side_are_one_child_sa() {
 
     // charon's kernel-libipsec refuses a range of its own that holds none of its addresses: two of ours, one of its.
     let half = |written: String| halves(written).replace(", \"10.2.0.128/25\"", "");
-    for role in [Role::Initiator, Role::Responder] {
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
         let (_, tunnel) = agreed(role, &half, &|_| ());
         assert_eq!(
             selectors(&tunnel),
@@ -97,10 +97,10 @@ fn the_side_that_allows_less_decides_in_both_roles() {
         written.replace("[\"10.2.0.0/24\"]", "[\"10.2.0.0/24\", \"10.3.0.0/24\"]")
     };
     let unchanged = |written: String| written;
-    let wide = |connection: &mut Connection| {
+    let wide = |connection: &mut CharonConfig| {
         connection.local_network = "10.2.0.0/16".parse().unwrap();
     };
-    for role in [Role::Initiator, Role::Responder] {
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
         let (_, tunnel) = agreed(role, &more, &|_| ());
         assert_eq!(selectors(&tunnel).1, ["10.2.0.0/24"], "they allow less");
         let (_, tunnel) = agreed(role, &unchanged, &wide);

@@ -8,9 +8,9 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use groundlink::crypto::{Generator, Group, IkeProposal, KeyExchange};
-use groundlink::lab::charon::{Connection, Start};
-use groundlink::lab::options::{Options, Peer, Role};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::charon::{CharonConfig, CharonStart};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::os::netns::Namespace;
 use groundlink::status::State;
 use groundlink::wire::{
@@ -28,19 +28,19 @@ const SUITE: &str = "aes128-sha256-curve25519";
 
 /// A lab in which nobody starts, and charon asks for cookies as soon as anything is half-open.
 fn waiting() -> Lab {
-    let options = Options {
-        peer: Peer::Strongswan,
-        role: Role::Responder,
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
+        role: InitiatorChoice::Responder,
         ike: Some(SUITE.to_owned()),
-        ..Options::default()
+        ..LabOptions::default()
     };
-    let theirs = |connection: &mut Connection| {
-        connection.start = Start::Waits;
+    let theirs = |connection: &mut CharonConfig| {
+        connection.start = CharonStart::Wait;
         connection.cookies_from = Some(1);
     };
     build(
         &options,
-        &Changes {
+        &Overrides {
             config: None,
             connection: Some(&theirs),
         },
@@ -114,8 +114,8 @@ fn cookies_asked(lab: &mut Lab) -> u64 {
 
 fn charon_log(lab: &mut Lab) -> String {
     match lab.b() {
-        Far::Strongswan(charon) => charon.log(),
-        Far::Groundlink(_) => unreachable!("the far side is strongSwan"),
+        RemoteGateway::Strongswan(charon) => charon.log(),
+        RemoteGateway::Groundlink(_) => unreachable!("the far side is strongSwan"),
     }
 }
 
@@ -164,7 +164,7 @@ fn we_ask_charon_for_a_cookie_while_somebody_writes_its_address() {
     until(&mut lab, "the stranger is asked for a cookie", |lab| {
         cookies_asked(lab) == 7
     });
-    if let Far::Strongswan(charon) = lab.b() {
+    if let RemoteGateway::Strongswan(charon) = lab.b() {
         charon
             .swanctl(&["--initiate", "--child", "lab", "--timeout", "10"])
             .unwrap();

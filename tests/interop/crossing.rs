@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use groundlink::lab::options::{Options, Peer, Role};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::State;
 
 use super::lab::{carries, logs, up};
@@ -25,14 +25,14 @@ fn traffic_flows_whoever_wins() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn one_ike_sa_stays_and_does_not_flap() {
-    for peer in [Peer::Groundlink, Peer::Strongswan] {
+    for peer in [RemoteKind::Groundlink, RemoteKind::Strongswan] {
         let mut lab = up(
-            &Options {
+            &LabOptions {
                 peer,
-                role: Role::Both,
-                ..Options::default()
+                role: InitiatorChoice::Both,
+                ..LabOptions::default()
             },
-            &Changes::default(),
+            &Overrides::default(),
         );
         // Long enough for the loser of a crossing to be closed, and for a flap to show.
         std::thread::sleep(Duration::from_secs(3));
@@ -44,8 +44,8 @@ fn one_ike_sa_stays_and_does_not_flap() {
         }
         assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
         let theirs = match lab.b() {
-            Far::Groundlink(b) => b.status().unwrap().tunnels.len(),
-            Far::Strongswan(charon) => {
+            RemoteGateway::Groundlink(b) => b.status().unwrap().tunnels.len(),
+            RemoteGateway::Strongswan(charon) => {
                 let output = charon.swanctl(&["--list-sas"]).unwrap();
                 String::from_utf8_lossy(&output.stdout)
                     .matches("ESTABLISHED")

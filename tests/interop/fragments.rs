@@ -1,8 +1,8 @@
 //! IKE_AUTH in fragments (RFC 7383) against strongSwan: both sides have identities too long for one small packet, and say small packets.
 
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far};
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Overrides, RemoteGateway};
 
 use super::lab::{logs, up};
 
@@ -14,31 +14,31 @@ fn long_name(side: &str) -> String {
     format!("{side}{}.example.org", ".long".repeat(90))
 }
 
-fn in_fragments(role: Role) {
+fn in_fragments(role: InitiatorChoice) {
     let ours = |_: Side, written: String| {
         let (id, peer_id) = (long_name("a"), long_name("b"));
         format!("{written}id = {id:?}\npeer-id = {peer_id:?}\nfragment-size = {SIZE}\n")
     };
-    let theirs = |connection: &mut Connection| {
+    let theirs = |connection: &mut CharonConfig| {
         connection.id = long_name("b");
         connection.peer_id = long_name("a");
         connection.fragment_size = Some(SIZE);
     };
-    let options = Options {
-        peer: Peer::Strongswan,
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
     let mut lab = up(
         &options,
-        &Changes {
+        &Overrides {
             config: Some(&ours),
             connection: Some(&theirs),
         },
     );
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
     let on_the_wire = lab.wire().ike_4500;
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     let log = charon.log();
@@ -57,11 +57,11 @@ fn in_fragments(role: Role) {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn as_initiator_both_sides_send_and_understand_fragments() {
-    in_fragments(Role::Initiator);
+    in_fragments(InitiatorChoice::Initiator);
 }
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn as_responder_both_sides_send_and_understand_fragments() {
-    in_fragments(Role::Responder);
+    in_fragments(InitiatorChoice::Responder);
 }

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use groundlink::lab::gateway::Gateway;
+use groundlink::lab::gateway::GatewayProcess;
 use groundlink::lab::interrupt::Interrupt;
-use groundlink::lab::options::Options;
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::options::LabOptions;
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{State, Tunnel};
 use serde_json::Value;
 
@@ -90,12 +90,12 @@ fn well(words: &str) -> (Value, String) {
 }
 
 /// Builds a lab with `changes`, for cases that no option asks for.
-pub fn build(options: &Options, changes: &Changes<'_>) -> Lab {
+pub fn build(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
     Lab::build_changed(options, program(), &Interrupt::default(), changes).unwrap()
 }
 
 /// Builds a lab with `changes` that comes up.
-pub fn up(options: &Options, changes: &Changes<'_>) -> Lab {
+pub fn up(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
     let mut lab = build(options, changes);
     if lab.await_up().unwrap().is_none() {
         panic!("{}", logs(&mut lab));
@@ -141,7 +141,7 @@ pub fn settled(lab: &mut Lab) {
 pub fn settled_within(lab: &mut Lab, patience: Duration) {
     let begin = Instant::now();
     loop {
-        let Far::Strongswan(charon) = lab.b() else {
+        let RemoteGateway::Strongswan(charon) = lab.b() else {
             unreachable!("it was asked for")
         };
         let sas = text(&charon.swanctl(&["--list-sas"]).unwrap().stdout);
@@ -161,7 +161,7 @@ pub fn settled_within(lab: &mut Lab, patience: Duration) {
     }
 }
 
-fn first_tunnel(gateway: &Gateway) -> Option<Tunnel> {
+fn first_tunnel(gateway: &GatewayProcess) -> Option<Tunnel> {
     gateway.status().ok()?.tunnels.into_iter().next()
 }
 
@@ -181,8 +181,8 @@ pub fn failure(lab: &mut Lab) -> (String, String) {
 pub fn logs(lab: &mut Lab) -> String {
     let ours = lab.a().process().log();
     let theirs = match lab.b() {
-        Far::Groundlink(b) => b.process().log(),
-        Far::Strongswan(charon) => charon.log(),
+        RemoteGateway::Groundlink(b) => b.process().log(),
+        RemoteGateway::Strongswan(charon) => charon.log(),
     };
     format!("\n--- A\n{ours}\n--- B\n{theirs}")
 }

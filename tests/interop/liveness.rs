@@ -1,7 +1,7 @@
 //! A peer that dies, says goodbye, or comes back.
 
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Overrides, RemoteGateway};
 use groundlink::status::State;
 use nix::sys::signal::Signal;
 
@@ -11,22 +11,22 @@ fn impatient(_: Side, written: String) -> String {
     written + "dpd = { delay = \"1s\", timeout = \"3s\" }\n"
 }
 
-fn options(peer: Peer) -> Options {
-    Options {
+fn options(peer: RemoteKind) -> LabOptions {
+    LabOptions {
         peer,
-        ..Options::default()
+        ..LabOptions::default()
     }
 }
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&impatient),
         connection: None,
     };
-    let mut lab = up(&options(Peer::Strongswan), &changes);
-    let Far::Strongswan(charon) = lab.b() else {
+    let mut lab = up(&options(RemoteKind::Strongswan), &changes);
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     charon.process().signal(Signal::SIGSTOP);
@@ -36,7 +36,7 @@ fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
     let error = tunnel.last_error.expect("it says why");
     assert_eq!(error.code, "peer-dead");
     assert!(error.text.contains("192.0.2.129"), "{error:?}");
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     charon.process().signal(Signal::SIGCONT);
@@ -48,18 +48,18 @@ fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn liveness_checks_are_answered() {
     // charon checks every second; a groundlink that did not answer would be gone after some of them.
-    let options = options(Peer::Strongswan);
+    let options = options(RemoteKind::Strongswan);
     let every_second =
-        |connection: &mut groundlink::lab::charon::Connection| connection.dpd_delay = 1;
+        |connection: &mut groundlink::lab::charon::CharonConfig| connection.dpd_delay = 1;
     let mut lab = up(
         &options,
-        &Changes {
+        &Overrides {
             config: None,
             connection: Some(&every_second),
         },
     );
     let before = lab.a().status().unwrap().tunnels[0].ike.clone().unwrap();
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     let begin = std::time::Instant::now();
@@ -75,11 +75,11 @@ fn liveness_checks_are_answered() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn sigterm_says_goodbye_to_the_peer_in_time() {
-    let mut lab = up(&options(Peer::Strongswan), &Changes::default());
+    let mut lab = up(&options(RemoteKind::Strongswan), &Overrides::default());
     let (took, status) = lab.a().process().stop().unwrap();
     assert!(status.success(), "{status}");
     assert!(took.as_secs_f64() < 2.0, "{took:?}");
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     let log = charon.log();
@@ -98,13 +98,13 @@ fn sigterm_says_goodbye_to_the_peer_in_time() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn a_peer_that_says_goodbye_is_believed_and_asked_again() {
-    let mut lab = up(&options(Peer::Strongswan), &Changes::default());
+    let mut lab = up(&options(RemoteKind::Strongswan), &Overrides::default());
     let before = lab.a().status().unwrap().tunnels[0]
         .ike
         .clone()
         .unwrap()
         .spi_i;
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     let output = charon.swanctl(&["--terminate", "--ike", "lab"]).unwrap();
@@ -120,8 +120,8 @@ fn a_peer_that_says_goodbye_is_believed_and_asked_again() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
     let mut lab = up(
-        &options(Peer::Groundlink),
-        &Changes {
+        &options(RemoteKind::Groundlink),
+        &Overrides {
             config: Some(&impatient),
             connection: None,
         },
@@ -155,11 +155,11 @@ fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn down_holds_and_up_brings_it_back() {
-    let options = Options {
-        role: Role::Both,
-        ..options(Peer::Groundlink)
+    let options = LabOptions {
+        role: InitiatorChoice::Both,
+        ..options(RemoteKind::Groundlink)
     };
-    let mut lab = up(&options, &Changes::default());
+    let mut lab = up(&options, &Overrides::default());
     lab.a().ask("lab-1", "down").unwrap();
     tunnel_that(&mut lab, "went down", |tunnel| tunnel.state == State::Down);
     assert_eq!(lab.ping(2).unwrap().received, 0);

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far};
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Overrides, RemoteGateway};
 use groundlink::status::{State, Tunnel};
 
 use super::lab::{build, filter, logs, settled_within, tunnel_within};
@@ -18,22 +18,22 @@ use super::stream::Stream;
 const PATIENCE: Duration = Duration::from_secs(460);
 
 /// Loses `percent` of all IKE messages from the first on. Returns how many were lost.
-fn survives(percent: u8, peer: Peer) {
-    let options = Options {
+fn survives(percent: u8, peer: RemoteKind) {
+    let options = LabOptions {
         peer,
         ike: Some("aes128-sha256-curve25519".to_owned()),
         esp: Some("aes128-sha256-curve25519".to_owned()),
-        role: Role::Initiator,
-        ..Options::default()
+        role: InitiatorChoice::Initiator,
+        ..LabOptions::default()
     };
     let waits = |_: Side, written: String| {
         written.replace("start = \"auto\"", "start = \"add\"")
             + "dpd = { delay = \"10s\", timeout = \"600s\" }\n"
     };
-    let hurries = |connection: &mut Connection| connection.retransmit_ms = Some(500);
+    let hurries = |connection: &mut CharonConfig| connection.retransmit_ms = Some(500);
     let mut lab = build(
         &options,
-        &Changes {
+        &Overrides {
             config: Some(&waits),
             connection: Some(&hurries),
         },
@@ -66,8 +66,8 @@ fn survives(percent: u8, peer: Peer) {
             let before = lab.a().status().unwrap().tunnels.remove(0);
             match (beginner, lab.b()) {
                 (Side::A, _) => lab.a().ask("lab-1", ours).unwrap(),
-                (Side::B, Far::Groundlink(b)) => b.ask("lab-1", ours).unwrap(),
-                (Side::B, Far::Strongswan(charon)) => {
+                (Side::B, RemoteGateway::Groundlink(b)) => b.ask("lab-1", ours).unwrap(),
+                (Side::B, RemoteGateway::Strongswan(charon)) => {
                     charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
                 }
             }
@@ -78,7 +78,7 @@ fn survives(percent: u8, peer: Peer) {
             tunnel_within(&mut lab, PATIENCE, "has rekeyed", |tunnel| {
                 of_kind(tunnel) > of_kind(&before)
             });
-            if peer == Peer::Strongswan {
+            if peer == RemoteKind::Strongswan {
                 settled_within(&mut lab, PATIENCE);
             }
         }
@@ -96,7 +96,7 @@ fn survives(percent: u8, peer: Peer) {
 fn a_tenth_and_a_third_of_all_ike_messages_may_be_lost() {
     std::thread::scope(|scope| {
         for percent in [10, 30] {
-            for peer in [Peer::Strongswan, Peer::Groundlink] {
+            for peer in [RemoteKind::Strongswan, RemoteKind::Groundlink] {
                 scope.spawn(move || survives(percent, peer));
             }
         }

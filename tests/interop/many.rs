@@ -15,11 +15,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use groundlink::lab::gateway::{Files, Gateway};
-use groundlink::lab::options::{Options, Side};
-use groundlink::lab::plan::Plan;
-use groundlink::lab::scratch::Scratch;
-use groundlink::lab::world::World;
+use groundlink::lab::addressing::Addressing;
+use groundlink::lab::gateway::{GatewayFiles, GatewayProcess};
+use groundlink::lab::options::{LabOptions, Side};
+use groundlink::lab::scratch::ScratchDir;
+use groundlink::lab::topology::Topology;
 use groundlink::status::State;
 
 use super::lab::program;
@@ -41,10 +41,10 @@ const TICKS: u64 = 5;
 /// Two gateways with tunnels that are up.
 struct Pair {
     // Dropped in this order: programs before what they stand on.
-    gateways: [Gateway; 2],
-    world: World,
+    gateways: [GatewayProcess; 2],
+    world: Topology,
     tunnels: u16,
-    _scratch: Scratch,
+    _scratch: ScratchDir,
 }
 
 fn inner(side: Side, number: u16) -> Ipv4Addr {
@@ -60,7 +60,7 @@ fn outer(number: u16) -> Ipv4Addr {
     [198, 18, high, low].into()
 }
 
-fn config(side: Side, plan: &Plan, files: &Files, tunnels: u16) -> String {
+fn config(side: Side, plan: &Addressing, files: &GatewayFiles, tunnels: u16) -> String {
     let mut toml = format!("[gateway]\ncontrol = {:?}\n", files.control);
     let one = plan.a.outside[0].to_string();
     for number in 0..tunnels {
@@ -95,9 +95,9 @@ dpd = {{ delay = \"3600s\", timeout = \"7200s\" }}
 
 impl Pair {
     fn with(tunnels: u16) -> Pair {
-        let options = Options::default();
-        let plan = Plan::new(&options);
-        let world = World::new(&options, &plan).unwrap();
+        let options = LabOptions::default();
+        let plan = Addressing::new(&options);
+        let world = Topology::new(&options, &plan).unwrap();
         for side in [Side::A, Side::B] {
             let mut netlink = world.gateway(side).netlink().unwrap();
             let lan = netlink.link_named("lan0").unwrap().index;
@@ -115,11 +115,12 @@ impl Pair {
         let mut netlink = world.wan().netlink().unwrap();
         let leg = netlink.link_named("leg-b").unwrap().index;
         netlink.add_default_route(leg, plan.b.outside[0]).unwrap();
-        let scratch = Scratch::new().unwrap();
+        let scratch = ScratchDir::new().unwrap();
         let start = |side: Side| {
-            let files = Files::in_folder(&scratch.folder(&side.to_string()).unwrap());
+            let files = GatewayFiles::in_folder(&scratch.folder(&side.to_string()).unwrap());
             let config = config(side, &plan, &files, tunnels);
-            Gateway::start(program(), world.gateway(side), &files, &config, "of many").unwrap()
+            GatewayProcess::start(program(), world.gateway(side), &files, &config, "of many")
+                .unwrap()
         };
         let mut b = start(Side::B);
         let begin = Instant::now();

@@ -3,16 +3,16 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use groundlink::lab::options::{Options, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::options::{LabOptions, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::State;
 
 use super::lab::{carries, logs, text, up};
 
-fn options(tunnels: u8) -> Options {
-    Options {
+fn options(tunnels: u8) -> LabOptions {
+    LabOptions {
         tunnels,
-        ..Options::default()
+        ..LabOptions::default()
     }
 }
 
@@ -107,13 +107,13 @@ fn flows_spread_over_two_and_over_four_tunnels() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
-    let mut lab = up(&options(4), &Changes::default());
+    let mut lab = up(&options(4), &Overrides::default());
     await_hops(
         &mut lab,
         100,
         &["gl-lab-1", "gl-lab-2", "gl-lab-3", "gl-lab-4"],
     );
-    let Far::Groundlink(b) = lab.b() else {
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     b.ask("lab-3", "down").unwrap();
@@ -127,7 +127,7 @@ fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
         after[2], before[2],
         "the stopped tunnel carries nothing: {before:?} {after:?}"
     );
-    let Far::Groundlink(b) = lab.b() else {
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     b.ask("lab-3", "up").unwrap();
@@ -141,7 +141,7 @@ fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_device_that_somebody_removes_takes_no_other_tunnel_with_it() {
-    let mut lab = up(&options(2), &Changes::default());
+    let mut lab = up(&options(2), &Overrides::default());
     await_hops(&mut lab, 100, &["gl-lab-1", "gl-lab-2"]);
     let mut ip = Command::new("ip");
     ip.args(["link", "del", "gl-lab-1"]);
@@ -168,7 +168,7 @@ fn the_lower_metric_carries_and_the_higher_stands_by() {
     };
     let mut lab = up(
         &options(2),
-        &Changes {
+        &Overrides {
             config: Some(&metrics),
             connection: None,
         },
@@ -180,7 +180,7 @@ fn the_lower_metric_carries_and_the_higher_stands_by() {
     let after = [before[0] + 10, before[1]];
     await_sent(&mut lab, after);
 
-    let Far::Groundlink(b) = lab.b() else {
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     b.ask("lab-1", "down").unwrap();
@@ -192,8 +192,8 @@ fn the_lower_metric_carries_and_the_higher_stands_by() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn without_any_tunnel_nothing_leaks_out_elsewhere() {
-    let mut lab = up(&options(2), &Changes::default());
-    let Far::Groundlink(b) = lab.b() else {
+    let mut lab = up(&options(2), &Overrides::default());
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     for tunnel in ["lab-1", "lab-2"] {

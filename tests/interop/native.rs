@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use groundlink::ike::Encapsulation;
 use groundlink::lab::interrupt::Interrupt;
-use groundlink::lab::options::{Family, Nat, Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::options::{
+    AddressFamily, InitiatorChoice, LabOptions, NatPlacement, RemoteKind, Side,
+};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{self, State, Tunnel};
 use nix::sys::signal::Signal;
 
@@ -26,12 +28,12 @@ use super::stream::Stream;
 /// Datagrams a second each way.
 const RATE: u32 = 500;
 
-fn options(encapsulation: Encapsulation) -> Options {
-    Options {
+fn options(encapsulation: Encapsulation) -> LabOptions {
+    LabOptions {
         encapsulation,
         ike: Some("aes128-sha256-curve25519".to_owned()),
         esp: Some("aes128-sha256-curve25519".to_owned()),
-        ..Options::default()
+        ..LabOptions::default()
     }
 }
 
@@ -59,22 +61,57 @@ fn without_a_nat_nothing_but_ike_and_protocol_50_is_on_the_wire() {
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn auto_goes_into_udp_behind_a_nat_and_with_strongswans_userspace_esp() {
     for (peer, nat, role, seen) in [
-        (Peer::Groundlink, Nat::Us, Role::Initiator, "us"),
-        (Peer::Groundlink, Nat::Us, Role::Responder, "us"),
-        (Peer::Groundlink, Nat::Peer, Role::Initiator, "peer"),
-        (Peer::Groundlink, Nat::Peer, Role::Responder, "peer"),
+        (
+            RemoteKind::Groundlink,
+            NatPlacement::Us,
+            InitiatorChoice::Initiator,
+            "us",
+        ),
+        (
+            RemoteKind::Groundlink,
+            NatPlacement::Us,
+            InitiatorChoice::Responder,
+            "us",
+        ),
+        (
+            RemoteKind::Groundlink,
+            NatPlacement::Peer,
+            InitiatorChoice::Initiator,
+            "peer",
+        ),
+        (
+            RemoteKind::Groundlink,
+            NatPlacement::Peer,
+            InitiatorChoice::Responder,
+            "peer",
+        ),
         // It pretends that a NAT stands in front of it.
-        (Peer::Strongswan, Nat::None, Role::Initiator, "peer"),
-        (Peer::Strongswan, Nat::None, Role::Responder, "peer"),
-        (Peer::Strongswan, Nat::Us, Role::Initiator, "both"),
+        (
+            RemoteKind::Strongswan,
+            NatPlacement::None,
+            InitiatorChoice::Initiator,
+            "peer",
+        ),
+        (
+            RemoteKind::Strongswan,
+            NatPlacement::None,
+            InitiatorChoice::Responder,
+            "peer",
+        ),
+        (
+            RemoteKind::Strongswan,
+            NatPlacement::Us,
+            InitiatorChoice::Initiator,
+            "both",
+        ),
     ] {
-        let options = Options {
+        let options = LabOptions {
             peer,
             nat,
             role,
             ..options(Encapsulation::Auto)
         };
-        let mut lab = up(&options, &Changes::default());
+        let mut lab = up(&options, &Overrides::default());
         let case = format!("{peer:?}, {nat:?}, {role:?}");
         let tunnel = tunnel_that(&mut lab, "is carried in UDP", |tunnel| {
             is_carried(tunnel, status::Encapsulation::Udp)
@@ -93,22 +130,31 @@ fn auto_goes_into_udp_behind_a_nat_and_with_strongswans_userspace_esp() {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is_named() {
-    let strongswan = |role| Options {
-        peer: Peer::Strongswan,
+    let strongswan = |role| LabOptions {
+        peer: RemoteKind::Strongswan,
         role,
         ..options(Encapsulation::Esp)
     };
-    let translated = |nat, role| Options {
+    let translated = |nat, role| LabOptions {
         nat,
         role,
         ..options(Encapsulation::Esp)
     };
     for (options, who) in [
-        (strongswan(Role::Initiator), "forces UDP encapsulation"),
-        (strongswan(Role::Responder), "forces UDP encapsulation"),
-        (translated(Nat::Us, Role::Initiator), "in front of us"),
         (
-            translated(Nat::Peer, Role::Initiator),
+            strongswan(InitiatorChoice::Initiator),
+            "forces UDP encapsulation",
+        ),
+        (
+            strongswan(InitiatorChoice::Responder),
+            "forces UDP encapsulation",
+        ),
+        (
+            translated(NatPlacement::Us, InitiatorChoice::Initiator),
+            "in front of us",
+        ),
+        (
+            translated(NatPlacement::Peer, InitiatorChoice::Initiator),
             "in front of the peer",
         ),
     ] {
@@ -117,7 +163,7 @@ fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is
             Side::A => written,
             Side::B => written.replace("encapsulation = \"esp\"", "encapsulation = \"auto\""),
         };
-        let changes = Changes {
+        let changes = Overrides {
             config: Some(&config),
             connection: None,
         };
@@ -147,8 +193,8 @@ fn rekeyed(lab: &mut Lab, beginner: Side, what: &str) {
     let before = tunnel_that(lab, "is up", |tunnel| tunnel.state == State::Up).rekeys;
     match (beginner, lab.b()) {
         (Side::A, _) => lab.a().ask("lab-1", what).unwrap(),
-        (Side::B, Far::Groundlink(b)) => b.ask("lab-1", what).unwrap(),
-        (Side::B, Far::Strongswan(_)) => unreachable!("it has no native ESP"),
+        (Side::B, RemoteGateway::Groundlink(b)) => b.ask("lab-1", what).unwrap(),
+        (Side::B, RemoteGateway::Strongswan(_)) => unreachable!("it has no native ESP"),
     }
     tunnel_that(lab, "has rekeyed", |tunnel| {
         let rekeys = tunnel.rekeys;
@@ -159,12 +205,12 @@ fn rekeyed(lab: &mut Lab, beginner: Side, what: &str) {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn fresh_keys_of_both_kinds_under_a_stream_lose_nothing_and_stay_with_protocol_50() {
-    for outer in [Family::V4, Family::V6] {
-        let options = Options {
+    for outer in [AddressFamily::V4, AddressFamily::V6] {
+        let options = LabOptions {
             outer,
             ..options(Encapsulation::Auto)
         };
-        let mut lab = up(&options, &Changes::default());
+        let mut lab = up(&options, &Overrides::default());
         let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
         let stream = Stream::begin(&lab, RATE);
         for _ in 0..3 {
@@ -201,8 +247,8 @@ fn killed(lab: &mut Lab) {
 #[test]
 #[ignore = "needs root and nft: tests/run runs it"]
 fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_said_meanwhile() {
-    let mut lab = up(&options(Encapsulation::Esp), &Changes::default());
-    let Far::Groundlink(b) = lab.b() else {
+    let mut lab = up(&options(Encapsulation::Esp), &Overrides::default());
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     let before = b.status().unwrap().tunnels[0].ike.clone().unwrap();
@@ -226,7 +272,7 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
         assert!(begin.elapsed() < Duration::from_secs(5), "nobody was told");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let Far::Groundlink(b) = lab.b() else {
+    let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
     let still = b.status().unwrap().tunnels.remove(0);
@@ -260,7 +306,7 @@ fn without_raw_sockets() -> (tempfile::TempDir, PathBuf) {
 #[ignore = "needs root: tests/run runs it"]
 fn without_cap_net_raw_auto_uses_udp_and_says_so_once_and_with_it_again_protocol_50() {
     let (_folder, deprived) = without_raw_sockets();
-    let mut lab = up(&options(Encapsulation::Auto), &Changes::default());
+    let mut lab = up(&options(Encapsulation::Auto), &Overrides::default());
     tunnel_that(&mut lab, "is carried bare", |tunnel| {
         is_carried(tunnel, status::Encapsulation::Esp)
     });

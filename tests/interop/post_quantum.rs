@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use groundlink::lab::charon::{Connection, Ppk, PpkDemand};
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::charon::{CharonConfig, CharonPpk, PpkPolicy};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{Rekeys, State};
 
 use super::lab::{build, failure, logs, settled, text, tunnel_that, up};
@@ -24,18 +24,18 @@ fn root() -> PathBuf {
     root
 }
 
-fn against_charon_6(role: Role, ike: &str, esp: &str) -> Lab {
-    let theirs = |connection: &mut Connection| connection.root = Some(root());
-    let options = Options {
-        peer: Peer::Strongswan,
+fn against_charon_6(role: InitiatorChoice, ike: &str, esp: &str) -> Lab {
+    let theirs = |connection: &mut CharonConfig| connection.root = Some(root());
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         ike: Some(ike.to_owned()),
         esp: Some(esp.to_owned()),
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
     up(
         &options,
-        &Changes {
+        &Overrides {
             config: None,
             connection: Some(&theirs),
         },
@@ -44,12 +44,12 @@ fn against_charon_6(role: Role, ike: &str, esp: &str) -> Lab {
 
 fn charon(lab: &mut Lab) -> &mut groundlink::lab::charon::Charon {
     match lab.b() {
-        Far::Strongswan(charon) => charon,
-        Far::Groundlink(_) => unreachable!("it was not asked for"),
+        RemoteGateway::Strongswan(charon) => charon,
+        RemoteGateway::Groundlink(_) => unreachable!("it was not asked for"),
     }
 }
 
-fn ml_kem(role: Role, ike: &str) {
+fn ml_kem(role: InitiatorChoice, ike: &str) {
     let mut lab = against_charon_6(role, ike, "aes256gcm16");
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
     let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
@@ -66,18 +66,27 @@ fn ml_kem(role: Role, ike: &str) {
 #[test]
 #[ignore = "needs root and another Debian's charon: tests/run runs it"]
 fn ml_kem_as_initiator() {
-    ml_kem(Role::Initiator, "aes256gcm16-prfsha384-ecp384-ke1_mlkem768");
-    ml_kem(Role::Initiator, "aes128-sha256-modp2048-ke1_mlkem1024");
+    ml_kem(
+        InitiatorChoice::Initiator,
+        "aes256gcm16-prfsha384-ecp384-ke1_mlkem768",
+    );
+    ml_kem(
+        InitiatorChoice::Initiator,
+        "aes128-sha256-modp2048-ke1_mlkem1024",
+    );
 }
 
 #[test]
 #[ignore = "needs root and another Debian's charon: tests/run runs it"]
 fn ml_kem_as_responder() {
     ml_kem(
-        Role::Responder,
+        InitiatorChoice::Responder,
         "aes256gcm16-prfsha384-ecp384-ke1_mlkem1024",
     );
-    ml_kem(Role::Responder, "aes128-sha256-curve25519-ke1_mlkem768");
+    ml_kem(
+        InitiatorChoice::Responder,
+        "aes128-sha256-curve25519-ke1_mlkem768",
+    );
 }
 
 #[test]
@@ -90,16 +99,16 @@ fn a_peer_that_does_not_know_ml_kem_gets_the_proposal_without_it() {
             "ike = [\"aes256gcm16-prfsha384-ecp384-ke1_mlkem768\", \"aes256gcm16-prfsha384-ecp384\"]",
         )
     };
-    for role in [Role::Initiator, Role::Responder] {
-        let options = Options {
-            peer: Peer::Strongswan,
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
+        let options = LabOptions {
+            peer: RemoteKind::Strongswan,
             ike: Some("aes256gcm16-prfsha384-ecp384".to_owned()),
             role,
-            ..Options::default()
+            ..LabOptions::default()
         };
         let mut lab = up(
             &options,
-            &Changes {
+            &Overrides {
                 config: Some(&ours),
                 connection: None,
             },
@@ -115,7 +124,7 @@ fn a_peer_that_does_not_know_ml_kem_gets_the_proposal_without_it() {
 fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
     let ike = "aes256gcm16-prfsha384-curve25519-ke1_mlkem768";
     let esp = "aes256gcm16-curve25519-ke1_mlkem768";
-    let mut lab = against_charon_6(Role::Initiator, ike, esp);
+    let mut lab = against_charon_6(InitiatorChoice::Initiator, ike, esp);
     let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
     let stream = Stream::begin(&lab, 500);
     let mut wanted = Rekeys::default();
@@ -159,7 +168,7 @@ fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
 const KEY: &str = "q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAiq7vYd0x3LmZk9TtR";
 
 /// A lab in which we have the first PPK and charon the second.
-fn with_ppks(role: Role, ours: Option<Ppk>, theirs: Option<Ppk>) -> Lab {
+fn with_ppks(role: InitiatorChoice, ours: Option<CharonPpk>, theirs: Option<CharonPpk>) -> Lab {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().display().to_string();
     if let Some(ppk) = &ours {
@@ -167,21 +176,21 @@ fn with_ppks(role: Role, ours: Option<Ppk>, theirs: Option<Ppk>) -> Lab {
     }
     let config = |_: Side, written: String| match &ours {
         None => written,
-        Some(Ppk { id, demand, .. }) => {
-            let required = *demand == PpkDemand::Required;
+        Some(CharonPpk { id, policy, .. }) => {
+            let required = *policy == PpkPolicy::Required;
             format!("{written}ppk = {{ id = {id:?}, file = {path:?}, required = {required} }}\n")
         }
     };
-    let connection = |connection: &mut Connection| connection.ppk = theirs.clone();
-    let options = Options {
-        peer: Peer::Strongswan,
+    let connection = |connection: &mut CharonConfig| connection.ppk = theirs.clone();
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         ike: Some("aes256gcm16-prfsha384-ecp384".to_owned()),
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
     let mut lab = build(
         &options,
-        &Changes {
+        &Overrides {
             config: Some(&config),
             connection: Some(&connection),
         },
@@ -191,11 +200,11 @@ fn with_ppks(role: Role, ours: Option<Ppk>, theirs: Option<Ppk>) -> Lab {
     lab
 }
 
-fn ppk(id: &str, key: &str, demand: PpkDemand) -> Option<Ppk> {
-    Some(Ppk {
+fn ppk(id: &str, key: &str, policy: PpkPolicy) -> Option<CharonPpk> {
+    Some(CharonPpk {
         id: id.to_owned(),
         key: key.to_owned(),
-        demand,
+        policy,
     })
 }
 
@@ -208,10 +217,10 @@ fn comes_up(lab: &mut Lab, post_quantum: bool) {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn the_same_ppk_goes_into_the_keys_of_both_sides() {
-    use PpkDemand::{Optional, Required};
-    for role in [Role::Initiator, Role::Responder] {
-        for demand in [Required, Optional] {
-            let mut lab = with_ppks(role, ppk("q-1", KEY, demand), ppk("q-1", KEY, Required));
+    use PpkPolicy::{Optional, Required};
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
+        for policy in [Required, Optional] {
+            let mut lab = with_ppks(role, ppk("q-1", KEY, policy), ppk("q-1", KEY, Required));
             comes_up(&mut lab, true);
         }
     }
@@ -220,8 +229,8 @@ fn the_same_ppk_goes_into_the_keys_of_both_sides() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn an_optional_ppk_is_done_without() {
-    use PpkDemand::Optional;
-    for role in [Role::Initiator, Role::Responder] {
+    use PpkPolicy::Optional;
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
         let mut lab = with_ppks(role, ppk("q-1", KEY, Optional), None);
         comes_up(&mut lab, false);
         let mut lab = with_ppks(role, None, ppk("q-1", KEY, Optional));
@@ -232,41 +241,41 @@ fn an_optional_ppk_is_done_without() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn another_ppk_and_none_are_refused_and_told() {
-    use PpkDemand::{Optional, Required};
+    use PpkPolicy::{Optional, Required};
     let other = "another-key-of-sufficient-length-0123456789abcdef";
     for (role, ours, theirs, code) in [
         (
-            Role::Initiator,
+            InitiatorChoice::Initiator,
             ppk("q-1", KEY, Required),
             None,
             "ppk-unused",
         ),
         (
-            Role::Responder,
+            InitiatorChoice::Responder,
             ppk("q-1", KEY, Required),
             None,
             "ppk-unused",
         ),
         (
-            Role::Initiator,
+            InitiatorChoice::Initiator,
             ppk("q-1", KEY, Required),
             ppk("q-2", KEY, Required),
             "authentication-failed",
         ),
         (
-            Role::Responder,
+            InitiatorChoice::Responder,
             ppk("q-1", KEY, Required),
             ppk("q-2", KEY, Required),
             "ppk-identity",
         ),
         (
-            Role::Responder,
+            InitiatorChoice::Responder,
             ppk("q-1", KEY, Required),
             ppk("q-1", other, Optional),
             "ppk-mismatch",
         ),
         (
-            Role::Initiator,
+            InitiatorChoice::Initiator,
             ppk("q-1", KEY, Required),
             ppk("q-1", other, Required),
             "authentication-failed",

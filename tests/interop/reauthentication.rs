@@ -1,8 +1,8 @@
 //! A peer that authenticates anew instead of rekeying, and one that dies and returns.
 
-use groundlink::lab::charon::{Connection, ReauthOrder, Renewal};
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::charon::{CharonConfig, ReauthOrder, RekeyTimes};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{State, Tunnel};
 use nix::sys::signal::Signal;
 
@@ -15,21 +15,21 @@ fn spi(tunnel: &Tunnel) -> Option<String> {
 
 /// Has charon authenticate anew three times under a stream.
 fn authenticates_anew(order: ReauthOrder) -> (Lab, Stream) {
-    let options = Options {
-        peer: Peer::Strongswan,
-        role: Role::Responder,
-        ..Options::default()
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
+        role: InitiatorChoice::Responder,
+        ..LabOptions::default()
     };
-    let often = |connection: &mut Connection| {
-        connection.renewal = Renewal {
+    let often = |connection: &mut CharonConfig| {
+        connection.rekey_times = RekeyTimes {
             reauth_s: Some(3),
             reauth_order: order,
-            ..Renewal::default()
+            ..RekeyTimes::default()
         };
     };
     let mut lab = up(
         &options,
-        &Changes {
+        &Overrides {
             config: None,
             connection: Some(&often),
         },
@@ -77,18 +77,18 @@ fn a_peer_that_ends_the_old_before_it_authenticates_anew_is_followed() {
 fn a_peer_that_is_killed_and_comes_back_is_one_tunnel_again_though_both_start() {
     let impatient =
         |_: Side, written: String| written + "dpd = { delay = \"1s\", timeout = \"3s\" }\n";
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&impatient),
         connection: None,
     };
-    let options = Options {
-        peer: Peer::Strongswan,
-        role: Role::Both,
-        ..Options::default()
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
+        role: InitiatorChoice::Both,
+        ..LabOptions::default()
     };
     let mut lab = up(&options, &changes);
     let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     charon.process().signal(Signal::SIGKILL);
@@ -110,14 +110,14 @@ fn a_peer_that_is_killed_and_comes_back_is_one_tunnel_again_though_both_start() 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn a_peer_that_is_back_before_we_noticed_is_believed_at_once() {
-    let options = Options {
-        peer: Peer::Strongswan,
-        role: Role::Responder,
-        ..Options::default()
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
+        role: InitiatorChoice::Responder,
+        ..LabOptions::default()
     };
-    let mut lab = up(&options, &Changes::default());
+    let mut lab = up(&options, &Overrides::default());
     let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
-    let Far::Strongswan(charon) = lab.b() else {
+    let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     charon.process().signal(Signal::SIGKILL);

@@ -7,9 +7,9 @@
 //!  100.64.…:4500 ───────▶ …:21000 ─────────────────▶    a fresh authentic packet: answer there from now on
 //! ```
 
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Nat, Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Lab};
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{InitiatorChoice, LabOptions, NatPlacement, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides};
 use groundlink::status::State;
 
 use super::lab::{filter, logs, tunnel_that, up};
@@ -44,25 +44,25 @@ table ip lab {{
     );
 }
 
-fn moves(peer: Peer, side: Side) {
-    let options = Options {
+fn moves(peer: RemoteKind, side: Side) {
+    let options = LabOptions {
         peer,
         nat: match side {
-            Side::A => Nat::Us,
-            Side::B => Nat::Peer,
+            Side::A => NatPlacement::Us,
+            Side::B => NatPlacement::Peer,
         },
         role: match side {
-            Side::A => Role::Initiator,
-            Side::B => Role::Responder,
+            Side::A => InitiatorChoice::Initiator,
+            Side::B => InitiatorChoice::Responder,
         },
-        ..Options::default()
+        ..LabOptions::default()
     };
     // charon's userspace ESP tells nobody that packets come from elsewhere: charon learns it from the next IKE message.
     let alert =
         |_: Side, written: String| written + "dpd = { delay = \"1s\", timeout = \"20s\" }\n";
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&alert),
-        connection: Some(&|connection: &mut Connection| connection.dpd_delay = 1),
+        connection: Some(&|connection: &mut CharonConfig| connection.dpd_delay = 1),
     };
     let mut lab = up(&options, &changes);
     let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
@@ -99,13 +99,13 @@ fn moves(peer: Peer, side: Side) {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn a_peer_whose_nat_rebinds_is_followed() {
-    moves(Peer::Strongswan, Side::B);
-    moves(Peer::Groundlink, Side::B);
+    moves(RemoteKind::Strongswan, Side::B);
+    moves(RemoteKind::Groundlink, Side::B);
 }
 
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn we_are_followed_when_our_nat_rebinds() {
-    moves(Peer::Groundlink, Side::A);
-    moves(Peer::Strongswan, Side::A);
+    moves(RemoteKind::Groundlink, Side::A);
+    moves(RemoteKind::Strongswan, Side::A);
 }

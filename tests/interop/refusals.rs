@@ -1,23 +1,23 @@
 //! What does not fit: each side's refusal becomes a code, a sentence that names both sides' values, and advice.
 
-use groundlink::lab::charon::{Connection, Renewal};
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Lab};
+use groundlink::lab::charon::{CharonConfig, RekeyTimes};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides};
 
 use super::lab::{build, failure, tunnel_that};
 
 /// A lab against strongSwan that cannot come up.
 fn against_strongswan(
-    role: Role,
+    role: InitiatorChoice,
     config: impl Fn(String) -> String,
-    connection: impl Fn(&mut Connection),
+    connection: impl Fn(&mut CharonConfig),
 ) -> Lab {
-    let options = Options {
-        peer: Peer::Strongswan,
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&|_, written| config(written)),
         connection: Some(&connection),
     };
@@ -38,7 +38,9 @@ fn assert_says(text: &str, words: &[&str]) {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn the_peer_has_another_key() {
-    let mut lab = against_strongswan(Role::Initiator, unchanged, |c| c.psk = "another".to_owned());
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, |c| {
+        c.psk = "another".to_owned()
+    });
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "authentication-failed");
     assert_says(&text, &["192.0.2.1"]);
@@ -47,7 +49,9 @@ fn the_peer_has_another_key() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn the_peer_that_starts_has_another_key() {
-    let mut lab = against_strongswan(Role::Responder, unchanged, |c| c.psk = "another".to_owned());
+    let mut lab = against_strongswan(InitiatorChoice::Responder, unchanged, |c| {
+        c.psk = "another".to_owned()
+    });
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "authentication-failed");
     assert_says(&text, &["192.0.2.129"]);
@@ -57,7 +61,7 @@ fn the_peer_that_starts_has_another_key() {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn the_peer_is_somebody_else() {
     let strict = |written: String| written + "peer-id = \"192.0.2.129\"\n";
-    for role in [Role::Initiator, Role::Responder] {
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
         let mut lab = against_strongswan(role, strict, |c| c.id = "gw.example.org".to_owned());
         let (code, text) = failure(&mut lab);
         assert_eq!(code, "peer-id-mismatch");
@@ -68,7 +72,7 @@ fn the_peer_is_somebody_else() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn we_are_somebody_else_to_the_peer() {
-    let mut lab = against_strongswan(Role::Initiator, unchanged, |c| {
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, |c| {
         c.peer_id = "gw.example.org".to_owned()
     });
     let (code, text) = failure(&mut lab);
@@ -79,14 +83,14 @@ fn we_are_somebody_else_to_the_peer() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn no_ike_proposal_is_common() {
-    let theirs = |c: &mut Connection| c.ike = Some("aes256-sha256-modp2048".to_owned());
-    let mut lab = against_strongswan(Role::Initiator, unchanged, theirs);
+    let theirs = |c: &mut CharonConfig| c.ike = Some("aes256-sha256-modp2048".to_owned());
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, theirs);
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "no-proposal-chosen");
     assert_says(&text, &["aes128-sha1-modp1024"]);
 
     // As the responder we see what they offer.
-    let mut lab = against_strongswan(Role::Responder, unchanged, theirs);
+    let mut lab = against_strongswan(InitiatorChoice::Responder, unchanged, theirs);
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "no-proposal-chosen");
     assert_says(&text, &["aes128-sha1-modp1024", "aes256-sha256-modp2048"]);
@@ -95,13 +99,13 @@ fn no_ike_proposal_is_common() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn no_esp_proposal_is_common() {
-    let theirs = |c: &mut Connection| c.esp = Some("aes256-sha256".to_owned());
-    let mut lab = against_strongswan(Role::Initiator, unchanged, theirs);
+    let theirs = |c: &mut CharonConfig| c.esp = Some("aes256-sha256".to_owned());
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, theirs);
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "no-proposal-chosen-esp");
     assert_says(&text, &["aes128-sha1"]);
 
-    let mut lab = against_strongswan(Role::Responder, unchanged, theirs);
+    let mut lab = against_strongswan(InitiatorChoice::Responder, unchanged, theirs);
     let (code, text) = failure(&mut lab);
     assert_eq!(code, "no-proposal-chosen-esp");
     assert_says(&text, &["aes128-sha1", "aes256-sha256"]);
@@ -110,8 +114,8 @@ fn no_esp_proposal_is_common() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn no_selector_is_common() {
-    let theirs = |c: &mut Connection| c.local_network = "10.77.0.0/24".parse().unwrap();
-    for role in [Role::Initiator, Role::Responder] {
+    let theirs = |c: &mut CharonConfig| c.local_network = "10.77.0.0/24".parse().unwrap();
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
         let mut lab = against_strongswan(role, unchanged, theirs);
         let (code, text) = failure(&mut lab);
         assert_eq!(code, "ts-unacceptable");
@@ -122,14 +126,16 @@ fn no_selector_is_common() {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn what_was_refused_comes_up_once_it_is_put_right() {
-    let mut lab = against_strongswan(Role::Initiator, unchanged, |c| c.psk = "another".to_owned());
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, |c| {
+        c.psk = "another".to_owned()
+    });
     failure(&mut lab);
     let mut right = None;
     // The lab's own key, from the file that groundlink reads.
     let psk = std::fs::read_to_string(lab.a().socket().with_file_name("psk")).unwrap();
     let plan = lab.plan().clone();
-    if let groundlink::lab::Far::Strongswan(charon) = lab.b() {
-        let connection = groundlink::lab::charon::Connection {
+    if let groundlink::lab::RemoteGateway::Strongswan(charon) = lab.b() {
+        let connection = groundlink::lab::charon::CharonConfig {
             local: plan.b.outside[0],
             remote: plan.a.public[0],
             id: plan.b.public[0].to_string(),
@@ -139,11 +145,11 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             ike: Some("aes128-sha1-modp1024".to_owned()),
             esp: Some("aes128-sha1".to_owned()),
             psk,
-            start: groundlink::lab::charon::Start::Waits,
+            start: groundlink::lab::charon::CharonStart::Wait,
             dpd_delay: 10,
             fragment_size: None,
             cookies_from: None,
-            renewal: Renewal::default(),
+            rekey_times: RekeyTimes::default(),
             retransmit_ms: None,
             ppk: None,
             root: None,
@@ -166,8 +172,8 @@ fn nobody_answers() {
         Side::B => written,
     };
     let mut lab = build(
-        &Options::default(),
-        &Changes {
+        &LabOptions::default(),
+        &Overrides {
             config: Some(&changes),
             connection: None,
         },
@@ -185,8 +191,8 @@ fn the_peer_has_no_tunnel_for_us() {
         Side::B => written.replace("peer = \"192.0.2.1\"", "peer = \"192.0.2.77\""),
     };
     let mut lab = build(
-        &Options::default(),
-        &Changes {
+        &LabOptions::default(),
+        &Overrides {
             config: Some(&changes),
             connection: None,
         },

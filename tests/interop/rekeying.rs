@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{Rekeys, State, Tunnel, Verdict};
 
 use super::lab::{logs, settled, text, tunnel_that, up};
@@ -18,15 +18,15 @@ fn rekeys(lab: &mut Lab) -> Rekeys {
 }
 
 /// Has each side rekey each kind of SA several times, under a stream.
-fn each_side_rekeys_each_kind(suite: &str, role: Role) {
-    let options = Options {
-        peer: Peer::Strongswan,
+fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         ike: Some("aes128-sha256-modp2048".to_owned()),
         esp: Some(suite.to_owned()),
         role,
-        ..Options::default()
+        ..LabOptions::default()
     };
-    let mut lab = up(&options, &Changes::default());
+    let mut lab = up(&options, &Overrides::default());
     let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
     let stream = Stream::begin(&lab, RATE);
     let mut wanted = Rekeys::default();
@@ -36,7 +36,7 @@ fn each_side_rekeys_each_kind(suite: &str, role: Role) {
                 match beginner {
                     Side::A => lab.a().ask("lab-1", ours).unwrap(),
                     Side::B => {
-                        let Far::Strongswan(charon) = lab.b() else {
+                        let RemoteGateway::Strongswan(charon) = lab.b() else {
                             unreachable!()
                         };
                         let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
@@ -67,24 +67,24 @@ fn each_side_rekeys_each_kind(suite: &str, role: Role) {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn each_side_rekeys_both_kinds_with_pfs_and_nothing_is_lost() {
-    each_side_rekeys_each_kind("aes128-sha256-modp2048", Role::Initiator);
+    each_side_rekeys_each_kind("aes128-sha256-modp2048", InitiatorChoice::Initiator);
 }
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn each_side_rekeys_both_kinds_without_pfs_and_nothing_is_lost() {
-    each_side_rekeys_each_kind("aes256gcm16", Role::Responder);
+    each_side_rekeys_each_kind("aes256gcm16", InitiatorChoice::Responder);
 }
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn rekeys_that_cross_lose_nothing() {
     let mut lab = up(
-        &Options {
-            peer: Peer::Strongswan,
-            ..Options::default()
+        &LabOptions {
+            peer: RemoteKind::Strongswan,
+            ..LabOptions::default()
         },
-        &Changes::default(),
+        &Overrides::default(),
     );
     let stream = Stream::begin(&lab, RATE);
     for (ours, theirs) in [
@@ -96,7 +96,7 @@ fn rekeys_that_cross_lose_nothing() {
     .repeat(8)
     {
         let begun = rekeys(&mut lab);
-        let Far::Strongswan(charon) = lab.b() else {
+        let RemoteGateway::Strongswan(charon) = lab.b() else {
             unreachable!()
         };
         // Not quite at once: they cross in some of the rounds, in others one comes in the middle of the other's exchange.
@@ -115,12 +115,12 @@ fn extended_sequence_numbers_are_agreed_on_and_carried_through_rekeys() {
     // strongSwan's userspace ESP has none, so both ends are ours. Both count the upper half into every check value: were it only one
     // of them, no packet would pass.
     for suite in ["aes128gcm16-curve25519-esn", "aes128-sha256-curve25519-esn"] {
-        let options = Options {
+        let options = LabOptions {
             ike: Some("aes128-sha256-curve25519".to_owned()),
             esp: Some(suite.to_owned()),
-            ..Options::default()
+            ..LabOptions::default()
         };
-        let mut lab = up(&options, &Changes::default());
+        let mut lab = up(&options, &Overrides::default());
         let stream = Stream::begin(&lab, RATE);
         for rekeys in 1..=3 {
             lab.a().ask("lab-1", "rekey").unwrap();
@@ -137,16 +137,16 @@ fn extended_sequence_numbers_are_agreed_on_and_carried_through_rekeys() {
 
 /// A lab whose tunnel tries out rekeying, ours with the PFS group of `esp`, and what came of that.
 fn tried_out(esp: &str) -> (Lab, Stream, Tunnel) {
-    let options = Options {
-        peer: Peer::Strongswan,
+    let options = LabOptions {
+        peer: RemoteKind::Strongswan,
         esp: Some("aes128-sha256-modp2048".to_owned()),
-        ..Options::default()
+        ..LabOptions::default()
     };
     let checks = |_: Side, written: String| written + "rekey-check = true\n";
-    let theirs = |connection: &mut Connection| connection.esp = Some(esp.to_owned());
+    let theirs = |connection: &mut CharonConfig| connection.esp = Some(esp.to_owned());
     let mut lab = up(
         &options,
-        &Changes {
+        &Overrides {
             config: Some(&checks),
             connection: Some(&theirs),
         },

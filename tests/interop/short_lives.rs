@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use groundlink::lab::charon::{Connection, Renewal};
-use groundlink::lab::options::{Options, Peer, Role, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::charon::{CharonConfig, RekeyTimes};
+use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{Rekeys, State};
 
 use super::lab::{logs, up};
@@ -23,14 +23,14 @@ const ENOUGH: u64 = 220;
 
 const SUITE: &str = "aes128-sha256-curve25519";
 
-fn options(peer: Peer, role: Role, tunnels: u8) -> Options {
-    Options {
+fn options(peer: RemoteKind, role: InitiatorChoice, tunnels: u8) -> LabOptions {
+    LabOptions {
         peer,
         role,
         tunnels,
         ike: Some(SUITE.to_owned()),
         esp: Some(SUITE.to_owned()),
-        ..Options::default()
+        ..LabOptions::default()
     }
 }
 
@@ -133,7 +133,7 @@ impl Running {
                 "{tunnel:#?}"
             );
         }
-        if let Far::Strongswan(charon) = self.lab.b() {
+        if let RemoteGateway::Strongswan(charon) = self.lab.b() {
             let sas = charon.swanctl(&["--list-sas"]).unwrap();
             let sas = super::lab::text(&sas.stdout);
             // The one at work, its successor or predecessor, and what is kept 5 s for stragglers.
@@ -146,12 +146,15 @@ impl Running {
     }
 }
 
-fn with_charon(name: &'static str, ours: &str, theirs: Renewal) -> Running {
-    let changes = Changes {
+fn with_charon(name: &'static str, ours: &str, theirs: RekeyTimes) -> Running {
+    let changes = Overrides {
         config: Some(&|_, written| written + ours),
-        connection: Some(&|connection: &mut Connection| connection.renewal = theirs),
+        connection: Some(&|connection: &mut CharonConfig| connection.rekey_times = theirs),
     };
-    let lab = up(&options(Peer::Strongswan, Role::Initiator, 1), &changes);
+    let lab = up(
+        &options(RemoteKind::Strongswan, InitiatorChoice::Initiator, 1),
+        &changes,
+    );
     let streams = vec![Stream::begin(&lab, RATE)];
     Running::begin(name, lab, streams)
 }
@@ -175,8 +178,8 @@ fn with_ourselves(lives: &str) -> Running {
         )
     };
     let lab = up(
-        &options(Peer::Groundlink, Role::Initiator, 4),
-        &Changes {
+        &options(RemoteKind::Groundlink, InitiatorChoice::Initiator, 4),
+        &Overrides {
             config: Some(&quartered),
             connection: None,
         },
@@ -207,7 +210,7 @@ fn with_ourselves(lives: &str) -> Running {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn hundreds_of_rekeys_lose_nothing_and_leave_nothing_behind() {
-    const THEIRS: Renewal = Renewal {
+    const THEIRS: RekeyTimes = RekeyTimes {
         ike_s: Some(3),
         child_s: Some(1),
         reauth_s: None,
@@ -217,7 +220,7 @@ fn hundreds_of_rekeys_lose_nothing_and_leave_nothing_behind() {
     const OURS: &str = "child-lifetime = \"6s\"\nike-lifetime = \"9s\"\n";
     let mut running = [
         with_charon("charon rekeys", "", THEIRS),
-        with_charon("we rekey towards charon", OURS, Renewal::default()),
+        with_charon("we rekey towards charon", OURS, RekeyTimes::default()),
         with_charon("charon and we rekey", OURS, THEIRS),
         with_ourselves(OURS),
     ];

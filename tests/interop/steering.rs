@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use groundlink::lab::options::{Family, Options, Role, Side};
-use groundlink::lab::{Changes, Lab};
+use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side};
+use groundlink::lab::{Lab, Overrides};
 use groundlink::status::{State, Tunnel};
 
 use super::lab::{build, logs, text, tunnel_that, up};
@@ -32,11 +32,11 @@ fn ours(lab: &Lab) -> Vec<String> {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_narrow_way_carries_ipv6_in_pieces() {
-    let options = Options {
-        inner: Family::V6,
-        ..Options::default()
+    let options = LabOptions {
+        inner: AddressFamily::V6,
+        ..LabOptions::default()
     };
-    let mut lab = up(&options, &Changes::default());
+    let mut lab = up(&options, &Overrides::default());
     ip(&lab, "link set wan0 mtu 1280");
     let before = tunnel_that(&mut lab, "is up", |_| true);
     lab.a().ask("lab-1", "reset").unwrap();
@@ -57,11 +57,11 @@ fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
         Side::A => written.replace("start = \"auto\"", "start = \"trap\""),
         Side::B => written,
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&trap),
         connection: None,
     };
-    let mut lab = build(&Options::default(), &changes);
+    let mut lab = build(&LabOptions::default(), &changes);
     tunnel_that(&mut lab, "waits", |t| t.state == State::Connecting);
     assert!(
         ours(&lab)
@@ -95,11 +95,11 @@ fn the_way_to_a_peer_inside_the_remote_network_stays_outside_the_tunnel() {
         Side::A => written + "routes = [\"10.2.0.0/24\", \"192.0.2.128/25\"]\n",
         Side::B => written,
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&wide),
         connection: None,
     };
-    let mut lab = up(&Options::default(), &changes);
+    let mut lab = up(&LabOptions::default(), &changes);
     let before = ip(&lab, "route get 192.0.2.129");
     assert!(!before.contains("gl-lab-1"), "{before}");
     assert!(ip(&lab, "route get 192.0.2.200").contains("gl-lab-1"));
@@ -120,12 +120,12 @@ fn the_way_to_a_peer_inside_the_remote_network_stays_outside_the_tunnel() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn p18_a_route_that_somebody_else_has_is_told_rolled_back_and_tried_again() {
-    let options = Options {
-        role: Role::Responder,
-        ..Options::default()
+    let options = LabOptions {
+        role: InitiatorChoice::Responder,
+        ..LabOptions::default()
     };
     let waits = |_: Side, written: String| written.replace("start = \"auto\"", "start = \"add\"");
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&waits),
         connection: None,
     };
@@ -156,11 +156,11 @@ fn routes_that_somebody_else_removes_come_back() {
         Side::A => written + "routes = [\"10.2.0.0/24\", \"192.0.2.128/25\"]\n",
         Side::B => written,
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&wide),
         connection: None,
     };
-    let mut lab = up(&Options::default(), &changes);
+    let mut lab = up(&LabOptions::default(), &changes);
     let mut before = ours(&lab);
     before.sort();
     // Network managers flush what they do not know; an administrator takes the device down and up: the kernel drops its routes.
@@ -192,7 +192,7 @@ fn routes_that_somebody_else_removes_come_back() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_route_that_goes_before_the_tunnel_s_is_told() {
-    let mut lab = up(&Options::default(), &Changes::default());
+    let mut lab = up(&LabOptions::default(), &Overrides::default());
     ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
     lab.a().ask("lab-1", "reset").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == State::Up);

@@ -6,22 +6,22 @@
 //! ```
 //!
 //! 46 packets of 1408 bytes are what a super-packet of 64 KiB becomes, so lanes are full. What is timed is all that an SA does
-//! for a packet (`through` [`Way::Esp`]): sequence number, framing, padding, cipher and ICV; replay window, ICV, cipher, padding,
-//! the inner packet's header, selectors. Beside it stands what the lanes alone take ([`Way::Lanes`]), for the algorithms that have them.
+//! for a packet (`through` [`Measured::Esp`]): sequence number, framing, padding, cipher and ICV; replay window, ICV, cipher, padding,
+//! the inner packet's header, selectors. Beside it stands what the lanes alone take ([`Measured::Lanes`]), for the algorithms that have them.
 
 mod report;
-mod subject;
+mod workload;
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Machine, Progress};
+use super::{MachineInfo, Progress};
 use crate::crypto::lanes::Kernel;
 use crate::crypto::{EspProposal, EspSuite, WordError};
 use crate::os::cycles;
 
-use subject::Subject;
+use workload::Workload;
 
 /// What `bench esp` measures without words: what the clouds and their guides name.
 pub const SUITES: [&str; 8] = [
@@ -43,7 +43,7 @@ pub const BATCH: usize = 46;
 
 /// What is measured, and for how long.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct EspBenchOptions {
     /// One ESP suite each, in the words of swanctl.conf.
     pub suites: Vec<String>,
     /// How long each suite and size is measured.
@@ -52,7 +52,7 @@ pub struct Options {
 
 /// A suite that cannot be measured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum EspBenchError {
     /// Nobody can read it.
     #[error("`--esp {words}`: {error}")]
     Words {
@@ -68,15 +68,15 @@ pub enum Error {
 
 /// Everything `bench esp` found out. Its serialised form is `bench esp --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct EspReport {
     /// Where.
-    pub machine: Machine,
+    pub machine: MachineInfo,
     /// The kernel that runs the lanes.
     pub lanes: String,
     /// The kernels it was picked from, slowest first.
     pub lanes_available: Vec<String>,
     /// The instructions that decide, and whether this CPU has them.
-    pub cpu_features: Vec<Feature>,
+    pub cpu_features: Vec<CpuFeature>,
     /// How fast the time stamp counter runs, if there is one: what `cycles_per_byte` counts.
     pub tsc_ghz: Option<f64>,
     /// Packets in a batch.
@@ -84,12 +84,12 @@ pub struct Report {
     /// Seconds for each row.
     pub seconds: f64,
     /// The rows.
-    pub results: Vec<Row>,
+    pub results: Vec<EspRow>,
 }
 
 /// An instruction set extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Feature {
+pub struct CpuFeature {
     /// As /proc/cpuinfo and compilers call it.
     pub name: &'static str,
     /// Whether this CPU has it.
@@ -98,42 +98,42 @@ pub struct Feature {
 
 /// One suite, one size.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct EspRow {
     /// The algorithms.
     pub suite: String,
     /// What was timed.
-    pub through: Way,
+    pub through: Measured,
     /// Bytes of the inner packet.
     pub size: usize,
     /// Sealing.
-    pub seal: Speed,
+    pub seal: EspSpeed,
     /// Opening.
-    pub open: Speed,
+    pub open: EspSpeed,
 }
 
 /// What was timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum Measured {
     /// Everything an SA does for a packet.
     Esp,
     /// Cipher and ICV alone, in lanes.
     Lanes,
 }
 
-impl Way {
+impl Measured {
     /// Its word in the report.
     pub fn word(self) -> &'static str {
         match self {
-            Way::Esp => "esp",
-            Way::Lanes => "lanes",
+            Measured::Esp => "esp",
+            Measured::Lanes => "lanes",
         }
     }
 }
 
 /// How fast one direction went.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Speed {
+pub struct EspSpeed {
     /// Bits of inner packets in a second, in thousands of millions.
     pub gbit: f64,
     /// Ticks of the time stamp counter for each byte of an inner packet.
@@ -144,8 +144,8 @@ pub struct Speed {
 ///
 /// # Errors
 /// A suite that is none.
-pub fn run(options: &Options) -> Result<Report, Error> {
-    let machine = Machine::this();
+pub fn run(options: &EspBenchOptions) -> Result<EspReport, EspBenchError> {
+    let machine = MachineInfo::this();
     let suites = options
         .suites
         .iter()
@@ -156,8 +156,8 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     for suite in suites {
         progress.begin(suite.to_string());
         for (way, make) in [
-            (Way::Esp, subject::whole as Make),
-            (Way::Lanes, subject::lanes as Make),
+            (Measured::Esp, workload::whole as Make),
+            (Measured::Lanes, workload::lanes as Make),
         ] {
             for size in SIZES {
                 let Some(mut subject) = make(suite, size) else {
@@ -165,7 +165,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
                 };
                 progress.detail(&format!("{size} bytes, {}", way.word()));
                 let [seal, open] = measure(subject.as_mut(), options.time);
-                results.push(Row {
+                results.push(EspRow {
                     suite: suite.to_string(),
                     through: way,
                     size,
@@ -175,7 +175,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             }
         }
     }
-    Ok(Report {
+    Ok(EspReport {
         machine,
         lanes: Kernel::best().to_string(),
         lanes_available: Kernel::all().map(|kernel| kernel.to_string()).collect(),
@@ -187,43 +187,43 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     })
 }
 
-type Make = fn(EspSuite, usize) -> Option<Box<dyn Subject>>;
+type Make = fn(EspSuite, usize) -> Option<Box<dyn Workload>>;
 
-fn suite(words: &str) -> Result<EspSuite, Error> {
-    let (proposal, _) = EspProposal::parse(words).map_err(|error| Error::Words {
+fn suite(words: &str) -> Result<EspSuite, EspBenchError> {
+    let (proposal, _) = EspProposal::parse(words).map_err(|error| EspBenchError::Words {
         words: words.to_owned(),
         error,
     })?;
     proposal
         .first()
         .filter(|suite| suite.to_string() == words)
-        .ok_or_else(|| Error::Choice(words.to_owned()))
+        .ok_or_else(|| EspBenchError::Choice(words.to_owned()))
 }
 
 /// How long a batch took.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Lap {
+struct BatchTime {
     time: Duration,
     /// Of the time stamp counter, if there is one.
     ticks: Option<u64>,
 }
 
-impl Lap {
+impl BatchTime {
     /// Times one batch.
-    fn of(work: impl FnOnce()) -> Lap {
+    fn of(work: impl FnOnce()) -> BatchTime {
         let (begin, first) = (Instant::now(), cycles::now());
         work();
         let last = cycles::now();
         let ticks = first.zip(last);
-        Lap {
+        BatchTime {
             time: begin.elapsed(),
             ticks: ticks.map(|(first, last)| last.saturating_sub(first)),
         }
     }
 
-    fn speed(&self, size: usize) -> Speed {
+    fn speed(&self, size: usize) -> EspSpeed {
         let bytes = (BATCH * size) as f64;
-        Speed {
+        EspSpeed {
             gbit: bytes * 8.0 / self.time.as_secs_f64().max(1e-9) / 1e9,
             cycles_per_byte: self.ticks.map(|ticks| ticks as f64 / bytes.max(1.0)),
         }
@@ -231,25 +231,28 @@ impl Lap {
 }
 
 /// The laps kept of one direction; later ones take the places of the first.
-const LAPS: usize = 1 << 16;
+const MAX_TIMES: usize = 1 << 16;
 
 /// Seals and opens in turn for `time`, after a tenth of it to warm up. Of each direction the lap in the middle counts: whoever else
 /// takes the core for a while spoils some laps, not that one.
-fn measure(subject: &mut dyn Subject, time: Duration) -> [Lap; 2] {
+fn measure(subject: &mut dyn Workload, time: Duration) -> [BatchTime; 2] {
     laps(subject, time / 10);
     laps(subject, time).map(median)
 }
 
-fn laps(subject: &mut dyn Subject, time: Duration) -> [Vec<Lap>; 2] {
+fn laps(subject: &mut dyn Workload, time: Duration) -> [Vec<BatchTime>; 2] {
     let mut all = [Vec::new(), Vec::new()];
     let begin = Instant::now();
     for round in 0.. {
-        let laps = [Lap::of(|| subject.seal()), Lap::of(|| subject.open())];
+        let laps = [
+            BatchTime::of(|| subject.seal()),
+            BatchTime::of(|| subject.open()),
+        ];
         for (kept, lap) in all.iter_mut().zip(laps) {
-            if kept.len() < LAPS {
+            if kept.len() < MAX_TIMES {
                 kept.push(lap);
             } else {
-                kept[round % LAPS] = lap;
+                kept[round % MAX_TIMES] = lap;
             }
         }
         if begin.elapsed() >= time {
@@ -259,7 +262,7 @@ fn laps(subject: &mut dyn Subject, time: Duration) -> [Vec<Lap>; 2] {
     all
 }
 
-fn median(mut laps: Vec<Lap>) -> Lap {
+fn median(mut laps: Vec<BatchTime>) -> BatchTime {
     let middle = laps.len() / 2;
     let (_, lap, _) = laps.select_nth_unstable_by_key(middle, |lap| lap.time);
     *lap
@@ -267,16 +270,16 @@ fn median(mut laps: Vec<Lap>) -> Lap {
 
 /// How fast the time stamp counter runs, in ticks a nanosecond.
 fn tsc_ghz() -> Option<f64> {
-    let lap = Lap::of(|| std::thread::sleep(Duration::from_millis(20)));
+    let lap = BatchTime::of(|| std::thread::sleep(Duration::from_millis(20)));
     lap.ticks
         .map(|ticks| ticks as f64 / lap.time.as_nanos() as f64)
 }
 
 /// The instructions that decide which kernel runs, and those that one could still use.
-fn cpu_features() -> Vec<Feature> {
+fn cpu_features() -> Vec<CpuFeature> {
     #[cfg(target_arch = "x86_64")]
     macro_rules! found {
-        ($($name:tt)*) => { vec![$(Feature { name: $name, found: std::arch::is_x86_feature_detected!($name) }),*] };
+        ($($name:tt)*) => { vec![$(CpuFeature { name: $name, found: std::arch::is_x86_feature_detected!($name) }),*] };
     }
     #[cfg(target_arch = "x86_64")]
     {
@@ -295,13 +298,16 @@ mod tests {
         for words in SUITES {
             assert_eq!(suite(words).unwrap().to_string(), words);
         }
-        assert!(matches!(suite("aes128"), Err(Error::Words { .. })));
-        assert!(matches!(suite("aes128-aes256-sha1"), Err(Error::Choice(_))));
+        assert!(matches!(suite("aes128"), Err(EspBenchError::Words { .. })));
+        assert!(matches!(
+            suite("aes128-aes256-sha1"),
+            Err(EspBenchError::Choice(_))
+        ));
     }
 
     #[test]
     fn speed_is_of_inner_bytes() {
-        let lap = |ticks| Lap {
+        let lap = |ticks| BatchTime {
             time: Duration::from_micros(46),
             ticks,
         };
@@ -313,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_lap_in_the_middle_counts() {
-        let lap = |micros| Lap {
+        let lap = |micros| BatchTime {
             time: Duration::from_micros(micros),
             ticks: None,
         };

@@ -8,9 +8,9 @@
 
 use std::fmt;
 
-use super::{Feature, Report, Row, SIZES, Speed, Way};
+use super::{CpuFeature, EspReport, EspRow, EspSpeed, Measured, SIZES};
 
-impl fmt::Display for Report {
+impl fmt::Display for EspReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.machine)?;
         self.explain(f)?;
@@ -24,8 +24,8 @@ impl fmt::Display for Report {
         writeln!(f, "{:<NAME$}{}", "suite", heads.join("  "))?;
         for row in self.results.iter().filter(|row| row.size == SIZES[0]) {
             let name = match row.through {
-                Way::Esp => row.suite.clone(),
-                Way::Lanes => "  lanes alone".to_owned(),
+                Measured::Esp => row.suite.clone(),
+                Measured::Lanes => "  lanes alone".to_owned(),
             };
             let cells = SIZES.map(|size| self.cell(row, size));
             writeln!(f, "{name:<NAME$}{}", cells.join("  "))?;
@@ -37,7 +37,7 @@ impl fmt::Display for Report {
 /// Width of the first column.
 const NAME: usize = 18;
 
-impl Report {
+impl EspReport {
     fn explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -50,7 +50,7 @@ impl Report {
                 .cpu_features
                 .iter()
                 .filter(|feature| feature.found == wanted)
-                .map(|Feature { name, .. }| *name)
+                .map(|CpuFeature { name, .. }| *name)
                 .collect();
             if names.is_empty() {
                 "nothing asked for".to_owned()
@@ -78,14 +78,14 @@ impl Report {
     }
 
     /// Both directions of one size in the line of `first`.
-    fn cell(&self, first: &Row, size: usize) -> String {
-        let of_line = |row: &&Row| {
+    fn cell(&self, first: &EspRow, size: usize) -> String {
+        let of_line = |row: &&EspRow| {
             row.size == size && row.suite == first.suite && row.through == first.through
         };
         let Some(row) = self.results.iter().find(of_line) else {
             return String::new();
         };
-        let speed = |speed: Speed| {
+        let speed = |speed: EspSpeed| {
             let cycles = speed
                 .cycles_per_byte
                 .map_or_else(|| "-".to_owned(), |cycles| format!("{cycles:.2}"));
@@ -99,11 +99,11 @@ impl Report {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Options, run};
+    use super::super::{EspBenchOptions, run};
 
     #[test]
     fn a_line_a_suite_and_a_line_for_its_lanes() {
-        let options = Options {
+        let options = EspBenchOptions {
             suites: vec!["aes128-sha1".to_owned(), "aes128gcm16".to_owned()],
             time: Duration::from_millis(1),
         };

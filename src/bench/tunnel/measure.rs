@@ -4,12 +4,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blast::{FULL, MIXES, Mix, Range, Trial, receiver_on_b};
-use super::pair::{Pair, System};
-use super::peer::Peer;
-use super::report::{Cpu, INGRESS, Memory, Rtt, Run, Udp};
-use super::stages::Stages;
-use super::{Error, Options, usage};
+use super::esp_sender::EspSender;
+use super::pair::{GatewayPair, System};
+use super::report::{CpuCost, INGRESS_ROW, MemoryUse, RttStats, SystemRun, UdpResult};
+use super::step_costs::StepCosts;
+use super::udp_rate::{FULL, MIXES, PacketMix, RateTest, RateTrial, receiver_on_b};
+use super::{TunnelBenchError, TunnelBenchOptions, proc_stats};
 use crate::bench::Progress;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
@@ -20,17 +20,17 @@ pub(super) const STEPS: usize = 5 + MIXES.len();
 
 /// Measures `system` with `esp`.
 pub(super) fn run(
-    options: &Options,
+    options: &TunnelBenchOptions,
     system: System,
     esp: &str,
     program: &Path,
     interrupt: &Interrupt,
     progress: &mut Progress,
-) -> Result<Run, Error> {
+) -> Result<SystemRun, TunnelBenchError> {
     let mut begin = |what: &str| progress.begin(format!("{system} {esp}, {what}"));
     begin("tunnel");
-    let mut pair = Pair::connect(system, &options.sites(esp), program, interrupt)?;
-    let mut run = Run::empty(system, esp);
+    let mut pair = GatewayPair::connect(system, &options.sites(esp), program, interrupt)?;
+    let mut run = SystemRun::empty(system, esp);
 
     begin("round trip");
     run.rtt = rtt(&pair, options.seconds, interrupt)?;
@@ -40,19 +40,22 @@ pub(super) fn run(
     let (before, looked) = (cpu(&mut pair), pair.status());
     if let Some(carried) = tcp(&pair, 1, time, interrupt, &mut run.problems)? {
         run.tcp.one_stream_mbit = Some(carried.mbit());
-        run.cpu = Cpu::between(before, cpu(&mut pair), carried.bytes);
+        run.cpu = CpuCost::between(before, cpu(&mut pair), carried.bytes);
         run.ticks_per_byte = looked
             .zip(pair.status())
-            .and_then(|(before, after)| Stages::between(&before, &after, carried.bytes));
+            .and_then(|(before, after)| StepCosts::between(&before, &after, carried.bytes));
     }
     begin("TCP, four streams");
     let four = tcp(&pair, 4, time, interrupt, &mut run.problems)?;
     run.tcp.four_streams_mbit = four.map(|carried| carried.mbit());
 
-    let mut range = Range::new(&pair)?;
-    let mut search = |range: &mut Range, mix: Mix, what: String| -> Result<Udp, Error> {
+    let mut range = RateTest::new(&pair)?;
+    let mut search = |range: &mut RateTest,
+                      mix: PacketMix,
+                      what: String|
+     -> Result<UdpResult, TunnelBenchError> {
         progress.begin(format!("{system} {esp}, {what}"));
-        let told = |trial: &Trial| {
+        let told = |trial: &RateTrial| {
             let (sent, lost) = (trial.sent_pps, trial.loss() * 100.0);
             progress.detail(&format!("{sent:.0} a second, {lost:.1} % lost"));
         };
@@ -61,27 +64,27 @@ pub(super) fn run(
             let problem = format!("{what}: at no rate was less than 0.5 % lost");
             run.problems.push(problem);
         }
-        Ok(Udp::new(mix, found))
+        Ok(UdpResult::new(mix, found))
     };
     for mix in MIXES {
         let udp = search(&mut range, mix, format!("UDP {}", mix.name))?;
         run.udp.push(udp);
     }
-    run.memory_mib = Memory {
-        a: mib(usage::resident(pair.process(Side::A))),
-        b: mib(usage::resident(pair.process(Side::B))),
+    run.memory_mib = MemoryUse {
+        a: mib(proc_stats::resident(pair.process(Side::A))),
+        b: mib(proc_stats::resident(pair.process(Side::B))),
     };
 
     let to = receiver_on_b(&pair)?;
-    let target = to.local_addr().map_err(|source| lab::Error::Io {
+    let target = to.local_addr().map_err(|source| lab::LabError::Io {
         what: "no UDP socket",
         source,
     })?;
-    if let Some(peer) = Peer::replace_a(&mut pair, target, interrupt)? {
-        let mut range = Range::between(Box::new(peer), to);
-        run.ingress = Some(search(&mut range, FULL, INGRESS.to_owned())?);
+    if let Some(peer) = EspSender::replace_a(&mut pair, target, interrupt)? {
+        let mut range = RateTest::between(Box::new(peer), to);
+        run.ingress = Some(search(&mut range, FULL, INGRESS_ROW.to_owned())?);
     } else {
-        let problem = format!("{INGRESS}: gateway B does not connect with another peer");
+        let problem = format!("{INGRESS_ROW}: gateway B does not connect with another peer");
         run.problems.push(problem);
     }
     Ok(run)
@@ -94,8 +97,12 @@ const SPACING: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Echo requests from host to host, the next one only when the one before is answered.
-fn rtt(pair: &Pair, seconds: u32, interrupt: &Interrupt) -> Result<Rtt, Error> {
-    let failed = |source| lab::Error::Io {
+fn rtt(
+    pair: &GatewayPair,
+    seconds: u32,
+    interrupt: &Interrupt,
+) -> Result<RttStats, TunnelBenchError> {
+    let failed = |source| lab::LabError::Io {
         what: "the ping broke",
         source,
     };
@@ -115,20 +122,20 @@ fn rtt(pair: &Pair, seconds: u32, interrupt: &Interrupt) -> Result<Rtt, Error> {
         answers.extend(pinger.once(sequence, PATIENCE).map_err(failed)?);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    Ok(Rtt::of(count, answers))
+    Ok(RttStats::of(count, answers))
 }
 
 /// TCP from A to B; what went wrong with it is a problem of this run, unless it is the lab's.
 fn tcp(
-    pair: &Pair,
+    pair: &GatewayPair,
     streams: usize,
     time: Duration,
     interrupt: &Interrupt,
     problems: &mut Vec<String>,
-) -> Result<Option<traffic::Carried>, Error> {
-    let carry = || -> Result<Result<traffic::Carried, traffic::Error>, lab::Error> {
+) -> Result<Option<traffic::Throughput>, TunnelBenchError> {
+    let carry = || -> Result<Result<traffic::Throughput, traffic::TrafficError>, lab::LabError> {
         let address = pair.plan.b.host;
-        let sink = match pair.on_host(Side::B, || traffic::Sink::new(address))? {
+        let sink = match pair.on_host(Side::B, || traffic::TcpSink::new(address))? {
             Ok(sink) => sink.counting(),
             Err(error) => return Ok(Err(error.into())),
         };
@@ -141,7 +148,7 @@ fn tcp(
     };
     match carry()? {
         Ok(carried) => Ok(Some(carried)),
-        Err(traffic::Error::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(traffic::TrafficError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(error) => {
             problems.push(format!("TCP over {streams}: {error}"));
             Ok(None)
@@ -150,8 +157,8 @@ fn tcp(
 }
 
 /// The CPU time of both gateways.
-fn cpu(pair: &mut Pair) -> [Option<Duration>; 2] {
-    [Side::A, Side::B].map(|side| usage::cpu_time(pair.process(side)))
+fn cpu(pair: &mut GatewayPair) -> [Option<Duration>; 2] {
+    [Side::A, Side::B].map(|side| proc_stats::cpu_time(pair.process(side)))
 }
 
 fn mib(bytes: Option<u64>) -> Option<f64> {

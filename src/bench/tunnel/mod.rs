@@ -9,33 +9,33 @@
 //! runs the same with strongSwan on both sides; since everything shares the cores, only ratios within one run say something about
 //! the programs.
 
-mod blast;
+mod esp_sender;
+mod html;
 mod measure;
-mod page;
 mod pair;
-mod peer;
-mod plot;
+mod proc_stats;
 mod ratios;
 mod report;
 mod search;
-mod source;
-mod stages;
-mod usage;
+mod step_costs;
+mod svg;
+mod udp_rate;
+mod udp_sender;
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::Progress;
 use crate::lab::interrupt::{Interrupt, Interrupted};
-use crate::lab::{self, options::Refusal};
+use crate::lab::{self, options::OptionsError};
 
-pub use blast::Mix;
 pub use pair::System;
-pub use report::{Cpu, Report, Rtt, Run, Tcp, Udp};
+pub use report::{CpuCost, RttStats, SystemRun, TcpResult, TunnelReport, UdpResult};
+pub use udp_rate::PacketMix;
 
 /// What is measured, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct TunnelBenchOptions {
     /// What is put beside groundlink.
     pub versus: Option<System>,
     /// IKE proposals of both sides.
@@ -48,10 +48,10 @@ pub struct Options {
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TunnelBenchError {
     /// No two sites could be built.
     #[error(transparent)]
-    Lab(#[from] lab::Error),
+    Lab(#[from] lab::LabError),
     /// The tunnel did not come up.
     #[error(
         "the tunnel between two of {system} with {esp} did not come up{}",
@@ -67,24 +67,24 @@ pub enum Error {
     },
 }
 
-impl From<Interrupted> for Error {
-    fn from(interrupted: Interrupted) -> Error {
-        Error::Lab(interrupted.into())
+impl From<Interrupted> for TunnelBenchError {
+    fn from(interrupted: Interrupted) -> TunnelBenchError {
+        TunnelBenchError::Lab(interrupted.into())
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
-        Error::Lab(refusal.into())
+impl From<OptionsError> for TunnelBenchError {
+    fn from(refusal: OptionsError) -> TunnelBenchError {
+        TunnelBenchError::Lab(refusal.into())
     }
 }
 
-impl Options {
+impl TunnelBenchOptions {
     /// Refuses what nobody can negotiate, and a comparison with what is not installed.
     ///
     /// # Errors
     /// See above.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self) -> Result<(), TunnelBenchError> {
         for esp in &self.esp {
             self.sites(esp).check()?;
         }
@@ -95,11 +95,11 @@ impl Options {
     }
 
     /// The lab for one of the runs.
-    fn sites(&self, esp: &str) -> lab::options::Options {
-        lab::options::Options {
+    fn sites(&self, esp: &str) -> lab::options::LabOptions {
+        lab::options::LabOptions {
             ike: Some(self.ike.clone()),
             esp: Some(esp.to_owned()),
-            ..lab::options::Options::default()
+            ..lab::options::LabOptions::default()
         }
     }
 
@@ -118,10 +118,14 @@ impl Options {
 /// Measures one suite and system after the other; `program` is groundlink.
 ///
 /// # Errors
-/// See [`Error`]. What one measurement cannot say stands in the report instead.
-pub fn run(options: &Options, program: &Path, interrupt: &Interrupt) -> Result<Report, Error> {
+/// See [`TunnelBenchError`]. What one measurement cannot say stands in the report instead.
+pub fn run(
+    options: &TunnelBenchOptions,
+    program: &Path,
+    interrupt: &Interrupt,
+) -> Result<TunnelReport, TunnelBenchError> {
     options.check()?;
-    let mut report = Report::empty(options);
+    let mut report = TunnelReport::empty(options);
     let systems = options.systems();
     let runs = options.esp.len() * systems.len();
     let mut progress = Progress::new((runs * measure::STEPS) as u32);

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::Error;
+use super::TunnelBenchError;
 use crate::config::{self, ConfigText, LoadOptions, SecretPolicy};
 use crate::ike;
+use crate::lab::addressing::Addressing;
 use crate::lab::charon::{self, Charon};
-use crate::lab::gateway::{self, Files, Gateway};
+use crate::lab::gateway::{self, GatewayFiles, GatewayProcess};
 use crate::lab::interrupt::Interrupt;
-use crate::lab::options::{Options, Side};
-use crate::lab::plan::Plan;
-use crate::lab::scratch::{Scratch, write_private};
-use crate::lab::world::World;
-use crate::lab::{self, Far};
+use crate::lab::options::{LabOptions, Side};
+use crate::lab::scratch::{ScratchDir, write_private};
+use crate::lab::topology::Topology;
+use crate::lab::{self, RemoteGateway};
 use crate::os::netns::Namespace;
 use crate::status::Snapshot;
 
@@ -33,7 +33,7 @@ pub enum System {
 
 impl System {
     /// Whether it is installed.
-    pub(super) fn is_here(self) -> Result<(), lab::Error> {
+    pub(super) fn is_here(self) -> Result<(), lab::LabError> {
         match self {
             System::Groundlink => Ok(()),
             System::Strongswan => Ok(charon::is_installed()?),
@@ -51,58 +51,59 @@ impl fmt::Display for System {
 }
 
 /// Both gateways, connected. Dropping it ends everything.
-pub(super) struct Pair {
+pub(super) struct GatewayPair {
     // Dropped in this order: programs before what they stand on.
-    a: Far,
-    b: Far,
-    pub(super) world: World,
-    pub(super) plan: Plan,
-    options: Options,
+    a: RemoteGateway,
+    b: RemoteGateway,
+    pub(super) world: Topology,
+    pub(super) plan: Addressing,
+    options: LabOptions,
     psk: String,
-    scratch: Scratch,
+    scratch: ScratchDir,
 }
 
 /// How long a tunnel may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 
-impl Pair {
+impl GatewayPair {
     /// Builds the machines, starts the gateways and waits for the tunnel.
     pub(super) fn connect(
         system: System,
-        options: &Options,
+        options: &LabOptions,
         program: &Path,
         interrupt: &Interrupt,
-    ) -> Result<Pair, Error> {
-        let doing = |what: &'static str| move |source: io::Error| lab::Error::Io { what, source };
-        let plan = Plan::new(options);
-        let scratch = Scratch::new().map_err(doing("no temporary folder"))?;
-        let world = World::new(options, &plan).map_err(lab::Error::from)?;
+    ) -> Result<GatewayPair, TunnelBenchError> {
+        let doing =
+            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
+        let plan = Addressing::new(options);
+        let scratch = ScratchDir::new().map_err(doing("no temporary folder"))?;
+        let world = Topology::new(options, &plan).map_err(lab::LabError::from)?;
         let psk = lab::psk().map_err(doing("no random key"))?;
-        let start = |side: Side| -> Result<Far, lab::Error> {
+        let start = |side: Side| -> Result<RemoteGateway, lab::LabError> {
             let folder = scratch
                 .folder(&side.to_string())
                 .map_err(doing("no temporary folder"))?;
             let namespace = world.gateway(side);
             match system {
                 System::Groundlink => {
-                    let files = Files::in_folder(&folder);
+                    let files = GatewayFiles::in_folder(&folder);
                     let config = gateway::config(options, &plan, side, &files);
-                    Gateway::start(program, namespace, &files, &config, &psk)
-                        .map(Far::Groundlink)
+                    GatewayProcess::start(program, namespace, &files, &config, &psk)
+                        .map(RemoteGateway::Groundlink)
                         .map_err(doing("groundlink cannot be started"))
                 }
                 System::Strongswan => {
                     let connection = lab::connection(options, &plan, side, &psk);
                     let charon = Charon::start(namespace, &folder, &connection, interrupt)?;
-                    Ok(Far::Strongswan(charon))
+                    Ok(RemoteGateway::Strongswan(charon))
                 }
             }
         };
         // B waits for A.
         let b = start(Side::B)?;
         let a = start(Side::A)?;
-        let mut pair = Pair {
+        let mut pair = GatewayPair {
             a,
             b,
             world,
@@ -116,7 +117,7 @@ impl Pair {
             if Instant::now() > give_up || has_ended(&mut pair.a) || has_ended(&mut pair.b) {
                 let mut log = tail(&mut pair.a);
                 log.extend(tail(&mut pair.b));
-                return Err(Error::NotUp {
+                return Err(TunnelBenchError::NotUp {
                     system,
                     esp: options.esp.clone().unwrap_or_default(),
                     log,
@@ -134,28 +135,29 @@ impl Pair {
             Side::B => &mut self.b,
         };
         match far {
-            Far::Groundlink(gateway) => gateway.process().id(),
-            Far::Strongswan(charon) => charon.process().id(),
+            RemoteGateway::Groundlink(gateway) => gateway.process().id(),
+            RemoteGateway::Strongswan(charon) => charon.process().id(),
         }
     }
 
     /// Ends gateway A, which says goodbye; another may then take its place.
     pub(super) fn end_a(&mut self) -> io::Result<()> {
         match &mut self.a {
-            Far::Groundlink(gateway) => gateway.process().stop(),
-            Far::Strongswan(charon) => charon.process().stop(),
+            RemoteGateway::Groundlink(gateway) => gateway.process().stop(),
+            RemoteGateway::Strongswan(charon) => charon.process().stop(),
         }
         .map(drop)
     }
 
     /// What IKE needs to know to be gateway A.
-    pub(super) fn settings_of_a(&self) -> Result<ike::Settings, lab::Error> {
-        let doing = |what: &'static str| move |source: io::Error| lab::Error::Io { what, source };
+    pub(super) fn settings_of_a(&self) -> Result<ike::Settings, lab::LabError> {
+        let doing =
+            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
         let folder = self
             .scratch
             .folder("peer")
             .map_err(doing("no temporary folder"))?;
-        let files = Files::in_folder(&folder);
+        let files = GatewayFiles::in_folder(&folder);
         write_private(&files.psk, &self.psk).map_err(doing("no temporary file"))?;
         let text = gateway::config(&self.options, &self.plan, Side::A, &files);
         let environment = LoadOptions {
@@ -172,9 +174,9 @@ impl Pair {
 
     /// What both gateways say of themselves; `None` if they are not groundlink.
     pub(super) fn status(&self) -> Option<[Snapshot; 2]> {
-        let of = |far: &Far| match far {
-            Far::Groundlink(gateway) => gateway.status().ok(),
-            Far::Strongswan(_) => None,
+        let of = |far: &RemoteGateway| match far {
+            RemoteGateway::Groundlink(gateway) => gateway.status().ok(),
+            RemoteGateway::Strongswan(_) => None,
         };
         Some([of(&self.a)?, of(&self.b)?])
     }
@@ -184,7 +186,7 @@ impl Pair {
         &self,
         side: Side,
         work: impl FnOnce() -> T + Send,
-    ) -> Result<T, lab::Error> {
+    ) -> Result<T, lab::LabError> {
         enter(self.world.host(side), work)
     }
 
@@ -192,41 +194,47 @@ impl Pair {
     pub(super) fn on_gateway_a<T: Send>(
         &self,
         work: impl FnOnce() -> T + Send,
-    ) -> Result<T, lab::Error> {
+    ) -> Result<T, lab::LabError> {
         enter(self.world.gateway(Side::A), work)
     }
 
     /// Runs `work` on the router between the gateways.
-    pub(super) fn on_wan<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, lab::Error> {
+    pub(super) fn on_wan<T: Send>(
+        &self,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, lab::LabError> {
         enter(self.world.wan(), work)
     }
 }
 
-fn enter<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> Result<T, lab::Error> {
+fn enter<T: Send>(
+    namespace: &Namespace,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, lab::LabError> {
     let what = "a network namespace cannot be entered";
     namespace
         .run(work)
-        .map_err(|source| lab::Error::Io { what, source })
+        .map_err(|source| lab::LabError::Io { what, source })
 }
 
-fn is_up(far: &Far) -> bool {
+fn is_up(far: &RemoteGateway) -> bool {
     match far {
-        Far::Groundlink(gateway) => gateway.is_up(),
-        Far::Strongswan(charon) => charon.is_up(),
+        RemoteGateway::Groundlink(gateway) => gateway.is_up(),
+        RemoteGateway::Strongswan(charon) => charon.is_up(),
     }
 }
 
-fn has_ended(far: &mut Far) -> bool {
+fn has_ended(far: &mut RemoteGateway) -> bool {
     match far {
-        Far::Groundlink(gateway) => gateway.process().ended().is_some(),
-        Far::Strongswan(charon) => charon.process().ended().is_some(),
+        RemoteGateway::Groundlink(gateway) => gateway.process().ended().is_some(),
+        RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
     }
 }
 
-fn tail(far: &mut Far) -> Vec<String> {
+fn tail(far: &mut RemoteGateway) -> Vec<String> {
     match far {
-        Far::Groundlink(gateway) => gateway.process().tail(8),
-        Far::Strongswan(charon) => charon.tail(8),
+        RemoteGateway::Groundlink(gateway) => gateway.process().tail(8),
+        RemoteGateway::Strongswan(charon) => charon.tail(8),
     }
 }
 

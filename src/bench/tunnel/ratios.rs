@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::blast::MIXES;
-use super::report::Run;
+use super::report::SystemRun;
+use super::udp_rate::MIXES;
 
 /// Ours divided by theirs, for one suite; `null` where one of the two was not measured. Above one is better for speeds, below one
 /// for the rest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Ratios {
+pub struct SpeedRatios {
     /// The ESP proposals.
     pub esp: String,
     /// Speed of one TCP stream.
@@ -29,12 +29,12 @@ pub struct Ratios {
     pub memory: Option<f64>,
 }
 
-impl Ratios {
+impl SpeedRatios {
     /// Of two runs with the same suite.
-    pub(super) fn of(ours: &Run, theirs: &Run) -> Ratios {
-        let pps = |run: &Run, name| run.udp.iter().find(|udp| udp.name == name)?.pps;
+    pub(super) fn of(ours: &SystemRun, theirs: &SystemRun) -> SpeedRatios {
+        let pps = |run: &SystemRun, name| run.udp.iter().find(|udp| udp.name == name)?.pps;
         let udp = ours.udp.iter().map(|udp| udp.name);
-        Ratios {
+        SpeedRatios {
             esp: ours.esp.clone(),
             tcp_one_stream: ratio(ours.tcp.one_stream_mbit, theirs.tcp.one_stream_mbit),
             tcp_four_streams: ratio(ours.tcp.four_streams_mbit, theirs.tcp.four_streams_mbit),
@@ -82,7 +82,7 @@ mod tests {
     fn ratios_are_ours_over_theirs_and_missing_where_one_is() {
         let (ours, mut theirs) = (run(System::Groundlink, 10.0), run(System::Strongswan, 1.0));
         theirs.tcp.four_streams_mbit = None;
-        let ratios = Ratios::of(&ours, &theirs);
+        let ratios = SpeedRatios::of(&ours, &theirs);
         assert_eq!(ratios.tcp_one_stream, Some(10.0));
         assert_eq!(ratios.tcp_four_streams, None);
         assert_eq!(ratios.udp["IMIX"], Some(10.0));

@@ -5,56 +5,56 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Options;
-use super::blast::{Found, MIXES, Mix, Trial};
+use super::TunnelBenchOptions;
 use super::pair::System;
-use super::ratios::Ratios;
-use super::stages::Stages;
-use crate::bench::Machine;
+use super::ratios::SpeedRatios;
+use super::step_costs::StepCosts;
+use super::udp_rate::{MIXES, PacketMix, RateResult, RateTrial};
+use crate::bench::MachineInfo;
 
 /// Everything. Its serialised form is `bench tunnel --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct TunnelReport {
     /// Where.
-    pub machine: Machine,
+    pub machine: MachineInfo,
     /// The IKE proposals of both sides.
     pub ike: String,
     /// Seconds of TCP; a trial of the UDP rate search took half of it.
     pub seconds: u32,
     /// Each system with each suite.
-    pub runs: Vec<Run>,
+    pub runs: Vec<SystemRun>,
     /// groundlink against the other system, per suite.
-    pub ratios: Vec<Ratios>,
+    pub ratios: Vec<SpeedRatios>,
 }
 
 /// One system with one suite.
 #[derive(Debug, Clone, Serialize)]
-pub struct Run {
+pub struct SystemRun {
     /// What both gateways were.
     pub system: System,
     /// The ESP proposals.
     pub esp: String,
     /// From host A to host B.
-    pub tcp: Tcp,
+    pub tcp: TcpResult,
     /// The rate searches.
-    pub udp: Vec<Udp>,
+    pub udp: Vec<UdpResult>,
     /// One more, in which gateway A is replaced by a peer that sends ESP in UDP with checksum zero, as kernels and clouds do.
-    pub ingress: Option<Udp>,
+    pub ingress: Option<UdpResult>,
     /// Echo requests from host A to host B.
-    pub rtt: Rtt,
+    pub rtt: RttStats,
     /// CPU seconds for each gigabit of one TCP stream; `null` where the stream broke.
-    pub cpu: Option<Cpu>,
+    pub cpu: Option<CpuCost>,
     /// What each stage of the road took for a byte of that stream; `null` for other systems, and without such a counter.
-    pub ticks_per_byte: Option<Stages>,
+    pub ticks_per_byte: Option<StepCosts>,
     /// Resident memory of the gateways after all that.
-    pub memory_mib: Memory,
+    pub memory_mib: MemoryUse,
     /// What could not be measured, and why.
     pub problems: Vec<String>,
 }
 
 /// Payload of TCP in Mbit/s; `null` where it broke.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Tcp {
+pub struct TcpResult {
     /// Over one connection.
     pub one_stream_mbit: Option<f64>,
     /// Over four.
@@ -63,7 +63,7 @@ pub struct Tcp {
 
 /// The highest rate at which less than 0.5 % was lost.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Udp {
+pub struct UdpResult {
     /// `64 B`, `512 B`, `1300 B` or `IMIX`.
     pub name: &'static str,
     /// Bytes of payload, one packet after the other.
@@ -75,12 +75,12 @@ pub struct Udp {
     /// The sender could send no more: this is its limit, and that of the gateways is higher.
     pub sender_limited: bool,
     /// What was tried.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<RateTrial>,
 }
 
 /// Round trips.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Rtt {
+pub struct RttStats {
     /// Requests sent.
     pub sent: u16,
     /// Answers that came back.
@@ -95,7 +95,7 @@ pub struct Rtt {
 
 /// CPU seconds of the gateways for each gigabit of payload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Cpu {
+pub struct CpuCost {
     /// Gateway A, which seals the data and opens acknowledgements.
     pub a_s_per_gbit: f64,
     /// Gateway B, which does the reverse.
@@ -104,18 +104,18 @@ pub struct Cpu {
 
 /// Resident memory in MiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Memory {
+pub struct MemoryUse {
     /// Of gateway A.
     pub a: Option<f64>,
     /// Of gateway B.
     pub b: Option<f64>,
 }
 
-impl Report {
+impl TunnelReport {
     /// A report without runs.
-    pub(super) fn empty(options: &Options) -> Report {
-        Report {
-            machine: Machine::this(),
+    pub(super) fn empty(options: &TunnelBenchOptions) -> TunnelReport {
+        TunnelReport {
+            machine: MachineInfo::this(),
             ike: options.ike.clone(),
             seconds: options.seconds,
             runs: Vec::new(),
@@ -130,7 +130,7 @@ impl Report {
             .flat_map(|ours| {
                 of(System::Strongswan)
                     .filter(|theirs| theirs.esp == ours.esp)
-                    .map(|theirs| Ratios::of(ours, theirs))
+                    .map(|theirs| SpeedRatios::of(ours, theirs))
             })
             .collect();
     }
@@ -141,26 +141,26 @@ impl Report {
     }
 }
 
-impl Run {
-    pub(super) fn empty(system: System, esp: &str) -> Run {
-        Run {
+impl SystemRun {
+    pub(super) fn empty(system: System, esp: &str) -> SystemRun {
+        SystemRun {
             system,
             esp: esp.to_owned(),
-            tcp: Tcp::default(),
+            tcp: TcpResult::default(),
             udp: Vec::new(),
             ingress: None,
-            rtt: Rtt::default(),
+            rtt: RttStats::default(),
             cpu: None,
             ticks_per_byte: None,
-            memory_mib: Memory::default(),
+            memory_mib: MemoryUse::default(),
             problems: Vec::new(),
         }
     }
 }
 
-impl Udp {
-    pub(super) fn new(mix: Mix, found: Found) -> Udp {
-        Udp {
+impl UdpResult {
+    pub(super) fn new(mix: PacketMix, found: RateResult) -> UdpResult {
+        UdpResult {
             name: mix.name,
             sizes: mix.sizes,
             pps: found.pps,
@@ -171,15 +171,15 @@ impl Udp {
     }
 }
 
-impl Rtt {
+impl RttStats {
     /// Of so many requests, these came back.
-    pub(super) fn of(sent: u16, mut answers: Vec<Duration>) -> Rtt {
+    pub(super) fn of(sent: u16, mut answers: Vec<Duration>) -> RttStats {
         answers.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let at = |part: usize| answers.get(answers.len() * part / 100).copied().map(ms);
         let sum: Duration = answers.iter().sum();
         let count = answers.len();
-        Rtt {
+        RttStats {
             sent,
             received: u16::try_from(count).unwrap_or(u16::MAX),
             avg_ms: (count > 0).then(|| ms(sum) / count as f64),
@@ -189,18 +189,18 @@ impl Rtt {
     }
 }
 
-impl Cpu {
+impl CpuCost {
     /// What both gateways took between two looks, while so many bytes were carried.
     pub(super) fn between(
         before: [Option<Duration>; 2],
         after: [Option<Duration>; 2],
         bytes: u64,
-    ) -> Option<Cpu> {
+    ) -> Option<CpuCost> {
         let gbit = (bytes > 0).then_some(bytes as f64 * 8.0 / 1e9)?;
         let spent = |before: Option<Duration>, after: Option<Duration>| {
             Some(after?.saturating_sub(before?).as_secs_f64() / gbit)
         };
-        Some(Cpu {
+        Some(CpuCost {
             a_s_per_gbit: spent(before[0], after[0])?,
             b_s_per_gbit: spent(before[1], after[1])?,
         })
@@ -212,7 +212,7 @@ impl Cpu {
     }
 }
 
-impl Memory {
+impl MemoryUse {
     /// The larger of the two.
     pub fn most(&self) -> Option<f64> {
         self.a.into_iter().chain(self.b).reduce(f64::max)
@@ -220,14 +220,14 @@ impl Memory {
 }
 
 /// The row of what gateway B takes in by itself.
-pub(super) const INGRESS: &str = "ingress 1300 B";
+pub(super) const INGRESS_ROW: &str = "ingress 1300 B";
 
-/// The rows of the table; [`cells`] and [`Ratios::in_order`] follow them.
+/// The rows of the table; [`cells`] and [`SpeedRatios::in_order`] follow them.
 pub(super) fn names() -> Vec<String> {
     let udp = MIXES.map(|mix| format!("UDP {}", mix.name));
     let tcp = ["TCP, one stream", "TCP, four streams"].map(str::to_owned);
     let costs = ["round trip", "CPU per gigabit", "memory"].map(str::to_owned);
-    let ingress = [INGRESS.to_owned()];
+    let ingress = [INGRESS_ROW.to_owned()];
     tcp.into_iter()
         .chain(udp)
         .chain(ingress)
@@ -236,7 +236,7 @@ pub(super) fn names() -> Vec<String> {
 }
 
 /// What a run says in each row.
-pub(super) fn cells(run: &Run) -> Vec<Option<String>> {
+pub(super) fn cells(run: &SystemRun) -> Vec<Option<String>> {
     let tcp = [run.tcp.one_stream_mbit, run.tcp.four_streams_mbit];
     let udp = MIXES.map(|mix| kpps(run.udp.iter().find(|udp| udp.name == mix.name)?));
     let costs = [
@@ -253,12 +253,12 @@ pub(super) fn cells(run: &Run) -> Vec<Option<String>> {
         .collect()
 }
 
-fn kpps(udp: &Udp) -> Option<String> {
+fn kpps(udp: &UdpResult) -> Option<String> {
     let bound = if udp.sender_limited { "≥ " } else { "" };
     udp.pps.map(|pps| format!("{bound}{:.1} kpps", pps / 1e3))
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for TunnelReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
         writeln!(f, "IKE {}, {} s of TCP\n", self.ike, self.seconds)?;
@@ -282,7 +282,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "CPU: of both gateways, with one TCP stream. Memory: of the larger one."
+            "CPU: of both gateways, with one TCP stream. MemoryUse: of the larger one."
         )
     }
 }
@@ -295,10 +295,10 @@ pub(super) fn imix() -> &'static str {
 const NAME: usize = 20;
 const CELL: usize = 14;
 
-impl Report {
+impl TunnelReport {
     /// The table of one suite: a column for each system, and the ratios.
     fn suite(&self, f: &mut fmt::Formatter<'_>, esp: &str) -> fmt::Result {
-        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.esp == esp).collect();
+        let runs: Vec<&SystemRun> = self.runs.iter().filter(|run| run.esp == esp).collect();
         let ratios = self.ratios.iter().find(|ratios| ratios.esp == esp);
         write!(f, "{esp:<NAME$}")?;
         for run in &runs {
@@ -306,7 +306,7 @@ impl Report {
         }
         writeln!(f, "{}", ratios.map_or("", |_| "     ratio"))?;
         let columns: Vec<_> = runs.iter().map(|run| cells(run)).collect();
-        let ratios = ratios.map(Ratios::in_order).unwrap_or_default();
+        let ratios = ratios.map(SpeedRatios::in_order).unwrap_or_default();
         for (at, name) in names().iter().enumerate() {
             write!(f, "  {name:<width$}", width = NAME - 2)?;
             for column in &columns {
@@ -341,21 +341,21 @@ pub(super) fn rate(mbit: f64) -> String {
 
 #[cfg(test)]
 pub(super) mod testing {
-    use super::super::blast::FULL;
+    use super::super::udp_rate::FULL;
     use super::*;
 
     /// A run with round figures, `times` as fast as the slowest.
-    pub fn run(system: System, times: f64) -> Run {
-        let trial = |pps: f64, loss: f64| Trial {
+    pub fn run(system: System, times: f64) -> SystemRun {
+        let trial = |pps: f64, loss: f64| RateTrial {
             wanted_pps: Some(pps),
             sent_pps: pps,
             sent: pps as u64,
             received: (pps * (1.0 - loss)) as u64,
         };
-        let udp = |mix: Mix| {
-            Udp::new(
+        let udp = |mix: PacketMix| {
+            UdpResult::new(
                 mix,
-                Found {
+                RateResult {
                     pps: Some(10_000.0 * times),
                     sender_limited: false,
                     trials: vec![
@@ -366,14 +366,14 @@ pub(super) mod testing {
                 },
             )
         };
-        Run {
-            tcp: Tcp {
+        SystemRun {
+            tcp: TcpResult {
                 one_stream_mbit: Some(200.0 * times),
                 four_streams_mbit: Some(250.0 * times),
             },
             udp: MIXES.map(udp).to_vec(),
             ingress: Some(udp(FULL)),
-            ticks_per_byte: (system == System::Groundlink).then_some(Stages {
+            ticks_per_byte: (system == System::Groundlink).then_some(StepCosts {
                 read: 0.25,
                 split: 0.5,
                 seal: 1.5,
@@ -383,22 +383,22 @@ pub(super) mod testing {
                 join: 0.5,
                 write: 1.0,
             }),
-            rtt: Rtt::of(2, vec![Duration::from_micros(400); 2]),
-            cpu: Some(Cpu {
+            rtt: RttStats::of(2, vec![Duration::from_micros(400); 2]),
+            cpu: Some(CpuCost {
                 a_s_per_gbit: 4.0 / times,
                 b_s_per_gbit: 2.0 / times,
             }),
-            memory_mib: Memory {
+            memory_mib: MemoryUse {
                 a: Some(15.5),
                 b: Some(16.0),
             },
-            ..Run::empty(system, "aes128-sha1")
+            ..SystemRun::empty(system, "aes128-sha1")
         }
     }
 
     /// Both systems with one suite.
-    pub fn report() -> Report {
-        let mut report = Report::empty(&Options {
+    pub fn report() -> TunnelReport {
+        let mut report = TunnelReport::empty(&TunnelBenchOptions {
             versus: Some(System::Strongswan),
             ike: "aes128-sha1-modp1024".to_owned(),
             esp: vec!["aes128-sha1".to_owned()],
@@ -455,19 +455,19 @@ mod tests {
 
     #[test]
     fn round_trips_are_summed_up() {
-        let rtt = Rtt::of(200, (1..=100).map(Duration::from_millis).collect());
+        let rtt = RttStats::of(200, (1..=100).map(Duration::from_millis).collect());
         assert_eq!((rtt.sent, rtt.received), (200, 100));
         assert!((rtt.avg_ms.unwrap() - 50.5).abs() < 1e-9);
         assert_eq!((rtt.median_ms, rtt.p99_ms), (Some(51.0), Some(100.0)));
-        assert_eq!(Rtt::of(3, vec![]).avg_ms, None);
+        assert_eq!(RttStats::of(3, vec![]).avg_ms, None);
     }
 
     #[test]
     fn cpu_is_counted_by_the_gigabit() {
         let ms = |ms| Some(Duration::from_millis(ms));
-        let cpu = Cpu::between([ms(100), ms(50)], [ms(600), ms(150)], 250_000_000).unwrap();
+        let cpu = CpuCost::between([ms(100), ms(50)], [ms(600), ms(150)], 250_000_000).unwrap();
         assert!((cpu.a_s_per_gbit - 0.25).abs() < 1e-9);
         assert!((cpu.total() - 0.3).abs() < 1e-9);
-        assert_eq!(Cpu::between([None, None], [ms(1), ms(1)], 1), None);
+        assert_eq!(CpuCost::between([None, None], [ms(1), ms(1)], 1), None);
     }
 }

@@ -15,7 +15,7 @@ const CLOSE: f64 = 1.03;
 
 /// What is known so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Search {
+pub(super) struct RateSearch {
     low: Option<f64>,
     high: f64,
     /// Where to look next, if not in the middle.
@@ -24,10 +24,10 @@ pub(super) struct Search {
     falls: u32,
 }
 
-impl Search {
+impl RateSearch {
     /// A search below `high`, which was too much, beginning at `guess`.
-    pub(super) fn new(high: f64, guess: f64) -> Search {
-        Search {
+    pub(super) fn new(high: f64, guess: f64) -> RateSearch {
+        RateSearch {
             low: None,
             high,
             guess: (LEAST < guess && guess < high / CLOSE).then_some(guess),
@@ -45,11 +45,11 @@ impl Search {
     }
 
     /// `rate` was tried.
-    pub(super) fn learn(&mut self, rate: f64, outcome: Outcome) {
+    pub(super) fn learn(&mut self, rate: f64, outcome: TrialOutcome) {
         self.guess = None;
         match outcome {
-            Outcome::Carried => self.low = Some(self.low.map_or(rate, |low| low.max(rate))),
-            Outcome::Lost => {
+            TrialOutcome::Carried => self.low = Some(self.low.map_or(rate, |low| low.max(rate))),
+            TrialOutcome::Lost => {
                 self.high = self.high.min(rate);
                 // While nothing is known to be carried, the limit is rather a bit lower than next to nothing.
                 if self.low.is_none() {
@@ -69,7 +69,7 @@ impl Search {
 
 /// How a trial ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum TrialOutcome {
     /// Hardly anything was lost.
     Carried,
     /// Too much was.
@@ -82,13 +82,13 @@ mod tests {
 
     /// How a machine that carries up to `limit` is searched: what is found, and in how many trials.
     fn found(limit: f64, high: f64, guess: f64) -> (Option<f64>, u32) {
-        let mut search = Search::new(high, guess);
+        let mut search = RateSearch::new(high, guess);
         let mut trials = 0;
         while let Some(rate) = search.next() {
             let outcome = if rate <= limit {
-                Outcome::Carried
+                TrialOutcome::Carried
             } else {
-                Outcome::Lost
+                TrialOutcome::Lost
             };
             search.learn(rate, outcome);
             trials += 1;

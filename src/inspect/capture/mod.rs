@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use source::Source;
 
 /// The longest frame that is read; no capture tool writes a longer one.
-pub const LONGEST_FRAME: usize = 262_144;
+pub const MAX_FRAME_LEN: usize = 262_144;
 
 /// What the first octets of a frame are (the registry at tcpdump.org/linktypes.html).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ pub enum Item {
 
 /// Why a file is no capture.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum CaptureError {
     /// It cannot be read at all.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -69,7 +69,7 @@ pub enum Unreadable {
     Empty,
     /// It begins with something else.
     #[error("it is neither pcap nor pcapng")]
-    NoCapture,
+    UnknownFormat,
 }
 
 /// A capture being read.
@@ -152,18 +152,20 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// It is not a capture file.
-    pub fn open(inner: R) -> Result<Reader<R>, Unreadable> {
+    pub fn open(inner: R) -> Result<Reader<R>, CaptureError> {
         let mut source = Source::new(inner);
         let mut magic = [0; 4];
         match source.fill(&mut magic)? {
-            0 => return Err(Unreadable::Empty),
+            0 => return Err(CaptureError::Empty),
             4 => {}
-            _ => return Err(Unreadable::NoCapture),
+            _ => return Err(CaptureError::UnknownFormat),
         }
         let format = if magic == pcapng::SECTION {
             Format::Pcapng(pcapng::Format::new())
         } else {
-            Format::Pcap(pcap::Format::open(magic, &mut source)?.ok_or(Unreadable::NoCapture)?)
+            Format::Pcap(
+                pcap::Format::open(magic, &mut source)?.ok_or(CaptureError::UnknownFormat)?,
+            )
         };
         Ok(Reader {
             source,
@@ -254,10 +256,10 @@ mod tests {
 
     #[test]
     fn what_is_no_capture_is_not_read() {
-        assert!(matches!(Reader::open(&[][..]), Err(Unreadable::Empty)));
+        assert!(matches!(Reader::open(&[][..]), Err(CaptureError::Empty)));
         for bytes in [&b"abc"[..], b"#!/bin/sh\n", &[0; 100], &[0xd4, 0xc3, 0xb2]] {
             assert!(
-                matches!(Reader::open(bytes), Err(Unreadable::NoCapture)),
+                matches!(Reader::open(bytes), Err(CaptureError::UnknownFormat)),
                 "{bytes:?}"
             );
         }

@@ -11,7 +11,7 @@
 use std::io::{self, Read};
 
 use super::source::Source;
-use super::{Concerns, Fault, Found, LONGEST_FRAME, LinkType, Order, Raw};
+use super::{Concerns, Fault, Found, LinkType, MAX_FRAME_LEN, Order, Raw};
 
 /// What the header of the file says.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Format {
         let seconds = self.order.u32([s0, s1, s2, s3]);
         let fraction = self.order.u32([f0, f1, f2, f3]);
         let captured = self.order.u32([c0, c1, c2, c3]) as usize;
-        if captured > LONGEST_FRAME {
+        if captured > MAX_FRAME_LEN {
             return lost(
                 "a record claims to be longer than any frame; what follows cannot be found",
                 Concerns::AFrame,
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_record_longer_than_any_frame_is_not_allocated() {
         let order = Order::Little;
-        for length in [LONGEST_FRAME as u32 + 1, u32::MAX] {
+        for length in [MAX_FRAME_LEN as u32 + 1, u32::MAX] {
             let mut bytes = [file(order, MICROSECONDS), record(order, [1, 0], b"a")].concat();
             bytes.extend([0; 8]);
             bytes.extend(number(order, length));

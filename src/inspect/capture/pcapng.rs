@@ -15,7 +15,7 @@
 use std::io::{self, Read};
 
 use super::source::Source;
-use super::{Concerns, Fault, Found, LONGEST_FRAME, LinkType, Order, Raw};
+use super::{Concerns, Fault, Found, LinkType, MAX_FRAME_LEN, Order, Raw};
 
 /// What is known of the section being read.
 #[derive(Debug)]
@@ -52,10 +52,10 @@ const SIMPLE_PACKET: u32 = 3;
 const PACKET: u32 = 6;
 
 /// The frame and what stands around it: more than any writer puts there.
-const LONGEST_BLOCK: usize = LONGEST_FRAME + 65_536;
+const MAX_BLOCK_LEN: usize = MAX_FRAME_LEN + 65_536;
 
 /// More interfaces than any machine has.
-const MOST_INTERFACES: usize = 4096;
+const MAX_INTERFACES: usize = 4096;
 
 /// Microseconds: 10^-6.
 const DEFAULT_RESOLUTION: u8 = 6;
@@ -152,7 +152,7 @@ impl Format {
                 concerns,
             })))
         };
-        let found = if wanted && len as usize <= LONGEST_BLOCK {
+        let found = if wanted && len as usize <= MAX_BLOCK_LEN {
             let mut body = vec![0; len as usize];
             if source.fill(&mut body)? < body.len() {
                 return cut(concerns);
@@ -195,7 +195,7 @@ impl Format {
     }
 
     fn interface(&mut self, mut fields: Fields<'_>) -> Result<(), &'static str> {
-        if self.interfaces.len() >= MOST_INTERFACES {
+        if self.interfaces.len() >= MAX_INTERFACES {
             return Err("more interfaces than any machine has");
         }
         let cut = "the description of an interface is cut";
@@ -233,7 +233,7 @@ impl Format {
         let bytes = fields
             .rest
             .get(..captured as usize)
-            .filter(|bytes| bytes.len() <= LONGEST_FRAME)
+            .filter(|bytes| bytes.len() <= MAX_FRAME_LEN)
             .ok_or("a packet longer than its block")?;
         Ok(Raw {
             time: Some(interface.time(u64::from(high) << 32 | u64::from(low))),
@@ -254,7 +254,7 @@ impl Format {
             0 => wire_len,
             limit => wire_len.min(limit),
         };
-        let captured = fields.rest.len().min(limit as usize).min(LONGEST_FRAME);
+        let captured = fields.rest.len().min(limit as usize).min(MAX_FRAME_LEN);
         Ok(Raw {
             time: None,
             link: interface.link,

@@ -6,26 +6,29 @@ use crate::crypto::{self, Encryption, Integrity};
 
 /// What a name in a table means to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning<T> {
+pub(super) enum TableAlgorithm<T> {
     /// An algorithm of ours.
-    Ours(T),
+    Supported(T),
     /// One that Wireshark knows and we do not run.
-    Foreign,
+    Unsupported,
 }
 
 /// The cipher of a row of `ikev2_decryption_table`; `None` if Wireshark does not know it either.
-pub(super) fn ike_encryption(name: &str) -> Option<Meaning<&'static Encryption>> {
+pub(super) fn ike_encryption(name: &str) -> Option<TableAlgorithm<&'static Encryption>> {
     let row = IKE_ENCRYPTION.iter().find(|row| row.0 == bare(name))?;
     Some(meaning(crypto::encryption(row.1, row.2)))
 }
 
 /// The integrity algorithm of such a row; none is a meaning too.
-pub(super) fn ike_integrity(name: &str) -> Option<Meaning<Option<&'static Integrity>>> {
+pub(super) fn ike_integrity(name: &str) -> Option<TableAlgorithm<Option<&'static Integrity>>> {
     integrity(IKE_INTEGRITY, name, "-bits of Authentication")
 }
 
 /// The cipher of a row of `esp_sa`, whose length is that of its key.
-pub(super) fn esp_encryption(name: &str, key_len: usize) -> Option<Meaning<&'static Encryption>> {
+pub(super) fn esp_encryption(
+    name: &str,
+    key_len: usize,
+) -> Option<TableAlgorithm<&'static Encryption>> {
     let (_, id) = ESP_ENCRYPTION.iter().find(|row| row.0 == bare(name))?;
     let fits =
         |row: &&Encryption| row.id == *id && row.key_len.saturating_add(row.salt_len) == key_len;
@@ -33,7 +36,7 @@ pub(super) fn esp_encryption(name: &str, key_len: usize) -> Option<Meaning<&'sta
 }
 
 /// The integrity algorithm of such a row.
-pub(super) fn esp_integrity(name: &str) -> Option<Meaning<Option<&'static Integrity>>> {
+pub(super) fn esp_integrity(name: &str) -> Option<TableAlgorithm<Option<&'static Integrity>>> {
     integrity(ESP_INTEGRITY, name, " bit authentication")
 }
 
@@ -120,8 +123,8 @@ fn bare(name: &str) -> &str {
     name.split_once(" [").map_or(name, |(name, _)| name)
 }
 
-fn meaning<T>(ours: Option<T>) -> Meaning<T> {
-    ours.map_or(Meaning::Foreign, Meaning::Ours)
+fn meaning<T>(ours: Option<T>) -> TableAlgorithm<T> {
+    ours.map_or(TableAlgorithm::Unsupported, TableAlgorithm::Supported)
 }
 
 /// `any` is how Wireshark calls an ICV that it is only to skip.
@@ -129,13 +132,13 @@ fn integrity(
     rows: &[(&str, u16)],
     name: &str,
     any: &str,
-) -> Option<Meaning<Option<&'static Integrity>>> {
+) -> Option<TableAlgorithm<Option<&'static Integrity>>> {
     let name = bare(name);
     if name.starts_with("ANY ") && name.ends_with(any) {
-        return Some(Meaning::Foreign);
+        return Some(TableAlgorithm::Unsupported);
     }
     match rows.iter().find(|row| row.0 == name)?.1 {
-        NONE => Some(Meaning::Ours(None)),
+        NONE => Some(TableAlgorithm::Supported(None)),
         id => Some(meaning(crypto::integrity(id).map(Some))),
     }
 }
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn names_stand_for_our_rows_whatever_rfc_they_cite() {
         let word = |name| match ike_encryption(name) {
-            Some(Meaning::Ours(row)) => row.word,
+            Some(TableAlgorithm::Supported(row)) => row.word,
             other => panic!("{name}: {other:?}"),
         };
         assert_eq!(word("AES-CBC-256 [RFC3602]"), "aes256");
@@ -157,7 +160,7 @@ mod tests {
         );
         assert_eq!(word("3DES [RFC2451]"), "3des");
         let esp = |name, len| match esp_encryption(name, len) {
-            Some(Meaning::Ours(row)) => row.word,
+            Some(TableAlgorithm::Supported(row)) => row.word,
             other => panic!("{name}: {other:?}"),
         };
         assert_eq!(esp("AES-CBC [RFC3602]", 24), "aes192");
@@ -174,25 +177,31 @@ mod tests {
 
     #[test]
     fn what_wireshark_knows_and_we_do_not_is_foreign_and_the_rest_unknown() {
-        assert_eq!(ike_encryption("NULL [RFC2410]"), Some(Meaning::Foreign));
+        assert_eq!(
+            ike_encryption("NULL [RFC2410]"),
+            Some(TableAlgorithm::Unsupported)
+        );
         let gcm192 = "AES-GCM-192 with 16 octet ICV [RFC5282]";
-        assert_eq!(ike_encryption(gcm192), Some(Meaning::Foreign));
+        assert_eq!(ike_encryption(gcm192), Some(TableAlgorithm::Unsupported));
         assert_eq!(ike_encryption("ROT13"), None);
         assert_eq!(
             esp_encryption("AES-CTR [RFC3686]", 20),
-            Some(Meaning::Foreign)
+            Some(TableAlgorithm::Unsupported)
         );
         assert_eq!(
             esp_encryption("AES-CBC [RFC3602]", 17),
-            Some(Meaning::Foreign)
+            Some(TableAlgorithm::Unsupported)
         );
         assert_eq!(esp_encryption("aes", 16), None);
         let any = "ANY 96-bits of Authentication [No Checking]";
-        assert_eq!(ike_integrity(any), Some(Meaning::Foreign));
+        assert_eq!(ike_integrity(any), Some(TableAlgorithm::Unsupported));
         let any = "ANY 128 bit authentication [no checking]";
-        assert_eq!(esp_integrity(any), Some(Meaning::Foreign));
-        assert_eq!(ike_integrity("NONE [RFC4306]"), Some(Meaning::Ours(None)));
-        assert_eq!(esp_integrity("NULL"), Some(Meaning::Ours(None)));
+        assert_eq!(esp_integrity(any), Some(TableAlgorithm::Unsupported));
+        assert_eq!(
+            ike_integrity("NONE [RFC4306]"),
+            Some(TableAlgorithm::Supported(None))
+        );
+        assert_eq!(esp_integrity("NULL"), Some(TableAlgorithm::Supported(None)));
         assert_eq!(esp_integrity("CRC32"), None);
     }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Newer versions of Wireshark add two fields: `"32-bit"` or `"64-bit"` sequence numbers, and the upper half to begin with.
-//! Addresses may be `*` or `192.0.2.0/24`, an SPI may have `*` for digits.
+//! AddressMatch may be `*` or `192.0.2.0/24`, an SPI may have `*` for digits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use std::net::IpAddr;
 use crate::crypto::{Esn, Opener, Protection, SaKeys, Secret};
 use crate::net::Prefix;
 
-use super::BadTable;
-use super::algorithms::{Meaning, esp_encryption, esp_integrity};
+use super::KeyTableError;
+use super::algorithms::{TableAlgorithm, esp_encryption, esp_integrity};
 use super::row::{hex, rows};
 
 /// The keys of Child SAs, in the order of the table.
 #[derive(Default)]
 pub struct EspKeys {
-    sas: Vec<Sa>,
+    sas: Vec<EspKeyRow>,
     /// Where the rows with one SPI are.
     exact: HashMap<u32, Vec<usize>>,
     /// Where the rows with wildcards are.
@@ -28,10 +28,10 @@ pub struct EspKeys {
 }
 
 /// A row: which packets it is for, and what opens them.
-pub(in crate::inspect) struct Sa {
-    family: Option<Family>,
-    source: Addresses,
-    destination: Addresses,
+pub(in crate::inspect) struct EspKeyRow {
+    family: Option<IpVersionMatch>,
+    source: AddressMatch,
+    destination: AddressMatch,
     spi: SpiPattern,
     /// What opens a packet, or the names of algorithms that we do not run.
     pub(in crate::inspect) opener: Result<Box<Opener>, String>,
@@ -42,12 +42,12 @@ pub(in crate::inspect) struct Sa {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum IpVersionMatch {
     V4,
     V6,
 }
 
-enum Addresses {
+enum AddressMatch {
     Any,
     In(Prefix),
 }
@@ -63,10 +63,10 @@ impl EspKeys {
     ///
     /// # Errors
     /// A line is not a row of it.
-    pub fn parse(text: &str) -> Result<EspKeys, BadTable> {
+    pub fn parse(text: &str) -> Result<EspKeys, KeyTableError> {
         let mut keys = EspKeys::default();
         for (line, fields) in rows(text)? {
-            let sa = row(&fields).map_err(|what| BadTable { line, what })?;
+            let sa = row(&fields).map_err(|what| KeyTableError { line, what })?;
             let place = keys.sas.len();
             if sa.spi.mask == u32::MAX {
                 keys.exact.entry(sa.spi.value).or_default().push(place);
@@ -78,31 +78,31 @@ impl EspKeys {
         Ok(keys)
     }
 
-    /// The rows for a packet, each with its place in the table; at most [`MOST_TRIED`], those that name the SPI first.
+    /// The rows for a packet, each with its place in the table; at most [`MAX_TRIED`], those that name the SPI first.
     pub(in crate::inspect) fn find(
         &self,
         source: IpAddr,
         destination: IpAddr,
         spi: u32,
-    ) -> impl Iterator<Item = (usize, &Sa)> {
+    ) -> impl Iterator<Item = (usize, &EspKeyRow)> {
         let exact = self.exact.get(&spi).into_iter().flatten();
         exact
             .chain(&self.wild)
             .filter_map(|place| Some((*place, self.sas.get(*place)?)))
             .filter(move |(_, sa)| sa.is_for(source, destination, spi))
-            .take(MOST_TRIED)
+            .take(MAX_TRIED)
     }
 }
 
 /// How many rows are tried on one packet.
-const MOST_TRIED: usize = 8;
+const MAX_TRIED: usize = 8;
 
-impl Sa {
+impl EspKeyRow {
     fn is_for(&self, source: IpAddr, destination: IpAddr, spi: u32) -> bool {
         let family = if source.is_ipv4() {
-            Family::V4
+            IpVersionMatch::V4
         } else {
-            Family::V6
+            IpVersionMatch::V6
         };
         self.family.is_none_or(|own| own == family)
             && self.source.contains(source)
@@ -111,16 +111,16 @@ impl Sa {
     }
 }
 
-impl Addresses {
+impl AddressMatch {
     fn contains(&self, address: IpAddr) -> bool {
         match self {
-            Addresses::Any => true,
-            Addresses::In(prefix) => prefix.contains(address),
+            AddressMatch::Any => true,
+            AddressMatch::In(prefix) => prefix.contains(address),
         }
     }
 }
 
-fn row(fields: &[String]) -> Result<Sa, String> {
+fn row(fields: &[String]) -> Result<EspKeyRow, String> {
     let (
         [
             family,
@@ -139,10 +139,10 @@ fn row(fields: &[String]) -> Result<Sa, String> {
     let encryption_key = key(encryption_key)?;
     let integrity_key = key(integrity_key)?;
     let (esn, upper) = sequence_numbers(numbers)?;
-    Ok(Sa {
+    Ok(EspKeyRow {
         family: match family.as_str() {
-            "IPv4" => Some(Family::V4),
-            "IPv6" => Some(Family::V6),
+            "IPv4" => Some(IpVersionMatch::V4),
+            "IPv6" => Some(IpVersionMatch::V6),
             "*" | "Any" => None,
             other => return Err(format!("\"{other}\" is neither IPv4 nor IPv6")),
         },
@@ -172,14 +172,14 @@ fn opener(
             "{encryption} (a key of {bits} bits) with {integrity}"
         )))
     };
-    let Meaning::Ours(cipher) = cipher else {
+    let TableAlgorithm::Supported(cipher) = cipher else {
         return foreign();
     };
     // An AEAD checks itself, whatever Wireshark was told to skip behind it.
     let mac = match mac {
-        Meaning::Ours(mac) => mac,
-        Meaning::Foreign if cipher.is_aead() => None,
-        Meaning::Foreign => return foreign(),
+        TableAlgorithm::Supported(mac) => mac,
+        TableAlgorithm::Unsupported if cipher.is_aead() => None,
+        TableAlgorithm::Unsupported => return foreign(),
     };
     if mac.is_none() && !cipher.is_aead() {
         return foreign();
@@ -219,9 +219,9 @@ fn sequence_numbers(fields: &[String]) -> Result<(Option<Esn>, u32), String> {
     Ok((Some(esn), upper))
 }
 
-fn addresses(field: &str) -> Result<Addresses, String> {
+fn addresses(field: &str) -> Result<AddressMatch, String> {
     if field == "*" {
-        return Ok(Addresses::Any);
+        return Ok(AddressMatch::Any);
     }
     let prefix = match field.parse::<IpAddr>() {
         Ok(address) => Prefix::host(address),
@@ -229,7 +229,7 @@ fn addresses(field: &str) -> Result<Addresses, String> {
             .parse()
             .map_err(|_| format!("\"{field}\" is neither an address, a prefix nor *"))?,
     };
-    Ok(Addresses::In(prefix))
+    Ok(AddressMatch::In(prefix))
 }
 
 fn spi_pattern(field: &str) -> Option<SpiPattern> {

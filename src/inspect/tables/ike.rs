@@ -11,18 +11,18 @@ use std::collections::HashMap;
 use crate::crypto::{Opener, Protection, SaKeys, Secret};
 use crate::wire::IkeSpi;
 
-use super::BadTable;
-use super::algorithms::{Meaning, ike_encryption, ike_integrity};
+use super::KeyTableError;
+use super::algorithms::{TableAlgorithm, ike_encryption, ike_integrity};
 use super::row::{hex, rows};
 
 /// The keys of IKE SAs, by their two SPIs.
 #[derive(Default)]
 pub struct IkeKeys {
-    sas: HashMap<(IkeSpi, IkeSpi), IkeSa>,
+    sas: HashMap<(IkeSpi, IkeSpi), IkeKeyRow>,
 }
 
 /// What opens the messages of an IKE SA.
-pub(in crate::inspect) enum IkeSa {
+pub(in crate::inspect) enum IkeKeyRow {
     /// Both directions.
     Open {
         /// What the side that initiated the SA sends.
@@ -31,7 +31,7 @@ pub(in crate::inspect) enum IkeSa {
         responder: Box<Opener>,
     },
     /// The table names algorithms that we do not run.
-    Foreign(String),
+    Unsupported(String),
 }
 
 impl IkeKeys {
@@ -39,10 +39,10 @@ impl IkeKeys {
     ///
     /// # Errors
     /// A line is not a row of it.
-    pub fn parse(text: &str) -> Result<IkeKeys, BadTable> {
+    pub fn parse(text: &str) -> Result<IkeKeys, KeyTableError> {
         let mut keys = IkeKeys::default();
         for (line, fields) in rows(text)? {
-            let (spis, sa) = row(&fields).map_err(|what| BadTable { line, what })?;
+            let (spis, sa) = row(&fields).map_err(|what| KeyTableError { line, what })?;
             // As in Wireshark, the first of two rows for the same SA counts.
             keys.sas.entry(spis).or_insert(sa);
         }
@@ -50,12 +50,12 @@ impl IkeKeys {
     }
 
     /// What opens the messages with these SPIs.
-    pub(in crate::inspect) fn find(&self, spi_i: IkeSpi, spi_r: IkeSpi) -> Option<&IkeSa> {
+    pub(in crate::inspect) fn find(&self, spi_i: IkeSpi, spi_r: IkeSpi) -> Option<&IkeKeyRow> {
         self.sas.get(&(spi_i, spi_r))
     }
 }
 
-fn row(fields: &[String]) -> Result<((IkeSpi, IkeSpi), IkeSa), String> {
+fn row(fields: &[String]) -> Result<((IkeSpi, IkeSpi), IkeKeyRow), String> {
     let [
         spi_i,
         spi_r,
@@ -82,9 +82,9 @@ fn row(fields: &[String]) -> Result<((IkeSpi, IkeSpi), IkeSa), String> {
         })
     };
     let (initiator, responder) = (keys(sk_ei, sk_ai)?, keys(sk_er, sk_ar)?);
-    let (Meaning::Ours(cipher), Meaning::Ours(mac)) = (cipher, mac) else {
+    let (TableAlgorithm::Supported(cipher), TableAlgorithm::Supported(mac)) = (cipher, mac) else {
         let words = format!("{encryption} with {integrity}");
-        return Ok((spis, IkeSa::Foreign(words)));
+        return Ok((spis, IkeKeyRow::Unsupported(words)));
     };
     let protection = Protection {
         encryption: cipher,
@@ -97,7 +97,7 @@ fn row(fields: &[String]) -> Result<((IkeSpi, IkeSpi), IkeSa), String> {
     };
     Ok((
         spis,
-        IkeSa::Open {
+        IkeKeyRow::Open {
             initiator: opener(&initiator)?,
             responder: opener(&responder)?,
         },
@@ -139,7 +139,7 @@ mod tests {
         let keys = IkeKeys::parse(&format!("# Wireshark's\n{ROW}\n")).unwrap();
         assert!(matches!(
             keys.find(SPIS.0, SPIS.1),
-            Some(IkeSa::Open { .. })
+            Some(IkeKeyRow::Open { .. })
         ));
         assert!(keys.find(SPIS.1, SPIS.0).is_none());
         assert_eq!(format!("{keys:?}"), "keys of 1 IKE SAs");
@@ -152,7 +152,7 @@ mod tests {
         let keys = IkeKeys::parse(row).unwrap();
         assert!(matches!(
             keys.find(SPIS.0, SPIS.1),
-            Some(IkeSa::Open { .. })
+            Some(IkeKeyRow::Open { .. })
         ));
     }
 
@@ -160,7 +160,7 @@ mod tests {
     fn algorithms_we_do_not_run_are_kept_by_name() {
         let row = ROW.replace("HMAC_SHA1_96 [RFC2404]", "HMAC_SHA1_160 [RFC4595]");
         let keys = IkeKeys::parse(&row).unwrap();
-        let Some(IkeSa::Foreign(words)) = keys.find(SPIS.0, SPIS.1) else {
+        let Some(IkeKeyRow::Unsupported(words)) = keys.find(SPIS.0, SPIS.1) else {
             panic!("{keys:?}")
         };
         assert!(words.contains("HMAC_SHA1_160"), "{words}");

@@ -13,18 +13,18 @@ mod esp;
 mod ike;
 mod row;
 
+pub(super) use esp::EspKeyRow;
 pub use esp::EspKeys;
-pub(super) use esp::Sa;
+pub(super) use ike::IkeKeyRow;
 pub use ike::IkeKeys;
-pub(super) use ike::IkeSa;
 
 /// The most rows of a table that are read.
-pub const MOST_ROWS: usize = 100_000;
+pub const MAX_ROWS: usize = 100_000;
 
 /// A table that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
-pub struct BadTable {
+pub struct KeyTableError {
     /// Which line, from 1.
     pub line: usize,
     /// What is wrong with it.

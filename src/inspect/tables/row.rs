@@ -2,24 +2,24 @@
 
 use zeroize::Zeroizing;
 
-use super::{BadTable, MOST_ROWS};
+use super::{KeyTableError, MAX_ROWS};
 
 /// The fields of a row, keys among them: wiped when dropped.
 pub(super) type Fields = Zeroizing<Vec<String>>;
 
 /// The fields of every row, with the number of its line.
-pub(super) fn rows(text: &str) -> Result<Vec<(usize, Fields)>, BadTable> {
+pub(super) fn rows(text: &str) -> Result<Vec<(usize, Fields)>, KeyTableError> {
     let mut rows = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let bad = |what: &str| BadTable {
+        let bad = |what: &str| KeyTableError {
             line: number,
             what: what.to_owned(),
         };
-        if rows.len() >= MOST_ROWS {
+        if rows.len() >= MAX_ROWS {
             return Err(bad("more rows than are read"));
         }
         rows.push((number, fields(line).map_err(bad)?));
@@ -91,7 +91,7 @@ mod tests {
             let error = rows(text).unwrap_err();
             assert_eq!((error.line, error.what.as_str()), (2, what));
         }
-        assert!(rows(&"a\n".repeat(MOST_ROWS + 1)).is_err());
+        assert!(rows(&"a\n".repeat(MAX_ROWS + 1)).is_err());
     }
 
     #[test]

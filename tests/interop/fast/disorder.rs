@@ -1,9 +1,9 @@
 //! A way between the gateways that delays some packets behind others and repeats some: what arrives is right, each copy is refused
 //! as a replay, and nothing else is.
 
-use groundlink::lab::Changes;
-use groundlink::lab::charon::Connection;
-use groundlink::lab::options::{Peer, Side};
+use groundlink::lab::Overrides;
+use groundlink::lab::charon::CharonConfig;
+use groundlink::lab::options::{RemoteKind, Side};
 
 use super::super::lab::build;
 use super::barrage::Barrage;
@@ -13,7 +13,7 @@ use super::*;
 /// A lab whose gateways know each other by the addresses of the relay between them.
 fn across(case: &Case, mischief: Mischief) -> (Lab, Relay) {
     let options = case.options();
-    let plan = groundlink::lab::plan::Plan::new(&options);
+    let plan = groundlink::lab::addressing::Addressing::new(&options);
     let config = |side: Side, written: String| {
         let (theirs, router) = (plan.site(side.other()).outside[0], plan.site(side).router);
         // The relay is not there before the lab is.
@@ -25,8 +25,8 @@ fn across(case: &Case, mischief: Mischief) -> (Lab, Relay) {
             );
         case.config(&written, &format!("peer-id = \"{theirs}\"\n"))
     };
-    let connection = |connection: &mut Connection| connection.remote = plan.b.router;
-    let changes = Changes {
+    let connection = |connection: &mut CharonConfig| connection.remote = plan.b.router;
+    let changes = Overrides {
         config: Some(&config),
         connection: Some(&connection),
     };
@@ -37,7 +37,7 @@ fn across(case: &Case, mischief: Mischief) -> (Lab, Relay) {
 }
 
 fn survives(case: &Case) {
-    // Far less than any window: charon's holds 32.
+    // RemoteGateway less than any window: charon's holds 32.
     let mischief = Mischief {
         late: 7,
         behind: 5,
@@ -69,7 +69,7 @@ fn survives(case: &Case) {
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn e05_late_packets_are_carried_and_copies_refused_with_strongswan() {
-    for case in Case::matrix(Peer::Strongswan) {
+    for case in Case::matrix(RemoteKind::Strongswan) {
         survives(&case);
     }
 }
@@ -77,11 +77,14 @@ fn e05_late_packets_are_carried_and_copies_refused_with_strongswan() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn e05_late_packets_are_carried_and_copies_refused() {
-    for (esp, inner) in SUITES.into_iter().zip([Family::V4, Family::V6]) {
+    for (esp, inner) in SUITES
+        .into_iter()
+        .zip([AddressFamily::V4, AddressFamily::V6])
+    {
         survives(&Case {
             esp,
             inner,
-            ..Case::of(Peer::Groundlink)
+            ..Case::of(RemoteKind::Groundlink)
         });
     }
 }
@@ -89,7 +92,7 @@ fn e05_late_packets_are_carried_and_copies_refused() {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
-    for peer in [Peer::Groundlink, Peer::Strongswan] {
+    for peer in [RemoteKind::Groundlink, RemoteKind::Strongswan] {
         let mischief = Mischief {
             checksum: Checksum::Zero,
             ..Mischief::default()

@@ -1,7 +1,7 @@
 //! TCP both ways, UDP in trains both ways, a datagram of each size from 1 to 1500 octets both ways, and ICMP: with offload and
 //! without it, in both address families, against strongSwan and against ourselves.
 
-use groundlink::lab::options::{Family, Peer, Side};
+use groundlink::lab::options::{AddressFamily, RemoteKind, Side};
 
 use super::barrage::Barrage;
 use super::*;
@@ -31,7 +31,7 @@ fn carries(case: &Case) {
     let offloaded = case.offload == "auto";
     let trains = joined(lab.world().wan());
     assert_eq!(trains > 0, offloaded, "{trains} trains left A");
-    if case.peer == Peer::Groundlink {
+    if case.peer == RemoteKind::Groundlink {
         let arrived = joined(lab.world().gateway(Side::B));
         assert_eq!(
             arrived > 0,
@@ -55,12 +55,12 @@ macro_rules! cases {
 }
 
 cases! {
-    ipv4_with_strongswan: Peer::Strongswan, Family::V4, "auto";
-    ipv4_with_strongswan_without_offload: Peer::Strongswan, Family::V4, "off";
-    ipv6_with_strongswan: Peer::Strongswan, Family::V6, "auto";
-    ipv6_with_strongswan_without_offload: Peer::Strongswan, Family::V6, "off";
-    ipv4_with_ourselves: Peer::Groundlink, Family::V4, "auto";
-    ipv4_with_ourselves_without_offload: Peer::Groundlink, Family::V4, "off";
-    ipv6_with_ourselves: Peer::Groundlink, Family::V6, "auto";
-    ipv6_with_ourselves_without_offload: Peer::Groundlink, Family::V6, "off";
+    ipv4_with_strongswan: RemoteKind::Strongswan, AddressFamily::V4, "auto";
+    ipv4_with_strongswan_without_offload: RemoteKind::Strongswan, AddressFamily::V4, "off";
+    ipv6_with_strongswan: RemoteKind::Strongswan, AddressFamily::V6, "auto";
+    ipv6_with_strongswan_without_offload: RemoteKind::Strongswan, AddressFamily::V6, "off";
+    ipv4_with_ourselves: RemoteKind::Groundlink, AddressFamily::V4, "auto";
+    ipv4_with_ourselves_without_offload: RemoteKind::Groundlink, AddressFamily::V4, "off";
+    ipv6_with_ourselves: RemoteKind::Groundlink, AddressFamily::V6, "auto";
+    ipv6_with_ourselves_without_offload: RemoteKind::Groundlink, AddressFamily::V6, "off";
 }

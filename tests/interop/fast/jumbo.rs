@@ -20,10 +20,10 @@ const TUNNEL: u16 = 8900;
 const NETWORK: u32 = 9000;
 
 /// What the largest packet leaves for the payload of UDP.
-const fn room(inner: Family) -> usize {
+const fn room(inner: AddressFamily) -> usize {
     match inner {
-        Family::V4 => TUNNEL as usize - 20 - 8,
-        Family::V6 => TUNNEL as usize - 40 - 8,
+        AddressFamily::V4 => TUNNEL as usize - 20 - 8,
+        AddressFamily::V6 => TUNNEL as usize - 40 - 8,
     }
 }
 
@@ -39,7 +39,7 @@ fn lab_of(case: &Case, outer: u32) -> Lab {
         let waits = written.replace("start = \"auto\"", "start = \"add\"");
         case.config(&waits, &format!("mtu = {TUNNEL}\n"))
     };
-    let changes = Changes {
+    let changes = Overrides {
         config: Some(&config),
         connection: None,
     };
@@ -58,7 +58,7 @@ fn lab_of(case: &Case, outer: u32) -> Lab {
 }
 
 /// Sizes around each limit that a buffer, a page, a frame or a fragment has, and the largest that the tunnel takes whole.
-fn sizes(inner: Family) -> impl Iterator<Item = usize> {
+fn sizes(inner: AddressFamily) -> impl Iterator<Item = usize> {
     let edges = [1472, 2048, 4096, 8192, room(inner)];
     let around = edges.into_iter().flat_map(|edge| edge - 48..=edge);
     (1400..=1600)
@@ -92,13 +92,16 @@ fn carries(case: &Case, outer: u32) {
 #[test]
 #[ignore = "needs root and nft: tests/run runs it"]
 fn e20_packets_of_nearly_9000_octets_are_carried_whole() {
-    for (esp, inner) in SUITES.into_iter().zip([Family::V4, Family::V6]) {
+    for (esp, inner) in SUITES
+        .into_iter()
+        .zip([AddressFamily::V4, AddressFamily::V6])
+    {
         for offload in ["auto", "off"] {
             let case = Case {
                 esp,
                 inner,
                 offload,
-                ..Case::of(Peer::Groundlink)
+                ..Case::of(RemoteKind::Groundlink)
             };
             carries(&case, NETWORK);
         }
@@ -110,7 +113,7 @@ fn e20_packets_of_nearly_9000_octets_are_carried_whole() {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn e20_tcp_in_packets_of_nearly_9000_octets_passes_to_strongswan() {
-    for case in Case::matrix(Peer::Strongswan) {
+    for case in Case::matrix(RemoteKind::Strongswan) {
         let mut lab = lab_of(&case, NETWORK);
         // Nothing joins packets on their way out of charon.
         count_joined(lab.world().gateway(Side::B), "ipsec0");
@@ -127,13 +130,16 @@ fn e20_tcp_in_packets_of_nearly_9000_octets_passes_to_strongswan() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn e10_esp_in_fragments_is_put_together_before_it_is_opened() {
-    for (esp, outer) in SUITES.into_iter().zip([Family::V4, Family::V6]) {
+    for (esp, outer) in SUITES
+        .into_iter()
+        .zip([AddressFamily::V4, AddressFamily::V6])
+    {
         for offload in ["auto", "off"] {
             let case = Case {
                 esp,
                 outer,
                 offload,
-                ..Case::of(Peer::Groundlink)
+                ..Case::of(RemoteKind::Groundlink)
             };
             carries(&case, 1500);
         }
@@ -154,12 +160,12 @@ fn widen(lab: &mut Lab) {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn e10_native_esp_in_fragments_is_put_together_before_it_is_opened() {
-    for outer in [Family::V4, Family::V6] {
+    for outer in [AddressFamily::V4, AddressFamily::V6] {
         let case = Case {
             esp: SUITES[1],
             outer,
             encapsulation: Encapsulation::Esp,
-            ..Case::of(Peer::Groundlink)
+            ..Case::of(RemoteKind::Groundlink)
         };
         let mut lab = lab_of(&case, 1500);
         let largest = room(case.inner);
@@ -180,7 +186,7 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
     for offload in ["auto", "off"] {
         let case = Case {
             offload,
-            ..Case::of(Peer::Groundlink)
+            ..Case::of(RemoteKind::Groundlink)
         };
         let mut lab = lab_of(&case, NETWORK);
         for side in [Side::A, Side::B] {
@@ -188,7 +194,14 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
             let host = lab.world().host(side);
             host.set("net/ipv4/ip_no_pmtu_disc", "1").unwrap();
         }
-        let beyond = [room(Family::V4) + 1, 8950, 8972, 9000, 20_000, 65_507];
+        let beyond = [
+            room(AddressFamily::V4) + 1,
+            8950,
+            8972,
+            9000,
+            20_000,
+            65_507,
+        ];
         let flown = Barrage::of_sizes(beyond).both_ways(&lab);
         well(&mut lab, flown);
         widen(&mut lab);
@@ -203,10 +216,10 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn e13_what_is_larger_than_the_tunnel_and_not_to_be_cut_is_refused_and_its_sender_told() {
-    for inner in [Family::V4, Family::V6] {
+    for inner in [AddressFamily::V4, AddressFamily::V6] {
         let case = Case {
             inner,
-            ..Case::of(Peer::Groundlink)
+            ..Case::of(RemoteKind::Groundlink)
         };
         let mut lab = lab_of(&case, NETWORK);
         widen(&mut lab);

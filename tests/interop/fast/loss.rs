@@ -1,6 +1,6 @@
 //! One packet in a hundred is lost on the way, both ways: TCP carries every byte all the same, and nothing is refused for it.
 
-use groundlink::lab::options::{Peer, Side};
+use groundlink::lab::options::{RemoteKind, Side};
 
 use super::super::lab::filter;
 use super::*;
@@ -55,7 +55,7 @@ fn survives(case: &Case, shape: Shape) {
 #[test]
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn tcp_survives_the_loss_of_one_packet_in_a_hundred_towards_and_from_strongswan() {
-    for case in Case::matrix(Peer::Strongswan) {
+    for case in Case::matrix(RemoteKind::Strongswan) {
         survives(&case, Shape::Packets);
     }
 }
@@ -69,7 +69,7 @@ fn tcp_survives_the_loss_of_one_packet_or_one_train_in_a_hundred() {
                 &Case {
                     esp,
                     offload,
-                    ..Case::of(Peer::Groundlink)
+                    ..Case::of(RemoteKind::Groundlink)
                 },
                 shape,
             );

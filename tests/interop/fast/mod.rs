@@ -25,8 +25,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use groundlink::ike::Encapsulation;
-use groundlink::lab::options::{Family, Options, Peer, Side};
-use groundlink::lab::{Changes, Far, Lab};
+use groundlink::lab::options::{AddressFamily, LabOptions, RemoteKind, Side};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::os::netns::Namespace;
 use groundlink::status::{Offload, Receiving, Sending, Snapshot, SuperPackets};
 
@@ -35,11 +35,11 @@ use super::lab::{logs, text, tunnel_that, up};
 /// What a lab is built from.
 #[derive(Debug, Clone, Copy)]
 struct Case {
-    peer: Peer,
+    peer: RemoteKind,
     /// The address family of the two networks.
-    inner: Family,
+    inner: AddressFamily,
     /// The address family between the gateways.
-    outer: Family,
+    outer: AddressFamily,
     /// The suite of ESP.
     esp: &'static str,
     /// `offload` in the configuration.
@@ -52,11 +52,11 @@ struct Case {
 const SUITES: [&str; 2] = ["aes128-sha1", "aes128gcm16"];
 
 impl Case {
-    const fn of(peer: Peer) -> Case {
+    const fn of(peer: RemoteKind) -> Case {
         Case {
             peer,
-            inner: Family::V4,
-            outer: Family::V4,
+            inner: AddressFamily::V4,
+            outer: AddressFamily::V4,
             esp: SUITES[0],
             offload: "auto",
             encapsulation: Encapsulation::Udp,
@@ -64,13 +64,13 @@ impl Case {
     }
 
     /// With offload and without it, in both families inside; each suite with each of them.
-    fn matrix(peer: Peer) -> [Case; 4] {
+    fn matrix(peer: RemoteKind) -> [Case; 4] {
         let [hashed, whole] = SUITES;
         [
-            ("auto", Family::V4, hashed),
-            ("auto", Family::V6, whole),
-            ("off", Family::V4, whole),
-            ("off", Family::V6, hashed),
+            ("auto", AddressFamily::V4, hashed),
+            ("auto", AddressFamily::V6, whole),
+            ("off", AddressFamily::V4, whole),
+            ("off", AddressFamily::V6, hashed),
         ]
         .map(|(offload, inner, esp)| Case {
             offload,
@@ -80,15 +80,15 @@ impl Case {
         })
     }
 
-    fn options(&self) -> Options {
-        Options {
+    fn options(&self) -> LabOptions {
+        LabOptions {
             peer: self.peer,
             inner: self.inner,
             outer: self.outer,
             ike: Some("aes128-sha256-curve25519".to_owned()),
             esp: Some(self.esp.to_owned()),
             encapsulation: self.encapsulation,
-            ..Options::default()
+            ..LabOptions::default()
         }
     }
 
@@ -101,7 +101,7 @@ impl Case {
     /// A lab that is up.
     fn up(&self) -> Lab {
         let config = |_: Side, written: String| self.config(&written, "");
-        let changes = Changes {
+        let changes = Overrides {
             config: Some(&config),
             connection: None,
         };
@@ -111,8 +111,8 @@ impl Case {
     /// How many bytes TCP carries: charon is slow.
     fn bulk(&self) -> usize {
         match self.peer {
-            Peer::Groundlink => 32 << 20,
-            Peer::Strongswan => 10 << 20,
+            RemoteKind::Groundlink => 32 << 20,
+            RemoteKind::Strongswan => 10 << 20,
         }
     }
 }
@@ -144,7 +144,7 @@ fn offload_of(word: &str) -> Offload {
 /// The sides where a groundlink stands, each with what it says about itself.
 fn snapshots(lab: &mut Lab) -> Vec<(Side, Snapshot)> {
     let mut all = vec![(Side::A, lab.a().status().unwrap())];
-    if let Far::Groundlink(b) = lab.b() {
+    if let RemoteGateway::Groundlink(b) = lab.b() {
         all.push((Side::B, b.status().unwrap()));
     }
     all

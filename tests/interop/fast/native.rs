@@ -1,7 +1,7 @@
 //! The datapath with IP protocol 50 between the gateways: every byte and every size as over UDP, in both address families, with
 //! packets lost, repeated and in fragments on the way.
 
-use groundlink::lab::options::{Family, Peer, Side};
+use groundlink::lab::options::{AddressFamily, RemoteKind, Side};
 
 use super::super::lab::filter;
 use super::barrage::Barrage;
@@ -9,7 +9,7 @@ use super::*;
 
 const BARE: Case = Case {
     encapsulation: Encapsulation::Auto,
-    ..Case::of(Peer::Groundlink)
+    ..Case::of(RemoteKind::Groundlink)
 };
 
 /// What TCP carries each way.
@@ -70,10 +70,10 @@ fn carries(case: &Case) {
 #[ignore = "needs root and nft: tests/run runs it"]
 fn every_byte_and_every_size_passes_over_protocol_50_in_both_address_families() {
     for (outer, inner, esp, offload) in [
-        (Family::V4, Family::V4, SUITES[0], "auto"),
-        (Family::V4, Family::V6, SUITES[1], "off"),
-        (Family::V6, Family::V4, SUITES[0], "off"),
-        (Family::V6, Family::V6, SUITES[1], "auto"),
+        (AddressFamily::V4, AddressFamily::V4, SUITES[0], "auto"),
+        (AddressFamily::V4, AddressFamily::V6, SUITES[1], "off"),
+        (AddressFamily::V6, AddressFamily::V4, SUITES[0], "off"),
+        (AddressFamily::V6, AddressFamily::V6, SUITES[1], "auto"),
     ] {
         carries(&Case {
             outer,

@@ -4,7 +4,7 @@
 //!   gateway A ── checksum ──▶ WAN ── zero ──▶ gateway B        and the same back: the router takes it out
 //! ```
 
-use groundlink::lab::options::{Peer, Side};
+use groundlink::lab::options::{RemoteKind, Side};
 
 use super::super::lab::filter;
 use super::barrage::Barrage;
@@ -17,7 +17,7 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
         let case = Case {
             esp,
             offload,
-            ..Case::of(Peer::Groundlink)
+            ..Case::of(RemoteKind::Groundlink)
         };
         let mut lab = case.up();
         filter(

@@ -196,7 +196,7 @@ fn a_packet_that_contradicts_itself_costs_only_itself() {
     file.block(PACKET, &[0; 8]);
     file.block(SIMPLE_PACKET, &[]);
     file.block(INTERFACE, &[0; 4]);
-    let long = vec![0; LONGEST_BLOCK + 4];
+    let long = vec![0; MAX_BLOCK_LEN + 4];
     file.block(PACKET, &long);
     file.packet(0, 0, 4, b"last");
     let read = items(&file.bytes);

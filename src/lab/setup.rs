@@ -4,48 +4,48 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::addressing::Addressing;
 use super::charon::{self, Charon};
-use super::gateway::{self, Files, Gateway};
+use super::gateway::{self, GatewayFiles, GatewayProcess};
 use super::interrupt::{Interrupt, Interrupted};
-use super::options::{Options, Peer, Role, Side};
-use super::plan::Plan;
-use super::report::Wire;
-use super::scratch::Scratch;
-use super::tap::Tap;
-use super::world::World;
-use super::{Error, doing};
+use super::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use super::report::WireCounters;
+use super::scratch::ScratchDir;
+use super::topology::Topology;
+use super::wire_tap::WireTap;
+use super::{LabError, doing};
 
 /// A built lab with its gateways running. Dropping it ends everything.
 #[derive(Debug)]
 pub struct Lab {
     // Dropped in this order: programs before what they stand on.
-    pub(super) a: Gateway,
-    pub(super) b: Far,
-    pub(super) tap: Tap,
-    pub(super) world: World,
-    pub(super) plan: Plan,
-    pub(super) options: Options,
+    pub(super) a: GatewayProcess,
+    pub(super) b: RemoteGateway,
+    pub(super) tap: WireTap,
+    pub(super) world: Topology,
+    pub(super) plan: Addressing,
+    pub(super) options: LabOptions,
     pub(super) started: Instant,
     pub(super) interrupt: Interrupt,
-    scratch: Scratch,
+    scratch: ScratchDir,
 }
 
 /// Who stands on the far side.
 #[derive(Debug)]
-pub enum Far {
+pub enum RemoteGateway {
     /// A second groundlink.
-    Groundlink(Gateway),
+    Groundlink(GatewayProcess),
     /// strongSwan.
     Strongswan(Charon),
 }
 
 /// What a test makes different, so that a tunnel fails in a way the options cannot ask for.
 #[derive(Default)]
-pub struct Changes<'a> {
+pub struct Overrides<'a> {
     /// Rewrites the configuration of a groundlink.
     pub config: Option<&'a dyn Fn(Side, String) -> String>,
     /// Rewrites strongSwan's side of the agreement.
-    pub connection: Option<&'a dyn Fn(&mut charon::Connection)>,
+    pub connection: Option<&'a dyn Fn(&mut charon::CharonConfig)>,
 }
 
 /// How often a gateway is asked how it is.
@@ -53,69 +53,75 @@ pub(super) const POLL: Duration = Duration::from_millis(5);
 
 impl Lab {
     /// Builds the sites and starts both gateways from `program`, the one that waits first.
-    pub fn build(options: &Options, program: &Path, interrupt: &Interrupt) -> Result<Lab, Error> {
-        Lab::build_changed(options, program, interrupt, &Changes::default())
+    pub fn build(
+        options: &LabOptions,
+        program: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Lab, LabError> {
+        Lab::build_changed(options, program, interrupt, &Overrides::default())
     }
 
     /// Does the same with `changes`.
     pub fn build_changed(
-        options: &Options,
+        options: &LabOptions,
         program: &Path,
         interrupt: &Interrupt,
-        changes: &Changes<'_>,
-    ) -> Result<Lab, Error> {
+        changes: &Overrides<'_>,
+    ) -> Result<Lab, LabError> {
         options.check()?;
-        if options.peer == Peer::Strongswan {
+        if options.peer == RemoteKind::Strongswan {
             charon::is_installed()?;
         }
-        let plan = Plan::new(options);
-        let scratch = Scratch::new().map_err(doing("no temporary folder"))?;
+        let plan = Addressing::new(options);
+        let scratch = ScratchDir::new().map_err(doing("no temporary folder"))?;
         let folder = |side: Side| {
             scratch
                 .folder(&side.to_string())
                 .map_err(doing("no temporary folder"))
         };
         let folders = [folder(Side::A)?, folder(Side::B)?];
-        let world = World::new(options, &plan)?;
+        let world = Topology::new(options, &plan)?;
         let tap = world.tap(&plan)?;
         interrupt.check()?;
         let psk = psk().map_err(doing("no random key"))?;
         let groundlink = |side: Side, folder: &Path| {
-            let files = Files::in_folder(folder);
+            let files = GatewayFiles::in_folder(folder);
             let written = gateway::config(options, &plan, side, &files);
             let config = match changes.config {
                 Some(change) => change(side, written),
                 None => written,
             };
-            Gateway::start(program, world.gateway(side), &files, &config, &psk)
+            GatewayProcess::start(program, world.gateway(side), &files, &config, &psk)
                 .map_err(doing("groundlink cannot be started"))
         };
-        let far = |started: &mut Instant| -> Result<Far, Error> {
+        let far = |started: &mut Instant| -> Result<RemoteGateway, LabError> {
             *started = Instant::now();
             match options.peer {
-                Peer::Groundlink => groundlink(Side::B, &folders[1]).map(Far::Groundlink),
-                Peer::Strongswan => {
+                RemoteKind::Groundlink => {
+                    groundlink(Side::B, &folders[1]).map(RemoteGateway::Groundlink)
+                }
+                RemoteKind::Strongswan => {
                     let mut connection = connection(options, &plan, Side::B, &psk);
                     if let Some(change) = changes.connection {
                         change(&mut connection);
                     }
                     let charon =
                         Charon::start(world.gateway(Side::B), &folders[1], &connection, interrupt)?;
-                    Ok(Far::Strongswan(charon))
+                    Ok(RemoteGateway::Strongswan(charon))
                 }
             }
         };
         let mut started = Instant::now();
         let (a, b) = match options.role {
-            Role::Initiator => {
+            InitiatorChoice::Initiator => {
                 let mut b = far(&mut started)?;
                 await_answer(&mut b, interrupt)?;
                 started = Instant::now();
                 (groundlink(Side::A, &folders[0])?, b)
             }
-            Role::Responder | Role::Both => {
+            InitiatorChoice::Responder | InitiatorChoice::Both => {
                 let mut a = groundlink(Side::A, &folders[0])?;
-                if options.role == Role::Responder {
+                if options.role == InitiatorChoice::Responder {
                     await_control(&mut a, interrupt)?;
                 }
                 let b = far(&mut started)?;
@@ -136,47 +142,47 @@ impl Lab {
     }
 
     /// Our gateway.
-    pub fn a(&mut self) -> &mut Gateway {
+    pub fn a(&mut self) -> &mut GatewayProcess {
         &mut self.a
     }
 
     /// The peer's.
-    pub fn b(&mut self) -> &mut Far {
+    pub fn b(&mut self) -> &mut RemoteGateway {
         &mut self.b
     }
 
     /// Starts our gateway again where it was, with the files it had.
     pub fn restart_a(&mut self, program: &Path) -> io::Result<()> {
-        let files = Files::in_folder(&self.scratch.path().join(Side::A.to_string()));
-        self.a = Gateway::resume(program, self.world.gateway(Side::A), &files)?;
+        let files = GatewayFiles::in_folder(&self.scratch.path().join(Side::A.to_string()));
+        self.a = GatewayProcess::resume(program, self.world.gateway(Side::A), &files)?;
         Ok(())
     }
 
     /// Does the same for strongSwan, which must have ended: it has one socket for orders.
-    pub fn restart_b(&mut self) -> Result<(), charon::Error> {
+    pub fn restart_b(&mut self) -> Result<(), charon::CharonError> {
         let folder = self.scratch.path().join(Side::B.to_string());
         let charon = Charon::resume(self.world.gateway(Side::B), &folder, &self.interrupt)?;
-        self.b = Far::Strongswan(charon);
+        self.b = RemoteGateway::Strongswan(charon);
         Ok(())
     }
 
     /// The machines.
-    pub fn world(&self) -> &World {
+    pub fn world(&self) -> &Topology {
         &self.world
     }
 
     /// The addresses.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Addressing {
         &self.plan
     }
 
     /// What the WAN router saw.
-    pub fn wire(&mut self) -> Wire {
+    pub fn wire(&mut self) -> WireCounters {
         self.tap.seen()
     }
 
     /// One line for each machine: how to step inside.
-    pub fn doors(&self) -> Vec<String> {
+    pub fn namespace_commands(&self) -> Vec<String> {
         let process = std::process::id();
         let user = if in_user_namespace() {
             format!(" --preserve-credentials --user=/proc/{process}/ns/user")
@@ -201,24 +207,24 @@ impl Lab {
             .collect();
         lines.push(format!("status A    {}", self.a.status_command()));
         lines.push(match &self.b {
-            Far::Groundlink(b) => format!("status B    {}", b.status_command()),
-            Far::Strongswan(charon) => format!("status B    {}", charon.status_command()),
+            RemoteGateway::Groundlink(b) => format!("status B    {}", b.status_command()),
+            RemoteGateway::Strongswan(charon) => format!("status B    {}", charon.status_command()),
         });
         lines
     }
 }
 
 /// The peer must be listening before the other side starts: otherwise we would measure its first retransmission.
-fn await_answer(far: &mut Far, interrupt: &Interrupt) -> Result<(), Interrupted> {
+fn await_answer(far: &mut RemoteGateway, interrupt: &Interrupt) -> Result<(), Interrupted> {
     match far {
-        Far::Groundlink(gateway) => await_control(gateway, interrupt),
+        RemoteGateway::Groundlink(gateway) => await_control(gateway, interrupt),
         // Its vici socket was awaited, and opens last.
-        Far::Strongswan(_) => Ok(()),
+        RemoteGateway::Strongswan(_) => Ok(()),
     }
 }
 
 /// A gateway that never answers shows up later, with its log.
-fn await_control(gateway: &mut Gateway, interrupt: &Interrupt) -> Result<(), Interrupted> {
+fn await_control(gateway: &mut GatewayProcess, interrupt: &Interrupt) -> Result<(), Interrupted> {
     let give_up = Instant::now() + Duration::from_secs(5);
     while gateway.status().is_err()
         && gateway.process().ended().is_none()
@@ -231,13 +237,13 @@ fn await_control(gateway: &mut Gateway, interrupt: &Interrupt) -> Result<(), Int
 
 /// One side of the agreement, as strongSwan sees it.
 pub(crate) fn connection(
-    options: &Options,
-    plan: &Plan,
+    options: &LabOptions,
+    plan: &Addressing,
     side: Side,
     psk: &str,
-) -> charon::Connection {
+) -> charon::CharonConfig {
     let (ours, theirs) = (plan.site(side), plan.site(side.other()));
-    charon::Connection {
+    charon::CharonConfig {
         local: ours.outside[0],
         remote: theirs.public[0],
         id: ours.public[0].to_string(),
@@ -248,14 +254,14 @@ pub(crate) fn connection(
         esp: options.esp.clone(),
         psk: psk.to_owned(),
         start: if options.starts(side) {
-            charon::Start::Connects
+            charon::CharonStart::Connect
         } else {
-            charon::Start::Waits
+            charon::CharonStart::Wait
         },
         dpd_delay: 10,
         fragment_size: None,
         cookies_from: None,
-        renewal: charon::Renewal::default(),
+        rekey_times: charon::RekeyTimes::default(),
         retransmit_ms: None,
         ppk: None,
         root: None,

@@ -4,7 +4,7 @@
 //!   source   [trial · zeros …] [trial · zeros …] …   16 a system call, paced ─────▶   host B counts those of this trial
 //! ```
 //!
-//! The [source](super::source) is host A, behind its gateway, or a [peer](super::peer) in the place of that gateway.
+//! The [source](super::udp_sender) is host A, behind its gateway, or a [peer](super::esp_sender) in the place of that gateway.
 
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::pair::Pair;
-use super::search::{Outcome, Search};
-use super::source::{Host, Source};
+use super::pair::GatewayPair;
+use super::search::{RateSearch, TrialOutcome};
+use super::udp_sender::{HostSender, UdpSender};
 use crate::lab;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
@@ -24,7 +24,7 @@ use crate::os::flood::{self, BURST, Catch};
 
 /// Datagrams of one size, or a row of sizes that repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mix {
+pub struct PacketMix {
     /// Its name in reports.
     pub name: &'static str,
     /// Bytes of UDP payload, one datagram after the other.
@@ -33,29 +33,29 @@ pub struct Mix {
 
 /// What is searched for. IMIX is seven small, four middling and one large: inner packets of 92, 576 and 1400 bytes, the largest that
 /// passes every suite and strongSwan's device.
-pub(super) const MIXES: [Mix; 4] = [
-    Mix {
+pub(super) const MIXES: [PacketMix; 4] = [
+    PacketMix {
         name: "64 B",
         sizes: &[64],
     },
-    Mix {
+    PacketMix {
         name: "512 B",
         sizes: &[512],
     },
     FULL,
-    Mix {
+    PacketMix {
         name: "IMIX",
         sizes: &[64, 548, 64, 64, 548, 64, 548, 64, 64, 548, 64, 1372],
     },
 ];
 
 /// What a peer sends whose packets carry no UDP checksum: full ones.
-pub(super) const FULL: Mix = Mix {
+pub(super) const FULL: PacketMix = PacketMix {
     name: "1300 B",
     sizes: &[1300],
 };
 
-impl Mix {
+impl PacketMix {
     /// Bytes of payload on average.
     pub fn mean(&self) -> f64 {
         self.sizes.iter().sum::<usize>() as f64 / self.sizes.len().max(1) as f64
@@ -64,7 +64,7 @@ impl Mix {
 
 /// One attempt at one rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Trial {
+pub struct RateTrial {
     /// Packets a second that were wanted; `null`: as many as possible.
     pub wanted_pps: Option<f64>,
     /// Packets a second that were sent.
@@ -81,54 +81,54 @@ pub(super) const TOLERATED: f64 = 0.005;
 /// Loss that may have been a hiccup of the machine: worth a second trial.
 const NEAR: f64 = 0.03;
 
-impl Trial {
+impl RateTrial {
     /// The part that was lost.
     pub fn loss(&self) -> f64 {
         let lost = self.sent.saturating_sub(self.received);
         lost as f64 / self.sent.max(1) as f64
     }
 
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> TrialOutcome {
         if self.loss() < TOLERATED {
-            Outcome::Carried
+            TrialOutcome::Carried
         } else {
-            Outcome::Lost
+            TrialOutcome::Lost
         }
     }
 }
 
 /// What became of a search.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Found {
+pub(super) struct RateResult {
     /// The highest rate that was carried.
     pub pps: Option<f64>,
     /// The sender could not send more: the gateways may carry more.
     pub sender_limited: bool,
     /// Everything that was tried, in order.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<RateTrial>,
 }
 
 /// A source, and a receiver on host B.
-pub(super) struct Range {
-    from: Box<dyn Source>,
+pub(super) struct RateTest {
+    from: Box<dyn UdpSender>,
     to: UdpSocket,
     number: u32,
 }
 
-impl Range {
+impl RateTest {
     /// From host A.
-    pub(super) fn new(pair: &Pair) -> Result<Range, lab::Error> {
+    pub(super) fn new(pair: &GatewayPair) -> Result<RateTest, lab::LabError> {
         let to = receiver_on_b(pair)?;
         let target = to.local_addr().map_err(no_socket)?;
         let from = pair
-            .on_host(Side::A, || Host::new(target))?
+            .on_host(Side::A, || HostSender::new(target))?
             .map_err(no_socket)?;
-        Ok(Range::between(Box::new(from), to))
+        Ok(RateTest::between(Box::new(from), to))
     }
 
     /// From any source that sends to this receiver.
-    pub(super) fn between(from: Box<dyn Source>, to: UdpSocket) -> Range {
-        Range {
+    pub(super) fn between(from: Box<dyn UdpSender>, to: UdpSocket) -> RateTest {
+        RateTest {
             from,
             to,
             number: 0,
@@ -138,29 +138,30 @@ impl Range {
     /// Searches for the highest rate of `mix` that is carried; `told` hears of every trial.
     pub(super) fn search(
         &mut self,
-        mix: Mix,
+        mix: PacketMix,
         time: Duration,
         interrupt: &Interrupt,
-        told: &dyn Fn(&Trial),
-    ) -> Result<Found, lab::Error> {
+        told: &dyn Fn(&RateTrial),
+    ) -> Result<RateResult, lab::LabError> {
         let mut trials = Vec::new();
-        let mut try_rate = |range: &mut Range, wanted: Option<f64>| -> Result<Trial, lab::Error> {
-            let trial = range.trial(mix, wanted, time, interrupt)?;
-            told(&trial);
-            trials.push(trial);
-            Ok(trial)
-        };
+        let mut try_rate =
+            |range: &mut RateTest, wanted: Option<f64>| -> Result<RateTrial, lab::LabError> {
+                let trial = range.trial(mix, wanted, time, interrupt)?;
+                told(&trial);
+                trials.push(trial);
+                Ok(trial)
+            };
         // As much as possible: what arrives of that is a good guess.
         let most = try_rate(self, None)?;
-        if most.outcome() == Outcome::Carried {
-            return Ok(Found {
+        if most.outcome() == TrialOutcome::Carried {
+            return Ok(RateResult {
                 pps: Some(most.sent_pps),
                 sender_limited: true,
                 trials,
             });
         }
         let arrived = most.received as f64 / time.as_secs_f64();
-        let mut search = Search::new(most.sent_pps, arrived);
+        let mut search = RateSearch::new(most.sent_pps, arrived);
         while let Some(rate) = search.next() {
             let mut trial = try_rate(self, Some(rate))?;
             if (TOLERATED..NEAR).contains(&trial.loss()) {
@@ -168,7 +169,7 @@ impl Range {
             }
             search.learn(rate, trial.outcome());
         }
-        Ok(Found {
+        Ok(RateResult {
             pps: search.carried(),
             sender_limited: false,
             trials,
@@ -177,11 +178,11 @@ impl Range {
 
     fn trial(
         &mut self,
-        mix: Mix,
+        mix: PacketMix,
         wanted_pps: Option<f64>,
         time: Duration,
         interrupt: &Interrupt,
-    ) -> Result<Trial, lab::Error> {
+    ) -> Result<RateTrial, lab::LabError> {
         interrupt.check()?;
         self.number += 1;
         let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -200,11 +201,11 @@ impl Range {
             stop.store(true, Relaxed);
             sent
         })
-        .map_err(|source| lab::Error::Io {
+        .map_err(|source| lab::LabError::Io {
             what: "UDP cannot be sent",
             source,
         })?;
-        Ok(Trial {
+        Ok(RateTrial {
             wanted_pps,
             sent_pps: sent as f64 / time.as_secs_f64(),
             sent,
@@ -222,16 +223,16 @@ const NAP: Duration = Duration::from_micros(50);
 /// How often the receiver looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A receiver for [`Range::between`].
-pub(super) fn receiver_on_b(pair: &Pair) -> Result<UdpSocket, lab::Error> {
+/// A receiver for [`RateTest::between`].
+pub(super) fn receiver_on_b(pair: &GatewayPair) -> Result<UdpSocket, lab::LabError> {
     let address = pair.plan.b.host;
     pair.on_host(Side::B, || receiver(address))?
         .map_err(no_socket)
 }
 
-fn no_socket(source: io::Error) -> lab::Error {
+fn no_socket(source: io::Error) -> lab::LabError {
     let what = "no UDP socket";
-    lab::Error::Io { what, source }
+    lab::LabError::Io { what, source }
 }
 
 fn receiver(address: IpAddr) -> io::Result<UdpSocket> {
@@ -243,9 +244,9 @@ fn receiver(address: IpAddr) -> io::Result<UdpSocket> {
 
 /// Sends for `time`; says how many packets.
 fn send(
-    source: &mut dyn Source,
+    source: &mut dyn UdpSender,
     number: u32,
-    mix: Mix,
+    mix: PacketMix,
     wanted_pps: Option<f64>,
     time: Duration,
 ) -> io::Result<u64> {
@@ -303,10 +304,10 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn range() -> Range {
+    fn range() -> RateTest {
         let to = receiver(Ipv4Addr::LOCALHOST.into()).unwrap();
-        let from = Host::new(to.local_addr().unwrap()).unwrap();
-        Range::between(Box::new(from), to)
+        let from = HostSender::new(to.local_addr().unwrap()).unwrap();
+        RateTest::between(Box::new(from), to)
     }
 
     #[test]
@@ -328,7 +329,7 @@ mod tests {
             // A burst more at most; on a busy machine fewer.
             assert!((1..=200 + BURST as u64).contains(&trial.sent), "{trial:?}");
             assert_eq!(trial.received, trial.sent);
-            assert_eq!(trial.outcome(), Outcome::Carried);
+            assert_eq!(trial.outcome(), TrialOutcome::Carried);
         }
     }
 
@@ -346,14 +347,14 @@ mod tests {
 
     #[test]
     fn half_a_percent_is_too_much() {
-        let trial = |received| Trial {
+        let trial = |received| RateTrial {
             wanted_pps: None,
             sent_pps: 1000.0,
             sent: 1000,
             received,
         };
-        assert_eq!(trial(996).outcome(), Outcome::Carried);
-        assert_eq!(trial(995).outcome(), Outcome::Lost);
+        assert_eq!(trial(996).outcome(), TrialOutcome::Carried);
+        assert_eq!(trial(995).outcome(), TrialOutcome::Lost);
         assert!((trial(900).loss() - 0.1).abs() < 1e-9);
     }
 }

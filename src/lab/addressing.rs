@@ -11,12 +11,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::options::{Family, Options, Side};
+use super::options::{AddressFamily, LabOptions, Side};
 use crate::net::Prefix;
 
 /// The whole lab in addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct Addressing {
     /// Our end.
     pub a: Site,
     /// The peer's end.
@@ -44,9 +44,9 @@ pub struct Site {
     pub public: Vec<IpAddr>,
 }
 
-impl Plan {
+impl Addressing {
     /// Lays out the addresses that `options` need.
-    pub fn new(options: &Options) -> Plan {
+    pub fn new(options: &LabOptions) -> Addressing {
         let mut a = site(options, Side::A);
         let mut b = site(options, Side::B);
         if options.is_behind_nat(Side::A) {
@@ -55,7 +55,7 @@ impl Plan {
         if options.is_behind_nat(Side::B) {
             b.public = vec![a.router; b.outside.len()];
         }
-        Plan { a, b }
+        Addressing { a, b }
     }
 
     /// One end of it.
@@ -74,7 +74,7 @@ impl Site {
     }
 }
 
-fn site(options: &Options, side: Side) -> Site {
+fn site(options: &LabOptions, side: Side) -> Site {
     let (network, host, inside) = inner(options.inner, side);
     let (first, outside_bits, router) = outer(options, side);
     let outside: Vec<IpAddr> = (0..options.tunnels).map(|n| nth(first, n)).collect();
@@ -90,17 +90,17 @@ fn site(options: &Options, side: Side) -> Site {
     }
 }
 
-fn inner(family: Family, side: Side) -> (Prefix, IpAddr, IpAddr) {
+fn inner(family: AddressFamily, side: Side) -> (Prefix, IpAddr, IpAddr) {
     let number = match side {
         Side::A => 1,
         Side::B => 2,
     };
     match family {
-        Family::V4 => {
+        AddressFamily::V4 => {
             let address = |last| IpAddr::V4(Ipv4Addr::new(10, number, 0, last));
             (Prefix::containing(address(0), 24), address(2), address(1))
         }
-        Family::V6 => {
+        AddressFamily::V6 => {
             let address =
                 |last| IpAddr::V6(Ipv6Addr::new(0xfd00, number.into(), 0, 0, 0, 0, 0, last));
             (Prefix::containing(address(0), 64), address(2), address(1))
@@ -109,14 +109,14 @@ fn inner(family: Family, side: Side) -> (Prefix, IpAddr, IpAddr) {
 }
 
 /// The gateway's first address on its leg, the leg's length and the router on it.
-fn outer(options: &Options, side: Side) -> (IpAddr, u8, IpAddr) {
+fn outer(options: &LabOptions, side: Side) -> (IpAddr, u8, IpAddr) {
     let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
     match (options.outer, options.is_behind_nat(side), side) {
-        (Family::V4, false, Side::A) => (v4(192, 0, 2, 1), 25, v4(192, 0, 2, 126)),
-        (Family::V4, false, Side::B) => (v4(192, 0, 2, 129), 25, v4(192, 0, 2, 254)),
-        (Family::V4, true, Side::A) => (v4(100, 64, 1, 1), 24, v4(100, 64, 1, 254)),
-        (Family::V4, true, Side::B) => (v4(100, 64, 2, 1), 24, v4(100, 64, 2, 254)),
-        (Family::V6, _, _) => {
+        (AddressFamily::V4, false, Side::A) => (v4(192, 0, 2, 1), 25, v4(192, 0, 2, 126)),
+        (AddressFamily::V4, false, Side::B) => (v4(192, 0, 2, 129), 25, v4(192, 0, 2, 254)),
+        (AddressFamily::V4, true, Side::A) => (v4(100, 64, 1, 1), 24, v4(100, 64, 1, 254)),
+        (AddressFamily::V4, true, Side::B) => (v4(100, 64, 2, 1), 24, v4(100, 64, 2, 254)),
+        (AddressFamily::V6, _, _) => {
             let leg = match side {
                 Side::A => 0xa,
                 Side::B => 0xb,
@@ -140,7 +140,7 @@ fn nth(first: IpAddr, n: u8) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::Nat;
+    use super::super::options::NatPlacement;
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn every_tunnel_has_a_pair_of_addresses_of_its_own() {
-        let plan = Plan::new(&Options {
+        let plan = Addressing::new(&LabOptions {
             tunnels: 4,
-            ..Options::default()
+            ..LabOptions::default()
         });
         assert_eq!(
             plan.a.outside,
@@ -165,9 +165,9 @@ mod tests {
 
     #[test]
     fn behind_a_translating_router_the_peer_knows_the_routers_address() {
-        let plan = Plan::new(&Options {
-            nat: Nat::Us,
-            ..Options::default()
+        let plan = Addressing::new(&LabOptions {
+            nat: NatPlacement::Us,
+            ..LabOptions::default()
         });
         assert_eq!(plan.a.outside, [ip("100.64.1.1")]);
         assert_eq!(plan.a.public, [ip("192.0.2.254")]);
@@ -176,10 +176,10 @@ mod tests {
 
     #[test]
     fn both_families_fit_inside_and_outside() {
-        let plan = Plan::new(&Options {
-            outer: Family::V6,
-            inner: Family::V6,
-            ..Options::default()
+        let plan = Addressing::new(&LabOptions {
+            outer: AddressFamily::V6,
+            inner: AddressFamily::V6,
+            ..LabOptions::default()
         });
         assert_eq!(plan.b.outside, [ip("2001:db8:b::1")]);
         assert!(plan.a.holds(ip("fd00:1::2")) && !plan.a.holds(ip("fd00:2::2")));

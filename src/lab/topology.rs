@@ -12,15 +12,15 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use super::options::{Nat, Options, Side};
-use super::plan::{Plan, Site};
-use super::tap::Tap;
+use super::addressing::{Addressing, Site};
+use super::options::{LabOptions, NatPlacement, Side};
+use super::wire_tap::WireTap;
 use crate::os::netlink::NetlinkError;
 use crate::os::netns::Namespace;
 
 /// The machines of the lab.
 #[derive(Debug)]
-pub struct World {
+pub struct Topology {
     hosts: [Namespace; 2],
     gateways: [Namespace; 2],
     wan: Namespace,
@@ -28,7 +28,7 @@ pub struct World {
 
 /// Why it could not be built.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum TopologyError {
     /// We may not make machines.
     #[error("network namespaces may not be made here: run with sudo, or outside the container")]
     Forbidden,
@@ -48,30 +48,30 @@ pub enum Error {
     Nat(String),
     /// No packet socket on the router.
     #[error("the WAN router cannot be watched: {0}")]
-    Tap(io::Error),
+    WireTap(io::Error),
 }
 
-fn no_entry(source: io::Error) -> Error {
-    Error::Namespace {
+fn no_entry(source: io::Error) -> TopologyError {
+    TopologyError::Namespace {
         what: "a network namespace cannot be entered".to_owned(),
         source,
     }
 }
 
-fn machine() -> Result<Namespace, Error> {
+fn machine() -> Result<Namespace, TopologyError> {
     Namespace::new().map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => Error::Forbidden,
-        _ => Error::Namespace {
+        io::ErrorKind::PermissionDenied => TopologyError::Forbidden,
+        _ => TopologyError::Namespace {
             what: "a network namespace cannot be made".to_owned(),
             source,
         },
     })
 }
 
-impl World {
+impl Topology {
     /// Builds it, with everything up and routed.
-    pub fn new(options: &Options, plan: &Plan) -> Result<World, Error> {
-        let world = World {
+    pub fn new(options: &LabOptions, plan: &Addressing) -> Result<Topology, TopologyError> {
+        let world = Topology {
             hosts: [machine()?, machine()?],
             gateways: [machine()?, machine()?],
             wan: machine()?,
@@ -94,9 +94,9 @@ impl World {
             forward(router)?;
         }
         match options.nat {
-            Nat::None => {}
-            Nat::Us => world.translate(plan, Side::A)?,
-            Nat::Peer => world.translate(plan, Side::B)?,
+            NatPlacement::None => {}
+            NatPlacement::Us => world.translate(plan, Side::A)?,
+            NatPlacement::Peer => world.translate(plan, Side::B)?,
         }
         Ok(world)
     }
@@ -117,14 +117,14 @@ impl World {
     }
 
     /// Begins to watch what passes the router.
-    pub fn tap(&self, plan: &Plan) -> Result<Tap, Error> {
+    pub fn tap(&self, plan: &Addressing) -> Result<WireTap, TopologyError> {
         self.wan
-            .run(|| Tap::new(plan))
+            .run(|| WireTap::new(plan))
             .map_err(no_entry)?
-            .map_err(Error::Tap)
+            .map_err(TopologyError::WireTap)
     }
 
-    fn wire_site(&self, site: &Site, leg: &str) -> Result<(), Error> {
+    fn wire_site(&self, site: &Site, leg: &str) -> Result<(), TopologyError> {
         let (host, gateway) = (self.host(site.side), self.gateway(site.side));
         host.connect("eth0", gateway, "lan0")?;
         gateway.connect("wan0", &self.wan, leg)?;
@@ -145,7 +145,7 @@ impl World {
     ///
     /// What the gateway sends leaves from another port too, as most translators do it; what comes for ports 500 and 4500 is
     /// passed in, as a cloud's one-to-one address does it.
-    fn translate(&self, plan: &Plan, side: Side) -> Result<(), Error> {
+    fn translate(&self, plan: &Addressing, side: Side) -> Result<(), TopologyError> {
         let (leg, inside, public) = match side {
             Side::A => ("leg-b", &plan.a, plan.b.router),
             Side::B => ("leg-a", &plan.b, plan.a.router),
@@ -169,9 +169,9 @@ impl World {
         );
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => {
-                Error::Nat("nft is not installed: apt install nftables".to_owned())
+                TopologyError::Nat("nft is not installed: apt install nftables".to_owned())
             }
-            _ => Error::Nat(error.to_string()),
+            _ => TopologyError::Nat(error.to_string()),
         };
         let mut command = Command::new("nft");
         self.wan.enter(&mut command).map_err(no_entry)?;
@@ -188,14 +188,14 @@ impl World {
         if output.status.success() {
             return Ok(());
         }
-        Err(Error::Nat(
+        Err(TopologyError::Nat(
             String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         ))
     }
 }
 
 /// What `systemd/sysctl.conf` sets on a gateway.
-fn forward(router: &Namespace) -> Result<(), Error> {
+fn forward(router: &Namespace) -> Result<(), TopologyError> {
     for (name, value) in [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv6/conf/all/forwarding", "1"),
@@ -209,11 +209,13 @@ fn forward(router: &Namespace) -> Result<(), Error> {
     Ok(())
 }
 
-fn set(machine: &Namespace, name: &str, value: &str) -> Result<(), Error> {
-    machine.set(name, value).map_err(|source| Error::Namespace {
-        what: format!("{name} = {value} cannot be set in a network namespace"),
-        source,
-    })
+fn set(machine: &Namespace, name: &str, value: &str) -> Result<(), TopologyError> {
+    machine
+        .set(name, value)
+        .map_err(|source| TopologyError::Namespace {
+            what: format!("{name} = {value} cannot be set in a network namespace"),
+            source,
+        })
 }
 
 /// Gives a device its addresses, switches it on, and points the rest of the world at `router`.
@@ -223,7 +225,7 @@ fn plug(
     addresses: &[IpAddr],
     bits: u8,
     router: Option<IpAddr>,
-) -> Result<(), Error> {
+) -> Result<(), TopologyError> {
     let mut netlink = machine.netlink()?;
     let device = netlink.link_named(device)?.index;
     for address in addresses {

@@ -4,23 +4,23 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use crate::ike::Mark;
-use crate::inspect::line::spi;
+use crate::inspect::record::spi;
 use crate::wire::{ExchangeType, IkeSpi, MessageId, Payload};
 
-use super::Seen;
-use super::exchange::{Asked, Reply, sentence};
-use super::refusal::{Offers, Refusal};
+use super::IkeObservation;
+use super::exchange::{RequestView, ResponseView, sentence};
+use super::rejection::{Offers, ProposalRejection};
 
 /// An IKE SA, or an attempt at one.
 #[derive(Debug)]
-pub(super) struct IkeStory {
+pub(super) struct IkeSaSummary {
     spi_i: IkeSpi,
     spi_r: IkeSpi,
     initiator: IpAddr,
     responder: IpAddr,
     /// Requests, the oldest first.
     requests: VecDeque<Request>,
-    told: Vec<Told>,
+    told: Vec<CaptureNote>,
     liveness: u64,
     repeated: u64,
     /// Sentences that found no place.
@@ -28,29 +28,29 @@ pub(super) struct IkeStory {
 }
 
 /// Requests that are remembered of an SA; with windows of one there are two at a time.
-const MOST_REQUESTS: usize = 4;
+const MAX_REQUESTS: usize = 4;
 
 /// The longest request whose payloads are remembered until its answer comes.
-const LONGEST_REQUEST: usize = 4096;
+const MAX_REQUEST_LEN: usize = 4096;
 
 /// Sentences that are told of an SA.
-const MOST_SENTENCES: usize = 64;
+const MAX_SENTENCES: usize = 64;
 
 /// Characters of a sentence that are told.
-const LONGEST_SENTENCE: usize = 1500;
+const MAX_SENTENCE_LEN: usize = 1500;
 
 /// Refusals of an SA whose proposals are kept for the end.
-const MOST_REFUSALS: usize = 2;
+const MAX_REFUSALS: usize = 2;
 
 /// What is told of an SA; a refusal becomes a sentence at the end, when every offer has been seen.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum CaptureNote {
     /// A sentence.
-    Sentence(String),
+    Text(String),
     /// A refusal.
-    Refusal(Refusal),
+    Rejection(ProposalRejection),
     /// A liveness check.
-    Alive,
+    LivenessCheck,
 }
 
 #[derive(Debug)]
@@ -67,15 +67,15 @@ struct Request {
     answer: Option<Mark>,
 }
 
-impl IkeStory {
-    pub(super) fn new(seen: &Seen<'_>) -> IkeStory {
+impl IkeSaSummary {
+    pub(super) fn new(seen: &IkeObservation<'_>) -> IkeSaSummary {
         let (from, to) = (seen.place.from.ip(), seen.place.to.ip());
         let (initiator, responder) = if seen.header.flags.initiator {
             (from, to)
         } else {
             (to, from)
         };
-        IkeStory {
+        IkeSaSummary {
             spi_i: seen.header.spi_i,
             spi_r: seen.header.spi_r,
             initiator,
@@ -88,7 +88,7 @@ impl IkeStory {
         }
     }
 
-    pub(super) fn message(&mut self, seen: &Seen<'_>) {
+    pub(super) fn message(&mut self, seen: &IkeObservation<'_>) {
         if seen.header.spi_r != IkeSpi::default() {
             self.spi_r = seen.header.spi_r;
         }
@@ -99,12 +99,12 @@ impl IkeStory {
         }
     }
 
-    fn request(&mut self, seen: &Seen<'_>) {
+    fn request(&mut self, seen: &IkeObservation<'_>) {
         if self.requests.iter().any(|known| known.mark == seen.mark) {
             self.repeated = self.repeated.saturating_add(1);
             return;
         }
-        if self.requests.len() >= MOST_REQUESTS
+        if self.requests.len() >= MAX_REQUESTS
             && let Some(oldest) = self.requests.pop_front()
         {
             self.unanswered(&oldest);
@@ -118,14 +118,14 @@ impl IkeStory {
             mark: seen.mark,
             payloads: seen
                 .payloads
-                .filter(|_| seen.octets() <= LONGEST_REQUEST)
+                .filter(|_| seen.octets() <= MAX_REQUEST_LEN)
                 .map(<[Payload]>::to_vec),
             sealed: seen.sealed,
             answer: None,
         });
     }
 
-    fn response(&mut self, seen: &Seen<'_>) {
+    fn response(&mut self, seen: &IkeObservation<'_>) {
         let header = seen.header;
         // The latest: a request that asks again with a cookie or another group has the number of the first.
         let asked = self.requests.iter_mut().rev().find(|request| {
@@ -137,7 +137,7 @@ impl IkeStory {
             let exchange = header.exchange;
             let id = header.message_id.0;
             let from = seen.place.from.ip();
-            self.tell(Told::Sentence(format!(
+            self.tell(CaptureNote::Text(format!(
                 "{exchange} {id}: {from} answered a request that is not in this capture"
             )));
             return;
@@ -147,14 +147,14 @@ impl IkeStory {
             return;
         }
         request.answer = Some(seen.mark);
-        let asked = Asked {
+        let asked = RequestView {
             exchange: request.exchange,
             id: request.id,
             from: request.from,
             to: request.to,
             payloads: request.payloads.as_deref(),
         };
-        let reply = Reply {
+        let reply = ResponseView {
             payloads: seen.payloads,
             sealed: seen.sealed,
             asked: request.sealed,
@@ -169,34 +169,36 @@ impl IkeStory {
             let Request {
                 exchange, id, from, ..
             } = request;
-            self.tell(Told::Sentence(format!(
+            self.tell(CaptureNote::Text(format!(
                 "{exchange} {}: the request of {from} has no answer in this capture",
                 id.0
             )));
         }
     }
 
-    fn tell(&mut self, told: Told) {
+    fn tell(&mut self, told: CaptureNote) {
         match told {
-            Told::Alive => self.liveness = self.liveness.saturating_add(1),
-            Told::Sentence(_) | Told::Refusal(_) if self.told.len() >= MOST_SENTENCES => {
+            CaptureNote::LivenessCheck => self.liveness = self.liveness.saturating_add(1),
+            CaptureNote::Text(_) | CaptureNote::Rejection(_)
+                if self.told.len() >= MAX_SENTENCES =>
+            {
                 self.left_out = self.left_out.saturating_add(1);
             }
-            Told::Refusal(_) if self.refusals() >= MOST_REFUSALS => {
+            CaptureNote::Rejection(_) if self.refusals() >= MAX_REFUSALS => {
                 self.left_out = self.left_out.saturating_add(1);
             }
-            Told::Sentence(sentence) => {
-                let short: String = sentence.chars().take(LONGEST_SENTENCE).collect();
+            CaptureNote::Text(sentence) => {
+                let short: String = sentence.chars().take(MAX_SENTENCE_LEN).collect();
                 let cut = short.len() < sentence.len();
                 let told = if cut { short + " …" } else { sentence };
-                self.told.push(Told::Sentence(told));
+                self.told.push(CaptureNote::Text(told));
             }
-            Told::Refusal(_) => self.told.push(told),
+            CaptureNote::Rejection(_) => self.told.push(told),
         }
     }
 
     fn refusals(&self) -> usize {
-        let is_refusal = |told: &&Told| matches!(told, Told::Refusal(_));
+        let is_refusal = |told: &&CaptureNote| matches!(told, CaptureNote::Rejection(_));
         self.told.iter().filter(is_refusal).count()
     }
 
@@ -213,9 +215,9 @@ impl IkeStory {
         let mut say = |line: String| lines.push(format!("  {line}"));
         for told in &self.told {
             match told {
-                Told::Sentence(sentence) => say(sentence.clone()),
-                Told::Refusal(refusal) => say(refusal.told(offers)),
-                Told::Alive => {}
+                CaptureNote::Text(sentence) => say(sentence.clone()),
+                CaptureNote::Rejection(refusal) => say(refusal.told(offers)),
+                CaptureNote::LivenessCheck => {}
             }
         }
         for (count, what) in [

@@ -17,7 +17,7 @@ pub(super) struct Bar {
 
 /// The outcome of trials at several rates.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Curve {
+pub(super) struct LossCurve {
     /// Whose.
     pub label: String,
     /// Packets a second and the part that was lost, from 0 to 1.
@@ -78,7 +78,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
 const FRAME: [f64; 4] = [48.0, 620.0, 12.0, 190.0];
 
 /// Rates from left to right (logarithmic), the lost part from bottom to top, and a line at what is tolerated.
-pub(super) fn curves(title: &str, curves: &[Curve], tolerated: f64) -> String {
+pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> String {
     let rates = || {
         curves
             .iter()
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_curve_goes_from_left_to_right_and_up_with_the_loss() {
-        let curve = Curve {
+        let curve = LossCurve {
             label: "x".to_owned(),
             points: vec![(40_000.0, 0.5), (10_000.0, 0.0), (20_000.0, 0.1)],
             colour: 0,
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn nothing_and_one_point_are_drawn_without_nonsense() {
-        let one = Curve {
+        let one = LossCurve {
             label: String::new(),
             points: vec![(10_000.0, 0.0)],
             colour: 0,

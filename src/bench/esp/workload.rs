@@ -8,7 +8,7 @@ use crate::net::{Packet, Policy, Prefix};
 use super::BATCH;
 
 /// Seals a batch, then opens it.
-pub trait Subject {
+pub trait Workload {
     /// Seals the batch.
     fn seal(&mut self);
 
@@ -17,13 +17,13 @@ pub trait Subject {
 }
 
 /// Everything an SA does for a packet.
-pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
+pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let policy = any_to_any()?;
     let keys = keys(suite);
     let outbound = Outbound::new(SPI, suite, &keys, IV_KEY, policy.clone()).ok()?;
     let inbound = Inbound::new(SPI, suite, &keys, policy, 4096).ok()?;
     let len = outbound.roomy_len(size, usize::MAX);
-    Some(Box::new(Whole {
+    Some(Box::new(SaWorkload {
         outbound,
         inbound,
         inner: udp(size),
@@ -34,7 +34,7 @@ pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
 }
 
 /// Cipher and ICV in lanes, nothing else; `None` where the suite has none.
-pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
+pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let keys = keys(suite);
     let (kernel, protection) = (Kernel::best(), suite.protection);
     let sealer = lanes::Sealer::new(kernel, protection, &keys, IV_KEY).ok()??;
@@ -43,7 +43,7 @@ pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
     let room = Outbound::new(SPI, suite, &keys, IV_KEY, policy)
         .ok()?
         .sealed_len(size);
-    Some(Box::new(Lanes {
+    Some(Box::new(LanesWorkload {
         sealer,
         opener,
         esn: suite.esn,
@@ -55,7 +55,7 @@ pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Subject>> {
 const SPI: u32 = 0xc0de_0001;
 const IV_KEY: [u8; 16] = [0x55; 16];
 
-struct Whole {
+struct SaWorkload {
     outbound: Outbound,
     inbound: Inbound,
     inner: Vec<u8>,
@@ -68,7 +68,7 @@ struct Whole {
 }
 
 /// As the datapath does it: packets are laid out until the lanes are full, then sealed while the cache still holds them.
-impl Subject for Whole {
+impl Workload for SaWorkload {
     fn seal(&mut self) {
         let packet = Packet::parse(&self.inner).expect("a packet of our own");
         let mut sealing = self.outbound.lock();
@@ -97,7 +97,7 @@ impl Subject for Whole {
     }
 }
 
-struct Lanes {
+struct LanesWorkload {
     sealer: lanes::Sealer,
     opener: lanes::Opener,
     esn: Esn,
@@ -105,7 +105,7 @@ struct Lanes {
     packets: Vec<Vec<u8>>,
 }
 
-impl Lanes {
+impl LanesWorkload {
     fn high(&self) -> Option<u32> {
         match self.esn {
             Esn::No => None,
@@ -114,7 +114,7 @@ impl Lanes {
     }
 }
 
-impl Subject for Lanes {
+impl Workload for LanesWorkload {
     fn seal(&mut self) {
         let esn_high = self.high();
         let mut packets = self.packets.iter_mut();

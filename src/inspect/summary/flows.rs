@@ -3,22 +3,22 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::inspect::esp::{Icv, Seen};
+use crate::inspect::esp::{EspObservation, Icv};
 
 /// What was seen of each SPI, in the order of appearance.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     places: HashMap<(IpAddr, IpAddr, u32), usize>,
     flows: Vec<Flow>,
-    /// Packets of flows beyond [`MOST_FLOWS`].
+    /// Packets of flows beyond [`MAX_FLOWS`].
     untold: u64,
 }
 
 /// Flows that are told of.
-const MOST_FLOWS: usize = 1024;
+const MAX_FLOWS: usize = 1024;
 
 /// Pairs of inner addresses that are told of for a flow.
-const MOST_PAIRS: usize = 4;
+const MAX_PAIRS: usize = 4;
 
 #[derive(Debug)]
 struct Flow {
@@ -39,11 +39,11 @@ struct Flow {
 }
 
 impl Flows {
-    pub(super) fn count(&mut self, from: IpAddr, to: IpAddr, seen: &Seen, octets: usize) {
+    pub(super) fn count(&mut self, from: IpAddr, to: IpAddr, seen: &EspObservation, octets: usize) {
         let key = (from, to, seen.spi);
         let place = match self.places.get(&key) {
             Some(place) => *place,
-            None if self.flows.len() >= MOST_FLOWS => {
+            None if self.flows.len() >= MAX_FLOWS => {
                 self.untold = self.untold.saturating_add(1);
                 return;
             }
@@ -72,7 +72,7 @@ impl Flows {
 }
 
 impl Flow {
-    fn new(from: IpAddr, to: IpAddr, seen: &Seen) -> Flow {
+    fn new(from: IpAddr, to: IpAddr, seen: &EspObservation) -> Flow {
         Flow {
             from,
             to,
@@ -89,7 +89,7 @@ impl Flow {
         }
     }
 
-    fn count(&mut self, seen: &Seen, octets: usize) {
+    fn count(&mut self, seen: &EspObservation, octets: usize) {
         let add = |counter: &mut u64| *counter = counter.saturating_add(1);
         if self.packets > 0 && seen.sequence <= self.highest {
             add(&mut self.late);
@@ -103,7 +103,7 @@ impl Flow {
             Icv::Unknown => {}
         }
         match &seen.inner {
-            Some(Ok(pair)) if self.pairs.len() < MOST_PAIRS => {
+            Some(Ok(pair)) if self.pairs.len() < MAX_PAIRS => {
                 self.pairs.insert(*pair);
             }
             Some(Ok(_)) | None => {}

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::wire::{Header, IkeSpi};
 
+use super::demux::HostPort;
 use super::esp::EspView;
-use super::outer::End;
 use super::payload::PayloadView;
 
 /// One packet.
 #[derive(Clone, Debug, Serialize)]
-pub struct Line {
+pub struct Record {
     /// Its place among the frames of the file, from 1.
     n: u64,
     /// Seconds since the first frame.
@@ -30,7 +30,7 @@ pub struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     dst: Option<String>,
     #[serde(flatten)]
-    what: What,
+    what: RecordBody,
     /// What is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -42,7 +42,7 @@ pub struct Line {
 /// What a packet is.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum What {
+pub(super) enum RecordBody {
     Ike(IkeView),
     Esp(EspView),
     Keepalive(bool),
@@ -90,36 +90,36 @@ pub(super) fn spi(spi: IkeSpi) -> String {
     format!("{:016x}", spi.0)
 }
 
-impl Line {
+impl Record {
     /// A line about a frame.
-    pub(super) fn new(n: u64, time_s: Option<f64>) -> Line {
-        Line {
+    pub(super) fn new(n: u64, time_s: Option<f64>) -> Record {
+        Record {
             n,
             time_s,
             src: None,
             dst: None,
-            what: What::Nothing {},
+            what: RecordBody::Nothing {},
             error: None,
             note: None,
         }
     }
 
-    pub(super) fn between(mut self, from: impl fmt::Display, to: impl fmt::Display) -> Line {
+    pub(super) fn between(mut self, from: impl fmt::Display, to: impl fmt::Display) -> Record {
         self.src = Some(from.to_string());
         self.dst = Some(to.to_string());
         self
     }
 
-    pub(super) fn ends(self, from: End, to: End) -> Line {
+    pub(super) fn ends(self, from: HostPort, to: HostPort) -> Record {
         self.between(from, to)
     }
 
-    pub(super) fn saying(mut self, what: What) -> Line {
+    pub(super) fn saying(mut self, what: RecordBody) -> Record {
         self.what = what;
         self
     }
 
-    pub(super) fn error(mut self, error: impl Into<String>) -> Line {
+    pub(super) fn error(mut self, error: impl Into<String>) -> Record {
         self.error = Some(error.into());
         self
     }
@@ -136,13 +136,13 @@ impl Line {
         self.error.is_some()
     }
 
-    pub(super) fn note(mut self, note: Option<String>) -> Line {
+    pub(super) fn note(mut self, note: Option<String>) -> Record {
         self.note = note;
         self
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.n)?;
         if let Some(time) = self.time_s {
@@ -153,10 +153,10 @@ impl fmt::Display for Line {
         }
         writeln!(f)?;
         match &self.what {
-            What::Ike(ike) => ike.fmt(f)?,
-            What::Esp(esp) => writeln!(f, "    {esp}")?,
-            What::Keepalive(_) => writeln!(f, "    NAT keepalive")?,
-            What::Nothing {} => {}
+            RecordBody::Ike(ike) => ike.fmt(f)?,
+            RecordBody::Esp(esp) => writeln!(f, "    {esp}")?,
+            RecordBody::Keepalive(_) => writeln!(f, "    NAT keepalive")?,
+            RecordBody::Nothing {} => {}
         }
         if let Some(note) = &self.note {
             writeln!(f, "    {note}")?;
@@ -216,24 +216,24 @@ mod tests {
 
     #[test]
     fn json_has_the_keys_that_scripts_rely_on() {
-        let line = Line::new(3, Some(0.5))
+        let line = Record::new(3, Some(0.5))
             .between("192.0.2.1:500", "192.0.2.2:500")
-            .saying(What::Ike(message()));
+            .saying(RecordBody::Ike(message()));
         let expected = r#"{"n":3,"time_s":0.5,"src":"192.0.2.1:500","dst":"192.0.2.2:500","ike":{"spi_i":"0000000000000001","spi_r":"0000000000000002","exchange":"IKE_AUTH","message_id":1,"flags":["initiator","response"],"payloads":[{"type":"SK","length":60}],"decrypted":false}}"#;
         assert_eq!(serde_json::to_string(&line).unwrap(), expected);
-        let broken = Line::new(4, None).error("cut at octet 3");
+        let broken = Record::new(4, None).error("cut at octet 3");
         let expected = r#"{"n":4,"error":"cut at octet 3"}"#;
         assert_eq!(serde_json::to_string(&broken).unwrap(), expected);
-        let keepalive = Line::new(5, None).saying(What::Keepalive(true));
+        let keepalive = Record::new(5, None).saying(RecordBody::Keepalive(true));
         let expected = r#"{"n":5,"keepalive":true}"#;
         assert_eq!(serde_json::to_string(&keepalive).unwrap(), expected);
     }
 
     #[test]
     fn text_has_the_packet_first_and_what_is_wrong_last() {
-        let line = Line::new(3, Some(0.5))
+        let line = Record::new(3, Some(0.5))
             .between("192.0.2.1:500", "192.0.2.2:500")
-            .saying(What::Ike(message()))
+            .saying(RecordBody::Ike(message()))
             .error("why");
         let expected = "#3  0.500000 s  192.0.2.1:500 → 192.0.2.2:500\n    IKE_AUTH response 1 of the side that began, \
             SPIs 0000000000000001 0000000000000002\n      SK       60 octets\n    error: why\n";

@@ -18,7 +18,7 @@ pub(super) struct Offers {
 }
 
 /// Offers that are remembered.
-const MOST_OFFERS: usize = 256;
+const MAX_OFFERS: usize = 256;
 
 impl Offers {
     /// Takes note of a request.
@@ -29,7 +29,7 @@ impl Offers {
                 let is_for = |proposal: &Proposal| proposal.protocol == protocol;
                 let key = (from, protocol);
                 if sa.proposals.iter().any(is_for)
-                    && (self.latest.len() < MOST_OFFERS || self.latest.contains_key(&key))
+                    && (self.latest.len() < MAX_OFFERS || self.latest.contains_key(&key))
                 {
                     self.latest.insert(key, sa.clone());
                 }
@@ -40,7 +40,7 @@ impl Offers {
 
 /// Somebody found nothing acceptable in an offer.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ProposalRejection {
     /// In which exchange: `IKE_AUTH 1`.
     pub(super) exchange: String,
     /// Who refused.
@@ -53,10 +53,10 @@ pub(super) struct Refusal {
     pub(super) protocol: ProtocolId,
 }
 
-impl Refusal {
+impl ProposalRejection {
     /// In words.
     pub(super) fn told(&self, offers: &Offers) -> String {
-        let Refusal {
+        let ProposalRejection {
             exchange,
             by,
             to,
@@ -115,8 +115,8 @@ mod tests {
         ike::offer_ike(&[IkeProposal::parse(words).unwrap().0], &[])
     }
 
-    fn refusal() -> Refusal {
-        Refusal {
+    fn refusal() -> ProposalRejection {
+        ProposalRejection {
             exchange: "IKE_SA_INIT 0".to_owned(),
             by: "192.0.2.2".parse().unwrap(),
             to: "192.0.2.1".parse().unwrap(),

@@ -9,20 +9,20 @@ use std::os::fd::AsRawFd as _;
 use nix::sys::socket::{LinkAddr, SockaddrLike as _, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use super::plan::Plan;
-use super::report::Wire;
+use super::addressing::Addressing;
+use super::report::WireCounters;
 
-/// A packet socket. What passes waits in its buffer until [`Tap::seen`] asks: that is enough for a handshake and some pings.
+/// A packet socket. What passes waits in its buffer until [`WireTap::seen`] asks: that is enough for a handshake and some pings.
 #[derive(Debug)]
-pub struct Tap {
+pub struct WireTap {
     socket: Socket,
-    plan: Plan,
-    so_far: Wire,
+    plan: Addressing,
+    so_far: WireCounters,
 }
 
-impl Tap {
+impl WireTap {
     /// Opens the socket in the namespace of the calling thread, which is the router's.
-    pub fn new(plan: &Plan) -> io::Result<Tap> {
+    pub fn new(plan: &Addressing) -> io::Result<WireTap> {
         let everything = i32::from((libc::ETH_P_ALL as u16).to_be());
         // Datagram: the packet begins at its IP header.
         let socket = Socket::new(
@@ -32,15 +32,15 @@ impl Tap {
         )?;
         socket.set_nonblocking(true)?;
         socket.set_recv_buffer_size(8 << 20)?;
-        Ok(Tap {
+        Ok(WireTap {
             socket,
             plan: plan.clone(),
-            so_far: Wire::default(),
+            so_far: WireCounters::default(),
         })
     }
 
     /// What has passed so far.
-    pub fn seen(&mut self) -> Wire {
+    pub fn seen(&mut self) -> WireCounters {
         let mut buffer = [0; 128];
         while let Ok((length, from)) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
             if from.as_ref().is_some_and(is_outgoing) {
@@ -144,7 +144,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    fn count(&self, plan: &Plan, wire: &mut Wire) {
+    fn count(&self, plan: &Addressing, wire: &mut WireCounters) {
         let inside = |address| plan.a.holds(address) || plan.b.holds(address);
         if is_link_noise(self.source) {
             return;
@@ -161,7 +161,7 @@ impl<'a> Header<'a> {
         *counter += 1;
     }
 
-    fn datagram<'w>(&self, wire: &'w mut Wire) -> &'w mut u64 {
+    fn datagram<'w>(&self, wire: &'w mut WireCounters) -> &'w mut u64 {
         let port = |at: usize| {
             self.payload
                 .get(at..at + 2)
@@ -187,7 +187,7 @@ impl<'a> Header<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::Options;
+    use super::super::options::LabOptions;
     use super::*;
 
     fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
@@ -206,10 +206,10 @@ mod tests {
         bytes
     }
 
-    fn counted(packet: &[u8]) -> Wire {
-        let mut wire = Wire::default();
+    fn counted(packet: &[u8]) -> WireCounters {
+        let mut wire = WireCounters::default();
         if let Some(header) = Header::read(packet) {
-            header.count(&Plan::new(&Options::default()), &mut wire);
+            header.count(&Addressing::new(&LabOptions::default()), &mut wire);
         }
         wire
     }
@@ -217,50 +217,50 @@ mod tests {
     #[test]
     fn every_kind_of_packet_has_its_counter() {
         let gateway = [192, 0, 2, 1];
-        let none = Wire::default;
+        let none = WireCounters::default;
         let esp = [1, 2, 3, 4, 0, 0, 0, 1, 9, 9];
         let marked = [0, 0, 0, 0, 7, 7, 7, 7, 7, 7];
         for (packet, wire) in [
             (
                 v4(gateway, UDP, &udp([500, 500], &esp)),
-                Wire {
+                WireCounters {
                     ike_500: 1,
                     ..none()
                 },
             ),
             (
                 v4(gateway, UDP, &udp([4500, 4500], &marked)),
-                Wire {
+                WireCounters {
                     ike_4500: 1,
                     ..none()
                 },
             ),
             (
                 v4(gateway, UDP, &udp([23456, 4500], &esp)),
-                Wire {
+                WireCounters {
                     esp_udp: 1,
                     ..none()
                 },
             ),
             (
                 v4(gateway, UDP, &udp([4500, 4500], &[0xff])),
-                Wire {
+                WireCounters {
                     keepalives: 1,
                     ..none()
                 },
             ),
             (
                 v4(gateway, ESP, &esp),
-                Wire {
+                WireCounters {
                     esp_native: 1,
                     ..none()
                 },
             ),
             (
                 v4([10, 1, 0, 2], UDP, &udp([1, 2], b"secret")),
-                Wire { clear: 1, ..none() },
+                WireCounters { clear: 1, ..none() },
             ),
-            (v4(gateway, 6, &[]), Wire { other: 1, ..none() }),
+            (v4(gateway, 6, &[]), WireCounters { other: 1, ..none() }),
             (vec![0, 1, 8, 0, 6, 4], none()),
             (vec![], none()),
         ] {

@@ -13,9 +13,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::Error;
-use super::pair::Pair;
-use super::source::{LONGEST, Source};
+use super::TunnelBenchError;
+use super::pair::GatewayPair;
+use super::udp_sender::{LONGEST, UdpSender};
 use crate::crypto::Generator;
 use crate::datapath::{IKE_PORT, NAT_PORT};
 use crate::esp::{Laid, Outbound};
@@ -27,11 +27,11 @@ use crate::os::flood::{self, BURST};
 use crate::os::{clock, entropy};
 
 /// The peer, connected.
-pub(super) struct Peer {
+pub(super) struct EspSender {
     socket: UdpSocket,
     sa: Outbound,
     /// The inner packet, at its longest.
-    inner: Inner,
+    inner: InnerPacket,
     /// One burst, each packet where the one before ends.
     room: Vec<u8>,
     laid: Vec<Laid>,
@@ -44,15 +44,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(1);
 
-impl Peer {
+impl EspSender {
     /// Takes the place of gateway A, which ends, and connects with gateway B; its packets go to `target` behind that. `None` if
     /// B does not connect.
     pub(super) fn replace_a(
-        pair: &mut Pair,
+        pair: &mut GatewayPair,
         target: SocketAddr,
         interrupt: &Interrupt,
-    ) -> Result<Option<Peer>, Error> {
-        let failed = |what: &'static str| move |source: io::Error| lab::Error::Io { what, source };
+    ) -> Result<Option<EspSender>, TunnelBenchError> {
+        let failed =
+            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
         pair.end_a().map_err(failed("gateway A does not end"))?;
         let settings = pair.settings_of_a()?;
         let (address, host) = (settings.local, pair.plan.a.host);
@@ -78,8 +79,8 @@ impl Peer {
             ..
         } = *child;
         let sa = Outbound::new(spi_out, suite, &keys_out, iv_key, policy).ok();
-        let inner = Inner::between(host, target);
-        Ok(sa.zip(inner).map(|(sa, inner)| Peer {
+        let inner = InnerPacket::between(host, target);
+        Ok(sa.zip(inner).map(|(sa, inner)| EspSender {
             room: vec![0; sa.sealed_len(inner.bytes.len()) * BURST],
             laid: Vec::with_capacity(BURST),
             socket,
@@ -111,7 +112,7 @@ impl Peer {
     }
 }
 
-impl Source for Peer {
+impl UdpSender for EspSender {
     fn send(&mut self, number: u32, sizes: &[usize; BURST]) -> io::Result<usize> {
         let ends = self.seal(number, sizes).map_err(io::Error::other)?;
         let mut begin = 0;
@@ -152,9 +153,9 @@ impl Sockets {
         &self,
         settings: Settings,
         interrupt: &Interrupt,
-    ) -> Result<Option<Box<Child>>, Error> {
+    ) -> Result<Option<Box<Child>>, TunnelBenchError> {
         let what = "no random numbers";
-        let seed = entropy::seed().map_err(|source| lab::Error::Io { what, source })?;
+        let seed = entropy::seed().map_err(|source| lab::LabError::Io { what, source })?;
         let mut engine = Endpoint::new(Generator::from_seed(seed));
         engine.add_tunnel(clock::now(), TUNNEL, settings);
         let give_up = Instant::now() + PATIENCE;
@@ -205,22 +206,22 @@ impl Sockets {
 }
 
 /// An inner packet of IPv4 and UDP, as a host of network A sends it.
-struct Inner {
-    bytes: [u8; Inner::HEADERS + LONGEST],
+struct InnerPacket {
+    bytes: [u8; InnerPacket::HEADERS + LONGEST],
     ends: (Ipv4Addr, Ipv4Addr),
     identification: u16,
 }
 
-impl Inner {
+impl InnerPacket {
     const IPV4: usize = 20;
-    const HEADERS: usize = Inner::IPV4 + 8;
+    const HEADERS: usize = InnerPacket::IPV4 + 8;
 
     /// `None` where either is no IPv4 address.
-    fn between(source: IpAddr, target: SocketAddr) -> Option<Inner> {
+    fn between(source: IpAddr, target: SocketAddr) -> Option<InnerPacket> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, target.ip()) else {
             return None;
         };
-        let mut bytes = [0; Inner::HEADERS + LONGEST];
+        let mut bytes = [0; InnerPacket::HEADERS + LONGEST];
         bytes[0] = 0x45;
         // DF, as on datagrams of any connected socket.
         bytes[6] = 0x40;
@@ -229,7 +230,7 @@ impl Inner {
         bytes[16..20].copy_from_slice(&destination.octets());
         bytes[20..22].copy_from_slice(&9999_u16.to_be_bytes());
         bytes[22..24].copy_from_slice(&target.port().to_be_bytes());
-        Some(Inner {
+        Some(InnerPacket {
             bytes,
             ends: (source, destination),
             identification: 0,
@@ -239,14 +240,14 @@ impl Inner {
     /// The next packet, with a payload of `size` that begins with `number`; its checksums are right.
     fn packet(&mut self, number: u32, size: usize) -> &[u8] {
         let size = size.clamp(4, LONGEST);
-        let len = (Inner::HEADERS + size) as u16;
-        let udp_len = len - Inner::IPV4 as u16;
+        let len = (InnerPacket::HEADERS + size) as u16;
+        let udp_len = len - InnerPacket::IPV4 as u16;
         self.identification = self.identification.wrapping_add(1);
         let packet = &mut self.bytes[..usize::from(len)];
         packet[2..4].copy_from_slice(&len.to_be_bytes());
         packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
         packet[10..12].fill(0);
-        let header = checksum::of(&packet[..Inner::IPV4]);
+        let header = checksum::of(&packet[..InnerPacket::IPV4]);
         packet[10..12].copy_from_slice(&header.to_be_bytes());
         packet[24..26].copy_from_slice(&udp_len.to_be_bytes());
         packet[26..28].fill(0);
@@ -257,7 +258,7 @@ impl Inner {
             checksum::Sum::pseudo_header(source.into(), destination.into(), 17, udp_len.into());
         let sum = pseudo
             .unwrap_or_default()
-            .plus(&packet[Inner::IPV4..Inner::HEADERS + 4])
+            .plus(&packet[InnerPacket::IPV4..InnerPacket::HEADERS + 4])
             .finish();
         packet[26..28].copy_from_slice(&sum.to_be_bytes());
         packet
@@ -272,7 +273,7 @@ mod tests {
     fn inner_packets_are_numbered_and_their_checksums_are_right() {
         let target: SocketAddr = "10.2.0.2:2000".parse().unwrap();
         let source: IpAddr = [10, 1, 0, 2].into();
-        let mut inner = Inner::between(source, target).unwrap();
+        let mut inner = InnerPacket::between(source, target).unwrap();
         for (id, size) in [(1_u16, 1300), (2, 64), (3, 1300)] {
             let bytes = inner.packet(0x0102_0304, size);
             let packet = Packet::parse(bytes).unwrap();
@@ -285,6 +286,6 @@ mod tests {
                 checksum::Sum::pseudo_header(source, target.ip(), 17, (8 + size) as u32).unwrap();
             assert_eq!(sum.plus(&bytes[20..]).finish(), 0);
         }
-        assert!(Inner::between(source, "[::1]:1".parse().unwrap()).is_none());
+        assert!(InnerPacket::between(source, "[::1]:1".parse().unwrap()).is_none());
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::blast::{FULL, MIXES, TOLERATED};
 use super::pair::System;
-use super::plot::{Bar, Curve, bars, curves, escape};
-use super::report::{Report, Run, Udp, cells, imix, names, rate};
+use super::report::{SystemRun, TunnelReport, UdpResult, cells, imix, names, rate};
+use super::svg::{Bar, LossCurve, bars, curves, escape};
+use super::udp_rate::{FULL, MIXES, TOLERATED};
 
-impl Report {
+impl TunnelReport {
     /// The page.
     pub fn to_html(&self) -> String {
         let machine = escape(&self.machine.to_string()).replace('\n', "<br>");
@@ -91,8 +91,8 @@ impl Report {
         suites
     }
 
-    fn bars(&self, title: &str, measured: impl Fn(&Run) -> Option<(f64, String)>) -> String {
-        let bar = |run: &Run| {
+    fn bars(&self, title: &str, measured: impl Fn(&SystemRun) -> Option<(f64, String)>) -> String {
+        let bar = |run: &SystemRun| {
             let (value, text) = measured(run).unzip();
             Bar {
                 label: label(run),
@@ -105,19 +105,19 @@ impl Report {
         bars(title, &all)
     }
 
-    fn loss(&self, title: &str, of: impl Fn(&Run) -> Option<&Udp>) -> String {
+    fn loss(&self, title: &str, of: impl Fn(&SystemRun) -> Option<&UdpResult>) -> String {
         let suites = self.suites();
-        let curve = |run: &Run| {
+        let curve = |run: &SystemRun| {
             let udp = of(run)?;
             let trials = udp.trials.iter();
-            Some(Curve {
+            Some(LossCurve {
                 label: label(run),
                 points: trials.map(|trial| (trial.sent_pps, trial.loss())).collect(),
                 colour: colour(run.system),
                 dash: suites.iter().position(|esp| *esp == run.esp)?,
             })
         };
-        let all: Vec<Curve> = self.runs.iter().filter_map(curve).collect();
+        let all: Vec<LossCurve> = self.runs.iter().filter_map(curve).collect();
         curves(title, &all, TOLERATED)
     }
 
@@ -132,7 +132,7 @@ impl Report {
             return String::new();
         };
         let mut table = String::from(
-            "<h2>Stages</h2>\n<p>Cycles of the time stamp counter for each byte of one TCP stream: from read to send at gateway A, from \
+            "<h2>StepCosts</h2>\n<p>Cycles of the time stamp counter for each byte of one TCP stream: from read to send at gateway A, from \
              receive to write at gateway B.</p>\n<table><tr><th>ESP</th>",
         );
         for (name, _) in stages {
@@ -174,7 +174,7 @@ impl Report {
             return String::new();
         }
         let mut table = String::from(
-            "<h2>Ratios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
+            "<h2>SpeedRatios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
              <th>TCP 1</th><th>TCP 4</th>",
         );
         for mix in MIXES {
@@ -194,13 +194,13 @@ impl Report {
 }
 
 /// A rate as a bar.
-fn packets(udp: &Udp) -> Option<(f64, String)> {
+fn packets(udp: &UdpResult) -> Option<(f64, String)> {
     let bound = if udp.sender_limited { "≥ " } else { "" };
     let pps = udp.pps?;
     Some((pps, format!("{bound}{:.1} k packets/s", pps / 1e3)))
 }
 
-fn label(run: &Run) -> String {
+fn label(run: &SystemRun) -> String {
     format!("{} {}", run.system, run.esp)
 }
 

@@ -17,25 +17,25 @@ use crate::net::{FragmentKind, Packet};
 
 /// What an outer packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Carried<'a> {
+pub(super) struct OuterPacket<'a> {
     /// From where.
-    pub(super) from: End,
+    pub(super) from: HostPort,
     /// To where.
-    pub(super) to: End,
+    pub(super) to: HostPort,
     /// What.
-    pub(super) content: Content<'a>,
+    pub(super) content: OuterPayload<'a>,
 }
 
 /// One end of a packet; native ESP has no ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct End {
+pub(super) struct HostPort {
     /// Its address.
     pub(super) address: IpAddr,
     /// Its port.
     pub(super) port: Option<u16>,
 }
 
-impl std::fmt::Display for End {
+impl std::fmt::Display for HostPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.port {
             Some(port) => SocketAddr::new(self.address, port).fmt(f),
@@ -46,7 +46,7 @@ impl std::fmt::Display for End {
 
 /// What stands behind the outer headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Content<'a> {
+pub(super) enum OuterPayload<'a> {
     /// An IKE message, its marker cut off.
     Ike(Cow<'a, [u8]>),
     /// An ESP packet, from its SPI on.
@@ -59,7 +59,7 @@ pub(super) enum Content<'a> {
 
 /// The part of an IP packet that concerns us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Transport<'a> {
+pub(super) struct IpPayload<'a> {
     /// The packet's source.
     pub(super) source: IpAddr,
     /// The packet's destination.
@@ -91,13 +91,13 @@ pub(super) fn why_not(bytes: &[u8]) -> &'static str {
     }
 }
 
-impl<'a> Transport<'a> {
+impl<'a> IpPayload<'a> {
     /// Of a packet that is whole; `None` of a fragment.
-    pub(super) fn of(packet: &Packet<'a>) -> Option<Transport<'a>> {
+    pub(super) fn of(packet: &Packet<'a>) -> Option<IpPayload<'a>> {
         let at = packet
             .transport_offset()
             .filter(|_| packet.fragment() == FragmentKind::Whole)?;
-        Some(Transport {
+        Some(IpPayload {
             source: packet.source(),
             destination: packet.destination(),
             protocol: packet.protocol(),
@@ -106,19 +106,19 @@ impl<'a> Transport<'a> {
     }
 
     /// What it carries; `None` if that is not ours.
-    pub(super) fn carried(self) -> Option<Carried<'a>> {
-        let end = |address, port| End { address, port };
+    pub(super) fn carried(self) -> Option<OuterPacket<'a>> {
+        let end = |address, port| HostPort { address, port };
         match self.protocol {
-            ESP => Some(Carried {
+            ESP => Some(OuterPacket {
                 from: end(self.source, None),
                 to: end(self.destination, None),
-                content: Content::Esp(self.payload),
+                content: OuterPayload::Esp(self.payload),
             }),
             UDP => {
                 let [s0, s1, d0, d1] = *self.payload.first_chunk()?;
                 let (from, to) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
                 let framing = Framing::of(from, to)?;
-                Some(Carried {
+                Some(OuterPacket {
                     from: end(self.source, Some(from)),
                     to: end(self.destination, Some(to)),
                     content: datagram(self.payload, framing),
@@ -151,9 +151,9 @@ impl Framing {
     }
 }
 
-fn datagram(payload: Cow<'_, [u8]>, framing: Framing) -> Content<'_> {
+fn datagram(payload: Cow<'_, [u8]>, framing: Framing) -> OuterPayload<'_> {
     let Some([_, _, _, _, l0, l1, _, _]) = payload.first_chunk::<8>() else {
-        return Content::Broken("the UDP header is cut");
+        return OuterPayload::Broken("the UDP header is cut");
     };
     let length = usize::from(u16::from_be_bytes([*l0, *l1]));
     let content = match payload {
@@ -163,17 +163,17 @@ fn datagram(payload: Cow<'_, [u8]>, framing: Framing) -> Content<'_> {
             .map(|content| Cow::Owned(content.to_vec())),
     };
     let Some(content) = content else {
-        return Content::Broken("the length of the UDP header is not that of the packet");
+        return OuterPayload::Broken("the length of the UDP header is not that of the packet");
     };
     match (framing, content.as_ref()) {
-        (Framing::Marked, [0xff]) => Content::Keepalive,
-        (Framing::Marked, [0, 0, 0, 0, ..]) => Content::Ike(match content {
+        (Framing::Marked, [0xff]) => OuterPayload::Keepalive,
+        (Framing::Marked, [0, 0, 0, 0, ..]) => OuterPayload::Ike(match content {
             Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(4..).unwrap_or_default()),
             Cow::Owned(bytes) => Cow::Owned(bytes.get(4..).unwrap_or_default().to_vec()),
         }),
-        (Framing::Marked, [_, _, _, _, ..]) => Content::Esp(content),
-        (Framing::Marked, _) => Content::Broken("neither IKE nor ESP nor a keepalive"),
-        (Framing::Bare, _) => Content::Ike(content),
+        (Framing::Marked, [_, _, _, _, ..]) => OuterPayload::Esp(content),
+        (Framing::Marked, _) => OuterPayload::Broken("neither IKE nor ESP nor a keepalive"),
+        (Framing::Bare, _) => OuterPayload::Ike(content),
     }
 }
 
@@ -192,34 +192,34 @@ mod tests {
         bytes
     }
 
-    fn carried(bytes: &[u8]) -> Option<Carried<'_>> {
-        Transport::of(&Packet::parse(bytes).unwrap())?.carried()
+    fn carried(bytes: &[u8]) -> Option<OuterPacket<'_>> {
+        IpPayload::of(&Packet::parse(bytes).unwrap())?.carried()
     }
 
-    fn content(from: u16, to: u16, payload: &[u8]) -> Option<Content<'static>> {
+    fn content(from: u16, to: u16, payload: &[u8]) -> Option<OuterPayload<'static>> {
         let bytes = udp(from, to, payload);
         Some(match carried(&bytes)?.content {
-            Content::Ike(bytes) => Content::Ike(Cow::Owned(bytes.into_owned())),
-            Content::Esp(bytes) => Content::Esp(Cow::Owned(bytes.into_owned())),
-            Content::Keepalive => Content::Keepalive,
-            Content::Broken(what) => Content::Broken(what),
+            OuterPayload::Ike(bytes) => OuterPayload::Ike(Cow::Owned(bytes.into_owned())),
+            OuterPayload::Esp(bytes) => OuterPayload::Esp(Cow::Owned(bytes.into_owned())),
+            OuterPayload::Keepalive => OuterPayload::Keepalive,
+            OuterPayload::Broken(what) => OuterPayload::Broken(what),
         })
     }
 
     #[test]
     fn ports_and_the_first_octets_say_what_a_datagram_is() {
-        let ike = |bytes: &[u8]| Some(Content::Ike(Cow::Owned(bytes.to_vec())));
+        let ike = |bytes: &[u8]| Some(OuterPayload::Ike(Cow::Owned(bytes.to_vec())));
         assert_eq!(content(500, 500, b"message"), ike(b"message"));
         assert_eq!(content(500, 33_000, b"message"), ike(b"message"));
         assert_eq!(content(4500, 4500, b"\0\0\0\0message"), ike(b"message"));
-        assert_eq!(content(1025, 4500, b"\xff"), Some(Content::Keepalive));
+        assert_eq!(content(1025, 4500, b"\xff"), Some(OuterPayload::Keepalive));
         assert_eq!(
             content(4500, 1025, b"\0\0\x01\0rest"),
-            Some(Content::Esp(Cow::Owned(b"\0\0\x01\0rest".to_vec())))
+            Some(OuterPayload::Esp(Cow::Owned(b"\0\0\x01\0rest".to_vec())))
         );
         assert!(matches!(
             content(4500, 4500, b"abc"),
-            Some(Content::Broken(_))
+            Some(OuterPayload::Broken(_))
         ));
         assert_eq!(content(53, 33_000, b"\0\0\0\0"), None);
     }
@@ -230,8 +230,8 @@ mod tests {
         bytes[9] = ESP;
         let carried = carried(&bytes).unwrap();
         assert_eq!(carried.from.to_string(), "192.0.2.1");
-        assert!(matches!(carried.content, Content::Esp(esp) if esp.len() == 16));
-        let end = End {
+        assert!(matches!(carried.content, OuterPayload::Esp(esp) if esp.len() == 16));
+        let end = HostPort {
             address: "2001:db8::1".parse().unwrap(),
             port: Some(4500),
         };
@@ -245,7 +245,7 @@ mod tests {
             bytes[24..26].copy_from_slice(&length.to_be_bytes());
             let content = carried(&bytes).unwrap().content;
             assert!(
-                matches!(content, Content::Broken(_)),
+                matches!(content, OuterPayload::Broken(_)),
                 "{length}: {content:?}"
             );
         }

@@ -9,7 +9,7 @@
 
 mod exchange;
 mod flows;
-mod refusal;
+mod rejection;
 mod sa;
 
 use std::collections::HashMap;
@@ -18,34 +18,34 @@ use std::net::IpAddr;
 use crate::ike::Mark;
 use crate::wire::{Envelope, Header, IkeSpi, Payload};
 
-use super::decoder::Counts;
+use super::decoder::FrameCounts;
 use super::esp;
-use super::notify::Place;
+use super::notify::MessageContext;
 use flows::Flows;
-use refusal::Offers;
-use sa::IkeStory;
+use rejection::Offers;
+use sa::IkeSaSummary;
 
 /// What has been seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Story {
-    sas: Vec<IkeStory>,
+pub(super) struct Summary {
+    sas: Vec<IkeSaSummary>,
     places: HashMap<IkeSpi, usize>,
     offers: Offers,
     flows: Flows,
-    /// Messages of IKE SAs beyond [`MOST_SAS`].
+    /// Messages of IKE SAs beyond [`MAX_SAS`].
     untold: u64,
 }
 
 /// IKE SAs that are told of.
-const MOST_SAS: usize = 512;
+const MAX_SAS: usize = 512;
 
 /// A message, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct IkeObservation<'a> {
     /// Its header.
     pub(super) header: &'a Header,
     /// Where it was seen.
-    pub(super) place: &'a Place,
+    pub(super) place: &'a MessageContext,
     /// What is in it, unless that is sealed.
     pub(super) payloads: Option<&'a [Payload]>,
     /// How it was sealed, if it was.
@@ -56,7 +56,7 @@ pub(super) struct Seen<'a> {
     pub(super) mark: Mark,
 }
 
-impl Seen<'_> {
+impl IkeObservation<'_> {
     /// How long the datagram is, or the last one of several.
     fn octets(&self) -> usize {
         self.header.length as usize
@@ -69,9 +69,9 @@ impl Seen<'_> {
     }
 }
 
-impl Story {
+impl Summary {
     /// Takes note of a message.
-    pub(super) fn message(&mut self, seen: &Seen<'_>) {
+    pub(super) fn message(&mut self, seen: &IkeObservation<'_>) {
         if seen.is_later_fragment() {
             return;
         }
@@ -81,12 +81,12 @@ impl Story {
         let spi_i = seen.header.spi_i;
         let place = match self.places.get(&spi_i) {
             Some(place) => *place,
-            None if self.sas.len() >= MOST_SAS => {
+            None if self.sas.len() >= MAX_SAS => {
                 self.untold = self.untold.saturating_add(1);
                 return;
             }
             None => {
-                self.sas.push(IkeStory::new(seen));
+                self.sas.push(IkeSaSummary::new(seen));
                 let place = self.sas.len().saturating_sub(1);
                 self.places.insert(spi_i, place);
                 place
@@ -98,12 +98,18 @@ impl Story {
     }
 
     /// Takes note of an ESP packet of so many octets.
-    pub(super) fn esp(&mut self, from: IpAddr, to: IpAddr, seen: &esp::Seen, octets: usize) {
+    pub(super) fn esp(
+        &mut self,
+        from: IpAddr,
+        to: IpAddr,
+        seen: &esp::EspObservation,
+        octets: usize,
+    ) {
         self.flows.count(from, to, seen, octets);
     }
 
     /// The whole story.
-    pub(super) fn told(self, counts: &Counts) -> Vec<String> {
+    pub(super) fn told(self, counts: &FrameCounts) -> Vec<String> {
         let mut lines = Vec::new();
         for sa in self.sas {
             lines.extend(sa.told(&self.offers));
@@ -120,7 +126,7 @@ impl Story {
     }
 }
 
-fn counted(counts: &Counts) -> Vec<String> {
+fn counted(counts: &FrameCounts) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |count: u64, what: &str| {
         if count > 0 {

@@ -8,7 +8,7 @@ use crate::status::Snapshot;
 
 /// Ticks of the time stamp counter for each byte of TCP payload that one stream carried from A to B.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Stages {
+pub struct StepCosts {
     /// Out of A's device.
     pub read: f64,
     /// Checks, and cutting into what fits.
@@ -27,20 +27,20 @@ pub struct Stages {
     pub write: f64,
 }
 
-impl Stages {
+impl StepCosts {
     /// What A and B have spent between two looks at both, while so many bytes went from A to B. `None` where nothing counts ticks.
     pub(super) fn between(
         before: &[Snapshot; 2],
         after: &[Snapshot; 2],
         bytes: u64,
-    ) -> Option<Stages> {
+    ) -> Option<StepCosts> {
         let spent = |side: usize, stage: &str| {
             let at = |looks: &[Snapshot; 2]| looks.get(side)?.ticks.get(stage).copied();
             let ticks = at(after)?.checked_sub(at(before)?)?;
             (ticks > 0 && bytes > 0).then_some(ticks as f64 / bytes as f64)
         };
         let (a, b) = (|stage| spent(0, stage), |stage| spent(1, stage));
-        Some(Stages {
+        Some(StepCosts {
             read: a("read")?,
             split: a("split")?,
             seal: a("seal")?,
@@ -53,10 +53,10 @@ impl Stages {
     }
 }
 
-impl Stages {
+impl StepCosts {
     /// As a byte passes them, those of A first.
     pub(super) fn in_order(&self) -> [(&'static str, f64); 8] {
-        let Stages {
+        let StepCosts {
             read,
             split,
             seal,
@@ -79,7 +79,7 @@ impl Stages {
     }
 }
 
-impl fmt::Display for Stages {
+impl fmt::Display for StepCosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.in_order();
         let (a, b) = all.split_at(4);
@@ -125,7 +125,7 @@ mod tests {
         };
         let before = [all(0), all(0)];
         let after = [counted(1000), counted(2000)];
-        let stages = Stages::between(&before, &after, 1000).unwrap();
+        let stages = StepCosts::between(&before, &after, 1000).unwrap();
         assert_eq!((stages.read, stages.send), (1.0, 4.0));
         assert_eq!((stages.receive, stages.write), (6.0, 9.0));
         assert!(
@@ -138,6 +138,6 @@ mod tests {
     #[test]
     fn without_a_counter_there_is_nothing_to_say() {
         let none = || [look(&[]), look(&[])];
-        assert_eq!(Stages::between(&none(), &none(), 1000), None);
+        assert_eq!(StepCosts::between(&none(), &none(), 1000), None);
     }
 }

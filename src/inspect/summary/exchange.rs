@@ -9,11 +9,11 @@ use crate::wire::{
     TrafficSelectors, TransformType,
 };
 
-use super::refusal::Refusal;
-use super::sa::Told;
+use super::rejection::ProposalRejection;
+use super::sa::CaptureNote;
 
 /// A request.
-pub(super) struct Asked<'a> {
+pub(super) struct RequestView<'a> {
     pub(super) exchange: ExchangeType,
     pub(super) id: MessageId,
     pub(super) from: IpAddr,
@@ -23,7 +23,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// Its answer.
-pub(super) struct Reply<'a> {
+pub(super) struct ResponseView<'a> {
     pub(super) payloads: Option<&'a [Payload]>,
     /// Octets sealed in the answer, and in the request, where they could not be read.
     pub(super) sealed: usize,
@@ -31,9 +31,9 @@ pub(super) struct Reply<'a> {
 }
 
 /// What the two say together.
-pub(super) fn sentence(asked: &Asked<'_>, reply: &Reply<'_>) -> Vec<Told> {
+pub(super) fn sentence(asked: &RequestView<'_>, reply: &ResponseView<'_>) -> Vec<CaptureNote> {
     let (Some(request), Some(answer)) = (asked.payloads, reply.payloads) else {
-        return vec![Told::Sentence(closed(asked, reply))];
+        return vec![CaptureNote::Text(closed(asked, reply))];
     };
     let exchange = Exchange {
         asked,
@@ -56,8 +56,8 @@ pub(super) fn sentence(asked: &Asked<'_>, reply: &Reply<'_>) -> Vec<Told> {
 }
 
 /// Nothing is known of what is inside but how much of it there is.
-fn closed(asked: &Asked<'_>, reply: &Reply<'_>) -> String {
-    let Asked {
+fn closed(asked: &RequestView<'_>, reply: &ResponseView<'_>) -> String {
+    let RequestView {
         exchange,
         id,
         from,
@@ -84,7 +84,7 @@ fn closed(asked: &Asked<'_>, reply: &Reply<'_>) -> String {
 const SHORT: usize = 72;
 
 struct Exchange<'a> {
-    asked: &'a Asked<'a>,
+    asked: &'a RequestView<'a>,
     request: Parts<'a>,
     answer: Parts<'a>,
 }
@@ -168,8 +168,8 @@ impl<'a> Parts<'a> {
 }
 
 impl Exchange<'_> {
-    fn init(&self) -> Vec<Told> {
-        let Asked { from, to, .. } = self.asked;
+    fn init(&self) -> Vec<CaptureNote> {
+        let RequestView { from, to, .. } = self.asked;
         let offer = self.request.sa();
         if let (Some(offer), Some(choice)) = (offer, self.answer.sa()) {
             return vec![self.say(format!(
@@ -186,8 +186,8 @@ impl Exchange<'_> {
         self.errors()
     }
 
-    fn auth(&self) -> Vec<Told> {
-        let Asked { from, to, .. } = self.asked;
+    fn auth(&self) -> Vec<CaptureNote> {
+        let RequestView { from, to, .. } = self.asked;
         let mut told = Vec::new();
         if let Some(id) = self.request.id() {
             let who = format!("{from} is {id} ({}), {}", id.kind, proved(self.request));
@@ -202,8 +202,8 @@ impl Exchange<'_> {
         told
     }
 
-    fn create(&self) -> Vec<Told> {
-        let Asked { from, to, .. } = self.asked;
+    fn create(&self) -> Vec<CaptureNote> {
+        let RequestView { from, to, .. } = self.asked;
         let rekeyed = self.request.notify(NotifyType::REKEY_SA);
         let offer = self.request.sa();
         let is_ike = offer.is_some_and(|sa| has(sa, ProtocolId::IKE));
@@ -235,8 +235,8 @@ impl Exchange<'_> {
     }
 
     /// The Child SA, if there is one.
-    fn child(&self) -> Option<Told> {
-        let Asked { from, to, .. } = self.asked;
+    fn child(&self) -> Option<CaptureNote> {
+        let RequestView { from, to, .. } = self.asked;
         let (offer, choice) = (self.request.sa()?, self.answer.sa()?);
         let mut sentence = format!(
             "Child SA: {from} offered {}; {to} chose {}",
@@ -265,9 +265,9 @@ impl Exchange<'_> {
         Some(self.say(sentence))
     }
 
-    fn informational(&self) -> Vec<Told> {
-        let Asked { from, .. } = self.asked;
-        let mut told: Vec<Told> = self
+    fn informational(&self) -> Vec<CaptureNote> {
+        let RequestView { from, .. } = self.asked;
+        let mut told: Vec<CaptureNote> = self
             .request
             .deletes()
             .map(|what| self.say(format!("{from} deleted {what}")))
@@ -277,13 +277,13 @@ impl Exchange<'_> {
         }
         told.extend(self.errors());
         if told.is_empty() && self.request.0.is_empty() {
-            told.push(Told::Alive);
+            told.push(CaptureNote::LivenessCheck);
         }
         told
     }
 
-    fn other(&self) -> Vec<Told> {
-        let Asked { from, to, .. } = self.asked;
+    fn other(&self) -> Vec<CaptureNote> {
+        let RequestView { from, to, .. } = self.asked;
         let what = match (self.request.group(), self.answer.group()) {
             (Some(group), Some(_)) => {
                 format!(
@@ -297,7 +297,7 @@ impl Exchange<'_> {
     }
 
     /// What the answer refuses, and why.
-    fn errors(&self) -> Vec<Told> {
+    fn errors(&self) -> Vec<CaptureNote> {
         self.answer
             .notifies()
             .filter(|notify| notify.kind.is_error())
@@ -305,8 +305,8 @@ impl Exchange<'_> {
             .collect()
     }
 
-    fn refusal(&self, notify: &Notify) -> Told {
-        let Asked { from, to, .. } = self.asked;
+    fn refusal(&self, notify: &Notify) -> CaptureNote {
+        let RequestView { from, to, .. } = self.asked;
         let offer = self.request.sa();
         if let (NotifyType::NO_PROPOSAL_CHOSEN, Some(offer)) = (notify.kind, offer) {
             let protocol = if has(offer, ProtocolId::IKE) {
@@ -314,8 +314,8 @@ impl Exchange<'_> {
             } else {
                 ProtocolId::ESP
             };
-            let Asked { exchange, id, .. } = self.asked;
-            return Told::Refusal(Refusal {
+            let RequestView { exchange, id, .. } = self.asked;
+            return CaptureNote::Rejection(ProposalRejection {
                 exchange: format!("{exchange} {}", id.0),
                 by: *to,
                 to: *from,
@@ -365,9 +365,9 @@ impl Exchange<'_> {
         self.say(format!("{to} refused with {}{why}", name(notify)))
     }
 
-    fn say(&self, what: String) -> Told {
-        let Asked { exchange, id, .. } = self.asked;
-        Told::Sentence(format!("{exchange} {}: {what}", id.0))
+    fn say(&self, what: String) -> CaptureNote {
+        let RequestView { exchange, id, .. } = self.asked;
+        CaptureNote::Text(format!("{exchange} {}: {what}", id.0))
     }
 }
 
