@@ -16,7 +16,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use groundlink::datapath::twins::{MTU, Twins};
 use groundlink::net::Time;
-use groundlink::net::segment::Offload;
+use groundlink::net::segment::PacketOffload;
 use groundlink::os::{Receiving, VnetHeader};
 
 mod common;
@@ -87,7 +87,7 @@ fn loads() -> [Load; 4] {
         Load {
             name: "super",
             receiving: Receiving::Joined,
-            packets: vec![(Offload::Train(train).into(), bytes)],
+            packets: vec![(PacketOffload::Gso(train).into(), bytes)],
         },
         udp("1300 B", Receiving::Joined, 1300),
         udp("64 B", Receiving::Joined, 64),

@@ -10,7 +10,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, measurement::WallTime,
 };
 use groundlink::crypto::EspSuite;
-use groundlink::esp::{Arrival, Laid, Outbound, Sealing};
+use groundlink::esp::{FramedPacket, Outbound, OutboundGuard, RxPacket};
 use groundlink::net::Packet;
 
 mod common;
@@ -63,19 +63,19 @@ struct Batch {
     fill: usize,
     /// Octets of an ESP packet.
     len: usize,
-    laid: Vec<Laid>,
+    laid: Vec<FramedPacket>,
 }
 
 impl Batch {
     fn new(suite: EspSuite, fill: usize, size: usize) -> Batch {
         let (outbound, _) = pair(suite);
-        let len = outbound.roomy_len(size, usize::MAX);
+        let len = outbound.padded_len(size, usize::MAX);
         Batch {
             outbound,
             inner: udp(size),
             fill,
             len,
-            laid: Vec::with_capacity(Sealing::GROUP),
+            laid: Vec::with_capacity(OutboundGuard::GROUP),
         }
     }
 
@@ -87,14 +87,14 @@ impl Batch {
     fn seal(&mut self, room: &mut [u8]) {
         let packet = Packet::parse(black_box(&self.inner)).expect("a packet");
         let mut sealing = self.outbound.lock();
-        for room in room.chunks_mut(self.len * Sealing::GROUP) {
+        for room in room.chunks_mut(self.len * OutboundGuard::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 };
-                let laid = sealing.lay_out(&packet, packet.len(), place, write);
+                let laid = sealing.frame(&packet, packet.len(), place, write);
                 self.laid.push(laid.expect("room enough"));
             }
             let sealed = sealing.seal_all(&self.laid, room);
@@ -121,8 +121,8 @@ fn open(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut B
             },
             |room| {
                 let mut packets = room.chunks_mut(len);
-                let mut arrivals: [Arrival<'_>; 46] =
-                    std::array::from_fn(|_| Arrival::new(packets.next().unwrap_or_default()));
+                let mut arrivals: [RxPacket<'_>; 46] =
+                    std::array::from_fn(|_| RxPacket::new(packets.next().unwrap_or_default()));
                 let arrivals = &mut arrivals[..fill];
                 inbound.lock().open_all(arrivals);
                 assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));

@@ -15,8 +15,8 @@ use std::process::{Command, ExitCode};
 
 use groundlink::crypto::lanes::Kernel;
 use groundlink::datapath::twins::{MTU, Twins};
-use groundlink::esp::{Arrival, Laid, Sealing};
-use groundlink::net::segment::{Coalescer, Offload, UdpRuns, segments};
+use groundlink::esp::{FramedPacket, OutboundGuard, RxPacket};
+use groundlink::net::segment::{Coalescer, PacketOffload, UdpCoalescing, segments};
 use groundlink::net::{Packet, Time};
 use groundlink::os::Receiving;
 
@@ -75,8 +75,8 @@ impl What {
                 let inbound = common::pair(common::suite(words)).1;
                 seal(words, rounds, &mut |room| {
                     let mut packets = room.chunks_mut(room.len() / BATCH);
-                    let mut arrivals: [Arrival<'_>; BATCH] =
-                        std::array::from_fn(|_| Arrival::new(packets.next().unwrap_or_default()));
+                    let mut arrivals: [RxPacket<'_>; BATCH] =
+                        std::array::from_fn(|_| RxPacket::new(packets.next().unwrap_or_default()));
                     inbound.lock().open_all(&mut arrivals);
                     assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));
                 });
@@ -179,20 +179,20 @@ fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
 fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
     let outbound = common::pair(common::suite(words)).0;
     let inner = common::udp(SIZE);
-    let len = outbound.roomy_len(SIZE, usize::MAX);
+    let len = outbound.padded_len(SIZE, usize::MAX);
     let mut room = vec![0; len * BATCH];
-    let mut laid: Vec<Laid> = Vec::with_capacity(Sealing::GROUP);
+    let mut laid: Vec<FramedPacket> = Vec::with_capacity(OutboundGuard::GROUP);
     for _ in 0..rounds {
         let packet = Packet::parse(black_box(&inner)).expect("a packet");
         let mut sealing = outbound.lock();
-        for room in room.chunks_mut(len * Sealing::GROUP) {
+        for room in room.chunks_mut(len * OutboundGuard::GROUP) {
             laid.clear();
             for place in room.chunks_mut(len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 };
-                let one = sealing.lay_out(&packet, packet.len(), place, write);
+                let one = sealing.frame(&packet, packet.len(), place, write);
                 laid.push(one.expect("room enough"));
             }
             sealing.seal_all(&laid, room).expect("they fill the room");
@@ -230,7 +230,7 @@ fn join(rounds: u32) {
         let mut count = 0;
         for piece in black_box(&room).chunks(SIZE) {
             let packet = Packet::parse(piece).expect("a packet");
-            coalescer.push(&packet, UdpRuns::Joined, &mut |_| count += 1);
+            coalescer.push(&packet, UdpCoalescing::Coalesced, &mut |_| count += 1);
         }
         coalescer.flush(&mut |_| count += 1);
         assert_eq!(count, 1);
@@ -242,7 +242,7 @@ fn carry(words: &str, rounds: u32) {
     let mut twins = Twins::under(outbound, inbound, Receiving::Joined).expect("descriptors");
     let (train, bytes) = common::super_packet(BATCH, SEGMENT);
     for _ in 0..rounds {
-        assert!(twins.inject(Offload::Train(train).into(), &bytes));
+        assert!(twins.inject(PacketOffload::Gso(train).into(), &bytes));
         twins.carry(Time::from_secs(1000));
         assert_eq!(twins.delivered(|_, _| ()), 1);
     }

@@ -1,4 +1,4 @@
-//! Offload: a full super-packet cut into segments, and the segments joined again.
+//! PacketOffload: a full super-packet cut into segments, and the segments joined again.
 //!
 //! `cargo bench --bench segment` measures; `cargo test --benches` runs every case once.
 
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use groundlink::net::Packet;
 use groundlink::net::checksum::Sum;
-use groundlink::net::segment::{Coalescer, UdpRuns, segments};
+use groundlink::net::segment::{Coalescer, UdpCoalescing, segments};
 
 mod common;
 
@@ -56,7 +56,7 @@ fn segment(criterion: &mut Criterion) {
             let mut octets = 0;
             for piece in &pieces {
                 let packet = Packet::parse(black_box(piece)).expect("a packet");
-                coalescer.push(&packet, UdpRuns::Joined, &mut |joined| {
+                coalescer.push(&packet, UdpCoalescing::Coalesced, &mut |joined| {
                     octets += joined.octets
                 });
             }

@@ -11,7 +11,7 @@ use std::cell::Cell;
 
 use groundlink::datapath::twins::{MTU, Twins};
 use groundlink::net::Time;
-use groundlink::net::segment::Offload;
+use groundlink::net::segment::PacketOffload;
 use groundlink::os::{Receiving, VnetHeader};
 
 #[path = "../benches/common/mod.rs"]
@@ -112,7 +112,7 @@ fn packets_of_every_size_cost_no_allocation() {
 #[test]
 fn super_packets_cost_no_allocation() {
     let (train, bytes) = common::super_packet(45, MTU - 40);
-    let batch = [(Offload::Train(train).into(), bytes)];
+    let batch = [(PacketOffload::Gso(train).into(), bytes)];
     for words in SUITES {
         for receiving in [Receiving::Single, Receiving::Joined] {
             let asked = allocations(words, receiving, &batch);

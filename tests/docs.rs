@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use groundlink::net::Refusal;
+use groundlink::net::DropReason;
 
 /// A file of the repository.
 fn file(path: &str) -> String {
@@ -39,9 +39,9 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 fn every_reason_not_to_carry_a_packet_is_explained() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);
-    for refusal in Refusal::ALL {
+    for refusal in DropReason::ALL {
         assert!(
-            explained.contains(refusal.metric()) || *refusal == Refusal::Noise,
+            explained.contains(refusal.metric()) || *refusal == DropReason::Noise,
             "{refusal:?}"
         );
     }

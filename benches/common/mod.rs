@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use groundlink::crypto::{EspProposal, EspSuite, SaKeys, Secret};
 use groundlink::esp::{Inbound, Outbound};
 use groundlink::net::checksum::Sum;
-use groundlink::net::segment::{Kind, Partial, Train};
+use groundlink::net::segment::{GsoKind, GsoPacket, PartialChecksum};
 use groundlink::net::{Policy, Prefix};
 
 /// A suite, in the words of swanctl.conf.
@@ -59,7 +59,7 @@ pub fn udp(size: usize) -> Vec<u8> {
 }
 
 /// A super-packet of TCP as the kernel hands it over, of so many segments of `size` octets: its checksum is left to the hardware.
-pub fn super_packet(segments: usize, size: u16) -> (Train, Vec<u8>) {
+pub fn super_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
     let mut bytes = Vec::new();
     PacketBuilder::ipv4([10, 2, 0, 5], [10, 1, 0, 7], 64)
         .tcp(1000, 80, 1, 500)
@@ -70,11 +70,11 @@ pub fn super_packet(segments: usize, size: u16) -> (Train, Vec<u8>) {
     let pseudo = Sum::pseudo_header([10, 2, 0, 5].into(), [10, 1, 0, 7].into(), 6, length);
     let partial = pseudo.expect("one family").fold();
     bytes[36..38].copy_from_slice(&partial.to_be_bytes());
-    let train = Train {
-        kind: Kind::TcpV4,
+    let train = GsoPacket {
+        kind: GsoKind::TcpV4,
         size: NonZeroU16::new(size).expect("not zero"),
         header_len: 20 + 20,
-        partial: Some(Partial {
+        partial: Some(PartialChecksum {
             start: 20,
             offset: 16,
         }),

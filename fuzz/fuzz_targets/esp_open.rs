@@ -7,7 +7,7 @@
 
 use groundlink::crypto::{Esn, EspProposal, EspSuite, SaKeys, Sealer, Secret};
 use groundlink::esp::{HEADER, Inbound, Outbound};
-use groundlink::net::{Packet, Policy, Prefix, Refusal};
+use groundlink::net::{Packet, Policy, Prefix, DropReason};
 use libfuzzer_sys::fuzz_target;
 
 const SUITES: [&str; 6] = [
@@ -38,7 +38,7 @@ fn as_esp(suite: EspSuite, bytes: &[u8]) {
     let refusal = open(&inbound(suite), &mut bytes.to_vec()).expect_err("nobody guesses an ICV");
     assert!(matches!(
         refusal,
-        Refusal::Short | Refusal::Auth | Refusal::Replay
+        DropReason::Short | DropReason::Auth | DropReason::Replay
     ));
 }
 
@@ -60,11 +60,11 @@ fn as_plaintext(suite: EspSuite, plaintext: &[u8]) {
             let packet = Packet::parse(&inner).expect("a packet");
             assert!(policy().permits_inbound(&packet) && !packet.is_martian());
         }
-        Err(refusal) => assert!(!matches!(refusal, Refusal::Auth | Refusal::Replay)),
+        Err(refusal) => assert!(!matches!(refusal, DropReason::Auth | DropReason::Replay)),
     }
     let refusal = open(&inbound, &mut again.clone())
         .expect_err("the number is spent, unless it was never looked at");
-    assert!(matches!(refusal, Refusal::Replay | Refusal::Short));
+    assert!(matches!(refusal, DropReason::Replay | DropReason::Short));
 }
 
 fn as_inner(suite: EspSuite, bytes: &[u8]) {
@@ -78,13 +78,13 @@ fn as_inner(suite: EspSuite, bytes: &[u8]) {
     assert_eq!(sealed, room.len());
     match open(&inbound(suite), &mut room) {
         Ok(inner) => assert_eq!(inner, packet.bytes()),
-        Err(Refusal::Martian) => assert!(packet.is_martian()),
-        Err(Refusal::Inner) => assert!(!outbound.permits(&packet)),
+        Err(DropReason::Martian) => assert!(packet.is_martian()),
+        Err(DropReason::Inner) => assert!(!outbound.permits(&packet)),
         Err(refusal) => panic!("a whole packet was refused: {refusal}"),
     }
 }
 
-fn open(inbound: &Inbound, esp: &mut [u8]) -> Result<Vec<u8>, Refusal> {
+fn open(inbound: &Inbound, esp: &mut [u8]) -> Result<Vec<u8>, DropReason> {
     let opened = inbound.lock().open(esp).map(|opened| {
         let inner = opened.packet.bytes().to_vec();
         (opened.range, inner)

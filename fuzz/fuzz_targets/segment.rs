@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use groundlink::net::segment::{Coalescer, Joined, Offload, Segments, Train, UdpRuns, segments};
+use groundlink::net::segment::{Coalescer, Coalesced, PacketOffload, Segments, GsoPacket, UdpCoalescing, segments};
 use groundlink::net::{Packet, checksum};
 use groundlink::os::VnetHeader;
 use groundlink_fuzz::tape::Tape;
@@ -26,15 +26,15 @@ fn as_handed_over(input: &[u8]) {
     let Ok(offload) = vnet.offload() else { return };
     let mut bytes = bytes.to_vec();
     let train = match offload {
-        Offload::Whole => return,
-        Offload::Checksum(partial) => {
+        PacketOffload::None => return,
+        PacketOffload::Checksum(partial) => {
             let before = bytes.clone();
             let completed = partial.complete(&mut bytes);
             let changed = before.iter().zip(&bytes).filter(|(a, b)| a != b).count();
             assert!(changed <= 2 && (completed.is_ok() || changed == 0));
             return;
         }
-        Offload::Train(train) => train,
+        PacketOffload::Gso(train) => train,
     };
     let Ok(packet) = Packet::parse(&bytes) else {
         return;
@@ -64,7 +64,7 @@ fn headers_of(packet: &Packet<'_>) -> usize {
     }
 }
 
-fn cut(packet: &Packet<'_>, train: &Train) -> Option<Vec<Vec<u8>>> {
+fn cut(packet: &Packet<'_>, train: &GsoPacket) -> Option<Vec<Vec<u8>>> {
     let pieces = segments(packet, train).ok()?;
     let (count, longest) = (pieces.len(), pieces.longest());
     let pieces: Vec<Vec<u8>> = pieces
@@ -83,7 +83,7 @@ fn cut(packet: &Packet<'_>, train: &Train) -> Option<Vec<Vec<u8>>> {
 }
 
 fn as_flows(mut tape: Tape<'_>) {
-    let udp = tape.one(&[UdpRuns::Joined, UdpRuns::Apart]);
+    let udp = tape.one(&[UdpCoalescing::Coalesced, UdpCoalescing::Apart]);
     let mut coalescer = Coalescer::new();
     let mut flows = [(0xffff_f000_u32, 0xfff8_u16); 32];
     let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -204,11 +204,11 @@ fn holds(bytes: &[u8]) -> bool {
     transport_sum(bytes, at).finish() == 0 && (!v4 || checksum::of(header) == 0)
 }
 
-fn take_apart(joined: Joined<'_>, after: &mut Vec<Vec<u8>>) {
+fn take_apart(joined: Coalesced<'_>, after: &mut Vec<Vec<u8>>) {
     let pieces = match joined.offload {
-        Offload::Whole => vec![joined.bytes.to_vec()],
-        Offload::Checksum(_) => panic!("a coalescer leaves none behind"),
-        Offload::Train(train) => {
+        PacketOffload::None => vec![joined.bytes.to_vec()],
+        PacketOffload::Checksum(_) => panic!("a coalescer leaves none behind"),
+        PacketOffload::Gso(train) => {
             // Also what the kernel is told survives the words it is told in.
             let vnet = VnetHeader::from(joined.offload);
             assert_eq!(vnet.offload(), Ok(joined.offload));

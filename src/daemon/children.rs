@@ -255,7 +255,7 @@ mod tests {
     use crate::datapath::{IKE_PORT, Idle, NAT_PORT, Notices};
     use crate::esp::Outbound;
     use crate::esp::testing::{IV_KEY, ipv4, keys, mirrored, policy, seal, suite};
-    use crate::net::{Policy, Refusal};
+    use crate::net::{DropReason, Policy};
     use crate::os::Socket;
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
     use std::net::{IpAddr, Ipv4Addr};
@@ -369,7 +369,7 @@ mod tests {
             self.children.sending.map(|spi| (spi - base) / 2)
         }
 
-        fn refused(&self) -> Vec<(Refusal, u64)> {
+        fn refused(&self) -> Vec<(DropReason, u64)> {
             self.datapath
                 .counters(LANE)
                 .unwrap()
@@ -456,7 +456,7 @@ mod tests {
         b.children.on_due(NOW + LINGER, &mut b.datapath);
         assert_eq!(b.children.next_timer(), None);
         assert!(b.nat.inject(home, &late[1]));
-        let unknown = || b.datapath.strays().count(Refusal::UnknownSpi);
+        let unknown = || b.datapath.strays().count(DropReason::UnknownSpi);
         eventually(|| (unknown() == 1).then_some(()));
     }
 
@@ -489,7 +489,7 @@ mod tests {
             a.remove(1, DownReason::Useless, NOW);
             assert_eq!(a.sends(), None);
             assert!(a.device.inject(&a.packet()));
-            eventually(|| (a.refused() == [(Refusal::NoSa, 1)]).then_some(()));
+            eventually(|| (a.refused() == [(DropReason::NoSa, 1)]).then_some(()));
             assert!(a.nat.take().is_none());
         }
     }

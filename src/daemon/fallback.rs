@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use tracing::warn;
 
 use crate::datapath::{Offload, TunnelId};
-use crate::os::{Receiving, Sending, SocketOffload, Trains};
+use crate::os::{GsoSupport, Receiving, Sending, SocketOffload};
 
 /// What was wanted, and the least that has been told since.
 #[derive(Debug)]
 pub(super) struct Fallback {
     wanted: Offload,
-    devices: BTreeMap<TunnelId, Trains>,
+    devices: BTreeMap<TunnelId, GsoSupport>,
     sockets: BTreeMap<SocketAddr, SocketOffload>,
 }
 
@@ -47,7 +47,7 @@ impl Fallback {
     /// Logs what is missing since the last look: a line for each feature, which names whom it is about.
     pub(super) fn look(
         &mut self,
-        devices: impl Iterator<Item = (TunnelId, Trains)>,
+        devices: impl Iterator<Item = (TunnelId, GsoSupport)>,
         sockets: impl Iterator<Item = (SocketAddr, SocketOffload)>,
         name: impl Fn(TunnelId) -> Option<String>,
     ) {
@@ -63,7 +63,7 @@ impl Fallback {
 
     fn losses(
         &mut self,
-        devices: impl Iterator<Item = (TunnelId, Trains)>,
+        devices: impl Iterator<Item = (TunnelId, GsoSupport)>,
         sockets: impl Iterator<Item = (SocketAddr, SocketOffload)>,
         name: impl Fn(TunnelId) -> Option<String>,
     ) -> Vec<Loss> {
@@ -108,10 +108,10 @@ fn add(losses: &mut Vec<Loss>, feature: &'static str, what: &'static str, whose:
     }
 }
 
-fn of_device(now: Trains) -> &'static str {
+fn of_device(now: GsoSupport) -> &'static str {
     match now {
-        Trains::None => "the kernel takes no super-packets into tunnel devices",
-        Trains::Tcp | Trains::TcpAndUdp => {
+        GsoSupport::None => "the kernel takes no super-packets into tunnel devices",
+        GsoSupport::Tcp | GsoSupport::TcpAndUdp => {
             "the kernel takes no super-packets of UDP into tunnel devices"
         }
     }
@@ -150,7 +150,7 @@ mod tests {
     /// What is told when the devices of these tunnels and the sockets of these ports are so.
     fn told(
         fallback: &mut Fallback,
-        devices: &[(u32, Trains)],
+        devices: &[(u32, GsoSupport)],
         sockets: &[(u16, SocketOffload)],
     ) -> Vec<(&'static str, Vec<String>)> {
         let devices = devices.iter().map(|(id, trains)| (TunnelId(*id), *trains));
@@ -177,7 +177,7 @@ mod tests {
     fn each_tunnels_loss_is_told_once_with_its_name() {
         let mut fallback = Fallback::new(Offload::FULL);
         let mut told = |devices: &[_]| told(&mut fallback, devices, &[]);
-        let (full, tcp) = (Trains::TcpAndUdp, Trains::Tcp);
+        let (full, tcp) = (GsoSupport::TcpAndUdp, GsoSupport::Tcp);
         assert!(told(&[(1, full), (2, full)]).is_empty());
         assert_eq!(told(&[(1, tcp), (2, full)]), [("tun", names(&["site-1"]))]);
         assert!(told(&[(1, tcp), (2, full)]).is_empty());
@@ -186,13 +186,16 @@ mod tests {
         assert!(told(&[(2, tcp)]).is_empty());
         assert!(told(&[(1, full)]).is_empty());
         assert!(told(&[(1, tcp)]).is_empty());
-        assert_eq!(told(&[(1, Trains::None)]), [("tun", names(&["site-1"]))]);
+        assert_eq!(
+            told(&[(1, GsoSupport::None)]),
+            [("tun", names(&["site-1"]))]
+        );
     }
 
     #[test]
     fn what_all_have_lost_at_once_is_one_line() {
         let mut fallback = Fallback::new(Offload::FULL);
-        let devices: Vec<_> = (0..1000).map(|id| (id, Trains::Tcp)).collect();
+        let devices: Vec<_> = (0..1000).map(|id| (id, GsoSupport::Tcp)).collect();
         let losses = told(&mut fallback, &devices, &[]);
         assert_eq!((losses.len(), losses[0].1.len()), (1, 1000));
         let line = several(&losses[0].1);
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn what_was_not_wanted_is_not_missed() {
         let mut fallback = Fallback::new(Offload::NONE);
-        let (devices, sockets) = ([(1, Trains::None)], [(1, SocketOffload::NONE)]);
+        let (devices, sockets) = ([(1, GsoSupport::None)], [(1, SocketOffload::NONE)]);
         assert!(told(&mut fallback, &devices, &sockets).is_empty());
     }
 }

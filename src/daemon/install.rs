@@ -14,7 +14,7 @@ use crate::datapath::{self, Datapath, Path};
 use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::{Child, TunnelId};
-use crate::net::{Carriage, Refusal, Time};
+use crate::net::{DropReason, EspTransport, Time};
 use crate::os::Socket;
 use crate::os::netlink::Netlink;
 use crate::os::tun::Tun;
@@ -110,9 +110,9 @@ pub(super) fn up(
 /// The socket that the Child SA's packets leave through, and where they go.
 fn way(child: &Child, datapath: &Datapath) -> Option<(Arc<dyn Socket>, SocketAddr)> {
     let Child { local, remote, .. } = child;
-    match child.carriage {
-        Carriage::Udp => Some((datapath.nat_socket(local.ip())?, *remote)),
-        Carriage::Esp => {
+    match child.transport {
+        EspTransport::Udp => Some((datapath.nat_socket(local.ip())?, *remote)),
+        EspTransport::Esp => {
             let bare = SocketAddr::new(remote.ip(), 0);
             Some((datapath.native_socket(local.ip())?, bare))
         }
@@ -124,7 +124,11 @@ pub(super) fn wanting(id: TunnelId, datapath: &Datapath) -> u64 {
     let refused = datapath
         .counters(lane(id))
         .map(|counters| &counters.refused);
-    let want = [Refusal::NoSa, Refusal::Expired, Refusal::SequenceExhausted];
+    let want = [
+        DropReason::NoSa,
+        DropReason::Expired,
+        DropReason::SequenceExhausted,
+    ];
     refused.map_or(0, |refused| {
         want.iter().map(|reason| refused.count(*reason)).sum()
     })
@@ -166,7 +170,7 @@ fn inner_mtu(
     };
     let smallest = outer.map_or(way, |outer| outer.min(way));
     let protection = child.suite.protection;
-    let room = mtu::inner(smallest, peer, child.carriage, protection);
+    let room = mtu::inner(smallest, peer, child.transport, protection);
     let mtu = most.map_or(room, |most| most.min(room));
     if mtu < LEAST_MTU {
         return Err(format!(

@@ -5,8 +5,8 @@ use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
 use crate::datapath;
 use crate::ike::{self, Failure, IkeView, TunnelId};
-use crate::net::{Carriage, Refusal, Selector, Time};
-use crate::os::{self, Trains};
+use crate::net::{DropReason, EspTransport, Selector, Time};
+use crate::os::{self, GsoSupport};
 use crate::status::{
     Child, Counters, Encapsulation, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys,
     Role, Sending, Snapshot, State, SuperPackets, Tunnel as Seen, Verdict, Waiting,
@@ -39,9 +39,9 @@ pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
 fn offload(at_work: datapath::Offload) -> Offload {
     Offload {
         tun: match at_work.trains {
-            Trains::None => SuperPackets::None,
-            Trains::Tcp => SuperPackets::Tcp,
-            Trains::TcpAndUdp => SuperPackets::TcpAndUdp,
+            GsoSupport::None => SuperPackets::None,
+            GsoSupport::Tcp => SuperPackets::Tcp,
+            GsoSupport::TcpAndUdp => SuperPackets::TcpAndUdp,
         },
         send: match at_work.sockets.send {
             os::Sending::Segments => Sending::Segments,
@@ -60,7 +60,7 @@ pub(super) fn tunnel(core: &Core, id: TunnelId, tunnel: &Tunnel, now: Time) -> S
     let view = core.endpoint.view(id);
     let counters = core.datapath.counters(lane(id));
     let remote = view.as_ref().and_then(|view| view.remote);
-    let refused = |refusal: &Refusal| {
+    let refused = |refusal: &DropReason| {
         let count = counters.map_or(0, |counters| counters.refused.count(*refusal));
         (refusal.metric().to_owned(), count)
     };
@@ -96,9 +96,9 @@ pub(super) fn tunnel(core: &Core, id: TunnelId, tunnel: &Tunnel, now: Time) -> S
             .map(|view| child(view, tunnel, now)),
         rx: traffic(counters.map(|counters| &counters.rx)),
         tx: traffic(counters.map(|counters| &counters.tx)),
-        refused: Refusal::ALL
+        refused: DropReason::ALL
             .iter()
-            .filter(|refusal| **refusal != Refusal::Noise)
+            .filter(|refusal| **refusal != DropReason::Noise)
             .map(refused)
             .collect(),
         rekeys: Rekeys {
@@ -173,9 +173,9 @@ fn child(view: &ike::ChildView, tunnel: &Tunnel, now: Time) -> Child {
         remote: words(&view.policy.remote),
         rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
         mtu: at_work.map_or(tunnel.mtu, |child| child.path.mtu),
-        encapsulation: match view.carriage {
-            Carriage::Udp => Encapsulation::Udp,
-            Carriage::Esp => Encapsulation::Esp,
+        encapsulation: match view.transport {
+            EspTransport::Udp => Encapsulation::Udp,
+            EspTransport::Esp => Encapsulation::Esp,
         },
     }
 }

@@ -196,7 +196,7 @@ impl Reporter {
                 spi_in = %Spi(child.spi_in),
                 spi_out = %Spi(child.spi_out),
                 suite = %child.suite,
-                encapsulation = child.carriage.word(),
+                encapsulation = child.transport.word(),
                 role = child.role.word(),
                 "Child SA rekeyed"
             );
@@ -213,7 +213,7 @@ impl Reporter {
             spi_out = %Spi(child.spi_out),
             suite = %child.suite,
             remote = %child.remote,
-            encapsulation = child.carriage.word(),
+            encapsulation = child.transport.word(),
             local_ts = list(local),
             remote_ts = list(remote),
             device = tunnel.device.name(),

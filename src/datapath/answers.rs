@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::limit::Limiter;
 use super::tables::Lane;
-use crate::net::{Packet, Refusal, Time, icmp};
+use crate::net::{DropReason, Packet, Time, icmp};
 use crate::os::OutPacket;
 
 /// The errors of one tunnel, limited in rate: a host that ignores them asks with every packet (RFC 1812 §4.3.2.8,
@@ -45,7 +45,7 @@ impl Answers {
             && compose(&mut self.room)
             && lane.device.write(&[OutPacket::whole(&self.room)]).is_err()
         {
-            lane.counters.refused.add(Refusal::DeviceFull, 1);
+            lane.counters.refused.add(DropReason::DeviceFull, 1);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::esp::Traffic;
-use crate::net::{Refusal, Time};
+use crate::net::{DropReason, Time};
 
 /// The counters of one tunnel. Each number is right by itself; two of them read together may be a packet apart.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Counters {
     /// Inner packets that were sealed and sent.
     pub tx: Traffic,
     /// Packets not carried, by reason.
-    pub refused: Refusals,
+    pub refused: PacketDropCounters,
     heard: AtomicU64,
     said: AtomicU64,
 }
@@ -47,37 +47,37 @@ fn moment(nanos: &AtomicU64) -> Option<Time> {
 
 /// Packets not carried, one counter a reason.
 #[derive(Debug)]
-pub struct Refusals([AtomicU64; Refusal::COUNT]);
+pub struct PacketDropCounters([AtomicU64; DropReason::COUNT]);
 
-impl Refusals {
+impl PacketDropCounters {
     /// How many packets were refused for this reason.
-    pub fn count(&self, refusal: Refusal) -> u64 {
+    pub fn count(&self, reason: DropReason) -> u64 {
         self.0
-            .get(refusal.index())
+            .get(reason.index())
             .map_or(0, |count| count.load(Relaxed))
     }
 
     /// Every reason that has occurred, and how often.
-    pub fn iter(&self) -> impl Iterator<Item = (Refusal, u64)> + '_ {
-        Refusal::ALL
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
             .iter()
-            .map(|refusal| (*refusal, self.count(*refusal)))
+            .map(|reason| (*reason, self.count(*reason)))
             .filter(|(_, count)| *count > 0)
     }
 
-    pub(super) fn add(&self, refusal: Refusal, packets: u64) {
+    pub(super) fn add(&self, reason: DropReason, packets: u64) {
         // What the kernel says to itself was never going to be carried.
-        if refusal == Refusal::Noise {
+        if reason == DropReason::Noise {
             return;
         }
-        if let Some(count) = self.0.get(refusal.index()) {
+        if let Some(count) = self.0.get(reason.index()) {
             count.fetch_add(packets, Relaxed);
         }
     }
 }
 
-impl Default for Refusals {
+impl Default for PacketDropCounters {
     fn default() -> Self {
-        Refusals(std::array::from_fn(|_| AtomicU64::new(0)))
+        PacketDropCounters(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }

@@ -289,7 +289,7 @@ mod tests {
     use super::super::testing::{eventually, to_a};
     use super::*;
     use crate::esp::testing::{mirrored, policy};
-    use crate::net::Refusal;
+    use crate::net::DropReason;
     use crate::os::memory::MemoryDevice;
     use std::fs::File;
     use std::io::ErrorKind;
@@ -297,8 +297,8 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use crate::net::segment::Kind;
-    use crate::os::{Device, OutPacket, ReadBatch, Trains};
+    use crate::net::segment::GsoKind;
+    use crate::os::{Device, GsoSupport, OutPacket, ReadBatch};
 
     struct Tunnel {
         device: Arc<MemoryDevice>,
@@ -401,7 +401,7 @@ mod tests {
         tunnels[1].lane.outlet.store(Arc::new(Outlet::Closed));
         tunnels[1].lane.waker.set();
         let refused = &tunnels[1].lane.counters.refused;
-        eventually(|| (refused.count(Refusal::NoSa) == 1).then_some(()));
+        eventually(|| (refused.count(DropReason::NoSa) == 1).then_some(()));
     }
 
     /// A device that panics when it is read, or cannot be waited for, as long as it is told to.
@@ -426,11 +426,11 @@ mod tests {
             self.inner.write(packets)
         }
 
-        fn trains(&self) -> Trains {
+        fn trains(&self) -> GsoSupport {
             self.inner.trains()
         }
 
-        fn give_up(&self, kind: Kind) {
+        fn give_up(&self, kind: GsoKind) {
             self.inner.give_up(kind);
         }
 
@@ -512,7 +512,7 @@ mod tests {
         device.panics.store(false, Ordering::Relaxed);
         lane.outlet.store(Arc::new(Outlet::Closed));
         egress.turn(&nothing_ready(), NOW);
-        assert_eq!(lane.counters.refused.count(Refusal::NoSa), 1);
+        assert_eq!(lane.counters.refused.count(DropReason::NoSa), 1);
         assert_eq!(egress.wake_at(), None);
 
         // Nor does one get lost that had no time yet.
@@ -550,7 +550,7 @@ mod tests {
         for failures in 2..6 {
             let at = egress.wake_at().expect("it is tried again");
             egress.turn(&nothing_ready(), at);
-            let counted = lane.counters.refused.count(Refusal::DeviceFailed);
+            let counted = lane.counters.refused.count(DropReason::DeviceFailed);
             assert_eq!(counted, failures);
         }
         device.unwatchable.store(false, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Opened packets on their way into a device, joined where they follow each other. The mirror image is
+//! Decapsulated packets on their way into a device, joined where they follow each other. The mirror image is
 //! [`departures`](super::departures).
 
 use std::io;
@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use super::stages::{Stage, Stopwatch};
 use super::tables::Lane;
-use crate::net::segment::{Coalescer, Joined, Offload, Train, UdpRuns, segments};
-use crate::net::{Packet, Refusal};
-use crate::os::{OutPacket, Trains};
+use crate::net::segment::{
+    Coalesced, Coalescer, GsoPacket, PacketOffload, UdpCoalescing, segments,
+};
+use crate::net::{DropReason, Packet};
+use crate::os::{GsoSupport, OutPacket};
 
 /// Packets for one tunnel's device at a time.
 pub(super) struct Deliveries<'t> {
     lane: Option<&'t Arc<Lane>>,
     /// What the device takes.
-    trains: Trains,
+    trains: GsoSupport,
     joiner: &'t mut Coalescer,
     pub(super) watch: &'t mut Stopwatch,
 }
@@ -26,7 +28,7 @@ impl<'t> Deliveries<'t> {
         joiner.flush(&mut |_| {});
         Deliveries {
             lane: None,
-            trains: Trains::None,
+            trains: GsoSupport::None,
             joiner,
             watch,
         }
@@ -40,11 +42,11 @@ impl<'t> Deliveries<'t> {
             self.trains = lane.device.trains();
         }
         let udp = match self.trains {
-            Trains::None => {
-                return write(lane, Joined::alone(packet), &mut self.trains, self.watch);
+            GsoSupport::None => {
+                return write(lane, Coalesced::alone(packet), &mut self.trains, self.watch);
             }
-            Trains::Tcp => UdpRuns::Apart,
-            Trains::TcpAndUdp => UdpRuns::Joined,
+            GsoSupport::Tcp => UdpCoalescing::Apart,
+            GsoSupport::TcpAndUdp => UdpCoalescing::Coalesced,
         };
         let Deliveries {
             joiner,
@@ -52,7 +54,7 @@ impl<'t> Deliveries<'t> {
             watch,
             ..
         } = self;
-        let out = &mut |joined: Joined<'_>| write(lane, joined, trains, watch);
+        let out = &mut |joined: Coalesced<'_>| write(lane, joined, trains, watch);
         joiner.push(packet, udp, out);
     }
 
@@ -71,7 +73,7 @@ impl<'t> Deliveries<'t> {
 }
 
 /// Writes a packet or a train. What the device does not take is lost, as in any router; `trains` is what it gets from then on.
-fn write(lane: &Lane, joined: Joined<'_>, trains: &mut Trains, watch: &mut Stopwatch) {
+fn write(lane: &Lane, joined: Coalesced<'_>, trains: &mut GsoSupport, watch: &mut Stopwatch) {
     let out = OutPacket {
         vnet: joined.offload.into(),
         bytes: joined.bytes,
@@ -82,16 +84,18 @@ fn write(lane: &Lane, joined: Joined<'_>, trains: &mut Trains, watch: &mut Stopw
     watch.lap(Stage::Write);
     let refused = match written {
         Ok(1..) => return lane.counters.rx.add(packets, octets),
-        Ok(0) => Refusal::DeviceFull,
+        Ok(0) => DropReason::DeviceFull,
         Err(error) => match (error.kind(), joined.offload) {
-            (io::ErrorKind::WouldBlock, _) => Refusal::DeviceFull,
-            (io::ErrorKind::InvalidInput, Offload::Train(train)) => {
+            (io::ErrorKind::WouldBlock, _) => DropReason::DeviceFull,
+            (io::ErrorKind::InvalidInput, PacketOffload::Gso(train)) => {
                 lane.device.give_up(train.kind);
                 // To the end of the batch not less than TCP: what is not joined at all would overtake what waits to be.
-                *trains = lane.device.trains().max(Trains::Tcp);
+                *trains = lane.device.trains().max(GsoSupport::Tcp);
                 return apart(lane, joined.bytes, &train, trains, watch);
             }
-            (_, Offload::Train(_) | Offload::Checksum(_) | Offload::Whole) => Refusal::SendFailed,
+            (_, PacketOffload::Gso(_) | PacketOffload::Checksum(_) | PacketOffload::None) => {
+                DropReason::SendFailed
+            }
         },
     };
     lane.counters.refused.add(refused, packets);
@@ -99,17 +103,28 @@ fn write(lane: &Lane, joined: Joined<'_>, trains: &mut Trains, watch: &mut Stopw
 
 /// Writes a train's packets one by one. This happens once or twice in a device's life, so it may allocate.
 #[cold]
-fn apart(lane: &Lane, bytes: &[u8], train: &Train, trains: &mut Trains, watch: &mut Stopwatch) {
+fn apart(
+    lane: &Lane,
+    bytes: &[u8],
+    train: &GsoPacket,
+    trains: &mut GsoSupport,
+    watch: &mut Stopwatch,
+) {
     let written = Packet::parse(bytes).and_then(|packet| {
         for segment in segments(&packet, train)? {
             let mut room = vec![0; segment.len()];
             if segment.write(&mut room) {
-                write(lane, Joined::alone(&Packet::parse(&room)?), trains, watch);
+                write(
+                    lane,
+                    Coalesced::alone(&Packet::parse(&room)?),
+                    trains,
+                    watch,
+                );
             }
         }
         Ok(())
     });
-    if let Err(refusal) = written {
-        lane.counters.refused.add(refusal, 1);
+    if let Err(reason) = written {
+        lane.counters.refused.add(reason, 1);
     }
 }

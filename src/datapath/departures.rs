@@ -14,8 +14,8 @@ use super::counters::Counters;
 use super::stages::{Stage, Stopwatch};
 use super::tables::Path;
 use crate::esp::lifetime;
-use crate::esp::{Laid, Sealing};
-use crate::net::{Packet, Refusal, traffic_class};
+use crate::esp::{FramedPacket, OutboundGuard};
+use crate::net::{DropReason, Packet, traffic_class};
 use crate::os::{SendBatch, Unsent};
 
 /// Packets where they will leave from.
@@ -24,7 +24,7 @@ pub(super) struct Departures {
     /// How long each packet was before it was sealed.
     inner: Vec<usize>,
     /// Those at the end of the batch that are not sealed yet.
-    laid: Vec<Laid>,
+    laid: Vec<FramedPacket>,
     /// How many octets of the batch they are.
     clear: usize,
     pub(super) watch: Stopwatch,
@@ -33,7 +33,7 @@ pub(super) struct Departures {
 /// The way out for one batch: the path there is now, with its SA held.
 pub(super) struct Exit<'t> {
     pub(super) path: &'t Path,
-    sealing: Sealing<'t>,
+    sealing: OutboundGuard<'t>,
     counters: &'t Counters,
     /// Octets of the longest ESP packet that the path takes whole.
     longest: usize,
@@ -51,7 +51,7 @@ impl<'t> Exit<'t> {
     }
 
     /// Whether the SA should be replaced, or has ended.
-    pub(super) fn stage(&self) -> lifetime::Stage {
+    pub(super) fn stage(&self) -> lifetime::LifetimeState {
         self.sealing.stage()
     }
 }
@@ -61,7 +61,7 @@ impl Departures {
         Departures {
             batch: SendBatch::new(),
             inner: Vec::with_capacity(SendBatch::PACKETS),
-            laid: Vec::with_capacity(Sealing::GROUP),
+            laid: Vec::with_capacity(OutboundGuard::GROUP),
             clear: 0,
             watch: Stopwatch::default(),
         }
@@ -88,12 +88,12 @@ impl Departures {
         like: &Packet<'_>,
         len: usize,
         write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DropReason> {
         let (path, longest) = (exit.path, exit.longest);
         let class = traffic_class::encapsulated(like.traffic_class(), path.dscp);
-        let sealed = path.sa.roomy_len(len, longest);
+        let sealed = path.sa.padded_len(len, longest);
         if sealed > SendBatch::LARGEST {
-            return Err(Refusal::Overflow);
+            return Err(DropReason::Overflow);
         }
         let reserve = |batch: &mut SendBatch| {
             let place = batch.reserve(path.remote, path.local, class, sealed);
@@ -105,13 +105,13 @@ impl Departures {
         let mut slot = self
             .batch
             .reserve(path.remote, path.local, class, sealed)
-            .ok_or(Refusal::Overflow)?;
-        let laid = exit.sealing.lay_out(like, len, slot.bytes(), write)?;
+            .ok_or(DropReason::Overflow)?;
+        let laid = exit.sealing.frame(like, len, slot.bytes(), write)?;
         slot.commit(sealed);
         self.inner.push(len);
         self.laid.push(laid);
         self.clear = self.clear.saturating_add(sealed);
-        if self.laid.len() >= Sealing::GROUP {
+        if self.laid.len() >= OutboundGuard::GROUP {
             self.seal(exit);
         }
         Ok(())
@@ -131,9 +131,9 @@ impl Departures {
                 self.laid.clear();
                 self.clear = 0;
             }
-            Err(refusal) => {
+            Err(reason) => {
                 let refused = &exit.counters.refused;
-                refused.add(refusal, self.batch.len() as u64);
+                refused.add(reason, self.batch.len() as u64);
                 self.clear();
             }
         }
@@ -170,17 +170,17 @@ impl Departures {
     #[cold]
     fn lose(&mut self, unsent: Unsent, before: &mut usize, row: &mut usize, counters: &Counters) {
         let waiting = self.batch.len();
-        let (refusal, lost) = match unsent {
-            Unsent::NoRoom => (Refusal::SocketFull, waiting),
-            Unsent::NoWay => (Refusal::SendFailed, waiting),
-            Unsent::TooLong => (Refusal::SendFailed, self.batch.alike().clamp(1, waiting)),
+        let (reason, lost) = match unsent {
+            Unsent::NoRoom => (DropReason::SocketFull, waiting),
+            Unsent::NoWay => (DropReason::SendFailed, waiting),
+            Unsent::TooLong => (DropReason::SendFailed, self.batch.alike().clamp(1, waiting)),
             Unsent::Alone => {
                 let lost = (*row).min(waiting);
                 *row = row.saturating_mul(2);
-                (Refusal::SendFailed, lost)
+                (DropReason::SendFailed, lost)
             }
         };
-        counters.refused.add(refusal, lost as u64);
+        counters.refused.add(reason, lost as u64);
         self.batch.advance(lost);
         *before = before.saturating_add(lost);
     }
@@ -279,7 +279,7 @@ mod tests {
         for errno in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL] {
             let (pair, arrived, calls) = sent(errno, 0, &packets);
             assert_eq!((arrived.len(), calls), (0, 1));
-            assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 60)]);
+            assert_eq!(pair.a.all_refused(), [(DropReason::SendFailed, 60)]);
             assert_eq!(pair.a.counters().tx.packets(), 0);
         }
     }
@@ -289,7 +289,7 @@ mod tests {
         let packets: Vec<_> = (0..60).map(|n| to_b(100 + n * 20)).collect();
         let (pair, arrived, calls) = sent(libc::EPERM, 0, &packets);
         assert_eq!((arrived.len(), calls), (0, 6));
-        assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 60)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::SendFailed, 60)]);
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         let (pair, arrived, calls) = sent(libc::EMSGSIZE, 1000, &packets);
         // The first short one ends the first train of long ones, and leaves without it.
         assert_eq!((arrived, calls), (vec![100, 100], 4));
-        assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 40)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::SendFailed, 40)]);
         assert_eq!(
             (pair.a.counters().tx.packets(), pair.a.counters().tx.bytes()),
             (2, 200)

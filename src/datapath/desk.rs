@@ -5,22 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::Refusals;
+use super::counters::PacketDropCounters;
 use super::deliveries::Deliveries;
 use super::limit::Limiter;
 use super::notice::{Bell, Notice};
 use super::run::Run;
-use crate::net::{Refusal, Time};
+use crate::net::{DropReason, Time};
 
 /// The desk of one worker.
 pub(super) struct Desk {
-    strays: Arc<Refusals>,
+    strays: Arc<PacketDropCounters>,
     bell: Bell,
     unknown: Limiter,
 }
 
 impl Desk {
-    pub(super) fn new(strays: Arc<Refusals>, bell: Bell) -> Desk {
+    pub(super) fn new(strays: Arc<PacketDropCounters>, bell: Bell) -> Desk {
         Desk {
             strays,
             bell,
@@ -29,15 +29,15 @@ impl Desk {
     }
 
     /// Something that is not carried.
-    pub(super) fn refuse(&self, refusal: Refusal) {
-        self.strays.add(refusal, 1);
+    pub(super) fn refuse(&self, reason: DropReason) {
+        self.strays.add(reason, 1);
     }
 
     /// Gives an SA back, and passes up what it has to say.
     pub(super) fn end<'t>(&self, run: Option<Run<'t, '_>>, out: &mut Deliveries<'t>, now: Time) {
         let told = run.map_or(Ok(()), |run| run.end(out, now, &self.bell));
-        if let Err(refusal) = told {
-            self.strays.add(refusal, 1);
+        if let Err(reason) = told {
+            self.strays.add(reason, 1);
         }
     }
 
@@ -46,14 +46,14 @@ impl Desk {
     pub(super) fn is_trouble(&self, error: &io::Error) -> bool {
         let trouble = error.kind() != io::ErrorKind::WouldBlock;
         if trouble {
-            self.strays.add(Refusal::ReceiveFailed, 1);
+            self.strays.add(DropReason::ReceiveFailed, 1);
         }
         trouble
     }
 
     pub(super) fn pass_up(&self, notice: Notice) {
-        if let Err(refusal) = self.bell.ring(notice) {
-            self.strays.add(refusal, 1);
+        if let Err(reason) = self.bell.ring(notice) {
+            self.strays.add(reason, 1);
         }
     }
 
@@ -64,7 +64,7 @@ impl Desk {
         remote: SocketAddr,
         now: Time,
     ) {
-        self.strays.add(Refusal::UnknownSpi, 1);
+        self.strays.add(DropReason::UnknownSpi, 1);
         if self.unknown.allow(now) {
             self.pass_up(Notice::UnknownSpi { spi, local, remote });
         }
@@ -85,7 +85,7 @@ mod tests {
         }
         assert_eq!(pair.a_to_b(&[to_b(60)]), [to_b(60)]);
         assert_eq!(pair.b.notices().len(), 8);
-        assert_eq!(pair.b.strays.count(Refusal::NoticeFull), 12);
+        assert_eq!(pair.b.strays.count(DropReason::NoticeFull), 12);
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         assert!(pair.b.ike.inject(STRANGER, &[0xff]));
         assert_eq!(pair.b.ingress.all(NOW), Turn::Done);
         assert_eq!(pair.b.ingress.all(NOW), Turn::Done, "nothing waits");
-        assert_eq!(pair.b.strays.count(Refusal::ReceiveFailed), 3);
+        assert_eq!(pair.b.strays.count(DropReason::ReceiveFailed), 3);
         assert!(pair.a.device.inject(&to_b(60)));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
@@ -120,7 +120,7 @@ mod tests {
         while pair.b.ingress.all(NOW) == Turn::More {}
         assert_eq!(
             pair.b.strays.iter().collect::<Vec<_>>(),
-            [(Refusal::UnknownSpi, 256)]
+            [(DropReason::UnknownSpi, 256)]
         );
         assert_eq!(pair.b.notices().len(), 5);
         assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());

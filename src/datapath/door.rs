@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::classify::Admits;
-use super::counters::{Counters, Refusals};
+use super::counters::{Counters, PacketDropCounters};
 use super::crew::{Crew, Place};
 use super::egress::Road;
 use super::gates::{Gate, Gates};
@@ -22,13 +22,13 @@ use super::watch::{FirstPacket, Watch};
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
 use crate::net::Policy;
-use crate::os::{Device, SendBatch, Socket, SocketOffload, Trains};
+use crate::os::{Device, GsoSupport, SendBatch, Socket, SocketOffload};
 
 /// All workers, their tables and their counters. Dropping it ends the workers.
 pub struct Datapath {
     bell: Bell,
     inlets: Arc<Inlets>,
-    strays: Arc<Refusals>,
+    strays: Arc<PacketDropCounters>,
     reception: Reception,
     gates: Gates,
     tunnels: BTreeMap<TunnelId, Tunnel>,
@@ -255,12 +255,12 @@ impl Datapath {
     }
 
     /// The refusals of datagrams that belong to no tunnel.
-    pub fn strays(&self) -> &Refusals {
+    pub fn strays(&self) -> &PacketDropCounters {
         &self.strays
     }
 
     /// The super-packets that each tunnel's device takes, as things stand.
-    pub fn devices(&self) -> impl Iterator<Item = (TunnelId, Trains)> {
+    pub fn devices(&self) -> impl Iterator<Item = (TunnelId, GsoSupport)> {
         let devices = self.tunnels.iter();
         devices.map(|(id, tunnel)| (*id, tunnel.lane.device.trains()))
     }
@@ -274,7 +274,9 @@ impl Datapath {
     pub fn offload(&self, wanted: Offload) -> Offload {
         let (devices, sockets) = (self.devices(), self.sockets());
         Offload {
-            trains: devices.map(|(_, has)| has).fold(wanted.trains, Trains::min),
+            trains: devices
+                .map(|(_, has)| has)
+                .fold(wanted.trains, GsoSupport::min),
             sockets: sockets
                 .map(|(_, has)| has)
                 .fold(wanted.sockets, SocketOffload::and),
@@ -445,7 +447,7 @@ mod tests {
         eventually(|| {
             b.datapath
                 .counters(ID)
-                .filter(|c| c.refused.count(crate::net::Refusal::NoSa) == 1)
+                .filter(|c| c.refused.count(crate::net::DropReason::NoSa) == 1)
                 .map(drop)
         });
 
@@ -485,7 +487,7 @@ mod tests {
             }
         });
         let counters = datapath.counters(ID).unwrap();
-        let refused = || counters.refused.count(crate::net::Refusal::Replay);
+        let refused = || counters.refused.count(crate::net::DropReason::Replay);
         eventually(|| {
             Some(()).filter(|()| counters.rx.packets() + refused() == 2 * PACKETS as u64)
         });
@@ -508,7 +510,7 @@ mod tests {
         eventually(|| {
             a.datapath
                 .counters(ID)
-                .filter(|c| c.refused.count(crate::net::Refusal::NoSa) == 1)
+                .filter(|c| c.refused.count(crate::net::DropReason::NoSa) == 1)
                 .map(drop)
         });
     }

@@ -21,8 +21,8 @@ use super::notice::{Bell, Half, Notice, Standing};
 use super::stages::{Stage, Stages};
 use super::tables::{Clamp, Lane, Outlet};
 use super::watch::Wear;
-use crate::net::segment::{Offload, Segments, Train, segments};
-use crate::net::{Packet, Policy, Refusal, Time, fragment, mss};
+use crate::net::segment::{GsoPacket, PacketOffload, Segments, segments};
+use crate::net::{DropReason, Packet, Policy, Time, fragment, mss};
 use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
 /// What a worker uses for one batch after the other, of whichever tunnel.
@@ -148,12 +148,12 @@ impl Road {
 
     /// The device could not be read or waited for.
     pub(super) fn count_failure(&self) {
-        self.count(Err(Refusal::DeviceFailed));
+        self.count(Err(DropReason::DeviceFailed));
     }
 
-    fn count(&self, outcome: Result<(), Refusal>) {
-        if let Err(refusal) = outcome {
-            self.lane.counters.refused.add(refusal, 1);
+    fn count(&self, outcome: Result<(), DropReason>) {
+        if let Err(reason) = outcome {
+            self.lane.counters.refused.add(reason, 1);
         }
     }
 }
@@ -189,15 +189,15 @@ impl Batch<'_> {
         vnet: VnetHeader,
         bytes: &mut [u8],
         now: Time,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DropReason> {
         // 1. What the kernel left to a network card that is not there.
         let train = match vnet.offload()? {
-            Offload::Whole => None,
-            Offload::Checksum(partial) => {
+            PacketOffload::None => None,
+            PacketOffload::Checksum(partial) => {
                 partial.complete(bytes)?;
                 None
             }
-            Offload::Train(train) => Some(train),
+            PacketOffload::Gso(train) => Some(train),
         };
 
         // 2. A connection that opens learns what fits, before it sends anything that does not.
@@ -209,12 +209,12 @@ impl Batch<'_> {
         // 3. From here on the headers hold together.
         let packet = Packet::parse(bytes)?;
         if packet.is_kernel_noise() {
-            return Err(Refusal::Noise);
+            return Err(DropReason::Noise);
         }
 
         // 4. The SA there is now.
         let exit = match way {
-            Way::Closed => return Err(Refusal::NoSa),
+            Way::Closed => return Err(DropReason::NoSa),
             Way::Waiting(policy) => return self.wait(policy, &packet, train.as_ref(), now),
             Way::Open(exit) => exit,
         };
@@ -223,13 +223,13 @@ impl Batch<'_> {
         // 5. What the selectors do not cover never leaves (RFC 4301 §5.1); its sender is told.
         if !path.sa.permits(&packet) {
             self.road.answers.prohibited(&self.road.lane, &packet, now);
-            return Err(Refusal::NoPolicy);
+            return Err(DropReason::NoPolicy);
         }
 
         // 6. Our own tunnel, routed into itself, would grow with every round.
         let ours = path.local.is_unspecified() || packet.source() == path.local;
         if ours && packet.destination() == path.remote.ip() && is_tunnel(&packet) {
-            return Err(Refusal::Loop);
+            return Err(DropReason::Loop);
         }
 
         // 7. Too big: cut before it is encrypted, or its sender told what fits (RFC 4301 §8.2.1).
@@ -242,10 +242,10 @@ impl Batch<'_> {
             self.road
                 .answers
                 .too_big(&self.road.lane, &packet, path.mtu, now);
-            return Err(Refusal::TooBig);
+            return Err(DropReason::TooBig);
         }
 
-        // 8. Laid out in its place in the outgoing batch.
+        // 8. FramedPacket out in its place in the outgoing batch.
         match (segments, fits) {
             (None, true) => self.lay(exit, &packet),
             (None, false) => self.cut(exit, &packet),
@@ -260,7 +260,7 @@ impl Batch<'_> {
     }
 
     /// 8. A whole packet.
-    fn lay(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), Refusal> {
+    fn lay(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
         let write = |place: &mut [u8]| {
             place.copy_from_slice(packet.bytes());
             true
@@ -277,23 +277,23 @@ impl Batch<'_> {
                 .tools
                 .departures
                 .lay(exit, packet, segment.len(), write);
-            if let Err(refusal) = laid {
-                counters.refused.add(refusal, 1);
+            if let Err(reason) = laid {
+                counters.refused.add(reason, 1);
             }
         }
     }
 
     /// 8. An IPv4 packet in pieces that fit.
-    fn cut(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), Refusal> {
+    fn cut(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
         let Tools {
             departures,
             piece: room,
             ..
         } = self.tools;
         fragment::fragments(packet, exit.path.mtu)?.try_for_each(|fragment| {
-            let piece = room.get_mut(..fragment.len()).ok_or(Refusal::Overflow)?;
+            let piece = room.get_mut(..fragment.len()).ok_or(DropReason::Overflow)?;
             if !fragment.write(piece) {
-                return Err(Refusal::Overflow);
+                return Err(DropReason::Overflow);
             }
             let piece = Packet::parse(piece)?;
             let write = |place: &mut [u8]| {
@@ -308,14 +308,14 @@ impl Batch<'_> {
     fn each(
         &mut self,
         segments: Segments<'_>,
-        mut carry: impl FnMut(&mut Self, &[u8]) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
+        mut carry: impl FnMut(&mut Self, &[u8]) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         let mut room = std::mem::take(&mut self.tools.segment);
         for segment in segments {
             let place = room.get_mut(..segment.len()).unwrap_or_default();
             let carried = match segment.write(place) {
                 true => carry(self, place),
-                false => Err(Refusal::Overflow),
+                false => Err(DropReason::Overflow),
             };
             self.road.count(carried);
         }
@@ -328,11 +328,11 @@ impl Batch<'_> {
         &mut self,
         policy: &Policy,
         packet: &Packet<'_>,
-        train: Option<&Train>,
+        train: Option<&GsoPacket>,
         now: Time,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DropReason> {
         if !policy.permits_outbound(packet) {
-            return Err(Refusal::NoPolicy);
+            return Err(DropReason::NoPolicy);
         }
         let said = self.road.demand.say(Notice::Demand(self.road.lane.id), now);
         self.road.count(said);
@@ -351,7 +351,7 @@ impl Batch<'_> {
             .lane
             .counters
             .refused
-            .add(Refusal::QueueFull, self.road.hold.give_up(now));
+            .add(DropReason::QueueFull, self.road.hold.give_up(now));
         match way {
             Way::Waiting(_) => {}
             Way::Open(_) | Way::Closed => {
@@ -444,7 +444,7 @@ mod tests {
         ];
         assert_eq!(pair.a_to_b(&outside), Vec::<Vec<u8>>::new());
         assert!(pair.b.nat.take().is_none(), "nothing left, sealed or not");
-        assert_eq!(pair.a.refused(Refusal::NoPolicy), 2);
+        assert_eq!(pair.a.refused(DropReason::NoPolicy), 2);
         let answers = pair.a.delivered();
         assert_eq!(answers.len(), 2);
         let answer = Packet::parse(&answers[0]).unwrap();
@@ -461,7 +461,7 @@ mod tests {
         let mut pair = Pair::new();
         assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), Vec::<Vec<u8>>::new());
         assert!(pair.b.nat.take().is_none());
-        assert_eq!(pair.a.all_refused(), [(Refusal::NoSa, 2)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::NoSa, 2)]);
     }
 
     #[test]
@@ -485,7 +485,7 @@ mod tests {
         assert_eq!(pair.a_to_b(&garbage), Vec::<Vec<u8>>::new());
         assert_eq!(
             pair.a.all_refused(),
-            [(Refusal::Malformed, garbage.len() as u64)]
+            [(DropReason::Malformed, garbage.len() as u64)]
         );
     }
 
@@ -501,7 +501,7 @@ mod tests {
             pair.a_to_b(&[whole_only(to_b(1391)), six]),
             Vec::<Vec<u8>>::new()
         );
-        assert_eq!(pair.a.refused(Refusal::TooBig), 2);
+        assert_eq!(pair.a.refused(DropReason::TooBig), 2);
         let answers = pair.a.delivered();
         assert_eq!(answers[0][20..22], [3, 4], "fragmentation needed");
         assert_eq!(answers[0][26..28], MTU.to_be_bytes());
@@ -520,7 +520,7 @@ mod tests {
         let mut pair = Pair::connected("aes128-sha1");
         for round in 0..10u64 {
             pair.a_to_b(&vec![whole_only(to_b(1400)); 64]);
-            assert_eq!(pair.a.refused(Refusal::TooBig), (round + 1) * 64);
+            assert_eq!(pair.a.refused(DropReason::TooBig), (round + 1) * 64);
         }
         assert_eq!(pair.a.delivered().len(), 50);
         assert!(pair.a.device.inject(&whole_only(to_b(1400))));
@@ -551,11 +551,11 @@ mod tests {
         let mut pair = Pair::connected("aes128-sha1");
         pair.a.nat.fail_send(io::ErrorKind::ConnectionRefused);
         assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), [to_b(61)]);
-        assert_eq!(pair.a.all_refused(), [(Refusal::SendFailed, 1)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::SendFailed, 1)]);
 
         pair.a.nat.fail_send(io::ErrorKind::WouldBlock);
         assert_eq!(pair.a_to_b(&[to_b(62), to_b(63)]), Vec::<Vec<u8>>::new());
-        assert_eq!(pair.a.refused(Refusal::SocketFull), 2);
+        assert_eq!(pair.a.refused(DropReason::SocketFull), 2);
         assert_eq!(pair.a_to_b(&[to_b(64)]), [to_b(64)]);
         assert_eq!(
             (pair.a.counters().tx.packets(), pair.a.counters().tx.bytes()),
@@ -586,7 +586,7 @@ mod tests {
             pair.a_to_b(&[outer(4500), outer(500), native]),
             Vec::<Vec<u8>>::new()
         );
-        assert_eq!(pair.a.all_refused(), [(Refusal::Loop, 3)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::Loop, 3)]);
         assert_eq!(
             pair.a_to_b(&[outer(53)]),
             [outer(53)],
@@ -634,7 +634,7 @@ mod tests {
         assert!(pair.a.device.inject_with(beyond, &undone));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [right]);
-        assert_eq!(pair.a.all_refused(), [(Refusal::Malformed, 1)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::Malformed, 1)]);
     }
 
     #[test]
@@ -669,7 +669,7 @@ mod tests {
         assert_eq!(pair.a.notices(), [Notice::Demand(TUNNEL)]);
         assert_eq!(
             pair.a.all_refused(),
-            [(Refusal::NoPolicy, 1), (Refusal::QueueFull, 6)]
+            [(DropReason::NoPolicy, 1), (DropReason::QueueFull, 6)]
         );
 
         pair.connect("aes128-sha1", 1);
@@ -689,7 +689,7 @@ mod tests {
         pair.a_to_b(&[to_b(60)]);
         assert_eq!(pair.a.egress.wake_at(), Some(NOW + PATIENCE));
         pair.turn(NOW + PATIENCE);
-        assert_eq!(pair.a.all_refused(), [(Refusal::QueueFull, 1)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::QueueFull, 1)]);
         assert_eq!(pair.a.egress.wake_at(), None);
     }
 
@@ -719,7 +719,7 @@ mod tests {
         assert_eq!(pair.a.notices(), [Notice::NearEnd { tunnel, sa: half }]);
         pair.a_to_b(&[to_b(60), to_b(61), to_b(62)]);
         assert_eq!(pair.a.notices(), [Notice::Ended { tunnel, sa: half }]);
-        assert_eq!(pair.a.all_refused(), [(Refusal::SequenceExhausted, 2)]);
+        assert_eq!(pair.a.all_refused(), [(DropReason::SequenceExhausted, 2)]);
         assert_eq!(sa.sequence(), last);
     }
 

@@ -107,7 +107,7 @@ mod tests {
     use super::super::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload, TunnelId};
     use super::*;
     use crate::os::memory::{MemoryDevice, MemoryNetwork};
-    use crate::os::{Receiving, Sending, Trains};
+    use crate::os::{GsoSupport, Receiving, Sending};
 
     const ID: TunnelId = TunnelId(3);
 
@@ -127,7 +127,7 @@ mod tests {
         let group = [first.clone() as Arc<dyn Socket>, second.clone()];
         datapath.listen(bind(IKE_PORT), &group).unwrap();
         let device = Arc::new(MemoryDevice::new(10).unwrap());
-        device.take_trains(Trains::TcpAndUdp);
+        device.take_trains(GsoSupport::TcpAndUdp);
         datapath
             .add_tunnel(ID, device.clone(), Idle::Refuse)
             .unwrap();
@@ -135,9 +135,9 @@ mod tests {
 
         // The second only hears.
         second.set_offload(SocketOffload::NONE);
-        device.take_trains(Trains::Tcp);
+        device.take_trains(GsoSupport::Tcp);
         let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.trains, Trains::Tcp);
+        assert_eq!(at_work.trains, GsoSupport::Tcp);
         assert_eq!(at_work.sockets.send, Sending::Segments);
         assert_eq!(at_work.sockets.receive, Receiving::Single);
         first.set_offload(SocketOffload {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::net::{Refusal, Time};
+use crate::net::{DropReason, Time};
 
 /// How many packets wait.
 pub(super) const MOST: usize = 64;
@@ -26,10 +26,10 @@ pub(super) struct Hold {
 impl Hold {
     /// Keeps a copy of `packet`. Copying is fine here: this happens at most [`MOST`] times per coming up.
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
-    pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), Refusal> {
+    pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), DropReason> {
         let octets = self.octets.saturating_add(packet.len());
         if self.packets.len() >= MOST || octets > MOST_OCTETS {
-            return Err(Refusal::QueueFull);
+            return Err(DropReason::QueueFull);
         }
         self.octets = octets;
         self.packets.push_back((now + PATIENCE, packet.to_vec()));
@@ -76,7 +76,7 @@ mod tests {
                 Ok(())
             );
         }
-        assert_eq!(hold.keep(&[64], start), Err(Refusal::QueueFull));
+        assert_eq!(hold.keep(&[64], start), Err(DropReason::QueueFull));
         assert_eq!(hold.until(), Some(start + PATIENCE));
         assert_eq!(hold.give_up(start + PATIENCE - Duration::from_nanos(1)), 0);
         assert_eq!(hold.give_up(start + PATIENCE + Duration::from_millis(2)), 3);
@@ -91,11 +91,11 @@ mod tests {
         assert_eq!(hold.keep(&long, start), Ok(()));
         let later = start + Duration::from_secs(1);
         assert_eq!(hold.keep(&long, later), Ok(()));
-        assert_eq!(hold.keep(&long, later), Err(Refusal::QueueFull));
+        assert_eq!(hold.keep(&long, later), Err(DropReason::QueueFull));
         assert_eq!(hold.keep(&[0; 1000], later), Ok(()));
         assert_eq!(hold.give_up(start + PATIENCE), 1);
         assert_eq!(hold.keep(&long, later), Ok(()));
-        assert_eq!(hold.keep(&long, later), Err(Refusal::QueueFull));
+        assert_eq!(hold.keep(&long, later), Err(DropReason::QueueFull));
         while hold.take().is_some() {}
         assert_eq!(hold.octets, 0);
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::classify::{Admits, Content, classify};
-use super::counters::Refusals;
+use super::counters::PacketDropCounters;
 use super::deliveries::Deliveries;
 use super::desk::Desk;
 use super::notice::{Bell, Notice};
@@ -24,7 +24,7 @@ use super::stages::{Stage, Stages, Stopwatch};
 use super::tables::Inlets;
 use super::worker::{Turn, Work};
 use crate::net::segment::Coalescer;
-use crate::net::{Refusal, Time};
+use crate::net::{DropReason, Time};
 use crate::os::poll::Ready;
 use crate::os::{RecvBatch, Socket};
 
@@ -59,7 +59,7 @@ impl Ingress {
     pub(super) fn new(
         doors: Arc<Doors>,
         inlets: Arc<Inlets>,
-        strays: Arc<Refusals>,
+        strays: Arc<PacketDropCounters>,
         bell: Bell,
     ) -> Ingress {
         Ingress {
@@ -141,7 +141,7 @@ impl Road {
                 class: arrival.class,
             };
             if arrival.bytes.is_empty() {
-                desk.refuse(Refusal::Stray);
+                desk.refuse(DropReason::Stray);
             }
             for bytes in arrival.bytes.chunks_mut(arrival.segment.max(1)) {
                 // 1. What it is.
@@ -156,7 +156,7 @@ impl Road {
                         continue;
                     }
                     Content::Stray => {
-                        desk.refuse(Refusal::Stray);
+                        desk.refuse(DropReason::Stray);
                         continue;
                     }
                     Content::Esp(spi) => spi,
@@ -224,26 +224,26 @@ mod tests {
 
     #[test]
     fn p17_neither_ike_nor_esp_changes_nothing() {
-        let cases: &[(u16, Vec<u8>, Option<Refusal>)] = &[
+        let cases: &[(u16, Vec<u8>, Option<DropReason>)] = &[
             (4500, vec![0xff], None),
-            (4500, vec![], Some(Refusal::Stray)),
-            (4500, vec![0xfe], Some(Refusal::Stray)),
-            (4500, vec![0xff, 0xff], Some(Refusal::Stray)),
-            (4500, vec![0, 0, 0], Some(Refusal::Stray)),
-            (4500, vec![0, 0, 0, 0], Some(Refusal::Stray)),
+            (4500, vec![], Some(DropReason::Stray)),
+            (4500, vec![0xfe], Some(DropReason::Stray)),
+            (4500, vec![0xff, 0xff], Some(DropReason::Stray)),
+            (4500, vec![0, 0, 0], Some(DropReason::Stray)),
+            (4500, vec![0, 0, 0, 0], Some(DropReason::Stray)),
             (
                 4500,
                 [vec![0; 4], vec![1; 27]].concat(),
-                Some(Refusal::Stray),
+                Some(DropReason::Stray),
             ),
             // IKE without its marker reads as an SPI nobody has.
-            (4500, message(60, 60), Some(Refusal::UnknownSpi)),
-            (500, vec![0xff], Some(Refusal::Stray)),
-            (500, vec![], Some(Refusal::Stray)),
+            (4500, message(60, 60), Some(DropReason::UnknownSpi)),
+            (500, vec![0xff], Some(DropReason::Stray)),
+            (500, vec![], Some(DropReason::Stray)),
             // ESP does not belong here.
-            (500, vec![0xc0; 100], Some(Refusal::Stray)),
+            (500, vec![0xc0; 100], Some(DropReason::Stray)),
         ];
-        for (port, bytes, refusal) in cases {
+        for (port, bytes, reason) in cases {
             let mut pair = Pair::connected("aes128-sha1");
             let socket = if *port == 500 {
                 &pair.b.ike
@@ -252,10 +252,10 @@ mod tests {
             };
             assert!(socket.inject(STRANGER, bytes));
             pair.turn(NOW);
-            let strays: Vec<_> = pair.b.strays.iter().map(|(refusal, _)| refusal).collect();
+            let strays: Vec<_> = pair.b.strays.iter().map(|(reason, _)| reason).collect();
             assert_eq!(
                 strays,
-                refusal.iter().copied().collect::<Vec<_>>(),
+                reason.iter().copied().collect::<Vec<_>>(),
                 "{port} {bytes:02x?}"
             );
             assert!(
@@ -311,7 +311,7 @@ mod tests {
         }
         pair.turn(NOW);
         assert_eq!(pair.b.notices(), []);
-        assert_eq!(pair.b.strays.count(Refusal::Stray), 12);
+        assert_eq!(pair.b.strays.count(DropReason::Stray), 12);
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
                 assert!(pair.b.nat.inject(STRANGER, &whole[..len]));
             }
             while pair.b.ingress.all(NOW) == Turn::More {}
-            let refused = pair.b.refused(Refusal::Short) + pair.b.refused(Refusal::Auth);
+            let refused = pair.b.refused(DropReason::Short) + pair.b.refused(DropReason::Auth);
             assert_eq!(refused, whole.len() as u64 - 4, "{words}");
             assert_eq!(pair.b.counters().last_heard(), None, "{words}");
         }
@@ -339,7 +339,7 @@ mod tests {
         }
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
-        assert_eq!(pair.b.all_refused(), [(Refusal::Replay, 2)]);
+        assert_eq!(pair.b.all_refused(), [(DropReason::Replay, 2)]);
     }
 
     #[test]
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(others, [from([10, 77, 0, 1]), from([10, 77, 0, 2])]);
         assert_eq!(
             other_lane.counters.refused.iter().collect::<Vec<_>>(),
-            [(Refusal::Inner, 1)]
+            [(DropReason::Inner, 1)]
         );
         assert_eq!(pair.b.all_refused(), []);
         for lane in [&pair.b.lane, &other_lane] {
@@ -410,7 +410,7 @@ mod tests {
         pair.b.accept([half("aes128-sha1", 1, strict).1]);
         pair.a.open(half("aes128-sha1", 1, policy()).0, B);
         assert_eq!(pair.a_to_b(&[to_b(60), later]), [to_b(60)]);
-        assert_eq!(pair.b.all_refused(), [(Refusal::Inner, 1)]);
+        assert_eq!(pair.b.all_refused(), [(DropReason::Inner, 1)]);
     }
 
     #[test]
@@ -441,7 +441,7 @@ mod tests {
         pair.turn(NOW);
         assert_eq!(
             pair.b.strays.iter().collect::<Vec<_>>(),
-            [(Refusal::UnknownSpi, 1)]
+            [(DropReason::UnknownSpi, 1)]
         );
     }
 
@@ -471,7 +471,7 @@ mod tests {
         assert_eq!(pair.a_to_b(&packets), [welcome]);
         assert_eq!(
             pair.b.all_refused(),
-            [(Refusal::Martian, 1), (Refusal::Loop, 2)]
+            [(DropReason::Martian, 1), (DropReason::Loop, 2)]
         );
     }
 
@@ -480,10 +480,10 @@ mod tests {
         let mut pair = Pair::connected("aes128-sha1");
         pair.b.device.fail_write(io::ErrorKind::WouldBlock);
         assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), [to_b(61)]);
-        assert_eq!(pair.b.all_refused(), [(Refusal::DeviceFull, 1)]);
+        assert_eq!(pair.b.all_refused(), [(DropReason::DeviceFull, 1)]);
         pair.b.device.fail_write(io::ErrorKind::InvalidInput);
         assert_eq!(pair.a_to_b(&[to_b(62), to_b(63)]), [to_b(63)]);
-        assert_eq!(pair.b.refused(Refusal::SendFailed), 1);
+        assert_eq!(pair.b.refused(DropReason::SendFailed), 1);
         assert_eq!(
             (pair.b.counters().rx.packets(), pair.b.counters().rx.bytes()),
             (2, 61 + 63)
@@ -516,7 +516,7 @@ mod tests {
         pair.turn(NOW);
         native.all(NOW);
         assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
-        assert_eq!(pair.b.all_refused(), [(Refusal::Replay, 2)]);
+        assert_eq!(pair.b.all_refused(), [(DropReason::Replay, 2)]);
         assert_eq!(notices.next(), None);
 
         // Neither a marker nor a keepalive means anything here.
@@ -526,7 +526,10 @@ mod tests {
         assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
         native.all(NOW);
         let strays: Vec<_> = pair.b.strays.iter().collect();
-        assert_eq!(strays, [(Refusal::UnknownSpi, 1), (Refusal::Stray, 3)]);
+        assert_eq!(
+            strays,
+            [(DropReason::UnknownSpi, 1), (DropReason::Stray, 3)]
+        );
         let unknown = Notice::UnknownSpi {
             spi: 0,
             local: SocketAddr::new(B, 0),

@@ -11,7 +11,7 @@
 //!
 //! [`Datapath`] is the door: it starts and ends the workers and swaps their tables. A worker runs to completion: it reads a batch,
 //! loads its table once, takes every packet to its end and only then sleeps. Each packet that is not carried is counted under one
-//! [`Refusal`](crate::net::Refusal).
+//! [`DropReason`](crate::net::DropReason).
 #![cfg_attr(
     not(test),
     deny(
@@ -51,17 +51,14 @@ pub mod twins;
 mod watch;
 mod worker;
 
-pub use counters::{Counters, Refusals};
+pub use crate::net::TunnelId;
+pub use counters::{Counters, PacketDropCounters};
 pub use door::{Datapath, Entrance, Envelope, Idle};
 pub use notice::{Half, LONGEST_IKE, Notice, Notices};
 pub use offload::Offload;
 pub use stages::{Stage, Stages};
 pub use tables::{Outlet, Path};
 pub use watch::FirstPacket;
-
-/// A tunnel, by its place in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TunnelId(pub u32);
 
 /// UDP port of IKE.
 pub const IKE_PORT: u16 = 500;

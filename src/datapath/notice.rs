@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::TunnelId;
 use super::limit::Limiter;
-use crate::net::{Refusal, Time};
+use crate::net::{DropReason, Time};
 use crate::os::poll::Signal;
 
 /// Something only the control plane can act upon.
@@ -135,10 +135,10 @@ impl AsFd for Notices {
 
 impl Bell {
     /// Passes a notice up.
-    pub(super) fn ring(&self, notice: Notice) -> Result<(), Refusal> {
+    pub(super) fn ring(&self, notice: Notice) -> Result<(), DropReason> {
         self.queue
             .try_send(notice)
-            .map_err(|_| Refusal::NoticeFull)?;
+            .map_err(|_| DropReason::NoticeFull)?;
         self.waiting.set();
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Standing {
     }
 
     /// Passes the notice up, unless that was done a moment ago.
-    pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), Refusal> {
+    pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), DropReason> {
         if self.limit.allow(now) {
             self.bell.ring(notice)
         } else {
@@ -205,7 +205,7 @@ mod tests {
         let results: Vec<_> = (0..3)
             .map(|n| bell.ring(Notice::Demand(TunnelId(n))))
             .collect();
-        assert_eq!(results, [Ok(()), Ok(()), Err(Refusal::NoticeFull)]);
+        assert_eq!(results, [Ok(()), Ok(()), Err(DropReason::NoticeFull)]);
         assert!(notices.next().is_some());
         assert_eq!(bell.ring(Notice::Demand(TunnelId(9))), Ok(()));
     }

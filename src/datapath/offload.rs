@@ -1,26 +1,26 @@
 //! What the kernel does for many packets at once, over all devices and sockets.
 
-use crate::os::{SocketOffload, Trains};
+use crate::os::{GsoSupport, SocketOffload};
 
 /// The least of what all have, as things stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offload {
     /// Super-packets to and from the tunnels' devices.
-    pub trains: Trains,
-    /// Trains of datagrams to and from the peers.
+    pub trains: GsoSupport,
+    /// GsoSupport of datagrams to and from the peers.
     pub sockets: SocketOffload,
 }
 
 impl Offload {
     /// Everything there is.
     pub const FULL: Offload = Offload {
-        trains: Trains::TcpAndUdp,
+        trains: GsoSupport::TcpAndUdp,
         sockets: SocketOffload::FULL,
     };
 
     /// Nothing.
     pub const NONE: Offload = Offload {
-        trains: Trains::None,
+        trains: GsoSupport::None,
         sockets: SocketOffload::NONE,
     };
 }

@@ -9,17 +9,17 @@ use super::notice::Bell;
 use super::stages::Stage;
 use super::tables::{Inlet, Lane};
 use super::watch::Seen;
-use crate::esp::{Arrival, Entry, Opening};
-use crate::net::{Packet, Refusal, Time, mss, traffic_class};
+use crate::esp::{Entry, InboundGuard, RxPacket};
+use crate::net::{DropReason, Packet, Time, mss, traffic_class};
 
 /// Such a row. Packets wait in it until they fill the lanes, or no more come.
 pub(super) struct Run<'t, 'p> {
     entry: &'t Entry<Inlet>,
-    opening: Opening<'t>,
+    opening: InboundGuard<'t>,
     /// Where the newest packet came from, if not from where the peer is known to be.
     moved: Option<SocketAddr>,
-    arrivals: [Arrival<'p>; Opening::GROUP],
-    outers: [Outer; Opening::GROUP],
+    arrivals: [RxPacket<'p>; InboundGuard::GROUP],
+    outers: [Outer; InboundGuard::GROUP],
     waiting: usize,
 }
 
@@ -43,8 +43,8 @@ impl<'t, 'p> Run<'t, 'p> {
             entry,
             opening: entry.sa.lock(),
             moved: None,
-            arrivals: std::array::from_fn(|_| Arrival::new(&mut [])),
-            outers: [NOWHERE; Opening::GROUP],
+            arrivals: std::array::from_fn(|_| RxPacket::new(&mut [])),
+            outers: [NOWHERE; InboundGuard::GROUP],
             waiting: 0,
         }
     }
@@ -56,25 +56,25 @@ impl<'t, 'p> Run<'t, 'p> {
 
     /// The tunnel of the SA.
     fn lane(&self) -> &'t Arc<Lane> {
-        &self.entry.beside.lane
+        &self.entry.extra.lane
     }
 
     /// One more ESP packet; as many as fill the lanes are opened, and go on `out`.
     pub(super) fn push(&mut self, esp: &'p mut [u8], outer: Outer, out: &mut Deliveries<'t>) {
         let mut places = self.arrivals.iter_mut().zip(&mut self.outers);
         if let Some((arrival, place)) = places.nth(self.waiting) {
-            *arrival = Arrival::new(esp);
+            *arrival = RxPacket::new(esp);
             *place = outer;
             self.waiting = self.waiting.saturating_add(1);
         }
-        if self.waiting >= Opening::GROUP {
+        if self.waiting >= InboundGuard::GROUP {
             self.open(out);
         }
     }
 
     /// Opens the packets that wait where they lie, and hands on their inner packets, ready for the device.
     fn open(&mut self, out: &mut Deliveries<'t>) {
-        let (lane, inlet) = (self.lane(), &self.entry.beside);
+        let (lane, inlet) = (self.lane(), &self.entry.extra);
         let waiting = std::mem::take(&mut self.waiting);
         let arrivals = self.arrivals.get_mut(..waiting).unwrap_or_default();
 
@@ -85,7 +85,7 @@ impl<'t, 'p> Run<'t, 'p> {
 
         for (arrival, outer) in arrivals.iter_mut().zip(&self.outers) {
             // Native ESP has no ports: it does not say where a peer behind a NAT is.
-            if arrival.leads && outer.remote.port() != 0 {
+            if arrival.is_newest && outer.remote.port() != 0 {
                 // Compared once a packet, told once a run.
                 self.moved = inlet
                     .remote
@@ -94,7 +94,7 @@ impl<'t, 'p> Run<'t, 'p> {
             }
             match welcome(arrival, *outer, inlet) {
                 Ok(packet) => out.push(lane, &packet),
-                Err(refusal) => lane.counters.refused.add(refusal, 1),
+                Err(reason) => lane.counters.refused.add(reason, 1),
             }
         }
     }
@@ -108,7 +108,7 @@ impl<'t, 'p> Run<'t, 'p> {
         out: &mut Deliveries<'t>,
         now: Time,
         bell: &Bell,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DropReason> {
         self.open(out);
         // Written before another worker may open what comes after them.
         out.flush();
@@ -119,7 +119,7 @@ impl<'t, 'p> Run<'t, 'p> {
             ..
         } = self;
         let (authentic, stage) = (opening.authentic(), opening.stage());
-        let Inlet { lane, watch, .. } = &entry.beside;
+        let Inlet { lane, watch, .. } = &entry.extra;
         if authentic > 0 {
             lane.counters.heard_at(now);
         }
@@ -137,12 +137,12 @@ impl<'t, 'p> Run<'t, 'p> {
 
 /// What an opened packet is on this side of the tunnel.
 fn welcome<'a>(
-    arrival: &'a mut Arrival<'_>,
+    arrival: &'a mut RxPacket<'_>,
     outer: Outer,
     inlet: &Inlet,
-) -> Result<Packet<'a>, Refusal> {
+) -> Result<Packet<'a>, DropReason> {
     let range = arrival.inner.clone()?;
-    let inner = arrival.esp.get_mut(range).ok_or(Refusal::Overflow)?;
+    let inner = arrival.esp.get_mut(range).ok_or(DropReason::Overflow)?;
 
     // 4. What routers on the way said about congestion is for the inner packet's receiver.
     traffic_class::decapsulate(inner, outer.class)?;
@@ -153,10 +153,10 @@ fn welcome<'a>(
     // 6. Our own outer address comes from nobody but us, and what goes to it as a tunnel would open another layer of this one.
     let packet = Packet::parse(inner)?;
     if packet.source() == inlet.local {
-        return Err(Refusal::Martian);
+        return Err(DropReason::Martian);
     }
     if packet.destination() == inlet.local && is_tunnel(&packet) {
-        return Err(Refusal::Loop);
+        return Err(DropReason::Loop);
     }
     Ok(packet)
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::classify::Admits;
-use super::counters::{Counters, Refusals};
+use super::counters::{Counters, PacketDropCounters};
 use super::egress::{Buffers, Reading, Road};
 use super::ingress::{Door, Ingress};
 use super::notice::{self, Notice, Notices};
@@ -22,7 +22,7 @@ use super::worker::Turn;
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound, Sad};
-use crate::net::{Dscp, Policy, Refusal, Time};
+use crate::net::{DropReason, Dscp, Policy, Time};
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
 
 pub(super) const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -43,7 +43,7 @@ pub(super) struct Side {
     pub(super) nat: Arc<MemorySocket>,
     pub(super) lane: Arc<Lane>,
     pub(super) inlets: Arc<Inlets>,
-    pub(super) strays: Arc<Refusals>,
+    pub(super) strays: Arc<PacketDropCounters>,
     pub(super) notices: Notices,
     pub(super) egress: OneRoad,
     pub(super) ingress: Ingress,
@@ -57,7 +57,10 @@ impl Side {
         let (bell, notices) = notice::channel(8).unwrap();
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
         let lane = lane(TUNNEL, &device);
-        let (inlets, strays) = (Arc::<Inlets>::default(), Arc::<Refusals>::default());
+        let (inlets, strays) = (
+            Arc::<Inlets>::default(),
+            Arc::<PacketDropCounters>::default(),
+        );
         let door = |socket: &Arc<_>, admits| Door {
             socket: Arc::clone(socket) as Arc<dyn crate::os::Socket>,
             admits,
@@ -128,12 +131,12 @@ impl Side {
         &self.lane.counters
     }
 
-    pub(super) fn refused(&self, refusal: Refusal) -> u64 {
-        self.counters().refused.count(refusal)
+    pub(super) fn refused(&self, reason: DropReason) -> u64 {
+        self.counters().refused.count(reason)
     }
 
     /// Everything refused, by reason.
-    pub(super) fn all_refused(&self) -> Vec<(Refusal, u64)> {
+    pub(super) fn all_refused(&self) -> Vec<(DropReason, u64)> {
         self.counters().refused.iter().collect()
     }
 

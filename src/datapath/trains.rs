@@ -11,12 +11,12 @@ use super::tables::Outlet;
 use super::testing::*;
 use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
 use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
-use crate::net::segment::{Offload, Train};
-use crate::net::{Dscp, Packet, Refusal};
-use crate::os::{Device, Trains, VnetHeader};
+use crate::net::segment::{GsoPacket, PacketOffload};
+use crate::net::{DropReason, Dscp, Packet};
+use crate::os::{Device, GsoSupport, VnetHeader};
 
 /// A connection's next 60 KB, as the stack behind `b` leaves them to a network card, in segments that just fit.
-fn long_tcp(version: u8) -> (Vec<u8>, Train) {
+fn long_tcp(version: u8) -> (Vec<u8>, GsoPacket) {
     let headers = if version == 4 { 52 } else { 72 };
     let size = MTU - headers;
     let flags = 0x18;
@@ -31,7 +31,7 @@ fn long_tcp(version: u8) -> (Vec<u8>, Train) {
 }
 
 /// Addresses that are behind `b` and behind `a`, in both families.
-fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
+fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket) {
     if bytes[0] >> 4 == 6 {
         for (at, network) in [(8, 2), (24, 1)] {
             edit(&mut bytes, at, &[0xfd, network, 0, 0, 0, 0, 0, 0]);
@@ -41,8 +41,8 @@ fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
     handed_over(bytes, size)
 }
 
-fn inject(side: &Side, (bytes, train): &(Vec<u8>, Train)) {
-    let vnet = VnetHeader::from(Offload::Train(*train));
+fn inject(side: &Side, (bytes, train): &(Vec<u8>, GsoPacket)) {
+    let vnet = VnetHeader::from(PacketOffload::Gso(*train));
     assert!(side.device.inject_with(vnet, bytes));
 }
 
@@ -53,9 +53,9 @@ fn taken_apart(side: &Side) -> (usize, Vec<Vec<u8>>) {
     while let Some((vnet, bytes)) = side.device.take_with() {
         writes += 1;
         match vnet.offload().unwrap() {
-            Offload::Train(train) => packets.extend(cut(&bytes, &train)),
-            Offload::Whole => packets.push(bytes),
-            Offload::Checksum(_) => panic!("nothing is left undone in a whole packet"),
+            PacketOffload::Gso(train) => packets.extend(cut(&bytes, &train)),
+            PacketOffload::None => packets.push(bytes),
+            PacketOffload::Checksum(_) => panic!("nothing is left undone in a whole packet"),
         }
     }
     (writes, packets)
@@ -66,7 +66,7 @@ fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
     for words in SUITES {
         for version in [4, 6] {
             let mut pair = Pair::connected(words);
-            pair.a.device.take_trains(Trains::TcpAndUdp);
+            pair.a.device.take_trains(GsoSupport::TcpAndUdp);
             let train = long_tcp(version);
             let expected = cut(&train.0, &train.1);
             assert!(expected.len() > 40 && expected.iter().all(|one| checksums_hold(one)));
@@ -102,7 +102,7 @@ fn a_device_that_takes_no_trains_gets_whole_packets() {
 
 #[test]
 fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
-    for (trains, writes) in [(Trains::TcpAndUdp, 1), (Trains::Tcp, 20)] {
+    for (trains, writes) in [(GsoSupport::TcpAndUdp, 1), (GsoSupport::Tcp, 20)] {
         let mut pair = Pair::connected("aes128gcm16");
         pair.a.device.take_trains(trains);
         let train = of_ours(datagram(4, 0, 20_000), 1000);
@@ -115,7 +115,7 @@ fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
 #[test]
 fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(Trains::Tcp);
+    pair.a.device.take_trains(GsoSupport::Tcp);
     let train = of_ours(
         Tcp {
             payload: 9_000,
@@ -136,7 +136,7 @@ fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
 }
 
 /// A run of datagrams from a port of its own.
-fn datagrams_from(port: u8) -> (Vec<u8>, Train) {
+fn datagrams_from(port: u8) -> (Vec<u8>, GsoPacket) {
     let mut bytes = datagram(4, 0, 4_000);
     edit(&mut bytes, 21, &[port]);
     repair(&mut bytes);
@@ -146,7 +146,7 @@ fn datagrams_from(port: u8) -> (Vec<u8>, Train) {
 #[test]
 fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(Trains::TcpAndUdp);
+    pair.a.device.take_trains(GsoSupport::TcpAndUdp);
     pair.a.device.refuse_trains(2);
     let runs = [1, 2].map(datagrams_from);
     runs.iter().for_each(|run| inject(&pair.b, run));
@@ -157,7 +157,7 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     expected.sort();
     assert!(packets == expected);
     assert_eq!((writes, pair.a.all_refused()), (8, vec![]));
-    assert_eq!(pair.a.device.trains(), Trains::Tcp);
+    assert_eq!(pair.a.device.trains(), GsoSupport::Tcp);
 
     let tcp = Tcp {
         payload: 9_000,
@@ -172,7 +172,7 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
 #[test]
 fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(Trains::TcpAndUdp);
+    pair.a.device.take_trains(GsoSupport::TcpAndUdp);
     pair.a.device.refuse_trains(1);
     for _ in 0..8 {
         // The last of each is short, and ends a run.
@@ -187,7 +187,7 @@ fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
 #[test]
 fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(Trains::Tcp);
+    pair.a.device.take_trains(GsoSupport::Tcp);
     pair.a.device.fail_write(io::ErrorKind::WouldBlock);
     inject(
         &pair.b,
@@ -201,7 +201,7 @@ fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
         ),
     );
     pair.turn(NOW);
-    assert_eq!(pair.a.all_refused(), [(Refusal::DeviceFull, 9)]);
+    assert_eq!(pair.a.all_refused(), [(DropReason::DeviceFull, 9)]);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
     edit(&mut bytes, 10, &whole[10..12]);
     inject(&pair.b, &(bytes, train));
     pair.turn(NOW);
-    assert_eq!(pair.b.all_refused(), [(Refusal::TooBig, 1)]);
+    assert_eq!(pair.b.all_refused(), [(DropReason::TooBig, 1)]);
     assert_eq!(
         pair.b.delivered()[0][20..22],
         [3, 4],
@@ -258,7 +258,7 @@ fn e11_facts_about_another_packet_are_refused() {
     };
     assert!(pair.b.device.inject_with(nonsense, &bytes));
     pair.turn(NOW);
-    assert_eq!(pair.b.all_refused(), [(Refusal::Malformed, 2)]);
+    assert_eq!(pair.b.all_refused(), [(DropReason::Malformed, 2)]);
     assert_eq!(taken_apart(&pair.a).0, 0);
 }
 
@@ -278,7 +278,7 @@ fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room
     inject(&pair.b, &train);
     pair.turn(NOW);
     assert_eq!(pair.b.notices(), [Notice::Demand(TUNNEL)]);
-    assert_eq!(pair.b.all_refused(), [(Refusal::QueueFull, 6)]);
+    assert_eq!(pair.b.all_refused(), [(DropReason::QueueFull, 6)]);
     pair.connect("aes128-sha1", 1);
     pair.turn(NOW);
     assert!(taken_apart(&pair.a).1 == cut(&train.0, &train.1)[..MOST]);
@@ -347,5 +347,5 @@ fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
             Packet::parse(packet).is_ok_and(|packet| packet.traffic_class() == 0b11)
         }));
     }
-    assert_eq!(pair.b.all_refused(), [(Refusal::Congestion, 1)]);
+    assert_eq!(pair.b.all_refused(), [(DropReason::Congestion, 1)]);
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::classify::Admits;
-use super::counters::{Counters, Refusals};
+use super::counters::{Counters, PacketDropCounters};
 use super::egress::{Buffers, Reading, Road};
 use super::ingress::{Door, Ingress};
 use super::notice::{self, Notices};
@@ -26,7 +26,7 @@ use crate::esp::{Inbound, Outbound, Sad};
 use crate::net::{Dscp, Time};
 use crate::os::memory::{MemoryDevice, MemoryNetwork};
 use crate::os::poll::{Ready, Waiter};
-use crate::os::{Receiving, Trains, VnetHeader};
+use crate::os::{GsoSupport, Receiving, VnetHeader};
 
 /// A tunnel from A to B.
 pub struct Twins {
@@ -37,7 +37,7 @@ pub struct Twins {
     road: Road,
     buffers: Buffers,
     ingress: Ingress,
-    strays: Arc<Refusals>,
+    strays: Arc<PacketDropCounters>,
     /// Nobody reads them, and the workers would count that.
     _notices: Notices,
 }
@@ -64,8 +64,8 @@ impl Twins {
         let (from, to) = (MemoryDevice::new(ROOM)?, MemoryDevice::new(ROOM)?);
         let (from, to) = (Arc::new(from), Arc::new(to));
         to.take_trains(match receiving {
-            Receiving::Joined => Trains::TcpAndUdp,
-            Receiving::Single => Trains::None,
+            Receiving::Joined => GsoSupport::TcpAndUdp,
+            Receiving::Single => GsoSupport::None,
         });
         let path = Path {
             sa: Arc::new(outbound),
@@ -91,7 +91,7 @@ impl Twins {
             admits: Admits::IkeAndEsp,
         };
         let (bell, notices) = notice::channel(8)?;
-        let strays = Arc::<Refusals>::default();
+        let strays = Arc::<PacketDropCounters>::default();
         Ok(Twins {
             road: Road::new(Arc::clone(&a), &bell),
             buffers: Buffers::new(Arc::default()),
@@ -133,7 +133,9 @@ impl Twins {
         let sides = [&self.a.counters, &self.b.counters];
         let refused = sides.map(|Counters { refused, .. }| refused);
         let all = refused.into_iter().chain([&*self.strays]);
-        all.flat_map(Refusals::iter).map(|(_, count)| count).sum()
+        all.flat_map(PacketDropCounters::iter)
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::TunnelId;
 use super::notice::{Bell, Half, Notice};
-use crate::esp::lifetime::Stage;
-use crate::net::{Refusal, Time};
+use crate::esp::lifetime::LifetimeState;
+use crate::net::{DropReason, Time};
 
 /// What is still to be told about one inbound SA. It belongs to the SA, so it outlives the tables that name it.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Seen {
     pub(super) authentic: u64,
     /// Another place than where the peer was, from which the newest of all packets came.
     pub(super) moved: Option<SocketAddr>,
-    pub(super) stage: Stage,
+    pub(super) stage: LifetimeState,
     pub(super) now: Time,
 }
 
@@ -66,13 +66,13 @@ impl Watch {
     }
 
     /// Passes on what is new. What the queue has no room for is said another time.
-    pub(super) fn tell(&self, seen: Seen, bell: &Bell) -> Result<(), Refusal> {
+    pub(super) fn tell(&self, seen: Seen, bell: &Bell) -> Result<(), DropReason> {
         let (tunnel, spi_in) = (seen.tunnel, seen.spi);
         if seen.authentic > 0 && self.awaited.load(Relaxed) {
             bell.ring(Notice::ChildHeard { tunnel, spi_in })?;
             self.awaited.store(false, Relaxed);
         }
-        if seen.moved.is_none() && seen.stage == Stage::Fresh {
+        if seen.moved.is_none() && seen.stage == LifetimeState::Fresh {
             return Ok(());
         }
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +106,7 @@ impl Told {
 
 /// What was last said about SAs that wear out.
 #[derive(Debug, Default)]
-pub(super) struct Wear(Option<(Half, Stage, Time)>);
+pub(super) struct Wear(Option<(Half, LifetimeState, Time)>);
 
 impl Wear {
     /// Says that an SA has come to this stage, unless that was said a moment ago.
@@ -114,14 +114,14 @@ impl Wear {
         &mut self,
         tunnel: TunnelId,
         sa: Half,
-        stage: Stage,
+        stage: LifetimeState,
         now: Time,
         bell: &Bell,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DropReason> {
         let notice = match stage {
-            Stage::Fresh => return Ok(()),
-            Stage::NearEnd => Notice::NearEnd { tunnel, sa },
-            Stage::Ended => Notice::Ended { tunnel, sa },
+            LifetimeState::Fresh => return Ok(()),
+            LifetimeState::NearEnd => Notice::NearEnd { tunnel, sa },
+            LifetimeState::Ended => Notice::Ended { tunnel, sa },
         };
         let is_old = |(known, was, at)| (known, was) == (sa, stage) && now.since(at) < WEAR_AGAIN;
         if self.0.is_some_and(is_old) {
@@ -208,8 +208,8 @@ mod tests {
         ] {
             assert_eq!(arrive(&mut pair, ELSEWHERE, esp, NOW), [], "{why}");
         }
-        assert_eq!(pair.b.refused(Refusal::Replay), 1);
-        assert_eq!(pair.b.refused(Refusal::Auth), 1);
+        assert_eq!(pair.b.refused(DropReason::Replay), 1);
+        assert_eq!(pair.b.refused(DropReason::Auth), 1);
     }
 
     #[test]
@@ -255,10 +255,10 @@ mod tests {
             spi: 7,
             authentic: 1,
             moved: None,
-            stage: Stage::Fresh,
+            stage: LifetimeState::Fresh,
             now: NOW,
         };
-        assert_eq!(watch.tell(seen, &bell), Err(Refusal::NoticeFull));
+        assert_eq!(watch.tell(seen, &bell), Err(DropReason::NoticeFull));
         notices.next();
         assert_eq!(watch.tell(seen, &bell), Ok(()));
         assert!(matches!(notices.next(), Some(Notice::ChildHeard { .. })));
@@ -289,6 +289,6 @@ mod tests {
             "9 of 10 is not above 90 %"
         );
         assert_eq!(pair.b.counters().rx.packets(), 10);
-        assert_eq!(pair.b.refused(Refusal::Expired), 2);
+        assert_eq!(pair.b.refused(DropReason::Expired), 2);
     }
 }

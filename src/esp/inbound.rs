@@ -11,13 +11,13 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use super::inbound_guard::InboundGuard;
 use super::lifetime::{Lifetime, Limits};
-use super::opening::Opening;
 use super::replay::Window;
 use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::lanes::{self, Kernel};
 use crate::crypto::{EspSuite, Opener, SaKeys, WrongKeyLength};
-use crate::net::{Packet, Policy, Refusal};
+use crate::net::{DropReason, Packet, Policy};
 
 /// An inbound SA: keys, selectors, and the window of sequence numbers already seen.
 pub struct Inbound {
@@ -82,10 +82,10 @@ impl Inbound {
     }
 
     /// Takes the SA for a batch.
-    pub fn lock(&self) -> Opening<'_> {
+    pub fn lock(&self) -> InboundGuard<'_> {
         // A window is whole after every step, so one that a panicking thread has left behind is as good as any.
         let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        Opening::new(self, window)
+        InboundGuard::new(self, window)
     }
 
     /// Pretends that everything up to `sequence` has been seen.
@@ -98,7 +98,7 @@ impl Inbound {
 impl Inbound {
     /// Whether `esp` has the length of an ESP packet of this suite; its sequence number. The least there can be inside is a
     /// trailer, padded to a block.
-    pub(super) fn framed(&self, esp: &[u8]) -> Result<u32, Refusal> {
+    pub(super) fn parse_header(&self, esp: &[u8]) -> Result<u32, DropReason> {
         let protection = self.suite.protection;
         let envelope = [HEADER, protection.iv_len(), protection.icv_len()]
             .iter()
@@ -106,33 +106,33 @@ impl Inbound {
         let align = alignment(protection);
         match esp.len().checked_sub(envelope) {
             Some(encrypted) if encrypted >= align && encrypted.checked_rem(align) == Some(0) => {}
-            Some(_) | None => return Err(Refusal::Short),
+            Some(_) | None => return Err(DropReason::Short),
         }
-        let (_spi, rest) = esp.split_first_chunk::<4>().ok_or(Refusal::Short)?;
-        let (sequence, _) = rest.split_first_chunk::<4>().ok_or(Refusal::Short)?;
+        let (_spi, rest) = esp.split_first_chunk::<4>().ok_or(DropReason::Short)?;
+        let (sequence, _) = rest.split_first_chunk::<4>().ok_or(DropReason::Short)?;
         Ok(u32::from_be_bytes(*sequence))
     }
 
     /// Steps 5 to 8: takes an authentic plaintext apart. How many of its octets are the inner packet.
     #[inline]
-    pub(super) fn unwrap(&self, plaintext: &[u8]) -> Result<usize, Refusal> {
+    pub(super) fn decapsulate(&self, plaintext: &[u8]) -> Result<usize, DropReason> {
         // 5. and 6. What it says to be.
         let (inner, version) = trailer::read(plaintext)?;
 
         // 7. What it is. Octets behind the inner packet hide its length (RFC 4303 §2.7); they are cut off here.
         let packet = Packet::parse(inner)?;
         if packet.version() != version {
-            return Err(Refusal::NextHeader);
+            return Err(DropReason::NextHeader);
         }
         if packet.is_martian() {
-            return Err(Refusal::Martian);
+            return Err(DropReason::Martian);
         }
 
         // 8. The peer may send only what was agreed (RFC 4301 §5.2).
         if self.policy.permits_inbound(&packet) {
             Ok(packet.len())
         } else {
-            Err(Refusal::Inner)
+            Err(DropReason::Inner)
         }
     }
 }
@@ -151,7 +151,7 @@ impl fmt::Debug for Inbound {
 mod tests {
     use super::*;
     use crate::crypto::{PRF, Secret};
-    use crate::esp::lifetime::Stage;
+    use crate::esp::lifetime::LifetimeState;
     use crate::esp::testing::*;
     use crate::esp::trailer::{IPV4, NONE};
 
@@ -162,7 +162,7 @@ mod tests {
             for packet in [udp4(28), udp4(1400), udp6(48), udp6(1280)] {
                 let sealed = seal(&outbound, &packet);
                 assert_eq!(open(&inbound, &sealed), Ok(packet), "{words}");
-                assert_eq!(open(&inbound, &sealed), Err(Refusal::Replay), "{words}");
+                assert_eq!(open(&inbound, &sealed), Err(DropReason::Replay), "{words}");
             }
             assert_eq!(
                 (inbound.received().packets(), inbound.received().bytes()),
@@ -180,15 +180,15 @@ mod tests {
             let least =
                 HEADER + protection.iv_len() + protection.icv_len() + protection.block().max(4);
             for len in 0..sealed.len() {
-                let refusal = open(&inbound, &sealed[..len]).unwrap_err();
+                let reason = open(&inbound, &sealed[..len]).unwrap_err();
                 let aligned =
                     len >= least && (len - least).is_multiple_of(protection.block().max(4));
                 assert_eq!(
-                    refusal,
+                    reason,
                     if aligned {
-                        Refusal::Auth
+                        DropReason::Auth
                     } else {
-                        Refusal::Short
+                        DropReason::Short
                     },
                     "{words} {len}"
                 );
@@ -209,17 +209,20 @@ mod tests {
             for bit in 32..sealed.len() * 8 {
                 let mut wrong = sealed.clone();
                 wrong[bit / 8] ^= 1 << (bit % 8);
-                let refusal = open(&inbound, &wrong).unwrap_err();
+                let reason = open(&inbound, &wrong).unwrap_err();
                 assert!(
-                    matches!(refusal, Refusal::Auth | Refusal::Replay),
-                    "{words} bit {bit}: {refusal:?}"
+                    matches!(reason, DropReason::Auth | DropReason::Replay),
+                    "{words} bit {bit}: {reason:?}"
                 );
             }
             let icv = suite(words).protection.icv_len();
             for kept in [0, 4, 8, 11] {
                 let cut = &sealed[..sealed.len() - icv + kept];
                 assert!(
-                    matches!(open(&inbound, cut), Err(Refusal::Auth | Refusal::Short)),
+                    matches!(
+                        open(&inbound, cut),
+                        Err(DropReason::Auth | DropReason::Short)
+                    ),
                     "{words}: ICV of {kept}"
                 );
             }
@@ -233,7 +236,7 @@ mod tests {
         let (outbound, inbound) = pair("aes128-sha256");
         let mut sealed = seal(&outbound, &udp4(60));
         sealed.truncate(sealed.len() - 4);
-        assert_eq!(open(&inbound, &sealed), Err(Refusal::Short));
+        assert_eq!(open(&inbound, &sealed), Err(DropReason::Short));
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         let first = seal(&outbound, &udp4(60));
         let mut forged = first.clone();
         forged[4..8].copy_from_slice(&0x7fff_ffff_u32.to_be_bytes());
-        assert_eq!(open(&inbound, &forged), Err(Refusal::Auth));
+        assert_eq!(open(&inbound, &forged), Err(DropReason::Auth));
         assert_eq!(open(&inbound, &first), Ok(udp4(60)));
     }
 
@@ -252,11 +255,11 @@ mod tests {
         let (_, inbound) = pair(words);
         assert_eq!(
             open(&inbound, &craft(words, 5, &padded(words, &[], 17))),
-            Err(Refusal::NextHeader)
+            Err(DropReason::NextHeader)
         );
         assert_eq!(
             open(&inbound, &craft(words, 5, &padded(words, &udp4(60), 4))),
-            Err(Refusal::Replay)
+            Err(DropReason::Replay)
         );
     }
 
@@ -266,7 +269,7 @@ mod tests {
             let (_, inbound) = pair(words);
             assert_eq!(
                 open(&inbound, &craft(words, 0, &padded(words, &udp4(60), 4))),
-                Err(Refusal::Replay),
+                Err(DropReason::Replay),
                 "{words}"
             );
         }
@@ -277,7 +280,11 @@ mod tests {
         for words in ["aes128-sha1-esn", "aes256gcm16-esn", "chacha20poly1305-esn"] {
             let (_, inbound) = pair(words);
             let wrong_high = craft(words, (1 << 32) + 5, &padded(words, &udp4(60), 4));
-            assert_eq!(open(&inbound, &wrong_high), Err(Refusal::Auth), "{words}");
+            assert_eq!(
+                open(&inbound, &wrong_high),
+                Err(DropReason::Auth),
+                "{words}"
+            );
             assert_eq!(
                 open(&inbound, &craft(words, 5, &padded(words, &udp4(60), 4))),
                 Ok(udp4(60)),
@@ -290,20 +297,20 @@ mod tests {
     fn e07_inner_packets_outside_the_selectors_are_refused() {
         let words = "aes128gcm16";
         let (_, inbound) = pair(words);
-        for (sequence, (packet, refusal)) in (1..).zip([
-            (ipv4([10, 9, 0, 5], [10, 1, 0, 7], 60), Refusal::Inner),
-            (ipv4([10, 2, 0, 5], [10, 9, 0, 7], 60), Refusal::Inner),
-            (ipv4([10, 1, 0, 7], [10, 2, 0, 5], 60), Refusal::Inner),
-            (ipv4([127, 0, 0, 1], [10, 1, 0, 7], 60), Refusal::Martian),
-            (ipv4([224, 0, 0, 1], [10, 1, 0, 7], 60), Refusal::Martian),
-            (ipv4([10, 2, 0, 5], [127, 0, 0, 1], 60), Refusal::Martian),
+        for (sequence, (packet, reason)) in (1..).zip([
+            (ipv4([10, 9, 0, 5], [10, 1, 0, 7], 60), DropReason::Inner),
+            (ipv4([10, 2, 0, 5], [10, 9, 0, 7], 60), DropReason::Inner),
+            (ipv4([10, 1, 0, 7], [10, 2, 0, 5], 60), DropReason::Inner),
+            (ipv4([127, 0, 0, 1], [10, 1, 0, 7], 60), DropReason::Martian),
+            (ipv4([224, 0, 0, 1], [10, 1, 0, 7], 60), DropReason::Martian),
+            (ipv4([10, 2, 0, 5], [127, 0, 0, 1], 60), DropReason::Martian),
             (
                 ipv4([255, 255, 255, 255], [10, 1, 0, 7], 60),
-                Refusal::Martian,
+                DropReason::Martian,
             ),
         ]) {
             let esp = craft(words, sequence, &padded(words, &packet, IPV4));
-            assert_eq!(open(&inbound, &esp), Err(refusal), "{packet:02x?}");
+            assert_eq!(open(&inbound, &esp), Err(reason), "{packet:02x?}");
         }
         assert_eq!(inbound.received().packets(), 0);
     }
@@ -318,7 +325,7 @@ mod tests {
         };
         let peer_b = Inbound::new(SPI, suite, &keys(suite.protection, 7), other, 64).unwrap();
         let from_a = craft(words, 1, &padded(words, &udp4(60), IPV4));
-        assert_eq!(open(&peer_b, &from_a), Err(Refusal::Inner));
+        assert_eq!(open(&peer_b, &from_a), Err(DropReason::Inner));
     }
 
     #[test]
@@ -327,16 +334,16 @@ mod tests {
         let sealed: Vec<Vec<u8>> = (0..3).map(|_| seal(&outbound, &udp4(60))).collect();
         let mut forged = seal(&outbound, &udp4(60));
         *forged.last_mut().unwrap() ^= 1;
-        let mut opening = inbound.lock();
-        let mut leads = |esp: &[u8]| {
-            let _ = opening.open(&mut esp.to_vec());
-            opening.leads()
+        let mut guard = inbound.lock();
+        let mut is_newest = |esp: &[u8]| {
+            let _ = guard.open(&mut esp.to_vec());
+            guard.is_newest()
         };
-        assert!(leads(&sealed[1]));
-        assert!(!leads(&sealed[1]), "the same again");
-        assert!(!leads(&sealed[0]), "late, and fresh all the same");
-        assert!(!leads(&forged));
-        assert!(leads(&sealed[2]));
+        assert!(is_newest(&sealed[1]));
+        assert!(!is_newest(&sealed[1]), "the same again");
+        assert!(!is_newest(&sealed[0]), "late, and fresh all the same");
+        assert!(!is_newest(&forged));
+        assert!(is_newest(&sealed[2]));
     }
 
     #[test]
@@ -347,16 +354,20 @@ mod tests {
             packets: Some(1000),
             jitter: 0,
         });
-        for (packets, stage) in [(900, Stage::Fresh), (99, Stage::NearEnd), (1, Stage::Ended)] {
-            let mut opening = inbound.lock();
+        for (packets, stage) in [
+            (900, LifetimeState::Fresh),
+            (99, LifetimeState::NearEnd),
+            (1, LifetimeState::Ended),
+        ] {
+            let mut guard = inbound.lock();
             for _ in 0..packets {
                 let mut sealed = seal(&outbound, &udp4(60));
-                assert!(opening.open(&mut sealed).is_ok());
+                assert!(guard.open(&mut sealed).is_ok());
             }
-            assert_eq!(opening.stage(), stage);
+            assert_eq!(guard.stage(), stage);
         }
         let sealed = seal(&outbound, &udp4(60));
-        assert_eq!(open(&inbound, &sealed), Err(Refusal::Expired));
+        assert_eq!(open(&inbound, &sealed), Err(DropReason::Expired));
         assert_eq!(inbound.received().packets(), 1000);
     }
 
@@ -364,12 +375,12 @@ mod tests {
     fn the_authentic_are_counted_whatever_they_carry() {
         let words = "aes128-sha1";
         let (outbound, inbound) = pair(words);
-        let mut opening = inbound.lock();
+        let mut guard = inbound.lock();
         let sealed = seal(&outbound, &udp4(60));
-        let _ = opening.open(&mut sealed.clone());
-        let _ = opening.open(&mut sealed.clone());
-        let _ = opening.open(&mut craft(words, 9, &padded(words, &[], NONE)));
-        assert_eq!(opening.authentic(), 2);
+        let _ = guard.open(&mut sealed.clone());
+        let _ = guard.open(&mut sealed.clone());
+        let _ = guard.open(&mut craft(words, 9, &padded(words, &[], NONE)));
+        assert_eq!(guard.authentic(), 2);
     }
 
     /// A vector's SA, with selectors that let everything in.

@@ -13,7 +13,7 @@
 //! Where between 85 and 90 % the soft limit lies is a matter of chance, so that two ends with equal limits rarely ask at once.
 
 use crate::crypto::Esn;
-use crate::net::Refusal;
+use crate::net::DropReason;
 
 /// What people allow one SA to carry in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,21 +29,21 @@ pub struct Limits {
 /// The points in the life of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    numbers: Span,
-    packets: Span,
-    bytes: Span,
+    numbers: Limit,
+    packets: Limit,
+    bytes: Limit,
 }
 
 /// A soft limit and a hard one; either is the last count that has not reached it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
+struct Limit {
     soft: u64,
     hard: u64,
 }
 
 /// How much an SA has carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carried {
+pub struct Usage {
     /// The highest sequence number.
     pub sequence: u64,
     /// Packets.
@@ -54,7 +54,7 @@ pub struct Carried {
 
 /// Where an SA is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum LifetimeState {
     /// Plenty is left.
     Fresh,
     /// Still carrying, but it is time for a replacement.
@@ -86,28 +86,28 @@ impl Lifetime {
         };
         let notice = NOTICE.saturating_add(u64::from(limits.jitter).saturating_mul(KEPT_BACK));
         Lifetime {
-            numbers: Span {
+            numbers: Limit {
                 soft: last.saturating_sub(notice),
                 hard: last,
             },
-            packets: Span::of(limits.packets, 0, limits.jitter),
-            bytes: Span::of(limits.bytes, LARGEST, limits.jitter),
+            packets: Limit::of(limits.packets, 0, limits.jitter),
+            bytes: Limit::of(limits.bytes, LARGEST, limits.jitter),
         }
     }
 
     /// Where in its life an SA is that has carried so much.
-    pub fn stage(&self, carried: Carried) -> Stage {
+    pub fn stage(&self, carried: Usage) -> LifetimeState {
         let all = [
             (self.numbers, carried.sequence),
             (self.packets, carried.packets),
             (self.bytes, carried.bytes),
         ];
         if all.iter().any(|(span, count)| *count >= span.hard) {
-            Stage::Ended
+            LifetimeState::Ended
         } else if all.iter().any(|(span, count)| *count > span.soft) {
-            Stage::NearEnd
+            LifetimeState::NearEnd
         } else {
-            Stage::Fresh
+            LifetimeState::Fresh
         }
     }
 
@@ -115,11 +115,11 @@ impl Lifetime {
     ///
     /// # Errors
     /// Why not.
-    pub fn admits(&self, carried: Carried) -> Result<(), Refusal> {
+    pub fn admits(&self, carried: Usage) -> Result<(), DropReason> {
         if carried.sequence >= self.numbers.hard {
-            Err(Refusal::SequenceExhausted)
+            Err(DropReason::SequenceExhausted)
         } else if carried.packets >= self.packets.hard || carried.bytes >= self.bytes.hard {
-            Err(Refusal::Expired)
+            Err(DropReason::Expired)
         } else {
             Ok(())
         }
@@ -131,11 +131,11 @@ impl Lifetime {
     }
 }
 
-impl Span {
+impl Limit {
     /// The limits around `most`, of which `kept` are kept back at the end; without `most` they are never reached.
-    fn of(most: Option<u64>, kept: u64, jitter: u8) -> Span {
+    fn of(most: Option<u64>, kept: u64, jitter: u8) -> Limit {
         let Some(most) = most else {
-            return Span {
+            return Limit {
                 soft: u64::MAX,
                 hard: u64::MAX,
             };
@@ -147,7 +147,7 @@ impl Span {
             .and_then(|early| u64::try_from(early).ok())
             .unwrap_or(0);
         let hard = most.saturating_sub(kept);
-        Span {
+        Limit {
             soft: most.saturating_sub(early).min(hard),
             hard,
         }
@@ -158,7 +158,7 @@ impl Span {
 mod tests {
     use super::*;
 
-    const NOTHING: Carried = Carried {
+    const NOTHING: Usage = Usage {
         sequence: 0,
         packets: 0,
         bytes: 0,
@@ -174,16 +174,16 @@ mod tests {
                 };
                 let life = Lifetime::limited(esn, limits);
                 let stage = |sequence| {
-                    life.stage(Carried {
+                    life.stage(Usage {
                         sequence,
                         ..NOTHING
                     })
                 };
                 assert!(u128::from(life.last()) + 100_000 < wrap);
-                assert_eq!(stage(1), Stage::Fresh);
-                assert_eq!(stage(life.last() - 100_000_000), Stage::NearEnd);
-                assert_eq!(stage(life.last() - 1), Stage::NearEnd);
-                assert_eq!(stage(life.last()), Stage::Ended);
+                assert_eq!(stage(1), LifetimeState::Fresh);
+                assert_eq!(stage(life.last() - 100_000_000), LifetimeState::NearEnd);
+                assert_eq!(stage(life.last() - 1), LifetimeState::NearEnd);
+                assert_eq!(stage(life.last()), LifetimeState::Ended);
             }
         }
     }
@@ -197,11 +197,11 @@ mod tests {
                 jitter,
             };
             let life = Lifetime::limited(Esn::No, limits);
-            let stage = |packets| life.stage(Carried { packets, ..NOTHING });
-            assert_eq!(stage(soft), Stage::Fresh);
-            assert_eq!(stage(soft + 1), Stage::NearEnd);
-            assert_eq!(stage(999_999), Stage::NearEnd);
-            assert_eq!(stage(1_000_000), Stage::Ended);
+            let stage = |packets| life.stage(Usage { packets, ..NOTHING });
+            assert_eq!(stage(soft), LifetimeState::Fresh);
+            assert_eq!(stage(soft + 1), LifetimeState::NearEnd);
+            assert_eq!(stage(999_999), LifetimeState::NearEnd);
+            assert_eq!(stage(1_000_000), LifetimeState::Ended);
         }
     }
 
@@ -212,22 +212,22 @@ mod tests {
             ..Limits::default()
         };
         let life = Lifetime::limited(Esn::No, limits);
-        let carried = |bytes| Carried { bytes, ..NOTHING };
+        let carried = |bytes| Usage { bytes, ..NOTHING };
         let last = 1_000_000 - LARGEST - 1;
         assert_eq!(life.admits(carried(last)), Ok(()));
-        assert_eq!(life.admits(carried(last + 1)), Err(Refusal::Expired));
-        assert_eq!(life.stage(carried(last + 1)), Stage::Ended);
+        assert_eq!(life.admits(carried(last + 1)), Err(DropReason::Expired));
+        assert_eq!(life.stage(carried(last + 1)), LifetimeState::Ended);
     }
 
     #[test]
     fn without_limits_only_the_numbers_end() {
         let life = Lifetime::new(Esn::Yes);
-        let much = Carried {
+        let much = Usage {
             sequence: 1,
             packets: u64::MAX - 1,
             bytes: u64::MAX - 1,
         };
-        assert_eq!(life.stage(much), Stage::Fresh);
+        assert_eq!(life.stage(much), LifetimeState::Fresh);
         assert_eq!(life.admits(much), Ok(()));
     }
 }

@@ -1,4 +1,4 @@
-//! ESP in tunnel mode (RFC 4303): sealing and opening packets under a pair of security associations.
+//! ESP in tunnel mode (RFC 4303): guard and guard packets under a pair of security associations.
 //!
 //! ```text
 //!   0                   1                   2                   3
@@ -42,21 +42,21 @@
 )]
 
 mod inbound;
+mod inbound_guard;
 pub mod lifetime;
 pub mod mtu;
-mod opening;
 mod outbound;
+mod outbound_guard;
 pub mod replay;
 mod sad;
-mod sealing;
 mod traffic;
 mod trailer;
 
 pub use inbound::Inbound;
-pub use opening::{Arrival, Opened, Opening};
+pub use inbound_guard::{Decapsulated, InboundGuard, RxPacket};
 pub use outbound::Outbound;
+pub use outbound_guard::{FramedPacket, OutboundGuard};
 pub use sad::{Entry, Sad};
-pub use sealing::{Laid, Sealing};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;
 

@@ -13,16 +13,16 @@ use std::net::IpAddr;
 
 use super::{HEADER, alignment, trailer};
 use crate::crypto::Protection;
-use crate::net::Carriage;
+use crate::net::EspTransport;
 
 /// The largest inner packet that fits an outer packet of `outer` octets on the way to `peer`; zero if none does.
-pub fn inner(outer: u16, peer: IpAddr, carriage: Carriage, protection: Protection) -> u16 {
+pub fn inner(outer: u16, peer: IpAddr, transport: EspTransport, protection: Protection) -> u16 {
     let ip: usize = match peer {
         IpAddr::V4(_) => 20,
         IpAddr::V6(_) => 40,
     };
     let (iv, icv) = (protection.iv_len(), protection.icv_len());
-    let overhead = [ip, carriage.overhead(), HEADER, iv, icv].iter().sum();
+    let overhead = [ip, transport.overhead(), HEADER, iv, icv].iter().sum();
     let room = usize::from(outer).saturating_sub(overhead);
     let aligned = room.saturating_sub(room.checked_rem(alignment(protection)).unwrap_or(0));
     // Never more than `outer`, so the cast keeps every bit.
@@ -61,11 +61,11 @@ mod tests {
     fn googles_documented_values_come_out() {
         for (words, native, mss4, mss6, udp) in GOOGLE {
             let protection = suite(words).protection;
-            let mtu = inner(1460, V4, Carriage::Esp, protection);
+            let mtu = inner(1460, V4, EspTransport::Esp, protection);
             assert_eq!(mtu, *native, "{words}");
             assert_eq!((mss_ipv4(mtu), mss_ipv6(mtu)), (*mss4, *mss6), "{words}");
             assert_eq!(
-                inner(1460, V4, Carriage::Udp, protection),
+                inner(1460, V4, EspTransport::Udp, protection),
                 *udp,
                 "{words} over UDP"
             );
@@ -75,12 +75,12 @@ mod tests {
     #[test]
     fn an_ipv6_path_leaves_twenty_octets_less_before_alignment() {
         assert_eq!(
-            inner(1460, V6, Carriage::Esp, suite("aes128gcm16").protection),
+            inner(1460, V6, EspTransport::Esp, suite("aes128gcm16").protection),
             1386
         );
         // Google documents 1370, which is 20 below its IPv4 value; blocks of 16 octets leave room for 4 more.
         assert_eq!(
-            inner(1460, V6, Carriage::Esp, suite("aes128-sha1").protection),
+            inner(1460, V6, EspTransport::Esp, suite("aes128-sha1").protection),
             1374
         );
     }
@@ -90,7 +90,7 @@ mod tests {
         for words in crate::esp::testing::SUITES {
             let sa = crate::esp::testing::pair(words).0;
             for outer in 1200..1530 {
-                let mtu = inner(outer, V4, Carriage::Udp, suite(words).protection);
+                let mtu = inner(outer, V4, EspTransport::Udp, suite(words).protection);
                 let room = usize::from(outer) - 20 - 8;
                 assert!(sa.sealed_len(usize::from(mtu)) <= room, "{words} {outer}");
                 assert!(
@@ -104,11 +104,11 @@ mod tests {
     #[test]
     fn a_path_too_narrow_for_anything_has_mtu_zero() {
         assert_eq!(
-            inner(0, V4, Carriage::Udp, suite("aes128-sha1").protection),
+            inner(0, V4, EspTransport::Udp, suite("aes128-sha1").protection),
             0
         );
         assert_eq!(
-            inner(60, V6, Carriage::Udp, suite("aes128-sha1").protection),
+            inner(60, V6, EspTransport::Udp, suite("aes128-sha1").protection),
             0
         );
     }

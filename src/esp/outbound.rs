@@ -1,19 +1,19 @@
 //! The sending half of a pair of SAs: its keys, its selectors, and how much it has carried.
 //!
 //! ```text
-//!   Outbound ──lock──▶ Sealing     one worker at a time, for a batch; what it has counted is published at the end
+//!   Outbound ──lock──▶ OutboundGuard     one worker at a time, for a batch; what it has counted is published at the end
 //! ```
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::lifetime::{Carried, Lifetime, Limits, Stage};
-use super::sealing::{Sealing, Used};
+use super::lifetime::{Lifetime, LifetimeState, Limits, Usage};
+use super::outbound_guard::{Counted, OutboundGuard};
 use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::lanes::{self, Kernel};
 use crate::crypto::{EspSuite, SaKeys, Sealer, WrongKeyLength};
-use crate::net::{Packet, Policy, Refusal};
+use crate::net::{DropReason, Packet, Policy};
 
 /// An outbound SA: keys, selectors and the sequence number, which starts at 1 and is never used twice.
 ///
@@ -28,7 +28,7 @@ pub struct Outbound {
     pub(super) lanes: Option<lanes::Sealer>,
     policy: Policy,
     pub(super) lifetime: Lifetime,
-    used: Mutex<Used>,
+    used: Mutex<Counted>,
     /// The last number used, as of the last batch.
     pub(super) number: AtomicU64,
     pub(super) sent: Traffic,
@@ -93,8 +93,8 @@ impl Outbound {
     }
 
     /// Whether it should be replaced, or has ended.
-    pub fn stage(&self) -> Stage {
-        self.lifetime.stage(Carried {
+    pub fn stage(&self) -> LifetimeState {
+        self.lifetime.stage(Usage {
             sequence: self.sequence(),
             packets: self.sequence(),
             bytes: self.sent.bytes(),
@@ -113,7 +113,7 @@ impl Outbound {
 
     /// The same, padded to whole blocks of AES where that keeps within `longest`: AES-GCM need not end on a block, but takes a
     /// tenth longer when it does not.
-    pub fn roomy_len(&self, inner: usize, longest: usize) -> usize {
+    pub fn padded_len(&self, inner: usize, longest: usize) -> usize {
         let roomy = self.aligned_len(inner, alignment(self.suite.protection).max(AES_BLOCK));
         if roomy <= longest {
             roomy
@@ -137,27 +137,27 @@ impl Outbound {
     }
 
     /// Takes the SA for a batch.
-    pub fn lock(&self) -> Sealing<'_> {
+    pub fn lock(&self) -> OutboundGuard<'_> {
         // What is counted is counted whole at every step, so what a panicking thread has left behind is as good as ever.
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        Sealing::new(self, used)
+        OutboundGuard::new(self, used)
     }
 
     /// Seals `packet` into the front of `room` and says how much of it the ESP packet fills:
     /// [`sealed_len`](Outbound::sealed_len).
     ///
     /// # Errors
-    /// Those of [`Sealing::lay_out`].
-    pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, Refusal> {
+    /// Those of [`OutboundGuard::frame`].
+    pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, DropReason> {
         let room = room
             .get_mut(..self.sealed_len(packet.len()))
-            .ok_or(Refusal::Overflow)?;
-        let mut sealing = self.lock();
-        let laid = sealing.lay_out(packet, packet.len(), room, |inner| {
+            .ok_or(DropReason::Overflow)?;
+        let mut guard = self.lock();
+        let laid = guard.frame(packet, packet.len(), room, |inner| {
             inner.copy_from_slice(packet.bytes());
             true
         })?;
-        sealing.seal_all(&[laid], room)?;
+        guard.seal_all(&[laid], room)?;
         Ok(room.len())
     }
 
@@ -187,7 +187,7 @@ mod tests {
     use crate::esp::testing::{SUITES, pair, udp4, udp6};
     use std::collections::HashSet;
 
-    fn seal(sa: &Outbound, packet: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn seal(sa: &Outbound, packet: &[u8]) -> Result<Vec<u8>, DropReason> {
         let packet = Packet::parse(packet).unwrap();
         let mut room = vec![0; sa.sealed_len(packet.len())];
         sa.seal(&packet, &mut room).map(|len| {
@@ -213,7 +213,7 @@ mod tests {
     fn every_length_is_padded_to_whole_blocks_and_comes_back_whole() {
         for words in SUITES {
             let (sa, inbound) = pair(words);
-            let mut opening = inbound.lock();
+            let mut guard = inbound.lock();
             for len in 28..28 + 64 {
                 let packet = udp4(len);
                 let mut sealed = seal(&sa, &packet).unwrap();
@@ -225,7 +225,7 @@ mod tests {
                     "{words} {len}: no more padding than needed"
                 );
                 assert_eq!(
-                    opening.open(&mut sealed).unwrap().packet.bytes(),
+                    guard.open(&mut sealed).unwrap().packet.bytes(),
                     packet,
                     "{words} {len}"
                 );
@@ -284,13 +284,13 @@ mod tests {
         let (sa, _) = pair("aes128-sha1");
         let last = Lifetime::new(Esn::No).last();
         sa.pretend_used(last - 1);
-        assert_eq!(sa.stage(), Stage::NearEnd);
+        assert_eq!(sa.stage(), LifetimeState::NearEnd);
         assert_eq!(
             seal(&sa, &udp4(60)).unwrap()[4..8],
             (last as u32).to_be_bytes()
         );
         for _ in 0..3 {
-            assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::SequenceExhausted));
+            assert_eq!(seal(&sa, &udp4(60)), Err(DropReason::SequenceExhausted));
         }
         assert_eq!(sa.sequence(), last);
     }
@@ -300,10 +300,10 @@ mod tests {
         let (sa, _) = pair("aes128gcm16-esn");
         let last = Lifetime::new(Esn::Yes).last();
         sa.pretend_used(last - 1);
-        assert_eq!(sa.stage(), Stage::NearEnd);
+        assert_eq!(sa.stage(), LifetimeState::NearEnd);
         assert!(seal(&sa, &udp4(60)).is_ok());
-        assert_eq!(sa.stage(), Stage::Ended);
-        assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::SequenceExhausted));
+        assert_eq!(sa.stage(), LifetimeState::Ended);
+        assert_eq!(seal(&sa, &udp4(60)), Err(DropReason::SequenceExhausted));
         assert_eq!(sa.sequence(), last);
     }
 
@@ -318,7 +318,7 @@ mod tests {
         let sa = sa.limited(limits(None, Some(1000)));
         let sealed = (0..1200).filter(|_| seal(&sa, &udp4(60)).is_ok()).count();
         assert_eq!((sealed, sa.sent().packets()), (1000, 1000));
-        assert_eq!(seal(&sa, &udp4(60)), Err(Refusal::Expired));
+        assert_eq!(seal(&sa, &udp4(60)), Err(DropReason::Expired));
 
         let (sa, _) = pair("aes128gcm16");
         let sa = sa.limited(limits(Some(1_000_000), None));
@@ -327,10 +327,17 @@ mod tests {
             stages.push(sa.stage());
         }
         stages.dedup();
-        assert_eq!(stages, [Stage::Fresh, Stage::NearEnd, Stage::Ended]);
+        assert_eq!(
+            stages,
+            [
+                LifetimeState::Fresh,
+                LifetimeState::NearEnd,
+                LifetimeState::Ended
+            ]
+        );
         let carried = sa.sent().bytes();
         assert!((930_000..=1_000_000).contains(&carried), "{carried}");
-        assert_eq!(seal(&sa, &udp4(28)), Err(Refusal::Expired));
+        assert_eq!(seal(&sa, &udp4(28)), Err(DropReason::Expired));
     }
 
     #[test]
@@ -342,14 +349,14 @@ mod tests {
             inbound.pretend_seen(wrap - 3);
             let mut packets: Vec<_> = (0..6).map(|_| seal(&sa, &udp4(80)).unwrap()).collect();
             let again = packets.clone();
-            let mut opening = inbound.lock();
+            let mut guard = inbound.lock();
             for packet in &mut packets {
-                assert!(opening.open(packet).is_ok(), "{words}");
+                assert!(guard.open(packet).is_ok(), "{words}");
             }
             for mut packet in again {
                 assert_eq!(
-                    opening.open(&mut packet).err(),
-                    Some(Refusal::Replay),
+                    guard.open(&mut packet).err(),
+                    Some(DropReason::Replay),
                     "{words}: across the wrap"
                 );
             }
@@ -362,7 +369,7 @@ mod tests {
         let bytes = udp4(100);
         let packet = Packet::parse(&bytes).unwrap();
         let mut room = vec![0; sa.sealed_len(100) - 1];
-        assert_eq!(sa.seal(&packet, &mut room), Err(Refusal::Overflow));
+        assert_eq!(sa.seal(&packet, &mut room), Err(DropReason::Overflow));
         assert_eq!(sa.sequence(), 0);
     }
 
@@ -373,23 +380,23 @@ mod tests {
         let packet = Packet::parse(&inner).unwrap();
         let envelope = HEADER + 8 + 16;
         assert_eq!(sa.sealed_len(1001), envelope + 1004);
-        assert_eq!(sa.roomy_len(1001, envelope + 1008), envelope + 1008);
-        assert_eq!(sa.roomy_len(1001, envelope + 1007), envelope + 1004);
-        let mut room = vec![0; sa.roomy_len(1001, usize::MAX)];
+        assert_eq!(sa.padded_len(1001, envelope + 1008), envelope + 1008);
+        assert_eq!(sa.padded_len(1001, envelope + 1007), envelope + 1004);
+        let mut room = vec![0; sa.padded_len(1001, usize::MAX)];
         let write = |place: &mut [u8]| {
             place.copy_from_slice(&inner);
             true
         };
-        let mut sealing = sa.lock();
-        let laid = sealing.lay_out(&packet, 1001, &mut room, write).unwrap();
-        sealing.seal_all(&[laid], &mut room).unwrap();
-        let mut opening = inbound.lock();
-        assert_eq!(opening.open(&mut room).unwrap().packet.bytes(), inner);
+        let mut guard = sa.lock();
+        let laid = guard.frame(&packet, 1001, &mut room, write).unwrap();
+        guard.seal_all(&[laid], &mut room).unwrap();
+        let mut guard = inbound.lock();
+        assert_eq!(guard.open(&mut room).unwrap().packet.bytes(), inner);
 
         // CBC ends on a block anyway.
         let (sa, _) = pair("aes128-sha1");
         for len in 28..60 {
-            assert_eq!(sa.roomy_len(len, usize::MAX), sa.sealed_len(len));
+            assert_eq!(sa.padded_len(len, usize::MAX), sa.sealed_len(len));
         }
     }
 }

@@ -233,7 +233,7 @@ mod tests {
     }
 
     proptest! {
-        /// The ring agrees with a set that forgets nothing, whatever the order of arrival.
+        /// The ring agrees with a set that forgets nothing, whatever the order of packet.
         #[test]
         fn e05_the_ring_agrees_with_a_set(size in 64u32..300, steps in prop::collection::vec(-400i64..400, 1..400)) {
             let mut window = Window::new(size);

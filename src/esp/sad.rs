@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 
-/// Inbound SAs by SPI, each with what its owner keeps beside it. Built anew when an SA comes or goes, then only read.
+/// Inbound SAs by SPI, each with what its owner keeps extra it. Built anew when an SA comes or goes, then only read.
 #[derive(Debug)]
 pub struct Sad<T> {
     entries: HashMap<u32, Entry<T>, BuildHasherDefault<SpiHasher>>,
 }
 
-/// One SA and what is kept beside it.
+/// One SA and what is kept extra it.
 #[derive(Debug)]
 pub struct Entry<T> {
     /// The SA.
     pub sa: Arc<Inbound>,
     /// Whatever its owner needs when a packet has been opened.
-    pub beside: T,
+    pub extra: T,
 }
 
 impl<T> Sad<T> {
@@ -55,7 +55,7 @@ impl<T> FromIterator<(Arc<Inbound>, T)> for Sad<T> {
         Sad {
             entries: sas
                 .into_iter()
-                .map(|(sa, beside)| (sa.spi(), Entry { sa, beside }))
+                .map(|(sa, extra)| (sa.spi(), Entry { sa, extra }))
                 .collect(),
         }
     }
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(sad.len(), 1744);
         for spi in 256..2000u32 {
             let entry = sad.find(spi).unwrap();
-            assert_eq!((entry.sa.spi(), entry.beside), (spi, spi.wrapping_mul(3)));
+            assert_eq!((entry.sa.spi(), entry.extra), (spi, spi.wrapping_mul(3)));
         }
         // E01: zero, the reserved ones and the unknown.
         for spi in [0, 1, 255, 2000, u32::MAX] {

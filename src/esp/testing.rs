@@ -2,7 +2,7 @@
 
 use super::{HEADER, Inbound, Outbound};
 use crate::crypto::{Esn, EspProposal, EspSuite, Protection, SaKeys, Sealer, Secret};
-use crate::net::{Packet, Policy, Prefix, Refusal};
+use crate::net::{DropReason, Packet, Policy, Prefix};
 
 /// Every encryption and every integrity algorithm at least once.
 pub(crate) const SUITES: &[&str] = &[
@@ -45,7 +45,7 @@ pub(crate) fn keys(protection: Protection, seed: u8) -> SaKeys {
     }
 }
 
-/// The opening side's view: 10.1.0.0/16 and fd01::/16 are behind it, 10.2.0.0/16 and fd02::/16 behind the sealing side.
+/// The guard side's view: 10.1.0.0/16 and fd01::/16 are behind it, 10.2.0.0/16 and fd02::/16 behind the guard side.
 pub(crate) fn policy() -> Policy {
     let prefixes = |v4: &str, v6: &str| {
         [v4, v6]
@@ -58,7 +58,7 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
-/// The same from the sealing side.
+/// The same from the guard side.
 pub(crate) fn mirrored(policy: Policy) -> Policy {
     Policy {
         local: policy.remote,
@@ -112,14 +112,14 @@ pub(crate) fn padded(words: &str, inner: &[u8], next: u8) -> Vec<u8> {
     plaintext
 }
 
-pub(crate) fn open(inbound: &Inbound, esp: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn open(inbound: &Inbound, esp: &[u8]) -> Result<Vec<u8>, DropReason> {
     inbound
         .lock()
         .open(&mut esp.to_vec())
         .map(|opened| opened.packet.bytes().to_vec())
 }
 
-/// A UDP packet of `len` octets from the sealing side to the opening side.
+/// A UDP packet of `len` octets from the guard side to the guard side.
 pub(crate) fn udp4(len: usize) -> Vec<u8> {
     ipv4([10, 2, 0, 5], [10, 1, 0, 7], len)
 }

@@ -6,7 +6,7 @@
 //!  ├───────────────────────────────────── a multiple of the cipher's block ──────────────────────────────────┤
 //! ```
 
-use crate::net::Refusal;
+use crate::net::DropReason;
 
 /// Octets of the shortest trailer: pad length and next header.
 pub(super) const LEAST: usize = 2;
@@ -56,26 +56,26 @@ pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
 }
 
 /// Takes the trailer off an authentic plaintext: what is left, and the IP version it says to be.
-pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), Refusal> {
+pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), DropReason> {
     // The padding counts 1, 2, 3 (RFC 4303 §2.4), and a receiver should look.
     let (rest, [pad_length, next]) = plaintext
         .split_last_chunk::<LEAST>()
-        .ok_or(Refusal::Padding)?;
+        .ok_or(DropReason::Padding)?;
     let inner = rest
         .len()
         .checked_sub(usize::from(*pad_length))
-        .ok_or(Refusal::Padding)?;
-    let (inner, padding) = rest.split_at_checked(inner).ok_or(Refusal::Padding)?;
+        .ok_or(DropReason::Padding)?;
+    let (inner, padding) = rest.split_at_checked(inner).ok_or(DropReason::Padding)?;
     if COUNT.get(..padding.len()) != Some(padding) {
-        return Err(Refusal::Padding);
+        return Err(DropReason::Padding);
     }
 
     // A dummy is discarded in silence (RFC 4303 §2.6).
     match *next {
         IPV4 => Ok((inner, 4)),
         IPV6 => Ok((inner, 6)),
-        NONE => Err(Refusal::Dummy),
-        _ => Err(Refusal::NextHeader),
+        NONE => Err(DropReason::Dummy),
+        _ => Err(DropReason::NextHeader),
     }
 }
 
@@ -108,11 +108,11 @@ mod tests {
             let last = wrong.len() - 1;
             assert_eq!(
                 open(&inbound, &craft(words, 2, &vec![0xff; block * 4])),
-                Err(Refusal::Padding),
+                Err(DropReason::Padding),
                 "{words}"
             );
             wrong[last] ^= 1;
-            assert_eq!(open(&inbound, &wrong), Err(Refusal::Auth), "{words}");
+            assert_eq!(open(&inbound, &wrong), Err(DropReason::Auth), "{words}");
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
             plaintext[place] = 255;
             assert_eq!(
                 open(&inbound, &craft(words, 1, &plaintext)),
-                Err(Refusal::Padding),
+                Err(DropReason::Padding),
                 "{words}"
             );
         }
@@ -140,7 +140,7 @@ mod tests {
         plaintext[41] = 0;
         assert_eq!(
             open(&inbound, &craft(words, 2, &plaintext)),
-            Err(Refusal::Padding)
+            Err(DropReason::Padding)
         );
     }
 
@@ -170,26 +170,26 @@ mod tests {
             assert_eq!(received(&udp6(60), IPV6), Ok(udp6(60)));
             assert_eq!(
                 received(&udp4(60), IPV6),
-                Err(Refusal::NextHeader),
+                Err(DropReason::NextHeader),
                 "{words}"
             );
             assert_eq!(
                 received(&udp6(60), IPV4),
-                Err(Refusal::NextHeader),
+                Err(DropReason::NextHeader),
                 "{words}"
             );
             assert_eq!(
                 received(&udp4(60), 17),
-                Err(Refusal::NextHeader),
+                Err(DropReason::NextHeader),
                 "{words}: transport mode"
             );
-            assert_eq!(received(&udp4(60), NONE), Err(Refusal::Dummy), "{words}");
+            assert_eq!(received(&udp4(60), NONE), Err(DropReason::Dummy), "{words}");
             assert_eq!(
                 received(&[], NONE),
-                Err(Refusal::Dummy),
+                Err(DropReason::Dummy),
                 "{words}: an empty dummy"
             );
-            assert_eq!(received(&[], IPV4), Err(Refusal::Malformed), "{words}");
+            assert_eq!(received(&[], IPV4), Err(DropReason::Malformed), "{words}");
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
                     &inbound,
                     &craft(words, sequence + 1, &padded(words, short, next)),
                 );
-                assert_eq!(refused, Err(Refusal::Malformed), "{words}");
+                assert_eq!(refused, Err(DropReason::Malformed), "{words}");
             }
         }
     }

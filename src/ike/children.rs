@@ -14,7 +14,7 @@ use super::event::{Child, ChildView, DownReason, Role, Sends};
 use super::handshake::Place;
 use super::timers::earliest;
 use crate::crypto::{EspSuite, SaKeys};
-use crate::net::{Carriage, Policy, Time};
+use crate::net::{EspTransport, Policy, Time};
 
 /// A Child SA as the IKE SA that carries it remembers it.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl ChildSa {
     pub fn announced(
         &self,
         place: &Place,
-        carriage: Carriage,
+        transport: EspTransport,
         sends: Sends,
         replaces: Option<u32>,
     ) -> Child {
@@ -125,7 +125,7 @@ impl ChildSa {
             policy: self.policy.clone(),
             local: place.local,
             remote: place.remote,
-            carriage,
+            transport,
             role: self.role,
             hard_expiry: self.hard_expiry,
             sends,
@@ -134,13 +134,13 @@ impl ChildSa {
     }
 
     /// As status reports show it.
-    pub fn view(&self, carriage: Carriage) -> ChildView {
+    pub fn view(&self, transport: EspTransport) -> ChildView {
         ChildView {
             spi_in: self.spi_in,
             spi_out: self.spi_out,
             suite: self.suite,
             policy: self.policy.clone(),
-            carriage,
+            transport,
             rekey_at: self.rekey_at.unwrap_or(Time::ZERO),
             hard_expiry: self.hard_expiry,
         }

@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::refused::Refused;
 use super::settings::TunnelId;
 use crate::crypto::{EspSuite, IkeSuite, SaKeys};
-use crate::net::{Carriage, Policy, Time};
+use crate::net::{EspTransport, Policy, Time};
 use crate::wire::IkeSpi;
 
 /// A received IKE message; the non-ESP marker of port 4500 is already taken off.
@@ -370,7 +370,7 @@ pub struct Child {
     /// Where our IKE and our ESP-in-UDP go.
     pub remote: SocketAddr,
     /// What carries ESP.
-    pub carriage: Carriage,
+    pub transport: EspTransport,
     /// Who started the exchange that made it.
     pub role: Role,
     /// When it must be gone.
@@ -515,7 +515,7 @@ pub struct ChildView {
     /// The traffic it carries.
     pub policy: Policy,
     /// What carries ESP.
-    pub carriage: Carriage,
+    pub transport: EspTransport,
     /// When we rekey it, unless the peer does before.
     pub rekey_at: Time,
     /// When it must be gone.

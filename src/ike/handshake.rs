@@ -31,7 +31,7 @@ use super::schedule::{IkeKeys, Nonces};
 use super::settings::{Settings, TunnelId};
 use super::window::Received;
 use crate::crypto::{Generator, Group, IkeSuite, KeyExchange};
-use crate::net::{Carriage, Time};
+use crate::net::{EspTransport, Time};
 use crate::wire::{Header, Id, IkeSpi, Payload};
 
 /// What goes out, in order.
@@ -163,7 +163,7 @@ pub struct Keyed {
     /// Where a NAT was seen.
     pub detected: Detected,
     /// What carries ESP, given that.
-    pub carriage: Carriage,
+    pub transport: EspTransport,
     /// Whether a post-quantum pre-shared key goes into the keys.
     pub ppk: PpkUse,
     /// The IKE_INTERMEDIATE exchanges so far.

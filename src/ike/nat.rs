@@ -9,7 +9,7 @@ use super::error::Incompatible;
 use super::event::NatView;
 use super::settings::Encapsulation;
 use crate::crypto::{Generator, sha1};
-use crate::net::Carriage;
+use crate::net::EspTransport;
 use crate::wire::{IkeSpi, Notify, NotifyType, Payload};
 
 /// The hash of one end of a message.
@@ -68,7 +68,7 @@ pub struct Detected {
 pub fn settle(
     detected: Option<Detected>,
     encapsulation: Encapsulation,
-) -> Result<(Detected, Carriage), Incompatible> {
+) -> Result<(Detected, EspTransport), Incompatible> {
     let nowhere = Detected {
         us: false,
         peer: false,
@@ -76,11 +76,11 @@ pub fn settle(
     let seen = detected.unwrap_or(nowhere);
     match (encapsulation, seen.us || seen.peer) {
         (Encapsulation::Udp, _) => match detected {
-            Some(detected) => Ok((detected, Carriage::Udp)),
+            Some(detected) => Ok((detected, EspTransport::Udp)),
             None => Err(Incompatible::NatTraversal),
         },
-        (Encapsulation::Auto, true) => Ok((seen, Carriage::Udp)),
-        (Encapsulation::Auto | Encapsulation::Esp, false) => Ok((seen, Carriage::Esp)),
+        (Encapsulation::Auto, true) => Ok((seen, EspTransport::Udp)),
+        (Encapsulation::Auto | Encapsulation::Esp, false) => Ok((seen, EspTransport::Esp)),
         (Encapsulation::Esp, true) => Err(Incompatible::NatBetween {
             seen: seen.view(encapsulation),
         }),
@@ -204,21 +204,21 @@ mod tests {
     fn esp_goes_bare_only_where_no_nat_is_seen() {
         use Encapsulation::{Auto, Esp, Udp};
         let seen = |us, peer| Some(Detected { us, peer });
-        let carriage = |detected, wanted| settle(detected, wanted).map(|(_, carriage)| carriage);
+        let transport = |detected, wanted| settle(detected, wanted).map(|(_, transport)| transport);
         for nat in [seen(true, false), seen(false, true), seen(true, true)] {
-            assert_eq!(carriage(nat, Udp), Ok(Carriage::Udp));
-            assert_eq!(carriage(nat, Auto), Ok(Carriage::Udp));
-            let refused = carriage(nat, Esp).unwrap_err();
+            assert_eq!(transport(nat, Udp), Ok(EspTransport::Udp));
+            assert_eq!(transport(nat, Auto), Ok(EspTransport::Udp));
+            let refused = transport(nat, Esp).unwrap_err();
             assert!(matches!(refused, Incompatible::NatBetween { .. }));
         }
         let clear = seen(false, false);
-        assert_eq!(carriage(clear, Udp), Ok(Carriage::Udp));
-        assert_eq!(carriage(clear, Auto), Ok(Carriage::Esp));
-        assert_eq!(carriage(clear, Esp), Ok(Carriage::Esp));
+        assert_eq!(transport(clear, Udp), Ok(EspTransport::Udp));
+        assert_eq!(transport(clear, Auto), Ok(EspTransport::Esp));
+        assert_eq!(transport(clear, Esp), Ok(EspTransport::Esp));
         // A peer that does not speak of NATs at all.
-        assert_eq!(carriage(None, Udp), Err(Incompatible::NatTraversal));
-        assert_eq!(carriage(None, Auto), Ok(Carriage::Esp));
-        assert_eq!(carriage(None, Esp), Ok(Carriage::Esp));
+        assert_eq!(transport(None, Udp), Err(Incompatible::NatTraversal));
+        assert_eq!(transport(None, Auto), Ok(EspTransport::Esp));
+        assert_eq!(transport(None, Esp), Ok(EspTransport::Esp));
     }
 
     #[test]

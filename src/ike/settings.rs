@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use crate::crypto::{EspProposal, IkeProposal, Secret};
 use crate::net::Policy;
-
-/// A tunnel's index in the configuration; it stays the same while the daemon runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TunnelId(pub u32);
+pub use crate::net::TunnelId;
 
 /// One tunnel: who the peer is, how both prove themselves, what is negotiated and when to connect.
 #[derive(Clone, Debug)]

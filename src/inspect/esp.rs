@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::crypto::{Esn, Opener};
 use crate::esp::{HEADER, read_trailer, replay};
-use crate::net::{Packet, Refusal};
+use crate::net::{DropReason, Packet};
 
 use super::tables::{EspKeyRow, EspKeys};
 
@@ -53,7 +53,7 @@ pub(super) struct EspObservation {
     pub(super) spi: u32,
     pub(super) sequence: u64,
     pub(super) icv: Icv,
-    pub(super) inner: Option<Result<(IpAddr, IpAddr), Refusal>>,
+    pub(super) inner: Option<Result<(IpAddr, IpAddr), DropReason>>,
     pub(super) view: EspView,
     /// Why there is no verdict, or what is wrong with what is inside.
     pub(super) note: Option<String>,
@@ -197,7 +197,7 @@ impl EspObservation {
         });
         let note = match &inner {
             Ok(_) => None,
-            Err(Refusal::Dummy) => Some("a dummy, sent only to hide traffic".to_owned()),
+            Err(DropReason::Dummy) => Some("a dummy, sent only to hide traffic".to_owned()),
             Err(refusal) => Some(format!("authentic, but groundlink drops it: {refusal}")),
         };
         EspObservation {
@@ -217,11 +217,11 @@ impl EspObservation {
 }
 
 /// The packet inside, by the same rules as in the tunnel.
-fn inner(plain: &[u8]) -> Result<Packet<'_>, Refusal> {
+fn inner(plain: &[u8]) -> Result<Packet<'_>, DropReason> {
     let (inner, version) = read_trailer(plain)?;
     let packet = Packet::parse(inner)?;
     if packet.version() != version {
-        return Err(Refusal::NextHeader);
+        return Err(DropReason::NextHeader);
     }
     Ok(packet)
 }
@@ -364,9 +364,12 @@ mod tests {
     fn what_makes_no_sense_inside_is_authentic_all_the_same() {
         let mut opener = opener(ROW);
         let seen = look(&mut opener, &sealed(1, Esn::No, &plain(41)));
-        assert_eq!(seen.inner, Some(Err(Refusal::NextHeader)));
+        assert_eq!(seen.inner, Some(Err(DropReason::NextHeader)));
         assert!(seen.note.unwrap().contains("drops it"));
         let seen = look(&mut opener, &sealed(2, Esn::No, &plain(59)));
-        assert_eq!((seen.icv, seen.inner), (Icv::Ok, Some(Err(Refusal::Dummy))));
+        assert_eq!(
+            (seen.icv, seen.inner),
+            (Icv::Ok, Some(Err(DropReason::Dummy)))
+        );
     }
 }

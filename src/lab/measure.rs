@@ -8,7 +8,7 @@ use super::options::{self, DEFAULT_SUITE, RemoteKind, Side};
 use super::report::{Diagram, LabReport, PingStats, Problem, TcpRates, WireCounters};
 use super::setup::{Lab, POLL, RemoteGateway};
 use super::{LabError, doing, ping, traffic};
-use crate::net::Carriage;
+use crate::net::EspTransport;
 use crate::status::{LastError, Rekeys, Snapshot, State, Tunnel};
 
 /// How long a tunnel may take, and how long we wait on once a side has said what is wrong.
@@ -88,9 +88,9 @@ impl Lab {
                     sent - received
                 )));
             }
-            match self.options.carriage() {
-                Carriage::Udp => self.tap.watch_protocol_50_only(),
-                Carriage::Esp => self.tap.stop(),
+            match self.options.transport() {
+                EspTransport::Udp => self.tap.watch_protocol_50_only(),
+                EspTransport::Esp => self.tap.stop(),
             }
             .map_err(doing("the WAN router cannot be watched"))?;
             for side in [Side::A, Side::B] {
@@ -227,13 +227,13 @@ impl Lab {
             report.problems.push(Problem::new("a tunnel went down"));
             self.explain(report);
         }
-        let (agreed, stray) = match self.options.carriage() {
-            Carriage::Udp => (
+        let (agreed, stray) = match self.options.transport() {
+            EspTransport::Udp => (
                 esp_udp,
                 (esp_native > 0)
                     .then(|| format!("{esp_native} packets left as protocol 50, not in UDP")),
             ),
-            Carriage::Esp => (
+            EspTransport::Esp => (
                 esp_native,
                 (esp_udp > 0).then(|| format!("{esp_udp} packets left in UDP, not as protocol 50")),
             ),

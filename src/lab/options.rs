@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::crypto::{EspProposal, IkeProposal, Status, WordError};
 use crate::ike::Encapsulation;
-use crate::net::Carriage;
+use crate::net::EspTransport;
 
 /// Everything `groundlink lab` takes; `LabOptions::default()` is the lab without words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,16 +115,16 @@ impl LabOptions {
     }
 
     /// What an observer between the gateways should see. strongSwan's userspace ESP has the peer see a NAT, whatever we do.
-    pub fn carriage(&self) -> Carriage {
+    pub fn transport(&self) -> EspTransport {
         match (self.encapsulation, self.nat, self.peer) {
             (Encapsulation::Udp, _, _)
             | (_, NatPlacement::Us | NatPlacement::Peer, _)
-            | (_, _, RemoteKind::Strongswan) => Carriage::Udp,
+            | (_, _, RemoteKind::Strongswan) => EspTransport::Udp,
             (
                 Encapsulation::Auto | Encapsulation::Esp,
                 NatPlacement::None,
                 RemoteKind::Groundlink,
-            ) => Carriage::Esp,
+            ) => EspTransport::Esp,
         }
     }
 

@@ -8,8 +8,8 @@
 //! ```
 
 use super::checksum;
+use super::drop_reason::DropReason;
 use super::packet::Packet;
-use super::refusal::Refusal;
 
 /// The fragments of a packet, in order. Nothing is copied until a fragment is written.
 #[derive(Clone, Debug)]
@@ -37,13 +37,13 @@ pub struct Fragment<'a> {
 /// Cuts `packet` so that every fragment fits `mtu`. A packet that fits comes out as one fragment, unchanged.
 ///
 /// # Errors
-/// [`Refusal::TooBig`] if it does not fit and may not be cut: DF is set, it is IPv6, or the MTU is absurdly small.
-pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, Refusal> {
+/// [`DropReason::TooBig`] if it does not fit and may not be cut: DF is set, it is IPv6, or the MTU is absurdly small.
+pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, DropReason> {
     let mtu = usize::from(mtu);
     let bytes = packet.bytes();
     let fits = bytes.len() <= mtu;
     if !fits && packet.dont_fragment() {
-        return Err(Refusal::TooBig);
+        return Err(DropReason::TooBig);
     }
     if fits {
         let whole = Head::default();
@@ -57,10 +57,10 @@ pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, Ref
             done: false,
         });
     }
-    let (header, rest) = split(bytes).ok_or(Refusal::Malformed)?;
+    let (header, rest) = split(bytes).ok_or(DropReason::Malformed)?;
     // RFC 791 §3.2: at least 8 octets of payload in each.
     if mtu < header.len.saturating_add(8) {
-        return Err(Refusal::TooBig);
+        return Err(DropReason::TooBig);
     }
     let field = header.fragment_field();
     let (offset, more_behind) = (field & OFFSET, field & MORE);
@@ -252,7 +252,7 @@ mod tests {
         bytes
     }
 
-    fn cut(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, Refusal> {
+    fn cut(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, DropReason> {
         let written = fragments(&Packet::parse(bytes).unwrap(), mtu)?.map(|fragment| {
             let mut out = vec![0; fragment.len()];
             assert!(fragment.write(&mut out));
@@ -301,7 +301,7 @@ mod tests {
         let mut bytes = packet(&[], 1000);
         bytes[6] = 0x40;
         assert_eq!(cut(&bytes, 1028), Ok(vec![bytes.clone()]));
-        assert_eq!(cut(&bytes, 1027), Err(Refusal::TooBig));
+        assert_eq!(cut(&bytes, 1027), Err(DropReason::TooBig));
     }
 
     #[test]
@@ -311,8 +311,8 @@ mod tests {
             .udp(1, 2)
             .write(&mut v6, &[0; 1400])
             .unwrap();
-        assert_eq!(cut(&v6, 1280), Err(Refusal::TooBig));
-        assert_eq!(cut(&packet(&[], 1000), 27), Err(Refusal::TooBig));
+        assert_eq!(cut(&v6, 1280), Err(DropReason::TooBig));
+        assert_eq!(cut(&packet(&[], 1000), 27), Err(DropReason::TooBig));
         assert_eq!(
             reassemble(&cut(&packet(&[], 1000), 28).unwrap()),
             packet(&[], 1000)[20..]

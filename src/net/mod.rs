@@ -15,8 +15,9 @@
 )]
 
 mod address;
-mod carriage;
 pub mod checksum;
+mod drop_reason;
+mod esp_transport;
 mod extensions;
 pub mod fragment;
 pub mod icmp;
@@ -25,18 +26,19 @@ mod packet;
 mod policy;
 mod ports;
 mod prefix;
-mod refusal;
 pub mod segment;
 mod selector;
 mod time;
 pub mod traffic_class;
+mod tunnel_id;
 
-pub use carriage::Carriage;
+pub use drop_reason::DropReason;
+pub use esp_transport::EspTransport;
 pub use packet::{FragmentKind, Packet};
 pub use policy::{MOST_SELECTORS, Policy, narrow};
 pub use ports::PortRange;
 pub use prefix::{Prefix, PrefixError};
-pub use refusal::Refusal;
 pub use selector::{Selector, SelectorError};
 pub use time::Time;
 pub use traffic_class::Dscp;
+pub use tunnel_id::TunnelId;

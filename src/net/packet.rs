@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use super::address::{never_a_destination, never_a_source};
+use super::drop_reason::DropReason;
 use super::extensions::walk_extensions;
-use super::refusal::Refusal;
 
 /// An IPv4 or IPv6 packet whose headers hold together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +42,13 @@ impl<'a> Packet<'a> {
     /// Checks the headers. Octets behind the IP packet (RFC 4303 §2.7 pads so) are cut off.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`].
+    /// [`DropReason::Malformed`].
     #[inline(always)]
-    pub fn parse(bytes: &'a [u8]) -> Result<Packet<'a>, Refusal> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Packet<'a>, DropReason> {
         match bytes.first().map(|first| first >> 4) {
-            Some(4) => parse_ipv4(bytes).ok_or(Refusal::Malformed),
-            Some(6) => parse_ipv6(bytes).ok_or(Refusal::Malformed),
-            Some(_) | None => Err(Refusal::Malformed),
+            Some(4) => parse_ipv4(bytes).ok_or(DropReason::Malformed),
+            Some(6) => parse_ipv6(bytes).ok_or(DropReason::Malformed),
+            Some(_) | None => Err(DropReason::Malformed),
         }
     }
 
@@ -422,14 +422,14 @@ mod tests {
     fn e10_a_fragment_beyond_the_largest_packet_is_malformed() {
         assert_eq!(
             Packet::parse(&ipv4(UDP, 0x1fff, &[0; 8])),
-            Err(Refusal::Malformed)
+            Err(DropReason::Malformed)
         );
         assert!(Packet::parse(&ipv4(UDP, 0x1fff, &[0; 7])).is_ok());
         let beyond = ipv6(
             44, // fragment header
             &[&[UDP, 0, 0xff, 0xf8, 0, 0, 0, 1][..], &[0; 8]].concat(),
         );
-        assert_eq!(Packet::parse(&beyond), Err(Refusal::Malformed));
+        assert_eq!(Packet::parse(&beyond), Err(DropReason::Malformed));
     }
 
     #[test]
@@ -439,7 +439,7 @@ mod tests {
             for cut in 0..whole.len() {
                 assert_eq!(
                     Packet::parse(&whole[..cut]),
-                    Err(Refusal::Malformed),
+                    Err(DropReason::Malformed),
                     "{cut} octets"
                 );
             }
@@ -457,7 +457,7 @@ mod tests {
         ] {
             let mut bytes = v4.clone();
             bytes[at] = value;
-            assert_eq!(Packet::parse(&bytes), Err(Refusal::Malformed), "{case}");
+            assert_eq!(Packet::parse(&bytes), Err(DropReason::Malformed), "{case}");
         }
     }
 

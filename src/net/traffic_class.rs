@@ -17,7 +17,7 @@
 //! ```
 
 use super::checksum;
-use super::refusal::Refusal;
+use super::drop_reason::DropReason;
 
 const NOT_CAPABLE: u8 = 0b00;
 const ECT_1: u8 = 0b01;
@@ -62,8 +62,8 @@ pub const fn decapsulated(inner: u8, outer: u8) -> Option<u8> {
 /// Carries the outer header's mark over to a whole IP packet.
 ///
 /// # Errors
-/// [`Refusal::Congestion`] if it has to be dropped.
-pub fn decapsulate(packet: &mut [u8], outer: u8) -> Result<(), Refusal> {
+/// [`DropReason::Congestion`] if it has to be dropped.
+pub fn decapsulate(packet: &mut [u8], outer: u8) -> Result<(), DropReason> {
     // Most packets have met no router that marks.
     if matches!(outer & MARK, NOT_CAPABLE | ECT_0) {
         return Ok(());
@@ -77,7 +77,7 @@ pub fn decapsulate(packet: &mut [u8], outer: u8) -> Result<(), Refusal> {
         true => (*second, 0),
         false => (*second >> 4, 4),
     };
-    let mark = decapsulated(inner, outer).ok_or(Refusal::Congestion)?;
+    let mark = decapsulated(inner, outer).ok_or(DropReason::Congestion)?;
     let old = u16::from_be_bytes([*first, *second]);
     *second = *second & !(MARK << shift) | mark << shift;
     let new = u16::from_be_bytes([*first, *second]);
@@ -128,7 +128,10 @@ mod tests {
                         let after = Packet::parse(&packet).unwrap();
                         match expected {
                             None => {
-                                assert_eq!((outcome, &packet), (Err(Refusal::Congestion), &before))
+                                assert_eq!(
+                                    (outcome, &packet),
+                                    (Err(DropReason::Congestion), &before)
+                                )
                             }
                             Some(mark) => {
                                 assert_eq!(outcome, Ok(()));

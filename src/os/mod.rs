@@ -40,7 +40,7 @@ mod vnet;
 pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
-pub use offload::{Offloading, Receiving, Sending, SocketOffload, Trains};
+pub use offload::{GsoSupport, Offloading, Receiving, Sending, SocketOffload};
 pub use unsent::Unsent;
 pub use vnet::VnetHeader;
 
@@ -48,7 +48,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use crate::net::segment::Kind;
+use crate::net::segment::GsoKind;
 
 /// The largest packet IP can carry, and so the largest a device hands over or a super-packet can be.
 pub const MAX_PACKET: usize = 65_535;
@@ -69,10 +69,10 @@ pub trait Device: Send + Sync {
     fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize>;
 
     /// Which super-packets it takes.
-    fn trains(&self) -> Trains;
+    fn trains(&self) -> GsoSupport;
 
-    /// It has refused one of this kind: it gets fewer kinds of them from now on ([`Trains::without`]).
-    fn give_up(&self, kind: Kind);
+    /// It has refused one of this kind: it gets fewer kinds of them from now on ([`GsoSupport::without`]).
+    fn give_up(&self, kind: GsoKind);
 
     /// The descriptor to wait on: readable when [`Device::read`] has something.
     fn as_fd(&self) -> BorrowedFd<'_>;

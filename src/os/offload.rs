@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::net::segment::Kind;
+use crate::net::segment::GsoKind;
 
 /// How much of it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub enum Receiving {
 /// Super-packets that may be written to a device; the lesser first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Trains {
+pub enum GsoSupport {
     /// None: every packet is written alone.
     None,
     /// TCP segments in a row.
@@ -85,40 +85,40 @@ pub enum Trains {
     TcpAndUdp,
 }
 
-impl Trains {
+impl GsoSupport {
     /// What is left once a train of this kind was refused: a device that refuses datagrams in a row may still take TCP, and one that
     /// refuses TCP takes nothing newer. How often it is refused makes no difference.
     #[must_use]
-    pub fn without(self, kind: Kind) -> Trains {
+    pub fn without(self, kind: GsoKind) -> GsoSupport {
         self.min(match kind {
-            Kind::Udp => Trains::Tcp,
-            Kind::TcpV4 | Kind::TcpV6 => Trains::None,
+            GsoKind::Udp => GsoSupport::Tcp,
+            GsoKind::TcpV4 | GsoKind::TcpV6 => GsoSupport::None,
         })
     }
 }
 
-/// [`Trains`] that any thread may look at and lower.
+/// [`GsoSupport`] that any thread may look at and lower.
 #[derive(Debug)]
 pub(super) struct Taken(AtomicU8);
 
 impl Taken {
-    pub(super) fn new(trains: Trains) -> Taken {
+    pub(super) fn new(trains: GsoSupport) -> Taken {
         Taken(AtomicU8::new(trains as u8))
     }
 
-    pub(super) fn get(&self) -> Trains {
-        const TCP: u8 = Trains::Tcp as u8;
-        const TCP_AND_UDP: u8 = Trains::TcpAndUdp as u8;
+    pub(super) fn get(&self) -> GsoSupport {
+        const TCP: u8 = GsoSupport::Tcp as u8;
+        const TCP_AND_UDP: u8 = GsoSupport::TcpAndUdp as u8;
         match self.0.load(Ordering::Relaxed) {
-            TCP_AND_UDP => Trains::TcpAndUdp,
-            TCP => Trains::Tcp,
-            _ => Trains::None,
+            TCP_AND_UDP => GsoSupport::TcpAndUdp,
+            TCP => GsoSupport::Tcp,
+            _ => GsoSupport::None,
         }
     }
 
     /// In one step, so that two workers that were refused at one moment lose what they were refused and no more.
-    pub(super) fn give_up(&self, kind: Kind) {
-        let left = Trains::TcpAndUdp.without(kind);
+    pub(super) fn give_up(&self, kind: GsoKind) {
+        let left = GsoSupport::TcpAndUdp.without(kind);
         self.0.fetch_min(left as u8, Ordering::Relaxed);
     }
 }
@@ -129,15 +129,15 @@ mod tests {
 
     #[test]
     fn only_the_kind_that_was_refused_is_given_up_however_often() {
-        let taken = Taken::new(Trains::TcpAndUdp);
-        assert_eq!(taken.get(), Trains::TcpAndUdp);
+        let taken = Taken::new(GsoSupport::TcpAndUdp);
+        assert_eq!(taken.get(), GsoSupport::TcpAndUdp);
         for _ in 0..3 {
-            taken.give_up(Kind::Udp);
-            assert_eq!(taken.get(), Trains::Tcp);
+            taken.give_up(GsoKind::Udp);
+            assert_eq!(taken.get(), GsoSupport::Tcp);
         }
-        for kind in [Kind::TcpV6, Kind::Udp, Kind::TcpV4] {
+        for kind in [GsoKind::TcpV6, GsoKind::Udp, GsoKind::TcpV4] {
             taken.give_up(kind);
-            assert_eq!(taken.get(), Trains::None);
+            assert_eq!(taken.get(), GsoSupport::None);
         }
     }
 

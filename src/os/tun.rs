@@ -17,8 +17,8 @@ use nix::sys::uio::writev;
 use nix::unistd::read;
 
 use super::offload::Taken;
-use super::{Device, Offloading, OutPacket, ReadBatch, Trains, VnetHeader};
-use crate::net::segment::Kind;
+use super::{Device, GsoSupport, Offloading, OutPacket, ReadBatch, VnetHeader};
+use crate::net::segment::GsoKind;
 
 /// A TUN device of ours.
 #[derive(Debug)]
@@ -196,11 +196,11 @@ impl Device for Tun {
         Ok(packets.len())
     }
 
-    fn trains(&self) -> Trains {
+    fn trains(&self) -> GsoSupport {
         self.trains.get()
     }
 
-    fn give_up(&self, kind: Kind) {
+    fn give_up(&self, kind: GsoKind) {
         self.trains.give_up(kind);
     }
 
@@ -213,14 +213,14 @@ impl Device for Tun {
 ///
 /// What is written is another matter than what is read, but one kernel knows both or neither: USO came with the offload type of
 /// datagram trains.
-fn set_offload(fd: &OwnedFd, offloading: Offloading) -> Result<Trains, TunError> {
+fn set_offload(fd: &OwnedFd, offloading: Offloading) -> Result<GsoSupport, TunError> {
     const TCP: libc::c_uint =
         libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     let ladder = [
-        (TCP | UDP, Trains::TcpAndUdp),
-        (TCP, Trains::Tcp),
-        (0, Trains::None),
+        (TCP | UDP, GsoSupport::TcpAndUdp),
+        (TCP, GsoSupport::Tcp),
+        (0, GsoSupport::None),
     ];
     let skip = match offloading {
         Offloading::Auto => 0,

@@ -8,8 +8,8 @@
 
 use std::num::NonZeroU16;
 
-use crate::net::Refusal;
-use crate::net::segment::{Kind, Offload, Partial, Train};
+use crate::net::DropReason;
+use crate::net::segment::{GsoKind, GsoPacket, PacketOffload, PartialChecksum};
 
 /// What the kernel leaves for us to do with a packet we read, or we leave to it with a packet we write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,24 +83,24 @@ impl VnetHeader {
     /// What it says, in the words of [`segment`](crate::net::segment).
     ///
     /// # Errors
-    /// [`Refusal::Malformed`]: a super-packet of a kind there is not, or of segments without payload.
-    pub fn offload(self) -> Result<Offload, Refusal> {
-        let partial = self.needs_checksum().then_some(Partial {
+    /// [`DropReason::Malformed`]: a super-packet of a kind there is not, or of segments without payload.
+    pub fn offload(self) -> Result<PacketOffload, DropReason> {
+        let partial = self.needs_checksum().then_some(PartialChecksum {
             start: self.checksum_start,
             offset: self.checksum_offset,
         });
         let kind = match self.gso_type & !Self::GSO_ECN {
             Self::GSO_NONE if self.gso_type == Self::GSO_NONE => {
-                return Ok(partial.map_or(Offload::Whole, Offload::Checksum));
+                return Ok(partial.map_or(PacketOffload::None, PacketOffload::Checksum));
             }
-            Self::GSO_TCPV4 => Kind::TcpV4,
-            Self::GSO_TCPV6 => Kind::TcpV6,
-            Self::GSO_UDP_L4 => Kind::Udp,
-            _ => return Err(Refusal::Malformed),
+            Self::GSO_TCPV4 => GsoKind::TcpV4,
+            Self::GSO_TCPV6 => GsoKind::TcpV6,
+            Self::GSO_UDP_L4 => GsoKind::Udp,
+            _ => return Err(DropReason::Malformed),
         };
-        Ok(Offload::Train(Train {
+        Ok(PacketOffload::Gso(GsoPacket {
             kind,
-            size: NonZeroU16::new(self.gso_size).ok_or(Refusal::Malformed)?,
+            size: NonZeroU16::new(self.gso_size).ok_or(DropReason::Malformed)?,
             header_len: self.header_len,
             partial,
             ecn: self.gso_type & Self::GSO_ECN != 0,
@@ -118,11 +118,11 @@ impl VnetHeader {
     }
 }
 
-impl From<Offload> for VnetHeader {
-    fn from(offload: Offload) -> VnetHeader {
-        let with = |partial: Option<Partial>| match partial {
+impl From<PacketOffload> for VnetHeader {
+    fn from(offload: PacketOffload) -> VnetHeader {
+        let with = |partial: Option<PartialChecksum>| match partial {
             None => VnetHeader::NONE,
-            Some(Partial { start, offset }) => VnetHeader {
+            Some(PartialChecksum { start, offset }) => VnetHeader {
                 flags: VnetHeader::NEEDS_CHECKSUM,
                 checksum_start: start,
                 checksum_offset: offset,
@@ -130,13 +130,13 @@ impl From<Offload> for VnetHeader {
             },
         };
         match offload {
-            Offload::Whole => VnetHeader::NONE,
-            Offload::Checksum(partial) => with(Some(partial)),
-            Offload::Train(train) => {
+            PacketOffload::None => VnetHeader::NONE,
+            PacketOffload::Checksum(partial) => with(Some(partial)),
+            PacketOffload::Gso(train) => {
                 let kind = match train.kind {
-                    Kind::TcpV4 => VnetHeader::GSO_TCPV4,
-                    Kind::TcpV6 => VnetHeader::GSO_TCPV6,
-                    Kind::Udp => VnetHeader::GSO_UDP_L4,
+                    GsoKind::TcpV4 => VnetHeader::GSO_TCPV4,
+                    GsoKind::TcpV6 => VnetHeader::GSO_TCPV6,
+                    GsoKind::Udp => VnetHeader::GSO_UDP_L4,
                 };
                 let ecn = if train.ecn { VnetHeader::GSO_ECN } else { 0 };
                 VnetHeader {
@@ -203,7 +203,7 @@ mod tests {
             flags: VnetHeader::CHECKSUM_VALID,
             ..VnetHeader::NONE
         };
-        assert_eq!(verified.offload(), Ok(Offload::Whole));
+        assert_eq!(verified.offload(), Ok(PacketOffload::None));
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
                 gso_size,
                 ..VnetHeader::NONE
             };
-            assert_eq!(header.offload(), Err(Refusal::Malformed), "{header:?}");
+            assert_eq!(header.offload(), Err(DropReason::Malformed), "{header:?}");
         }
     }
 }

@@ -141,7 +141,7 @@ pub struct Tunnel {
     pub rx: Counters,
     /// What was sent to the peer.
     pub tx: Counters,
-    /// Packets not carried, by reason (`net::Refusal`'s metric names).
+    /// Packets not carried, by reason (`net::DropReason`'s metric names).
     pub refused: BTreeMap<String, u64>,
     /// Completed rekeys.
     pub rekeys: Rekeys,

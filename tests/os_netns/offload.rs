@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use groundlink::net::segment::Kind;
+use groundlink::net::segment::GsoKind;
 use groundlink::os::netns::Namespace;
 use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
 use groundlink::os::udp::UdpSocket;
 use groundlink::os::{
-    Device, Offloading, OutPacket, ReadBatch, RecvBatch, SendBatch, Socket, SocketOffload, Trains,
-    VnetHeader,
+    Device, GsoSupport, Offloading, OutPacket, ReadBatch, RecvBatch, SendBatch, Socket,
+    SocketOffload, VnetHeader,
 };
 
 use super::{as_root, device_with, ip, wait_readable};
@@ -116,7 +116,7 @@ fn e11_tcp_passes_in_super_packets_where_they_are_wanted_and_packet_by_packet_wh
 fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
     as_root(|| {
         let [(one, a), (other, b)] = sites(Offloading::Auto);
-        assert_eq!(a.trains(), Trains::TcpAndUdp, "Linux 6.2 or newer");
+        assert_eq!(a.trains(), GsoSupport::TcpAndUdp, "Linux 6.2 or newer");
         for (from, to) in [
             ("10.9.0.1:7000", "10.9.0.2:7000"),
             ("[fd09::1]:7000", "[fd09::2]:7000"),
@@ -160,14 +160,14 @@ fn a_device_that_refuses_a_train_is_asked_for_fewer_kinds() {
     as_root(|| {
         let [(_one, a), (_other, _b)] = sites(Offloading::Auto);
         for (kind, fewer) in [
-            (Kind::Udp, Trains::Tcp),
-            (Kind::Udp, Trains::Tcp),
-            (Kind::TcpV6, Trains::None),
+            (GsoKind::Udp, GsoSupport::Tcp),
+            (GsoKind::Udp, GsoSupport::Tcp),
+            (GsoKind::TcpV6, GsoSupport::None),
         ] {
             a.give_up(kind);
             assert_eq!(a.trains(), fewer);
         }
         let [(_one, off), _] = sites(Offloading::Off);
-        assert_eq!(off.trains(), Trains::None);
+        assert_eq!(off.trains(), GsoSupport::None);
     });
 }

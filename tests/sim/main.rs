@@ -1,9 +1,9 @@
 //! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
 
 mod answers;
-mod carriage;
 mod deletes;
 mod esp;
+mod esp_transport;
 mod faults;
 mod followup;
 mod fragments;

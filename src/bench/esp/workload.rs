@@ -2,7 +2,7 @@
 
 use crate::crypto::lanes::{self, Incoming, Kernel, Outgoing};
 use crate::crypto::{Esn, EspSuite, SaKeys, Secret};
-use crate::esp::{Arrival, Inbound, Laid, Outbound, Sealing};
+use crate::esp::{FramedPacket, Inbound, Outbound, OutboundGuard, RxPacket};
 use crate::net::{Packet, Policy, Prefix};
 
 use super::BATCH;
@@ -22,14 +22,14 @@ pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let keys = keys(suite);
     let outbound = Outbound::new(SPI, suite, &keys, IV_KEY, policy.clone()).ok()?;
     let inbound = Inbound::new(SPI, suite, &keys, policy, 4096).ok()?;
-    let len = outbound.roomy_len(size, usize::MAX);
+    let len = outbound.padded_len(size, usize::MAX);
     Some(Box::new(SaWorkload {
         outbound,
         inbound,
         inner: udp(size),
         sealed: vec![0; len * BATCH],
         len,
-        laid: Vec::with_capacity(Sealing::GROUP),
+        laid: Vec::with_capacity(OutboundGuard::GROUP),
     }))
 }
 
@@ -64,7 +64,7 @@ struct SaWorkload {
     /// Bytes of each packet in it.
     len: usize,
     /// Those of a group, kept so that nothing is allocated while it is timed.
-    laid: Vec<Laid>,
+    laid: Vec<FramedPacket>,
 }
 
 /// As the datapath does it: packets are laid out until the lanes are full, then sealed while the cache still holds them.
@@ -72,14 +72,14 @@ impl Workload for SaWorkload {
     fn seal(&mut self) {
         let packet = Packet::parse(&self.inner).expect("a packet of our own");
         let mut sealing = self.outbound.lock();
-        for room in self.sealed.chunks_mut(self.len * Sealing::GROUP) {
+        for room in self.sealed.chunks_mut(self.len * OutboundGuard::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
                 let write = |inner: &mut [u8]| {
                     inner.copy_from_slice(&self.inner);
                     true
                 };
-                let laid = sealing.lay_out(&packet, self.inner.len(), place, write);
+                let laid = sealing.frame(&packet, self.inner.len(), place, write);
                 self.laid.push(laid.expect("room enough"));
             }
             let sealed = sealing.seal_all(&self.laid, room);
@@ -89,8 +89,8 @@ impl Workload for SaWorkload {
 
     fn open(&mut self) {
         let mut packets = self.sealed.chunks_mut(self.len);
-        let mut batch: [Arrival<'_>; BATCH] =
-            std::array::from_fn(|_| Arrival::new(packets.next().unwrap_or_default()));
+        let mut batch: [RxPacket<'_>; BATCH] =
+            std::array::from_fn(|_| RxPacket::new(packets.next().unwrap_or_default()));
         self.inbound.lock().open_all(&mut batch);
         let opened = batch.iter().all(|arrival| arrival.inner.is_ok());
         assert!(opened, "authentic and new");

@@ -18,11 +18,11 @@ use super::pair::GatewayPair;
 use super::udp_sender::{LONGEST, UdpSender};
 use crate::crypto::Generator;
 use crate::datapath::{IKE_PORT, NAT_PORT};
-use crate::esp::{Laid, Outbound};
+use crate::esp::{FramedPacket, Outbound};
 use crate::ike::{Child, Content, Datagram, Endpoint, Event, Settings, TunnelId};
 use crate::lab;
 use crate::lab::interrupt::Interrupt;
-use crate::net::{Packet, Refusal, checksum};
+use crate::net::{DropReason, Packet, checksum};
 use crate::os::flood::{self, BURST};
 use crate::os::{clock, entropy};
 
@@ -34,7 +34,7 @@ pub(super) struct EspSender {
     inner: InnerPacket,
     /// One burst, each packet where the one before ends.
     room: Vec<u8>,
-    laid: Vec<Laid>,
+    laid: Vec<FramedPacket>,
 }
 
 const TUNNEL: TunnelId = TunnelId(0);
@@ -90,7 +90,7 @@ impl EspSender {
     }
 
     /// Seals a packet for each of the sizes; says where each ends.
-    fn seal(&mut self, number: u32, sizes: &[usize; BURST]) -> Result<[usize; BURST], Refusal> {
+    fn seal(&mut self, number: u32, sizes: &[usize; BURST]) -> Result<[usize; BURST], DropReason> {
         let mut end = 0;
         let mut ends = [0; BURST];
         self.laid.clear();
@@ -101,7 +101,7 @@ impl EspSender {
             end += self.sa.sealed_len(packet.len());
             let room = self.room.get_mut(begin..end).unwrap_or_default();
             self.laid
-                .push(sealing.lay_out(&packet, packet.len(), room, |inner| {
+                .push(sealing.frame(&packet, packet.len(), room, |inner| {
                     inner.copy_from_slice(packet.bytes());
                     true
                 })?);

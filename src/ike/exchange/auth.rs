@@ -27,7 +27,7 @@ use crate::ike::sa::IkeSa;
 use crate::ike::schedule::ChildSeed;
 use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
-use crate::net::{Carriage, Policy, narrow};
+use crate::net::{EspTransport, Policy, narrow};
 use crate::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
 
 /// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
@@ -355,12 +355,12 @@ fn choose_child(
     datagram: Datagram<'_>,
 ) -> Result<ChosenChild, Error> {
     let settings = &keyed.place.settings;
-    match keyed.carriage {
+    match keyed.transport {
         // A peer that saw the NAT, real or forced, and stays on port 500 could not receive what we send.
-        Carriage::Udp if datagram.local.port() != NAT_PORT => {
+        EspTransport::Udp if datagram.local.port() != NAT_PORT => {
             return Err(Error::Incompatible(Incompatible::NatTraversal));
         }
-        Carriage::Udp | Carriage::Esp => {}
+        EspTransport::Udp | EspTransport::Esp => {}
     }
     let no_proposal = || {
         Error::Incompatible(Incompatible::Esp {

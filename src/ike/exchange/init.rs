@@ -35,7 +35,7 @@ use crate::ike::schedule::{IkeKeys, Nonces};
 use crate::ike::settings::{Encapsulation, Ppk, Settings};
 use crate::ike::shape::{Init, InitAnswer};
 use crate::ike::window::Received;
-use crate::net::{Carriage, Time};
+use crate::net::{EspTransport, Time};
 use crate::wire::{
     ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
 };
@@ -243,7 +243,7 @@ impl InitSent {
             us: seen.us || misnamed,
             ..seen
         });
-        let (detected, carriage) = match nat::settle(detected, settings.encapsulation) {
+        let (detected, transport) = match nat::settle(detected, settings.encapsulation) {
             Ok(settled) => settled,
             Err(what) => return self.doubted(Error::Incompatible(what).failure(cx.now)),
         };
@@ -266,13 +266,13 @@ impl InitSent {
         };
         let mut place = self.place;
         place.local.set_ip(datagram.local.ip());
-        match carriage {
-            Carriage::Udp => {
+        match transport {
+            EspTransport::Udp => {
                 place.local.set_port(NAT_PORT);
                 place.remote.set_port(NAT_PORT);
             }
             // No NAT, no ports to keep open: IKE stays where it began (RFC 7296 §2.23).
-            Carriage::Esp => {}
+            EspTransport::Esp => {}
         }
         Progress::Keyed(Box::new(Keyed {
             place,
@@ -284,7 +284,7 @@ impl InitSent {
             keys,
             protector,
             detected,
-            carriage,
+            transport,
             ppk,
             intermediates: Intermediates::default(),
             peer: peer_kind(&init.vendors),
@@ -503,7 +503,7 @@ fn try_respond(
         place.local,
         place.remote,
     );
-    let (detected, carriage) =
+    let (detected, transport) =
         nat::settle(detected, settings.encapsulation).map_err(Error::Incompatible)?;
     let Answer { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
@@ -576,7 +576,7 @@ fn try_respond(
         keys,
         protector,
         detected,
-        carriage,
+        transport,
         ppk,
         intermediates: Intermediates::default(),
         peer: peer_kind(&init.vendors),

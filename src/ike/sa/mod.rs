@@ -37,7 +37,7 @@ use super::settings::TunnelId;
 use super::timers::Quiet;
 use super::window::Received;
 use crate::crypto::{IkeSuite, Secret, WrongKeyLength};
-use crate::net::{Carriage, Time};
+use crate::net::{EspTransport, Time};
 use crate::wire::{IkeSpi, MessageId, Notify};
 
 pub use request::Job;
@@ -57,7 +57,7 @@ pub struct IkeSa {
     derive: Secret,
     nonces: Nonces,
     detected: Detected,
-    carriage: Carriage,
+    transport: EspTransport,
     peer: PeerKind,
     protector: Protector,
     established: Time,
@@ -183,7 +183,7 @@ impl IkeSa {
             keys,
             protector,
             detected,
-            carriage,
+            transport,
             peer,
             intermediates,
             ..
@@ -212,7 +212,7 @@ impl IkeSa {
             derive: keys.derive,
             nonces,
             detected,
-            carriage,
+            transport,
             peer,
             protector,
             established: now,
@@ -264,7 +264,7 @@ impl IkeSa {
             derive: keys.derive,
             nonces,
             detected: self.detected,
-            carriage: self.carriage,
+            transport: self.transport,
             peer: self.peer,
             protector,
             established: cx.now,
@@ -406,7 +406,7 @@ impl IkeSa {
 
     /// Its Child SA as status reports show it.
     pub fn child_view(&self) -> Option<ChildView> {
-        self.child().map(|child| child.view(self.carriage))
+        self.child().map(|child| child.view(self.transport))
     }
 
     /// Tells the rest of the program that the SA, and its Child SA if it has one, are there. Where another serves, the new one may have to wait until the peer
@@ -425,7 +425,7 @@ impl IkeSa {
                     end: cx.now + WAIT_BESIDE.saturating_mul(3),
                 };
             }
-            let child = child.announced(&self.place, self.carriage, sends, None);
+            let child = child.announced(&self.place, self.transport, sends, None);
             cx.out.events.push_back(Event::ChildUp(Box::new(child)));
         }
     }

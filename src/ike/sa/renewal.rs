@@ -225,7 +225,7 @@ impl IkeSa {
     ) {
         self.upshot.usurps = self.has_lost();
         self.upshot.serves |= replaces.is_none();
-        let news = child.announced(&self.place, self.carriage, sends, replaces);
+        let news = child.announced(&self.place, self.transport, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(news)));
         self.children.push(child);
     }

@@ -14,31 +14,31 @@
 use std::array;
 
 use super::super::packet::Packet;
-use super::Offload;
-use super::run::{Appended, Candidate, Run};
+use super::PacketOffload;
+use super::gro_slot::{Appended, Candidate, GroSlot};
 
 /// Runs that are not finished yet. Its buffers are made once and used for ever.
 #[derive(Debug)]
 pub struct Coalescer {
-    runs: [Run; Coalescer::RUNS],
+    runs: [GroSlot; Coalescer::RUNS],
     /// Which run makes room if none is free.
     victim: usize,
 }
 
 /// Whether datagrams are joined. Linux takes trains of them on a TUN device from 6.2 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UdpRuns {
+pub enum UdpCoalescing {
     /// They are.
-    Joined,
+    Coalesced,
     /// Each stays alone.
     Apart,
 }
 
 /// One or more packets, ready for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Joined<'a> {
+pub struct Coalesced<'a> {
     /// What the kernel has to know: how a super-packet comes apart.
-    pub offload: Offload,
+    pub offload: PacketOffload,
     /// The packet or super-packet.
     pub bytes: &'a [u8],
     /// How many packets have come for it.
@@ -47,12 +47,12 @@ pub struct Joined<'a> {
     pub octets: usize,
 }
 
-impl<'a> Joined<'a> {
+impl<'a> Coalesced<'a> {
     /// A packet by itself.
     #[must_use]
-    pub const fn alone(packet: &Packet<'a>) -> Joined<'a> {
-        Joined {
-            offload: Offload::Whole,
+    pub const fn alone(packet: &Packet<'a>) -> Coalesced<'a> {
+        Coalesced {
+            offload: PacketOffload::None,
             bytes: packet.bytes(),
             packets: 1,
             octets: packet.len(),
@@ -74,18 +74,23 @@ impl Coalescer {
     #[must_use]
     pub fn new() -> Coalescer {
         Coalescer {
-            runs: array::from_fn(|_| Run::new()),
+            runs: array::from_fn(|_| GroSlot::new()),
             victim: 0,
         }
     }
 
     /// Takes a packet, which is joined with others if it is TCP, or UDP and `udp` says so, and hands to `out` what may not wait for others any longer: it, or what came before it.
-    pub fn push(&mut self, packet: &Packet<'_>, udp: UdpRuns, out: &mut impl FnMut(Joined<'_>)) {
+    pub fn push(
+        &mut self,
+        packet: &Packet<'_>,
+        udp: UdpCoalescing,
+        out: &mut impl FnMut(Coalesced<'_>),
+    ) {
         let Some(candidate) = Candidate::of(packet, udp) else {
             self.let_pass(packet, out);
-            return out(Joined::alone(packet));
+            return out(Coalesced::alone(packet));
         };
-        let theirs = |run: &&mut Run| run.flow() == Some(&candidate.flow);
+        let theirs = |run: &&mut GroSlot| run.flow() == Some(&candidate.flow);
         if let Some(run) = self.runs.iter_mut().find(theirs) {
             match run.append(&candidate) {
                 Appended::Open => return,
@@ -94,19 +99,19 @@ impl Coalescer {
             }
         }
         if candidate.ends_a_run() || !self.vacant(out).is_some_and(|run| run.begin(&candidate)) {
-            out(Joined::alone(packet));
+            out(Coalesced::alone(packet));
         }
     }
 
     /// Hands over all that is left. Whoever has no more packets for now calls it, so that none waits for another to come.
-    pub fn flush(&mut self, out: &mut impl FnMut(Joined<'_>)) {
+    pub fn flush(&mut self, out: &mut impl FnMut(Coalesced<'_>)) {
         for run in &mut self.runs {
             run.leave(out);
         }
     }
 
     /// Before a packet that is never joined, what came before it in its flow.
-    fn let_pass(&mut self, packet: &Packet<'_>, out: &mut impl FnMut(Joined<'_>)) {
+    fn let_pass(&mut self, packet: &Packet<'_>, out: &mut impl FnMut(Coalesced<'_>)) {
         for run in &mut self.runs {
             if run.flow().is_some_and(|flow| flow.may_have(packet)) {
                 run.leave(out);
@@ -115,7 +120,7 @@ impl Coalescer {
     }
 
     /// Room for a run, if need be that of another.
-    fn vacant(&mut self, out: &mut impl FnMut(Joined<'_>)) -> Option<&mut Run> {
+    fn vacant(&mut self, out: &mut impl FnMut(Coalesced<'_>)) -> Option<&mut GroSlot> {
         let free = self.runs.iter().position(|run| run.flow().is_none());
         let place = free.unwrap_or_else(|| {
             let victim = self.victim;
@@ -134,12 +139,12 @@ impl Coalescer {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Tcp, cut, datagram, edit, handed_over, join, repair};
-    use super::super::{Kind, tcp};
+    use super::super::{GsoKind, tcp};
     use super::*;
 
     /// How many packets each thing that comes out is made of.
     fn counts(packets: &[Vec<u8>]) -> Vec<usize> {
-        let joined = join(UdpRuns::Joined, packets);
+        let joined = join(UdpCoalescing::Coalesced, packets);
         joined.iter().map(|(count, _, _)| *count).collect()
     }
 
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn segments_in_a_row_become_one_with_everything_linux_wants_to_know() {
-        for (version, kind) in [(4, Kind::TcpV4), (6, Kind::TcpV6)] {
+        for (version, kind) in [(4, GsoKind::TcpV4), (6, GsoKind::TcpV6)] {
             let row = Tcp {
                 version,
                 payload: 1350,
@@ -166,8 +171,8 @@ mod tests {
             };
             let (bytes, train) = handed_over(whole.bytes(), 1350);
             assert_eq!(train.kind, kind);
-            let joined = join(UdpRuns::Apart, &row.in_a_row(46));
-            assert_eq!(joined, [(46, Offload::Train(train), bytes)]);
+            let joined = join(UdpCoalescing::Apart, &row.in_a_row(46));
+            assert_eq!(joined, [(46, PacketOffload::Gso(train), bytes)]);
         }
     }
 
@@ -175,14 +180,17 @@ mod tests {
     fn datagrams_join_only_where_asked() {
         for version in [4, 6] {
             let row: Vec<_> = (0..5).map(|id| datagram(version, id, 1300)).collect();
-            let joined = join(UdpRuns::Joined, &row);
-            let [(5, Offload::Train(train), bytes)] = &joined[..] else {
+            let joined = join(UdpCoalescing::Coalesced, &row);
+            let [(5, PacketOffload::Gso(train), bytes)] = &joined[..] else {
                 panic!("{joined:?}");
             };
-            assert_eq!((train.kind, train.size.get()), (Kind::Udp, 1300));
+            assert_eq!((train.kind, train.size.get()), (GsoKind::Udp, 1300));
             assert_eq!(cut(bytes, train), row);
-            let alone: Vec<_> = row.iter().map(|p| (1, Offload::Whole, p.clone())).collect();
-            assert_eq!(join(UdpRuns::Apart, &row), alone);
+            let alone: Vec<_> = row
+                .iter()
+                .map(|p| (1, PacketOffload::None, p.clone()))
+                .collect();
+            assert_eq!(join(UdpCoalescing::Apart, &row), alone);
         }
     }
 
@@ -205,8 +213,8 @@ mod tests {
             let at = 20 + tcp::FLAGS + 1;
             row[2][at] |= end as u8;
             repair(&mut row[2]);
-            let joined = join(UdpRuns::Apart, &row);
-            let [(3, Offload::Train(train), bytes), (2, _, _)] = &joined[..] else {
+            let joined = join(UdpCoalescing::Apart, &row);
+            let [(3, PacketOffload::Gso(train), bytes), (2, _, _)] = &joined[..] else {
                 panic!("{joined:?}");
             };
             assert_eq!(bytes[at], tcp::ACK as u8 | end as u8);
@@ -219,8 +227,12 @@ mod tests {
         let mut row = Tcp::default().in_a_row(4);
         row[1][20 + tcp::FLAGS + 1] |= tcp::CWR as u8;
         repair(&mut row[1]);
-        let joined = join(UdpRuns::Apart, &row);
-        let [(1, Offload::Whole, _), (3, Offload::Train(train), bytes)] = &joined[..] else {
+        let joined = join(UdpCoalescing::Apart, &row);
+        let [
+            (1, PacketOffload::None, _),
+            (3, PacketOffload::Gso(train), bytes),
+        ] = &joined[..]
+        else {
             panic!("{joined:?}");
         };
         assert!(train.ecn);
@@ -325,8 +337,8 @@ mod tests {
             for nth in 0..5 {
                 let mut damaged = row.clone();
                 damaged[nth][at] ^= 0x10;
-                let joined = join(UdpRuns::Apart, &damaged);
-                let alone = (1, Offload::Whole, damaged[nth].clone());
+                let joined = join(UdpCoalescing::Apart, &damaged);
+                let alone = (1, PacketOffload::None, damaged[nth].clone());
                 assert!(joined.contains(&alone), "{at} in {nth}");
                 let others: usize = joined.iter().map(|(count, _, _)| count).sum();
                 assert_eq!(others, 5);
@@ -346,7 +358,7 @@ mod tests {
             let mut fragment = datagram(4, 2, 500);
             edit(&mut fragment, 6, &field);
             let packets = [&row[..], &[fragment.clone(), fragment]].concat();
-            let joined = join(UdpRuns::Joined, &packets);
+            let joined = join(UdpCoalescing::Coalesced, &packets);
             assert_eq!(
                 joined.iter().map(|(n, _, _)| *n).collect::<Vec<_>>(),
                 [2, 1, 1]
@@ -411,7 +423,7 @@ mod tests {
             let bytes = tcp.bytes();
             coalescer.push(
                 &Packet::parse(&bytes).unwrap(),
-                UdpRuns::Apart,
+                UdpCoalescing::Apart,
                 &mut |joined| {
                     left.push(joined.bytes[21]);
                 },
@@ -433,7 +445,7 @@ mod tests {
             payload: 8948,
             ..Tcp::default()
         };
-        let joined = join(UdpRuns::Apart, &large.in_a_row(15));
+        let joined = join(UdpCoalescing::Apart, &large.in_a_row(15));
         assert_eq!(
             joined.iter().map(|(n, _, _)| *n).collect::<Vec<_>>(),
             [7, 7, 1]
@@ -460,11 +472,11 @@ mod tests {
         let only = Tcp::default().bytes();
         let mut coalescer = Coalescer::new();
         let packet = Packet::parse(&only).unwrap();
-        coalescer.push(&packet, UdpRuns::Apart, &mut |_| {
+        coalescer.push(&packet, UdpCoalescing::Apart, &mut |_| {
             panic!("another may follow")
         });
         let mut left = Vec::new();
         coalescer.flush(&mut |joined| left.push((joined.offload, joined.bytes.to_vec())));
-        assert_eq!(left, [(Offload::Whole, only)]);
+        assert_eq!(left, [(PacketOffload::None, only)]);
     }
 }

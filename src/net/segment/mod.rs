@@ -1,11 +1,11 @@
-//! Offload without hardware: a super-packet comes apart into segments, and a run of segments becomes a super-packet.
+//! PacketOffload without hardware: a super-packet comes apart into segments, and a run of segments becomes a super-packet.
 //!
 //! A TUN device with `IFF_VNET_HDR` hands over and takes packets of up to 64 KiB, as the stack has them before a network card cuts
 //! them. Cutting them here, between the read and the seal, spares a system call per packet; so does joining what has been opened
 //! before it is written.
 //!
 //! ```text
-//!   from the device:  | IP | TCP | payload of up to 64 KiB …………………………………… |     + Offload::Train { size: 1350, … }
+//!   from the device:  | IP | TCP | payload of up to 64 KiB …………………………………… |     + PacketOffload::Gso { size: 1350, … }
 //!        segments()                     │
 //!                                       ▼
 //!   to the peer:      | IP | TCP | 1350 |   | IP | TCP | 1350 |   …   | IP | TCP | rest |
@@ -13,22 +13,22 @@
 //!   from the peer:    | IP | TCP | 1350 |   | IP | TCP | 1350 |   …   | IP | TCP | rest |
 //!        Coalescer                      │
 //!                                       ▼
-//!   to the device:    | IP | TCP | payload of up to 64 KiB …………………………………… |     + Offload::Train { size: 1350, … }
+//!   to the device:    | IP | TCP | payload of up to 64 KiB …………………………………… |     + PacketOffload::Gso { size: 1350, … }
 //! ```
 //!
 //! The rules are those that Linux has for generic segmentation and receive offload: what is joined comes apart again as it was.
 
 mod coalesce;
-mod mould;
+mod gro_slot;
+mod header_template;
 mod offload;
-mod run;
 mod split;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use coalesce::{Coalescer, Joined, UdpRuns};
-pub use offload::{Kind, Offload, Partial, Train};
+pub use coalesce::{Coalesced, Coalescer, UdpCoalescing};
+pub use offload::{GsoKind, GsoPacket, PacketOffload, PartialChecksum};
 pub use split::{Segment, Segments, segments};
 
 const TCP: u8 = 6;

@@ -4,61 +4,61 @@
 use std::num::NonZeroU16;
 
 use super::super::checksum;
-use super::super::refusal::Refusal;
+use super::super::drop_reason::DropReason;
 
 /// What is left to do to a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Offload {
+pub enum PacketOffload {
     /// Nothing: it is as it goes over a wire.
     #[default]
-    Whole,
+    None,
     /// Its transport checksum is to be finished.
-    Checksum(Partial),
+    Checksum(PartialChecksum),
     /// It is several segments in one.
-    Train(Train),
+    Gso(GsoPacket),
 }
 
 /// A transport checksum of which only the pseudo-header has been summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partial {
+pub struct PartialChecksum {
     /// Where the sum starts.
     pub start: u16,
     /// Where the checksum stands, from there.
     pub offset: u16,
 }
 
-impl Partial {
+impl PartialChecksum {
     /// Finishes the checksum in place.
     ///
     /// # Errors
-    /// [`Refusal::Malformed`] if the field lies outside the packet, which is then unchanged.
-    pub fn complete(self, packet: &mut [u8]) -> Result<(), Refusal> {
+    /// [`DropReason::Malformed`] if the field lies outside the packet, which is then unchanged.
+    pub fn complete(self, packet: &mut [u8]) -> Result<(), DropReason> {
         let (start, offset) = (usize::from(self.start), usize::from(self.offset));
         checksum::complete(packet, start, offset)
             .then_some(())
-            .ok_or(Refusal::Malformed)
+            .ok_or(DropReason::Malformed)
     }
 }
 
 /// How a super-packet comes apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Train {
+pub struct GsoPacket {
     /// What it carries.
-    pub kind: Kind,
+    pub kind: GsoKind,
     /// Octets of payload in each segment but the last, which may have fewer.
     pub size: NonZeroU16,
     /// Octets of headers, by its sender's account: a hint (virtio 1.2 §5.1.6.2), which is written and not believed. Linux says how
     /// much lies in the first buffer, and hands on what a guest has said.
     pub header_len: u16,
     /// Where the checksum is that is to be finished in each segment; `None` if its sender has vouched for it otherwise.
-    pub partial: Option<Partial>,
+    pub partial: Option<PartialChecksum>,
     /// The first segment says that the congestion window was reduced (RFC 3168 §6.1.2), and only the first may.
     pub ecn: bool,
 }
 
 /// The kinds of super-packets there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum GsoKind {
     /// TCP over IPv4.
     TcpV4,
     /// TCP over IPv6.
@@ -81,7 +81,7 @@ mod tests {
         let pseudo = Sum::pseudo_header([10, 2, 0, 5].into(), [10, 1, 0, 7].into(), 17, length);
         partial[26..28].copy_from_slice(&pseudo.unwrap().fold().to_be_bytes());
         assert!(!checksums_hold(&partial));
-        let field = Partial {
+        let field = PartialChecksum {
             start: 20,
             offset: 6,
         };
@@ -101,10 +101,10 @@ mod tests {
             (20, u16::MAX),
         ] {
             let mut bytes = whole.clone();
-            let field = Partial { start, offset };
+            let field = PartialChecksum { start, offset };
             assert_eq!(
                 field.complete(&mut bytes),
-                Err(Refusal::Malformed),
+                Err(DropReason::Malformed),
                 "{field:?}"
             );
             assert_eq!(bytes, whole);

@@ -11,28 +11,28 @@
 
 use std::iter::FusedIterator;
 
+use super::super::drop_reason::DropReason;
 use super::super::packet::Packet;
-use super::super::refusal::Refusal;
-use super::mould::{Ip, Mould, Upper};
-use super::{Train, ip, put, tcp, udp};
+use super::header_template::{HeaderTemplate, Ip, Upper};
+use super::{GsoPacket, ip, put, tcp, udp};
 
 /// Takes a super-packet apart as `train` says. Nothing is copied until a segment is written.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] if `train` is not about this packet, [`Refusal::Overflow`] if it would be more than
+/// [`DropReason::Malformed`] if `train` is not about this packet, [`DropReason::Overflow`] if it would be more than
 /// [`Segments::MOST`] segments.
-pub fn segments<'a>(packet: &Packet<'a>, train: &Train) -> Result<Segments<'a>, Refusal> {
-    let segments = Segments::of(packet, train).ok_or(Refusal::Malformed)?;
+pub fn segments<'a>(packet: &Packet<'a>, train: &GsoPacket) -> Result<Segments<'a>, DropReason> {
+    let segments = Segments::of(packet, train).ok_or(DropReason::Malformed)?;
     match segments.len() {
         ..=Segments::MOST => Ok(segments),
-        _ => Err(Refusal::Overflow),
+        _ => Err(DropReason::Overflow),
     }
 }
 
 /// The segments of a super-packet, in order.
 #[derive(Clone, Debug)]
 pub struct Segments<'a> {
-    mould: Mould<'a>,
+    header_template: HeaderTemplate<'a>,
     rest: &'a [u8],
     /// At least 1.
     size: usize,
@@ -45,7 +45,7 @@ pub struct Segments<'a> {
 /// One segment: headers of its own and a part of the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
-    mould: Mould<'a>,
+    header_template: HeaderTemplate<'a>,
     payload: &'a [u8],
     before: u32,
     nth: u16,
@@ -60,13 +60,13 @@ impl<'a> Segments<'a> {
     #[must_use]
     pub fn longest(&self) -> usize {
         let payload = self.size.min(self.rest.len());
-        self.mould.headers.len().saturating_add(payload)
+        self.header_template.headers.len().saturating_add(payload)
     }
 
-    fn of(packet: &Packet<'a>, train: &Train) -> Option<Segments<'a>> {
-        let (mould, payload) = Mould::of(packet, train)?;
+    fn of(packet: &Packet<'a>, train: &GsoPacket) -> Option<Segments<'a>> {
+        let (header_template, payload) = HeaderTemplate::of(packet, train)?;
         (!payload.is_empty()).then_some(Segments {
-            mould,
+            header_template,
             rest: payload,
             size: usize::from(train.size.get()),
             before: 0,
@@ -88,7 +88,7 @@ impl<'a> Iterator for Segments<'a> {
             .split_at_checked(self.size)
             .unwrap_or((self.rest, &[]));
         let segment = Segment {
-            mould: self.mould,
+            header_template: self.header_template,
             payload,
             before: self.before,
             nth: self.nth,
@@ -117,20 +117,23 @@ impl Segment<'_> {
         reason = "a segment has at least its headers"
     )]
     pub const fn len(&self) -> usize {
-        self.mould.headers.len().saturating_add(self.payload.len())
+        self.header_template
+            .headers
+            .len()
+            .saturating_add(self.payload.len())
     }
 
     /// Writes the segment into `out`, which has exactly [`Segment::len`] octets; false, and nothing written, if it has not.
     #[inline]
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> bool {
-        let Mould {
+        let HeaderTemplate {
             headers,
             transport,
             ip,
             upper,
             sum,
-        } = self.mould;
+        } = self.header_template;
         // No longer than the packet it is a part of, whose length has 16 bits.
         let total = self.len() as u16;
         if out.len() != self.len() {
@@ -198,16 +201,16 @@ impl Segment<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
-    use super::super::{Partial, TCP, read, tcp};
+    use super::super::{PartialChecksum, TCP, read, tcp};
     use super::*;
     use crate::net::checksum::Sum;
     use std::num::NonZeroU16;
 
-    fn refusal(bytes: &[u8], train: &Train) -> Option<Refusal> {
+    fn refusal(bytes: &[u8], train: &GsoPacket) -> Option<DropReason> {
         segments(&Packet::parse(bytes).unwrap(), train).err()
     }
 
-    fn long_tcp(version: u8) -> (Vec<u8>, Train) {
+    fn long_tcp(version: u8) -> (Vec<u8>, GsoPacket) {
         let tcp = Tcp {
             version,
             payload: 64_000,
@@ -361,7 +364,7 @@ mod tests {
         for version in [4, 6] {
             let (mut bytes, train) = long_tcp(version);
             let expected = cut(&bytes, &train);
-            let unfinished = Train {
+            let unfinished = GsoPacket {
                 partial: None,
                 ..train
             };
@@ -392,7 +395,7 @@ mod tests {
             train.header_len + 100,
             u16::MAX,
         ] {
-            let train = Train {
+            let train = GsoPacket {
                 header_len,
                 ..train
             };
@@ -405,11 +408,11 @@ mod tests {
         let (v4, of_v4) = long_tcp(4);
         let (v6, of_v6) = long_tcp(6);
         let (udp, of_udp) = handed_over(datagram(4, 0, 3000), 1000);
-        let at = |start, offset| Train {
-            partial: Some(Partial { start, offset }),
+        let at = |start, offset| GsoPacket {
+            partial: Some(PartialChecksum { start, offset }),
             ..of_v4
         };
-        let with_ecn = Train {
+        let with_ecn = GsoPacket {
             ecn: true,
             ..of_udp
         };
@@ -424,7 +427,11 @@ mod tests {
             (&v4, &at(24, 16)),
             (&v4, &at(20, 6)),
         ] {
-            assert_eq!(refusal(bytes, train), Some(Refusal::Malformed), "{train:?}");
+            assert_eq!(
+                refusal(bytes, train),
+                Some(DropReason::Malformed),
+                "{train:?}"
+            );
         }
     }
 
@@ -443,27 +450,31 @@ mod tests {
             (bent(33, &[0x12]), "a SYN"),
             (bent(33, &[0x14]), "a reset"),
         ] {
-            assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed), "{case}");
+            assert_eq!(
+                refusal(&bytes, &train),
+                Some(DropReason::Malformed),
+                "{case}"
+            );
         }
         let empty = Tcp {
             payload: 0,
             ..Tcp::default()
         };
         let (bytes, train) = handed_over(empty.bytes(), 1000);
-        assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed));
+        assert_eq!(refusal(&bytes, &train), Some(DropReason::Malformed));
         let (mut bytes, train) = handed_over(datagram(4, 0, 3000), 1000);
         edit(&mut bytes, 24, &3007_u16.to_be_bytes());
-        assert_eq!(refusal(&bytes, &train), Some(Refusal::Malformed));
+        assert_eq!(refusal(&bytes, &train), Some(DropReason::Malformed));
     }
 
     #[test]
     fn e11_more_segments_than_anybody_sends_are_too_many() {
         let (bytes, train) = long_tcp(4);
-        let of = |size| Train {
+        let of = |size| GsoPacket {
             size: NonZeroU16::new(size).unwrap(),
             ..train
         };
-        assert_eq!(refusal(&bytes, &of(31)), Some(Refusal::Overflow));
+        assert_eq!(refusal(&bytes, &of(31)), Some(DropReason::Overflow));
         assert_eq!(cut(&bytes, &of(32)).len(), 2000);
     }
 

@@ -164,25 +164,33 @@ pub(crate) fn checksums_hold(bytes: &[u8]) -> bool {
 }
 
 /// A packet as a stack hands it over that has left cutting and checksums to the hardware.
-pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
+pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket) {
     let packet = Packet::parse(&bytes).unwrap();
     let start = packet.transport_offset().unwrap();
     let (protocol, v4) = (packet.protocol(), packet.is_ipv4());
     let segment = &bytes[start..];
     let (kind, header_len, offset) = match (protocol, v4) {
-        (TCP, true) => (Kind::TcpV4, tcp_header_len(segment).unwrap(), tcp::CHECKSUM),
-        (TCP, false) => (Kind::TcpV6, tcp_header_len(segment).unwrap(), tcp::CHECKSUM),
-        _ => (Kind::Udp, udp::HEADER, udp::CHECKSUM),
+        (TCP, true) => (
+            GsoKind::TcpV4,
+            tcp_header_len(segment).unwrap(),
+            tcp::CHECKSUM,
+        ),
+        (TCP, false) => (
+            GsoKind::TcpV6,
+            tcp_header_len(segment).unwrap(),
+            tcp::CHECKSUM,
+        ),
+        _ => (GsoKind::Udp, udp::HEADER, udp::CHECKSUM),
     };
     let length = u32::try_from(segment.len()).unwrap();
     let (source, destination) = (packet.source(), packet.destination());
     let pseudo = checksum::Sum::pseudo_header(source, destination, protocol, length).unwrap();
     let cwr = protocol == TCP && read(segment, tcp::FLAGS).unwrap() & tcp::CWR != 0;
-    let train = Train {
+    let train = GsoPacket {
         kind,
         size: size.try_into().unwrap(),
         header_len: (start + header_len) as u16,
-        partial: Some(Partial {
+        partial: Some(PartialChecksum {
             start: start as u16,
             offset: offset as u16,
         }),
@@ -192,7 +200,7 @@ pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, Train) {
     (bytes, train)
 }
 
-pub(crate) fn cut(bytes: &[u8], train: &Train) -> Vec<Vec<u8>> {
+pub(crate) fn cut(bytes: &[u8], train: &GsoPacket) -> Vec<Vec<u8>> {
     let packet = Packet::parse(bytes).unwrap();
     let pieces = segments(&packet, train).unwrap();
     let (count, longest) = (pieces.len(), pieces.longest());
@@ -209,11 +217,14 @@ pub(crate) fn cut(bytes: &[u8], train: &Train) -> Vec<Vec<u8>> {
 }
 
 /// What comes out of a coalescer, with how many packets each has in it.
-pub(crate) fn join(udp: UdpRuns, packets: &[Vec<u8>]) -> Vec<(usize, Offload, Vec<u8>)> {
+pub(crate) fn join(
+    udp: UdpCoalescing,
+    packets: &[Vec<u8>],
+) -> Vec<(usize, PacketOffload, Vec<u8>)> {
     let mut coalescer = Coalescer::new();
     let mut out = Vec::new();
     let mut octets = 0;
-    let mut take = |joined: Joined<'_>| {
+    let mut take = |joined: Coalesced<'_>| {
         octets += joined.octets;
         out.push((joined.packets, joined.offload, joined.bytes.to_vec()));
     };
@@ -227,14 +238,14 @@ pub(crate) fn join(udp: UdpRuns, packets: &[Vec<u8>]) -> Vec<(usize, Offload, Ve
 }
 
 /// What the kernel makes of it on the other side of the device.
-fn apart((count, offload, bytes): &(usize, Offload, Vec<u8>)) -> Vec<Vec<u8>> {
+fn apart((count, offload, bytes): &(usize, PacketOffload, Vec<u8>)) -> Vec<Vec<u8>> {
     match offload {
-        Offload::Whole => {
+        PacketOffload::None => {
             assert_eq!(*count, 1);
             vec![bytes.clone()]
         }
-        Offload::Checksum(_) => panic!("a coalescer leaves none behind"),
-        Offload::Train(train) => {
+        PacketOffload::Checksum(_) => panic!("a coalescer leaves none behind"),
+        PacketOffload::Gso(train) => {
             let pieces = cut(bytes, train);
             assert_eq!(pieces.len(), *count);
             pieces
@@ -307,7 +318,7 @@ fn by_flow(
 proptest! {
     #[test]
     fn what_is_joined_comes_apart_as_it_was_in_order_within_each_flow(packets in traffic(), joined: bool) {
-        let udp = if joined { UdpRuns::Joined } else { UdpRuns::Apart };
+        let udp = if joined { UdpCoalescing::Coalesced } else { UdpCoalescing::Apart };
         let back: Vec<Vec<u8>> = join(udp, &packets).iter().flat_map(apart).collect();
         prop_assert_eq!(by_flow(&back), by_flow(&packets));
     }
@@ -331,7 +342,7 @@ proptest! {
         for piece in &pieces {
             prop_assert!(checksums_hold(piece));
         }
-        prop_assert_eq!(join(UdpRuns::Joined, &pieces), vec![(pieces.len(), Offload::Train(train), bytes)]);
+        prop_assert_eq!(join(UdpCoalescing::Coalesced, &pieces), vec![(pieces.len(), PacketOffload::Gso(train), bytes)]);
     }
 
     #[test]
@@ -347,10 +358,10 @@ proptest! {
         let (kind, size, header_len, start, offset) = facts;
         // Each fact is wrong in half of the cases.
         let wrong = |bit: u8| honest >> bit & 1 == 0;
-        if wrong(0) { train.kind = [Kind::TcpV4, Kind::TcpV6, Kind::Udp][usize::from(kind) % 3]; }
+        if wrong(0) { train.kind = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][usize::from(kind) % 3]; }
         if wrong(1) { train.size = size.max(1).try_into().unwrap(); }
         if wrong(2) { train.header_len = header_len; }
-        if wrong(3) { train.partial = Some(Partial { start, offset }); }
+        if wrong(3) { train.partial = Some(PartialChecksum { start, offset }); }
         train.ecn = wrong(4);
         for (at, value) in edits {
             if let Some(octet) = bytes.get_mut(at) {

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
 use super::super::poll::Signal;
-use super::super::{Device, OutPacket, ReadBatch, Trains, VnetHeader};
+use super::super::{Device, GsoSupport, OutPacket, ReadBatch, VnetHeader};
 use super::lock;
-use crate::net::segment::Kind;
+use crate::net::segment::GsoKind;
 
 /// A TUN device without a kernel: what is [injected](MemoryDevice::inject) can be read, what is written can be
 /// [taken](MemoryDevice::take).
@@ -25,7 +25,7 @@ struct DeviceState {
     spare: Vec<Vec<u8>>,
     read_errors: VecDeque<io::ErrorKind>,
     write_errors: VecDeque<io::ErrorKind>,
-    trains: Trains,
+    trains: GsoSupport,
     /// Super-packets still to be refused.
     unwanted: usize,
 }
@@ -42,7 +42,7 @@ impl MemoryDevice {
             spare: Vec::new(),
             read_errors: VecDeque::new(),
             write_errors: VecDeque::new(),
-            trains: Trains::None,
+            trains: GsoSupport::None,
             unwanted: 0,
         };
         Ok(MemoryDevice {
@@ -100,7 +100,7 @@ impl MemoryDevice {
     }
 
     /// From now on it takes these super-packets; a new device takes none.
-    pub fn take_trains(&self, trains: Trains) {
+    pub fn take_trains(&self, trains: GsoSupport) {
         lock(&self.state).trains = trains;
     }
 
@@ -175,11 +175,11 @@ impl Device for MemoryDevice {
         Ok(packets.len())
     }
 
-    fn trains(&self) -> Trains {
+    fn trains(&self) -> GsoSupport {
         lock(&self.state).trains
     }
 
-    fn give_up(&self, kind: Kind) {
+    fn give_up(&self, kind: GsoKind) {
         let mut state = lock(&self.state);
         state.trains = state.trains.without(kind);
     }

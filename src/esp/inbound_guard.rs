@@ -13,29 +13,29 @@
 use std::ops::Range;
 use std::sync::MutexGuard;
 
-use super::lifetime::{Carried, Stage};
+use super::lifetime::{LifetimeState, Usage};
 use super::replay::{self, Window};
 use super::{HEADER, Inbound};
 use crate::crypto::lanes::{self, GROUP, Incoming};
 use crate::crypto::{Esn, Forged};
-use crate::net::{Packet, Refusal};
+use crate::net::{DropReason, Packet};
 
 /// An inbound SA held for a batch of packets. There is only one at a time, so a window never has two writers; a packet that
 /// reaches another worker because a NAT has moved waits here, on a lock that is otherwise free.
-pub struct Opening<'a> {
+pub struct InboundGuard<'a> {
     sa: &'a Inbound,
     window: MutexGuard<'a, Window>,
     /// What it had carried before.
     before: (u64, u64),
     authentic: u64,
-    leads: bool,
+    is_newest: bool,
     packets: u64,
     bytes: u64,
 }
 
 /// An opened packet.
 #[derive(Debug)]
-pub struct Opened<'a> {
+pub struct Decapsulated<'a> {
     /// The inner packet, in the clear and within the selectors.
     pub packet: Packet<'a>,
     /// Where it lies in what was received.
@@ -44,37 +44,37 @@ pub struct Opened<'a> {
 
 /// One of several packets to open.
 #[derive(Debug)]
-pub struct Arrival<'p> {
+pub struct RxPacket<'p> {
     /// An ESP packet from its SPI to its ICV, opened in place.
     pub esp: &'p mut [u8],
     /// Where in it the inner packet lies, once opened, or why it is not carried. Its bytes may have been decrypted all the same.
-    pub inner: Result<Range<usize>, Refusal>,
-    /// Whether it was authentic and newer than all before it ([`Opening::leads`]).
-    pub leads: bool,
+    pub inner: Result<Range<usize>, DropReason>,
+    /// Whether it was authentic and newer than all before it ([`InboundGuard::is_newest`]).
+    pub is_newest: bool,
 }
 
-impl<'p> Arrival<'p> {
+impl<'p> RxPacket<'p> {
     /// A packet that is still to be opened.
-    pub fn new(esp: &'p mut [u8]) -> Arrival<'p> {
-        Arrival {
+    pub fn new(esp: &'p mut [u8]) -> RxPacket<'p> {
+        RxPacket {
             esp,
-            inner: Err(Refusal::Short),
-            leads: false,
+            inner: Err(DropReason::Short),
+            is_newest: false,
         }
     }
 }
 
-impl<'a> Opening<'a> {
+impl<'a> InboundGuard<'a> {
     /// So many packets at a time fill the lanes, and stay in the first-level cache.
     pub const GROUP: usize = GROUP;
 
-    pub(super) fn new(sa: &'a Inbound, window: MutexGuard<'a, Window>) -> Opening<'a> {
-        Opening {
+    pub(super) fn new(sa: &'a Inbound, window: MutexGuard<'a, Window>) -> InboundGuard<'a> {
+        InboundGuard {
             sa,
             window,
             before: (sa.received().packets(), sa.received().bytes()),
             authentic: 0,
-            leads: false,
+            is_newest: false,
             packets: 0,
             bytes: 0,
         }
@@ -84,44 +84,44 @@ impl<'a> Opening<'a> {
     ///
     /// # Errors
     /// Why the packet is not carried. Its bytes may have been decrypted.
-    pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Opened<'p>, Refusal> {
-        let mut arrival = Arrival::new(esp);
-        self.alone(&mut arrival);
-        let Arrival { esp, inner, .. } = arrival;
+    pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Decapsulated<'p>, DropReason> {
+        let mut packet = RxPacket::new(esp);
+        self.alone(&mut packet);
+        let RxPacket { esp, inner, .. } = packet;
         let range = inner?;
         let packet = Packet::parse(esp.get(range.clone()).unwrap_or_default())?;
-        Ok(Opened { packet, range })
+        Ok(Decapsulated { packet, range })
     }
 
-    /// Opens several, in order, with the outcome that [`open`](Opening::open) would have for each.
-    pub fn open_all(&mut self, arrivals: &mut [Arrival<'_>]) {
+    /// Opens several, in order, with the outcome that [`open`](InboundGuard::open) would have for each.
+    pub fn open_all(&mut self, packets: &mut [RxPacket<'_>]) {
         match &self.sa.lanes {
             // One alone has nobody to share the lanes with.
-            Some(lanes) if arrivals.len() > 1 => {
-                for group in arrivals.chunks_mut(GROUP) {
+            Some(lanes) if packets.len() > 1 => {
+                for group in packets.chunks_mut(GROUP) {
                     self.open_group(lanes, group);
                 }
             }
-            Some(_) | None => arrivals.iter_mut().for_each(|arrival| self.alone(arrival)),
+            Some(_) | None => packets.iter_mut().for_each(|packet| self.alone(packet)),
         }
     }
 
-    fn alone(&mut self, arrival: &mut Arrival<'_>) {
-        self.leads = false;
-        arrival.inner = self.expects(arrival.esp).and_then(|sequence| {
+    fn alone(&mut self, packet: &mut RxPacket<'_>) {
+        self.is_newest = false;
+        packet.inner = self.precheck(packet.esp).and_then(|sequence| {
             let high = self.high(sequence);
-            let plaintext = self.sa.opener.open(arrival.esp, HEADER, high);
-            self.accept(sequence, arrival.esp, plaintext)
+            let plaintext = self.sa.opener.open(packet.esp, HEADER, high);
+            self.finish(sequence, packet.esp, plaintext)
         });
-        arrival.leads = self.leads;
+        packet.is_newest = self.is_newest;
     }
 
-    /// At most [`Opening::GROUP`] of them.
-    fn open_group(&mut self, lanes: &lanes::Opener, group: &mut [Arrival<'_>]) {
-        // 1. and 2. Each gets the number it seems to have, or a refusal.
-        let mut numbers = [Err(Refusal::Short); GROUP];
-        for (number, arrival) in numbers.iter_mut().zip(group.iter()) {
-            *number = self.expects(arrival.esp);
+    /// At most [`InboundGuard::GROUP`] of them.
+    fn open_group(&mut self, lanes: &lanes::Opener, group: &mut [RxPacket<'_>]) {
+        // 1. and 2. Each gets the number it seems to have, or a reason.
+        let mut numbers = [Err(DropReason::Short); GROUP];
+        for (number, packet) in numbers.iter_mut().zip(group.iter()) {
+            *number = self.precheck(packet.esp);
         }
 
         // 3. Those that are left, side by side.
@@ -129,88 +129,89 @@ impl<'a> Opening<'a> {
             std::array::from_fn(|_| Incoming::new(&mut [], None));
         let mut count = 0_usize;
         let numbered = group.iter_mut().zip(numbers);
-        let admitted = numbered.filter_map(|(arrival, number)| Some((arrival, number.ok()?)));
-        for (place, (arrival, number)) in incoming.iter_mut().zip(admitted) {
-            *place = Incoming::new(arrival.esp, self.high(number));
+        let admitted = numbered.filter_map(|(packet, number)| Some((packet, number.ok()?)));
+        for (place, (packet, number)) in incoming.iter_mut().zip(admitted) {
+            *place = Incoming::new(packet.esp, self.high(number));
             count = count.saturating_add(1);
         }
         lanes.open(incoming.get_mut(..count).unwrap_or_default());
         let mut plaintexts = incoming.map(|packet| packet.plaintext).into_iter();
 
         // 4. to 8. In the order they came.
-        for (arrival, number) in group.iter_mut().zip(numbers) {
-            self.leads = false;
-            arrival.inner = number.and_then(|number| {
+        for (packet, number) in group.iter_mut().zip(numbers) {
+            self.is_newest = false;
+            packet.inner = number.and_then(|number| {
                 let plaintext = plaintexts.next().unwrap_or(Err(Forged::TooShort));
-                if plaintext.is_err() && self.expects(arrival.esp).is_ok_and(|now| now != number) {
+                if plaintext.is_err() && self.precheck(packet.esp).is_ok_and(|now| now != number) {
                     // Those before it have moved the window so far that its number must be another. It is as it came.
-                    self.alone(arrival);
-                    return arrival.inner.clone();
+                    self.alone(packet);
+                    return packet.inner.clone();
                 }
-                self.accept(number, arrival.esp, plaintext)
+                self.finish(number, packet.esp, plaintext)
             });
-            arrival.leads = self.leads;
+            packet.is_newest = self.is_newest;
         }
     }
 
     /// Steps 1 and 2: the sequence number of a packet that is worth the cryptography.
     #[inline]
-    fn expects(&self, esp: &[u8]) -> Result<u64, Refusal> {
+    fn precheck(&self, esp: &[u8]) -> Result<u64, DropReason> {
         // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
-        let low = self.sa.framed(esp)?;
+        let low = self.sa.parse_header(esp)?;
         self.may_carry()?;
 
         // 2. What was seen already is dropped before it costs any cryptography.
         let sequence = match self.sa.suite().esn {
             Esn::No => u64::from(low),
-            Esn::Yes => {
-                replay::infer(low, self.window.top(), self.window.size()).ok_or(Refusal::Replay)?
-            }
+            Esn::Yes => replay::infer(low, self.window.top(), self.window.size())
+                .ok_or(DropReason::Replay)?,
         };
         match self.window.admits(sequence) {
             true => Ok(sequence),
-            false => Err(Refusal::Replay),
+            false => Err(DropReason::Replay),
         }
     }
 
     /// Steps 4 to 8: what becomes of a packet whose ICV has been checked. Inlined, since a range that is returned through memory
     /// costs more than finding it.
     #[inline(always)]
-    fn accept(
+    fn finish(
         &mut self,
         sequence: u64,
         esp: &[u8],
         plaintext: Result<Range<usize>, Forged>,
-    ) -> Result<Range<usize>, Refusal> {
+    ) -> Result<Range<usize>, DropReason> {
         // 3. The ICV covers everything before it; nothing was decrypted unless it is right.
         let plaintext = plaintext.map_err(|forged| match forged {
-            Forged::TooShort | Forged::Misaligned => Refusal::Short,
-            Forged::WrongIcv => Refusal::Auth,
+            Forged::TooShort | Forged::Misaligned => DropReason::Short,
+            Forged::WrongIcv => DropReason::Auth,
         })?;
 
         // 4. Only an authentic packet moves the window (RFC 4303 §3.4.3). One of the same batch may have been the same, or the last.
         self.may_carry()?;
         if !self.window.admits(sequence) {
-            return Err(Refusal::Replay);
+            return Err(DropReason::Replay);
         }
-        self.leads = sequence > self.window.top();
+        self.is_newest = sequence > self.window.top();
         self.window.record(sequence);
         self.authentic = self.authentic.saturating_add(1);
 
         // 5. to 8.
         let start = plaintext.start;
-        let inner = self.sa.unwrap(esp.get(plaintext).ok_or(Refusal::Short)?)?;
+        let inner = self
+            .sa
+            .decapsulate(esp.get(plaintext).ok_or(DropReason::Short)?)?;
         self.packets = self.packets.saturating_add(1);
         self.bytes = self.bytes.saturating_add(inner as u64);
         Ok(start..start.saturating_add(inner))
     }
 
     /// Whether the SA may carry one more packet.
-    fn may_carry(&self) -> Result<(), Refusal> {
+    fn may_carry(&self) -> Result<(), DropReason> {
         match self.sa.lifetime.admits(self.carried()) {
             // Numbers are the sender's to spend; the last ones are as good as the first.
-            Ok(()) | Err(Refusal::SequenceExhausted) => Ok(()),
-            Err(refusal) => Err(refusal),
+            Ok(()) | Err(DropReason::SequenceExhausted) => Ok(()),
+            Err(reason) => Err(reason),
         }
     }
 
@@ -229,18 +230,18 @@ impl<'a> Opening<'a> {
 
     /// Whether the packet before was authentic and newer than all others. Only such a packet says where the peer is now: an old
     /// one may have been held back by whoever wants us to believe otherwise.
-    pub fn leads(&self) -> bool {
-        self.leads
+    pub fn is_newest(&self) -> bool {
+        self.is_newest
     }
 
     /// Whether the SA should be replaced, or has ended.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> LifetimeState {
         self.sa.lifetime.stage(self.carried())
     }
 
-    fn carried(&self) -> Carried {
+    fn carried(&self) -> Usage {
         let (packets, bytes) = self.before;
-        Carried {
+        Usage {
             sequence: self.window.top(),
             packets: packets.saturating_add(self.packets),
             bytes: bytes.saturating_add(self.bytes),
@@ -255,7 +256,7 @@ impl<'a> Opening<'a> {
 }
 
 /// The counters others read are touched once a batch.
-impl Drop for Opening<'_> {
+impl Drop for InboundGuard<'_> {
     fn drop(&mut self) {
         if self.packets > 0 {
             self.sa.received.add(self.packets, self.bytes);
@@ -280,20 +281,20 @@ mod tests {
     /// What becomes of these packets, opened together or one by one.
     fn outcomes(inbound: &Inbound, packets: &[Vec<u8>], together: usize) -> Vec<Outcome> {
         let mut copies = packets.to_vec();
-        let mut opening = inbound.lock();
+        let mut guard = inbound.lock();
         let mut all = Vec::new();
         for group in copies.chunks_mut(together) {
-            let mut arrivals: Vec<_> = group.iter_mut().map(|esp| Arrival::new(esp)).collect();
-            opening.open_all(&mut arrivals);
-            all.extend(arrivals.into_iter().map(|arrival| {
-                let inner = arrival.inner.map(|range| arrival.esp[range].to_vec());
-                (inner, arrival.leads)
+            let mut packets: Vec<_> = group.iter_mut().map(|esp| RxPacket::new(esp)).collect();
+            guard.open_all(&mut packets);
+            all.extend(packets.into_iter().map(|packet| {
+                let inner = packet.inner.map(|range| packet.esp[range].to_vec());
+                (inner, packet.is_newest)
             }));
         }
         all
     }
 
-    type Outcome = (Result<Vec<u8>, Refusal>, bool);
+    type Outcome = (Result<Vec<u8>, DropReason>, bool);
 
     /// Good packets of many lengths in some disorder, and between them everything that is refused.
     fn mixture(words: &str) -> Vec<Vec<u8>> {
@@ -350,7 +351,7 @@ mod tests {
             assert!(
                 all[1..]
                     .iter()
-                    .all(|one| *one == (Err(Refusal::Replay), false))
+                    .all(|one| *one == (Err(DropReason::Replay), false))
             );
         }
     }
@@ -403,7 +404,7 @@ mod tests {
             assert!(
                 all[10..]
                     .iter()
-                    .all(|(inner, _)| *inner == Err(Refusal::Expired))
+                    .all(|(inner, _)| *inner == Err(DropReason::Expired))
             );
         }
     }

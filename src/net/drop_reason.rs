@@ -5,35 +5,35 @@
 
 use std::fmt;
 
-macro_rules! refusals {
+macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $variant:ident, $metric:literal, $sentence:literal;)*) => {
         /// Why a packet was not carried.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
-        pub enum Refusal { $($(#[$doc])* $variant),* }
+        pub enum DropReason { $($(#[$doc])* $variant),* }
 
-        impl Refusal {
-            /// Every reason, in the order of [`Refusal::index`].
-            pub const ALL: &'static [Refusal] = &[$(Refusal::$variant),*];
+        impl DropReason {
+            /// Every reason, in the order of [`DropReason::index`].
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant),*];
 
             /// How many reasons there are: the length of an array of counters.
-            pub const COUNT: usize = Refusal::ALL.len();
+            pub const COUNT: usize = DropReason::ALL.len();
 
             /// The name of its counter.
             #[must_use]
             pub const fn metric(self) -> &'static str {
-                match self { $(Refusal::$variant => $metric),* }
+                match self { $(DropReason::$variant => $metric),* }
             }
 
             /// What happened, for people.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
-                match self { $(Refusal::$variant => $sentence),* }
+                match self { $(DropReason::$variant => $sentence),* }
             }
         }
     };
 }
-refusals! {
+drop_reasons! {
     /// A packet is not what its headers say.
     Malformed, "malformed", "the packet's own headers contradict each other or its length";
     /// There is no SA to send through.
@@ -90,21 +90,21 @@ refusals! {
     NoticeFull, "notice-full", "the queue of IKE messages towards the control plane was full";
 }
 
-impl Refusal {
-    /// Its place in an array of [`Refusal::COUNT`] counters.
+impl DropReason {
+    /// Its place in an array of [`DropReason::COUNT`] counters.
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.sentence())
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for DropReason {}
 
 #[cfg(test)]
 mod tests {
@@ -112,18 +112,18 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_own_place_name_and_sentence() {
-        for (place, refusal) in Refusal::ALL.iter().enumerate() {
-            assert_eq!(refusal.index(), place);
+        for (place, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), place);
             assert!(
-                refusal
+                reason
                     .metric()
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b == b'-'),
-                "{refusal:?}"
+                "{reason:?}"
             );
-            for other in Refusal::ALL.iter().skip(place + 1) {
-                assert_ne!(refusal.metric(), other.metric());
-                assert_ne!(refusal.sentence(), other.sentence());
+            for other in DropReason::ALL.iter().skip(place + 1) {
+                assert_ne!(reason.metric(), other.metric());
+                assert_ne!(reason.sentence(), other.sentence());
             }
         }
     }

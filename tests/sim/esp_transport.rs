@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use groundlink::ike::{Command, Encapsulation, NatView, Peer, Rekey, Settings, State};
-use groundlink::net::Carriage;
+use groundlink::net::EspTransport;
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
 
@@ -36,12 +36,12 @@ fn translated(a: Encapsulation, b: Encapsulation) -> Pair {
     pair
 }
 
-fn assert_carries(pair: &Pair, carriage: Carriage, port: u16) {
+fn assert_carries(pair: &Pair, transport: EspTransport, port: u16) {
     pair.assert_agreed();
     for node in [&pair.a, &pair.b] {
         assert_eq!(node.state(), State::Up);
-        assert_eq!(node.children[0].carriage, carriage);
-        assert_eq!(node.view().child.unwrap().carriage, carriage);
+        assert_eq!(node.children[0].transport, transport);
+        assert_eq!(node.view().child.unwrap().transport, transport);
         assert_eq!(node.children[0].local.port(), port);
     }
 }
@@ -51,7 +51,7 @@ fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
     use Encapsulation::{Auto, Esp};
     for (a, b) in [(Auto, Auto), (Esp, Esp), (Auto, Esp), (Esp, Auto)] {
         let mut pair = between(a, b);
-        assert_carries(&pair, Carriage::Esp, 500);
+        assert_carries(&pair, EspTransport::Esp, 500);
         let sent = pair.a.sent.iter().chain(&pair.b.sent);
         assert!(sent.clone().all(|sent| sent.remote.port() == 500));
         assert_eq!(pair.a.view().ike.unwrap().nat, NatView::None);
@@ -65,7 +65,7 @@ fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
                 },
             );
             pair.run_for(Duration::from_secs(10));
-            assert_carries(&pair, Carriage::Esp, 500);
+            assert_carries(&pair, EspTransport::Esp, 500);
         }
     }
 }
@@ -74,15 +74,15 @@ fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
 fn auto_goes_into_udp_where_a_nat_is_seen() {
     use Encapsulation::{Auto, Udp};
     for (a, b) in [(Auto, Auto), (Udp, Auto), (Auto, Udp)] {
-        assert_carries(&translated(a, b), Carriage::Udp, 4500);
+        assert_carries(&translated(a, b), EspTransport::Udp, 4500);
     }
 }
 
 #[test]
 fn auto_follows_a_peer_that_forces_udp() {
     use Encapsulation::{Auto, Udp};
-    assert_carries(&between(Auto, Udp), Carriage::Udp, 4500);
-    assert_carries(&between(Udp, Auto), Carriage::Udp, 4500);
+    assert_carries(&between(Auto, Udp), EspTransport::Udp, 4500);
+    assert_carries(&between(Udp, Auto), EspTransport::Udp, 4500);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn an_address_of_ours_that_is_left_open_is_asked_for_before_its_hash_is_sent() {
     };
     pair.command(Side::A, answer.clone());
     pair.run_for(Duration::from_secs(3));
-    assert_carries(&pair, Carriage::Esp, 500);
+    assert_carries(&pair, EspTransport::Esp, 500);
     // Nobody has asked again: such an answer begins nothing.
     let sent = pair.a.sent.len();
     pair.command(Side::A, answer);
@@ -153,5 +153,5 @@ fn an_address_of_ours_that_is_left_open_is_asked_for_before_its_hash_is_sent() {
     };
     pair.command(Side::A, nothing);
     pair.run_for(Duration::from_secs(3));
-    assert_carries(&pair, Carriage::Udp, 4500);
+    assert_carries(&pair, EspTransport::Udp, 4500);
 }

@@ -13,8 +13,8 @@ use std::num::NonZeroU16;
 use super::super::checksum::{self, Sum};
 use super::super::packet::{FragmentKind, Packet};
 use super::{
-    Joined, Kind, Offload, Partial, TCP, Train, UDP, UdpRuns, ip, put, read, read_long, tcp,
-    tcp_header_len, udp,
+    Coalesced, GsoKind, GsoPacket, PacketOffload, PartialChecksum, TCP, UDP, UdpCoalescing, ip,
+    put, read, read_long, tcp, tcp_header_len, udp,
 };
 
 /// The packets between two ports in one direction.
@@ -53,7 +53,7 @@ pub(super) struct Candidate<'p> {
 impl<'p> Candidate<'p> {
     /// `None` for what is never joined: fragments, IP options and extensions, anything but data on an established connection,
     /// datagrams that are empty or have no checksum.
-    pub(super) fn of(packet: &Packet<'p>, udp_runs: UdpRuns) -> Option<Candidate<'p>> {
+    pub(super) fn of(packet: &Packet<'p>, udp_runs: UdpCoalescing) -> Option<Candidate<'p>> {
         let bytes = packet.bytes();
         let transport = packet.transport_offset()?;
         let plain = match packet.is_ipv4() {
@@ -65,7 +65,7 @@ impl<'p> Candidate<'p> {
         }
         let segment = bytes.get(transport..)?;
         let (header_len, sequence, flags) = match (packet.protocol(), udp_runs) {
-            (TCP, UdpRuns::Joined | UdpRuns::Apart) => {
+            (TCP, UdpCoalescing::Coalesced | UdpCoalescing::Apart) => {
                 let flags = read(segment, tcp::FLAGS)?;
                 let special = flags & (tcp::SYN | tcp::RST | tcp::URG);
                 if special != 0 || flags & tcp::ACK == 0 {
@@ -74,14 +74,14 @@ impl<'p> Candidate<'p> {
                 let sequence = read_long(segment, tcp::SEQUENCE)?;
                 (tcp_header_len(segment)?, sequence, flags)
             }
-            (UDP, UdpRuns::Joined) => {
+            (UDP, UdpCoalescing::Coalesced) => {
                 let length = usize::from(read(segment, udp::LENGTH)?);
                 if length != segment.len() || read(segment, udp::CHECKSUM)? == 0 {
                     return None;
                 }
                 (udp::HEADER, 0, 0)
             }
-            (_, UdpRuns::Joined | UdpRuns::Apart) => return None,
+            (_, UdpCoalescing::Coalesced | UdpCoalescing::Apart) => return None,
         };
         let payload_at = transport.checked_add(header_len)?;
         (payload_at < bytes.len()).then_some(Candidate {
@@ -139,7 +139,7 @@ pub(super) enum Appended {
 
 /// A run, or room for one.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct GroSlot {
     room: Vec<u8>,
     flow: Option<Flow>,
     /// Octets used.
@@ -157,13 +157,13 @@ pub(super) struct Run {
     id: u16,
 }
 
-impl Run {
+impl GroSlot {
     /// The most packets of a run of datagrams: what Linux takes as one train (`UDP_MAX_SEGMENTS`). Segments of TCP have no such limit,
     /// but that of the packet's length.
     const MOST_DATAGRAMS: u16 = 64;
 
-    pub(super) fn new() -> Run {
-        Run {
+    pub(super) fn new() -> GroSlot {
+        GroSlot {
             room: vec![0; usize::from(u16::MAX)],
             flow: None,
             len: 0,
@@ -234,7 +234,7 @@ impl Run {
             );
             self.flags = flags;
         }
-        let full = next.flow.protocol == UDP && self.packets >= Run::MOST_DATAGRAMS;
+        let full = next.flow.protocol == UDP && self.packets >= GroSlot::MOST_DATAGRAMS;
         let last = next.ends_a_run() || payload.len() < self.size || full;
         Some(if last { Appended::Last } else { Appended::Open })
     }
@@ -274,14 +274,16 @@ impl Run {
     }
 
     /// Hands over what there is, and is free again.
-    pub(super) fn leave(&mut self, out: &mut impl FnMut(Joined<'_>)) {
+    pub(super) fn leave(&mut self, out: &mut impl FnMut(Coalesced<'_>)) {
         let Some(flow) = self.flow.take() else { return };
         let offload = match self.packets {
-            ..=1 => Offload::Whole,
-            _ => self.close(&flow).map_or(Offload::Whole, Offload::Train),
+            ..=1 => PacketOffload::None,
+            _ => self
+                .close(&flow)
+                .map_or(PacketOffload::None, PacketOffload::Gso),
         };
         let headers = usize::from(self.packets.saturating_sub(1)).saturating_mul(self.payload_at);
-        out(Joined {
+        out(Coalesced {
             offload,
             bytes: self.room.get(..self.len).unwrap_or_default(),
             packets: usize::from(self.packets),
@@ -290,7 +292,7 @@ impl Run {
     }
 
     /// Makes the headers those of a super-packet.
-    fn close(&mut self, flow: &Flow) -> Option<Train> {
+    fn close(&mut self, flow: &Flow) -> Option<GsoPacket> {
         let total = u16::try_from(self.len).ok()?;
         let transport = u16::try_from(self.transport).ok()?;
         let length = total.checked_sub(transport)?;
@@ -306,20 +308,20 @@ impl Run {
             IpAddr::V6(_) => put(network, ip::V6_LENGTH, length.to_be_bytes()),
         }
         let (kind, field) = match (flow.protocol, flow.source) {
-            (TCP, IpAddr::V4(_)) => (Kind::TcpV4, tcp::CHECKSUM),
-            (TCP, IpAddr::V6(_)) => (Kind::TcpV6, tcp::CHECKSUM),
+            (TCP, IpAddr::V4(_)) => (GsoKind::TcpV4, tcp::CHECKSUM),
+            (TCP, IpAddr::V6(_)) => (GsoKind::TcpV6, tcp::CHECKSUM),
             (_, IpAddr::V4(_) | IpAddr::V6(_)) => {
                 put(header, udp::LENGTH, length.to_be_bytes());
-                (Kind::Udp, udp::CHECKSUM)
+                (GsoKind::Udp, udp::CHECKSUM)
             }
         };
         let partial = pseudo_header(flow, length)?.fold();
         put(header, field, partial.to_be_bytes());
-        Some(Train {
+        Some(GsoPacket {
             kind,
             size: NonZeroU16::new(u16::try_from(self.size).ok()?)?,
             header_len: u16::try_from(self.payload_at).ok()?,
-            partial: Some(Partial {
+            partial: Some(PartialChecksum {
                 start: transport,
                 offset: u16::try_from(field).ok()?,
             }),

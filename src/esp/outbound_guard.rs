@@ -1,79 +1,79 @@
 //! Inner packets become ESP packets, many under one outbound SA, sealed where they will leave from. The mirror image is
-//! [`opening`](super::opening).
+//! [`guard`](super::guard).
 //!
 //! ```text
-//!   lay_out   SPI, number ‖ room for the IV ‖ inner packet ‖ padding ‖ room for the ICV      a packet gets its number and place
+//!   frame   SPI, number ‖ room for the IV ‖ inner packet ‖ padding ‖ room for the ICV      a packet gets its number and place
 //!   seal_all  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓ …       some of them, side by side, at once
 //! ```
 //!
-//! Laying out and sealing are two steps because AES-CBC with HMAC is several times faster over packets in parallel
+//! Laying out and guard are two steps because AES-CBC with HMAC is several times faster over packets in parallel
 //! ([`lanes`](crate::crypto::lanes)).
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::lifetime::{Carried, Stage};
+use super::lifetime::{LifetimeState, Usage};
 use super::{HEADER, Outbound, trailer};
 use crate::crypto::Esn;
 use crate::crypto::lanes::{GROUP, Outgoing};
-use crate::net::{Packet, Refusal};
+use crate::net::{DropReason, Packet};
 
 /// An outbound SA held for a batch of packets.
-pub struct Sealing<'a> {
+pub struct OutboundGuard<'a> {
     sa: &'a Outbound,
-    used: MutexGuard<'a, Used>,
+    used: MutexGuard<'a, Counted>,
     /// What it had carried before.
-    before: Used,
+    before: Counted,
 }
 
 /// What an SA has carried: sequence numbers, each of them one packet's, and octets of inner packets.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Used {
+pub(super) struct Counted {
     sequence: u64,
     bytes: u64,
 }
 
 /// An ESP packet that has its number and its place, but is still to be sealed.
 #[derive(Clone, Copy, Debug)]
-pub struct Laid {
+pub struct FramedPacket {
     sequence: u64,
     /// Octets of the whole ESP packet.
     len: usize,
 }
 
-impl<'a> Sealing<'a> {
-    /// So many packets laid out are worth sealing: they fill the lanes, and the first-level cache still holds them.
+impl<'a> OutboundGuard<'a> {
+    /// So many packets laid out are worth guard: they fill the lanes, and the first-level cache still holds them.
     pub const GROUP: usize = GROUP;
 
-    pub(super) fn new(sa: &'a Outbound, used: MutexGuard<'a, Used>) -> Sealing<'a> {
+    pub(super) fn new(sa: &'a Outbound, used: MutexGuard<'a, Counted>) -> OutboundGuard<'a> {
         let before = *used;
-        Sealing { sa, used, before }
+        OutboundGuard { sa, used, before }
     }
 
     /// Whether the SA should be replaced, or has ended.
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> LifetimeState {
         self.sa.lifetime.stage(self.carried())
     }
 
     /// Gives a packet of `inner` octets its number and lays it out in `room`, which has [`sealed_len`](Outbound::sealed_len) or
-    /// [`roomy_len`](Outbound::roomy_len) octets: `write` puts it there, and says whether it could. It is of the family that `like`
-    /// has, the packet it is or is a part of. Until [`seal_all`](Sealing::seal_all) it is in the clear and must not leave.
+    /// [`padded_len`](Outbound::padded_len) octets: `write` puts it there, and says whether it could. It is of the family that `like`
+    /// has, the packet it is or is a part of. Until [`seal_all`](OutboundGuard::seal_all) it is in the clear and must not leave.
     ///
     /// # Errors
-    /// [`Refusal::Overflow`] if the room does not fit or `write` failed, [`Refusal::SequenceExhausted`] when no number may be used
-    /// any more, [`Refusal::Expired`] when the SA has carried as much as it may.
-    pub fn lay_out(
+    /// [`DropReason::Overflow`] if the room does not fit or `write` failed, [`DropReason::SequenceExhausted`] when no number may be used
+    /// any more, [`DropReason::Expired`] when the SA has carried as much as it may.
+    pub fn frame(
         &mut self,
         like: &Packet<'_>,
         inner: usize,
         room: &mut [u8],
         write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> Result<Laid, Refusal> {
+    ) -> Result<FramedPacket, DropReason> {
         let len = room.len();
         let trailer = len
             .checked_sub(self.sa.envelope().saturating_add(inner))
             .filter(|trailer| *trailer >= trailer::LEAST)
-            .ok_or(Refusal::Overflow)?;
+            .ok_or(DropReason::Overflow)?;
         self.sa.lifetime.admits(self.carried())?;
         // From here on the number is spent, whatever becomes of the packet.
         let sequence = self.used.sequence.saturating_add(1);
@@ -84,9 +84,9 @@ impl<'a> Sealing<'a> {
             trailer::IPV6
         };
         self.fill(sequence, [inner, trailer], next, room, write)
-            .ok_or(Refusal::Overflow)?;
+            .ok_or(DropReason::Overflow)?;
         self.used.bytes = self.used.bytes.saturating_add(inner as u64);
-        Ok(Laid { sequence, len })
+        Ok(FramedPacket { sequence, len })
     }
 
     /// Writes everything that is not the cipher's: header, inner packet and trailer.
@@ -114,8 +114,8 @@ impl<'a> Sealing<'a> {
     /// Seals packets that lie side by side from the start of `room`, each as it was laid out.
     ///
     /// # Errors
-    /// [`Refusal::Overflow`] if they do not fill `room` as they should; then none of them may leave.
-    pub fn seal_all(&self, laid: &[Laid], room: &mut [u8]) -> Result<(), Refusal> {
+    /// [`DropReason::Overflow`] if they do not fill `room` as they should; then none of them may leave.
+    pub fn seal_all(&self, laid: &[FramedPacket], room: &mut [u8]) -> Result<(), DropReason> {
         let mut rest = room;
         match &self.sa.lanes {
             // One alone has nobody to share the lanes with.
@@ -128,15 +128,15 @@ impl<'a> Sealing<'a> {
                         esn_high: self.high(laid.sequence),
                     };
                 }
-                let packets = packets.get_mut(..group.len()).ok_or(Refusal::Overflow)?;
-                lanes.seal(packets).map_err(|_| Refusal::Overflow)
+                let packets = packets.get_mut(..group.len()).ok_or(DropReason::Overflow)?;
+                lanes.seal(packets).map_err(|_| DropReason::Overflow)
             }),
             Some(_) | None => laid.iter().try_for_each(|laid| {
                 let packet = cut(&mut rest, laid.len)?;
                 self.sa
                     .sealer
                     .seal(packet, HEADER, laid.sequence, self.high(laid.sequence))
-                    .map_err(|_| Refusal::Overflow)
+                    .map_err(|_| DropReason::Overflow)
             }),
         }
     }
@@ -149,8 +149,8 @@ impl<'a> Sealing<'a> {
         }
     }
 
-    fn carried(&self) -> Carried {
-        Carried {
+    fn carried(&self) -> Usage {
+        Usage {
             sequence: self.used.sequence,
             packets: self.used.sequence,
             bytes: self.used.bytes,
@@ -166,9 +166,9 @@ impl<'a> Sealing<'a> {
 }
 
 /// What others read is written once a batch.
-impl Drop for Sealing<'_> {
+impl Drop for OutboundGuard<'_> {
     fn drop(&mut self) {
-        let Used { sequence, bytes } = *self.used;
+        let Counted { sequence, bytes } = *self.used;
         self.sa.number.store(sequence, Relaxed);
         let packets = sequence.saturating_sub(self.before.sequence);
         if packets > 0 {
@@ -179,10 +179,10 @@ impl Drop for Sealing<'_> {
 }
 
 /// Takes the next `len` octets off the front.
-fn cut<'a>(rest: &mut &'a mut [u8], len: usize) -> Result<&'a mut [u8], Refusal> {
+fn cut<'a>(rest: &mut &'a mut [u8], len: usize) -> Result<&'a mut [u8], DropReason> {
     let (packet, after) = std::mem::take(rest)
         .split_at_mut_checked(len)
-        .ok_or(Refusal::Overflow)?;
+        .ok_or(DropReason::Overflow)?;
     *rest = after;
     Ok(packet)
 }
@@ -205,7 +205,7 @@ mod tests {
                 let lens = packets.iter().map(|inner| together.sealed_len(inner.len()));
                 let mut room = vec![0; lens.sum()];
                 let mut rest = &mut room[..];
-                let mut sealing = together.lock();
+                let mut guard = together.lock();
                 let laid: Vec<_> = packets
                     .iter()
                     .map(|inner| {
@@ -215,11 +215,11 @@ mod tests {
                             true
                         };
                         let place = cut(&mut rest, together.sealed_len(inner.len())).unwrap();
-                        sealing.lay_out(&packet, inner.len(), place, write).unwrap()
+                        guard.frame(&packet, inner.len(), place, write).unwrap()
                     })
                     .collect();
-                sealing.seal_all(&laid, &mut room).unwrap();
-                drop(sealing);
+                guard.seal_all(&laid, &mut room).unwrap();
+                drop(guard);
                 let expected: Vec<_> = packets.iter().map(|inner| seal(&alone, inner)).collect();
                 assert!(room == expected.concat(), "{words} {count}");
             }
@@ -234,15 +234,15 @@ mod tests {
         let inner = udp4(60);
         let packet = Packet::parse(&inner).unwrap();
         let mut room = vec![0; outbound.sealed_len(60)];
-        let mut sealing = outbound.lock();
-        let laid = sealing.lay_out(&packet, 60, &mut room, |_| true).unwrap();
+        let mut guard = outbound.lock();
+        let laid = guard.frame(&packet, 60, &mut room, |_| true).unwrap();
         assert_eq!(
-            sealing.seal_all(&[laid, laid], &mut room),
-            Err(Refusal::Overflow)
+            guard.seal_all(&[laid, laid], &mut room),
+            Err(DropReason::Overflow)
         );
         for (len, write) in [(room.len(), false), (61, true)] {
-            let refused = sealing.lay_out(&packet, 60, &mut room[..len], |_| write);
-            assert_eq!(refused.unwrap_err(), Refusal::Overflow);
+            let refused = guard.frame(&packet, 60, &mut room[..len], |_| write);
+            assert_eq!(refused.unwrap_err(), DropReason::Overflow);
         }
     }
     #[test]
@@ -251,12 +251,12 @@ mod tests {
         let inner = udp4(60);
         let packet = Packet::parse(&inner).unwrap();
         let mut room = vec![0; outbound.sealed_len(60)];
-        let mut sealing = outbound.lock();
+        let mut guard = outbound.lock();
         for _ in 0..3 {
-            sealing.lay_out(&packet, 60, &mut room, |_| true).unwrap();
+            guard.frame(&packet, 60, &mut room, |_| true).unwrap();
         }
         assert_eq!(outbound.sequence(), 0);
-        drop(sealing);
+        drop(guard);
         assert_eq!(outbound.sequence(), 3);
         assert_eq!(
             (outbound.sent().packets(), outbound.sent().bytes()),

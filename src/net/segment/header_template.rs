@@ -2,11 +2,11 @@
 
 use super::super::checksum::Sum;
 use super::super::packet::{FragmentKind, Packet};
-use super::{Kind, TCP, Train, UDP, ip, read, read_long, tcp, tcp_header_len, udp};
+use super::{GsoKind, GsoPacket, TCP, UDP, ip, read, read_long, tcp, tcp_header_len, udp};
 
 /// The headers that all segments are cast from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mould<'a> {
+pub(super) struct HeaderTemplate<'a> {
     /// IP, extensions, transport.
     pub(super) headers: &'a [u8],
     /// Where the transport header starts.
@@ -37,13 +37,16 @@ pub(super) enum Upper {
     Udp,
 }
 
-impl<'a> Mould<'a> {
-    /// The mould, and the payload of all segments. `None` if `train` is not about this packet.
-    pub(super) fn of(packet: &Packet<'a>, train: &Train) -> Option<(Mould<'a>, &'a [u8])> {
+impl<'a> HeaderTemplate<'a> {
+    /// The header_template, and the payload of all segments. `None` if `train` is not about this packet.
+    pub(super) fn of(
+        packet: &Packet<'a>,
+        train: &GsoPacket,
+    ) -> Option<(HeaderTemplate<'a>, &'a [u8])> {
         let (v4, protocol) = match train.kind {
-            Kind::TcpV4 => (true, TCP),
-            Kind::TcpV6 => (false, TCP),
-            Kind::Udp => (packet.is_ipv4(), UDP),
+            GsoKind::TcpV4 => (true, TCP),
+            GsoKind::TcpV6 => (false, TCP),
+            GsoKind::Udp => (packet.is_ipv4(), UDP),
         };
         let tcp_only = protocol == TCP || !train.ecn;
         let whole = packet.fragment() == FragmentKind::Whole;
@@ -85,14 +88,14 @@ impl<'a> Mould<'a> {
             true => Ip::v4(network)?,
             false => Ip::V6,
         };
-        let mould = Mould {
+        let header_template = HeaderTemplate {
             headers,
             transport,
             ip,
             upper,
             sum,
         };
-        Some((mould, payload))
+        Some((header_template, payload))
     }
 }
 

@@ -9,32 +9,32 @@ use std::fmt;
 
 /// What stands between the outer IP header and ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Carriage {
+pub enum EspTransport {
     /// A UDP header (RFC 3948).
     Udp,
     /// Nothing: IP protocol 50.
     Esp,
 }
 
-impl Carriage {
+impl EspTransport {
     /// Octets it puts between the outer IP header and ESP.
     pub const fn overhead(self) -> usize {
         match self {
-            Carriage::Udp => 8,
-            Carriage::Esp => 0,
+            EspTransport::Udp => 8,
+            EspTransport::Esp => 0,
         }
     }
 
     /// The word of status reports and logs.
     pub const fn word(self) -> &'static str {
         match self {
-            Carriage::Udp => "udp",
-            Carriage::Esp => "esp",
+            EspTransport::Udp => "udp",
+            EspTransport::Esp => "esp",
         }
     }
 }
 
-impl fmt::Display for Carriage {
+impl fmt::Display for EspTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
     }
