@@ -78,7 +78,7 @@ fn summary(loaded: &LoadedConfig, file: &str) -> String {
             number => parts.push(counted(number, word)),
         }
     }
-    let verdict = if loaded.report.is_sound() {
+    let verdict = if loaded.report.is_valid() {
         "good"
     } else {
         "not usable"
@@ -129,7 +129,7 @@ fn explain(loaded: &LoadedConfig, file: &str) -> String {
 
 fn object(loaded: &LoadedConfig, file: &str, explain: bool) -> serde_json::Value {
     let mut object = json!({
-        "ok": loaded.report.is_sound(),
+        "ok": loaded.report.is_valid(),
         "file": file,
         "tunnels": loaded.settings.as_ref().map_or(0, |settings| settings.tunnels.len()),
         "findings": loaded.report.to_json(),

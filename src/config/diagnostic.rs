@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, said so that a person can mend it: what, where (with a caret under it), what to do.
+//! Findings about a configuration: what is wrong, where (with a caret), and what to do.
 //!
 //! ```text
 //! error: unknown key `remot` in tunnel `ali-1`
@@ -9,30 +9,30 @@
 //!    = help: did you mean `remote`?
 //! ```
 //!
-//! A line of the file that holds a secret by mistake (`psk = "…"`) is shown with the secret masked: reports end up in logs.
+//! Reports are copied into logs, so a secret that was written into the file by mistake (`psk = "…"`) is masked in the printed line.
 
 use std::fmt;
 use std::ops::Range;
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The file cannot be used: exit status 2.
     Error,
-    /// The file can be read but something in it is refused by policy: `check` exits 4, `run` will not start.
+    /// Policy rejects a valid value, such as a broken algorithm: `check` exits with 4 and `run` does not start.
     Lint,
-    /// It works, and there is something better.
+    /// The configuration works but should be changed.
     Warning,
-    /// Worth knowing.
+    /// Information.
     Note,
 }
 
 impl Severity {
-    /// The word in front of the sentence.
-    fn word(self) -> &'static str {
+    /// The label that starts a printed finding.
+    fn label(self) -> &'static str {
         match self {
             Severity::Error => "error",
             Severity::Lint => "lint error",
@@ -42,16 +42,16 @@ impl Severity {
     }
 }
 
-/// One finding: what, where, what to do.
+/// One finding: what is wrong, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// The bytes of the file it is about; `None` is the file as a whole.
+    /// The bytes of the file concerned; `None` for the file as a whole.
     pub span: Option<Range<usize>>,
-    /// What is wrong, one sentence without a full stop.
+    /// What is wrong: one sentence without a full stop.
     pub what: String,
-    /// What to do about it; may be empty where `what` already says so.
+    /// What to do; empty where `what` says it.
     pub advice: String,
 }
 
@@ -99,11 +99,22 @@ impl Diagnostic {
     }
 }
 
-/// A text with a name, and the places in it that must never be printed.
+/// Words in the name of a key whose value may be a secret.
+const SECRET_WORDS: [&str; 5] = ["psk", "ppk", "secret", "pass", "shared-key"];
+
+/// Whether the value of a key of this name may be a secret.
+pub fn may_hold_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| key.contains(word))
+}
+
+/// The text of a configuration, its name, and the spans that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigText {
     name: String,
     text: String,
+    /// Offset of the first byte of each line.
+    line_starts: Vec<usize>,
     secrets: Vec<Range<usize>>,
 }
 
@@ -116,63 +127,62 @@ impl fmt::Debug for ConfigText {
 }
 
 impl ConfigText {
-    /// A text and the name people know it by, usually its path.
+    /// A text and the name that reports give it, usually its path.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
-        let secrets = suspicious_values(&text);
+        let secrets = possible_secrets(&text);
+        let after_newlines = text.match_indices('\n').map(|(offset, _)| offset + 1);
+        let line_starts = std::iter::once(0).chain(after_newlines).collect();
         ConfigText {
             name: name.into(),
             text,
+            line_starts,
             secrets,
         }
     }
 
-    /// The name people know the text by.
+    /// The name of the text.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The text itself.
+    /// The text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// These bytes are never shown.
-    pub fn conceal(&mut self, span: Range<usize>) {
+    /// Masks these bytes in every report.
+    pub fn mask(&mut self, span: Range<usize>) {
         self.secrets.push(span);
     }
 
-    /// Line and column of a byte, both from 1, the column in characters.
+    /// Line and column of a byte, both from 1; the column counts characters.
     pub fn position(&self, offset: usize) -> (usize, usize) {
-        let before = self.text.get(..offset).unwrap_or(&self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-        (line, column)
+        let line = self.line_number(offset);
+        let before = self.text.get(self.line(offset).start..offset);
+        (line, before.unwrap_or_default().chars().count() + 1)
     }
 
-    /// The line a byte is on, with its byte range.
+    /// Number of the line that holds a byte, from 1.
+    fn line_number(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= offset)
+    }
+
+    /// The bytes of the line that holds a byte, without the newline.
     fn line(&self, offset: usize) -> Range<usize> {
-        let offset = offset.min(self.text.len());
-        let start = self
-            .text
-            .get(..offset)
-            .and_then(|before| before.rfind('\n'))
-            .map_or(0, |at| at + 1);
-        let end = self
-            .text
-            .get(offset..)
-            .and_then(|after| after.find('\n'))
-            .map_or(self.text.len(), |at| offset + at);
-        start..end
+        let number = self.line_number(offset);
+        let start = self.line_starts.get(number.saturating_sub(1));
+        let next = self.line_starts.get(number);
+        start.copied().unwrap_or(0)..next.map_or(self.text.len(), |next| next - 1)
     }
 
-    /// The characters of a line as they may be shown: secrets masked one for one, tabs as one blank so that carets stay aligned.
-    fn shown(&self, line: Range<usize>) -> String {
+    /// A line as it is printed: secrets masked character for character, a tab as one blank to keep carets aligned.
+    fn printable(&self, line: Range<usize>) -> String {
         let text = self.text.get(line.clone()).unwrap_or("");
-        let concealed = |at: usize| self.secrets.iter().any(|secret| secret.contains(&at));
+        let is_secret = |offset: usize| self.secrets.iter().any(|secret| secret.contains(&offset));
         text.char_indices()
-            .map(|(at, character)| match character {
-                _ if concealed(line.start + at) => '•',
+            .map(|(offset, character)| match character {
+                _ if is_secret(line.start + offset) => '•',
                 '\t' => ' ',
                 character if character.is_control() => '\u{fffd}',
                 character => character,
@@ -184,59 +194,59 @@ impl ConfigText {
 /// Every finding about one file, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigReport {
-    source: ConfigText,
+    text: ConfigText,
     findings: Vec<Diagnostic>,
 }
 
 impl ConfigReport {
-    /// Puts findings into the order of the file; each is said once.
-    pub fn new(source: ConfigText, mut findings: Vec<Diagnostic>) -> Self {
-        findings.sort_by_key(|finding| {
-            (
-                finding.span.as_ref().map_or(0, |span| span.start),
-                finding.severity,
-            )
-        });
-        let mut seen: Vec<Diagnostic> = Vec::new();
+    /// Sorts findings by their position in the file and removes duplicates.
+    pub fn new(text: ConfigText, mut findings: Vec<Diagnostic>) -> Self {
+        let start = |finding: &Diagnostic| finding.span.as_ref().map_or(0, |span| span.start);
+        findings.sort_by_key(|finding| (start(finding), finding.severity));
+        let mut unique: Vec<Diagnostic> = Vec::new();
         for finding in findings {
-            if !seen.contains(&finding) {
-                seen.push(finding);
+            // A duplicate has the same position, so it stands among the last ones.
+            let same_start = unique
+                .iter()
+                .rev()
+                .take_while(|other| start(other) == start(&finding));
+            if !same_start.into_iter().any(|other| *other == finding) {
+                unique.push(finding);
             }
         }
         ConfigReport {
-            source,
-            findings: seen,
+            text,
+            findings: unique,
         }
     }
 
-    /// What was found.
+    /// The findings.
     pub fn findings(&self) -> &[Diagnostic] {
         &self.findings
     }
 
-    /// How many findings are this bad.
+    /// Number of findings of this severity.
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings
+        let matching = self
+            .findings
             .iter()
-            .filter(|finding| finding.severity == severity)
-            .count()
+            .filter(|finding| finding.severity == severity);
+        matching.count()
     }
 
-    /// Whether the configuration may be run: neither errors nor lint errors.
-    pub fn is_sound(&self) -> bool {
+    /// Whether the daemon may run the configuration: no errors and no lint errors.
+    pub fn is_valid(&self) -> bool {
         self.count(Severity::Error) == 0 && self.count(Severity::Lint) == 0
     }
 
-    /// The findings for programs: one object each, lines and columns from 1.
+    /// The findings as JSON objects; lines and columns count from 1.
     pub fn to_json(&self) -> Vec<serde_json::Value> {
         let object = |finding: &Diagnostic| {
-            let position = finding
-                .span
-                .as_ref()
-                .map(|span| self.source.position(span.start));
+            let span = finding.span.as_ref();
+            let position = span.map(|span| self.text.position(span.start));
             serde_json::json!({
                 "severity": finding.severity,
-                "file": self.source.name(),
+                "file": self.text.name(),
                 "line": position.map(|(line, _)| line),
                 "column": position.map(|(_, column)| column),
                 "what": finding.what,
@@ -246,38 +256,25 @@ impl ConfigReport {
         self.findings.iter().map(object).collect()
     }
 
-    fn write_one(&self, f: &mut fmt::Formatter<'_>, finding: &Diagnostic) -> fmt::Result {
-        writeln!(f, "{}: {}", finding.severity.word(), finding.what)?;
+    fn write_finding(&self, f: &mut fmt::Formatter<'_>, finding: &Diagnostic) -> fmt::Result {
+        writeln!(f, "{}: {}", finding.severity.label(), finding.what)?;
         let margin = match &finding.span {
             None => {
-                writeln!(f, "  --> {}", self.source.name())?;
+                writeln!(f, "  --> {}", self.text.name())?;
                 2
             }
             Some(span) => {
-                let (line, column) = self.source.position(span.start);
+                let (line, column) = self.text.position(span.start);
                 let width = line.to_string().len();
-                let range = self.source.line(span.start);
-                let carets = self
-                    .source
-                    .text
-                    .get(span.start..span.end.min(range.end))
-                    .map_or(1, |text| text.chars().count().max(1));
-                writeln!(
-                    f,
-                    "{:width$} --> {}:{line}:{column}",
-                    "",
-                    self.source.name()
-                )?;
+                let range = self.text.line(span.start);
+                let marked = self.text.text.get(span.start..span.end.min(range.end));
+                let carets = "^".repeat(marked.map_or(1, |text| text.chars().count().max(1)));
+                let name = self.text.name();
+                writeln!(f, "{:width$} --> {name}:{line}:{column}", "")?;
                 writeln!(f, " {:width$} |", "")?;
-                writeln!(f, " {line} | {}", self.source.shown(range).trim_end())?;
-                writeln!(
-                    f,
-                    " {:width$} | {:indent$}{}",
-                    "",
-                    "",
-                    "^".repeat(carets),
-                    indent = column - 1
-                )?;
+                writeln!(f, " {line} | {}", self.text.printable(range).trim_end())?;
+                let indent = column - 1;
+                writeln!(f, " {:width$} | {:indent$}{carets}", "", "")?;
                 width + 1
             }
         };
@@ -295,33 +292,59 @@ impl fmt::Display for ConfigReport {
             if index > 0 {
                 writeln!(f)?;
             }
-            self.write_one(f, finding)?;
+            self.write_finding(f, finding)?;
         }
         Ok(())
     }
 }
 
-/// The values of lines whose key sounds like a secret, found without parsing: a file too broken to parse is reported with its lines too.
-/// Tables (`psk = { file = "…" }`) name where a secret is, not the secret, and stay visible.
-fn suspicious_values(text: &str) -> Vec<Range<usize>> {
-    const SOUNDS_SECRET: [&str; 5] = ["psk", "ppk", "secret", "pass", "shared-key"];
+/// Values of lines whose key may hold a secret, found without parsing, so that a file with syntax errors is masked too. A table
+/// (`psk = { file = "…" }`) names the location of a secret and stays visible.
+fn possible_secrets(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut start = 0;
     for line in text.split_inclusive('\n') {
-        if let Some((key, value)) = line.split_once('=') {
-            let key_is_secret = SOUNDS_SECRET
-                .iter()
-                .any(|word| key.to_ascii_lowercase().contains(word));
-            if key_is_secret
-                && !value.trim_start().starts_with('{')
-                && !key.trim_start().starts_with('#')
-            {
-                found.push(start + key.len() + 1..start + line.trim_end().len());
-            }
+        if let Some((key, value)) = line.split_once('=')
+            && may_hold_secret(key)
+            && !value.trim_start().starts_with('{')
+            && !key.trim_start().starts_with('#')
+        {
+            found.push(start + key.len() + 1..start + line.trim_end().len());
         }
         start += line.len();
     }
     found
+}
+
+/// The candidate nearest to a misspelt word, for "did you mean"; `None` if none is near enough.
+pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lowered = typed.to_ascii_lowercase().replace('_', "-");
+    let ranked = candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(&lowered, candidate), candidate));
+    let (distance, candidate) = ranked.min_by_key(|&(distance, _)| distance)?;
+    // At most a third of the letters may differ; beyond that, a suggestion misleads.
+    (distance <= candidate.chars().count().max(3) / 3).then_some(candidate)
+}
+
+/// Optimal string alignment distance: an insertion, a deletion, a replacement or a swap of neighbours costs one.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -333,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_shows_line_caret_and_help() {
+    fn a_finding_prints_line_caret_and_help() {
         let text = "[gateway]\nadress = \"203.0.113.7\"\n";
         let shown = report(
             text,
@@ -348,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_come_in_the_order_of_the_file_and_once() {
+    fn findings_are_sorted_by_position_without_duplicates() {
         let text = "a = 1\nb = 2\n";
         let (first, second) = (
             Diagnostic::error(0..1, "first", ""),
@@ -362,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn h04_a_secret_written_into_the_file_is_never_shown() {
+    fn h04_a_secret_written_into_the_file_is_masked() {
         let text = "psk = \"hunter2\"\n";
         let shown = report(text, vec![Diagnostic::error(0..3, "not here", "")]);
         assert!(!shown.contains("hunter2"), "{shown}");
@@ -370,18 +393,39 @@ mod tests {
     }
 
     #[test]
-    fn a_concealed_span_is_masked_character_for_character() {
+    fn a_masked_span_is_replaced_character_for_character() {
         let mut source = ConfigText::new("t", "key = \"größe\" # x\n");
-        source.conceal(6..15);
+        source.mask(6..15);
         let shown = ConfigReport::new(source, vec![Diagnostic::error(0..3, "w", "")]).to_string();
         assert!(shown.contains("key = ••••••• # x"), "{shown}");
     }
 
     #[test]
-    fn spans_outside_the_text_and_inside_a_character_do_not_panic() {
+    fn spans_outside_the_text_or_inside_a_character_do_not_panic() {
         for (start, end) in [(0, 0), (3, 2), (2, 3), (50, 60)] {
             report("aé\n", vec![Diagnostic::error(start..end, "w", "a")]);
         }
         report("", vec![Diagnostic::error(None, "w", "")]);
+    }
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let text = ConfigText::new("t", "é = 1\n\nb = 2");
+        let positions = [0, 3, 6, 7, 8, 12, 99].map(|offset| text.position(offset));
+        assert_eq!(
+            positions,
+            [(1, 1), (1, 3), (1, 6), (2, 1), (3, 1), (3, 5), (3, 1)]
+        );
+    }
+
+    #[test]
+    fn the_nearest_candidate_is_suggested_only_if_near() {
+        let keys = ["local", "remote", "local-address", "metric", "esp", "ike"];
+        assert_eq!(nearest("remot", keys), Some("remote"));
+        assert_eq!(nearest("remtoe", keys), Some("remote"));
+        assert_eq!(nearest("local_address", keys), Some("local-address"));
+        assert_eq!(nearest("LOCAL", keys), Some("local"));
+        assert_eq!(nearest("colour", keys), None);
+        assert_eq!(nearest("", keys), None);
     }
 }

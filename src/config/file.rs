@@ -1,10 +1,10 @@
-//! The TOML file as it is written: tables of known keys, each with the bytes it came from.
+//! The TOML file: its tables and known keys, each with the bytes it came from.
 //!
-//! Strict and patient: an unknown key is an error with a suggestion, a key of a later version is refused by name, and everything
-//! wrong with a file is found in one pass instead of one error a run. What a value *means* is [`super::value`]'s business.
+//! An unknown key is an error with a suggestion, a reserved key is rejected by name, and one pass finds every error of a file.
+//! [`super::value`] interprets the values.
 //!
 //! ```text
-//!   text ──parse──▶ document with spans ──walk by the table of keys──▶ gateway · tunnels, + findings
+//!   text ──parse──▶ document with spans ──compare with the table of keys──▶ gateway · tunnels, + findings
 //! ```
 
 use std::ops::Range;
@@ -12,98 +12,122 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{ConfigText, Diagnostic};
+use super::diagnostic::{ConfigText, Diagnostic, may_hold_secret, nearest};
 use super::keys::{Section, Support};
-use super::suggest::nearest;
 
-/// A value as it is written.
+/// A TOML value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum ConfigValue {
     /// `"…"`
     Text(String),
-    /// A whole number; one that fits no 64 bits is no value we know.
+    /// An integer of 64 bits.
     Integer(i64),
     /// `true`, `false`
     Boolean(bool),
     /// `[…]`
     List(Vec<SpannedValue>),
-    /// A kind of value no key takes; holds its name with an article.
+    /// A type that no key takes: its name with an article.
     Other(&'static str),
 }
 
-impl Value {
-    /// What kind of value it is, for "…, not a list".
-    pub fn kind(&self) -> &'static str {
+impl ConfigValue {
+    /// Name of the value's type with an article, for "expected …, found a list".
+    pub fn type_name(&self) -> &'static str {
         match self {
-            Value::Text(_) => "a string",
-            Value::Integer(_) => "a number",
-            Value::Boolean(true) => "true",
-            Value::Boolean(false) => "false",
-            Value::List(_) => "a list",
-            Value::Other(kind) => kind,
+            ConfigValue::Text(_) => "a string",
+            ConfigValue::Integer(_) => "a number",
+            ConfigValue::Boolean(true) => "true",
+            ConfigValue::Boolean(false) => "false",
+            ConfigValue::List(_) => "a list",
+            ConfigValue::Other(name) => name,
         }
     }
 }
 
-/// A value and the bytes it came from.
+/// A value and its span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpannedValue {
-    /// Where it stands.
-    pub at: Range<usize>,
-    /// What it is.
-    pub value: Value,
+    /// The bytes of the value.
+    pub span: Range<usize>,
+    /// The value.
+    pub value: ConfigValue,
 }
 
 impl SpannedValue {
-    fn read(value: &Spanned<DeValue<'_>>) -> SpannedValue {
-        let read = match value.get_ref() {
-            DeValue::String(text) => Value::Text(text.to_string()),
+    fn new(value: &Spanned<DeValue<'_>>) -> SpannedValue {
+        let converted = match value.get_ref() {
+            DeValue::String(text) => ConfigValue::Text(text.to_string()),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_or(Value::Other("a number this large"), Value::Integer),
-            DeValue::Boolean(value) => Value::Boolean(*value),
-            DeValue::Array(items) => Value::List(items.iter().map(SpannedValue::read).collect()),
-            DeValue::Float(_) => Value::Other("a number with a point"),
-            DeValue::Datetime(_) => Value::Other("a date"),
-            DeValue::Table(_) => Value::Other("a table"),
+                .map_or(
+                    ConfigValue::Other("a number of more than 64 bits"),
+                    ConfigValue::Integer,
+                ),
+            DeValue::Boolean(value) => ConfigValue::Boolean(*value),
+            DeValue::Array(items) => {
+                ConfigValue::List(items.iter().map(SpannedValue::new).collect())
+            }
+            DeValue::Float(_) => ConfigValue::Other("a floating-point number"),
+            DeValue::Datetime(_) => ConfigValue::Other("a date"),
+            DeValue::Table(_) => ConfigValue::Other("a table"),
         };
         SpannedValue {
-            at: value.span(),
-            value: read,
+            span: value.span(),
+            value: converted,
         }
+    }
+
+    /// Adds an error about the value and returns `None`.
+    pub fn reject<T>(
+        &self,
+        findings: &mut Vec<Diagnostic>,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Option<T> {
+        findings.push(Diagnostic::error(self.span.clone(), what, advice));
+        None
+    }
+
+    /// Adds an error about the value's type and returns `None`.
+    pub fn reject_type<T>(
+        &self,
+        findings: &mut Vec<Diagnostic>,
+        expected: &str,
+        advice: &str,
+    ) -> Option<T> {
+        let what = format!("expected {expected}, found {}", self.value.type_name());
+        self.reject(findings, what, advice)
     }
 }
 
 /// One `key = value`.
 #[derive(Debug, Clone)]
-pub struct Entry {
-    /// The key's own bytes.
-    pub at: Range<usize>,
-    /// What it is set to.
+pub struct ConfigEntry {
+    /// The bytes of the key.
+    pub key_span: Range<usize>,
+    /// The value.
     pub value: SpannedValue,
 }
 
-/// The known keys of one table that were set.
+/// The known keys that one table sets.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
-    /// The header, `[[tunnel]]`; empty for a table that is not there.
+pub struct ConfigTable {
+    /// Span of the header, `[[tunnel]]`; empty if the file has no such table.
     pub header: Range<usize>,
-    entries: Vec<(&'static str, Entry)>,
-    /// Keys that are there but were refused already.
-    refused: Vec<String>,
+    entries: Vec<(&'static str, ConfigEntry)>,
+    /// Keys that are set but were rejected while the file was read.
+    rejected: Vec<String>,
 }
 
-impl Table {
-    /// Whether a key is there and was refused while the file was read: it is not missing.
-    pub fn refused(&self, key: &str) -> bool {
-        self.refused.iter().any(|refused| refused == key)
+impl ConfigTable {
+    /// Whether a key is set but was rejected while the file was read, and so is not missing.
+    pub fn is_rejected(&self, key: &str) -> bool {
+        self.rejected.iter().any(|rejected| rejected == key)
     }
 
-    /// What a key is set to, if it is set.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
-        self.entries
-            .iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, entry)| entry)
+    /// The entry of a key, if the table sets it.
+    pub fn entry(&self, key: &str) -> Option<&ConfigEntry> {
+        let mut entries = self.entries.iter();
+        entries.find_map(|(name, entry)| (*name == key).then_some(entry))
     }
 }
 
@@ -111,152 +135,138 @@ impl Table {
 #[derive(Debug, Clone, Default)]
 pub struct ConfigFile {
     /// `[gateway]`.
-    pub gateway: Table,
-    /// Each `[[tunnel]]`, in order.
-    pub tunnels: Vec<Table>,
+    pub gateway: ConfigTable,
+    /// Each `[[tunnel]]`, in the order of the file.
+    pub tunnels: Vec<ConfigTable>,
     /// `[preset]`, only in preset files.
-    pub preset: Table,
-    /// Whether part of the text is not TOML: what seems to be missing may only be unreadable.
-    pub broken: bool,
+    pub preset: ConfigTable,
+    /// Whether part of the text is not TOML, so that a missing table may only be unreadable.
+    pub has_syntax_errors: bool,
 }
 
-/// Which sections a file may have.
+/// A kind of file, which decides its sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// What people write: `[gateway]` and `[[tunnel]]`s.
+    /// A configuration: `[gateway]` and any number of `[[tunnel]]`.
     Configuration,
-    /// What we embed: `[preset]` and one `[tunnel]` of values.
+    /// An embedded preset: `[preset]` and one `[tunnel]` of values.
     Preset,
 }
 
-/// Reads a file. Findings are added in no particular order; secrets found in wrong places are concealed in `source`.
-pub fn parse(
-    source: &mut ConfigText,
-    dialect: FileKind,
-    findings: &mut Vec<Diagnostic>,
-) -> ConfigFile {
-    let text = source.text().to_owned();
-    let (document, errors) = DeTable::parse_recoverable(&text);
-    let broken = !errors.is_empty();
+/// Parses a file. Findings are added unsorted; a possible secret in a wrong place is masked in `text`.
+pub fn parse(text: &mut ConfigText, kind: FileKind, findings: &mut Vec<Diagnostic>) -> ConfigFile {
+    let toml = text.text().to_owned();
+    let (document, errors) = DeTable::parse_recoverable(&toml);
+    let mut file = ConfigFile {
+        has_syntax_errors: !errors.is_empty(),
+        ..ConfigFile::default()
+    };
     for error in errors {
+        let message = error.message().trim_end().replace('\n', ", ");
         findings.push(Diagnostic::error(
             error.span(),
-            syntax_sentence(error.message()),
+            format!("not TOML: {message}"),
             "",
         ));
     }
-    let mut file = ConfigFile {
-        broken,
-        ..ConfigFile::default()
-    };
+    let mut parser = FileParser { text, findings };
     for (key, value) in document.get_ref().iter() {
-        let walk = DocumentReader {
-            source,
-            findings,
-            text: &text,
-        };
-        walk.section(key.get_ref(), key.span(), value, dialect, &mut file);
+        parser.section(key.get_ref(), key.span(), value, kind, &mut file);
     }
     file.tunnels.sort_by_key(|tunnel| tunnel.header.start);
     file
 }
 
-/// What is needed on the way through the document.
-struct DocumentReader<'a> {
-    source: &'a mut ConfigText,
+struct FileParser<'a> {
+    text: &'a mut ConfigText,
     findings: &'a mut Vec<Diagnostic>,
-    text: &'a str,
 }
 
-impl DocumentReader<'_> {
-    /// One entry of the top level.
+impl FileParser<'_> {
+    /// Reads one entry of the top level.
     fn section(
-        mut self,
+        &mut self,
         key: &str,
-        at: Range<usize>,
+        span: Range<usize>,
         value: &Spanned<DeValue<'_>>,
-        dialect: FileKind,
+        kind: FileKind,
         file: &mut ConfigFile,
     ) {
-        match (key, value.get_ref(), dialect) {
+        match (key, value.get_ref(), kind) {
             ("gateway", DeValue::Table(table), FileKind::Configuration) => {
-                file.gateway = self.table(Section::Gateway, at, table)
+                file.gateway = self.table(Section::Gateway, span, table);
             }
             ("tunnel", DeValue::Array(tables), FileKind::Configuration) => {
-                for element in tables.iter() {
-                    match element.get_ref() {
-                        DeValue::Table(table) => {
-                            let header = self.header(element.span());
-                            let table = self.table(Section::Tunnel, header, table);
-                            file.tunnels.push(table);
-                        }
-                        _ => self.error(
-                            element.span(),
-                            format!(
-                                "a tunnel is a table, not {}",
-                                SpannedValue::read(element).value.kind()
-                            ),
-                            "start it with `[[tunnel]]`",
-                        ),
-                    }
-                }
+                file.tunnels
+                    .extend(tables.iter().filter_map(|element| self.tunnel(element)));
             }
             ("tunnel", DeValue::Table(table), FileKind::Configuration) => {
                 self.error(
-                    at.clone(),
-                    "`[tunnel]` makes a single table; there may be several tunnels",
+                    span.clone(),
+                    "`[tunnel]` is a single table; tunnels are an array of tables",
                     "write `[[tunnel]]`",
                 );
-                // Read it all the same: what else is wrong with it is said in the same run.
-                let table = self.table(Section::Tunnel, at, table);
-                file.tunnels.push(table);
+                // Read it nevertheless, to report its other errors too.
+                file.tunnels.push(self.table(Section::Tunnel, span, table));
             }
             ("group", DeValue::Array(_) | DeValue::Table(_), FileKind::Configuration) => {
-                self.error(at, "`[[group]]` is not in this version", "give the tunnels a `metric`: equal metrics share traffic, a higher one stands by");
+                self.error(
+                    span,
+                    "`[[group]]` is not in this version",
+                    "set `metric` in each tunnel: equal metrics share traffic, a higher metric is a standby",
+                );
             }
             ("preset", DeValue::Table(table), FileKind::Preset) => {
-                file.preset = self.table(Section::Preset, at, table)
+                file.preset = self.table(Section::Preset, span, table);
             }
             ("tunnel", DeValue::Table(table), FileKind::Preset) => {
-                let table = self.table(Section::Tunnel, at, table);
-                file.tunnels.push(table);
+                file.tunnels.push(self.table(Section::Tunnel, span, table));
             }
-            ("gateway", _, _) => self.error(
-                at,
-                format!(
-                    "`gateway` is a table, not {}",
-                    SpannedValue::read(value).value.kind()
-                ),
-                "write `[gateway]` on a line of its own",
-            ),
-            (unknown, _, _) => self.unknown_section(unknown, at, value),
+            ("gateway", _, _) => {
+                let found = SpannedValue::new(value);
+                let what = format!("`gateway` is a table, not {}", found.value.type_name());
+                self.error(span, what, "write `[gateway]` on a line of its own");
+            }
+            (unknown, _, _) => self.unknown_section(unknown, span, value),
         }
     }
 
-    fn unknown_section(&mut self, unknown: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {
-        self.conceal_if_secret(unknown, value);
+    /// Reads one element of the array of tunnels.
+    fn tunnel(&mut self, element: &Spanned<DeValue<'_>>) -> Option<ConfigTable> {
+        if let DeValue::Table(table) = element.get_ref() {
+            let header = self.header(element.span());
+            return Some(self.table(Section::Tunnel, header, table));
+        }
+        let found = SpannedValue::new(element);
+        let what = format!("a tunnel is a table, not {}", found.value.type_name());
+        found.reject(self.findings, what, "start each tunnel with `[[tunnel]]`")
+    }
+
+    fn unknown_section(&mut self, unknown: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        self.mask_if_secret(unknown, value);
+        let has_key = |section: &Section| first_parts(*section, "").any(|key| key == unknown);
         let home = [Section::Gateway, Section::Tunnel]
             .into_iter()
-            .find(|section| {
-                section
-                    .keys()
-                    .iter()
-                    .any(|key| key.name.split('.').next() == Some(unknown))
-            });
+            .find(has_key);
         let advice = match (home, nearest(unknown, ["gateway", "tunnel", "group"])) {
-            (Some(section), _) => format!("it belongs under `{}`", section.header()),
+            (Some(section), _) => format!("move it under `{}`", section.header()),
             (None, Some("gateway")) => "did you mean `[gateway]`?".to_owned(),
             (None, Some(name)) => format!("did you mean `[[{name}]]`?"),
             (None, None) => "the sections are `[gateway]` and `[[tunnel]]`".to_owned(),
         };
-        self.error(at, format!("unknown key `{}`", printable(unknown)), advice);
+        self.error(span, format!("unknown key `{}`", escaped(unknown)), advice);
     }
 
-    /// The entries of one table, inner tables flattened to dotted keys.
-    fn table(&mut self, section: Section, header: Range<usize>, table: &DeTable<'_>) -> Table {
-        let mut read = Table {
+    /// Reads the entries of one table, with inline tables flattened to dotted keys.
+    fn table(
+        &mut self,
+        section: Section,
+        header: Range<usize>,
+        table: &DeTable<'_>,
+    ) -> ConfigTable {
+        let mut read = ConfigTable {
             header,
-            ..Table::default()
+            ..ConfigTable::default()
         };
         for (key, value) in table.iter() {
             self.entry(section, "", key.get_ref(), key.span(), value, &mut read);
@@ -269,152 +279,119 @@ impl DocumentReader<'_> {
         section: Section,
         prefix: &str,
         key: &str,
-        at: Range<usize>,
+        key_span: Range<usize>,
         value: &Spanned<DeValue<'_>>,
-        read: &mut Table,
+        read: &mut ConfigTable,
     ) {
         let name = format!("{prefix}{key}");
         let inner = format!("{name}.");
-        let is_table_key = section
+        let known = section.keys().iter().find(|known| known.name == name);
+        let mut inner_keys = section
             .keys()
             .iter()
-            .any(|known| known.name.starts_with(&inner));
-        match (
-            section.keys().iter().find(|known| known.name == name),
-            value.get_ref(),
-        ) {
-            (Some(known), _) if known.support == Support::Reserved => self.not_yet(&name, at),
-            (Some(known), _) => {
-                read.entries.push((
-                    known.name,
-                    Entry {
-                        at,
-                        value: SpannedValue::read(value),
-                    },
-                ));
+            .filter(|known| known.name.starts_with(&inner));
+        match (known, inner_keys.next(), value.get_ref()) {
+            (Some(known), _, _) if known.support == Support::Reserved => {
+                let what = format!("`{name}` is not in this version");
+                self.error(key_span, what, "remove it");
             }
-            (None, DeValue::Table(_))
-                if is_table_key
-                    && section.keys().iter().all(|known| {
-                        !known.name.starts_with(&inner) || known.support == Support::Reserved
-                    }) =>
-            {
-                self.not_yet(&name, at);
+            (Some(known), _, _) => {
+                let value = SpannedValue::new(value);
+                read.entries
+                    .push((known.name, ConfigEntry { key_span, value }));
             }
-            (None, DeValue::Table(table)) if is_table_key => {
+            (None, Some(_), DeValue::Table(table)) => {
                 for (key, value) in table.iter() {
                     self.entry(section, &inner, key.get_ref(), key.span(), value, read);
                 }
             }
-            (None, _) if is_table_key => {
-                self.conceal_if_secret(&name, value);
-                read.refused.push(name.clone());
-                let (what, advice) = not_a_table(&name, &SpannedValue::read(value).value);
-                self.error(at, what, advice);
+            (None, Some(_), _) => {
+                self.mask_if_secret(&name, value);
+                let (what, advice) = not_a_table(&name, &SpannedValue::new(value).value);
+                self.error(key_span, what, advice);
+                read.rejected.push(name);
             }
-            (None, _) => {
-                self.conceal_if_secret(&name, value);
-                read.refused
-                    .extend(prefix.strip_suffix('.').map(str::to_owned));
-                self.unknown_key(section, prefix, key, at);
+            (None, None, _) => {
+                self.mask_if_secret(&name, value);
+                let table = prefix.strip_suffix('.');
+                read.rejected.extend(table.map(str::to_owned));
+                self.unknown_key(section, prefix, key, key_span);
             }
         }
     }
 
-    fn unknown_key(&mut self, section: Section, prefix: &str, key: &str, at: Range<usize>) {
-        let of = |section: Section| {
-            section
-                .keys()
-                .iter()
-                .filter_map(|known| known.name.strip_prefix(prefix))
-                .map(|rest| rest.split('.').next().unwrap_or(rest))
-        };
+    fn unknown_key(&mut self, section: Section, prefix: &str, key: &str, span: Range<usize>) {
         let elsewhere = [Section::Gateway, Section::Tunnel]
             .into_iter()
             .find(|other| {
-                *other != section && prefix.is_empty() && of(*other).any(|known| known == key)
+                let in_other = || first_parts(*other, "").any(|known| known == key);
+                *other != section && prefix.is_empty() && in_other()
             });
-        let advice = match (elsewhere, nearest(key, of(section))) {
+        let advice = match (elsewhere, nearest(key, first_parts(section, prefix))) {
             (Some(section), _) => format!("`{key}` belongs under `{}`", section.header()),
-            (None, Some(meant)) => format!("did you mean `{meant}`?"),
+            (None, Some(candidate)) => format!("did you mean `{candidate}`?"),
             (None, None) => {
-                let mut all: Vec<&str> = of(section).collect();
+                let mut all: Vec<&str> = first_parts(section, prefix).collect();
                 all.dedup();
                 format!("the keys here are {}", all.join(", "))
             }
         };
-        let place = match prefix.strip_suffix('.') {
-            Some(table) => format!("`{table}`"),
-            None => format!("`{}`", section.header()),
-        };
-        self.error(
-            at,
-            format!("unknown key `{}` in {place}", printable(key)),
-            advice,
-        );
+        let table = prefix.strip_suffix('.').unwrap_or(section.header());
+        let what = format!("unknown key `{}` in `{table}`", escaped(key));
+        self.error(span, what, advice);
     }
 
-    fn not_yet(&mut self, name: &str, at: Range<usize>) {
-        self.error(
-            at,
-            format!("`{name}` is not in this version"),
-            "leave it out",
-        );
+    fn error(&mut self, span: Range<usize>, what: impl Into<String>, advice: impl Into<String>) {
+        self.findings.push(Diagnostic::error(span, what, advice));
     }
 
-    fn error(&mut self, at: Range<usize>, what: impl Into<String>, advice: impl Into<String>) {
-        self.findings.push(Diagnostic::error(at, what, advice));
-    }
-
-    /// A value that may be a secret in the wrong place is not shown, nor is anything under an unknown key of `psk` or `ppk`.
-    fn conceal_if_secret(&mut self, name: &str, value: &Spanned<DeValue<'_>>) {
-        if ["psk", "ppk", "secret", "pass", "shared-key"]
-            .iter()
-            .any(|word| name.to_ascii_lowercase().contains(word))
-        {
-            self.source.conceal(value.span());
+    /// Masks a value that may be a secret in the wrong place, also below an unknown key of `psk` or `ppk`.
+    fn mask_if_secret(&mut self, name: &str, value: &Spanned<DeValue<'_>>) {
+        if may_hold_secret(name) {
+            self.text.mask(value.span());
         }
     }
 
-    /// The bytes of the `[[tunnel]]` header of a table.
+    /// The bytes of the `[[tunnel]]` header in the span of a table.
     fn header(&self, span: Range<usize>) -> Range<usize> {
-        let line_end = self
-            .text
-            .get(span.start..)
-            .and_then(|rest| rest.find('\n'))
-            .map_or(self.text.len(), |at| span.start + at);
-        span.start..span.end.min(line_end)
+        let from = self.text.text().get(span.start..).unwrap_or("");
+        let length = from.find('\n').unwrap_or(from.len());
+        span.start..span.end.min(span.start + length)
     }
 }
 
-/// Why something that must be a table is not one, and how to write it.
-fn not_a_table(name: &str, value: &Value) -> (String, &'static str) {
+/// The first parts of a section's keys below a prefix: `dpd` of `dpd.delay`, `delay` below `dpd.`.
+fn first_parts<'a>(section: Section, prefix: &'a str) -> impl Iterator<Item = &'static str> + 'a {
+    let below = section
+        .keys()
+        .iter()
+        .filter_map(move |key| key.name.strip_prefix(prefix));
+    below.map(|rest| rest.split('.').next().unwrap_or(rest))
+}
+
+/// What is wrong with a value that has to be a table, and advice.
+fn not_a_table(name: &str, value: &ConfigValue) -> (String, &'static str) {
     match name {
         "psk" => (
-            "the pre-shared key does not belong in this file".to_owned(),
-            "put it into a file of its own (mode 0600) and write `psk = { file = \"/etc/groundlink/psk/NAME\" }`",
+            "a pre-shared key must not be written into the configuration".to_owned(),
+            "store it in a file of mode 0600 and write `psk = { file = \"/etc/groundlink/psk/NAME\" }`",
         ),
         "dpd" => (
-            format!("`dpd` is a table, not {}", value.kind()),
+            format!("`dpd` is a table, not {}", value.type_name()),
             "write `dpd = { delay = \"10s\", timeout = \"30s\" }`",
         ),
         "ppk" => (
-            "the post-quantum pre-shared key does not belong in this file".to_owned(),
-            "put it into a file of its own (mode 0600) and write `ppk = { id = \"NAME\", file = \"/etc/groundlink/ppk/NAME\" }`",
+            "a post-quantum pre-shared key must not be written into the configuration".to_owned(),
+            "store it in a file of mode 0600 and write `ppk = { id = \"NAME\", file = \"/etc/groundlink/ppk/NAME\" }`",
         ),
         other => (
-            format!("`{other}` is a table, not {}", value.kind()),
+            format!("`{other}` is a table, not {}", value.type_name()),
             "write `{ … }`",
         ),
     }
 }
 
-/// Keys come from the file: what is not printable is escaped, what is long is cut.
-fn printable(key: &str) -> String {
+/// A key of the file for printing: escaped, and truncated to 60 characters.
+fn escaped(key: &str) -> String {
     key.chars().take(60).flat_map(char::escape_debug).collect()
-}
-
-/// The parser's message as the start of our sentence.
-fn syntax_sentence(message: &str) -> String {
-    format!("not TOML: {}", message.trim_end().replace('\n', ", "))
 }

@@ -1,11 +1,11 @@
-//! THE table of configuration keys: what may be written where. Everything else is an unknown key.
+//! The table of configuration keys. Every other key is an unknown key.
 
-/// Whether this version does what a key asks for. A key of the contract that is not built is refused by name, never ignored.
+/// Whether this version supports a key. A reserved key is rejected by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
-    /// It does.
+    /// Supported.
     Supported,
-    /// The key is reserved for a later version.
+    /// Reserved for a later version.
     Reserved,
 }
 
@@ -16,12 +16,12 @@ pub enum Section {
     Gateway,
     /// `[[tunnel]]`: one peer.
     Tunnel,
-    /// `[preset]`: what a preset says about its cloud; only in the embedded preset files.
+    /// `[preset]`: facts about a cloud; only in the embedded preset files.
     Preset,
 }
 
 impl Section {
-    /// How the header is written.
+    /// The header as it is written in a file.
     pub fn header(self) -> &'static str {
         match self {
             Section::Gateway => "[gateway]",
@@ -40,12 +40,12 @@ impl Section {
     }
 }
 
-/// One key. A dot means a key of an inline table: `psk.file` is `psk = { file = … }`.
+/// One key. A dot separates the keys of an inline table: `psk.file` is `psk = { file = … }`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Key {
-    /// As it is written.
+    /// Name of the key.
     pub name: &'static str,
-    /// Whether this version does what it asks for.
+    /// Whether this version supports the key.
     pub support: Support,
 }
 
@@ -56,7 +56,7 @@ const fn key(name: &'static str) -> Key {
     }
 }
 
-const fn later(name: &'static str) -> Key {
+const fn reserved(name: &'static str) -> Key {
     Key {
         name,
         support: Support::Reserved,
@@ -68,7 +68,7 @@ pub static GATEWAY: &[Key] = &[
     key("address"),
     key("listen"),
     key("control"),
-    later("metrics"),
+    reserved("metrics"),
     key("offload"),
 ];
 
@@ -112,7 +112,7 @@ pub static TUNNEL: &[Key] = &[
     key("dscp"),
 ];
 
-/// Keys of `[preset]`: what is known about the cloud, beside the tunnel values the preset gives.
+/// Keys of `[preset]`: facts about the cloud, beside the preset's tunnel values.
 pub static PRESET: &[Key] = &[
     key("summary"),
     key("outer-mtu"),

@@ -1,216 +1,195 @@
-//! What no single value shows: tunnels that contradict each other or themselves, and algorithms better not used.
+//! Lints: what no single value shows. Tunnels that contradict each other or themselves, and algorithms better not used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::file::{Table, Value};
-use super::nat_lint;
-use super::resolve::ResolvedTunnel;
+use super::file::{ConfigTable, ConfigValue};
 use super::settings::{GatewaySettings, Mtu};
+use super::tunnel::ResolvedTunnel;
 use crate::crypto::Status;
-use crate::ike::Peer;
+use crate::ike::{Encapsulation, Peer};
 use crate::net::Prefix;
 
-/// Everything that is wrong between tunnels and within each.
-pub fn tunnels(
-    tunnels: &[ResolvedTunnel],
-    gateway: &GatewaySettings,
-    findings: &mut Vec<Diagnostic>,
-) {
-    for (index, tunnel) in tunnels.iter().enumerate() {
-        for earlier in &tunnels[..index] {
-            pair(earlier, tunnel, findings);
-        }
+/// Checks each tunnel, and the tunnels against each other.
+pub fn lint(tunnels: &[ResolvedTunnel], gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
+    shared_resources(tunnels, findings);
+    ambiguous_peers(tunnels, findings);
+    for tunnel in tunnels {
         addresses(tunnel, gateway, findings);
         selectors(tunnel, findings);
         overlaps(tunnel, findings);
         routes(tunnel, findings);
         algorithms(tunnel, findings);
-        nat_lint::across_nat(tunnel, findings);
+        nat_lint(tunnel, findings);
     }
 }
 
-/// Two tunnels must differ in name; that is told of tunnels that are otherwise unusable, too.
-pub fn names(tunnels: &[Table], findings: &mut Vec<Diagnostic>) {
+/// Tunnel names must be unique, among invalid tunnels too.
+pub fn duplicate_names(tunnels: &[ConfigTable], findings: &mut Vec<Diagnostic>) {
     let mut seen = BTreeSet::new();
     for entry in tunnels.iter().filter_map(|table| table.entry("name")) {
-        if let Value::Text(name) = &entry.value.value
+        if let ConfigValue::Text(name) = &entry.value.value
             && !seen.insert(name)
         {
-            findings.push(Diagnostic::error(
-                entry.value.at.clone(),
-                format!("there are two tunnels named `{name}`"),
-                "names are how `status`, `up` and `down` know them: give one another name",
-            ));
+            let what = format!("two tunnels have the name `{name}`");
+            let advice =
+                "rename one of them: `status`, `up` and `down` select a tunnel by its name";
+            entry.value.reject::<()>(findings, what, advice);
         }
     }
 }
 
-/// Two tunnels must differ in device, and incoming messages must be able to tell them apart.
-fn pair(earlier: &ResolvedTunnel, later: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
-    let (first, second) = (&earlier.tunnel, &later.tunnel);
-    if first.name != second.name && first.device == second.device {
-        let what = format!(
-            "tunnels `{}` and `{}` would share the device `{}`",
-            first.name, second.name, second.device
-        );
-        findings.push(Diagnostic::error(
-            later.at.device.clone(),
-            what,
-            "each tunnel has a device of its own: set another `device`",
-        ));
-    }
-    if same_peer(&first.ike.peer, &second.ike.peer)
-        && may_be_same(first.ike.local, second.ike.local)
-    {
-        let what = format!(
-            "tunnels `{}` and `{}` cannot be told apart: same peer, same local address",
-            first.name, second.name
-        );
-        let advice = "give each its own `local-address`; the peer sees two gateways then";
-        findings.push(Diagnostic::error(later.at.peer.clone(), what, advice));
-    }
-    if let (Some(one), Some(other)) = (first.inside, second.inside)
-        && one.address == other.address
-    {
-        let what = format!(
-            "tunnels `{}` and `{}` have the same address {} inside",
-            first.name, second.name, one.address
-        );
-        findings.push(Diagnostic::error(
-            later.at.header.clone(),
-            what,
-            "give each device its own `inside` address",
-        ));
+/// Devices and inside addresses must be unique.
+fn shared_resources(tunnels: &[ResolvedTunnel], findings: &mut Vec<Diagnostic>) {
+    let mut devices = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    for tunnel in tunnels {
+        let (name, device) = (&tunnel.settings.name, &tunnel.settings.device);
+        // Of tunnels with the same name, only the name is reported.
+        if let Some(other) = devices.insert(device, name)
+            && other != name
+        {
+            let what = format!("tunnels `{other}` and `{name}` have the same device `{device}`");
+            let advice = "set another `device` in one of them";
+            findings.push(Diagnostic::error(tunnel.spans.device.clone(), what, advice));
+        }
+        if let Some(inside) = tunnel.settings.inside
+            && let Some(other) = addresses.insert(inside.address, name)
+        {
+            let address = inside.address;
+            let what =
+                format!("tunnels `{other}` and `{name}` have the same `inside` address {address}");
+            let advice = "set another `inside` address in one of them";
+            findings.push(Diagnostic::error(tunnel.spans.header.clone(), what, advice));
+        }
     }
 }
 
-fn same_peer(one: &Peer, other: &Peer) -> bool {
-    match (one, other) {
-        (Peer::Address(one), Peer::Address(other)) => one == other,
-        (Peer::Name(one), Peer::Name(other)) => one
-            .trim_end_matches('.')
-            .eq_ignore_ascii_case(other.trim_end_matches('.')),
-        (Peer::Address(_), Peer::Name(_)) | (Peer::Name(_), Peer::Address(_)) => false,
+/// Local address and peer must select one tunnel for an incoming message.
+fn ambiguous_peers(tunnels: &[ResolvedTunnel], findings: &mut Vec<Diagnostic>) {
+    let mut by_peer: BTreeMap<String, Vec<&ResolvedTunnel>> = BTreeMap::new();
+    for tunnel in tunnels {
+        let peer = match &tunnel.settings.ike.peer {
+            Peer::Address(address) => address.to_string(),
+            Peer::Name(name) => name.trim_end_matches('.').to_ascii_lowercase(),
+        };
+        let same_peer = by_peer.entry(peer).or_default();
+        let local = tunnel.settings.ike.local;
+        let other = same_peer
+            .iter()
+            .find(|other| may_be_same(other.settings.ike.local, local));
+        if let Some(other) = other {
+            let (first, second) = (&other.settings.name, &tunnel.settings.name);
+            let what = format!(
+                "tunnels `{first}` and `{second}` have the same peer and the same local address"
+            );
+            let advice =
+                "set a `local-address` of its own in each: the peer then sees two gateways";
+            findings.push(Diagnostic::error(tunnel.spans.peer.clone(), what, advice));
+        }
+        same_peer.push(tunnel);
     }
 }
 
-/// Whether a message to one of these addresses may be for both: "any address" includes the other's.
+/// Whether a message to one address may be for the other: an unspecified address includes every address of its family.
 fn may_be_same(one: IpAddr, other: IpAddr) -> bool {
-    one == other
-        || (one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified()))
+    let unspecified = one.is_unspecified() || other.is_unspecified();
+    one == other || (one.is_ipv4() == other.is_ipv4() && unspecified)
 }
 
-/// The outer addresses have to fit together.
-fn addresses(resolved: &ResolvedTunnel, gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
-    let (tunnel, at) = (&resolved.tunnel, &resolved.at);
-    let Peer::Address(peer) = tunnel.ike.peer else {
+/// Local and peer address must be of one family, and different.
+fn addresses(tunnel: &ResolvedTunnel, gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
+    let Peer::Address(peer) = tunnel.settings.ike.peer else {
         return;
     };
-    let local = tunnel.ike.local;
+    let local = tunnel.settings.ike.local;
     if local.is_ipv4() != peer.is_ipv4() {
-        let what = format!(
-            "{local} cannot reach {peer}: one is {}, the other {}",
-            family(local.is_ipv4()),
-            family(peer.is_ipv4())
-        );
-        let advice = format!(
-            "set `local-address` to one of this machine's {} addresses",
-            family(peer.is_ipv4())
-        );
-        findings.push(Diagnostic::error(at.local_address.clone(), what, advice));
+        let (ours, theirs) = (family(local.is_ipv4()), family(peer.is_ipv4()));
+        let what = format!("the local address {local} is {ours}, but the peer {peer} is {theirs}");
+        let advice = format!("set `local-address` to an {theirs} address of this machine");
+        let span = tunnel.spans.local_address.clone();
+        findings.push(Diagnostic::error(span, what, advice));
     }
     if peer == local || Some(peer) == gateway.address {
-        findings.push(Diagnostic::error(
-            at.peer.clone(),
-            format!("the peer {peer} is this gateway itself"),
-            "write the address of the cloud's gateway",
-        ));
+        let what = format!("the peer {peer} is this gateway itself");
+        let advice = "write the address of the cloud's gateway";
+        findings.push(Diagnostic::error(tunnel.spans.peer.clone(), what, advice));
     }
 }
 
-/// The selectors have to leave something to carry.
-fn selectors(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
-    let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
-    for (key, prefixes, place) in [("local", local, &at.local), ("remote", remote, &at.remote)] {
+/// The selectors must allow some traffic.
+fn selectors(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    let local = ("local", &tunnel.local, &tunnel.spans.local);
+    let remote = ("remote", &tunnel.remote, &tunnel.spans.remote);
+    for ((key, prefixes, span), (opposite_key, opposite, _)) in [(local, remote), (remote, local)] {
         if prefixes.is_empty() {
-            findings.push(Diagnostic::error(
-                place.clone(),
-                format!("`{key}` is empty, so nothing may pass"),
-                "list the networks, or \"0.0.0.0/0\" for all",
-            ));
+            let what = format!("`{key}` is empty, so the tunnel carries no traffic");
+            let advice = "list the networks, or \"0.0.0.0/0\" for all";
+            findings.push(Diagnostic::error(span.clone(), what, advice));
         }
-    }
-    for ipv4 in [true, false] {
-        let sides = [
-            ("local", local, &at.local, "remote"),
-            ("remote", remote, &at.remote, "local"),
-        ];
-        for ((key, prefixes, place, without), opposite) in sides.into_iter().zip([remote, local]) {
+        for ipv4 in [true, false] {
             if has(prefixes, ipv4) && !has(opposite, ipv4) && !opposite.is_empty() {
+                let family = family(ipv4);
                 let what = format!(
-                    "`{key}` has {0} prefixes and `{without}` has none, so no {0} packet fits both",
-                    family(ipv4)
+                    "`{key}` has {family} prefixes and `{opposite_key}` has none, so the tunnel carries no {family} traffic"
                 );
-                findings.push(Diagnostic::error(
-                    place.clone(),
-                    what,
-                    format!(
-                        "add an {} prefix to `{without}` or leave these out",
-                        family(ipv4)
-                    ),
-                ));
+                let advice = format!(
+                    "add an {family} prefix to `{opposite_key}`, or remove those of `{key}`"
+                );
+                findings.push(Diagnostic::error(span.clone(), what, advice));
             }
         }
     }
 }
 
-/// A network is on one side only.
-fn overlaps(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
-    let (at, local, remote) = (&resolved.at, &resolved.local, &resolved.remote);
-    for theirs in remote.iter().filter(|prefix| !prefix.is_default()) {
-        for ours in local.iter().filter(|prefix| !prefix.is_default()) {
+/// A network must be on one side only.
+fn overlaps(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    let span = &tunnel.spans.remote;
+    for theirs in tunnel.remote.iter().filter(|prefix| !prefix.is_default()) {
+        for ours in tunnel.local.iter().filter(|prefix| !prefix.is_default()) {
             if ours == theirs {
-                let what = format!("{ours} is both `local` and `remote`");
-                findings.push(Diagnostic::error(
-                    at.remote.clone(),
-                    what,
-                    "a network is behind one gateway only; renumber or translate one side",
-                ));
+                let what = format!("{ours} is in both `local` and `remote`");
+                let advice = "renumber one of the networks, or translate its addresses (NAT)";
+                findings.push(Diagnostic::error(span.clone(), what, advice));
             } else if ours.contains_prefix(theirs) {
                 let what = format!("{theirs} in `remote` is part of {ours} in `local`");
-                findings.push(Diagnostic::warning(at.remote.clone(), what, "hosts on the local network will look for it next to them, not behind this gateway"));
+                let advice = "hosts of the local network expect these addresses on their own link and do not send to this gateway";
+                findings.push(Diagnostic::warning(span.clone(), what, advice));
             }
         }
     }
 }
 
-/// What is routed into the tunnel has to fit through it.
-fn routes(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
-    let (tunnel, at, remote) = (&resolved.tunnel, &resolved.at, &resolved.remote);
+/// What is routed into the tunnel must be allowed by its selectors and its MTU.
+fn routes(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    let is_allowed = |route: &Prefix| {
+        tunnel
+            .remote
+            .iter()
+            .any(|remote| remote.contains_prefix(route))
+    };
     for route in tunnel
+        .settings
         .routes
         .iter()
-        .filter(|route| !remote.iter().any(|theirs| theirs.contains_prefix(route)))
+        .filter(|route| !is_allowed(route))
     {
-        let what = format!(
-            "the route {route} leads packets into the tunnel that `remote` does not let through"
-        );
+        let what =
+            format!("the route {route} is not within `remote`, so the tunnel drops its packets");
+        let advice = "extend `remote` (on both sides) or shorten `routes`";
         findings.push(Diagnostic::warning(
-            at.routes.clone(),
+            tunnel.spans.routes.clone(),
             what,
-            "widen `remote` (on both sides) or narrow `routes`",
+            advice,
         ));
     }
     // RFC 8200 §5: every IPv6 link carries 1280 bytes.
-    if let (Mtu::Fixed(mtu @ ..1280), true) = (tunnel.mtu, has(&resolved.local, false)) {
-        findings.push(Diagnostic::error(
-            at.mtu.clone(),
-            format!("an MTU of {mtu} is too small for IPv6"),
-            "1280 is the least",
-        ));
+    if let (Mtu::Fixed(mtu @ ..1280), true) = (tunnel.settings.mtu, has(&tunnel.local, false)) {
+        let what = format!("an MTU of {mtu} is too small for IPv6");
+        let advice = "the minimum is 1280";
+        findings.push(Diagnostic::error(tunnel.spans.mtu.clone(), what, advice));
     }
 }
 
@@ -222,80 +201,67 @@ fn family(ipv4: bool) -> &'static str {
     if ipv4 { "IPv4" } else { "IPv6" }
 }
 
-/// Weak algorithms work where they are named, and `check` says what there is instead; broken ones need `allow-weak` as well.
-fn algorithms(resolved: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
-    let settings = &resolved.tunnel.ike;
-    let ike: Vec<_> = settings
-        .ike
-        .iter()
-        .flat_map(|proposal| proposal.weak())
-        .collect();
-    let esp: Vec<_> = settings
-        .esp
-        .iter()
-        .flat_map(|proposal| proposal.weak())
-        .collect();
-    level(
-        resolved,
+/// Warns of weak algorithms and names an alternative; broken algorithms also need `allow-weak`.
+fn algorithms(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    let (ike, esp) = (&tunnel.settings.ike.ike, &tunnel.settings.ike.esp);
+    let in_ike: Vec<_> = ike.iter().flat_map(|proposal| proposal.weak()).collect();
+    let in_esp: Vec<_> = esp.iter().flat_map(|proposal| proposal.weak()).collect();
+    let (spans, preset) = (&tunnel.spans, tunnel.preset);
+    weak_algorithms(
+        tunnel,
         "ike",
-        &ike,
-        &resolved.at.ike,
-        &resolved.preset.instead_ike,
+        &in_ike,
+        &spans.ike,
+        &preset.instead_ike,
         findings,
     );
-    level(
-        resolved,
+    weak_algorithms(
+        tunnel,
         "esp",
-        &esp,
-        &resolved.at.esp,
-        &resolved.preset.instead_esp,
+        &in_esp,
+        &spans.esp,
+        &preset.instead_esp,
         findings,
     );
 }
 
-fn level(
-    resolved: &ResolvedTunnel,
+fn weak_algorithms(
+    tunnel: &ResolvedTunnel,
     key: &str,
     found: &[(&'static str, Status)],
-    at: &Range<usize>,
+    span: &Range<usize>,
     instead: &str,
     findings: &mut Vec<Diagnostic>,
 ) {
-    let name = &resolved.tunnel.name;
+    let name = &tunnel.settings.name;
     let broken = words(found, Status::Forbidden);
     let weak = words(found, Status::Weak);
-    if !broken.is_empty() && !resolved.allow_weak {
-        let what = format!("`{key}` of tunnel `{name}` names broken algorithms: {broken}");
-        let advice = format!(
-            "use \"{instead}\" on both sides; if the peer can do no better, `allow-weak = true` on this tunnel lets it pass"
-        );
-        findings.push(Diagnostic::new(Severity::Lint, at.clone(), what, advice));
-    } else if !broken.is_empty() {
-        let what = format!(
-            "`{key}` of tunnel `{name}` names broken algorithms, as `allow-weak` lets it: {broken}"
-        );
-        findings.push(Diagnostic::warning(
-            at.clone(),
-            what,
-            format!("use \"{instead}\" on both sides as soon as the peer can"),
-        ));
+    if !broken.is_empty() {
+        let what = format!("`{key}` of tunnel `{name}` has broken algorithms: {broken}");
+        let finding = if tunnel.allow_weak {
+            let advice = format!("use \"{instead}\" on both sides as soon as the peer supports it");
+            Diagnostic::warning(span.clone(), what, advice)
+        } else {
+            let advice = format!(
+                "use \"{instead}\" on both sides, or set `allow-weak = true` in this tunnel if the peer supports nothing better"
+            );
+            Diagnostic::new(Severity::Lint, span.clone(), what, advice)
+        };
+        findings.push(finding);
     }
     if !weak.is_empty() {
-        let what = format!("`{key}` of tunnel `{name}` names weak algorithms: {weak}");
-        let who = if resolved.preset.name == "generic" {
+        let what = format!("`{key}` of tunnel `{name}` has weak algorithms: {weak}");
+        let supporter = if tunnel.preset.name == "generic" {
             "most peers support"
         } else {
             "this cloud supports"
         };
-        findings.push(Diagnostic::warning(
-            at.clone(),
-            what,
-            format!("{who} \"{instead}\"; change both sides"),
-        ));
+        let advice = format!("{supporter} \"{instead}\"; change both sides");
+        findings.push(Diagnostic::warning(span.clone(), what, advice));
     }
 }
 
-/// The words of one status, each once.
+/// The words of one status, without duplicates.
 fn words(found: &[(&'static str, Status)], wanted: Status) -> String {
     let mut words: Vec<&str> = Vec::new();
     for (word, status) in found {
@@ -304,4 +270,83 @@ fn words(found: &[(&'static str, Status)], wanted: Status) -> String {
         }
     }
     words.join(", ")
+}
+
+/// Warns of `encapsulation = "esp"` across a NAT that the addresses show: such a tunnel cannot come up (RFC 7296 §2.23).
+///
+/// ```text
+///   this machine ── 10.0.0.5 ── NAT ── 203.0.113.7 ──▶ the peer
+///                local-address          address
+/// ```
+fn nat_lint(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    match tunnel.settings.ike.encapsulation {
+        Encapsulation::Esp => {}
+        Encapsulation::Udp | Encapsulation::Auto => return,
+    }
+    let local = tunnel.settings.ike.local;
+    let why = match (tunnel.address, &tunnel.settings.ike.peer) {
+        // An unspecified address shows nothing.
+        _ if local.is_unspecified() => return,
+        (Some(public), _) if public.is_ipv4() == local.is_ipv4() && public != local => {
+            format!("this machine sends from {local}, but the peer knows it as {public}")
+        }
+        (_, Peer::Address(peer)) if is_private(local) && !is_private(*peer) => {
+            format!("{local} is a private address and {peer} a public one")
+        }
+        (_, Peer::Address(_) | Peer::Name(_)) => return,
+    };
+    let what = format!(
+        "tunnel `{}` cannot come up across a NAT with `encapsulation = \"esp\"`: {why}",
+        tunnel.settings.name
+    );
+    let advice = "set `encapsulation = \"auto\"`: ESP then uses UDP 4500 across a NAT, and IP protocol 50 otherwise";
+    findings.push(Diagnostic::warning(
+        tunnel.spans.encapsulation.clone(),
+        what,
+        advice,
+    ));
+}
+
+/// Whether the Internet does not route an address: RFC 1918, RFC 6598 (carrier-grade NAT), link-local, RFC 4193.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            address.is_private() || address.is_link_local() || (first == 100 && second & 0xc0 == 64)
+        }
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_address_ranges_are_exact() {
+        let private = |text: &str| is_private(text.parse().unwrap());
+        for inside in [
+            "10.255.255.255",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.64.0.0",
+            "100.127.255.255",
+            "169.254.1.1",
+            "fd00::1",
+            "fe80::1",
+        ] {
+            assert!(private(inside), "{inside}");
+        }
+        for outside in [
+            "11.0.0.0",
+            "172.32.0.1",
+            "192.169.0.1",
+            "100.63.255.255",
+            "100.128.0.0",
+            "203.0.113.7",
+            "2001:db8::1",
+        ] {
+            assert!(!private(outside), "{outside}");
+        }
+    }
 }

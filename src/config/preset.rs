@@ -1,54 +1,51 @@
-//! Presets: what a cloud's VPN gateway wants, as data. Each is a partial configuration embedded from `config/presets/`, with the
-//! reason for every value beside it.
+//! Presets: the values that a cloud's VPN gateway needs, as partial configurations embedded from `config/presets/`. Each file gives
+//! the reason for every value.
 
 use std::sync::LazyLock;
 
 use super::diagnostic::{ConfigText, Diagnostic};
-use super::file::{FileKind, Table, parse};
+use super::file::{ConfigTable, FileKind, parse};
 use super::value;
 
-/// A preset, read.
+/// A preset.
 #[derive(Debug)]
 pub struct Preset {
-    /// What a tunnel's `preset` key calls it.
+    /// Name of the preset, the value of a tunnel's `preset` key.
     pub name: &'static str,
-    /// Its cloud in a sentence.
+    /// One sentence about the cloud.
     pub summary: String,
-    /// The largest outer packet the cloud takes.
+    /// Maximum outer packet of the cloud.
     pub outer_mtu: Option<u16>,
-    /// The largest inner packet the cloud takes.
+    /// Maximum inner packet of the cloud.
     pub inner_mtu: Option<u16>,
-    /// What the cloud supports instead of weak algorithms in `ike`.
+    /// The cloud's alternative to weak algorithms in `ike`.
     pub instead_ike: String,
-    /// What the cloud supports instead of weak algorithms in `esp`.
+    /// The cloud's alternative to weak algorithms in `esp`.
     pub instead_esp: String,
     /// Values of tunnel keys.
-    pub tunnel: Table,
+    pub tunnel: ConfigTable,
 }
 
-/// The preset files. To add a preset, add a file and a row.
-static FILES: &[(&str, &str)] = &[
-    ("generic", include_str!("../../config/presets/generic.toml")),
-    (
-        "google-classic",
-        include_str!("../../config/presets/google-classic.toml"),
-    ),
-    (
-        "google-ha",
-        include_str!("../../config/presets/google-ha.toml"),
-    ),
-    ("alibaba", include_str!("../../config/presets/alibaba.toml")),
-    (
-        "alibaba-2018",
-        include_str!("../../config/presets/alibaba-2018.toml"),
-    ),
+/// Embeds preset files: each name with the text of its file.
+macro_rules! embed {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../config/presets/", $name, ".toml")))),*]
+    };
+}
+
+/// The preset files. A new preset is a file and its name here.
+static FILES: &[(&str, &str)] = embed![
+    "generic",
+    "google-classic",
+    "google-ha",
+    "alibaba",
+    "alibaba-2018",
 ];
 
 static PRESETS: LazyLock<Vec<Preset>> = LazyLock::new(|| {
-    FILES
-        .iter()
-        .map(|(name, text)| read(name, text, &mut Vec::new()))
-        .collect()
+    let files = FILES.iter();
+    let presets = files.map(|(name, text)| read(name, text, &mut Vec::new()));
+    presets.collect()
 });
 
 /// Every preset.
@@ -62,29 +59,29 @@ pub fn find(name: &str) -> Option<&'static Preset> {
 }
 
 fn read(name: &'static str, text: &'static str, findings: &mut Vec<Diagnostic>) -> Preset {
-    let mut source = ConfigText::new(name, text);
-    let file = parse(&mut source, FileKind::Preset, findings);
-    let mut about = |key: &str| {
-        file.preset
-            .entry(key)
-            .and_then(|entry| value::text(&entry.value, findings))
+    let mut text = ConfigText::new(name, text);
+    let file = parse(&mut text, FileKind::Preset, findings);
+    let mut text_of = |key: &str| {
+        let entry = file.preset.entry(key)?;
+        value::text(&entry.value, findings)
     };
-    let tunnel = file.tunnels.into_iter().next().unwrap_or_default();
-    let (summary, instead_ike, instead_esp) =
-        (about("summary"), about("instead.ike"), about("instead.esp"));
-    let mut mtu = |key: &str| {
-        file.preset
-            .entry(key)
-            .and_then(|entry| value::fixed_mtu(&entry.value, findings))
+    let (summary, instead_ike, instead_esp) = (
+        text_of("summary"),
+        text_of("instead.ike"),
+        text_of("instead.esp"),
+    );
+    let mut mtu_of = |key: &str| {
+        let entry = file.preset.entry(key)?;
+        value::fixed_mtu(&entry.value, findings)
     };
     Preset {
         name,
         summary: summary.unwrap_or_default(),
-        outer_mtu: mtu("outer-mtu"),
-        inner_mtu: mtu("inner-mtu"),
+        outer_mtu: mtu_of("outer-mtu"),
+        inner_mtu: mtu_of("inner-mtu"),
         instead_ike: instead_ike.unwrap_or_else(|| "aes256gcm16-prfsha256-curve25519".to_owned()),
         instead_esp: instead_esp.unwrap_or_else(|| "aes256gcm16-curve25519".to_owned()),
-        tunnel,
+        tunnel: file.tunnels.into_iter().next().unwrap_or_default(),
     }
 }
 
@@ -93,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_file_reads_without_findings_and_is_complete() {
+    fn every_preset_file_is_valid_and_complete() {
         for (name, text) in FILES {
             let mut findings = Vec::new();
             let preset = read(name, text, &mut findings);
@@ -112,7 +109,7 @@ mod tests {
             ] {
                 assert!(preset.tunnel.entry(key).is_some(), "{name} lacks {key}");
             }
-            // A cloud may want another group than we do, and says so only when it is asked: soon, and not in hours.
+            // A cloud checks the PFS group at the first rekey: its preset rekeys once after the first connect to find out.
             let is_cloud = *name != "generic";
             let checks = preset.tunnel.entry("rekey-check");
             assert_eq!(checks.is_some(), is_cloud, "{name}");
@@ -120,18 +117,18 @@ mod tests {
     }
 
     #[test]
-    fn every_value_of_a_preset_has_its_reason_above_it() {
+    fn every_value_of_a_preset_has_a_comment_above_it() {
         for (name, text) in FILES {
-            let mut reason = false;
+            let mut comment = false;
             let mut covered = 0;
             for line in text.lines() {
                 match line {
-                    line if line.starts_with('#') => (reason, covered) = (true, 0),
+                    line if line.starts_with('#') => (comment, covered) = (true, 0),
                     line if line.contains('=') && !line.starts_with("summary") => {
                         covered += 1;
-                        assert!(reason && covered <= 2, "{name}: no reason above `{line}`");
+                        assert!(comment && covered <= 2, "{name}: no comment above `{line}`");
                     }
-                    _ => (reason, covered) = (false, 0),
+                    _ => (comment, covered) = (false, 0),
                 }
             }
         }

@@ -1,22 +1,22 @@
-//! The keys both gateways share, `psk` and `ppk`: where the file says they are. The place is explained, never the key.
+//! The keys `psk` and `ppk`: location of the pre-shared keys. The location is recorded, never the key.
 
-use super::SecretPolicy;
+use std::path::Path;
+
 use super::diagnostic::Diagnostic;
-use super::file::SpannedValue;
 use super::scope::Scope;
-use super::secret::{self, KeyKind, KeyLocation};
-use super::show::{plain, quoted};
-use super::tunnel::Reader;
-use super::value::{self, refuse};
+use super::secret::{self, KeyFileError, KeyKind, KeyLocation, LoadOptions, SecretPolicy};
+use super::value::{self, quoted};
 use crate::crypto::Secret;
 use crate::ike::{Ppk, PpkDemand, Psk};
 
-/// What the keys of a table that names a shared key are called.
+/// Names of the keys that locate a pre-shared key.
 struct KeyNames {
     table: &'static str,
     file: &'static str,
     credential: &'static str,
     kind: KeyKind,
+    /// Advice if neither `file` nor `credential` is set.
+    advice: &'static str,
 }
 
 const PSK: KeyNames = KeyNames {
@@ -24,6 +24,7 @@ const PSK: KeyNames = KeyNames {
     file: "psk.file",
     credential: "psk.credential",
     kind: KeyKind::Psk,
+    advice: "generate a key with `groundlink psk`, store it in a file and write psk = { file = \"/etc/groundlink/psk/NAME\" }",
 };
 
 const PPK: KeyNames = KeyNames {
@@ -31,28 +32,33 @@ const PPK: KeyNames = KeyNames {
     file: "ppk.file",
     credential: "ppk.credential",
     kind: KeyKind::Ppk,
+    advice: "generate a key with `groundlink psk`, store it in a file and write ppk = { id = \"…\", file = \"…\" }",
 };
 
-impl Reader<'_> {
-    /// The pre-shared key, which every tunnel has.
-    pub fn psk(&self, scope: &mut Scope<'_, '_>) -> Option<Psk> {
-        let advice = "make a key with `groundlink psk`, put it into a file and write psk = { file = \"/etc/groundlink/psk/NAME\" }";
-        self.shared_key(scope, &PSK, advice).map(Psk)
+/// Reader of the pre-shared keys of tunnels.
+pub struct KeyReader<'a> {
+    /// Base of relative paths.
+    pub folder: &'a Path,
+    /// Options of the load.
+    pub options: &'a LoadOptions,
+}
+
+impl KeyReader<'_> {
+    /// Reads the pre-shared key, which is required. After an error the key is empty.
+    pub fn psk(&self, scope: &mut Scope<'_, '_>) -> Psk {
+        Psk(self.key(scope, &PSK).unwrap_or_else(empty))
     }
 
-    /// The post-quantum pre-shared key, of a tunnel that names one.
+    /// Reads the post-quantum pre-shared key (RFC 8784), which is optional.
     pub fn ppk(&self, scope: &mut Scope<'_, '_>) -> Option<Ppk> {
-        let named = ["ppk.id", PPK.file, PPK.credential, "ppk.required"]
-            .iter()
-            .any(|key| scope.sets(key));
-        if !named {
+        let keys = ["ppk.id", PPK.file, PPK.credential, "ppk.required"];
+        if !keys.iter().any(|key| scope.sets(key)) {
             return None;
         }
-        let advice = "name the PPK as the peer does: ppk = { id = \"…\", file = \"…\" }";
-        let id = scope.required("ppk.id", id, quoted, advice);
-        let advice = "make a key with `groundlink psk`, put it into a file and write ppk = { id = \"…\", file = \"…\" }";
-        let key = self.shared_key(scope, &PPK, advice);
-        let required = scope.value_or("ppk.required", value::boolean, plain, true);
+        let advice = "write the PPK's name as the peer has it: ppk = { id = \"…\", file = \"…\" }";
+        let id = scope.required("ppk.id", &value::PPK_ID, advice);
+        let key = self.key(scope, &PPK);
+        let required = scope.value_or("ppk.required", &value::BOOLEAN, true);
         Some(Ppk {
             id: id?.value,
             key: key?,
@@ -64,94 +70,75 @@ impl Reader<'_> {
         })
     }
 
-    /// A key, from wherever the file says it is.
-    fn shared_key(
-        &self,
-        scope: &mut Scope<'_, '_>,
-        names: &KeyNames,
-        advice: &str,
-    ) -> Option<Secret> {
-        let table = names.table;
-        let file = scope.read(names.file, value::path);
-        let credential = scope.read(names.credential, value::credential);
-        let (location, at) = match (file, credential) {
+    /// Locates and reads a key.
+    fn key(&self, scope: &mut Scope<'_, '_>, names: &KeyNames) -> Option<Secret> {
+        let file = scope.read(names.file, &value::PATH);
+        let credential = scope.read(names.credential, &value::CREDENTIAL);
+        let (location, span) = match (file, credential) {
             (Some(file), Some(_)) => {
-                scope.find(Diagnostic::error(
-                    file.at,
-                    format!("`{table}` names both a file and a credential"),
-                    "keep one of them",
-                ));
+                let what = format!("`{}` names both a file and a credential", names.table);
+                scope.report(Diagnostic::error(file.span, what, "remove one of the two"));
                 return None;
             }
             (Some(file), None) => {
                 let path = self.folder.join(file.value);
-                scope.explain(names.file, quoted(&path.display()), file.origin);
-                (KeyLocation::File(path), file.at)
+                scope.record(names.file, quoted(&path.display()), file.origin);
+                (KeyLocation::File(path), file.span)
             }
             (None, Some(credential)) => {
                 let shown = quoted(&credential.value);
-                scope.explain(names.credential, shown, credential.origin);
-                (KeyLocation::Credential(credential.value), credential.at)
+                scope.record(names.credential, shown, credential.origin);
+                (KeyLocation::Credential(credential.value), credential.span)
             }
             (None, None) => {
-                let unusable = scope.sets(names.file)
-                    || scope.sets(names.credential)
-                    || scope.file.refused(table);
-                if !unusable {
-                    let tunnel = scope.tunnel.as_deref().unwrap_or_default();
-                    let what = match names.kind {
-                        KeyKind::Psk => format!("tunnel `{tunnel}` has no `psk`"),
-                        KeyKind::Ppk => format!("the `ppk` of tunnel `{tunnel}` names no key"),
-                    };
-                    scope.find(Diagnostic::error(scope.header(), what, advice));
-                }
+                report_missing(scope, names);
                 return None;
             }
         };
         if self.options.secrets == SecretPolicy::Unread {
-            return Some(unknown());
+            return Some(empty());
         }
-        let credentials = self.options.credentials.as_deref();
-        let found = secret::read(&location, names.kind, credentials);
-        match (found, self.options.secrets) {
-            (Ok(found), _) => {
+        match secret::read(&location, names.kind, self.options.credentials.as_deref()) {
+            Ok(found) => {
                 for (what, advice) in found.warnings {
-                    scope.find(Diagnostic::warning(at.clone(), what, advice));
+                    scope.report(Diagnostic::warning(span.clone(), what, advice));
                 }
                 Some(found.key)
             }
-            (Err(secret::KeyFileError::AccessDenied { what, .. }), SecretPolicy::IfReadable) => {
-                scope.find(Diagnostic::note(at, format!("{what}; not checked"), ""));
-                Some(unknown())
+            Err(KeyFileError::AccessDenied { what, .. })
+                if self.options.secrets == SecretPolicy::IfReadable =>
+            {
+                let what = format!("{what}; the key was not checked");
+                scope.report(Diagnostic::note(span, what, ""));
+                Some(empty())
             }
-            (
-                Err(
-                    secret::KeyFileError::AccessDenied { what, advice }
-                    | secret::KeyFileError::Invalid { what, advice },
-                ),
-                _,
+            Err(
+                KeyFileError::AccessDenied { what, advice }
+                | KeyFileError::Invalid { what, advice },
             ) => {
-                scope.find(Diagnostic::error(at, what, advice));
+                scope.report(Diagnostic::error(span, what, advice));
                 None
             }
         }
     }
 }
 
-/// Stands in where a key cannot be had and nobody will use it.
-pub fn unknown() -> Secret {
-    Secret::new(Vec::new())
+/// Reports that neither a file nor a credential is set, unless another finding already says why.
+fn report_missing(scope: &mut Scope<'_, '_>, names: &KeyNames) {
+    let invalid = scope.sets(names.file)
+        || scope.sets(names.credential)
+        || scope.table.is_rejected(names.table);
+    if !invalid {
+        let subject = scope.subject();
+        let what = match names.kind {
+            KeyKind::Psk => format!("{subject} has no `psk`"),
+            KeyKind::Ppk => format!("the `ppk` of {subject} has neither `file` nor `credential`"),
+        };
+        scope.report(Diagnostic::error(scope.header(), what, names.advice));
+    }
 }
 
-/// A longer name than this fits no message in comfort, and no person reads it.
-const LONGEST_ID: usize = 255;
-
-/// The name of a PPK: the same bytes on both sides.
-fn id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
-    let text = value::text(value, findings)?;
-    if text.len() > LONGEST_ID || text.chars().any(char::is_control) {
-        let what = "the name of a PPK has at most 255 bytes and no control characters";
-        return refuse(findings, value.at.clone(), what, "");
-    }
-    Some(text)
+/// Placeholder of a key that was not read; settings with it are not used.
+fn empty() -> Secret {
+    Secret::new(Vec::new())
 }

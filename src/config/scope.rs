@@ -1,149 +1,185 @@
-//! One table of the file on top of its preset on top of the defaults: values are asked for by key, and each remembers where it
-//! came from.
+//! The scope of one table: its keys over those of its preset over the defaults. Each value keeps its origin.
 
+use std::fmt::{self, Display};
 use std::ops::Range;
 
 use super::diagnostic::{ConfigText, Diagnostic};
-use super::file::Table;
-use super::origin::{EffectiveValue, Origin};
+use super::file::ConfigTable;
 use super::preset::Preset;
-use super::value::Read;
+use super::value::Format;
 
-/// A value, where it came from, and where to point when something is wrong with it.
+/// Origin of an effective value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The built-in default.
+    Default,
+    /// A default derived from another key.
+    DerivedFrom(&'static str),
+    /// The tunnel's preset.
+    Preset(&'static str),
+    /// A line of the file.
+    File {
+        /// Line number, from 1.
+        line: usize,
+    },
+}
+
+impl Origin {
+    /// The origin as `check --explain` prints it; `file` is the name of the configuration.
+    pub fn describe(self, file: &str) -> String {
+        match self {
+            Origin::Default => "default".to_owned(),
+            Origin::DerivedFrom(key) => format!("default, from `{key}`"),
+            Origin::Preset(name) => format!("preset {name}"),
+            Origin::File { line } => format!("{file}:{line}"),
+        }
+    }
+}
+
+/// One effective value of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffectiveValue {
+    /// Name of the tunnel; `None` for the gateway.
+    pub tunnel: Option<String>,
+    /// The key.
+    pub key: &'static str,
+    /// The value in TOML syntax; never a secret.
+    pub value: String,
+    /// Origin of the value.
+    pub origin: Origin,
+}
+
+impl Display for EffectiveValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.key, self.value)
+    }
+}
+
+/// A value, its origin, and the span that findings about it point at.
 #[derive(Debug, Clone)]
 pub struct Provided<T> {
     /// The value.
     pub value: T,
-    /// Where it came from.
+    /// Origin of the value.
     pub origin: Origin,
-    /// The bytes of the file that made it so.
-    pub at: Range<usize>,
+    /// The bytes of the file that set the value.
+    pub span: Range<usize>,
 }
 
-/// What all scopes of a file share.
+/// Output shared by all scopes of a file.
 pub struct Output<'a> {
     /// The file.
-    pub source: &'a ConfigText,
+    pub text: &'a ConfigText,
     /// Every effective value.
-    pub rows: Vec<EffectiveValue>,
-    /// Everything wrong.
+    pub values: Vec<EffectiveValue>,
+    /// Every finding.
     pub findings: Vec<Diagnostic>,
 }
 
-/// One table of the file.
+/// One table of the file, with its preset.
 pub struct Scope<'a, 'b> {
-    /// The tunnel; `None` is the gateway.
+    /// Name of the tunnel; `None` for the gateway.
     pub tunnel: Option<String>,
-    /// What the file says.
-    pub file: &'a Table,
-    /// What the preset says, and where the file names it.
+    /// The table.
+    pub table: &'a ConfigTable,
+    /// The preset, and the span that selects it.
     pub preset: Option<(&'static Preset, Range<usize>)>,
-    /// Where findings and values go.
+    /// Destination of values and findings.
     pub output: &'a mut Output<'b>,
 }
 
 impl Scope<'_, '_> {
-    /// Whether the file or the preset sets a key, usable or not.
+    /// Whether the file or the preset sets a key, to a valid value or not.
     pub fn sets(&self, key: &str) -> bool {
-        self.file.entry(key).is_some()
-            || self
-                .preset
-                .as_ref()
-                .is_some_and(|(preset, _)| preset.tunnel.entry(key).is_some())
+        let in_preset = |(preset, _): &(&'static Preset, _)| preset.tunnel.entry(key).is_some();
+        self.table.entry(key).is_some() || self.preset.as_ref().is_some_and(in_preset)
     }
 
-    /// Where to point when something is wrong with the table as a whole.
+    /// Span of the table's header, for findings about the table as a whole.
     pub fn header(&self) -> Range<usize> {
-        self.file.header.clone()
+        self.table.header.clone()
     }
 
-    /// Reads a key without explaining it; `None` when nobody sets it or what it is set to cannot be used.
-    pub fn read<T>(&mut self, key: &'static str, read: Read<T>) -> Option<Provided<T>> {
-        if let Some(entry) = self.file.entry(key) {
-            let value = read(&entry.value, &mut self.output.findings)?;
-            let (line, _) = self.output.source.position(entry.at.start);
+    /// Reads a key without recording it; `None` if the key is not set or its value is invalid.
+    pub fn read<T>(&mut self, key: &'static str, format: &Format<T>) -> Option<Provided<T>> {
+        if let Some(entry) = self.table.entry(key) {
+            let value = (format.read)(&entry.value, &mut self.output.findings)?;
+            let (line, _) = self.output.text.position(entry.key_span.start);
             return Some(Provided {
                 value,
                 origin: Origin::File { line },
-                at: entry.value.at.clone(),
+                span: entry.value.span.clone(),
             });
         }
-        let (preset, at) = self.preset.clone()?;
+        let (preset, span) = self.preset.clone()?;
         let entry = preset.tunnel.entry(key)?;
         let mut findings = Vec::new();
-        let value = read(&entry.value, &mut findings);
-        // What is said about a preset's value points at the place that chose the preset.
-        self.output
-            .findings
-            .extend(findings.into_iter().map(|finding| Diagnostic {
-                span: Some(at.clone()),
-                ..finding
-            }));
+        let value = (format.read)(&entry.value, &mut findings);
+        // Findings about a value of a preset point at the key that selects the preset.
+        let moved = findings.into_iter().map(|finding| Diagnostic {
+            span: Some(span.clone()),
+            ..finding
+        });
+        self.output.findings.extend(moved);
         Some(Provided {
             value: value?,
             origin: Origin::Preset(preset.name),
-            at,
+            span,
         })
     }
 
-    /// Reads a key; `None` as in [`Scope::read`].
-    pub fn value<T>(
-        &mut self,
-        key: &'static str,
-        read: Read<T>,
-        show: fn(&T) -> String,
-    ) -> Option<Provided<T>> {
-        let given = self.read(key, read)?;
-        self.explain(key, show(&given.value), given.origin);
-        Some(given)
+    /// Reads and records a key; `None` as in [`Scope::read`].
+    pub fn value<T>(&mut self, key: &'static str, format: &Format<T>) -> Option<Provided<T>> {
+        let provided = self.read(key, format)?;
+        self.record(key, (format.show)(&provided.value), provided.origin);
+        Some(provided)
     }
 
-    /// Reads a key that has a default.
+    /// Reads and records a key that has a default.
     pub fn value_or<T>(
         &mut self,
         key: &'static str,
-        read: Read<T>,
-        show: fn(&T) -> String,
+        format: &Format<T>,
         default: T,
     ) -> Provided<T> {
-        if let Some(given) = self.value(key, read, show) {
-            return given;
+        if let Some(provided) = self.value(key, format) {
+            return provided;
         }
         if !self.sets(key) {
-            self.explain(key, show(&default), Origin::Default);
+            self.record(key, (format.show)(&default), Origin::Default);
         }
         Provided {
             value: default,
             origin: Origin::Default,
-            at: self.header(),
+            span: self.header(),
         }
     }
 
-    /// Reads a key that must be set; says so where it is not.
+    /// Reads and records a required key; an error if it is not set.
     pub fn required<T>(
         &mut self,
         key: &'static str,
-        read: Read<T>,
-        show: fn(&T) -> String,
+        format: &Format<T>,
         advice: &str,
     ) -> Option<Provided<T>> {
         if !self.sets(key) {
-            let of = self.tunnel.as_ref().map_or_else(
-                || "the gateway".to_owned(),
-                |name| format!("tunnel `{name}`"),
-            );
-            self.output.findings.push(Diagnostic::error(
-                self.header(),
-                format!("{of} has no `{key}`"),
-                advice,
-            ));
+            let what = format!("{} has no `{key}`", self.subject());
+            self.report(Diagnostic::error(self.header(), what, advice));
         }
-        self.value(key, read, show)
+        self.value(key, format)
     }
 
-    /// Notes an effective value.
-    pub fn explain(&mut self, key: &'static str, value: impl Into<String>, origin: Origin) {
-        self.output.rows.push(EffectiveValue {
+    /// The table as findings call it.
+    pub fn subject(&self) -> String {
+        match &self.tunnel {
+            Some(name) => format!("tunnel `{name}`"),
+            None => "the gateway".to_owned(),
+        }
+    }
+
+    /// Records an effective value.
+    pub fn record(&mut self, key: &'static str, value: impl Into<String>, origin: Origin) {
+        self.output.values.push(EffectiveValue {
             tunnel: self.tunnel.clone(),
             key,
             value: value.into(),
@@ -152,7 +188,7 @@ impl Scope<'_, '_> {
     }
 
     /// Adds a finding.
-    pub fn find(&mut self, finding: Diagnostic) {
+    pub fn report(&mut self, finding: Diagnostic) {
         self.output.findings.push(finding);
     }
 }

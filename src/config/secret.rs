@@ -1,10 +1,11 @@
-//! Files of pre-shared keys, and of post-quantum ones: who may read them, and which bytes in them are the key.
+//! Files of pre-shared keys and post-quantum pre-shared keys: access rights, and decoding of the key.
 //!
 //! ```text
-//!   open (no waiting, following links) ─▶ a regular file? ─▶ nobody else may read, no group may write? ─▶ read, bounded ─▶ decode
+//!   open (non-blocking, following links) ─▶ regular file? ─▶ no access for others, not writable by the group? ─▶ read, bounded ─▶ decode
 //! ```
 //!
-//! Permissions are those of the open file, not of its name: what was checked is what is read. Nothing here ever prints a key.
+//! The mode checked is that of the open file, not of the path. No error text quotes the
+//! file.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -13,26 +14,46 @@ use std::path::{Path, PathBuf};
 
 use crate::crypto::Secret;
 
-/// Where a key is kept.
+/// Options of a load.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts the credentials of a service.
+    pub credentials: Option<PathBuf>,
+    /// Whether key files must be readable.
+    pub secrets: SecretPolicy,
+}
+
+/// Whether key files must be readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretPolicy {
+    /// An unreadable key file is an error: for the daemon.
+    Required,
+    /// An unreadable key file is a note and its key empty: for `check`.
+    IfReadable,
+    /// No key file is opened and all keys are empty: for untrusted texts.
+    Unread,
+}
+
+/// Location of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyLocation {
     /// A file.
     File(PathBuf),
-    /// A credential that systemd hands to the service.
+    /// A credential that systemd provides to the service.
     Credential(String),
 }
 
-/// What a key is for.
+/// Purpose of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// Proving who is who.
+    /// Authentication (RFC 7296 §2.15).
     Psk,
-    /// The keys of an IKE SA, beside the key exchange (RFC 8784).
+    /// Post-quantum security of the IKE SA's keys (RFC 8784).
     Ppk,
 }
 
 impl KeyKind {
-    /// As files of this kind are called.
+    /// Name of the kind in error texts.
     fn word(self) -> &'static str {
         match self {
             KeyKind::Psk => "PSK",
@@ -40,81 +61,89 @@ impl KeyKind {
         }
     }
 
-    /// What is doubtful about a key with fewer bytes, if it is written out, or else with fewer characters; and what to do.
-    fn short(self, key: &Secret, written: KeyEncoding) -> Option<(&'static str, &'static str)> {
-        let (least, doubt) = match (self, written) {
-            (KeyKind::Psk, KeyEncoding::Binary) => (FEW_BYTES, GUESSED),
-            (KeyKind::Psk, KeyEncoding::Text) => (FEW_CHARACTERS, GUESSED),
-            (KeyKind::Ppk, KeyEncoding::Binary) => (QUANTUM_BYTES, SEARCHED),
-            (KeyKind::Ppk, KeyEncoding::Text) => (QUANTUM_CHARACTERS, SEARCHED),
+    /// A warning with advice if the key is too short.
+    fn length_warning(self, key: &Secret, encoding: KeyEncoding) -> Option<KeyWarning> {
+        let (minimum, warning) = match (self, encoding) {
+            (KeyKind::Psk, KeyEncoding::Binary) => (PSK_MIN_BYTES, SHORT_PSK),
+            (KeyKind::Psk, KeyEncoding::Text) => (PSK_MIN_CHARACTERS, SHORT_PSK),
+            (KeyKind::Ppk, KeyEncoding::Binary) => (PPK_MIN_BYTES, SHORT_PPK),
+            (KeyKind::Ppk, KeyEncoding::Text) => (PPK_MIN_CHARACTERS, SHORT_PPK),
         };
-        (key.len() < least).then_some(doubt)
+        (key.len() < minimum).then_some(warning)
     }
 }
 
-/// How a file holds a key.
+/// Encoding of a key in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyEncoding {
-    /// In hex or base64: every bit of it counts.
+    /// Hexadecimal or base64: every bit may be random.
     Binary,
-    /// In characters, of which a person may have chosen each.
+    /// Plain text: a person may have chosen the characters.
     Text,
 }
 
-const GUESSED: (&str, &str) = (
-    "this pre-shared key is short enough to be guessed by someone who answers in the peer's place",
-    "`groundlink psk` makes a strong one; set it on both sides",
+/// A warning about a key, and advice.
+type KeyWarning = (&'static str, &'static str);
+
+const SHORT_PSK: KeyWarning = (
+    "this pre-shared key is short: an attacker who answers in the peer's place can find it by an offline search",
+    "generate a strong one with `groundlink psk` and set it on both sides",
 );
 
-const SEARCHED: (&str, &str) = (
-    "this post-quantum pre-shared key has fewer than 256 bits, and a quantum computer halves that (RFC 8784 §6)",
-    "`groundlink psk` makes a strong one; set it on both sides",
+const SHORT_PPK: KeyWarning = (
+    "this post-quantum pre-shared key has fewer than 256 bits, of which a quantum computer leaves half (RFC 8784 section 6)",
+    "generate a strong one with `groundlink psk` and set it on both sides",
 );
 
-/// Why there is no key.
+const BLANKS: KeyWarning = (
+    "this pre-shared key begins or ends with a blank, a carriage return or a second newline, which are part of the key",
+    "if they are not meant, write the file with `printf %s KEY > FILE`",
+);
+
+/// Why a key could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyFileError {
-    /// This user may not read it; another may.
+    /// This user may not read the file; another user may.
     AccessDenied {
         /// What happened.
         what: String,
-        /// What to do about it.
+        /// What to do.
         advice: String,
     },
-    /// Nobody should use it as it is.
+    /// The file must not be used as it is.
     Invalid {
         /// What is wrong.
         what: String,
-        /// What to do about it.
+        /// What to do.
         advice: String,
     },
 }
 
-/// A key, and what is doubtful about it.
+/// A loaded key.
 #[derive(Debug, Clone)]
 pub struct LoadedKey {
     /// The key.
     pub key: Secret,
-    /// Warnings: what is doubtful, what to do.
-    pub warnings: Vec<(&'static str, &'static str)>,
+    /// Warnings about the key.
+    pub warnings: Vec<KeyWarning>,
 }
 
-/// The most bytes a key file may have.
-const MOST: u64 = 4096;
+/// Maximum size of a key file in bytes.
+const MAX_FILE_SIZE: usize = 4096;
 
-/// Fewer characters than this can be guessed offline by someone who answers in the peer's place (RFC 7296 §2.15).
-const FEW_CHARACTERS: usize = 20;
+/// Minimum length of a textual PSK: a shorter one can be found by an offline search (RFC 7296 §2.15).
+const PSK_MIN_CHARACTERS: usize = 20;
 
-/// Fewer bytes than this of hex or base64 are as bad: 112 bits.
-const FEW_BYTES: usize = 14;
+/// Minimum length of a binary PSK: 112 bits.
+const PSK_MIN_BYTES: usize = 14;
 
-/// 256 bits.
-const QUANTUM_BYTES: usize = 32;
+/// Minimum length of a binary PPK: 256 bits.
+const PPK_MIN_BYTES: usize = 32;
 
-/// As many letters and digits.
-const QUANTUM_CHARACTERS: usize = 43;
+/// Minimum length of a textual PPK: 256 bits in letters and digits.
+const PPK_MIN_CHARACTERS: usize = 43;
 
-/// Reads a key. `credentials` is `$CREDENTIALS_DIRECTORY`: systemd guards what is in it.
+/// Loads a key. `credentials` is `$CREDENTIALS_DIRECTORY`, whose files systemd protects.
 pub fn read(
     location: &KeyLocation,
     kind: KeyKind,
@@ -124,144 +153,130 @@ pub fn read(
         KeyLocation::Credential(name) => {
             let Some(folder) = credentials else {
                 return Err(KeyFileError::AccessDenied {
-                    what: format!("the credential `{name}` exists only inside the service"),
-                    advice: "systemd provides it (`LoadCredential=` in groundlink.service); elsewhere name a `file`".to_owned(),
+                    what: format!("the credential `{name}` is only available inside the systemd service"),
+                    advice: "check `LoadCredential=` in groundlink.service; outside the service use `file`".to_owned(),
                 });
             };
             let path = folder.join(name);
             if path.symlink_metadata().is_err() {
-                return Err(unusable(
+                return Err(invalid(
                     format!("systemd provides no credential `{name}`"),
-                    "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding one",
+                    "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding a file",
                 ));
             }
             read_file(&path, kind, AccessControl::Systemd)
         }
         KeyLocation::File(path) => {
-            let guard = match credentials {
+            let access = match credentials {
                 Some(folder) if path.parent() == Some(folder) => AccessControl::Systemd,
                 Some(_) | None => AccessControl::FileMode,
             };
-            read_file(path, kind, guard)
+            read_file(path, kind, access)
         }
     }
 }
 
-/// Who keeps others from reading a file.
+/// What protects a file from other users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AccessControl {
-    /// Its mode, which is checked.
+    /// The mode of the file, which is checked.
     FileMode,
     /// systemd, whose credentials may be world-readable inside a private mount.
     Systemd,
 }
 
-fn read_file(path: &Path, kind: KeyKind, guard: AccessControl) -> Result<LoadedKey, KeyFileError> {
+fn read_file(path: &Path, kind: KeyKind, access: AccessControl) -> Result<LoadedKey, KeyFileError> {
     let (shown, word) = (path.display(), kind.word());
-    // Not waiting: a FIFO without a writer would hold up the daemon for ever.
+    // Non-blocking: to open a FIFO without a writer would block the daemon.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path);
-    let file = opened.map_err(|error| cannot_open(path, kind, &error))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| cannot_open(path, kind, &error))?;
+    let cannot_read = |error| cannot_read(path, kind, &error);
+    let file = opened.map_err(cannot_read)?;
+    let metadata = file.metadata().map_err(cannot_read)?;
     if metadata.is_dir() {
-        return Err(unusable(
-            format!("the {word} file {shown} is a directory"),
-            "name the file in it",
-        ));
+        let what = format!("the {word} file {shown} is a directory");
+        return Err(invalid(what, "name a file in it"));
     }
     if !metadata.is_file() {
-        return Err(unusable(
-            format!("the {word} file {shown} is not a regular file"),
-            "put the key into an ordinary file",
-        ));
+        let what = format!("the {word} file {shown} is not a regular file");
+        return Err(invalid(what, "store the key in a regular file"));
     }
-    if guard == AccessControl::FileMode {
+    if access == AccessControl::FileMode {
         check_mode(path, kind, &metadata)?;
     }
-    let contents = read_bounded(&file).map_err(|error| cannot_open(path, kind, &error))?;
-    let Some(contents) = contents else {
-        return Err(unusable(
-            format!("the {word} file {shown} has more than {MOST} bytes"),
-            "that is no pre-shared key; `groundlink psk` makes one",
-        ));
+    let Some(contents) = read_bounded(&file).map_err(cannot_read)? else {
+        let what = format!("the {word} file {shown} has more than {MAX_FILE_SIZE} bytes");
+        let advice = "a pre-shared key is shorter; generate one with `groundlink psk`";
+        return Err(invalid(what, advice));
     };
-    decode(&contents, kind)
-        .map_err(|fault| unusable(format!("the {word} file {shown} {}", fault.0), fault.1))
+    decode(contents.as_bytes(), kind)
+        .map_err(|error| invalid(format!("the {word} file {shown} {}", error.0), error.1))
 }
 
-/// Neither any access for others nor writing for the group.
+/// Rejects any access for others, and write access for the group.
 fn check_mode(path: &Path, kind: KeyKind, metadata: &Metadata) -> Result<(), KeyFileError> {
     let mode = metadata.mode() & 0o777;
     let (shown, word) = (path.display(), kind.word());
-    let who = match (mode & 0o007, mode & 0o020) {
+    let reason = match (mode & 0o007, mode & 0o020) {
         (0, 0) => return Ok(()),
-        (0, _) => "its group may change it",
-        (_, 0) => "everyone on this machine has access to it",
-        (_, _) => "everyone on this machine has access to it, and its group may change it",
+        (0, _) => "its group can write it",
+        (_, 0) => "every user can access it",
+        (_, _) => "every user can access it, and its group can write it",
     };
     let fixed = mode & 0o750;
-    Err(unusable(
-        format!("the {word} file {shown} has mode {mode:04o}: {who}"),
+    Err(invalid(
+        format!("the {word} file {shown} has mode {mode:04o}: {reason}"),
         format!("chmod {fixed:04o} {shown}"),
     ))
 }
 
 fn read_bounded(file: &File) -> io::Result<Option<Secret>> {
     // One allocation that never grows: a buffer that moves leaves copies of the key behind.
-    let mut contents = Vec::with_capacity(MOST as usize + 2);
-    file.take(MOST + 1).read_to_end(&mut contents)?;
-    let fits = contents.len() as u64 <= MOST;
+    let mut contents = Vec::with_capacity(MAX_FILE_SIZE + 2);
+    file.take(MAX_FILE_SIZE as u64 + 1)
+        .read_to_end(&mut contents)?;
+    let fits = contents.len() as u64 <= MAX_FILE_SIZE as u64;
     let contents = Secret::new(contents);
     Ok(fits.then_some(contents))
 }
 
-/// What is wrong with the contents of a key file, and what to do; neither quotes it.
+/// What is wrong with the contents of a key file, and advice; neither quotes the file.
 #[derive(Debug, PartialEq, Eq)]
 struct KeyFormatError(&'static str, &'static str);
 
-/// One trailing newline is dropped; `0x…` is hex, `0s…` base64; otherwise the exact bytes.
-fn decode(contents: &Secret, kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
-    let bytes = contents.as_bytes();
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    if bytes.is_empty() {
-        return Err(KeyFormatError(
-            "is empty",
-            "put the key into it; `groundlink psk` makes one",
-        ));
-    }
-    if let Some(hex) = bytes.strip_prefix(b"0x") {
-        let key = unhex(hex).ok_or(KeyFormatError(
-            "starts with 0x but is not whole bytes of hex",
-            "write two hex digits a byte, and nothing else",
+/// Decodes a key: one trailing newline is removed, `0x…` is hexadecimal, `0s…` base64, anything else the bytes themselves.
+fn decode(contents: &[u8], kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
+    let bytes = contents.strip_suffix(b"\n").unwrap_or(contents);
+    let (key, encoding) = if bytes.is_empty() {
+        let advice = "store a key in it; `groundlink psk` generates one";
+        return Err(KeyFormatError("is empty", advice));
+    } else if let Some(digits) = bytes.strip_prefix(b"0x") {
+        let key = unhex(digits).ok_or(KeyFormatError(
+            "starts with 0x, but the rest is not hexadecimal",
+            "write two hex digits for each byte, and nothing else",
         ))?;
-        return Ok(found(key, kind, KeyEncoding::Binary));
-    }
-    if let Some(base64) = bytes.strip_prefix(b"0s") {
-        let key = unbase64(base64).ok_or(KeyFormatError(
-            "starts with 0s but is not base64",
+        (key, KeyEncoding::Binary)
+    } else if let Some(text) = bytes.strip_prefix(b"0s") {
+        let key = unbase64(text).ok_or(KeyFormatError(
+            "starts with 0s, but the rest is not base64",
             "write base64 in one line, and nothing else",
         ))?;
-        return Ok(found(key, kind, KeyEncoding::Binary));
-    }
-    Ok(found(Secret::from_slice(bytes), kind, KeyEncoding::Text))
-}
-
-fn found(key: Secret, kind: KeyKind, written: KeyEncoding) -> LoadedKey {
-    let mut warnings = Vec::new();
-    warnings.extend(kind.short(&key, written));
+        (key, KeyEncoding::Binary)
+    } else {
+        (Secret::from_slice(bytes), KeyEncoding::Text)
+    };
     let bytes = key.as_bytes();
-    let blank = |at: Option<&u8>| at.is_some_and(u8::is_ascii_whitespace);
-    if written == KeyEncoding::Text && (blank(bytes.first()) || blank(bytes.last())) {
-        warnings.push((
-            "this pre-shared key begins or ends with a blank, a carriage return or a second newline, all of which count",
-            "write the file with `printf %s KEY > FILE` if that is not meant",
-        ));
-    }
-    LoadedKey { key, warnings }
+    let is_blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
+    let has_blanks =
+        encoding == KeyEncoding::Text && (is_blank(bytes.first()) || is_blank(bytes.last()));
+    let length_warning = kind.length_warning(&key, encoding);
+    let warnings = length_warning
+        .into_iter()
+        .chain(has_blanks.then_some(BLANKS))
+        .collect();
+    Ok(LoadedKey { key, warnings })
 }
 
 fn unhex(digits: &[u8]) -> Option<Secret> {
@@ -303,19 +318,22 @@ fn unbase64(text: &[u8]) -> Option<Secret> {
     Some(Secret::new(bytes))
 }
 
-fn cannot_open(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
+fn cannot_read(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
     let (shown, word) = (path.display(), kind.word());
     match error.kind() {
         io::ErrorKind::PermissionDenied => KeyFileError::AccessDenied {
-            what: format!("the {word} file {shown} is not readable by this user"),
-            advice: "the service's user must own it or be in its group, and be able to enter its folders".to_owned(),
+            what: format!("this user may not read the {word} file {shown}"),
+            advice: "make the user of the service its owner or a member of its group, with access to its directories".to_owned(),
         },
-        io::ErrorKind::NotFound => unusable(format!("there is no {word} file {shown}"), format!("make one: (umask 077; groundlink psk > {shown})")),
-        _ => unusable(format!("the {word} file {shown} cannot be read: {error}"), ""),
+        io::ErrorKind::NotFound => invalid(
+            format!("there is no {word} file {shown}"),
+            format!("create it: (umask 077; groundlink psk > {shown})"),
+        ),
+        _ => invalid(format!("cannot read the {word} file {shown}: {error}"), ""),
     }
 }
 
-fn unusable(what: impl Into<String>, advice: impl Into<String>) -> KeyFileError {
+fn invalid(what: impl Into<String>, advice: impl Into<String>) -> KeyFileError {
     KeyFileError::Invalid {
         what: what.into(),
         advice: advice.into(),
@@ -331,7 +349,7 @@ mod tests {
 
     const KEY: &[u8] = b"Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi";
 
-    /// A file with these contents and this mode, and what reading it gives.
+    /// The result of reading a file with these contents and this mode.
     fn read_with(contents: &[u8], mode: u32) -> Result<LoadedKey, KeyFileError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
@@ -344,8 +362,8 @@ mod tests {
         read_with(contents, 0o600).unwrap().key.as_bytes().to_vec()
     }
 
-    /// What is wrong with a file, path left out.
-    fn fault(contents: &[u8]) -> String {
+    /// The error of a file with these contents, without the path.
+    fn format_error(contents: &[u8]) -> String {
         match read_with(contents, 0o600) {
             Err(KeyFileError::Invalid { what, advice }) => {
                 format!("{} | {advice}", what.split_once("/key ").unwrap().1)
@@ -355,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn h01_the_exact_bytes_are_the_key_but_for_one_newline() {
+    fn h01_the_key_is_the_exact_bytes_without_one_trailing_newline() {
         for long in [64, 65, 4096] {
             assert_eq!(key(&vec![b'k'; long]), vec![b'k'; long]);
         }
@@ -367,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn h01_hex_and_base64() {
+    fn h01_hexadecimal_and_base64_keys_are_decoded() {
         assert_eq!(key(b"0x00ffA0"), [0, 255, 0xa0]);
         assert_eq!(key(b"0x00ff\n"), [0, 255]);
         assert_eq!(key(b"0sAAECAw=="), [0, 1, 2, 3]);
@@ -375,7 +393,7 @@ mod tests {
         assert_eq!(key(b"0s/+8="), [0xff, 0xef]);
         assert_eq!(key(b"0sAAEC"), [0, 1, 2]);
         for bad in [&b"0x"[..], b"0x0", b"0xzz", b"0x00 ", b"0x00\n\n"] {
-            assert!(fault(bad).contains("is not whole bytes of hex"), "{bad:?}");
+            assert!(format_error(bad).contains("is not hexadecimal"), "{bad:?}");
         }
         for bad in [
             &b"0s"[..],
@@ -386,33 +404,33 @@ mod tests {
             b"0sA A",
             b"0sAA===",
         ] {
-            assert!(fault(bad).contains("is not base64"), "{bad:?}");
+            assert!(format_error(bad).contains("is not base64"), "{bad:?}");
         }
     }
 
     #[test]
-    fn h01_empty_and_huge_files_are_no_keys() {
+    fn h01_empty_and_oversized_files_are_rejected() {
         assert_eq!(
-            fault(b""),
-            "is empty | put the key into it; `groundlink psk` makes one"
+            format_error(b""),
+            "is empty | store a key in it; `groundlink psk` generates one"
         );
-        assert!(fault(b"\n").starts_with("is empty"));
-        assert!(fault(&[b'k'; 4097]).starts_with("has more than 4096 bytes"));
+        assert!(format_error(b"\n").starts_with("is empty"));
+        assert!(format_error(&[b'k'; 4097]).starts_with("has more than 4096 bytes"));
     }
 
     #[test]
-    fn h01_modes_that_let_others_in_are_refused_with_the_chmod() {
+    fn h01_a_mode_that_gives_access_to_others_is_rejected_with_the_chmod_command() {
         for good in [0o600, 0o400, 0o640, 0o440, 0o700] {
             assert!(read_with(KEY, good).is_ok(), "{good:o}");
         }
         for (bad, chmod, why) in [
-            (0o644, "chmod 0640 ", "everyone on this machine"),
-            (0o604, "chmod 0600 ", "everyone"),
-            (0o601, "chmod 0600 ", "everyone"),
-            (0o602, "chmod 0600 ", "everyone"),
-            (0o660, "chmod 0640 ", "its group may change it"),
-            (0o620, "chmod 0600 ", "its group may change it"),
-            (0o666, "chmod 0640 ", "and its group may change it"),
+            (0o644, "chmod 0640 ", "every user"),
+            (0o604, "chmod 0600 ", "every user"),
+            (0o601, "chmod 0600 ", "every user"),
+            (0o602, "chmod 0600 ", "every user"),
+            (0o660, "chmod 0640 ", "its group can write it"),
+            (0o620, "chmod 0600 ", "its group can write it"),
+            (0o666, "chmod 0640 ", "and its group can write it"),
         ] {
             match read_with(KEY, bad) {
                 Err(KeyFileError::Invalid { what, advice }) => {
@@ -428,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn h01_a_link_is_judged_by_the_file_behind_it() {
+    fn h01_the_mode_checked_is_that_of_a_links_target() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, KEY).unwrap();
@@ -440,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn h01_what_is_no_file_is_refused_without_waiting() {
+    fn h01_anything_but_a_regular_file_is_rejected_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let what = |path: &Path| match read(&KeyLocation::File(path.to_owned()), KeyKind::Psk, None)
         {
@@ -453,20 +471,20 @@ mod tests {
         assert!(what(&fifo).contains("is not a regular file"));
         assert!(what(Path::new("/dev/zero")).contains("is not a regular file"));
         assert!(what(&folder.path().join("none")).contains("there is no PSK file"));
-        assert!(what(Path::new("/dev/null/x")).contains("cannot be read"));
+        assert!(what(Path::new("/dev/null/x")).contains("cannot read"));
     }
 
     #[test]
-    fn a_file_of_another_user_is_somebody_elses_business() {
+    fn a_file_of_another_user_is_reported_as_access_denied() {
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(matches!(
-            cannot_open(Path::new("/x"), KeyKind::Psk, &error),
+            cannot_read(Path::new("/x"), KeyKind::Psk, &error),
             KeyFileError::AccessDenied { .. }
         ));
     }
 
     #[test]
-    fn systemd_guards_its_own_folder() {
+    fn the_mode_of_a_systemd_credential_is_not_checked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("psk_a");
         fs::write(&path, KEY).unwrap();
@@ -484,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn h02_keys_that_can_be_guessed_are_doubted() {
+    fn h02_short_keys_and_keys_with_blanks_have_warnings() {
         let warnings = |contents: &[u8]| read_with(contents, 0o600).unwrap().warnings.len();
         assert_eq!(warnings(KEY), 0);
         assert_eq!(warnings(b"nineteen characters"), 1);
@@ -495,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn h02_a_post_quantum_key_wants_256_bits_and_is_called_by_its_name() {
+    fn h02_a_ppk_below_256_bits_has_a_warning_and_errors_say_ppk() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ppk");
         let found = |contents: &str| {
@@ -517,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn h04_nothing_about_a_key_file_prints_the_key() {
+    fn h04_no_debug_output_contains_the_key() {
         for contents in [KEY, b"0xQ7vYd0x3LmZk9", b"0sQ7vYd0x3LmZk9***"] {
             assert!(!format!("{:?}", read_with(contents, 0o600)).contains("Q7vYd0x3LmZk9"));
         }

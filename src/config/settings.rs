@@ -1,123 +1,115 @@
-//! A configuration in full: every value resolved, nothing left to default.
+//! The resolved configuration: every value set, no defaults left.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::ike;
 use crate::net::{Dscp, Prefix};
+use crate::paths::FailClosed;
 
-/// What the daemon runs with.
+/// Resolved configuration of the daemon.
 #[derive(Debug, Clone)]
 pub struct Configuration {
-    /// This machine.
+    /// Settings of this machine.
     pub gateway: GatewaySettings,
-    /// The tunnels, in the order of the file.
+    /// Settings of the tunnels, in the order of the file.
     pub tunnels: Vec<TunnelSettings>,
 }
 
-/// This machine.
+/// Settings of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySettings {
-    /// The public address the clouds know. Not needed where every tunnel says its own.
+    /// Public address that the clouds know; `None` if every tunnel sets its own.
     pub address: Option<IpAddr>,
-    /// Where tunnels without a `local-address` bind; `None` is any address of the peer's family.
+    /// Local address of tunnels without a `local-address`; `None` is any address of the peer's family.
     pub listen: Option<IpAddr>,
-    /// The control socket.
+    /// Path of the control socket.
     pub control: PathBuf,
-    /// Whether the kernel may hand us packets larger than the MTU.
+    /// Segmentation offload.
     pub offload: OffloadMode,
 }
 
 /// Segmentation offload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffloadMode {
-    /// Where the kernel and the device can.
+    /// Wherever the kernel and the device support it.
     Auto,
     /// Never: one packet at a time.
     Off,
 }
 
-/// One tunnel: a peer, a device, and what goes between them.
+/// Settings of one tunnel.
 #[derive(Debug, Clone)]
 pub struct TunnelSettings {
-    /// Its name, unique.
+    /// Name of the tunnel, unique.
     pub name: String,
-    /// Its network device, unique.
+    /// Name of its network device, unique.
     pub device: String,
-    /// The preset its values started from.
+    /// Name of its preset.
     pub preset: &'static str,
-    /// All that IKE needs. `local` is where the tunnel binds and sends from; unspecified means any address.
+    /// Settings of IKE.
     pub ike: ike::Settings,
-    /// What is routed into the device while the tunnel is up.
+    /// Prefixes routed into the device while the tunnel is up.
     pub routes: Vec<Prefix>,
-    /// Metric of those routes; equal metrics over several tunnels make one multipath route.
+    /// Metric of the routes; equal metrics of several tunnels make one multipath route.
     pub metric: u32,
-    /// How large inner packets may be.
+    /// Maximum size of inner packets.
     pub mtu: Mtu,
-    /// An address on the device.
+    /// Address of the device.
     pub inside: Option<InsideAddress>,
-    /// How many bytes of inner packets a Child SA may carry each way.
+    /// Limit of a Child SA in bytes of inner packets, in each direction.
     pub child_bytes: Option<u64>,
-    /// How many packets a Child SA may carry each way.
+    /// Limit of a Child SA in packets, in each direction.
     pub child_packets: Option<u64>,
-    /// Packets of the replay window: a power of two from 64 to 65536.
+    /// Size of the replay window in packets: a power of two from 64 to 65536.
     pub replay_window: u32,
-    /// What outer headers say about the class of service of what is inside.
+    /// DSCP of outer headers.
     pub dscp: Dscp,
-    /// What happens to traffic for `routes` while no tunnel carries it.
+    /// Handling of traffic for `routes` while no tunnel carries it.
     pub fail_closed: FailClosed,
 }
 
-/// How large inner packets may be.
+/// Maximum size of inner packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mtu {
-    /// From the suite and the path: what fits the smallest of the route's MTU to the peer and `outer`, and never above `inner`.
+    /// Computed from the suite and the path: fits the smaller of `outer` and the MTU of the route to the peer, at most `inner`.
     Auto {
-        /// The largest outer packet the cloud takes.
+        /// Maximum outer packet of the cloud.
         outer: Option<u16>,
-        /// The largest inner packet the cloud takes.
+        /// Maximum inner packet of the cloud.
         inner: Option<u16>,
     },
-    /// As the file says.
+    /// Set in the file.
     Fixed(u16),
 }
 
-/// An address on a device, with the length of the network it is in.
+/// Address of a device, with the prefix length of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InsideAddress {
-    /// The address of this end.
+    /// Address of this machine.
     pub address: IpAddr,
-    /// The length of its network.
+    /// Prefix length of the network.
     pub length: u8,
 }
 
-/// What happens to traffic for a remote prefix while no tunnel carries it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailClosed {
-    /// An unreachable route holds it back.
-    Hold,
-    /// It goes wherever the other routes lead.
-    Leak,
-}
-
-/// What a file left unsaid when nothing else gives a value.
+/// Built-in defaults of keys that neither the file nor the preset sets.
 pub mod default {
     use std::time::Duration;
 
-    /// Where the configuration is.
+    /// Path of the configuration.
     pub const FILE: &str = "/etc/groundlink/groundlink.toml";
-    /// Where the control socket is.
+    /// Path of the control socket.
     pub const CONTROL: &str = "/run/groundlink/control.sock";
-    /// The preset of a tunnel that names none.
+    /// Preset of a tunnel.
     pub const PRESET: &str = "generic";
     /// Metric of routes.
     pub const METRIC: u32 = 100;
-    /// Packets of the replay window: ECMP paths and gigabit rates reorder widely.
+    /// Packets of the replay window: ECMP paths reorder widely at gigabit rates.
     pub const REPLAY_WINDOW: u32 = 4096;
-    /// When to probe a silent peer.
+    /// Time without packets after which the peer's liveness is checked.
     pub const DPD_DELAY: Duration = Duration::from_secs(10);
-    /// When to give up a silent peer.
+    /// Time without an answer after which the peer is considered dead.
     pub const DPD_TIMEOUT: Duration = Duration::from_secs(30);
-    /// The largest IP packet of an IKE message: what every IPv6 link carries (RFC 8200 §5), and other gateways' habit.
+    /// Maximum IP packet of an IKE message: what every IPv6 link carries (RFC 8200 §5), as other gateways choose.
     pub const FRAGMENT_SIZE: u16 = 1280;
 }

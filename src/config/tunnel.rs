@@ -1,131 +1,214 @@
-//! One tunnel: every key read once, in the order of the table of keys, and what follows from other keys filled in.
+//! One tunnel: its keys in the order of the table of keys, and the values derived from other keys.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostic::Diagnostic;
-use super::duration;
-use super::file::Table;
-use super::origin::Origin;
+use super::diagnostic::{Diagnostic, nearest};
+use super::endpoints::Endpoints;
+use super::file::ConfigTable;
 use super::preset::{self, Preset};
-use super::resolve::{ResolvedTunnel, SourceSpans};
-use super::scope::{Output, Provided, Scope};
-use super::settings::{FailClosed, GatewaySettings, Mtu, TunnelSettings, default};
-use super::show::{self, list, plain, quoted};
-use super::suggest::nearest;
-use super::value::{self, DEVICE_NAME_MAX};
-use super::{LoadOptions, amount, proposals};
+use super::psk::KeyReader;
+use super::quantity;
+use super::scope::{Origin, Output, Provided, Scope};
+use super::secret::LoadOptions;
+use super::settings::{GatewaySettings, InsideAddress, Mtu, TunnelSettings, default};
+use super::value::{self, DEVICE_NAME_MAX, keyword, list, quoted};
 use crate::crypto::{EspProposal, IkeProposal};
-use crate::ike::{self, Dpd, Encapsulation, RekeyTest, Start};
+use crate::ike::{self, Dpd, Encapsulation, Ppk, Psk, RekeyTest, Start};
 use crate::net::{Dscp, Policy, Prefix, Selector};
+use crate::paths::FailClosed;
 
-/// What every tunnel is read against.
-pub struct Reader<'a> {
+/// A resolved tunnel, with the spans and values that the lints need.
+pub struct ResolvedTunnel {
+    /// Settings of the tunnel.
+    pub settings: TunnelSettings,
+    /// Preset of the tunnel.
+    pub preset: &'static Preset,
+    /// Whether broken algorithms are allowed.
+    pub allow_weak: bool,
+    /// Address by which the peer knows this machine, if the file says so.
+    pub address: Option<IpAddr>,
+    /// Local prefixes of the traffic selectors.
+    pub local: Vec<Prefix>,
+    /// Remote prefixes of the traffic selectors.
+    pub remote: Vec<Prefix>,
+    /// Spans of the keys.
+    pub spans: SourceSpans,
+}
+
+/// Spans of the keys that made a tunnel.
+pub struct SourceSpans {
+    /// The table's header.
+    pub header: Range<usize>,
+    /// `device`, else `name`.
+    pub device: Range<usize>,
+    /// `peer`.
+    pub peer: Range<usize>,
+    /// The key that decided the local address.
+    pub local_address: Range<usize>,
+    /// `local`.
+    pub local: Range<usize>,
+    /// `remote`.
+    pub remote: Range<usize>,
+    /// `routes`, else `remote`.
+    pub routes: Range<usize>,
+    /// `ike`.
+    pub ike: Range<usize>,
+    /// `esp`.
+    pub esp: Range<usize>,
+    /// `encapsulation`.
+    pub encapsulation: Range<usize>,
+    /// `mtu`, if the file sets it.
+    pub mtu: Range<usize>,
+}
+
+/// Reader of the tunnels of a file.
+pub struct TunnelReader<'a> {
+    /// Settings of the gateway.
     pub gateway: &'a GatewaySettings,
-    pub table: &'a Table,
+    /// Table of the gateway.
+    pub gateway_table: &'a ConfigTable,
+    /// Base of relative paths.
     pub folder: &'a Path,
+    /// Options of the load.
     pub options: &'a LoadOptions,
 }
 
-impl Reader<'_> {
-    /// Reads one tunnel, all of it, whatever is wrong with parts of it.
-    pub fn tunnel(
+impl TunnelReader<'_> {
+    /// Reads one tunnel completely, valid or not; `None` if a required part is invalid.
+    pub fn read(
         &self,
         index: usize,
-        table: &Table,
+        table: &ConfigTable,
         output: &mut Output<'_>,
     ) -> Option<ResolvedTunnel> {
         let mut scope = Scope {
             tunnel: Some(format!("#{}", index + 1)),
-            file: table,
+            table,
             preset: None,
             output,
         };
-        let header = scope.header();
+        let keys = KeyReader {
+            folder: self.folder,
+            options: self.options,
+        };
         let name = name(&mut scope);
         let device = device(&mut scope, name.as_ref());
-        let preset = choose_preset(&mut scope);
-        let ends = self.ends(&mut scope);
-        let traffic = Traffic::read(&mut scope);
-        let protection = Protection::read(&mut scope);
-        let upkeep = Upkeep::read(&mut scope);
-        let (mtu, mtu_at) = mtu(&mut scope, preset);
-        let inside = scope.value("inside", value::inside, show::inside);
-        let replay_window = scope.value_or(
-            "replay-window",
-            value::replay_window,
-            plain,
-            default::REPLAY_WINDOW,
-        );
-        let dscp = scope.value_or("dscp", value::dscp, show::dscp, Dscp::Copied);
-
-        let (name, device, ends, traffic, protection) =
-            (name?, device?, ends?, traffic?, protection?);
-        let at = SourceSpans {
-            header,
-            device: device.at,
-            peer: ends.peer.at,
-            local_address: ends.local.at,
-            local: traffic.local.at,
-            remote: traffic.remote.at,
-            routes: traffic.routes.at,
-            ike: protection.ike.at,
-            esp: protection.esp.at,
-            encapsulation: upkeep.encapsulation.at,
-            mtu: mtu_at,
-        };
-        let ike = ike::Settings {
-            name: name.value.clone(),
-            peer: ends.peer.value,
-            local: ends.local.value,
-            id: ends.id,
-            peer_id: ends.peer_id,
-            psk: ends.psk,
-            ppk: ends.ppk,
-            ike: protection.ike.value,
-            esp: protection.esp.value,
-            policy: Policy {
-                local: selectors(&traffic.local.value),
-                remote: selectors(&traffic.remote.value),
-            },
-            ike_lifetime: protection.ike_lifetime,
-            child_lifetime: protection.child_lifetime,
-            start: upkeep.start,
-            dpd: upkeep.dpd,
-            encapsulation: upkeep.encapsulation.value,
-            fragment_size: upkeep.fragment_size,
-            rekey_test: protection.rekey_test,
-        };
-        let tunnel = TunnelSettings {
-            name: name.value,
-            device: device.value,
-            preset: preset.name,
-            ike,
-            routes: traffic.routes.value,
-            metric: traffic.metric,
-            mtu,
-            inside: inside.map(|given| given.value),
-            child_bytes: protection.child_bytes,
-            child_packets: protection.child_packets,
-            replay_window: replay_window.value,
-            dscp: dscp.value,
-            fail_closed: traffic.fail_closed,
-        };
-        Some(ResolvedTunnel {
-            tunnel,
+        let preset = select_preset(&mut scope);
+        let endpoints = Endpoints::read(&mut scope, self.gateway, self.gateway_table);
+        let psk = keys.psk(&mut scope);
+        let ppk = keys.ppk(&mut scope);
+        let traffic = TrafficKeys::read(&mut scope);
+        let sa = SaKeys::read(&mut scope);
+        let connection = ConnectionKeys::read(&mut scope);
+        let packets = PacketKeys::read(&mut scope, preset);
+        let parts = TunnelParts {
+            header: scope.header(),
+            name: name?.value,
+            device: device?,
             preset,
-            allow_weak: protection.allow_weak,
-            address: ends.address,
-            local: traffic.local.value,
-            remote: traffic.remote.value,
-            at,
-        })
+            endpoints: endpoints?,
+            psk,
+            ppk,
+            traffic: traffic?,
+            sa: sa?,
+            connection,
+            packets,
+        };
+        Some(parts.resolve())
     }
 }
 
-/// What goes through a tunnel.
-struct Traffic {
+/// The parts of one tunnel, all valid.
+struct TunnelParts {
+    header: Range<usize>,
+    name: String,
+    device: Provided<String>,
+    preset: &'static Preset,
+    endpoints: Endpoints,
+    psk: Psk,
+    ppk: Option<Ppk>,
+    traffic: TrafficKeys,
+    sa: SaKeys,
+    connection: ConnectionKeys,
+    packets: PacketKeys,
+}
+
+impl TunnelParts {
+    fn resolve(self) -> ResolvedTunnel {
+        ResolvedTunnel {
+            spans: self.spans(),
+            preset: self.preset,
+            allow_weak: self.sa.allow_weak,
+            address: self.endpoints.address,
+            local: self.traffic.local.value.clone(),
+            remote: self.traffic.remote.value.clone(),
+            settings: self.settings(),
+        }
+    }
+
+    fn spans(&self) -> SourceSpans {
+        SourceSpans {
+            header: self.header.clone(),
+            device: self.device.span.clone(),
+            peer: self.endpoints.peer.span.clone(),
+            local_address: self.endpoints.local.span.clone(),
+            local: self.traffic.local.span.clone(),
+            remote: self.traffic.remote.span.clone(),
+            routes: self.traffic.routes.span.clone(),
+            ike: self.sa.ike.span.clone(),
+            esp: self.sa.esp.span.clone(),
+            encapsulation: self.connection.encapsulation.span.clone(),
+            mtu: self.packets.mtu_span.clone(),
+        }
+    }
+
+    fn settings(self) -> TunnelSettings {
+        let selectors = |prefixes: Vec<Prefix>| prefixes.into_iter().map(Selector::from).collect();
+        let ike = ike::Settings {
+            name: self.name.clone(),
+            peer: self.endpoints.peer.value,
+            local: self.endpoints.local.value,
+            id: self.endpoints.id,
+            peer_id: self.endpoints.peer_id,
+            psk: self.psk,
+            ppk: self.ppk,
+            ike: self.sa.ike.value,
+            esp: self.sa.esp.value,
+            policy: Policy {
+                local: selectors(self.traffic.local.value),
+                remote: selectors(self.traffic.remote.value),
+            },
+            ike_lifetime: self.sa.ike_lifetime,
+            child_lifetime: self.sa.child_lifetime,
+            start: self.connection.start,
+            dpd: self.connection.dpd,
+            encapsulation: self.connection.encapsulation.value,
+            fragment_size: self.connection.fragment_size,
+            rekey_test: self.sa.rekey_check,
+        };
+        TunnelSettings {
+            name: self.name,
+            device: self.device.value,
+            preset: self.preset.name,
+            ike,
+            routes: self.traffic.routes.value,
+            metric: self.traffic.metric,
+            mtu: self.packets.mtu,
+            inside: self.packets.inside,
+            child_bytes: self.sa.child_bytes,
+            child_packets: self.sa.child_packets,
+            replay_window: self.packets.replay_window,
+            dscp: self.packets.dscp,
+            fail_closed: self.traffic.fail_closed,
+        }
+    }
+}
+
+/// Keys about the traffic of a tunnel.
+struct TrafficKeys {
     local: Provided<Vec<Prefix>>,
     remote: Provided<Vec<Prefix>>,
     routes: Provided<Vec<Prefix>>,
@@ -133,15 +216,15 @@ struct Traffic {
     fail_closed: FailClosed,
 }
 
-impl Traffic {
-    fn read(scope: &mut Scope<'_, '_>) -> Option<Traffic> {
+impl TrafficKeys {
+    fn read(scope: &mut Scope<'_, '_>) -> Option<TrafficKeys> {
         let advice = "write the networks behind each gateway: local = [\"192.168.1.0/24\"], remote = [\"172.16.1.0/24\"]";
-        let local = scope.required("local", value::prefixes, |it| list(it), advice);
-        let remote = scope.required("remote", value::prefixes, |it| list(it), advice);
+        let local = scope.required("local", &value::PREFIXES, advice);
+        let remote = scope.required("remote", &value::PREFIXES, advice);
         let routes = routes(scope, remote.as_ref());
-        let metric = scope.value_or("metric", value::metric, plain, default::METRIC);
-        let fail_closed = scope.value_or("fail-closed", value::boolean, plain, true);
-        Some(Traffic {
+        let metric = scope.value_or("metric", &value::METRIC, default::METRIC);
+        let fail_closed = scope.value_or("fail-closed", &value::BOOLEAN, true);
+        Some(TrafficKeys {
             local: local?,
             remote: remote?,
             routes: routes?,
@@ -155,8 +238,8 @@ impl Traffic {
     }
 }
 
-/// How it is protected, and for how long.
-struct Protection {
+/// Keys about the SAs: proposals and lifetimes.
+struct SaKeys {
     ike: Provided<Vec<IkeProposal>>,
     esp: Provided<Vec<EspProposal>>,
     allow_weak: bool,
@@ -164,22 +247,20 @@ struct Protection {
     child_lifetime: Duration,
     child_bytes: Option<u64>,
     child_packets: Option<u64>,
-    rekey_test: RekeyTest,
+    rekey_check: RekeyTest,
 }
 
-impl Protection {
-    fn read(scope: &mut Scope<'_, '_>) -> Option<Protection> {
-        let ike = scope.required("ike", proposals::ike, |it| list(it), "");
-        let esp = scope.required("esp", proposals::esp, |it| list(it), "");
-        let allow_weak = scope.value_or("allow-weak", value::boolean, plain, false);
-        let ike_lifetime = scope.required("ike-lifetime", duration::lifetime, show::duration, "");
-        let child_lifetime =
-            scope.required("child-lifetime", duration::lifetime, show::duration, "");
-        let child_bytes = scope.value_or("child-bytes", amount::bytes, amount::show_bytes, None);
-        let child_packets =
-            scope.value_or("child-packets", amount::packets, amount::show_packets, None);
-        let rekey_check = scope.value_or("rekey-check", value::boolean, plain, false);
-        Some(Protection {
+impl SaKeys {
+    fn read(scope: &mut Scope<'_, '_>) -> Option<SaKeys> {
+        let ike = scope.required("ike", &value::IKE_PROPOSALS, "");
+        let esp = scope.required("esp", &value::ESP_PROPOSALS, "");
+        let allow_weak = scope.value_or("allow-weak", &value::BOOLEAN, false);
+        let ike_lifetime = scope.required("ike-lifetime", &quantity::LIFETIME, "");
+        let child_lifetime = scope.required("child-lifetime", &quantity::LIFETIME, "");
+        let child_bytes = scope.value_or("child-bytes", &quantity::BYTES, None);
+        let child_packets = scope.value_or("child-packets", &quantity::PACKETS, None);
+        let rekey_check = scope.value_or("rekey-check", &value::BOOLEAN, false);
+        Some(SaKeys {
             ike: ike?,
             esp: esp?,
             allow_weak: allow_weak.value,
@@ -187,7 +268,7 @@ impl Protection {
             child_lifetime: child_lifetime?.value,
             child_bytes: child_bytes.value,
             child_packets: child_packets.value,
-            rekey_test: if rekey_check.value {
+            rekey_check: if rekey_check.value {
                 RekeyTest::Once
             } else {
                 RekeyTest::Never
@@ -196,42 +277,26 @@ impl Protection {
     }
 }
 
-/// How it is brought and kept up.
-struct Upkeep {
+/// Keys about connecting and staying connected.
+struct ConnectionKeys {
     start: Start,
     dpd: Dpd,
     encapsulation: Provided<Encapsulation>,
     fragment_size: u16,
 }
 
-impl Upkeep {
-    fn read(scope: &mut Scope<'_, '_>) -> Upkeep {
-        let start = scope.value_or("start", value::start, show::start, Start::Auto);
-        let delay = scope.value_or(
-            "dpd.delay",
-            duration::interval,
-            show::duration,
-            default::DPD_DELAY,
-        );
-        let timeout = scope.value_or(
-            "dpd.timeout",
-            duration::interval,
-            show::duration,
-            default::DPD_TIMEOUT,
-        );
-        let encapsulation = scope.value_or(
-            "encapsulation",
-            value::encapsulation,
-            show::encapsulation,
-            Encapsulation::Udp,
-        );
+impl ConnectionKeys {
+    fn read(scope: &mut Scope<'_, '_>) -> ConnectionKeys {
+        let start = scope.value_or("start", &keyword(), Start::Auto);
+        let delay = scope.value_or("dpd.delay", &quantity::INTERVAL, default::DPD_DELAY);
+        let timeout = scope.value_or("dpd.timeout", &quantity::INTERVAL, default::DPD_TIMEOUT);
+        let encapsulation = scope.value_or("encapsulation", &keyword(), Encapsulation::Udp);
         let fragment_size = scope.value_or(
             "fragment-size",
-            value::fragment_size,
-            plain,
+            &value::FRAGMENT_SIZE,
             default::FRAGMENT_SIZE,
         );
-        Upkeep {
+        ConnectionKeys {
             start: start.value,
             dpd: Dpd {
                 delay: delay.value,
@@ -243,17 +308,59 @@ impl Upkeep {
     }
 }
 
-/// The name comes first: everything said about the tunnel uses it.
+/// Keys about the tunnel's packets and device.
+struct PacketKeys {
+    mtu: Mtu,
+    mtu_span: Range<usize>,
+    inside: Option<InsideAddress>,
+    replay_window: u32,
+    dscp: Dscp,
+}
+
+impl PacketKeys {
+    fn read(scope: &mut Scope<'_, '_>, preset: &Preset) -> PacketKeys {
+        let mtu = scope.value_or("mtu", &value::MTU, None);
+        let bounds = [
+            ("outer-mtu", preset.outer_mtu),
+            ("inner-mtu", preset.inner_mtu),
+        ];
+        for (key, bound) in bounds {
+            if let (None, Some(bound)) = (mtu.value, bound) {
+                scope.record(key, bound.to_string(), Origin::Preset(preset.name));
+            }
+        }
+        let auto = Mtu::Auto {
+            outer: preset.outer_mtu,
+            inner: preset.inner_mtu,
+        };
+        let inside = scope.value("inside", &value::INSIDE);
+        let replay_window = scope.value_or(
+            "replay-window",
+            &value::REPLAY_WINDOW,
+            default::REPLAY_WINDOW,
+        );
+        let dscp = scope.value_or("dscp", &keyword(), Dscp::Copied);
+        PacketKeys {
+            mtu: mtu.value.map_or(auto, Mtu::Fixed),
+            mtu_span: mtu.span,
+            inside: inside.map(|provided| provided.value),
+            replay_window: replay_window.value,
+            dscp: dscp.value,
+        }
+    }
+}
+
+/// Reads `name` first, since every other finding about the tunnel uses the name.
 fn name(scope: &mut Scope<'_, '_>) -> Option<Provided<String>> {
-    let name = scope.read("name", value::name);
+    let name = scope.read("name", &value::NAME);
     match &name {
         Some(name) => {
             scope.tunnel = Some(name.value.clone());
-            scope.explain("name", quoted(&name.value), name.origin);
+            scope.record("name", quoted(&name.value), name.origin);
         }
-        None if !scope.sets("name") => scope.find(Diagnostic::error(
+        None if !scope.sets("name") => scope.report(Diagnostic::error(
             scope.header(),
-            "this tunnel has no `name`",
+            "the tunnel has no `name`",
             "add one: name = \"ali-1\"",
         )),
         None => {}
@@ -261,117 +368,89 @@ fn name(scope: &mut Scope<'_, '_>) -> Option<Provided<String>> {
     name
 }
 
+/// Reads `device`. The default is derived from the name.
 fn device(scope: &mut Scope<'_, '_>, name: Option<&Provided<String>>) -> Option<Provided<String>> {
     if scope.sets("device") {
-        return scope.value("device", value::device, quoted);
+        return scope.value("device", &value::DEVICE);
     }
     let name = name?;
     let device = format!("gl-{}", name.value);
-    if device.len() > DEVICE_NAME_MAX {
+    let length = device.len();
+    if length > DEVICE_NAME_MAX {
         let what = format!(
-            "the device `{device}` would have {} characters; a device name has at most {DEVICE_NAME_MAX}",
-            device.len()
+            "the default device name `{device}` has {length} characters; a device name has at most {DEVICE_NAME_MAX}"
         );
-        scope.find(Diagnostic::error(
-            name.at.clone(),
-            what,
-            "shorten the name to 12 characters or set `device`",
-        ));
+        let advice = "shorten the name to 12 characters or set `device`";
+        scope.report(Diagnostic::error(name.span.clone(), what, advice));
         return None;
     }
-    scope.explain("device", quoted(&device), Origin::Follows("name"));
+    let origin = Origin::DerivedFrom("name");
+    scope.record("device", quoted(&device), origin);
     Some(Provided {
         value: device,
-        origin: Origin::Follows("name"),
-        at: name.at.clone(),
+        origin,
+        span: name.span.clone(),
     })
 }
 
-/// The preset the rest of the tunnel is read with. A name that is none is an error, and `generic` stands in so that reading goes on.
-fn choose_preset(scope: &mut Scope<'_, '_>) -> &'static Preset {
-    let named = scope.value("preset", value::text, quoted);
-    let names = || preset::all().iter().map(|preset| preset.name);
+/// Selects the preset of the scope. An unknown name is an error, and the rest of the tunnel is read with `generic`.
+fn select_preset(scope: &mut Scope<'_, '_>) -> &'static Preset {
     let generic = || preset::find(default::PRESET).expect("the generic preset is embedded");
-    let (preset, at) = match named {
+    let (preset, span) = match scope.value("preset", &value::TEXT) {
         None => {
             if !scope.sets("preset") {
-                scope.explain("preset", quoted(&default::PRESET), Origin::Default);
+                scope.record("preset", quoted(&default::PRESET), Origin::Default);
             }
             (generic(), scope.header())
         }
-        Some(named) => match preset::find(&named.value) {
-            Some(preset) => (preset, named.at),
-            None => {
-                let advice = match nearest(&named.value, names()) {
-                    Some(meant) => format!("did you mean \"{meant}\"?"),
-                    None => {
-                        let each =
-                            |preset: &Preset| format!("{} ({})", preset.name, preset.summary);
-                        let all: Vec<String> = preset::all().iter().map(each).collect();
-                        format!("the presets are {}", all.join("; "))
-                    }
-                };
-                scope.find(Diagnostic::error(
-                    named.at.clone(),
-                    format!("there is no preset `{}`", named.value),
-                    advice,
-                ));
-                (generic(), named.at)
-            }
-        },
+        Some(name) => {
+            let preset = preset::find(&name.value).unwrap_or_else(|| {
+                let what = format!("unknown preset `{}`", name.value);
+                let advice = preset_advice(&name.value);
+                scope.report(Diagnostic::error(name.span.clone(), what, advice));
+                generic()
+            });
+            (preset, name.span)
+        }
     };
-    scope.preset = Some((preset, at));
+    scope.preset = Some((preset, span));
     preset
 }
 
-/// `routes`, else `remote` without what would take over the default route.
+fn preset_advice(unknown: &str) -> String {
+    match nearest(unknown, preset::all().iter().map(|preset| preset.name)) {
+        Some(candidate) => format!("did you mean \"{candidate}\"?"),
+        None => {
+            let describe = |preset: &Preset| format!("{} ({})", preset.name, preset.summary);
+            let all: Vec<String> = preset::all().iter().map(describe).collect();
+            format!("the presets are {}", all.join("; "))
+        }
+    }
+}
+
+/// Reads `routes`. The default is `remote` without a default route.
 fn routes(
     scope: &mut Scope<'_, '_>,
     remote: Option<&Provided<Vec<Prefix>>>,
 ) -> Option<Provided<Vec<Prefix>>> {
     if scope.sets("routes") {
-        return scope.value("routes", value::prefixes, |it| list(it));
+        return scope.value("routes", &value::PREFIXES);
     }
     let remote = remote?;
-    let value: Vec<Prefix> = remote
-        .value
-        .iter()
-        .copied()
-        .filter(|prefix| !prefix.is_default())
-        .collect();
+    let mut value = remote.value.clone();
+    value.retain(|prefix| !prefix.is_default());
     if value.is_empty() && !remote.value.is_empty() {
-        scope.find(Diagnostic::note(
-            remote.at.clone(),
-            "no route leads into this tunnel: `remote` is everything",
-            "list the networks behind the peer in `routes`, or write `routes = []` if a routing daemon does",
+        scope.report(Diagnostic::note(
+            remote.span.clone(),
+            "no routes are installed for this tunnel, since `remote` is a default route",
+            "list the networks behind the peer in `routes`, or write `routes = []` if a routing daemon installs them",
         ));
     }
-    scope.explain("routes", list(&value), Origin::Follows("remote"));
+    let origin = Origin::DerivedFrom("remote");
+    scope.record("routes", list(&value), origin);
     Some(Provided {
         value,
-        origin: Origin::Follows("remote"),
-        at: remote.at.clone(),
+        origin,
+        span: remote.span.clone(),
     })
-}
-
-fn mtu(scope: &mut Scope<'_, '_>, preset: &Preset) -> (Mtu, Range<usize>) {
-    let auto = Mtu::Auto {
-        outer: preset.outer_mtu,
-        inner: preset.inner_mtu,
-    };
-    let show = |mtu: &Option<u16>| mtu.map_or_else(|| quoted(&"auto"), |mtu| mtu.to_string());
-    let given = scope.value_or("mtu", value::mtu, show, None);
-    for (key, bound) in [
-        ("outer-mtu", preset.outer_mtu),
-        ("inner-mtu", preset.inner_mtu),
-    ] {
-        if let (None, Some(bound)) = (given.value, bound) {
-            scope.explain(key, bound.to_string(), Origin::Preset(preset.name));
-        }
-    }
-    (given.value.map_or(auto, Mtu::Fixed), given.at)
-}
-
-fn selectors(prefixes: &[Prefix]) -> Vec<Selector> {
-    prefixes.iter().copied().map(Selector::from).collect()
 }

@@ -1,512 +1,556 @@
-//! What the values of the file mean: one reader a type, each saying what is wrong with a value and how to write it.
+//! The values of the file: one [`Format`] for each kind, which reads a value and writes it in TOML syntax.
 //!
-//! A reader returns `None` when the value cannot be used; it may add findings either way, several for a list.
+//! A reader returns `None` if the value is invalid. It may add findings in both cases, and several for a list.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::diagnostic::Diagnostic;
-use super::file::{SpannedValue, Value};
+use super::diagnostic::{Diagnostic, nearest};
+use super::file::{ConfigValue, SpannedValue};
 use super::settings::{InsideAddress, OffloadMode};
-use super::suggest::nearest;
+use crate::crypto::{EspProposal, IkeProposal, Note, WordError};
 use crate::ike::{Encapsulation, Identity, Peer, PeerId, Start};
 use crate::net::{Dscp, Prefix};
 
 /// A reader of one kind of value.
 pub type Read<T> = fn(&SpannedValue, &mut Vec<Diagnostic>) -> Option<T>;
 
-/// Any string.
-pub fn text(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
-    match &value.value {
-        Value::Text(text) if text.is_empty() => refuse(
-            findings,
-            value.at.clone(),
-            "an empty string says nothing",
-            "fill it in or leave the key out",
-        ),
-        Value::Text(text) => Some(text.clone()),
-        other => refuse(
-            findings,
-            value.at.clone(),
-            format!("this takes a string, not {}", other.kind()),
-            "put it in quotes",
-        ),
-    }
+/// One kind of value: how it is read, and how `check --explain` writes it.
+pub struct Format<T> {
+    /// Reads a value.
+    pub read: Read<T>,
+    /// Writes a value in TOML syntax.
+    pub show: fn(&T) -> String,
 }
 
+/// Any string but the empty one.
+pub const TEXT: Format<String> = format(text, quoted);
 /// `true` or `false`.
-pub fn boolean(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<bool> {
-    match &value.value {
-        Value::Boolean(it) => Some(*it),
-        other => refuse(
-            findings,
-            value.at.clone(),
-            format!("this takes true or false, not {}", other.kind()),
-            "write it without quotes",
-        ),
-    }
+pub const BOOLEAN: Format<bool> = format(boolean, plain);
+/// Name of a tunnel.
+pub const NAME: Format<String> = format(name, quoted);
+/// Name of a network device.
+pub const DEVICE: Format<String> = format(device, quoted);
+/// An IP address.
+pub const ADDRESS: Format<IpAddr> = format(address, quoted);
+/// A unicast IP address.
+pub const HOST_ADDRESS: Format<IpAddr> = format(host_address, quoted);
+/// Address or host name of a peer.
+pub const PEER: Format<Peer> = format(peer, quoted);
+/// A list of prefixes.
+pub const PREFIXES: Format<Vec<Prefix>> = format(prefixes, |prefixes| list(prefixes));
+/// An IKE identity.
+pub const IDENTITY: Format<Identity> = format(identity, quoted);
+/// The identity expected of the peer.
+pub const PEER_ID: Format<PeerId> = format(peer_id, show_peer_id);
+/// Name of a post-quantum pre-shared key.
+pub const PPK_ID: Format<String> = format(ppk_id, quoted);
+/// Proposals of the IKE SA.
+pub const IKE_PROPOSALS: Format<Vec<IkeProposal>> = format(ike_proposals, |it| list(it));
+/// Proposals of the Child SA.
+pub const ESP_PROPOSALS: Format<Vec<EspProposal>> = format(esp_proposals, |it| list(it));
+/// Metric of routes.
+pub const METRIC: Format<u32> = format(metric, plain);
+/// `"auto"` (`None`) or a number of bytes.
+pub const MTU: Format<Option<u16>> = format(mtu, show_mtu);
+/// Maximum size of the IP packets of an IKE message.
+pub const FRAGMENT_SIZE: Format<u16> = format(fragment_size, plain);
+/// Size of the replay window in packets.
+pub const REPLAY_WINDOW: Format<u32> = format(replay_window, plain);
+/// Address of the tunnel's device.
+pub const INSIDE: Format<InsideAddress> = format(inside, show_inside);
+/// Path of a file; the caller resolves a relative path.
+pub const PATH: Format<PathBuf> = format(path, |path| quoted(&path.display()));
+/// Path of a unix socket.
+pub const SOCKET_PATH: Format<PathBuf> = format(socket_path, |path| quoted(&path.display()));
+/// Name of a systemd credential.
+pub const CREDENTIAL: Format<String> = format(credential, quoted);
+
+const fn format<T>(read: Read<T>, show: fn(&T) -> String) -> Format<T> {
+    Format { read, show }
 }
 
-/// A whole number within bounds.
-fn number(value: &SpannedValue, bounds: Range<i64>, findings: &mut Vec<Diagnostic>) -> Option<i64> {
-    match &value.value {
-        Value::Integer(it) if bounds.contains(it) => Some(*it),
-        Value::Integer(it) => refuse(
-            findings,
-            value.at.clone(),
-            format!("{it} is out of range"),
-            format!("from {} to {}", bounds.start, bounds.end - 1),
-        ),
-        other => refuse(
-            findings,
-            value.at.clone(),
-            format!("this takes a number, not {}", other.kind()),
-            "write it without quotes",
-        ),
-    }
+/// A value that is one of a few words.
+pub trait Keyword: Copy + PartialEq + 'static {
+    /// Each word and its value.
+    const WORDS: &'static [(&'static str, Self)];
 }
 
-/// The name of a tunnel: it goes into device names, URLs and log lines, so it is plain.
-pub fn name(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
-    let name = text(value, findings)?;
-    let plain = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    if !plain || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "a tunnel's name is letters, digits, `-`, `_` and `.`, a letter or digit first",
-            "",
-        );
-    }
-    if name.len() > 64 {
-        return refuse(
-            findings,
-            value.at.clone(),
-            format!("this name has {} characters, 64 are the most", name.len()),
-            "",
-        );
-    }
-    Some(name)
+impl Keyword for Start {
+    const WORDS: &'static [(&'static str, Start)] = &[
+        ("auto", Start::Auto),
+        ("trap", Start::Trap),
+        ("add", Start::Add),
+    ];
 }
 
-/// The longest device name Linux takes (IFNAMSIZ less its NUL).
-pub const DEVICE_NAME_MAX: usize = 15;
-
-/// The name of a network device.
-pub fn device(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
-    let device = text(value, findings)?;
-    if device.len() > DEVICE_NAME_MAX {
-        let what = format!(
-            "`{device}` has {} characters; a device name has at most {DEVICE_NAME_MAX}",
-            device.len()
-        );
-        return refuse(findings, value.at.clone(), what, "shorten it");
-    }
-    let wrong = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
-    if device.contains(wrong) || device == "." || device == ".." {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "this cannot name a network device",
-            "use letters, digits, `-`, `_` and `.`",
-        );
-    }
-    Some(device)
+impl Keyword for Encapsulation {
+    const WORDS: &'static [(&'static str, Encapsulation)] = &[
+        ("udp", Encapsulation::Udp),
+        ("auto", Encapsulation::Auto),
+        ("esp", Encapsulation::Esp),
+    ];
 }
 
-/// One IP address.
-pub fn address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
+impl Keyword for OffloadMode {
+    const WORDS: &'static [(&'static str, OffloadMode)] =
+        &[("auto", OffloadMode::Auto), ("off", OffloadMode::Off)];
+}
+
+impl Keyword for Dscp {
+    const WORDS: &'static [(&'static str, Dscp)] =
+        &[("copy", Dscp::Copied), ("clear", Dscp::Cleared)];
+}
+
+/// The format of a keyword.
+pub const fn keyword<T: Keyword>() -> Format<T> {
+    format(read_keyword, show_keyword)
+}
+
+fn read_keyword<T: Keyword>(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<T> {
     let text = text(value, findings)?;
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
-            let meant = address.to_canonical();
-            refuse(
-                findings,
-                value.at.clone(),
-                format!("`{text}` is an IPv4 address in IPv6 clothes"),
-                format!("write \"{meant}\""),
-            )
-        }
-        Ok(address) => Some(address),
-        Err(_) if text.contains('/') => refuse(
-            findings,
-            value.at.clone(),
-            format!("`{text}` is a network; this takes one address"),
-            "leave out the `/…`",
-        ),
-        Err(_) => refuse(
-            findings,
-            value.at.clone(),
-            format!("`{text}` is not an IP address"),
-            "write it like \"203.0.113.7\" or \"2001:db8::7\", without a port",
-        ),
-    }
-}
-
-/// An address that can be that of one machine.
-pub fn host_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
-    let address = address(value, findings)?;
-    if address.is_unspecified() || address.is_multicast() {
-        return refuse(
-            findings,
-            value.at.clone(),
-            format!("{address} is not the address of one machine"),
-            "write the address the cloud knows",
-        );
-    }
-    Some(address)
-}
-
-/// The peer: an address or a host name.
-pub fn peer(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
-    let text = text(value, findings)?;
-    if text.parse::<IpAddr>().is_ok() {
-        return host_address(value, findings).map(Peer::Address);
-    }
-    if matches!(text.as_str(), "any" | "%any" | "*") {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "a tunnel has one peer, whose address or name is known",
-            "write it, also where the peer starts (`start = \"add\"` waits for it)",
-        );
-    }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
-    };
-    let dotted_digits = text.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if text.len() <= 253
-        && !dotted_digits
-        && text
-            .strip_suffix('.')
-            .unwrap_or(&text)
-            .split('.')
-            .all(label)
-    {
-        return Some(Peer::Name(text));
-    }
-    let advice = match text.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => {
-            format!("leave out the port: \"{host}\" (it is always UDP 500 and 4500)")
-        }
-        _ => "write an address (\"203.0.113.7\") or a name (\"vpn.example.org\")".to_owned(),
-    };
-    refuse(
-        findings,
-        value.at.clone(),
-        format!("`{text}` is neither an IP address nor a host name"),
-        advice,
-    )
-}
-
-/// A list of prefixes; one string stands for a list of one. An empty list is for the key to judge.
-pub fn prefixes(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<Prefix>> {
-    let one = std::slice::from_ref(value);
-    let items = match &value.value {
-        Value::List(items) => items.as_slice(),
-        _ => one,
-    };
-    let mut prefixes: Vec<Prefix> = Vec::new();
-    let mut sound = true;
-    for item in items {
-        match prefix(item, findings) {
-            Some(prefix) if prefixes.contains(&prefix) => {
-                findings.push(Diagnostic::error(
-                    item.at.clone(),
-                    format!("{prefix} is there twice"),
-                    "leave one out",
-                ));
-            }
-            Some(prefix) => prefixes.push(prefix),
-            None => sound = false,
-        }
-    }
-    // RFC 7296 §3.13: the number of selectors of one side is one octet.
-    if prefixes.len() > usize::from(u8::MAX) {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "more than 255 prefixes do not fit one Child SA",
-            "summarise them",
-        );
-    }
-    sound.then_some(prefixes)
-}
-
-fn prefix(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Prefix> {
-    match text(value, findings)?.parse::<Prefix>() {
-        Ok(prefix) => Some(prefix),
-        Err(error) => refuse(findings, value.at.clone(), error.to_string(), ""),
-    }
-}
-
-/// One of a few words.
-fn word<T: Copy>(
-    value: &SpannedValue,
-    words: &[(&str, T)],
-    findings: &mut Vec<Diagnostic>,
-) -> Option<T> {
-    let text = text(value, findings)?;
-    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+    if let Some((_, meaning)) = T::WORDS.iter().find(|(word, _)| *word == text) {
         return Some(*meaning);
     }
-    let all = || {
-        words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect::<Vec<_>>()
-            .join(", ")
+    let words = || T::WORDS.iter().map(|(word, _)| *word);
+    let advice = match nearest(&text, words()) {
+        Some(candidate) => format!("did you mean \"{candidate}\"?"),
+        None => {
+            let all: Vec<String> = words().map(|word| quoted(&word)).collect();
+            format!("write one of {}", all.join(", "))
+        }
     };
-    let advice = match nearest(&text, words.iter().map(|(word, _)| *word)) {
-        Some(meant) => format!("did you mean \"{meant}\"?"),
-        None => format!("one of {}", all()),
-    };
-    refuse(
+    value.reject(
         findings,
-        value.at.clone(),
         format!("`{text}` is not a value of this key"),
         advice,
     )
 }
 
-/// When to connect.
-pub fn start(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Start> {
-    word(
-        value,
-        &[
-            ("auto", Start::Auto),
-            ("trap", Start::Trap),
-            ("add", Start::Add),
-        ],
-        findings,
-    )
+fn show_keyword<T: Keyword>(value: &T) -> String {
+    let word = T::WORDS.iter().find(|(_, meaning)| meaning == value);
+    word.map_or_else(String::new, |(word, _)| quoted(word))
 }
 
-/// How ESP travels.
-pub fn encapsulation(
+/// A value that TOML writes without quotes.
+fn plain<T: Display>(value: &T) -> String {
+    value.to_string()
+}
+
+/// A TOML string. Control characters are escaped, since a terminal would execute them.
+pub fn quoted<T: Display>(value: &T) -> String {
+    let mut shown = String::from("\"");
+    for character in value.to_string().chars() {
+        match character {
+            '"' | '\\' => shown.extend(['\\', character]),
+            control if control.is_control() => {
+                shown.push_str(&format!("\\u{:04X}", u32::from(control)));
+            }
+            other => shown.push(other),
+        }
+    }
+    shown.push('"');
+    shown
+}
+
+/// A TOML list of strings.
+pub fn list<T: Display>(values: &[T]) -> String {
+    let items: Vec<String> = values.iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// Reads any string but the empty one.
+pub fn text(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
+    match &value.value {
+        ConfigValue::Text(text) if text.is_empty() => value.reject(
+            findings,
+            "the string is empty",
+            "write a value or remove the key",
+        ),
+        ConfigValue::Text(text) => Some(text.clone()),
+        _ => value.reject_type(findings, "a string", "write it in quotes"),
+    }
+}
+
+fn boolean(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<bool> {
+    match &value.value {
+        ConfigValue::Boolean(it) => Some(*it),
+        _ => value.reject_type(findings, "true or false", "write it without quotes"),
+    }
+}
+
+/// Reads an integer within bounds.
+fn number<T: TryFrom<i64>>(
+    value: &SpannedValue,
+    bounds: Range<i64>,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    let ConfigValue::Integer(number) = value.value else {
+        return value.reject_type(findings, "a number", "write it without quotes");
+    };
+    let in_bounds = Some(number).filter(|number| bounds.contains(number));
+    in_bounds
+        .and_then(|number| T::try_from(number).ok())
+        .or_else(|| {
+            let advice = format!("write a number from {} to {}", bounds.start, bounds.end - 1);
+            value.reject(findings, format!("{number} is out of range"), advice)
+        })
+}
+
+/// Reads the name of a tunnel, which becomes part of device names, URLs and log lines.
+fn name(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
+    let name = text(value, findings)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        let what = "a tunnel name consists of letters, digits, `-`, `_` and `.`, and starts with a letter or digit";
+        return value.reject(findings, what, "");
+    }
+    if name.len() > 64 {
+        let what = format!("the name has {} characters; the maximum is 64", name.len());
+        return value.reject(findings, what, "shorten it");
+    }
+    Some(name)
+}
+
+/// Maximum length of a device name (IFNAMSIZ without the NUL).
+pub const DEVICE_NAME_MAX: usize = 15;
+
+fn device(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
+    let device = text(value, findings)?;
+    if device.len() > DEVICE_NAME_MAX {
+        let length = device.len();
+        let what = format!(
+            "`{device}` has {length} characters; a device name has at most {DEVICE_NAME_MAX}"
+        );
+        return value.reject(findings, what, "shorten it");
+    }
+    let invalid = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%');
+    if device.contains(invalid) || device == "." || device == ".." {
+        let what = "Linux does not accept this device name";
+        return value.reject(findings, what, "use letters, digits, `-`, `_` and `.`");
+    }
+    Some(device)
+}
+
+fn address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
+    let text = text(value, findings)?;
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
+            let what = format!("`{text}` is an IPv4-mapped IPv6 address");
+            value.reject(
+                findings,
+                what,
+                format!("write \"{}\"", address.to_canonical()),
+            )
+        }
+        Ok(address) => Some(address),
+        Err(_) if text.contains('/') => {
+            let what = format!("`{text}` is a network; this key takes one address");
+            value.reject(findings, what, "remove the `/` and the prefix length")
+        }
+        Err(_) => {
+            let advice = "write it like \"203.0.113.7\" or \"2001:db8::7\", without a port";
+            value.reject(findings, format!("`{text}` is not an IP address"), advice)
+        }
+    }
+}
+
+fn host_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<IpAddr> {
+    let address = address(value, findings)?;
+    if address.is_unspecified() || address.is_multicast() {
+        let what = format!("{address} is not a unicast address");
+        return value.reject(findings, what, "write the address of one machine");
+    }
+    Some(address)
+}
+
+fn peer(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Peer> {
+    let text = text(value, findings)?;
+    if text.parse::<IpAddr>().is_ok() {
+        return host_address(value, findings).map(Peer::Address);
+    }
+    if matches!(text.as_str(), "any" | "%any" | "*") {
+        let what = "a tunnel has one peer with a known address or name";
+        let advice = "write it, even if only the peer initiates (then set `start = \"add\"`)";
+        return value.reject(findings, what, advice);
+    }
+    let is_label = |label: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && label.chars().all(allowed)
+    };
+    let looks_numeric = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let mut labels = text.strip_suffix('.').unwrap_or(&text).split('.');
+    if text.len() <= 253 && !looks_numeric && labels.all(is_label) {
+        return Some(Peer::Name(text));
+    }
+    let advice = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => {
+            format!("remove the port: \"{host}\" (IKE always uses UDP 500 and 4500)")
+        }
+        _ => "write an address (\"203.0.113.7\") or a name (\"vpn.example.org\")".to_owned(),
+    };
+    let what = format!("`{text}` is neither an IP address nor a host name");
+    value.reject(findings, what, advice)
+}
+
+/// The items of a list; a single value stands for a list of one.
+fn items(value: &SpannedValue) -> &[SpannedValue] {
+    match &value.value {
+        ConfigValue::List(items) => items,
+        _ => std::slice::from_ref(value),
+    }
+}
+
+/// Reads a list of prefixes, empty or not.
+fn prefixes(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<Prefix>> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    let mut valid = true;
+    for item in items(value) {
+        let parsed = text(item, findings).map(|text| text.parse::<Prefix>());
+        match parsed {
+            Some(Ok(prefix)) if prefixes.contains(&prefix) => {
+                let what = format!("{prefix} is listed twice");
+                item.reject::<()>(findings, what, "remove one of the two");
+            }
+            Some(Ok(prefix)) => prefixes.push(prefix),
+            Some(Err(error)) => {
+                item.reject::<()>(findings, error.to_string(), "");
+                valid = false;
+            }
+            None => valid = false,
+        }
+    }
+    // RFC 7296 §3.13: the number of selectors of one side is one octet.
+    let maximum = usize::from(u8::MAX);
+    if prefixes.len() > maximum {
+        let what = format!(
+            "{} prefixes; a Child SA has at most {maximum}",
+            prefixes.len()
+        );
+        return value.reject(findings, what, "combine them into larger prefixes");
+    }
+    valid.then_some(prefixes)
+}
+
+fn ike_proposals(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<IkeProposal>> {
+    proposals(value, findings, IkeProposal::parse)
+}
+
+fn esp_proposals(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<EspProposal>> {
+    proposals(value, findings, EspProposal::parse)
+}
+
+fn proposals<T>(
     value: &SpannedValue,
     findings: &mut Vec<Diagnostic>,
-) -> Option<Encapsulation> {
-    word(
-        value,
-        &[
-            ("udp", Encapsulation::Udp),
-            ("auto", Encapsulation::Auto),
-            ("esp", Encapsulation::Esp),
-        ],
-        findings,
-    )
+    parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
+) -> Option<Vec<T>> {
+    let items = items(value);
+    if items.is_empty() {
+        let advice = "write a proposal such as \"aes256gcm16-prfsha256-curve25519\"";
+        return value.reject(findings, "the list of proposals is empty", advice);
+    }
+    let mut proposal = |item: &SpannedValue| {
+        let text = text(item, findings)?;
+        match parse(&text) {
+            Ok((proposal, notes)) => {
+                for note in notes {
+                    let (Note::HashNamesPrf { word, offset, .. }
+                    | Note::HashUnused { word, offset }) = &note;
+                    let span = part(item, &text, *offset, word.len());
+                    findings.push(Diagnostic::note(span, note.to_string(), ""));
+                }
+                Some(proposal)
+            }
+            Err(error) => {
+                let span = part(item, &text, error.offset, error.word.len());
+                findings.push(Diagnostic::error(span, error.to_string(), ""));
+                None
+            }
+        }
+    };
+    let proposals: Vec<Option<T>> = items.iter().map(&mut proposal).collect();
+    proposals.into_iter().collect()
 }
 
-/// Segmentation offload.
-pub fn offload(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<OffloadMode> {
-    word(
-        value,
-        &[("auto", OffloadMode::Auto), ("off", OffloadMode::Off)],
-        findings,
-    )
+/// The bytes of a part of a string; the whole string if it has escapes, which hide the position of its parts.
+fn part(value: &SpannedValue, text: &str, offset: usize, length: usize) -> Range<usize> {
+    if value.span.len() == text.len() + 2 && length > 0 {
+        let start = value.span.start + 1 + offset;
+        start..(start + length).min(value.span.end - 1)
+    } else {
+        value.span.clone()
+    }
 }
 
-/// An identity of IKE.
-pub fn identity(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
+fn identity(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
     let text = text(value, findings)?;
     if text.chars().all(|c| c.is_ascii_digit() || c == '.') && text.parse::<IpAddr>().is_err() {
-        return refuse(
-            findings,
-            value.at.clone(),
-            format!("`{text}` is not an IP address"),
-            "an IPv4 address has four parts",
-        );
+        let what = format!("`{text}` is not an IP address");
+        return value.reject(findings, what, "an IPv4 address has four parts");
     }
     match text.parse::<Identity>() {
         Ok(identity) => Some(identity),
-        Err(error) => refuse(
-            findings,
-            value.at.clone(),
-            error.to_string(),
-            "write an address, a name (\"gw.example.org\"), an e-mail address, or \"key-id:\" and hex digits",
-        ),
+        Err(error) => {
+            let advice = "write an address, a name (\"gw.example.org\"), an e-mail address, or \"key-id:\" and hex digits";
+            value.reject(findings, error.to_string(), advice)
+        }
     }
 }
 
-/// Who the peer must say it is.
-pub fn peer_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
+fn peer_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
     match &value.value {
-        Value::Text(text) if text == "any" || text == "%any" => Some(PeerId::Any),
+        ConfigValue::Text(text) if text == "any" || text == "%any" => Some(PeerId::Any),
         _ => identity(value, findings).map(PeerId::Exactly),
     }
 }
 
-/// Metrics start at 1 (the kernel reads 0 on an IPv6 route as 1024) and leave room above for the fail-closed route.
-pub fn metric(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
-    number(value, 1..1_000_000_001, findings).and_then(|it| u32::try_from(it).ok())
+fn show_peer_id(peer_id: &PeerId) -> String {
+    match peer_id {
+        PeerId::Any => quoted(&"any"),
+        PeerId::Exactly(identity) => quoted(identity),
+    }
 }
 
-/// The smallest MTU, inside or outside: what every IPv4 host must take (RFC 1122 §3.3.2).
-const LEAST_MTU: i64 = 576;
+/// Maximum length of a PPK's name in bytes.
+const PPK_ID_MAX: usize = 255;
 
-/// `"auto"` (`None`) or a number of bytes.
-pub fn mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u16>> {
+fn ppk_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
+    let text = text(value, findings)?;
+    if text.len() > PPK_ID_MAX || text.chars().any(char::is_control) {
+        let what = "the name of a PPK has at most 255 bytes and no control characters";
+        return value.reject(findings, what, "");
+    }
+    Some(text)
+}
+
+/// Reads a metric: at least 1, since the kernel reads 0 on an IPv6 route as 1024, with room above for the fail-closed route.
+fn metric(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
+    number(value, 1..1_000_000_001, findings)
+}
+
+/// Minimum MTU, inside and outside: the size that every IPv4 host must accept (RFC 1122 §3.3.2).
+const MIN_MTU: i64 = 576;
+
+fn mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u16>> {
     match &value.value {
-        Value::Text(text) if text == "auto" => Some(None),
-        Value::Text(_) => refuse(
-            findings,
-            value.at.clone(),
-            "this takes \"auto\" or a number of bytes",
-            "",
-        ),
+        ConfigValue::Text(text) if text == "auto" => Some(None),
+        ConfigValue::Text(_) => value.reject_type(findings, "\"auto\" or a number of bytes", ""),
         _ => fixed_mtu(value, findings).map(Some),
     }
 }
 
-/// A number of bytes a packet may have.
+fn show_mtu(mtu: &Option<u16>) -> String {
+    mtu.map_or_else(|| quoted(&"auto"), |mtu| mtu.to_string())
+}
+
+/// Reads the size of a packet in bytes.
 pub fn fixed_mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u16> {
-    number(value, LEAST_MTU..65_001, findings).and_then(|it| u16::try_from(it).ok())
+    number(value, MIN_MTU..65_001, findings)
 }
 
-/// The largest IP packet that may carry a part of an IKE message.
-pub fn fragment_size(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u16> {
-    number(value, LEAST_MTU..65_536, findings).and_then(|it| u16::try_from(it).ok())
+fn fragment_size(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u16> {
+    number(value, MIN_MTU..65_536, findings)
 }
 
-/// The size of the replay window, as the datapath makes it: a power of two.
-pub fn replay_window(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
-    let asked = number(value, 1..65_537, findings).and_then(|it| u32::try_from(it).ok())?;
-    let made = asked.max(64).next_power_of_two();
-    if made != asked {
-        findings.push(Diagnostic::note(
-            value.at.clone(),
-            format!("a replay window of {asked} becomes {made}"),
-            "windows are powers of two from 64 to 65536",
-        ));
+/// Reads the size of the replay window and rounds it up to a power of two, as the datapath needs it.
+fn replay_window(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
+    let size: u32 = number(value, 1..65_537, findings)?;
+    let rounded = size.max(64).next_power_of_two();
+    if rounded != size {
+        let what = format!("the replay window of {size} is rounded up to {rounded}");
+        let advice = "write a power of two from 64 to 65536";
+        findings.push(Diagnostic::note(value.span.clone(), what, advice));
     }
-    Some(made)
+    Some(rounded)
 }
 
-/// What outer headers say about the class of service of what is inside.
-pub fn dscp(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Dscp> {
-    let words = [("copy", Dscp::Copied), ("clear", Dscp::Cleared)];
-    word(value, &words, findings)
-}
-
-/// An address on the device, with the length of its network: `"169.254.10.2/30"`.
-pub fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
+/// Reads the address of a device with its prefix length: `"169.254.10.2/30"`.
+fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
     let text = text(value, findings)?;
-    let (host, length) = match text.split_once('/') {
-        Some((host, length)) => (host.parse::<IpAddr>().ok(), length.parse::<u8>().ok()),
-        None => {
-            return refuse(
-                findings,
-                value.at.clone(),
-                "the length of the network is missing",
-                format!("write it like \"{text}/30\""),
-            );
-        }
+    let Some((host, length)) = text.split_once('/') else {
+        let advice = format!("write it like \"{text}/30\"");
+        return value.reject(findings, "the prefix length is missing", advice);
     };
-    let most = if host.is_some_and(|host| host.is_ipv6()) {
-        128
-    } else {
-        32
-    };
-    let (Some(address), Some(length)) = (host, length.filter(|length| (1..=most).contains(length)))
+    let (host, length) = (host.parse::<IpAddr>().ok(), length.parse::<u8>().ok());
+    let is_ipv6 = host.is_some_and(|host| host.is_ipv6());
+    let width = if is_ipv6 { 128 } else { 32 };
+    let (Some(address), Some(length)) =
+        (host, length.filter(|length| (1..=width).contains(length)))
     else {
-        return refuse(
-            findings,
-            value.at.clone(),
-            format!("`{text}` is not an address with a length"),
-            "write it like \"169.254.10.2/30\"",
-        );
+        let what = format!("`{text}` is not an address with a prefix length");
+        return value.reject(findings, what, "write it like \"169.254.10.2/30\"");
     };
     let network = Prefix::containing(address, length);
-    let point_to_point = most - length <= 1;
-    if !point_to_point
-        && (network.first() == address || (address.is_ipv4() && network.last() == address))
-    {
-        return refuse(
+    let point_to_point = width - length <= 1;
+    let is_broadcast = address.is_ipv4() && network.last() == address;
+    if !point_to_point && (network.first() == address || is_broadcast) {
+        let what = format!("{address} is not a host address of {network}");
+        return value.reject(
             findings,
-            value.at.clone(),
-            format!("{address} is no host of {network}"),
-            "write the address this end uses inside the network",
+            what,
+            "write this machine's address in that network",
         );
     }
     Some(InsideAddress { address, length })
 }
 
-/// A path; relative ones are for the caller to anchor.
-pub fn path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
+fn show_inside(inside: &InsideAddress) -> String {
+    format!("\"{}/{}\"", inside.address, inside.length)
+}
+
+fn path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
     let text = text(value, findings)?;
     if text.contains('\0') {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "a path cannot hold a zero byte",
-            "",
-        );
+        return value.reject(findings, "the path contains a NUL byte", "");
     }
     Some(PathBuf::from(text))
 }
 
-/// The name of a systemd credential.
-pub fn credential(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
+fn credential(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<String> {
     let name = text(value, findings)?;
-    if name.contains('/') || name.contains('\0') || name == "." || name == ".." {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "a credential is a name, not a path",
-            "write it like \"psk_ali-1\"",
-        );
+    if name.contains(['/', '\0']) || name == "." || name == ".." {
+        let what = "a credential is a name, not a path";
+        return value.reject(findings, what, "write it like \"psk_ali-1\"");
     }
     Some(name)
 }
 
-/// The path of a unix socket: absolute, and short enough for `sun_path`.
+/// Maximum length of a unix socket's path (`sun_path` without the NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Reads the path of a unix socket.
 pub fn socket_path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {
     let path = path(value, findings)?;
     if !path.is_absolute() {
-        return refuse(
+        let advice = "write it like \"/run/groundlink/control.sock\"";
+        return value.reject(
             findings,
-            value.at.clone(),
-            "the control socket needs an absolute path",
-            "write it like \"/run/groundlink/control.sock\"",
+            "the path of the control socket must be absolute",
+            advice,
         );
     }
-    if path.as_os_str().len() > 107 {
-        return refuse(
-            findings,
-            value.at.clone(),
-            "a unix socket's path has at most 107 bytes",
-            "shorten it",
-        );
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let what =
+            format!("the path has {length} bytes; a unix socket's has at most {SOCKET_PATH_MAX}");
+        return value.reject(findings, what, "shorten it");
     }
     Some(path)
 }
 
-/// The bytes of a part of a string value; the whole value where escapes make the parts unknowable.
-pub fn part(value: &SpannedValue, text: &str, offset: usize, length: usize) -> Range<usize> {
-    if value.at.len() == text.len() + 2 && length > 0 {
-        let start = value.at.start + 1 + offset;
-        start..(start + length).min(value.at.end - 1)
-    } else {
-        value.at.clone()
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Adds an error; the value is not usable.
-pub(super) fn refuse<T>(
-    findings: &mut Vec<Diagnostic>,
-    at: Range<usize>,
-    what: impl Into<String>,
-    advice: impl Into<String>,
-) -> Option<T> {
-    findings.push(Diagnostic::error(at, what, advice));
-    None
+    #[test]
+    fn h04_strings_are_shown_as_valid_toml_without_control_characters() {
+        let text = "a\"b\\c\u{1b}[31m\u{9b}\u{7f}é";
+        let shown = quoted(&text);
+        assert_eq!(shown, r#""a\"b\\c\u001B[31m\u009B\u007Fé""#);
+        let table = toml::from_str::<toml::Table>(&format!("v = {shown}")).unwrap();
+        assert_eq!(table["v"].as_str(), Some(text));
+    }
 }

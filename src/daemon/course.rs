@@ -15,7 +15,7 @@ use crate::net::{Prefix, Time};
 use crate::os::clock;
 use crate::os::netlink::{HostAddress, source_inside};
 use crate::os::tun::Carrier;
-use crate::paths::{self, Carries, FailClosed};
+use crate::paths::{self, Carries};
 
 /// What the routes were last made for.
 #[derive(Debug, Default)]
@@ -190,10 +190,7 @@ fn signal(leg: Leg, settings: &config::TunnelSettings, addresses: &[HostAddress]
         routes: settings.routes.clone(),
         metric: settings.metric,
         sources: sources.collect(),
-        fail_closed: match settings.fail_closed {
-            config::FailClosed::Hold => FailClosed::Hold,
-            config::FailClosed::Leak => FailClosed::Leak,
-        },
+        fail_closed: settings.fail_closed,
         peer: leg.peer,
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn configuration(file: &Path) -> Result<Sound, Failure> {
     };
     let loaded = config::load(file, &environment);
     match loaded.settings {
-        Some(settings) if loaded.report.is_sound() => Ok(Sound {
+        Some(settings) if loaded.report.is_valid() => Ok(Sound {
             settings,
             report: loaded.report,
         }),

@@ -1,13 +1,13 @@
-//! What no single value shows: selectors, algorithms, tunnels that contradict each other.
+//! Lints: selectors, routes, algorithms, and tunnels that contradict each other.
 
 use super::*;
 
 #[test]
-fn selectors_and_routes_have_to_make_sense() {
+fn selectors_and_routes_must_fit_together() {
     assert!(error("local = [\"192.168.1.5/24\"]").contains("write 192.168.1.0/24 for the network"));
     assert!(error("local = []").contains("`local` is empty"));
     assert!(
-        error("remote = [\"10.0.0.0/8\", \"10.0.0.0/8\"]").contains("10.0.0.0/8 is there twice")
+        error("remote = [\"10.0.0.0/8\", \"10.0.0.0/8\"]").contains("10.0.0.0/8 is listed twice")
     );
     assert!(
         error("remote = [\"2001:db8::/32\", \"10.0.0.0/8\"]")
@@ -15,40 +15,40 @@ fn selectors_and_routes_have_to_make_sense() {
     );
     assert!(
         error("remote = [\"192.168.1.0/24\"]")
-            .contains("192.168.1.0/24 is both `local` and `remote`")
+            .contains("192.168.1.0/24 is in both `local` and `remote`")
     );
     assert_eq!(
-        said("remote = [\"192.168.1.128/25\"]")[0].0,
+        findings("remote = [\"192.168.1.128/25\"]")[0].0,
         Severity::Warning
     );
     assert_eq!(
-        said("remote = \"10.0.0.0/8\""),
+        findings("remote = \"10.0.0.0/8\""),
         [],
         "one string stands for a list of one"
     );
-    assert_eq!(said("local = [\"0.0.0.0/0\"]"), []);
+    assert_eq!(findings("local = [\"0.0.0.0/0\"]"), []);
     let everything = tunnel("remote = [\"0.0.0.0/0\"]");
     assert_eq!(everything.routes, []);
-    assert_eq!(said("remote = [\"0.0.0.0/0\"]")[0].0, Severity::Note);
-    assert_eq!(said("remote = [\"0.0.0.0/0\"]\nroutes = []"), []);
+    assert_eq!(findings("remote = [\"0.0.0.0/0\"]")[0].0, Severity::Note);
+    assert_eq!(findings("remote = [\"0.0.0.0/0\"]\nroutes = []"), []);
     assert_eq!(
         tunnel("routes = [\"172.16.1.7\"]").routes[0].to_string(),
         "172.16.1.7/32"
     );
     assert!(
-        said("routes = [\"172.16.0.0/16\"]")[0]
+        findings("routes = [\"172.16.0.0/16\"]")[0]
             .1
-            .contains("`remote` does not let through")
+            .contains("is not within `remote`")
     );
 }
 
 #[test]
-fn weak_algorithms_warn_and_broken_ones_need_leave() {
-    let weak = said("ike = \"aes128-sha1-modp1024\"");
+fn a_weak_algorithm_is_a_warning_and_a_broken_one_needs_allow_weak() {
+    let weak = findings("ike = \"aes128-sha1-modp1024\"");
     assert_eq!(weak.len(), 1);
     assert_eq!(weak[0].0, Severity::Warning);
     assert!(
-        weak[0].1.contains("names weak algorithms: sha1, modp1024"),
+        weak[0].1.contains("has weak algorithms: sha1, modp1024"),
         "{weak:?}"
     );
 
@@ -60,7 +60,7 @@ fn weak_algorithms_warn_and_broken_ones_need_leave() {
         ),
         (1, 0)
     );
-    assert!(!broken.report.is_sound() && broken.settings.is_some());
+    assert!(!broken.report.is_valid() && broken.settings.is_some());
     assert!(
         broken.report.to_string().contains("des, md5, modp768"),
         "{}",
@@ -68,19 +68,19 @@ fn weak_algorithms_warn_and_broken_ones_need_leave() {
     );
 
     let allowed = load_good(&with("esp = \"des-md5-modp768\"\nallow-weak = true"));
-    assert!(allowed.report.is_sound());
+    assert!(allowed.report.is_valid());
     assert_eq!(allowed.report.count(Severity::Warning), 1);
     assert_eq!(
         load_good(&with("ike = \"aes256-sha256-modp1024s160\""))
             .report
             .count(Severity::Lint),
         1,
-        "group 22 needs leave"
+        "group 22 needs allow-weak"
     );
 }
 
 #[test]
-fn a_cloud_is_said_to_support_what_its_preset_knows() {
+fn the_alternative_to_a_weak_algorithm_comes_from_the_preset() {
     let shown = load_good(&with("preset = \"alibaba-2018\""))
         .report
         .to_string();
@@ -91,7 +91,7 @@ fn a_cloud_is_said_to_support_what_its_preset_knows() {
 }
 
 #[test]
-fn tunnels_must_differ() {
+fn tunnels_must_differ_in_name_device_and_peer() {
     let second = |lines: &str| {
         let table = GOOD.split("\n\n").nth(1).unwrap();
         let mut changed = table.to_owned();
@@ -106,19 +106,21 @@ fn tunnels_must_differ() {
     };
     let same = second("");
     assert!(
-        same.contains("two tunnels named `ali-1`") && same.contains("cannot be told apart"),
+        same.contains("two tunnels have the name `ali-1`")
+            && same.contains("the same peer and the same local address"),
         "{same}"
     );
     assert!(
-        second("peer = 7").contains("two tunnels named `ali-1`"),
-        "told of a tunnel that is unusable, too"
+        second("peer = 7").contains("two tunnels have the name `ali-1`"),
+        "an invalid tunnel counts too"
     );
     assert!(
         second("name = \"b\"\npeer = \"1.1.1.1\"\ndevice = \"gl-ali-1\"")
-            .contains("would share the device `gl-ali-1`")
+            .contains("have the same device `gl-ali-1`")
     );
     assert!(
-        second("name = \"b\"\nlocal-address = \"10.0.0.5\"").contains("cannot be told apart"),
+        second("name = \"b\"\nlocal-address = \"10.0.0.5\"")
+            .contains("the same peer and the same local address"),
         "any address includes 10.0.0.5"
     );
     assert_eq!(second("name = \"b\"\npeer = \"47.88.10.21\""), "");
@@ -137,35 +139,35 @@ fn tunnels_must_differ() {
 }
 
 #[test]
-fn esp_across_a_nat_that_the_addresses_show_is_warned_of() {
-    let esp = |more: &str| said(&format!("encapsulation = \"esp\"\n{more}"));
-    // One-to-one NAT: the peer knows another address.
+fn native_esp_across_a_nat_that_the_addresses_show_is_a_warning() {
+    let esp = |more: &str| findings(&format!("encapsulation = \"esp\"\n{more}"));
+    // One-to-one NAT: the peer knows this machine by another address.
     for local in ["10.0.0.5", "198.51.100.1"] {
-        let told = esp(&format!("local-address = \"{local}\""));
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].0, Severity::Warning);
+        let findings = esp(&format!("local-address = \"{local}\""));
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].0, Severity::Warning);
         for word in [local, "203.0.113.7", "NAT", "encapsulation = \"auto\""] {
-            assert!(told[0].1.contains(word), "no {word} in {told:?}");
+            assert!(findings[0].1.contains(word), "no {word} in {findings:?}");
         }
     }
-    // The address is not named, and the identity is something else: the private address alone tells.
+    // Without `address`, the private address alone shows the NAT.
     let nameless =
         with("id = \"gw.example.org\"\nencapsulation = \"esp\"\nlocal-address = \"192.168.1.1\"")
             .replace("address = \"203.0.113.7\"\n", "");
-    let told = load_good(&nameless).report.to_string();
+    let report = load_good(&nameless).report.to_string();
     assert!(
-        told.contains("192.168.1.1 is a private address and 47.88.10.20 a public one"),
-        "{told}"
+        report.contains("192.168.1.1 is a private address and 47.88.10.20 a public one"),
+        "{report}"
     );
 
-    // Nothing shows a NAT, or one is no matter.
+    // No sign of a NAT, or UDP encapsulation crosses it.
     assert_eq!(esp(""), []);
     assert_eq!(esp("local-address = \"203.0.113.7\""), []);
-    for carriage in ["auto", "udp"] {
-        let line = format!("encapsulation = \"{carriage}\"\nlocal-address = \"10.0.0.5\"");
-        assert_eq!(said(&line), []);
+    for encapsulation in ["auto", "udp"] {
+        let line = format!("encapsulation = \"{encapsulation}\"\nlocal-address = \"10.0.0.5\"");
+        assert_eq!(findings(&line), []);
     }
-    // Both on one private network.
+    // Both gateways are on one private network.
     let private = with("peer = \"10.9.9.9\"").replace("203.0.113.7", "10.0.0.5");
     let private = format!("{private}encapsulation = \"esp\"\nlocal-address = \"10.0.0.5\"\n");
     assert_eq!(load_good(&private).report.findings(), []);

@@ -1,11 +1,10 @@
-//! Whole files in, findings and settings out: each kind of bad input gives its message.
+//! Whole files in, findings and settings out: each kind of invalid input has its message.
 
 mod lints;
-mod presets;
+mod load;
 mod secrets;
 mod syntax;
 mod values;
-mod whole_files;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +25,7 @@ local = ["192.168.1.0/24"]
 remote = ["172.16.1.0/24"]
 "#;
 
-/// A folder with a good key in the file `psk`.
+/// A folder with a valid key in the file `psk`.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("psk");
@@ -50,7 +49,7 @@ fn load_good(text: &str) -> LoadedConfig {
     load_in(folder().path(), text)
 }
 
-/// The good file with one line replaced or, where the key is not in it, added to the tunnel.
+/// The valid file with one line replaced, or added to the tunnel if the file does not have its key.
 fn with(line: &str) -> String {
     let key = line.split('=').next().unwrap();
     match GOOD.lines().find(|old| old.starts_with(key)) {
@@ -59,8 +58,8 @@ fn with(line: &str) -> String {
     }
 }
 
-/// What is said about the good file with this line: severity and sentence, in order.
-fn said(line: &str) -> Vec<(Severity, String)> {
+/// The findings about the valid file with this line: severity and text, in order.
+fn findings(line: &str) -> Vec<(Severity, String)> {
     let loaded = load_good(&with(line));
     loaded
         .report
@@ -75,18 +74,18 @@ fn said(line: &str) -> Vec<(Severity, String)> {
         .collect()
 }
 
-/// The one error that this line gives.
+/// The only error about this line.
 fn error(line: &str) -> String {
-    let said = said(line);
-    let errors: Vec<_> = said
+    let findings = findings(line);
+    let errors: Vec<_> = findings
         .iter()
         .filter(|(severity, _)| *severity == Severity::Error)
         .collect();
-    assert_eq!(errors.len(), 1, "{line}: {said:?}");
+    assert_eq!(errors.len(), 1, "{line}: {findings:?}");
     errors[0].1.clone()
 }
 
-/// The tunnel that this line gives.
+/// The tunnel with this line.
 fn tunnel(line: &str) -> TunnelSettings {
     let loaded = load_good(&with(line));
     loaded

@@ -1,10 +1,10 @@
-//! Pre-shared keys: where they come from, and that nothing shows them.
+//! Pre-shared keys: their locations, and that no output contains them.
 
 use super::*;
 use crate::ike::PpkDemand;
 
 #[test]
-fn h01_the_key_file_is_judged_where_the_file_names_it() {
+fn h01_an_error_of_a_key_file_points_at_the_line_that_names_it() {
     let folder = folder();
     fs::set_permissions(folder.path().join("psk"), fs::Permissions::from_mode(0o644)).unwrap();
     let loaded = load_in(folder.path(), GOOD);
@@ -22,7 +22,7 @@ fn h01_the_key_file_is_judged_where_the_file_names_it() {
 }
 
 #[test]
-fn h04_no_key_is_ever_shown() {
+fn h04_no_output_contains_a_key() {
     let folder = folder();
     let key = "Q7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAi";
     for text in [
@@ -51,9 +51,10 @@ fn h04_no_key_is_ever_shown() {
 }
 
 #[test]
-fn a_key_in_the_file_itself_is_refused_once() {
+fn a_key_in_the_configuration_itself_is_one_error() {
     assert!(
-        error("psk = \"hunter2\"").starts_with("the pre-shared key does not belong in this file")
+        error("psk = \"hunter2\"")
+            .starts_with("a pre-shared key must not be written into the configuration")
     );
     assert!(
         error("psk = { file = \"psk\", credential = \"x\" }")
@@ -64,7 +65,7 @@ fn a_key_in_the_file_itself_is_refused_once() {
 }
 
 #[test]
-fn credentials_come_from_systemds_folder() {
+fn credentials_are_read_from_the_directory_of_systemd() {
     let folder = folder();
     let text = with("psk = { credential = \"psk\" }");
     let load = |credentials: Option<&Path>, secrets| {
@@ -81,21 +82,21 @@ fn credentials_come_from_systemds_folder() {
     assert!(
         load(Some(folder.path()), SecretPolicy::Required)
             .report
-            .is_sound()
+            .is_valid()
     );
     let outside = load(None, SecretPolicy::Required);
     assert!(
         outside
             .report
             .to_string()
-            .contains("exists only inside the service"),
+            .contains("is only available inside the systemd service"),
         "{}",
         outside.report
     );
     assert!(outside.settings.is_none());
     let checked = load(None, SecretPolicy::IfReadable);
     assert!(
-        checked.report.is_sound() && checked.report.count(Severity::Note) == 1,
+        checked.report.is_valid() && checked.report.count(Severity::Note) == 1,
         "{}",
         checked.report
     );
@@ -112,7 +113,7 @@ fn credentials_come_from_systemds_folder() {
 }
 
 #[test]
-fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise() {
+fn a_ppk_is_read_like_a_psk_and_required_by_default() {
     let folder = folder();
     let key = "aQ7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAiaQ7vYd0x3LmZk9";
     fs::write(folder.path().join("ppk"), key).unwrap();
@@ -139,7 +140,10 @@ fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise(
 
     for (line, complaint) in [
         ("ppk = { file = \"ppk\" }", "has no `ppk.id`"),
-        ("ppk = { id = \"q-1\" }", "names no key"),
+        (
+            "ppk = { id = \"q-1\" }",
+            "has neither `file` nor `credential`",
+        ),
         ("ppk = { id = \"\", file = \"ppk\" }", "empty"),
         (
             "ppk = { id = \"a\\nb\", file = \"ppk\" }",
@@ -155,7 +159,7 @@ fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise(
         ),
         (
             &format!("ppk = \"{key}\""),
-            "the post-quantum pre-shared key does not belong in this file",
+            "a post-quantum pre-shared key must not be written into the configuration",
         ),
         (
             &format!("ppk = {{ id = \"q-1\", key = \"{key}\" }}"),
@@ -175,7 +179,7 @@ fn a_post_quantum_key_is_read_like_the_other_and_required_unless_told_otherwise(
 }
 
 #[test]
-fn h01_a_stranger_s_text_opens_no_file() {
+fn h01_an_untrusted_text_opens_no_file() {
     let folder = folder();
     let options = LoadOptions {
         credentials: Some(folder.path().to_owned()),
@@ -183,7 +187,7 @@ fn h01_a_stranger_s_text_opens_no_file() {
     };
     fs::remove_file(folder.path().join("psk")).unwrap();
     let loaded = load_text(ConfigText::new("t.toml", GOOD), folder.path(), &options);
-    assert!(loaded.report.is_sound(), "{}", loaded.report);
+    assert!(loaded.report.is_valid(), "{}", loaded.report);
     let settings = loaded.settings.unwrap();
     assert!(settings.tunnels[0].ike.psk.0.is_empty());
 }

@@ -1,9 +1,9 @@
-//! Files that are not written as they should be: unknown keys, keys of later versions, broken TOML.
+//! Invalid files: unknown keys, reserved keys, syntax errors.
 
 use super::*;
 
 #[test]
-fn unknown_keys_are_errors_with_suggestions() {
+fn an_unknown_key_is_an_error_with_a_suggestion() {
     assert_eq!(
         error("remot = []"),
         "unknown key `remot` in `[[tunnel]]` | did you mean `remote`?"
@@ -25,7 +25,7 @@ fn unknown_keys_are_errors_with_suggestions() {
         outside
             .report
             .to_string()
-            .contains("= help: it belongs under `[[tunnel]]`"),
+            .contains("= help: move it under `[[tunnel]]`"),
         "{}",
         outside.report
     );
@@ -50,7 +50,7 @@ fn unknown_keys_are_errors_with_suggestions() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_name() {
+fn reserved_keys_are_rejected_by_name() {
     let metrics = load_good(&GOOD.replace("[gateway]", "[gateway]\nmetrics = \"127.0.0.1:9566\""));
     assert!(
         metrics
@@ -72,23 +72,23 @@ fn what_is_not_built_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_built_may_be_spelled_out() {
+fn defaults_can_be_written_explicitly() {
     let all = "child-bytes = \"none\"\nchild-packets = \"none\"\nrekey-check = false\nencapsulation = \"udp\"\nesp = \"aes128gcm16-noesn\"";
-    assert_eq!(said(all), []);
+    assert_eq!(findings(all), []);
     let more = "child-bytes = \"10GB\"\nchild-packets = 1000000\nrekey-check = true\nesp = \"aes128gcm16-esn-noesn\"";
-    assert_eq!(said(more), []);
+    assert_eq!(findings(more), []);
     for encapsulation in ["udp", "auto", "esp"] {
         let line = format!("encapsulation = \"{encapsulation}\"");
-        assert_eq!(said(&line), [], "{line}");
+        assert_eq!(findings(&line), [], "{line}");
     }
     for offload in ["auto", "off"] {
         let text = GOOD.replace("[gateway]", &format!("[gateway]\noffload = \"{offload}\""));
-        assert!(load_good(&text).report.is_sound());
+        assert!(load_good(&text).report.is_valid());
     }
 }
 
 #[test]
-fn all_errors_come_at_once_in_the_order_of_the_file() {
+fn every_error_is_reported_in_the_order_of_the_file() {
     let text = "[gateway]\nadress = 1\n[[tunnel]]\nname = \"a b\"\npeer = \"1.2.3\"\nike = \"aes129\"\nmetric = 0\n";
     let loaded = load_good(text);
     let lines: Vec<usize> = loaded
@@ -107,7 +107,7 @@ fn all_errors_come_at_once_in_the_order_of_the_file() {
         "no `psk`",
         "no `local`",
         "no `remote`",
-        "which address",
+        "the public address",
     ] {
         assert!(
             loaded.report.to_string().contains(wanted),
@@ -119,7 +119,7 @@ fn all_errors_come_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
-fn text_that_is_no_toml_shows_the_place_and_reads_on() {
+fn a_syntax_error_shows_its_position_and_reading_continues() {
     let loaded = load_good(&format!("{GOOD}metric = = 5\nremot = 1\n"));
     let shown = loaded.report.to_string();
     assert!(
@@ -134,7 +134,7 @@ fn text_that_is_no_toml_shows_the_place_and_reads_on() {
 }
 
 #[test]
-fn hostile_text_never_panics() {
+fn no_text_causes_a_panic() {
     for text in [
         "",
         "\u{feff}",
@@ -163,19 +163,19 @@ fn hostile_text_never_panics() {
 }
 
 #[test]
-fn a_broken_header_is_told_and_not_that_there_is_no_tunnel() {
+fn a_broken_header_is_reported_instead_of_a_missing_tunnel() {
     let shown = load_good(&GOOD.replacen("[[tunnel]]", "[[tunnel]", 1))
         .report
         .to_string();
     assert!(shown.contains("not TOML"), "{shown}");
-    assert!(!shown.contains("there is no tunnel"), "{shown}");
+    assert!(!shown.contains("has no tunnel"), "{shown}");
 }
 
 #[test]
-fn nothing_at_all_says_how_to_begin() {
+fn an_empty_file_is_an_error_with_advice() {
     let shown = load_good("").report.to_string();
     assert!(
-        shown.contains("there is no tunnel") && shown.contains("add a `[[tunnel]]`"),
+        shown.contains("has no tunnel") && shown.contains("add a `[[tunnel]]`"),
         "{shown}"
     );
 }

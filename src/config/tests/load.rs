@@ -1,12 +1,12 @@
-//! Whole files: what comes out, where each value came from, the example.
+//! Whole files: results, origins of values, the example, and every preset.
 
 use super::*;
 
 #[test]
-fn a_good_file_says_nothing_and_fills_in_the_rest() {
+fn a_valid_file_has_no_findings_and_its_defaults_are_filled_in() {
     let loaded = load_good(GOOD);
     assert_eq!(loaded.report.to_string(), "");
-    assert!(loaded.report.is_sound());
+    assert!(loaded.report.is_valid());
     let settings = loaded.settings.unwrap();
     let tunnel = &settings.tunnels[0];
     assert_eq!(tunnel.device, "gl-ali-1");
@@ -32,7 +32,7 @@ fn a_good_file_says_nothing_and_fills_in_the_rest() {
 }
 
 #[test]
-fn values_remember_where_they_came_from() {
+fn every_value_keeps_its_origin() {
     let loaded = load_good(GOOD);
     let origin = |key: &str| {
         loaded
@@ -57,7 +57,7 @@ fn values_remember_where_they_came_from() {
 }
 
 #[test]
-fn every_key_that_is_built_is_explained_or_left_out() {
+fn every_supported_key_has_an_effective_value() {
     let loaded = load_good(&with(
         "inside = \"169.254.10.2/30\"\naddress = \"203.0.113.8\"\nppk = { id = \"q-1\", file = \"psk\" }",
     ));
@@ -67,7 +67,7 @@ fn every_key_that_is_built_is_explained_or_left_out() {
     {
         assert!(
             loaded.values.iter().any(|row| row.key == key.name),
-            "{} is not explained",
+            "{} has no effective value",
             key.name
         );
     }
@@ -80,29 +80,29 @@ fn every_key_that_is_built_is_explained_or_left_out() {
                 .values
                 .iter()
                 .any(|row| row.key == key.name && row.tunnel.is_none()),
-            "{} is not explained",
+            "{} has no effective value",
             key.name
         );
     }
 }
 
 #[test]
-fn files_that_cannot_be_read_say_so() {
+fn an_unreadable_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let shown = |path: &Path| load(path, &options()).report.to_string();
     let missing = shown(&folder.path().join("none.toml"));
     assert!(
-        missing.contains("there is no such file") && missing.contains("none.toml"),
+        missing.contains("no such file") && missing.contains("none.toml"),
         "{missing}"
     );
     assert!(shown(folder.path()).contains("not a regular file"));
     let binary = folder.path().join("binary.toml");
     fs::write(&binary, [b'a', 0xff]).unwrap();
-    assert!(shown(&binary).contains("byte 1 of this file is not UTF-8"));
+    assert!(shown(&binary).contains("not UTF-8 text: invalid byte at offset 1"));
 }
 
 #[test]
-fn the_control_socket_is_found_in_a_file_that_is_otherwise_wrong() {
+fn the_control_socket_is_found_in_an_invalid_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");
     fs::write(&path, "[gateway]\ncontrol = \"/run/x.sock\"\nwrong = 1\n").unwrap();
@@ -111,7 +111,7 @@ fn the_control_socket_is_found_in_a_file_that_is_otherwise_wrong() {
 }
 
 #[test]
-fn the_example_is_valid_and_names_every_key() {
+fn the_example_is_valid_and_has_every_key() {
     let example = include_str!("../../../config/example.toml");
     let folder = folder();
     let key = folder.path().join("psk");
@@ -121,7 +121,7 @@ fn the_example_is_valid_and_names_every_key() {
             text.replace(&format!("\"/etc/groundlink/{name}\""), &format!("{key:?}"))
         });
     let loaded = load_in(folder.path(), &text);
-    assert!(loaded.report.is_sound(), "{}", loaded.report);
+    assert!(loaded.report.is_valid(), "{}", loaded.report);
     let built = keys::GATEWAY
         .iter()
         .chain(keys::TUNNEL)
@@ -134,8 +134,8 @@ fn the_example_is_valid_and_names_every_key() {
             key.name
         );
     }
-    // What is commented out as a default is valid as well.
-    let spelled: String = text
+    // Keys that are commented out are valid too.
+    let uncommented: String = text
         .lines()
         .map(|line| {
             line.strip_prefix('#')
@@ -147,7 +147,104 @@ fn the_example_is_valid_and_names_every_key() {
                 + "\n"
         })
         .collect();
-    let loaded = load_in(folder.path(), &spelled);
-    assert!(loaded.report.is_sound(), "{}", loaded.report);
+    let loaded = load_in(folder.path(), &uncommented);
+    assert!(loaded.report.is_valid(), "{}", loaded.report);
     assert!(loaded.values.iter().any(|row| row.key == "inside"));
+}
+
+#[test]
+fn every_preset_is_valid_and_only_alibaba_2018_is_weak() {
+    for preset in preset::all() {
+        let loaded = load_good(&with(&format!("preset = \"{}\"", preset.name)));
+        assert!(
+            loaded.report.is_valid(),
+            "{}: {}",
+            preset.name,
+            loaded.report
+        );
+        let weak = loaded.report.count(Severity::Warning);
+        assert_eq!(
+            weak,
+            if preset.name == "alibaba-2018" { 2 } else { 0 },
+            "{}: {}",
+            preset.name,
+            loaded.report
+        );
+    }
+}
+
+#[test]
+fn presets_have_the_documented_values() {
+    let of = |preset: &str| tunnel(&format!("preset = \"{preset}\""));
+    let suites =
+        |tunnel: &TunnelSettings| (tunnel.ike.ike[0].to_string(), tunnel.ike.esp[0].to_string());
+    let lifetimes = |tunnel: &TunnelSettings| {
+        (
+            tunnel.ike.ike_lifetime.as_secs(),
+            tunnel.ike.child_lifetime.as_secs(),
+        )
+    };
+    for google in [of("google-classic"), of("google-ha")] {
+        assert_eq!(
+            suites(&google),
+            (
+                "aes256gcm16-prfsha256-modp2048".to_owned(),
+                "aes256gcm16-modp2048".to_owned()
+            )
+        );
+        assert_eq!(lifetimes(&google), (36_000, 10_800));
+        assert_eq!(
+            google.mtu,
+            Mtu::Auto {
+                outer: Some(1460),
+                inner: None
+            }
+        );
+    }
+    let alibaba = of("alibaba");
+    assert_eq!(
+        suites(&alibaba),
+        (
+            "aes256-sha256-modp2048".to_owned(),
+            "aes256-sha256-modp2048".to_owned()
+        )
+    );
+    let guide = of("alibaba-2018");
+    assert_eq!(
+        suites(&guide),
+        (
+            "aes128-sha1-modp1024".to_owned(),
+            "aes128-sha1-modp1024".to_owned()
+        )
+    );
+    assert_eq!(lifetimes(&guide), (86_400, 86_400));
+    assert_eq!(
+        guide.mtu,
+        Mtu::Auto {
+            outer: None,
+            inner: Some(1399)
+        }
+    );
+}
+
+#[test]
+fn presets_with_any_to_any_selectors_need_none_in_the_file() {
+    let text = GOOD.replace(
+        "local = [\"192.168.1.0/24\"]\nremote = [\"172.16.1.0/24\"]\n",
+        "routes = [\"10.0.0.0/8\"]\n",
+    );
+    for preset in ["google-ha", "alibaba"] {
+        let loaded = load_good(&text.replace("generic", preset));
+        assert_eq!(loaded.report.to_string(), "");
+        assert_eq!(
+            loaded.settings.unwrap().tunnels[0].ike.policy.remote[0].to_string(),
+            "0.0.0.0/0"
+        );
+    }
+}
+
+#[test]
+fn a_partial_dpd_table_keeps_the_rest_of_the_preset() {
+    let dpd = tunnel("dpd = { timeout = \"5s\" }").ike.dpd;
+    assert_eq!((dpd.delay.as_secs(), dpd.timeout.as_secs()), (10, 5));
 }
