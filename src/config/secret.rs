@@ -4,13 +4,17 @@
 //!   open (non-blocking, following links) ─▶ regular file? ─▶ no access for others, not writable by the group? ─▶ read, bounded ─▶ decode
 //! ```
 //!
-//! The mode checked is that of the open file, not of the path. No error text quotes the
-//! file.
+//! The mode checked is that of the open file, not of the path. Every buffer that holds key text or key bytes is wiped when it is
+//! dropped, after an error too, and no error text quotes the file.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use data_encoding::{BASE64_NOPAD, Encoding, HEXLOWER_PERMISSIVE};
+use zeroize::Zeroizing;
 
 use crate::crypto::Secret;
 
@@ -211,7 +215,7 @@ fn read_file(path: &Path, kind: KeyKind, access: AccessControl) -> Result<Loaded
         let advice = "a pre-shared key is shorter; generate one with `groundlink psk`";
         return Err(invalid(what, advice));
     };
-    decode(contents.as_bytes(), kind)
+    decode(&contents, kind)
         .map_err(|error| invalid(format!("the {word} file {shown} {}", error.0), error.1))
 }
 
@@ -232,14 +236,14 @@ fn check_mode(path: &Path, kind: KeyKind, metadata: &Metadata) -> Result<(), Key
     ))
 }
 
-fn read_bounded(file: &File) -> io::Result<Option<Secret>> {
-    // One allocation that never grows: a buffer that moves leaves copies of the key behind.
-    let mut contents = Vec::with_capacity(MAX_FILE_SIZE + 2);
-    file.take(MAX_FILE_SIZE as u64 + 1)
-        .read_to_end(&mut contents)?;
-    let fits = contents.len() as u64 <= MAX_FILE_SIZE as u64;
-    let contents = Secret::new(contents);
-    Ok(fits.then_some(contents))
+/// Reads a file; `None` if it is too large.
+fn read_bounded(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    // One allocation that never grows: growing would leave a copy of the key behind. The spare bytes beyond the limit keep
+    // `read_to_end` from probing for the end of the file in a buffer of its own.
+    let mut contents = Zeroizing::new(Vec::with_capacity(MAX_FILE_SIZE + 64));
+    let limit = MAX_FILE_SIZE as u64 + 1;
+    file.take(limit).read_to_end(&mut contents)?;
+    Ok((contents.len() <= MAX_FILE_SIZE).then_some(contents))
 }
 
 /// What is wrong with the contents of a key file, and advice; neither quotes the file.
@@ -253,13 +257,13 @@ fn decode(contents: &[u8], kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
         let advice = "store a key in it; `groundlink psk` generates one";
         return Err(KeyFormatError("is empty", advice));
     } else if let Some(digits) = bytes.strip_prefix(b"0x") {
-        let key = unhex(digits).ok_or(KeyFormatError(
+        let key = decode_with(&HEXLOWER_PERMISSIVE, digits).ok_or(KeyFormatError(
             "starts with 0x, but the rest is not hexadecimal",
             "write two hex digits for each byte, and nothing else",
         ))?;
         (key, KeyEncoding::Binary)
     } else if let Some(text) = bytes.strip_prefix(b"0s") {
-        let key = unbase64(text).ok_or(KeyFormatError(
+        let key = decode_with(&BASE64, without_padding(text)).ok_or(KeyFormatError(
             "starts with 0s, but the rest is not base64",
             "write base64 in one line, and nothing else",
         ))?;
@@ -279,43 +283,33 @@ fn decode(contents: &[u8], kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
     Ok(LoadedKey { key, warnings })
 }
 
-fn unhex(digits: &[u8]) -> Option<Secret> {
-    let (pairs, rest) = digits.as_chunks::<2>();
-    if pairs.is_empty() || !rest.is_empty() {
-        return None;
+/// Base64 (RFC 4648 §4) without padding. Unused bits of the last digit may be set, as other implementations accept them.
+static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = BASE64_NOPAD.specification();
+    specification.check_trailing_bits = false;
+    specification
+        .encoding()
+        .expect("base64 without a check is a valid encoding")
+});
+
+/// Base64 text without its padding, if the padding is correct; other text is left as it is.
+fn without_padding(text: &[u8]) -> &[u8] {
+    if !text.len().is_multiple_of(4) {
+        return text;
     }
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|value| u8::try_from(value).ok())
-    };
-    let mut bytes = Vec::with_capacity(pairs.len());
-    for [high, low] in pairs {
-        bytes.push(digit(*high)? << 4 | digit(*low)?);
-    }
-    Some(Secret::new(bytes))
+    let text = text.strip_suffix(b"=").unwrap_or(text);
+    text.strip_suffix(b"=").unwrap_or(text)
 }
 
-/// RFC 4648 §4, padded or not.
-fn unbase64(text: &[u8]) -> Option<Secret> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    let digits = text.get(..text.len().checked_sub(padding)?)?;
-    let padded = padding == 0 || (padding <= 2 && text.len().is_multiple_of(4));
-    if digits.is_empty() || digits.len() % 4 == 1 || !padded {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    for group in digits.chunks(4) {
-        let mut bits = 0_u32;
-        for byte in group {
-            let value = ALPHABET.iter().position(|digit| digit == byte)?;
-            bits = bits << 6 | u32::try_from(value).ok()?;
-        }
-        let whole = (bits << (6 * (4 - group.len()))).to_be_bytes();
-        bytes.extend_from_slice(whole.get(1..group.len())?);
-    }
-    Some(Secret::new(bytes))
+/// Decodes a key of at least one byte into a buffer that is wiped also if decoding fails halfway.
+fn decode_with(encoding: &Encoding, text: &[u8]) -> Option<Secret> {
+    let length = encoding
+        .decode_len(text.len())
+        .ok()
+        .filter(|length| *length > 0)?;
+    let mut key = Zeroizing::new(vec![0; length]);
+    encoding.decode_mut(text, &mut key).ok()?;
+    Some(Secret::new(std::mem::take(&mut *key)))
 }
 
 fn cannot_read(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
