@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use groundlink::control::client::{Verb, ask};
+use groundlink::control::client::{HttpMethod, request};
 use groundlink::os::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -138,7 +138,7 @@ remote = [\"10.2.0.0/24\"]
             .unwrap();
         let mut daemon = Daemon(child);
         let begin = Instant::now();
-        while ask(&self.path("control.sock"), Verb::Get, "/v1/status").is_err() {
+        while request(&self.path("control.sock"), HttpMethod::Get, "/v1/status").is_err() {
             let ended = daemon.0.try_wait().unwrap();
             assert!(
                 ended.is_none() && begin.elapsed() < Duration::from_secs(10),
@@ -316,7 +316,7 @@ fn a_second_daemon_does_not_take_the_first_one_s_socket() {
     let first = site.start();
     let (status, said) = site.refused(&[]);
     assert_eq!(status, 1, "{said}");
-    let answer = ask(&site.path("control.sock"), Verb::Get, "/v1/status").unwrap();
+    let answer = request(&site.path("control.sock"), HttpMethod::Get, "/v1/status").unwrap();
     assert_eq!(answer["tunnels"][0]["name"], "a");
     drop(first);
 }
@@ -328,7 +328,7 @@ fn an_unreachable_peer_is_a_state_and_not_an_end() {
     let mut daemon = site.start();
     let begin = Instant::now();
     let tunnel = loop {
-        let status = ask(&site.path("control.sock"), Verb::Get, "/v1/status").unwrap();
+        let status = request(&site.path("control.sock"), HttpMethod::Get, "/v1/status").unwrap();
         let tunnel = status["tunnels"][0].clone();
         if !tunnel["last_error"].is_null() {
             break tunnel;
@@ -347,7 +347,7 @@ fn an_unreachable_peer_is_a_state_and_not_an_end() {
     );
     for (query, sa) in [("", "Child SA"), ("?ike=true", "IKE SA")] {
         let path = format!("/v1/tunnels/a/rekey{query}");
-        let refused = ask(&site.path("control.sock"), Verb::Post, &path).unwrap_err();
+        let refused = request(&site.path("control.sock"), HttpMethod::Post, &path).unwrap_err();
         assert_says(&refused.to_string(), &["tunnel a has no", sa]);
     }
     assert!(daemon.0.try_wait().unwrap().is_none());

@@ -102,25 +102,27 @@ impl TunnelArgs {
         self,
         global: &GlobalArgs,
         verb: &str,
-        words: impl FnOnce(&status::Tunnel) -> String,
+        words: impl FnOnce(&status::TunnelStatus) -> String,
     ) -> Result<Exit, Failure> {
         let path = format!("{}/{verb}", tunnel_path(&self.tunnel)?);
-        let value = request(&global.control_socket(), client::Verb::Post, &path)?;
+        let value = request(&global.control_socket(), client::HttpMethod::Post, &path)?;
         if self.json {
             return print(format!("{value}\n").as_bytes());
         }
-        let tunnel: status::Tunnel = parse_response(value)?;
+        let tunnel: status::TunnelStatus = parse_response(value)?;
         print(format!("{}\n", words(&tunnel)).as_bytes())
     }
 }
 
 /// What to look at next.
-fn hint(tunnel: &status::Tunnel) -> String {
+fn hint(tunnel: &status::TunnelStatus) -> String {
     match tunnel.state {
-        status::State::Connecting => {
+        status::TunnelState::Connecting => {
             format!("; `groundlink status {}` shows how it goes", tunnel.name)
         }
-        status::State::Up | status::State::Down | status::State::Failed => String::new(),
+        status::TunnelState::Up | status::TunnelState::Down | status::TunnelState::Failed => {
+            String::new()
+        }
     }
 }
 
@@ -137,8 +139,12 @@ pub(crate) fn tunnel_path(name: &str) -> Result<String, Failure> {
 }
 
 /// Asks the daemon.
-pub(crate) fn request(socket: &Path, verb: client::Verb, path: &str) -> Result<Value, Failure> {
-    client::ask(socket, verb, path).map_err(|error| match &error {
+pub(crate) fn request(
+    socket: &Path,
+    verb: client::HttpMethod,
+    path: &str,
+) -> Result<Value, Failure> {
+    client::request(socket, verb, path).map_err(|error| match &error {
         ClientError::Unreachable { cause, .. } => {
             let advice = match cause.kind() {
                 std::io::ErrorKind::PermissionDenied => "run this as root, or become a member of the group `groundlink`",
@@ -146,7 +152,7 @@ pub(crate) fn request(socket: &Path, verb: client::Verb, path: &str) -> Result<V
             };
             Failure::unreachable(error.to_string(), advice)
         }
-        ClientError::Garbled { .. } => Failure::unreachable(error.to_string(), "its log says more; `systemctl restart groundlink` starts it afresh"),
+        ClientError::InvalidReply { .. } => Failure::unreachable(error.to_string(), "its log says more; `systemctl restart groundlink` starts it afresh"),
         ClientError::Refused(trouble) => Failure::failed(trouble.error.clone(), trouble.advice.clone()),
     })
 }

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::GlobalArgs;
 use super::outcome::{Exit, Failure};
-use crate::daemon::{self, Format, Options};
+use crate::daemon::{self, LogFormat, Options};
 
 /// The gateway, in the foreground
 #[derive(Debug, Args)]
@@ -33,14 +33,14 @@ impl Run {
             config: global.config.clone(),
             socket: global.socket.clone(),
             format: self.log.map(|log| match log {
-                Log::Text => Format::Text,
-                Log::Json => Format::Json,
+                Log::Text => LogFormat::Text,
+                Log::Json => LogFormat::Json,
             }),
             level: self.log_level,
         };
         match daemon::run(&options) {
             Ok(()) => Ok(Exit::Done),
-            Err(daemon::Failure::Configuration(report)) => {
+            Err(daemon::StartError::Configuration(report)) => {
                 eprint!("{report}");
                 Err(Failure::usage(
                     format!(
@@ -50,8 +50,8 @@ impl Run {
                     "correct what is said above; `groundlink check` tries again without starting anything",
                 ))
             }
-            Err(daemon::Failure::Usage { what, advice }) => Err(Failure::usage(what, advice)),
-            Err(daemon::Failure::Start { what, advice }) => Err(Failure::failed(what, advice)),
+            Err(daemon::StartError::Usage { what, advice }) => Err(Failure::usage(what, advice)),
+            Err(daemon::StartError::Start { what, advice }) => Err(Failure::failed(what, advice)),
         }
     }
 }

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::protocol::Trouble;
+use super::protocol::ApiError;
 
 /// How long the whole conversation may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// The most bytes an answer may have.
-const MOST_BODY: usize = 16 * 1024 * 1024;
+const MAX_BODY: usize = 16 * 1024 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -39,7 +39,7 @@ pub enum ClientError {
     },
     /// It listens and does not answer, or answers something that is no JSON of ours.
     #[error("the daemon on {socket} does not answer properly: {what}", socket = socket.display())]
-    Garbled {
+    InvalidReply {
         /// Whom we asked.
         socket: PathBuf,
         /// What was wrong.
@@ -47,12 +47,12 @@ pub enum ClientError {
     },
     /// It answered that it will not.
     #[error("{}", .0.error)]
-    Refused(Trouble),
+    Refused(ApiError),
 }
 
 /// `GET` asks, `POST` changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub enum HttpMethod {
     /// Asks.
     Get,
     /// Changes something.
@@ -60,7 +60,7 @@ pub enum Verb {
 }
 
 /// Asks the daemon on this socket, waiting for the answer. Not to be called inside a runtime.
-pub fn ask(socket: &Path, verb: Verb, path: &str) -> Result<Value, ClientError> {
+pub fn request(socket: &Path, verb: HttpMethod, path: &str) -> Result<Value, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -75,7 +75,7 @@ pub fn ask(socket: &Path, verb: Verb, path: &str) -> Result<Value, ClientError> 
     })
 }
 
-async fn converse(socket: &Path, verb: Verb, path: &str) -> Result<Value, ClientError> {
+async fn converse(socket: &Path, verb: HttpMethod, path: &str) -> Result<Value, ClientError> {
     let stream = loop {
         match UnixStream::connect(socket).await {
             // So many wait already that the kernel lets nobody else wait; the daemon does not let them wait for ever.
@@ -101,14 +101,14 @@ async fn converse(socket: &Path, verb: Verb, path: &str) -> Result<Value, Client
 
 async fn exchange(
     stream: UnixStream,
-    verb: Verb,
+    verb: HttpMethod,
     path: &str,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let method = match verb {
-        Verb::Get => Method::GET,
-        Verb::Post => Method::POST,
+        HttpMethod::Get => Method::GET,
+        HttpMethod::Post => Method::POST,
     };
     let request = Request::builder()
         .method(method)
@@ -117,14 +117,14 @@ async fn exchange(
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), MOST_BODY)
+    let body = Limited::new(response.into_body(), MAX_BODY)
         .collect()
         .await?;
     Ok((status, body.to_bytes()))
 }
 
 fn garbled(socket: &Path, what: impl ToString) -> ClientError {
-    ClientError::Garbled {
+    ClientError::InvalidReply {
         socket: socket.to_owned(),
         what: what.to_string(),
     }

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::status::{Snapshot, Tunnel};
+use crate::status::{Snapshot, TunnelStatus};
 
 /// Something asked of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum ApiRequest {
     /// Everything.
     Status,
     /// One tunnel, by name.
@@ -23,13 +23,13 @@ pub enum Request {
         /// The tunnel's name.
         tunnel: String,
         /// Which of its SAs.
-        sa: Sa,
+        sa: SaKind,
     },
 }
 
 /// An SA of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sa {
+pub enum SaKind {
     /// The Child SA, which carries the packets.
     Child,
     /// The IKE SA.
@@ -38,13 +38,13 @@ pub enum Sa {
 
 /// What the daemon says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// To [`Request::Status`].
+pub enum ApiReply {
+    /// To [`ApiRequest::Status`].
     Status(Snapshot),
     /// To everything about one tunnel: how it is, after what was asked has begun.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Box<TunnelStatus>),
     /// There is nothing to do it with, as things are.
-    Refused(Trouble),
+    Refused(ApiError),
     /// There is no tunnel of that name; these there are.
     NoSuchTunnel {
         /// The names that exist.
@@ -54,17 +54,17 @@ pub enum Answer {
 
 /// What came of a request that was not carried out; also the body of such a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct ApiError {
     /// What is wrong.
     pub error: String,
     /// What to do about it; may be empty.
     pub advice: String,
 }
 
-impl Trouble {
-    /// Trouble in words.
-    pub fn new(error: impl Into<String>, advice: impl Into<String>) -> Trouble {
-        Trouble {
+impl ApiError {
+    /// ApiError in words.
+    pub fn new(error: impl Into<String>, advice: impl Into<String>) -> ApiError {
+        ApiError {
             error: error.into(),
             advice: advice.into(),
         }
@@ -73,30 +73,32 @@ impl Trouble {
 
 /// A request on its way, with the way back.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingRequest {
     /// What is asked.
-    pub request: Request,
+    pub request: ApiRequest,
     /// Where the answer goes. Whoever asked may have gone: a failed send means nothing.
-    pub answer: oneshot::Sender<Answer>,
+    pub answer: oneshot::Sender<ApiReply>,
 }
 
 /// Where requests enter the daemon. Cheap to clone; never holds more than its depth.
 #[derive(Debug, Clone)]
-pub struct Door {
-    requests: mpsc::Sender<Asked>,
+pub struct RequestSender {
+    requests: mpsc::Sender<PendingRequest>,
 }
 
 /// A door and the end of it that the daemon's loop reads.
-pub fn door(depth: usize) -> (Door, mpsc::Receiver<Asked>) {
+pub fn channel(depth: usize) -> (RequestSender, mpsc::Receiver<PendingRequest>) {
     let (requests, receiver) = mpsc::channel(depth);
-    (Door { requests }, receiver)
+    (RequestSender { requests }, receiver)
 }
 
-impl Door {
+impl RequestSender {
     /// Asks, and waits for the answer. `None`: the daemon is too busy or is ending.
-    pub async fn ask(&self, request: Request) -> Option<Answer> {
+    pub async fn ask(&self, request: ApiRequest) -> Option<ApiReply> {
         let (answer, receiver) = oneshot::channel();
-        self.requests.try_send(Asked { request, answer }).ok()?;
+        self.requests
+            .try_send(PendingRequest { request, answer })
+            .ok()?;
         receiver.await.ok()
     }
 }

@@ -9,24 +9,24 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::protocol::{Answer, Door, Request, Sa, Trouble};
+use super::protocol::{ApiError, ApiReply, ApiRequest, RequestSender, SaKind};
 use super::socket::Listener;
 
 /// Connections served at once; more wait in the kernel's backlog.
-const MOST_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 
 /// The most bytes a request's head may have, and what is buffered of it.
-const MOST_HEAD: usize = 16 * 1024;
+const MAX_HEAD: usize = 16 * 1024;
 
 /// The most headers a request may have.
-const MOST_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// How long to wait after `accept` failed, which it does while file descriptors are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,25 +49,28 @@ const DEADLINES: Deadlines = Deadlines {
 };
 
 /// Serves until it is dropped. Must run inside a tokio runtime with time and IO.
-pub async fn serve(listener: Listener, door: Door) -> Infallible {
-    serve_within(DEADLINES, listener, door).await
+pub async fn serve(listener: Listener, requests: RequestSender) -> Infallible {
+    serve_within(DEADLINES, listener, requests).await
 }
 
 pub(super) async fn serve_within(
     deadlines: Deadlines,
     listener: Listener,
-    door: Door,
+    requests: RequestSender,
 ) -> Infallible {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let permit = Arc::clone(&room).acquire_owned().await.ok();
         match listener.socket.accept().await {
             Ok((stream, _)) => {
-                let door = door.clone();
+                let requests = requests.clone();
                 tokio::spawn(async move {
                     let _permit = permit;
-                    let _ =
-                        timeout(deadlines.connection, connection(stream, door, deadlines)).await;
+                    let _ = timeout(
+                        deadlines.connection,
+                        connection(stream, requests, deadlines),
+                    )
+                    .await;
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -77,17 +80,17 @@ pub(super) async fn serve_within(
 
 async fn connection(
     stream: UnixStream,
-    door: Door,
+    requests: RequestSender,
     deadlines: Deadlines,
 ) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &door, deadlines.answer).await) }
+        let requests = requests.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &requests, deadlines.answer).await) }
     });
     http1::Builder::new()
         .keep_alive(false)
-        .max_buf_size(MOST_HEAD)
-        .max_headers(MOST_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
         .timer(TokioTimer::new())
         .header_read_timeout(deadlines.head)
         .serve_connection(TokioIo::new(stream), service)
@@ -95,8 +98,8 @@ async fn connection(
 }
 
 async fn respond(
-    request: &HttpRequest<Incoming>,
-    door: &Door,
+    request: &Request<Incoming>,
+    requests: &RequestSender,
     deadline: Duration,
 ) -> Response<Full<Bytes>> {
     // No request has a body; one that is sent is not read.
@@ -105,11 +108,11 @@ async fn respond(
         Ok(asked) => asked,
         Err(refusal) => return refusal.response(),
     };
-    match timeout(deadline, door.ask(asked)).await {
-        Ok(Some(Answer::Status(snapshot))) => json(StatusCode::OK, &snapshot),
-        Ok(Some(Answer::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
-        Ok(Some(Answer::Refused(trouble))) => json(StatusCode::CONFLICT, &trouble),
-        Ok(Some(Answer::NoSuchTunnel { known })) => {
+    match timeout(deadline, requests.ask(asked)).await {
+        Ok(Some(ApiReply::Status(snapshot))) => json(StatusCode::OK, &snapshot),
+        Ok(Some(ApiReply::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
+        Ok(Some(ApiReply::Refused(trouble))) => json(StatusCode::CONFLICT, &trouble),
+        Ok(Some(ApiReply::NoSuchTunnel { known })) => {
             let advice = if known.is_empty() {
                 "there are none".to_owned()
             } else {
@@ -117,19 +120,19 @@ async fn respond(
             };
             json(
                 StatusCode::NOT_FOUND,
-                &Trouble::new("there is no such tunnel", advice),
+                &ApiError::new("there is no such tunnel", advice),
             )
         }
         Ok(None) | Err(_) => json(
             StatusCode::SERVICE_UNAVAILABLE,
-            &Trouble::new("the daemon is busy or ending", "try again"),
+            &ApiError::new("the daemon is busy or ending", "try again"),
         ),
     }
 }
 
 /// Why a request has no place to go.
 #[derive(Debug, PartialEq, Eq)]
-enum Refusal {
+enum RouteError {
     /// There is no such path.
     NotFound,
     /// The path is there, for another method.
@@ -140,75 +143,75 @@ enum Refusal {
     NotYet(&'static str),
 }
 
-impl Refusal {
+impl RouteError {
     fn response(self) -> Response<Full<Bytes>> {
         match self {
-            Refusal::NotFound => {
+            RouteError::NotFound => {
                 let advice = "GET /v1/status, GET /v1/tunnels/NAME, POST /v1/tunnels/NAME/{up,down,rekey,reset}";
                 json(
                     StatusCode::NOT_FOUND,
-                    &Trouble::new("there is nothing here", advice),
+                    &ApiError::new("there is nothing here", advice),
                 )
             }
-            Refusal::Method(allowed) => {
+            RouteError::Method(allowed) => {
                 let mut response = json(
                     StatusCode::METHOD_NOT_ALLOWED,
-                    &Trouble::new("not with this method", format!("use {allowed}")),
+                    &ApiError::new("not with this method", format!("use {allowed}")),
                 );
                 response
                     .headers_mut()
                     .insert(ALLOW, HeaderValue::from_static(allowed));
                 response
             }
-            Refusal::Query(advice) => json(
+            RouteError::Query(advice) => json(
                 StatusCode::BAD_REQUEST,
-                &Trouble::new("this query means nothing here", advice),
+                &ApiError::new("this query means nothing here", advice),
             ),
-            Refusal::NotYet(what) => json(
+            RouteError::NotYet(what) => json(
                 StatusCode::NOT_IMPLEMENTED,
-                &Trouble::new(format!("{what} is not in this version"), ""),
+                &ApiError::new(format!("{what} is not in this version"), ""),
             ),
         }
     }
 }
 
 /// Which request a method, a path and what is asked behind it mean.
-fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Request, Refusal> {
+fn route(method: &Method, path: &str, query: Option<&str>) -> Result<ApiRequest, RouteError> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let only = |wanted: Method, name: &'static str, request: Request| {
+    let only = |wanted: Method, name: &'static str, request: ApiRequest| {
         if *method == wanted {
             Ok(request)
         } else {
-            Err(Refusal::Method(name))
+            Err(RouteError::Method(name))
         }
     };
     match parts.as_slice() {
-        ["v1", "status"] => only(Method::GET, "GET", Request::Status),
+        ["v1", "status"] => only(Method::GET, "GET", ApiRequest::Status),
         ["v1", "tunnels", name] if !name.is_empty() => {
-            only(Method::GET, "GET", Request::Tunnel((*name).to_owned()))
+            only(Method::GET, "GET", ApiRequest::Tunnel((*name).to_owned()))
         }
         ["v1", "tunnels", name, "up"] => {
-            only(Method::POST, "POST", Request::Up((*name).to_owned()))
+            only(Method::POST, "POST", ApiRequest::Up((*name).to_owned()))
         }
         ["v1", "tunnels", name, "down"] => {
-            only(Method::POST, "POST", Request::Down((*name).to_owned()))
+            only(Method::POST, "POST", ApiRequest::Down((*name).to_owned()))
         }
         ["v1", "tunnels", name, "reset"] => {
-            only(Method::POST, "POST", Request::Reset((*name).to_owned()))
+            only(Method::POST, "POST", ApiRequest::Reset((*name).to_owned()))
         }
         ["v1", "tunnels", name, "rekey"] => {
             let tunnel = (*name).to_owned();
             let sa = match query {
-                None | Some("ike=false") => Sa::Child,
-                Some("ike=true") => Sa::Ike,
-                Some(_) => return Err(Refusal::Query("leave it out, or write `?ike=true`")),
+                None | Some("ike=false") => SaKind::Child,
+                Some("ike=true") => SaKind::Ike,
+                Some(_) => return Err(RouteError::Query("leave it out, or write `?ike=true`")),
             };
-            only(Method::POST, "POST", Request::Rekey { tunnel, sa })
+            only(Method::POST, "POST", ApiRequest::Rekey { tunnel, sa })
         }
-        ["v1", "reload"] => Err(Refusal::NotYet("reload")),
-        ["v1", "events"] => Err(Refusal::NotYet("the event stream")),
-        ["metrics"] => Err(Refusal::NotYet("the metrics page")),
-        _ => Err(Refusal::NotFound),
+        ["v1", "reload"] => Err(RouteError::NotYet("reload")),
+        ["v1", "events"] => Err(RouteError::NotYet("the event stream")),
+        ["metrics"] => Err(RouteError::NotYet("the metrics page")),
+        _ => Err(RouteError::NotFound),
     }
 }
 

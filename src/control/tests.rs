@@ -8,13 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::client::{ClientError, Verb};
+use super::client::{ClientError, HttpMethod};
 use super::server::{Deadlines, serve_within};
 use super::*;
-use crate::status::{Counters, Rekeys, Snapshot, State, Tunnel};
+use crate::status::{RekeyCounters, Snapshot, TrafficCounters, TunnelState, TunnelStatus};
 
-fn tunnel(name: &str, state: State) -> Tunnel {
-    Tunnel {
+fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
+    TunnelStatus {
         name: name.to_owned(),
         device: format!("gl-{name}"),
         state,
@@ -23,40 +23,40 @@ fn tunnel(name: &str, state: State) -> Tunnel {
         since_s: 0.0,
         ike: None,
         child: None,
-        rx: Counters::default(),
-        tx: Counters::default(),
+        rx: TrafficCounters::default(),
+        tx: TrafficCounters::default(),
         refused: BTreeMap::new(),
-        rekeys: Rekeys::default(),
+        rekeys: RekeyCounters::default(),
         rekey_check: None,
         last_error: None,
     }
 }
 
 /// What a daemon with the one tunnel `a` answers.
-fn daemon_answers(request: Request) -> Answer {
+fn daemon_answers(request: ApiRequest) -> ApiReply {
     let named = |name: String, state| match name.as_str() {
-        "a" => Answer::Tunnel(Box::new(tunnel("a", state))),
-        _ => Answer::NoSuchTunnel {
+        "a" => ApiReply::Tunnel(Box::new(tunnel("a", state))),
+        _ => ApiReply::NoSuchTunnel {
             known: vec!["a".to_owned()],
         },
     };
     match request {
-        Request::Status => Answer::Status(Snapshot {
+        ApiRequest::Status => ApiReply::Status(Snapshot {
             version: "v".to_owned(),
             uptime_s: 1.0,
-            tunnels: vec![tunnel("a", State::Up)],
+            tunnels: vec![tunnel("a", TunnelState::Up)],
             groups: Vec::new(),
             ike_refused: Default::default(),
             offload: None,
             ticks: Default::default(),
         }),
-        Request::Tunnel(name) => named(name, State::Up),
-        Request::Up(name) | Request::Reset(name) => named(name, State::Connecting),
-        Request::Down(name) => named(name, State::Down),
+        ApiRequest::Tunnel(name) => named(name, TunnelState::Up),
+        ApiRequest::Up(name) | ApiRequest::Reset(name) => named(name, TunnelState::Connecting),
+        ApiRequest::Down(name) => named(name, TunnelState::Down),
         // The state tells the test which SA was meant.
-        Request::Rekey { tunnel, sa } => match sa {
-            Sa::Child => named(tunnel, State::Up),
-            Sa::Ike => Answer::Refused(Trouble::new("there is no IKE SA", "wait")),
+        ApiRequest::Rekey { tunnel, sa } => match sa {
+            SaKind::Child => named(tunnel, TunnelState::Up),
+            SaKind::Ike => ApiReply::Refused(ApiError::new("there is no IKE SA", "wait")),
         },
     }
 }
@@ -90,11 +90,11 @@ impl Served {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let (door, mut requests) = door(4);
-                let server = serve_within(SHORT, listen(&at).unwrap(), door);
+                let (sender, mut requests) = channel(4);
+                let server = serve_within(SHORT, listen(&at).unwrap(), sender);
                 ready.send(()).unwrap();
                 let daemon = async {
-                    while let Some(Asked { request, answer }) = requests.recv().await {
+                    while let Some(PendingRequest { request, answer }) = requests.recv().await {
                         if answers {
                             let _ = answer.send(daemon_answers(request));
                         } else {
@@ -126,8 +126,8 @@ impl Served {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    fn ask(&self, verb: Verb, path: &str) -> Result<serde_json::Value, ClientError> {
-        client::ask(&self.path, verb, path)
+    fn ask(&self, verb: HttpMethod, path: &str) -> Result<serde_json::Value, ClientError> {
+        client::request(&self.path, verb, path)
     }
 }
 
@@ -146,10 +146,13 @@ fn status_line(answer: &str) -> &str {
 fn every_endpoint_answers_in_json() {
     let served = Served::start(true);
     assert_eq!(
-        served.ask(Verb::Get, "/v1/status").unwrap()["tunnels"][0]["state"],
+        served.ask(HttpMethod::Get, "/v1/status").unwrap()["tunnels"][0]["state"],
         "up"
     );
-    assert_eq!(served.ask(Verb::Get, "/v1/tunnels/a").unwrap()["name"], "a");
+    assert_eq!(
+        served.ask(HttpMethod::Get, "/v1/tunnels/a").unwrap()["name"],
+        "a"
+    );
     for (verb, state) in [
         ("up", "connecting"),
         ("down", "down"),
@@ -157,13 +160,13 @@ fn every_endpoint_answers_in_json() {
     ] {
         assert_eq!(
             served
-                .ask(Verb::Post, &format!("/v1/tunnels/a/{verb}"))
+                .ask(HttpMethod::Post, &format!("/v1/tunnels/a/{verb}"))
                 .unwrap()["state"],
             state
         );
     }
     for path in ["/v1/tunnels/a/rekey", "/v1/tunnels/a/rekey?ike=false"] {
-        assert_eq!(served.ask(Verb::Post, path).unwrap()["state"], "up");
+        assert_eq!(served.ask(HttpMethod::Post, path).unwrap()["state"], "up");
     }
     let answer = served.raw(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
     assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
@@ -181,31 +184,31 @@ fn what_is_refused_says_why() {
         other => panic!("{path}: {other:?}"),
     };
     assert_eq!(
-        refused(Verb::Get, "/v1/tunnels/b"),
+        refused(HttpMethod::Get, "/v1/tunnels/b"),
         "there is no such tunnel | there are: a"
     );
     assert_eq!(
-        refused(Verb::Post, "/v1/tunnels/b/up"),
+        refused(HttpMethod::Post, "/v1/tunnels/b/up"),
         "there is no such tunnel | there are: a"
     );
     assert_eq!(
-        refused(Verb::Post, "/v1/tunnels/a/rekey?ike=true"),
+        refused(HttpMethod::Post, "/v1/tunnels/a/rekey?ike=true"),
         "there is no IKE SA | wait"
     );
     assert_eq!(
-        refused(Verb::Post, "/v1/tunnels/a/rekey?ike=maybe"),
+        refused(HttpMethod::Post, "/v1/tunnels/a/rekey?ike=maybe"),
         "this query means nothing here | leave it out, or write `?ike=true`"
     );
     assert_eq!(
-        refused(Verb::Get, "/v1/tunnels/a/rekey"),
+        refused(HttpMethod::Get, "/v1/tunnels/a/rekey"),
         "not with this method | use POST"
     );
     assert_eq!(
-        refused(Verb::Post, "/v1/status"),
+        refused(HttpMethod::Post, "/v1/status"),
         "not with this method | use GET"
     );
     assert_eq!(
-        refused(Verb::Get, "/v1/tunnels/a/up"),
+        refused(HttpMethod::Get, "/v1/tunnels/a/up"),
         "not with this method | use POST"
     );
     for path in [
@@ -216,14 +219,14 @@ fn what_is_refused_says_why() {
         "/v1/status/x",
     ] {
         assert!(
-            refused(Verb::Get, path).starts_with("there is nothing here"),
+            refused(HttpMethod::Get, path).starts_with("there is nothing here"),
             "{path}"
         );
     }
     for (verb, path) in [
-        (Verb::Post, "/v1/reload?plan=true"),
-        (Verb::Get, "/v1/events"),
-        (Verb::Get, "/metrics"),
+        (HttpMethod::Post, "/v1/reload?plan=true"),
+        (HttpMethod::Get, "/v1/events"),
+        (HttpMethod::Get, "/metrics"),
     ] {
         assert!(
             refused(verb, path).contains("is not in this version"),
@@ -256,7 +259,7 @@ fn h03_nonsense_is_answered_or_dropped_and_the_next_client_served() {
         "{".repeat(1000)
     );
     assert_eq!(status_line(&served.raw(body.as_bytes())), "HTTP/1.1 200 OK");
-    assert!(served.ask(Verb::Get, "/v1/status").is_ok());
+    assert!(served.ask(HttpMethod::Get, "/v1/status").is_ok());
 }
 
 #[test]
@@ -269,19 +272,19 @@ fn h03_clients_that_hang_do_not_keep_others_out() {
         stream.write_all(b"GET /v1/st").unwrap();
     }
     assert!(
-        served.ask(Verb::Get, "/v1/status").is_ok(),
+        served.ask(HttpMethod::Get, "/v1/status").is_ok(),
         "one place is left"
     );
     // With every place taken a client waits until the hanging ones have used up their time.
     hanging.push(UnixStream::connect(&served.path).unwrap());
     hanging.push(UnixStream::connect(&served.path).unwrap());
-    assert!(served.ask(Verb::Get, "/v1/status").is_ok());
+    assert!(served.ask(HttpMethod::Get, "/v1/status").is_ok());
 }
 
 #[test]
 fn h03_a_daemon_that_is_stuck_is_said_to_be_busy() {
     let served = Served::start(false);
-    match served.ask(Verb::Get, "/v1/status") {
+    match served.ask(HttpMethod::Get, "/v1/status") {
         Err(ClientError::Refused(trouble)) => {
             assert_eq!(trouble.error, "the daemon is busy or ending")
         }
@@ -294,7 +297,7 @@ fn no_daemon_is_unreachable_and_another_server_is_garbled() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.sock");
     assert!(matches!(
-        client::ask(&path, Verb::Get, "/v1/status"),
+        client::request(&path, HttpMethod::Get, "/v1/status"),
         Err(ClientError::Unreachable { .. })
     ));
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -303,8 +306,8 @@ fn no_daemon_is_unreachable_and_another_server_is_garbled() {
         stream.write_all(b"SSH-2.0-OpenSSH\r\n").unwrap();
     });
     assert!(matches!(
-        client::ask(&path, Verb::Get, "/v1/status"),
-        Err(ClientError::Garbled { .. })
+        client::request(&path, HttpMethod::Get, "/v1/status"),
+        Err(ClientError::InvalidReply { .. })
     ));
     thread.join().unwrap();
 }
@@ -418,7 +421,7 @@ fn a_client_waits_at_a_crowded_door() {
         last.write_all(answer).unwrap();
         drop(waited);
     });
-    let answer = client::ask(&path, Verb::Get, "/v1/status").unwrap();
+    let answer = client::request(&path, HttpMethod::Get, "/v1/status").unwrap();
     assert_eq!(answer, serde_json::json!({}));
     daemon.join().unwrap();
     drop(crowd);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::core::{Core, is_trap};
+use super::control_plane::{ControlPlane, is_trap};
 use super::install::Tunnel;
 use super::news::News;
 use super::steer::{self, Outcome, Trouble};
@@ -75,7 +75,7 @@ impl Course {
 
 /// Brings carriers and routes up to date. Tunnels that have just come up and whose routes cannot be made are returned, with the
 /// reason: they are of no use.
-pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
+pub(super) fn steer(core: &mut ControlPlane) -> Vec<(TunnelId, String)> {
     let now = clock::now();
     let legs: Vec<Leg> = core
         .tunnels
@@ -132,7 +132,7 @@ pub(super) fn steer(core: &mut Core) -> Vec<(TunnelId, String)> {
 }
 
 /// Of the tunnels that a route was for, those that came up just now have broken it.
-fn to_blame(legs: &[Leg], core: &Core, troubles: &[Trouble]) -> Vec<(TunnelId, String)> {
+fn to_blame(legs: &[Leg], core: &ControlPlane, troubles: &[Trouble]) -> Vec<(TunnelId, String)> {
     let is_new = |leg: &&Leg| {
         let was = core
             .course

@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::children::Children;
-use super::losses::Losses;
+use super::child_sas::ChildSas;
+use super::rekey_loss::RekeyLoss;
 use crate::config::{self, Mtu};
 use crate::datapath::{self, Datapath, Path};
 use crate::esp::lifetime::Limits;
@@ -23,9 +23,9 @@ use crate::os::tun::Tun;
 pub(super) struct Tunnel {
     pub(super) settings: config::TunnelSettings,
     pub(super) device: Arc<Tun>,
-    pub(super) children: Children,
+    pub(super) children: ChildSas,
     /// What rekeying has cost.
-    pub(super) losses: Losses,
+    pub(super) losses: RekeyLoss,
     /// What the device is set to.
     pub(super) mtu: u16,
     /// Where the peer is, once known.

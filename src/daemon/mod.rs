@@ -15,24 +15,24 @@
 //! says is acted upon before anything else is. Events come before datagrams, so that a Child SA is installed before the peer
 //! can use it.
 
-mod children;
-mod core;
+mod child_sas;
+mod control_plane;
 mod course;
-mod failure;
-mod fallback;
-mod gateway;
+mod event_loop;
 mod install;
-mod logs;
+mod logging;
 mod lookup;
-mod losses;
 mod news;
 mod observe;
+mod offload_fallback;
+mod rekey_loss;
 mod report;
 mod start;
+mod start_error;
 mod steer;
 
-pub use failure::Failure;
-pub use logs::Format;
+pub use logging::LogFormat;
+pub use start_error::StartError;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub struct Options {
     /// The control socket, where it is not the configured one.
     pub socket: Option<PathBuf>,
     /// How log lines are written; `None` lets the surroundings decide.
-    pub format: Option<Format>,
+    pub format: Option<LogFormat>,
     /// What is logged: `info`, `debug`, or a filter such as `groundlink::ike=trace`.
     pub level: Option<String>,
 }
@@ -54,14 +54,16 @@ pub struct Options {
 ///
 /// # Errors
 /// Why it could not start. Once it has started it stays up.
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub fn run(options: &Options) -> Result<(), StartError> {
     let settings = start::configuration(&options.config)?;
-    logs::start(options.format, options.level.as_deref())?;
+    logging::start(options.format, options.level.as_deref())?;
     start::warn(&settings.report, &options.config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::start(format!("the event loop cannot be made: {error}"), ""))?;
+        .map_err(|error| {
+            StartError::start(format!("the event loop cannot be made: {error}"), "")
+        })?;
     let result = runtime.block_on(async {
         let mut gateway = start::gateway(settings, options)?;
         gateway.serve().await;

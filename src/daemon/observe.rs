@@ -1,196 +1,150 @@
-//! Everything there is to see, as one snapshot.
+//! Builds the status snapshot from the IKE endpoint, the datapath and the tunnel table.
 
-use super::core::Core;
 use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
-use crate::datapath;
-use crate::ike::{self, Failure, IkeView, TunnelId};
-use crate::net::{DropReason, EspTransport, Selector, Time};
-use crate::os::{self, GsoSupport};
+use crate::datapath::{self, Datapath};
+use crate::ike::{self, Endpoint, Failure, IkeView, TunnelId};
+use crate::net::{DropReason, Selector, Time, TunnelState};
 use crate::status::{
-    Child, Counters, Encapsulation, Ike, LastError, Nat, Offload, Receiving, RekeyCheck, Rekeys,
-    Role, Sending, Snapshot, State, SuperPackets, Tunnel as Seen, Verdict, Waiting,
+    ChildSaStatus, IkeSaStatus, LastError, OffloadStatus, RekeyCheckStatus, RekeyCounters,
+    Snapshot, TrafficCounters, TunnelStatus,
 };
 
-/// The whole gateway.
-pub(super) fn snapshot(core: &Core, now: Time) -> Snapshot {
-    Snapshot {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_s: seconds(core, now),
-        tunnels: core
-            .tunnels
-            .iter()
-            .map(|(id, tunnel)| self::tunnel(core, *id, tunnel, now))
-            .collect(),
-        groups: Vec::new(),
-        ike_refused: core
-            .endpoint
-            .refused()
-            .map(|(class, count)| (class.word().to_owned(), count))
-            .collect(),
-        offload: Some(offload(core.datapath.offload(core.fallback.wanted()))),
-        ticks: datapath::Stage::ALL
-            .into_iter()
-            .map(|stage| (stage.word().to_owned(), core.datapath.stages().spent(stage)))
-            .collect(),
-    }
+/// State of the gateway that a snapshot is built from.
+pub(super) struct Observer<'a> {
+    /// Start of the daemon.
+    pub(super) started: Time,
+    /// Time of the snapshot.
+    pub(super) now: Time,
+    /// IKE endpoint.
+    pub(super) endpoint: &'a Endpoint,
+    /// Datapath.
+    pub(super) datapath: &'a Datapath,
+    /// Configured offload.
+    pub(super) offload: datapath::Offload,
 }
 
-fn offload(at_work: datapath::Offload) -> Offload {
-    Offload {
-        tun: match at_work.trains {
-            GsoSupport::None => SuperPackets::None,
-            GsoSupport::Tcp => SuperPackets::Tcp,
-            GsoSupport::TcpAndUdp => SuperPackets::TcpAndUdp,
-        },
-        send: match at_work.sockets.send {
-            os::Sending::Segments => Sending::Segments,
-            os::Sending::Short => Sending::Short,
-            os::Sending::Single => Sending::Single,
-        },
-        receive: match at_work.sockets.receive {
-            os::Receiving::Joined => Receiving::Joined,
-            os::Receiving::Single => Receiving::Single,
-        },
-    }
-}
-
-/// One tunnel.
-pub(super) fn tunnel(core: &Core, id: TunnelId, tunnel: &Tunnel, now: Time) -> Seen {
-    let view = core.endpoint.view(id);
-    let counters = core.datapath.counters(lane(id));
-    let remote = view.as_ref().and_then(|view| view.remote);
-    let refused = |refusal: &DropReason| {
-        let count = counters.map_or(0, |counters| counters.refused.count(*refusal));
-        (refusal.metric().to_owned(), count)
-    };
-    let traffic = |of: Option<&crate::esp::Traffic>| Counters {
-        packets: of.map_or(0, crate::esp::Traffic::packets),
-        bytes: of.map_or(0, crate::esp::Traffic::bytes),
-    };
-    Seen {
-        name: tunnel.settings.name.clone(),
-        device: tunnel.settings.device.clone(),
-        state: view.as_ref().map_or(State::Down, |view| state(view.state)),
-        waiting: view
-            .as_ref()
-            .and_then(|view| view.waiting)
-            .map(|waiting| match waiting {
-                ike::Waiting::Answer => Waiting::Answer,
-                ike::Waiting::Retry { .. } => Waiting::Retry,
-                ike::Waiting::Traffic => Waiting::Traffic,
-                ike::Waiting::Peer => Waiting::Peer,
+impl Observer<'_> {
+    /// Snapshot of the whole gateway.
+    pub(super) fn snapshot<'t>(
+        &self,
+        tunnels: impl Iterator<Item = (&'t TunnelId, &'t Tunnel)>,
+    ) -> Snapshot {
+        let offload = self.datapath.offload(self.offload);
+        let words = datapath::Stage::ALL.into_iter();
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.seconds(self.now),
+            tunnels: tunnels
+                .map(|(id, tunnel)| self.tunnel(*id, tunnel))
+                .collect(),
+            groups: Vec::new(),
+            ike_refused: self
+                .endpoint
+                .refused()
+                .map(|(class, count)| (class.word().to_owned(), count))
+                .collect(),
+            offload: Some(OffloadStatus {
+                tun: offload.trains,
+                send: offload.sockets.send,
+                receive: offload.sockets.receive,
             }),
-        peer: remote.map_or_else(
-            || tunnel.settings.ike.peer.to_string(),
-            |remote| remote.to_string(),
-        ),
-        since_s: seconds(core, view.as_ref().map_or(now, |view| view.since)),
-        ike: view
-            .as_ref()
-            .and_then(|view| view.ike.as_ref())
-            .map(|view| ike(view, now)),
-        child: view
-            .as_ref()
-            .and_then(|view| view.child.as_ref())
-            .map(|view| child(view, tunnel, now)),
-        rx: traffic(counters.map(|counters| &counters.rx)),
-        tx: traffic(counters.map(|counters| &counters.tx)),
-        refused: DropReason::ALL
-            .iter()
-            .filter(|refusal| **refusal != DropReason::Noise)
-            .map(refused)
-            .collect(),
-        rekeys: Rekeys {
-            ike: view.as_ref().map_or(0, |view| view.rekeys.ike),
-            child: view.as_ref().map_or(0, |view| view.rekeys.child),
-            packets_lost: tunnel.losses.lost(wanting(id, &core.datapath)),
-        },
-        rekey_check: view
-            .as_ref()
-            .and_then(|view| view.rekey_check)
-            .map(|check| RekeyCheck {
-                child: verdict(check.child),
-                ike: verdict(check.ike),
-            }),
-        last_error: view
-            .and_then(|view| view.last_failure)
-            .map(|failure| last_error(core, failure)),
+            ticks: words
+                .map(|stage| (stage.word().to_owned(), self.datapath.stages().spent(stage)))
+                .collect(),
+        }
     }
-}
 
-/// Points in time are told in seconds since the daemon started.
-fn seconds(core: &Core, at: Time) -> f64 {
-    at.since(core.started).as_secs_f64()
-}
-
-fn state(state: ike::State) -> State {
-    match state {
-        ike::State::Down => State::Down,
-        ike::State::Connecting => State::Connecting,
-        ike::State::Up => State::Up,
-        ike::State::Failed => State::Failed,
+    /// Status of one tunnel.
+    pub(super) fn tunnel(&self, id: TunnelId, tunnel: &Tunnel) -> TunnelStatus {
+        let view = self.endpoint.view(id);
+        let view = view.as_ref();
+        let counters = self.datapath.counters(lane(id));
+        let dropped = |reason: &DropReason| {
+            let count = counters.map_or(0, |counters| counters.refused.count(*reason));
+            (reason.metric().to_owned(), count)
+        };
+        let traffic = |of: Option<&crate::esp::Traffic>| TrafficCounters {
+            packets: of.map_or(0, crate::esp::Traffic::packets),
+            bytes: of.map_or(0, crate::esp::Traffic::bytes),
+        };
+        let peer = view.and_then(|view| view.remote);
+        let ike = view.and_then(|view| view.ike.as_ref());
+        let child = view.and_then(|view| view.child.as_ref());
+        TunnelStatus {
+            name: tunnel.settings.name.clone(),
+            device: tunnel.settings.device.clone(),
+            state: view.map_or(TunnelState::Down, |view| view.state),
+            waiting: view.and_then(|view| view.waiting),
+            peer: peer.map_or_else(
+                || tunnel.settings.ike.peer.to_string(),
+                |peer| peer.to_string(),
+            ),
+            since_s: self.seconds(view.map_or(self.now, |view| view.since)),
+            ike: ike.map(|view| self.ike_sa(view)),
+            child: child.map(|view| self.child_sa(view, tunnel)),
+            rx: traffic(counters.map(|counters| &counters.rx)),
+            tx: traffic(counters.map(|counters| &counters.tx)),
+            refused: DropReason::ALL
+                .iter()
+                .filter(|reason| **reason != DropReason::Noise)
+                .map(dropped)
+                .collect(),
+            rekeys: RekeyCounters {
+                ike: view.map_or(0, |view| view.rekeys.ike),
+                child: view.map_or(0, |view| view.rekeys.child),
+                packets_lost: tunnel.losses.lost(wanting(id, self.datapath)),
+            },
+            rekey_check: view
+                .and_then(|view| view.rekey_check)
+                .map(|check| RekeyCheckStatus {
+                    child: check.child,
+                    ike: check.ike,
+                }),
+            last_error: view
+                .and_then(|view| view.last_failure.as_ref())
+                .map(|failure| self.last_error(failure)),
+        }
     }
-}
 
-fn verdict(verdict: ike::Verdict) -> Verdict {
-    match verdict {
-        ike::Verdict::Pending => Verdict::Pending,
-        ike::Verdict::Accepted => Verdict::Accepted,
-        ike::Verdict::Refused => Verdict::Refused,
+    fn ike_sa(&self, view: &IkeView) -> IkeSaStatus {
+        IkeSaStatus {
+            spi_i: format!("{:016x}", view.spi_i.0),
+            spi_r: format!("{:016x}", view.spi_r.0),
+            suite: view.suite.to_string(),
+            role: view.role,
+            rekey_in_s: Some(view.rekey_at.since(self.now).as_secs_f64()),
+            nat: view.nat,
+            post_quantum: view.post_quantum,
+        }
     }
-}
 
-fn ike(view: &IkeView, now: Time) -> Ike {
-    Ike {
-        spi_i: format!("{:016x}", view.spi_i.0),
-        spi_r: format!("{:016x}", view.spi_r.0),
-        suite: view.suite.to_string(),
-        role: match view.role {
-            ike::Role::Initiator => Role::Initiator,
-            ike::Role::Responder => Role::Responder,
-        },
-        rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
-        nat: match view.nat {
-            ike::NatView::None => Nat::None,
-            ike::NatView::Us => Nat::Us,
-            ike::NatView::Peer => Nat::Peer,
-            ike::NatView::Both => Nat::Both,
-            ike::NatView::Forced => Nat::Forced,
-        },
-        post_quantum: view.post_quantum,
+    fn child_sa(&self, view: &ike::ChildView, tunnel: &Tunnel) -> ChildSaStatus {
+        let words = |selectors: &[Selector]| selectors.iter().map(ToString::to_string).collect();
+        let installed = tunnel.children.find(view.spi_in);
+        ChildSaStatus {
+            spi_in: Spi(view.spi_in).to_string(),
+            spi_out: Spi(view.spi_out).to_string(),
+            suite: view.suite.to_string(),
+            local: words(&view.policy.local),
+            remote: words(&view.policy.remote),
+            rekey_in_s: Some(view.rekey_at.since(self.now).as_secs_f64()),
+            mtu: installed.map_or(tunnel.mtu, |child| child.path.mtu),
+            encapsulation: view.transport,
+        }
     }
-}
 
-fn child(view: &ike::ChildView, tunnel: &Tunnel, now: Time) -> Child {
-    let words = |selectors: &[Selector]| selectors.iter().map(ToString::to_string).collect();
-    let at_work = tunnel.children.find(view.spi_in);
-    Child {
-        spi_in: Spi(view.spi_in).to_string(),
-        spi_out: Spi(view.spi_out).to_string(),
-        suite: view.suite.to_string(),
-        local: words(&view.policy.local),
-        remote: words(&view.policy.remote),
-        rekey_in_s: Some(view.rekey_at.since(now).as_secs_f64()),
-        mtu: at_work.map_or(tunnel.mtu, |child| child.path.mtu),
-        encapsulation: match view.transport {
-            EspTransport::Udp => Encapsulation::Udp,
-            EspTransport::Esp => Encapsulation::Esp,
-        },
+    fn last_error(&self, failure: &Failure) -> LastError {
+        LastError {
+            at_s: self.seconds(failure.at),
+            code: failure.code.to_owned(),
+            text: failure.text.clone(),
+            advice: failure.advice.clone(),
+        }
     }
-}
 
-fn last_error(core: &Core, failure: Failure) -> LastError {
-    let Failure {
-        at,
-        code,
-        text,
-        advice,
-    } = failure;
-    LastError {
-        at_s: seconds(core, at),
-        code: code.to_owned(),
-        text,
-        advice,
+    /// Seconds from the start of the daemon to `at`.
+    fn seconds(&self, at: Time) -> f64 {
+        at.since(self.started).as_secs_f64()
     }
 }

@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::children::Children;
-use super::core::Core;
+use super::child_sas::ChildSas;
+use super::control_plane::ControlPlane;
 use super::course::Course;
-use super::fallback::Fallback;
-use super::gateway::Gateway;
+use super::event_loop::EventLoop;
 use super::install::{FIRST_MTU, Tunnel, lane};
-use super::losses::Losses;
+use super::offload_fallback::OffloadFallback;
+use super::rekey_loss::RekeyLoss;
 use super::report::Reporter;
-use super::{Failure, Options, lookup};
+use super::{Options, StartError, lookup};
 use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
@@ -33,7 +33,7 @@ use crate::os::udp::{self, BindError, UdpSocket};
 use crate::os::{Offloading, Socket, SocketOffload, clock, process, sysctl, systemd};
 
 /// A configuration that may be run.
-pub(super) struct Sound {
+pub(super) struct ValidConfig {
     pub(super) settings: Configuration,
     pub(super) report: ConfigReport,
 }
@@ -42,18 +42,18 @@ pub(super) struct Sound {
 const REQUESTS: usize = 32;
 
 /// Reads the configuration and the secrets it names.
-pub(super) fn configuration(file: &Path) -> Result<Sound, Failure> {
+pub(super) fn configuration(file: &Path) -> Result<ValidConfig, StartError> {
     let environment = LoadOptions {
         credentials: systemd::credentials_directory(),
         secrets: SecretPolicy::Required,
     };
     let loaded = config::load(file, &environment);
     match loaded.settings {
-        Some(settings) if loaded.report.is_valid() => Ok(Sound {
+        Some(settings) if loaded.report.is_valid() => Ok(ValidConfig {
             settings,
             report: loaded.report,
         }),
-        Some(_) | None => Err(Failure::Configuration(loaded.report)),
+        Some(_) | None => Err(StartError::Configuration(loaded.report)),
     }
 }
 
@@ -72,11 +72,11 @@ pub(super) fn warn(report: &ConfigReport, file: &Path) {
 }
 
 /// Makes everything a gateway needs of the machine. Must be called inside the runtime.
-pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failure> {
+pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoop, StartError> {
     let Configuration {
         gateway: ours,
         tunnels: mut configured,
-    } = sound.settings;
+    } = config.settings;
     preflight()?;
     if let Err(error) = process::allow_descriptors() {
         debug!(%error, "as many descriptors as before have to do");
@@ -113,8 +113,8 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         endpoint.add_tunnel(now, id, tunnel.settings.ike.clone());
         tunnels.insert(id, tunnel);
     }
-    let (door, requests) = control::door(REQUESTS);
-    tokio::spawn(control::serve(listener, door));
+    let (sender, requests) = control::channel(REQUESTS);
+    tokio::spawn(control::serve(listener, sender));
     let (lookups, answers) = lookup::lookups();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -122,7 +122,7 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         control = %control.display(),
         "groundlink has started"
     );
-    let core = Core {
+    let core = ControlPlane {
         started: now,
         endpoint,
         datapath,
@@ -131,13 +131,13 @@ pub(super) fn gateway(sound: Sound, options: &Options) -> Result<Gateway, Failur
         lookups,
         reporter: Reporter::default(),
         course: Course::default(),
-        fallback: Fallback::new(wanted),
+        fallback: OffloadFallback::new(wanted),
     };
-    Gateway::new(core, notices, network, requests, answers).map_err(no_room)
+    EventLoop::new(core, notices, network, requests, answers).map_err(no_room)
 }
 
 /// What must be there before anything is touched, and what should be.
-fn preflight() -> Result<(), Failure> {
+fn preflight() -> Result<(), StartError> {
     if let Err(error) = privileges::guard_memory() {
         warn!(%error, "core dumps cannot be turned off: one would hold keys");
     }
@@ -153,7 +153,7 @@ fn preflight() -> Result<(), Failure> {
             needed.name(),
             Capability::NetBindService.name()
         );
-        return Err(Failure::start(what, advice));
+        return Err(StartError::start(what, advice));
     }
     for finding in sysctl::findings() {
         warn!("{finding}");
@@ -189,7 +189,7 @@ fn listen(
     netlink: &mut Netlink,
     datapath: &mut Datapath,
     wanted: SocketOffload,
-) -> Result<(), Failure> {
+) -> Result<(), StartError> {
     let ours: BTreeSet<IpAddr> = netlink
         .addresses()?
         .iter()
@@ -199,7 +199,7 @@ fn listen(
     let missing = |address: &IpAddr| !address.is_unspecified() && !ours.contains(address);
     if let Some(tunnel) = tunnels.iter().find(|tunnel| missing(&tunnel.ike.local)) {
         let address = tunnel.ike.local;
-        return Err(Failure::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
+        return Err(StartError::from(BindError::AddressNotHere { address }).of_tunnel(&tunnel.name));
     }
     for address in to_bind(tunnels.iter().map(|tunnel| tunnel.ike.local)) {
         let ike = UdpSocket::bind(SocketAddr::new(address, IKE_PORT), wanted)?;
@@ -216,7 +216,7 @@ fn listen(
 fn listen_native(
     tunnels: &mut [config::TunnelSettings],
     datapath: &mut Datapath,
-) -> Result<(), Failure> {
+) -> Result<(), StartError> {
     let may_need = |tunnel: &&config::TunnelSettings| match tunnel.ike.encapsulation {
         Encapsulation::Auto | Encapsulation::Esp => true,
         Encapsulation::Udp => false,
@@ -239,10 +239,10 @@ fn listen_native(
 fn do_without_native(
     tunnels: &mut [config::TunnelSettings],
     error: BindError,
-) -> Result<(), Failure> {
+) -> Result<(), StartError> {
     let insists = |tunnel: &&config::TunnelSettings| tunnel.ike.encapsulation == Encapsulation::Esp;
     if let Some(tunnel) = tunnels.iter().find(insists) {
-        return Err(Failure::from(error).of_tunnel(&tunnel.name));
+        return Err(StartError::from(error).of_tunnel(&tunnel.name));
     }
     warn!("{error}; until then tunnels with `encapsulation = \"auto\"` use UDP");
     for tunnel in tunnels {
@@ -280,8 +280,8 @@ fn tunnel(
     settings: config::TunnelSettings,
     netlink: &mut Netlink,
     offloading: Offloading,
-) -> Result<Tunnel, Failure> {
-    let make = |netlink: &mut Netlink| -> Result<(Tun, u16), Failure> {
+) -> Result<Tunnel, StartError> {
+    let make = |netlink: &mut Netlink| -> Result<(Tun, u16), StartError> {
         let device = Tun::create(&settings.device, offloading)?;
         let mtu = match settings.mtu {
             Mtu::Fixed(mtu) => mtu,
@@ -295,7 +295,7 @@ fn tunnel(
         }
         device
             .set_carrier(Carrier::Down)
-            .map_err(|error| Failure::start(format!("setting the carrier: {error}"), ""))?;
+            .map_err(|error| StartError::start(format!("setting the carrier: {error}"), ""))?;
         Ok((device, mtu))
     };
     let (device, mtu) = make(netlink).map_err(|failure| failure.of_tunnel(&settings.name))?;
@@ -306,8 +306,8 @@ fn tunnel(
     Ok(Tunnel {
         settings,
         device: Arc::new(device),
-        children: Children::of(lane(id)),
-        losses: Losses::default(),
+        children: ChildSas::of(lane(id)),
+        losses: RekeyLoss::default(),
         mtu,
         peer,
         heard: None,
@@ -328,13 +328,14 @@ fn quieten(device: &str) {
     }
 }
 
-fn seed() -> Result<[u8; 32], Failure> {
-    crate::os::entropy::seed()
-        .map_err(|error| Failure::start(format!("the system gives no random numbers: {error}"), ""))
+fn seed() -> Result<[u8; 32], StartError> {
+    crate::os::entropy::seed().map_err(|error| {
+        StartError::start(format!("the system gives no random numbers: {error}"), "")
+    })
 }
 
-fn no_room(error: std::io::Error) -> Failure {
-    Failure::start(
+fn no_room(error: std::io::Error) -> StartError {
+    StartError::start(
         format!("no thread or descriptor is left: {error}"),
         "raise the service's limits (LimitNOFILE=, TasksMax=)",
     )

@@ -10,7 +10,7 @@ use crate::os::udp::BindError;
 
 /// Why the daemon did not start.
 #[derive(Debug)]
-pub enum Failure {
+pub enum StartError {
     /// The configuration cannot be used. Everything that is wrong with it.
     Configuration(ConfigReport),
     /// The command line cannot be used.
@@ -29,31 +29,31 @@ pub enum Failure {
     },
 }
 
-impl Failure {
-    pub(super) fn start(what: impl Into<String>, advice: impl Into<String>) -> Failure {
-        Failure::Start {
+impl StartError {
+    pub(super) fn start(what: impl Into<String>, advice: impl Into<String>) -> StartError {
+        StartError::Start {
             what: what.into(),
             advice: advice.into(),
         }
     }
 
     /// Names the tunnel that wanted it.
-    pub(super) fn of_tunnel(self, name: &str) -> Failure {
+    pub(super) fn of_tunnel(self, name: &str) -> StartError {
         match self {
-            Failure::Start { what, advice } => Failure::Start {
+            StartError::Start { what, advice } => StartError::Start {
                 what: format!("tunnel {name}: {what}"),
                 advice,
             },
-            Failure::Configuration(_) | Failure::Usage { .. } => self,
+            StartError::Configuration(_) | StartError::Usage { .. } => self,
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Configuration(report) => report.fmt(f),
-            Failure::Usage { what, advice } | Failure::Start { what, advice } => {
+            StartError::Configuration(report) => report.fmt(f),
+            StartError::Usage { what, advice } | StartError::Start { what, advice } => {
                 let gap = if advice.is_empty() { "" } else { "; " };
                 write!(f, "{what}{gap}{advice}")
             }
@@ -61,28 +61,28 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for StartError {}
 
-impl From<SocketError> for Failure {
-    fn from(error: SocketError) -> Failure {
-        Failure::start(error.to_string(), error.advice())
+impl From<SocketError> for StartError {
+    fn from(error: SocketError) -> StartError {
+        StartError::start(error.to_string(), error.advice())
     }
 }
 
-impl From<BindError> for Failure {
-    fn from(error: BindError) -> Failure {
-        Failure::start(error.to_string(), "")
+impl From<BindError> for StartError {
+    fn from(error: BindError) -> StartError {
+        StartError::start(error.to_string(), "")
     }
 }
 
-impl From<TunError> for Failure {
-    fn from(error: TunError) -> Failure {
-        Failure::start(error.to_string(), "")
+impl From<TunError> for StartError {
+    fn from(error: TunError) -> StartError {
+        StartError::start(error.to_string(), "")
     }
 }
 
-impl From<NetlinkError> for Failure {
-    fn from(error: NetlinkError) -> Failure {
-        Failure::start(error.to_string(), "")
+impl From<NetlinkError> for StartError {
+    fn from(error: NetlinkError) -> StartError {
+        StartError::start(error.to_string(), "")
     }
 }

@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use tracing::warn;
 
 use crate::datapath::{Offload, TunnelId};
-use crate::os::{GsoSupport, Receiving, Sending, SocketOffload};
+use crate::os::{GsoSupport, ReceiveOffload, SendOffload, SocketOffload};
 
 /// What was wanted, and the least that has been told since.
 #[derive(Debug)]
-pub(super) struct Fallback {
+pub(super) struct OffloadFallback {
     wanted: Offload,
     devices: BTreeMap<TunnelId, GsoSupport>,
     sockets: BTreeMap<SocketAddr, SocketOffload>,
@@ -29,10 +29,10 @@ struct Loss {
     of: Vec<String>,
 }
 
-impl Fallback {
+impl OffloadFallback {
     /// So much was wanted.
-    pub(super) fn new(wanted: Offload) -> Fallback {
-        Fallback {
+    pub(super) fn new(wanted: Offload) -> OffloadFallback {
+        OffloadFallback {
             wanted,
             devices: BTreeMap::new(),
             sockets: BTreeMap::new(),
@@ -117,18 +117,20 @@ fn of_device(now: GsoSupport) -> &'static str {
     }
 }
 
-fn of_sending(now: Sending) -> &'static str {
+fn of_sending(now: SendOffload) -> &'static str {
     match now {
-        Sending::Short | Sending::Segments => {
+        SendOffload::Short | SendOffload::Segments => {
             "the kernel cuts no trains of long datagrams (UDP_SEGMENT) on the way out"
         }
-        Sending::Single => "the kernel does not cut trains of datagrams (UDP_SEGMENT)",
+        SendOffload::Single => "the kernel does not cut trains of datagrams (UDP_SEGMENT)",
     }
 }
 
-fn of_receiving(now: Receiving) -> &'static str {
+fn of_receiving(now: ReceiveOffload) -> &'static str {
     match now {
-        Receiving::Single | Receiving::Joined => "the kernel does not join datagrams (UDP_GRO)",
+        ReceiveOffload::Single | ReceiveOffload::Joined => {
+            "the kernel does not join datagrams (UDP_GRO)"
+        }
     }
 }
 
@@ -149,7 +151,7 @@ mod tests {
 
     /// What is told when the devices of these tunnels and the sockets of these ports are so.
     fn told(
-        fallback: &mut Fallback,
+        fallback: &mut OffloadFallback,
         devices: &[(u32, GsoSupport)],
         sockets: &[(u16, SocketOffload)],
     ) -> Vec<(&'static str, Vec<String>)> {
@@ -165,17 +167,17 @@ mod tests {
     }
 
     const NO_GRO: SocketOffload = SocketOffload {
-        receive: Receiving::Single,
+        receive: ReceiveOffload::Single,
         ..SocketOffload::FULL
     };
     const SHORT: SocketOffload = SocketOffload {
-        send: Sending::Short,
+        send: SendOffload::Short,
         ..SocketOffload::FULL
     };
 
     #[test]
     fn each_tunnels_loss_is_told_once_with_its_name() {
-        let mut fallback = Fallback::new(Offload::FULL);
+        let mut fallback = OffloadFallback::new(Offload::FULL);
         let mut told = |devices: &[_]| told(&mut fallback, devices, &[]);
         let (full, tcp) = (GsoSupport::TcpAndUdp, GsoSupport::Tcp);
         assert!(told(&[(1, full), (2, full)]).is_empty());
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_all_have_lost_at_once_is_one_line() {
-        let mut fallback = Fallback::new(Offload::FULL);
+        let mut fallback = OffloadFallback::new(Offload::FULL);
         let devices: Vec<_> = (0..1000).map(|id| (id, GsoSupport::Tcp)).collect();
         let losses = told(&mut fallback, &devices, &[]);
         assert_eq!((losses.len(), losses[0].1.len()), (1, 1000));
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn each_sockets_loss_is_told_once_also_that_of_long_datagrams_only() {
-        let mut fallback = Fallback::new(Offload::FULL);
+        let mut fallback = OffloadFallback::new(Offload::FULL);
         let mut told = |sockets: &[_]| told(&mut fallback, &[], sockets);
         assert!(told(&[(1, SocketOffload::FULL)]).is_empty());
         let first = || names(&["192.0.2.1:1"]);
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_was_not_wanted_is_not_missed() {
-        let mut fallback = Fallback::new(Offload::NONE);
+        let mut fallback = OffloadFallback::new(Offload::NONE);
         let (devices, sockets) = ([(1, GsoSupport::None)], [(1, SocketOffload::NONE)]);
         assert!(told(&mut fallback, &devices, &sockets).is_empty());
     }

@@ -1,4 +1,4 @@
-//! The one loop: it waits for whatever happens next and hands it to [`Core`], which acts upon it before the loop waits again.
+//! The one loop: it waits for whatever happens next and hands it to [`ControlPlane`], which acts upon it before the loop waits again.
 
 use std::io;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::core::Core;
+use super::control_plane::ControlPlane;
 use super::lookup;
-use crate::control::Asked;
+use crate::control::PendingRequest;
 use crate::datapath::Notices;
 use crate::ike::Command;
 use crate::net::Time;
@@ -20,19 +20,19 @@ use crate::os::watched::Watched;
 use crate::os::{clock, systemd};
 
 /// A running gateway.
-pub(super) struct Gateway {
-    core: Core,
-    sources: Sources,
+pub(super) struct EventLoop {
+    core: ControlPlane,
+    sources: EventSources,
 }
 
 /// What the loop waits for.
-struct Sources {
+struct EventSources {
     notices: Watched<Notices>,
     /// Notices are left from the last turn.
     more_notices: bool,
     alarm: Watched<Alarm>,
     network: Watched<Changes>,
-    requests: mpsc::Receiver<Asked>,
+    requests: mpsc::Receiver<PendingRequest>,
     answers: mpsc::Receiver<lookup::Answer>,
     terminate: Signal,
     interrupt: Signal,
@@ -41,7 +41,7 @@ struct Sources {
 }
 
 /// What has happened.
-enum Happening {
+enum LoopEvent {
     /// The datapath has something to say.
     Notices,
     /// A time has come.
@@ -49,7 +49,7 @@ enum Happening {
     /// Links, addresses or routes have changed.
     Network,
     /// Somebody at the control socket.
-    Asked(Asked),
+    PendingRequest(PendingRequest),
     /// A name was looked up.
     Found(lookup::Answer),
     /// A signal to end.
@@ -64,21 +64,21 @@ enum Happening {
 const NOTICES_A_TURN: usize = 64;
 
 /// How long goodbyes may take.
-const PARTING: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-impl Gateway {
+impl EventLoop {
     /// Must be called inside the runtime.
     ///
     /// # Errors
     /// No descriptor left.
     pub(super) fn new(
-        core: Core,
+        core: ControlPlane,
         notices: Notices,
         network: Changes,
-        requests: mpsc::Receiver<Asked>,
+        requests: mpsc::Receiver<PendingRequest>,
         answers: mpsc::Receiver<lookup::Answer>,
-    ) -> io::Result<Gateway> {
-        let sources = Sources {
+    ) -> io::Result<EventLoop> {
+        let sources = EventSources {
             notices: Watched::new(notices)?,
             more_notices: false,
             alarm: Watched::new(Alarm::new()?)?,
@@ -94,7 +94,7 @@ impl Gateway {
                 watchdog
             }),
         };
-        Ok(Gateway { core, sources })
+        Ok(EventLoop { core, sources })
     }
 
     /// Runs until a signal asks for the end, then says goodbye and takes back what was changed on this machine.
@@ -104,17 +104,17 @@ impl Gateway {
         loop {
             self.sources.wake_at(self.core.due());
             match self.sources.next().await {
-                Happening::End(signal) => {
+                LoopEvent::End(signal) => {
                     info!(signal, "ending");
                     break;
                 }
-                Happening::Asked(asked) => self.core.on_request(asked),
-                happening @ (Happening::Notices
-                | Happening::Due
-                | Happening::Network
-                | Happening::Found(_)
-                | Happening::Hangup
-                | Happening::Watchdog) => self.take(happening),
+                LoopEvent::PendingRequest(asked) => self.core.on_request(asked),
+                event @ (LoopEvent::Notices
+                | LoopEvent::Due
+                | LoopEvent::Network
+                | LoopEvent::Found(_)
+                | LoopEvent::Hangup
+                | LoopEvent::Watchdog) => self.take(event),
             }
         }
         systemd::stopping();
@@ -125,30 +125,30 @@ impl Gateway {
 
     /// DELETE for every SA, and the answers as far as they come in time.
     async fn part(&mut self) {
-        let until = clock::now() + PARTING;
+        let until = clock::now() + SHUTDOWN_GRACE;
         self.core.tell(Command::Shutdown);
         self.core.settle();
         while !self.core.has_parted() && clock::now() < until {
             let due = self.core.due().map_or(until, |due| due.min(until));
             self.sources.wake_at(Some(due));
             match self.sources.next().await {
-                Happening::End(signal) => {
+                LoopEvent::End(signal) => {
                     info!(signal, "ending at once");
                     return;
                 }
                 // Nobody brings a tunnel up any more.
-                Happening::Asked(_) | Happening::Hangup | Happening::Network => {}
-                happening @ (Happening::Notices
-                | Happening::Due
-                | Happening::Found(_)
-                | Happening::Watchdog) => self.take(happening),
+                LoopEvent::PendingRequest(_) | LoopEvent::Hangup | LoopEvent::Network => {}
+                event @ (LoopEvent::Notices
+                | LoopEvent::Due
+                | LoopEvent::Found(_)
+                | LoopEvent::Watchdog) => self.take(event),
             }
         }
     }
 
-    fn take(&mut self, happening: Happening) {
-        match happening {
-            Happening::Notices => {
+    fn take(&mut self, event: LoopEvent) {
+        match event {
+            LoopEvent::Notices => {
                 let mut notices = std::iter::from_fn(|| self.sources.notices.get().next());
                 let taken = notices
                     .by_ref()
@@ -157,46 +157,46 @@ impl Gateway {
                     .count();
                 self.sources.more_notices = taken == NOTICES_A_TURN;
             }
-            Happening::Due => self.core.on_due(),
-            Happening::Network => {
+            LoopEvent::Due => self.core.on_due(),
+            LoopEvent::Network => {
                 if self.sources.network.get().clear() {
                     self.core.course.network_changed(clock::now());
                 }
             }
-            Happening::Found((tunnel, address)) => {
+            LoopEvent::Found((tunnel, address)) => {
                 self.core.tell(Command::Resolved { tunnel, address });
             }
-            Happening::Watchdog => systemd::alive(),
-            Happening::Hangup => {
+            LoopEvent::Watchdog => systemd::alive(),
+            LoopEvent::Hangup => {
                 warn!("reloading is not in this version: restart to apply a changed configuration");
             }
-            Happening::Asked(_) | Happening::End(_) => {}
+            LoopEvent::PendingRequest(_) | LoopEvent::End(_) => {}
         }
         self.core.settle();
     }
 }
 
-impl Sources {
-    async fn next(&mut self) -> Happening {
+impl EventSources {
+    async fn next(&mut self) -> LoopEvent {
         if self.more_notices {
             // Everybody else's turn first, without waiting for them.
             tokio::task::yield_now().await;
         }
         let more = self.more_notices;
         tokio::select! {
-            () = self.notices.ready() => Happening::Notices,
-            () = std::future::ready(()), if more => Happening::Notices,
+            () = self.notices.ready() => LoopEvent::Notices,
+            () = std::future::ready(()), if more => LoopEvent::Notices,
             () = self.alarm.ready() => {
                 self.alarm.get_mut().clear();
-                Happening::Due
+                LoopEvent::Due
             }
-            () = self.network.ready() => Happening::Network,
-            Some(asked) = self.requests.recv() => Happening::Asked(asked),
-            Some(answer) = self.answers.recv() => Happening::Found(answer),
-            _ = self.terminate.recv() => Happening::End("SIGTERM"),
-            _ = self.interrupt.recv() => Happening::End("SIGINT"),
-            _ = self.hangup.recv() => Happening::Hangup,
-            () = tick(self.watchdog.as_mut()) => Happening::Watchdog,
+            () = self.network.ready() => LoopEvent::Network,
+            Some(asked) = self.requests.recv() => LoopEvent::PendingRequest(asked),
+            Some(answer) = self.answers.recv() => LoopEvent::Found(answer),
+            _ = self.terminate.recv() => LoopEvent::End("SIGTERM"),
+            _ = self.interrupt.recv() => LoopEvent::End("SIGINT"),
+            _ = self.hangup.recv() => LoopEvent::Hangup,
+            () = tick(self.watchdog.as_mut()) => LoopEvent::Watchdog,
         }
     }
 

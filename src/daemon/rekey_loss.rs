@@ -14,7 +14,7 @@ use crate::net::Time;
 
 /// The packets that rekeys of one tunnel have cost.
 #[derive(Debug, Default)]
-pub(super) struct Losses {
+pub(super) struct RekeyLoss {
     /// Of rekeys that are over.
     settled: u64,
     /// A rekey was a moment ago.
@@ -34,7 +34,7 @@ struct Window {
 /// How far from a rekey a loss is blamed on it.
 const NEAR: Duration = Duration::from_secs(5);
 
-impl Losses {
+impl RekeyLoss {
     /// An SA was rekeyed; so many packets have been refused so far.
     pub(super) fn rekeyed(&mut self, now: Time, refused: u64) {
         self.settle(now, refused);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_up_to_five_seconds_after_a_rekey_is_lost() {
-        let mut losses = Losses::default();
+        let mut losses = RekeyLoss::default();
         losses.rekeyed(at(100), 7);
         assert_eq!(losses.lost(7), 0);
         assert_eq!(losses.lost(9), 2);
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn rekeys_in_a_row_count_a_packet_once() {
-        let mut losses = Losses::default();
+        let mut losses = RekeyLoss::default();
         losses.rekeyed(at(100), 0);
         losses.rekeyed(at(103), 2);
         losses.settle(at(106), 3);
@@ -117,12 +117,12 @@ mod tests {
 
     #[test]
     fn a_rekey_that_breaks_before_it_makes_counts_the_gap() {
-        let mut losses = Losses::default();
+        let mut losses = RekeyLoss::default();
         losses.without_sa(at(100), 5);
         losses.rekeyed(at(102), 8);
         assert_eq!(losses.lost(8), 3);
 
-        let mut long = Losses::default();
+        let mut long = RekeyLoss::default();
         long.without_sa(at(100), 5);
         long.rekeyed(at(106), 8);
         assert_eq!(long.lost(8), 0, "that was no rekey's gap");
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_that_was_taken_down_loses_nothing() {
-        let mut losses = Losses::default();
+        let mut losses = RekeyLoss::default();
         losses.rekeyed(at(100), 0);
         losses.taken_down(1);
         assert_eq!(losses.lost(1000), 1);

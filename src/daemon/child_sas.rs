@@ -22,7 +22,7 @@ use crate::ike::{DownReason, Sends};
 use crate::net::Time;
 
 /// The Child SAs of one tunnel.
-pub(super) struct Children {
+pub(super) struct ChildSas {
     lane: TunnelId,
     /// Those at work, the one preferred last at the end.
     at_work: Vec<Installed>,
@@ -62,10 +62,10 @@ pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// How many replaced Child SAs may linger: two rekeys a second. A peer that rekeys in a loop gets no more memory than that.
 const MOST_STRAGGLERS: usize = 10;
 
-impl Children {
+impl ChildSas {
     /// None yet.
-    pub(super) fn of(lane: TunnelId) -> Children {
-        Children {
+    pub(super) fn of(lane: TunnelId) -> ChildSas {
+        ChildSas {
             lane,
             at_work: Vec::new(),
             sending: None,
@@ -272,7 +272,7 @@ mod tests {
         _notices: Notices,
         device: Arc<MemoryDevice>,
         nat: Arc<MemorySocket>,
-        children: Children,
+        children: ChildSas,
         address: IpAddr,
         peer: IpAddr,
         /// Its view of the selectors.
@@ -297,7 +297,7 @@ mod tests {
                 _notices: notices,
                 device,
                 nat,
-                children: Children::of(LANE),
+                children: ChildSas::of(LANE),
                 address,
                 peer,
                 policy,

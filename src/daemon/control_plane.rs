@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use tracing::{debug, warn};
 
 use super::course::Course;
-use super::fallback::Fallback;
 use super::install::{self, Tunnel, lane};
 use super::lookup::Lookups;
-use super::observe;
+use super::observe::Observer;
+use super::offload_fallback::OffloadFallback;
 use super::report::{Reporter, Spi};
-use crate::control::{Answer, Asked, Request, Sa, Trouble};
+use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{Datapath, Envelope, Half, Idle, Notice};
 use crate::ike::{
-    Child, Command, Content, Datagram, DownReason, Endpoint, Event, Rekey, Start, State, Transmit,
-    TunnelId,
+    Child, Command, Content, Datagram, DownReason, Endpoint, Event, Rekey, Start, Transmit,
+    TunnelId, TunnelState,
 };
 use crate::net::Time;
 use crate::os::clock;
 use crate::os::netlink::Netlink;
 
 /// A gateway without its loop.
-pub(super) struct Core {
+pub(super) struct ControlPlane {
     pub(super) started: Time,
     pub(super) endpoint: Endpoint,
     pub(super) datapath: Datapath,
@@ -30,20 +30,20 @@ pub(super) struct Core {
     pub(super) lookups: Lookups,
     pub(super) reporter: Reporter,
     pub(super) course: Course,
-    pub(super) fallback: Fallback,
+    pub(super) fallback: OffloadFallback,
 }
 
 /// What somebody wants of a tunnel.
-enum Asks {
+enum Action {
     /// To see it.
     Nothing,
     /// Something that is always possible.
     For(fn(TunnelId) -> Command),
     /// Fresh keys for an SA.
-    FreshKeys(Sa),
+    FreshKeys(SaKind),
 }
 
-impl Core {
+impl ControlPlane {
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Time> {
         let timers = self.tunnels.values().flat_map(|tunnel| {
@@ -179,66 +179,74 @@ impl Core {
     }
 
     /// Somebody asks at the control socket.
-    pub(super) fn on_request(&mut self, asked: Asked) {
+    pub(super) fn on_request(&mut self, asked: PendingRequest) {
         let answer = match asked.request {
-            Request::Status => Answer::Status(observe::snapshot(self, clock::now())),
-            Request::Tunnel(name) => self.about(&name, Asks::Nothing),
-            Request::Up(name) => self.about(&name, Asks::For(Command::Up)),
-            Request::Down(name) => self.about(&name, Asks::For(Command::Down)),
-            Request::Reset(name) => self.about(&name, Asks::For(Command::Reset)),
-            Request::Rekey { tunnel, sa } => self.about(&tunnel, Asks::FreshKeys(sa)),
+            ApiRequest::Status => ApiReply::Status(self.observer().snapshot(self.tunnels.iter())),
+            ApiRequest::Tunnel(name) => self.about(&name, Action::Nothing),
+            ApiRequest::Up(name) => self.about(&name, Action::For(Command::Up)),
+            ApiRequest::Down(name) => self.about(&name, Action::For(Command::Down)),
+            ApiRequest::Reset(name) => self.about(&name, Action::For(Command::Reset)),
+            ApiRequest::Rekey { tunnel, sa } => self.about(&tunnel, Action::FreshKeys(sa)),
         };
         // Whoever asked may have gone.
         let _ = asked.answer.send(answer);
     }
 
     /// Does what is asked of the tunnel of this name, and says how it is then.
-    fn about(&mut self, name: &str, asks: Asks) -> Answer {
+    fn about(&mut self, name: &str, asks: Action) -> ApiReply {
         let named =
             |(id, tunnel): (&TunnelId, &Tunnel)| (tunnel.settings.name == name).then_some(*id);
         let Some(id) = self.tunnels.iter().find_map(named) else {
             let names = self.tunnels.values();
-            return Answer::NoSuchTunnel {
+            return ApiReply::NoSuchTunnel {
                 known: names.map(|tunnel| tunnel.settings.name.clone()).collect(),
             };
         };
         match asks {
-            Asks::Nothing => {}
-            Asks::For(command) => {
+            Action::Nothing => {}
+            Action::For(command) => {
                 self.tell(command(id));
                 self.settle();
             }
-            Asks::FreshKeys(sa) => {
+            Action::FreshKeys(sa) => {
                 if let Err(trouble) = self.rekey(id, name, sa) {
-                    return Answer::Refused(trouble);
+                    return ApiReply::Refused(trouble);
                 }
             }
         }
         match self.tunnels.get(&id) {
-            Some(tunnel) => {
-                Answer::Tunnel(Box::new(observe::tunnel(self, id, tunnel, clock::now())))
-            }
-            None => Answer::NoSuchTunnel { known: Vec::new() },
+            Some(tunnel) => ApiReply::Tunnel(Box::new(self.observer().tunnel(id, tunnel))),
+            None => ApiReply::NoSuchTunnel { known: Vec::new() },
+        }
+    }
+
+    fn observer(&self) -> Observer<'_> {
+        Observer {
+            started: self.started,
+            now: clock::now(),
+            endpoint: &self.endpoint,
+            datapath: &self.datapath,
+            offload: self.fallback.wanted(),
         }
     }
 
     /// Begins to rekey an SA, if it is there.
-    fn rekey(&mut self, id: TunnelId, name: &str, sa: Sa) -> Result<(), Trouble> {
+    fn rekey(&mut self, id: TunnelId, name: &str, sa: SaKind) -> Result<(), ApiError> {
         let view = self.endpoint.view(id);
         let (what, words, is_there) = match sa {
-            Sa::Child => (
+            SaKind::Child => (
                 Rekey::Child,
                 "Child SA",
                 view.is_some_and(|view| view.child.is_some()),
             ),
-            Sa::Ike => (
+            SaKind::Ike => (
                 Rekey::Ike,
                 "IKE SA",
                 view.is_some_and(|view| view.ike.is_some()),
             ),
         };
         if !is_there {
-            return Err(Trouble::new(
+            return Err(ApiError::new(
                 format!("tunnel {name} has no {words} to rekey"),
                 format!("`groundlink up {name}` connects it, with fresh keys"),
             ));
@@ -444,7 +452,7 @@ pub(super) fn is_trap(tunnel: &Tunnel, id: TunnelId, endpoint: &Endpoint) -> boo
     let asked_down = || {
         endpoint
             .view(id)
-            .is_none_or(|view| view.state == State::Down)
+            .is_none_or(|view| view.state == TunnelState::Down)
     };
     tunnel.settings.ike.start == Start::Trap && !tunnel.gone && !asked_down()
 }

@@ -7,12 +7,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use super::Failure;
+use super::StartError;
 use crate::os::systemd;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For people, on stderr.
     Text,
     /// One JSON object a line, on stderr.
@@ -23,7 +23,7 @@ pub enum Format {
 const VARIABLE: &str = "GROUNDLINK_LOG";
 
 /// Begins logging: as asked for, else into the journal where stderr leads there, else as text.
-pub(super) fn start(format: Option<Format>, level: Option<&str>) -> Result<(), Failure> {
+pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<(), StartError> {
     let registry = tracing_subscriber::registry().with(filter(level)?);
     let journal = || {
         let layer = tracing_journald::layer().ok()?;
@@ -40,8 +40,8 @@ pub(super) fn start(format: Option<Format>, level: Option<&str>) -> Result<(), F
             .with_target(false)
     };
     let layer = match (format, systemd::logs_to_journal()) {
-        (Some(Format::Json), _) => fmt::layer().json().with_writer(io::stderr).boxed(),
-        (Some(Format::Text), _) | (None, false) => text().boxed(),
+        (Some(LogFormat::Json), _) => fmt::layer().json().with_writer(io::stderr).boxed(),
+        (Some(LogFormat::Text), _) | (None, false) => text().boxed(),
         (None, true) => match journal() {
             Some(journal) => journal.boxed(),
             // The journal puts its own time in front.
@@ -53,7 +53,7 @@ pub(super) fn start(format: Option<Format>, level: Option<&str>) -> Result<(), F
     Ok(())
 }
 
-fn filter(level: Option<&str>) -> Result<EnvFilter, Failure> {
+fn filter(level: Option<&str>) -> Result<EnvFilter, StartError> {
     let given = level
         .map(|level| ("--log-level", level.to_owned()))
         .or_else(|| {
@@ -65,7 +65,7 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, Failure> {
     let Some((place, words)) = given else {
         return Ok(EnvFilter::new("info"));
     };
-    EnvFilter::try_new(&words).map_err(|error| Failure::Usage {
+    EnvFilter::try_new(&words).map_err(|error| StartError::Usage {
         what: format!("{place} does not understand {words:?}: {error}"),
         advice: "write error, warn, info, debug or trace, or a filter such as info,groundlink::ike=debug".to_owned(),
     })
@@ -81,7 +81,7 @@ mod tests {
             assert!(filter(Some(good)).is_ok(), "{good}");
         }
         let error = filter(Some("groundlink=loud")).unwrap_err();
-        assert!(matches!(&error, Failure::Usage { .. }));
+        assert!(matches!(&error, StartError::Usage { .. }));
         assert!(error.to_string().contains("groundlink=loud"), "{error}");
     }
 }
