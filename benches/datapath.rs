@@ -17,7 +17,7 @@ use criterion::{Criterion, Throughput};
 use groundlink::datapath::twins::{MTU, Twins};
 use groundlink::net::Time;
 use groundlink::net::segment::PacketOffload;
-use groundlink::os::{Receiving, VnetHeader};
+use groundlink::os::{ReceiveOffload, VnetHeader};
 
 mod common;
 
@@ -35,7 +35,7 @@ const BATCH: usize = 46;
 /// What is carried again and again.
 struct Load {
     name: &'static str,
-    receiving: Receiving,
+    receiving: ReceiveOffload,
     packets: Vec<(VnetHeader, Vec<u8>)>,
 }
 
@@ -70,8 +70,8 @@ fn carry(twins: &mut Twins, load: &Load) {
         black_box(packet);
     });
     let expected = match load.receiving {
-        Receiving::Joined => 1,
-        Receiving::Single => load.packets.len(),
+        ReceiveOffload::Joined => 1,
+        ReceiveOffload::Single => load.packets.len(),
     };
     assert_eq!(delivered, expected);
 }
@@ -86,17 +86,17 @@ fn loads() -> [Load; 4] {
     [
         Load {
             name: "super",
-            receiving: Receiving::Joined,
+            receiving: ReceiveOffload::Joined,
             packets: vec![(PacketOffload::Gso(train).into(), bytes)],
         },
-        udp("1300 B", Receiving::Joined, 1300),
-        udp("64 B", Receiving::Joined, 64),
-        udp("alone", Receiving::Single, 1300),
+        udp("1300 B", ReceiveOffload::Joined, 1300),
+        udp("64 B", ReceiveOffload::Joined, 64),
+        udp("alone", ReceiveOffload::Single, 1300),
     ]
 }
 
 /// Two gateways with a tunnel that takes everything.
-fn twins(words: &str, receiving: Receiving) -> Twins {
+fn twins(words: &str, receiving: ReceiveOffload) -> Twins {
     let (outbound, inbound) = common::pair(common::suite(words));
     Twins::under(outbound, inbound, receiving).expect("descriptors")
 }

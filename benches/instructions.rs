@@ -18,7 +18,7 @@ use groundlink::datapath::twins::{MTU, Twins};
 use groundlink::esp::{FramedPacket, OutboundGuard, RxPacket};
 use groundlink::net::segment::{Coalescer, PacketOffload, UdpCoalescing, segments};
 use groundlink::net::{Packet, Time};
-use groundlink::os::Receiving;
+use groundlink::os::ReceiveOffload;
 
 mod common;
 
@@ -239,7 +239,7 @@ fn join(rounds: u32) {
 
 fn carry(words: &str, rounds: u32) {
     let (outbound, inbound) = common::pair(common::suite(words));
-    let mut twins = Twins::under(outbound, inbound, Receiving::Joined).expect("descriptors");
+    let mut twins = Twins::under(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
     let (train, bytes) = common::super_packet(BATCH, SEGMENT);
     for _ in 0..rounds {
         assert!(twins.inject(PacketOffload::Gso(train).into(), &bytes));

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use groundlink::datapath::twins::{MTU, Twins};
 use groundlink::net::Time;
 use groundlink::net::segment::PacketOffload;
-use groundlink::os::{Receiving, VnetHeader};
+use groundlink::os::{ReceiveOffload, VnetHeader};
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -69,7 +69,7 @@ const WARM_UP: usize = 400;
 const BATCHES: usize = 50;
 
 /// What allocates while `batch` is carried, after a warm-up.
-fn allocations(words: &str, receiving: Receiving, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
+fn allocations(words: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
     let (outbound, inbound) = common::pair(common::suite(words));
     let mut twins = Twins::under(outbound, inbound, receiving).expect("descriptors");
     let mut asked = 0;
@@ -102,7 +102,7 @@ fn packets_of_every_size_cost_no_allocation() {
         .map(|n| (VnetHeader::NONE, common::udp(sizes[n % sizes.len()])))
         .collect();
     for words in SUITES {
-        for receiving in [Receiving::Single, Receiving::Joined] {
+        for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let asked = allocations(words, receiving, &batch);
             assert_eq!(asked, 0, "{words} {receiving:?}");
         }
@@ -114,7 +114,7 @@ fn super_packets_cost_no_allocation() {
     let (train, bytes) = common::super_packet(45, MTU - 40);
     let batch = [(PacketOffload::Gso(train).into(), bytes)];
     for words in SUITES {
-        for receiving in [Receiving::Single, Receiving::Joined] {
+        for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let asked = allocations(words, receiving, &batch);
             assert_eq!(asked, 0, "{words} {receiving:?}");
         }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use groundlink::ike::{
-    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, State, Transmit, TunnelId,
+    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, TunnelState, Transmit, TunnelId,
 };
 use groundlink::net::Time;
 use groundlink::wire::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadType};
@@ -328,7 +328,7 @@ impl Scene {
         let gateway = &self.gateway;
         for tunnel in [TunnelId(0), TunnelId(1)] {
             let view = gateway.endpoint.view(tunnel).expect("it was added");
-            assert_eq!(view.state, State::Up, "{tunnel:?}: {:?}", gateway.events);
+            assert_eq!(view.state, TunnelState::Up, "{tunnel:?}: {:?}", gateway.events);
         }
         // Rekeyed, also by both sides at once: one of two goes then.
         let rekeyed =

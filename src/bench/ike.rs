@@ -19,7 +19,7 @@ use super::{MachineInfo, Progress};
 use crate::crypto::{EspProposal, Generator, IkeProposal, Secret, WordError};
 use crate::ike::{
     Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyTest, Settings, Start,
-    State, TunnelId,
+    TunnelId, TunnelState,
 };
 use crate::net::{Policy, Prefix, Time};
 
@@ -183,7 +183,10 @@ fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
                 moved = true;
             }
         }
-        let is_up = |end: &Endpoint| end.view(TUNNEL).is_some_and(|view| view.state == State::Up);
+        let is_up = |end: &Endpoint| {
+            end.view(TUNNEL)
+                .is_some_and(|view| view.state == TunnelState::Up)
+        };
         if ends.iter().all(is_up) {
             return Some(lap);
         }

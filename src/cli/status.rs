@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-//!   ike       aes128-sha1-modp1024, we started, UDP encapsulation asked for, renewed in 22 h 13 min
+//!   ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, renewed in 22 h 13 min
 //!   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390, renewed in 22 h 13 min
 //!   received  1,204 packets, 1.2 MB
 //!   sent      1,100 packets, 0.9 MB
@@ -18,10 +18,10 @@ use clap::Args;
 use super::GlobalArgs;
 use super::ask::{parse_response, request, tunnel_path};
 use super::outcome::{Exit, Failure, print};
-use crate::control::client::Verb;
+use crate::control::client::HttpMethod;
 use crate::status::{
-    Child, Counters, Encapsulation, Ike, LastError, RekeyCheck, Rekeys, Snapshot, State, Tunnel,
-    Verdict,
+    ChildSaStatus, EspTransport, IkeSaStatus, LastError, RekeyCheckStatus, RekeyCounters,
+    RekeyVerdict, Snapshot, TrafficCounters, TunnelState, TunnelStatus,
 };
 
 /// Tunnels, SAs, counters, and the last failure in words
@@ -41,7 +41,7 @@ impl Status {
     pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         // A name that no tunnel can have is a mistake on the command line, whatever the daemon would say.
         self.tunnel.as_deref().map(tunnel_path).transpose()?;
-        let mut value = request(&global.control_socket(), Verb::Get, "/v1/status")?;
+        let mut value = request(&global.control_socket(), HttpMethod::Get, "/v1/status")?;
         let mut snapshot: Snapshot = parse_response(value.clone())?;
         if let Some(name) = &self.tunnel {
             choose(name, &mut snapshot, &mut value)?;
@@ -56,7 +56,7 @@ impl Status {
         let all_up = snapshot
             .tunnels
             .iter()
-            .all(|tunnel| tunnel.state == State::Up);
+            .all(|tunnel| tunnel.state == TunnelState::Up);
         Ok(if all_up { Exit::Done } else { Exit::Unhealthy })
     }
 }
@@ -87,7 +87,8 @@ fn choose(
 
 /// The whole snapshot for people.
 fn text(snapshot: &Snapshot) -> String {
-    let width = |part: fn(&Tunnel) -> usize| snapshot.tunnels.iter().map(part).max().unwrap_or(0);
+    let width =
+        |part: fn(&TunnelStatus) -> usize| snapshot.tunnels.iter().map(part).max().unwrap_or(0);
     let (names, peers) = (
         width(|tunnel| tunnel.name.len()),
         width(|tunnel| tunnel.peer.len()),
@@ -126,7 +127,7 @@ fn text(snapshot: &Snapshot) -> String {
     let up = snapshot
         .tunnels
         .iter()
-        .filter(|tunnel| tunnel.state == State::Up)
+        .filter(|tunnel| tunnel.state == TunnelState::Up)
         .count();
     let all = snapshot.tunnels.len();
     let running = span(snapshot.uptime_s);
@@ -138,7 +139,7 @@ fn text(snapshot: &Snapshot) -> String {
     text
 }
 
-fn state(tunnel: &Tunnel, now: f64) -> String {
+fn state(tunnel: &TunnelStatus, now: f64) -> String {
     let waiting = tunnel
         .waiting
         .map_or(String::new(), |waiting| format!(", {}", waiting.phrase()));
@@ -150,7 +151,7 @@ fn state(tunnel: &Tunnel, now: f64) -> String {
 }
 
 /// The lines below a tunnel: what they are about, and what they say.
-fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
+fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     lines.extend(tunnel.ike.as_ref().map(|ike| ("ike", self::ike(ike))));
     lines.extend(
@@ -159,7 +160,7 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
             .as_ref()
             .map(|child| ("child", self::child(child))),
     );
-    if tunnel.state == State::Up || tunnel.rx.packets > 0 || tunnel.tx.packets > 0 {
+    if tunnel.state == TunnelState::Up || tunnel.rx.packets > 0 || tunnel.tx.packets > 0 {
         lines.push(("received", counters(&tunnel.rx)));
         lines.push(("sent", counters(&tunnel.tx)));
     }
@@ -179,8 +180,8 @@ fn details(tunnel: &Tunnel, now: f64) -> Vec<(&'static str, String)> {
 }
 
 /// What rekeying has come to, once there is something to tell.
-fn rekeys(tunnel: &Tunnel) -> Option<String> {
-    let Rekeys {
+fn rekeys(tunnel: &TunnelStatus) -> Option<String> {
+    let RekeyCounters {
         ike,
         child,
         packets_lost,
@@ -201,8 +202,8 @@ fn rekeys(tunnel: &Tunnel) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn rekey_check(check: &RekeyCheck) -> String {
-    let of = |wanted: Verdict| {
+fn rekey_check(check: &RekeyCheckStatus) -> String {
+    let of = |wanted: RekeyVerdict| {
         let all = [(check.child, "child"), (check.ike, "ike")];
         let named = all.iter().filter(|(verdict, _)| *verdict == wanted);
         let words: Vec<&str> = named.map(|(_, word)| *word).collect();
@@ -213,14 +214,14 @@ fn rekey_check(check: &RekeyCheck) -> String {
         }
     };
     let parts = [
-        of(Verdict::Refused).map(|what| format!("the peer refuses to rekey {what}")),
-        of(Verdict::Accepted).map(|what| format!("the peer rekeys {what}")),
-        of(Verdict::Pending).map(|what| format!("to be tried: {what}")),
+        of(RekeyVerdict::Refused).map(|what| format!("the peer refuses to rekey {what}")),
+        of(RekeyVerdict::Accepted).map(|what| format!("the peer rekeys {what}")),
+        of(RekeyVerdict::Pending).map(|what| format!("to be tried: {what}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-fn ike(ike: &Ike) -> String {
+fn ike(ike: &IkeSaStatus) -> String {
     let safe = if ike.post_quantum {
         ", post-quantum"
     } else {
@@ -235,11 +236,11 @@ fn ike(ike: &Ike) -> String {
     )
 }
 
-fn child(child: &Child) -> String {
+fn child(child: &ChildSaStatus) -> String {
     let (local, remote) = (child.local.join(" "), child.remote.join(" "));
     let carried = match child.encapsulation {
-        Encapsulation::Udp => "",
-        Encapsulation::Esp => " as IP protocol 50",
+        EspTransport::Udp => "",
+        EspTransport::Esp => " as IP protocol 50",
     };
     format!(
         "{}{carried}, {local} <-> {remote}, MTU {}{}",
@@ -256,9 +257,9 @@ fn ends(seconds: Option<f64>) -> String {
 }
 
 /// The last failure: in full while it matters, in one line once it was overcome.
-fn last_error(tunnel: &Tunnel, error: &LastError, now: f64) -> Vec<(&'static str, String)> {
+fn last_error(tunnel: &TunnelStatus, error: &LastError, now: f64) -> Vec<(&'static str, String)> {
     let ago = span(now - error.at_s);
-    if tunnel.state == State::Up && error.at_s < tunnel.since_s {
+    if tunnel.state == TunnelState::Up && error.at_s < tunnel.since_s {
         return vec![(
             "before",
             format!("{} ({}, {ago} ago)", error.text, error.code),
@@ -274,7 +275,7 @@ fn last_error(tunnel: &Tunnel, error: &LastError, now: f64) -> Vec<(&'static str
     lines
 }
 
-fn counters(counters: &Counters) -> String {
+fn counters(counters: &TrafficCounters) -> String {
     let packets = if counters.packets == 1 {
         "packet"
     } else {
@@ -354,10 +355,12 @@ fn span(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Nat, Offload, Receiving, Role, Sending, SuperPackets, Waiting};
+    use crate::status::{
+        GsoSupport, NatLocation, OffloadStatus, ReceiveOffload, Role, SendOffload, WaitingFor,
+    };
 
-    fn tunnel(name: &str, state: State) -> Tunnel {
-        Tunnel {
+    fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
+        TunnelStatus {
             name: name.to_owned(),
             device: format!("gl-{name}"),
             state,
@@ -366,16 +369,16 @@ mod tests {
             since_s: 100.0,
             ike: None,
             child: None,
-            rx: Counters::default(),
-            tx: Counters::default(),
+            rx: TrafficCounters::default(),
+            tx: TrafficCounters::default(),
             refused: [("auth".to_owned(), 0), ("replay".to_owned(), 3)].into(),
-            rekeys: Rekeys::default(),
+            rekeys: RekeyCounters::default(),
             rekey_check: None,
             last_error: None,
         }
     }
 
-    fn snapshot(tunnels: Vec<Tunnel>) -> Snapshot {
+    fn snapshot(tunnels: Vec<TunnelStatus>) -> Snapshot {
         Snapshot {
             version: "0.1.0".to_owned(),
             uptime_s: 652.0,
@@ -389,17 +392,17 @@ mod tests {
 
     #[test]
     fn a_tunnel_that_is_up_shows_what_it_carries() {
-        let mut up = tunnel("ali-1", State::Up);
-        up.ike = Some(Ike {
+        let mut up = tunnel("ali-1", TunnelState::Up);
+        up.ike = Some(IkeSaStatus {
             spi_i: "0".repeat(16),
             spi_r: "0".repeat(16),
             suite: "aes128-sha1-modp1024".to_owned(),
             role: Role::Initiator,
             rekey_in_s: Some(79_980.0),
-            nat: Nat::Forced,
+            nat: NatLocation::Forced,
             post_quantum: false,
         });
-        up.child = Some(Child {
+        up.child = Some(ChildSaStatus {
             spi_in: "c0000001".to_owned(),
             spi_out: "c0000002".to_owned(),
             suite: "aes128-sha1".to_owned(),
@@ -407,19 +410,19 @@ mod tests {
             remote: vec!["172.16.1.0/24".to_owned()],
             rekey_in_s: None,
             mtu: 1390,
-            encapsulation: Encapsulation::Udp,
+            encapsulation: EspTransport::Udp,
         });
-        up.rx = Counters {
+        up.rx = TrafficCounters {
             packets: 1204,
             bytes: 1_234_567,
         };
-        up.tx = Counters {
+        up.tx = TrafficCounters {
             packets: 1,
             bytes: 84,
         };
         let expected = "\
 ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-  ike       aes128-sha1-modp1024, we started, UDP encapsulation asked for, renewed in 22 h 13 min
+  ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, renewed in 22 h 13 min
   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390
   received  1,204 packets, 1.2 MB
   sent      1 packet, 84 B
@@ -428,30 +431,30 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
 ";
         assert_eq!(text(&snapshot(vec![up.clone()])), expected);
 
-        up.child.as_mut().unwrap().encapsulation = Encapsulation::Esp;
+        up.child.as_mut().unwrap().encapsulation = EspTransport::Esp;
         let native = expected.replace("aes128-sha1, 192", "aes128-sha1 as IP protocol 50, 192");
         assert_eq!(text(&snapshot(vec![up])), native);
     }
 
     #[test]
     fn rekeys_are_counted_and_what_the_peer_refuses_stands_out() {
-        let mut up = tunnel("a", State::Up);
+        let mut up = tunnel("a", TunnelState::Up);
         assert_eq!(rekeys(&up), None);
-        let check = |child, ike| Some(RekeyCheck { child, ike });
-        up.rekey_check = check(Verdict::Pending, Verdict::Pending);
+        let check = |child, ike| Some(RekeyCheckStatus { child, ike });
+        up.rekey_check = check(RekeyVerdict::Pending, RekeyVerdict::Pending);
         assert_eq!(rekeys(&up).unwrap(), "to be tried: both");
-        up.rekeys = Rekeys {
+        up.rekeys = RekeyCounters {
             ike: 2,
             child: 1007,
             packets_lost: 0,
         };
-        up.rekey_check = check(Verdict::Accepted, Verdict::Accepted);
+        up.rekey_check = check(RekeyVerdict::Accepted, RekeyVerdict::Accepted);
         assert_eq!(
             rekeys(&up).unwrap(),
             "1,007 of the child, 2 of the ike, no packet lost; the peer rekeys both"
         );
         up.rekeys.packets_lost = 1;
-        up.rekey_check = check(Verdict::Refused, Verdict::Pending);
+        up.rekey_check = check(RekeyVerdict::Refused, RekeyVerdict::Pending);
         assert_eq!(
             rekeys(&up).unwrap(),
             "1,007 of the child, 2 of the ike, 1 packet lost; the peer refuses to rekey the child, to be tried: the ike"
@@ -460,16 +463,16 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
 
     #[test]
     fn a_tunnel_that_fails_says_why_and_what_to_do_and_columns_stay_aligned() {
-        let mut failing = tunnel("gcp-backup", State::Connecting);
+        let mut failing = tunnel("gcp-backup", TunnelState::Connecting);
         failing.refused.clear();
-        failing.waiting = Some(Waiting::Retry);
+        failing.waiting = Some(WaitingFor::Retry);
         failing.last_error = Some(LastError {
             at_s: 650.0,
             code: "no-proposal-chosen".to_owned(),
             text: "the peer accepts none of our IKE proposals".to_owned(),
             advice: "set `ike` to what the peer has".to_owned(),
         });
-        let mut down = tunnel("a", State::Down);
+        let mut down = tunnel("a", TunnelState::Down);
         down.refused.clear();
         let expected = "\
 gcp-backup  connecting for 9 min 12 s, pausing before the next attempt  47.88.10.20:4500  device gl-gcp-backup
@@ -483,7 +486,7 @@ a           down for 9 min 12 s                                         47.88.10
 
     #[test]
     fn refused_messages_are_a_line_only_when_there_are_some() {
-        let mut all = snapshot(vec![tunnel("a", State::Up)]);
+        let mut all = snapshot(vec![tunnel("a", TunnelState::Up)]);
         assert!(!text(&all).contains("IKE messages"));
         all.ike_refused.insert("unknown-peer".to_owned(), 1204);
         assert!(text(&all).contains("\nIKE messages refused: 1,204 unknown-peer\n"));
@@ -491,12 +494,12 @@ a           down for 9 min 12 s                                         47.88.10
 
     #[test]
     fn what_the_kernel_does_for_many_packets_at_once_is_a_line() {
-        let mut all = snapshot(vec![tunnel("a", State::Up)]);
+        let mut all = snapshot(vec![tunnel("a", TunnelState::Up)]);
         assert!(!text(&all).contains("offload"));
-        all.offload = Some(Offload {
-            tun: SuperPackets::TcpAndUdp,
-            send: Sending::Single,
-            receive: Receiving::Joined,
+        all.offload = Some(OffloadStatus {
+            tun: GsoSupport::TcpAndUdp,
+            send: SendOffload::Single,
+            receive: ReceiveOffload::Joined,
         });
         let line = "\noffload: devices tcp+udp, send single, receive joined\n";
         assert!(text(&all).contains(line));
@@ -504,7 +507,7 @@ a           down for 9 min 12 s                                         47.88.10
 
     #[test]
     fn a_failure_that_was_overcome_is_one_line() {
-        let mut up = tunnel("a", State::Up);
+        let mut up = tunnel("a", TunnelState::Up);
         up.last_error = Some(LastError {
             at_s: 3.0,
             code: "c".to_owned(),
@@ -520,7 +523,10 @@ a           down for 9 min 12 s                                         47.88.10
 
     #[test]
     fn choosing_a_tunnel_narrows_text_and_json() {
-        let mut all = snapshot(vec![tunnel("a", State::Up), tunnel("b", State::Up)]);
+        let mut all = snapshot(vec![
+            tunnel("a", TunnelState::Up),
+            tunnel("b", TunnelState::Up),
+        ]);
         let mut value = serde_json::to_value(&all).unwrap();
         choose("b", &mut all, &mut value).unwrap();
         assert_eq!(

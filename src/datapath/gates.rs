@@ -107,7 +107,7 @@ mod tests {
     use super::super::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload, TunnelId};
     use super::*;
     use crate::os::memory::{MemoryDevice, MemoryNetwork};
-    use crate::os::{GsoSupport, Receiving, Sending};
+    use crate::os::{GsoSupport, ReceiveOffload, SendOffload};
 
     const ID: TunnelId = TunnelId(3);
 
@@ -138,14 +138,14 @@ mod tests {
         device.take_trains(GsoSupport::Tcp);
         let at_work = datapath.offload(Offload::FULL);
         assert_eq!(at_work.trains, GsoSupport::Tcp);
-        assert_eq!(at_work.sockets.send, Sending::Segments);
-        assert_eq!(at_work.sockets.receive, Receiving::Single);
+        assert_eq!(at_work.sockets.send, SendOffload::Segments);
+        assert_eq!(at_work.sockets.receive, ReceiveOffload::Single);
         first.set_offload(SocketOffload {
-            send: Sending::Short,
+            send: SendOffload::Short,
             ..SocketOffload::FULL
         });
         let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.sockets.send, Sending::Short);
+        assert_eq!(at_work.sockets.send, SendOffload::Short);
         assert_eq!(datapath.offload(Offload::NONE), Offload::NONE);
     }
 

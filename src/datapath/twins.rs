@@ -26,7 +26,7 @@ use crate::esp::{Inbound, Outbound, Sad};
 use crate::net::{Dscp, Time};
 use crate::os::memory::{MemoryDevice, MemoryNetwork};
 use crate::os::poll::{Ready, Waiter};
-use crate::os::{GsoSupport, Receiving, VnetHeader};
+use crate::os::{GsoSupport, ReceiveOffload, VnetHeader};
 
 /// A tunnel from A to B.
 pub struct Twins {
@@ -57,15 +57,19 @@ impl Twins {
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn under(outbound: Outbound, inbound: Inbound, receiving: Receiving) -> io::Result<Twins> {
+    pub fn under(
+        outbound: Outbound,
+        inbound: Inbound,
+        receiving: ReceiveOffload,
+    ) -> io::Result<Twins> {
         let network = MemoryNetwork::of(receiving);
         let [near, far] = [A, B].map(|address| SocketAddr::new(address, NAT_PORT));
         let (near_socket, far_socket) = (network.bind(near, ROOM)?, network.bind(far, ROOM)?);
         let (from, to) = (MemoryDevice::new(ROOM)?, MemoryDevice::new(ROOM)?);
         let (from, to) = (Arc::new(from), Arc::new(to));
         to.take_trains(match receiving {
-            Receiving::Joined => GsoSupport::TcpAndUdp,
-            Receiving::Single => GsoSupport::None,
+            ReceiveOffload::Joined => GsoSupport::TcpAndUdp,
+            ReceiveOffload::Single => GsoSupport::None,
         });
         let path = Path {
             sa: Arc::new(outbound),
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_injected_at_a_is_delivered_at_b() {
-        for receiving in [Receiving::Single, Receiving::Joined] {
+        for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let (outbound, inbound) = half("aes128-sha1", 1, policy());
             let mut twins = Twins::under(outbound, inbound, receiving).unwrap();
             for len in [64, 500, 1300] {
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn equal_packets_are_joined_where_trains_stay_together() {
-        for (receiving, pieces) in [(Receiving::Single, 32), (Receiving::Joined, 1)] {
+        for (receiving, pieces) in [(ReceiveOffload::Single, 32), (ReceiveOffload::Joined, 1)] {
             let (outbound, inbound) = half("aes128gcm16", 1, policy());
             let mut twins = Twins::under(outbound, inbound, receiving).unwrap();
             let mut packet = Vec::new();
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn what_the_selectors_do_not_cover_is_refused() {
         let (outbound, inbound) = half("aes128-sha1", 1, policy());
-        let mut twins = Twins::under(outbound, inbound, Receiving::Single).unwrap();
+        let mut twins = Twins::under(outbound, inbound, ReceiveOffload::Single).unwrap();
         let stray = crate::esp::testing::ipv4([10, 1, 0, 7], [10, 9, 0, 5], 100);
         assert!(twins.inject(VnetHeader::NONE, &stray));
         twins.carry(NOW);

@@ -1,6 +1,6 @@
 //! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
 
-use super::event::NatView;
+use super::event::NatLocation;
 use super::failure::Failure;
 use super::nearest::Nearest;
 use super::settings::{Encapsulation, Identity};
@@ -67,7 +67,7 @@ pub enum Incompatible {
     /// A NAT stands in between, or the peer forces UDP encapsulation, and the configuration demands protocol 50.
     NatBetween {
         /// Where.
-        seen: NatView,
+        seen: NatLocation,
     },
 }
 
@@ -244,9 +244,9 @@ impl Incompatible {
             Incompatible::NatBetween { seen } => (
                 "nat-in-between",
                 match seen {
-                    NatView::Us => "a NAT stands in front of us, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass it".to_owned(),
-                    NatView::Both => "NATs stand in front of us and of the peer, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass them".to_owned(),
-                    NatView::Peer | NatView::Forced | NatView::None => "a NAT stands in front of the peer, or the peer forces UDP encapsulation, and this tunnel has `encapsulation = \"esp\"`".to_owned(),
+                    NatLocation::Us => "a NAT stands in front of us, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass it".to_owned(),
+                    NatLocation::Both => "NATs stand in front of us and of the peer, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass them".to_owned(),
+                    NatLocation::Peer | NatLocation::Forced | NatLocation::None => "a NAT stands in front of the peer, or the peer forces UDP encapsulation, and this tunnel has `encapsulation = \"esp\"`".to_owned(),
                 },
                 "Set `encapsulation = \"auto\"` (or \"udp\") on this tunnel; on the peer do not force UDP encapsulation.".to_owned(),
             ),

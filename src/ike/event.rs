@@ -6,8 +6,10 @@ use super::failure::Failure;
 use super::refused::Refused;
 use super::settings::TunnelId;
 use crate::crypto::{EspSuite, IkeSuite, SaKeys};
-use crate::net::{EspTransport, Policy, Time};
+use crate::net::{EspTransport, Policy, RekeyVerdict, Time, TunnelState, WaitingFor};
 use crate::wire::IkeSpi;
+
+pub use crate::net::{NatLocation, Role};
 
 /// A received IKE message; the non-ESP marker of port 4500 is already taken off.
 #[derive(Clone, Copy, Debug)]
@@ -299,53 +301,6 @@ impl DownReason {
     }
 }
 
-/// Which side of an exchange we are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// We sent the first message.
-    Initiator,
-    /// The peer did.
-    Responder,
-}
-
-impl Role {
-    /// The word status reports use.
-    pub fn word(self) -> &'static str {
-        match self {
-            Role::Initiator => "initiator",
-            Role::Responder => "responder",
-        }
-    }
-}
-
-/// Where a NAT was seen (RFC 7296 §2.23).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NatView {
-    /// Nowhere.
-    None,
-    /// In front of us.
-    Us,
-    /// In front of the peer.
-    Peer,
-    /// In front of both.
-    Both,
-    /// UDP encapsulation is forced by the configuration, so the peer takes us to be behind a NAT.
-    Forced,
-}
-
-impl NatView {
-    /// The word status reports use.
-    pub fn word(self) -> &'static str {
-        match self {
-            NatView::None => "none",
-            NatView::Us => "us",
-            NatView::Peer => "peer",
-            NatView::Both => "both",
-            NatView::Forced => "forced",
-        }
-    }
-}
-
 /// A Child SA, ready to be installed.
 #[derive(Clone, Debug)]
 pub struct Child {
@@ -390,42 +345,13 @@ pub enum Sends {
     Later,
 }
 
-/// How a tunnel is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// A person asked for it.
-    Down,
-    /// Trying, pausing between tries, or waiting for what starts it.
-    Connecting,
-    /// A Child SA carries traffic.
-    Up,
-    /// It will not try again by itself.
-    Failed,
-}
-
-/// What a connecting tunnel waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waiting {
-    /// An answer from the peer, or for the name service.
-    Answer,
-    /// The next attempt.
-    Retry {
-        /// When it begins.
-        at: Time,
-    },
-    /// Traffic (`start = trap`).
-    Traffic,
-    /// The peer (`start = add`).
-    Peer,
-}
-
 /// A tunnel as status reports show it.
 #[derive(Clone, Debug)]
 pub struct View {
     /// How it is doing.
-    pub state: State,
+    pub state: TunnelState,
     /// What it waits for while connecting.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<WaitingFor>,
     /// Since when it is in this state.
     pub since: Time,
     /// Where the peer is, once known.
@@ -455,31 +381,9 @@ pub struct Rekeys {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RekeyCheck {
     /// Of the Child SA.
-    pub child: Verdict,
+    pub child: RekeyVerdict,
     /// Of the IKE SA.
-    pub ike: Verdict,
-}
-
-/// Whether the peer rekeys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Not tried yet.
-    Pending,
-    /// It does.
-    Accepted,
-    /// It does not.
-    Refused,
-}
-
-impl Verdict {
-    /// The word status reports use.
-    pub fn word(self) -> &'static str {
-        match self {
-            Verdict::Pending => "pending",
-            Verdict::Accepted => "accepted",
-            Verdict::Refused => "refused",
-        }
-    }
+    pub ike: RekeyVerdict,
 }
 
 /// An IKE SA as status reports show it.
@@ -498,7 +402,7 @@ pub struct IkeView {
     /// When it must be gone.
     pub hard_expiry: Time,
     /// Where a NAT was seen.
-    pub nat: NatView,
+    pub nat: NatLocation,
     /// Whether its keys withstand a quantum computer: ML-KEM or a PPK went into them.
     pub post_quantum: bool,
 }

@@ -70,8 +70,8 @@ mod window;
 pub use complete::complete;
 pub use endpoint::Endpoint;
 pub use event::{
-    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, NatView, Rekey,
-    RekeyCheck, Rekeys, Role, Sends, State, Transmit, Verdict, View, Waiting,
+    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, Rekey, RekeyCheck,
+    Rekeys, Sends, Transmit, View,
 };
 pub use failure::Failure;
 pub use fragments::{Assembly, Fragment, Joined, MessageKey, Part};
@@ -88,6 +88,8 @@ pub use settings::{
     Psk, RekeyTest, Settings, Start, TunnelId,
 };
 pub use window::Mark;
+
+pub use crate::net::{NatLocation, RekeyVerdict, Role, TunnelState, WaitingFor};
 
 use std::time::Duration;
 

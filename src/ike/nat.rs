@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::error::Incompatible;
-use super::event::NatView;
+use super::event::NatLocation;
 use super::settings::Encapsulation;
 use crate::crypto::{Generator, sha1};
 use crate::net::EspTransport;
@@ -115,13 +115,13 @@ pub fn detect<'a>(
 
 impl Detected {
     /// What status reports say. With forced encapsulation the peer's hash proves nothing (it may force it too), but a NAT in front of us is real.
-    pub fn view(self, encapsulation: Encapsulation) -> NatView {
+    pub fn view(self, encapsulation: Encapsulation) -> NatLocation {
         match (encapsulation, self.us, self.peer) {
-            (Encapsulation::Udp, false, _) => NatView::Forced,
-            (Encapsulation::Udp, true, _) | (_, true, false) => NatView::Us,
-            (_, true, true) => NatView::Both,
-            (_, false, true) => NatView::Peer,
-            (_, false, false) => NatView::None,
+            (Encapsulation::Udp, false, _) => NatLocation::Forced,
+            (Encapsulation::Udp, true, _) | (_, true, false) => NatLocation::Us,
+            (_, true, true) => NatLocation::Both,
+            (_, false, true) => NatLocation::Peer,
+            (_, false, false) => NatLocation::None,
         }
     }
 }
@@ -154,7 +154,7 @@ mod tests {
         let sent = notes(&notifies(I, R, a, b, Encapsulation::Auto, &mut rng));
         let seen = detect(sent.iter(), I, R, b, a).unwrap();
         assert_eq!((seen.us, seen.peer), (false, false));
-        assert_eq!(seen.view(Encapsulation::Auto), NatView::None);
+        assert_eq!(seen.view(Encapsulation::Auto), NatLocation::None);
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
             &mut rng,
         ));
         let at_server = detect(sent.iter(), I, R, server, public).unwrap();
-        assert_eq!(at_server.view(Encapsulation::Auto), NatView::Peer);
+        assert_eq!(at_server.view(Encapsulation::Auto), NatLocation::Peer);
 
         let answer = notes(&notifies(
             I,
@@ -186,8 +186,8 @@ mod tests {
             &mut rng,
         ));
         let behind = detect(answer.iter(), I, R, private, server).unwrap();
-        assert_eq!(behind.view(Encapsulation::Auto), NatView::Us);
-        assert_eq!(behind.view(Encapsulation::Udp), NatView::Us);
+        assert_eq!(behind.view(Encapsulation::Auto), NatLocation::Us);
+        assert_eq!(behind.view(Encapsulation::Udp), NatLocation::Us);
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         let sent = notes(&notifies(I, R, a, b, Encapsulation::Udp, &mut rng));
         let seen = detect(sent.iter(), I, R, b, a).unwrap();
         assert_eq!((seen.us, seen.peer), (false, true));
-        assert_eq!(seen.view(Encapsulation::Udp), NatView::Forced);
+        assert_eq!(seen.view(Encapsulation::Udp), NatLocation::Forced);
     }
 
     #[test]

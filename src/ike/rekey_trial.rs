@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
-use super::event::{Rekey, RekeyCheck, Verdict};
+use super::event::{Rekey, RekeyCheck};
 use super::settings::RekeyTest;
-use crate::net::Time;
+use crate::net::{RekeyVerdict, Time};
 
 /// A trial of the peer's rekeying.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,8 @@ impl RekeyTrial {
     pub fn new(test: RekeyTest) -> RekeyTrial {
         let known = match test {
             RekeyTest::Once => Some(RekeyCheck {
-                child: Verdict::Pending,
-                ike: Verdict::Pending,
+                child: RekeyVerdict::Pending,
+                ike: RekeyVerdict::Pending,
             }),
             RekeyTest::Never => None,
         };
@@ -93,12 +93,13 @@ impl RekeyTrial {
             Rekey::Child => &mut known.child,
             Rekey::Ike => &mut known.ike,
         };
-        let is_news = *verdict == Verdict::Pending || (*verdict == Verdict::Refused && accepted);
+        let is_news =
+            *verdict == RekeyVerdict::Pending || (*verdict == RekeyVerdict::Refused && accepted);
         if is_news {
             *verdict = if accepted {
-                Verdict::Accepted
+                RekeyVerdict::Accepted
             } else {
-                Verdict::Refused
+                RekeyVerdict::Refused
             };
         }
         is_news
@@ -107,9 +108,12 @@ impl RekeyTrial {
     fn next(&self) -> Option<Rekey> {
         let known = self.known?;
         match (known.child, known.ike) {
-            (Verdict::Pending, _) => Some(Rekey::Child),
-            (_, Verdict::Pending) => Some(Rekey::Ike),
-            (Verdict::Accepted | Verdict::Refused, Verdict::Accepted | Verdict::Refused) => None,
+            (RekeyVerdict::Pending, _) => Some(Rekey::Child),
+            (_, RekeyVerdict::Pending) => Some(Rekey::Ike),
+            (
+                RekeyVerdict::Accepted | RekeyVerdict::Refused,
+                RekeyVerdict::Accepted | RekeyVerdict::Refused,
+            ) => None,
         }
     }
 }
@@ -135,7 +139,7 @@ mod tests {
         let known = trial.known().unwrap();
         assert_eq!(
             (known.child, known.ike),
-            (Verdict::Refused, Verdict::Accepted)
+            (RekeyVerdict::Refused, RekeyVerdict::Accepted)
         );
     }
 

@@ -10,14 +10,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Rekeys, State, Waiting};
+use super::event::Rekeys;
 use super::exchange::init::IKE_PORT;
 use super::failure::Failure;
 use super::limits::Bucket;
 use super::rekey_trial::RekeyTrial;
 use super::retransmit::back_off;
 use super::settings::{Encapsulation, Peer, Settings, Start};
-use crate::net::Time;
+use crate::net::{Time, TunnelState, WaitingFor};
 
 /// One tunnel.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Tunnel {
     /// The last thing that went wrong.
     pub last_failure: Option<Failure>,
     /// The state and since when, for status reports.
-    pub state: (State, Time),
+    pub state: (TunnelState, Time),
 }
 
 /// What people want of a tunnel.
@@ -108,7 +108,7 @@ impl Tunnel {
             failures: 0,
             not_before: now,
             last_failure: None,
-            state: (State::Connecting, now),
+            state: (TunnelState::Connecting, now),
         }
     }
 
@@ -171,27 +171,27 @@ impl Tunnel {
     }
 
     /// How it is doing, given whether a Child SA is up.
-    pub fn current_state(&self, up: bool) -> State {
+    pub fn current_state(&self, up: bool) -> TunnelState {
         match (up, self.wish, self.plan) {
-            (true, _, _) => State::Up,
-            (false, Wish::Down, _) => State::Down,
-            (false, Wish::Serve, Plan::GivenUp) => State::Failed,
+            (true, _, _) => TunnelState::Up,
+            (false, Wish::Down, _) => TunnelState::Down,
+            (false, Wish::Serve, Plan::GivenUp) => TunnelState::Failed,
             (
                 false,
                 Wish::Serve,
                 Plan::Rest | Plan::Resolving { .. } | Plan::Attempt | Plan::Retry { .. },
-            ) => State::Connecting,
+            ) => TunnelState::Connecting,
         }
     }
 
     /// What it waits for while connecting.
-    pub fn waiting(&self) -> Waiting {
+    pub fn waiting(&self) -> WaitingFor {
         match (self.plan, self.settings.start) {
-            (Plan::Retry { at }, _) => Waiting::Retry { at },
-            (Plan::Rest, Start::Trap) => Waiting::Traffic,
-            (Plan::Rest | Plan::GivenUp, Start::Add) => Waiting::Peer,
+            (Plan::Retry { .. }, _) => WaitingFor::Retry,
+            (Plan::Rest, Start::Trap) => WaitingFor::Traffic,
+            (Plan::Rest | Plan::GivenUp, Start::Add) => WaitingFor::Peer,
             (Plan::Rest | Plan::GivenUp | Plan::Resolving { .. } | Plan::Attempt, _) => {
-                Waiting::Answer
+                WaitingFor::Answer
             }
         }
     }

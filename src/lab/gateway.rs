@@ -9,9 +9,9 @@ use super::addressing::Addressing;
 use super::options::{LabOptions, Side, WeakAlgorithms, proposals};
 use super::process::ChildProcess;
 use super::scratch::write_private;
-use crate::control::client::{self, ClientError, Verb};
+use crate::control::client::{self, ClientError, HttpMethod};
 use crate::os::netns::Namespace;
-use crate::status::{Snapshot, State};
+use crate::status::{Snapshot, TunnelState};
 
 /// A running `groundlink run`.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ impl GatewayProcess {
 
     /// What it says about itself; an error until its control socket is there.
     pub fn status(&self) -> Result<Snapshot, ClientError> {
-        let json = client::ask(&self.socket, Verb::Get, "/v1/status")?;
-        serde_json::from_value(json).map_err(|error| ClientError::Garbled {
+        let json = client::request(&self.socket, HttpMethod::Get, "/v1/status")?;
+        serde_json::from_value(json).map_err(|error| ClientError::InvalidReply {
             socket: self.socket.clone(),
             what: error.to_string(),
         })
@@ -89,9 +89,9 @@ impl GatewayProcess {
 
     /// Asks something of one of its tunnels: `up`, `down`, `reset`.
     pub fn ask(&self, tunnel: &str, what: &str) -> Result<(), ClientError> {
-        client::ask(
+        client::request(
             &self.socket,
-            Verb::Post,
+            HttpMethod::Post,
             &format!("/v1/tunnels/{tunnel}/{what}"),
         )
         .map(drop)
@@ -103,7 +103,7 @@ impl GatewayProcess {
             snapshot
                 .tunnels
                 .iter()
-                .all(|tunnel| tunnel.state == State::Up)
+                .all(|tunnel| tunnel.state == TunnelState::Up)
         })
     }
 

@@ -9,7 +9,7 @@ use super::report::{Diagram, LabReport, PingStats, Problem, TcpRates, WireCounte
 use super::setup::{Lab, POLL, RemoteGateway};
 use super::{LabError, doing, ping, traffic};
 use crate::net::EspTransport;
-use crate::status::{LastError, Rekeys, Snapshot, State, Tunnel};
+use crate::status::{LastError, RekeyCounters, Snapshot, TunnelState, TunnelStatus};
 
 /// How long a tunnel may take, and how long we wait on once a side has said what is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -139,7 +139,7 @@ impl Lab {
                 snapshot
                     .tunnels
                     .iter()
-                    .any(|tunnel| tunnel.state != State::Up && tunnel.last_error.is_some())
+                    .any(|tunnel| tunnel.state != TunnelState::Up && tunnel.last_error.is_some())
             })
         };
         with_error(&self.a)
@@ -173,7 +173,7 @@ impl Lab {
             connect_ms: None,
             ping: PingStats::default(),
             tcp: TcpRates::default(),
-            rekeys: Rekeys::default(),
+            rekeys: RekeyCounters::default(),
             tunnels: Vec::new(),
             wire: WireCounters::default(),
             problems: Vec::new(),
@@ -221,7 +221,7 @@ impl Lab {
         } else if report
             .tunnels
             .iter()
-            .any(|tunnel| tunnel.state != State::Up)
+            .any(|tunnel| tunnel.state != TunnelState::Up)
             || report.tunnels.is_empty()
         {
             report.problems.push(Problem::new("a tunnel went down"));
@@ -337,18 +337,18 @@ fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> Problem {
     }
 }
 
-fn failure(tunnel: &Tunnel) -> Option<LastError> {
+fn failure(tunnel: &TunnelStatus) -> Option<LastError> {
     tunnel
         .last_error
         .clone()
-        .filter(|_| tunnel.state != State::Up)
+        .filter(|_| tunnel.state != TunnelState::Up)
 }
 
-fn total_rekeys(snapshot: &Snapshot) -> Rekeys {
+fn total_rekeys(snapshot: &Snapshot) -> RekeyCounters {
     snapshot
         .tunnels
         .iter()
-        .fold(Rekeys::default(), |sum, tunnel| Rekeys {
+        .fold(RekeyCounters::default(), |sum, tunnel| RekeyCounters {
             ike: sum.ike + tunnel.rekeys.ike,
             child: sum.child + tunnel.rekeys.child,
             packets_lost: sum.packets_lost + tunnel.rekeys.packets_lost,

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::status::{Counters, Rekeys, Tunnel};
+use crate::status::{RekeyCounters, TrafficCounters, TunnelStatus};
 
 /// The outcome. Its serialised form is `lab --json`, and its keys are stable.
 #[derive(Debug, Serialize)]
@@ -24,9 +24,9 @@ pub struct LabReport {
     /// One TCP direction after the other.
     pub tcp: TcpRates,
     /// Completed rekeys of all tunnels together.
-    pub rekeys: Rekeys,
+    pub rekeys: RekeyCounters,
     /// Our tunnels, as in `status --json`.
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<TunnelStatus>,
     /// What the WAN router saw pass, until TCP began; where ESP is to go in UDP, protocol 50 is watched to the end.
     pub wire: WireCounters,
     /// Why it is not ok; empty when it is.
@@ -181,7 +181,7 @@ impl LabReport {
         let speed = |mbit: f64| format!("{} for {} s", rate(mbit), self.drawing.seconds);
         line(f, "TCP A to B", &speed(self.tcp.a_to_b_mbit))?;
         line(f, "TCP B to A", &speed(self.tcp.b_to_a_mbit))?;
-        let total = |pick: fn(&Tunnel) -> Counters| {
+        let total = |pick: fn(&TunnelStatus) -> TrafficCounters| {
             let (packets, bytes) = self
                 .tunnels
                 .iter()
@@ -193,7 +193,7 @@ impl LabReport {
         };
         line(f, "sent", &total(|tunnel| tunnel.tx))?;
         line(f, "received", &total(|tunnel| tunnel.rx))?;
-        let Rekeys {
+        let RekeyCounters {
             child,
             ike,
             packets_lost,
@@ -347,7 +347,7 @@ mod tests {
                 a_to_b_mbit: 812.0,
                 b_to_a_mbit: 1212.3,
             },
-            rekeys: Rekeys::default(),
+            rekeys: RekeyCounters::default(),
             tunnels: Vec::new(),
             wire: WireCounters::default(),
             problems: Vec::new(),

@@ -7,10 +7,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What stands between the outer IP header and ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EspTransport {
     /// A UDP header (RFC 3948).
+    #[default]
     Udp,
     /// Nothing: IP protocol 50.
     Esp,

@@ -21,6 +21,7 @@ mod esp_transport;
 mod extensions;
 pub mod fragment;
 pub mod icmp;
+mod log_limit;
 pub mod mss;
 mod packet;
 mod policy;
@@ -31,9 +32,11 @@ mod selector;
 mod time;
 pub mod traffic_class;
 mod tunnel_id;
+mod words;
 
 pub use drop_reason::DropReason;
 pub use esp_transport::EspTransport;
+pub use log_limit::LogLimit;
 pub use packet::{FragmentKind, Packet};
 pub use policy::{MOST_SELECTORS, Policy, narrow};
 pub use ports::PortRange;
@@ -42,3 +45,7 @@ pub use selector::{Selector, SelectorError};
 pub use time::Time;
 pub use traffic_class::Dscp;
 pub use tunnel_id::TunnelId;
+pub use words::{
+    GsoSupport, NatLocation, ReceiveOffload, RekeyVerdict, Role, SendOffload, TunnelState,
+    WaitingFor,
+};

@@ -40,7 +40,7 @@ mod vnet;
 pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
-pub use offload::{GsoSupport, Offloading, Receiving, Sending, SocketOffload};
+pub use offload::{Offloading, SocketOffload};
 pub use unsent::Unsent;
 pub use vnet::VnetHeader;
 
@@ -49,6 +49,8 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::net::segment::GsoKind;
+
+pub use crate::net::{GsoSupport, ReceiveOffload, SendOffload};
 
 /// The largest packet IP can carry, and so the largest a device hands over or a super-packet can be.
 pub const MAX_PACKET: usize = 65_535;

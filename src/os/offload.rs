@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::net::segment::GsoKind;
+use crate::net::{GsoSupport, ReceiveOffload, SendOffload};
 
 /// How much of it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +26,22 @@ pub enum Offloading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOffload {
     /// On the way out.
-    pub send: Sending,
+    pub send: SendOffload,
     /// On the way in.
-    pub receive: Receiving,
+    pub receive: ReceiveOffload,
 }
 
 impl SocketOffload {
     /// Everything there is.
     pub const FULL: SocketOffload = SocketOffload {
-        send: Sending::Segments,
-        receive: Receiving::Joined,
+        send: SendOffload::Segments,
+        receive: ReceiveOffload::Joined,
     };
 
     /// Nothing.
     pub const NONE: SocketOffload = SocketOffload {
-        send: Sending::Single,
-        receive: Receiving::Single,
+        send: SendOffload::Single,
+        receive: ReceiveOffload::Single,
     };
 
     /// What both have.
@@ -50,50 +51,6 @@ impl SocketOffload {
             send: self.send.min(other.send),
             receive: self.receive.min(other.receive),
         }
-    }
-}
-
-/// How datagrams are handed to the kernel; the lesser first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sending {
-    /// One by one, many in one system call.
-    Single,
-    /// Equal ones as one piece if they are short; longer ones, as a way out has refused them, one by one.
-    Short,
-    /// Equal ones as one piece that the kernel or the network card cuts (`UDP_SEGMENT`).
-    Segments,
-}
-
-/// How datagrams are taken from the kernel; the lesser first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Receiving {
-    /// One by one, many in one system call.
-    Single,
-    /// Equal ones of one sender as one piece (`UDP_GRO`).
-    Joined,
-}
-
-/// Super-packets that may be written to a device; the lesser first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum GsoSupport {
-    /// None: every packet is written alone.
-    None,
-    /// TCP segments in a row.
-    Tcp,
-    /// Those, and datagrams in a row (Linux 6.2).
-    TcpAndUdp,
-}
-
-impl GsoSupport {
-    /// What is left once a train of this kind was refused: a device that refuses datagrams in a row may still take TCP, and one that
-    /// refuses TCP takes nothing newer. How often it is refused makes no difference.
-    #[must_use]
-    pub fn without(self, kind: GsoKind) -> GsoSupport {
-        self.min(match kind {
-            GsoKind::Udp => GsoSupport::Tcp,
-            GsoKind::TcpV4 | GsoKind::TcpV6 => GsoSupport::None,
-        })
     }
 }
 
@@ -144,11 +101,11 @@ mod tests {
     #[test]
     fn two_sockets_together_have_what_both_have() {
         let sends = SocketOffload {
-            receive: Receiving::Single,
+            receive: ReceiveOffload::Single,
             ..SocketOffload::FULL
         };
         let receives = SocketOffload {
-            send: Sending::Single,
+            send: SendOffload::Single,
             ..SocketOffload::FULL
         };
         assert_eq!(sends.and(SocketOffload::FULL), sends);

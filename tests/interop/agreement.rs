@@ -3,7 +3,7 @@
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides};
-use groundlink::status::{State, Tunnel};
+use groundlink::status::{TunnelState, TunnelStatus};
 
 use super::lab::{logs, tunnel_that, up};
 
@@ -12,7 +12,7 @@ fn agreed(
     role: InitiatorChoice,
     ours: &dyn Fn(String) -> String,
     theirs: &dyn Fn(&mut CharonConfig),
-) -> (Lab, Tunnel) {
+) -> (Lab, TunnelStatus) {
     let options = LabOptions {
         peer: RemoteKind::Strongswan,
         role,
@@ -23,13 +23,13 @@ fn agreed(
         connection: Some(theirs),
     };
     let mut lab = up(&options, &changes);
-    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let ping = lab.ping(3).unwrap();
     assert_eq!(ping.received, 3, "{}", logs(&mut lab));
     (lab, tunnel)
 }
 
-fn selectors(tunnel: &Tunnel) -> (Vec<String>, Vec<String>) {
+fn selectors(tunnel: &TunnelStatus) -> (Vec<String>, Vec<String>) {
     let child = tunnel.child.clone().expect("it is up");
     (child.local, child.remote)
 }
@@ -75,7 +75,7 @@ fn several_ranges_of_each_side_are_one_child_sa() {
             connection: None,
         },
     );
-    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     assert_eq!(selectors(&tunnel), (ours.clone(), theirs));
     assert_eq!(lab.ping(3).unwrap().received, 3, "{}", logs(&mut lab));
 

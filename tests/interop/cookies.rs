@@ -12,7 +12,7 @@ use groundlink::lab::charon::{CharonConfig, CharonStart};
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::os::netns::Namespace;
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 use groundlink::wire::{
     ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Payload, Proposal, ProtocolId, Sa,
     Transform, TransformType,
@@ -142,7 +142,9 @@ fn charon_asks_us_for_a_cookie() {
         charon_log(lab).contains("generating IKE_SA_INIT response 0 [ SA")
     });
     lab.a().ask("lab-1", "up").unwrap();
-    tunnel_that(&mut lab, "came up", |tunnel| tunnel.state == State::Up);
+    tunnel_that(&mut lab, "came up", |tunnel| {
+        tunnel.state == TunnelState::Up
+    });
     let log = charon_log(&mut lab);
     assert!(
         log.contains("IKE_SA_INIT response 0 [ N(COOKIE) ]"),
@@ -169,7 +171,9 @@ fn we_ask_charon_for_a_cookie_while_somebody_writes_its_address() {
             .swanctl(&["--initiate", "--child", "lab", "--timeout", "10"])
             .unwrap();
     }
-    tunnel_that(&mut lab, "came up", |tunnel| tunnel.state == State::Up);
+    tunnel_that(&mut lab, "came up", |tunnel| {
+        tunnel.state == TunnelState::Up
+    });
     let log = charon_log(&mut lab);
     assert!(
         log.contains("IKE_SA_INIT response 0 [ N(COOKIE) ]"),

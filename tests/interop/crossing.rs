@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 
 use super::lab::{carries, logs, up};
 
 /// The IKE SA's SPIs as our side sees it.
-fn ike_sa(lab: &mut Lab) -> Option<(State, String, String)> {
+fn ike_sa(lab: &mut Lab) -> Option<(TunnelState, String, String)> {
     let tunnel = lab.a().status().unwrap().tunnels.remove(0);
     tunnel.ike.map(|ike| (tunnel.state, ike.spi_i, ike.spi_r))
 }

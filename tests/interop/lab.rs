@@ -8,7 +8,7 @@ use groundlink::lab::gateway::GatewayProcess;
 use groundlink::lab::interrupt::Interrupt;
 use groundlink::lab::options::LabOptions;
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{State, Tunnel};
+use groundlink::status::{TunnelState, TunnelStatus};
 use serde_json::Value;
 
 /// The program under test.
@@ -107,7 +107,11 @@ pub fn up(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Our first tunnel, as soon as `wanted` is true of it.
-pub fn tunnel_that(lab: &mut Lab, what: &str, wanted: impl Fn(&Tunnel) -> bool) -> Tunnel {
+pub fn tunnel_that(
+    lab: &mut Lab,
+    what: &str,
+    wanted: impl Fn(&TunnelStatus) -> bool,
+) -> TunnelStatus {
     tunnel_within(lab, PATIENCE, what, wanted)
 }
 
@@ -116,8 +120,8 @@ pub fn tunnel_within(
     lab: &mut Lab,
     patience: Duration,
     what: &str,
-    wanted: impl Fn(&Tunnel) -> bool,
-) -> Tunnel {
+    wanted: impl Fn(&TunnelStatus) -> bool,
+) -> TunnelStatus {
     let begin = Instant::now();
     loop {
         let tunnel = first_tunnel(lab.a());
@@ -161,14 +165,14 @@ pub fn settled_within(lab: &mut Lab, patience: Duration) {
     }
 }
 
-fn first_tunnel(gateway: &GatewayProcess) -> Option<Tunnel> {
+fn first_tunnel(gateway: &GatewayProcess) -> Option<TunnelStatus> {
     gateway.status().ok()?.tunnels.into_iter().next()
 }
 
 /// The code and the words of our first tunnel's failure, as soon as there is one. The tunnel is not up and keeps trying.
 pub fn failure(lab: &mut Lab) -> (String, String) {
     let tunnel = tunnel_that(lab, "failed", |tunnel| tunnel.last_error.is_some());
-    assert_eq!(tunnel.state, State::Connecting, "{tunnel:#?}");
+    assert_eq!(tunnel.state, TunnelState::Connecting, "{tunnel:#?}");
     let error = tunnel.last_error.unwrap();
     assert!(
         !error.advice.is_empty(),

@@ -2,7 +2,7 @@
 
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Overrides, RemoteGateway};
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 use nix::sys::signal::Signal;
 
 use super::lab::{logs, tunnel_that, up};
@@ -31,7 +31,7 @@ fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
     };
     charon.process().signal(Signal::SIGSTOP);
     let tunnel = tunnel_that(&mut lab, "noticed", |tunnel| {
-        tunnel.state == State::Connecting
+        tunnel.state == TunnelState::Connecting
     });
     let error = tunnel.last_error.expect("it says why");
     assert_eq!(error.code, "peer-dead");
@@ -40,7 +40,9 @@ fn a_peer_that_is_killed_is_noticed_and_its_return_too() {
         unreachable!()
     };
     charon.process().signal(Signal::SIGCONT);
-    tunnel_that(&mut lab, "came back", |tunnel| tunnel.state == State::Up);
+    tunnel_that(&mut lab, "came back", |tunnel| {
+        tunnel.state == TunnelState::Up
+    });
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 }
 
@@ -110,9 +112,10 @@ fn a_peer_that_says_goodbye_is_believed_and_asked_again() {
     let output = charon.swanctl(&["--terminate", "--ike", "lab"]).unwrap();
     assert!(output.status.success(), "{output:?}");
     let again = tunnel_that(&mut lab, "came up again", |tunnel| {
-        tunnel.state == State::Up && tunnel.ike.as_ref().is_some_and(|ike| ike.spi_i != before)
+        tunnel.state == TunnelState::Up
+            && tunnel.ike.as_ref().is_some_and(|ike| ike.spi_i != before)
     });
-    assert_eq!(again.state, State::Up);
+    assert_eq!(again.state, TunnelState::Up);
     assert_eq!(lab.ping(5).unwrap().received, 5);
 }
 
@@ -137,7 +140,7 @@ fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
     );
     lab.restart_a(super::lab::program()).unwrap();
     tunnel_that(&mut lab, "came up again", |tunnel| {
-        tunnel.state == State::Up
+        tunnel.state == TunnelState::Up
     });
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
     // One route for the network behind B, and the last resort behind it.
@@ -161,16 +164,22 @@ fn down_holds_and_up_brings_it_back() {
     };
     let mut lab = up(&options, &Overrides::default());
     lab.a().ask("lab-1", "down").unwrap();
-    tunnel_that(&mut lab, "went down", |tunnel| tunnel.state == State::Down);
+    tunnel_that(&mut lab, "went down", |tunnel| {
+        tunnel.state == TunnelState::Down
+    });
     assert_eq!(lab.ping(2).unwrap().received, 0);
     // The peer tries again and again and is refused: asked for means asked for.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    tunnel_that(&mut lab, "stays down", |tunnel| tunnel.state == State::Down);
+    tunnel_that(&mut lab, "stays down", |tunnel| {
+        tunnel.state == TunnelState::Down
+    });
     lab.a().ask("lab-1", "up").unwrap();
-    tunnel_that(&mut lab, "came up", |tunnel| tunnel.state == State::Up);
+    tunnel_that(&mut lab, "came up", |tunnel| {
+        tunnel.state == TunnelState::Up
+    });
     lab.a().ask("lab-1", "reset").unwrap();
     tunnel_that(&mut lab, "came up again", |tunnel| {
-        tunnel.state == State::Up
+        tunnel.state == TunnelState::Up
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Overrides, RemoteGateway};
-use groundlink::status::{State, Tunnel};
+use groundlink::status::{TunnelState, TunnelStatus};
 
 use super::lab::{build, filter, logs, settled_within, tunnel_within};
 use super::stream::Stream;
@@ -55,7 +55,7 @@ fn survives(percent: u8, peer: RemoteKind) {
     });
     lab.a().ask("lab-1", "up").unwrap();
     let first = tunnel_within(&mut lab, PATIENCE, "is up", |tunnel| {
-        tunnel.state == State::Up
+        tunnel.state == TunnelState::Up
     });
     let stream = Stream::begin(&lab, 200);
     stream.await_flow(&mut lab);
@@ -71,7 +71,7 @@ fn survives(percent: u8, peer: RemoteKind) {
                     charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
                 }
             }
-            let of_kind = |tunnel: &Tunnel| match theirs {
+            let of_kind = |tunnel: &TunnelStatus| match theirs {
                 "--child" => tunnel.rekeys.child,
                 _ => tunnel.rekeys.ike,
             };
@@ -85,7 +85,7 @@ fn survives(percent: u8, peer: RemoteKind) {
     }
     stream.end_unharmed(&mut lab);
     let last = tunnel_within(&mut lab, PATIENCE, "is up", |tunnel| {
-        tunnel.state == State::Up
+        tunnel.state == TunnelState::Up
     });
     assert_eq!(last.since_s, first.since_s, "{}", logs(&mut lab));
     println!("{percent} % lost, {peer:?}: {:?}", last.rekeys);

@@ -20,7 +20,7 @@ use groundlink::lab::gateway::{GatewayFiles, GatewayProcess};
 use groundlink::lab::options::{LabOptions, Side};
 use groundlink::lab::scratch::ScratchDir;
 use groundlink::lab::topology::Topology;
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 
 use super::lab::program;
 
@@ -149,7 +149,9 @@ impl Pair {
             let up = self.gateways.each_ref().map(|gateway| {
                 gateway.status().map_or(0, |snapshot| {
                     let tunnels = snapshot.tunnels.iter();
-                    tunnels.filter(|tunnel| tunnel.state == State::Up).count()
+                    tunnels
+                        .filter(|tunnel| tunnel.state == TunnelState::Up)
+                        .count()
                 })
             });
             if up == [usize::from(self.tunnels); 2] {

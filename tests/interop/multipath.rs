@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{LabOptions, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 
 use super::lab::{carries, logs, text, up};
 
@@ -206,7 +206,7 @@ fn without_any_tunnel_nothing_leaks_out_elsewhere() {
             .unwrap()
             .tunnels
             .iter()
-            .all(|tunnel| tunnel.state != State::Up)
+            .all(|tunnel| tunnel.state != TunnelState::Up)
     );
     assert_eq!(lab.ping(5).unwrap().received, 0);
     assert_eq!(lab.wire().clear, 0, "the default route would have led out");

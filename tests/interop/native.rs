@@ -17,7 +17,8 @@ use groundlink::lab::options::{
     AddressFamily, InitiatorChoice, LabOptions, NatPlacement, RemoteKind, Side,
 };
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{self, State, Tunnel};
+use groundlink::net::EspTransport;
+use groundlink::status::{TunnelState, TunnelStatus};
 use nix::sys::signal::Signal;
 
 use super::lab::{
@@ -38,9 +39,9 @@ fn options(encapsulation: Encapsulation) -> LabOptions {
 }
 
 /// Whether this tunnel is up and says that it is carried so.
-fn is_carried(tunnel: &Tunnel, by: status::Encapsulation) -> bool {
+fn is_carried(tunnel: &TunnelStatus, by: EspTransport) -> bool {
     let child = tunnel.child.as_ref();
-    tunnel.state == State::Up && child.is_some_and(|child| child.encapsulation == by)
+    tunnel.state == TunnelState::Up && child.is_some_and(|child| child.encapsulation == by)
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn auto_goes_into_udp_behind_a_nat_and_with_strongswans_userspace_esp() {
         let mut lab = up(&options, &Overrides::default());
         let case = format!("{peer:?}, {nat:?}, {role:?}");
         let tunnel = tunnel_that(&mut lab, "is carried in UDP", |tunnel| {
-            is_carried(tunnel, status::Encapsulation::Udp)
+            is_carried(tunnel, EspTransport::Udp)
         });
         let told = serde_json::to_value(&tunnel).unwrap();
         assert_eq!(told["ike"]["nat"], seen, "{case}");
@@ -190,7 +191,7 @@ fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is
 
 /// Has either gateway ask for fresh keys of either kind, and waits until there are some.
 fn rekeyed(lab: &mut Lab, beginner: Side, what: &str) {
-    let before = tunnel_that(lab, "is up", |tunnel| tunnel.state == State::Up).rekeys;
+    let before = tunnel_that(lab, "is up", |tunnel| tunnel.state == TunnelState::Up).rekeys;
     match (beginner, lab.b()) {
         (Side::A, _) => lab.a().ask("lab-1", what).unwrap(),
         (Side::B, RemoteGateway::Groundlink(b)) => b.ask("lab-1", what).unwrap(),
@@ -211,7 +212,7 @@ fn fresh_keys_of_both_kinds_under_a_stream_lose_nothing_and_stay_with_protocol_5
             ..options(Encapsulation::Auto)
         };
         let mut lab = up(&options, &Overrides::default());
-        let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+        let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
         let stream = Stream::begin(&lab, RATE);
         for _ in 0..3 {
             for what in ["rekey", "rekey?ike=true"] {
@@ -223,7 +224,7 @@ fn fresh_keys_of_both_kinds_under_a_stream_lose_nothing_and_stay_with_protocol_5
         }
         let carried = stream.end_unharmed(&mut lab);
         let after = tunnel_that(&mut lab, "is carried bare", |tunnel| {
-            is_carried(tunnel, status::Encapsulation::Esp)
+            is_carried(tunnel, EspTransport::Esp)
         });
         assert_eq!((after.rekeys.child, after.rekeys.ike), (6, 6));
         assert_eq!(after.rekeys.packets_lost, 0, "{after:#?}");
@@ -276,11 +277,15 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
         unreachable!()
     };
     let still = b.status().unwrap().tunnels.remove(0);
-    assert_eq!(still.state, State::Up, "ICMP ends nothing: {still:#?}");
+    assert_eq!(
+        still.state,
+        TunnelState::Up,
+        "ICMP ends nothing: {still:#?}"
+    );
     assert_eq!(still.ike.unwrap().spi_i, before.spi_i);
     lab.restart_a(program()).unwrap();
     tunnel_that(&mut lab, "came up again", |tunnel| {
-        is_carried(tunnel, status::Encapsulation::Esp)
+        is_carried(tunnel, EspTransport::Esp)
     });
     stream.await_flow(&mut lab);
     let [_, _] = stream.end();
@@ -308,12 +313,12 @@ fn without_cap_net_raw_auto_uses_udp_and_says_so_once_and_with_it_again_protocol
     let (_folder, deprived) = without_raw_sockets();
     let mut lab = up(&options(Encapsulation::Auto), &Overrides::default());
     tunnel_that(&mut lab, "is carried bare", |tunnel| {
-        is_carried(tunnel, status::Encapsulation::Esp)
+        is_carried(tunnel, EspTransport::Esp)
     });
     killed(&mut lab);
     lab.restart_a(&deprived).unwrap();
     tunnel_that(&mut lab, "is carried in UDP", |tunnel| {
-        is_carried(tunnel, status::Encapsulation::Udp)
+        is_carried(tunnel, EspTransport::Udp)
     });
     let bare = lab.wire().esp_native;
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
@@ -339,7 +344,7 @@ fn without_cap_net_raw_auto_uses_udp_and_says_so_once_and_with_it_again_protocol
     killed(&mut lab);
     lab.restart_a(program()).unwrap();
     tunnel_that(&mut lab, "is carried bare again", |tunnel| {
-        is_carried(tunnel, status::Encapsulation::Esp)
+        is_carried(tunnel, EspTransport::Esp)
     });
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 
@@ -354,7 +359,7 @@ fn build_from(program: &std::path::Path) -> Lab {
     let mut lab = Lab::build(&options, program, &Interrupt::default()).unwrap();
     assert!(lab.await_up().unwrap().is_some(), "{}", logs(&mut lab));
     tunnel_that(&mut lab, "is carried in UDP", |tunnel| {
-        is_carried(tunnel, status::Encapsulation::Udp)
+        is_carried(tunnel, EspTransport::Udp)
     });
     lab
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use groundlink::lab::charon::{CharonConfig, CharonPpk, PpkPolicy};
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{Rekeys, State};
+use groundlink::status::{RekeyCounters, TunnelState};
 
 use super::lab::{build, failure, logs, settled, text, tunnel_that, up};
 use super::stream::Stream;
@@ -52,7 +52,7 @@ fn charon(lab: &mut Lab) -> &mut groundlink::lab::charon::Charon {
 fn ml_kem(role: InitiatorChoice, ike: &str) {
     let mut lab = against_charon_6(role, ike, "aes256gcm16");
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
-    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let of_ike = tunnel.ike.unwrap();
     assert!(of_ike.post_quantum);
     assert_eq!(of_ike.suite, ike);
@@ -113,7 +113,7 @@ fn a_peer_that_does_not_know_ml_kem_gets_the_proposal_without_it() {
                 connection: None,
             },
         );
-        let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+        let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
         assert!(!tunnel.ike.unwrap().post_quantum);
         assert_eq!(lab.ping(5).unwrap().received, 5);
     }
@@ -125,9 +125,9 @@ fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
     let ike = "aes256gcm16-prfsha384-curve25519-ke1_mlkem768";
     let esp = "aes256gcm16-curve25519-ke1_mlkem768";
     let mut lab = against_charon_6(InitiatorChoice::Initiator, ike, esp);
-    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let stream = Stream::begin(&lab, 500);
-    let mut wanted = Rekeys::default();
+    let mut wanted = RekeyCounters::default();
     for round in 0..3 {
         for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
             for beginner in [Side::A, Side::B] {
@@ -154,7 +154,7 @@ fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
         }
     }
     stream.end_unharmed(&mut lab);
-    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     assert_eq!(after.since_s, before.since_s, "it was up all the time");
     assert_eq!(after.rekeys.packets_lost, 0, "{after:#?}");
     assert_eq!(after.last_error, None);
@@ -209,7 +209,7 @@ fn ppk(id: &str, key: &str, policy: PpkPolicy) -> Option<CharonPpk> {
 }
 
 fn comes_up(lab: &mut Lab, post_quantum: bool) {
-    let tunnel = tunnel_that(lab, "is up", |tunnel| tunnel.state == State::Up);
+    let tunnel = tunnel_that(lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     assert_eq!(tunnel.ike.unwrap().post_quantum, post_quantum);
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(lab));
 }

@@ -3,13 +3,13 @@
 use groundlink::lab::charon::{CharonConfig, ReauthOrder, RekeyTimes};
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{State, Tunnel};
+use groundlink::status::{TunnelState, TunnelStatus};
 use nix::sys::signal::Signal;
 
 use super::lab::{logs, settled, tunnel_that, up};
 use super::stream::{Carried, Stream};
 
-fn spi(tunnel: &Tunnel) -> Option<String> {
+fn spi(tunnel: &TunnelStatus) -> Option<String> {
     tunnel.ike.clone().map(|ike| ike.spi_i)
 }
 
@@ -37,9 +37,9 @@ fn authenticates_anew(order: ReauthOrder) -> (Lab, Stream) {
     let stream = Stream::begin(&lab, 200);
     stream.await_flow(&mut lab);
     for _ in 0..3 {
-        let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+        let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
         tunnel_that(&mut lab, "is another", |tunnel| {
-            tunnel.state == State::Up && spi(tunnel) != spi(&before)
+            tunnel.state == TunnelState::Up && spi(tunnel) != spi(&before)
         });
         stream.await_flow(&mut lab);
     }
@@ -87,18 +87,18 @@ fn a_peer_that_is_killed_and_comes_back_is_one_tunnel_again_though_both_start() 
         ..LabOptions::default()
     };
     let mut lab = up(&options, &changes);
-    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
     charon.process().signal(Signal::SIGKILL);
     let dead = tunnel_that(&mut lab, "noticed", |tunnel| {
-        tunnel.state == State::Connecting
+        tunnel.state == TunnelState::Connecting
     });
     assert_eq!(dead.last_error.unwrap().code, "peer-dead");
     lab.restart_b().unwrap();
     tunnel_that(&mut lab, "came back", |tunnel| {
-        tunnel.state == State::Up && spi(tunnel) != spi(&before)
+        tunnel.state == TunnelState::Up && spi(tunnel) != spi(&before)
     });
     settled(&mut lab);
     let stream = Stream::begin(&lab, 200);
@@ -116,7 +116,7 @@ fn a_peer_that_is_back_before_we_noticed_is_believed_at_once() {
         ..LabOptions::default()
     };
     let mut lab = up(&options, &Overrides::default());
-    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
@@ -126,7 +126,7 @@ fn a_peer_that_is_back_before_we_noticed_is_believed_at_once() {
     }
     lab.restart_b().unwrap();
     let after = tunnel_that(&mut lab, "is another", |tunnel| {
-        tunnel.state == State::Up && spi(tunnel) != spi(&before)
+        tunnel.state == TunnelState::Up && spi(tunnel) != spi(&before)
     });
     assert_eq!(after.last_error, None, "nobody was missed: INITIAL_CONTACT");
     settled(&mut lab);

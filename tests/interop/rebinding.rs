@@ -10,7 +10,7 @@
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, NatPlacement, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides};
-use groundlink::status::State;
+use groundlink::status::TunnelState;
 
 use super::lab::{filter, logs, tunnel_that, up};
 use super::stream::Stream;
@@ -65,7 +65,7 @@ fn moves(peer: RemoteKind, side: Side) {
         connection: Some(&|connection: &mut CharonConfig| connection.dpd_delay = 1),
     };
     let mut lab = up(&options, &changes);
-    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let stream = Stream::begin(&lab, 200);
     stream.await_flow(&mut lab);
     for port in [40_000, 41_000, 42_000] {
@@ -81,8 +81,8 @@ fn moves(peer: RemoteKind, side: Side) {
     lab.a().ask("lab-1", "rekey").unwrap();
     tunnel_that(&mut lab, "has rekeyed", |tunnel| tunnel.rekeys.child > 0);
     stream.await_flow(&mut lab);
-    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
-    let name = |tunnel: &groundlink::status::Tunnel| {
+    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
+    let name = |tunnel: &groundlink::status::TunnelStatus| {
         let ike = tunnel.ike.clone().unwrap();
         (ike.spi_i, ike.spi_r, tunnel.since_s)
     };

@@ -158,7 +158,7 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
     }
     right.unwrap().unwrap();
     tunnel_that(&mut lab, "came up", |tunnel| {
-        tunnel.state == groundlink::status::State::Up
+        tunnel.state == groundlink::status::TunnelState::Up
     });
     assert_eq!(lab.ping(5).unwrap().received, 5);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{Rekeys, State, Tunnel, Verdict};
+use groundlink::status::{RekeyCounters, RekeyVerdict, TunnelState, TunnelStatus};
 
 use super::lab::{logs, settled, text, tunnel_that, up};
 use super::stream::Stream;
@@ -13,7 +13,7 @@ use super::stream::Stream;
 /// Datagrams a second each way.
 const RATE: u32 = 500;
 
-fn rekeys(lab: &mut Lab) -> Rekeys {
+fn rekeys(lab: &mut Lab) -> RekeyCounters {
     lab.a().status().unwrap().tunnels[0].rekeys
 }
 
@@ -27,9 +27,9 @@ fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
         ..LabOptions::default()
     };
     let mut lab = up(&options, &Overrides::default());
-    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let before = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     let stream = Stream::begin(&lab, RATE);
-    let mut wanted = Rekeys::default();
+    let mut wanted = RekeyCounters::default();
     for round in 0..8 {
         for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
             for beginner in [Side::A, Side::B] {
@@ -57,7 +57,7 @@ fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
         }
     }
     stream.end_unharmed(&mut lab);
-    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+    let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
     assert_eq!(after.since_s, before.since_s, "it was up all the time");
     assert_eq!(after.rekeys.packets_lost, 0, "{after:#?}");
     assert_eq!(after.last_error, None);
@@ -128,7 +128,7 @@ fn extended_sequence_numbers_are_agreed_on_and_carried_through_rekeys() {
                 tunnel.rekeys.child == rekeys
             });
         }
-        let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == State::Up);
+        let tunnel = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
         assert_eq!(tunnel.child.unwrap().suite, suite);
         stream.await_flow(&mut lab);
         stream.end_unharmed(&mut lab);
@@ -136,7 +136,7 @@ fn extended_sequence_numbers_are_agreed_on_and_carried_through_rekeys() {
 }
 
 /// A lab whose tunnel tries out rekeying, ours with the PFS group of `esp`, and what came of that.
-fn tried_out(esp: &str) -> (Lab, Stream, Tunnel) {
+fn tried_out(esp: &str) -> (Lab, Stream, TunnelStatus) {
     let options = LabOptions {
         peer: RemoteKind::Strongswan,
         esp: Some("aes128-sha256-modp2048".to_owned()),
@@ -156,7 +156,7 @@ fn tried_out(esp: &str) -> (Lab, Stream, Tunnel) {
     loop {
         let tunnel = lab.a().status().unwrap().tunnels.remove(0);
         let check = tunnel.rekey_check.expect("it was asked for");
-        if check.child != Verdict::Pending && check.ike != Verdict::Pending {
+        if check.child != RekeyVerdict::Pending && check.ike != RekeyVerdict::Pending {
             return (lab, stream, tunnel);
         }
         assert!(
@@ -175,9 +175,9 @@ fn the_self_test_tells_a_pfs_group_the_peer_does_not_want_and_leaves_the_tunnel_
         scope.spawn(|| {
             let (mut lab, stream, tunnel) = tried_out("aes128-sha256-modp3072");
             let check = tunnel.rekey_check.unwrap();
-            assert_eq!(check.child, Verdict::Refused, "{}", logs(&mut lab));
-            assert_eq!(check.ike, Verdict::Accepted, "{}", logs(&mut lab));
-            assert_eq!(tunnel.state, State::Up);
+            assert_eq!(check.child, RekeyVerdict::Refused, "{}", logs(&mut lab));
+            assert_eq!(check.ike, RekeyVerdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!(tunnel.state, TunnelState::Up);
             assert_eq!(tunnel.rekeys.child, 0);
             let error = tunnel.last_error.expect("it says why");
             assert_eq!(error.code, "rekey-refused");
@@ -188,8 +188,8 @@ fn the_self_test_tells_a_pfs_group_the_peer_does_not_want_and_leaves_the_tunnel_
         scope.spawn(|| {
             let (mut lab, stream, tunnel) = tried_out("aes128-sha256-modp2048");
             let check = tunnel.rekey_check.unwrap();
-            assert_eq!(check.child, Verdict::Accepted, "{}", logs(&mut lab));
-            assert_eq!(check.ike, Verdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!(check.child, RekeyVerdict::Accepted, "{}", logs(&mut lab));
+            assert_eq!(check.ike, RekeyVerdict::Accepted, "{}", logs(&mut lab));
             assert_eq!((tunnel.rekeys.child, tunnel.rekeys.ike), (1, 1));
             assert_eq!(tunnel.last_error, None);
             stream.end_unharmed(&mut lab);

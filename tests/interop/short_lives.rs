@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use groundlink::lab::charon::{CharonConfig, RekeyTimes};
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::status::{Rekeys, State};
+use groundlink::status::{RekeyCounters, TunnelState};
 
 use super::lab::{logs, up};
 use super::stream::Stream;
@@ -18,7 +18,7 @@ use super::stream::Stream;
 /// Datagrams a second, each way of each tunnel.
 const RATE: u32 = 100;
 
-/// Rekeys of both kinds in all.
+/// RekeyCounters of both kinds in all.
 const ENOUGH: u64 = 220;
 
 const SUITE: &str = "aes128-sha256-curve25519";
@@ -79,16 +79,16 @@ impl Running {
         }
     }
 
-    fn rekeys(&mut self) -> Rekeys {
+    fn rekeys(&mut self) -> RekeyCounters {
         let Ok(snapshot) = self.lab.a().status() else {
             panic!("{}{}", self.name, logs(&mut self.lab));
         };
         snapshot
             .tunnels
             .iter()
-            .fold(Rekeys::default(), |sum, tunnel| {
-                assert_eq!(tunnel.state, State::Up, "{tunnel:#?}");
-                Rekeys {
+            .fold(RekeyCounters::default(), |sum, tunnel| {
+                assert_eq!(tunnel.state, TunnelState::Up, "{tunnel:#?}");
+                RekeyCounters {
                     ike: sum.ike + tunnel.rekeys.ike,
                     child: sum.child + tunnel.rekeys.child,
                     packets_lost: sum.packets_lost + tunnel.rekeys.packets_lost,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side};
 use groundlink::lab::{Lab, Overrides};
-use groundlink::status::{State, Tunnel};
+use groundlink::status::{TunnelState, TunnelStatus};
 
 use super::lab::{build, logs, text, tunnel_that, up};
 
@@ -40,9 +40,9 @@ fn a_narrow_way_carries_ipv6_in_pieces() {
     ip(&lab, "link set wan0 mtu 1280");
     let before = tunnel_that(&mut lab, "is up", |_| true);
     lab.a().ask("lab-1", "reset").unwrap();
-    let child = |tunnel: &Tunnel| tunnel.child.as_ref().map(|child| child.spi_in.clone());
+    let child = |tunnel: &TunnelStatus| tunnel.child.as_ref().map(|child| child.spi_in.clone());
     let after = tunnel_that(&mut lab, "is up again", |tunnel| {
-        tunnel.state == State::Up && child(tunnel) != child(&before)
+        tunnel.state == TunnelState::Up && child(tunnel) != child(&before)
     });
     // RFC 8200 §5: without 1280 bytes there is no IPv6.
     assert_eq!(after.child.unwrap().mtu, 1280);
@@ -62,7 +62,7 @@ fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
         connection: None,
     };
     let mut lab = build(&LabOptions::default(), &changes);
-    tunnel_that(&mut lab, "waits", |t| t.state == State::Connecting);
+    tunnel_that(&mut lab, "waits", |t| t.state == TunnelState::Connecting);
     assert!(
         ours(&lab)
             .iter()
@@ -71,20 +71,20 @@ fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
     // What the kernel says on a new device by itself has not triggered it.
     std::thread::sleep(Duration::from_secs(1));
     let waiting = tunnel_that(&mut lab, "waits", |_| true);
-    assert_eq!(waiting.state, State::Connecting, "{}", logs(&mut lab));
+    assert_eq!(waiting.state, TunnelState::Connecting, "{}", logs(&mut lab));
     assert!(
         waiting.refused.values().all(|count| *count == 0),
         "{waiting:?}"
     );
 
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
-    let up = tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    let up = tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     assert_eq!(up.tx.packets, 5);
 
     // Down by request means that traffic does not count either.
     lab.a().ask("lab-1", "down").unwrap();
     assert_eq!(lab.ping(2).unwrap().received, 0);
-    tunnel_that(&mut lab, "is down", |t| t.state == State::Down);
+    tunnel_that(&mut lab, "is down", |t| t.state == TunnelState::Down);
     assert!(ours(&lab).iter().all(|route| route.contains("unreachable")));
 }
 
@@ -108,7 +108,7 @@ fn the_way_to_a_peer_inside_the_remote_network_stays_outside_the_tunnel() {
     lab.a().ask("lab-1", "down").unwrap();
     assert!(!ip(&lab, "route get 192.0.2.129").contains("unreachable"));
     lab.a().ask("lab-1", "up").unwrap();
-    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     // And after the end nothing is left.
     lab.a().process().signal(nix::sys::signal::Signal::SIGTERM);
     while lab.a().process().ended().is_none() {
@@ -130,7 +130,7 @@ fn p18_a_route_that_somebody_else_has_is_told_rolled_back_and_tried_again() {
         connection: None,
     };
     let mut lab = build(&options, &changes);
-    tunnel_that(&mut lab, "waits", |t| t.state == State::Connecting);
+    tunnel_that(&mut lab, "waits", |t| t.state == TunnelState::Connecting);
     ip(&lab, "route add blackhole 10.2.0.0/24 metric 100");
     lab.a().ask("lab-1", "up").unwrap();
     let failed = tunnel_that(&mut lab, "failed", |t| t.last_error.is_some());
@@ -140,12 +140,12 @@ fn p18_a_route_that_somebody_else_has_is_told_rolled_back_and_tried_again() {
         assert!(error.text.contains(word), "{error:?}");
     }
     let rolled_back = tunnel_that(&mut lab, "has no SA", |t| t.child.is_none());
-    assert_eq!(rolled_back.state, State::Connecting);
+    assert_eq!(rolled_back.state, TunnelState::Connecting);
     assert!(ip(&lab, "link show gl-lab-1").contains("NO-CARRIER"));
 
     ip(&lab, "route del blackhole 10.2.0.0/24 metric 100");
     lab.a().ask("lab-1", "up").unwrap();
-    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 }
 
@@ -195,7 +195,7 @@ fn a_route_that_goes_before_the_tunnel_s_is_told() {
     let mut lab = up(&LabOptions::default(), &Overrides::default());
     ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
     lab.a().ask("lab-1", "reset").unwrap();
-    tunnel_that(&mut lab, "is up", |t| t.state == State::Up);
+    tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     let log = logs(&mut lab);
     for word in ["do not enter the tunnel", "metric 5", "10.2.0.0/24"] {
         assert!(log.contains(word), "{log}");

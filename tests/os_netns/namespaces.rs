@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use groundlink::os::netns::Namespace;
 use groundlink::os::udp::{Fragmentation, UdpSocket};
-use groundlink::os::{RecvBatch, SendBatch, Sending, Socket, SocketOffload, sysctl};
+use groundlink::os::{RecvBatch, SendBatch, SendOffload, Socket, SocketOffload, sysctl};
 
 use super::{as_root, cable, device, eventually, wait_readable};
 
@@ -82,9 +82,9 @@ fn a_train_of_segments_larger_than_the_device_takes_arrives_fragmented_and_train
             let (a, b) = (bind(&one, a), bind(&other, b));
             // The cable takes 1500 octets.
             for (segment, pieces, still) in [
-                (1400, 1, Sending::Segments),
-                (1600, 10, Sending::Short),
-                (1400, 1, Sending::Short),
+                (1400, 1, SendOffload::Segments),
+                (1600, 10, SendOffload::Short),
+                (1400, 1, SendOffload::Short),
             ] {
                 let mut batch = SendBatch::new();
                 let mut expected = Vec::new();

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
-use groundlink::ike::{Command, Rekey, Settings, Start, State};
+use groundlink::ike::{Command, Rekey, Settings, Start, TunnelState};
 use groundlink::net::Time;
 use groundlink::wire::{
     Delete, ExchangeType, Header, Ke, Notify, NotifyType, Payload, PayloadType, ProtocolId, Sa,
@@ -71,7 +71,7 @@ fn assert_costs_only_itself(
     rogue.answer(&delete, &[]);
     assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
     assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
     assert_eq!(rogue.pair.b.view().rekeys.child, 0, "{told}");
     assert!(!rogue.pair.b.failures.is_empty(), "{told}: it is told");
     let (again, _) = rogue.have_b_rekey(Rekey::Child);
@@ -238,7 +238,7 @@ fn p08_an_answer_that_makes_no_ike_sa_leaves_the_old_one() {
         assert_eq!(rogue.pair.b.view().rekeys.ike, 0, "{told}");
         assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
         assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+        assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
         assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty(), "{told}");
     }
 }
@@ -339,7 +339,7 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_ends() {
             assert!((3..15).contains(&asked.len()), "{told}: {asked:?}");
             assert!(began.is_some(), "{told}");
             assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-            assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+            assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
             assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{told}");
         }
     }
@@ -375,7 +375,7 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
         let age = began.expect("it begins anew").since(begin);
         assert!(age < life.mul_f64(0.96), "{what:?} {age:?}");
         assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{what:?}");
-        assert_eq!(rogue.pair.b.state(), State::Up);
+        assert_eq!(rogue.pair.b.state(), TunnelState::Up);
     }
 }
 
@@ -398,7 +398,7 @@ fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
                 assert!(matches!(&payloads[..], [Payload::Delete(_)]), "{kind}");
                 rogue.answer(&header, &[]);
             }
-            assert_eq!(rogue.pair.b.state(), State::Up, "{what:?} {kind}");
+            assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{what:?} {kind}");
             assert_eq!(rogue.pair.b.children.len(), 1, "{what:?} {kind}");
             let silent = kind == NotifyType::TEMPORARY_FAILURE;
             assert_eq!(rogue.pair.b.failures.is_empty(), silent, "{what:?} {kind}");
@@ -427,7 +427,7 @@ fn p10_a_child_sa_that_the_peer_has_lost_is_made_again_at_once() {
     rogue.answer(&asked, &accepted);
     assert_eq!(rogue.pair.b.children[0].spi_out, 0x2000);
     assert_eq!(rogue.pair.b.count("IkeUp"), 1);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn p19_a_child_sa_at_its_limit_whose_rekey_is_refused_stops_and_is_replaced_by_a
             rogue.answer(&header, &refusal);
         }
     }
-    assert_eq!(rogue.pair.b.state(), State::Up, "there is room left");
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "there is room left");
     rogue
         .pair
         .command(Side::B, Command::SequenceExhausted { tunnel, spi_in });
@@ -505,7 +505,7 @@ fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_tried_again_whoever_as
     assert_eq!(rogue.pair.b.children.len(), 1);
     assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT);
     assert!(rogue.pair.b.codes().contains(&"install-failed"));
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 
     // Rekeyed by B, and the first one of a tunnel: what is left is closed, and tried again.
     for what in [Some(Rekey::Child), None] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, DownReason, Rekey, Start, State};
+use groundlink::ike::{Command, DownReason, Rekey, Start, TunnelState};
 
 use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -98,7 +98,7 @@ fn ike_delete() {
         pair.give(&deleted);
         assert_eq!(pair.node(side).downs, [DownReason::Asked]);
         assert!(pair.a.ikes.is_empty() && pair.b.ikes.is_empty());
-        assert_eq!(pair.node(side).state(), State::Down);
+        assert_eq!(pair.node(side).state(), TunnelState::Down);
     }
 }
 
@@ -124,7 +124,7 @@ fn p06_ike_deletes_cross_in_every_order() {
         pair.run_for(60 * SECOND);
         for side in BOTH {
             let node = pair.node(side);
-            assert_eq!(node.state(), State::Down);
+            assert_eq!(node.state(), TunnelState::Down);
             assert!(node.ikes.is_empty() && node.endpoint.is_idle());
         }
     });
@@ -209,7 +209,7 @@ fn a_tunnel_taken_down_while_its_sas_are_rekeyed_stays_down() {
                 pair.run_for(120 * SECOND);
                 for side in BOTH {
                     let node = pair.node(side);
-                    assert_eq!(node.state(), State::Down);
+                    assert_eq!(node.state(), TunnelState::Down);
                     assert!(node.ikes.is_empty() && node.children.is_empty());
                 }
             });

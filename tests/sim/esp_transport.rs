@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use groundlink::ike::{Command, Encapsulation, NatView, Peer, Rekey, Settings, State};
+use groundlink::ike::{Command, Encapsulation, NatLocation, Peer, Rekey, Settings, TunnelState};
 use groundlink::net::EspTransport;
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -39,7 +39,7 @@ fn translated(a: Encapsulation, b: Encapsulation) -> Pair {
 fn assert_carries(pair: &Pair, transport: EspTransport, port: u16) {
     pair.assert_agreed();
     for node in [&pair.a, &pair.b] {
-        assert_eq!(node.state(), State::Up);
+        assert_eq!(node.state(), TunnelState::Up);
         assert_eq!(node.children[0].transport, transport);
         assert_eq!(node.view().child.unwrap().transport, transport);
         assert_eq!(node.children[0].local.port(), port);
@@ -54,7 +54,7 @@ fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
         assert_carries(&pair, EspTransport::Esp, 500);
         let sent = pair.a.sent.iter().chain(&pair.b.sent);
         assert!(sent.clone().all(|sent| sent.remote.port() == 500));
-        assert_eq!(pair.a.view().ike.unwrap().nat, NatView::None);
+        assert_eq!(pair.a.view().ike.unwrap().nat, NatLocation::None);
         // What is decided once holds for what comes of it.
         for what in [Rekey::Child, Rekey::Ike, Rekey::Child] {
             pair.command(
@@ -93,7 +93,7 @@ fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
             Side::A => &pair.a,
             Side::B => &pair.b,
         };
-        assert_ne!(node.state(), State::Up);
+        assert_ne!(node.state(), TunnelState::Up);
         assert!(node.children.is_empty());
         node.view().last_failure.map(|failure| failure.code)
     };
@@ -103,7 +103,7 @@ fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
     }
     for pair in [translated(Auto, Esp), between(Udp, Esp)] {
         assert_eq!(said(&pair, Side::B), Some("nat-in-between"));
-        assert_ne!(pair.a.state(), State::Up);
+        assert_ne!(pair.a.state(), TunnelState::Up);
     }
 }
 

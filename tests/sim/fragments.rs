@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, Generator};
-use groundlink::ike::{Command, Content, Identity, Rekey, State, Transmit};
+use groundlink::ike::{Command, Content, Identity, Rekey, Transmit, TunnelState};
 use groundlink::wire::{
     Critical, Envelope, ExchangeType, Header, Message, Notify, NotifyType, Payload, PayloadType, sk,
 };
@@ -201,7 +201,7 @@ fn still_answers(rogue: &mut Rogue, what: &str) {
         rogue.deliver(&fragment);
     }
     assert_eq!(rogue.heard().len(), 1, "after {what}");
-    assert_eq!(rogue.pair.b.state(), State::Up, "after {what}");
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "after {what}");
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn f06_requests_never_completed_hold_up_nothing() {
     half_open.pair.run_for(Duration::from_secs(31));
     half_open.deliver(&fragments[0]);
     assert!(half_open.heard().is_empty());
-    assert_ne!(half_open.pair.b.state(), State::Up);
+    assert_ne!(half_open.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn f08_nonsense_in_good_fragments_is_refused_as_invalid_syntax() {
     }
     let heard = rogue.heard();
     assert_eq!(heard[0].1, [notify(NotifyType::INVALID_SYNTAX)]);
-    assert_ne!(rogue.pair.b.state(), State::Up);
+    assert_ne!(rogue.pair.b.state(), TunnelState::Up);
 
     let mut half_open = Rogue::keyed_for_fragments();
     let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &[broken()], 200);
@@ -485,7 +485,7 @@ fn f02_a_handshake_in_tiny_fragments_from_another_implementation_is_understood()
         rogue.deliver(fragment);
     }
     assert_eq!(rogue.heard().len(), 1);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
     rogue.deliver(&fragments[0]);
     assert_eq!(rogue.heard().len(), 1, "repeated on fragment 1");
     rogue.deliver(&fragments[1]);

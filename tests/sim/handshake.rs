@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal, Secret};
-use groundlink::ike::{Command, Identity, NatView, PeerId, Psk, Role, Settings, Start, State};
+use groundlink::ike::{
+    Command, Identity, NatLocation, PeerId, Psk, Role, Settings, Start, TunnelState,
+};
 use groundlink::net::Prefix;
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -54,8 +56,8 @@ fn forced_encapsulation_moves_everything_after_the_first_exchange_to_port_4500()
         .map(|transmit| transmit.remote.port())
         .collect();
     assert_eq!(ports, [500, 4500]);
-    assert_eq!(pair.a.view().ike.unwrap().nat, NatView::Forced);
-    assert_eq!(pair.b.view().ike.unwrap().nat, NatView::Forced);
+    assert_eq!(pair.a.view().ike.unwrap().nat, NatLocation::Forced);
+    assert_eq!(pair.b.view().ike.unwrap().nat, NatLocation::Forced);
     assert_eq!(pair.a.children[0].remote.port(), 4500);
     assert_eq!(pair.b.children[0].remote.port(), 4500);
 }
@@ -146,7 +148,7 @@ fn a_wrong_key_is_told_to_both_sides_and_tried_again() {
     pair.run_for(Duration::from_millis(400));
     assert_eq!(pair.a.codes(), ["authentication-failed"]);
     assert_eq!(pair.b.codes(), ["authentication-failed"]);
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
     let first = pair.a.sent.len();
     pair.run_for(Duration::from_secs(60));
     assert!(pair.a.sent.len() > first, "it keeps trying");
@@ -178,7 +180,7 @@ fn n21_the_right_key_with_another_identity_is_refused_and_both_names_are_told() 
     assert_eq!(pair.a.codes()[0], "peer-id-mismatch");
     assert_eq!(pair.b.codes()[0], "authentication-failed");
     assert!(pair.b.children.is_empty(), "{:?}", pair.b.events);
-    assert_ne!(pair.b.state(), State::Up);
+    assert_ne!(pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -254,7 +256,7 @@ fn a_silent_peer_is_told_of_early_and_tried_for_ever_with_pauses() {
         pair.a.view().last_failure.unwrap().code,
         "peer-not-responding"
     );
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
     pair.run_for(Duration::from_secs(12 * 3600));
     let per_hour = pair.a.sent.len() / 12;
     assert!(
@@ -399,7 +401,7 @@ fn behind_a_nat_both_sides_see_it_and_only_the_inner_one_keeps_it_alive() {
     pair.nat("203.0.113.9");
     pair.run_for(Duration::from_secs(3));
     pair.assert_agreed();
-    assert_eq!(pair.a.view().ike.unwrap().nat, NatView::Us);
-    assert_eq!(pair.b.view().ike.unwrap().nat, NatView::Peer);
+    assert_eq!(pair.a.view().ike.unwrap().nat, NatLocation::Us);
+    assert_eq!(pair.b.view().ike.unwrap().nat, NatLocation::Peer);
     assert_eq!(pair.b.children[0].remote.to_string(), "203.0.113.9:14500");
 }

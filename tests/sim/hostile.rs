@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::Generator;
-use groundlink::ike::{Content, State};
+use groundlink::ike::{Content, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Flags, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
 };
@@ -87,7 +87,7 @@ fn p02_a_half_open_sa_survives_every_flipped_bit_of_its_ike_auth() {
     }
     assert!(fresh.b.children.is_empty());
     fresh.inject(Side::B, 4500, &auth);
-    assert_eq!(fresh.b.state(), State::Up, "{:?}", fresh.b.failures);
+    assert_eq!(fresh.b.state(), TunnelState::Up, "{:?}", fresh.b.failures);
 }
 
 #[test]
@@ -512,5 +512,5 @@ fn n23_our_own_messages_reflected_to_us_lead_nowhere() {
     pair.inject(Side::A, 500, &own);
     pair.inject(Side::A, 500, &own_as_response);
     assert!(pair.a.children.is_empty());
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
 }

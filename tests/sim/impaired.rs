@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use groundlink::ike::impair::{Change, Rule, Which};
-use groundlink::ike::{Command, Rekey, State};
+use groundlink::ike::{Command, Rekey, TunnelState};
 use groundlink::wire::{Critical, ExchangeType, Header, Payload, PayloadType};
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -167,7 +167,7 @@ fn p08_a_wrong_answer_to_a_rekey_costs_its_new_child_sa_and_not_the_old_one() {
     ] {
         let told = format!("{change:?}");
         let mut pair = answered_with(Rekey::Child, change);
-        assert_eq!(pair.b.state(), State::Up, "{told}");
+        assert_eq!(pair.b.state(), TunnelState::Up, "{told}");
         assert_eq!(pair.b.view().rekeys.child, 0, "{told}");
         assert_eq!(pair.b.codes(), ["peer-misbehaved"], "{told}");
         behave(&mut pair);
@@ -241,7 +241,7 @@ fn n26_an_unknown_critical_payload_in_a_request_is_refused_by_name_and_the_sa_li
     // The answer ends the SA for the side that asked so, and not for the one that refused.
     assert_eq!(pair.a.count("IkeDown"), 1);
     assert_eq!(pair.b.count("IkeDown"), 0);
-    assert_eq!(pair.b.state(), State::Up);
+    assert_eq!(pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn p07_a_wrong_request_to_rekey_the_ike_sa_is_refused_and_the_old_one_lives() {
             },
         );
         pair.run_for(Duration::from_secs(2));
-        assert_eq!(pair.b.state(), State::Up, "{told}");
+        assert_eq!(pair.b.state(), TunnelState::Up, "{told}");
         assert_eq!(pair.b.count("IkeRekeyed"), 0, "{told}");
         assert_eq!(pair.b.count("IkeDown"), 0, "{told}");
         behave(&mut pair);
@@ -392,7 +392,7 @@ fn p19_a_worn_child_sa_that_the_peer_does_not_rekey_is_replaced_by_another_ike_s
         pair.run_for(Duration::from_secs(1));
     }
     assert_eq!(pair.b.count("IkeUp"), 2);
-    assert_eq!(pair.b.state(), State::Up);
+    assert_eq!(pair.b.state(), TunnelState::Up);
     assert_ne!(pair.b.children[0].spi_in, spi_in);
     behave(&mut pair);
     pair.run_for(MINUTE);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal};
 use groundlink::ike::impair::{Change, Rule, Which};
-use groundlink::ike::{Command, Rekey, Settings, State};
+use groundlink::ike::{Command, Rekey, Settings, TunnelState};
 use groundlink::wire::{ExchangeType, Header, PayloadType};
 
 use crate::impaired::changes;
@@ -104,7 +104,7 @@ fn n06_an_encapsulation_key_of_another_method_or_length_is_a_syntax_error() {
         let refused = &pair.a.failures[0];
         assert!(refused.text.contains("INVALID_SYNTAX"), "{refused:?}");
         assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
-        assert_ne!(pair.b.state(), State::Up);
+        assert_ne!(pair.b.state(), TunnelState::Up);
         assert_heals(pair);
     }
 }
@@ -200,7 +200,7 @@ fn p08_an_answer_that_does_not_say_how_to_go_on_leaves_the_old_sa_alone() {
         pair.run_for(Duration::from_secs(2));
         assert_eq!(pair.a.codes()[0], "peer-misbehaved");
         assert_eq!(pair.a.children.len(), children);
-        assert_eq!(pair.a.state(), State::Up);
+        assert_eq!(pair.a.state(), TunnelState::Up);
         assert_heals(pair);
     }
 }
@@ -220,7 +220,7 @@ fn a_link_that_means_nothing_finds_no_state_and_leaves_the_old_sa_alone() {
         let told = &pair.a.failures[0];
         assert!(told.text.contains("STATE_NOT_FOUND"), "{told:?}");
         assert_eq!((pair.a.children.len(), pair.b.children.len()), (1, 1));
-        assert_eq!(pair.a.state(), State::Up);
+        assert_eq!(pair.a.state(), TunnelState::Up);
         assert_heals(pair);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, State};
+use groundlink::ike::{Command, TunnelState};
 use groundlink::wire::{
     Auth, AuthMethod, Critical, Delete, ExchangeType, Id, IdType, Notify, NotifyType, Payload,
     PayloadType, ProtocolId,
@@ -60,11 +60,11 @@ fn n18_other_exchanges_with_the_right_keys_do_not_stand_in_for_ike_auth() {
         }
     }
     assert!(rogue.heard().is_empty());
-    assert_ne!(rogue.pair.b.state(), State::Up);
+    assert_ne!(rogue.pair.b.state(), TunnelState::Up);
     // It is still there for the real one.
     let request = rogue.auth_request();
     rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn n05_payloads_missing_or_doubled_in_ike_auth_are_a_syntax_error() {
     let mut request = rogue.auth_request();
     request.reverse();
     rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), State::Up, "the order is free");
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "the order is free");
 }
 
 #[test]
@@ -169,14 +169,14 @@ fn n26_unknown_payloads_inside_the_protection_are_skipped_unless_critical() {
                 if notify.kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD && notify.data == [kind]),
             "{answer:?}"
         );
-        assert_eq!(rogue.pair.b.state(), State::Up);
+        assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 
         let mut rogue = Rogue::keyed();
         let mut request = rogue.auth_request();
         request.push(unknown(kind, Critical::Yes));
         let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD]);
-        assert_ne!(rogue.pair.b.state(), State::Up);
+        assert_ne!(rogue.pair.b.state(), TunnelState::Up);
     }
 }
 
@@ -193,7 +193,7 @@ fn p01_numbers_out_of_turn_answers_nobody_asked_for_and_wrong_flags_are_ignored(
         rogue.deliver(&bytes);
     }
     assert!(rogue.heard().is_empty());
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
     // An answer with the right number but of another exchange is not the answer.
     let asked = rogue.await_liveness();
     let bytes = rogue.seal(ExchangeType::CREATE_CHILD_SA, asked, true, &[]);
@@ -287,7 +287,7 @@ fn p09_a_request_that_makes_no_sense_ends_the_sa_and_takes_its_child_out() {
             "{:?}",
             rogue.pair.b.events
         );
-        assert_ne!(rogue.pair.b.state(), State::Up);
+        assert_ne!(rogue.pair.b.state(), TunnelState::Up);
     }
 }
 
@@ -333,7 +333,7 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
     request.push(contact());
     third.ask(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(third.pair.b.children.len(), 1);
-    assert_eq!(third.pair.b.state(), State::Up);
+    assert_eq!(third.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_
     }
     assert_eq!(made, 5, "with the first they are six");
     assert_eq!(rogue.pair.b.children.len(), 6);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 /// Rekeyed, two would stay two for ever.
@@ -379,7 +379,7 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due
         .collect();
     assert_eq!(left, [0x1001]);
     assert_ne!(rogue.pair.b.outbound(), Some(older));
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 /// A peer that gives two Child SAs one SPI at its end has only itself to blame: they go together.
@@ -430,7 +430,7 @@ fn p15_a_flood_of_liveness_checks_is_answered_one_by_one_and_leaves_nothing() {
     }
     let after = format!("{:?}", rogue.pair.b.endpoint).len();
     assert!(after < before + 2000, "{before} {after}");
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -499,5 +499,5 @@ fn p05_a_child_sa_that_never_sent_serves_when_those_around_it_are_gone() {
     rogue.ask(INFORMATIONAL, 4, &gone);
     assert_eq!(rogue.pair.b.children.len(), 1);
     assert_eq!(rogue.pair.b.outbound(), Some(second));
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }

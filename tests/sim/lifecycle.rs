@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
-use groundlink::ike::{Command, Content, Encapsulation, Rekey, RekeyTest, Start, State, Verdict};
+use groundlink::ike::{
+    Command, Content, Encapsulation, Rekey, RekeyTest, RekeyVerdict, Start, TunnelState,
+};
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 
@@ -34,9 +36,9 @@ fn a_dead_peer_is_noticed_after_delay_and_timeout_and_not_before() {
     let mut pair = Pair::established();
     pair.cut();
     pair.run_for(Duration::from_secs(38));
-    assert_eq!(pair.a.state(), State::Up, "{:?}", pair.a.events);
+    assert_eq!(pair.a.state(), TunnelState::Up, "{:?}", pair.a.events);
     pair.run_for(Duration::from_secs(5));
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
     assert_eq!(pair.a.codes()[0], "peer-dead");
     assert!(pair.a.children.is_empty());
     pair.fair();
@@ -62,7 +64,7 @@ fn down_says_goodbye_and_holds_until_up() {
     pair.command(Side::A, Command::Down(TUNNEL));
     assert!(pair.a.children.is_empty(), "traffic stops at once");
     pair.run_for(10 * MINUTE);
-    assert_eq!(pair.a.state(), State::Down);
+    assert_eq!(pair.a.state(), TunnelState::Down);
     assert!(pair.b.children.is_empty());
     assert_eq!(pair.b.codes(), ["deleted-by-peer"]);
     assert!(pair.a.endpoint.is_idle() && pair.b.endpoint.is_idle());
@@ -76,8 +78,8 @@ fn a_tunnel_that_is_down_does_not_answer_the_peer_either() {
     let mut pair = Pair::established();
     pair.command(Side::B, Command::Down(TUNNEL));
     pair.run_for(10 * MINUTE);
-    assert_eq!(pair.b.state(), State::Down);
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.b.state(), TunnelState::Down);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
     assert_eq!(
         pair.a.view().last_failure.unwrap().code,
         "no-proposal-chosen"
@@ -120,7 +122,7 @@ fn before_its_lifetime_ends_a_child_sa_is_rekeyed_and_the_tunnel_never_stops() {
     assert_ne!(pair.a.children[0].spi_in, spi);
     for node in [&pair.a, &pair.b] {
         assert_eq!(node.view().rekeys.child, 1);
-        assert_eq!(node.view().state, State::Up);
+        assert_eq!(node.view().state, TunnelState::Up);
     }
     assert_eq!(pair.a.view().since, since, "it was up all the time");
 }
@@ -221,7 +223,7 @@ fn add_waits_for_the_peer_and_gives_up_after_one_try_of_its_own() {
     pair.cut();
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(2 * MINUTE);
-    assert_eq!(pair.a.state(), State::Failed);
+    assert_eq!(pair.a.state(), TunnelState::Failed);
     let silent = pair.a.sent.len();
     pair.run_for(10 * MINUTE);
     assert_eq!(pair.a.sent.len(), silent);
@@ -284,7 +286,7 @@ fn a_trial_soon_after_the_connect_shows_that_the_peer_rekeys() {
     let check = view.rekey_check.unwrap();
     assert_eq!(
         (check.child, check.ike),
-        (Verdict::Accepted, Verdict::Accepted)
+        (RekeyVerdict::Accepted, RekeyVerdict::Accepted)
     );
     assert_eq!((view.rekeys.child, view.rekeys.ike), (1, 1));
     assert_eq!(view.child.unwrap().suite.to_string(), pfs);
@@ -308,7 +310,7 @@ fn a_trial_finds_another_pfs_group_and_leaves_the_running_tunnel_alone() {
         let check = view.rekey_check.unwrap();
         assert_eq!(
             (check.child, check.ike),
-            (Verdict::Refused, Verdict::Accepted)
+            (RekeyVerdict::Refused, RekeyVerdict::Accepted)
         );
         assert_eq!((view.since, pair.b.children[0].spi_in), (since, spi));
         let failure = view.last_failure.unwrap();

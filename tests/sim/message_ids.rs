@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, State};
+use groundlink::ike::{Command, TunnelState};
 
 use crate::pair::{Pair, Side, TUNNEL};
 use crate::script::INFORM;
@@ -105,7 +105,7 @@ fn a_question_that_comes_after_its_successor_is_not_answered() {
     let heard = pair.b.sent.len();
     pair.give(&delayed);
     assert_eq!(pair.b.sent.len(), heard);
-    assert_eq!(pair.b.state(), State::Up);
+    assert_eq!(pair.b.state(), TunnelState::Up);
 }
 
 /// ```text

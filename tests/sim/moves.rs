@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, State};
+use groundlink::ike::{Command, TunnelState};
 use groundlink::wire::{Delete, ExchangeType, Notify, NotifyType, Payload};
 
 use crate::pair::{Side, TUNNEL};
@@ -52,7 +52,7 @@ fn p16_only_fresh_authentic_messages_move_a_peer_and_only_one_behind_a_nat() {
     // Held back until now: its number has been answered, so it is none of the newest.
     rogue.pair.inject_from(Side::B, B, ELSEWHERE, &second);
     assert_eq!(remote(&rogue), ANOTHER_ADDRESS);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]

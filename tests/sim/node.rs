@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use groundlink::crypto::Generator;
 use groundlink::ike::{
-    Child, Command, Content, DownReason, Endpoint, Event, Failure, IkeView, Role, Sends, State,
-    Transmit, View,
+    Child, Command, Content, DownReason, Endpoint, Event, Failure, IkeView, Role, Sends, Transmit,
+    TunnelState, View,
 };
 use groundlink::net::Time;
 use groundlink::wire::IkeSpi;
@@ -52,7 +52,7 @@ impl Node {
         self.endpoint.view(TUNNEL).expect("the tunnel was added")
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> TunnelState {
         self.view().state
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::State;
+use groundlink::ike::TunnelState;
 use groundlink::wire::{
     Critical, ExchangeType, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
     PayloadType, Proposal, ProtocolId, Sa, Transform, TransformType,
@@ -428,7 +428,7 @@ fn n29_vendor_ids_certificates_and_configuration_that_nobody_asked_for_are_ignor
             request.push(junk(kind, body));
             let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
             assert_eq!(answer.len(), 5, "IDr, AUTH, SA, TSi, TSr: {answer:?}");
-            assert_eq!(rogue.pair.b.state(), State::Up);
+            assert_eq!(rogue.pair.b.state(), TunnelState::Up);
         }
     }
 }

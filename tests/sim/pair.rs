@@ -7,7 +7,7 @@ use std::time::Duration;
 use groundlink::crypto::{EspProposal, IkeProposal, Secret};
 use groundlink::ike::{
     Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyTest, Settings,
-    Start, State, Transmit, TunnelId,
+    Start, Transmit, TunnelId, TunnelState,
 };
 use groundlink::net::{Policy, Prefix, Time};
 
@@ -366,7 +366,7 @@ impl Pair {
     pub fn disagreement(&self) -> Option<String> {
         for (side, node) in [(Side::A, &self.a), (Side::B, &self.b)] {
             let counts = (node.ikes.len(), node.children.len());
-            if node.state() != State::Up || counts != (1, 1) {
+            if node.state() != TunnelState::Up || counts != (1, 1) {
                 let (events, codes) = (&node.events, node.codes());
                 let state = node.state();
                 return Some(format!(

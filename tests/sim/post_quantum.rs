@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{Generator, IkeProposal, Secret};
-use groundlink::ike::{Content, Ppk, PpkDemand, Psk, Role, Settings, Start, State};
+use groundlink::ike::{Content, Ppk, PpkDemand, Psk, Role, Settings, Start, TunnelState};
 use groundlink::wire::{ExchangeType, Header};
 
 use crate::pair::{LATENCY, Pair, Side, settings};
@@ -237,7 +237,7 @@ fn a_peer_that_never_answers_ike_intermediate_is_told_of() {
     assert_eq!(told.code, "peer-not-responding");
     assert!(told.text.contains("IKE_INTERMEDIATE"), "{}", told.text);
     pair.run_for(Duration::from_secs(600));
-    assert_ne!(pair.a.state(), State::Up);
+    assert_ne!(pair.a.state(), TunnelState::Up);
     pair.fair();
     pair.run_for(Duration::from_secs(120));
     pair.assert_agreed();
@@ -335,7 +335,7 @@ fn an_optional_ppk_that_the_peer_lacks_is_done_without() {
         (ppk("q", KEY, Optional), ppk("other", KEY, Required)),
     ] {
         let pair = ppk_pair(a, b);
-        assert_ne!(pair.a.state(), State::Up);
+        assert_ne!(pair.a.state(), TunnelState::Up);
         assert_eq!(pair.b.codes()[0], "ppk-identity");
         let told = &pair.b.failures[0].text;
         assert!(
@@ -350,7 +350,7 @@ fn a_required_ppk_that_the_peer_does_not_use_is_told_to_whoever_requires_it() {
     let mut pair = ppk_pair(ppk("q", KEY, PpkDemand::Required), None);
     pair.run_for(Duration::from_secs(5));
     assert_eq!(pair.a.codes()[0], "ppk-unused");
-    assert_ne!(pair.a.state(), State::Up);
+    assert_ne!(pair.a.state(), TunnelState::Up);
 
     let pair = ppk_pair(None, ppk("q", KEY, PpkDemand::Required));
     assert_eq!(pair.b.codes()[0], "ppk-unused");

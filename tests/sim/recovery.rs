@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::Generator;
-use groundlink::ike::{Command, Peer, PeerId, Start, State, Waiting};
+use groundlink::ike::{Command, Peer, PeerId, Start, TunnelState, WaitingFor};
 
 use crate::node::Node;
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -33,7 +33,7 @@ fn a_tunnel_taken_down_while_its_ike_auth_is_out_stays_down_when_nobody_answers(
     let mut pair = unanswered_auth(Pair::new(settings(Side::A), settings(Side::B)));
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(10 * MINUTE);
-    assert_eq!(pair.a.state(), State::Down);
+    assert_eq!(pair.a.state(), TunnelState::Down);
     assert_eq!(pair.a.count("Connecting"), 1);
     assert!(pair.a.codes().is_empty(), "{:?}", pair.a.codes());
     assert!(pair.a.endpoint.is_idle());
@@ -73,7 +73,7 @@ fn a_pause_between_tries_ends_without_a_try_when_the_peer_has_connected_meanwhil
     pair.run_for(2 * MINUTE);
     assert!(matches!(
         pair.a.view().waiting,
-        Some(Waiting::Retry { .. } | Waiting::Answer)
+        Some(WaitingFor::Retry | WaitingFor::Answer)
     ));
     pair.command(Side::B, Command::Up(TUNNEL));
     pair.run_for(10 * MINUTE);
@@ -116,15 +116,15 @@ fn a_failed_tunnel_that_the_peer_connects_waits_for_the_peer_again_when_it_goes(
     pair.cut();
     pair.command(Side::B, Command::Up(TUNNEL));
     pair.run_for(2 * MINUTE);
-    assert_eq!(pair.b.state(), State::Failed);
+    assert_eq!(pair.b.state(), TunnelState::Failed);
     pair.fair();
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(SECOND);
-    assert_eq!(pair.b.state(), State::Connecting);
-    assert_eq!(pair.b.view().waiting, Some(Waiting::Peer));
+    assert_eq!(pair.b.state(), TunnelState::Connecting);
+    assert_eq!(pair.b.view().waiting, Some(WaitingFor::Peer));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_peer_that_died_is_called_where_its_name_leads_then() {
     let mut pair = named(Start::Auto);
     resolve(&mut pair, Side::B, Some("192.0.2.1"));
     pair.run_for(MINUTE);
-    assert_eq!(pair.b.state(), State::Up);
+    assert_eq!(pair.b.state(), TunnelState::Up);
     let known = pair.b.count("Resolve");
     pair.cut();
     for _ in 0..300 {
@@ -260,7 +260,7 @@ fn one_end_that_expects_another_peer_neither_flaps_nor_gives_up() {
     b.peer_id = PeerId::Exactly("somebody.example.org".parse().unwrap());
     let mut pair = Pair::new(settings(Side::A), b);
     pair.run_for(30 * MINUTE);
-    assert_ne!(pair.a.state(), State::Up);
+    assert_ne!(pair.a.state(), TunnelState::Up);
     assert!(
         pair.a.sent.len() + pair.b.sent.len() < 1500,
         "{} and {} datagrams",

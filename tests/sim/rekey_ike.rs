@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::IkeProposal;
-use groundlink::ike::{Command, Rekey, Settings, State};
+use groundlink::ike::{Command, Rekey, Settings, TunnelState};
 
 use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -78,7 +78,7 @@ fn the_new_ike_sa_serves_the_child_sa_that_it_took_over() {
             pair.command(next, Command::Down(TUNNEL));
             pair.run_for(SECOND);
             assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
-            assert_eq!(pair.node(next).state(), State::Down);
+            assert_eq!(pair.node(next).state(), TunnelState::Down);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{PeerId, Rekey, State};
+use groundlink::ike::{PeerId, Rekey, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Id, IdType, Notify, NotifyType, Payload, PayloadType, ProtocolId,
 };
@@ -19,7 +19,7 @@ const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 pub fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
     assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
     assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
     assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty(), "{told}");
 }
 
@@ -224,7 +224,7 @@ fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_
         }
     }
     assert_eq!((rogue.pair.b.children.len(), refused), (6, 95));
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn p06_deletes_that_cross_name_nothing_in_their_answers() {
     assert!(rogue.heard().is_empty(), "nothing goes back and forth");
     assert_eq!(rogue.pair.b.count("ChildDown"), 1);
     assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn p12_initial_contact_in_the_clear_or_of_another_identity_closes_nothing() {
     second.pair.run_for(Duration::from_secs(1));
     assert_eq!(second.pair.b.children.len(), 1);
     assert_eq!(second.pair.b.children[0].spi_out, SPI_OUT);
-    assert_eq!(second.pair.b.state(), State::Up);
+    assert_eq!(second.pair.b.state(), TunnelState::Up);
 }
 
 #[test]

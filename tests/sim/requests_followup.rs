@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, Generator, Group, KeyExchange};
-use groundlink::ike::{Rekey, State};
+use groundlink::ike::{Rekey, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Ke, Notify, NotifyType, Payload, PayloadType, Transform, TransformType,
 };
@@ -260,5 +260,5 @@ fn p05_what_is_begun_and_not_completed_is_forgotten_after_a_minute() {
     let answer = rogue.ask(FOLLOWUP, 16, &[kem, link]);
     assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND]);
     assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }

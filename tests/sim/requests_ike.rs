@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{Generator, IkeProposal, KeyExchange};
-use groundlink::ike::{Sends, State};
+use groundlink::ike::{Sends, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Ke, Notify, NotifyType, Payload, Sa, Transform, TransformType,
 };
@@ -165,7 +165,7 @@ fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
         assert!(rogue.ask(INFORMATIONAL, 3, &gone).is_empty(), "{told}");
         assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
         assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.state(), State::Up, "{told}");
+        assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
     }
     assert!(rogue.heard().is_empty());
 }
@@ -275,7 +275,7 @@ fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
     second.pair.run_for(Duration::from_secs(5));
     assert_eq!(second.pair.b.children.len(), 1);
     assert_eq!(second.pair.b.children[0].spi_out, 0x2000);
-    assert_eq!(second.pair.b.state(), State::Up);
+    assert_eq!(second.pair.b.state(), TunnelState::Up);
     second.heard();
     assert!(second.ask(INFORMATIONAL, 2, &[]).is_empty());
 }

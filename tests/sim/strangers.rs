@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{Generator, IkeProposal};
-use groundlink::ike::{Command, Content, Datagram, Refused, Settings, State, TunnelId};
+use groundlink::ike::{Command, Content, Datagram, Refused, Settings, TunnelId, TunnelState};
 use groundlink::wire::{ExchangeType, Header, Message, Notify, NotifyType, Payload};
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -479,7 +479,7 @@ fn every_refusal_is_counted_by_its_class() {
     bare.truncate(28);
     bare[24..28].copy_from_slice(&28u32.to_be_bytes());
     expect(Refused::Declined, A, &bare);
-    assert_eq!(pair.b.state(), State::Up);
+    assert_eq!(pair.b.state(), TunnelState::Up);
     pair.assert_agreed();
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, Refused, State};
+use groundlink::ike::{Command, Refused, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Flags, Header, Id, IdType, Message, MessageId, Notify, NotifyType,
     Payload,
@@ -41,7 +41,7 @@ fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
     assert!(rogue.heard().is_empty());
     let request = rogue.auth_request();
     rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
         pair.inject(Side::A, 4500, &proof);
     }
     assert!(pair.a.children.is_empty());
-    assert_eq!(pair.a.state(), State::Connecting);
+    assert_eq!(pair.a.state(), TunnelState::Connecting);
     pair.fair();
     pair.run_for(300 * SECOND);
     pair.assert_agreed();
@@ -136,5 +136,5 @@ fn n24_ike_auth_again_with_other_content_is_ignored_and_the_same_gets_the_same()
     }
     rogue.deliver(&bytes);
     assert_eq!(rogue.pair.b.sent[first + 1], rogue.pair.b.sent[first]);
-    assert_eq!(rogue.pair.b.state(), State::Up);
+    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use groundlink::crypto::{EspProposal, Generator, IkeProposal};
-use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Settings, Start, State};
+use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Settings, Start, TunnelState};
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::wire::{Nat, Wire};
@@ -234,7 +234,7 @@ impl Walk {
             let node = self.pair.node(side);
             assert_eq!((node.ikes.len(), node.children.len()), (0, 0));
             assert_eq!(node.esp.len(now), 0);
-            assert_eq!(node.state(), State::Down);
+            assert_eq!(node.state(), TunnelState::Down);
             assert!(node.endpoint.is_idle());
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use self::sas::Sas;
 use super::cookie::Cookies;
-use super::event::{Event, State, Transmit, View};
+use super::event::{Event, Transmit, View};
 use super::handshake::{AuthSent, Context, HalfOpen, InitSent, IntermediateSent, Output, Remnant};
 use super::limits::Bucket;
 use super::refused::Refused;
@@ -21,7 +21,7 @@ use super::settings::{Settings, Start, TunnelId};
 use super::timers::earliest;
 use super::tunnel::{Plan, Tunnel};
 use crate::crypto::Generator;
-use crate::net::Time;
+use crate::net::{Time, TunnelState};
 use crate::wire::IkeSpi;
 
 /// All tunnels and all IKE SAs of one daemon.
@@ -118,8 +118,8 @@ impl Endpoint {
             .max_by_key(|sa| (sa.child().is_some(), !sa.is_leaving(), sa.established()));
         let (state, since) = tunnel.state;
         let waiting = match state {
-            State::Connecting | State::Failed => Some(tunnel.waiting()),
-            State::Down | State::Up => None,
+            TunnelState::Connecting | TunnelState::Failed => Some(tunnel.waiting()),
+            TunnelState::Down | TunnelState::Up => None,
         };
         Some(View {
             state,
@@ -195,11 +195,13 @@ impl Endpoint {
             if state != tunnel.state.0 {
                 tunnel.state = (state, now);
                 match state {
-                    State::Up => {
+                    TunnelState::Up => {
                         let [jitter] = self.rng.bytes();
                         tunnel.test.on_up(now, jitter);
                     }
-                    State::Down | State::Connecting | State::Failed => tunnel.test.on_down(),
+                    TunnelState::Down | TunnelState::Connecting | TunnelState::Failed => {
+                        tunnel.test.on_down()
+                    }
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use super::super::poll::Signal;
-use super::super::{Message, Receiving, RecvBatch, SendBatch, Socket, SocketOffload};
+use super::super::{Message, ReceiveOffload, RecvBatch, SendBatch, Socket, SocketOffload};
 use super::lock;
 
 /// A network of [`MemorySocket`]s: what one sends to another's address arrives there, at once and in order; what is sent to
@@ -15,7 +15,7 @@ use super::lock;
 #[derive(Clone)]
 pub struct MemoryNetwork {
     inboxes: Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>,
-    receiving: Receiving,
+    receiving: ReceiveOffload,
 }
 
 struct Inbox {
@@ -72,11 +72,11 @@ impl Inbox {
 impl MemoryNetwork {
     /// A network with nobody in it, where every datagram arrives by itself.
     pub fn new() -> MemoryNetwork {
-        MemoryNetwork::of(Receiving::Single)
+        MemoryNetwork::of(ReceiveOffload::Single)
     }
 
     /// The same, where trains arrive as they were sent if they may.
-    pub fn of(receiving: Receiving) -> MemoryNetwork {
+    pub fn of(receiving: ReceiveOffload) -> MemoryNetwork {
         MemoryNetwork {
             inboxes: Arc::default(),
             receiving,
@@ -249,8 +249,8 @@ impl Socket for MemorySocket {
         let receiving = self.network.receiving;
         let pieces = batch.messages().flat_map(|message| {
             let (train, singles) = match receiving {
-                Receiving::Joined => (Some(message.bytes), None),
-                Receiving::Single => (None, Some(message.packets())),
+                ReceiveOffload::Joined => (Some(message.bytes), None),
+                ReceiveOffload::Single => (None, Some(message.packets())),
             };
             let pieces = train.into_iter().chain(singles.into_iter().flatten());
             pieces.map(move |piece| (message, piece))
@@ -329,8 +329,8 @@ mod tests {
     #[test]
     fn a_network_that_joins_keeps_trains_together() {
         for (receiving, pieces) in [
-            (Receiving::Joined, vec![100]),
-            (Receiving::Single, vec![40, 40, 20]),
+            (ReceiveOffload::Joined, vec![100]),
+            (ReceiveOffload::Single, vec![40, 40, 20]),
         ] {
             let network = MemoryNetwork::of(receiving);
             let (a, b) = (

@@ -26,7 +26,9 @@ use socket2::{Domain, Protocol, Type};
 
 use super::clock;
 use super::process;
-use super::{Message, Receiving, RecvBatch, SendBatch, Sending, Socket, SocketOffload, sockopt};
+use super::{
+    Message, ReceiveOffload, RecvBatch, SendBatch, SendOffload, Socket, SocketOffload, sockopt,
+};
 use segmentation::Segmentation;
 use vector::Piece;
 
@@ -36,7 +38,7 @@ pub struct UdpSocket {
     socket: socket2::Socket,
     local: SocketAddr,
     segmentation: Segmentation,
-    receiving: Receiving,
+    receiving: ReceiveOffload,
 }
 
 /// What becomes of a datagram larger than the way to the peer takes.
@@ -155,20 +157,22 @@ pub(super) fn prepare(socket: &socket2::Socket, address: SocketAddr) -> Result<(
 
 /// A kernel that does not know `UDP_SEGMENT` (before 4.18) would not refuse it beside a message but send the train as one datagram:
 /// it is asked first.
-fn sending(socket: &socket2::Socket, wanted: Sending) -> Sending {
+fn sending(socket: &socket2::Socket, wanted: SendOffload) -> SendOffload {
     match wanted {
-        Sending::Segments if getsockopt(socket, option::UdpGsoSegment).is_ok() => Sending::Segments,
-        Sending::Segments | Sending::Short | Sending::Single => Sending::Single,
+        SendOffload::Segments if getsockopt(socket, option::UdpGsoSegment).is_ok() => {
+            SendOffload::Segments
+        }
+        SendOffload::Segments | SendOffload::Short | SendOffload::Single => SendOffload::Single,
     }
 }
 
 /// Asks for joined datagrams (`UDP_GRO`, Linux 5.0).
-fn receiving(socket: &socket2::Socket, wanted: Receiving) -> Receiving {
+fn receiving(socket: &socket2::Socket, wanted: ReceiveOffload) -> ReceiveOffload {
     match wanted {
-        Receiving::Joined if setsockopt(socket, option::UdpGroSegment, &true).is_ok() => {
-            Receiving::Joined
+        ReceiveOffload::Joined if setsockopt(socket, option::UdpGroSegment, &true).is_ok() => {
+            ReceiveOffload::Joined
         }
-        Receiving::Joined | Receiving::Single => Receiving::Single,
+        ReceiveOffload::Joined | ReceiveOffload::Single => ReceiveOffload::Single,
     }
 }
 
@@ -478,7 +482,7 @@ mod tests {
         assert_eq!(a.send(&first).unwrap(), 20);
         assert_eq!(
             a.offload().send,
-            Sending::Short,
+            SendOffload::Short,
             "it may have been their length"
         );
         let (mut second, packets) = a_train(&b, &a, &[1000, 100, 500, 500, 500]);
@@ -487,7 +491,7 @@ mod tests {
             let sent = a.send(&second).unwrap();
             second.advance(sent);
         }
-        assert_eq!(a.offload().send, Sending::Single);
+        assert_eq!(a.offload().send, SendOffload::Single);
         let arrived = receive_all(&b, expected.len());
         assert!(arrived.into_iter().map(|(.., bytes)| bytes).eq(expected));
     }

@@ -13,13 +13,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::{Message, Sending};
+use super::super::{Message, SendOffload};
 use crate::net::Time;
 
 /// What one socket has learnt.
 #[derive(Debug)]
 pub(super) struct Segmentation {
-    wanted: Sending,
+    wanted: SendOffload,
     /// The longest segment of a train.
     longest: AtomicUsize,
     /// When a longer one is tried again, in nanoseconds since boot.
@@ -34,10 +34,10 @@ impl Segmentation {
     /// Every IPv4 host takes a packet of 576 bytes (RFC 791 §3.1): shorter segments were not too long.
     const FITS_ANYWHERE: usize = 576 - 20 - 8;
 
-    pub(super) fn new(wanted: Sending) -> Segmentation {
+    pub(super) fn new(wanted: SendOffload) -> Segmentation {
         let longest = match wanted {
-            Sending::Segments => Self::ANY,
-            Sending::Short | Sending::Single => Self::OFF,
+            SendOffload::Segments => Self::ANY,
+            SendOffload::Short | SendOffload::Single => Self::OFF,
         };
         Segmentation {
             wanted,
@@ -47,11 +47,11 @@ impl Segmentation {
     }
 
     /// What is done as things stand.
-    pub(super) fn state(&self) -> Sending {
+    pub(super) fn state(&self) -> SendOffload {
         match self.longest.load(Ordering::Relaxed) {
-            Self::OFF => Sending::Single,
-            Self::ANY => Sending::Segments,
-            _ => Sending::Short,
+            Self::OFF => SendOffload::Single,
+            Self::ANY => SendOffload::Segments,
+            _ => SendOffload::Short,
         }
     }
 
@@ -64,7 +64,7 @@ impl Segmentation {
     /// Whether one that is longer than the kernel took is tried all the same. Of several workers one does; the others follow.
     #[cold]
     fn tries_again(&self, now: impl FnOnce() -> Time) -> bool {
-        if self.wanted != Sending::Segments {
+        if self.wanted != SendOffload::Segments {
             return false;
         }
         let (at, now) = (self.again.load(Ordering::Relaxed), now());
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn one_packet_is_no_train() {
-        let segmentation = Segmentation::new(Sending::Segments);
+        let segmentation = Segmentation::new(SendOffload::Segments);
         let takes = |message| segmentation.takes(&message, || unreachable!("nothing was refused"));
         assert!(!takes(message(100, &[0; 100])));
         assert!(!takes(message(0, &[])));
@@ -139,9 +139,9 @@ mod tests {
 
     #[test]
     fn what_was_never_wanted_is_never_tried() {
-        let segmentation = Segmentation::new(Sending::Single);
+        let segmentation = Segmentation::new(SendOffload::Single);
         assert!(!segmentation.takes(&message(100, &[0; 101]), || Time::MAX));
-        assert_eq!(segmentation.state(), Sending::Single);
+        assert_eq!(segmentation.state(), SendOffload::Single);
     }
 
     #[test]
@@ -152,10 +152,10 @@ mod tests {
             (libc::EOPNOTSUPP, 1400),
             (libc::EINVAL, 500),
         ] {
-            let segmentation = Segmentation::new(Sending::Segments);
+            let segmentation = Segmentation::new(SendOffload::Segments);
             assert!(Segmentation::is_in_question(&error(number)));
             segmentation.refused(&message(segment, &[0; 3000]), &error(number), NOW);
-            assert_eq!(segmentation.state(), Sending::Single);
+            assert_eq!(segmentation.state(), SendOffload::Single);
             let train = message(100, &[0; 300]);
             for second in 0..60 {
                 assert!(!segmentation.takes(&train, || later(second)));
@@ -166,18 +166,18 @@ mod tests {
             assert!(!segmentation.takes(&train, || later(119)));
             // And where it is not, all is as it was.
             assert!(segmentation.takes(&train, || later(120)));
-            assert_eq!(segmentation.state(), Sending::Segments);
+            assert_eq!(segmentation.state(), SendOffload::Segments);
             assert!(segmentation.takes(&train, || later(121)));
         }
     }
 
     #[test]
     fn segments_that_are_too_long_go_one_by_one_and_are_tried_again_rarely() {
-        let segmentation = Segmentation::new(Sending::Segments);
+        let segmentation = Segmentation::new(SendOffload::Segments);
         let bytes = [0; 9000];
         segmentation.refused(&message(2000, &bytes), &error(libc::EINVAL), NOW);
         segmentation.refused(&message(1473, &bytes), &error(libc::EMSGSIZE), NOW);
-        assert_eq!(segmentation.state(), Sending::Short);
+        assert_eq!(segmentation.state(), SendOffload::Short);
         assert!(segmentation.takes(&message(1472, &bytes), || NOW));
         let long = message(1473, &bytes);
         let tried = (0..600).filter(|second| {
@@ -188,7 +188,7 @@ mod tests {
             taken
         });
         assert_eq!(tried.count(), 9);
-        assert_eq!(segmentation.state(), Sending::Short);
+        assert_eq!(segmentation.state(), SendOffload::Short);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::UdpSocket;
 use crate::os::poll::Waiter;
-use crate::os::{Receiving, RecvBatch, SendBatch, Sending, Socket, SocketOffload};
+use crate::os::{ReceiveOffload, RecvBatch, SendBatch, SendOffload, Socket, SocketOffload};
 
 /// How long the datagrams may take over the loopback device, which usually delivers within the call that sends.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -49,12 +49,12 @@ fn judge(
         return Ok(SocketOffload::NONE);
     }
     // What was sent one by one is not joined on this device, which says nothing about others.
-    let joined = *pieces == 1 || works.send == Sending::Single;
+    let joined = *pieces == 1 || works.send == SendOffload::Single;
     Ok(SocketOffload {
         receive: if joined {
             works.receive
         } else {
-            Receiving::Single
+            ReceiveOffload::Single
         },
         ..works
     })
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(judged(0, &[]), Err(io::ErrorKind::TimedOut));
         assert_eq!(judged(1, &sent), Ok(SocketOffload::FULL));
         let apart = SocketOffload {
-            receive: Receiving::Single,
+            receive: ReceiveOffload::Single,
             ..SocketOffload::FULL
         };
         assert_eq!(judged(3, &sent), Ok(apart));

@@ -28,7 +28,7 @@ use groundlink::ike::Encapsulation;
 use groundlink::lab::options::{AddressFamily, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::os::netns::Namespace;
-use groundlink::status::{Offload, Receiving, Sending, Snapshot, SuperPackets};
+use groundlink::status::{GsoSupport, OffloadStatus, ReceiveOffload, SendOffload, Snapshot};
 
 use super::lab::{logs, text, tunnel_that, up};
 
@@ -126,17 +126,17 @@ fn bring_up(lab: &mut Lab) {
 }
 
 /// What `offload` says in `status` where the kernel has everything, and where nothing is wanted.
-fn offload_of(word: &str) -> Offload {
+fn offload_of(word: &str) -> OffloadStatus {
     match word {
-        "auto" => Offload {
-            tun: SuperPackets::TcpAndUdp,
-            send: Sending::Segments,
-            receive: Receiving::Joined,
+        "auto" => OffloadStatus {
+            tun: GsoSupport::TcpAndUdp,
+            send: SendOffload::Segments,
+            receive: ReceiveOffload::Joined,
         },
-        _ => Offload {
-            tun: SuperPackets::None,
-            send: Sending::Single,
-            receive: Receiving::Single,
+        _ => OffloadStatus {
+            tun: GsoSupport::None,
+            send: SendOffload::Single,
+            receive: ReceiveOffload::Single,
         },
     }
 }
