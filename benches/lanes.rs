@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use groundlink::crypto::lanes::cbc::{Decryptor, Encryptor, Lane};
-use groundlink::crypto::lanes::hmac::{Hmac, Message};
-use groundlink::crypto::lanes::{Incoming, Kernel, Opener, Outgoing, Sealer};
-use groundlink::crypto::{EspProposal, Forged, Protection, SaKeys, Secret, encryption, integrity};
+use groundlink::crypto::lanes::cbc::{CbcDecryptor, CbcEncryptor, CbcJob};
+use groundlink::crypto::lanes::hmac::{BatchHmac, HmacJob};
+use groundlink::crypto::lanes::{BatchOpener, BatchSealer, Kernel, OpenJob, SealJob};
+use groundlink::crypto::{
+    EspProposal, OpenError, Protection, SaKeys, Secret, encryption, integrity,
+};
 
 /// Packets in a batch.
 static FILLS: &[usize] = &[1, 2, 8, 46];
@@ -62,8 +64,8 @@ fn measure(
 /// Encryption of a batch, and decryption of one packet after the other.
 fn cbc(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
     let row = encryption(12, Some(128)).expect("AES-128-CBC");
-    let encryptor = Encryptor::new(kernel, row, &[1; 16]).expect("a key");
-    let decryptor = Decryptor::new(kernel, row, &[1; 16]).expect("a key");
+    let encryptor = CbcEncryptor::new(kernel, row, &[1; 16]).expect("a key");
+    let decryptor = CbcDecryptor::new(kernel, row, &[1; 16]).expect("a key");
     let mut texts = vec![vec![0; size]; fill];
     measure(
         criterion,
@@ -71,7 +73,7 @@ fn cbc(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
         kernel,
         (fill, size),
         &mut || {
-            let mut lanes: [Lane<'_>; 46] = std::array::from_fn(|_| Lane::default());
+            let mut lanes: [CbcJob<'_>; 46] = std::array::from_fn(|_| CbcJob::default());
             for (lane, text) in lanes.iter_mut().zip(&mut texts) {
                 lane.text = text;
             }
@@ -94,9 +96,9 @@ fn cbc(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
 fn hmac(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
     let texts = vec![vec![0; size]; fill];
     for (what, row) in [("hmac-sha1", integrity(2)), ("hmac-sha256", integrity(12))] {
-        let hmac = Hmac::new(kernel, row.expect("known"), &[1; 20]).expect("lanes");
+        let hmac = BatchHmac::new(kernel, row.expect("known"), &[1; 20]).expect("lanes");
         measure(criterion, what, kernel, (fill, size), &mut || {
-            let mut messages = [Message::default(); 46];
+            let mut messages = [HmacJob::default(); 46];
             for (message, text) in messages.iter_mut().zip(&texts) {
                 message.bytes = text;
             }
@@ -118,7 +120,7 @@ fn esp(
         encryption: Secret::new(vec![1; protection.encryption_key_len()]),
         integrity: Secret::new(vec![2; protection.integrity_key_len()]),
     };
-    let sealer = Sealer::new(kernel, protection, &keys, [3; 16]).expect("keys");
+    let sealer = BatchSealer::new(kernel, protection, &keys, [3; 16]).expect("keys");
     let sealer = sealer.expect("lanes");
     let mut packets = vec![vec![0; 8 + 16 + size + protection.icv_len()]; fill];
     measure(
@@ -130,7 +132,7 @@ fn esp(
             let mut batch: Vec<_> = packets
                 .iter_mut()
                 .zip(1..)
-                .map(|(bytes, counter)| Outgoing {
+                .map(|(bytes, counter)| SealJob {
                     bytes,
                     counter,
                     esn_high: None,
@@ -141,7 +143,7 @@ fn esp(
     );
 
     // An opened packet is no longer authentic, so each round opens copies; the copy is part of the time.
-    let opener = Opener::new(kernel, protection, &keys).expect("keys");
+    let opener = BatchOpener::new(kernel, protection, &keys).expect("keys");
     let opener = opener.expect("lanes");
     let mut copies = packets.clone();
     measure(
@@ -155,10 +157,10 @@ fn esp(
                 .zip(&packets)
                 .map(|(bytes, packet)| {
                     bytes.copy_from_slice(packet);
-                    Incoming {
+                    OpenJob {
                         bytes,
                         esn_high: None,
-                        plaintext: Err(Forged::TooShort),
+                        plaintext: Err(OpenError::TooShort),
                     }
                 })
                 .collect();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{MachineInfo, Progress};
-use crate::crypto::{EspProposal, Generator, IkeProposal, Secret, WordError};
+use crate::crypto::{EspProposal, Generator, IkeProposal, ProposalError, Secret};
 use crate::ike::{
     Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyTest, Settings, Start,
     TunnelId, TunnelState,
@@ -51,7 +51,7 @@ pub enum IkeBenchError {
         /// As given.
         words: String,
         /// What is wrong with it.
-        error: WordError,
+        error: ProposalError,
     },
     /// The two engines did not come to an SA.
     #[error("two engines with `--ike {0}` do not connect")]

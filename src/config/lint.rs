@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::file::{ConfigTable, ConfigValue};
 use super::settings::{GatewaySettings, Mtu};
 use super::tunnel::ResolvedTunnel;
-use crate::crypto::Status;
+use crate::crypto::AlgorithmStatus;
 use crate::ike::{Encapsulation, Peer};
 use crate::net::Prefix;
 
@@ -228,14 +228,14 @@ fn algorithms(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
 fn weak_algorithms(
     tunnel: &ResolvedTunnel,
     key: &str,
-    found: &[(&'static str, Status)],
+    found: &[(&'static str, AlgorithmStatus)],
     span: &Range<usize>,
     instead: &str,
     findings: &mut Vec<Diagnostic>,
 ) {
     let name = &tunnel.settings.name;
-    let broken = words(found, Status::Forbidden);
-    let weak = words(found, Status::Weak);
+    let broken = words(found, AlgorithmStatus::Forbidden);
+    let weak = words(found, AlgorithmStatus::Weak);
     if !broken.is_empty() {
         let what = format!("`{key}` of tunnel `{name}` has broken algorithms: {broken}");
         let finding = if tunnel.allow_weak {
@@ -262,7 +262,7 @@ fn weak_algorithms(
 }
 
 /// The words of one status, without duplicates.
-fn words(found: &[(&'static str, Status)], wanted: Status) -> String {
+fn words(found: &[(&'static str, AlgorithmStatus)], wanted: AlgorithmStatus) -> String {
     let mut words: Vec<&str> = Vec::new();
     for (word, status) in found {
         if *status == wanted && !words.contains(word) {

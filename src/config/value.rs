@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::diagnostic::{Diagnostic, nearest};
 use super::file::{ConfigValue, SpannedValue};
 use super::settings::{InsideAddress, OffloadMode};
-use crate::crypto::{EspProposal, IkeProposal, Note, WordError};
+use crate::crypto::{EspProposal, Hint, IkeProposal, ProposalError};
 use crate::ike::{Encapsulation, Identity, Peer, PeerId, Start};
 use crate::net::{Dscp, Prefix};
 
@@ -345,7 +345,7 @@ fn esp_proposals(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option
 fn proposals<T>(
     value: &SpannedValue,
     findings: &mut Vec<Diagnostic>,
-    parse: impl Fn(&str) -> Result<(T, Vec<Note>), WordError>,
+    parse: impl Fn(&str) -> Result<(T, Vec<Hint>), ProposalError>,
 ) -> Option<Vec<T>> {
     let items = items(value);
     if items.is_empty() {
@@ -357,8 +357,8 @@ fn proposals<T>(
         match parse(&text) {
             Ok((proposal, notes)) => {
                 for note in notes {
-                    let (Note::HashNamesPrf { word, offset, .. }
-                    | Note::HashUnused { word, offset }) = &note;
+                    let (Hint::HashNamesPrf { word, offset, .. }
+                    | Hint::HashUnused { word, offset }) = &note;
                     let span = part(item, &text, *offset, word.len());
                     findings.push(Diagnostic::note(span, note.to_string(), ""));
                 }

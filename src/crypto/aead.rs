@@ -17,7 +17,7 @@ pub(super) struct AeadKey {
 }
 
 /// What went wrong in an AEAD operation.
-pub(super) enum Fault {
+pub(super) enum AeadError {
     /// Extended sequence numbers, but the associated data is no ESP header.
     NotEsp,
     /// The lengths are beyond the algorithm, or (opening) the tag is wrong.
@@ -43,7 +43,7 @@ impl AeadKey {
         parts: &mut Parts<'_>,
         counter: u64,
         esn_high: Option<u32>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), AeadError> {
         parts.iv.copy_from_slice(&counter.to_be_bytes());
         let nonce = self.nonce(parts.iv);
         let tag = match esn_high {
@@ -57,14 +57,18 @@ impl AeadKey {
         };
         parts
             .icv
-            .copy_from_slice(tag.map_err(|_| Fault::Refused)?.as_ref());
+            .copy_from_slice(tag.map_err(|_| AeadError::Refused)?.as_ref());
         Ok(())
     }
 
     /// Checks the ICV and decrypts the text. On failure the text is overwritten: ring leaves nothing unverified behind.
-    pub(super) fn open(&self, parts: &mut Parts<'_>, esn_high: Option<u32>) -> Result<(), Fault> {
+    pub(super) fn open(
+        &self,
+        parts: &mut Parts<'_>,
+        esn_high: Option<u32>,
+    ) -> Result<(), AeadError> {
         let nonce = self.nonce(parts.iv);
-        let tag = Tag::try_from(&*parts.icv).map_err(|_| Fault::Refused)?;
+        let tag = Tag::try_from(&*parts.icv).map_err(|_| AeadError::Refused)?;
         let opened = match esn_high {
             None => self.key.open_in_place_separate_tag(
                 nonce,
@@ -79,7 +83,7 @@ impl AeadKey {
                     .open_in_place_separate_tag(nonce, aad, tag, parts.text, 0..)
             }
         };
-        opened.map(|_| ()).map_err(|_| Fault::Refused)
+        opened.map(|_| ()).map_err(|_| AeadError::Refused)
     }
 
     fn nonce(&self, iv: &[u8]) -> Nonce {
@@ -92,8 +96,8 @@ impl AeadKey {
 }
 
 /// SPI ‖ high half ‖ low half of the sequence number (RFC 4106 §5).
-fn extended_header(aad: &[u8], high: u32) -> Result<[u8; 12], Fault> {
-    let header: [u8; 8] = aad.try_into().map_err(|_| Fault::NotEsp)?;
+fn extended_header(aad: &[u8], high: u32) -> Result<[u8; 12], AeadError> {
+    let header: [u8; 8] = aad.try_into().map_err(|_| AeadError::NotEsp)?;
     let [s0, s1, s2, s3, l0, l1, l2, l3] = header;
     let [h0, h1, h2, h3] = high.to_be_bytes();
     Ok([s0, s1, s2, s3, h0, h1, h2, h3, l0, l1, l2, l3])

@@ -17,7 +17,7 @@ use super::keys::Secret;
 
 /// A hash function that HMAC is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hash {
+pub(super) enum HashAlgorithm {
     Md5,
     Sha1,
     Sha256,
@@ -43,13 +43,13 @@ pub(super) struct Tag {
 
 impl Mac {
     /// HMAC keyed with `key`, of any length.
-    pub(super) fn new(hash: Hash, key: &[u8]) -> Mac {
+    pub(super) fn new(hash: HashAlgorithm, key: &[u8]) -> Mac {
         match hash {
-            Hash::Md5 => Mac::Md5(keyed(key)),
-            Hash::Sha1 => Mac::Sha1(keyed(key)),
-            Hash::Sha256 => Mac::Sha256(keyed(key)),
-            Hash::Sha384 => Mac::Sha384(keyed(key)),
-            Hash::Sha512 => Mac::Sha512(keyed(key)),
+            HashAlgorithm::Md5 => Mac::Md5(keyed(key)),
+            HashAlgorithm::Sha1 => Mac::Sha1(keyed(key)),
+            HashAlgorithm::Sha256 => Mac::Sha256(keyed(key)),
+            HashAlgorithm::Sha384 => Mac::Sha384(keyed(key)),
+            HashAlgorithm::Sha512 => Mac::Sha512(keyed(key)),
         }
     }
 
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_clone_goes_its_own_way() {
-        let mut first = Mac::new(Hash::Sha1, b"key");
+        let mut first = Mac::new(HashAlgorithm::Sha1, b"key");
         let mut second = first.clone();
         first.update(b"one");
         second.update(b"o");
@@ -157,7 +157,7 @@ mod tests {
         first.update(b"more");
         assert_ne!(
             first.finish().as_bytes(),
-            Mac::new(Hash::Sha1, b"key").finish().as_bytes()
+            Mac::new(HashAlgorithm::Sha1, b"key").finish().as_bytes()
         );
     }
 }

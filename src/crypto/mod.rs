@@ -43,15 +43,16 @@ mod suite;
 pub(crate) mod vectors;
 
 pub use digest::sha1;
-pub use kex::{Answer, InvalidPublicValue, KeyExchange};
+pub use kex::{InvalidPublicValue, KeResponse, KeyExchange};
 pub use keys::{Secret, equal};
 pub use mac::hmac_sha256;
-pub use protect::{Forged, Misfit, Opener, SaKeys, Sealer, WrongKeyLength};
+pub use protect::{OpenError, Opener, SaKeys, SealError, Sealer, WrongKeyLength};
 pub use random::Generator;
 pub use registry::{
-    ADDITIONAL, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf, Status,
-    additional, encryption, group, integrity, prf,
+    ADDITIONAL, AlgorithmStatus, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF,
+    Prf, additional, encryption, group, integrity, prf,
 };
 pub use suite::{
-    Esn, EspProposal, EspSuite, IkeProposal, IkeSuite, Note, Protection, WordError, WordErrorKind,
+    Esn, EspProposal, EspSuite, Hint, IkeProposal, IkeSuite, ProposalError, ProposalErrorKind,
+    Protection,
 };

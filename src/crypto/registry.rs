@@ -6,20 +6,20 @@
 //! A row is used as `&'static Encryption` and so on, and compares equal to itself only.
 
 use std::fmt;
-use std::hash::{Hash as StdHash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
 
 use super::cbc::BlockCipher;
 use super::kex::x25519::X25519;
-use super::kex::{Method, ecp, mlkem, primes};
-use super::mac::Hash;
+use super::kex::{KexMethod, ecp, mlkem, primes};
+use super::mac::HashAlgorithm;
 
 /// How far an algorithm may be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Status {
+pub enum AlgorithmStatus {
     /// Nothing to say against it.
-    Sound,
+    Secure,
     /// Works where the configuration names it; `check` warns and says what to use instead.
     Weak,
     /// Broken in practice: must be named, and the tunnel must say `allow-weak = true` as well.
@@ -49,7 +49,7 @@ pub struct Encryption {
     /// Security in bits.
     pub strength: u16,
     /// Standing.
-    pub status: Status,
+    pub status: AlgorithmStatus,
     pub(super) cipher: Cipher,
 }
 
@@ -66,8 +66,8 @@ pub struct Integrity {
     /// Bytes of ICV after truncation.
     pub icv_len: usize,
     /// Standing.
-    pub status: Status,
-    pub(super) hash: Hash,
+    pub status: AlgorithmStatus,
+    pub(super) hash: HashAlgorithm,
 }
 
 /// A pseudorandom function (transform type 2).
@@ -83,13 +83,13 @@ pub struct Prf {
     /// Preferred key bytes: the length of SK_d, SK_pi and SK_pr (RFC 7296 §2.13).
     pub key_len: usize,
     /// Standing.
-    pub status: Status,
-    pub(super) hash: Hash,
+    pub status: AlgorithmStatus,
+    pub(super) hash: HashAlgorithm,
 }
 
 /// A key exchange method (transform type 4, and the additional ones of RFC 9370): a Diffie-Hellman group or a KEM.
 pub struct Group {
-    /// Method number.
+    /// KexMethod number.
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
@@ -102,8 +102,8 @@ pub struct Group {
     /// Security in bits: SP 800-56A rev. 3 for the primes and curves, size of the subgroup considered; of a KEM the strength of its category (FIPS 203 §8).
     pub strength: u16,
     /// Standing.
-    pub status: Status,
-    pub(super) method: &'static dyn Method,
+    pub status: AlgorithmStatus,
+    pub(super) method: &'static dyn KexMethod,
 }
 
 /// What runs an encryption row.
@@ -113,17 +113,17 @@ pub(super) enum Cipher {
     Aead(&'static ring::aead::Algorithm),
 }
 
-use Status::{Forbidden, Sound, Weak};
+use AlgorithmStatus::{Forbidden, Secure, Weak};
 
 /// Every encryption algorithm: RFC 3602, 4106, 7634, 2451, 2405.
 #[rustfmt::skip]
 pub static ENCRYPTION: &[Encryption] = &[
-    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes128) },
-    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes192) },
-    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Sound,     cipher: Cipher::Cbc(BlockCipher::Aes256) },
-    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Sound,     cipher: Cipher::Aead(&AES_128_GCM) },
-    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aead(&AES_256_GCM) },
-    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Sound,     cipher: Cipher::Aead(&CHACHA20_POLY1305) },
+    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes128) },
+    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes192) },
+    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes256) },
+    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Secure,     cipher: Cipher::Aead(&AES_128_GCM) },
+    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&AES_256_GCM) },
+    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&CHACHA20_POLY1305) },
     Encryption { id: 3,  word: "3des",             also: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::Cbc(BlockCipher::TripleDes) },
     Encryption { id: 2,  word: "des",              also: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::Cbc(BlockCipher::Des) },
 ];
@@ -131,21 +131,21 @@ pub static ENCRYPTION: &[Encryption] = &[
 /// Every integrity algorithm: RFC 2403, 2404, 4868.
 #[rustfmt::skip]
 pub static INTEGRITY: &[Integrity] = &[
-    Integrity { id: 2,  word: "sha1",   also: &["sha"],      key_len: 20, icv_len: 12, status: Weak,      hash: Hash::Sha1 },
-    Integrity { id: 12, word: "sha256", also: &["sha2_256"], key_len: 32, icv_len: 16, status: Sound,     hash: Hash::Sha256 },
-    Integrity { id: 13, word: "sha384", also: &["sha2_384"], key_len: 48, icv_len: 24, status: Sound,     hash: Hash::Sha384 },
-    Integrity { id: 14, word: "sha512", also: &["sha2_512"], key_len: 64, icv_len: 32, status: Sound,     hash: Hash::Sha512 },
-    Integrity { id: 1,  word: "md5",    also: &[],           key_len: 16, icv_len: 12, status: Forbidden, hash: Hash::Md5 },
+    Integrity { id: 2,  word: "sha1",   also: &["sha"],      key_len: 20, icv_len: 12, status: Weak,      hash: HashAlgorithm::Sha1 },
+    Integrity { id: 12, word: "sha256", also: &["sha2_256"], key_len: 32, icv_len: 16, status: Secure,     hash: HashAlgorithm::Sha256 },
+    Integrity { id: 13, word: "sha384", also: &["sha2_384"], key_len: 48, icv_len: 24, status: Secure,     hash: HashAlgorithm::Sha384 },
+    Integrity { id: 14, word: "sha512", also: &["sha2_512"], key_len: 64, icv_len: 32, status: Secure,     hash: HashAlgorithm::Sha512 },
+    Integrity { id: 1,  word: "md5",    also: &[],           key_len: 16, icv_len: 12, status: Forbidden, hash: HashAlgorithm::Md5 },
 ];
 
 /// Every pseudorandom function: RFC 2104, 4868.
 #[rustfmt::skip]
 pub static PRF: &[Prf] = &[
-    Prf { id: 2, word: "prfsha1",   also: &[], output_len: 20, key_len: 20, status: Weak,      hash: Hash::Sha1 },
-    Prf { id: 5, word: "prfsha256", also: &[], output_len: 32, key_len: 32, status: Sound,     hash: Hash::Sha256 },
-    Prf { id: 6, word: "prfsha384", also: &[], output_len: 48, key_len: 48, status: Sound,     hash: Hash::Sha384 },
-    Prf { id: 7, word: "prfsha512", also: &[], output_len: 64, key_len: 64, status: Sound,     hash: Hash::Sha512 },
-    Prf { id: 1, word: "prfmd5",    also: &[], output_len: 16, key_len: 16, status: Forbidden, hash: Hash::Md5 },
+    Prf { id: 2, word: "prfsha1",   also: &[], output_len: 20, key_len: 20, status: Weak,      hash: HashAlgorithm::Sha1 },
+    Prf { id: 5, word: "prfsha256", also: &[], output_len: 32, key_len: 32, status: Secure,     hash: HashAlgorithm::Sha256 },
+    Prf { id: 6, word: "prfsha384", also: &[], output_len: 48, key_len: 48, status: Secure,     hash: HashAlgorithm::Sha384 },
+    Prf { id: 7, word: "prfsha512", also: &[], output_len: 64, key_len: 64, status: Secure,     hash: HashAlgorithm::Sha512 },
+    Prf { id: 1, word: "prfmd5",    also: &[], output_len: 16, key_len: 16, status: Forbidden, hash: HashAlgorithm::Md5 },
 ];
 
 /// Every key exchange group: RFC 2409 §6, 3526, 5114, 5903, 8031.
@@ -154,26 +154,26 @@ pub static GROUP: &[Group] = &[
     Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   answer_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
     Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
     Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  answer_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
-    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Sound,     method: &primes::MODP_2048 },
-    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  answer_len: 384,  strength: 128, status: Sound,     method: &primes::MODP_3072 },
-    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  answer_len: 512,  strength: 152, status: Sound,     method: &primes::MODP_4096 },
-    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  answer_len: 768,  strength: 176, status: Sound,     method: &primes::MODP_6144 },
-    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, answer_len: 1024, strength: 200, status: Sound,     method: &primes::MODP_8192 },
+    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Secure,     method: &primes::MODP_2048 },
+    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  answer_len: 384,  strength: 128, status: Secure,     method: &primes::MODP_3072 },
+    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  answer_len: 512,  strength: 152, status: Secure,     method: &primes::MODP_4096 },
+    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  answer_len: 768,  strength: 176, status: Secure,     method: &primes::MODP_6144 },
+    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, answer_len: 1024, strength: 200, status: Secure,     method: &primes::MODP_8192 },
     Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
     Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
     Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
-    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   answer_len: 64,   strength: 128, status: Sound,     method: &ecp::P256 },
-    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   answer_len: 96,   strength: 192, status: Sound,     method: &ecp::P384 },
-    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  answer_len: 132,  strength: 256, status: Sound,     method: &ecp::P521 },
-    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   answer_len: 32,   strength: 128, status: Sound,     method: &X25519 },
+    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   answer_len: 64,   strength: 128, status: Secure,     method: &ecp::P256 },
+    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   answer_len: 96,   strength: 192, status: Secure,     method: &ecp::P384 },
+    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  answer_len: 132,  strength: 256, status: Secure,     method: &ecp::P521 },
+    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   answer_len: 32,   strength: 128, status: Secure,     method: &X25519 },
 ];
 
 /// Every method for an additional key exchange (RFC 9370), which comes after the one of the groups and adds to it. Their messages are too long for
 /// IKE_SA_INIT, so none of them is ever the only one.
 #[rustfmt::skip]
 pub static ADDITIONAL: &[Group] = &[
-    Group { id: 36, word: "ke1_mlkem768",  also: &[], public_len: 1184, answer_len: 1088, strength: 192, status: Sound, method: &mlkem::ML_KEM_768 },
-    Group { id: 37, word: "ke1_mlkem1024", also: &[], public_len: 1568, answer_len: 1568, strength: 256, status: Sound, method: &mlkem::ML_KEM_1024 },
+    Group { id: 36, word: "ke1_mlkem768",  also: &[], public_len: 1184, answer_len: 1088, strength: 192, status: Secure, method: &mlkem::ML_KEM_768 },
+    Group { id: 37, word: "ke1_mlkem1024", also: &[], public_len: 1568, answer_len: 1568, strength: 256, status: Secure, method: &mlkem::ML_KEM_1024 },
 ];
 
 /// The encryption algorithm with this number and Key Length attribute.
@@ -221,7 +221,7 @@ impl Integrity {
 macro_rules! row {
     ($row:ident, |$self:ident| $identity:expr) => {
         impl $row {
-            fn identity(&self) -> impl Eq + StdHash + use<> {
+            fn identity(&self) -> impl Eq + Hash + use<> {
                 let $self = self;
                 $identity
             }
@@ -232,7 +232,7 @@ macro_rules! row {
             }
         }
         impl Eq for $row {}
-        impl StdHash for $row {
+        impl Hash for $row {
             fn hash<H: Hasher>(&self, state: &mut H) {
                 self.identity().hash(state);
             }
@@ -353,8 +353,8 @@ mod tests {
     #[test]
     fn weak_and_forbidden_are_exactly_those_the_interface_names() {
         fn words<'a>(
-            status: Status,
-            rows: impl Iterator<Item = (&'a str, Status)>,
+            status: AlgorithmStatus,
+            rows: impl Iterator<Item = (&'a str, AlgorithmStatus)>,
         ) -> Vec<&'a str> {
             rows.filter(|row| row.1 == status)
                 .map(|row| row.0)

@@ -25,7 +25,7 @@ pub struct Inbound {
     suite: EspSuite,
     pub(super) opener: Opener,
     /// What opens several at once, for suites that gain by it.
-    pub(super) lanes: Option<lanes::Opener>,
+    pub(super) lanes: Option<lanes::BatchOpener>,
     policy: Policy,
     pub(super) lifetime: Lifetime,
     window: Mutex<Window>,
@@ -45,7 +45,7 @@ impl Inbound {
         window: u32,
     ) -> Result<Inbound, WrongKeyLength> {
         let opener = Opener::new(suite.protection, keys)?;
-        let lanes = lanes::Opener::new(Kernel::best(), suite.protection, keys)?;
+        let lanes = lanes::BatchOpener::new(Kernel::best(), suite.protection, keys)?;
         let window = Mutex::new(Window::new(window));
         Ok(Inbound {
             spi,

@@ -16,8 +16,8 @@ use std::sync::MutexGuard;
 use super::lifetime::{LifetimeState, Usage};
 use super::replay::{self, Window};
 use super::{HEADER, Inbound};
-use crate::crypto::lanes::{self, GROUP, Incoming};
-use crate::crypto::{Esn, Forged};
+use crate::crypto::lanes::{self, MAX_LANES, OpenJob};
+use crate::crypto::{Esn, OpenError};
 use crate::net::{DropReason, Packet};
 
 /// An inbound SA held for a batch of packets. There is only one at a time, so a window never has two writers; a packet that
@@ -66,7 +66,7 @@ impl<'p> RxPacket<'p> {
 
 impl<'a> InboundGuard<'a> {
     /// So many packets at a time fill the lanes, and stay in the first-level cache.
-    pub const GROUP: usize = GROUP;
+    pub const GROUP: usize = MAX_LANES;
 
     pub(super) fn new(sa: &'a Inbound, window: MutexGuard<'a, Window>) -> InboundGuard<'a> {
         InboundGuard {
@@ -98,7 +98,7 @@ impl<'a> InboundGuard<'a> {
         match &self.sa.lanes {
             // One alone has nobody to share the lanes with.
             Some(lanes) if packets.len() > 1 => {
-                for group in packets.chunks_mut(GROUP) {
+                for group in packets.chunks_mut(MAX_LANES) {
                     self.open_group(lanes, group);
                 }
             }
@@ -117,21 +117,21 @@ impl<'a> InboundGuard<'a> {
     }
 
     /// At most [`InboundGuard::GROUP`] of them.
-    fn open_group(&mut self, lanes: &lanes::Opener, group: &mut [RxPacket<'_>]) {
+    fn open_group(&mut self, lanes: &lanes::BatchOpener, group: &mut [RxPacket<'_>]) {
         // 1. and 2. Each gets the number it seems to have, or a reason.
-        let mut numbers = [Err(DropReason::Short); GROUP];
+        let mut numbers = [Err(DropReason::Short); MAX_LANES];
         for (number, packet) in numbers.iter_mut().zip(group.iter()) {
             *number = self.precheck(packet.esp);
         }
 
         // 3. Those that are left, side by side.
-        let mut incoming: [Incoming<'_>; GROUP] =
-            std::array::from_fn(|_| Incoming::new(&mut [], None));
+        let mut incoming: [OpenJob<'_>; MAX_LANES] =
+            std::array::from_fn(|_| OpenJob::new(&mut [], None));
         let mut count = 0_usize;
         let numbered = group.iter_mut().zip(numbers);
         let admitted = numbered.filter_map(|(packet, number)| Some((packet, number.ok()?)));
         for (place, (packet, number)) in incoming.iter_mut().zip(admitted) {
-            *place = Incoming::new(packet.esp, self.high(number));
+            *place = OpenJob::new(packet.esp, self.high(number));
             count = count.saturating_add(1);
         }
         lanes.open(incoming.get_mut(..count).unwrap_or_default());
@@ -141,7 +141,7 @@ impl<'a> InboundGuard<'a> {
         for (packet, number) in group.iter_mut().zip(numbers) {
             self.is_newest = false;
             packet.inner = number.and_then(|number| {
-                let plaintext = plaintexts.next().unwrap_or(Err(Forged::TooShort));
+                let plaintext = plaintexts.next().unwrap_or(Err(OpenError::TooShort));
                 if plaintext.is_err() && self.precheck(packet.esp).is_ok_and(|now| now != number) {
                     // Those before it have moved the window so far that its number must be another. It is as it came.
                     self.alone(packet);
@@ -179,12 +179,12 @@ impl<'a> InboundGuard<'a> {
         &mut self,
         sequence: u64,
         esp: &[u8],
-        plaintext: Result<Range<usize>, Forged>,
+        plaintext: Result<Range<usize>, OpenError>,
     ) -> Result<Range<usize>, DropReason> {
         // 3. The ICV covers everything before it; nothing was decrypted unless it is right.
         let plaintext = plaintext.map_err(|forged| match forged {
-            Forged::TooShort | Forged::Misaligned => DropReason::Short,
-            Forged::WrongIcv => DropReason::Auth,
+            OpenError::TooShort | OpenError::Misaligned => DropReason::Short,
+            OpenError::WrongIcv => DropReason::Auth,
         })?;
 
         // 4. Only an authentic packet moves the window (RFC 4303 §3.4.3). One of the same batch may have been the same, or the last.

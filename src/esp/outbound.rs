@@ -25,7 +25,7 @@ pub struct Outbound {
     pub(super) suite: EspSuite,
     pub(super) sealer: Sealer,
     /// What seals several at once, for suites that gain by it.
-    pub(super) lanes: Option<lanes::Sealer>,
+    pub(super) lanes: Option<lanes::BatchSealer>,
     policy: Policy,
     pub(super) lifetime: Lifetime,
     used: Mutex<Counted>,
@@ -50,7 +50,7 @@ impl Outbound {
         policy: Policy,
     ) -> Result<Outbound, WrongKeyLength> {
         let sealer = Sealer::new(suite.protection, keys, iv_key)?;
-        let lanes = lanes::Sealer::new(Kernel::best(), suite.protection, keys, iv_key)?;
+        let lanes = lanes::BatchSealer::new(Kernel::best(), suite.protection, keys, iv_key)?;
         let lifetime = Lifetime::new(suite.esn);
         Ok(Outbound {
             spi,

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::lifetime::{LifetimeState, Usage};
 use super::{HEADER, Outbound, trailer};
 use crate::crypto::Esn;
-use crate::crypto::lanes::{GROUP, Outgoing};
+use crate::crypto::lanes::{MAX_LANES, SealJob};
 use crate::net::{DropReason, Packet};
 
 /// An outbound SA held for a batch of packets.
@@ -43,7 +43,7 @@ pub struct FramedPacket {
 
 impl<'a> OutboundGuard<'a> {
     /// So many packets laid out are worth guard: they fill the lanes, and the first-level cache still holds them.
-    pub const GROUP: usize = GROUP;
+    pub const GROUP: usize = MAX_LANES;
 
     pub(super) fn new(sa: &'a Outbound, used: MutexGuard<'a, Counted>) -> OutboundGuard<'a> {
         let before = *used;
@@ -119,10 +119,10 @@ impl<'a> OutboundGuard<'a> {
         let mut rest = room;
         match &self.sa.lanes {
             // One alone has nobody to share the lanes with.
-            Some(lanes) if laid.len() > 1 => laid.chunks(GROUP).try_for_each(|group| {
-                let mut packets: [Outgoing<'_>; GROUP] = Default::default();
+            Some(lanes) if laid.len() > 1 => laid.chunks(MAX_LANES).try_for_each(|group| {
+                let mut packets: [SealJob<'_>; MAX_LANES] = Default::default();
                 for (packet, laid) in packets.iter_mut().zip(group) {
-                    *packet = Outgoing {
+                    *packet = SealJob {
                         bytes: cut(&mut rest, laid.len)?,
                         counter: laid.sequence,
                         esn_high: self.high(laid.sequence),

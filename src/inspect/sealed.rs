@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::crypto::{Forged, Opener};
+use crate::crypto::{OpenError, Opener};
 use crate::ike::{Assembly, Fragment, Mark, MessageKey, Part};
 use crate::wire::{ChainError, Envelope, Flags, IkeSpi, Message, Payload, Sealed, chain, sk};
 
@@ -47,7 +47,7 @@ pub(super) enum Decrypted {
     /// A table has them, for algorithms that we do not run.
     Unsupported(String),
     /// The keys do not open it.
-    Forged(Forged),
+    Forged(OpenError),
     /// It is authentic and makes no sense.
     Nonsense(ChainError),
 }
@@ -217,7 +217,7 @@ mod tests {
         let other_side = seal(sk::frame(header(false), &notify(9), ROOM).unwrap(), 1);
         assert_eq!(
             open(&mut opener(), &other_side),
-            Decrypted::Forged(Forged::WrongIcv)
+            Decrypted::Forged(OpenError::WrongIcv)
         );
         let mut unknown = sealed;
         unknown[15] = 9;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::crypto::{EspProposal, IkeProposal, Status, WordError};
+use crate::crypto::{AlgorithmStatus, EspProposal, IkeProposal, ProposalError};
 use crate::ike::Encapsulation;
 use crate::net::EspTransport;
 
@@ -96,9 +96,9 @@ impl LabOptions {
 
     fn allow(
         &self,
-        mut weak: impl Iterator<Item = (&'static str, Status)>,
+        mut weak: impl Iterator<Item = (&'static str, AlgorithmStatus)>,
     ) -> Result<(), OptionsError> {
-        let forbidden = weak.find(|(_, status)| *status == Status::Forbidden);
+        let forbidden = weak.find(|(_, status)| *status == AlgorithmStatus::Forbidden);
         match (forbidden, self.weak) {
             (Some((word, _)), WeakAlgorithms::Refused) => Err(OptionsError::Forbidden(word)),
             (Some(_), WeakAlgorithms::Allowed) | (None, _) => Ok(()),
@@ -151,7 +151,7 @@ pub enum OptionsError {
         /// The proposal.
         proposal: String,
         /// What is wrong with it.
-        error: WordError,
+        error: ProposalError,
     },
     /// An algorithm that must be allowed first.
     #[error("{0} protects nothing any more: add --allow-weak if you mean it")]
@@ -166,7 +166,7 @@ pub fn proposals(words: Option<&str>) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-fn refused(option: &'static str, proposal: &str, error: WordError) -> OptionsError {
+fn refused(option: &'static str, proposal: &str, error: ProposalError) -> OptionsError {
     OptionsError::Words {
         option,
         proposal: proposal.to_owned(),

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{MachineInfo, Progress};
 use crate::crypto::lanes::Kernel;
-use crate::crypto::{EspProposal, EspSuite, WordError};
+use crate::crypto::{EspProposal, EspSuite, ProposalError};
 use crate::os::cycles;
 
 use workload::Workload;
@@ -59,7 +59,7 @@ pub enum EspBenchError {
         /// As given.
         words: String,
         /// What is wrong with it.
-        error: WordError,
+        error: ProposalError,
     },
     /// More than one algorithm of a kind.
     #[error("`--esp {0}` leaves a choice: name one suite each time")]

@@ -1,6 +1,6 @@
 //! What is measured: something that seals a batch, and opens the batch that it sealed.
 
-use crate::crypto::lanes::{self, Incoming, Kernel, Outgoing};
+use crate::crypto::lanes::{self, Kernel, OpenJob, SealJob};
 use crate::crypto::{Esn, EspSuite, SaKeys, Secret};
 use crate::esp::{FramedPacket, Inbound, Outbound, OutboundGuard, RxPacket};
 use crate::net::{Packet, Policy, Prefix};
@@ -37,8 +37,8 @@ pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
 pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let keys = keys(suite);
     let (kernel, protection) = (Kernel::best(), suite.protection);
-    let sealer = lanes::Sealer::new(kernel, protection, &keys, IV_KEY).ok()??;
-    let opener = lanes::Opener::new(kernel, protection, &keys).ok()??;
+    let sealer = lanes::BatchSealer::new(kernel, protection, &keys, IV_KEY).ok()??;
+    let opener = lanes::BatchOpener::new(kernel, protection, &keys).ok()??;
     let policy = any_to_any()?;
     let room = Outbound::new(SPI, suite, &keys, IV_KEY, policy)
         .ok()?
@@ -98,8 +98,8 @@ impl Workload for SaWorkload {
 }
 
 struct LanesWorkload {
-    sealer: lanes::Sealer,
-    opener: lanes::Opener,
+    sealer: lanes::BatchSealer,
+    opener: lanes::BatchOpener,
     esn: Esn,
     counter: u64,
     packets: Vec<Vec<u8>>,
@@ -118,9 +118,9 @@ impl Workload for LanesWorkload {
     fn seal(&mut self) {
         let esn_high = self.high();
         let mut packets = self.packets.iter_mut();
-        let mut batch: [Outgoing<'_>; BATCH] = std::array::from_fn(|_| {
+        let mut batch: [SealJob<'_>; BATCH] = std::array::from_fn(|_| {
             self.counter += 1;
-            Outgoing {
+            SealJob {
                 bytes: packets.next().map_or(&mut [], Vec::as_mut_slice),
                 counter: self.counter,
                 esn_high,
@@ -132,9 +132,9 @@ impl Workload for LanesWorkload {
     fn open(&mut self) {
         let esn_high = self.high();
         let mut packets = self.packets.iter_mut();
-        let mut batch: [Incoming<'_>; BATCH] = std::array::from_fn(|_| {
+        let mut batch: [OpenJob<'_>; BATCH] = std::array::from_fn(|_| {
             let bytes = packets.next().map_or(&mut [][..], Vec::as_mut_slice);
-            Incoming::new(bytes, esn_high)
+            OpenJob::new(bytes, esn_high)
         });
         self.opener.open(&mut batch);
         assert!(

@@ -16,7 +16,7 @@ use p256::elliptic_curve::{
 use p384::NistP384;
 use p521::NistP521;
 
-use super::{InvalidPublicValue, Method, Private};
+use super::{InvalidPublicValue, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
 use crate::crypto::random::Generator;
 
@@ -33,20 +33,24 @@ pub(in crate::crypto) static P521: Curve<NistP521> = Curve(PhantomData);
 /// SEC1's mark of a point written with both coordinates.
 const UNCOMPRESSED: u8 = 4;
 
-impl<C> Method for Curve<C>
+impl<C> KexMethod for Curve<C>
 where
     C: CurveArithmetic,
     FieldBytesSize<C>: ModulusSize,
     AffinePoint<C>: FromSec1Point<C> + ToSec1Point<C>,
 {
-    fn generate(&'static self, _strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>) {
+    fn generate(
+        &'static self,
+        _strength: u16,
+        rng: &mut Generator,
+    ) -> (Box<dyn PrivateValue>, Vec<u8>) {
         let secret = SecretKey::<C>::generate_from_rng(rng.inner());
         let public = coordinates(&secret.public_key());
         (Box::new(secret), public)
     }
 }
 
-impl<C> Private for SecretKey<C>
+impl<C> PrivateValue for SecretKey<C>
 where
     C: CurveArithmetic,
     FieldBytesSize<C>: ModulusSize,

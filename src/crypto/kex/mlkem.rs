@@ -17,25 +17,29 @@ use std::marker::PhantomData;
 use ml_kem::kem::{Ciphertext, Decapsulate, Decapsulator, Encapsulate, Kem, KeyExport, TryKeyInit};
 use zeroize::Zeroize;
 
-use super::{Answer, InvalidPublicValue, Method, Private};
+use super::{InvalidPublicValue, KeResponse, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
 use crate::crypto::random::Generator;
 
 /// One parameter set.
 pub(in crate::crypto) struct MlKem<P>(PhantomData<P>);
 
-/// Method 36: category 3, about as hard to break as AES-192.
+/// KexMethod 36: category 3, about as hard to break as AES-192.
 pub(in crate::crypto) static ML_KEM_768: MlKem<ml_kem::MlKem768> = MlKem(PhantomData);
 
-/// Method 37: category 5, about as hard to break as AES-256.
+/// KexMethod 37: category 5, about as hard to break as AES-256.
 pub(in crate::crypto) static ML_KEM_1024: MlKem<ml_kem::MlKem1024> = MlKem(PhantomData);
 
-impl<P> Method for MlKem<P>
+impl<P> KexMethod for MlKem<P>
 where
     P: Kem,
     P::DecapsulationKey: Decapsulate<Kem = P> + Send + Sync + 'static,
 {
-    fn generate(&'static self, _strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>) {
+    fn generate(
+        &'static self,
+        _strength: u16,
+        rng: &mut Generator,
+    ) -> (Box<dyn PrivateValue>, Vec<u8>) {
         let (private, public) = P::generate_keypair_from_rng(rng.inner());
         (Box::new(Decapsulation(private)), public.to_bytes().to_vec())
     }
@@ -45,14 +49,14 @@ where
         _strength: u16,
         theirs: &[u8],
         rng: &mut Generator,
-    ) -> Result<Answer, InvalidPublicValue> {
+    ) -> Result<KeResponse, InvalidPublicValue> {
         // FIPS 203 §7.2: the length, which our caller has checked, and every coefficient below the modulus.
         let key =
             P::EncapsulationKey::new_from_slice(theirs).map_err(|_| InvalidPublicValue::Modulus)?;
         let (ciphertext, mut shared) = key.encapsulate_with_rng(rng.inner());
         let secret = Secret::from_slice(&shared);
         shared.as_mut_slice().zeroize();
-        Ok(Answer {
+        Ok(KeResponse {
             public: ciphertext.to_vec(),
             shared: secret,
         })
@@ -62,7 +66,7 @@ where
 /// The decapsulation key; the crate wipes it when it is dropped.
 struct Decapsulation<K>(K);
 
-impl<K> Private for Decapsulation<K>
+impl<K> PrivateValue for Decapsulation<K>
 where
     K: Decapsulate + Decapsulator + Send + Sync,
 {

@@ -27,7 +27,7 @@ use super::registry::Group;
 /// The initiator's side of a key exchange: a private value used once, and the public value that goes with it.
 pub struct KeyExchange {
     group: &'static Group,
-    private: Box<dyn Private>,
+    private: Box<dyn PrivateValue>,
     public: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ pub enum InvalidPublicValue {
 }
 
 /// The responder's side of a key exchange, which is over as soon as it has begun.
-pub struct Answer {
+pub struct KeResponse {
     /// What goes into the responder's KE payload.
     pub public: Vec<u8>,
     /// The shared secret.
@@ -93,7 +93,7 @@ impl KeyExchange {
         group: &'static Group,
         theirs: &[u8],
         rng: &mut Generator,
-    ) -> Result<Answer, InvalidPublicValue> {
+    ) -> Result<KeResponse, InvalidPublicValue> {
         if theirs.len() != group.public_len {
             return Err(InvalidPublicValue::Length);
         }
@@ -101,9 +101,9 @@ impl KeyExchange {
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for KeResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answer of {} octets", self.public.len())
+        write!(f, "KeResponse of {} octets", self.public.len())
     }
 }
 
@@ -114,8 +114,12 @@ impl fmt::Debug for KeyExchange {
 }
 
 /// What a group row runs: draws a private value fit for `strength` bits of security and computes the public one.
-pub(super) trait Method: Sync {
-    fn generate(&'static self, strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>);
+pub(super) trait KexMethod: Sync {
+    fn generate(
+        &'static self,
+        strength: u16,
+        rng: &mut Generator,
+    ) -> (Box<dyn PrivateValue>, Vec<u8>);
 
     /// The responder's part. With Diffie-Hellman both sides do the same.
     fn respond(
@@ -123,15 +127,15 @@ pub(super) trait Method: Sync {
         strength: u16,
         theirs: &[u8],
         rng: &mut Generator,
-    ) -> Result<Answer, InvalidPublicValue> {
+    ) -> Result<KeResponse, InvalidPublicValue> {
         let (private, public) = self.generate(strength, rng);
         let shared = private.agree(theirs)?;
-        Ok(Answer { public, shared })
+        Ok(KeResponse { public, shared })
     }
 }
 
 /// A private value, wiped when dropped. It validates a peer's public value before it meets it.
-pub(super) trait Private: Send + Sync {
+pub(super) trait PrivateValue: Send + Sync {
     fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue>;
 }
 

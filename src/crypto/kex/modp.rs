@@ -16,7 +16,7 @@ use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
 use crypto_bigint::{Odd, U448, Uint};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{InvalidPublicValue, Method, Private};
+use super::{InvalidPublicValue, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
 use crate::crypto::random::Generator;
 
@@ -109,8 +109,12 @@ impl<const LIMBS: usize> Prime<LIMBS> {
     }
 }
 
-impl<const LIMBS: usize> Method for Prime<LIMBS> {
-    fn generate(&'static self, strength: u16, rng: &mut Generator) -> (Box<dyn Private>, Vec<u8>) {
+impl<const LIMBS: usize> KexMethod for Prime<LIMBS> {
+    fn generate(
+        &'static self,
+        strength: u16,
+        rng: &mut Generator,
+    ) -> (Box<dyn PrivateValue>, Vec<u8>) {
         let bits = self.exponent_bits(strength);
         let exponent = self.draw(bits, rng);
         let public = self.power(&self.generator, &exponent, bits);
@@ -126,7 +130,7 @@ impl<const LIMBS: usize> Method for Prime<LIMBS> {
     }
 }
 
-impl<const LIMBS: usize> Private for PrivateExponent<LIMBS> {
+impl<const LIMBS: usize> PrivateValue for PrivateExponent<LIMBS> {
     fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
         let y = self.prime.validate(peer)?;
         let shared = self.prime.power(&y, &self.exponent, self.bits);

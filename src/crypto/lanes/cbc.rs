@@ -19,7 +19,7 @@ use super::x86::{AesNi, Schedule, Vaes, aesni, slots, vaes};
 
 /// One text to encrypt in place.
 #[derive(Default)]
-pub struct Lane<'a> {
+pub struct CbcJob<'a> {
     /// Its IV.
     pub iv: [u8; 16],
     /// A whole number of blocks.
@@ -32,10 +32,10 @@ pub struct Lane<'a> {
 pub struct NotBlocks;
 
 /// A key to encrypt with; wiped when dropped.
-pub struct Encryptor(Encrypting);
+pub struct CbcEncryptor(Encrypting);
 
 /// A key to decrypt with; wiped when dropped.
-pub struct Decryptor(Decrypting);
+pub struct CbcDecryptor(Decrypting);
 
 #[allow(
     clippy::large_enum_variant,
@@ -71,11 +71,11 @@ fn aes_of(row: &Encryption) -> Option<BlockCipher> {
     }
 }
 
-impl Encryptor {
+impl CbcEncryptor {
     /// `None` if `row` is no AES-CBC, or `key` does not have its length.
-    pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<Encryptor> {
+    pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<CbcEncryptor> {
         let reference = portable::Encryptor::new(aes_of(row)?, key)?;
-        Some(Encryptor(match kernel.aes {
+        Some(CbcEncryptor(match kernel.aes {
             AesUnit::Portable => Encrypting::Portable(reference),
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::AesNi(unit) => Encrypting::AesNi(unit, aesni::expand(unit, key)?),
@@ -88,7 +88,7 @@ impl Encryptor {
     ///
     /// # Errors
     /// [`NotBlocks`] if a text is not a whole number of blocks.
-    pub fn encrypt(&self, lanes: &mut [Lane<'_>]) -> Result<(), NotBlocks> {
+    pub fn encrypt(&self, lanes: &mut [CbcJob<'_>]) -> Result<(), NotBlocks> {
         if lanes.iter().any(|lane| !lane.text.len().is_multiple_of(16)) {
             return Err(NotBlocks);
         }
@@ -112,7 +112,7 @@ impl Encryptor {
     }
 }
 
-impl Encryptor {
+impl CbcEncryptor {
     /// Encrypts every block by itself: CBC after an IV of zeros.
     pub(super) fn encrypt_blocks(&self, blocks: &mut [[u8; 16]; 16]) {
         match &self.0 {
@@ -132,11 +132,11 @@ impl Encryptor {
     }
 }
 
-impl Decryptor {
+impl CbcDecryptor {
     /// `None` if `row` is no AES-CBC, or `key` does not have its length.
-    pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<Decryptor> {
+    pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<CbcDecryptor> {
         let reference = portable::Decryptor::new(aes_of(row)?, key)?;
-        Some(Decryptor(match kernel.aes {
+        Some(CbcDecryptor(match kernel.aes {
             AesUnit::Portable => Decrypting::Portable(reference),
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             AesUnit::AesNi(unit) => {

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::cbc::{Decryptor, Encryptor, Lane, NotBlocks};
-use super::hmac::{Hmac, Message};
-use super::{Incoming, Kernel, Opener, Outgoing, Sealer};
+use super::cbc::{CbcDecryptor, CbcEncryptor, CbcJob, NotBlocks};
+use super::hmac::{BatchHmac, HmacJob};
+use super::{BatchOpener, BatchSealer, Kernel, OpenJob, SealJob};
 use crate::crypto::mac::Mac;
 use crate::crypto::registry::{ENCRYPTION, Encryption, INTEGRITY, Integrity};
 use crate::crypto::suite::Protection;
-use crate::crypto::{Forged, Misfit, SaKeys, Secret};
+use crate::crypto::{OpenError, SaKeys, SealError, Secret};
 
 pub(super) fn aes() -> impl Iterator<Item = &'static Encryption> {
     ENCRYPTION.iter().filter(|row| row.word.len() == 6)
@@ -57,13 +57,25 @@ fn what_has_no_lanes_is_not_taken() {
         for row in ENCRYPTION {
             let ours = aes().any(|aes| aes == row);
             let key = vec![1; row.key_len];
-            assert_eq!(Encryptor::new(kernel, row, &key).is_some(), ours, "{row}");
-            assert_eq!(Decryptor::new(kernel, row, &key).is_some(), ours, "{row}");
-            assert!(Encryptor::new(kernel, row, &key[1..]).is_none(), "{row}");
+            assert_eq!(
+                CbcEncryptor::new(kernel, row, &key).is_some(),
+                ours,
+                "{row}"
+            );
+            assert_eq!(
+                CbcDecryptor::new(kernel, row, &key).is_some(),
+                ours,
+                "{row}"
+            );
+            assert!(CbcEncryptor::new(kernel, row, &key[1..]).is_none(), "{row}");
         }
         for row in INTEGRITY {
             let ours = hashes().any(|hash| hash == row);
-            assert_eq!(Hmac::new(kernel, row, &[1; 20]).is_some(), ours, "{row}");
+            assert_eq!(
+                BatchHmac::new(kernel, row, &[1; 20]).is_some(),
+                ours,
+                "{row}"
+            );
         }
     }
 }
@@ -71,14 +83,14 @@ fn what_has_no_lanes_is_not_taken() {
 #[test]
 fn a_text_that_is_not_whole_blocks_leaves_the_batch_alone() {
     for kernel in Kernel::all() {
-        let encryptor = Encryptor::new(kernel, &ENCRYPTION[0], &[1; 16]).unwrap();
+        let encryptor = CbcEncryptor::new(kernel, &ENCRYPTION[0], &[1; 16]).unwrap();
         let (mut good, mut bad) = ([0; 32], [0; 33]);
         let mut lanes = [
-            Lane {
+            CbcJob {
                 iv: [0; 16],
                 text: &mut good,
             },
-            Lane {
+            CbcJob {
                 iv: [0; 16],
                 text: &mut bad,
             },
@@ -88,12 +100,12 @@ fn a_text_that_is_not_whole_blocks_leaves_the_batch_alone() {
 
         let protection = protections()[0];
         let keys = keys(protection, 3);
-        let sealer = Sealer::new(kernel, protection, &keys, [7; 16])
+        let sealer = BatchSealer::new(kernel, protection, &keys, [7; 16])
             .unwrap()
             .unwrap();
-        for (len, fault) in [(36, Misfit::TooShort), (53, Misfit::Misaligned)] {
+        for (len, fault) in [(36, SealError::TooShort), (53, SealError::Misaligned)] {
             let (mut good, mut bad) = (vec![0; 52], vec![0; len]);
-            let mut batch = [&mut good, &mut bad].map(|bytes| Outgoing {
+            let mut batch = [&mut good, &mut bad].map(|bytes| SealJob {
                 bytes,
                 counter: 1,
                 esn_high: None,
@@ -116,14 +128,14 @@ proptest! {
             let ivs: Vec<[u8; 16]> = (0..lengths.len()).map(|i| noise(16, seed ^ i as u64).try_into().unwrap()).collect();
             let encrypted = |kernel| {
                 let mut texts = plain.clone();
-                let mut lanes: Vec<_> = texts.iter_mut().zip(&ivs).map(|(text, iv)| Lane { iv: *iv, text }).collect();
-                Encryptor::new(kernel, row, &key).unwrap().encrypt(&mut lanes).unwrap();
+                let mut lanes: Vec<_> = texts.iter_mut().zip(&ivs).map(|(text, iv)| CbcJob { iv: *iv, text }).collect();
+                CbcEncryptor::new(kernel, row, &key).unwrap().encrypt(&mut lanes).unwrap();
                 texts
             };
             let expected = encrypted(Kernel::PORTABLE);
             for kernel in Kernel::all() {
                 prop_assert_eq!(&encrypted(kernel), &expected, "{}", kernel);
-                let decryptor = Decryptor::new(kernel, row, &key).unwrap();
+                let decryptor = CbcDecryptor::new(kernel, row, &key).unwrap();
                 for ((text, iv), plain) in expected.iter().zip(&ivs).zip(&plain) {
                     let mut text = text.clone();
                     decryptor.decrypt(iv, &mut text).unwrap();
@@ -139,10 +151,10 @@ proptest! {
         let bytes: Vec<_> = lengths.iter().map(|(len, _)| noise(*len, seed)).collect();
         for row in hashes() {
             for kernel in Kernel::all() {
-                let mut messages: Vec<_> = bytes.iter().zip(&lengths).map(|(bytes, (_, tail))| Message {
+                let mut messages: Vec<_> = bytes.iter().zip(&lengths).map(|(bytes, (_, tail))| HmacJob {
                     bytes, tail: tail.map(u32::to_be_bytes), tag: [0; 32],
                 }).collect();
-                Hmac::new(kernel, row, &key).unwrap().authenticate(&mut messages);
+                BatchHmac::new(kernel, row, &key).unwrap().authenticate(&mut messages);
                 for message in messages {
                     let mut mac = Mac::new(row.hash, &key);
                     mac.update(message.bytes);
@@ -172,10 +184,10 @@ proptest! {
             }
             for kernel in Kernel::all() {
                 let mut sealed = plain.clone();
-                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).enumerate().map(|(i, (bytes, (_, high, _)))| Outgoing {
+                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).enumerate().map(|(i, (bytes, (_, high, _)))| SealJob {
                     bytes, counter: i as u64, esn_high: *high,
                 }).collect();
-                Sealer::new(kernel, protection, &keys, [seed; 16]).unwrap().unwrap().seal(&mut batch).unwrap();
+                BatchSealer::new(kernel, protection, &keys, [seed; 16]).unwrap().unwrap().seal(&mut batch).unwrap();
                 prop_assert_eq!(&sealed, &expected, "{} {}", kernel, protection);
 
                 for (packet, (_, _, flip)) in sealed.iter_mut().zip(&shape) {
@@ -185,13 +197,13 @@ proptest! {
                     }
                 }
                 let received = sealed.clone();
-                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).map(|(bytes, (_, high, _))| Incoming {
-                    bytes, esn_high: *high, plaintext: Err(Forged::TooShort),
+                let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).map(|(bytes, (_, high, _))| OpenJob {
+                    bytes, esn_high: *high, plaintext: Err(OpenError::TooShort),
                 }).collect();
-                Opener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
+                BatchOpener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
                 for (i, packet) in batch.iter().enumerate() {
                     if shape[i].2.is_some() {
-                        prop_assert_eq!(&packet.plaintext, &Err(Forged::WrongIcv));
+                        prop_assert_eq!(&packet.plaintext, &Err(OpenError::WrongIcv));
                         prop_assert_eq!(&packet.bytes[..], &received[i][..]);
                     } else {
                         let range = packet.plaintext.clone().unwrap();
@@ -211,8 +223,8 @@ proptest! {
             for kernel in Kernel::all() {
                 let mut packets: Vec<_> = lengths.iter().map(|len| noise(*len, 9)).collect();
                 let expected: Vec<_> = packets.iter().map(|packet| alone.open(&mut packet.clone(), 8, None)).collect();
-                let mut batch: Vec<_> = packets.iter_mut().map(|bytes| Incoming { bytes, esn_high: None, plaintext: Ok(0..0) }).collect();
-                Opener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
+                let mut batch: Vec<_> = packets.iter_mut().map(|bytes| OpenJob { bytes, esn_high: None, plaintext: Ok(0..0) }).collect();
+                BatchOpener::new(kernel, protection, &keys).unwrap().unwrap().open(&mut batch);
                 let found: Vec<_> = batch.into_iter().map(|packet| packet.plaintext).collect();
                 prop_assert_eq!(&found, &expected, "{} {}", kernel, protection);
             }

@@ -15,27 +15,27 @@ use sha1::digest::Digest;
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::crypto::mac::Hash;
+use crate::crypto::mac::HashAlgorithm;
 use crate::crypto::registry::Integrity;
 
-use super::jobs::{Job, MOST, Unit, hash};
-use super::padding::{End, fill, write};
+use super::final_blocks::{FinalBlocks, fill, write};
+use super::scheduler::{HashJob, HashUnit, MAX_SLOTS, hash};
 use super::{Kernel, ShaUnit};
 
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 use super::x86::hashes::{Sha1Avx2, Sha1Ni, Sha256Avx2, Sha256Ni};
 
 /// The words a hash goes on from; SHA-1 uses the first five.
-pub(super) type State = [u32; 8];
+pub(super) type HashState = [u32; 8];
 
 /// What a hash takes in one step.
-pub(super) type Chunk = [u8; 64];
+pub(super) type HashBlock = [u8; 64];
 
 /// Messages that go through the three steps together.
-const GROUP: usize = 16;
+const MAX_LANES: usize = 16;
 
 /// FIPS 180-4 §5.3.1.
-const SHA1: State = [
+const SHA1: HashState = [
     0x6745_2301,
     0xefcd_ab89,
     0x98ba_dcfe,
@@ -47,7 +47,7 @@ const SHA1: State = [
 ];
 
 /// FIPS 180-4 §5.3.3.
-const SHA256: State = [
+const SHA256: HashState = [
     0x6a09_e667,
     0xbb67_ae85,
     0x3c6e_f372,
@@ -60,18 +60,18 @@ const SHA256: State = [
 
 /// A key to authenticate with; wiped when dropped.
 #[derive(ZeroizeOnDrop)]
-pub struct Hmac {
+pub struct BatchHmac {
     #[zeroize(skip)]
     algorithm: Algorithm,
     #[zeroize(skip)]
     unit: ShaUnit,
-    inner: State,
-    outer: State,
+    inner: HashState,
+    outer: HashState,
 }
 
 /// A message, and where its tag goes.
 #[derive(Clone, Copy, Default)]
-pub struct Message<'a> {
+pub struct HmacJob<'a> {
     /// The message, but for the tail.
     pub bytes: &'a [u8],
     /// Four more bytes: the high half of an extended sequence number, which is authenticated and not sent (RFC 4303 §2.2.1).
@@ -87,14 +87,14 @@ pub(super) enum Algorithm {
     Sha256,
 }
 
-impl Hmac {
+impl BatchHmac {
     /// HMAC with the hash of `row`, keyed with `key` of any length; `None` if the hash has no lanes.
-    pub fn new(kernel: Kernel, row: &Integrity, key: &[u8]) -> Option<Hmac> {
+    pub fn new(kernel: Kernel, row: &Integrity, key: &[u8]) -> Option<BatchHmac> {
         let mut block = [0; 64];
         let (algorithm, start) = match row.hash {
-            Hash::Sha1 => (Algorithm::Sha1, SHA1),
-            Hash::Sha256 => (Algorithm::Sha256, SHA256),
-            Hash::Md5 | Hash::Sha384 | Hash::Sha512 => return None,
+            HashAlgorithm::Sha1 => (Algorithm::Sha1, SHA1),
+            HashAlgorithm::Sha256 => (Algorithm::Sha256, SHA256),
+            HashAlgorithm::Md5 | HashAlgorithm::Sha384 | HashAlgorithm::Sha512 => return None,
         };
         if key.len() > block.len() {
             match algorithm {
@@ -111,7 +111,7 @@ impl Hmac {
             padded.zeroize();
             state
         };
-        let hmac = Hmac {
+        let hmac = BatchHmac {
             algorithm,
             unit: kernel.sha,
             inner: half(0x36),
@@ -122,7 +122,7 @@ impl Hmac {
     }
 
     /// Writes the tag of every message.
-    pub fn authenticate(&self, messages: &mut [Message<'_>]) {
+    pub fn authenticate(&self, messages: &mut [HmacJob<'_>]) {
         match (self.unit, self.algorithm) {
             (ShaUnit::Portable, algorithm) => self.run(&algorithm, messages),
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
@@ -136,25 +136,25 @@ impl Hmac {
         }
     }
 
-    fn run<U: Unit>(&self, unit: &U, messages: &mut [Message<'_>]) {
+    fn run<U: HashUnit>(&self, unit: &U, messages: &mut [HmacJob<'_>]) {
         let digest_len = self.algorithm.digest_len();
-        for group in messages.chunks_mut(GROUP) {
-            let mut jobs = [Job::default(); GROUP];
+        for group in messages.chunks_mut(MAX_LANES) {
+            let mut jobs = [HashJob::default(); MAX_LANES];
             for (job, message) in jobs.iter_mut().zip(group.iter()) {
-                *job = Job::new(self.inner, message.bytes.as_chunks().0);
+                *job = HashJob::new(self.inner, message.bytes.as_chunks().0);
             }
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
-            let mut ends = [End::default(); GROUP];
+            let mut ends = [FinalBlocks::default(); MAX_LANES];
             let places = jobs.iter_mut().zip(&mut ends);
             for ((job, end), message) in places.zip(group.iter()) {
-                *job = Job::new(job.state, end.of_message(message));
+                *job = HashJob::new(job.state, end.of_message(message));
             }
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
-            let mut ends = [End::default(); GROUP];
+            let mut ends = [FinalBlocks::default(); MAX_LANES];
             for (job, end) in jobs.iter_mut().zip(&mut ends).take(group.len()) {
-                *job = Job::new(self.outer, end.of_digest(&job.state, digest_len));
+                *job = HashJob::new(self.outer, end.of_digest(&job.state, digest_len));
             }
             hash(unit, jobs.get_mut(..group.len()).unwrap_or_default());
 
@@ -174,7 +174,7 @@ impl Algorithm {
     }
 
     /// The reference.
-    pub(super) fn portable(self, state: &mut State, blocks: &[Chunk]) {
+    pub(super) fn portable(self, state: &mut HashState, blocks: &[HashBlock]) {
         match self {
             Algorithm::Sha1 => {
                 if let Some(state) = state.first_chunk_mut() {
@@ -187,10 +187,15 @@ impl Algorithm {
 }
 
 /// One message after the other.
-impl Unit for Algorithm {
+impl HashUnit for Algorithm {
     const SLOTS: usize = 1;
 
-    fn step(&self, _: usize, states: &mut [State; MOST], blocks: &[&[Chunk]; MOST]) {
+    fn step(
+        &self,
+        _: usize,
+        states: &mut [HashState; MAX_SLOTS],
+        blocks: &[&[HashBlock]; MAX_SLOTS],
+    ) {
         let ([state, ..], [blocks, ..]) = (states, blocks);
         self.portable(state, blocks);
     }

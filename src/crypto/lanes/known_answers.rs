@@ -1,9 +1,9 @@
 //! Every kernel this CPU has against published vectors, with any number of slots in use.
 
 use super::Kernel;
-use super::cbc::{Decryptor, Encryptor, Lane};
+use super::cbc::{CbcDecryptor, CbcEncryptor, CbcJob};
 use super::differential::{aes, hashes};
-use super::hmac::{Hmac, Message};
+use super::hmac::{BatchHmac, HmacJob};
 use crate::crypto::registry::{ENCRYPTION, Encryption};
 use crate::crypto::vectors;
 
@@ -19,12 +19,12 @@ fn encrypt_copies(
     let mut texts = vec![text.to_vec(); copies];
     let mut lanes: Vec<_> = texts
         .iter_mut()
-        .map(|text| Lane {
+        .map(|text| CbcJob {
             iv: iv.try_into().unwrap(),
             text,
         })
         .collect();
-    Encryptor::new(kernel, row, key)
+    CbcEncryptor::new(kernel, row, key)
         .unwrap()
         .encrypt(&mut lanes)
         .unwrap();
@@ -49,7 +49,7 @@ fn aes_cbc_of_rfc_3602_through_every_kernel_and_number_of_lanes() {
                 );
                 for mut text in texts {
                     assert_eq!(text, case.bytes("ciphertext"), "{kernel} {}", case.title);
-                    Decryptor::new(kernel, &ENCRYPTION[0], &key)
+                    CbcDecryptor::new(kernel, &ENCRYPTION[0], &key)
                         .unwrap()
                         .decrypt(iv.as_slice().try_into().unwrap(), &mut text)
                         .unwrap();
@@ -86,7 +86,7 @@ fn aes_cbc_of_sp_800_38a_through_every_kernel() {
             let key = vectors::bytes(key);
             for mut text in encrypt_copies(kernel, row, &key, &iv, &plain, 17) {
                 assert_eq!(text, vectors::bytes(cipher), "{kernel} {row}");
-                let decryptor = Decryptor::new(kernel, row, &key).unwrap();
+                let decryptor = CbcDecryptor::new(kernel, row, &key).unwrap();
                 decryptor
                     .decrypt(iv.as_slice().try_into().unwrap(), &mut text)
                     .unwrap();
@@ -107,11 +107,11 @@ fn hmac_of_rfc_2202_and_rfc_4231_through_every_kernel() {
                 .collect();
             assert!(cases.len() >= 6);
             for (key, data, digest) in &cases {
-                let hmac = Hmac::new(kernel, row, key).unwrap();
+                let hmac = BatchHmac::new(kernel, row, key).unwrap();
                 for copies in 1..=11 {
-                    let message = Message {
+                    let message = HmacJob {
                         bytes: data,
-                        ..Message::default()
+                        ..HmacJob::default()
                     };
                     let mut messages = vec![message; copies];
                     hmac.authenticate(&mut messages);

@@ -13,9 +13,9 @@
 //! Packets of different lengths share lanes: whichever ends gives its lane to the next one of the batch.
 //!
 //! ```text
-//!   [Sealer] ──▶ cbc::Encryptor ──▶ vaes ×16 │ aes-ni ×8 │ portable
-//!        └─────▶ hmac::Hmac ──────▶ sha-ni ×4 │ avx2 ×8 │ portable
-//!   [Opener] ──▶ hmac::Hmac, then cbc::Decryptor: the blocks of one packet are independent
+//!   [BatchSealer] ──▶ cbc::CbcEncryptor ──▶ vaes ×16 │ aes-ni ×8 │ portable
+//!        └─────▶ hmac::BatchHmac ──────▶ sha-ni ×4 │ avx2 ×8 │ portable
+//!   [BatchOpener] ──▶ hmac::BatchHmac, then cbc::CbcDecryptor: the blocks of one packet are independent
 //! ```
 //!
 //! [`Kernel`] names what runs, chosen from what the CPU has. The portable form is the reference, built on the block functions of
@@ -53,10 +53,10 @@
 //! from 34 to 12.
 
 pub mod cbc;
+mod final_blocks;
 pub mod hmac;
-mod jobs;
 mod open;
-mod padding;
+mod scheduler;
 mod seal;
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod x86;
@@ -68,8 +68,8 @@ mod known_answers;
 
 use std::fmt;
 
-pub use open::{Incoming, Opener};
-pub use seal::{GROUP, Outgoing, Sealer};
+pub use open::{BatchOpener, OpenJob};
+pub use seal::{BatchSealer, MAX_LANES, SealJob};
 
 /// Which instructions run the lanes. A value exists only for what this CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,44 +5,44 @@ use std::ops::Range;
 use subtle::ConstantTimeEq;
 
 use crate::crypto::keys::equal;
-use crate::crypto::protect::{Forged, SaKeys, WrongKeyLength};
+use crate::crypto::protect::{OpenError, SaKeys, WrongKeyLength};
 use crate::crypto::suite::Protection;
 
 use super::Kernel;
 use super::cbc;
-use super::hmac::{Hmac, Message};
-use super::padding::fill;
-use super::seal::{GROUP, HEADER, IV, live, mac, message_of};
+use super::final_blocks::fill;
+use super::hmac::{BatchHmac, HmacJob};
+use super::seal::{HEADER, IV, MAX_LANES, live, mac, message_of};
 
 /// Authenticates and decrypts batches under the keys of one direction.
-pub struct Opener {
+pub struct BatchOpener {
     protection: Protection,
-    cipher: cbc::Decryptor,
-    mac: Hmac,
+    cipher: cbc::CbcDecryptor,
+    mac: BatchHmac,
 }
 
 /// A packet to open.
-pub struct Incoming<'a> {
+pub struct OpenJob<'a> {
     /// `ESP header ‖ IV ‖ ciphertext ‖ ICV`.
     pub bytes: &'a mut [u8],
     /// The high half of the sequence number where it is extended.
     pub esn_high: Option<u32>,
     /// Where in `bytes` the plaintext is, once opened. Before that, and for a packet that is refused, an error.
-    pub plaintext: Result<Range<usize>, Forged>,
+    pub plaintext: Result<Range<usize>, OpenError>,
 }
 
-impl<'a> Incoming<'a> {
+impl<'a> OpenJob<'a> {
     /// One that is still to be opened.
-    pub fn new(bytes: &'a mut [u8], esn_high: Option<u32>) -> Incoming<'a> {
-        Incoming {
+    pub fn new(bytes: &'a mut [u8], esn_high: Option<u32>) -> OpenJob<'a> {
+        OpenJob {
             bytes,
             esn_high,
-            plaintext: Err(Forged::TooShort),
+            plaintext: Err(OpenError::TooShort),
         }
     }
 }
 
-impl Opener {
+impl BatchOpener {
     /// Prepares the keys; `None` where the algorithms have no lanes.
     ///
     /// # Errors
@@ -51,13 +51,13 @@ impl Opener {
         kernel: Kernel,
         protection: Protection,
         keys: &SaKeys,
-    ) -> Result<Option<Opener>, WrongKeyLength> {
+    ) -> Result<Option<BatchOpener>, WrongKeyLength> {
         let Some(mac) = mac(kernel, protection, keys)? else {
             return Ok(None);
         };
         let key = keys.encryption.as_bytes();
-        let cipher = cbc::Decryptor::new(kernel, protection.encryption, key);
-        Ok(cipher.map(|cipher| Opener {
+        let cipher = cbc::CbcDecryptor::new(kernel, protection.encryption, key);
+        Ok(cipher.map(|cipher| BatchOpener {
             protection,
             cipher,
             mac,
@@ -66,15 +66,15 @@ impl Opener {
 
     /// Checks the ICV of every packet, in constant time, and decrypts in place those where it is right; the others are not
     /// touched. Each packet says what became of it.
-    pub fn open(&self, packets: &mut [Incoming<'_>]) {
-        for group in packets.chunks_mut(GROUP) {
+    pub fn open(&self, packets: &mut [OpenJob<'_>]) {
+        for group in packets.chunks_mut(MAX_LANES) {
             let icv_len = self.protection.icv_len();
-            let mut messages = [Message::default(); GROUP];
+            let mut messages = [HmacJob::default(); MAX_LANES];
             for (message, packet) in messages.iter_mut().zip(group.iter()) {
                 *message = message_of(packet.bytes, icv_len, packet.esn_high);
             }
             self.mac.authenticate(live(&mut messages, group.len()));
-            let mut tags = [[0; 32]; GROUP];
+            let mut tags = [[0; 32]; MAX_LANES];
             for (tag, message) in tags.iter_mut().zip(&messages) {
                 *tag = message.tag;
             }
@@ -85,25 +85,27 @@ impl Opener {
     }
 
     /// Checks one packet against its tag and decrypts it.
-    fn finish(&self, tag: &[u8], packet: &mut [u8]) -> Result<Range<usize>, Forged> {
+    fn finish(&self, tag: &[u8], packet: &mut [u8]) -> Result<Range<usize>, OpenError> {
         let icv_len = self.protection.icv_len();
         let start = HEADER.saturating_add(IV);
         let end = packet.len().saturating_sub(icv_len);
         if end <= start {
-            return Err(Forged::TooShort);
+            return Err(OpenError::TooShort);
         }
         if !end.saturating_sub(start).is_multiple_of(16) {
-            return Err(Forged::Misaligned);
+            return Err(OpenError::Misaligned);
         }
-        let (sealed, icv) = packet.split_at_mut_checked(end).ok_or(Forged::TooShort)?;
+        let (sealed, icv) = packet
+            .split_at_mut_checked(end)
+            .ok_or(OpenError::TooShort)?;
         if !same(tag.get(..icv_len).unwrap_or_default(), icv) {
-            return Err(Forged::WrongIcv);
+            return Err(OpenError::WrongIcv);
         }
         let rest = sealed.get_mut(HEADER..).unwrap_or_default();
-        let (iv, text) = rest.split_first_chunk_mut().ok_or(Forged::TooShort)?;
+        let (iv, text) = rest.split_first_chunk_mut().ok_or(OpenError::TooShort)?;
         self.cipher
             .decrypt(iv, text)
-            .map_err(|_| Forged::Misaligned)?;
+            .map_err(|_| OpenError::Misaligned)?;
         Ok(start..end)
     }
 }

@@ -14,8 +14,8 @@
 mod opener;
 mod sealer;
 
-pub use opener::{Forged, Opener};
-pub use sealer::{Misfit, Sealer};
+pub use opener::{OpenError, Opener};
+pub use sealer::{SealError, Sealer};
 
 use super::keys::Secret;
 use super::mac::{Mac, Tag};
@@ -45,7 +45,7 @@ pub(super) struct Parts<'a> {
 }
 
 /// Why a packet cannot be cut.
-enum Misshapen {
+enum LengthError {
     TooShort,
     Misaligned,
 }
@@ -56,15 +56,15 @@ impl<'a> Parts<'a> {
         packet: &'a mut [u8],
         aad_len: usize,
         protection: Protection,
-    ) -> Result<Parts<'a>, Misshapen> {
-        let parts = Parts::cut(packet, aad_len, protection).ok_or(Misshapen::TooShort)?;
+    ) -> Result<Parts<'a>, LengthError> {
+        let parts = Parts::cut(packet, aad_len, protection).ok_or(LengthError::TooShort)?;
         // Every sealed thing ends in a trailer, so an empty plaintext was never sealed.
         if parts.text.is_empty() {
-            return Err(Misshapen::TooShort);
+            return Err(LengthError::TooShort);
         }
         // Blocks are powers of two; a division would cost as much as all the rest.
         if parts.text.len() & protection.block().wrapping_sub(1) != 0 {
-            return Err(Misshapen::Misaligned);
+            return Err(LengthError::Misaligned);
         }
         Ok(parts)
     }

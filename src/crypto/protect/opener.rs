@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Misshapen, Parts, SaKeys, WrongKeyLength, authenticate, check_lengths, keyed_mac};
-use crate::crypto::aead::{AeadKey, Fault};
+use super::{LengthError, Parts, SaKeys, WrongKeyLength, authenticate, check_lengths, keyed_mac};
+use crate::crypto::aead::{AeadError, AeadKey};
 use crate::crypto::cbc::Decryptor;
 use crate::crypto::keys::equal;
 use crate::crypto::mac::Mac;
@@ -18,7 +18,7 @@ pub struct Opener {
 
 /// A packet that its sender did not make under our keys. Nothing of it was left decrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Forged {
+pub enum OpenError {
     /// No room for IV, at least one byte of plaintext and ICV.
     #[error("the packet is too short to have been sealed")]
     TooShort,
@@ -74,7 +74,7 @@ impl Opener {
         packet: &mut [u8],
         aad_len: usize,
         esn_high: Option<u32>,
-    ) -> Result<Range<usize>, Forged> {
+    ) -> Result<Range<usize>, OpenError> {
         let mut parts = Parts::split(packet, aad_len, self.protection)?;
         let start = parts.aad.len().saturating_add(parts.iv.len());
         let plaintext = start..start.saturating_add(parts.text.len());
@@ -87,16 +87,16 @@ impl Opener {
                 let tag = authenticate(mac, &parts, esn_high);
                 let expected = tag.as_bytes().get(..integrity.icv_len).unwrap_or_default();
                 if !equal(expected, parts.icv) {
-                    return Err(Forged::WrongIcv);
+                    return Err(OpenError::WrongIcv);
                 }
                 cipher
                     .decrypt(parts.iv, parts.text)
-                    .map_err(|_| Forged::Misaligned)?;
+                    .map_err(|_| OpenError::Misaligned)?;
             }
             Opening::Aead(key) => key
                 .open(&mut parts, esn_high)
                 .map_err(|fault| match fault {
-                    Fault::NotEsp | Fault::Refused => Forged::WrongIcv,
+                    AeadError::NotEsp | AeadError::Refused => OpenError::WrongIcv,
                 })?,
         }
         Ok(plaintext)
@@ -108,11 +108,11 @@ impl Opener {
     }
 }
 
-impl From<Misshapen> for Forged {
-    fn from(misshapen: Misshapen) -> Forged {
+impl From<LengthError> for OpenError {
+    fn from(misshapen: LengthError) -> OpenError {
         match misshapen {
-            Misshapen::TooShort => Forged::TooShort,
-            Misshapen::Misaligned => Forged::Misaligned,
+            LengthError::TooShort => OpenError::TooShort,
+            LengthError::Misaligned => OpenError::Misaligned,
         }
     }
 }
@@ -135,7 +135,7 @@ mod tests {
                 let before = forged.clone();
                 assert_eq!(
                     opener.open(&mut forged, HEADER.len(), None),
-                    Err(Forged::WrongIcv),
+                    Err(OpenError::WrongIcv),
                     "{protection} {bit}"
                 );
                 match protection.integrity {
@@ -162,9 +162,9 @@ mod tests {
                 let mut cut = packet[..len].to_vec();
                 let overhead = HEADER.len() + protection.iv_len() + protection.icv_len();
                 let expected = match len.checked_sub(overhead) {
-                    None | Some(0) => Forged::TooShort,
-                    Some(text) if text % protection.block() != 0 => Forged::Misaligned,
-                    Some(_) => Forged::WrongIcv,
+                    None | Some(0) => OpenError::TooShort,
+                    Some(text) if text % protection.block() != 0 => OpenError::Misaligned,
+                    Some(_) => OpenError::WrongIcv,
                 };
                 let opened = opener.open(&mut cut, HEADER.len(), None);
                 assert_eq!(opened, Err(expected), "{protection} {len}");
@@ -185,7 +185,7 @@ mod tests {
         let mut cut = packet[..packet.len() - 4].to_vec();
         assert_eq!(
             opener.open(&mut cut, HEADER.len(), None),
-            Err(Forged::Misaligned)
+            Err(OpenError::Misaligned)
         );
     }
 
@@ -197,7 +197,7 @@ mod tests {
                 let mut packet = sealed(&sealer, sent);
                 assert_eq!(
                     opener.open(&mut packet, HEADER.len(), assumed),
-                    Err(Forged::WrongIcv),
+                    Err(OpenError::WrongIcv),
                     "{protection}"
                 );
             }
@@ -222,7 +222,7 @@ mod tests {
             ) {
                 // Encryption and integrity keys are separate: the packet is genuine, its text is not readable.
                 (Some(_), Ok(plaintext)) => assert_ne!(packet[plaintext], TEXT, "{protection}"),
-                (None, result) => assert_eq!(result, Err(Forged::WrongIcv), "{protection}"),
+                (None, result) => assert_eq!(result, Err(OpenError::WrongIcv), "{protection}"),
                 (Some(_), Err(error)) => panic!("{protection}: {error}"),
             }
         }

@@ -3,8 +3,8 @@
 use aes::Aes128Enc;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 
-use super::{Misshapen, Parts, SaKeys, WrongKeyLength, authenticate, check_lengths, keyed_mac};
-use crate::crypto::aead::{AeadKey, Fault};
+use super::{LengthError, Parts, SaKeys, WrongKeyLength, authenticate, check_lengths, keyed_mac};
+use crate::crypto::aead::{AeadError, AeadKey};
 use crate::crypto::cbc::Encryptor;
 use crate::crypto::mac::Mac;
 use crate::crypto::registry::Cipher;
@@ -18,7 +18,7 @@ pub struct Sealer {
 
 /// A buffer that cannot be sealed: the caller's mistake, never the peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum SealError {
     /// No room for IV, at least one byte of plaintext and ICV after the associated data.
     #[error("the buffer is too short to seal")]
     TooShort,
@@ -81,7 +81,7 @@ impl Sealer {
         aad_len: usize,
         counter: u64,
         esn_high: Option<u32>,
-    ) -> Result<(), Misfit> {
+    ) -> Result<(), SealError> {
         let mut parts = Parts::split(packet, aad_len, self.protection)?;
         match &self.mode {
             Sealing::Cbc { cipher, ivs, mac } => {
@@ -101,7 +101,7 @@ impl Sealer {
                     .for_each(|(to, from)| *to = from);
                 cipher
                     .encrypt(parts.iv, parts.text)
-                    .map_err(|_| Misfit::Misaligned)?;
+                    .map_err(|_| SealError::Misaligned)?;
                 let tag = authenticate(mac, &parts, esn_high);
                 parts
                     .icv
@@ -113,8 +113,8 @@ impl Sealer {
             Sealing::Aead(key) => {
                 key.seal(&mut parts, counter, esn_high)
                     .map_err(|fault| match fault {
-                        Fault::NotEsp => Misfit::NotEsp,
-                        Fault::Refused => Misfit::TooLong,
+                        AeadError::NotEsp => SealError::NotEsp,
+                        AeadError::Refused => SealError::TooLong,
                     })
             }
         }
@@ -126,11 +126,11 @@ impl Sealer {
     }
 }
 
-impl From<Misshapen> for Misfit {
-    fn from(misshapen: Misshapen) -> Misfit {
+impl From<LengthError> for SealError {
+    fn from(misshapen: LengthError) -> SealError {
         match misshapen {
-            Misshapen::TooShort => Misfit::TooShort,
-            Misshapen::Misaligned => Misfit::Misaligned,
+            LengthError::TooShort => SealError::TooShort,
+            LengthError::Misaligned => SealError::Misaligned,
         }
     }
 }
@@ -175,27 +175,27 @@ mod tests {
             let (sealer, _) = pair(protection);
             let overhead = protection.iv_len() + protection.icv_len();
             let seal = |len: usize, aad_len| sealer.seal(&mut vec![0; len], aad_len, 1, None);
-            assert_eq!(seal(0, 0), Err(Misfit::TooShort));
-            assert_eq!(seal(7, 8), Err(Misfit::TooShort));
+            assert_eq!(seal(0, 0), Err(SealError::TooShort));
+            assert_eq!(seal(7, 8), Err(SealError::TooShort));
             assert_eq!(
                 seal(8 + overhead, 8),
-                Err(Misfit::TooShort),
+                Err(SealError::TooShort),
                 "{protection}: no plaintext"
             );
             assert_eq!(
                 seal(usize::from(u16::MAX), usize::MAX),
-                Err(Misfit::TooShort)
+                Err(SealError::TooShort)
             );
             if protection.block() > 1 {
                 assert_eq!(
                     seal(8 + overhead + protection.block() + 1, 8),
-                    Err(Misfit::Misaligned)
+                    Err(SealError::Misaligned)
                 );
             } else {
                 let mut packet = vec![0; 28 + overhead + 4];
                 assert_eq!(
                     sealer.seal(&mut packet, 28, 1, Some(0)),
-                    Err(Misfit::NotEsp)
+                    Err(SealError::NotEsp)
                 );
             }
         }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::Protection;
-use super::proposal::{self, Mode, Note};
-use super::words::{self, Meaning, WordError, WordErrorKind};
-use crate::crypto::registry::{Encryption, Group, Integrity, Status};
+use super::proposal::{self, CipherMode, Hint};
+use super::proposal_syntax::{self, ProposalError, ProposalErrorKind, TokenKind};
+use crate::crypto::registry::{AlgorithmStatus, Encryption, Group, Integrity};
 
 /// What may protect a Child SA: alternatives of each kind, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,26 +24,26 @@ pub struct EspProposal {
 
 impl EspProposal {
     /// Reads a proposal in the words of swanctl.conf; a group asks for perfect forward secrecy.
-    pub fn parse(text: &str) -> Result<(EspProposal, Vec<Note>), WordError> {
-        let words = words::read(text)?;
+    pub fn parse(text: &str) -> Result<(EspProposal, Vec<Hint>), ProposalError> {
+        let words = proposal_syntax::read(text)?;
         let encryption = proposal::encryption(&words)?;
         for word in &words {
-            if let Meaning::Prf(row) = word.meaning {
+            if let TokenKind::Prf(row) = word.kind {
                 let missing =
-                    proposal::hashes(&words).next().is_none() && encryption.mode == Mode::Cbc;
+                    proposal::hashes(&words).next().is_none() && encryption.mode == CipherMode::Cbc;
                 let hash = row
                     .word
                     .strip_prefix("prf")
                     .filter(|_| missing)
                     .map(str::to_owned);
-                return Err(word.error(WordErrorKind::PrfInEsp, hash));
+                return Err(word.error(ProposalErrorKind::PrfInEsp, hash));
             }
         }
-        let mut notes = Vec::new();
+        let mut hints = Vec::new();
         let integrity = match encryption.mode {
-            Mode::Cbc => proposal::required_integrity(&words)?,
-            Mode::Aead => {
-                notes.extend(proposal::hashes(&words).map(|(word, _)| Note::HashUnused {
+            CipherMode::Cbc => proposal::required_integrity(&words)?,
+            CipherMode::Aead => {
+                hints.extend(proposal::hashes(&words).map(|(word, _)| Hint::HashUnused {
                     word: word.text.to_owned(),
                     offset: word.offset,
                 }));
@@ -52,13 +52,13 @@ impl EspProposal {
         };
         let mut esn: Vec<Esn> = words
             .iter()
-            .filter_map(|word| match word.meaning {
-                Meaning::Esn(esn) => Some(esn),
-                Meaning::Encryption(_)
-                | Meaning::Integrity(_)
-                | Meaning::Prf(_)
-                | Meaning::Group(_)
-                | Meaning::Additional(_) => None,
+            .filter_map(|word| match word.kind {
+                TokenKind::Esn(esn) => Some(esn),
+                TokenKind::Encryption(_)
+                | TokenKind::Integrity(_)
+                | TokenKind::Prf(_)
+                | TokenKind::Group(_)
+                | TokenKind::Additional(_) => None,
             })
             .collect();
         if esn.is_empty() {
@@ -75,7 +75,7 @@ impl EspProposal {
                     additional,
                     esn,
                 },
-                notes,
+                hints,
             )),
         }
     }
@@ -91,9 +91,9 @@ impl EspProposal {
     }
 
     /// The algorithms that are not sound.
-    pub fn weak(&self) -> impl Iterator<Item = (&'static str, Status)> {
+    pub fn weak(&self) -> impl Iterator<Item = (&'static str, AlgorithmStatus)> {
         proposal::statuses(&self.encryption, &self.integrity, &self.groups)
-            .filter(|(_, status)| *status != Status::Sound)
+            .filter(|(_, status)| *status != AlgorithmStatus::Secure)
     }
 }
 
@@ -200,21 +200,21 @@ mod tests {
         assert_eq!(proposal.to_string(), text);
         assert_eq!(proposal.first().unwrap().to_string(), text);
         let error = EspProposal::parse("aes256gcm16-ke1_mlkem768").unwrap_err();
-        assert_eq!(error.kind, WordErrorKind::MissingGroup);
+        assert_eq!(error.kind, ProposalErrorKind::MissingGroup);
         assert_eq!(error.suggestion.as_deref(), Some("aes256gcm16-modp2048"));
     }
 
     #[test]
     fn a_hash_beside_an_aead_does_nothing_and_is_noted() {
-        let (proposal, notes) = EspProposal::parse("aes128gcm16-sha256").unwrap();
+        let (proposal, hints) = EspProposal::parse("aes128gcm16-sha256").unwrap();
         assert!(proposal.integrity.is_empty());
-        assert!(matches!(&notes[..], [Note::HashUnused { offset: 12, .. }]));
+        assert!(matches!(&hints[..], [Hint::HashUnused { offset: 12, .. }]));
     }
 
     #[test]
     fn a_prf_is_refused_with_the_hash_that_was_meant() {
         let error = EspProposal::parse("aes128-prfsha256").unwrap_err();
-        assert_eq!((error.kind, error.offset), (WordErrorKind::PrfInEsp, 7));
+        assert_eq!((error.kind, error.offset), (ProposalErrorKind::PrfInEsp, 7));
         assert_eq!(
             error.to_string(),
             "\"prfsha256\" is a PRF, which ESP does not use; did you mean \"sha256\"?"

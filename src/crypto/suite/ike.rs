@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::Protection;
-use super::proposal::{self, Mode, Note};
-use super::words::{self, Meaning, WordError, WordErrorKind};
-use crate::crypto::registry::{Encryption, Group, Integrity, Prf, Status};
+use super::proposal::{self, CipherMode, Hint};
+use super::proposal_syntax::{self, ProposalError, ProposalErrorKind, TokenKind};
+use crate::crypto::registry::{AlgorithmStatus, Encryption, Group, Integrity, Prf};
 
 /// What may protect an IKE SA: alternatives of each kind, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,39 +26,39 @@ impl IkeProposal {
     /// Reads a proposal in the words of swanctl.conf.
     ///
     /// Without a PRF word the PRF is the integrity hash.
-    pub fn parse(text: &str) -> Result<(IkeProposal, Vec<Note>), WordError> {
-        let words = words::read(text)?;
+    pub fn parse(text: &str) -> Result<(IkeProposal, Vec<Hint>), ProposalError> {
+        let words = proposal_syntax::read(text)?;
         if let Some(word) = words
             .iter()
-            .find(|word| matches!(word.meaning, Meaning::Esn(_)))
+            .find(|word| matches!(word.kind, TokenKind::Esn(_)))
         {
-            return Err(word.error(WordErrorKind::EsnInIke, None));
+            return Err(word.error(ProposalErrorKind::EsnInIke, None));
         }
         let encryption = proposal::encryption(&words)?;
         let hashes = proposal::hashes(&words);
         let mut prf = proposal::prfs(&words);
-        let mut notes = Vec::new();
+        let mut hints = Vec::new();
         let integrity = match encryption.mode {
-            Mode::Cbc => {
+            CipherMode::Cbc => {
                 let integrity = proposal::required_integrity(&words)?;
                 if prf.is_empty() {
                     prf.extend(integrity.iter().filter_map(|row| row.prf()));
                 }
                 integrity
             }
-            Mode::Aead => {
+            CipherMode::Aead => {
                 let named = !prf.is_empty();
                 for (word, hash) in hashes {
                     match hash.prf().filter(|_| !named) {
                         Some(row) => {
                             prf.push(row);
-                            notes.push(Note::HashNamesPrf {
+                            hints.push(Hint::HashNamesPrf {
                                 word: word.text.to_owned(),
                                 offset: word.offset,
                                 write: row.word,
                             });
                         }
-                        None => notes.push(Note::HashUnused {
+                        None => hints.push(Hint::HashUnused {
                             word: word.text.to_owned(),
                             offset: word.offset,
                         }),
@@ -70,7 +70,7 @@ impl IkeProposal {
         if prf.is_empty() {
             let word = encryption.last;
             return Err(word.error(
-                WordErrorKind::MissingPrf,
+                ProposalErrorKind::MissingPrf,
                 Some(format!("{}-prfsha256", word.text)),
             ));
         }
@@ -85,7 +85,7 @@ impl IkeProposal {
                     groups,
                     additional: proposal::additional(&words),
                 },
-                notes,
+                hints,
             )),
         }
     }
@@ -101,11 +101,11 @@ impl IkeProposal {
     }
 
     /// The algorithms that are not sound.
-    pub fn weak(&self) -> impl Iterator<Item = (&'static str, Status)> {
+    pub fn weak(&self) -> impl Iterator<Item = (&'static str, AlgorithmStatus)> {
         let prf = self.prf.iter().filter(|prf| !self.implies(prf));
         let all = proposal::statuses(&self.encryption, &self.integrity, &self.groups)
             .chain(prf.map(|row| (row.word, row.status)));
-        all.filter(|(_, status)| *status != Status::Sound)
+        all.filter(|(_, status)| *status != AlgorithmStatus::Secure)
     }
 
     /// True if the integrity algorithms already stand for this PRF.
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn the_guides_proposal_takes_its_prf_from_the_hash() {
-        let (proposal, notes) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
+        let (proposal, hints) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
         assert_eq!(proposal.encryption[0].word, "aes128");
         assert_eq!(proposal.integrity[0].word, "sha1");
         assert_eq!(proposal.prf[0].word, "prfsha1");
         assert_eq!(proposal.groups[0].id, 2);
-        assert!(notes.is_empty());
+        assert!(hints.is_empty());
     }
 
     #[test]
@@ -217,17 +217,17 @@ mod tests {
         for (text, kind, suggestion) in [
             (
                 "aes256gcm16-prfsha384-ke1_mlkem768",
-                WordErrorKind::MissingGroup,
+                ProposalErrorKind::MissingGroup,
                 "prfsha384-modp2048",
             ),
             (
                 "aes256gcm16-prfsha384-mlkem768",
-                WordErrorKind::Unknown,
+                ProposalErrorKind::Unknown,
                 "ke1_mlkem768",
             ),
             (
                 "aes256gcm16-prfsha384-ecp384-ke2_mlkem768",
-                WordErrorKind::Unknown,
+                ProposalErrorKind::Unknown,
                 "ke1_mlkem768",
             ),
         ] {
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_hash_beside_an_aead_names_the_prf_with_a_note() {
-        let (proposal, notes) = IkeProposal::parse("aes256gcm16-sha512-modp4096").unwrap();
+        let (proposal, hints) = IkeProposal::parse("aes256gcm16-sha512-modp4096").unwrap();
         assert_eq!(proposal.prf[0].word, "prfsha512");
         assert!(proposal.integrity.is_empty());
         assert_eq!(
-            notes[0].to_string(),
+            hints[0].to_string(),
             "\"sha512\" beside an AEAD is taken for the PRF; write \"prfsha512\""
         );
         assert_eq!(proposal.to_string(), "aes256gcm16-prfsha512-modp4096");
@@ -251,14 +251,14 @@ mod tests {
 
     #[test]
     fn a_hash_that_does_nothing_is_noted() {
-        let (proposal, notes) = IkeProposal::parse("aes128gcm16-sha256-prfsha384-ecp256").unwrap();
+        let (proposal, hints) = IkeProposal::parse("aes128gcm16-sha256-prfsha384-ecp256").unwrap();
         assert_eq!(proposal.prf[0].word, "prfsha384");
-        assert!(matches!(&notes[..], [Note::HashUnused { offset: 12, .. }]));
+        assert!(matches!(&hints[..], [Hint::HashUnused { offset: 12, .. }]));
     }
 
     #[test]
     fn each_mistake_names_its_word_and_what_to_write() {
-        use WordErrorKind::*;
+        use ProposalErrorKind::*;
         for (text, kind, offset, suggestion) in [
             ("", Empty, 0, None),
             ("aes128--modp1024", Empty, 7, None),
@@ -305,19 +305,22 @@ mod tests {
         };
         assert_eq!(
             weak("aes128-sha1-modp1024"),
-            [("sha1", Status::Weak), ("modp1024", Status::Weak)]
+            [
+                ("sha1", AlgorithmStatus::Weak),
+                ("modp1024", AlgorithmStatus::Weak)
+            ]
         );
         assert_eq!(
             weak("des-md5-modp768"),
             [
-                ("des", Status::Forbidden),
-                ("md5", Status::Forbidden),
-                ("modp768", Status::Forbidden)
+                ("des", AlgorithmStatus::Forbidden),
+                ("md5", AlgorithmStatus::Forbidden),
+                ("modp768", AlgorithmStatus::Forbidden)
             ]
         );
         assert_eq!(
             weak("aes256gcm16-prfsha1-curve25519"),
-            [("prfsha1", Status::Weak)]
+            [("prfsha1", AlgorithmStatus::Weak)]
         );
         assert_eq!(weak("aes256gcm16-prfsha256-curve25519"), []);
     }

@@ -6,14 +6,14 @@
 mod esp;
 mod ike;
 mod proposal;
-mod words;
+mod proposal_syntax;
 
 use std::fmt;
 
 pub use esp::{Esn, EspProposal, EspSuite};
 pub use ike::{IkeProposal, IkeSuite};
-pub use proposal::Note;
-pub use words::{WordError, WordErrorKind};
+pub use proposal::Hint;
+pub use proposal_syntax::{ProposalError, ProposalErrorKind};
 
 use super::registry::{Encryption, Integrity};
 

@@ -1,14 +1,14 @@
-//! What IKE and ESP proposals have in common: ciphers of one mode, notes, and how lists of rows print.
+//! What IKE and ESP proposals have in common: ciphers of one mode, hints, and how lists of rows print.
 
 use std::fmt;
 
 use super::Protection;
-use super::words::{Meaning, Word, WordError, WordErrorKind};
-use crate::crypto::registry::{Encryption, Group, Integrity, Prf, Status};
+use super::proposal_syntax::{ProposalError, ProposalErrorKind, Token, TokenKind};
+use crate::crypto::registry::{AlgorithmStatus, Encryption, Group, Integrity, Prf};
 
 /// Something accepted that is better written differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum Hint {
     /// A hash beside an AEAD in an IKE proposal was taken for the PRF.
     HashNamesPrf {
         /// The hash, as written.
@@ -27,16 +27,16 @@ pub enum Note {
     },
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::HashNamesPrf { word, write, .. } => {
+            Hint::HashNamesPrf { word, write, .. } => {
                 write!(
                     f,
                     "\"{word}\" beside an AEAD is taken for the PRF; write \"{write}\""
                 )
             }
-            Note::HashUnused { word, .. } => {
+            Hint::HashUnused { word, .. } => {
                 write!(
                     f,
                     "\"{word}\" is not used: the AEAD beside it protects integrity itself"
@@ -47,29 +47,33 @@ impl fmt::Display for Note {
 }
 
 /// The encryption algorithms of a proposal, which are all of one mode.
-pub(super) struct Ciphers<'a> {
+pub(super) struct CipherRows<'a> {
     pub rows: Vec<&'static Encryption>,
-    pub mode: Mode,
-    pub last: Word<'a>,
+    pub mode: CipherMode,
+    pub last: Token<'a>,
 }
 
 /// Whether an integrity algorithm stands beside the cipher.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum CipherMode {
     Cbc,
     Aead,
 }
 
-pub(super) fn encryption<'a>(words: &[Word<'a>]) -> Result<Ciphers<'a>, WordError> {
-    let mut ciphers: Option<Ciphers<'a>> = None;
+pub(super) fn encryption<'a>(words: &[Token<'a>]) -> Result<CipherRows<'a>, ProposalError> {
+    let mut ciphers: Option<CipherRows<'a>> = None;
     for word in words {
-        let Meaning::Encryption(row) = word.meaning else {
+        let TokenKind::Encryption(row) = word.kind else {
             continue;
         };
-        let mode = if row.is_aead() { Mode::Aead } else { Mode::Cbc };
+        let mode = if row.is_aead() {
+            CipherMode::Aead
+        } else {
+            CipherMode::Cbc
+        };
         match &mut ciphers {
             None => {
-                ciphers = Some(Ciphers {
+                ciphers = Some(CipherRows {
                     rows: vec![row],
                     mode,
                     last: *word,
@@ -79,95 +83,97 @@ pub(super) fn encryption<'a>(words: &[Word<'a>]) -> Result<Ciphers<'a>, WordErro
                 ciphers.rows.push(row);
                 ciphers.last = *word;
             }
-            Some(_) => return Err(word.error(WordErrorKind::MixedEncryption, None)),
+            Some(_) => return Err(word.error(ProposalErrorKind::MixedEncryption, None)),
         }
     }
     ciphers.ok_or_else(|| match words.first() {
         Some(word) => word.error(
-            WordErrorKind::MissingEncryption,
+            ProposalErrorKind::MissingEncryption,
             Some(format!("aes256-{}", word.text)),
         ),
-        None => WordError {
+        None => ProposalError {
             word: String::new(),
             offset: 0,
-            kind: WordErrorKind::Empty,
+            kind: ProposalErrorKind::Empty,
             suggestion: None,
         },
     })
 }
 
 pub(super) fn hashes<'w, 'a>(
-    words: &'w [Word<'a>],
-) -> impl Iterator<Item = (Word<'a>, &'static Integrity)> + use<'w, 'a> {
-    words.iter().filter_map(|word| match word.meaning {
-        Meaning::Integrity(row) => Some((*word, row)),
-        Meaning::Encryption(_)
-        | Meaning::Prf(_)
-        | Meaning::Group(_)
-        | Meaning::Additional(_)
-        | Meaning::Esn(_) => None,
+    words: &'w [Token<'a>],
+) -> impl Iterator<Item = (Token<'a>, &'static Integrity)> + use<'w, 'a> {
+    words.iter().filter_map(|word| match word.kind {
+        TokenKind::Integrity(row) => Some((*word, row)),
+        TokenKind::Encryption(_)
+        | TokenKind::Prf(_)
+        | TokenKind::Group(_)
+        | TokenKind::Additional(_)
+        | TokenKind::Esn(_) => None,
     })
 }
 
 /// The integrity algorithms of a CBC proposal, which must have one.
-pub(super) fn required_integrity(words: &[Word<'_>]) -> Result<Vec<&'static Integrity>, WordError> {
+pub(super) fn required_integrity(
+    words: &[Token<'_>],
+) -> Result<Vec<&'static Integrity>, ProposalError> {
     let rows: Vec<_> = hashes(words).map(|(_, row)| row).collect();
     let last = words
         .iter()
-        .rfind(|word| matches!(word.meaning, Meaning::Encryption(_)));
+        .rfind(|word| matches!(word.kind, TokenKind::Encryption(_)));
     match last {
         Some(word) if rows.is_empty() => Err(word.error(
-            WordErrorKind::MissingIntegrity,
+            ProposalErrorKind::MissingIntegrity,
             Some(format!("{}-sha256", word.text)),
         )),
         _ => Ok(rows),
     }
 }
 
-pub(super) fn prfs(words: &[Word<'_>]) -> Vec<&'static Prf> {
-    let row = |word: &Word<'_>| match word.meaning {
-        Meaning::Prf(row) => Some(row),
-        Meaning::Encryption(_)
-        | Meaning::Integrity(_)
-        | Meaning::Group(_)
-        | Meaning::Additional(_)
-        | Meaning::Esn(_) => None,
+pub(super) fn prfs(words: &[Token<'_>]) -> Vec<&'static Prf> {
+    let row = |word: &Token<'_>| match word.kind {
+        TokenKind::Prf(row) => Some(row),
+        TokenKind::Encryption(_)
+        | TokenKind::Integrity(_)
+        | TokenKind::Group(_)
+        | TokenKind::Additional(_)
+        | TokenKind::Esn(_) => None,
     };
     words.iter().filter_map(row).collect()
 }
 
-pub(super) fn groups(words: &[Word<'_>]) -> Vec<&'static Group> {
-    let row = |word: &Word<'_>| match word.meaning {
-        Meaning::Group(row) => Some(row),
-        Meaning::Encryption(_)
-        | Meaning::Integrity(_)
-        | Meaning::Prf(_)
-        | Meaning::Additional(_)
-        | Meaning::Esn(_) => None,
+pub(super) fn groups(words: &[Token<'_>]) -> Vec<&'static Group> {
+    let row = |word: &Token<'_>| match word.kind {
+        TokenKind::Group(row) => Some(row),
+        TokenKind::Encryption(_)
+        | TokenKind::Integrity(_)
+        | TokenKind::Prf(_)
+        | TokenKind::Additional(_)
+        | TokenKind::Esn(_) => None,
     };
     words.iter().filter_map(row).collect()
 }
 
 /// The methods of the first additional key exchange, which comes on top of one with a group.
-pub(super) fn additional(words: &[Word<'_>]) -> Vec<&'static Group> {
-    let row = |word: &Word<'_>| match word.meaning {
-        Meaning::Additional(row) => Some(row),
-        Meaning::Encryption(_)
-        | Meaning::Integrity(_)
-        | Meaning::Prf(_)
-        | Meaning::Group(_)
-        | Meaning::Esn(_) => None,
+pub(super) fn additional(words: &[Token<'_>]) -> Vec<&'static Group> {
+    let row = |word: &Token<'_>| match word.kind {
+        TokenKind::Additional(row) => Some(row),
+        TokenKind::Encryption(_)
+        | TokenKind::Integrity(_)
+        | TokenKind::Prf(_)
+        | TokenKind::Group(_)
+        | TokenKind::Esn(_) => None,
     };
     words.iter().filter_map(row).collect()
 }
 
 /// A proposal that needs a group and has none.
-pub(super) fn missing_group(words: &[Word<'_>]) -> Option<WordError> {
+pub(super) fn missing_group(words: &[Token<'_>]) -> Option<ProposalError> {
     // The group stands before an additional key exchange.
-    let ordinary = |word: &&Word<'_>| !matches!(word.meaning, Meaning::Additional(_));
+    let ordinary = |word: &&Token<'_>| !matches!(word.kind, TokenKind::Additional(_));
     let word = words.iter().rfind(ordinary).or(words.last())?;
     let suggestion = format!("{}-modp2048", word.text);
-    Some(word.error(WordErrorKind::MissingGroup, Some(suggestion)))
+    Some(word.error(ProposalErrorKind::MissingGroup, Some(suggestion)))
 }
 
 pub(super) fn first_protection(
@@ -190,7 +196,7 @@ pub(super) fn statuses(
     encryption: &[&'static Encryption],
     integrity: &[&'static Integrity],
     groups: &[&'static Group],
-) -> impl Iterator<Item = (&'static str, Status)> {
+) -> impl Iterator<Item = (&'static str, AlgorithmStatus)> {
     (encryption.iter().map(|row| (row.word, row.status)))
         .chain(integrity.iter().map(|row| (row.word, row.status)))
         .chain(groups.iter().map(|row| (row.word, row.status)))

@@ -13,7 +13,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::crypto::{Answer, Group, KeyExchange};
+use crate::crypto::{Group, KeResponse, KeyExchange};
 use crate::ike::authn::Intermediates;
 use crate::ike::census::Proof;
 use crate::ike::error::{self, Denied, Error, Incompatible, Ours, PpkFault, Stage};
@@ -505,7 +505,7 @@ fn try_respond(
     );
     let (detected, transport) =
         nat::settle(detected, settings.encapsulation).map_err(Error::Incompatible)?;
-    let Answer { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
+    let KeResponse { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
     let mut nonce = vec![0; NONCE_LEN];
     cx.rng.fill(&mut nonce);

@@ -12,7 +12,7 @@
 //! Both messages are protected by the keys of IKE_SA_INIT, IKE_AUTH by the new ones, and its AUTH covers both messages: until then nobody has proved anything.
 //! A peer that sends something else than it should is refused for good. What merely did not get through is repeated, as ever.
 
-use crate::crypto::{Answer, Group, InvalidPublicValue, KeyExchange, Secret, WrongKeyLength};
+use crate::crypto::{Group, InvalidPublicValue, KeResponse, KeyExchange, Secret, WrongKeyLength};
 use crate::ike::error::{self, Error, Stage};
 use crate::ike::event::Datagram;
 use crate::ike::exchange::init::{ours, public_value};
@@ -175,7 +175,7 @@ impl HalfOpen {
     ) -> Result<(), Error> {
         let request = Intermediate::read(opened.payloads?)?;
         of_method(&request.ke, method)?;
-        let Answer { public, shared } =
+        let KeResponse { public, shared } =
             KeyExchange::respond(method, &request.ke.data, cx.rng).map_err(invalid)?;
         let payloads = vec![Payload::Ke(Ke {
             group: method.id,

@@ -7,13 +7,13 @@
 use core::arch::x86_64::*;
 
 use super::{ShaNi, load};
-use crate::crypto::lanes::hmac::{Chunk, State};
+use crate::crypto::lanes::hmac::{HashBlock, HashState};
 
 /// Takes the messages' next blocks, as many of each, into their states.
 pub(in crate::crypto::lanes) fn compress<const L: usize>(
     _: ShaNi,
-    states: [&mut State; L],
-    messages: [&[Chunk]; L],
+    states: [&mut HashState; L],
+    messages: [&[HashBlock]; L],
 ) {
     // SAFETY: SHA-NI, SSSE3 and SSE4.1 are there, as the argument proves.
     unsafe { lanes::<L>(states, messages) }
@@ -30,7 +30,7 @@ struct Lane {
 }
 
 #[target_feature(enable = "sha,ssse3,sse4.1")]
-fn lanes<const L: usize>(states: [&mut State; L], messages: [&[Chunk]; L]) {
+fn lanes<const L: usize>(states: [&mut HashState; L], messages: [&[HashBlock]; L]) {
     let zero = _mm_setzero_si128();
     let mut lanes = [Lane {
         abcd: zero,
@@ -87,7 +87,7 @@ fn lanes<const L: usize>(states: [&mut State; L], messages: [&[Chunk]; L]) {
 fn four<const GROUP: usize, const F: i32, const L: usize>(
     lanes: &mut [Lane; L],
     e: &[__m128i; L],
-    messages: &[&[Chunk]; L],
+    messages: &[&[HashBlock]; L],
     block: usize,
 ) {
     let big_endian = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);

@@ -5,20 +5,20 @@ use core::arch::x86_64::*;
 use super::Avx2;
 use super::sha256ni::K;
 use super::words::{EIGHT, add, load_words, rotl, states_in, states_out, xor};
-use crate::crypto::lanes::hmac::{Chunk, State};
+use crate::crypto::lanes::hmac::{HashBlock, HashState};
 
 /// Takes the messages' next blocks, as many of each, into their states.
 pub(in crate::crypto::lanes) fn compress(
     _: Avx2,
-    states: &mut [State; EIGHT],
-    messages: &[&[Chunk]; EIGHT],
+    states: &mut [HashState; EIGHT],
+    messages: &[&[HashBlock]; EIGHT],
 ) {
     // SAFETY: AVX2 is there, as the argument proves.
     unsafe { lanes(states, messages) }
 }
 
 #[target_feature(enable = "avx2")]
-fn lanes(states: &mut [State; EIGHT], messages: &[&[Chunk]; EIGHT]) {
+fn lanes(states: &mut [HashState; EIGHT], messages: &[&[HashBlock]; EIGHT]) {
     let mut state = states_in(states);
     let blocks = messages.iter().map(|message| message.len()).min();
     for block in 0..blocks.unwrap_or(0) {

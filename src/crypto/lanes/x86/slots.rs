@@ -4,16 +4,16 @@
 //! text, where no width fits, encrypts scratch.
 
 use super::{AesNi, Block, Schedule, Vaes, aesni, vaes};
-use crate::crypto::lanes::cbc::Lane;
+use crate::crypto::lanes::cbc::CbcJob;
 
 /// Slots of the widest kernel.
-const MOST: usize = 16;
+const MAX_SLOTS: usize = 16;
 
 /// Blocks of scratch a slot has, and so the most that a step takes when one is idle.
 const SCRATCH: usize = 16;
 
 /// A kernel of some width.
-pub(in crate::crypto::lanes) trait Width {
+pub(in crate::crypto::lanes) trait CbcUnit {
     /// Slots it can fill.
     const SLOTS: usize;
 
@@ -22,20 +22,20 @@ pub(in crate::crypto::lanes) trait Width {
         self,
         schedule: &Schedule,
         live: usize,
-        chains: &mut [Block; MOST],
-        texts: &mut [&mut [Block]; MOST],
+        chains: &mut [Block; MAX_SLOTS],
+        texts: &mut [&mut [Block]; MAX_SLOTS],
     );
 }
 
-impl Width for AesNi {
+impl CbcUnit for AesNi {
     const SLOTS: usize = 8;
 
     fn step(
         self,
         schedule: &Schedule,
         live: usize,
-        chains: &mut [Block; MOST],
-        texts: &mut [&mut [Block]; MOST],
+        chains: &mut [Block; MAX_SLOTS],
+        texts: &mut [&mut [Block]; MAX_SLOTS],
     ) {
         match live {
             1 => narrow::<1>(self, schedule, chains, texts),
@@ -46,15 +46,15 @@ impl Width for AesNi {
     }
 }
 
-impl Width for Vaes {
-    const SLOTS: usize = MOST;
+impl CbcUnit for Vaes {
+    const SLOTS: usize = MAX_SLOTS;
 
     fn step(
         self,
         schedule: &Schedule,
         live: usize,
-        chains: &mut [Block; MOST],
-        texts: &mut [&mut [Block]; MOST],
+        chains: &mut [Block; MAX_SLOTS],
+        texts: &mut [&mut [Block]; MAX_SLOTS],
     ) {
         if live <= AesNi::SLOTS {
             self.narrow().step(schedule, live, chains, texts);
@@ -67,8 +67,8 @@ impl Width for Vaes {
 fn narrow<const N: usize>(
     unit: AesNi,
     schedule: &Schedule,
-    chains: &mut [Block; MOST],
-    texts: &mut [&mut [Block]; MOST],
+    chains: &mut [Block; MAX_SLOTS],
+    texts: &mut [&mut [Block]; MAX_SLOTS],
 ) {
     if let (Some(chains), Some(texts)) = (chains.first_chunk_mut(), texts.first_chunk_mut()) {
         aesni::encrypt::<N>(unit, schedule, chains, texts);
@@ -76,13 +76,13 @@ fn narrow<const N: usize>(
 }
 
 /// Encrypts every lane, each a whole number of blocks.
-pub(in crate::crypto::lanes) fn encrypt<W: Width + Copy>(
+pub(in crate::crypto::lanes) fn encrypt<W: CbcUnit + Copy>(
     unit: W,
     schedule: &Schedule,
-    lanes: &mut [Lane<'_>],
+    lanes: &mut [CbcJob<'_>],
 ) {
-    let mut chains = [Block::default(); MOST];
-    let mut rests: [&mut [Block]; MOST] = Default::default();
+    let mut chains = [Block::default(); MAX_SLOTS];
+    let mut rests: [&mut [Block]; MAX_SLOTS] = Default::default();
     let mut waiting = lanes
         .iter_mut()
         .map(|lane| (lane.iv, lane.text.as_chunks_mut().0))
@@ -114,9 +114,9 @@ pub(in crate::crypto::lanes) fn encrypt<W: Width + Copy>(
             step(unit, schedule, live, &mut chains, &mut rests, shortest);
         } else {
             let blocks = shortest.min(SCRATCH);
-            let mut scratch = [[Block::default(); SCRATCH]; MOST / 2];
+            let mut scratch = [[Block::default(); SCRATCH]; MAX_SLOTS / 2];
             let mut scratch = scratch.iter_mut();
-            let mut texts: [&mut [Block]; MOST] = Default::default();
+            let mut texts: [&mut [Block]; MAX_SLOTS] = Default::default();
             for (slot, text) in texts.iter_mut().enumerate() {
                 *text = if slot < live {
                     rests[slot].split_off_mut(..blocks).unwrap_or_default()
@@ -130,15 +130,15 @@ pub(in crate::crypto::lanes) fn encrypt<W: Width + Copy>(
 }
 
 /// A step with every slot of the width live.
-fn step<W: Width>(
+fn step<W: CbcUnit>(
     unit: W,
     schedule: &Schedule,
     live: usize,
-    chains: &mut [Block; MOST],
-    rests: &mut [&mut [Block]; MOST],
+    chains: &mut [Block; MAX_SLOTS],
+    rests: &mut [&mut [Block]; MAX_SLOTS],
     blocks: usize,
 ) {
-    let mut texts: [&mut [Block]; MOST] = Default::default();
+    let mut texts: [&mut [Block]; MAX_SLOTS] = Default::default();
     for (text, rest) in texts.iter_mut().zip(rests).take(live) {
         *text = rest.split_off_mut(..blocks).unwrap_or_default();
     }

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::load;
-use crate::crypto::lanes::hmac::{Chunk, State};
+use crate::crypto::lanes::hmac::{HashBlock, HashState};
 
 /// Words in a register, and so messages.
 pub(super) const EIGHT: usize = 8;
@@ -33,7 +33,7 @@ pub(super) fn rotl<const LEFT: i32, const RIGHT: i32>(words: __m256i) -> __m256i
 /// The sixteen words of one block of every message, as numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load_words(messages: &[&[Chunk]; EIGHT], block: usize) -> [__m256i; 16] {
+pub(super) fn load_words(messages: &[&[HashBlock]; EIGHT], block: usize) -> [__m256i; 16] {
     let big_endian =
         _mm256_broadcastsi128_si256(_mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203));
     let mut words = [_mm256_setzero_si256(); 16];
@@ -66,7 +66,7 @@ fn turned([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
 /// The states, word by word.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn states_in(states: &[State; EIGHT]) -> [__m256i; 8] {
+pub(super) fn states_in(states: &[HashState; EIGHT]) -> [__m256i; 8] {
     let mut words = [_mm256_setzero_si256(); 8];
     for word in 0..8 {
         let [a, b, c, d, e, f, g, h] = states;
@@ -87,7 +87,7 @@ pub(super) fn states_in(states: &[State; EIGHT]) -> [__m256i; 8] {
 /// The words, state by state.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn states_out(words: [__m256i; 8], states: &mut [State; EIGHT]) {
+pub(super) fn states_out(words: [__m256i; 8], states: &mut [HashState; EIGHT]) {
     for word in 0..8 {
         let mut of_all = [0_u32; EIGHT];
         // SAFETY: thirty-two bytes are there to write, at any alignment.

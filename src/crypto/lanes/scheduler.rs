@@ -5,38 +5,43 @@
 //!   slot 2   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▒▒▒▒▒▒▒        then the next job ▒ takes its slot
 //! ```
 
-use super::hmac::{Chunk, State};
+use super::hmac::{HashBlock, HashState};
 
 /// Slots of the widest unit.
-pub(super) const MOST: usize = 8;
+pub(super) const MAX_SLOTS: usize = 8;
 
 /// Blocks to take into a state.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Job<'a> {
-    pub(super) state: State,
-    blocks: &'a [Chunk],
+pub(super) struct HashJob<'a> {
+    pub(super) state: HashState,
+    blocks: &'a [HashBlock],
 }
 
 /// What runs a hash over several messages.
-pub(super) trait Unit {
-    /// How many it takes at a time, at most [`MOST`].
+pub(super) trait HashUnit {
+    /// How many it takes at a time, at most [`MAX_SLOTS`].
     const SLOTS: usize;
 
     /// Takes the blocks of the first `live` slots, as many of each, into their states; what it leaves in the other states does
     /// not matter. Every other slot has blocks to read as well.
-    fn step(&self, live: usize, states: &mut [State; MOST], blocks: &[&[Chunk]; MOST]);
+    fn step(
+        &self,
+        live: usize,
+        states: &mut [HashState; MAX_SLOTS],
+        blocks: &[&[HashBlock]; MAX_SLOTS],
+    );
 }
 
-impl<'a> Job<'a> {
-    pub(super) fn new(state: State, blocks: &'a [Chunk]) -> Job<'a> {
-        Job { state, blocks }
+impl<'a> HashJob<'a> {
+    pub(super) fn new(state: HashState, blocks: &'a [HashBlock]) -> HashJob<'a> {
+        HashJob { state, blocks }
     }
 }
 
 /// Does all jobs, after which none has blocks left.
-pub(super) fn hash<U: Unit>(unit: &U, jobs: &mut [Job<'_>]) {
+pub(super) fn hash<U: HashUnit>(unit: &U, jobs: &mut [HashJob<'_>]) {
     let mut waiting = jobs.iter_mut().filter(|job| !job.blocks.is_empty());
-    let mut slots: [Option<&mut Job<'_>>; MOST] = Default::default();
+    let mut slots: [Option<&mut HashJob<'_>>; MAX_SLOTS] = Default::default();
     for slot in slots.iter_mut().take(U::SLOTS) {
         *slot = waiting.next();
     }
@@ -45,7 +50,7 @@ pub(super) fn hash<U: Unit>(unit: &U, jobs: &mut [Job<'_>]) {
         let Some(first) = slots.iter().flatten().next().map(|job| job.blocks) else {
             return;
         };
-        let (mut states, mut blocks) = ([State::default(); MOST], [first; MOST]);
+        let (mut states, mut blocks) = ([HashState::default(); MAX_SLOTS], [first; MAX_SLOTS]);
         let (mut live, mut shortest) = (0_usize, first.len());
         let places = states.iter_mut().zip(&mut blocks);
         for ((state, block), job) in places.zip(slots.iter().flatten()) {

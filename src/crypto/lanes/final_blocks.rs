@@ -1,20 +1,20 @@
 //! What comes after the whole blocks of a message: its rest, the padding, the length (FIPS 180-4 §5.1.1).
 
-use super::hmac::{Chunk, Message, State};
+use super::hmac::{HashBlock, HashState, HmacJob};
 
 /// The last blocks of a hash of HMAC, which begins with the block of the key.
 #[derive(Clone, Copy)]
-pub(super) struct End([Chunk; 2]);
+pub(super) struct FinalBlocks([HashBlock; 2]);
 
-impl Default for End {
-    fn default() -> End {
-        End([[0; 64]; 2])
+impl Default for FinalBlocks {
+    fn default() -> FinalBlocks {
+        FinalBlocks([[0; 64]; 2])
     }
 }
 
-impl End {
+impl FinalBlocks {
     /// The end of the inner hash: what `message` has after its whole blocks, and its tail. `self` is still all zeros.
-    pub(super) fn of_message(&mut self, message: &Message<'_>) -> &[Chunk] {
+    pub(super) fn of_message(&mut self, message: &HmacJob<'_>) -> &[HashBlock] {
         let (_, rest) = message.bytes.as_chunks::<64>();
         let bytes = self.0.as_flattened_mut();
         fill(bytes, rest);
@@ -29,13 +29,13 @@ impl End {
     }
 
     /// The end of the outer hash: the digest that the inner one came to. `self` is still all zeros.
-    pub(super) fn of_digest(&mut self, digest: &State, len: usize) -> &[Chunk] {
+    pub(super) fn of_digest(&mut self, digest: &HashState, len: usize) -> &[HashBlock] {
         write(self.0.as_flattened_mut(), digest, len);
         self.finish(len, len as u64)
     }
 
     /// Pads what ends at `marked`. `hashed` is how many bytes there were in all but for the key, which counts as well.
-    fn finish(&mut self, marked: usize, hashed: u64) -> &[Chunk] {
+    fn finish(&mut self, marked: usize, hashed: u64) -> &[HashBlock] {
         let used = if marked < 64 - 8 { 1 } else { 2 };
         let blocks = self.0.get_mut(..used).unwrap_or_default();
         let bytes = blocks.as_flattened_mut();
@@ -51,7 +51,7 @@ impl End {
 }
 
 /// Writes the first `len` bytes of a digest.
-pub(super) fn write(to: &mut [u8], digest: &State, len: usize) {
+pub(super) fn write(to: &mut [u8], digest: &HashState, len: usize) {
     let words = digest.iter().take(len / 4);
     for (bytes, word) in to.as_chunks_mut().0.iter_mut().zip(words) {
         *bytes = word.to_be_bytes();

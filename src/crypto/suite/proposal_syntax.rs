@@ -9,20 +9,20 @@ use crate::crypto::registry::{
 
 /// A word that cannot stand where it stands, or one that is missing beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WordError {
+pub struct ProposalError {
     /// The word complained about, as written.
     pub word: String,
     /// Where it begins in the proposal, in bytes.
     pub offset: usize,
     /// What is wrong.
-    pub kind: WordErrorKind,
+    pub kind: ProposalErrorKind,
     /// What to write in place of `word`, where that is clear.
     pub suggestion: Option<String>,
 }
 
 /// What is wrong with a proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WordErrorKind {
+pub enum ProposalErrorKind {
     /// Nothing between two hyphens, or nothing at all.
     Empty,
     /// No algorithm has this name.
@@ -47,30 +47,32 @@ pub enum WordErrorKind {
     EsnInIke,
 }
 
-impl fmt::Display for WordError {
+impl fmt::Display for ProposalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = &self.word;
         match self.kind {
-            WordErrorKind::Empty => write!(f, "a word is missing here")?,
-            WordErrorKind::Unknown => write!(f, "there is no algorithm \"{word}\"")?,
-            WordErrorKind::SeveralProposals => write!(
+            ProposalErrorKind::Empty => write!(f, "a word is missing here")?,
+            ProposalErrorKind::Unknown => write!(f, "there is no algorithm \"{word}\"")?,
+            ProposalErrorKind::SeveralProposals => write!(
                 f,
                 "\"{word}\" holds more than one proposal; write a list, one string each"
             )?,
-            WordErrorKind::Repeated => write!(f, "\"{word}\" is there twice")?,
-            WordErrorKind::MixedEncryption => write!(
+            ProposalErrorKind::Repeated => write!(f, "\"{word}\" is there twice")?,
+            ProposalErrorKind::MixedEncryption => write!(
                 f,
                 "\"{word}\" cannot share a proposal with the encryption before it, since only one of them needs an integrity \
                  algorithm; write two proposals"
             )?,
-            WordErrorKind::MissingEncryption => write!(f, "no encryption algorithm")?,
-            WordErrorKind::MissingIntegrity => {
+            ProposalErrorKind::MissingEncryption => write!(f, "no encryption algorithm")?,
+            ProposalErrorKind::MissingIntegrity => {
                 write!(f, "\"{word}\" needs an integrity algorithm beside it")?
             }
-            WordErrorKind::MissingPrf => write!(f, "\"{word}\" needs a PRF beside it")?,
-            WordErrorKind::MissingGroup => write!(f, "no key exchange group")?,
-            WordErrorKind::PrfInEsp => write!(f, "\"{word}\" is a PRF, which ESP does not use")?,
-            WordErrorKind::EsnInIke => write!(f, "\"{word}\" belongs to ESP proposals")?,
+            ProposalErrorKind::MissingPrf => write!(f, "\"{word}\" needs a PRF beside it")?,
+            ProposalErrorKind::MissingGroup => write!(f, "no key exchange group")?,
+            ProposalErrorKind::PrfInEsp => {
+                write!(f, "\"{word}\" is a PRF, which ESP does not use")?
+            }
+            ProposalErrorKind::EsnInIke => write!(f, "\"{word}\" belongs to ESP proposals")?,
         }
         match &self.suggestion {
             Some(suggestion) => write!(f, "; did you mean \"{suggestion}\"?"),
@@ -79,18 +81,18 @@ impl fmt::Display for WordError {
     }
 }
 
-impl std::error::Error for WordError {}
+impl std::error::Error for ProposalError {}
 
 /// A word of a proposal, where it stands and what it names.
 #[derive(Clone, Copy)]
-pub(super) struct Word<'a> {
+pub(super) struct Token<'a> {
     pub text: &'a str,
     pub offset: usize,
-    pub meaning: Meaning,
+    pub kind: TokenKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum TokenKind {
     Encryption(&'static Encryption),
     Integrity(&'static Integrity),
     Prf(&'static Prf),
@@ -99,9 +101,13 @@ pub(super) enum Meaning {
     Esn(Esn),
 }
 
-impl Word<'_> {
-    pub(super) fn error(&self, kind: WordErrorKind, suggestion: Option<String>) -> WordError {
-        WordError {
+impl Token<'_> {
+    pub(super) fn error(
+        &self,
+        kind: ProposalErrorKind,
+        suggestion: Option<String>,
+    ) -> ProposalError {
+        ProposalError {
             word: self.text.to_owned(),
             offset: self.offset,
             kind,
@@ -111,66 +117,62 @@ impl Word<'_> {
 }
 
 /// Splits a proposal into words that each name an algorithm, none twice.
-pub(super) fn read(proposal: &str) -> Result<Vec<Word<'_>>, WordError> {
-    let mut words: Vec<Word<'_>> = Vec::new();
+pub(super) fn read(proposal: &str) -> Result<Vec<Token<'_>>, ProposalError> {
+    let mut words: Vec<Token<'_>> = Vec::new();
     let mut offset = 0_usize;
     for text in proposal.split('-') {
-        let fault = |kind, suggestion| WordError {
+        let fault = |kind, suggestion| ProposalError {
             word: text.to_owned(),
             offset,
             kind,
             suggestion,
         };
         if text.is_empty() {
-            return Err(fault(WordErrorKind::Empty, None));
+            return Err(fault(ProposalErrorKind::Empty, None));
         }
-        let Some(meaning) = meaning(text) else {
+        let Some(kind) = token_kind(text) else {
             return Err(match text.contains([',', ' ']) {
-                true => fault(WordErrorKind::SeveralProposals, None),
-                false => fault(WordErrorKind::Unknown, suggestion(text)),
+                true => fault(ProposalErrorKind::SeveralProposals, None),
+                false => fault(ProposalErrorKind::Unknown, suggestion(text)),
             });
         };
-        if words.iter().any(|word| word.meaning == meaning) {
-            return Err(fault(WordErrorKind::Repeated, None));
+        if words.iter().any(|word| word.kind == kind) {
+            return Err(fault(ProposalErrorKind::Repeated, None));
         }
-        words.push(Word {
-            text,
-            offset,
-            meaning,
-        });
+        words.push(Token { text, offset, kind });
         offset = offset.saturating_add(text.len()).saturating_add(1);
     }
     Ok(words)
 }
 
 /// Every word with its meaning, in the order of the table.
-fn vocabulary() -> impl Iterator<Item = (&'static str, Meaning)> {
+fn vocabulary() -> impl Iterator<Item = (&'static str, TokenKind)> {
     fn named<T>(
         word: &'static str,
         also: &'static [&'static str],
         row: &'static T,
-        meaning: fn(&'static T) -> Meaning,
-    ) -> impl Iterator<Item = (&'static str, Meaning)> {
+        kind: fn(&'static T) -> TokenKind,
+    ) -> impl Iterator<Item = (&'static str, TokenKind)> {
         std::iter::once(word)
             .chain(also.iter().copied())
-            .map(move |word| (word, meaning(row)))
+            .map(move |word| (word, kind(row)))
     }
     let encryption = ENCRYPTION
         .iter()
-        .flat_map(|row| named(row.word, row.also, row, Meaning::Encryption));
+        .flat_map(|row| named(row.word, row.also, row, TokenKind::Encryption));
     let integrity = INTEGRITY
         .iter()
-        .flat_map(|row| named(row.word, row.also, row, Meaning::Integrity));
+        .flat_map(|row| named(row.word, row.also, row, TokenKind::Integrity));
     let prf = PRF
         .iter()
-        .flat_map(|row| named(row.word, row.also, row, Meaning::Prf));
+        .flat_map(|row| named(row.word, row.also, row, TokenKind::Prf));
     let group = GROUP
         .iter()
-        .flat_map(|row| named(row.word, row.also, row, Meaning::Group));
+        .flat_map(|row| named(row.word, row.also, row, TokenKind::Group));
     let additional = ADDITIONAL
         .iter()
-        .flat_map(|row| named(row.word, row.also, row, Meaning::Additional));
-    let esn = [Esn::Yes, Esn::No].map(|esn| (esn.word(), Meaning::Esn(esn)));
+        .flat_map(|row| named(row.word, row.also, row, TokenKind::Additional));
+    let esn = [Esn::Yes, Esn::No].map(|esn| (esn.word(), TokenKind::Esn(esn)));
     encryption
         .chain(integrity)
         .chain(prf)
@@ -179,10 +181,10 @@ fn vocabulary() -> impl Iterator<Item = (&'static str, Meaning)> {
         .chain(esn)
 }
 
-fn meaning(text: &str) -> Option<Meaning> {
+fn token_kind(text: &str) -> Option<TokenKind> {
     vocabulary()
         .find(|(word, _)| *word == text)
-        .map(|(_, meaning)| meaning)
+        .map(|(_, kind)| kind)
 }
 
 /// The word that was probably meant: a group by its number, or the nearest word by edit distance.
@@ -197,7 +199,7 @@ fn suggestion(text: &str) -> Option<String> {
     }
     // A KEM is known by its own name, but stands only behind a group.
     let behind = format!("ke1_{text}");
-    if meaning(&behind).is_some() {
+    if token_kind(&behind).is_some() {
         return Some(behind);
     }
     // A third of the letters may be wrong; more, and the guess would be noise.
@@ -275,7 +277,10 @@ mod tests {
     #[test]
     fn synonyms_are_the_same_algorithm() {
         let error = read("curve25519-x25519").err().unwrap();
-        assert_eq!((error.kind, error.offset), (WordErrorKind::Repeated, 11));
+        assert_eq!(
+            (error.kind, error.offset),
+            (ProposalErrorKind::Repeated, 11)
+        );
     }
 
     proptest! {
