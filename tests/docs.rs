@@ -51,7 +51,7 @@ fn every_reason_not_to_carry_a_packet_is_explained() {
 fn every_reason_not_to_believe_an_ike_message_is_explained() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);
-    for refused in groundlink::ike::Refused::ALL {
+    for refused in groundlink::ike::DropClass::ALL {
         assert!(explained.contains(refused.word()), "{refused:?}");
     }
 }

@@ -6,7 +6,7 @@
 #![no_main]
 
 use groundlink::crypto::{Generator, IkeProposal, IkeSuite, SaKeys, Sealer, Secret};
-use groundlink::ike::{Cut, Fragmentation, IkeKeys, Opened, Protector, Role, Sizes, Unopened};
+use groundlink::ike::{FragmentSize, Fragmentation, IkeKeys, Opened, Protector, Role, FragmentSizes, Unopened};
 use groundlink::wire::{
     Critical, ExchangeType, Flags, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
     PayloadType,
@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     let words = SUITES[usize::from(*suite) % SUITES.len()];
     let suite = IkeProposal::parse(words).expect("known words").0;
     let suite = suite.first().expect("one suite");
-    let agreed = Fragmentation::Agreed(Sizes::new(
+    let agreed = Fragmentation::Agreed(FragmentSizes::new(
         576 + 16 * u16::from(*size),
         [192, 0, 2, 1].into(),
     ));
@@ -155,7 +155,7 @@ fn twins(suite: IkeSuite, agreed: Fragmentation, mut script: &[u8]) {
             assert_eq!(unasked.open(&message), Err(Unopened::Forged));
             assert_eq!(hears_all.is_first_fragment(&message), step.number == 1);
         }
-        if let Ok(Opened { bare, .. }) = heard {
+        if let Ok(Opened { int_auth: bare, .. }) = heard {
             let content = bare.get(BARE_HEADERS..).unwrap_or_default();
             assert!(content.len() <= usize::from(u16::MAX));
             assert!(
@@ -187,7 +187,7 @@ fn round_trip(suite: IkeSuite, agreed: Fragmentation, script: &[u8]) {
         NotifyType(40_000),
         script.to_vec(),
     ))];
-    for (id, cut) in [(0, Cut::Usual), (1, Cut::Smaller)] {
+    for (id, size) in [(0, FragmentSize::Configured), (1, FragmentSize::Minimum)] {
         let header = Header::new(
             IkeSpi(1),
             IkeSpi(2),
@@ -198,7 +198,7 @@ fn round_trip(suite: IkeSuite, agreed: Fragmentation, script: &[u8]) {
         let Some(pieces) = ours.seal(header, &payloads) else {
             return;
         };
-        let mut datagrams = pieces.datagrams(cut).to_vec();
+        let mut datagrams = pieces.in_size(size).to_vec();
         for (index, octet) in script.iter().enumerate().take(datagrams.len()) {
             let other = usize::from(*octet) % datagrams.len();
             datagrams.swap(index, other);

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal};
-use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Start};
+use groundlink::ike::{Command, Dpd, Rekey, RekeyCheck, Start};
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
 use groundlink_fuzz::tape::Tape;
 use groundlink_fuzz::wire::{Letter, Load, Nat, Wire};
@@ -72,7 +72,7 @@ impl Middle {
                 timeout: Duration::from_secs(30),
             };
             if traits & 2 != 0 {
-                settings.rekey_test = RekeyTest::Once;
+                settings.rekey_check = RekeyCheck::Once;
             }
             if side == Side::B {
                 settings.start = [Start::Add, Start::Auto, Start::Trap, Start::Add]

@@ -18,8 +18,8 @@ use serde::Serialize;
 use super::{MachineInfo, Progress};
 use crate::crypto::{EspProposal, Generator, IkeProposal, ProposalError, Secret};
 use crate::ike::{
-    Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyTest, Settings, Start,
-    TunnelId, TunnelState,
+    Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyCheck, Settings,
+    Start, TunnelId, TunnelState,
 };
 use crate::net::{Policy, Prefix, Time};
 
@@ -228,7 +228,7 @@ fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
         },
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
-        rekey_test: RekeyTest::Never,
+        rekey_check: RekeyCheck::Never,
     })
 }
 

@@ -16,7 +16,7 @@ use super::secret::LoadOptions;
 use super::settings::{GatewaySettings, InsideAddress, Mtu, TunnelSettings, default};
 use super::value::{self, DEVICE_NAME_MAX, keyword, list, quoted};
 use crate::crypto::{EspProposal, IkeProposal};
-use crate::ike::{self, Dpd, Encapsulation, Ppk, Psk, RekeyTest, Start};
+use crate::ike::{self, Dpd, Encapsulation, Ppk, Psk, RekeyCheck, Start};
 use crate::net::{Dscp, Policy, Prefix, Selector};
 use crate::paths::FailClosed;
 
@@ -187,7 +187,7 @@ impl TunnelParts {
             dpd: self.connection.dpd,
             encapsulation: self.connection.encapsulation.value,
             fragment_size: self.connection.fragment_size,
-            rekey_test: self.sa.rekey_check,
+            rekey_check: self.sa.rekey_check,
         };
         TunnelSettings {
             name: self.name,
@@ -247,7 +247,7 @@ struct SaKeys {
     child_lifetime: Duration,
     child_bytes: Option<u64>,
     child_packets: Option<u64>,
-    rekey_check: RekeyTest,
+    rekey_check: RekeyCheck,
 }
 
 impl SaKeys {
@@ -269,9 +269,9 @@ impl SaKeys {
             child_bytes: child_bytes.value,
             child_packets: child_packets.value,
             rekey_check: if rekey_check.value {
-                RekeyTest::Once
+                RekeyCheck::Once
             } else {
-                RekeyTest::Never
+                RekeyCheck::Never
             },
         })
     }

@@ -328,7 +328,7 @@ impl ControlPlane {
             Event::IkeUp { .. }
             | Event::IkeDown { .. }
             | Event::RekeyChecked { .. }
-            | Event::Refused { .. }
+            | Event::Dropped { .. }
             | Event::Failed { .. } => {}
         }
     }

@@ -41,7 +41,7 @@ impl Observer<'_> {
             groups: Vec::new(),
             ike_refused: self
                 .endpoint
-                .refused()
+                .drop_counts()
                 .map(|(class, count)| (class.word().to_owned(), count))
                 .collect(),
             offload: Some(OffloadStatus {

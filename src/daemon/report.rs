@@ -145,7 +145,7 @@ impl Reporter {
                     }
                 }
             }
-            Event::Refused {
+            Event::Dropped {
                 class,
                 remote,
                 count,

@@ -12,7 +12,7 @@
 //! IntAuth_r1 = prf(SK_pr (before the exchange), first answer, bare)        likewise
 //! ```
 
-use super::schedule::IkeKeys;
+use super::key_schedule::IkeKeys;
 use super::settings::Psk;
 use crate::crypto::{Prf, Secret, equal};
 use crate::wire::{Id, MessageId};

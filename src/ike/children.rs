@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::event::{Child, ChildView, DownReason, Role, Sends};
-use super::handshake::Place;
+use super::handshake::Connection;
 use super::timers::earliest;
 use crate::crypto::{EspSuite, SaKeys};
 use crate::net::{EspTransport, Policy, Time};
@@ -96,7 +96,7 @@ pub const DELETE_FOR_PEER: Duration = Duration::from_secs(70);
 pub const MOST_CHILDREN: usize = 6;
 
 /// When an SA that may live for `lifetime` is rekeyed, and when another way is tried: at 85 to 90 % of it, and half way from there to the end.
-pub fn schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
+pub fn rekey_schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
     let part = 0.85 + 0.05 * f64::from(jitter) / 255.0;
     let (soft, renew) = (
         lifetime.mul_f64(part),
@@ -109,13 +109,13 @@ impl ChildSa {
     /// For whoever puts it to work.
     pub fn announced(
         &self,
-        place: &Place,
+        conn: &Connection,
         transport: EspTransport,
         sends: Sends,
         replaces: Option<u32>,
     ) -> Child {
         Child {
-            tunnel: place.tunnel,
+            tunnel: conn.tunnel,
             spi_in: self.spi_in,
             spi_out: self.spi_out,
             suite: self.suite,
@@ -123,8 +123,8 @@ impl ChildSa {
             keys_out: self.keys_out.clone(),
             iv_key: self.iv_key,
             policy: self.policy.clone(),
-            local: place.local,
-            remote: place.remote,
+            local: conn.local,
+            remote: conn.remote,
             transport,
             role: self.role,
             hard_expiry: self.hard_expiry,
@@ -254,8 +254,8 @@ impl Children {
 
     /// Takes one out.
     pub fn remove(&mut self, spi_in: u32) -> Option<ChildSa> {
-        let place = self.0.iter().position(|child| child.spi_in == spi_in)?;
-        Some(self.0.remove(place))
+        let index = self.0.iter().position(|child| child.spi_in == spi_in)?;
+        Some(self.0.remove(index))
     }
 
     /// Takes the oldest out.
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn rekeying_begins_between_85_and_90_percent_and_the_way_out_lies_before_the_end() {
         for (jitter, least, most) in [(0, 85.0, 85.1), (255, 89.9, 90.1)] {
-            let (soft, renew) = schedule(Time::ZERO, Duration::from_secs(100), jitter);
+            let (soft, renew) = rekey_schedule(Time::ZERO, Duration::from_secs(100), jitter);
             assert!((least..most).contains(&soft.as_secs_f64()), "{soft:?}");
             assert!(soft < renew && renew < Time::from_secs(100));
         }

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! That is the rule of RFC 7296 §2.8.1 for crossed rekeys, applied to crossed beginnings; a groundlink knows another by its Vendor ID, so both apply it. Any
-//! other peer keeps what it likes: there the newest authenticated SA stays, and we close the older. [`settle`] decides.
+//! other peer keeps what it likes: there the newest authenticated SA stays, and we close the older. [`choose_survivor`] decides.
 //!
 //! # Both rekey the same SA (§2.8.1, §2.8.2)
 //!
@@ -62,12 +62,12 @@ use std::cmp::Ordering;
 use super::children::Standing;
 use super::event::Role;
 use super::handshake::PeerKind;
-use super::schedule::Nonces;
+use super::key_schedule::Nonces;
 use crate::net::Time;
 
 /// What the decision needs to know of an SA.
 #[derive(Clone, Copy, Debug)]
-pub struct Rival<'a> {
+pub struct DuplicateSa<'a> {
     /// Its nonces.
     pub nonces: &'a Nonces,
     /// Whether we initiated it.
@@ -97,7 +97,11 @@ pub enum Closer {
 }
 
 /// Decides between two SAs.
-pub fn settle(older: Rival<'_>, newer: Rival<'_>, peer: PeerKind) -> (Keep, Closer) {
+pub fn choose_survivor(
+    older: DuplicateSa<'_>,
+    newer: DuplicateSa<'_>,
+    peer: PeerKind,
+) -> (Keep, Closer) {
     // A handshake begun after the other was established does not cross it: the peer knows the first SA no more, or wants a new one.
     let crossed = newer.started <= older.established;
     match peer {
@@ -148,7 +152,7 @@ pub enum Busy {
     Child,
     /// The IKE SA is being rekeyed.
     Rekeying,
-    /// The IKE SA is being closed, or another has taken its place.
+    /// The IKE SA is being closed, or another has taken its conn.
     Leaving,
 }
 
@@ -207,8 +211,8 @@ mod tests {
         }
     }
 
-    fn rival(nonces: &Nonces, role: Role, started: u64, established: u64) -> Rival<'_> {
-        Rival {
+    fn rival(nonces: &Nonces, role: Role, started: u64, established: u64) -> DuplicateSa<'_> {
+        DuplicateSa {
             nonces,
             role,
             started: Time::ZERO + Duration::from_millis(started),
@@ -220,12 +224,12 @@ mod tests {
     fn p11_crossed_handshakes_are_settled_alike_on_both_sides_whoever_wins() {
         for (first, second) in [(nonces(1, 9), nonces(5, 6)), (nonces(7, 9), nonces(5, 6))] {
             // The same two SAs seen from A, which initiated the first, and from B, which initiated the second and heard of both in the other order.
-            let at_a = settle(
+            let at_a = choose_survivor(
                 rival(&first, Role::Initiator, 0, 30),
                 rival(&second, Role::Responder, 10, 40),
                 PeerKind::Groundlink,
             );
-            let at_b = settle(
+            let at_b = choose_survivor(
                 rival(&second, Role::Initiator, 5, 35),
                 rival(&first, Role::Responder, 15, 45),
                 PeerKind::Groundlink,
@@ -242,7 +246,7 @@ mod tests {
     #[test]
     fn a_peer_that_begins_again_later_gets_the_new_sa() {
         let (old, new) = (nonces(9, 9), nonces(1, 1));
-        let verdict = settle(
+        let verdict = choose_survivor(
             rival(&old, Role::Initiator, 0, 30),
             rival(&new, Role::Responder, 5000, 5030),
             PeerKind::Groundlink,
@@ -253,7 +257,7 @@ mod tests {
     #[test]
     fn with_other_peers_the_newest_stays() {
         let (old, new) = (nonces(9, 9), nonces(1, 1));
-        let verdict = settle(
+        let verdict = choose_survivor(
             rival(&old, Role::Initiator, 0, 30),
             rival(&new, Role::Responder, 10, 40),
             PeerKind::Other,

@@ -45,7 +45,7 @@ struct Generation {
 
 /// What a cookie is bound to.
 #[derive(Clone, Copy, Debug)]
-pub struct Bearer<'a> {
+pub struct CookieInput<'a> {
     /// Where the request came from.
     pub remote: SocketAddr,
     /// Its SPI.
@@ -56,7 +56,7 @@ pub struct Bearer<'a> {
 
 impl Cookies {
     /// The cookie to ask this initiator for.
-    pub fn bake(&mut self, now: Time, bearer: Bearer<'_>, rng: &mut Generator) -> Vec<u8> {
+    pub fn generate(&mut self, now: Time, input: CookieInput<'_>, rng: &mut Generator) -> Vec<u8> {
         self.age(now);
         let current = self.current.take().unwrap_or_else(|| Generation {
             version: self
@@ -66,19 +66,19 @@ impl Cookies {
             secret: Secret::from_slice(&rng.bytes::<32>()),
             born: now,
         });
-        let cookie = current.cookie(bearer);
+        let cookie = current.cookie(input);
         self.current = Some(current);
         cookie
     }
 
     /// Whether this is a cookie that we gave this initiator lately.
-    pub fn is_valid(&mut self, now: Time, cookie: &[u8], bearer: Bearer<'_>) -> bool {
+    pub fn is_valid(&mut self, now: Time, cookie: &[u8], input: CookieInput<'_>) -> bool {
         self.age(now);
         [&self.current, &self.previous]
             .into_iter()
             .flatten()
             .filter(|generation| cookie.first() == Some(&generation.version))
-            .any(|generation| equal(&generation.cookie(bearer), cookie))
+            .any(|generation| equal(&generation.cookie(input), cookie))
     }
 
     /// Lets go of secrets whose time is over.
@@ -95,12 +95,12 @@ impl Cookies {
 }
 
 impl Generation {
-    fn cookie(&self, bearer: Bearer<'_>) -> Vec<u8> {
-        let Bearer {
+    fn cookie(&self, input: CookieInput<'_>) -> Vec<u8> {
+        let CookieInput {
             remote,
             spi_i,
             nonce,
-        } = bearer;
+        } = input;
         let spi_i = spi_i.0.to_be_bytes();
         let port = remote.port().to_be_bytes();
         // Only Ni has no fixed length, once the address says which kind it is by its own; it stands last.
@@ -126,8 +126,8 @@ mod tests {
 
     const NONCE: &[u8] = &[9; 32];
 
-    fn bearer(remote: &str) -> Bearer<'static> {
-        Bearer {
+    fn input(remote: &str) -> CookieInput<'static> {
+        CookieInput {
             remote: remote.parse().unwrap(),
             spi_i: IkeSpi(7),
             nonce: NONCE,
@@ -141,19 +141,19 @@ mod tests {
     #[test]
     fn n10_a_cookie_is_good_for_its_bearer_only() {
         let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([1; 32]));
-        let alice = bearer("192.0.2.1:500");
-        let cookie = cookies.bake(at(1), alice, &mut rng);
+        let alice = input("192.0.2.1:500");
+        let cookie = cookies.generate(at(1), alice, &mut rng);
         assert!((1..=64).contains(&cookie.len()));
         assert!(cookies.is_valid(at(1), &cookie, alice));
         for other in [
-            bearer("192.0.2.2:500"),
-            bearer("192.0.2.1:501"),
-            bearer("[2001:db8::1]:500"),
-            Bearer {
+            input("192.0.2.2:500"),
+            input("192.0.2.1:501"),
+            input("[2001:db8::1]:500"),
+            CookieInput {
                 spi_i: IkeSpi(8),
                 ..alice
             },
-            Bearer {
+            CookieInput {
                 nonce: &[9; 31],
                 ..alice
             },
@@ -176,11 +176,11 @@ mod tests {
     fn n10_a_cookie_goes_stale_with_its_secret_whether_or_not_others_are_baked() {
         for busy in [false, true] {
             let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([2; 32]));
-            let alice = bearer("192.0.2.1:500");
-            let cookie = cookies.bake(at(100), alice, &mut rng);
+            let alice = input("192.0.2.1:500");
+            let cookie = cookies.generate(at(100), alice, &mut rng);
             let mut is_valid = |seconds| {
                 if busy {
-                    cookies.bake(at(seconds), bearer("192.0.2.9:500"), &mut rng);
+                    cookies.generate(at(seconds), input("192.0.2.9:500"), &mut rng);
                 }
                 cookies.is_valid(at(seconds), &cookie, alice)
             };
@@ -192,10 +192,10 @@ mod tests {
     #[test]
     fn the_same_request_gets_the_same_cookie_for_a_while_and_then_another() {
         let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([3; 32]));
-        let alice = bearer("192.0.2.1:500");
-        let first = cookies.bake(at(100), alice, &mut rng);
-        assert_eq!(cookies.bake(at(129), alice, &mut rng), first);
-        let second = cookies.bake(at(130), alice, &mut rng);
+        let alice = input("192.0.2.1:500");
+        let first = cookies.generate(at(100), alice, &mut rng);
+        assert_eq!(cookies.generate(at(129), alice, &mut rng), first);
+        let second = cookies.generate(at(130), alice, &mut rng);
         assert_ne!(second, first);
         assert!(cookies.is_valid(at(130), &first, alice));
         assert!(cookies.is_valid(at(130), &second, alice));

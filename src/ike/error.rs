@@ -1,8 +1,8 @@
 //! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
 
+use super::closest_proposal::ClosestProposal;
 use super::event::NatLocation;
 use super::failure::Failure;
-use super::nearest::Nearest;
 use super::settings::{Encapsulation, Identity};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
@@ -31,8 +31,8 @@ pub enum Incompatible {
         theirs: String,
         /// Ours, in words.
         ours: String,
-        /// The pair that comes nearest.
-        nearest: Option<Nearest>,
+        /// The pair that comes closest.
+        closest: Option<ClosestProposal>,
     },
     /// No proposal for the Child SA is.
     Esp {
@@ -40,8 +40,8 @@ pub enum Incompatible {
         theirs: String,
         /// Ours, in words.
         ours: String,
-        /// The pair that comes nearest.
-        nearest: Option<Nearest>,
+        /// The pair that comes closest.
+        closest: Option<ClosestProposal>,
     },
     /// The proposals for the Child SA differ in nothing but the group of its own key exchange.
     Pfs {
@@ -196,23 +196,23 @@ impl Incompatible {
             Incompatible::Ike {
                 theirs,
                 ours,
-                nearest,
+                closest,
             } => (
                 "no-proposal-chosen",
                 format!("no common IKE proposal: the peer offers {theirs}; we accept {ours}"),
-                edit("ike", ours, nearest.as_ref(), ""),
+                edit("ike", ours, closest.as_ref(), ""),
             ),
             Incompatible::Esp {
                 theirs,
                 ours,
-                nearest,
+                closest,
             } => (
                 "no-proposal-chosen-esp",
                 format!("no common ESP proposal: the peer offers {theirs}; we accept {ours}"),
                 edit(
                     "esp",
                     ours,
-                    nearest.as_ref(),
+                    closest.as_ref(),
                     " The peer's PFS group does not show before the first rekey.",
                 ),
             ),
@@ -313,20 +313,20 @@ impl PpkFault {
     }
 }
 
-/// What to write so that the nearest pair of proposals meets.
-fn edit(key: &str, ours: &str, nearest: Option<&Nearest>, note: &str) -> String {
-    match nearest {
-        Some(nearest) => format!(
-            "The nearest {nearest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
-            nearest.words
+/// What to write so that the closest pair of proposals meets.
+fn edit(key: &str, ours: &str, closest: Option<&ClosestProposal>, note: &str) -> String {
+    match closest {
+        Some(closest) => format!(
+            "The nearest {closest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
+            closest.words
         ),
         None => format!("Set {ours} on the peer: it offers nothing this version has."),
     }
 }
 
 /// What a person should know: the peer refuses us, in IKE_SA_INIT or with `ours` in IKE_AUTH.
-pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
-    let Ours {
+pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
+    let OfferSummary {
         stage,
         ike,
         esp,
@@ -345,7 +345,7 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
             ),
         };
         match stage {
-            Stage::Init | Stage::Intermediate => (
+            HandshakeStage::Init | HandshakeStage::Intermediate => (
                 "no-proposal-chosen",
                 format!(
                     "the peer refuses our IKE proposal {ike}, or has no configuration for our address{or_nat}"
@@ -354,7 +354,7 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
                     "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check the address the peer expects us at.{without_nat}"
                 ),
             ),
-            Stage::Auth => (
+            HandshakeStage::Auth => (
                 "no-proposal-chosen-esp",
                 format!("the peer refuses our ESP proposal {esp}"),
                 format!(
@@ -407,9 +407,9 @@ pub fn refused(at: Time, notify: &Notify, ours: &Ours) -> Failure {
 
 /// What we had asked for when the peer refused.
 #[derive(Clone, Debug)]
-pub struct Ours {
+pub struct OfferSummary {
     /// In which exchange.
-    pub stage: Stage,
+    pub stage: HandshakeStage,
     /// Our IKE proposals, in words.
     pub ike: String,
     /// Our ESP proposals, in words.
@@ -426,7 +426,7 @@ pub struct Ours {
 
 /// The exchange in which a peer refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum HandshakeStage {
     /// IKE_SA_INIT.
     Init,
     /// IKE_INTERMEDIATE.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::failure::Failure;
-use super::refused::Refused;
 use super::settings::TunnelId;
+use super::unauthenticated::DropClass;
 use crate::crypto::{EspSuite, IkeSuite, SaKeys};
 use crate::net::{EspTransport, Policy, RekeyVerdict, Time, TunnelState, WaitingFor};
 use crate::wire::IkeSpi;
@@ -251,9 +251,9 @@ pub enum Event {
         failure: Failure,
     },
     /// Messages of people who have proved nothing came to nothing: told at once, and then once a minute for each class.
-    Refused {
+    Dropped {
         /// Why.
-        class: Refused,
+        class: DropClass,
         /// Where the last one came from, if that can be believed.
         remote: SocketAddr,
         /// How many there were since the last time.
@@ -276,7 +276,7 @@ pub enum DownReason {
     Expired,
     /// The peer began anew (INITIAL_CONTACT).
     PeerRestarted,
-    /// Another SA for the same tunnel took its place.
+    /// Another SA for the same tunnel took its conn.
     Redundant,
     /// It was rekeyed. Of a Child SA nothing more is sent, but what the peer sent last may still come in for a while.
     Replaced,
@@ -363,7 +363,7 @@ pub struct View {
     /// How often each SA got fresh keys, whoever began.
     pub rekeys: Rekeys,
     /// What is known of the peer's rekeying, where the tunnel was asked to find out.
-    pub rekey_check: Option<RekeyCheck>,
+    pub rekey_check: Option<RekeyVerdicts>,
     /// The last thing that went wrong.
     pub last_failure: Option<Failure>,
 }
@@ -379,7 +379,7 @@ pub struct Rekeys {
 
 /// What came of trying whether the peer rekeys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RekeyCheck {
+pub struct RekeyVerdicts {
     /// Of the Child SA.
     pub child: RekeyVerdict,
     /// Of the IKE SA.

@@ -18,17 +18,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::authn::Intermediates;
-use super::census::Proof;
 use super::event::{Event, Role, Transmit};
 use super::failure::Failure;
+use super::half_open::ReturnRoutability;
+use super::key_schedule::{IkeKeys, Nonces};
 use super::nat::Detected;
-use super::pieces::{Cut, Pieces};
+use super::out_message::{Datagrams, FragmentSize};
 use super::ppk::PpkUse;
 use super::protect::{Protector, Unopened};
-use super::refused::{Refused, Tally};
 use super::retransmit::Retransmit;
-use super::schedule::{IkeKeys, Nonces};
 use super::settings::{Settings, TunnelId};
+use super::unauthenticated::{DropClass, DropCounters};
 use super::window::Received;
 use crate::crypto::{Generator, Group, IkeSuite, KeyExchange};
 use crate::net::{EspTransport, Time};
@@ -42,7 +42,7 @@ pub struct Output {
     /// News. They are to be acted on before the datagrams leave: a Child SA is installed before the peer learns that it may use it.
     pub events: VecDeque<Event>,
     /// What has been refused of people who have proved nothing.
-    pub refused: Tally,
+    pub drops: DropCounters,
     /// How to misbehave.
     #[cfg(feature = "testing")]
     pub impair: super::impair::Impair,
@@ -50,9 +50,9 @@ pub struct Output {
 
 impl Output {
     /// Sends a message, in as many datagrams as it has.
-    pub fn send(&mut self, local: SocketAddr, remote: SocketAddr, pieces: &Pieces) {
+    pub fn send(&mut self, local: SocketAddr, remote: SocketAddr, datagrams: &Datagrams) {
         self.transmits
-            .extend(pieces.transmits(Cut::Usual, local, remote));
+            .extend(datagrams.transmits(FragmentSize::Configured, local, remote));
     }
 }
 
@@ -70,27 +70,27 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Counts a message that came to nothing.
-    pub fn refuse(&mut self, class: Refused) {
-        self.out.refused.count(class);
+    pub fn count_drop(&mut self, class: DropClass) {
+        self.out.drops.count(class);
     }
 
     /// Counts a datagram that made no message.
-    pub fn unopened(&mut self, why: Unopened) {
+    pub fn count_unopened(&mut self, why: Unopened) {
         match why {
-            Unopened::Forged => self.refuse(Refused::Forged),
+            Unopened::Forged => self.count_drop(DropClass::Forged),
             Unopened::Partial => {}
         }
     }
 
     /// The last word on a message before it is encoded: a test may have ordered misbehaviour.
     #[cfg(feature = "testing")]
-    pub fn shape(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
+    pub fn impaired(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
         self.out.impair.apply(header, payloads)
     }
 
     /// The last word on a message before it is encoded: it stays as it is.
     #[cfg(not(feature = "testing"))]
-    pub fn shape(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
+    pub fn impaired(&self, header: Header, payloads: Vec<Payload>) -> (Header, Vec<Payload>) {
         (header, payloads)
     }
 
@@ -103,7 +103,7 @@ impl Context<'_> {
 
 /// Which tunnel an SA belongs to, between which addresses.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Connection {
     /// The tunnel.
     pub tunnel: TunnelId,
     /// Its settings.
@@ -120,7 +120,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct InitSent {
     /// Whose.
-    pub place: Place,
+    pub conn: Connection,
     /// Our SPI.
     pub spi_i: IkeSpi,
     /// Our half of the key exchange.
@@ -138,14 +138,14 @@ pub struct InitSent {
     /// The peer's refusal, while we wait whether it was a forged one.
     pub refusal: Option<Failure>,
     /// When to repeat it.
-    pub ladder: Retransmit,
+    pub retransmit: Retransmit,
 }
 
 /// What both sides have once the shared secret is known.
 #[derive(Debug)]
-pub struct Keyed {
+pub struct InitResult {
     /// Whose.
-    pub place: Place,
+    pub conn: Connection,
     /// The initiator's SPI.
     pub spi_i: IkeSpi,
     /// The responder's SPI.
@@ -176,7 +176,7 @@ pub struct Keyed {
     pub init_response: Vec<u8>,
 }
 
-impl Keyed {
+impl InitResult {
     /// Whether the keys hold a secret that a quantum computer does not find out from what was on the wire.
     pub fn is_post_quantum(&self) -> bool {
         match self.ppk {
@@ -211,33 +211,33 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct IntermediateSent {
     /// Keys and all, so far.
-    pub keyed: Keyed,
+    pub init: InitResult,
     /// Our half of the additional key exchange.
     pub ke: KeyExchange,
     /// The request, bare.
     pub request: Vec<u8>,
     /// When to repeat it.
-    pub ladder: Retransmit,
+    pub retransmit: Retransmit,
 }
 
 /// We sent IKE_AUTH.
 #[derive(Debug)]
 pub struct AuthSent {
     /// Keys and all.
-    pub keyed: Keyed,
+    pub init: InitResult,
     /// What for.
     pub purpose: Purpose,
     /// The SPI we offered for the Child SA.
     pub spi_in: u32,
     /// When to repeat it.
-    pub ladder: Retransmit,
+    pub retransmit: Retransmit,
 }
 
 /// We answered IKE_SA_INIT and await what comes next.
 #[derive(Debug)]
 pub struct HalfOpen {
     /// Keys and all, so far.
-    pub keyed: Keyed,
+    pub init: InitResult,
     /// What that is.
     pub awaits: Awaits,
     /// Which requests are new after IKE_SA_INIT, and the last answer.
@@ -245,7 +245,7 @@ pub struct HalfOpen {
     /// The protection of that answer and its request, if the keys have changed since.
     pub before: Option<Protector>,
     /// Whether the peer has shown that it receives at its address.
-    pub proof: Proof,
+    pub routability: ReturnRoutability,
     /// When we stop waiting.
     pub expires: Time,
 }
@@ -261,17 +261,17 @@ pub enum Awaits {
 
 /// What is left of an SA that we refused or that the peer deleted: our last answer, in case it got lost.
 #[derive(Debug)]
-pub struct Remnant {
+pub struct LastResponse {
     /// The request and its answer.
     pub received: Received,
     /// When even that is forgotten.
     pub expires: Time,
 }
 
-impl Remnant {
+impl LastResponse {
     /// Keeps an answer as long as a peer may repeat the question.
-    pub fn new(received: Received, now: Time) -> Remnant {
-        Remnant {
+    pub fn new(received: Received, now: Time) -> LastResponse {
+        LastResponse {
             received,
             expires: now + super::retransmit::HANDSHAKE_PATIENCE,
         }

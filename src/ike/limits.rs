@@ -8,13 +8,13 @@ use super::failure::Failure;
 use crate::net::Time;
 
 /// IKE SAs of one tunnel, established or closing: more come about only by a peer that begins again and again.
-pub const MOST_OF_TUNNEL: usize = 16;
+pub const MAX_OF_TUNNEL: usize = 16;
 
 /// IKE SAs of one tunnel that are being closed, or have been replaced.
-pub const MOST_ENDING: usize = 8;
+pub const MAX_ENDING: usize = 8;
 
 /// Last answers kept of SAs that are gone.
-pub const MOST_REMNANTS: usize = 256;
+pub const MAX_LAST_RESPONSES: usize = 256;
 
 /// A failure that repeats is news again after this long.
 pub const NEWS_AGAIN: Duration = Duration::from_secs(300);

@@ -65,7 +65,7 @@ pub struct Detected {
 /// ```
 ///
 /// A peer that does not speak of NATs (`None`) receives no ESP in UDP; for everything but `udp` that means that there is none.
-pub fn settle(
+pub fn choose_transport(
     detected: Option<Detected>,
     encapsulation: Encapsulation,
 ) -> Result<(Detected, EspTransport), Incompatible> {
@@ -204,7 +204,8 @@ mod tests {
     fn esp_goes_bare_only_where_no_nat_is_seen() {
         use Encapsulation::{Auto, Esp, Udp};
         let seen = |us, peer| Some(Detected { us, peer });
-        let transport = |detected, wanted| settle(detected, wanted).map(|(_, transport)| transport);
+        let transport =
+            |detected, wanted| choose_transport(detected, wanted).map(|(_, transport)| transport);
         for nat in [seen(true, false), seen(false, true), seen(true, true)] {
             assert_eq!(transport(nat, Udp), Ok(EspTransport::Udp));
             assert_eq!(transport(nat, Auto), Ok(EspTransport::Udp));

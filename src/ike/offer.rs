@@ -13,7 +13,7 @@ pub const METHOD_NONE: u16 = 0;
 pub fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
     sa.proposals.iter().filter(move |proposal| {
         proposal.protocol == protocol
-            && proposal.flaw.is_none()
+            && proposal.invalid.is_none()
             && proposal
                 .transforms
                 .iter()
@@ -33,7 +33,7 @@ const KNOWN: [TransformType; 5] = [
     TransformType::ESN,
 ];
 
-/// The kinds of the additional key exchanges, in the order in which they take place. We make one at most.
+/// The kinds of the additional key exchanges, in the order in which they take conn. We make one at most.
 pub const ADDITIONAL: [TransformType; 7] = [
     TransformType::ADDKE1,
     TransformType::ADDKE2,
@@ -117,7 +117,7 @@ impl Offer<'_> {
             .then(|| self.method(first, ours))?
     }
 
-    /// The additional key exchanges that the proposal names and that do not take place.
+    /// The additional key exchanges that the proposal names and that do not take conn.
     pub fn declined(&self, chosen: Option<&Group>) -> Vec<TransformType> {
         let takes_place = |kind: &TransformType| *kind == TransformType::ADDKE1 && chosen.is_some();
         ADDITIONAL

@@ -11,7 +11,7 @@
 //!
 //! The keys that protect the messages stay as they are: what the peer is asked for can be read before both sides know that they have the same PPK.
 
-use super::schedule::IkeKeys;
+use super::key_schedule::IkeKeys;
 use super::settings::{Ppk, PpkDemand};
 use crate::crypto::{Prf, Secret};
 use crate::wire::{Notify, NotifyType};

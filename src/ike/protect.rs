@@ -1,26 +1,26 @@
 //! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14), whole or in fragments (RFC 7383): the one door for what is protected.
 //!
 //! ```text
-//! payloads ──▶ seal ──▶ Pieces: SK, or SKF 1 … SKF n
+//! payloads ──▶ seal ──▶ Datagrams: SK, or SKF 1 … SKF n
 //! SK  ────────▶ open ──▶ Opened
 //! SKF ────────▶ open ──▶ waits in an Assembly ──▶ Opened with the last one
 //! ```
 
 use super::event::Role;
 use super::fragments::{Assembly, Fragment, Joined, MessageKey, Part};
-use super::pieces::{Fragmentation, Pieces};
-use super::schedule::IkeKeys;
+use super::key_schedule::IkeKeys;
+use super::out_message::{Datagrams, Fragmentation};
 use super::window::Mark;
 use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
 use crate::wire::{
-    ChainError, Envelope, Header, Message, Payload, PayloadType, Sealed, bare, chain, sk,
+    ChainError, Envelope, Header, Message, Payload, PayloadType, Sealed, chain, int_auth, sk,
 };
 
 /// Both directions of an IKE SA.
 pub struct Protector {
     sealer: Sealer,
     opener: Opener,
-    room: sk::Room,
+    overhead: sk::Overhead,
     /// How many frames were sealed: the IV or its seed, so it never repeats (retransmissions are the same bytes, not sealed again).
     sealed: u64,
     fragmentation: Fragmentation,
@@ -47,7 +47,7 @@ pub struct Opened {
     /// What is inside, unless that makes no sense.
     pub payloads: Result<Vec<Payload>, ChainError>,
     /// The message bare of its sealing and of fragments, as a later AUTH may cover it (RFC 9242 §3.3.2); empty if that makes no sense.
-    pub bare: Vec<u8>,
+    pub int_auth: Vec<u8>,
 }
 
 /// Why a datagram made no message.
@@ -78,7 +78,7 @@ impl Protector {
         Ok(Protector {
             sealer: Sealer::new(protection, ours, rng.bytes())?,
             opener: Opener::new(protection, theirs)?,
-            room: sk::Room {
+            overhead: sk::Overhead {
                 iv: protection.iv_len(),
                 icv: protection.icv_len(),
                 block: protection.block(),
@@ -91,7 +91,7 @@ impl Protector {
         })
     }
 
-    /// Protection of the same peer's messages with the keys of the IKE SA that takes this one's place.
+    /// Protection of the same peer's messages with the keys of the IKE SA that takes this one's conn.
     ///
     /// # Errors
     /// The keys do not fit the algorithms.
@@ -111,24 +111,24 @@ impl Protector {
     }
 
     /// Seals `payloads` into a message, in fragments where it would be too long. `None` if it does not fit even so, or if the counter is used up.
-    pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Pieces> {
+    pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Datagrams> {
         let Fragmentation::Agreed(sizes) = self.fragmentation else {
             return self
                 .seal_in(header, payloads, usize::MAX)
-                .map(|pieces| Pieces::cut(pieces, Vec::new()));
+                .map(|datagrams| Datagrams::fragmented(datagrams, Vec::new()));
         };
         // Who asks in smaller datagrams than ours may know the path better (RFC 7383 §2.5.1).
         let usual = match self.asked_in {
-            Some(asked) if header.flags.response => asked.clamp(sizes.least, sizes.usual),
-            Some(_) | None => sizes.usual,
+            Some(asked) if header.flags.response => asked.clamp(sizes.minimum, sizes.configured),
+            Some(_) | None => sizes.configured,
         };
-        let pieces = self.seal_in(header, payloads, usual)?;
-        let smaller = if pieces.iter().any(|piece| piece.len() > sizes.least) {
-            self.seal_in(header, payloads, sizes.least)?
+        let datagrams = self.seal_in(header, payloads, usual)?;
+        let smaller = if datagrams.iter().any(|piece| piece.len() > sizes.minimum) {
+            self.seal_in(header, payloads, sizes.minimum)?
         } else {
             Vec::new()
         };
-        Some(Pieces::cut(pieces, smaller))
+        Some(Datagrams::fragmented(datagrams, smaller))
     }
 
     /// Seals `payloads` into datagrams of at most `most` octets.
@@ -138,9 +138,9 @@ impl Protector {
         payloads: &[Payload],
         most: usize,
     ) -> Option<Vec<Vec<u8>>> {
-        let frames = match sk::frame(header, payloads, self.room) {
+        let frames = match sk::frame(header, payloads, self.overhead) {
             Ok(whole) if whole.bytes.len() <= most => vec![whole],
-            Ok(_) | Err(_) => sk::frame_fragments(header, payloads, self.room, most).ok()?,
+            Ok(_) | Err(_) => sk::frame_fragments(header, payloads, self.overhead, most).ok()?,
         };
         frames
             .into_iter()
@@ -148,12 +148,12 @@ impl Protector {
             .collect()
     }
 
-    fn seal_frame(&mut self, mut framed: sk::Framed) -> Option<Vec<u8>> {
+    fn seal_frame(&mut self, mut layout: sk::SealedLayout) -> Option<Vec<u8>> {
         self.sealed = self.sealed.checked_add(1)?;
         self.sealer
-            .seal(&mut framed.bytes, framed.aad_len, self.sealed, None)
+            .seal(&mut layout.bytes, layout.aad_len, self.sealed, None)
             .ok()?;
-        Some(framed.bytes)
+        Some(layout.bytes)
     }
 
     /// Opens a datagram of a message that is awaited. Payloads outside the sealed one are not believed and not returned.
@@ -181,7 +181,7 @@ impl Protector {
             Err(malformed) => Opened {
                 mark: Mark::of(message.bytes),
                 payloads: Err(malformed.into()),
-                bare: Vec::new(),
+                int_auth: Vec::new(),
             },
         })
     }
@@ -231,8 +231,8 @@ impl Protector {
         let offset = message.sealed.map_or(0, |sealed| sealed.aad_len);
         Opened {
             mark,
-            payloads: chain::parse(first, content, offset.saturating_add(self.room.iv)),
-            bare: bare::theirs(message.bytes, first, content).unwrap_or_default(),
+            payloads: chain::parse(first, content, offset.saturating_add(self.overhead.iv)),
+            int_auth: int_auth::received(message.bytes, first, content).unwrap_or_default(),
         }
     }
 
@@ -278,12 +278,12 @@ impl Protector {
 mod tests {
     use super::*;
     use crate::crypto::{IkeProposal, IkeSuite, SaKeys, Secret};
-    use crate::ike::pieces::{Cut, Sizes};
+    use crate::ike::out_message::{FragmentSize, FragmentSizes};
     use crate::wire::{ExchangeType, Flags, IkeSpi, MessageId, Notify, NotifyType};
 
-    const SIZES: Sizes = Sizes {
-        usual: 1000,
-        least: 500,
+    const SIZES: FragmentSizes = FragmentSizes {
+        configured: 1000,
+        minimum: 500,
     };
 
     /// Both ends of an SA.
@@ -328,18 +328,21 @@ mod tests {
     }
 
     /// How many datagrams both cuts of a message have.
-    fn counts(pieces: &Pieces) -> [usize; 2] {
-        [Cut::Usual, Cut::Smaller].map(|cut| pieces.datagrams(cut).len())
+    fn counts(datagrams: &Datagrams) -> [usize; 2] {
+        [FragmentSize::Configured, FragmentSize::Minimum].map(|size| datagrams.in_size(size).len())
     }
 
     #[test]
     fn f02_a_message_goes_whole_up_to_the_limit_and_in_either_cut_beyond() {
         for (size, expected) in [(0, [1, 1]), (400, [1, 1]), (900, [1, 3]), (2000, [3, 5])] {
             let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
-            let pieces = ours.seal(header(false), &payloads(size)).unwrap();
-            assert_eq!(counts(&pieces), expected, "{size}");
-            for (cut, most) in [(Cut::Usual, SIZES.usual), (Cut::Smaller, SIZES.least)] {
-                let (last, others) = pieces.datagrams(cut).split_last().unwrap();
+            let datagrams = ours.seal(header(false), &payloads(size)).unwrap();
+            assert_eq!(counts(&datagrams), expected, "{size}");
+            for (limit, most) in [
+                (FragmentSize::Configured, SIZES.configured),
+                (FragmentSize::Minimum, SIZES.minimum),
+            ] {
+                let (last, others) = datagrams.in_size(limit).split_last().unwrap();
                 assert!(last.len() <= most);
                 for fragment in others {
                     assert!(fragment.len() <= most);
@@ -347,7 +350,7 @@ mod tests {
                 }
                 let opened = open(&mut theirs, last).unwrap();
                 assert_eq!(opened.payloads, Ok(payloads(size)));
-                assert_eq!(opened.mark, Mark::of(&pieces.datagrams(cut)[0]));
+                assert_eq!(opened.mark, Mark::of(&datagrams.in_size(limit)[0]));
             }
         }
     }
@@ -356,11 +359,11 @@ mod tests {
     fn f05_without_the_peers_word_messages_go_whole_and_fragments_are_none() {
         let [mut ours, _] = ends(Fragmentation::Agreed(SIZES));
         let [mut silent, mut theirs] = ends(Fragmentation::Unsupported);
-        let pieces = silent.seal(header(false), &payloads(2000)).unwrap();
-        assert_eq!(counts(&pieces), [1, 1]);
-        assert!(open(&mut theirs, &pieces.datagrams(Cut::Usual)[0]).is_ok());
+        let datagrams = silent.seal(header(false), &payloads(2000)).unwrap();
+        assert_eq!(counts(&datagrams), [1, 1]);
+        assert!(open(&mut theirs, &datagrams.in_size(FragmentSize::Configured)[0]).is_ok());
         let fragments = ours.seal(header(false), &payloads(2000)).unwrap();
-        for fragment in fragments.datagrams(Cut::Usual) {
+        for fragment in fragments.in_size(FragmentSize::Configured) {
             assert_eq!(open(&mut theirs, fragment), Err(Unopened::Forged));
         }
     }
@@ -369,8 +372,11 @@ mod tests {
     fn an_answer_is_cut_no_larger_than_the_question_was() {
         let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
         let question = ours.seal(header(false), &payloads(900)).unwrap();
-        for (cut, expected) in [(Cut::Smaller, [3, 3]), (Cut::Usual, [1, 3])] {
-            for datagram in question.datagrams(cut) {
+        for (size, expected) in [
+            (FragmentSize::Minimum, [3, 3]),
+            (FragmentSize::Configured, [1, 3]),
+        ] {
+            for datagram in question.in_size(size) {
                 let _ = open(&mut theirs, datagram);
             }
             let answer = theirs.seal(header(true), &payloads(900)).unwrap();
@@ -383,10 +389,10 @@ mod tests {
         let [mut ours, _] = ends(Fragmentation::Agreed(SIZES));
         let mut ivs = std::collections::BTreeSet::new();
         for _ in 0..20 {
-            let pieces = ours.seal(header(false), &payloads(2000)).unwrap();
-            for datagram in [Cut::Usual, Cut::Smaller]
+            let datagrams = ours.seal(header(false), &payloads(2000)).unwrap();
+            for datagram in [FragmentSize::Configured, FragmentSize::Minimum]
                 .iter()
-                .flat_map(|cut| pieces.datagrams(*cut))
+                .flat_map(|size| datagrams.in_size(*size))
             {
                 let aad_len = Message::parse(datagram).unwrap().sealed.unwrap().aad_len;
                 assert!(ivs.insert(datagram[aad_len..aad_len + 16].to_vec()));

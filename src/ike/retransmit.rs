@@ -1,4 +1,4 @@
-//! The retransmission ladder (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone. What is too long for some paths
+//! The retransmission schedule (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone. What is too long for some paths
 //! goes in smaller fragments every other time, after a few copies (RFC 7383 §2.5.1): every other, since a peer that has answered may know only the first cut.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::event::Transmit;
-use super::pieces::{Cut, Parcel};
+use super::out_message::{FragmentSize, SentMessage};
 use crate::net::Time;
 
 /// How long after the first copy the second follows.
@@ -30,13 +30,13 @@ pub fn pause(attempt: u32, jitter: u8) -> Duration {
 /// A request on its way: what to send again, when, and when to give up.
 #[derive(Clone, Debug)]
 pub struct Retransmit {
-    parcel: Parcel,
+    message: SentMessage,
     sent: u32,
     due: Time,
     deadline: Time,
 }
 
-/// What a ladder asks for when its timer fires.
+/// What the schedule asks for when its timer fires.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Not yet.
@@ -48,11 +48,11 @@ pub enum Step {
 }
 
 impl Retransmit {
-    /// A ladder for a message sent just now that may stay unanswered for `patience`.
-    pub fn new(now: Time, parcel: Parcel, patience: Duration, jitter: u8) -> Retransmit {
+    /// The schedule for a message sent just now that may stay unanswered for `patience`.
+    pub fn new(now: Time, message: SentMessage, patience: Duration, jitter: u8) -> Retransmit {
         let deadline = now + patience;
         Retransmit {
-            parcel,
+            message,
             sent: 1,
             due: (now + pause(0, jitter)).min(deadline),
             deadline,
@@ -66,7 +66,7 @@ impl Retransmit {
 
     /// The peer has moved: copies go there from now on.
     pub fn redirect(&mut self, remote: std::net::SocketAddr) {
-        self.parcel.remote = remote;
+        self.message.remote = remote;
     }
 
     /// How many copies have left.
@@ -89,16 +89,16 @@ impl Retransmit {
             return Step::GiveUp;
         }
         self.due = (now + pause(self.sent, jitter)).min(self.deadline);
-        let cut = self.cut();
+        let size = self.next_size();
         self.sent = self.sent.saturating_add(1);
-        Step::Again(self.parcel.recut(cut).collect())
+        Step::Again(self.message.transmits_in(size).collect())
     }
 
     /// How the next copy is cut.
-    fn cut(&self) -> Cut {
+    fn next_size(&self) -> FragmentSize {
         match self.sent.checked_sub(COPIES_BEFORE_SMALLER) {
-            Some(after) if after.is_multiple_of(2) => Cut::Smaller,
-            Some(_) | None => Cut::Usual,
+            Some(after) if after.is_multiple_of(2) => FragmentSize::Minimum,
+            Some(_) | None => FragmentSize::Configured,
         }
     }
 }
@@ -116,27 +116,27 @@ pub fn back_off(failed: u32, jitter: u8) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ike::pieces::Pieces;
+    use crate::ike::out_message::Datagrams;
 
-    fn parcel() -> Parcel {
-        Parcel {
+    fn message() -> SentMessage {
+        SentMessage {
             local: "192.0.2.1:500".parse().unwrap(),
             remote: "192.0.2.2:500".parse().unwrap(),
-            pieces: Pieces::whole(vec![1, 2, 3]),
+            datagrams: Datagrams::whole(vec![1, 2, 3]),
         }
     }
 
     #[test]
     fn copies_are_identical_and_ever_further_apart_until_patience_ends() {
         let mut now = Time::ZERO;
-        let mut ladder = Retransmit::new(now, parcel(), Duration::from_secs(30), 0);
+        let mut retransmit = Retransmit::new(now, message(), Duration::from_secs(30), 0);
         let mut gaps = Vec::new();
         loop {
             let before = now;
-            now = ladder.due();
+            now = retransmit.due();
             gaps.push(now.since(before));
-            match ladder.step(now, 0) {
-                Step::Again(copy) => assert_eq!(copy, parcel().transmits().collect::<Vec<_>>()),
+            match retransmit.step(now, 0) {
+                Step::Again(copy) => assert_eq!(copy, message().transmits().collect::<Vec<_>>()),
                 Step::GiveUp => break,
                 Step::Wait => panic!("the timer was due"),
             }
@@ -149,11 +149,15 @@ mod tests {
 
     #[test]
     fn what_no_path_may_carry_is_tried_smaller_every_other_time_after_three_copies() {
-        let pieces = Pieces::cut(vec![vec![1; 9]], vec![vec![1; 5], vec![2; 4]]);
-        let parcel = Parcel { pieces, ..parcel() };
-        let mut ladder = Retransmit::new(Time::ZERO, parcel.clone(), Duration::from_secs(90), 0);
+        let datagrams = Datagrams::fragmented(vec![vec![1; 9]], vec![vec![1; 5], vec![2; 4]]);
+        let message = SentMessage {
+            datagrams,
+            ..message()
+        };
+        let mut retransmit =
+            Retransmit::new(Time::ZERO, message.clone(), Duration::from_secs(90), 0);
         let mut datagrams = Vec::new();
-        while let Step::Again(copy) = ladder.step(ladder.due(), 0) {
+        while let Step::Again(copy) = retransmit.step(retransmit.due(), 0) {
             datagrams.push(copy.len());
         }
         assert_eq!(datagrams[..6], [1, 1, 2, 1, 2, 1]);
@@ -161,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_ladder_asked_early_waits() {
-        let mut ladder = Retransmit::new(Time::ZERO, parcel(), Duration::from_secs(30), 0);
-        assert_eq!(ladder.step(Time::ZERO, 0), Step::Wait);
+        let mut retransmit = Retransmit::new(Time::ZERO, message(), Duration::from_secs(30), 0);
+        assert_eq!(retransmit.step(Time::ZERO, 0), Step::Wait);
     }
 
     #[test]

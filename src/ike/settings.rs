@@ -44,7 +44,7 @@ pub struct Settings {
     /// The largest IP packet that may carry an IKE message or a fragment of one (RFC 7383).
     pub fragment_size: u16,
     /// Whether to find out soon after the first connect that the peer rekeys.
-    pub rekey_test: RekeyTest,
+    pub rekey_check: RekeyCheck,
 }
 
 /// Where a peer is: at an address, or at whatever address its name has at each attempt.
@@ -235,7 +235,7 @@ pub struct Dpd {
 
 /// Whether both SAs are rekeyed once soon after a tunnel first came up: a PFS group that the peer does not want shows then, and not hours later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RekeyTest {
+pub enum RekeyCheck {
     /// They are.
     Once,
     /// Only their lifetimes decide.
@@ -289,7 +289,7 @@ pub mod tests {
                 timeout: Duration::from_secs(30),
             },
             encapsulation: Encapsulation::Udp,
-            rekey_test: RekeyTest::Never,
+            rekey_check: RekeyCheck::Never,
             fragment_size: 1280,
         }
     }

@@ -10,17 +10,17 @@ pub const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Since when neither side has said anything.
 #[derive(Clone, Copy, Debug)]
-pub struct Quiet {
+pub struct IdleTimers {
     heard: Time,
     sent: Time,
     behind_nat: bool,
     dpd: Dpd,
 }
 
-impl Quiet {
+impl IdleTimers {
     /// Both sides have just spoken. Only a side behind a NAT keeps its mapping alive.
-    pub fn new(now: Time, behind_nat: bool, dpd: Dpd) -> Quiet {
-        Quiet {
+    pub fn new(now: Time, behind_nat: bool, dpd: Dpd) -> IdleTimers {
+        IdleTimers {
             heard: now,
             sent: now,
             behind_nat,

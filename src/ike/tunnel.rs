@@ -14,7 +14,7 @@ use super::event::Rekeys;
 use super::exchange::init::IKE_PORT;
 use super::failure::Failure;
 use super::limits::Bucket;
-use super::rekey_trial::RekeyTrial;
+use super::rekey_check::RekeyChecker;
 use super::retransmit::back_off;
 use super::settings::{Encapsulation, Peer, Settings, Start};
 use crate::net::{Time, TunnelState, WaitingFor};
@@ -25,9 +25,9 @@ pub struct Tunnel {
     /// As configured.
     pub settings: Arc<Settings>,
     /// Whether it should be connected at all.
-    pub wish: Wish,
+    pub admin: AdminState,
     /// What happens next.
-    pub plan: Plan,
+    pub connect_state: ConnectState,
     /// Where the peer is, as far as known.
     pub address: Option<IpAddr>,
     /// When to look the peer's name up again, for a tunnel that waits for a peer with a name.
@@ -41,7 +41,7 @@ pub struct Tunnel {
     /// Completed rekeys.
     pub rekeys: Rekeys,
     /// Whether the peer rekeys, where somebody wants to know.
-    pub test: RekeyTrial,
+    pub rekey_check: RekeyChecker,
     /// The last thing that went wrong.
     pub last_failure: Option<Failure>,
     /// The state and since when, for status reports.
@@ -50,32 +50,32 @@ pub struct Tunnel {
 
 /// What people want of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum AdminState {
     /// As its `start` says.
-    Serve,
+    Up,
     /// Nothing until they ask again.
     Down,
 }
 
 /// What a tunnel does while it has no SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub enum ConnectState {
     /// Nothing: it is connected, or waits for traffic or the peer.
-    Rest,
+    Idle,
     /// It waits for the name service, or to hear which address of ours leads to the peer, to connect then.
     Resolving {
         /// When that counts as failed.
         until: Time,
     },
     /// A handshake is under way.
-    Attempt,
+    Connecting,
     /// A pause before the next try.
     Retry {
         /// When it ends.
         at: Time,
     },
     /// It will not try again by itself.
-    GivenUp,
+    Failed,
 }
 
 /// How long the name service may take.
@@ -97,11 +97,11 @@ impl Tunnel {
             (Peer::Name(_), Start::Trap | Start::Add) => (None, now),
         };
         Tunnel {
-            test: RekeyTrial::new(settings.rekey_test),
+            rekey_check: RekeyChecker::new(settings.rekey_check),
             rekeys: Rekeys::default(),
             settings,
-            wish: Wish::Serve,
-            plan: Plan::Rest,
+            admin: AdminState::Up,
+            connect_state: ConnectState::Idle,
             address,
             look_again,
             replies: Bucket::default(),
@@ -130,7 +130,7 @@ impl Tunnel {
 
     /// Whether it keeps trying without being asked.
     pub fn reconnects(&self) -> bool {
-        self.wish == Wish::Serve && self.settings.start == Start::Auto
+        self.admin == AdminState::Up && self.settings.start == Start::Auto
     }
 
     /// A try came to nothing.
@@ -139,12 +139,12 @@ impl Tunnel {
         self.last_failure = Some(failure);
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + back_off(self.failures, jitter);
-        self.plan = match self.settings.start {
-            Start::Auto => Plan::Retry {
+        self.connect_state = match self.settings.start {
+            Start::Auto => ConnectState::Retry {
                 at: self.not_before,
             },
-            Start::Trap => Plan::Rest,
-            Start::Add => Plan::GivenUp,
+            Start::Trap => ConnectState::Idle,
+            Start::Add => ConnectState::Failed,
         };
     }
 
@@ -161,56 +161,65 @@ impl Tunnel {
             failures => back_off(failures, jitter),
         };
         self.not_before = now + pause;
-        self.plan = if self.reconnects() {
-            Plan::Retry {
+        self.connect_state = if self.reconnects() {
+            ConnectState::Retry {
                 at: self.not_before,
             }
         } else {
-            Plan::Rest
+            ConnectState::Idle
         };
     }
 
     /// How it is doing, given whether a Child SA is up.
     pub fn current_state(&self, up: bool) -> TunnelState {
-        match (up, self.wish, self.plan) {
+        match (up, self.admin, self.connect_state) {
             (true, _, _) => TunnelState::Up,
-            (false, Wish::Down, _) => TunnelState::Down,
-            (false, Wish::Serve, Plan::GivenUp) => TunnelState::Failed,
+            (false, AdminState::Down, _) => TunnelState::Down,
+            (false, AdminState::Up, ConnectState::Failed) => TunnelState::Failed,
             (
                 false,
-                Wish::Serve,
-                Plan::Rest | Plan::Resolving { .. } | Plan::Attempt | Plan::Retry { .. },
+                AdminState::Up,
+                ConnectState::Idle
+                | ConnectState::Resolving { .. }
+                | ConnectState::Connecting
+                | ConnectState::Retry { .. },
             ) => TunnelState::Connecting,
         }
     }
 
     /// What it waits for while connecting.
     pub fn waiting(&self) -> WaitingFor {
-        match (self.plan, self.settings.start) {
-            (Plan::Retry { .. }, _) => WaitingFor::Retry,
-            (Plan::Rest, Start::Trap) => WaitingFor::Traffic,
-            (Plan::Rest | Plan::GivenUp, Start::Add) => WaitingFor::Peer,
-            (Plan::Rest | Plan::GivenUp | Plan::Resolving { .. } | Plan::Attempt, _) => {
-                WaitingFor::Answer
-            }
+        match (self.connect_state, self.settings.start) {
+            (ConnectState::Retry { .. }, _) => WaitingFor::Retry,
+            (ConnectState::Idle, Start::Trap) => WaitingFor::Traffic,
+            (ConnectState::Idle | ConnectState::Failed, Start::Add) => WaitingFor::Peer,
+            (
+                ConnectState::Idle
+                | ConnectState::Failed
+                | ConnectState::Resolving { .. }
+                | ConnectState::Connecting,
+                _,
+            ) => WaitingFor::Answer,
         }
     }
 
     /// When it has something to do.
     pub fn next_timer(&self) -> Time {
-        let plan = match self.plan {
-            Plan::Retry { at } => at,
-            Plan::Resolving { until } => until,
-            Plan::Rest | Plan::Attempt | Plan::GivenUp => Time::MAX,
+        let connect_state = match self.connect_state {
+            ConnectState::Retry { at } => at,
+            ConnectState::Resolving { until } => until,
+            ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => Time::MAX,
         };
-        plan.min(self.next_look()).min(self.test.due())
+        connect_state
+            .min(self.next_look())
+            .min(self.rekey_check.due())
     }
 
     /// When it looks its peer's name up just to recognise the peer.
     pub fn next_look(&self) -> Time {
-        match self.wish {
-            Wish::Serve => self.look_again,
-            Wish::Down => Time::MAX,
+        match self.admin {
+            AdminState::Up => self.look_again,
+            AdminState::Down => Time::MAX,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Message IDs and the window of one (RFC 7296 §2.2, §2.3): which requests are new, which are repeated, and what was answered.
 
-use super::pieces::Pieces;
+use super::out_message::Datagrams;
 use crate::crypto::sha1;
 use crate::wire::MessageId;
 
@@ -16,7 +16,7 @@ pub struct Received {
 struct Answered {
     id: MessageId,
     request: Mark,
-    response: Pieces,
+    response: Datagrams,
 }
 
 /// By which a repeated request is known: SHA-1 of its datagram, or of the first if it came in fragments, since only that one brings the answer out again
@@ -37,9 +37,9 @@ pub enum Request {
     /// To be opened and answered.
     New,
     /// Answered before: the same bytes go out again.
-    Repeated(Pieces),
+    Repeated(Datagrams),
     /// Other bytes with the number answered last. Only if they are the first fragment of the request, cut anew, does the answer go out again, cut smaller too.
-    Recut(Pieces),
+    Refragmented(Datagrams),
     /// Outside the window.
     Stray,
 }
@@ -63,14 +63,14 @@ impl Received {
             Some(last) if last.request == Mark::of(datagram) => {
                 Request::Repeated(last.response.clone())
             }
-            Some(last) => Request::Recut(last.response.clone()),
+            Some(last) => Request::Refragmented(last.response.clone()),
             None => Request::Stray,
         }
     }
 
     /// Remembers the answer to the expected request and expects the next. `false` when the numbers are used up: the SA must be closed before they
     /// wrap (RFC 7296 §2.2).
-    pub fn answered(&mut self, request: Mark, response: Pieces) -> bool {
+    pub fn answered(&mut self, request: Mark, response: Datagrams) -> bool {
         if let Some(id) = self.next {
             self.last = Some(Answered {
                 id,
@@ -87,8 +87,8 @@ impl Received {
 mod tests {
     use super::*;
 
-    fn answer() -> Pieces {
-        Pieces::whole(b"answer".to_vec())
+    fn answer() -> Datagrams {
+        Datagrams::whole(b"answer".to_vec())
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
         );
         assert_eq!(
             window.classify(MessageId(1), b"other"),
-            Request::Recut(answer()),
+            Request::Refragmented(answer()),
             "to be proved"
         );
         assert_eq!(window.classify(MessageId(2), b"next"), Request::New);
@@ -118,7 +118,7 @@ mod tests {
         assert!(!last.answered(Mark::of(b"x"), answer()));
         let id = MessageId(u32::MAX);
         assert_eq!(last.classify(id, b"x"), Request::Repeated(answer()));
-        assert_eq!(last.classify(id, b"y"), Request::Recut(answer()));
+        assert_eq!(last.classify(id, b"y"), Request::Refragmented(answer()));
         assert_eq!(last.classify(MessageId(0), b"y"), Request::Stray);
     }
 }

@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 
-use crate::ike::{Mark, complete};
+use crate::ike::{Mark, validate};
 use crate::net::{FragmentKind, Packet};
 use crate::wire::{ChainError, Envelope, Header, Message, Payload, Sealed};
 
@@ -256,7 +256,7 @@ impl Decoder {
             mark,
         });
         let line = line.saying(RecordBody::Ike(view));
-        match complete(&message.header, payloads) {
+        match validate(&message.header, payloads) {
             Ok(()) => line,
             Err(what) => line.error(format!(
                 "groundlink does not accept it: {what}, at octet {} of the message",

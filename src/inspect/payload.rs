@@ -231,7 +231,7 @@ impl ProposalView {
             spi: hex(&proposal.spi),
             words: ike::words(proposal),
             transforms: proposal.transforms.iter().map(TransformView::new).collect(),
-            flaw: proposal.flaw.as_ref().map(|flaw| flaw.what),
+            flaw: proposal.invalid.as_ref().map(|flaw| flaw.what),
         }
     }
 }

@@ -176,14 +176,14 @@ mod tests {
         ))]
     }
 
-    const ROOM: sk::Room = sk::Room {
+    const ROOM: sk::Overhead = sk::Overhead {
         iv: 8,
         icv: 16,
         block: 1,
     };
 
     /// With the keys of the side that initiated the SA.
-    fn seal(mut framed: sk::Framed, counter: u64) -> Vec<u8> {
+    fn seal(mut framed: sk::SealedLayout, counter: u64) -> Vec<u8> {
         let mut key: Vec<u8> = (0..16).collect();
         key.extend([0, 0x11, 0x22, 0x33]);
         let keys = SaKeys {

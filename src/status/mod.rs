@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub tunnels: Vec<TunnelStatus>,
     /// Groups of tunnels; empty in this version.
     pub groups: Vec<serde_json::Value>,
-    /// IKE messages dropped before authentication, by class (the words of `ike::Refused`).
+    /// IKE messages dropped before authentication, by class (the words of `ike::DropClass`).
     #[serde(default)]
     pub ike_refused: BTreeMap<String, u64>,
     /// Offload in effect; absent from older daemons.

@@ -86,12 +86,12 @@ pub enum ChainError {
 }
 
 /// More payloads than any honest message has; what has more is malformed.
-pub const MOST: usize = 64;
+pub const MAX_PAYLOADS: usize = 64;
 
 /// Reads the payloads of `body`, whose first is a `first` and lies at `base_offset` of the message.
 ///
 /// # Errors
-/// A payload is malformed, encrypted, or unknown and critical; or there are more than [`MOST`].
+/// A payload is malformed, encrypted, or unknown and critical; or there are more than [`MAX_PAYLOADS`].
 pub fn parse(
     first: PayloadType,
     body: &[u8],
@@ -100,7 +100,7 @@ pub fn parse(
     let (payloads, sealed) = parse_to_seal(first, Cursor::new(body, base_offset))?;
     match sealed {
         None => Ok(payloads),
-        Some(link) => Err(link
+        Some(generic) => Err(generic
             .body
             .malformed("encrypted payload inside another")
             .into()),
@@ -116,7 +116,7 @@ pub fn encode(payloads: &[Payload], out: &mut Vec<u8>) -> Result<PayloadType, To
 }
 
 /// A payload with its generic header read.
-pub(super) struct Link<'a> {
+pub(super) struct GenericPayload<'a> {
     pub(super) kind: PayloadType,
     pub(super) critical: Critical,
     /// What the header says of the payload behind it; behind an encrypted one stands nothing, and it speaks of the first inside.
@@ -128,22 +128,22 @@ pub(super) struct Link<'a> {
 pub(super) fn parse_to_seal<'a>(
     first: PayloadType,
     mut cursor: Cursor<'a>,
-) -> Result<(Vec<Payload>, Option<Link<'a>>), ChainError> {
+) -> Result<(Vec<Payload>, Option<GenericPayload<'a>>), ChainError> {
     let mut payloads = Vec::new();
     let mut kind = first;
     while kind != PayloadType::NONE {
-        if payloads.len() >= MOST {
+        if payloads.len() >= MAX_PAYLOADS {
             return Err(cursor.malformed("too many payloads").into());
         }
-        let link = Link::read(kind, &mut cursor)?;
-        if link.kind == PayloadType::SK || link.kind == PayloadType::SKF {
+        let generic = GenericPayload::read(kind, &mut cursor)?;
+        if generic.kind == PayloadType::SK || generic.kind == PayloadType::SKF {
             if !cursor.is_empty() {
                 return Err(cursor.malformed("payload behind the encrypted one").into());
             }
-            return Ok((payloads, Some(link)));
+            return Ok((payloads, Some(generic)));
         }
-        kind = link.next;
-        payloads.push(Payload::parse(&link)?);
+        kind = generic.next;
+        payloads.push(Payload::parse(&generic)?);
     }
     if !cursor.is_empty() {
         return Err(cursor.malformed("octets behind the last payload").into());
@@ -174,8 +174,11 @@ pub(super) fn encode_before(
 
 const CRITICAL: u8 = 0x80;
 
-impl<'a> Link<'a> {
-    pub(super) fn read(kind: PayloadType, cursor: &mut Cursor<'a>) -> Result<Link<'a>, Malformed> {
+impl<'a> GenericPayload<'a> {
+    pub(super) fn read(
+        kind: PayloadType,
+        cursor: &mut Cursor<'a>,
+    ) -> Result<GenericPayload<'a>, Malformed> {
         let start = *cursor;
         let next = PayloadType(cursor.u8("payload header cut")?);
         let flags = cursor.u8("payload header cut")?;
@@ -189,7 +192,7 @@ impl<'a> Link<'a> {
         } else {
             Critical::Yes
         };
-        Ok(Link {
+        Ok(GenericPayload {
             kind,
             critical,
             next,
@@ -218,13 +221,13 @@ impl Payload {
         }
     }
 
-    fn parse(link: &Link<'_>) -> Result<Payload, ChainError> {
-        let &Link {
+    fn parse(generic: &GenericPayload<'_>) -> Result<Payload, ChainError> {
+        let &GenericPayload {
             kind,
             critical,
             mut body,
             ..
-        } = link;
+        } = generic;
         Ok(match kind {
             PayloadType::SA => Payload::Sa(Sa::parse(body)?),
             PayloadType::KE => Payload::Ke(Ke::parse(body)?),
@@ -350,7 +353,7 @@ mod tests {
 
     #[test]
     fn n02_n29_a_thousand_payloads_are_too_many() {
-        let some = vec![Payload::Vendor(Vec::new()); MOST];
+        let some = vec![Payload::Vendor(Vec::new()); MAX_PAYLOADS];
         let (first, bytes) = encoded(&some);
         assert_eq!(parse(first, &bytes, 0), Ok(some));
         let (first, bytes) = encoded(&vec![Payload::Vendor(Vec::new()); 1000]);

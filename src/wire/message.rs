@@ -1,6 +1,6 @@
 //! A whole message: header, payloads in the clear, and the sealed part if it has one (RFC 7296 §3.14, RFC 7383 §2.5).
 
-use super::chain::{self, ChainError, Link, Payload};
+use super::chain::{self, ChainError, GenericPayload, Payload};
 use super::codec::{Cursor, Malformed, TooLong, fill_length_u16};
 use super::header::Header;
 use super::numbers::{ExchangeType, PayloadType};
@@ -54,8 +54,10 @@ impl<'a> Message<'a> {
             return Err(ChainError::MajorVersion(header.major));
         }
         let body = datagram.get(Header::LEN..).unwrap_or_default();
-        let (clear, link) = chain::parse_to_seal(header.next, Cursor::new(body, Header::LEN))?;
-        let sealed = link.map(|link| Sealed::parse(&header, &link)).transpose()?;
+        let (clear, generic) = chain::parse_to_seal(header.next, Cursor::new(body, Header::LEN))?;
+        let sealed = generic
+            .map(|generic| Sealed::parse(&header, &generic))
+            .transpose()?;
         Ok(Message {
             header,
             clear,
@@ -106,17 +108,17 @@ impl<'a> Message<'a> {
 }
 
 impl Sealed {
-    fn parse(header: &Header, link: &Link<'_>) -> Result<Sealed, Malformed> {
-        let mut body = link.body;
+    fn parse(header: &Header, generic: &GenericPayload<'_>) -> Result<Sealed, Malformed> {
+        let mut body = generic.body;
         if header.exchange == ExchangeType::IKE_SA_INIT {
             return Err(body.malformed("encrypted payload before there are keys"));
         }
-        let envelope = match link.kind {
-            PayloadType::SKF => Envelope::fragment(link.next, &mut body)?,
+        let envelope = match generic.kind {
+            PayloadType::SKF => Envelope::fragment(generic.next, &mut body)?,
             _ => Envelope::Whole,
         };
         Ok(Sealed {
-            first: link.next,
+            first: generic.next,
             aad_len: body.offset(),
             envelope,
         })

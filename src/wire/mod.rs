@@ -21,18 +21,18 @@
 )]
 
 mod auth;
-pub mod bare;
 pub mod chain;
 mod codec;
 mod delete;
 mod header;
 mod id;
+mod init_peek;
+pub mod int_auth;
 mod ke;
 mod message;
 mod nonce;
 mod notify;
 mod numbers;
-mod opening;
 mod sa;
 pub mod sk;
 mod ts;
@@ -43,12 +43,12 @@ pub use codec::{Cursor, Malformed, TooLong};
 pub use delete::Delete;
 pub use header::{Flags, Header, IkeSpi, MessageId};
 pub use id::Id;
+pub use init_peek::InitPeek;
 pub use ke::Ke;
 pub use message::{Envelope, Message, Sealed};
 pub use notify::Notify;
 pub use numbers::{
     AuthMethod, ExchangeType, IdType, NotifyType, PayloadType, ProtocolId, TransformType, TsType,
 };
-pub use opening::Opening;
-pub use sa::{Flaw, Proposal, Sa, Transform};
+pub use sa::{Invalid, Proposal, Sa, Transform};
 pub use ts::TrafficSelectors;

@@ -28,12 +28,12 @@ pub struct Proposal {
     /// The transforms, in order of preference within a type.
     pub transforms: Vec<Transform>,
     /// Why it cannot be chosen, if its inside contradicts itself; it then shows no transforms.
-    pub flaw: Option<Flaw>,
+    pub invalid: Option<Invalid>,
 }
 
 /// What is wrong inside a proposal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Flaw {
+pub struct Invalid {
     /// What is wrong.
     pub what: &'static str,
     /// The proposal as it came, from its number on.
@@ -67,7 +67,7 @@ impl Proposal {
             protocol,
             spi,
             transforms,
-            flaw: None,
+            invalid: None,
         }
     }
 }
@@ -90,7 +90,7 @@ impl Sa {
         let mut proposals = Vec::new();
         while !body.is_empty() {
             let start = body;
-            if proposals.len() >= MOST {
+            if proposals.len() >= MAX_PROPOSALS {
                 return Err(start.malformed("more proposals than there are numbers"));
             }
             let (mark, inside) = substructure(&mut body)?;
@@ -126,7 +126,7 @@ impl Proposal {
             let mut octets = inside.rest().iter().copied();
             let number = octets.next().unwrap_or_default();
             let protocol = ProtocolId(octets.next().unwrap_or_default());
-            let flaw = Flaw {
+            let invalid = Invalid {
                 what: malformed.what,
                 raw: inside.rest().to_vec(),
             };
@@ -135,7 +135,7 @@ impl Proposal {
                 protocol,
                 spi: Vec::new(),
                 transforms: Vec::new(),
-                flaw: Some(flaw),
+                invalid: Some(invalid),
             }
         })
     }
@@ -164,8 +164,8 @@ impl Proposal {
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
-        if let Some(flaw) = &self.flaw {
-            out.extend_from_slice(&flaw.raw);
+        if let Some(invalid) = &self.invalid {
+            out.extend_from_slice(&invalid.raw);
             return Ok(());
         }
         let spi_size = octet(self.spi.len(), "SPI of a proposal")?;
@@ -223,7 +223,7 @@ impl Transform {
 }
 
 /// Proposals are numbered with one octet.
-const MOST: usize = u8::MAX as usize;
+const MAX_PROPOSALS: usize = u8::MAX as usize;
 
 const LAST: u8 = 0;
 const MORE_PROPOSALS: u8 = 2;
@@ -331,7 +331,7 @@ mod tests {
                 panic!("{case}")
             };
             assert!(
-                flawed.flaw.is_some() && flawed.transforms.is_empty(),
+                flawed.invalid.is_some() && flawed.transforms.is_empty(),
                 "{case}: {flawed:?}"
             );
             assert_eq!(

@@ -16,7 +16,7 @@ use super::numbers::PayloadType;
 
 /// What a suite needs around the payloads, in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Room {
+pub struct Overhead {
     /// In front, for the IV.
     pub iv: usize,
     /// Behind, for the ICV.
@@ -27,7 +27,7 @@ pub struct Room {
 
 /// A message ready to be sealed in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Framed {
+pub struct SealedLayout {
     /// The whole message, the room for IV and ICV zero.
     pub bytes: Vec<u8>,
     /// Octets from the start that are authenticated but not encrypted.
@@ -38,10 +38,14 @@ pub struct Framed {
 ///
 /// # Errors
 /// The payloads do not fit their length fields, or the block is none.
-pub fn frame(header: Header, inner: &[Payload], room: Room) -> Result<Framed, TooLong> {
+pub fn frame(
+    header: Header,
+    inner: &[Payload],
+    overhead: Overhead,
+) -> Result<SealedLayout, TooLong> {
     let mut content = Vec::new();
     let first = chain::encode(inner, &mut content)?;
-    lay_out(header, Envelope::Whole, first, &content, room)
+    lay_out(header, Envelope::Whole, first, &content, overhead)
 }
 
 /// Lays out the same as fragments of at most `most` octets each, header included.
@@ -51,15 +55,15 @@ pub fn frame(header: Header, inner: &[Payload], room: Room) -> Result<Framed, To
 pub fn frame_fragments(
     header: Header,
     inner: &[Payload],
-    room: Room,
+    overhead: Overhead,
     most: usize,
-) -> Result<Vec<Framed>, TooLong> {
+) -> Result<Vec<SealedLayout>, TooLong> {
     let too_long = TooLong {
         what: "fragmented message",
     };
     let mut content = Vec::new();
     let first = chain::encode(inner, &mut content)?;
-    let each = content_of_fragment(room, most).ok_or(too_long)?;
+    let each = content_of_fragment(overhead, most).ok_or(too_long)?;
     let total = u16::try_from(content.len().div_ceil(each)).map_err(|_| too_long)?;
     (1..=total)
         .zip(content.chunks(each))
@@ -74,19 +78,19 @@ pub fn frame_fragments(
                 Envelope::Fragment { number, total },
                 first,
                 part,
-                room,
+                overhead,
             )
         })
         .collect()
 }
 
 /// Octets of content in a fragment of `most` octets: what is left behind headers, IV and ICV in whole blocks, less the pad length. `None` when that is nothing.
-fn content_of_fragment(room: Room, most: usize) -> Option<usize> {
+fn content_of_fragment(overhead: Overhead, most: usize) -> Option<usize> {
     let around = FRAGMENT_HEADERS
-        .checked_add(room.iv)?
-        .checked_add(room.icv)?;
+        .checked_add(overhead.iv)?
+        .checked_add(overhead.icv)?;
     let encrypted = most.checked_sub(around)?;
-    let whole_blocks = encrypted.checked_sub(encrypted.checked_rem(room.block)?)?;
+    let whole_blocks = encrypted.checked_sub(encrypted.checked_rem(overhead.block)?)?;
     whole_blocks.checked_sub(1).filter(|content| *content > 0)
 }
 
@@ -98,8 +102,8 @@ fn lay_out(
     envelope: Envelope,
     first: PayloadType,
     content: &[u8],
-    room: Room,
-) -> Result<Framed, TooLong> {
+    overhead: Overhead,
+) -> Result<SealedLayout, TooLong> {
     let mut bytes = Vec::new();
     Header {
         next: envelope.kind(),
@@ -109,14 +113,14 @@ fn lay_out(
     let start = bytes.len();
     envelope.encode(first, &mut bytes);
     let aad_len = bytes.len();
-    append_zeros(&mut bytes, room.iv);
+    append_zeros(&mut bytes, overhead.iv);
     let plaintext_at = bytes.len();
     bytes.extend_from_slice(content);
-    append_padding(&mut bytes, plaintext_at, room.block)?;
-    append_zeros(&mut bytes, room.icv);
+    append_padding(&mut bytes, plaintext_at, overhead.block)?;
+    append_zeros(&mut bytes, overhead.icv);
     fill_length_u16(&mut bytes, start, "encrypted payload")?;
     Header::fill_length(&mut bytes)?;
-    Ok(Framed { bytes, aad_len })
+    Ok(SealedLayout { bytes, aad_len })
 }
 
 /// Cuts padding and pad length off what was decrypted. Any content of the padding is accepted (RFC 7296 §3.14).
@@ -185,21 +189,21 @@ mod tests {
     fn a_frame_is_a_message_and_a_multiple_of_the_block() {
         for block in [1, 8, 16] {
             for size in 0..40 {
-                let room = Room {
+                let overhead = Overhead {
                     iv: 16,
                     icv: 12,
                     block,
                 };
-                let framed = frame(header(), &payloads(size), room).unwrap();
-                let message = Message::parse(&framed.bytes).unwrap();
+                let layout = frame(header(), &payloads(size), overhead).unwrap();
+                let message = Message::parse(&layout.bytes).unwrap();
                 let sealed = Sealed {
                     first: PayloadType::NOTIFY,
-                    aad_len: framed.aad_len,
+                    aad_len: layout.aad_len,
                     envelope: Envelope::Whole,
                 };
                 assert_eq!(message.sealed, Some(sealed));
                 let plaintext =
-                    &framed.bytes[framed.aad_len + room.iv..framed.bytes.len() - room.icv];
+                    &layout.bytes[layout.aad_len + overhead.iv..layout.bytes.len() - overhead.icv];
                 assert_eq!(plaintext.len() % block, 0);
                 assert!(
                     plaintext.len() <= 4 + 4 + size + block,
@@ -213,19 +217,19 @@ mod tests {
 
     #[test]
     fn an_empty_message_has_only_padding() {
-        let framed = frame(
+        let layout = frame(
             header(),
             &[],
-            Room {
+            Overhead {
                 iv: 8,
                 icv: 16,
                 block: 1,
             },
         )
         .unwrap();
-        assert_eq!(framed.bytes.len(), 28 + 4 + 8 + 1 + 16);
+        assert_eq!(layout.bytes.len(), 28 + 4 + 8 + 1 + 16);
         assert_eq!(
-            Message::parse(&framed.bytes).unwrap().sealed.unwrap().first,
+            Message::parse(&layout.bytes).unwrap().sealed.unwrap().first,
             PayloadType::NONE
         );
         assert_eq!(unpad(&[0]), Ok(&[][..]));
@@ -237,19 +241,19 @@ mod tests {
         let mut expected = Vec::new();
         chain::encode(&inner, &mut expected).unwrap();
         for block in [1, 8, 16] {
-            let room = Room {
+            let overhead = Overhead {
                 iv: 16,
                 icv: 12,
                 block,
             };
             for most in [128, 200, 545] {
-                let framed = frame_fragments(header(), &inner, room, most).unwrap();
+                let layout = frame_fragments(header(), &inner, overhead, most).unwrap();
                 let mut content = Vec::new();
-                for (index, fragment) in framed.iter().enumerate() {
+                for (index, fragment) in layout.iter().enumerate() {
                     assert!(fragment.bytes.len() <= most);
                     let sealed = Message::parse(&fragment.bytes).unwrap().sealed.unwrap();
                     let number = u16::try_from(index + 1).unwrap();
-                    let total = u16::try_from(framed.len()).unwrap();
+                    let total = u16::try_from(layout.len()).unwrap();
                     assert_eq!(sealed.envelope, Envelope::Fragment { number, total });
                     let kind = if number == 1 {
                         PayloadType::NOTIFY
@@ -262,10 +266,10 @@ mod tests {
                         "only the first says what is inside"
                     );
                     let plaintext = &fragment.bytes
-                        [fragment.aad_len + room.iv..fragment.bytes.len() - room.icv];
+                        [fragment.aad_len + overhead.iv..fragment.bytes.len() - overhead.icv];
                     assert_eq!(plaintext.len() % block, 0);
                     if number < total {
-                        assert!(fragment.bytes.len() + block > most, "no room is wasted");
+                        assert!(fragment.bytes.len() + block > most, "no overhead is wasted");
                     }
                     content.extend_from_slice(unpad(plaintext).unwrap());
                 }
@@ -276,18 +280,21 @@ mod tests {
 
     #[test]
     fn a_limit_without_room_for_content_is_an_error() {
-        let room = Room {
+        let overhead = Overhead {
             iv: 16,
             icv: 16,
             block: 16,
         };
         for most in [0, 67, 68, 83] {
-            assert!(frame_fragments(header(), &payloads(9), room, most).is_err());
+            assert!(frame_fragments(header(), &payloads(9), overhead, most).is_err());
         }
-        assert!(frame_fragments(header(), &payloads(9), room, 84).is_ok());
-        let none = Room { block: 0, ..room };
+        assert!(frame_fragments(header(), &payloads(9), overhead, 84).is_ok());
+        let none = Overhead {
+            block: 0,
+            ..overhead
+        };
         assert!(frame_fragments(header(), &payloads(9), none, 1000).is_err());
-        let tiny = Room {
+        let tiny = Overhead {
             iv: 0,
             icv: 0,
             block: 1,
@@ -316,7 +323,7 @@ mod tests {
             frame(
                 header(),
                 &payloads(65_500),
-                Room {
+                Overhead {
                     iv: 16,
                     icv: 16,
                     block: 16
@@ -328,7 +335,7 @@ mod tests {
             frame(
                 header(),
                 &payloads(0),
-                Room {
+                Overhead {
                     iv: 16,
                     icv: 16,
                     block: 0

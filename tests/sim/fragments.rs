@@ -174,13 +174,13 @@ fn rogue() -> Rogue {
 }
 
 /// Request 2 in three fragments or so, not sealed yet.
-fn request(rogue: &Rogue) -> Vec<sk::Framed> {
+fn request(rogue: &Rogue) -> Vec<sk::SealedLayout> {
     let frames = rogue.fragments(INFORMATIONAL, 2, &[filler()], 200);
     assert!(frames.len() >= 3);
     frames
 }
 
-fn sealed(rogue: &mut Rogue, frames: Vec<sk::Framed>) -> Vec<Vec<u8>> {
+fn sealed(rogue: &mut Rogue, frames: Vec<sk::SealedLayout>) -> Vec<Vec<u8>> {
     frames
         .into_iter()
         .map(|frame| rogue.seal_frame(frame))
@@ -188,7 +188,7 @@ fn sealed(rogue: &mut Rogue, frames: Vec<sk::Framed>) -> Vec<Vec<u8>> {
 }
 
 /// Puts a number where the fragment number (4 octets before the sealed part) or the total (2) stands.
-fn put(frame: &mut sk::Framed, before: usize, number: u16) {
+fn put(frame: &mut sk::SealedLayout, before: usize, number: u16) {
     let at = frame.aad_len - before;
     frame.bytes[at..at + 2].copy_from_slice(&number.to_be_bytes());
 }

@@ -108,15 +108,15 @@ impl Line {
         (keys(&stream, 0, 16), keys(&stream, 48, 64))
     }
 
-    pub fn room(&self) -> sk::Room {
-        sk::Room {
+    pub fn room(&self) -> sk::Overhead {
+        sk::Overhead {
             iv: self.protection.iv_len(),
             icv: self.protection.icv_len(),
             block: self.protection.block(),
         }
     }
 
-    pub fn seal(&mut self, mut framed: sk::Framed) -> Vec<u8> {
+    pub fn seal(&mut self, mut framed: sk::SealedLayout) -> Vec<u8> {
         self.counter += 1;
         self.sealer
             .seal(&mut framed.bytes, framed.aad_len, self.counter, None)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
 use groundlink::ike::{
-    Command, Content, Encapsulation, Rekey, RekeyTest, RekeyVerdict, Start, TunnelState,
+    Command, Content, Encapsulation, Rekey, RekeyCheck, RekeyVerdict, Start, TunnelState,
 };
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -269,7 +269,7 @@ fn on_trial(a_esp: &str, b_esp: &str) -> Pair {
     let esp = |words: &str| vec![EspProposal::parse(words).unwrap().0];
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
     (a.esp, b.esp) = (esp(a_esp), esp(b_esp));
-    b.rekey_test = RekeyTest::Once;
+    b.rekey_check = RekeyCheck::Once;
     let mut pair = Pair::new(a, b);
     pair.run_for(Duration::from_secs(1));
     pair.assert_agreed();

@@ -81,7 +81,7 @@ impl Node {
     /// Acts on an event as the daemon does; what the engine is to know of that comes back. An event that makes no sense is a failure.
     pub fn act(&mut self, now: Time, event: Event) -> Option<Command> {
         // No news of a tunnel, and whatever a test injects may cause one.
-        if matches!(event, Event::Refused { .. }) {
+        if matches!(event, Event::Dropped { .. }) {
             return None;
         }
         self.events.push(name(&event));
@@ -105,7 +105,7 @@ impl Node {
                 assert!(self.ikes.remove(&spis), "{spis:?} was not up");
             }
             Event::Failed { failure, .. } => self.failures.push(failure),
-            Event::Refused { .. }
+            Event::Dropped { .. }
             | Event::Resolve { .. }
             | Event::Source { .. }
             | Event::Connecting { .. }
@@ -169,6 +169,6 @@ fn name(event: &Event) -> &'static str {
         Event::ChildPreferred { .. } => "ChildPreferred",
         Event::ChildDown { .. } => "ChildDown",
         Event::Failed { .. } => "Failed",
-        Event::Refused { .. } => "Refused",
+        Event::Dropped { .. } => "Dropped",
     }
 }

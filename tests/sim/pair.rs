@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal, Secret};
 use groundlink::ike::{
-    Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyTest, Settings,
+    Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyCheck, Settings,
     Start, Transmit, TunnelId, TunnelState,
 };
 use groundlink::net::{Policy, Prefix, Time};
@@ -100,7 +100,7 @@ pub fn settings(side: Side) -> Settings {
         },
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
-        rekey_test: RekeyTest::Never,
+        rekey_check: RekeyCheck::Never,
     }
 }
 

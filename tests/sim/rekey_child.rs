@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
-use groundlink::ike::{Command, DownReason, Rekey, RekeyTest, Settings};
+use groundlink::ike::{Command, DownReason, Rekey, RekeyCheck, Settings};
 
 use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -503,8 +503,8 @@ fn soft_expiry_again_and_again() {
 #[test]
 fn the_trial_after_connecting_costs_no_packet() {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
-    a.rekey_test = RekeyTest::Once;
-    b.rekey_test = RekeyTest::Once;
+    a.rekey_check = RekeyCheck::Once;
+    b.rekey_check = RekeyCheck::Once;
     let mut pair = Pair::busy_with(a, b);
     pair.slow_traffic();
     pair.run_for(1200 * SECOND);

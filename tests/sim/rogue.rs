@@ -335,12 +335,12 @@ impl Rogue {
         id: u32,
         payloads: &[Payload],
         most: usize,
-    ) -> Vec<sk::Framed> {
+    ) -> Vec<sk::SealedLayout> {
         let header = self.header(exchange, id, false);
         sk::frame_fragments(header, payloads, self.line.room(), most).unwrap()
     }
 
-    pub fn seal_frame(&mut self, framed: sk::Framed) -> Vec<u8> {
+    pub fn seal_frame(&mut self, framed: sk::SealedLayout) -> Vec<u8> {
         self.line.seal(framed)
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::{Generator, IkeProposal};
-use groundlink::ike::{Command, Content, Datagram, Refused, Settings, TunnelId, TunnelState};
+use groundlink::ike::{Command, Content, Datagram, DropClass, Settings, TunnelId, TunnelState};
 use groundlink::wire::{ExchangeType, Header, Message, Notify, NotifyType, Payload};
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
@@ -91,10 +91,10 @@ fn half_open(pair: &Pair) -> usize {
         .count()
 }
 
-fn refused(pair: &Pair, class: Refused) -> u64 {
+fn refused(pair: &Pair, class: DropClass) -> u64 {
     pair.b
         .endpoint
-        .refused()
+        .drop_counts()
         .find(|(of, _)| *of == class)
         .unwrap()
         .1
@@ -117,7 +117,7 @@ fn n10_under_load_a_request_gets_a_cookie_and_nothing_is_kept_until_it_comes_bac
     let returned = with_cookie(&cookie, &request);
     assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
-    assert_eq!(refused(&pair, Refused::CookieAsked), 2);
+    assert_eq!(refused(&pair, DropClass::CookieAsked), 2);
     // Said again it is the same handshake; from another port it is nobody's.
     assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
@@ -192,7 +192,7 @@ fn n10_a_request_that_makes_no_sense_is_not_even_asked_for_a_cookie() {
         .collect();
     let without = Message::encode_clear(message.header, &payloads).unwrap();
     assert_eq!(answer_to(&mut pair, A, &without), Answer::Nothing);
-    assert_eq!(refused(&pair, Refused::Malformed), 1);
+    assert_eq!(refused(&pair, DropClass::Malformed), 1);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn n12_a_true_peer_comes_up_through_cookies_while_somebody_writes_its_address() 
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
-    assert!(refused(&pair, Refused::CookieAsked) >= 1);
+    assert!(refused(&pair, DropClass::CookieAsked) >= 1);
     // And its IKE_SA_INIT as AUTH covers it is the one with the cookie, or it would not have come up.
     assert!(pair.a.sent.len() >= 3);
 }
@@ -264,8 +264,12 @@ fn n10_first_the_cookie_and_then_another_group() {
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
-    assert_eq!(refused(&pair, Refused::CookieAsked), 1, "it holds for both");
-    assert_eq!(refused(&pair, Refused::Declined), 1);
+    assert_eq!(
+        refused(&pair, DropClass::CookieAsked),
+        1,
+        "it holds for both"
+    );
+    assert_eq!(refused(&pair, DropClass::Declined), 1);
 }
 
 /// The other way round: the crowd comes between the two requests.
@@ -274,11 +278,11 @@ fn n10_first_another_group_and_then_the_cookie() {
     let (a, b) = other_groups();
     let mut pair = Pair::new(a, b);
     pair.run_for(Duration::from_millis(7));
-    assert_eq!(refused(&pair, Refused::Declined), 1);
+    assert_eq!(refused(&pair, DropClass::Declined), 1);
     crowd(&mut pair, 1000);
     pair.run_for(SECOND);
     pair.assert_agreed();
-    assert_eq!(refused(&pair, Refused::CookieAsked), 1);
+    assert_eq!(refused(&pair, DropClass::CookieAsked), 1);
 }
 
 /// An established pair whose B knows forty more peers, none of them connected.
@@ -360,7 +364,7 @@ fn n12_a_hundred_thousand_forged_requests_leave_memory_flat_and_the_tunnel_alive
         })
         .count();
     assert!(liveness >= 3, "{liveness}");
-    for class in [Refused::CookieAsked, Refused::UnknownPeer] {
+    for class in [DropClass::CookieAsked, DropClass::UnknownPeer] {
         assert!(refused(&pair, class) > 20_000, "{class:?}");
     }
     // A true peer among all of them gets in.
@@ -400,7 +404,7 @@ fn n12_valid_cookies_and_no_ike_auth_take_a_bounded_number_of_slots_for_a_short_
     }
     assert_eq!(served, 3 + 5);
     assert_eq!(half_open(&pair), 8);
-    assert!(refused(&pair, Refused::HalfOpenFull) > 100);
+    assert!(refused(&pair, DropClass::HalfOpenFull) > 100);
     // Nobody else is in their way.
     let other = format!("{}:500", spoke(1));
     assert_eq!(
@@ -425,7 +429,7 @@ fn n13_requests_with_wrong_ids_or_flags_take_no_slot() {
     }
     assert_eq!(answer_to(&mut pair, A, &init_of(0)), Answer::Nothing);
     assert_eq!(half_open(&pair), 0);
-    assert_eq!(refused(&pair, Refused::Stray), 6 * 9 + 1);
+    assert_eq!(refused(&pair, DropClass::Stray), 6 * 9 + 1);
     crowd(&mut pair, 2000);
 }
 
@@ -451,7 +455,7 @@ fn n28_a_cookie_is_not_asked_of_a_request_shorter_than_the_question() {
 #[test]
 fn every_refusal_is_counted_by_its_class() {
     let mut pair = Pair::established();
-    let count = |pair: &Pair| Refused::ALL.map(|class| refused(pair, class));
+    let count = |pair: &Pair| DropClass::ALL.map(|class| refused(pair, class));
     assert_eq!(count(&pair), [0; 9]);
     let auth = pair.a.sent_ike(1);
     let changed = |at: usize, value: u8| {
@@ -459,26 +463,26 @@ fn every_refusal_is_counted_by_its_class() {
         bytes[at] = value;
         bytes
     };
-    let mut expect = |class: Refused, remote: &str, bytes: &[u8]| {
+    let mut expect = |class: DropClass, remote: &str, bytes: &[u8]| {
         let before = refused(&pair, class);
         pair.inject_from(Side::B, "192.0.2.2:500", remote, bytes);
         assert_eq!(refused(&pair, class), before + 1, "{class:?}");
     };
-    expect(Refused::Malformed, A, &auth[..20]);
-    expect(Refused::Malformed, A, &changed(28 + 2, 0xff));
-    expect(Refused::WrongVersion, A, &changed(17, 0x10));
-    expect(Refused::UnknownSpi, A, &changed(8, auth[8] ^ 1));
-    expect(Refused::Stray, A, &changed(23, 9));
-    expect(Refused::Stray, A, &changed(19, 0x28));
+    expect(DropClass::Malformed, A, &auth[..20]);
+    expect(DropClass::Malformed, A, &changed(28 + 2, 0xff));
+    expect(DropClass::WrongVersion, A, &changed(17, 0x10));
+    expect(DropClass::UnknownSpi, A, &changed(8, auth[8] ^ 1));
+    expect(DropClass::Stray, A, &changed(23, 9));
+    expect(DropClass::Stray, A, &changed(19, 0x28));
     let mut next = changed(auth.len() - 1, !auth[auth.len() - 1]);
     next[23] = 2;
-    expect(Refused::Forged, A, &next);
-    expect(Refused::UnknownPeer, "203.0.113.9:500", &init());
+    expect(DropClass::Forged, A, &next);
+    expect(DropClass::UnknownPeer, "203.0.113.9:500", &init());
     let mut bare = init_of(5);
     bare[16] = 0;
     bare.truncate(28);
     bare[24..28].copy_from_slice(&28u32.to_be_bytes());
-    expect(Refused::Declined, A, &bare);
+    expect(DropClass::Declined, A, &bare);
     assert_eq!(pair.b.state(), TunnelState::Up);
     pair.assert_agreed();
 }

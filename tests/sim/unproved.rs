@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use groundlink::ike::{Command, Refused, TunnelState};
+use groundlink::ike::{Command, DropClass, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, Flags, Header, Id, IdType, Message, MessageId, Notify, NotifyType,
     Payload,
@@ -86,9 +86,9 @@ fn n22_a_peer_without_configuration_leaves_nothing_behind_however_often_it_asks(
     let unknown = pair
         .b
         .endpoint
-        .refused()
-        .find(|(class, _)| *class == Refused::UnknownSpi);
-    assert_eq!(unknown, Some((Refused::UnknownSpi, 20)));
+        .drop_counts()
+        .find(|(class, _)| *class == DropClass::UnknownSpi);
+    assert_eq!(unknown, Some((DropClass::UnknownSpi, 20)));
 }
 
 /// A's own values come back as if they were the responder's: whatever secret that makes, A's own AUTH is not B's.

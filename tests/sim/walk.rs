@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use groundlink::crypto::{EspProposal, Generator, IkeProposal};
-use groundlink::ike::{Command, Dpd, Rekey, RekeyTest, Settings, Start, TunnelState};
+use groundlink::ike::{Command, Dpd, Rekey, RekeyCheck, Settings, Start, TunnelState};
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::wire::{Nat, Wire};
@@ -88,7 +88,7 @@ impl Walk {
                 delay: between(&mut chance, 4000, 15_000),
                 timeout: between(&mut chance, 15_000, 40_000),
             };
-            settings.rekey_test = one(&mut chance, &[RekeyTest::Never, RekeyTest::Once]);
+            settings.rekey_check = one(&mut chance, &[RekeyCheck::Never, RekeyCheck::Once]);
             if side == Side::B {
                 settings.start = one(&mut chance, &starts);
             }

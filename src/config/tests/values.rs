@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::crypto::Esn;
-use crate::ike::RekeyTest;
+use crate::ike::RekeyCheck;
 use crate::net::Dscp;
 
 #[test]
@@ -176,13 +176,13 @@ fn extended_sequence_numbers_are_proposed_only_if_named() {
 
 #[test]
 fn the_presets_of_clouds_set_rekey_check() {
-    let rekey_check = |line: &str| tunnel(line).ike.rekey_test;
-    assert_eq!(rekey_check("metric = 5"), RekeyTest::Never);
-    assert_eq!(rekey_check("preset = \"google-ha\""), RekeyTest::Once);
-    assert_eq!(rekey_check("preset = \"alibaba-2018\""), RekeyTest::Once);
+    let rekey_check = |line: &str| tunnel(line).ike.rekey_check;
+    assert_eq!(rekey_check("metric = 5"), RekeyCheck::Never);
+    assert_eq!(rekey_check("preset = \"google-ha\""), RekeyCheck::Once);
+    assert_eq!(rekey_check("preset = \"alibaba-2018\""), RekeyCheck::Once);
     assert_eq!(
         rekey_check("preset = \"alibaba\"\nrekey-check = false"),
-        RekeyTest::Never
+        RekeyCheck::Never
     );
 }
 

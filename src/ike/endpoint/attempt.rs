@@ -9,11 +9,11 @@ use crate::ike::event::{DownReason, Event, Rekey, Rekeys, Sends};
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{Context, InitSent, Keyed, Place, Purpose, Remnant};
+use crate::ike::handshake::{Connection, Context, InitResult, InitSent, LastResponse, Purpose};
 use crate::ike::limits;
-use crate::ike::sa::{Fate, IkeSa};
+use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{Plan, RESOLVE_PATIENCE, Wish};
+use crate::ike::tunnel::{AdminState, ConnectState, RESOLVE_PATIENCE};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -23,7 +23,7 @@ impl Endpoint {
             return;
         };
         if let Peer::Name(name) = &tunnel.settings.peer {
-            tunnel.plan = Plan::Resolving {
+            tunnel.connect_state = ConnectState::Resolving {
                 until: now + RESOLVE_PATIENCE,
             };
             let name = name.clone();
@@ -44,7 +44,7 @@ impl Endpoint {
             let local = tunnel.settings.local;
             return self.begin_from(now, id, local);
         };
-        tunnel.plan = Plan::Resolving {
+        tunnel.connect_state = ConnectState::Resolving {
             until: now + RESOLVE_PATIENCE,
         };
         self.out
@@ -57,12 +57,15 @@ impl Endpoint {
         let Some(tunnel) = self.tunnels.get(&id) else {
             return;
         };
-        match tunnel.plan {
-            Plan::Resolving { .. } => {
+        match tunnel.connect_state {
+            ConnectState::Resolving { .. } => {
                 let local = local.unwrap_or(tunnel.settings.local);
                 self.begin_from(now, id, local);
             }
-            Plan::Rest | Plan::Attempt | Plan::Retry { .. } | Plan::GivenUp => {}
+            ConnectState::Idle
+            | ConnectState::Connecting
+            | ConnectState::Retry { .. }
+            | ConnectState::Failed => {}
         }
     }
 
@@ -75,16 +78,16 @@ impl Endpoint {
         let Some((local, remote)) = tunnel.ends(local) else {
             return;
         };
-        let place = Place {
+        let conn = Connection {
             tunnel: id,
             settings: tunnel.settings.clone(),
             local,
             remote,
             started: now,
         };
-        tunnel.plan = Plan::Attempt;
+        tunnel.connect_state = ConnectState::Connecting;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match InitSent::begin(place, spi, &mut cx) {
+        match InitSent::begin(conn, spi, &mut cx) {
             Some(sent) => {
                 self.sas.insert(spi, Sa::InitSent(Box::new(sent)));
                 self.out
@@ -98,37 +101,37 @@ impl Endpoint {
     /// Lets go of the attempts of a tunnel. An IKE_AUTH on its way may already stand at the peer: it is closed when the answer comes.
     pub(super) fn abandon_attempts(&mut self, id: TunnelId) {
         self.sas.retain(|_, sa| match sa {
-            Sa::InitSent(sent) => sent.place.tunnel != id,
-            Sa::IntermediateSent(sent) => sent.keyed.place.tunnel != id,
+            Sa::InitSent(sent) => sent.conn.tunnel != id,
+            Sa::IntermediateSent(sent) => sent.init.conn.tunnel != id,
             Sa::AuthSent(sent) => {
-                if sent.keyed.place.tunnel == id {
+                if sent.init.conn.tunnel == id {
                     sent.purpose = Purpose::Close;
                 }
                 true
             }
-            Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+            Sa::HalfOpen(_) | Sa::Established(_) | Sa::LastResponse(_) => true,
         });
     }
 
     /// IKE_SA_INIT is done: what comes next is what the suite says.
-    pub(super) fn go_on(&mut self, now: Time, own: IkeSpi, keyed: Keyed) {
-        let Some(method) = keyed.suite.additional else {
-            return self.authenticate(now, own, keyed);
+    pub(super) fn go_on(&mut self, now: Time, own: IkeSpi, init: InitResult) {
+        let Some(method) = init.suite.additional else {
+            return self.authenticate(now, own, init);
         };
-        let tunnel = keyed.place.tunnel;
+        let tunnel = init.conn.tunnel;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match intermediate::begin(keyed, method, &mut cx) {
+        match intermediate::begin(init, method, &mut cx) {
             Some(sent) => self.sas.insert(own, Sa::IntermediateSent(Box::new(sent))),
             None => self.on_attempt_failed(tunnel, limits::too_long(now, "IKE_INTERMEDIATE")),
         }
     }
 
-    pub(super) fn authenticate(&mut self, now: Time, own: IkeSpi, keyed: Keyed) {
-        let tunnel = keyed.place.tunnel;
+    pub(super) fn authenticate(&mut self, now: Time, own: IkeSpi, init: InitResult) {
+        let tunnel = init.conn.tunnel;
         let spi_in = fresh_child_spi(&self.sas, &mut self.rng);
-        let contact = self.initial_contact(&keyed);
+        let contact = self.initial_contact(&init);
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match auth::begin(keyed, spi_in, contact, &mut cx) {
+        match auth::begin(init, spi_in, contact, &mut cx) {
             Some(sent) => {
                 self.sas.insert(own, Sa::AuthSent(Box::new(sent)));
             }
@@ -138,16 +141,16 @@ impl Endpoint {
 
     /// INITIAL_CONTACT says that no other IKE SA exists between two identities. It is left out while any SA or attempt with the same peer exists: two tunnels to
     /// one peer must not push each other out, nor two attempts that cross.
-    pub(super) fn initial_contact(&self, keyed: &Keyed) -> InitialContact {
-        let (id, peer) = (&keyed.place.settings.id, keyed.place.remote.ip());
-        let same = |place: &Place| place.settings.id == *id && place.remote.ip() == peer;
+    pub(super) fn initial_contact(&self, init: &InitResult) -> InitialContact {
+        let (id, peer) = (&init.conn.settings.id, init.conn.remote.ip());
+        let same = |conn: &Connection| conn.settings.id == *id && conn.remote.ip() == peer;
         let another = self.sas.values().any(|sa| match sa {
-            Sa::InitSent(sent) => same(&sent.place),
-            Sa::IntermediateSent(sent) => same(&sent.keyed.place),
-            Sa::AuthSent(sent) => same(&sent.keyed.place),
-            Sa::HalfOpen(half_open) => same(&half_open.keyed.place),
-            Sa::Established(sa) => same(sa.place()),
-            Sa::Remnant(_) => false,
+            Sa::InitSent(sent) => same(&sent.conn),
+            Sa::IntermediateSent(sent) => same(&sent.init.conn),
+            Sa::AuthSent(sent) => same(&sent.init.conn),
+            Sa::HalfOpen(half_open) => same(&half_open.init.conn),
+            Sa::Established(sa) => same(sa.conn()),
+            Sa::LastResponse(_) => false,
         });
         if another {
             InitialContact::Omit
@@ -171,11 +174,11 @@ impl Endpoint {
             Concluded::Established { sa, failure, .. } => {
                 match failure {
                     Some(failure) => self.on_attempt_failed(tunnel, failure),
-                    None => self.set_plan(tunnel, Plan::Rest),
+                    None => self.set_connect_state(tunnel, ConnectState::Idle),
                 }
                 self.on_established(now, own, sa);
             }
-            Concluded::Disowned {
+            Concluded::Rejected {
                 mut sa,
                 failure,
                 notify,
@@ -236,9 +239,12 @@ impl Endpoint {
                 self.on_established(now, own, sa);
             }
             // Only an initiator disowns: a responder refuses before anything stands.
-            Concluded::Disowned { failure, .. } => self.note_unless_up(tunnel, failure),
-            Concluded::Failed { failure, remnant } => {
-                self.on_peers_attempt_refused(tunnel, own, failure, remnant);
+            Concluded::Rejected { failure, .. } => self.note_unless_up(tunnel, failure),
+            Concluded::Failed {
+                failure,
+                last_response,
+            } => {
+                self.on_peers_attempt_refused(tunnel, own, failure, last_response);
             }
         }
     }
@@ -248,10 +254,10 @@ impl Endpoint {
         tunnel: TunnelId,
         own: IkeSpi,
         failure: Failure,
-        remnant: Option<Box<Remnant>>,
+        last_response: Option<Box<LastResponse>>,
     ) {
-        if let Some(remnant) = remnant {
-            self.keep_remnant(own, remnant);
+        if let Some(last_response) = last_response {
+            self.keep_last_response(own, last_response);
         }
         // Whoever that was has proved nothing.
         self.note_unless_up(tunnel, failure);
@@ -261,36 +267,36 @@ impl Endpoint {
     /// when its answer comes.
     fn yield_to_peer(&mut self, tunnel: TunnelId) {
         self.sas.retain(|_, sa| match sa {
-            Sa::InitSent(sent) => sent.place.tunnel != tunnel,
-            Sa::IntermediateSent(sent) => sent.keyed.place.tunnel != tunnel,
-            Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::Remnant(_) => true,
+            Sa::InitSent(sent) => sent.conn.tunnel != tunnel,
+            Sa::IntermediateSent(sent) => sent.init.conn.tunnel != tunnel,
+            Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::LastResponse(_) => true,
         });
-        self.set_plan(tunnel, Plan::Rest);
+        self.set_connect_state(tunnel, ConnectState::Idle);
     }
 
-    /// Keeps the last answer of an SA that is gone. There is room for so many; the oldest makes place.
-    fn keep_remnant(&mut self, own: IkeSpi, remnant: Box<Remnant>) {
+    /// Keeps the last answer of an SA that is gone. There is room for so many; the oldest makes conn.
+    fn keep_last_response(&mut self, own: IkeSpi, last_response: Box<LastResponse>) {
         let kept = self.sas.iter().filter_map(|(spi, sa)| match sa {
-            Sa::Remnant(remnant) => Some((remnant.expires, *spi)),
+            Sa::LastResponse(last_response) => Some((last_response.expires, *spi)),
             Sa::InitSent(_)
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
             | Sa::Established(_) => None,
         });
-        let (count, oldest) = kept.fold((0usize, None), |(count, oldest), remnant| {
-            let older = oldest.is_none_or(|oldest| remnant < oldest);
+        let (count, oldest) = kept.fold((0usize, None), |(count, oldest), last_response| {
+            let older = oldest.is_none_or(|oldest| last_response < oldest);
             (
                 count.saturating_add(1),
-                if older { Some(remnant) } else { oldest },
+                if older { Some(last_response) } else { oldest },
             )
         });
-        if count >= limits::MOST_REMNANTS
+        if count >= limits::MAX_LAST_RESPONSES
             && let Some((_, spi)) = oldest
         {
             self.sas.remove(&spi);
         }
-        self.sas.insert(own, Sa::Remnant(remnant));
+        self.sas.insert(own, Sa::LastResponse(last_response));
     }
 
     /// The peer has started anew (RFC 7296 §2.4): what stood before its handshake began is gone at its end. Scoped to the tunnel, since several tunnels may
@@ -299,7 +305,7 @@ impl Endpoint {
         let mut cx = cx_without_time(&mut self.rng, &mut self.out);
         self.sas.retain(|_, sa| match sa {
             Sa::Established(sa) if sa.tunnel() == tunnel && sa.established() < started => {
-                sa.bury(DownReason::PeerRestarted, &mut cx);
+                sa.emit_down(DownReason::PeerRestarted, &mut cx);
                 false
             }
             Sa::Established(_)
@@ -307,7 +313,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => true,
+            | Sa::LastResponse(_) => true,
         });
     }
 
@@ -321,7 +327,7 @@ impl Endpoint {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         sa.announce(sends, &mut cx);
         if sa.child().is_some() {
-            self.settle(now, &mut sa);
+            self.resolve_duplicates(now, &mut sa);
         }
         self.sas.insert(own, Sa::Established(sa));
     }
@@ -332,7 +338,7 @@ impl Endpoint {
         now: Time,
         own: IkeSpi,
         mut sa: Box<IkeSa>,
-        step: impl FnOnce(&mut IkeSa, &mut Context<'_>) -> Fate,
+        step: impl FnOnce(&mut IkeSa, &mut Context<'_>) -> SaOutcome,
     ) {
         let (tunnel, lived, was_open) = (sa.tunnel(), now.since(sa.established()), sa.is_open());
         let before = self.out.events.len();
@@ -343,28 +349,28 @@ impl Endpoint {
             out: &mut self.out,
             taken: &taken,
         };
-        let fate = step(&mut sa, &mut cx);
-        let upshot = sa.take_upshot();
+        let outcome = step(&mut sa, &mut cx);
+        let output = sa.take_output();
         let mut cx = self::cx(now, &mut self.rng, &mut self.out);
-        let goes_on = sa.is_open() || !upshot.successors.is_empty();
-        for successor in upshot.successors {
+        let goes_on = sa.is_open() || !output.successors.is_empty();
+        for successor in output.successors {
             self.sas
                 .insert(successor.own_spi(), Sa::Established(successor));
         }
-        let is_open = match fate {
-            Fate::Lives => {
-                if upshot.serves && sa.is_open() && !sa.is_leaving() {
-                    self.settle(now, &mut sa);
+        let is_open = match outcome {
+            SaOutcome::Open => {
+                if output.serves && sa.is_open() && !sa.is_leaving() {
+                    self.resolve_duplicates(now, &mut sa);
                 }
-                if upshot.known && goes_on && !sa.has_lost() {
+                if output.known && goes_on && !sa.has_lost() {
                     self.close_losers(now, &sa);
                 }
                 let is_open = sa.is_open();
                 self.sas.insert(own, Sa::Established(sa));
                 is_open
             }
-            Fate::Gone(reason) => {
-                sa.bury(reason, &mut cx);
+            SaOutcome::Closed(reason) => {
+                sa.emit_down(reason, &mut cx);
                 // Why a useless SA is useless has been said, and says more.
                 if was_open
                     && !self.is_up(tunnel)
@@ -373,24 +379,24 @@ impl Endpoint {
                 {
                     self.note(tunnel, failure);
                 }
-                self.keep_remnant(own, Box::new(sa.into_remnant(now)));
+                self.keep_last_response(own, Box::new(sa.into_last_response(now)));
                 false
             }
         };
         self.prune(tunnel);
-        for failure in upshot.failures {
+        for failure in output.failures {
             self.note(tunnel, failure);
         }
-        self.count(tunnel, upshot.rekeys, upshot.verdicts);
-        if upshot.usurps {
+        self.count(tunnel, output.rekeys, output.verdicts);
+        if output.reassert_winner {
             self.prefer_winner(tunnel);
         }
-        if upshot.renew {
+        if output.renew {
             self.renew(now, tunnel);
         }
         // The traffic is without an SA from the DELETE on, not only from its answer.
         if was_open && !is_open {
-            self.reprieve(tunnel);
+            self.cancel_close(tunnel);
             self.on_lost(now, tunnel, lived);
         }
         self.let_waiting_send(now, tunnel, before);
@@ -404,7 +410,7 @@ impl Endpoint {
         tunnel.rekeys.ike = tunnel.rekeys.ike.saturating_add(rekeys.ike);
         tunnel.rekeys.child = tunnel.rekeys.child.saturating_add(rekeys.child);
         for (what, result) in verdicts {
-            if tunnel.test.settle(what, result.is_ok()) {
+            if tunnel.rekey_check.record(what, result.is_ok()) {
                 self.out.events.push_back(Event::RekeyChecked {
                     tunnel: id,
                     what,
@@ -416,16 +422,15 @@ impl Endpoint {
 
     /// The IKE SA cannot be rekeyed and comes to its end: another is made beside it, which then takes over.
     fn renew(&mut self, now: Time, id: TunnelId) {
-        let rests = self
-            .tunnels
-            .get(&id)
-            .is_some_and(|tunnel| tunnel.plan == Plan::Rest && tunnel.wish == Wish::Serve);
+        let rests = self.tunnels.get(&id).is_some_and(|tunnel| {
+            tunnel.connect_state == ConnectState::Idle && tunnel.admin == AdminState::Up
+        });
         if rests {
             self.connect(now, id);
         }
     }
 
-    /// A peer that rekeys again and again, or never answers a DELETE, leaves IKE SAs behind: so many are kept, and the oldest make place.
+    /// A peer that rekeys again and again, or never answers a DELETE, leaves IKE SAs behind: so many are kept, and the oldest make conn.
     fn prune(&mut self, id: TunnelId) {
         loop {
             let mut ending: Vec<(Time, IkeSpi)> = Vec::new();
@@ -439,10 +444,10 @@ impl Endpoint {
                     | Sa::IntermediateSent(_)
                     | Sa::AuthSent(_)
                     | Sa::HalfOpen(_)
-                    | Sa::Remnant(_) => {}
+                    | Sa::LastResponse(_) => {}
                 }
             }
-            if ending.len() <= limits::MOST_ENDING {
+            if ending.len() <= limits::MAX_ENDING {
                 return;
             }
             let Some((_, oldest)) = ending.into_iter().min() else {
@@ -450,7 +455,7 @@ impl Endpoint {
             };
             if let Some(Sa::Established(mut sa)) = self.sas.remove(&oldest) {
                 let mut cx = cx_without_time(&mut self.rng, &mut self.out);
-                sa.bury(DownReason::Replaced, &mut cx);
+                sa.emit_down(DownReason::Replaced, &mut cx);
             }
         }
     }
@@ -460,7 +465,7 @@ impl Endpoint {
         let jitter = self.jitter();
         if let Some(tunnel) = self.tunnels.get_mut(&id)
             && !others
-            && tunnel.plan == Plan::Rest
+            && tunnel.connect_state == ConnectState::Idle
         {
             tunnel.on_lost(now, lived, jitter);
         }
@@ -470,9 +475,9 @@ impl Endpoint {
     pub(super) fn on_attempt_failed(&mut self, id: TunnelId, failure: Failure) {
         let jitter = self.jitter();
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            match tunnel.plan {
-                Plan::Attempt | Plan::Resolving { .. } => {}
-                Plan::Rest | Plan::Retry { .. } | Plan::GivenUp => return,
+            match tunnel.connect_state {
+                ConnectState::Connecting | ConnectState::Resolving { .. } => {}
+                ConnectState::Idle | ConnectState::Retry { .. } | ConnectState::Failed => return,
             }
             self.out.events.push_back(Event::Failed {
                 tunnel: Some(id),
@@ -506,9 +511,9 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn set_plan(&mut self, id: TunnelId, plan: Plan) {
+    pub(super) fn set_connect_state(&mut self, id: TunnelId, connect_state: ConnectState) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            tunnel.plan = plan;
+            tunnel.connect_state = connect_state;
         }
     }
 }

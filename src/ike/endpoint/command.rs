@@ -6,9 +6,9 @@ use super::{Endpoint, Sa, has_child};
 use crate::ike::event::{Command, DownReason, Rekey};
 use crate::ike::handshake::Context;
 use crate::ike::limits;
-use crate::ike::sa::{Fate, IkeSa};
+use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Start, TunnelId};
-use crate::ike::tunnel::{Plan, Wish};
+use crate::ike::tunnel::{AdminState, ConnectState};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -29,9 +29,9 @@ impl Endpoint {
             }
             Command::Demand(id) => {
                 let wants = self.tunnels.get(&id).is_some_and(|tunnel| {
-                    tunnel.wish == Wish::Serve
+                    tunnel.admin == AdminState::Up
                         && tunnel.settings.start == Start::Trap
-                        && tunnel.plan == Plan::Rest
+                        && tunnel.connect_state == ConnectState::Idle
                         && tunnel.not_before <= now
                 });
                 if wants && !self.is_up(id) {
@@ -86,11 +86,11 @@ impl Endpoint {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        tunnel.wish = Wish::Serve;
+        tunnel.admin = AdminState::Up;
         tunnel.failures = 0;
-        let idle = match tunnel.plan {
-            Plan::Rest | Plan::Retry { .. } | Plan::GivenUp => true,
-            Plan::Resolving { .. } | Plan::Attempt => false,
+        let idle = match tunnel.connect_state {
+            ConnectState::Idle | ConnectState::Retry { .. } | ConnectState::Failed => true,
+            ConnectState::Resolving { .. } | ConnectState::Connecting => false,
         };
         if idle && !self.is_up(id) {
             self.connect(now, id);
@@ -99,17 +99,17 @@ impl Endpoint {
 
     pub(super) fn down(&mut self, now: Time, id: TunnelId) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            tunnel.wish = Wish::Down;
-            tunnel.plan = Plan::Rest;
+            tunnel.admin = AdminState::Down;
+            tunnel.connect_state = ConnectState::Idle;
         }
         self.abandon_attempts(id);
         self.sas.retain(|_, sa| match sa {
-            Sa::HalfOpen(half_open) => half_open.keyed.place.tunnel != id,
+            Sa::HalfOpen(half_open) => half_open.init.conn.tunnel != id,
             Sa::InitSent(_)
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::Established(_)
-            | Sa::Remnant(_) => true,
+            | Sa::LastResponse(_) => true,
         });
         let own = self.sas.iter().filter_map(|(own, sa)| match sa {
             Sa::Established(sa) if sa.tunnel() == id => Some(*own),
@@ -118,7 +118,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => None,
+            | Sa::LastResponse(_) => None,
         });
         for own in own.collect::<Vec<_>>() {
             self.with(now, own, |sa, cx| sa.close(DownReason::Asked, None, cx));
@@ -129,9 +129,12 @@ impl Endpoint {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        let connects = match tunnel.plan {
-            Plan::Resolving { .. } => true,
-            Plan::Rest | Plan::Attempt | Plan::Retry { .. } | Plan::GivenUp => false,
+        let connects = match tunnel.connect_state {
+            ConnectState::Resolving { .. } => true,
+            ConnectState::Idle
+            | ConnectState::Connecting
+            | ConnectState::Retry { .. }
+            | ConnectState::Failed => false,
         };
         match address {
             Some(address) => {
@@ -193,7 +196,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => None,
+            | Sa::LastResponse(_) => None,
         });
         if let Some((_, own)) = with_peer.max() {
             self.with(now, own, |sa, cx| sa.tell_invalid_spi(spi, cx));
@@ -215,7 +218,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => None,
+            | Sa::LastResponse(_) => None,
         });
         if let Some(own) = owner {
             self.with(now, own, step);
@@ -226,7 +229,7 @@ impl Endpoint {
         match self.sas.remove(&own) {
             Some(Sa::Established(sa)) => self.step(now, own, sa, |sa, cx| {
                 step(sa, cx);
-                Fate::Lives
+                SaOutcome::Open
             }),
             Some(other) => {
                 self.sas.insert(own, other);

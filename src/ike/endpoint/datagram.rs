@@ -9,28 +9,30 @@
 use std::net::IpAddr;
 
 use super::{Endpoint, Sa, cx, fresh_child_spi};
-use crate::ike::census::{Acquaintance, Entrance, Proof};
-use crate::ike::cookie::Bearer;
+use crate::ike::cookie::CookieInput;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
 use crate::ike::exchange::init::{self, Answered};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{Awaits, HalfOpen, Place};
+use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability};
+use crate::ike::handshake::{Awaits, Connection, HalfOpen};
 use crate::ike::limits;
-use crate::ike::refused::Refused;
-use crate::ike::sa::Fate;
+use crate::ike::sa::SaOutcome;
 use crate::ike::settings::TunnelId;
-use crate::ike::tunnel::Wish;
+use crate::ike::tunnel::AdminState;
+use crate::ike::unauthenticated::DropClass;
 use crate::ike::window;
 use crate::net::Time;
-use crate::wire::{ChainError, ExchangeType, Header, IkeSpi, Message, Notify, NotifyType, Opening};
+use crate::wire::{
+    ChainError, ExchangeType, Header, IkeSpi, InitPeek, Message, Notify, NotifyType,
+};
 
 impl Endpoint {
     /// Takes a received IKE message.
     pub fn handle_datagram(&mut self, now: Time, datagram: Datagram<'_>) {
         match Header::parse(datagram.bytes) {
-            Err(_) => self.out.refused.count(Refused::Malformed),
+            Err(_) => self.out.drops.count(DropClass::Malformed),
             Ok(header) if header.major != 2 => self.on_other_version(now, header, datagram),
             Ok(header)
                 if header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response =>
@@ -39,8 +41,8 @@ impl Endpoint {
             }
             Ok(header) => self.on_message_of_sa(now, header, datagram),
         }
-        if let Some((class, count)) = self.out.refused.news(now) {
-            self.out.events.push_back(Event::Refused {
+        if let Some((class, count)) = self.out.drops.poll_report(now) {
+            self.out.events.push_back(Event::Dropped {
                 class,
                 remote: datagram.remote,
                 count,
@@ -50,7 +52,7 @@ impl Endpoint {
 
     /// RFC 7296 §2.5: a request of another major version is worth an answer, at a limited rate.
     fn on_other_version(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
-        self.out.refused.count(Refused::WrongVersion);
+        self.out.drops.count(DropClass::WrongVersion);
         if !header.flags.response && self.replies.take(now) {
             let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new());
             self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
@@ -84,43 +86,43 @@ impl Endpoint {
         // An SPI that we have drawn ourselves: somebody shows us our own request, and would have us connected with ourselves.
         let reflected = self.sas.contains_key(&header.spi_i);
         if !begins || reflected {
-            return self.out.refused.count(Refused::Stray);
+            return self.out.drops.count(DropClass::Stray);
         }
         let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
             return self.on_stranger(now, header.spi_i, datagram);
         };
         if let Some(Sa::HalfOpen(half_open)) = self.sas.half_open(datagram.remote, header.spi_i) {
             // RFC 7296 §2.1: the same bytes get the same bytes back; other bytes under the same SPI get nothing.
-            if half_open.keyed.init_request == datagram.bytes {
-                let response = half_open.keyed.init_response.clone();
+            if half_open.init.init_request == datagram.bytes {
+                let response = half_open.init.init_response.clone();
                 self.reply(response, datagram);
             } else {
-                self.out.refused.count(Refused::Stray);
+                self.out.drops.count(DropClass::Stray);
             }
             return;
         }
         if self.sas.is_past_handshake(header.spi_i) {
-            return self.out.refused.count(Refused::Stray);
+            return self.out.drops.count(DropClass::Stray);
         }
-        match self.tunnels.get(&id).map(|tunnel| tunnel.wish) {
-            Some(Wish::Serve) => {}
+        match self.tunnels.get(&id).map(|tunnel| tunnel.admin) {
+            Some(AdminState::Up) => {}
             // Somebody has asked for that, so it is nothing to tell.
-            Some(Wish::Down) | None => {
+            Some(AdminState::Down) | None => {
                 return self.decline(now, id, no_proposal_chosen(header.spi_i), None, datagram);
             }
         }
-        let Some(proof) = self.admit(now, id, header.spi_i, datagram) else {
+        let Some(routability) = self.admit(now, id, header.spi_i, datagram) else {
             return;
         };
         match Message::parse(datagram.bytes) {
-            Ok(message) => self.begin_with_peer(now, id, &message, proof, datagram),
+            Ok(message) => self.begin_with_peer(now, id, &message, routability, datagram),
             Err(ChainError::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
                 let answer = init::refuse(header.spi_i, notify);
                 self.decline(now, id, answer, None, datagram);
             }
             Err(ChainError::Malformed(_) | ChainError::MajorVersion(_)) => {
-                self.out.refused.count(Refused::Malformed);
+                self.out.drops.count(DropClass::Malformed);
             }
         }
     }
@@ -133,42 +135,42 @@ impl Endpoint {
         id: TunnelId,
         spi_i: IkeSpi,
         datagram: Datagram<'_>,
-    ) -> Option<Proof> {
+    ) -> Option<ReturnRoutability> {
         let standing = self.sas.standing(id);
         let peer = match standing {
-            0 => Acquaintance::New,
-            _ => Acquaintance::Established,
+            0 => PeerStatus::New,
+            _ => PeerStatus::Established,
         };
-        let entrance = match standing {
-            limits::MOST_OF_TUNNEL.. => Entrance::Closed,
+        let admission = match standing {
+            limits::MAX_OF_TUNNEL.. => Admission::Reject,
             _ => self
                 .sas
-                .census()
-                .entrance(datagram.remote.ip().into(), peer),
+                .half_open_table()
+                .admission(datagram.remote.ip().into(), peer),
         };
-        match entrance {
-            Entrance::Open => return Some(Proof::None),
-            Entrance::ForCookies => {}
-            Entrance::Closed => {
-                self.out.refused.count(Refused::HalfOpenFull);
+        match admission {
+            Admission::Accept => return Some(ReturnRoutability::None),
+            Admission::RequireCookie => {}
+            Admission::Reject => {
+                self.out.drops.count(DropClass::HalfOpenFull);
                 return None;
             }
         }
-        let Ok(opening) = Opening::read(datagram.bytes) else {
-            self.out.refused.count(Refused::Malformed);
+        let Ok(peek) = InitPeek::read(datagram.bytes) else {
+            self.out.drops.count(DropClass::Malformed);
             return None;
         };
-        let bearer = Bearer {
+        let input = CookieInput {
             remote: datagram.remote,
             spi_i,
-            nonce: opening.nonce,
+            nonce: peek.nonce,
         };
-        let cookie = opening.cookie.unwrap_or_default();
-        if self.cookies.is_valid(now, cookie, bearer) {
-            return Some(Proof::Cookie);
+        let cookie = peek.cookie.unwrap_or_default();
+        if self.cookies.is_valid(now, cookie, input) {
+            return Some(ReturnRoutability::Cookie);
         }
-        self.out.refused.count(Refused::CookieAsked);
-        let cookie = self.cookies.bake(now, bearer, &mut self.rng);
+        self.out.drops.count(DropClass::CookieAsked);
+        let cookie = self.cookies.generate(now, input, &mut self.rng);
         let notify = Notify::new(NotifyType::COOKIE, cookie);
         self.reply_in_clear(init::refuse(spi_i, notify), datagram);
         None
@@ -180,13 +182,13 @@ impl Endpoint {
         now: Time,
         id: TunnelId,
         message: &Message<'_>,
-        proof: Proof,
+        routability: ReturnRoutability,
         datagram: Datagram<'_>,
     ) {
         let Some(tunnel) = self.tunnels.get(&id) else {
             return;
         };
-        let place = Place {
+        let conn = Connection {
             tunnel: id,
             settings: tunnel.settings.clone(),
             local: datagram.local,
@@ -194,16 +196,16 @@ impl Endpoint {
             started: now,
         };
         let spi_r = self.fresh_spi();
-        let patience = self.sas.census().life(datagram.remote.ip().into());
+        let patience = self.sas.half_open_table().life(datagram.remote.ip().into());
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match init::respond(place, spi_r, message, proof, patience, &mut cx) {
+        match init::respond(conn, spi_r, message, routability, patience, &mut cx) {
             Answered::HalfOpen(half_open) => {
-                self.reply(half_open.keyed.init_response.clone(), datagram);
+                self.reply(half_open.init.init_response.clone(), datagram);
                 self.sas.insert(spi_r, Sa::HalfOpen(half_open));
-                match proof {
-                    Proof::None => self.sas.hurry(),
+                match routability {
+                    ReturnRoutability::None => self.sas.hurry(),
                     // It came under load, so the others have been hurried before.
-                    Proof::Cookie => {}
+                    ReturnRoutability::Cookie => {}
                 }
             }
             Answered::Refused { answer, failure } => {
@@ -221,7 +223,7 @@ impl Endpoint {
         failure: Option<Failure>,
         datagram: Datagram<'_>,
     ) {
-        self.out.refused.count(Refused::Declined);
+        self.out.drops.count(DropClass::Declined);
         let tunnel = self.tunnels.get_mut(&id);
         if tunnel.is_some_and(|tunnel| tunnel.replies.take(now)) {
             if let Some(failure) = failure {
@@ -239,21 +241,21 @@ impl Endpoint {
             header.spi_i
         };
         let expects_clear = match self.sas.get(&own) {
-            None => return self.out.refused.count(Refused::UnknownSpi),
+            None => return self.out.drops.count(DropClass::UnknownSpi),
             Some(Sa::InitSent(_)) => true,
             Some(
                 Sa::IntermediateSent(_)
                 | Sa::AuthSent(_)
                 | Sa::HalfOpen(_)
                 | Sa::Established(_)
-                | Sa::Remnant(_),
+                | Sa::LastResponse(_),
             ) => false,
         };
         let Ok(message) = Message::parse(datagram.bytes) else {
-            return self.out.refused.count(Refused::Malformed);
+            return self.out.drops.count(DropClass::Malformed);
         };
         if message.sealed.is_none() != expects_clear {
-            return self.out.refused.count(Refused::Stray);
+            return self.out.drops.count(DropClass::Stray);
         }
         if let Some(sa) = self.sas.remove(&own) {
             self.on_message(now, own, sa, &message, datagram);
@@ -263,7 +265,7 @@ impl Endpoint {
 
     /// Somebody knocks who belongs to no tunnel.
     fn on_stranger(&mut self, now: Time, spi_i: IkeSpi, datagram: Datagram<'_>) {
-        self.out.refused.count(Refused::UnknownPeer);
+        self.out.drops.count(DropClass::UnknownPeer);
         if self.replies.take(now) {
             self.out.events.push_back(Event::Failed {
                 tunnel: None,
@@ -301,12 +303,12 @@ impl Endpoint {
                 let is_answer = header.exchange == ExchangeType::IKE_SA_INIT
                     && header.flags.response
                     && header.message_id.0 == 0
-                    && datagram.remote == sent.place.remote;
+                    && datagram.remote == sent.conn.remote;
                 if !is_answer {
                     self.sas.insert(own, Sa::InitSent(sent));
-                    return self.out.refused.count(Refused::Stray);
+                    return self.out.drops.count(DropClass::Stray);
                 }
-                let tunnel = sent.place.tunnel;
+                let tunnel = sent.conn.tunnel;
                 match sent.on_response(message, datagram, &mut cx) {
                     init::Progress::Waiting(sent) => {
                         let refusal = sent.refusal.clone();
@@ -315,21 +317,21 @@ impl Endpoint {
                             self.note_unless_up(tunnel, failure);
                         }
                     }
-                    init::Progress::Keyed(keyed) => self.go_on(now, own, *keyed),
+                    init::Progress::Done(init) => self.go_on(now, own, *init),
                     init::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
                 }
             }
             Sa::IntermediateSent(sent) => {
                 if !sent.awaits(&header) {
                     self.sas.insert(own, Sa::IntermediateSent(sent));
-                    return self.out.refused.count(Refused::Stray);
+                    return self.out.drops.count(DropClass::Stray);
                 }
-                let tunnel = sent.keyed.place.tunnel;
+                let tunnel = sent.init.conn.tunnel;
                 match sent.on_response(message, &mut cx) {
                     intermediate::Progress::Waiting(sent) => {
                         self.sas.insert(own, Sa::IntermediateSent(sent));
                     }
-                    intermediate::Progress::Keyed(keyed) => self.authenticate(now, own, *keyed),
+                    intermediate::Progress::Done(init) => self.authenticate(now, own, *init),
                     intermediate::Progress::Failed(failure) => {
                         self.on_attempt_failed(tunnel, failure);
                     }
@@ -338,13 +340,13 @@ impl Endpoint {
             Sa::AuthSent(sent) => {
                 let is_answer = header.exchange == ExchangeType::IKE_AUTH
                     && header.flags.response
-                    && header.message_id == sent.keyed.intermediates.auth_id()
-                    && header.spi_r == sent.keyed.spi_r;
+                    && header.message_id == sent.init.intermediates.auth_id()
+                    && header.spi_r == sent.init.spi_r;
                 if !is_answer {
                     self.sas.insert(own, Sa::AuthSent(sent));
-                    return self.out.refused.count(Refused::Stray);
+                    return self.out.drops.count(DropClass::Stray);
                 }
-                let (tunnel, purpose) = (sent.keyed.place.tunnel, sent.purpose);
+                let (tunnel, purpose) = (sent.init.conn.tunnel, sent.purpose);
                 match sent.on_response(message, &mut cx) {
                     auth::Progress::Waiting(sent) => {
                         self.sas.insert(own, Sa::AuthSent(sent));
@@ -359,21 +361,26 @@ impl Endpoint {
                 if sa.spis() == (header.spi_i, header.spi_r) {
                     sa.on_message(message, datagram, cx)
                 } else {
-                    cx.refuse(Refused::Stray);
-                    Fate::Lives
+                    cx.count_drop(DropClass::Stray);
+                    SaOutcome::Open
                 }
             }),
-            Sa::Remnant(remnant) => {
-                match remnant.received.classify(header.message_id, datagram.bytes) {
+            Sa::LastResponse(last_response) => {
+                match last_response
+                    .received
+                    .classify(header.message_id, datagram.bytes)
+                {
                     window::Request::Repeated(response) => {
                         self.out.send(datagram.local, datagram.remote, &response);
                     }
                     // Whether a request cut otherwise is the same could be told only with the keys, which are gone.
-                    window::Request::New | window::Request::Recut(_) | window::Request::Stray => {
-                        self.out.refused.count(Refused::Stray);
+                    window::Request::New
+                    | window::Request::Refragmented(_)
+                    | window::Request::Stray => {
+                        self.out.drops.count(DropClass::Stray);
                     }
                 }
-                self.sas.insert(own, Sa::Remnant(remnant));
+                self.sas.insert(own, Sa::LastResponse(last_response));
             }
         }
     }
@@ -389,15 +396,15 @@ impl Endpoint {
     ) {
         let header = message.header;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        if header.flags.response || header.spi_i != half_open.keyed.spi_i {
+        if header.flags.response || header.spi_i != half_open.init.spi_i {
             self.sas.insert(own, Sa::HalfOpen(half_open));
-            return self.out.refused.count(Refused::Stray);
+            return self.out.drops.count(DropClass::Stray);
         }
         let is_next = half_open
             .received
             .classify(header.message_id, datagram.bytes)
             == window::Request::New;
-        let tunnel = half_open.keyed.place.tunnel;
+        let tunnel = half_open.init.conn.tunnel;
         match half_open.awaits {
             Awaits::Intermediate(method)
                 if is_next && header.exchange == ExchangeType::IKE_INTERMEDIATE =>
@@ -406,8 +413,11 @@ impl Endpoint {
                     intermediate::Answered::HalfOpen(half_open) => {
                         self.sas.insert(own, Sa::HalfOpen(half_open));
                     }
-                    intermediate::Answered::Refused { failure, remnant } => {
-                        self.on_peers_attempt_refused(tunnel, own, failure, Some(remnant));
+                    intermediate::Answered::Refused {
+                        failure,
+                        last_response,
+                    } => {
+                        self.on_peers_attempt_refused(tunnel, own, failure, Some(last_response));
                     }
                 }
             }

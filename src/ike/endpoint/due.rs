@@ -8,7 +8,7 @@ use crate::ike::limits;
 use crate::ike::retransmit::Step;
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{LOOK_AGAIN, Plan};
+use crate::ike::tunnel::{ConnectState, LOOK_AGAIN};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -35,30 +35,35 @@ impl Endpoint {
                 self.out.events.push_back(Event::Resolve { tunnel, name });
             }
         }
-        let due: Vec<(TunnelId, Plan)> = self
+        let due: Vec<(TunnelId, ConnectState)> = self
             .tunnels
             .iter()
             .filter(|(_, tunnel)| tunnel.next_timer() <= now)
-            .map(|(id, tunnel)| (*id, tunnel.plan))
+            .map(|(id, tunnel)| (*id, tunnel.connect_state))
             .collect();
         for (id, _) in &due {
-            self.try_rekeying(now, *id);
+            self.check_rekeying(now, *id);
         }
-        for (id, plan) in due {
-            match plan {
-                Plan::Retry { at } if at <= now => self.connect(now, id),
-                Plan::Resolving { until } if until <= now => self.on_resolved(now, id, None),
-                Plan::Retry { .. } | Plan::Resolving { .. } => {}
-                Plan::Rest | Plan::Attempt | Plan::GivenUp => {}
+        for (id, connect_state) in due {
+            match connect_state {
+                ConnectState::Retry { at } if at <= now => self.connect(now, id),
+                ConnectState::Resolving { until } if until <= now => {
+                    self.on_resolved(now, id, None)
+                }
+                ConnectState::Retry { .. } | ConnectState::Resolving { .. } => {}
+                ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => {}
             }
         }
         self.tend(now);
     }
 
-    fn try_rekeying(&mut self, now: Time, id: TunnelId) {
-        let trial = self.tunnels.get_mut(&id).map(|tunnel| &mut tunnel.test);
-        if let Some(trial) = trial.filter(|trial| trial.due() <= now)
-            && let Some(what) = trial.on_due(now)
+    fn check_rekeying(&mut self, now: Time, id: TunnelId) {
+        let check = self
+            .tunnels
+            .get_mut(&id)
+            .map(|tunnel| &mut tunnel.rekey_check);
+        if let Some(check) = check.filter(|check| check.due() <= now)
+            && let Some(what) = check.on_due(now)
         {
             self.rekey(now, id, what);
         }
@@ -68,14 +73,14 @@ impl Endpoint {
         let jitter = self.jitter();
         match sa {
             Sa::InitSent(mut sent) => {
-                let (tunnel, remote) = (sent.place.tunnel, sent.place.remote);
-                match sent.ladder.step(now, jitter) {
+                let (tunnel, remote) = (sent.conn.tunnel, sent.conn.remote);
+                match sent.retransmit.step(now, jitter) {
                     Step::Wait => {
                         self.sas.insert(own, Sa::InitSent(sent));
                     }
                     Step::Again(transmits) => {
                         self.out.transmits.extend(transmits);
-                        let copies = sent.ladder.sent();
+                        let copies = sent.retransmit.sent();
                         self.sas.insert(own, Sa::InitSent(sent));
                         if copies == limits::COPIES_BEFORE_NEWS {
                             self.note(tunnel, limits::silent_at_init(now, remote));
@@ -90,14 +95,14 @@ impl Endpoint {
                 }
             }
             Sa::IntermediateSent(mut sent) => {
-                let (tunnel, remote) = (sent.keyed.place.tunnel, sent.keyed.place.remote);
-                match sent.ladder.step(now, jitter) {
+                let (tunnel, remote) = (sent.init.conn.tunnel, sent.init.conn.remote);
+                match sent.retransmit.step(now, jitter) {
                     Step::Wait => {
                         self.sas.insert(own, Sa::IntermediateSent(sent));
                     }
                     Step::Again(transmits) => {
                         self.out.transmits.extend(transmits);
-                        let copies = sent.ladder.sent();
+                        let copies = sent.retransmit.sent();
                         self.sas.insert(own, Sa::IntermediateSent(sent));
                         if copies == limits::COPIES_BEFORE_NEWS {
                             self.note_unless_up(
@@ -112,14 +117,14 @@ impl Endpoint {
                 }
             }
             Sa::AuthSent(mut sent) => {
-                let (tunnel, remote) = (sent.keyed.place.tunnel, sent.keyed.place.remote);
-                match sent.ladder.step(now, jitter) {
+                let (tunnel, remote) = (sent.init.conn.tunnel, sent.init.conn.remote);
+                match sent.retransmit.step(now, jitter) {
                     Step::Wait => {
                         self.sas.insert(own, Sa::AuthSent(sent));
                     }
                     Step::Again(transmits) => {
                         self.out.transmits.extend(transmits);
-                        let (copies, purpose) = (sent.ladder.sent(), sent.purpose);
+                        let (copies, purpose) = (sent.retransmit.sent(), sent.purpose);
                         self.sas.insert(own, Sa::AuthSent(sent));
                         if copies == limits::COPIES_BEFORE_NEWS && purpose == Purpose::Serve {
                             self.note_unless_up(tunnel, limits::silent_at_auth(now, remote));
@@ -132,17 +137,17 @@ impl Endpoint {
                 }
             }
             Sa::HalfOpen(half_open) => {
-                let place = &half_open.keyed.place;
+                let conn = &half_open.init.conn;
                 if now < half_open.expires {
                     self.sas.insert(own, Sa::HalfOpen(half_open));
                 } else {
-                    let failure = limits::silent_after_init(now, place.remote);
-                    self.note_unless_up(place.tunnel, failure);
+                    let failure = limits::silent_after_init(now, conn.remote);
+                    self.note_unless_up(conn.tunnel, failure);
                 }
             }
-            Sa::Remnant(remnant) => {
-                if now < remnant.expires {
-                    self.sas.insert(own, Sa::Remnant(remnant));
+            Sa::LastResponse(last_response) => {
+                if now < last_response.expires {
+                    self.sas.insert(own, Sa::LastResponse(last_response));
                 }
             }
             Sa::Established(sa) => self.step(now, own, sa, IkeSa::on_timeout),

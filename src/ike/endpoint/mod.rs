@@ -4,7 +4,7 @@ mod attempt;
 mod command;
 mod datagram;
 mod due;
-mod rivals;
+mod duplicate_sa;
 mod sas;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +13,15 @@ use std::sync::Arc;
 use self::sas::Sas;
 use super::cookie::Cookies;
 use super::event::{Event, Transmit, View};
-use super::handshake::{AuthSent, Context, HalfOpen, InitSent, IntermediateSent, Output, Remnant};
+use super::handshake::{
+    AuthSent, Context, HalfOpen, InitSent, IntermediateSent, LastResponse, Output,
+};
 use super::limits::Bucket;
-use super::refused::Refused;
 use super::sa::IkeSa;
 use super::settings::{Settings, Start, TunnelId};
 use super::timers::earliest;
-use super::tunnel::{Plan, Tunnel};
+use super::tunnel::{ConnectState, Tunnel};
+use super::unauthenticated::DropClass;
 use crate::crypto::Generator;
 use crate::net::{Time, TunnelState};
 use crate::wire::IkeSpi;
@@ -44,7 +46,7 @@ enum Sa {
     AuthSent(Box<AuthSent>),
     HalfOpen(Box<HalfOpen>),
     Established(Box<IkeSa>),
-    Remnant(Box<Remnant>),
+    LastResponse(Box<LastResponse>),
 }
 
 impl Endpoint {
@@ -64,7 +66,7 @@ impl Endpoint {
     pub fn add_tunnel(&mut self, now: Time, id: TunnelId, settings: Settings) {
         let mut tunnel = Tunnel::new(Arc::new(settings), now);
         match tunnel.settings.start {
-            Start::Auto => tunnel.plan = Plan::Retry { at: now },
+            Start::Auto => tunnel.connect_state = ConnectState::Retry { at: now },
             Start::Trap | Start::Add => {}
         }
         self.tunnels.insert(id, tunnel);
@@ -106,7 +108,9 @@ impl Endpoint {
         !self.sas.values().any(|sa| match sa {
             // What an IKE_AUTH has brought about at the peer is closed when its answer comes.
             Sa::Established(_) | Sa::AuthSent(_) => true,
-            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::LastResponse(_) => {
+                false
+            }
         })
     }
 
@@ -131,14 +135,14 @@ impl Endpoint {
             ike: sa.map(IkeSa::view),
             child: sa.and_then(IkeSa::child_view),
             rekeys: tunnel.rekeys,
-            rekey_check: tunnel.test.known(),
+            rekey_check: tunnel.rekey_check.known(),
             last_failure: tunnel.last_failure.clone(),
         })
     }
 
     /// How many messages of people who had proved nothing came to nothing since the start, by class.
-    pub fn refused(&self) -> impl Iterator<Item = (Refused, u64)> + '_ {
-        self.out.refused.counts()
+    pub fn drop_counts(&self) -> impl Iterator<Item = (DropClass, u64)> + '_ {
+        self.out.drops.counts()
     }
 
     /// The open IKE SAs of a tunnel.
@@ -150,7 +154,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => None,
+            | Sa::LastResponse(_) => None,
         })
     }
 
@@ -167,7 +171,7 @@ impl Endpoint {
             | Sa::IntermediateSent(_)
             | Sa::AuthSent(_)
             | Sa::HalfOpen(_)
-            | Sa::Remnant(_) => None,
+            | Sa::LastResponse(_) => None,
         })
     }
 
@@ -187,7 +191,7 @@ impl Endpoint {
                 | Sa::IntermediateSent(_)
                 | Sa::AuthSent(_)
                 | Sa::HalfOpen(_)
-                | Sa::Remnant(_) => None,
+                | Sa::LastResponse(_) => None,
             })
             .collect();
         for (id, tunnel) in &mut self.tunnels {
@@ -197,10 +201,10 @@ impl Endpoint {
                 match state {
                     TunnelState::Up => {
                         let [jitter] = self.rng.bytes();
-                        tunnel.test.on_up(now, jitter);
+                        tunnel.rekey_check.on_up(now, jitter);
                     }
                     TunnelState::Down | TunnelState::Connecting | TunnelState::Failed => {
-                        tunnel.test.on_down()
+                        tunnel.rekey_check.on_down()
                     }
                 }
             }
@@ -237,19 +241,19 @@ fn has_child(sas: &Sas, spi_in: u32) -> bool {
     sas.values().any(|sa| match sa {
         Sa::Established(sa) => sa.has_child(spi_in),
         Sa::AuthSent(sent) => sent.spi_in == spi_in,
-        Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::Remnant(_) => false,
+        Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::LastResponse(_) => false,
     })
 }
 
 impl Sa {
     fn next_timer(&self) -> Time {
         match self {
-            Sa::InitSent(sent) => sent.ladder.due(),
-            Sa::IntermediateSent(sent) => sent.ladder.due(),
-            Sa::AuthSent(sent) => sent.ladder.due(),
+            Sa::InitSent(sent) => sent.retransmit.due(),
+            Sa::IntermediateSent(sent) => sent.retransmit.due(),
+            Sa::AuthSent(sent) => sent.retransmit.due(),
             Sa::HalfOpen(half_open) => half_open.expires,
             Sa::Established(sa) => sa.next_timer(),
-            Sa::Remnant(remnant) => remnant.expires,
+            Sa::LastResponse(last_response) => last_response.expires,
         }
     }
 }

@@ -13,8 +13,8 @@ use std::collections::btree_map::{Iter, Values, ValuesMut};
 use std::net::SocketAddr;
 
 use super::Sa;
-use crate::ike::census::{Census, Source};
 use crate::ike::event::Role;
+use crate::ike::half_open::{HalfOpenTable, Source};
 use crate::ike::settings::TunnelId;
 use crate::wire::IkeSpi;
 
@@ -31,7 +31,7 @@ struct Index {
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSpi>,
     begun_by_peers: Counts<IkeSpi>,
     standing: Counts<TunnelId>,
-    census: Census,
+    half_open_table: HalfOpenTable,
 }
 
 /// How many there are of each; nothing for those of which there are none.
@@ -100,25 +100,25 @@ impl Sas {
     }
 
     /// Those that are half-open, counted.
-    pub fn census(&self) -> &Census {
-        &self.index.census
+    pub fn half_open_table(&self) -> &HalfOpenTable {
+        &self.index.half_open_table
     }
 
     /// Under load those who came before are awaited no longer than those who come now.
     pub fn hurry(&mut self) {
-        let census = &self.index.census;
+        let half_open_table = &self.index.half_open_table;
         for sa in self.all.values_mut() {
             match sa {
                 Sa::HalfOpen(half_open) => {
-                    let place = &half_open.keyed.place;
-                    let life = census.life(place.remote.ip().into());
-                    half_open.expires = half_open.expires.min(place.started + life);
+                    let conn = &half_open.init.conn;
+                    let life = half_open_table.life(conn.remote.ip().into());
+                    half_open.expires = half_open.expires.min(conn.started + life);
                 }
                 Sa::InitSent(_)
                 | Sa::IntermediateSent(_)
                 | Sa::AuthSent(_)
                 | Sa::Established(_)
-                | Sa::Remnant(_) => {}
+                | Sa::LastResponse(_) => {}
             }
         }
     }
@@ -137,10 +137,10 @@ impl Index {
     fn enter(&mut self, own: IkeSpi, sa: &Sa) {
         match sa {
             Sa::HalfOpen(half_open) => {
-                let (remote, spi_i) = (half_open.keyed.place.remote, half_open.keyed.spi_i);
+                let (remote, spi_i) = (half_open.init.conn.remote, half_open.init.spi_i);
                 self.half_open.insert((remote, spi_i), own);
-                self.census
-                    .enter(Source::from(remote.ip()), half_open.proof);
+                self.half_open_table
+                    .enter(Source::from(remote.ip()), half_open.routability);
             }
             Sa::Established(sa) => {
                 if sa.role() == Role::Responder {
@@ -148,17 +148,17 @@ impl Index {
                 }
                 self.standing.add(sa.tunnel());
             }
-            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
     }
 
     fn leave(&mut self, sa: &Sa) {
         match sa {
             Sa::HalfOpen(half_open) => {
-                let (remote, spi_i) = (half_open.keyed.place.remote, half_open.keyed.spi_i);
+                let (remote, spi_i) = (half_open.init.conn.remote, half_open.init.spi_i);
                 self.half_open.remove(&(remote, spi_i));
-                self.census
-                    .leave(Source::from(remote.ip()), half_open.proof);
+                self.half_open_table
+                    .leave(Source::from(remote.ip()), half_open.routability);
             }
             Sa::Established(sa) => {
                 if sa.role() == Role::Responder {
@@ -166,7 +166,7 @@ impl Index {
                 }
                 self.standing.take(sa.tunnel());
             }
-            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::Remnant(_) => {}
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
     }
 }

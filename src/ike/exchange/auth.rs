@@ -11,21 +11,23 @@
 
 use crate::crypto::EspSuite;
 use crate::ike::children::{self, ChildSa, Standing};
-use crate::ike::error::{self, Error, Incompatible, Stage};
+use crate::ike::closest_proposal;
+use crate::ike::error::{self, Error, HandshakeStage, Incompatible};
 use crate::ike::event::{Datagram, Role};
 use crate::ike::exchange::create_child::part_of;
 use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
 use crate::ike::exchange::proof;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{AuthSent, Context, HalfOpen, Keyed, Purpose, Remnant, id_payload};
-use crate::ike::nearest;
+use crate::ike::handshake::{
+    AuthSent, Context, HalfOpen, InitResult, LastResponse, Purpose, id_payload,
+};
+use crate::ike::key_schedule::ChildSeed;
+use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::negotiate::{self, Pfs};
-use crate::ike::pieces::{Parcel, Pieces};
+use crate::ike::out_message::{Datagrams, SentMessage};
 use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::IkeSa;
-use crate::ike::schedule::ChildSeed;
-use crate::ike::shape::{AuthAnswer, AuthRequest, ChildAnswer};
 use crate::ike::window::{Mark, Received};
 use crate::net::{EspTransport, Policy, narrow};
 use crate::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
@@ -52,7 +54,7 @@ pub enum Concluded {
         initial_contact: bool,
     },
     /// The peer knows an IKE SA that we do not want: it must be told.
-    Disowned {
+    Rejected {
         /// To be closed with the notification that says why.
         sa: Box<IkeSa>,
         /// Why.
@@ -65,20 +67,20 @@ pub enum Concluded {
         /// Why.
         failure: Failure,
         /// What is left.
-        remnant: Option<Box<Remnant>>,
+        last_response: Option<Box<LastResponse>>,
     },
 }
 
 /// Sends IKE_AUTH.
 pub fn begin(
-    mut keyed: Keyed,
+    mut init: InitResult,
     spi_in: u32,
     contact: InitialContact,
     cx: &mut Context<'_>,
 ) -> Option<AuthSent> {
-    let settings = keyed.place.settings.clone();
+    let settings = init.conn.settings.clone();
     let id = id_payload(&settings.id);
-    let mut payloads = proof::introduce(&keyed, &id);
+    let mut payloads = proof::initiator_auth_payloads(&init, &id);
     match contact {
         InitialContact::Send => payloads.push(Payload::Notify(Notify::new(
             NotifyType::INITIAL_CONTACT,
@@ -99,26 +101,26 @@ pub fn begin(
         version: false,
     };
     let header = Header::new(
-        keyed.spi_i,
-        keyed.spi_r,
+        init.spi_i,
+        init.spi_r,
         ExchangeType::IKE_AUTH,
         flags,
-        keyed.intermediates.auth_id(),
+        init.intermediates.auth_id(),
     );
-    let (header, payloads) = cx.shape(header, payloads);
-    let parcel = Parcel {
-        local: keyed.place.local,
-        remote: keyed.place.remote,
-        pieces: keyed.protector.seal(header, &payloads)?,
+    let (header, payloads) = cx.impaired(header, payloads);
+    let message = SentMessage {
+        local: init.conn.local,
+        remote: init.conn.remote,
+        datagrams: init.protector.seal(header, &payloads)?,
     };
-    cx.out.transmits.extend(parcel.transmits());
+    cx.out.transmits.extend(message.transmits());
     let jitter = cx.jitter();
-    let ladder = Retransmit::new(cx.now, parcel, HANDSHAKE_PATIENCE, jitter);
+    let retransmit = Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter);
     Some(AuthSent {
-        keyed,
+        init,
         purpose: Purpose::Serve,
         spi_in,
-        ladder,
+        retransmit,
     })
 }
 
@@ -134,16 +136,16 @@ pub enum Progress {
 impl AuthSent {
     /// Takes an answer.
     pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
-        let Opened { payloads, .. } = match self.keyed.protector.open(message) {
+        let Opened { payloads, .. } = match self.init.protector.open(message) {
             Ok(opened) => opened,
             Err(why) => {
-                cx.unopened(why);
+                cx.count_unopened(why);
                 return Progress::Waiting(Box::new(self));
             }
         };
         let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
         let AuthSent {
-            mut keyed, spi_in, ..
+            mut init, spi_in, ..
         } = self;
         Progress::Concluded(match answer {
             Ok(AuthAnswer::Proved {
@@ -151,35 +153,39 @@ impl AuthSent {
                 auth,
                 ppk,
                 child,
-            }) => match proof::check_responder(&mut keyed, &id, &auth, ppk) {
-                Ok(()) => proved(keyed, spi_in, child, cx),
-                Err(error) => disown(keyed, &error, cx),
+            }) => match proof::check_responder(&mut init, &id, &auth, ppk) {
+                Ok(()) => proved(init, spi_in, child, cx),
+                Err(error) => reject(init, &error, cx),
             },
             Ok(AuthAnswer::Refused(notify)) => Concluded::Failed {
-                failure: error::refused(cx.now, &notify, &ours(&keyed.place.settings, Stage::Auth)),
-                remnant: None,
+                failure: error::refused(
+                    cx.now,
+                    &notify,
+                    &ours(&init.conn.settings, HandshakeStage::Auth),
+                ),
+                last_response: None,
             },
-            Err(error) => disown(keyed, &error, cx),
+            Err(error) => reject(init, &error, cx),
         })
     }
 }
 
 /// The peer takes the IKE SA to be established; we do not want it, and say so (RFC 7296 §2.21.2).
-fn disown(keyed: Keyed, error: &Error, cx: &mut Context<'_>) -> Concluded {
-    Concluded::Disowned {
-        sa: Box::new(IkeSa::establish(keyed, None, cx)),
+fn reject(init: InitResult, error: &Error, cx: &mut Context<'_>) -> Concluded {
+    Concluded::Rejected {
+        sa: Box::new(IkeSa::establish(init, None, cx)),
         failure: error.failure(cx.now),
         notify: error.notify(),
     }
 }
 
 fn proved(
-    keyed: Keyed,
+    init: InitResult,
     spi_in: u32,
     child: Result<ChildAnswer, Notify>,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let settings = keyed.place.settings.clone();
+    let settings = init.conn.settings.clone();
     let agreed = match child {
         Ok(answer) => accept_child(&answer, &settings.policy)
             .ok_or(Error::Misbehaved(
@@ -196,18 +202,18 @@ fn proved(
         Err(notify) => Err(error::refused(
             cx.now,
             &notify,
-            &ours(&settings, Stage::Auth),
+            &ours(&settings, HandshakeStage::Auth),
         )),
     };
     let (child, failure) = match agreed {
         Ok((suite, spi_out, policy)) => (
-            Some(make_child(&keyed, suite, (spi_in, spi_out), policy, cx)),
+            Some(make_child(&init, suite, (spi_in, spi_out), policy, cx)),
             None,
         ),
         Err(failure) => (None, Some(failure)),
     };
     Concluded::Established {
-        sa: Box::new(IkeSa::establish(keyed, child, cx)),
+        sa: Box::new(IkeSa::establish(init, child, cx)),
         failure,
         initial_contact: false,
     }
@@ -222,29 +228,29 @@ fn accept_child(answer: &ChildAnswer, offered: &Policy) -> Option<Policy> {
 }
 
 fn make_child(
-    keyed: &Keyed,
+    init: &InitResult,
     suite: EspSuite,
     spis: (u32, u32),
     policy: Policy,
     cx: &mut Context<'_>,
 ) -> ChildSa {
     let seed = ChildSeed {
-        prf: keyed.suite.prf,
-        derive: &keyed.keys.derive,
+        prf: init.suite.prf,
+        derive: &init.keys.derive,
         shared: None,
         additional: None,
-        nonces: &keyed.nonces,
+        nonces: &init.nonces,
     };
-    let (keys_out, keys_in) = seed.keys(suite, keyed.role);
+    let (keys_out, keys_in) = seed.keys(suite, init.role);
     let (spi_in, spi_out) = spis;
-    let lifetime = keyed.place.settings.child_lifetime;
-    let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
+    let lifetime = init.conn.settings.child_lifetime;
+    let (soft_expiry, renew_at) = children::rekey_schedule(cx.now, lifetime, cx.jitter());
     ChildSa {
         spi_in,
         spi_out,
         suite,
         policy,
-        role: keyed.role,
+        role: init.role,
         soft_expiry,
         rekey_at: Some(soft_expiry),
         renew_at,
@@ -254,7 +260,7 @@ fn make_child(
         keys_out,
         iv_key: cx.rng.bytes(),
         standing: Standing::Working,
-        known: keyed.role == Role::Initiator,
+        known: init.role == Role::Initiator,
     }
 }
 
@@ -267,65 +273,65 @@ impl HalfOpen {
         spi_in: u32,
         cx: &mut Context<'_>,
     ) -> Result<Concluded, Box<HalfOpen>> {
-        let Opened { mark, payloads, .. } = match self.keyed.protector.open(message) {
+        let Opened { mark, payloads, .. } = match self.init.protector.open(message) {
             Ok(opened) => opened,
             Err(why) => {
-                cx.unopened(why);
+                cx.count_unopened(why);
                 return Err(Box::new(self));
             }
         };
         let request = payloads.map_err(Error::from).and_then(AuthRequest::read);
         // RFC 7296 §2.23: the initiator may have moved to port 4500, and a NAT may have chosen other ports for that.
-        self.keyed.place.local = datagram.local;
-        self.keyed.place.remote = datagram.remote;
+        self.init.conn.local = datagram.local;
+        self.init.conn.remote = datagram.remote;
         let request = request.and_then(|request| {
-            proof::check_initiator(&mut self.keyed, &request)?;
+            proof::check_initiator(&mut self.init, &request)?;
             Ok(request)
         });
         Ok(match request {
-            Ok(request) => believed(self.keyed, &request, mark, datagram, spi_in, cx),
-            Err(error) => refuse(self.keyed, &error, mark, datagram, cx),
+            Ok(request) => authenticated(self.init, &request, mark, datagram, spi_in, cx),
+            Err(error) => refuse(self.init, &error, mark, datagram, cx),
         })
     }
 }
 
 fn refuse(
-    mut keyed: Keyed,
+    mut init: InitResult,
     error: &Error,
     mark: Mark,
     datagram: Datagram<'_>,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let mut received = Received::starting_at(keyed.intermediates.auth_id().0);
-    let (header, payloads) = cx.shape(
-        response_header(&keyed),
+    let mut received = Received::starting_at(init.intermediates.auth_id().0);
+    let (header, payloads) = cx.impaired(
+        response_header(&init),
         vec![Payload::Notify(error.notify())],
     );
-    if let Some(response) = keyed.protector.seal(header, &payloads) {
+    if let Some(response) = init.protector.seal(header, &payloads) {
         answer(response, &mut received, mark, datagram, cx);
     }
     Concluded::Failed {
         failure: error.failure(cx.now),
-        remnant: Some(Box::new(Remnant::new(received, cx.now))),
+        last_response: Some(Box::new(LastResponse::new(received, cx.now))),
     }
 }
 
-fn believed(
-    mut keyed: Keyed,
+fn authenticated(
+    mut init: InitResult,
     request: &AuthRequest,
     mark: Mark,
     datagram: Datagram<'_>,
     spi_in: u32,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let id = id_payload(&keyed.place.settings.id);
-    let mut payloads = proof::introduce_back(&keyed, &id);
-    let (child, failure) = match choose_child(&keyed, request, datagram) {
+    let id = id_payload(&init.conn.settings.id);
+    let mut payloads = proof::responder_auth_payloads(&init, &id);
+    let (child, failure) = match choose_child(&init, request, datagram) {
         Ok((chosen, spi_out, policy)) => {
             payloads.push(Payload::Sa(negotiate::answer_esp(&chosen, spi_in)));
             payloads.push(Payload::TsI(policy.remote.clone().into()));
             payloads.push(Payload::TsR(policy.local.clone().into()));
-            let child = make_child(&keyed, chosen.suite, (spi_in, spi_out), policy, cx);
+            let child = make_child(&init, chosen.suite, (spi_in, spi_out), policy, cx);
             (Some(child), None)
         }
         Err(error) => {
@@ -333,12 +339,12 @@ fn believed(
             (None, Some(error.failure(cx.now)))
         }
     };
-    let (header, payloads) = cx.shape(response_header(&keyed), payloads);
-    let Some(response) = keyed.protector.seal(header, &payloads) else {
+    let (header, payloads) = cx.impaired(response_header(&init), payloads);
+    let Some(response) = init.protector.seal(header, &payloads) else {
         let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
-        return refuse(keyed, &error, mark, datagram, cx);
+        return refuse(init, &error, mark, datagram, cx);
     };
-    let mut sa = IkeSa::establish(keyed, child, cx);
+    let mut sa = IkeSa::establish(init, child, cx);
     answer(response, sa.received_mut(), mark, datagram, cx);
     Concluded::Established {
         sa: Box::new(sa),
@@ -350,12 +356,12 @@ fn believed(
 type ChosenChild = (negotiate::Chosen<EspSuite>, u32, Policy);
 
 fn choose_child(
-    keyed: &Keyed,
+    init: &InitResult,
     request: &AuthRequest,
     datagram: Datagram<'_>,
 ) -> Result<ChosenChild, Error> {
-    let settings = &keyed.place.settings;
-    match keyed.transport {
+    let settings = &init.conn.settings;
+    match init.transport {
         // A peer that saw the NAT, real or forced, and stays on port 500 could not receive what we send.
         EspTransport::Udp if datagram.local.port() != NAT_PORT => {
             return Err(Error::Incompatible(Incompatible::NatTraversal));
@@ -366,7 +372,7 @@ fn choose_child(
         Error::Incompatible(Incompatible::Esp {
             theirs: negotiate::words_of_all(&request.sa, 8),
             ours: join(settings.esp.iter()),
-            nearest: nearest::esp(&settings.esp, &request.sa),
+            closest: closest_proposal::esp(&settings.esp, &request.sa),
         })
     };
     let chosen =
@@ -385,24 +391,24 @@ fn choose_child(
     Ok((chosen, spi_out, policy))
 }
 
-fn response_header(keyed: &Keyed) -> Header {
+fn response_header(init: &InitResult) -> Header {
     let flags = Flags {
         initiator: false,
         response: true,
         version: false,
     };
     Header::new(
-        keyed.spi_i,
-        keyed.spi_r,
+        init.spi_i,
+        init.spi_r,
         ExchangeType::IKE_AUTH,
         flags,
-        keyed.intermediates.auth_id(),
+        init.intermediates.auth_id(),
     )
 }
 
 /// Sends a response where its request came from, and keeps it for repetitions.
 fn answer(
-    response: Pieces,
+    response: Datagrams,
     received: &mut Received,
     mark: Mark,
     datagram: Datagram<'_>,

@@ -14,16 +14,16 @@
 
 use crate::crypto::{EspSuite, Generator, Group, KeyExchange, Prf, Secret};
 use crate::ike::children::{self, ChildSa, Standing};
+use crate::ike::closest_proposal;
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::Role;
 use crate::ike::exchange::followup;
 use crate::ike::exchange::init::{NONCE_LEN, join, public_value, selectors};
 use crate::ike::handshake::Context;
-use crate::ike::nearest;
+use crate::ike::key_schedule::{ChildSeed, Nonces};
+use crate::ike::messages::{ChildRequest, Renewal};
 use crate::ike::negotiate::{self, Pfs};
-use crate::ike::schedule::{ChildSeed, Nonces};
 use crate::ike::settings::Settings;
-use crate::ike::shape::{ChildRequest, Renewal};
 use crate::net::{Policy, Selector, narrow};
 use crate::wire::{Ke, Notify, NotifyType, Payload, TrafficSelectors};
 
@@ -46,7 +46,7 @@ pub struct Asked {
     /// The SPI at our end of the one it makes.
     pub spi_in: u32,
     /// What the peer made meanwhile, beginning from the same Child SA.
-    pub rival: Option<Rival>,
+    pub colliding: Option<CollidingChild>,
     /// The group is the peer's wish already.
     obliging: bool,
     /// The additional key exchange that completes it, once that is under way.
@@ -57,7 +57,7 @@ pub struct Asked {
 
 /// A Child SA of the peer's exchange that crosses ours.
 #[derive(Debug)]
-pub struct Rival {
+pub struct CollidingChild {
     /// Its SPI at our end.
     pub spi_in: u32,
     /// The nonces of its exchange.
@@ -90,7 +90,7 @@ impl Asked {
         Asked {
             old,
             spi_in,
-            rival: None,
+            colliding: None,
             obliging,
             followup: None,
             nonce,
@@ -301,7 +301,7 @@ impl Agreed {
         };
         let (keys_out, keys_in) = seed.keys(self.suite, self.role);
         let lifetime = parent.settings.child_lifetime;
-        let (soft_expiry, renew_at) = children::schedule(cx.now, lifetime, cx.jitter());
+        let (soft_expiry, renew_at) = children::rekey_schedule(cx.now, lifetime, cx.jitter());
         let (spi_in, spi_out) = self.spis;
         Made {
             child: ChildSa {
@@ -371,7 +371,7 @@ fn no_proposal(settings: &Settings, theirs: &Renewal) -> Error {
         Incompatible::Esp {
             theirs: words,
             ours,
-            nearest: nearest::esp(&settings.esp, &theirs.sa),
+            closest: closest_proposal::esp(&settings.esp, &theirs.sa),
         }
     })
 }

@@ -22,7 +22,7 @@ use crate::crypto::{Generator, Group, KeyExchange, Secret};
 use crate::ike::error::Error;
 use crate::ike::exchange::create_child::{answer_ke, invalid};
 use crate::ike::exchange::init::public_value;
-use crate::ike::shape::Followup;
+use crate::ike::messages::Followup;
 use crate::net::Time;
 use crate::wire::{Ke, Notify, NotifyType, Payload};
 

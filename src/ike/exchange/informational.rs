@@ -9,8 +9,8 @@
 use crate::ike::error::Error;
 use crate::ike::event::DownReason;
 use crate::ike::handshake::Context;
-use crate::ike::sa::{Fate, IkeSa, Job};
-use crate::ike::shape::Informational;
+use crate::ike::messages::Informational;
+use crate::ike::sa::{IkeSa, Job, SaOutcome};
 use crate::wire::{Delete, Notify, NotifyType, Payload, ProtocolId};
 
 /// The payloads of one of our requests.
@@ -45,9 +45,9 @@ pub fn is_fatal(payload: &Payload) -> bool {
 }
 
 /// What the answer to one of our requests means.
-pub fn on_response(job: &Job, payloads: &[Payload], closing: DownReason) -> Fate {
+pub fn on_response(job: &Job, payloads: &[Payload], closing: DownReason) -> SaOutcome {
     match job {
-        Job::DeleteIke(_) => Fate::Gone(closing),
+        Job::DeleteIke(_) => SaOutcome::Closed(closing),
         Job::Liveness
         | Job::InvalidSpi { .. }
         | Job::RekeyChild { .. }
@@ -55,9 +55,9 @@ pub fn on_response(job: &Job, payloads: &[Payload], closing: DownReason) -> Fate
         | Job::RekeyIke { .. }
         | Job::DeleteChild { .. } => {
             if payloads.iter().any(is_fatal) {
-                Fate::Gone(closing)
+                SaOutcome::Closed(closing)
             } else {
-                Fate::Lives
+                SaOutcome::Open
             }
         }
     }
@@ -68,7 +68,7 @@ pub fn respond(
     sa: &mut IkeSa,
     payloads: Vec<Payload>,
     cx: &mut Context<'_>,
-) -> (Vec<Payload>, Fate) {
+) -> (Vec<Payload>, SaOutcome) {
     let message = match Informational::read(payloads) {
         Ok(message) => message,
         Err(error) => return refuse(&error),
@@ -79,14 +79,14 @@ pub fn respond(
         .iter()
         .any(|notify| notify.kind == NotifyType::AUTHENTICATION_FAILED)
     {
-        return (Vec::new(), Fate::Gone(DownReason::PeerDisbelieves));
+        return (Vec::new(), SaOutcome::Closed(DownReason::PeerDisbelieves));
     }
     if message
         .deletes
         .iter()
         .any(|delete| delete.protocol == ProtocolId::IKE)
     {
-        return (Vec::new(), Fate::Gone(sa.on_ike_deleted(cx)));
+        return (Vec::new(), SaOutcome::Closed(sa.on_ike_deleted(cx)));
     }
     let named = |spi_out: u32| {
         message
@@ -107,15 +107,17 @@ pub fn respond(
     } else {
         vec![Payload::Delete(Delete::esp(gone))]
     };
-    (answer, Fate::Lives)
+    (answer, SaOutcome::Open)
 }
 
 /// Answers a request that authenticates but makes no sense. A broken message ends the SA (RFC 7296 §2.21.3); an unknown critical payload does not (§2.5).
-pub fn refuse(error: &Error) -> (Vec<Payload>, Fate) {
+pub fn refuse(error: &Error) -> (Vec<Payload>, SaOutcome) {
     let answer = vec![Payload::Notify(error.notify())];
-    let fate = match error {
-        Error::Malformed(_) | Error::Misbehaved(_) => Fate::Gone(DownReason::PeerDeleted),
-        Error::UnsupportedCritical(_) | Error::Incompatible(_) | Error::Denied(_) => Fate::Lives,
+    let outcome = match error {
+        Error::Malformed(_) | Error::Misbehaved(_) => SaOutcome::Closed(DownReason::PeerDeleted),
+        Error::UnsupportedCritical(_) | Error::Incompatible(_) | Error::Denied(_) => {
+            SaOutcome::Open
+        }
     };
-    (answer, fate)
+    (answer, outcome)
 }

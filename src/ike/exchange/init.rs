@@ -15,25 +15,27 @@ use std::time::Duration;
 
 use crate::crypto::{Group, KeResponse, KeyExchange};
 use crate::ike::authn::Intermediates;
-use crate::ike::census::Proof;
-use crate::ike::error::{self, Denied, Error, Incompatible, Ours, PpkFault, Stage};
+use crate::ike::closest_proposal;
+use crate::ike::error::{
+    self, Denied, Error, HandshakeStage, Incompatible, OfferSummary, PpkFault,
+};
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
+use crate::ike::half_open::ReturnRoutability;
 use crate::ike::handshake::{
-    Awaits, Context, HalfOpen, InitSent, Keyed, PeerKind, Place, VENDOR_ID,
+    Awaits, Connection, Context, HalfOpen, InitResult, InitSent, PeerKind, VENDOR_ID,
 };
+use crate::ike::key_schedule::{IkeKeys, Nonces};
+use crate::ike::messages::{Init, InitAnswer};
 use crate::ike::nat;
-use crate::ike::nearest;
 use crate::ike::negotiate;
 use crate::ike::offer::without_additional;
-use crate::ike::pieces::{Fragmentation, Parcel, Pieces, Sizes};
+use crate::ike::out_message::{Datagrams, FragmentSizes, Fragmentation, SentMessage};
 use crate::ike::ppk::PpkUse;
 use crate::ike::protect::Protector;
-use crate::ike::refused::Refused;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
-use crate::ike::schedule::{IkeKeys, Nonces};
 use crate::ike::settings::{Encapsulation, Ppk, Settings};
-use crate::ike::shape::{Init, InitAnswer};
+use crate::ike::unauthenticated::DropClass;
 use crate::ike::window::Received;
 use crate::net::{EspTransport, Time};
 use crate::wire::{
@@ -73,30 +75,30 @@ pub enum Progress {
     /// Still waiting for an answer.
     Waiting(Box<InitSent>),
     /// The shared secret is known: IKE_AUTH comes next.
-    Keyed(Box<Keyed>),
+    Done(Box<InitResult>),
     /// This attempt is over.
     Failed(Failure),
 }
 
 impl InitSent {
     /// Begins: sends the first message.
-    pub fn begin(place: Place, spi_i: IkeSpi, cx: &mut Context<'_>) -> Option<InitSent> {
-        let group = place.settings.ike.first()?.groups.first()?;
+    pub fn begin(conn: Connection, spi_i: IkeSpi, cx: &mut Context<'_>) -> Option<InitSent> {
+        let group = conn.settings.ike.first()?.groups.first()?;
         let ke = KeyExchange::generate(group, cx.rng);
         let mut nonce = vec![0; NONCE_LEN];
         cx.rng.fill(&mut nonce);
         let nat = nat::notifies(
             spi_i,
             IkeSpi::ZERO,
-            place.local,
-            place.remote,
-            place.settings.encapsulation,
+            conn.local,
+            conn.remote,
+            conn.settings.encapsulation,
             cx.rng,
         );
-        let message = request(&place, spi_i, &ke, &nonce, &nat, None, cx)?;
-        let ladder = send(&place, &message, cx);
+        let message = request(&conn, spi_i, &ke, &nonce, &nat, None, cx)?;
+        let retransmit = send(&conn, &message, cx);
         Some(InitSent {
-            place,
+            conn,
             spi_i,
             ke,
             nonce,
@@ -105,7 +107,7 @@ impl InitSent {
             cookie: None,
             restarts: 0,
             refusal: None,
-            ladder,
+            retransmit,
         })
     }
 
@@ -119,7 +121,7 @@ impl InitSent {
         }
         let cookie = self.cookie.as_deref();
         let Some(message) = request(
-            &self.place,
+            &self.conn,
             self.spi_i,
             &self.ke,
             &self.nonce,
@@ -129,7 +131,7 @@ impl InitSent {
         ) else {
             return Progress::Waiting(Box::new(self));
         };
-        self.ladder = send(&self.place, &message, cx);
+        self.retransmit = send(&self.conn, &message, cx);
         self.message = message;
         Progress::Waiting(Box::new(self))
     }
@@ -142,7 +144,7 @@ impl InitSent {
         cx: &mut Context<'_>,
     ) -> Progress {
         let Ok(answer) = InitAnswer::read(message.clear.clone()) else {
-            cx.refuse(Refused::Malformed);
+            cx.count_drop(DropClass::Malformed);
             return Progress::Waiting(Box::new(self));
         };
         match answer {
@@ -170,7 +172,7 @@ impl InitSent {
 
     /// A group the peer may ask for: one we offered and have not tried just now.
     fn offered(&self, wanted: u16) -> Option<&'static Group> {
-        self.place
+        self.conn
             .settings
             .ike
             .iter()
@@ -180,7 +182,11 @@ impl InitSent {
     }
 
     fn refused(self, notify: &Notify, now: Time) -> Progress {
-        let failure = error::refused(now, notify, &ours(&self.place.settings, Stage::Init));
+        let failure = error::refused(
+            now,
+            notify,
+            &ours(&self.conn.settings, HandshakeStage::Init),
+        );
         self.doubted(failure)
     }
 
@@ -188,7 +194,7 @@ impl InitSent {
     fn doubted(mut self, failure: Failure) -> Progress {
         let now = failure.at;
         self.refusal.get_or_insert(failure);
-        self.ladder.expect_end_by(now + FORGERY_GRACE);
+        self.retransmit.expect_end_by(now + FORGERY_GRACE);
         Progress::Waiting(Box::new(self))
     }
 
@@ -199,7 +205,7 @@ impl InitSent {
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
     ) -> Progress {
-        let settings = &self.place.settings;
+        let settings = &self.conn.settings;
         let misbehaved = |what| Error::Misbehaved(what).failure(cx.now);
         let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa).map(|chosen| chosen.suite)
         else {
@@ -235,15 +241,13 @@ impl InitSent {
         // The peer hashes the source address that it sees; if that is not the one we have hashed, it sees a NAT.
         let misnamed = match settings.encapsulation {
             Encapsulation::Udp => false,
-            Encapsulation::Auto | Encapsulation::Esp => {
-                self.place.local.ip() != datagram.local.ip()
-            }
+            Encapsulation::Auto | Encapsulation::Esp => self.conn.local.ip() != datagram.local.ip(),
         };
         let detected = detected.map(|seen| nat::Detected {
             us: seen.us || misnamed,
             ..seen
         });
-        let (detected, transport) = match nat::settle(detected, settings.encapsulation) {
+        let (detected, transport) = match nat::choose_transport(detected, settings.encapsulation) {
             Ok(settled) => settled,
             Err(what) => return self.doubted(Error::Incompatible(what).failure(cx.now)),
         };
@@ -264,18 +268,18 @@ impl InitSent {
                 Error::Misbehaved("its answer leads to keys of the wrong length").failure(cx.now),
             );
         };
-        let mut place = self.place;
-        place.local.set_ip(datagram.local.ip());
+        let mut conn = self.conn;
+        conn.local.set_ip(datagram.local.ip());
         match transport {
             EspTransport::Udp => {
-                place.local.set_port(NAT_PORT);
-                place.remote.set_port(NAT_PORT);
+                conn.local.set_port(NAT_PORT);
+                conn.remote.set_port(NAT_PORT);
             }
             // No NAT, no ports to keep open: IKE stays where it began (RFC 7296 §2.23).
             EspTransport::Esp => {}
         }
-        Progress::Keyed(Box::new(Keyed {
-            place,
+        Progress::Done(Box::new(InitResult {
+            conn,
             spi_i,
             spi_r,
             role: Role::Initiator,
@@ -294,19 +298,19 @@ impl InitSent {
     }
 }
 
-fn send(place: &Place, message: &[u8], cx: &mut Context<'_>) -> Retransmit {
-    let parcel = Parcel {
-        local: place.local,
-        remote: place.remote,
-        pieces: Pieces::whole(message.to_vec()),
+fn send(conn: &Connection, message: &[u8], cx: &mut Context<'_>) -> Retransmit {
+    let message = SentMessage {
+        local: conn.local,
+        remote: conn.remote,
+        datagrams: Datagrams::whole(message.to_vec()),
     };
-    cx.out.transmits.extend(parcel.transmits());
+    cx.out.transmits.extend(message.transmits());
     let jitter = cx.jitter();
-    Retransmit::new(cx.now, parcel, HANDSHAKE_PATIENCE, jitter)
+    Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter)
 }
 
 fn request(
-    place: &Place,
+    conn: &Connection,
     spi_i: IkeSpi,
     ke: &KeyExchange,
     nonce: &[u8],
@@ -314,7 +318,7 @@ fn request(
     cookie: Option<&[u8]>,
     cx: &Context<'_>,
 ) -> Option<Vec<u8>> {
-    let settings = &place.settings;
+    let settings = &conn.settings;
     let mut payloads = Vec::new();
     payloads.extend(
         cookie.map(|cookie| Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.to_vec()))),
@@ -335,7 +339,7 @@ fn request(
         FROM_INITIATOR,
         MessageId(0),
     );
-    let (header, payloads) = cx.shape(header, payloads);
+    let (header, payloads) = cx.impaired(header, payloads);
     Message::encode_clear(header, &payloads).ok()
 }
 
@@ -363,7 +367,7 @@ fn fragmentation(settings: &Settings, notifies: &[Notify], remote: SocketAddr) -
         .iter()
         .any(|notify| notify.kind == NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
     if supported {
-        Fragmentation::Agreed(Sizes::new(settings.fragment_size, remote.ip()))
+        Fragmentation::Agreed(FragmentSizes::new(settings.fragment_size, remote.ip()))
     } else {
         Fragmentation::Unsupported
     }
@@ -378,8 +382,8 @@ fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
 }
 
 /// What we ask a peer for, in words.
-pub fn ours(settings: &Settings, stage: Stage) -> Ours {
-    Ours {
+pub fn ours(settings: &Settings, stage: HandshakeStage) -> OfferSummary {
+    OfferSummary {
         stage,
         ike: join(settings.ike.iter()),
         esp: join(settings.esp.iter()),
@@ -423,24 +427,24 @@ pub enum Answered {
 
 /// Answers an IKE_SA_INIT request for a tunnel, and waits `patience` for IKE_AUTH.
 pub fn respond(
-    place: Place,
+    conn: Connection,
     spi_r: IkeSpi,
     message: &Message<'_>,
-    proof: Proof,
+    routability: ReturnRoutability,
     patience: Duration,
     cx: &mut Context<'_>,
 ) -> Answered {
     let spi_i = message.header.spi_i;
-    match try_respond(place, spi_r, message, cx) {
-        Ok(keyed) => Answered::HalfOpen(Box::new(HalfOpen {
-            awaits: keyed
+    match try_respond(conn, spi_r, message, cx) {
+        Ok(init) => Answered::HalfOpen(Box::new(HalfOpen {
+            awaits: init
                 .suite
                 .additional
                 .map_or(Awaits::Auth, Awaits::Intermediate),
             received: Received::starting_at(1),
             before: None,
-            keyed,
-            proof,
+            init,
+            routability,
             expires: cx.now + patience,
         })),
         // Being asked for another group is how a handshake may well begin (RFC 7296 §1.2): nothing to tell.
@@ -468,12 +472,12 @@ pub fn refuse(spi_i: IkeSpi, notify: Notify) -> Option<Vec<u8>> {
 }
 
 fn try_respond(
-    place: Place,
+    conn: Connection,
     spi_r: IkeSpi,
     message: &Message<'_>,
     cx: &mut Context<'_>,
-) -> Result<Keyed, Error> {
-    let settings = place.settings.clone();
+) -> Result<InitResult, Error> {
+    let settings = conn.settings.clone();
     let spi_i = message.header.spi_i;
     let mut init = Init::read(message.clear.clone())?;
     // RFC 7296 §3.3.1: the header names the SA, so what says another name beside it contradicts itself.
@@ -487,7 +491,7 @@ fn try_respond(
         Error::Incompatible(Incompatible::Ike {
             theirs: negotiate::words_of_all(&init.sa, 8),
             ours: join(settings.ike.iter()),
-            nearest: nearest::ike(&settings.ike, &init.sa),
+            closest: closest_proposal::ike(&settings.ike, &init.sa),
         })
     })?;
     let suite = chosen.suite;
@@ -500,11 +504,11 @@ fn try_respond(
         init.notifies.iter(),
         spi_i,
         IkeSpi::ZERO,
-        place.local,
-        place.remote,
+        conn.local,
+        conn.remote,
     );
     let (detected, transport) =
-        nat::settle(detected, settings.encapsulation).map_err(Error::Incompatible)?;
+        nat::choose_transport(detected, settings.encapsulation).map_err(Error::Incompatible)?;
     let KeResponse { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
     let mut nonce = vec![0; NONCE_LEN];
@@ -521,12 +525,12 @@ fn try_respond(
     payloads.extend(nat::notifies(
         spi_i,
         spi_r,
-        place.local,
-        place.remote,
+        conn.local,
+        conn.remote,
         settings.encapsulation,
         cx.rng,
     ));
-    let fragmentation = fragmentation(&settings, &init.notifies, place.remote);
+    let fragmentation = fragmentation(&settings, &init.notifies, conn.remote);
     match fragmentation {
         Fragmentation::Agreed(_) => {
             payloads.push(fact(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
@@ -549,7 +553,7 @@ fn try_respond(
         FROM_RESPONDER,
         MessageId(0),
     );
-    let (header, payloads) = cx.shape(header, payloads);
+    let (header, payloads) = cx.impaired(header, payloads);
     let response = Message::encode_clear(header, &payloads)
         .map_err(|long| Error::Malformed(long.to_string()))?;
 
@@ -566,8 +570,8 @@ fn try_respond(
         cx.rng,
     )
     .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
-    Ok(Keyed {
-        place,
+    Ok(InitResult {
+        conn,
         spi_i,
         spi_r,
         role: Role::Responder,

@@ -13,26 +13,28 @@
 //! A peer that sends something else than it should is refused for good. What merely did not get through is repeated, as ever.
 
 use crate::crypto::{Group, InvalidPublicValue, KeResponse, KeyExchange, Secret, WrongKeyLength};
-use crate::ike::error::{self, Error, Stage};
+use crate::ike::error::{self, Error, HandshakeStage};
 use crate::ike::event::Datagram;
 use crate::ike::exchange::init::{ours, public_value};
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{Awaits, Context, HalfOpen, IntermediateSent, Keyed, Remnant};
-use crate::ike::pieces::Parcel;
+use crate::ike::handshake::{
+    Awaits, Context, HalfOpen, InitResult, IntermediateSent, LastResponse,
+};
+use crate::ike::key_schedule::IkeKeys;
+use crate::ike::messages::{Intermediate, IntermediateAnswer};
+use crate::ike::out_message::SentMessage;
 use crate::ike::protect::{Opened, Protector};
-use crate::ike::refused::Refused;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
-use crate::ike::schedule::IkeKeys;
-use crate::ike::shape::{Intermediate, IntermediateAnswer};
+use crate::ike::unauthenticated::DropClass;
 use crate::ike::window::{Mark, Received, Request};
-use crate::wire::{ExchangeType, Flags, Header, Ke, Message, MessageId, Payload, bare};
+use crate::wire::{ExchangeType, Flags, Header, Ke, Message, MessageId, Payload, int_auth};
 
 /// It comes right after IKE_SA_INIT.
 const ID: MessageId = MessageId(1);
 
-fn header(keyed: &Keyed, flags: Flags) -> Header {
+fn header(init: &InitResult, flags: Flags) -> Header {
     let exchange = ExchangeType::IKE_INTERMEDIATE;
-    Header::new(keyed.spi_i, keyed.spi_r, exchange, flags, ID)
+    Header::new(init.spi_i, init.spi_r, exchange, flags, ID)
 }
 
 const REQUEST: Flags = Flags {
@@ -49,24 +51,24 @@ const RESPONSE: Flags = Flags {
 
 /// Sends our half of the additional key exchange.
 pub fn begin(
-    mut keyed: Keyed,
+    mut init: InitResult,
     method: &'static Group,
     cx: &mut Context<'_>,
 ) -> Option<IntermediateSent> {
     let ke = KeyExchange::generate(method, cx.rng);
-    let (header, payloads) = cx.shape(header(&keyed, REQUEST), vec![public_value(&ke)]);
-    let parcel = Parcel {
-        local: keyed.place.local,
-        remote: keyed.place.remote,
-        pieces: keyed.protector.seal(header, &payloads)?,
+    let (header, payloads) = cx.impaired(header(&init, REQUEST), vec![public_value(&ke)]);
+    let message = SentMessage {
+        local: init.conn.local,
+        remote: init.conn.remote,
+        datagrams: init.protector.seal(header, &payloads)?,
     };
-    cx.out.transmits.extend(parcel.transmits());
+    cx.out.transmits.extend(message.transmits());
     let jitter = cx.jitter();
     Some(IntermediateSent {
-        request: bare::ours(header, &payloads).ok()?,
+        request: int_auth::sent(header, &payloads).ok()?,
         ke,
-        ladder: Retransmit::new(cx.now, parcel, HANDSHAKE_PATIENCE, jitter),
-        keyed,
+        retransmit: Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter),
+        init,
     })
 }
 
@@ -76,7 +78,7 @@ pub enum Progress {
     /// Still waiting: the message was not the peer's answer, or not all of it.
     Waiting(Box<IntermediateSent>),
     /// The keys are new: IKE_AUTH comes next.
-    Keyed(Box<Keyed>),
+    Done(Box<InitResult>),
     /// This attempt is over.
     Failed(Failure),
 }
@@ -87,15 +89,17 @@ impl IntermediateSent {
         header.exchange == ExchangeType::IKE_INTERMEDIATE
             && header.flags.response
             && header.message_id == ID
-            && header.spi_r == self.keyed.spi_r
+            && header.spi_r == self.init.spi_r
     }
 
     /// Takes an answer.
     pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
-        let Opened { payloads, bare, .. } = match self.keyed.protector.open(message) {
+        let Opened {
+            payloads, int_auth, ..
+        } = match self.init.protector.open(message) {
             Ok(opened) => opened,
             Err(unopened) => {
-                cx.unopened(unopened);
+                cx.count_unopened(unopened);
                 return Progress::Waiting(Box::new(self));
             }
         };
@@ -103,15 +107,15 @@ impl IntermediateSent {
             .map_err(Error::from)
             .and_then(IntermediateAnswer::read);
         let accepted = match answer {
-            Ok(IntermediateAnswer::Accepted(accepted)) => self.agree(&accepted, &bare, cx),
+            Ok(IntermediateAnswer::Accepted(accepted)) => self.agree(&accepted, &int_auth, cx),
             Ok(IntermediateAnswer::Refused(notify)) => {
-                let ours = ours(&self.keyed.place.settings, Stage::Intermediate);
+                let ours = ours(&self.init.conn.settings, HandshakeStage::Intermediate);
                 return Progress::Failed(error::refused(cx.now, &notify, &ours));
             }
             Err(error) => Err(error),
         };
         match accepted {
-            Ok(()) => Progress::Keyed(Box::new(self.keyed)),
+            Ok(()) => Progress::Done(Box::new(self.init)),
             Err(error) => Progress::Failed(error.failure(cx.now)),
         }
     }
@@ -119,12 +123,12 @@ impl IntermediateSent {
     fn agree(
         &mut self,
         answer: &Intermediate,
-        bare: &[u8],
+        int_auth: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
         of_method(&answer.ke, self.ke.group())?;
         let shared = self.ke.agree(&answer.ke.data).map_err(invalid)?;
-        renew(&mut self.keyed, &shared, &self.request, bare, cx).map_err(unfit)?;
+        renew(&mut self.init, &shared, &self.request, int_auth, cx).map_err(unfit)?;
         Ok(())
     }
 }
@@ -139,7 +143,7 @@ pub enum Answered {
         /// Why.
         failure: Failure,
         /// What is left.
-        remnant: Box<Remnant>,
+        last_response: Box<LastResponse>,
     },
 }
 
@@ -152,10 +156,10 @@ impl HalfOpen {
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
     ) -> Answered {
-        let opened = match self.keyed.protector.open(message) {
+        let opened = match self.init.protector.open(message) {
             Ok(opened) => opened,
             Err(unopened) => {
-                cx.unopened(unopened);
+                cx.count_unopened(unopened);
                 return Answered::HalfOpen(Box::new(self));
             }
         };
@@ -181,13 +185,14 @@ impl HalfOpen {
             group: method.id,
             data: public,
         })];
-        let (header, payloads) = cx.shape(header(&self.keyed, RESPONSE), payloads);
-        let sealed = self.keyed.protector.seal(header, &payloads);
-        let (Some(response), Ok(bare)) = (sealed, bare::ours(header, &payloads)) else {
+        let (header, payloads) = cx.impaired(header(&self.init, RESPONSE), payloads);
+        let sealed = self.init.protector.seal(header, &payloads);
+        let (Some(response), Ok(int_auth)) = (sealed, int_auth::sent(header, &payloads)) else {
             let error = "our answer to its IKE_INTERMEDIATE does not fit a message";
             return Err(Error::Misbehaved(error));
         };
-        let before = renew(&mut self.keyed, &shared, &opened.bare, &bare, cx).map_err(unfit)?;
+        let before =
+            renew(&mut self.init, &shared, &opened.int_auth, &int_auth, cx).map_err(unfit)?;
         self.before = Some(before);
         self.awaits = Awaits::Auth;
         cx.out.send(datagram.local, datagram.remote, &response);
@@ -204,14 +209,14 @@ impl HalfOpen {
     ) -> Answered {
         let mut received = Received::starting_at(ID.0);
         let notify = vec![Payload::Notify(error.notify())];
-        let (header, payloads) = cx.shape(header(&self.keyed, RESPONSE), notify);
-        if let Some(response) = self.keyed.protector.seal(header, &payloads) {
+        let (header, payloads) = cx.impaired(header(&self.init, RESPONSE), notify);
+        if let Some(response) = self.init.protector.seal(header, &payloads) {
             cx.out.send(datagram.local, datagram.remote, &response);
             received.answered(mark, response);
         }
         Answered::Refused {
             failure: error.failure(cx.now),
-            remnant: Box::new(Remnant::new(received, cx.now)),
+            last_response: Box::new(LastResponse::new(received, cx.now)),
         }
     }
 
@@ -222,7 +227,7 @@ impl HalfOpen {
             .classify(message.header.message_id, datagram.bytes)
         {
             Request::Repeated(response) => Some(response),
-            Request::Recut(response) => self
+            Request::Refragmented(response) => self
                 .before
                 .as_ref()
                 .is_some_and(|before| before.is_first_fragment(message))
@@ -231,7 +236,7 @@ impl HalfOpen {
         };
         match response {
             Some(response) => cx.out.send(datagram.local, datagram.remote, &response),
-            None => cx.refuse(Refused::Stray),
+            None => cx.count_drop(DropClass::Stray),
         }
     }
 }
@@ -256,28 +261,27 @@ fn unfit(_: WrongKeyLength) -> Error {
 
 /// Mixes a secret into the keys and has AUTH cover the exchange it comes from; gives back the protection as it was.
 fn renew(
-    keyed: &mut Keyed,
+    init: &mut InitResult,
     shared: &Secret,
     request: &[u8],
     answer: &[u8],
     cx: &mut Context<'_>,
 ) -> Result<Protector, WrongKeyLength> {
-    let suite = keyed.suite;
+    let suite = init.suite;
     // RFC 9370 §2.2.2 forms SKEYSEED(n) of SK_d(n-1) in the way in which rekeying forms it of the old SK_d.
     let keys = IkeKeys::rekeyed(
-        (suite.prf, &keyed.keys.derive),
+        (suite.prf, &init.keys.derive),
         suite,
         (shared, None),
-        &keyed.nonces,
-        keyed.spi_i,
-        keyed.spi_r,
+        &init.nonces,
+        init.spi_i,
+        init.spi_r,
     );
-    let protector = keyed
+    let protector = init
         .protector
-        .successor(suite.protection, &keys, keyed.role, cx.rng)?;
-    keyed
-        .intermediates
-        .add(suite.prf, &keyed.keys, request, answer);
-    keyed.keys = keys;
-    Ok(std::mem::replace(&mut keyed.protector, protector))
+        .successor(suite.protection, &keys, init.role, cx.rng)?;
+    init.intermediates
+        .add(suite.prf, &init.keys, request, answer);
+    init.keys = keys;
+    Ok(std::mem::replace(&mut init.protector, protector))
 }

@@ -14,24 +14,24 @@
 use crate::ike::authn::{self, Signed};
 use crate::ike::error::{Denied, Error, PpkFault};
 use crate::ike::event::Role;
-use crate::ike::handshake::{Keyed, id_payload};
+use crate::ike::handshake::{InitResult, id_payload};
+use crate::ike::key_schedule::IkeKeys;
+use crate::ike::messages::{AuthRequest, PpkAnswer};
 use crate::ike::ppk::{self, PpkUse};
-use crate::ike::schedule::IkeKeys;
 use crate::ike::settings::{PeerId, Ppk, PpkDemand};
-use crate::ike::shape::{AuthRequest, PpkAnswer};
 use crate::wire::{Auth, AuthMethod, Id, Notify, NotifyType, Payload};
 
 /// What an initiator says about itself: IDi, AUTH, and with a PPK which one and, if that is optional, the proof without it.
-pub fn introduce(keyed: &Keyed, id: &Id) -> Vec<Payload> {
-    let plain = prove(keyed, &keyed.keys, id);
-    let Some(ppk) = announced(keyed) else {
+pub fn initiator_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
+    let plain = prove(init, &init.keys, id);
+    let Some(ppk) = announced(init) else {
         return vec![Payload::IdI(id.clone()), Payload::Auth(plain)];
     };
-    let mixed = ppk.mix(keyed.suite.prf, &keyed.keys);
+    let mixed = ppk.mix(init.suite.prf, &init.keys);
     let notify = |kind, data| Payload::Notify(Notify::new(kind, data));
     let mut payloads = vec![
         Payload::IdI(id.clone()),
-        Payload::Auth(prove(keyed, &mixed, id)),
+        Payload::Auth(prove(init, &mixed, id)),
         notify(NotifyType::PPK_IDENTITY, ppk.identity()),
     ];
     match ppk.demand {
@@ -42,12 +42,12 @@ pub fn introduce(keyed: &Keyed, id: &Id) -> Vec<Payload> {
 }
 
 /// What a responder says about itself, when the initiator is believed: IDr, AUTH, and that the PPK is in use.
-pub fn introduce_back(keyed: &Keyed, id: &Id) -> Vec<Payload> {
+pub fn responder_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
     let mut payloads = vec![
         Payload::IdR(id.clone()),
-        Payload::Auth(prove(keyed, &keyed.keys, id)),
+        Payload::Auth(prove(init, &init.keys, id)),
     ];
-    match keyed.ppk {
+    match init.ppk {
         PpkUse::Mixed => payloads.push(Payload::Notify(Notify::new(
             NotifyType::PPK_IDENTITY,
             Vec::new(),
@@ -59,34 +59,34 @@ pub fn introduce_back(keyed: &Keyed, id: &Id) -> Vec<Payload> {
 
 /// Checks a responder that has answered IKE_AUTH; its use of the PPK decides what the keys are.
 pub fn check_responder(
-    keyed: &mut Keyed,
+    init: &mut InitResult,
     id: &Id,
     auth: &Auth,
     answer: PpkAnswer,
 ) -> Result<(), Error> {
-    if let Some(ppk) = announced(keyed).cloned() {
+    if let Some(ppk) = announced(init).cloned() {
         match (answer, ppk.demand) {
-            (PpkAnswer::Used, PpkDemand::Required | PpkDemand::Optional) => mix(keyed, &ppk),
-            (PpkAnswer::Unmentioned, PpkDemand::Optional) => keyed.ppk = PpkUse::Unused,
+            (PpkAnswer::Used, PpkDemand::Required | PpkDemand::Optional) => mix(init, &ppk),
+            (PpkAnswer::Unmentioned, PpkDemand::Optional) => init.ppk = PpkUse::Unused,
             (PpkAnswer::Unmentioned, PpkDemand::Required) => {
                 return Err(denied(PpkFault::Declined { ours: ppk.id }));
             }
         }
     }
-    check(keyed, id, of_method(auth)?)
+    check(init, id, of_method(auth)?)
 }
 
 /// Checks an initiator; its use of the PPK, and our demand for it, decide what the keys are.
-pub fn check_initiator(keyed: &mut Keyed, request: &AuthRequest) -> Result<(), Error> {
+pub fn check_initiator(init: &mut InitResult, request: &AuthRequest) -> Result<(), Error> {
     let auth = request
         .auth
         .as_ref()
         .ok_or_else(|| Error::Denied(Denied::Method("EAP".to_owned())))?;
     let auth = of_method(auth)?;
-    let Some(ppk) = announced(keyed).cloned() else {
-        check(keyed, &request.id, auth)?;
+    let Some(ppk) = announced(init).cloned() else {
+        check(init, &request.id, auth)?;
         // Whoever lacks even the pre-shared key need not learn what else we ask for.
-        let required = keyed.place.settings.ppk.as_ref();
+        let required = init.conn.settings.ppk.as_ref();
         return match required.map(|ppk| ppk.demand) {
             Some(PpkDemand::Required) => Err(denied(PpkFault::Unused)),
             Some(PpkDemand::Optional) | None => Ok(()),
@@ -96,9 +96,9 @@ pub fn check_initiator(keyed: &mut Keyed, request: &AuthRequest) -> Result<(), E
         let otherwise = request
             .no_ppk_auth
             .as_deref()
-            .is_some_and(|auth| check(keyed, &request.id, auth).is_ok());
-        mix(keyed, &ppk);
-        return check(keyed, &request.id, auth).map_err(|error| match error {
+            .is_some_and(|auth| check(init, &request.id, auth).is_ok());
+        mix(init, &ppk);
+        return check(init, &request.id, auth).map_err(|error| match error {
             Error::Denied(Denied::Key { .. }) if otherwise => {
                 denied(PpkFault::OtherKey { id: ppk.id })
             }
@@ -115,8 +115,8 @@ pub fn check_initiator(keyed: &mut Keyed, request: &AuthRequest) -> Result<(), E
             }));
         }
     };
-    keyed.ppk = PpkUse::Unused;
-    check(keyed, &request.id, without)
+    init.ppk = PpkUse::Unused;
+    check(init, &request.id, without)
 }
 
 fn denied(fault: PpkFault) -> Error {
@@ -124,27 +124,27 @@ fn denied(fault: PpkFault) -> Error {
 }
 
 /// Our PPK, if both sides have said that they have one.
-fn announced(keyed: &Keyed) -> Option<&Ppk> {
-    match keyed.ppk {
-        PpkUse::Announced => keyed.place.settings.ppk.as_ref(),
+fn announced(init: &InitResult) -> Option<&Ppk> {
+    match init.ppk {
+        PpkUse::Announced => init.conn.settings.ppk.as_ref(),
         PpkUse::Unused | PpkUse::Mixed => None,
     }
 }
 
-fn mix(keyed: &mut Keyed, ppk: &Ppk) {
-    keyed.keys = ppk.mix(keyed.suite.prf, &keyed.keys);
-    keyed.ppk = PpkUse::Mixed;
+fn mix(init: &mut InitResult, ppk: &Ppk) {
+    init.keys = ppk.mix(init.suite.prf, &init.keys);
+    init.ppk = PpkUse::Mixed;
 }
 
 /// Our AUTH payload, with the keys of the case that we have the PPK, or do not.
-fn prove(keyed: &Keyed, keys: &IkeKeys, id: &Id) -> Auth {
-    let signed = match keyed.role {
-        Role::Initiator => signed_by_initiator(keyed, keys, id),
-        Role::Responder => signed_by_responder(keyed, keys, id),
+fn prove(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
+    let signed = match init.role {
+        Role::Initiator => signed_by_initiator(init, keys, id),
+        Role::Responder => signed_by_responder(init, keys, id),
     };
     Auth {
         method: AuthMethod::SHARED_KEY,
-        data: authn::auth(keyed.suite.prf, &keyed.place.settings.psk, signed)
+        data: authn::auth(init.suite.prf, &init.conn.settings.psk, signed)
             .as_bytes()
             .to_vec(),
     }
@@ -158,13 +158,13 @@ fn of_method(auth: &Auth) -> Result<&[u8], Error> {
 }
 
 /// Checks who the peer is and that it knows the key; the key first, so that only its holder learns whom we expect.
-fn check(keyed: &Keyed, id: &Id, auth: &[u8]) -> Result<(), Error> {
-    let settings = &keyed.place.settings;
-    let signed = match keyed.role {
-        Role::Initiator => signed_by_responder(keyed, &keyed.keys, id),
-        Role::Responder => signed_by_initiator(keyed, &keyed.keys, id),
+fn check(init: &InitResult, id: &Id, auth: &[u8]) -> Result<(), Error> {
+    let settings = &init.conn.settings;
+    let signed = match init.role {
+        Role::Initiator => signed_by_responder(init, &init.keys, id),
+        Role::Responder => signed_by_initiator(init, &init.keys, id),
     };
-    if !authn::verify(keyed.suite.prf, &settings.psk, signed, auth) {
+    if !authn::verify(init.suite.prf, &settings.psk, signed, auth) {
         return Err(Error::Denied(Denied::Key { id: id.to_string() }));
     }
     match &settings.peer_id {
@@ -177,22 +177,22 @@ fn check(keyed: &Keyed, id: &Id, auth: &[u8]) -> Result<(), Error> {
     }
 }
 
-fn signed_by_initiator<'a>(keyed: &'a Keyed, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
+fn signed_by_initiator<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
     Signed {
-        first_message: &keyed.init_request,
-        nonce: &keyed.nonces.responder,
+        first_message: &init.init_request,
+        nonce: &init.nonces.responder,
         prove: &keys.prove_initiator,
         id,
-        intermediates: &keyed.intermediates,
+        intermediates: &init.intermediates,
     }
 }
 
-fn signed_by_responder<'a>(keyed: &'a Keyed, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
+fn signed_by_responder<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
     Signed {
-        first_message: &keyed.init_response,
-        nonce: &keyed.nonces.initiator,
+        first_message: &init.init_response,
+        nonce: &init.nonces.initiator,
         prove: &keys.prove_responder,
         id,
-        intermediates: &keyed.intermediates,
+        intermediates: &init.intermediates,
     }
 }

@@ -12,24 +12,24 @@
 //! Here are the messages; what they do to the SA is in [`sa`](crate::ike::sa).
 
 use crate::crypto::{Generator, IkeSuite, KeyExchange, Secret};
+use crate::ike::closest_proposal;
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::Role;
 use crate::ike::exchange::create_child::{Parent, answer_ke, invalid};
 use crate::ike::exchange::followup;
 use crate::ike::exchange::init::{NONCE_LEN, join, public_value};
-use crate::ike::nearest;
+use crate::ike::key_schedule::{IkeKeys, Nonces};
+use crate::ike::messages::Renewal;
 use crate::ike::negotiate;
 use crate::ike::sa::IkeSa;
-use crate::ike::schedule::{IkeKeys, Nonces};
 use crate::ike::settings::Settings;
-use crate::ike::shape::Renewal;
 use crate::wire::{IkeSpi, Payload};
 
 /// Our request, while it is under way.
 #[derive(Debug)]
 pub struct Asked {
     /// The IKE SA that the peer's crossing exchange made. It takes no part until it is settled which one stays.
-    pub rival: Option<Box<IkeSa>>,
+    pub colliding: Option<Box<IkeSa>>,
     /// The additional key exchange that completes it, once that is under way.
     pub followup: Option<Box<followup::Asked<Agreed>>>,
     spi: IkeSpi,
@@ -68,7 +68,7 @@ impl Asked {
         let mut nonce = vec![0; NONCE_LEN];
         rng.fill(&mut nonce);
         Some(Asked {
-            rival: None,
+            colliding: None,
             obliging,
             followup: None,
             spi: fresh_spi(rng),
@@ -175,7 +175,7 @@ pub fn respond(
         Error::Incompatible(Incompatible::Ike {
             theirs: negotiate::words_of_all(&renewal.sa, 8),
             ours: join(ours.iter()),
-            nearest: nearest::ike(ours, &renewal.sa),
+            closest: closest_proposal::ike(ours, &renewal.sa),
         })
     };
     let chosen = negotiate::choose_ike(ours, &renewal.sa).ok_or_else(no_proposal)?;

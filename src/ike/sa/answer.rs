@@ -1,16 +1,16 @@
 //! What the peer asks of us: every request in the window is answered, whatever we wait for ourselves (RFC 7296 §2.1, §2.3, §2.25).
 
 use super::request::{Asked, Direction};
-use super::{Fate, IkeSa, Phase};
+use super::{IkeSa, Phase, SaOutcome};
 use crate::ike::children::{DELETE_FOR_PEER, Standing};
 use crate::ike::collision::Busy;
 use crate::ike::event::{Datagram, DownReason, Role};
 use crate::ike::exchange::informational;
 use crate::ike::handshake::Context;
-use crate::ike::pieces::{Cut, Pieces};
+use crate::ike::out_message::{Datagrams, FragmentSize};
 use crate::ike::protect::Opened;
-use crate::ike::refused::Refused;
 use crate::ike::sa::Job;
+use crate::ike::unauthenticated::DropClass;
 use crate::ike::window;
 use crate::net::Time;
 use crate::wire::{ExchangeType, Message};
@@ -22,12 +22,12 @@ impl IkeSa {
         message: &Message<'_>,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Fate {
+    ) -> SaOutcome {
         // RFC 7296 §2.2: each side numbers its own requests, so the flag must name the side that is not us.
         let theirs = self.role == Role::Responder;
         if message.header.flags.initiator != theirs {
-            cx.refuse(Refused::Stray);
-            return Fate::Lives;
+            cx.count_drop(DropClass::Stray);
+            return SaOutcome::Open;
         }
         if message.header.flags.response {
             self.on_response(message, datagram, cx)
@@ -41,40 +41,40 @@ impl IkeSa {
         message: &Message<'_>,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Fate {
+    ) -> SaOutcome {
         let id = message.header.message_id;
         match self.received.classify(id, datagram.bytes) {
             window::Request::New => {}
             window::Request::Repeated(response) => {
                 self.wait_on(cx.now);
-                self.reply(&response, Cut::Usual, datagram, cx);
-                return Fate::Lives;
+                self.reply(&response, FragmentSize::Configured, datagram, cx);
+                return SaOutcome::Open;
             }
-            window::Request::Recut(response) => {
+            window::Request::Refragmented(response) => {
                 if self.protector.is_first_fragment(message) {
-                    self.reply(&response, Cut::Smaller, datagram, cx);
+                    self.reply(&response, FragmentSize::Minimum, datagram, cx);
                 } else {
-                    cx.refuse(Refused::Stray);
+                    cx.count_drop(DropClass::Stray);
                 }
-                return Fate::Lives;
+                return SaOutcome::Open;
             }
             window::Request::Stray => {
-                cx.refuse(Refused::Stray);
-                return Fate::Lives;
+                cx.count_drop(DropClass::Stray);
+                return SaOutcome::Open;
             }
         }
         let Opened { mark, payloads, .. } = match self.protector.open(message) {
             Ok(opened) => opened,
             Err(why) => {
-                cx.unopened(why);
-                return Fate::Lives;
+                cx.count_unopened(why);
+                return SaOutcome::Open;
             }
         };
-        self.quiet.heard(cx.now);
+        self.idle.heard(cx.now);
         self.follow(datagram.remote, cx);
         self.on_next_request(cx);
         let exchange = message.header.exchange;
-        let (payloads, fate) = match payloads {
+        let (payloads, outcome) = match payloads {
             Err(error) => informational::refuse(&error.into()),
             Ok(payloads) if exchange == ExchangeType::INFORMATIONAL => {
                 informational::respond(self, payloads, cx)
@@ -86,18 +86,18 @@ impl IkeSa {
                 self.on_followup_request(payloads, cx)
             }
             // Another exchange has no place here; the peer may have meant another SA.
-            Ok(_) => return Fate::Lives,
+            Ok(_) => return SaOutcome::Open,
         };
         let header = self.header(exchange, id, Direction::Response);
-        let (header, payloads) = cx.shape(header, payloads);
+        let (header, payloads) = cx.impaired(header, payloads);
         let Some(response) = self.protector.seal(header, &payloads) else {
-            return Fate::Lives;
+            return SaOutcome::Open;
         };
         if !self.received.answered(mark, response.clone()) {
             self.close(DownReason::Expired, None, cx);
         }
-        self.reply(&response, Cut::Usual, datagram, cx);
-        fate
+        self.reply(&response, FragmentSize::Configured, datagram, cx);
+        outcome
     }
 
     /// The peer has not heard our answer yet, so it cannot have acted on it.
@@ -112,12 +112,18 @@ impl IkeSa {
     }
 
     /// Answers go where the question came from (RFC 7296 §2.11).
-    fn reply(&mut self, response: &Pieces, cut: Cut, datagram: Datagram<'_>, cx: &mut Context<'_>) {
-        let copies = response.transmits(cut, datagram.local, datagram.remote);
+    fn reply(
+        &mut self,
+        response: &Datagrams,
+        size: FragmentSize,
+        datagram: Datagram<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let copies = response.transmits(size, datagram.local, datagram.remote);
         cx.out.transmits.extend(copies);
         // A repetition may come from anywhere, and the way there keeps no NAT of ours open.
-        if datagram.remote == self.place.remote {
-            self.quiet.sent(cx.now);
+        if datagram.remote == self.conn.remote {
+            self.idle.sent(cx.now);
         }
     }
 
@@ -170,7 +176,7 @@ impl IkeSa {
             let reason = match standing {
                 Standing::Leaving { reason } => reason,
                 Standing::Replaced { .. } => {
-                    self.upshot.rekeys.child = self.upshot.rekeys.child.saturating_add(1);
+                    self.output.rekeys.child = self.output.rekeys.child.saturating_add(1);
                     DownReason::Replaced
                 }
                 Standing::Redundant { .. } => DownReason::Redundant,
@@ -179,7 +185,7 @@ impl IkeSa {
             self.drop_child(spi_in, reason, cx);
         }
         if !self.children.any_of_use() {
-            self.mourn_child(cx);
+            self.on_no_child_left(cx);
         }
         answer
     }
@@ -197,9 +203,9 @@ impl IkeSa {
     pub fn on_ike_deleted(&mut self, cx: &mut Context<'_>) -> DownReason {
         if let Some(request) = self.request.take()
             && let Asked::Ike(asked) = request.asked
-            && let Some(rival) = asked.rival
+            && let Some(colliding) = asked.colliding
         {
-            self.hand_over(rival, cx);
+            self.hand_over(colliding, cx);
         }
         self.closing_reason()
     }

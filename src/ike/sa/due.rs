@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fate, IkeSa, Job, Phase};
+use super::{IkeSa, Job, Phase, SaOutcome};
 use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing};
 use crate::ike::event::{Content, DownReason, Event, Transmit};
 use crate::ike::handshake::Context;
@@ -24,14 +24,14 @@ const WORN_PATIENCE: Duration = Duration::from_secs(10);
 
 impl IkeSa {
     /// Does what is due.
-    pub fn on_timeout(&mut self, cx: &mut Context<'_>) -> Fate {
+    pub fn on_timeout(&mut self, cx: &mut Context<'_>) -> SaOutcome {
         let jitter = cx.jitter();
         if let Some(request) = &mut self.request {
-            match request.ladder.step(cx.now, jitter) {
+            match request.retransmit.step(cx.now, jitter) {
                 Step::Wait => {}
                 Step::Again(transmits) => {
                     cx.out.transmits.extend(transmits);
-                    self.quiet.sent(cx.now);
+                    self.idle.sent(cx.now);
                 }
                 Step::GiveUp => {
                     let reason = match self.phase {
@@ -39,7 +39,7 @@ impl IkeSa {
                         Phase::Replaced => DownReason::Replaced,
                         Phase::Closing(reason) => reason,
                     };
-                    return Fate::Gone(reason);
+                    return SaOutcome::Closed(reason);
                 }
             }
         }
@@ -49,20 +49,20 @@ impl IkeSa {
             self.close(reason, None, cx);
         }
         match self.phase {
-            Phase::Closing(reason) if self.request.is_none() => return Fate::Gone(reason),
-            Phase::Closing(_) | Phase::Replaced => return Fate::Lives,
+            Phase::Closing(reason) if self.request.is_none() => return SaOutcome::Closed(reason),
+            Phase::Closing(_) | Phase::Replaced => return SaOutcome::Open,
             Phase::Open => {}
         }
         if self.life.hard_expiry <= cx.now {
             self.close(DownReason::Expired, None, cx);
-            return Fate::Lives;
+            return SaOutcome::Open;
         }
         self.tend_pending(cx);
         self.tend_children(cx);
         if self.is_open() {
             self.tend_self(cx);
         }
-        Fate::Lives
+        SaOutcome::Open
     }
 
     fn tend_self(&mut self, cx: &mut Context<'_>) {
@@ -78,18 +78,18 @@ impl IkeSa {
         }
         if self.life.refusals > 0 && self.life.renew_at <= cx.now {
             self.life.renew_at = Time::MAX;
-            self.upshot.renew = true;
+            self.output.renew = true;
         }
-        if self.quiet.liveness_due() <= cx.now && self.request.is_none() {
+        if self.idle.liveness_due() <= cx.now && self.request.is_none() {
             self.ask(Job::Liveness, cx);
         }
-        if self.quiet.keepalive_due() <= cx.now {
+        if self.idle.keepalive_due() <= cx.now {
             cx.out.transmits.push_back(Transmit {
-                local: self.place.local,
-                remote: self.place.remote,
+                local: self.conn.local,
+                remote: self.conn.remote,
                 content: Content::Keepalive,
             });
-            self.quiet.sent(cx.now);
+            self.idle.sent(cx.now);
         }
     }
 
@@ -98,7 +98,7 @@ impl IkeSa {
         for child in self.children.iter_mut() {
             if child.refusals > 0 && child.renew_at <= cx.now && child.is_of_use() {
                 child.renew_at = Time::MAX;
-                self.upshot.renew = true;
+                self.output.renew = true;
             }
             let due = match child.standing {
                 _ if child.hard_expiry <= cx.now => Due::End,
@@ -150,10 +150,10 @@ impl IkeSa {
             .is_some_and(|current| current.spi_in == twin)
         {
             cx.out.events.push_back(Event::ChildPreferred {
-                tunnel: self.place.tunnel,
+                tunnel: self.conn.tunnel,
                 spi_in: twin,
             });
-            self.upshot.usurps = self.has_lost();
+            self.output.reassert_winner = self.has_lost();
         }
         self.delete_child(spi_in, DownReason::Redundant, cx);
     }
@@ -228,14 +228,17 @@ impl IkeSa {
 
     /// When [`on_timeout`](Self::on_timeout) has something to do.
     pub fn next_timer(&self) -> Time {
-        let request = self.request.as_ref().map(|request| request.ladder.due());
-        let ladder = request.unwrap_or(Time::MAX);
+        let request = self
+            .request
+            .as_ref()
+            .map(|request| request.retransmit.due());
+        let retransmit = request.unwrap_or(Time::MAX);
         let close = self.close_at.map_or(Time::MAX, |(at, _)| at);
         match self.phase {
             Phase::Closing(_) => request.unwrap_or(Time::ZERO),
-            Phase::Replaced => ladder.min(close),
+            Phase::Replaced => retransmit.min(close),
             Phase::Open => timers::earliest([
-                ladder,
+                retransmit,
                 close,
                 self.life.hard_expiry,
                 self.life.rekey_at.unwrap_or(Time::MAX),
@@ -249,9 +252,9 @@ impl IkeSa {
                     .as_ref()
                     .map_or(Time::MAX, |pending| pending.until),
                 self.children.next_timer(),
-                // While a request is outstanding its own ladder proves whether the peer lives.
-                request.map_or(self.quiet.liveness_due(), |_| Time::MAX),
-                self.quiet.keepalive_due(),
+                // While a request is outstanding its own retransmission proves whether the peer lives.
+                request.map_or(self.idle.liveness_due(), |_| Time::MAX),
+                self.idle.keepalive_due(),
             ]),
         }
     }

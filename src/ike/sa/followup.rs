@@ -18,8 +18,8 @@ use crate::ike::error::Error;
 use crate::ike::exchange::followup::{self, Pending, What};
 use crate::ike::exchange::{create_child, informational, rekey_ike};
 use crate::ike::handshake::Context;
-use crate::ike::sa::{Fate, Job};
-use crate::ike::shape::{CreateAnswer, Followup, FollowupAnswer};
+use crate::ike::messages::{CreateAnswer, Followup, FollowupAnswer};
+use crate::ike::sa::{Job, SaOutcome};
 use crate::wire::{ExchangeType, Notify, NotifyType, Payload};
 
 /// What an answer of the peer amounts to.
@@ -55,7 +55,7 @@ impl IkeSa {
             CreateAnswer::Made { renewal, selectors } => {
                 let in_use = asked.old.and_then(|old| self.children.of_ours(old));
                 let in_use = in_use.map(|child| &child.policy);
-                let settings = &self.place.settings;
+                let settings = &self.conn.settings;
                 let agreed = asked.conclude(&renewal, selectors, in_use, settings)?;
                 match agreed.suite.additional {
                     None => Step::Made(agreed.make(None, self.parent(), cx)),
@@ -90,7 +90,7 @@ impl IkeSa {
         }
         Ok(match CreateAnswer::read(payloads?)? {
             CreateAnswer::Made { renewal, .. } => {
-                let agreed = asked.conclude(&renewal, &self.place.settings)?;
+                let agreed = asked.conclude(&renewal, &self.conn.settings)?;
                 match agreed.suite.additional {
                     None => Step::Made(agreed.make(None, self.parent())),
                     Some(method) => Step::Further(Box::new(followup::Asked::begin(
@@ -157,13 +157,13 @@ impl IkeSa {
         &mut self,
         payloads: Vec<Payload>,
         cx: &mut Context<'_>,
-    ) -> (Vec<Payload>, Fate) {
+    ) -> (Vec<Payload>, SaOutcome) {
         let request = match Followup::read(payloads) {
             Ok(request) => request,
             Err(error) => return informational::refuse(&error),
         };
         let answer = self.complete(&request, cx);
-        (self.answer_or_refuse(answer, cx), Fate::Lives)
+        (self.answer_or_refuse(answer, cx), SaOutcome::Open)
     }
 
     fn complete(

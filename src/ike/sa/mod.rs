@@ -24,17 +24,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::children::{self, ChildSa, Children, Standing, WAIT_BESIDE};
-use super::collision::Rival;
+use super::collision::DuplicateSa;
 use super::event::{ChildView, DownReason, Event, IkeView, Rekey, Rekeys, Role, Sends};
 use super::exchange::followup::Pending;
 use super::exchange::rekey_ike;
 use super::failure::Failure;
-use super::handshake::{Context, Keyed, PeerKind, Place, Remnant};
+use super::handshake::{Connection, Context, InitResult, LastResponse, PeerKind};
+use super::key_schedule::Nonces;
 use super::nat::Detected;
 use super::protect::Protector;
-use super::schedule::Nonces;
 use super::settings::TunnelId;
-use super::timers::Quiet;
+use super::timers::IdleTimers;
 use super::window::Received;
 use crate::crypto::{IkeSuite, Secret, WrongKeyLength};
 use crate::net::{EspTransport, Time};
@@ -46,7 +46,7 @@ use request::Outstanding;
 /// An established IKE SA.
 #[derive(Debug)]
 pub struct IkeSa {
-    place: Place,
+    conn: Connection,
     spi_i: IkeSpi,
     spi_r: IkeSpi,
     role: Role,
@@ -61,7 +61,7 @@ pub struct IkeSa {
     peer: PeerKind,
     protector: Protector,
     established: Time,
-    lineage: Arc<Lineage>,
+    first: Arc<FirstSa>,
     life: Life,
     announced: bool,
     phase: Phase,
@@ -74,7 +74,7 @@ pub struct IkeSa {
     children: Children,
     /// The Child SA of IKE_AUTH, as long as it has not shown that the peer has heard our answer.
     unproved: Option<u32>,
-    quiet: Quiet,
+    idle: IdleTimers,
     close_at: Option<(Time, DownReason)>,
     /// When a Child SA that the peer deleted is to be made again.
     restore_at: Option<Time>,
@@ -82,12 +82,12 @@ pub struct IkeSa {
     put_off: u32,
     /// When the peer may be told of an unknown SPI again.
     tell_again: Time,
-    upshot: Upshot,
+    output: SaOutput,
 }
 
-/// The first of the line of which an SA is the last: rekeying makes no new acquaintance. Its handshake began at `place.started`.
+/// The first of the line of which an SA is the last: rekeying makes no new acquaintance. Its handshake began at `conn.started`.
 #[derive(Debug)]
-struct Lineage {
+struct FirstSa {
     nonces: Nonces,
     role: Role,
     established: Time,
@@ -118,9 +118,9 @@ struct Life {
 }
 
 impl Life {
-    fn begin(place: &Place, now: Time, jitter: u8) -> Life {
-        let lifetime = place.settings.ike_lifetime;
-        let (soft_expiry, renew_at) = children::schedule(now, lifetime, jitter);
+    fn begin(conn: &Connection, now: Time, jitter: u8) -> Life {
+        let lifetime = conn.settings.ike_lifetime;
+        let (soft_expiry, renew_at) = children::rekey_schedule(now, lifetime, jitter);
         Life {
             soft_expiry,
             rekey_at: Some(soft_expiry),
@@ -133,7 +133,7 @@ impl Life {
 
 /// What a step has brought about beyond the SA itself.
 #[derive(Debug, Default)]
-pub struct Upshot {
+pub struct SaOutput {
     /// IKE SAs that came of rekeying this one.
     #[allow(clippy::vec_box, reason = "they go boxed into the endpoint's table")]
     pub successors: Vec<Box<IkeSa>>,
@@ -148,7 +148,7 @@ pub struct Upshot {
     /// Whether the peer has shown only now that it has a Child SA of it.
     pub known: bool,
     /// Whether a Child SA has begun to send though another IKE SA has won against this one.
-    pub usurps: bool,
+    pub reassert_winner: bool,
     /// Whether another IKE SA should be made from scratch: this one cannot be rekeyed, and its end comes near.
     pub renew: bool,
 }
@@ -156,11 +156,11 @@ pub struct Upshot {
 /// Whether an SA goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Fate {
+pub enum SaOutcome {
     /// It does.
-    Lives,
+    Open,
     /// It is over; nothing is left to say to the peer.
-    Gone(DownReason),
+    Closed(DownReason),
 }
 
 /// How long an IKE SA without a Child SA is kept: the peer may still be about to delete it itself, or to make another.
@@ -171,10 +171,10 @@ const TELL_AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl IkeSa {
     /// Makes an IKE SA of a finished handshake. Its Child SA is announced by [`announce`](Self::announce).
-    pub fn establish(keyed: Keyed, child: Option<ChildSa>, cx: &mut Context<'_>) -> IkeSa {
-        let post_quantum = keyed.is_post_quantum();
-        let Keyed {
-            place,
+    pub fn establish(init: InitResult, child: Option<ChildSa>, cx: &mut Context<'_>) -> IkeSa {
+        let post_quantum = init.is_post_quantum();
+        let InitResult {
+            conn,
             spi_i,
             spi_r,
             role,
@@ -187,7 +187,7 @@ impl IkeSa {
             peer,
             intermediates,
             ..
-        } = keyed;
+        } = init;
         let now = cx.now;
         // All requests up to IKE_AUTH were the initiator's; the responder has made none (RFC 7296 §2.2).
         let auth = intermediates.auth_id();
@@ -195,7 +195,7 @@ impl IkeSa {
             Role::Initiator => (auth.next(), MessageId(0)),
             Role::Responder => (Some(MessageId(0)), auth),
         };
-        let lineage = Arc::new(Lineage {
+        let first = Arc::new(FirstSa {
             nonces: nonces.clone(),
             role,
             established: now,
@@ -216,8 +216,8 @@ impl IkeSa {
             peer,
             protector,
             established: now,
-            lineage,
-            life: Life::begin(&place, now, cx.jitter()),
+            first,
+            life: Life::begin(&conn, now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
             next_id: ours,
@@ -227,13 +227,13 @@ impl IkeSa {
             received: Received::starting_at(theirs.0),
             unproved: (child.as_ref().filter(|child| !child.known)).map(|child| child.spi_in),
             children: Children::of(child),
-            quiet: Quiet::new(now, detected.us, place.settings.dpd),
+            idle: IdleTimers::new(now, detected.us, conn.settings.dpd),
             close_at,
             restore_at: None,
             put_off: 0,
             tell_again: now,
-            upshot: Upshot::default(),
-            place,
+            output: SaOutput::default(),
+            conn,
         }
     }
 
@@ -254,7 +254,7 @@ impl IkeSa {
         let protector = self
             .protector
             .successor(suite.protection, &keys, role, cx.rng)?;
-        let place = self.place.clone();
+        let conn = self.conn.clone();
         Ok(Box::new(IkeSa {
             spi_i,
             spi_r,
@@ -268,8 +268,8 @@ impl IkeSa {
             peer: self.peer,
             protector,
             established: cx.now,
-            lineage: self.lineage.clone(),
-            life: Life::begin(&place, cx.now, cx.jitter()),
+            first: self.first.clone(),
+            life: Life::begin(&conn, cx.now, cx.jitter()),
             announced: false,
             phase: Phase::Open,
             next_id: Some(MessageId(0)),
@@ -279,19 +279,19 @@ impl IkeSa {
             received: Received::starting_at(0),
             children: Children::default(),
             unproved: None,
-            quiet: self.quiet,
+            idle: self.idle,
             close_at: None,
             restore_at: None,
             put_off: 0,
             tell_again: cx.now,
-            upshot: Upshot::default(),
-            place,
+            output: SaOutput::default(),
+            conn,
         }))
     }
 
     /// Which tunnel it serves.
     pub fn tunnel(&self) -> TunnelId {
-        self.place.tunnel
+        self.conn.tunnel
     }
 
     /// Both SPIs, the initiator's first.
@@ -319,17 +319,17 @@ impl IkeSa {
 
     /// When its handshake began.
     pub fn started(&self) -> Time {
-        self.place.started
+        self.conn.started
     }
 
     /// What the decision between it and another of the tunnel needs to know. The peer may know the one only before and the other only after rekeying, so what
     /// counts is how the line began.
-    pub fn rival(&self) -> Rival<'_> {
-        Rival {
-            nonces: &self.lineage.nonces,
-            role: self.lineage.role,
-            started: self.place.started,
-            established: self.lineage.established,
+    pub fn as_duplicate(&self) -> DuplicateSa<'_> {
+        DuplicateSa {
+            nonces: &self.first.nonces,
+            role: self.first.role,
+            started: self.conn.started,
+            established: self.first.established,
         }
     }
 
@@ -340,12 +340,12 @@ impl IkeSa {
 
     /// Where the peer is.
     pub fn remote(&self) -> SocketAddr {
-        self.place.remote
+        self.conn.remote
     }
 
     /// Its tunnel and addresses.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn conn(&self) -> &Connection {
+        &self.conn
     }
 
     /// Whether it will be closed in a while.
@@ -381,13 +381,13 @@ impl IkeSa {
     }
 
     /// What is left of it when it is gone.
-    pub fn into_remnant(self, now: Time) -> Remnant {
-        Remnant::new(self.received, now)
+    pub fn into_last_response(self, now: Time) -> LastResponse {
+        LastResponse::new(self.received, now)
     }
 
     /// What the last step has brought about.
-    pub fn take_upshot(&mut self) -> Upshot {
-        std::mem::take(&mut self.upshot)
+    pub fn take_output(&mut self) -> SaOutput {
+        std::mem::take(&mut self.output)
     }
 
     /// As status reports show it.
@@ -399,7 +399,7 @@ impl IkeSa {
             role: self.role,
             rekey_at: self.life.rekey_at.unwrap_or(Time::ZERO),
             hard_expiry: self.life.hard_expiry,
-            nat: self.detected.view(self.place.settings.encapsulation),
+            nat: self.detected.view(self.conn.settings.encapsulation),
             post_quantum: self.post_quantum,
         }
     }
@@ -414,7 +414,7 @@ impl IkeSa {
     pub fn announce(&mut self, sends: Sends, cx: &mut Context<'_>) {
         self.announced = true;
         cx.out.events.push_back(Event::IkeUp {
-            tunnel: self.place.tunnel,
+            tunnel: self.conn.tunnel,
             ike: self.view(),
         });
         for child in self.children.iter_mut() {
@@ -425,17 +425,17 @@ impl IkeSa {
                     end: cx.now + WAIT_BESIDE.saturating_mul(3),
                 };
             }
-            let child = child.announced(&self.place, self.transport, sends, None);
+            let child = child.announced(&self.conn, self.transport, sends, None);
             cx.out.events.push_back(Event::ChildUp(Box::new(child)));
         }
     }
 
     /// Tells that the SA, and its Child SAs with it, is gone.
-    pub fn bury(&mut self, reason: DownReason, cx: &mut Context<'_>) {
+    pub fn emit_down(&mut self, reason: DownReason, cx: &mut Context<'_>) {
         self.drop_children(reason, cx);
         if self.announced {
             cx.out.events.push_back(Event::IkeDown {
-                tunnel: self.place.tunnel,
+                tunnel: self.conn.tunnel,
                 spis: self.spis(),
                 reason,
             });
@@ -452,9 +452,11 @@ impl IkeSa {
                 self.drop_children(reason, cx);
                 self.jobs.clear();
                 // What came of a crossing exchange stands at the peer already.
-                if let Some(mut rival) = self.request.as_mut().and_then(Outstanding::take_rival) {
-                    rival.close(reason, None, cx);
-                    self.upshot.successors.push(rival);
+                if let Some(mut colliding) =
+                    self.request.as_mut().and_then(Outstanding::take_colliding)
+                {
+                    colliding.close(reason, None, cx);
+                    self.output.successors.push(colliding);
                 }
                 self.ask(Job::DeleteIke(why), cx);
             }
@@ -487,26 +489,26 @@ impl IkeSa {
 
     /// Authentic ESP came in.
     pub fn heard(&mut self, at: Time) {
-        self.quiet.heard(at);
+        self.idle.heard(at);
     }
 
     /// Something left for the peer.
     pub fn sent(&mut self, at: Time) {
-        self.quiet.sent(at);
+        self.idle.sent(at);
     }
 
     /// Something fresh and authentic came from there. A peer behind a NAT is followed, unless we are behind one ourselves (RFC 7296 §2.23).
     pub fn follow(&mut self, remote: SocketAddr, cx: &mut Context<'_>) {
         let may_move = self.detected.peer && !self.detected.us;
-        if !may_move || remote == self.place.remote || !self.is_open() {
+        if !may_move || remote == self.conn.remote || !self.is_open() {
             return;
         }
-        self.place.remote = remote;
+        self.conn.remote = remote;
         if let Some(request) = &mut self.request {
             request.redirect(remote);
         }
         cx.out.events.push_back(Event::PeerMoved {
-            tunnel: self.place.tunnel,
+            tunnel: self.conn.tunnel,
             remote,
         });
     }

@@ -8,19 +8,19 @@
 
 use super::followup::Step;
 use super::request::Asked;
-use super::{Fate, IkeSa, Job};
+use super::{IkeSa, Job, SaOutcome};
 use crate::ike::children::{ChildSa, DELETE_FOR_PEER, Standing, WAIT_FOR_PEER};
 use crate::ike::collision::{self, Reply, Survivor};
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::{DownReason, Event, Rekey, Sends};
-use crate::ike::exchange::create_child::{self, Made, Parent, Rival};
+use crate::ike::exchange::create_child::{self, CollidingChild, Made, Parent};
 use crate::ike::exchange::followup::What;
 use crate::ike::exchange::informational;
 use crate::ike::failure::Failure;
 use crate::ike::handshake::Context;
+use crate::ike::messages::{ChildRequest, CreateRequest};
 use crate::ike::rekey_refusal;
 use crate::ike::retransmit::back_off;
-use crate::ike::shape::{ChildRequest, CreateRequest};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId};
 
@@ -75,7 +75,7 @@ pub(super) type Chain = Result<Vec<Payload>, ChainError>;
 impl IkeSa {
     pub(super) fn parent(&self) -> Parent<'_> {
         Parent {
-            settings: &self.place.settings,
+            settings: &self.conn.settings,
             prf: self.suite.prf,
             derive: &self.derive,
         }
@@ -86,13 +86,13 @@ impl IkeSa {
         &mut self,
         payloads: Vec<Payload>,
         cx: &mut Context<'_>,
-    ) -> (Vec<Payload>, Fate) {
+    ) -> (Vec<Payload>, SaOutcome) {
         let answer = match CreateRequest::read(payloads) {
             Ok(CreateRequest::Ike(renewal)) => self.peer_rekeys_ike(&renewal, cx),
             Ok(CreateRequest::Child(request)) => self.peer_makes_child(&request, cx),
             Err(error) => return informational::refuse(&error),
         };
-        (self.answer_or_refuse(answer, cx), Fate::Lives)
+        (self.answer_or_refuse(answer, cx), SaOutcome::Open)
     }
 
     /// The payloads of an answer. A refusal that is worth it is told.
@@ -107,7 +107,7 @@ impl IkeSa {
                 Refusal::Error(error) => {
                     // Being asked for another group is how an exchange may well begin (RFC 7296 §1.3): nothing to tell.
                     if !matches!(error, Error::Incompatible(Incompatible::Group { .. })) {
-                        self.upshot.failures.push(error.failure(cx.now));
+                        self.output.failures.push(error.failure(cx.now));
                     }
                     notify_of(&error)
                 }
@@ -156,7 +156,7 @@ impl IkeSa {
             request,
             in_use.map(|child| &child.policy),
             spi_in,
-            &self.place.settings,
+            &self.conn.settings,
             cx.rng,
         )?;
         match agreed.suite.additional {
@@ -177,7 +177,7 @@ impl IkeSa {
         let Made { mut child, nonces } = made;
         let spi_in = child.spi_in;
         if let Some(asked) = self.crossing(old) {
-            asked.rival = Some(Rival { spi_in, nonces });
+            asked.colliding = Some(CollidingChild { spi_in, nonces });
         }
         self.jobs.retain(|job| match job {
             Job::RekeyChild { spi_in, .. } => Some(*spi_in) != old,
@@ -202,7 +202,7 @@ impl IkeSa {
             old.standing = Standing::Replaced {
                 until: cx.now + DELETE_FOR_PEER,
             };
-            self.upshot.verdicts.push((Rekey::Child, Ok(())));
+            self.output.verdicts.push((Rekey::Child, Ok(())));
         }
         self.stay();
         self.put_to_work(child, sends, old, cx);
@@ -223,9 +223,9 @@ impl IkeSa {
         replaces: Option<u32>,
         cx: &mut Context<'_>,
     ) {
-        self.upshot.usurps = self.has_lost();
-        self.upshot.serves |= replaces.is_none();
-        let news = child.announced(&self.place, self.transport, sends, replaces);
+        self.output.reassert_winner = self.has_lost();
+        self.output.serves |= replaces.is_none();
+        let news = child.announced(&self.conn, self.transport, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(news)));
         self.children.push(child);
     }
@@ -237,18 +237,18 @@ impl IkeSa {
         mut asked: create_child::Asked,
         payloads: Chain,
         cx: &mut Context<'_>,
-    ) -> Fate {
+    ) -> SaOutcome {
         if is_fatal(&payloads) {
-            return Fate::Gone(self.closing_reason());
+            return SaOutcome::Closed(self.closing_reason());
         }
         if !self.is_open() {
-            return Fate::Lives;
+            return SaOutcome::Open;
         }
         match self.read_child(&mut asked, payloads, cx) {
             Ok(Step::Made(made)) => self.on_child_made(&asked, made, cx),
             Ok(Step::Further(followup)) => {
                 self.follow_up_child(job.clone(), asked, followup, cx);
-                return Fate::Lives;
+                return SaOutcome::Open;
             }
             Ok(Step::OtherGroup(group)) => self.on_other_child_group(&asked, group, cx),
             Ok(Step::Refused(notify)) => self.on_child_refused(&asked, &notify, cx),
@@ -268,7 +268,7 @@ impl IkeSa {
         if makes_child(job) && !tries_again && !self.children.any_of_use() {
             self.close(DownReason::Useless, None, cx);
         }
-        Fate::Lives
+        SaOutcome::Open
     }
 
     fn on_child_made(
@@ -278,18 +278,19 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) {
         // A rival that could not be installed, or that the peer has deleted, has lost whatever the nonces say.
-        let alive = |rival: &&Rival| self.children.of_ours(rival.spi_in).is_some();
-        let verdict = (asked.rival.as_ref().filter(alive)).map_or(Survivor::Ours, |rival| {
-            collision::survivor(&nonces, &rival.nonces, self.role)
-        });
+        let alive = |colliding: &&CollidingChild| self.children.of_ours(colliding.spi_in).is_some();
+        let verdict = (asked.colliding.as_ref().filter(alive))
+            .map_or(Survivor::Ours, |colliding| {
+                collision::survivor(&nonces, &colliding.nonces, self.role)
+            });
         let new = child.spi_in;
         match verdict {
             Survivor::Ours => {
                 self.put_to_work(child, Sends::Now, asked.old, cx);
-                if let Some(rival) = &asked.rival
-                    && let Some(rival) = self.children.of_ours_mut(rival.spi_in)
+                if let Some(colliding) = &asked.colliding
+                    && let Some(colliding) = self.children.of_ours_mut(colliding.spi_in)
                 {
-                    rival.standing = Standing::Redundant {
+                    colliding.standing = Standing::Redundant {
                         until: cx.now + DELETE_FOR_PEER,
                     };
                 }
@@ -309,9 +310,9 @@ impl IkeSa {
         }
         if asked.old.is_some() {
             if verdict == Survivor::Ours {
-                self.upshot.rekeys.child = self.upshot.rekeys.child.saturating_add(1);
+                self.output.rekeys.child = self.output.rekeys.child.saturating_add(1);
             }
-            self.upshot.verdicts.push((Rekey::Child, Ok(())));
+            self.output.verdicts.push((Rekey::Child, Ok(())));
         }
         self.stay();
     }
@@ -334,7 +335,7 @@ impl IkeSa {
         group: u16,
         cx: &mut Context<'_>,
     ) {
-        if !asked.may_use(&self.place.settings, group) || asked.rival.is_some() {
+        if !asked.may_use(&self.conn.settings, group) || asked.colliding.is_some() {
             let wanted = group.to_be_bytes().to_vec();
             let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
             return self.on_child_refused(asked, &notify, cx);
@@ -353,7 +354,7 @@ impl IkeSa {
         notify: &Notify,
         cx: &mut Context<'_>,
     ) {
-        let refused = || rekey_refusal::refused(cx.now, Rekey::Child, notify, &self.place.settings);
+        let refused = || rekey_refusal::refused(cx.now, Rekey::Child, notify, &self.conn.settings);
         if notify.kind == NotifyType::TEMPORARY_FAILURE {
             let old = asked.old.and_then(|old| self.children.of_ours(old));
             let for_long = old.is_some_and(|old| old.refusals >= BUSY_FOR_LONG);
@@ -364,8 +365,8 @@ impl IkeSa {
             && let Some(old) = asked.old
         {
             // With a rival it was the peer's exchange that replaced it.
-            match &asked.rival {
-                Some(rival) => self.prefer(rival.spi_in, cx),
+            match &asked.colliding {
+                Some(colliding) => self.prefer(colliding.spi_in, cx),
                 None => self.replace_lost(old, cx),
             }
             return;
@@ -389,7 +390,7 @@ impl IkeSa {
                 self.put_off = self.put_off.saturating_add(1);
                 self.restore_at = Some(cx.now + back_off(self.put_off, jitter));
             }
-            self.upshot.failures.extend(denial.failure());
+            self.output.failures.extend(denial.failure());
             return;
         };
         if child.standing != Standing::Working {
@@ -399,8 +400,8 @@ impl IkeSa {
         let soon = cx.now + pause(child.hard_expiry, child.refusals, cx.now, jitter);
         child.rekey_at = Some(denial.again(soon, child.soft_expiry));
         if let Some(failure) = denial.failure() {
-            self.upshot.failures.push(failure.clone());
-            self.upshot.verdicts.push((Rekey::Child, Err(failure)));
+            self.output.failures.push(failure.clone());
+            self.output.verdicts.push((Rekey::Child, Err(failure)));
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use super::{Fate, IkeSa, Phase};
+use super::{IkeSa, Phase, SaOutcome};
 use crate::ike::children::Standing;
 use crate::ike::event::{Datagram, DownReason, Role};
 use crate::ike::exchange::{create_child, informational, rekey_ike};
 use crate::ike::handshake::Context;
-use crate::ike::pieces::Parcel;
+use crate::ike::out_message::SentMessage;
 use crate::ike::protect::Opened;
-use crate::ike::refused::Refused;
 use crate::ike::retransmit::Retransmit;
+use crate::ike::unauthenticated::DropClass;
 use crate::wire::{ExchangeType, Flags, Header, Message, MessageId, Notify, Payload};
 
 /// Something to ask of the peer.
@@ -68,7 +68,7 @@ impl Job {
 pub struct Outstanding {
     pub(super) job: Job,
     pub(super) asked: Asked,
-    pub(super) ladder: Retransmit,
+    pub(super) retransmit: Retransmit,
     id: MessageId,
     exchange: ExchangeType,
 }
@@ -94,16 +94,16 @@ impl Outstanding {
     }
 
     /// The IKE SA that the peer's crossing exchange made.
-    pub fn take_rival(&mut self) -> Option<Box<IkeSa>> {
+    pub fn take_colliding(&mut self) -> Option<Box<IkeSa>> {
         match &mut self.asked {
-            Asked::Ike(asked) => asked.rival.take(),
+            Asked::Ike(asked) => asked.colliding.take(),
             Asked::Informational | Asked::Child(_) => None,
         }
     }
 
     /// The peer has moved.
     pub fn redirect(&mut self, remote: SocketAddr) {
-        self.ladder.redirect(remote);
+        self.retransmit.redirect(remote);
     }
 }
 
@@ -146,7 +146,7 @@ impl IkeSa {
 
     /// The payloads of a request, and what its answer will be compared with; `None` when nobody wants it any more.
     fn prepare(&self, job: &Job, cx: &mut Context<'_>) -> Option<(Vec<Payload>, Asked)> {
-        let settings = &self.place.settings;
+        let settings = &self.conn.settings;
         let child = |old, group, cx: &mut Context<'_>| {
             let spi_in = self.fresh_child_spi(cx);
             let asked = create_child::Asked::begin(settings, old, group, spi_in, cx.rng);
@@ -156,7 +156,7 @@ impl IkeSa {
             Job::Liveness | Job::DeleteChild { .. } | Job::DeleteIke(_) => {
                 Some((informational::request(job), Asked::Informational))
             }
-            // The answer that brought the SPI may have overtaken the complaint that it is not there, and the peer would make another in its place.
+            // The answer that brought the SPI may have overtaken the complaint that it is not there, and the peer would make another in its conn.
             Job::InvalidSpi { spi } => self
                 .children
                 .of_ours(*spi)
@@ -188,29 +188,29 @@ impl IkeSa {
     ) {
         let sealed = self.next_id.and_then(|id| {
             let header = self.header(exchange, id, Direction::Request);
-            let (header, payloads) = cx.shape(header, payloads);
+            let (header, payloads) = cx.impaired(header, payloads);
             Some((id, self.protector.seal(header, &payloads)?))
         });
-        let Some((id, pieces)) = sealed else {
+        let Some((id, datagrams)) = sealed else {
             // Nothing can be said any more: `on_timeout` buries an SA that is closing in silence.
             return self.close(DownReason::Expired, None, cx);
         };
         self.next_id = id.next();
-        let parcel = Parcel {
-            local: self.place.local,
-            remote: self.place.remote,
-            pieces,
+        let message = SentMessage {
+            local: self.conn.local,
+            remote: self.conn.remote,
+            datagrams,
         };
-        cx.out.transmits.extend(parcel.transmits());
-        self.quiet.sent(cx.now);
+        cx.out.transmits.extend(message.transmits());
+        self.idle.sent(cx.now);
         let jitter = cx.jitter();
-        let ladder = Retransmit::new(cx.now, parcel, self.place.settings.dpd.timeout, jitter);
+        let retransmit = Retransmit::new(cx.now, message, self.conn.settings.dpd.timeout, jitter);
         self.request = Some(Outstanding {
             job,
             asked,
             id,
             exchange,
-            ladder,
+            retransmit,
         });
     }
 
@@ -243,45 +243,45 @@ impl IkeSa {
         message: &Message<'_>,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Fate {
+    ) -> SaOutcome {
         let header = message.header;
         let awaited = self.request.as_ref().is_some_and(|request| {
             request.id == header.message_id && header.exchange == request.exchange
         });
         if !awaited {
-            cx.refuse(Refused::Stray);
-            return Fate::Lives;
+            cx.count_drop(DropClass::Stray);
+            return SaOutcome::Open;
         }
         let Opened { payloads, .. } = match self.protector.open(message) {
             Ok(opened) => opened,
             Err(why) => {
-                cx.unopened(why);
-                return Fate::Lives;
+                cx.count_unopened(why);
+                return SaOutcome::Open;
             }
         };
-        self.quiet.heard(cx.now);
+        self.idle.heard(cx.now);
         self.follow(datagram.remote, cx);
         let Some(Outstanding { job, asked, .. }) = self.request.take() else {
-            return Fate::Lives;
+            return SaOutcome::Open;
         };
         self.on_answered(cx);
-        let fate = match asked {
+        let outcome = match asked {
             Asked::Informational => {
                 // Nonsense is an answer too, and that is all these requests ask for.
                 let payloads = payloads.unwrap_or_default();
-                let fate = informational::on_response(&job, &payloads, self.closing_reason());
+                let outcome = informational::on_response(&job, &payloads, self.closing_reason());
                 if let Job::DeleteChild { spi_in } = job {
                     self.on_deleted(spi_in, cx);
                 }
-                fate
+                outcome
             }
             Asked::Child(asked) => self.on_child_answer(&job, *asked, payloads, cx),
             Asked::Ike(asked) => self.on_ike_answer(job, *asked, payloads, cx),
         };
-        if fate == Fate::Lives {
+        if outcome == SaOutcome::Open {
             self.pump(cx);
         }
-        fate
+        outcome
     }
 
     /// The peer has agreed that a Child SA is gone.
@@ -291,7 +291,7 @@ impl IkeSa {
         {
             self.drop_child(spi_in, reason, cx);
             if !self.children.any_of_use() {
-                self.mourn_child(cx);
+                self.on_no_child_left(cx);
             }
         }
     }

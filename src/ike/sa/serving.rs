@@ -63,10 +63,10 @@ impl IkeSa {
             Standing::Waiting { .. } => {
                 child.standing = Standing::Working;
                 cx.out.events.push_back(Event::ChildPreferred {
-                    tunnel: self.place.tunnel,
+                    tunnel: self.conn.tunnel,
                     spi_in,
                 });
-                self.upshot.usurps = self.has_lost();
+                self.output.reassert_winner = self.has_lost();
             }
             Standing::Working
             | Standing::Replaced { .. }
@@ -83,7 +83,7 @@ impl IkeSa {
     /// The peer has sent over this Child SA.
     pub fn on_child_heard(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         if let Some(child) = self.children.of_ours_mut(spi_in) {
-            self.upshot.known |= !child.known;
+            self.output.known |= !child.known;
             child.known = true;
         }
         self.prefer(spi_in, cx);
@@ -107,7 +107,7 @@ impl IkeSa {
     pub(super) fn on_next_request(&mut self, cx: &mut Context<'_>) {
         let mut newest = None;
         for child in self.children.iter_mut() {
-            self.upshot.known |= !child.known;
+            self.output.known |= !child.known;
             child.known = true;
             if child.is_of_use() {
                 newest = Some(child.spi_in);
@@ -120,7 +120,7 @@ impl IkeSa {
 
     fn tell_down(&self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
         cx.out.events.push_back(Event::ChildDown {
-            tunnel: self.place.tunnel,
+            tunnel: self.conn.tunnel,
             spi_in,
             reason,
         });
@@ -132,7 +132,7 @@ impl IkeSa {
     }
 
     /// The one that has won is gone, so this one stays.
-    pub fn reprieve(&mut self) {
+    pub fn cancel_close(&mut self) {
         if self.has_lost() {
             self.close_at = None;
         }
@@ -198,12 +198,12 @@ impl IkeSa {
     }
 
     /// No Child SA is left that serves. The peer may be about to make another, or to close the IKE SA too; if it does neither, we do.
-    pub(super) fn mourn_child(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn on_no_child_left(&mut self, cx: &mut Context<'_>) {
         self.revive(cx);
         if self.children.any_of_use() || !self.is_open() {
             return;
         }
-        match self.place.settings.start {
+        match self.conn.settings.start {
             Start::Auto => {
                 // Whoever initiated the IKE SA is the first to try, so that the two sides rather do not cross.
                 let grace = match self.role {

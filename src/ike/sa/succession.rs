@@ -7,7 +7,7 @@
 use super::followup::Step;
 use super::renewal::{BUSY_FOR_LONG, Chain, Denial, Refusal, is_fatal, pause};
 use super::request::Asked;
-use super::{Fate, IkeSa, Job, Phase};
+use super::{IkeSa, Job, Phase, SaOutcome};
 use crate::crypto::WrongKeyLength;
 use crate::ike::children::DELETE_FOR_PEER;
 use crate::ike::collision::{self, Reply, Survivor};
@@ -16,8 +16,8 @@ use crate::ike::event::{DownReason, Event, Rekey};
 use crate::ike::exchange::followup::What;
 use crate::ike::exchange::rekey_ike;
 use crate::ike::handshake::Context;
+use crate::ike::messages::Renewal;
 use crate::ike::rekey_refusal;
-use crate::ike::shape::Renewal;
 use crate::wire::{Notify, NotifyType, Payload};
 
 impl IkeSa {
@@ -33,7 +33,7 @@ impl IkeSa {
                 return Err(Refusal::Plain(later));
             }
         }
-        let (agreed, mut payloads) = rekey_ike::respond(renewal, &self.place.settings, cx.rng)?;
+        let (agreed, mut payloads) = rekey_ike::respond(renewal, &self.conn.settings, cx.rng)?;
         match agreed.suite.additional {
             None => {
                 let made = agreed.make(None, self.parent());
@@ -56,14 +56,14 @@ impl IkeSa {
         let new = self
             .succeed(made, cx)
             .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
-        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
+        self.output.verdicts.push((Rekey::Ike, Ok(())));
         match self.request.as_mut().map(|request| &mut request.asked) {
-            Some(Asked::Ike(asked)) if asked.rival.is_some() => {
+            Some(Asked::Ike(asked)) if asked.colliding.is_some() => {
                 let later = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
                 return Err(Refusal::Plain(later));
             }
             // Which of the two stays shows when our own answer comes.
-            Some(Asked::Ike(asked)) => asked.rival = Some(new),
+            Some(Asked::Ike(asked)) => asked.colliding = Some(new),
             Some(Asked::Child(_) | Asked::Informational) | None => {
                 self.hand_over(new, cx);
                 self.await_delete(cx);
@@ -79,30 +79,30 @@ impl IkeSa {
         mut asked: rekey_ike::Asked,
         payloads: Chain,
         cx: &mut Context<'_>,
-    ) -> Fate {
+    ) -> SaOutcome {
         if is_fatal(&payloads) {
-            return Fate::Gone(self.closing_reason());
+            return SaOutcome::Closed(self.closing_reason());
         }
         if let Phase::Closing(reason) = self.phase {
-            self.disown(asked, payloads, reason, cx);
-            return Fate::Lives;
+            self.reject(asked, payloads, reason, cx);
+            return SaOutcome::Open;
         }
         let step = self.read_ike(&mut asked, payloads, cx);
-        let rival = asked.rival.take();
+        let colliding = asked.colliding.take();
         match step {
             Ok(Step::Further(followup)) => {
-                asked.rival = rival;
+                asked.colliding = colliding;
                 self.follow_up_ike(job, asked, followup, cx);
             }
             Ok(Step::Made(made)) => match self.succeed(made, cx) {
-                Ok(new) => self.on_ike_made(new, rival, cx),
+                Ok(new) => self.on_ike_made(new, colliding, cx),
                 Err(WrongKeyLength { .. }) => {
                     let error = Error::Misbehaved("its answer leads to keys of the wrong length");
-                    self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx);
+                    self.on_ike_failed(colliding, Denial::Refused(error.failure(cx.now)), cx);
                 }
             },
             Ok(Step::OtherGroup(group))
-                if rival.is_none() && asked.may_use(&self.place.settings, group) =>
+                if colliding.is_none() && asked.may_use(&self.conn.settings, group) =>
             {
                 let group = Some(group);
                 self.ask(Job::RekeyIke { group }, cx);
@@ -110,16 +110,16 @@ impl IkeSa {
             Ok(Step::OtherGroup(group)) => {
                 let wanted = group.to_be_bytes().to_vec();
                 let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
-                self.on_ike_refused(rival, &notify, cx);
+                self.on_ike_refused(colliding, &notify, cx);
             }
-            Ok(Step::Refused(notify)) => self.on_ike_refused(rival, &notify, cx),
-            Err(error) => self.on_ike_failed(rival, Denial::Refused(error.failure(cx.now)), cx),
+            Ok(Step::Refused(notify)) => self.on_ike_refused(colliding, &notify, cx),
+            Err(error) => self.on_ike_failed(colliding, Denial::Refused(error.failure(cx.now)), cx),
         }
-        Fate::Lives
+        SaOutcome::Open
     }
 
     /// Nobody wants the IKE SA that we asked for any more, but it stands at the peer now, and is closed there too.
-    fn disown(
+    fn reject(
         &mut self,
         mut asked: rekey_ike::Asked,
         payloads: Chain,
@@ -130,52 +130,62 @@ impl IkeSa {
             && let Ok(mut new) = self.succeed(made, cx)
         {
             new.close(reason, None, cx);
-            self.upshot.successors.push(new);
+            self.output.successors.push(new);
         }
     }
 
-    fn on_ike_refused(&mut self, rival: Option<Box<IkeSa>>, notify: &Notify, cx: &mut Context<'_>) {
-        let refused = || rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.place.settings);
+    fn on_ike_refused(
+        &mut self,
+        colliding: Option<Box<IkeSa>>,
+        notify: &Notify,
+        cx: &mut Context<'_>,
+    ) {
+        let refused = || rekey_refusal::refused(cx.now, Rekey::Ike, notify, &self.conn.settings);
         let denial = if notify.kind == NotifyType::TEMPORARY_FAILURE {
             let for_long = self.life.refusals >= BUSY_FOR_LONG;
             Denial::Busy(for_long.then(refused))
         } else {
             Denial::Refused(refused())
         };
-        self.on_ike_failed(rival, denial, cx);
+        self.on_ike_failed(colliding, denial, cx);
     }
 
     fn on_ike_made(
         &mut self,
         mut new: Box<IkeSa>,
-        rival: Option<Box<IkeSa>>,
+        colliding: Option<Box<IkeSa>>,
         cx: &mut Context<'_>,
     ) {
-        self.upshot.verdicts.push((Rekey::Ike, Ok(())));
-        let Some(mut rival) = rival else {
+        self.output.verdicts.push((Rekey::Ike, Ok(())));
+        let Some(mut colliding) = colliding else {
             self.hand_over(new, cx);
             return self.close(DownReason::Replaced, None, cx);
         };
-        match collision::survivor(&new.nonces, &rival.nonces, self.role) {
+        match collision::survivor(&new.nonces, &colliding.nonces, self.role) {
             Survivor::Ours => {
-                rival.close_later(cx.now + DELETE_FOR_PEER, DownReason::Redundant);
+                colliding.close_later(cx.now + DELETE_FOR_PEER, DownReason::Redundant);
                 self.hand_over(new, cx);
-                self.upshot.successors.push(rival);
+                self.output.successors.push(colliding);
                 self.close(DownReason::Replaced, None, cx);
             }
             Survivor::Theirs => {
-                self.hand_over(rival, cx);
+                self.hand_over(colliding, cx);
                 new.close(DownReason::Redundant, None, cx);
-                self.upshot.successors.push(new);
+                self.output.successors.push(new);
                 self.await_delete(cx);
             }
         }
     }
 
     /// Nothing came of our request. If the peer's exchange crossed it, that one has done it.
-    fn on_ike_failed(&mut self, rival: Option<Box<IkeSa>>, denial: Denial, cx: &mut Context<'_>) {
-        if let Some(rival) = rival {
-            self.hand_over(rival, cx);
+    fn on_ike_failed(
+        &mut self,
+        colliding: Option<Box<IkeSa>>,
+        denial: Denial,
+        cx: &mut Context<'_>,
+    ) {
+        if let Some(colliding) = colliding {
+            self.hand_over(colliding, cx);
             return self.await_delete(cx);
         }
         let jitter = cx.jitter();
@@ -184,8 +194,8 @@ impl IkeSa {
         let soon = cx.now + pause(life.hard_expiry, life.refusals, cx.now, jitter);
         life.rekey_at = Some(denial.again(soon, life.soft_expiry));
         if let Some(failure) = denial.failure() {
-            self.upshot.failures.push(failure.clone());
-            self.upshot.verdicts.push((Rekey::Ike, Err(failure)));
+            self.output.failures.push(failure.clone());
+            self.output.verdicts.push((Rekey::Ike, Err(failure)));
         }
     }
 
@@ -204,18 +214,18 @@ impl IkeSa {
         to.restore_at = self.restore_at.take();
         // What was to be closed is not saved by having fresh keys.
         to.close_at = self.close_at.take();
-        to.quiet = self.quiet;
+        to.idle = self.idle;
         to.announced = self.announced;
-        to.place.remote = self.place.remote;
+        to.conn.remote = self.conn.remote;
         self.announced = false;
         self.phase = Phase::Replaced;
-        self.upshot.rekeys.ike = self.upshot.rekeys.ike.saturating_add(1);
+        self.output.rekeys.ike = self.output.rekeys.ike.saturating_add(1);
         cx.out.events.push_back(Event::IkeRekeyed {
-            tunnel: self.place.tunnel,
+            tunnel: self.conn.tunnel,
             old: self.spis(),
             ike: to.view(),
         });
         to.pump(cx);
-        self.upshot.successors.push(to);
+        self.output.successors.push(to);
     }
 }

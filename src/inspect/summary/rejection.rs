@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::crypto::{EspProposal, IkeProposal};
-use crate::ike::{self, Nearest};
+use crate::ike::{self, ClosestProposal};
 use crate::inspect::payload::offered;
 use crate::wire::{Payload, Proposal, ProtocolId, Sa};
 
@@ -84,7 +84,7 @@ impl ProposalRejection {
 }
 
 /// The engine takes proposals of its own in the words of the configuration.
-fn nearest(own: &Sa, offer: &Sa, protocol: ProtocolId) -> Option<Nearest> {
+fn nearest(own: &Sa, offer: &Sa, protocol: ProtocolId) -> Option<ClosestProposal> {
     let words = own
         .proposals
         .iter()
@@ -95,13 +95,13 @@ fn nearest(own: &Sa, offer: &Sa, protocol: ProtocolId) -> Option<Nearest> {
             let own: Vec<IkeProposal> = words
                 .filter_map(|words| Some(IkeProposal::parse(&words).ok()?.0))
                 .collect();
-            ike::nearest_ike(&own, offer)
+            ike::closest_ike(&own, offer)
         }
         ProtocolId::ESP => {
             let own: Vec<EspProposal> = words
                 .filter_map(|words| Some(EspProposal::parse(&words).ok()?.0))
                 .collect();
-            ike::nearest_esp(&own, offer)
+            ike::closest_esp(&own, offer)
         }
         _ => None,
     }

@@ -17,13 +17,13 @@ use super::numbers::PayloadType;
 ///
 /// # Errors
 /// The payloads do not fit their length fields.
-pub fn ours(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
+pub fn sent(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
     let mut start = Vec::new();
     header.encode(&mut start);
     let mut inner = Vec::new();
     chain::encode(payloads, &mut inner)?;
     let first = payloads.first().map_or(PayloadType::NONE, Payload::kind);
-    bare(start, first, &inner)
+    content(start, first, &inner)
 }
 
 /// A message of the peer's: `datagram` is the one it came in, or the first of its fragments; `inner` what was sealed, without padding. A payload in the clear
@@ -31,9 +31,9 @@ pub fn ours(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
 ///
 /// # Errors
 /// The datagram is shorter than a header, or the payloads are longer than a message.
-pub fn theirs(datagram: &[u8], first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {
+pub fn received(datagram: &[u8], first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {
     let start = datagram.get(..Header::LEN).ok_or(TOO_LONG)?;
-    bare(start.to_vec(), first, inner)
+    content(start.to_vec(), first, inner)
 }
 
 const TOO_LONG: TooLong = TooLong { what: "message" };
@@ -41,7 +41,7 @@ const TOO_LONG: TooLong = TooLong { what: "message" };
 /// Where the header says what the first payload is.
 const NEXT_AT: usize = 16;
 
-fn bare(mut message: Vec<u8>, first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {
+fn content(mut message: Vec<u8>, first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {
     *message.get_mut(NEXT_AT).ok_or(TOO_LONG)? = PayloadType::SK.0;
     let start = message.len();
     Envelope::Whole.encode(first, &mut message);
@@ -76,7 +76,7 @@ mod tests {
             41, 0, 0, 15,
             0, 0, 0, 11, 0, 0, 0x40, 6, 7, 7, 7,
         ];
-        assert_eq!(ours(header, &payloads).unwrap(), expected);
+        assert_eq!(sent(header, &payloads).unwrap(), expected);
 
         let mut datagram = expected[..28].to_vec();
         datagram[16] = PayloadType::SKF.0;
@@ -84,10 +84,10 @@ mod tests {
         datagram.extend([0xee; 100]);
         let inner = &expected[32..];
         assert_eq!(
-            theirs(&datagram, PayloadType::NOTIFY, inner).unwrap(),
+            received(&datagram, PayloadType::NOTIFY, inner).unwrap(),
             expected
         );
-        assert!(theirs(&datagram[..27], PayloadType::NOTIFY, inner).is_err());
-        assert!(theirs(&datagram, PayloadType::NOTIFY, &[0; 70_000]).is_err());
+        assert!(received(&datagram[..27], PayloadType::NOTIFY, inner).is_err());
+        assert!(received(&datagram, PayloadType::NOTIFY, &[0; 70_000]).is_err());
     }
 }

@@ -5,7 +5,7 @@
 //! header | N(COOKIE) | SA | KE | Ni | …        the cookie is the first payload or there is none
 //! ```
 
-use super::chain::{self, Link};
+use super::chain::{self, GenericPayload};
 use super::codec::{Cursor, Malformed};
 use super::header::Header;
 use super::notify::Notify;
@@ -13,38 +13,38 @@ use super::numbers::{NotifyType, PayloadType};
 
 /// The part of an IKE_SA_INIT request that can be judged without state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening<'a> {
+pub struct InitPeek<'a> {
     /// The cookie, if one of lawful length stands in front.
     pub cookie: Option<&'a [u8]>,
     /// Ni.
     pub nonce: &'a [u8],
 }
 
-impl<'a> Opening<'a> {
+impl<'a> InitPeek<'a> {
     /// # Errors
     /// The chain of payloads breaks, or there is not exactly one nonce.
-    pub fn read(datagram: &'a [u8]) -> Result<Opening<'a>, Malformed> {
+    pub fn read(datagram: &'a [u8]) -> Result<InitPeek<'a>, Malformed> {
         let header = Header::parse(datagram)?;
         let body = datagram.get(Header::LEN..).unwrap_or_default();
         let mut cursor = Cursor::new(body, Header::LEN);
         let (mut kind, mut cookie, mut nonce) = (header.next, None, None);
-        for index in 0..=chain::MOST {
+        for index in 0..=chain::MAX_PAYLOADS {
             if kind == PayloadType::NONE {
                 break;
             }
-            if index == chain::MOST {
+            if index == chain::MAX_PAYLOADS {
                 return Err(cursor.malformed("too many payloads"));
             }
-            let link = Link::read(kind, &mut cursor)?;
-            kind = link.next;
-            if link.kind == PayloadType::NOTIFY && index == 0 {
-                cookie = Notify::cookie(link.body);
-            } else if link.kind == PayloadType::NONCE && nonce.replace(link.body).is_some() {
-                return Err(link.body.malformed("a second nonce"));
+            let generic = GenericPayload::read(kind, &mut cursor)?;
+            kind = generic.next;
+            if generic.kind == PayloadType::NOTIFY && index == 0 {
+                cookie = Notify::cookie(generic.body);
+            } else if generic.kind == PayloadType::NONCE && nonce.replace(generic.body).is_some() {
+                return Err(generic.body.malformed("a second nonce"));
             }
         }
         let nonce = nonce.ok_or(cursor.malformed("no nonce"))?;
-        Ok(Opening {
+        Ok(InitPeek {
             cookie,
             nonce: nonce.rest(),
         })
@@ -95,29 +95,29 @@ mod tests {
         for (len, lawful) in [(0, false), (1, true), (64, true), (65, false)] {
             let cookie = vec![5; len];
             let bytes = request(&[notify(NotifyType::COOKIE, &cookie), nonce()]);
-            let opening = Opening::read(&bytes).unwrap();
-            assert_eq!(opening.cookie, lawful.then_some(&cookie[..]), "{len}");
-            assert_eq!(opening.nonce, [7; 16]);
+            let peek = InitPeek::read(&bytes).unwrap();
+            assert_eq!(peek.cookie, lawful.then_some(&cookie[..]), "{len}");
+            assert_eq!(peek.nonce, [7; 16]);
         }
         let bytes = request(&[nonce(), notify(NotifyType::COOKIE, b"late")]);
-        assert_eq!(Opening::read(&bytes).unwrap().cookie, None);
+        assert_eq!(InitPeek::read(&bytes).unwrap().cookie, None);
         let bytes = request(&[notify(NotifyType::INITIAL_CONTACT, b"x"), nonce()]);
-        assert_eq!(Opening::read(&bytes).unwrap().cookie, None);
+        assert_eq!(InitPeek::read(&bytes).unwrap().cookie, None);
     }
 
     #[test]
     fn n02_what_breaks_or_has_no_nonce_of_its_own_is_malformed() {
         let whole = request(&[notify(NotifyType::COOKIE, b"c"), nonce()]);
         for len in 0..whole.len() {
-            assert!(Opening::read(&whole[..len]).is_err());
+            assert!(InitPeek::read(&whole[..len]).is_err());
         }
         let mut cut = whole.clone();
         cut[30..32].copy_from_slice(&200u16.to_be_bytes());
-        assert!(Opening::read(&cut).is_err());
-        assert!(Opening::read(&request(&[])).is_err());
-        assert!(Opening::read(&request(&[nonce(), nonce()])).is_err());
-        let mut many = vec![Payload::Vendor(Vec::new()); chain::MOST];
+        assert!(InitPeek::read(&cut).is_err());
+        assert!(InitPeek::read(&request(&[])).is_err());
+        assert!(InitPeek::read(&request(&[nonce(), nonce()])).is_err());
+        let mut many = vec![Payload::Vendor(Vec::new()); chain::MAX_PAYLOADS];
         many.push(nonce());
-        assert!(Opening::read(&request(&many)).is_err());
+        assert!(InitPeek::read(&request(&many)).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! fragment-size   ◀──────────────── 1280 ────────────────▶
 //!                 | IP | UDP | marker | IKE fragment … ICV |
-//!                                     ◀─── Sizes::usual ──▶
+//!                                     ◀─── FragmentSizes::configured ──▶
 //! ```
 //!
 //! A message too long for the smallest path is cut twice: as the configuration says, and smaller, for the case that nothing of the first cut arrives
@@ -22,81 +22,84 @@ pub enum Fragmentation {
     /// They did not: messages go whole, and fragments are no message of the peer's.
     Unsupported,
     /// They did.
-    Agreed(Sizes),
+    Agreed(FragmentSizes),
 }
 
 /// How many octets of IKE one datagram may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub struct FragmentSizes {
     /// As configured.
-    pub usual: usize,
+    pub configured: usize,
     /// What every path carries, or `usual` if that is less.
-    pub least: usize,
+    pub minimum: usize,
 }
 
-impl Sizes {
+impl FragmentSizes {
     /// For IP packets of at most `packet` octets to `remote`.
-    pub fn new(packet: u16, remote: IpAddr) -> Sizes {
+    pub fn new(packet: u16, remote: IpAddr) -> FragmentSizes {
         // RFC 7383 §2.5.1: what each family promises to carry.
         let (header, promised) = match remote {
             IpAddr::V4(_) => (20u16, 576),
             IpAddr::V6(_) => (40, 1280),
         };
         let around = header.saturating_add(UDP_AND_MARKER);
-        Sizes {
-            usual: packet.saturating_sub(around).into(),
-            least: packet.min(promised).saturating_sub(around).into(),
+        FragmentSizes {
+            configured: packet.saturating_sub(around).into(),
+            minimum: packet.min(promised).saturating_sub(around).into(),
         }
     }
 }
 
 /// Which of the two cuts of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum FragmentSize {
     /// In datagrams of the configured size.
-    Usual,
+    Configured,
     /// In datagrams that every path carries.
-    Smaller,
+    Minimum,
 }
 
 /// The datagrams of one message, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pieces {
-    usual: Vec<Vec<u8>>,
+pub struct Datagrams {
+    configured: Vec<Vec<u8>>,
     /// Empty when it would be the same.
-    smaller: Vec<Vec<u8>>,
+    minimum: Vec<Vec<u8>>,
 }
 
-impl Pieces {
+impl Datagrams {
     /// A message in one datagram.
-    pub fn whole(bytes: Vec<u8>) -> Pieces {
-        Pieces {
-            usual: vec![bytes],
-            smaller: Vec::new(),
+    pub fn whole(bytes: Vec<u8>) -> Datagrams {
+        Datagrams {
+            configured: vec![bytes],
+            minimum: Vec::new(),
         }
     }
 
     /// A message cut twice.
-    pub fn cut(usual: Vec<Vec<u8>>, smaller: Vec<Vec<u8>>) -> Pieces {
-        Pieces { usual, smaller }
+    pub fn fragmented(configured: Vec<Vec<u8>>, minimum: Vec<Vec<u8>>) -> Datagrams {
+        Datagrams {
+            configured,
+            minimum,
+        }
     }
 
     /// The datagrams of one cut.
-    pub fn datagrams(&self, cut: Cut) -> &[Vec<u8>] {
-        match cut {
-            Cut::Smaller if !self.smaller.is_empty() => &self.smaller,
-            Cut::Usual | Cut::Smaller => &self.usual,
+    pub fn in_size(&self, size: FragmentSize) -> &[Vec<u8>] {
+        match size {
+            FragmentSize::Minimum if !self.minimum.is_empty() => &self.minimum,
+            FragmentSize::Configured | FragmentSize::Minimum => &self.configured,
         }
     }
 
     /// The datagrams of one cut on their way between these ends.
     pub fn transmits(
         &self,
-        cut: Cut,
+        size: FragmentSize,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> impl Iterator<Item = Transmit> + '_ {
-        self.datagrams(cut).iter().map(move |bytes| Transmit {
+        self.in_size(size).iter().map(move |bytes| Transmit {
             local,
             remote,
             content: Content::Ike(bytes.clone()),
@@ -106,24 +109,24 @@ impl Pieces {
 
 /// A message with its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parcel {
+pub struct SentMessage {
     /// Where it leaves from.
     pub local: SocketAddr,
     /// Where it goes.
     pub remote: SocketAddr,
     /// The message.
-    pub pieces: Pieces,
+    pub datagrams: Datagrams,
 }
 
-impl Parcel {
+impl SentMessage {
     /// Its datagrams, cut as usual.
     pub fn transmits(&self) -> impl Iterator<Item = Transmit> + '_ {
-        self.recut(Cut::Usual)
+        self.transmits_in(FragmentSize::Configured)
     }
 
     /// Its datagrams, cut like this.
-    pub fn recut(&self, cut: Cut) -> impl Iterator<Item = Transmit> + '_ {
-        self.pieces.transmits(cut, self.local, self.remote)
+    pub fn transmits_in(&self, size: FragmentSize) -> impl Iterator<Item = Transmit> + '_ {
+        self.datagrams.transmits(size, self.local, self.remote)
     }
 }
 
@@ -134,8 +137,8 @@ mod tests {
     #[test]
     fn a_datagram_with_ip_udp_and_marker_fills_the_configured_packet() {
         let sizes = |packet, remote: &str| {
-            let sizes = Sizes::new(packet, remote.parse().unwrap());
-            (sizes.usual, sizes.least)
+            let sizes = FragmentSizes::new(packet, remote.parse().unwrap());
+            (sizes.configured, sizes.minimum)
         };
         assert_eq!(sizes(1280, "192.0.2.1"), (1248, 544));
         assert_eq!(sizes(1280, "2001:db8::1"), (1228, 1228));
@@ -146,10 +149,10 @@ mod tests {
 
     #[test]
     fn without_a_smaller_cut_the_usual_one_goes_again() {
-        let whole = Pieces::whole(vec![1]);
-        assert_eq!(whole.datagrams(Cut::Smaller), [vec![1]]);
-        let cut = Pieces::cut(vec![vec![1]], vec![vec![2], vec![3]]);
-        assert_eq!(cut.datagrams(Cut::Usual), [vec![1]]);
-        assert_eq!(cut.datagrams(Cut::Smaller), [vec![2], vec![3]]);
+        let whole = Datagrams::whole(vec![1]);
+        assert_eq!(whole.in_size(FragmentSize::Minimum), [vec![1]]);
+        let cut = Datagrams::fragmented(vec![vec![1]], vec![vec![2], vec![3]]);
+        assert_eq!(cut.in_size(FragmentSize::Configured), [vec![1]]);
+        assert_eq!(cut.in_size(FragmentSize::Minimum), [vec![2], vec![3]]);
     }
 }

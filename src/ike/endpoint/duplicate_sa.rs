@@ -2,8 +2,8 @@
 //! beside it, so two for a moment are usual.
 //!
 //! ```text
-//!  another serves ──▶ settle ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), or after 30 s; from then it sends no more
-//!                                └─ the winner goes first ──▶ the loser stays after all (`reprieve`)
+//!  another serves ──▶ resolve_duplicates ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), or after 30 s; from then it sends no more
+//!                                └─ the winner goes first ──▶ the loser stays after all (`cancel_close`)
 //! ```
 
 use super::{Endpoint, Sa, cx};
@@ -17,7 +17,7 @@ use crate::net::Time;
 
 impl Endpoint {
     /// Decides between an SA that has come to serve and those of the tunnel that do already.
-    pub(super) fn settle(&mut self, now: Time, sa: &mut IkeSa) {
+    pub(super) fn resolve_duplicates(&mut self, now: Time, sa: &mut IkeSa) {
         let tunnel = sa.tunnel();
         let (mut lost_to, mut won) = (None, false);
         // One that is leaving has lost against another already.
@@ -67,7 +67,7 @@ impl Endpoint {
                     | Sa::IntermediateSent(_)
                     | Sa::AuthSent(_)
                     | Sa::HalfOpen(_)
-                    | Sa::Remnant(_) => {}
+                    | Sa::LastResponse(_) => {}
                 }
             }
         } else if won {
@@ -124,7 +124,7 @@ impl Endpoint {
             {
                 sa.prefer(spi_in, &mut cx);
                 // What sends now is the best there is.
-                sa.take_upshot();
+                sa.take_output();
             }
         }
         if let Some(preferred) = self.out.events.pop_back() {
@@ -133,7 +133,7 @@ impl Endpoint {
     }
 
     /// The IKE SA against which another one lost is gone: what is left need not go too.
-    pub(super) fn reprieve(&mut self, id: TunnelId) {
+    pub(super) fn cancel_close(&mut self, id: TunnelId) {
         let serves = |sa: &IkeSa| sa.child().is_some();
         if self.established(id).any(|sa| serves(sa) && !sa.has_lost()) {
             return;
@@ -143,7 +143,7 @@ impl Endpoint {
             .filter(|sa| serves(sa))
             .max_by_key(|sa| sa.established());
         if let Some(sa) = newest {
-            sa.reprieve();
+            sa.cancel_close();
         }
     }
 }
@@ -157,12 +157,12 @@ fn sends(sa: &IkeSa) -> bool {
 /// Decides between two SAs of a tunnel. Mostly the second is the newer one, which the first of the answer says; but an old one that had lost its Child SA may have
 /// made another.
 fn compare(other: &IkeSa, sa: &IkeSa) -> (bool, Keep, Closer) {
-    let (one, another) = (other.rival(), sa.rival());
+    let (one, another) = (other.as_duplicate(), sa.as_duplicate());
     let is_newer = one.established <= another.established;
     let (older, newer) = match is_newer {
         true => (one, another),
         false => (another, one),
     };
-    let (keep, closer) = collision::settle(older, newer, sa.peer());
+    let (keep, closer) = collision::choose_survivor(older, newer, sa.peer());
     (is_newer, keep, closer)
 }

@@ -1,7 +1,7 @@
 //! Whether a message of somebody else's exchange has everything we would want of it: the shapes, asked from outside.
 
 use super::error::Error;
-use super::shape::{
+use super::messages::{
     AuthAnswer, AuthRequest, CreateAnswer, CreateRequest, Informational, Init, InitAnswer,
     Intermediate, IntermediateAnswer,
 };
@@ -11,7 +11,7 @@ use crate::wire::{ExchangeType, Header, MessageId, Payload};
 ///
 /// # Errors
 /// In words: which payload is missing, or stands twice, or says what it may not.
-pub fn complete(header: &Header, payloads: &[Payload]) -> Result<(), String> {
+pub fn validate(header: &Header, payloads: &[Payload]) -> Result<(), String> {
     let payloads = payloads.to_vec();
     let read = match (header.exchange, header.flags.response) {
         (ExchangeType::IKE_SA_INIT, false) => Init::read(payloads).map(drop),
@@ -57,17 +57,17 @@ mod tests {
             data: Vec::new(),
         });
         let sa = Payload::Sa(Sa::default());
-        let short = complete(&request, std::slice::from_ref(&sa));
+        let short = validate(&request, std::slice::from_ref(&sa));
         assert_eq!(short, Err("payload KE is missing".to_owned()));
-        let twice = complete(&request, &[ke.clone(), ke.clone()]);
+        let twice = validate(&request, &[ke.clone(), ke.clone()]);
         assert_eq!(twice, Err("payload KE stands twice".to_owned()));
         let whole = [sa, ke, Payload::Nonce(vec![0; 32])];
-        assert_eq!(complete(&request, &whole), Ok(()));
+        assert_eq!(validate(&request, &whole), Ok(()));
         let refusal = Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()));
-        assert_eq!(complete(&answer, &[refusal]), Ok(()));
-        assert!(complete(&answer, &[]).is_err());
+        assert_eq!(validate(&answer, &[refusal]), Ok(()));
+        assert!(validate(&answer, &[]).is_err());
         let create = header(ExchangeType::CREATE_CHILD_SA, false);
-        assert!(complete(&create, &whole[..1]).is_err());
-        assert_eq!(complete(&header(ExchangeType(240), false), &[]), Ok(()));
+        assert!(validate(&create, &whole[..1]).is_err());
+        assert_eq!(validate(&header(ExchangeType(240), false), &[]), Ok(()));
     }
 }

@@ -58,7 +58,7 @@ impl From<IpAddr> for Source {
 
 /// Whether somebody receives what is sent to the address he writes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum ReturnRoutability {
     /// Nobody has asked.
     None,
     /// He has returned a cookie that went there.
@@ -67,7 +67,7 @@ pub enum Proof {
 
 /// Whether the tunnel of a peer has an IKE SA already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acquaintance {
+pub enum PeerStatus {
     /// It has: the peer is let in before anybody new.
     Established,
     /// It has none.
@@ -76,13 +76,13 @@ pub enum Acquaintance {
 
 /// What becomes of a request to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entrance {
+pub enum Admission {
     /// It is served.
-    Open,
+    Accept,
     /// It is served if it holds a valid cookie.
-    ForCookies,
+    RequireCookie,
     /// Not even then.
-    Closed,
+    Reject,
 }
 
 /// The half-open SAs of one source, or of all.
@@ -94,17 +94,17 @@ struct Slots {
 
 /// The half-open SAs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct HalfOpenTable {
     all: Slots,
     /// Only sources that have any.
     sources: BTreeMap<Source, Slots>,
 }
 
 impl Slots {
-    fn of(&mut self, proof: Proof) -> &mut usize {
-        match proof {
-            Proof::None => &mut self.without,
-            Proof::Cookie => &mut self.with_cookie,
+    fn of(&mut self, routability: ReturnRoutability) -> &mut usize {
+        match routability {
+            ReturnRoutability::None => &mut self.without,
+            ReturnRoutability::Cookie => &mut self.with_cookie,
         }
     }
 
@@ -113,21 +113,21 @@ impl Slots {
     }
 }
 
-impl Census {
+impl HalfOpenTable {
     /// One more.
-    pub fn enter(&mut self, source: Source, proof: Proof) {
+    pub fn enter(&mut self, source: Source, routability: ReturnRoutability) {
         let slots = self.sources.entry(source).or_default();
-        for slot in [slots.of(proof), self.all.of(proof)] {
+        for slot in [slots.of(routability), self.all.of(routability)] {
             *slot = slot.saturating_add(1);
         }
     }
 
     /// One less.
-    pub fn leave(&mut self, source: Source, proof: Proof) {
+    pub fn leave(&mut self, source: Source, routability: ReturnRoutability) {
         let Some(slots) = self.sources.get_mut(&source) else {
             return;
         };
-        for slot in [slots.of(proof), self.all.of(proof)] {
+        for slot in [slots.of(routability), self.all.of(routability)] {
             *slot = slot.saturating_sub(1);
         }
         if slots.count() == 0 {
@@ -136,26 +136,26 @@ impl Census {
     }
 
     /// What becomes of one more request from there.
-    pub fn entrance(&self, source: Source, peer: Acquaintance) -> Entrance {
+    pub fn admission(&self, source: Source, peer: PeerStatus) -> Admission {
         let of_one = self.of(source);
         let (crowded, full) = match peer {
-            Acquaintance::Established => (false, false),
-            Acquaintance::New => (self.all.count() >= COOKIES_FROM, self.all.count() >= MOST),
+            PeerStatus::Established => (false, false),
+            PeerStatus::New => (self.all.count() >= COOKIES_FROM, self.all.count() >= MOST),
         };
         if full || of_one.with_cookie >= MOST_OF_ONE {
-            Entrance::Closed
+            Admission::Reject
         } else if crowded || of_one.count() >= COOKIES_FROM_OF_ONE {
-            Entrance::ForCookies
+            Admission::RequireCookie
         } else {
-            Entrance::Open
+            Admission::Accept
         }
     }
 
     /// How long a half-open SA with that source is kept, as things stand.
     pub fn life(&self, source: Source) -> Duration {
-        match self.entrance(source, Acquaintance::New) {
-            Entrance::Open => LIFE,
-            Entrance::ForCookies | Entrance::Closed => LIFE_UNDER_LOAD,
+        match self.admission(source, PeerStatus::New) {
+            Admission::Accept => LIFE,
+            Admission::RequireCookie | Admission::Reject => LIFE_UNDER_LOAD,
         }
     }
 
@@ -172,40 +172,43 @@ mod tests {
         Source::from(text.parse::<IpAddr>().unwrap())
     }
 
-    fn filled(sources: impl Iterator<Item = Source>, proof: Proof) -> Census {
-        let mut census = Census::default();
-        sources.for_each(|source| census.enter(source, proof));
-        census
+    fn filled(
+        sources: impl Iterator<Item = Source>,
+        routability: ReturnRoutability,
+    ) -> HalfOpenTable {
+        let mut table = HalfOpenTable::default();
+        sources.for_each(|source| table.enter(source, routability));
+        table
     }
 
     fn sources(count: u32) -> impl Iterator<Item = Source> {
         (1..=count).map(|n| Source::V4(Ipv4Addr::from(n)))
     }
 
-    const NEW: Acquaintance = Acquaintance::New;
+    const NEW: PeerStatus = PeerStatus::New;
 
     #[test]
     fn n12_the_fourth_from_one_address_or_one_ipv6_network_needs_a_cookie() {
         let (a, b) = (source("192.0.2.1"), source("192.0.2.2"));
-        let census = filled([a, a].into_iter(), Proof::None);
-        assert_eq!(census.entrance(a, NEW), Entrance::Open);
-        let census = filled([a, a, a].into_iter(), Proof::None);
-        assert_eq!(census.entrance(a, NEW), Entrance::ForCookies);
+        let table = filled([a, a].into_iter(), ReturnRoutability::None);
+        assert_eq!(table.admission(a, NEW), Admission::Accept);
+        let table = filled([a, a, a].into_iter(), ReturnRoutability::None);
+        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
         assert_eq!(
-            census.entrance(a, Acquaintance::Established),
-            Entrance::ForCookies,
+            table.admission(a, PeerStatus::Established),
+            Admission::RequireCookie,
             "its address may be forged as well"
         );
-        assert_eq!(census.entrance(b, NEW), Entrance::Open);
+        assert_eq!(table.admission(b, NEW), Admission::Accept);
         let network = ["2001:db8::1", "2001:db8::2:3", "2001:db8::ffff:0:0:1"].map(source);
-        let census = filled(network.into_iter(), Proof::None);
+        let table = filled(network.into_iter(), ReturnRoutability::None);
         assert_eq!(
-            census.entrance(source("2001:db8::4"), NEW),
-            Entrance::ForCookies
+            table.admission(source("2001:db8::4"), NEW),
+            Admission::RequireCookie
         );
         assert_eq!(
-            census.entrance(source("2001:db8:0:1::4"), NEW),
-            Entrance::Open
+            table.admission(source("2001:db8:0:1::4"), NEW),
+            Admission::Accept
         );
         assert_eq!(source("::ffff:192.0.2.1"), a);
     }
@@ -214,49 +217,52 @@ mod tests {
     fn n12_from_thirty_on_everybody_new_needs_a_cookie_and_an_established_peer_does_not() {
         let a = source("192.0.2.1");
         assert_eq!(
-            filled(sources(29), Proof::None).entrance(a, NEW),
-            Entrance::Open
+            filled(sources(29), ReturnRoutability::None).admission(a, NEW),
+            Admission::Accept
         );
-        let census = filled(sources(30), Proof::None);
-        assert_eq!(census.entrance(a, NEW), Entrance::ForCookies);
+        let table = filled(sources(30), ReturnRoutability::None);
+        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
         assert_eq!(
-            census.entrance(a, Acquaintance::Established),
-            Entrance::Open
+            table.admission(a, PeerStatus::Established),
+            Admission::Accept
         );
     }
 
     #[test]
     fn n12_cookies_get_their_own_slots_up_to_a_bound() {
         let a = source("192.0.2.1");
-        let mut census = filled([a; 3].into_iter(), Proof::None);
-        (0..4).for_each(|_| census.enter(a, Proof::Cookie));
-        assert_eq!(census.entrance(a, NEW), Entrance::ForCookies);
-        census.enter(a, Proof::Cookie);
-        assert_eq!(census.entrance(a, NEW), Entrance::Closed);
-        let mut census = filled(sources(1000), Proof::Cookie);
-        assert_eq!(census.entrance(a, NEW), Entrance::Closed);
+        let mut table = filled([a; 3].into_iter(), ReturnRoutability::None);
+        (0..4).for_each(|_| table.enter(a, ReturnRoutability::Cookie));
+        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
+        table.enter(a, ReturnRoutability::Cookie);
+        assert_eq!(table.admission(a, NEW), Admission::Reject);
+        let mut table = filled(sources(1000), ReturnRoutability::Cookie);
+        assert_eq!(table.admission(a, NEW), Admission::Reject);
         assert_eq!(
-            census.entrance(a, Acquaintance::Established),
-            Entrance::Open
+            table.admission(a, PeerStatus::Established),
+            Admission::Accept
         );
-        census.leave(Source::V4(Ipv4Addr::from(1)), Proof::Cookie);
-        assert_eq!(census.entrance(a, NEW), Entrance::ForCookies);
+        table.leave(Source::V4(Ipv4Addr::from(1)), ReturnRoutability::Cookie);
+        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
     }
 
     #[test]
     fn n25_under_load_ike_auth_is_awaited_for_a_shorter_time() {
         let a = source("192.0.2.1");
-        let census = filled([a; 3].into_iter(), Proof::None);
-        assert_eq!(census.life(a), LIFE_UNDER_LOAD);
-        assert_eq!(census.life(source("192.0.2.2")), LIFE);
-        assert_eq!(filled(sources(30), Proof::None).life(a), LIFE_UNDER_LOAD);
+        let table = filled([a; 3].into_iter(), ReturnRoutability::None);
+        assert_eq!(table.life(a), LIFE_UNDER_LOAD);
+        assert_eq!(table.life(source("192.0.2.2")), LIFE);
+        assert_eq!(
+            filled(sources(30), ReturnRoutability::None).life(a),
+            LIFE_UNDER_LOAD
+        );
     }
 
     #[test]
     fn what_has_left_leaves_nothing_behind() {
-        let mut census = filled(sources(100), Proof::None);
-        sources(100).for_each(|source| census.leave(source, Proof::None));
-        census.leave(source("192.0.2.1"), Proof::Cookie);
-        assert_eq!(census, Census::default());
+        let mut table = filled(sources(100), ReturnRoutability::None);
+        sources(100).for_each(|source| table.leave(source, ReturnRoutability::None));
+        table.leave(source("192.0.2.1"), ReturnRoutability::Cookie);
+        assert_eq!(table, HalfOpenTable::default());
     }
 }

@@ -1,4 +1,4 @@
-//! Two lists of proposals that do not meet: which pair comes nearest, and what a person would have to write to make it meet.
+//! Two lists of proposals that do not meet: which pair comes closest, and what a person would have to write to make it meet.
 
 use std::fmt;
 
@@ -9,24 +9,24 @@ use crate::crypto::{
 };
 use crate::wire::{ProtocolId, Sa, TransformType};
 
-/// The peer's proposal that is nearest to one of ours.
+/// The peer's proposal that is closest to one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nearest {
+pub struct ClosestProposal {
     /// In which kinds of algorithm the two have nothing in common.
     differ: Vec<&'static str>,
     /// What the peer would accept, as close to ours as it gets, in configuration words.
     pub words: String,
 }
 
-impl fmt::Display for Nearest {
+impl fmt::Display for ClosestProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "differs in {}", self.differ.join(" and "))
     }
 }
 
-/// The nearest IKE proposal; `None` when each of theirs needs something we do not have.
-pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Nearest> {
-    nearest(theirs, ProtocolId::IKE, ours, |ours, offer, differ| {
+/// The closest IKE proposal; `None` when each of theirs needs something we do not have.
+pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<ClosestProposal> {
+    closest(theirs, ProtocolId::IKE, ours, |ours, offer, differ| {
         let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
         let suite = IkeSuite {
             protection,
@@ -42,9 +42,9 @@ pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Nearest> {
     })
 }
 
-/// The nearest ESP proposal. The PFS group stays out of it: IKE_AUTH does not show the peer's.
-pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<Nearest> {
-    nearest(theirs, ProtocolId::ESP, ours, |ours, offer, differ| {
+/// The closest ESP proposal. The PFS group stays out of it: IKE_AUTH does not show the peer's.
+pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<ClosestProposal> {
+    closest(theirs, ProtocolId::ESP, ours, |ours, offer, differ| {
         let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
         if !ours.esn.iter().any(|esn| offer.has_esn(*esn)) {
             differ.push("sequence numbers");
@@ -59,13 +59,13 @@ pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<Nearest> {
     })
 }
 
-fn nearest<P>(
+fn closest<P>(
     theirs: &Sa,
     protocol: ProtocolId,
     ours: &[P],
     compare: impl Fn(&P, &Offer<'_>, &mut Vec<&'static str>) -> Option<String>,
-) -> Option<Nearest> {
-    let mut found: Option<Nearest> = None;
+) -> Option<ClosestProposal> {
+    let mut found: Option<ClosestProposal> = None;
     for proposal in usable(theirs, protocol) {
         for ours in ours {
             let mut differ = Vec::new();
@@ -77,7 +77,7 @@ fn nearest<P>(
                 .is_none_or(|found| differ.len() < found.differ.len());
             // Without a difference they would have met: such a pair contradicts itself elsewhere.
             if nearer && !differ.is_empty() {
-                found = Some(Nearest { differ, words });
+                found = Some(ClosestProposal { differ, words });
             }
         }
     }
@@ -158,19 +158,19 @@ mod tests {
             ]),
             &[],
         );
-        let nearest = ike(&ours, &theirs).unwrap();
-        assert_eq!(nearest.words, "aes128-sha1-modp2048");
-        assert_eq!(nearest.to_string(), "differs in group");
+        let closest = ike(&ours, &theirs).unwrap();
+        assert_eq!(closest.words, "aes128-sha1-modp2048");
+        assert_eq!(closest.to_string(), "differs in group");
     }
 
     #[test]
     fn several_differences_are_all_named() {
         let ours = proposals(&["aes128gcm16-prfsha256-curve25519"]);
         let theirs = offer_ike(&proposals(&["aes128-sha256-modp2048"]), &[]);
-        let nearest = ike(&ours, &theirs).unwrap();
-        assert_eq!(nearest.words, "aes128-sha256-modp2048");
+        let closest = ike(&ours, &theirs).unwrap();
+        assert_eq!(closest.words, "aes128-sha256-modp2048");
         assert_eq!(
-            nearest.to_string(),
+            closest.to_string(),
             "differs in encryption and integrity and group"
         );
     }
@@ -183,9 +183,9 @@ mod tests {
         );
         for (ours, theirs) in [(with, without), (without, with)] {
             let theirs_offered = offer_ike(&proposals(&[theirs]), &[]);
-            let nearest = ike(&proposals(&[ours]), &theirs_offered).unwrap();
-            assert_eq!(nearest.words, theirs);
-            assert_eq!(nearest.to_string(), "differs in additional key exchange");
+            let closest = ike(&proposals(&[ours]), &theirs_offered).unwrap();
+            assert_eq!(closest.words, theirs);
+            assert_eq!(closest.to_string(), "differs in additional key exchange");
         }
     }
 
@@ -203,8 +203,8 @@ mod tests {
     fn of_esp_our_own_pfs_group_is_kept() {
         let esp_words = |words: &str| vec![EspProposal::parse(words).unwrap().0];
         let theirs = offer_esp(&esp_words("aes256-sha256"), 0x1000, Pfs::Unnamed);
-        let nearest = esp(&esp_words("aes128-sha256-modp2048"), &theirs).unwrap();
-        assert_eq!(nearest.words, "aes256-sha256-modp2048");
-        assert_eq!(nearest.to_string(), "differs in encryption");
+        let closest = esp(&esp_words("aes128-sha256-modp2048"), &theirs).unwrap();
+        assert_eq!(closest.words, "aes256-sha256-modp2048");
+        assert_eq!(closest.to_string(), "differs in encryption");
     }
 }

@@ -193,13 +193,13 @@ impl Init {
     /// # Errors
     /// A required payload is missing or stands twice, or the nonce has no lawful length.
     pub fn read(payloads: Vec<Payload>) -> Result<Init, Error> {
-        let mut loose = Loose::sort(payloads)?;
+        let mut set = PayloadSet::sort(payloads)?;
         Ok(Init {
-            sa: required(loose.sa.take(), "SA")?,
-            ke: required(loose.ke.take(), "KE")?,
-            nonce: loose.nonce()?,
-            notifies: loose.notifies,
-            vendors: loose.vendors,
+            sa: required(set.sa.take(), "SA")?,
+            ke: required(set.ke.take(), "KE")?,
+            nonce: set.nonce()?,
+            notifies: set.notifies,
+            vendors: set.vendors,
         })
     }
 }
@@ -208,17 +208,17 @@ impl InitAnswer {
     /// # Errors
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<InitAnswer, Error> {
-        let mut loose = Loose::sort(payloads)?;
-        if let (Some(sa), Some(ke)) = (loose.sa.take(), loose.ke.take()) {
+        let mut set = PayloadSet::sort(payloads)?;
+        if let (Some(sa), Some(ke)) = (set.sa.take(), set.ke.take()) {
             return Ok(InitAnswer::Accepted(Box::new(Init {
                 sa,
                 ke,
-                nonce: loose.nonce()?,
-                notifies: loose.notifies,
-                vendors: loose.vendors,
+                nonce: set.nonce()?,
+                notifies: set.notifies,
+                vendors: set.vendors,
             })));
         }
-        for notify in loose.notifies {
+        for notify in set.notifies {
             if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
                 return group_asked_for(&notify).map(InitAnswer::OtherGroup);
             }
@@ -237,16 +237,16 @@ impl AuthRequest {
     /// # Errors
     /// A required payload is missing or stands twice.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthRequest, Error> {
-        let loose = Loose::sort(payloads)?;
+        let set = PayloadSet::sort(payloads)?;
         Ok(AuthRequest {
-            id: required(loose.id_i, "IDi")?,
-            auth: loose.auth,
-            sa: required(loose.sa, "SA")?,
-            ts_i: required(loose.ts_i, "TSi")?,
-            ts_r: required(loose.ts_r, "TSr")?,
-            initial_contact: of_kind(&loose.notifies, NotifyType::INITIAL_CONTACT).is_some(),
-            ppk_identity: of_kind(&loose.notifies, NotifyType::PPK_IDENTITY),
-            no_ppk_auth: of_kind(&loose.notifies, NotifyType::NO_PPK_AUTH),
+            id: required(set.id_i, "IDi")?,
+            auth: set.auth,
+            sa: required(set.sa, "SA")?,
+            ts_i: required(set.ts_i, "TSi")?,
+            ts_r: required(set.ts_r, "TSr")?,
+            initial_contact: of_kind(&set.notifies, NotifyType::INITIAL_CONTACT).is_some(),
+            ppk_identity: of_kind(&set.notifies, NotifyType::PPK_IDENTITY),
+            no_ppk_auth: of_kind(&set.notifies, NotifyType::NO_PPK_AUTH),
         })
     }
 }
@@ -255,21 +255,21 @@ impl AuthAnswer {
     /// # Errors
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthAnswer, Error> {
-        let loose = Loose::sort(payloads)?;
-        let ppk = match of_kind(&loose.notifies, NotifyType::PPK_IDENTITY) {
+        let set = PayloadSet::sort(payloads)?;
+        let ppk = match of_kind(&set.notifies, NotifyType::PPK_IDENTITY) {
             Some(_) => PpkAnswer::Used,
             None => PpkAnswer::Unmentioned,
         };
-        let refusal = loose
+        let refusal = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error());
-        let (Some(id), Some(auth)) = (loose.id_r, loose.auth) else {
+        let (Some(id), Some(auth)) = (set.id_r, set.auth) else {
             return refusal
                 .map(AuthAnswer::Refused)
                 .ok_or_else(|| missing("IDr, AUTH or an error"));
         };
-        let child = match (refusal, loose.sa, loose.ts_i, loose.ts_r) {
+        let child = match (refusal, set.sa, set.ts_i, set.ts_r) {
             (Some(refusal), ..) => Err(refusal),
             (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildAnswer { sa, ts_i, ts_r }),
             (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
@@ -287,9 +287,9 @@ impl Intermediate {
     /// # Errors
     /// The public value is missing or stands twice.
     pub fn read(payloads: Vec<Payload>) -> Result<Intermediate, Error> {
-        let loose = Loose::sort(payloads)?;
+        let set = PayloadSet::sort(payloads)?;
         Ok(Intermediate {
-            ke: required(loose.ke, "KE")?,
+            ke: required(set.ke, "KE")?,
         })
     }
 }
@@ -298,15 +298,15 @@ impl IntermediateAnswer {
     /// # Errors
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<IntermediateAnswer, Error> {
-        let loose = Loose::sort(payloads)?;
-        if let Some(refusal) = loose
+        let set = PayloadSet::sort(payloads)?;
+        if let Some(refusal) = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error())
         {
             return Ok(IntermediateAnswer::Refused(refusal));
         }
-        let ke = required(loose.ke, "KE or an error")?;
+        let ke = required(set.ke, "KE or an error")?;
         Ok(IntermediateAnswer::Accepted(Intermediate { ke }))
     }
 }
@@ -315,13 +315,13 @@ impl CreateRequest {
     /// # Errors
     /// A required payload is missing or stands twice, or the nonce has no lawful length.
     pub fn read(payloads: Vec<Payload>) -> Result<CreateRequest, Error> {
-        let mut loose = Loose::sort(payloads)?;
-        let rekeys = loose
+        let mut set = PayloadSet::sort(payloads)?;
+        let rekeys = set
             .notifies
             .iter()
             .find(|notify| notify.kind == NotifyType::REKEY_SA)
             .cloned();
-        let renewal = loose.renewal()?;
+        let renewal = set.renewal()?;
         let first = renewal.sa.proposals.first();
         if first.is_some_and(|proposal| proposal.protocol == ProtocolId::IKE) {
             return Ok(CreateRequest::Ike(renewal));
@@ -329,8 +329,8 @@ impl CreateRequest {
         Ok(CreateRequest::Child(Box::new(ChildRequest {
             rekeys,
             renewal,
-            ts_i: required(loose.ts_i, "TSi")?,
-            ts_r: required(loose.ts_r, "TSr")?,
+            ts_i: required(set.ts_i, "TSi")?,
+            ts_r: required(set.ts_r, "TSr")?,
         })))
     }
 }
@@ -339,16 +339,16 @@ impl CreateAnswer {
     /// # Errors
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<CreateAnswer, Error> {
-        let mut loose = Loose::sort(payloads)?;
-        let refusal = loose.notifies.iter().find(|notify| notify.kind.is_error());
+        let mut set = PayloadSet::sort(payloads)?;
+        let refusal = set.notifies.iter().find(|notify| notify.kind.is_error());
         match refusal {
             Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
                 group_asked_for(notify).map(CreateAnswer::OtherGroup)
             }
             Some(notify) => Ok(CreateAnswer::Refused(notify.clone())),
             None => Ok(CreateAnswer::Made {
-                renewal: loose.renewal()?,
-                selectors: loose.ts_i.zip(loose.ts_r),
+                renewal: set.renewal()?,
+                selectors: set.ts_i.zip(set.ts_r),
             }),
         }
     }
@@ -358,10 +358,10 @@ impl Followup {
     /// # Errors
     /// The public value is missing or stands twice.
     pub fn read(payloads: Vec<Payload>) -> Result<Followup, Error> {
-        let loose = Loose::sort(payloads)?;
+        let set = PayloadSet::sort(payloads)?;
         Ok(Followup {
-            link: of_kind(&loose.notifies, NotifyType::ADDITIONAL_KEY_EXCHANGE),
-            ke: required(loose.ke, "KE")?,
+            link: of_kind(&set.notifies, NotifyType::ADDITIONAL_KEY_EXCHANGE),
+            ke: required(set.ke, "KE")?,
         })
     }
 }
@@ -370,15 +370,15 @@ impl FollowupAnswer {
     /// # Errors
     /// It is neither an error nor complete.
     pub fn read(payloads: Vec<Payload>) -> Result<FollowupAnswer, Error> {
-        let loose = Loose::sort(payloads)?;
-        if let Some(refusal) = loose
+        let set = PayloadSet::sort(payloads)?;
+        if let Some(refusal) = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error())
         {
             return Ok(FollowupAnswer::Refused(refusal));
         }
-        let ke = required(loose.ke, "KE or an error")?;
+        let ke = required(set.ke, "KE or an error")?;
         Ok(FollowupAnswer::Made(ke))
     }
 }
@@ -387,17 +387,17 @@ impl Informational {
     /// # Errors
     /// A payload that should be single stands twice.
     pub fn read(payloads: Vec<Payload>) -> Result<Informational, Error> {
-        let loose = Loose::sort(payloads)?;
+        let set = PayloadSet::sort(payloads)?;
         Ok(Informational {
-            deletes: loose.deletes,
-            notifies: loose.notifies,
+            deletes: set.deletes,
+            notifies: set.notifies,
         })
     }
 }
 
 /// Payloads by kind, before anyone has asked which must be there.
 #[derive(Default)]
-struct Loose {
+struct PayloadSet {
     sa: Option<Sa>,
     ke: Option<Ke>,
     id_i: Option<Id>,
@@ -411,26 +411,26 @@ struct Loose {
     vendors: Vec<Vec<u8>>,
 }
 
-impl Loose {
-    fn sort(payloads: Vec<Payload>) -> Result<Loose, Error> {
-        let mut loose = Loose::default();
+impl PayloadSet {
+    fn sort(payloads: Vec<Payload>) -> Result<PayloadSet, Error> {
+        let mut set = PayloadSet::default();
         for payload in payloads {
             match payload {
-                Payload::Sa(sa) => once(&mut loose.sa, sa, "SA")?,
-                Payload::Ke(ke) => once(&mut loose.ke, ke, "KE")?,
-                Payload::IdI(id) => once(&mut loose.id_i, id, "IDi")?,
-                Payload::IdR(id) => once(&mut loose.id_r, id, "IDr")?,
-                Payload::Auth(auth) => once(&mut loose.auth, auth, "AUTH")?,
-                Payload::Nonce(nonce) => once(&mut loose.nonce, nonce, "Nonce")?,
-                Payload::TsI(ts) => once(&mut loose.ts_i, ts, "TSi")?,
-                Payload::TsR(ts) => once(&mut loose.ts_r, ts, "TSr")?,
-                Payload::Notify(notify) => loose.notifies.push(notify),
-                Payload::Delete(delete) => loose.deletes.push(delete),
-                Payload::Vendor(vendor) => loose.vendors.push(vendor),
+                Payload::Sa(sa) => once(&mut set.sa, sa, "SA")?,
+                Payload::Ke(ke) => once(&mut set.ke, ke, "KE")?,
+                Payload::IdI(id) => once(&mut set.id_i, id, "IDi")?,
+                Payload::IdR(id) => once(&mut set.id_r, id, "IDr")?,
+                Payload::Auth(auth) => once(&mut set.auth, auth, "AUTH")?,
+                Payload::Nonce(nonce) => once(&mut set.nonce, nonce, "Nonce")?,
+                Payload::TsI(ts) => once(&mut set.ts_i, ts, "TSi")?,
+                Payload::TsR(ts) => once(&mut set.ts_r, ts, "TSr")?,
+                Payload::Notify(notify) => set.notifies.push(notify),
+                Payload::Delete(delete) => set.deletes.push(delete),
+                Payload::Vendor(vendor) => set.vendors.push(vendor),
                 Payload::Other { .. } | Payload::Unknown { .. } => {}
             }
         }
-        Ok(loose)
+        Ok(set)
     }
 
     fn renewal(&mut self) -> Result<Renewal, Error> {

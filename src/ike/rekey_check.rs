@@ -9,14 +9,14 @@
 
 use std::time::Duration;
 
-use super::event::{Rekey, RekeyCheck};
-use super::settings::RekeyTest;
+use super::event::{Rekey, RekeyVerdicts};
+use super::settings::RekeyCheck;
 use crate::net::{RekeyVerdict, Time};
 
-/// A trial of the peer's rekeying.
+/// A check of the peer's rekeying.
 #[derive(Clone, Copy, Debug)]
-pub struct RekeyTrial {
-    known: Option<RekeyCheck>,
+pub struct RekeyChecker {
+    known: Option<RekeyVerdicts>,
     due: Time,
     tries: u8,
 }
@@ -30,17 +30,17 @@ const NEXT: Duration = Duration::from_secs(10);
 /// Tries in all: a peer that is always busy gets no verdict.
 const MOST_TRIES: u8 = 8;
 
-impl RekeyTrial {
-    /// A trial that waits for the tunnel to come up, or none.
-    pub fn new(test: RekeyTest) -> RekeyTrial {
+impl RekeyChecker {
+    /// A check that waits for the tunnel to come up, or none.
+    pub fn new(test: RekeyCheck) -> RekeyChecker {
         let known = match test {
-            RekeyTest::Once => Some(RekeyCheck {
+            RekeyCheck::Once => Some(RekeyVerdicts {
                 child: RekeyVerdict::Pending,
                 ike: RekeyVerdict::Pending,
             }),
-            RekeyTest::Never => None,
+            RekeyCheck::Never => None,
         };
-        RekeyTrial {
+        RekeyChecker {
             known,
             due: Time::MAX,
             tries: 0,
@@ -48,7 +48,7 @@ impl RekeyTrial {
     }
 
     /// What is known; `None` where nobody asks.
-    pub fn known(&self) -> Option<RekeyCheck> {
+    pub fn known(&self) -> Option<RekeyVerdicts> {
         self.known
     }
 
@@ -85,7 +85,7 @@ impl RekeyTrial {
     }
 
     /// The peer has rekeyed, or refused to; whether that is news.
-    pub fn settle(&mut self, what: Rekey, accepted: bool) -> bool {
+    pub fn record(&mut self, what: Rekey, accepted: bool) -> bool {
         let Some(known) = &mut self.known else {
             return false;
         };
@@ -124,19 +124,19 @@ mod tests {
 
     #[test]
     fn the_child_sa_is_tried_first_then_the_ike_sa_and_then_no_more() {
-        let mut trial = RekeyTrial::new(RekeyTest::Once);
-        assert_eq!(trial.due(), Time::MAX);
-        trial.on_up(Time::ZERO, 0);
-        let now = trial.due();
+        let mut check = RekeyChecker::new(RekeyCheck::Once);
+        assert_eq!(check.due(), Time::MAX);
+        check.on_up(Time::ZERO, 0);
+        let now = check.due();
         assert_eq!(now, Time::ZERO + FIRST);
-        assert_eq!(trial.on_due(now), Some(Rekey::Child));
-        assert!(trial.settle(Rekey::Child, false));
-        assert!(!trial.settle(Rekey::Child, false), "told once");
-        assert_eq!(trial.on_due(trial.due()), Some(Rekey::Ike));
-        assert!(trial.settle(Rekey::Ike, true));
-        assert_eq!(trial.on_due(trial.due()), None);
-        assert_eq!(trial.due(), Time::MAX);
-        let known = trial.known().unwrap();
+        assert_eq!(check.on_due(now), Some(Rekey::Child));
+        assert!(check.record(Rekey::Child, false));
+        assert!(!check.record(Rekey::Child, false), "told once");
+        assert_eq!(check.on_due(check.due()), Some(Rekey::Ike));
+        assert!(check.record(Rekey::Ike, true));
+        assert_eq!(check.on_due(check.due()), None);
+        assert_eq!(check.due(), Time::MAX);
+        let known = check.known().unwrap();
         assert_eq!(
             (known.child, known.ike),
             (RekeyVerdict::Refused, RekeyVerdict::Accepted)
@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn a_peer_that_never_gives_a_verdict_is_not_asked_for_ever() {
-        let mut trial = RekeyTrial::new(RekeyTest::Once);
-        trial.on_up(Time::ZERO, 0);
+        let mut check = RekeyChecker::new(RekeyCheck::Once);
+        check.on_up(Time::ZERO, 0);
         let mut tries = 0;
-        while trial.due() < Time::MAX {
-            trial.on_due(trial.due());
+        while check.due() < Time::MAX {
+            check.on_due(check.due());
             tries += 1;
         }
         assert_eq!(tries, u32::from(MOST_TRIES));
@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn nobody_asked_nothing_tried() {
-        let mut trial = RekeyTrial::new(RekeyTest::Never);
-        trial.on_up(Time::ZERO, 0);
-        assert_eq!(trial.due(), Time::MAX);
-        assert!(!trial.settle(Rekey::Child, true));
+        let mut check = RekeyChecker::new(RekeyCheck::Never);
+        check.on_up(Time::ZERO, 0);
+        assert_eq!(check.due(), Time::MAX);
+        assert!(!check.record(Rekey::Child, true));
     }
 }
