@@ -1,4 +1,4 @@
-//! The client: one request, one answer, with deadlines. What `groundlink status` and its like use.
+//! Client of the control socket: one blocking request with a deadline, as `groundlink status` and the lab send it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,96 +17,96 @@ use tokio::time::{sleep, timeout};
 
 use super::protocol::ApiError;
 
-/// How long the whole conversation may take.
+/// Deadline for the whole request.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How soon to knock again at a door that is crowded.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Pause before the next connection attempt while the socket's backlog is full.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The most bytes an answer may have.
+/// Upper bound on the size of a response body in bytes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
-/// Why there is no answer.
+/// Reason why a request failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nothing listens there, or we may not connect.
+    /// Nothing listens on the socket, or connecting is not permitted.
     #[error("the daemon cannot be reached on {socket}: {cause}", socket = socket.display())]
     Unreachable {
-        /// Where we tried.
+        /// Path of the socket.
         socket: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         cause: io::Error,
     },
-    /// It listens and does not answer, or answers something that is no JSON of ours.
-    #[error("the daemon on {socket} does not answer properly: {what}", socket = socket.display())]
+    /// No response in time, or a response that is not the daemon's JSON.
+    #[error("invalid response from the daemon on {socket}: {what}", socket = socket.display())]
     InvalidReply {
-        /// Whom we asked.
+        /// Path of the socket.
         socket: PathBuf,
-        /// What was wrong.
+        /// Description.
         what: String,
     },
-    /// It answered that it will not.
+    /// Error response.
     #[error("{}", .0.error)]
     Refused(ApiError),
 }
 
-/// `GET` asks, `POST` changes something.
+/// HTTP method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpMethod {
-    /// Asks.
+    /// Reads.
     Get,
     /// Changes something.
     Post,
 }
 
-/// Asks the daemon on this socket, waiting for the answer. Not to be called inside a runtime.
-pub fn request(socket: &Path, verb: HttpMethod, path: &str) -> Result<Value, ClientError> {
+/// Sends a request and waits for the response. Must not be called inside a tokio runtime.
+pub fn request(socket: &Path, method: HttpMethod, path: &str) -> Result<Value, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    let runtime = runtime.map_err(|cause| ClientError::Unreachable {
-        socket: socket.to_owned(),
-        cause,
-    })?;
+        .build()
+        .map_err(|cause| unreachable(socket, cause))?;
     runtime.block_on(async {
-        timeout(DEADLINE, converse(socket, verb, path))
+        timeout(DEADLINE, request_async(socket, method, path))
             .await
-            .unwrap_or_else(|_| Err(garbled(socket, "no answer in time")))
+            .unwrap_or_else(|_| Err(invalid_reply(socket, "no response in time")))
     })
 }
 
-async fn converse(socket: &Path, verb: HttpMethod, path: &str) -> Result<Value, ClientError> {
+async fn request_async(
+    socket: &Path,
+    method: HttpMethod,
+    path: &str,
+) -> Result<Value, ClientError> {
     let stream = loop {
         match UnixStream::connect(socket).await {
-            // So many wait already that the kernel lets nobody else wait; the daemon does not let them wait for ever.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            // The backlog is full. Connections in it time out, so it drains.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(CONNECT_PAUSE).await,
             result => break result,
         }
     };
-    let stream = stream.map_err(|cause| ClientError::Unreachable {
-        socket: socket.to_owned(),
-        cause,
-    })?;
-    let (status, body) = exchange(stream, verb, path)
+    let stream = stream.map_err(|cause| unreachable(socket, cause))?;
+    let (status, body) = exchange(stream, method, path)
         .await
-        .map_err(|error| garbled(socket, error))?;
+        .map_err(|error| invalid_reply(socket, error))?;
     match status {
-        StatusCode::OK => serde_json::from_slice(&body).map_err(|error| garbled(socket, error)),
+        StatusCode::OK => {
+            serde_json::from_slice(&body).map_err(|error| invalid_reply(socket, error))
+        }
         _ => Err(match serde_json::from_slice(&body) {
-            Ok(trouble) => ClientError::Refused(trouble),
-            Err(_) => garbled(socket, status),
+            Ok(error) => ClientError::Refused(error),
+            Err(_) => invalid_reply(socket, status),
         }),
     }
 }
 
 async fn exchange(
     stream: UnixStream,
-    verb: HttpMethod,
+    method: HttpMethod,
     path: &str,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let method = match verb {
+    let method = match method {
         HttpMethod::Get => Method::GET,
         HttpMethod::Post => Method::POST,
     };
@@ -123,7 +123,14 @@ async fn exchange(
     Ok((status, body.to_bytes()))
 }
 
-fn garbled(socket: &Path, what: impl ToString) -> ClientError {
+fn unreachable(socket: &Path, cause: io::Error) -> ClientError {
+    ClientError::Unreachable {
+        socket: socket.to_owned(),
+        cause,
+    }
+}
+
+fn invalid_reply(socket: &Path, what: impl ToString) -> ClientError {
     ClientError::InvalidReply {
         socket: socket.to_owned(),
         what: what.to_string(),

@@ -1,68 +1,68 @@
-//! What may be asked of the daemon, and the door through which it is asked.
+//! Requests to the daemon, their replies, and the bounded channel between the server and the daemon loop.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::status::{Snapshot, TunnelStatus};
 
-/// Something asked of the daemon.
+/// Request to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiRequest {
-    /// Everything.
+    /// Status of the gateway.
     Status,
-    /// One tunnel, by name.
+    /// Status of one tunnel, by name.
     Tunnel(String),
-    /// Connect it, and again whenever it drops if it is configured so.
+    /// Connect a tunnel, and reconnect it after a failure if it is configured to start by itself.
     Up(String),
-    /// Take it down until asked otherwise.
+    /// Take a tunnel down until the next `Up`.
     Down(String),
-    /// Take it down and connect it afresh.
+    /// Take a tunnel down and connect it again.
     Reset(String),
-    /// Give one of its SAs fresh keys, without a pause in its traffic.
+    /// Rekey one SA of a tunnel without interrupting its traffic.
     Rekey {
-        /// The tunnel's name.
+        /// Name of the tunnel.
         tunnel: String,
-        /// Which of its SAs.
+        /// SA to rekey.
         sa: SaKind,
     },
 }
 
-/// An SA of a tunnel.
+/// Kind of SA of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaKind {
-    /// The Child SA, which carries the packets.
+    /// Child SA, which carries the packets.
     Child,
-    /// The IKE SA.
+    /// IKE SA.
     Ike,
 }
 
-/// What the daemon says.
+/// Reply of the daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ApiReply {
-    /// To [`ApiRequest::Status`].
+    /// Reply to [`ApiRequest::Status`].
     Status(Snapshot),
-    /// To everything about one tunnel: how it is, after what was asked has begun.
+    /// Reply to every request about one tunnel: its status after the operation was started.
     Tunnel(Box<TunnelStatus>),
-    /// There is nothing to do it with, as things are.
+    /// The request cannot be carried out in the current state.
     Refused(ApiError),
-    /// There is no tunnel of that name; these there are.
+    /// No tunnel has the requested name.
     NoSuchTunnel {
-        /// The names that exist.
+        /// Names of the configured tunnels.
         known: Vec<String>,
     },
 }
 
-/// What came of a request that was not carried out; also the body of such a response.
+/// Error of a request, and the JSON body of an error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// What is wrong.
+    /// Description.
     pub error: String,
-    /// What to do about it; may be empty.
+    /// Advice; may be empty.
     pub advice: String,
 }
 
 impl ApiError {
-    /// ApiError in words.
+    /// Error with its advice.
     pub fn new(error: impl Into<String>, advice: impl Into<String>) -> ApiError {
         ApiError {
             error: error.into(),
@@ -71,33 +71,33 @@ impl ApiError {
     }
 }
 
-/// A request on its way, with the way back.
+/// Request in the queue of the daemon loop.
 #[derive(Debug)]
 pub struct PendingRequest {
-    /// What is asked.
+    /// Request.
     pub request: ApiRequest,
-    /// Where the answer goes. Whoever asked may have gone: a failed send means nothing.
-    pub answer: oneshot::Sender<ApiReply>,
+    /// Sender of the reply; sending fails when the client has disconnected.
+    pub reply: oneshot::Sender<ApiReply>,
 }
 
-/// Where requests enter the daemon. Cheap to clone; never holds more than its depth.
+/// Sending half of the bounded request queue; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RequestSender {
     requests: mpsc::Sender<PendingRequest>,
 }
 
-/// A door and the end of it that the daemon's loop reads.
+/// Request queue of the given depth: the server's half and the daemon loop's half.
 pub fn channel(depth: usize) -> (RequestSender, mpsc::Receiver<PendingRequest>) {
     let (requests, receiver) = mpsc::channel(depth);
     (RequestSender { requests }, receiver)
 }
 
 impl RequestSender {
-    /// Asks, and waits for the answer. `None`: the daemon is too busy or is ending.
-    pub async fn ask(&self, request: ApiRequest) -> Option<ApiReply> {
-        let (answer, receiver) = oneshot::channel();
+    /// Sends a request and waits for the reply; `None` when the queue is full or the daemon is shutting down.
+    pub async fn request(&self, request: ApiRequest) -> Option<ApiReply> {
+        let (reply, receiver) = oneshot::channel();
         self.requests
-            .try_send(PendingRequest { request, answer })
+            .try_send(PendingRequest { request, reply })
             .ok()?;
         receiver.await.ok()
     }

@@ -1,4 +1,4 @@
-//! The server: one small task a connection, every step with a deadline.
+//! Server of the control socket: one task a connection, one request a connection, a deadline for every step.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,36 +19,36 @@ use tokio::time::timeout;
 use super::protocol::{ApiError, ApiReply, ApiRequest, RequestSender, SaKind};
 use super::socket::Listener;
 
-/// Connections served at once; more wait in the kernel's backlog.
+/// Upper bound on connections served at once; further ones wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 32;
 
-/// The most bytes a request's head may have, and what is buffered of it.
+/// Upper bound on the size of a request head in bytes, and on the read buffer.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The most headers a request may have.
+/// Upper bound on the number of headers in a request.
 const MAX_HEADERS: usize = 64;
 
-/// How long to wait after `accept` failed, which it does while file descriptors are short.
+/// Pause after a failed `accept`, which fails while file descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long each step may take.
+/// Deadlines of the steps of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadlines {
-    /// A client, to send its request's head.
+    /// For the client to send the request head.
     pub head: Duration,
-    /// The daemon, to answer.
-    pub answer: Duration,
-    /// A whole connection: one request, one response.
+    /// For the daemon loop to reply.
+    pub reply: Duration,
+    /// For the whole connection: one request, one response.
     pub connection: Duration,
 }
 
 const DEADLINES: Deadlines = Deadlines {
     head: Duration::from_secs(3),
-    answer: Duration::from_secs(5),
+    reply: Duration::from_secs(5),
     connection: Duration::from_secs(10),
 };
 
-/// Serves until it is dropped. Must run inside a tokio runtime with time and IO.
+/// Serves until the future is dropped. Must run inside a tokio runtime with time and IO.
 pub async fn serve(listener: Listener, requests: RequestSender) -> Infallible {
     serve_within(DEADLINES, listener, requests).await
 }
@@ -58,19 +58,15 @@ pub(super) async fn serve_within(
     listener: Listener,
     requests: RequestSender,
 ) -> Infallible {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await.ok();
+        let permit = Arc::clone(&permits).acquire_owned().await.ok();
         match listener.socket.accept().await {
             Ok((stream, _)) => {
-                let requests = requests.clone();
+                let connection = serve_connection(stream, requests.clone(), deadlines);
                 tokio::spawn(async move {
                     let _permit = permit;
-                    let _ = timeout(
-                        deadlines.connection,
-                        connection(stream, requests, deadlines),
-                    )
-                    .await;
+                    let _ = timeout(deadlines.connection, connection).await;
                 });
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -78,14 +74,14 @@ pub(super) async fn serve_within(
     }
 }
 
-async fn connection(
+async fn serve_connection(
     stream: UnixStream,
     requests: RequestSender,
     deadlines: Deadlines,
 ) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
         let requests = requests.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &requests, deadlines.answer).await) }
+        async move { Ok::<_, Infallible>(respond(&request, &requests, deadlines.reply).await) }
     });
     http1::Builder::new()
         .keep_alive(false)
@@ -102,44 +98,42 @@ async fn respond(
     requests: &RequestSender,
     deadline: Duration,
 ) -> Response<Full<Bytes>> {
-    // No request has a body; one that is sent is not read.
+    // No request of the API has a body; a body that is sent is not read.
     let uri = request.uri();
-    let asked = match route(request.method(), uri.path(), uri.query()) {
-        Ok(asked) => asked,
-        Err(refusal) => return refusal.response(),
+    let request = match route(request.method(), uri.path(), uri.query()) {
+        Ok(request) => request,
+        Err(error) => return error.response(),
     };
-    match timeout(deadline, requests.ask(asked)).await {
+    match timeout(deadline, requests.request(request)).await {
         Ok(Some(ApiReply::Status(snapshot))) => json(StatusCode::OK, &snapshot),
         Ok(Some(ApiReply::Tunnel(tunnel))) => json(StatusCode::OK, &tunnel),
-        Ok(Some(ApiReply::Refused(trouble))) => json(StatusCode::CONFLICT, &trouble),
+        Ok(Some(ApiReply::Refused(error))) => json(StatusCode::CONFLICT, &error),
         Ok(Some(ApiReply::NoSuchTunnel { known })) => {
             let advice = if known.is_empty() {
-                "there are none".to_owned()
+                "no tunnel is configured".to_owned()
             } else {
-                format!("there are: {}", known.join(", "))
+                format!("configured tunnels: {}", known.join(", "))
             };
-            json(
-                StatusCode::NOT_FOUND,
-                &ApiError::new("there is no such tunnel", advice),
-            )
+            let error = ApiError::new("no such tunnel", advice);
+            json(StatusCode::NOT_FOUND, &error)
         }
-        Ok(None) | Err(_) => json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &ApiError::new("the daemon is busy or ending", "try again"),
-        ),
+        Ok(None) | Err(_) => {
+            let error = ApiError::new("the daemon is busy or shutting down", "try again");
+            json(StatusCode::SERVICE_UNAVAILABLE, &error)
+        }
     }
 }
 
-/// Why a request has no place to go.
+/// Reason why a request has no route.
 #[derive(Debug, PartialEq, Eq)]
 enum RouteError {
-    /// There is no such path.
+    /// Unknown path.
     NotFound,
-    /// The path is there, for another method.
+    /// Known path, but for this other method.
     Method(&'static str),
-    /// What stands behind the question mark means nothing there.
+    /// Unknown query string.
     Query(&'static str),
-    /// A later version has it.
+    /// Reserved for a later version.
     NotYet(&'static str),
 }
 
@@ -150,22 +144,19 @@ impl RouteError {
                 let advice = "GET /v1/status, GET /v1/tunnels/NAME, POST /v1/tunnels/NAME/{up,down,rekey,reset}";
                 json(
                     StatusCode::NOT_FOUND,
-                    &ApiError::new("there is nothing here", advice),
+                    &ApiError::new("no such resource", advice),
                 )
             }
             RouteError::Method(allowed) => {
-                let mut response = json(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    &ApiError::new("not with this method", format!("use {allowed}")),
-                );
-                response
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static(allowed));
+                let error = ApiError::new("method not allowed", format!("use {allowed}"));
+                let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &error);
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
                 response
             }
             RouteError::Query(advice) => json(
                 StatusCode::BAD_REQUEST,
-                &ApiError::new("this query means nothing here", advice),
+                &ApiError::new("unknown query", advice),
             ),
             RouteError::NotYet(what) => json(
                 StatusCode::NOT_IMPLEMENTED,
@@ -175,48 +166,46 @@ impl RouteError {
     }
 }
 
-/// Which request a method, a path and what is asked behind it mean.
+/// Maps method, path and query to a request.
 fn route(method: &Method, path: &str, query: Option<&str>) -> Result<ApiRequest, RouteError> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let only = |wanted: Method, name: &'static str, request: ApiRequest| {
-        if *method == wanted {
-            Ok(request)
-        } else {
-            Err(RouteError::Method(name))
+    let (allowed, name, request) = match parts.as_slice() {
+        ["v1", "status"] => (Method::GET, "GET", ApiRequest::Status),
+        ["v1", "tunnels", tunnel] if !tunnel.is_empty() => {
+            (Method::GET, "GET", ApiRequest::Tunnel((*tunnel).to_owned()))
         }
-    };
-    match parts.as_slice() {
-        ["v1", "status"] => only(Method::GET, "GET", ApiRequest::Status),
-        ["v1", "tunnels", name] if !name.is_empty() => {
-            only(Method::GET, "GET", ApiRequest::Tunnel((*name).to_owned()))
-        }
-        ["v1", "tunnels", name, "up"] => {
-            only(Method::POST, "POST", ApiRequest::Up((*name).to_owned()))
-        }
-        ["v1", "tunnels", name, "down"] => {
-            only(Method::POST, "POST", ApiRequest::Down((*name).to_owned()))
-        }
-        ["v1", "tunnels", name, "reset"] => {
-            only(Method::POST, "POST", ApiRequest::Reset((*name).to_owned()))
-        }
-        ["v1", "tunnels", name, "rekey"] => {
-            let tunnel = (*name).to_owned();
-            let sa = match query {
-                None | Some("ike=false") => SaKind::Child,
-                Some("ike=true") => SaKind::Ike,
-                Some(_) => return Err(RouteError::Query("leave it out, or write `?ike=true`")),
+        ["v1", "tunnels", tunnel, operation] => {
+            let tunnel = (*tunnel).to_owned();
+            let request = match *operation {
+                "up" => ApiRequest::Up(tunnel),
+                "down" => ApiRequest::Down(tunnel),
+                "reset" => ApiRequest::Reset(tunnel),
+                "rekey" => {
+                    let sa = match query {
+                        None | Some("ike=false") => SaKind::Child,
+                        Some("ike=true") => SaKind::Ike,
+                        Some(_) => return Err(RouteError::Query("omit it, or use `?ike=true`")),
+                    };
+                    ApiRequest::Rekey { tunnel, sa }
+                }
+                _ => return Err(RouteError::NotFound),
             };
-            only(Method::POST, "POST", ApiRequest::Rekey { tunnel, sa })
+            (Method::POST, "POST", request)
         }
-        ["v1", "reload"] => Err(RouteError::NotYet("reload")),
-        ["v1", "events"] => Err(RouteError::NotYet("the event stream")),
-        ["metrics"] => Err(RouteError::NotYet("the metrics page")),
-        _ => Err(RouteError::NotFound),
+        ["v1", "reload"] => return Err(RouteError::NotYet("reload")),
+        ["v1", "events"] => return Err(RouteError::NotYet("the event stream")),
+        ["metrics"] => return Err(RouteError::NotYet("the metrics page")),
+        _ => return Err(RouteError::NotFound),
+    };
+    if *method == allowed {
+        Ok(request)
+    } else {
+        Err(RouteError::Method(name))
     }
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
-    // Our own types have string keys and finite numbers at worst written as null: this cannot fail.
+    // Cannot fail: the types of the API have string keys, and non-finite numbers become `null`.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');
     let mut response = Response::new(Full::new(Bytes::from(text)));

@@ -1,4 +1,4 @@
-//! The socket file: made private before anyone can connect, taken over from a daemon that died, left alone while one lives.
+//! Socket file: private before it accepts connections, taken over from a dead daemon, left alone while another daemon listens.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,13 +11,13 @@ use nix::unistd::{Gid, Group, chown};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-/// Members of this group may talk to the daemon, where the group exists.
+/// Group whose members may use the socket, if the group exists.
 const GROUP: &str = "groundlink";
 
-/// How many connections may wait to be accepted.
+/// Backlog of connections not yet accepted.
 const BACKLOG: i32 = 64;
 
-/// A control socket that listens. Its file goes when this is dropped.
+/// Listening control socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) socket: UnixListener,
@@ -25,30 +25,38 @@ pub struct Listener {
     inode: u64,
 }
 
-/// Why there is no control socket.
+/// Reason why the control socket cannot be created.
 #[derive(Debug)]
 pub enum SocketError {
-    /// A daemon answers on it.
+    /// Another daemon listens on the path.
     InUse(PathBuf),
-    /// Something else has this name.
+    /// The path is a file of another type.
     NotASocket(PathBuf),
-    /// The system refused.
+    /// Error of the operating system.
     Refused(PathBuf, io::Error),
 }
 
 impl SocketError {
-    /// What to do about it.
+    /// Advice for the operator.
     pub fn advice(&self) -> String {
         match self {
-            SocketError::InUse(_) => "a groundlink is running already; stop it, or give this one another `control` and `--socket`".to_owned(),
-            SocketError::NotASocket(path) => format!("remove {} or set another `control` under `[gateway]`", path.display()),
-            SocketError::Refused(path, error) if error.kind() == io::ErrorKind::NotFound => {
-                let folder = path.parent().unwrap_or(Path::new("/"));
-                format!("make its folder: mkdir -m 0755 {} (systemd does it with RuntimeDirectory=groundlink)", folder.display())
+            SocketError::InUse(_) => {
+                "groundlink is already running: stop it, or give this instance another `control` and `--socket`"
+                    .to_owned()
             }
-            SocketError::Refused(path, _) => {
-                let folder = path.parent().unwrap_or(Path::new("/"));
-                format!("the user running groundlink must be able to write to {}", folder.display())
+            SocketError::NotASocket(path) => format!(
+                "remove {} or set another `control` under `[gateway]`",
+                path.display()
+            ),
+            SocketError::Refused(path, error) => {
+                let folder = path.parent().unwrap_or(Path::new("/")).display();
+                if error.kind() == io::ErrorKind::NotFound {
+                    format!(
+                        "create its directory: mkdir -m 0755 {folder} (systemd does so with RuntimeDirectory=groundlink)"
+                    )
+                } else {
+                    format!("the user that runs groundlink needs write permission for {folder}")
+                }
             }
         }
     }
@@ -59,11 +67,11 @@ impl fmt::Display for SocketError {
         match self {
             SocketError::InUse(path) => write!(f, "another daemon listens on {}", path.display()),
             SocketError::NotASocket(path) => {
-                write!(f, "{} exists and is no socket", path.display())
+                write!(f, "{} exists and is not a socket", path.display())
             }
             SocketError::Refused(path, error) => write!(
                 f,
-                "cannot make the control socket {}: {error}",
+                "cannot create the control socket {}: {error}",
                 path.display()
             ),
         }
@@ -72,23 +80,11 @@ impl fmt::Display for SocketError {
 
 impl std::error::Error for SocketError {}
 
-/// Makes the control socket. Must be called inside a tokio runtime.
+/// Creates the control socket. Must be called inside a tokio runtime.
 pub fn listen(path: &Path) -> Result<Listener, SocketError> {
+    remove_stale(path)?;
     let refused = |error: io::Error| SocketError::Refused(path.to_owned(), error);
-    clear(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(refused)?;
-    // Linux gives the file the mode of the socket it is bound from: there is no moment at which others could connect.
-    fchmod(socket.as_fd(), Mode::from_bits_truncate(0o600))
-        .map_err(|error| refused(error.into()))?;
-    socket
-        .bind(&SockAddr::unix(path).map_err(refused)?)
-        .map_err(refused)?;
-    let inode = fs::symlink_metadata(path).map_err(refused)?.ino();
-    open_to_group(path);
-    socket.listen(BACKLOG).map_err(refused)?;
-    socket.set_nonblocking(true).map_err(refused)?;
-    let socket =
-        UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).map_err(refused)?;
+    let (socket, inode) = bind(path).map_err(refused)?;
     Ok(Listener {
         socket,
         path: path.to_owned(),
@@ -96,17 +92,30 @@ pub fn listen(path: &Path) -> Result<Listener, SocketError> {
     })
 }
 
+fn bind(path: &Path) -> io::Result<(UnixListener, u64)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux copies the socket's mode to the file on bind, so the file is never open to others.
+    fchmod(socket.as_fd(), Mode::from_bits_truncate(0o600))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let inode = fs::symlink_metadata(path)?.ino();
+    open_to_group(path);
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
+    Ok((socket, inode))
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Only ours: a successor may have put its own there already.
+        // A later daemon may have replaced the file: remove it only if it is still this listener's.
         if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes the socket of a daemon that died. One that answers, or that we may not ask, stays.
-fn clear(path: &Path) -> Result<(), SocketError> {
+/// Removes the socket file of a dead daemon. Fails if a daemon accepts connections on it, or if connecting is not permitted.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let refused = |error: io::Error| SocketError::Refused(path.to_owned(), error);
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -116,23 +125,18 @@ fn clear(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => {}
     }
-    // Without waiting: one that accepts nobody just now is alive all the same.
-    let asked = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
+    // Nonblocking: a live daemon with a full backlog must not block the start.
+    let connected = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
         .and_then(|socket| socket.connect(&SockAddr::unix(path)?));
-    match asked {
-        Ok(_) => Err(SocketError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(refused)
-        }
-        // A full backlog is a live daemon as well.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(SocketError::InUse(path.to_owned()))
-        }
-        Err(error) => Err(refused(error)),
+    match connected.map_err(|error| (error.kind(), error)) {
+        // WouldBlock: the backlog of a live daemon is full.
+        Ok(()) | Err((io::ErrorKind::WouldBlock, _)) => Err(SocketError::InUse(path.to_owned())),
+        Err((io::ErrorKind::ConnectionRefused, _)) => fs::remove_file(path).map_err(refused),
+        Err((_, error)) => Err(refused(error)),
     }
 }
 
-/// Lets the group in, if there is one and we may give the file to it; otherwise it stays ours alone.
+/// Gives the file to the group if the group exists and the process may do so; otherwise the file stays private.
 fn open_to_group(path: &Path) {
     let Ok(Some(group)) = Group::from_name(GROUP) else {
         return;

@@ -1,4 +1,4 @@
-//! A daemon's loop, a server and clients, on a socket in a folder of their own.
+//! Server and clients of the control socket, with a stand-in for the daemon loop, in a temporary directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,8 +32,8 @@ fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
     }
 }
 
-/// What a daemon with the one tunnel `a` answers.
-fn daemon_answers(request: ApiRequest) -> ApiReply {
+/// Reply of a daemon with the one tunnel `a`.
+fn daemon_reply(request: ApiRequest) -> ApiReply {
     let named = |name: String, state| match name.as_str() {
         "a" => ApiReply::Tunnel(Box::new(tunnel("a", state))),
         _ => ApiReply::NoSuchTunnel {
@@ -53,7 +53,7 @@ fn daemon_answers(request: ApiRequest) -> ApiReply {
         ApiRequest::Tunnel(name) => named(name, TunnelState::Up),
         ApiRequest::Up(name) | ApiRequest::Reset(name) => named(name, TunnelState::Connecting),
         ApiRequest::Down(name) => named(name, TunnelState::Down),
-        // The state tells the test which SA was meant.
+        // The replies differ, so that the tests see which SA was requested.
         ApiRequest::Rekey { tunnel, sa } => match sa {
             SaKind::Child => named(tunnel, TunnelState::Up),
             SaKind::Ike => ApiReply::Refused(ApiError::new("there is no IKE SA", "wait")),
@@ -61,29 +61,36 @@ fn daemon_answers(request: ApiRequest) -> ApiReply {
     }
 }
 
-/// Short enough to wait for, long enough for a slow machine.
-const SHORT: Deadlines = Deadlines {
+/// Deadlines short enough to wait for, long enough for a slow machine.
+const SHORT_DEADLINES: Deadlines = Deadlines {
     head: Duration::from_millis(400),
-    answer: Duration::from_millis(400),
+    reply: Duration::from_millis(400),
     connection: Duration::from_secs(5),
 };
 
-/// Serves in a thread of its own until it is dropped.
-struct Served {
+/// Behaviour of the stand-in for the daemon loop.
+#[derive(Clone, Copy)]
+enum TestDaemon {
+    Replies,
+    Hangs,
+}
+
+/// Server in a thread of its own; stops on drop.
+struct TestServer {
     path: PathBuf,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
 
-impl Served {
-    /// A daemon that answers, or one whose loop has hung.
-    fn start(answers: bool) -> Served {
+impl TestServer {
+    /// Starts a server whose daemon loop replies, or hangs.
+    fn start(daemon: TestDaemon) -> TestServer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (started, is_started) = std::sync::mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let at = path.clone();
+        let socket = path.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -91,22 +98,21 @@ impl Served {
                 .unwrap();
             runtime.block_on(async {
                 let (sender, mut requests) = channel(4);
-                let server = serve_within(SHORT, listen(&at).unwrap(), sender);
-                ready.send(()).unwrap();
-                let daemon = async {
-                    while let Some(PendingRequest { request, answer }) = requests.recv().await {
-                        if answers {
-                            let _ = answer.send(daemon_answers(request));
-                        } else {
-                            std::mem::forget(answer);
+                let server = serve_within(SHORT_DEADLINES, listen(&socket).unwrap(), sender);
+                started.send(()).unwrap();
+                let daemon_loop = async {
+                    while let Some(PendingRequest { request, reply }) = requests.recv().await {
+                        match daemon {
+                            TestDaemon::Replies => drop(reply.send(daemon_reply(request))),
+                            TestDaemon::Hangs => std::mem::forget(reply),
                         }
                     }
                 };
-                tokio::select! { _ = server => {}, () = daemon => {}, _ = stopped => {} }
+                tokio::select! { _ = server => {}, () = daemon_loop => {}, _ = stopped => {} }
             });
         });
-        is_ready.recv().unwrap();
-        Served {
+        is_started.recv_timeout(Duration::from_secs(20)).unwrap();
+        TestServer {
             path,
             stop: Some(stop),
             thread: Some(thread),
@@ -114,82 +120,85 @@ impl Served {
         }
     }
 
-    /// Sends bytes and returns all that comes back.
+    /// Sends raw bytes and returns the whole response.
     fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(&self.path).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let _ = stream.write_all(bytes);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
     }
 
-    fn ask(&self, verb: HttpMethod, path: &str) -> Result<serde_json::Value, ClientError> {
-        client::request(&self.path, verb, path)
+    fn request(&self, method: HttpMethod, path: &str) -> Result<serde_json::Value, ClientError> {
+        client::request(&self.path, method, path)
     }
 }
 
-impl Drop for Served {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
         self.thread.take().unwrap().join().unwrap();
     }
 }
 
-fn status_line(answer: &str) -> &str {
-    answer.lines().next().unwrap_or("")
+fn status_line(response: &str) -> &str {
+    response.lines().next().unwrap_or("")
 }
 
 #[test]
-fn every_endpoint_answers_in_json() {
-    let served = Served::start(true);
+fn every_resource_responds_in_json() {
+    let server = TestServer::start(TestDaemon::Replies);
     assert_eq!(
-        served.ask(HttpMethod::Get, "/v1/status").unwrap()["tunnels"][0]["state"],
+        server.request(HttpMethod::Get, "/v1/status").unwrap()["tunnels"][0]["state"],
         "up"
     );
     assert_eq!(
-        served.ask(HttpMethod::Get, "/v1/tunnels/a").unwrap()["name"],
+        server.request(HttpMethod::Get, "/v1/tunnels/a").unwrap()["name"],
         "a"
     );
-    for (verb, state) in [
+    for (method, state) in [
         ("up", "connecting"),
         ("down", "down"),
         ("reset", "connecting"),
     ] {
         assert_eq!(
-            served
-                .ask(HttpMethod::Post, &format!("/v1/tunnels/a/{verb}"))
+            server
+                .request(HttpMethod::Post, &format!("/v1/tunnels/a/{method}"))
                 .unwrap()["state"],
             state
         );
     }
     for path in ["/v1/tunnels/a/rekey", "/v1/tunnels/a/rekey?ike=false"] {
-        assert_eq!(served.ask(HttpMethod::Post, path).unwrap()["state"], "up");
+        assert_eq!(
+            server.request(HttpMethod::Post, path).unwrap()["state"],
+            "up"
+        );
     }
-    let answer = served.raw(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
-    assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
+    let response = server.raw(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert_eq!(status_line(&response), "HTTP/1.1 200 OK");
     assert!(
-        answer.contains("content-type: application/json\r\n"),
-        "{answer}"
+        response.contains("content-type: application/json\r\n"),
+        "{response}"
     );
 }
 
 #[test]
-fn what_is_refused_says_why() {
-    let served = Served::start(true);
-    let refused = |verb, path: &str| match served.ask(verb, path) {
-        Err(ClientError::Refused(trouble)) => format!("{} | {}", trouble.error, trouble.advice),
+fn error_responses_carry_a_description_and_advice() {
+    let server = TestServer::start(TestDaemon::Replies);
+    let refused = |method, path: &str| match server.request(method, path) {
+        Err(ClientError::Refused(error)) => format!("{} | {}", error.error, error.advice),
         other => panic!("{path}: {other:?}"),
     };
     assert_eq!(
         refused(HttpMethod::Get, "/v1/tunnels/b"),
-        "there is no such tunnel | there are: a"
+        "no such tunnel | configured tunnels: a"
     );
     assert_eq!(
         refused(HttpMethod::Post, "/v1/tunnels/b/up"),
-        "there is no such tunnel | there are: a"
+        "no such tunnel | configured tunnels: a"
     );
     assert_eq!(
         refused(HttpMethod::Post, "/v1/tunnels/a/rekey?ike=true"),
@@ -197,19 +206,19 @@ fn what_is_refused_says_why() {
     );
     assert_eq!(
         refused(HttpMethod::Post, "/v1/tunnels/a/rekey?ike=maybe"),
-        "this query means nothing here | leave it out, or write `?ike=true`"
+        "unknown query | omit it, or use `?ike=true`"
     );
     assert_eq!(
         refused(HttpMethod::Get, "/v1/tunnels/a/rekey"),
-        "not with this method | use POST"
+        "method not allowed | use POST"
     );
     assert_eq!(
         refused(HttpMethod::Post, "/v1/status"),
-        "not with this method | use GET"
+        "method not allowed | use GET"
     );
     assert_eq!(
         refused(HttpMethod::Get, "/v1/tunnels/a/up"),
-        "not with this method | use POST"
+        "method not allowed | use POST"
     );
     for path in [
         "/",
@@ -219,81 +228,81 @@ fn what_is_refused_says_why() {
         "/v1/status/x",
     ] {
         assert!(
-            refused(HttpMethod::Get, path).starts_with("there is nothing here"),
+            refused(HttpMethod::Get, path).starts_with("no such resource"),
             "{path}"
         );
     }
-    for (verb, path) in [
+    for (method, path) in [
         (HttpMethod::Post, "/v1/reload?plan=true"),
         (HttpMethod::Get, "/v1/events"),
         (HttpMethod::Get, "/metrics"),
     ] {
         assert!(
-            refused(verb, path).contains("is not in this version"),
+            refused(method, path).contains("is not in this version"),
             "{path}"
         );
     }
     assert_eq!(
-        status_line(&served.raw(b"GET /metrics HTTP/1.1\r\n\r\n")),
+        status_line(&server.raw(b"GET /metrics HTTP/1.1\r\n\r\n")),
         "HTTP/1.1 501 Not Implemented"
     );
 }
 
 #[test]
-fn h03_nonsense_is_answered_or_dropped_and_the_next_client_served() {
-    let served = Served::start(true);
+fn h03_malformed_requests_are_rejected_and_the_next_client_is_served() {
+    let server = TestServer::start(TestDaemon::Replies);
     assert_eq!(
-        status_line(&served.raw(b"\0\x01\x02 nonsense\r\n\r\n")),
+        status_line(&server.raw(b"\0\x01\x02 nonsense\r\n\r\n")),
         "HTTP/1.1 400 Bad Request"
     );
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000));
-    assert!(!served.raw(long.as_bytes()).contains("200 OK"));
+    assert!(!server.raw(long.as_bytes()).contains("200 OK"));
     let many: String = (0..200).map(|n| format!("h{n}: x\r\n")).collect();
     assert!(
-        status_line(&served.raw(format!("GET /v1/status HTTP/1.1\r\n{many}\r\n").as_bytes()))
+        status_line(&server.raw(format!("GET /v1/status HTTP/1.1\r\n{many}\r\n").as_bytes()))
             .contains(" 431 ")
     );
-    // A body nobody reads, longer than any buffer.
+    // A body longer than any buffer, which the server does not read.
     let body = format!(
         "POST /v1/tunnels/a/up HTTP/1.1\r\ncontent-length: 100000000\r\n\r\n{}",
         "{".repeat(1000)
     );
-    assert_eq!(status_line(&served.raw(body.as_bytes())), "HTTP/1.1 200 OK");
-    assert!(served.ask(HttpMethod::Get, "/v1/status").is_ok());
+    assert_eq!(status_line(&server.raw(body.as_bytes())), "HTTP/1.1 200 OK");
+    assert!(server.request(HttpMethod::Get, "/v1/status").is_ok());
 }
 
 #[test]
-fn h03_clients_that_hang_do_not_keep_others_out() {
-    let served = Served::start(true);
+fn h03_hanging_clients_do_not_block_others() {
+    let server = TestServer::start(TestDaemon::Replies);
     let mut hanging: Vec<UnixStream> = (0..31)
-        .map(|_| UnixStream::connect(&served.path).unwrap())
+        .map(|_| UnixStream::connect(&server.path).unwrap())
         .collect();
     for stream in &mut hanging {
         stream.write_all(b"GET /v1/st").unwrap();
     }
     assert!(
-        served.ask(HttpMethod::Get, "/v1/status").is_ok(),
-        "one place is left"
+        server.request(HttpMethod::Get, "/v1/status").is_ok(),
+        "one connection is left"
     );
-    // With every place taken a client waits until the hanging ones have used up their time.
-    hanging.push(UnixStream::connect(&served.path).unwrap());
-    hanging.push(UnixStream::connect(&served.path).unwrap());
-    assert!(served.ask(HttpMethod::Get, "/v1/status").is_ok());
+    // With all connections taken, a client waits until the hanging ones have timed out.
+    hanging.push(UnixStream::connect(&server.path).unwrap());
+    hanging.push(UnixStream::connect(&server.path).unwrap());
+    assert!(server.request(HttpMethod::Get, "/v1/status").is_ok());
 }
 
 #[test]
-fn h03_a_daemon_that_is_stuck_is_said_to_be_busy() {
-    let served = Served::start(false);
-    match served.ask(HttpMethod::Get, "/v1/status") {
-        Err(ClientError::Refused(trouble)) => {
-            assert_eq!(trouble.error, "the daemon is busy or ending")
+fn h03_hanging_daemon_loop_is_reported_as_busy() {
+    let server = TestServer::start(TestDaemon::Hangs);
+    match server.request(HttpMethod::Get, "/v1/status") {
+        Err(ClientError::Refused(error)) => {
+            assert_eq!(error.error, "the daemon is busy or shutting down")
         }
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn no_daemon_is_unreachable_and_another_server_is_garbled() {
+fn missing_daemon_is_unreachable_and_another_server_gives_an_invalid_reply() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.sock");
     assert!(matches!(
@@ -312,7 +321,7 @@ fn no_daemon_is_unreachable_and_another_server_is_garbled() {
     thread.join().unwrap();
 }
 
-/// Runs inside a runtime, as making the socket asks for.
+/// Runs `work` inside a runtime, which creating the socket requires.
 fn in_runtime<T>(work: impl FnOnce() -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -326,7 +335,7 @@ fn listen_at(path: &Path) -> Result<Listener, SocketError> {
 }
 
 #[test]
-fn h03_the_socket_is_private_or_the_groups_and_goes_with_its_listener() {
+fn h03_socket_file_is_private_or_group_accessible_and_removed_with_its_listener() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listen_at(&path).unwrap();
@@ -342,25 +351,25 @@ fn h03_the_socket_is_private_or_the_groups_and_goes_with_its_listener() {
 }
 
 #[test]
-fn a_dead_daemons_socket_is_taken_over_and_a_live_ones_is_not() {
+fn socket_of_a_dead_daemon_is_taken_over_and_of_a_live_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "a dead daemon leaves its file");
+    assert!(path.exists(), "a killed daemon leaves its file");
     let listener = listen_at(&path).unwrap();
     let error = listen_at(&path).unwrap_err();
     assert!(matches!(error, SocketError::InUse(_)), "{error}");
-    assert!(error.advice().contains("running already"));
-    assert!(path.exists(), "the refused one removes nothing");
+    assert!(error.advice().contains("already running"));
+    assert!(path.exists(), "the failed attempt removes nothing");
     drop(listener);
 }
 
 #[test]
-fn a_successors_socket_outlives_the_predecessors_listener() {
+fn listener_does_not_remove_the_socket_of_its_successor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listen_at(&path).unwrap();
-    // Kept under another name, so that the new file cannot be given the old one's inode number.
+    // The old file is kept under another name, so that the new file cannot reuse its inode number.
     fs::rename(&path, folder.path().join("old")).unwrap();
     let successor = listen_at(&path).unwrap();
     drop(listener);
@@ -369,7 +378,7 @@ fn a_successors_socket_outlives_the_predecessors_listener() {
 }
 
 #[test]
-fn what_is_in_the_way_is_named() {
+fn obstacles_to_the_socket_file_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "precious").unwrap();
@@ -384,45 +393,45 @@ fn what_is_in_the_way_is_named() {
 }
 
 #[test]
-fn a_daemon_that_accepts_nobody_is_not_waited_for() {
+fn start_does_not_block_on_a_daemon_with_a_full_backlog() {
     use nix::sys::socket::{Backlog, listen};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let stopped = std::os::unix::net::UnixListener::bind(&path).unwrap();
     listen(&stopped, Backlog::new(1).unwrap()).unwrap();
-    let crowd = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
-    let (tell, told) = std::sync::mpsc::channel();
-    let ours = path.clone();
-    std::thread::spawn(move || tell.send(listen_at(&ours).map(drop)));
-    let refused = told.recv_timeout(Duration::from_secs(5));
+    let waiting = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
+    let (results, result) = std::sync::mpsc::channel();
+    let socket = path.clone();
+    std::thread::spawn(move || results.send(listen_at(&socket).map(drop)));
+    let refused = result.recv_timeout(Duration::from_secs(5));
     assert!(
         matches!(refused, Ok(Err(SocketError::InUse(_)))),
         "{refused:?}"
     );
-    drop(crowd);
+    drop(waiting);
 }
 
 #[test]
-fn a_client_waits_at_a_crowded_door() {
+fn client_waits_while_the_backlog_is_full() {
     use nix::sys::socket::{Backlog, listen};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     listen(&listener, Backlog::new(1).unwrap()).unwrap();
-    let crowd = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
+    let waiting = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
     let daemon = std::thread::spawn(move || {
-        // Long enough for the client to have been turned away.
+        // The client must have seen the full backlog at least once, which nothing signals.
         std::thread::sleep(Duration::from_millis(200));
-        let mut guests = listener.incoming();
-        let waited = [(), ()].map(|()| guests.next().unwrap().unwrap());
-        let mut last = guests.next().unwrap().unwrap();
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let mut connections = listener.incoming();
+        let first = [(), ()].map(|()| connections.next().unwrap().unwrap());
+        let mut last = connections.next().unwrap().unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
         assert!(last.read(&mut [0; 1024]).unwrap() > 0);
-        last.write_all(answer).unwrap();
-        drop(waited);
+        last.write_all(response).unwrap();
+        drop(first);
     });
-    let answer = client::request(&path, HttpMethod::Get, "/v1/status").unwrap();
-    assert_eq!(answer, serde_json::json!({}));
+    let reply = client::request(&path, HttpMethod::Get, "/v1/status").unwrap();
+    assert_eq!(reply, serde_json::json!({}));
     daemon.join().unwrap();
-    drop(crowd);
+    drop(waiting);
 }

@@ -189,7 +189,7 @@ impl ControlPlane {
             ApiRequest::Rekey { tunnel, sa } => self.about(&tunnel, Action::FreshKeys(sa)),
         };
         // Whoever asked may have gone.
-        let _ = asked.answer.send(answer);
+        let _ = asked.reply.send(answer);
     }
 
     /// Does what is asked of the tunnel of this name, and says how it is then.
