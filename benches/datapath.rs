@@ -1,4 +1,4 @@
-//! The datapath over in-memory twins: packets into A's device, sealed, over a network that is a queue, opened, out of B's device.
+//! The datapath over in-memory pair: packets into A's device, sealed, over a network that is a queue, opened, out of B's device.
 //!
 //! ```text
 //!   super     a TCP super-packet of 45 segments, cut at A, one train on the way, one super-packet again at B
@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use groundlink::datapath::twins::{MTU, Twins};
+use groundlink::datapath::loopback::{LoopbackPair, MTU};
 use groundlink::net::Time;
 use groundlink::net::segment::PacketOffload;
 use groundlink::os::{ReceiveOffload, VnetHeader};
@@ -49,11 +49,11 @@ fn main() {
         let bytes: usize = load.packets.iter().map(|(_, packet)| packet.len()).sum();
         group.throughput(Throughput::BytesDecimal(bytes as u64));
         for words in SUITES {
-            let mut twins = twins(words, load.receiving);
+            let mut pair = pair(words, load.receiving);
             group.bench_function(*words, |bencher| {
-                bencher.iter(|| carry(&mut twins, &load));
+                bencher.iter(|| carry(&mut pair, &load));
             });
-            assert_eq!(twins.refused(), 0);
+            assert_eq!(pair.refused(), 0);
         }
         group.finish();
     }
@@ -61,12 +61,12 @@ fn main() {
 }
 
 /// Every packet from end to end. What comes out may be joined, and none of it may be missing.
-fn carry(twins: &mut Twins, load: &Load) {
+fn carry(pair: &mut LoopbackPair, load: &Load) {
     for (vnet, packet) in &load.packets {
-        assert!(twins.inject(*vnet, black_box(packet)));
+        assert!(pair.inject(*vnet, black_box(packet)));
     }
-    twins.carry(Time::from_secs(1000));
-    let delivered = twins.delivered(|_, packet| {
+    pair.carry(Time::from_secs(1000));
+    let delivered = pair.delivered(|_, packet| {
         black_box(packet);
     });
     let expected = match load.receiving {
@@ -96,7 +96,7 @@ fn loads() -> [Load; 4] {
 }
 
 /// Two gateways with a tunnel that takes everything.
-fn twins(words: &str, receiving: ReceiveOffload) -> Twins {
+fn pair(words: &str, receiving: ReceiveOffload) -> LoopbackPair {
     let (outbound, inbound) = common::pair(common::suite(words));
-    Twins::under(outbound, inbound, receiving).expect("descriptors")
+    LoopbackPair::under(outbound, inbound, receiving).expect("descriptors")
 }

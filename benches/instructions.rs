@@ -14,7 +14,7 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
 use groundlink::crypto::lanes::Kernel;
-use groundlink::datapath::twins::{MTU, Twins};
+use groundlink::datapath::loopback::{LoopbackPair, MTU};
 use groundlink::esp::{FramedPacket, OutboundGuard, RxPacket};
 use groundlink::net::segment::{Coalescer, PacketOffload, UdpCoalescing, segments};
 use groundlink::net::{Packet, Time};
@@ -239,12 +239,13 @@ fn join(rounds: u32) {
 
 fn carry(words: &str, rounds: u32) {
     let (outbound, inbound) = common::pair(common::suite(words));
-    let mut twins = Twins::under(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
+    let mut pair =
+        LoopbackPair::under(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
     let (train, bytes) = common::super_packet(BATCH, SEGMENT);
     for _ in 0..rounds {
-        assert!(twins.inject(PacketOffload::Gso(train).into(), &bytes));
-        twins.carry(Time::from_secs(1000));
-        assert_eq!(twins.delivered(|_, _| ()), 1);
+        assert!(pair.inject(PacketOffload::Gso(train).into(), &bytes));
+        pair.carry(Time::from_secs(1000));
+        assert_eq!(pair.delivered(|_, _| ()), 1);
     }
-    assert_eq!(twins.refused(), 0);
+    assert_eq!(pair.refused(), 0);
 }

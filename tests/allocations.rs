@@ -1,4 +1,4 @@
-//! No packet costs an allocation: the datapath over in-memory twins, under an allocator that counts.
+//! No packet costs an allocation: the datapath over in-memory pair, under an allocator that counts.
 //!
 //! ```text
 //!   inject ─▶ [ device ─ egress ─▶ socket ───▶ socket ─ ingress ─▶ device ] ─▶ drain        [ ] is counted
@@ -9,7 +9,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use groundlink::datapath::twins::{MTU, Twins};
+use groundlink::datapath::loopback::{LoopbackPair, MTU};
 use groundlink::net::Time;
 use groundlink::net::segment::PacketOffload;
 use groundlink::os::{ReceiveOffload, VnetHeader};
@@ -63,7 +63,7 @@ const SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Until every buffer has found its size: the twins' own spare ones are handed around in turn.
+/// Until every buffer has found its size: the pair' own spare ones are handed around in turn.
 const WARM_UP: usize = 400;
 
 const BATCHES: usize = 50;
@@ -71,20 +71,20 @@ const BATCHES: usize = 50;
 /// What allocates while `batch` is carried, after a warm-up.
 fn allocations(words: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
     let (outbound, inbound) = common::pair(common::suite(words));
-    let mut twins = Twins::under(outbound, inbound, receiving).expect("descriptors");
+    let mut pair = LoopbackPair::under(outbound, inbound, receiving).expect("descriptors");
     let mut asked = 0;
     for round in 0..WARM_UP + BATCHES {
         for (vnet, packet) in batch {
-            assert!(twins.inject(*vnet, packet));
+            assert!(pair.inject(*vnet, packet));
         }
         let before = ASKED.get();
-        twins.carry(Time::from_secs(1000));
+        pair.carry(Time::from_secs(1000));
         if round >= WARM_UP {
             asked += ASKED.get() - before;
         }
-        assert!(twins.delivered(|_, _| ()) > 0);
+        assert!(pair.delivered(|_, _| ()) > 0);
     }
-    assert_eq!(twins.refused(), 0);
+    assert_eq!(pair.refused(), 0);
     asked
 }
 

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::datapath::{Datapath, Entrance, FirstPacket, Half, Path, TunnelId};
+use crate::datapath::{ChildSpi, Datapath, EgressPath, FirstPacket, InboundParams, TunnelId};
 use crate::esp::Inbound;
 use crate::ike::{DownReason, Sends};
 use crate::net::Time;
@@ -35,7 +35,7 @@ pub(super) struct ChildSas {
 /// A Child SA at work.
 pub(super) struct Installed {
     pub(super) spi_in: u32,
-    pub(super) path: Path,
+    pub(super) path: EgressPath,
     standing: Standing,
 }
 
@@ -84,10 +84,10 @@ impl ChildSas {
     }
 
     /// The inbound SPI of the Child SA that this is a half of.
-    pub(super) fn owner(&self, half: Half) -> Option<u32> {
+    pub(super) fn owner(&self, half: ChildSpi) -> Option<u32> {
         let is_it = |child: &&Installed| match half {
-            Half::In(spi) => child.spi_in == spi,
-            Half::Out(spi) => child.path.sa.spi() == spi,
+            ChildSpi::In(spi) => child.spi_in == spi,
+            ChildSpi::Out(spi) => child.path.sa.spi() == spi,
         };
         let sending = self.sending.and_then(|spi_in| self.find(spi_in));
         let owner = sending.filter(is_it);
@@ -105,7 +105,7 @@ impl ChildSas {
     pub(super) fn add(
         &mut self,
         inbound: Inbound,
-        path: Path,
+        path: EgressPath,
         sends: Sends,
         datapath: &mut Datapath,
     ) {
@@ -116,13 +116,13 @@ impl ChildSas {
             Sends::Now => (Standing::Ready, FirstPacket::Usual),
             Sends::Later => (Standing::Waits, FirstPacket::Awaited),
         };
-        let entrance = Entrance {
+        let params = InboundParams {
             local: path.local,
             remote: path.remote,
             mtu: path.mtu,
             first,
         };
-        datapath.install_inbound(self.lane, Arc::new(inbound), entrance);
+        datapath.install_inbound(self.lane, Arc::new(inbound), params);
         self.at_work.push(Installed {
             spi_in,
             path,
@@ -252,7 +252,7 @@ impl ChildSas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{IKE_PORT, Idle, NAT_PORT, Notices};
+    use crate::datapath::{IKE_PORT, NAT_PORT, NoSaAction, Notices};
     use crate::esp::Outbound;
     use crate::esp::testing::{IV_KEY, ipv4, keys, mirrored, policy, seal, suite};
     use crate::net::{DropReason, Policy};
@@ -290,7 +290,7 @@ mod tests {
             let group: [Arc<dyn Socket>; 1] = [nat.clone()];
             datapath.listen(bind(IKE_PORT), &group).unwrap();
             datapath
-                .add_tunnel(LANE, device.clone(), Idle::Refuse)
+                .add_tunnel(LANE, device.clone(), NoSaAction::Drop)
                 .unwrap();
             End {
                 datapath,
@@ -321,7 +321,7 @@ mod tests {
             let (to, from) = self.spis(n);
             let outbound = halves(to, &self.policy).0;
             let inbound = halves(from, &mirrored(self.policy.clone())).1;
-            let path = Path {
+            let path = EgressPath {
                 sa: Arc::new(outbound),
                 socket: self.nat.clone(),
                 local: self.address,
@@ -434,8 +434,8 @@ mod tests {
             }
         }
         assert_eq!((a.refused(), b.refused()), (vec![], vec![]));
-        assert_eq!(a.datapath.strays().iter().count(), 0);
-        assert_eq!(b.datapath.strays().iter().count(), 0);
+        assert_eq!(a.datapath.unmatched().iter().count(), 0);
+        assert_eq!(b.datapath.unmatched().iter().count(), 0);
     }
 
     #[test]
@@ -456,7 +456,7 @@ mod tests {
         b.children.on_due(NOW + LINGER, &mut b.datapath);
         assert_eq!(b.children.next_timer(), None);
         assert!(b.nat.inject(home, &late[1]));
-        let unknown = || b.datapath.strays().count(DropReason::UnknownSpi);
+        let unknown = || b.datapath.unmatched().count(DropReason::UnknownSpi);
         eventually(|| (unknown() == 1).then_some(()));
     }
 
@@ -514,7 +514,7 @@ mod tests {
         let (mut a, _) = ends();
         a.add(0, Sends::Now);
         a.add(1, Sends::Later);
-        let spent = a.children.owner(Half::Out(a.spis(0).0)).unwrap();
+        let spent = a.children.owner(ChildSpi::Out(a.spis(0).0)).unwrap();
         assert_eq!(spent, a.spis(0).1);
         a.children.spend(spent, &mut a.datapath);
         assert_eq!(a.sends(), Some(1));

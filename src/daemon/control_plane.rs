@@ -11,7 +11,7 @@ use super::observe::Observer;
 use super::offload_fallback::OffloadFallback;
 use super::report::{Reporter, Spi};
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
-use crate::datapath::{Datapath, Envelope, Half, Idle, Notice};
+use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
 use crate::ike::{
     Child, Command, Content, Datagram, DownReason, Endpoint, Event, Rekey, Start, Transmit,
     TunnelId, TunnelState,
@@ -91,7 +91,7 @@ impl ControlPlane {
             if tunnel.children.is_empty() {
                 continue;
             }
-            let (heard, sent) = (counters.last_heard(), counters.last_sent());
+            let (heard, sent) = (counters.last_received(), counters.last_sent());
             if let Some(at) = heard.filter(|_| heard > tunnel.heard) {
                 news.push(Command::Heard { tunnel: *id, at });
                 tunnel.heard = heard;
@@ -163,12 +163,12 @@ impl ControlPlane {
     }
 
     /// The Child SA of which this is a half, by its inbound SPI.
-    fn owner(&self, id: TunnelId, sa: Half) -> Option<u32> {
+    fn owner(&self, id: TunnelId, sa: ChildSpi) -> Option<u32> {
         self.tunnels.get(&id)?.children.owner(sa)
     }
 
     /// A Child SA has carried as much as it may, one way. The other way is over, too: the two halves live and die together.
-    fn on_ended(&mut self, id: TunnelId, sa: Half) {
+    fn on_ended(&mut self, id: TunnelId, sa: ChildSpi) {
         let Some(spi_in) = self.owner(id, sa) else {
             return;
         };
@@ -410,22 +410,22 @@ impl ControlPlane {
             if waits != tunnel.waits {
                 tunnel.waits = waits;
                 let idle = if waits {
-                    Idle::Wait(tunnel.settings.ike.policy.clone())
+                    NoSaAction::Trap(tunnel.settings.ike.policy.clone())
                 } else {
-                    Idle::Refuse
+                    NoSaAction::Drop
                 };
-                self.datapath.set_idle(lane(*id), idle);
+                self.datapath.set_no_sa_action(lane(*id), idle);
             }
         }
     }
 
     fn send(&mut self, transmit: &Transmit) {
-        let (envelope, bytes): (Envelope, &[u8]) = match &transmit.content {
-            Content::Ike(bytes) => (Envelope::Ike, bytes),
-            Content::Keepalive => (Envelope::Bare, &[0xff]),
+        let (framing, bytes): (IkeFraming, &[u8]) = match &transmit.content {
+            Content::Ike(bytes) => (IkeFraming::NonEspMarker, bytes),
+            Content::Keepalive => (IkeFraming::Plain, &[0xff]),
         };
         let Transmit { local, remote, .. } = transmit;
-        let sent = self.datapath.transmit(*local, *remote, envelope, bytes);
+        let sent = self.datapath.transmit(*local, *remote, framing, bytes);
         // What strangers make us answer, and where to, is nobody's news.
         let to_peer = |tunnel: &Tunnel| tunnel.peer == Some(remote.ip());
         if self.tunnels.values().any(to_peer) {

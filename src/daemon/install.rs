@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::child_sas::ChildSas;
 use super::rekey_loss::RekeyLoss;
 use crate::config::{self, Mtu};
-use crate::datapath::{self, Datapath, Path};
+use crate::datapath::{self, Datapath, EgressPath};
 use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::{Child, TunnelId};
@@ -93,7 +93,7 @@ pub(super) fn up(
             .map_err(|error| error.to_string())?;
         tunnel.mtu = mtu;
     }
-    let path = Path {
+    let path = EgressPath {
         sa: Arc::new(outbound.limited(limits)),
         socket,
         local: child.local.ip(),

@@ -31,7 +31,7 @@ impl Observer<'_> {
         tunnels: impl Iterator<Item = (&'t TunnelId, &'t Tunnel)>,
     ) -> Snapshot {
         let offload = self.datapath.offload(self.offload);
-        let words = datapath::Stage::ALL.into_iter();
+        let words = datapath::ProfileStep::ALL.into_iter();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.seconds(self.now),
@@ -50,7 +50,12 @@ impl Observer<'_> {
                 receive: offload.sockets.receive,
             }),
             ticks: words
-                .map(|stage| (stage.word().to_owned(), self.datapath.stages().spent(stage)))
+                .map(|step| {
+                    (
+                        step.name().to_owned(),
+                        self.datapath.step_totals().spent(step),
+                    )
+                })
                 .collect(),
         }
     }

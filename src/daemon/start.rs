@@ -23,7 +23,7 @@ use super::{Options, StartError, lookup};
 use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
-use crate::datapath::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload};
+use crate::datapath::{Datapath, IKE_PORT, NAT_PORT, NoSaAction, Offload};
 use crate::ike::{Encapsulation, Endpoint, Peer, TunnelId};
 use crate::os::netlink::{Changes, Netlink};
 use crate::os::privileges::{self, Capability};
@@ -108,7 +108,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         let id = TunnelId(number);
         let tunnel = tunnel(id, settings, &mut netlink, offloading)?;
         datapath
-            .add_tunnel(lane(id), tunnel.device.clone(), Idle::Refuse)
+            .add_tunnel(lane(id), tunnel.device.clone(), NoSaAction::Drop)
             .map_err(no_room)?;
         endpoint.add_tunnel(now, id, tunnel.settings.ike.clone());
         tunnels.insert(id, tunnel);

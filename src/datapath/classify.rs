@@ -8,7 +8,7 @@
 //!   protocol 50  SPI    │ sequence …      ESP
 //! ```
 
-use super::notice::LONGEST_IKE;
+use super::notice::MAX_IKE_MESSAGE;
 use super::{IKE_PORT, NAT_PORT};
 use crate::net::Packet;
 
@@ -60,7 +60,7 @@ fn ike(message: &[u8]) -> Content<'_> {
         .first_chunk::<HEADER>()
         .and_then(|header| header.last_chunk::<4>());
     let honest = stated.is_some_and(|length| u32::from_be_bytes(*length) as usize == message.len());
-    if honest && message.len() <= LONGEST_IKE {
+    if honest && message.len() <= MAX_IKE_MESSAGE {
         Content::Ike(message)
     } else {
         Content::Stray

@@ -20,7 +20,7 @@ pub struct Counters {
 
 impl Counters {
     /// When the last authentic ESP packet of the peer came in.
-    pub fn last_heard(&self) -> Option<Time> {
+    pub fn last_received(&self) -> Option<Time> {
         moment(&self.heard)
     }
 

@@ -12,28 +12,28 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answers::Answers;
 use super::classify::is_tunnel;
 use super::counters::Counters;
-use super::departures::{Departures, Exit};
-use super::hold::Hold;
-use super::notice::{Bell, Half, Notice, Standing};
-use super::stages::{Stage, Stages};
-use super::tables::{Clamp, Lane, Outlet};
-use super::watch::Wear;
+use super::icmp_errors::IcmpErrors;
+use super::notice::{ChildSpi, Notice, NoticeSender, RateLimitedNotice};
+use super::profile::{ProfileStep, StepTotals};
+use super::sa_events::OutboundEvents;
+use super::tables::{EgressState, MssClamp, TunnelShared};
+use super::trap_queue::TrapQueue;
+use super::tx_batch::{ActiveSa, TxBatch};
 use crate::net::segment::{GsoPacket, PacketOffload, Segments, segments};
 use crate::net::{DropReason, Packet, Policy, Time, fragment, mss};
 use crate::os::{MAX_PACKET, ReadBatch, VnetHeader};
 
 /// What a worker uses for one batch after the other, of whichever tunnel.
-pub(super) struct Buffers {
+pub(super) struct EgressScratch {
     arrivals: ReadBatch,
     tools: Tools,
-    stages: Arc<Stages>,
+    step_totals: Arc<StepTotals>,
 }
 
 struct Tools {
-    departures: Departures,
+    departures: TxBatch,
     /// Room for one fragment.
     piece: Vec<u8>,
     /// Room for one segment that does not go straight to where it leaves from.
@@ -41,103 +41,103 @@ struct Tools {
 }
 
 /// What a tunnel needs from one batch to the next.
-pub(super) struct Road {
-    lane: Arc<Lane>,
-    hold: Hold,
-    answers: Answers,
-    demand: Standing,
-    wear: Wear,
-    device_gone: Standing,
-    bell: Bell,
+pub(super) struct TunnelEgress {
+    lane: Arc<TunnelShared>,
+    hold: TrapQueue,
+    answers: IcmpErrors,
+    demand: RateLimitedNotice,
+    wear: OutboundEvents,
+    device_gone: RateLimitedNotice,
+    notices_tx: NoticeSender,
 }
 
 /// How reading a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum ReadOutcome {
     /// The batch was full: there may be more.
     More,
     /// The device was emptied.
     Done,
     /// The device cannot be read, for now or for good.
-    Broken,
+    Failed,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-impl Buffers {
-    pub(super) fn new(stages: Arc<Stages>) -> Buffers {
-        Buffers {
+impl EgressScratch {
+    pub(super) fn new(step_totals: Arc<StepTotals>) -> EgressScratch {
+        EgressScratch {
             arrivals: ReadBatch::new(),
             tools: Tools {
-                departures: Departures::new(),
+                departures: TxBatch::new(),
                 piece: vec![0; MAX_PACKET],
                 segment: vec![0; MAX_PACKET],
             },
-            stages,
+            step_totals,
         }
     }
 }
 
-impl Road {
-    pub(super) fn new(lane: Arc<Lane>, bell: &Bell) -> Road {
-        Road {
+impl TunnelEgress {
+    pub(super) fn new(lane: Arc<TunnelShared>, notices_tx: &NoticeSender) -> TunnelEgress {
+        TunnelEgress {
             lane,
-            hold: Hold::default(),
-            answers: Answers::new(),
-            demand: Standing::every(SECOND, bell),
-            wear: Wear::default(),
-            device_gone: Standing::every(MINUTE, bell),
-            bell: bell.clone(),
+            hold: TrapQueue::default(),
+            answers: IcmpErrors::new(),
+            demand: RateLimitedNotice::every(SECOND, notices_tx),
+            wear: OutboundEvents::default(),
+            device_gone: RateLimitedNotice::every(MINUTE, notices_tx),
+            notices_tx: notices_tx.clone(),
         }
     }
 
     /// The tunnel.
-    pub(super) fn lane(&self) -> &Arc<Lane> {
+    pub(super) fn lane(&self) -> &Arc<TunnelShared> {
         &self.lane
     }
 
     /// Takes one batch from the device to the peer, after what has waited.
-    pub(super) fn batch(&mut self, buffers: &mut Buffers, now: Time) -> Reading {
+    pub(super) fn batch(&mut self, buffers: &mut EgressScratch, now: Time) -> ReadOutcome {
         let lane = Arc::clone(&self.lane);
         let outlet = lane.outlet.load();
-        let Buffers {
+        let EgressScratch {
             arrivals,
             tools,
-            stages,
+            step_totals,
         } = buffers;
         // What a panic has left without.
         tools.segment.resize(MAX_PACKET, 0);
-        let mut way = Way::through(&outlet, &lane.counters);
+        let mut way = EgressAction::through(&outlet, &lane.counters);
         let mut batch = Batch { road: self, tools };
         // One that ended in the middle is not gone on with.
         batch.tools.departures.clear();
         batch.tools.departures.watch.start();
         batch.release(&mut way, now);
-        batch.tools.departures.watch.lap(Stage::Split);
+        batch.tools.departures.watch.lap(ProfileStep::Split);
 
         let reading = match lane.device.read(arrivals) {
-            Ok(_) if arrivals.is_full() => Reading::More,
-            Ok(_) => Reading::Done,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Reading::Done,
+            Ok(_) if arrivals.is_full() => ReadOutcome::More,
+            Ok(_) => ReadOutcome::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Done,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotConnected {
                     let gone = Notice::DeviceGone(lane.id);
                     let said = batch.road.device_gone.say(gone, now);
                     batch.road.count(said);
                 }
-                Reading::Broken
+                ReadOutcome::Failed
             }
         };
-        batch.tools.departures.watch.lap(Stage::Read);
+        batch.tools.departures.watch.lap(ProfileStep::Read);
         for arrival in arrivals.iter_mut() {
             let carried = batch.carry(&mut way, arrival.vnet, arrival.bytes, now);
             batch.road.count(carried);
         }
         arrivals.clear();
         batch.finish(&way, now);
-        batch.tools.departures.watch.lap(Stage::Split);
-        batch.tools.departures.watch.settle(stages);
+        batch.tools.departures.watch.lap(ProfileStep::Split);
+        batch.tools.departures.watch.settle(step_totals);
         reading
     }
 
@@ -159,25 +159,25 @@ impl Road {
 }
 
 /// What becomes of a batch's packets: the outlet there is now, with its SA held.
-enum Way<'t> {
+enum EgressAction<'t> {
     Closed,
-    Waiting(&'t Policy),
-    Open(Exit<'t>),
+    Trap(&'t Policy),
+    Open(ActiveSa<'t>),
 }
 
-impl<'t> Way<'t> {
-    fn through(outlet: &'t Outlet, counters: &'t Counters) -> Way<'t> {
+impl<'t> EgressAction<'t> {
+    fn through(outlet: &'t EgressState, counters: &'t Counters) -> EgressAction<'t> {
         match outlet {
-            Outlet::Closed => Way::Closed,
-            Outlet::Waiting(policy) => Way::Waiting(policy),
-            Outlet::Open(path) => Way::Open(Exit::new(path, counters)),
+            EgressState::Closed => EgressAction::Closed,
+            EgressState::Trap(policy) => EgressAction::Trap(policy),
+            EgressState::Open(path) => EgressAction::Open(ActiveSa::new(path, counters)),
         }
     }
 }
 
 /// One batch of a tunnel, with what it takes to carry it.
 struct Batch<'a> {
-    road: &'a mut Road,
+    road: &'a mut TunnelEgress,
     tools: &'a mut Tools,
 }
 
@@ -185,7 +185,7 @@ impl Batch<'_> {
     /// Takes one packet from the device as far as the outgoing batch.
     fn carry(
         &mut self,
-        way: &mut Way<'_>,
+        way: &mut EgressAction<'_>,
         vnet: VnetHeader,
         bytes: &mut [u8],
         now: Time,
@@ -201,8 +201,8 @@ impl Batch<'_> {
         };
 
         // 2. A connection that opens learns what fits, before it sends anything that does not.
-        if let (Way::Open(exit), None) = (&*way, &train) {
-            let clamp = Clamp::to(exit.path.mtu);
+        if let (EgressAction::Open(exit), None) = (&*way, &train) {
+            let clamp = MssClamp::to(exit.path.mtu);
             mss::clamp_mss(bytes, clamp.v4, clamp.v6);
         }
 
@@ -214,9 +214,11 @@ impl Batch<'_> {
 
         // 4. The SA there is now.
         let exit = match way {
-            Way::Closed => return Err(DropReason::NoSa),
-            Way::Waiting(policy) => return self.wait(policy, &packet, train.as_ref(), now),
-            Way::Open(exit) => exit,
+            EgressAction::Closed => return Err(DropReason::NoSa),
+            EgressAction::Trap(policy) => {
+                return self.wait(policy, &packet, train.as_ref(), now);
+            }
+            EgressAction::Open(exit) => exit,
         };
         let path = exit.path;
 
@@ -260,7 +262,7 @@ impl Batch<'_> {
     }
 
     /// 8. A whole packet.
-    fn lay(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
+    fn lay(&mut self, exit: &mut ActiveSa<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
         let write = |place: &mut [u8]| {
             place.copy_from_slice(packet.bytes());
             true
@@ -269,7 +271,12 @@ impl Batch<'_> {
     }
 
     /// 8. A super-packet, each segment written where it leaves from.
-    fn lay_segments(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>, segments: Segments<'_>) {
+    fn lay_segments(
+        &mut self,
+        exit: &mut ActiveSa<'_>,
+        packet: &Packet<'_>,
+        segments: Segments<'_>,
+    ) {
         let counters = &self.road.lane.counters;
         for segment in segments {
             let write = |place: &mut [u8]| segment.write(place);
@@ -284,7 +291,7 @@ impl Batch<'_> {
     }
 
     /// 8. An IPv4 packet in pieces that fit.
-    fn cut(&mut self, exit: &mut Exit<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
+    fn cut(&mut self, exit: &mut ActiveSa<'_>, packet: &Packet<'_>) -> Result<(), DropReason> {
         let Tools {
             departures,
             piece: room,
@@ -346,15 +353,15 @@ impl Batch<'_> {
     }
 
     /// What has waited goes first, if there is an SA now.
-    fn release(&mut self, way: &mut Way<'_>, now: Time) {
+    fn release(&mut self, way: &mut EgressAction<'_>, now: Time) {
         self.road
             .lane
             .counters
             .refused
             .add(DropReason::QueueFull, self.road.hold.give_up(now));
         match way {
-            Way::Waiting(_) => {}
-            Way::Open(_) | Way::Closed => {
+            EgressAction::Trap(_) => {}
+            EgressAction::Open(_) | EgressAction::Closed => {
                 while let Some(mut packet) = self.road.hold.take() {
                     let carried = self.carry(way, VnetHeader::NONE, &mut packet, now);
                     self.road.count(carried);
@@ -364,8 +371,10 @@ impl Batch<'_> {
     }
 
     /// The batch leaves; the control plane hears if the SA has not much longer.
-    fn finish(&mut self, way: &Way<'_>, now: Time) {
-        let Way::Open(exit) = way else { return };
+    fn finish(&mut self, way: &EgressAction<'_>, now: Time) {
+        let EgressAction::Open(exit) = way else {
+            return;
+        };
         if !self.tools.departures.is_empty() {
             let before = self.road.lane.counters.tx.packets();
             self.tools.departures.send(exit);
@@ -373,20 +382,20 @@ impl Batch<'_> {
                 self.road.lane.counters.sent_at(now);
             }
         }
-        let (tunnel, sa) = (self.road.lane.id, Half::Out(exit.path.sa.spi()));
+        let (tunnel, sa) = (self.road.lane.id, ChildSpi::Out(exit.path.sa.spi()));
         let said = self
             .road
             .wear
-            .tell(tunnel, sa, exit.stage(), now, &self.road.bell);
+            .tell(tunnel, sa, exit.stage(), now, &self.road.notices_tx);
         self.road.count(said);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::hold::{MOST, PATIENCE};
     use super::super::testing::*;
-    use super::super::worker::Turn;
+    use super::super::trap_queue::{MOST, PATIENCE};
+    use super::super::worker_thread::PollOutcome;
     use super::*;
     use crate::crypto::Esn;
     use crate::esp::lifetime::Lifetime;
@@ -408,7 +417,7 @@ mod tests {
             for side in [&pair.a, &pair.b] {
                 assert_eq!(side.all_refused(), [], "{words}");
                 assert_eq!(
-                    (side.counters().last_heard(), side.counters().last_sent()),
+                    (side.counters().last_received(), side.counters().last_sent()),
                     (Some(NOW), Some(NOW))
                 );
             }
@@ -430,8 +439,8 @@ mod tests {
         packets
             .iter()
             .for_each(|packet| assert!(pair.a.device.inject(packet)));
-        while pair.a.egress.turn(NOW) == Reading::More {}
-        while pair.b.ingress.all(NOW) == Turn::More {}
+        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
+        while pair.b.ingress.all(NOW) == PollOutcome::More {}
         assert!(pair.b.delivered() == packets);
     }
 
@@ -643,7 +652,7 @@ mod tests {
         pair.a
             .lane
             .outlet
-            .store(Arc::new(Outlet::Waiting(policy())));
+            .store(Arc::new(EgressState::Trap(policy())));
         pair.a_to_b(&[router_solicitation()]);
         pair.connect("aes128-sha1", 1);
         assert_eq!(pair.a_to_b(&[router_solicitation()]), Vec::<Vec<u8>>::new());
@@ -659,13 +668,13 @@ mod tests {
         pair.a
             .lane
             .outlet
-            .store(Arc::new(Outlet::Waiting(policy())));
+            .store(Arc::new(EgressState::Trap(policy())));
         let packets: Vec<_> = (0..70).map(|n| to_b(100 + n)).collect();
         let outside = ipv4([10, 1, 0, 7], [10, 9, 0, 1], 60);
         for packet in [&packets[..], &[outside]].concat() {
             assert!(pair.a.device.inject(&packet));
         }
-        while pair.a.egress.turn(NOW) == Reading::More {}
+        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
         assert_eq!(pair.a.notices(), [Notice::Demand(TUNNEL)]);
         assert_eq!(
             pair.a.all_refused(),
@@ -685,7 +694,7 @@ mod tests {
         pair.a
             .lane
             .outlet
-            .store(Arc::new(Outlet::Waiting(policy())));
+            .store(Arc::new(EgressState::Trap(policy())));
         pair.a_to_b(&[to_b(60)]);
         assert_eq!(pair.a.egress.wake_at(), Some(NOW + PATIENCE));
         pair.turn(NOW + PATIENCE);
@@ -699,7 +708,7 @@ mod tests {
         pair.a
             .lane
             .outlet
-            .store(Arc::new(Outlet::Waiting(policy())));
+            .store(Arc::new(EgressState::Trap(policy())));
         for tenth in 0..20u64 {
             assert!(pair.a.device.inject(&to_b(60)));
             pair.turn(NOW + Duration::from_millis(tenth * 100));
@@ -714,7 +723,7 @@ mod tests {
         let last = Lifetime::new(Esn::No).last();
         a_out.pretend_used(last - 2);
         let sa = pair.a.open(a_out, B);
-        let (tunnel, half) = (TUNNEL, Half::Out(sa.spi()));
+        let (tunnel, half) = (TUNNEL, ChildSpi::Out(sa.spi()));
         pair.a_to_b(&[to_b(60)]);
         assert_eq!(pair.a.notices(), [Notice::NearEnd { tunnel, sa: half }]);
         pair.a_to_b(&[to_b(60), to_b(61), to_b(62)]);
@@ -727,8 +736,8 @@ mod tests {
     fn a_device_that_cannot_be_read_is_not_read_again_at_once() {
         let mut pair = Pair::connected("aes128-sha1");
         pair.a.device.fail_read(io::ErrorKind::Other);
-        assert_eq!(pair.a.egress.turn(NOW), Reading::Broken);
-        assert_eq!(pair.a.egress.turn(NOW), Reading::Done);
+        assert_eq!(pair.a.egress.turn(NOW), ReadOutcome::Failed);
+        assert_eq!(pair.a.egress.turn(NOW), ReadOutcome::Done);
         assert_eq!(pair.a.notices(), []);
     }
 
@@ -738,7 +747,7 @@ mod tests {
         for second in 0..120u64 {
             pair.a.device.fail_read(io::ErrorKind::NotConnected);
             let now = NOW + Duration::from_secs(second);
-            assert_eq!(pair.a.egress.turn(now), Reading::Broken);
+            assert_eq!(pair.a.egress.turn(now), ReadOutcome::Failed);
         }
         assert_eq!(pair.a.notices(), vec![Notice::DeviceGone(TUNNEL); 2]);
     }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One worker does this for the sockets of all addresses, more where several sockets share port 4500
-//! ([`reception`](super::reception)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
+//! ([`reception`](super::socket_workers)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
 //! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
 
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use arc_swap::ArcSwap;
 
 use super::classify::{Admits, Content, classify};
 use super::counters::PacketDropCounters;
-use super::deliveries::Deliveries;
-use super::desk::Desk;
-use super::notice::{Bell, Notice};
-use super::run::{Outer, Run};
-use super::stages::{Stage, Stages, Stopwatch};
-use super::tables::Inlets;
-use super::worker::{Turn, Work};
+use super::inbound_batch::{OuterMeta, Run};
+use super::notice::{Notice, NoticeSender};
+use super::profile::{ProfileStep, StepTimer, StepTotals};
+use super::tables::InboundTable;
+use super::tun_writer::TunWriter;
+use super::unmatched::Desk;
+use super::worker_thread::{PollOutcome, Work};
 use crate::net::segment::Coalescer;
 use crate::net::{DropReason, Time};
 use crate::os::poll::Ready;
@@ -30,61 +30,61 @@ use crate::os::{RecvBatch, Socket};
 
 /// A worker of some sockets.
 pub(super) struct Ingress {
-    doors: Arc<Doors>,
+    doors: Arc<SocketTable>,
     arrivals: RecvBatch,
-    road: Road,
+    road: IngressContext,
 }
 
 /// The sockets of one worker, each in the place that its token says.
-pub(super) type Doors = ArcSwap<Vec<Door>>;
+pub(super) type SocketTable = ArcSwap<Vec<SocketEntry>>;
 
 /// One socket and what may come to it.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct SocketEntry {
     pub(super) socket: Arc<dyn Socket>,
     pub(super) admits: Admits,
 }
 
 /// What one packet after the other needs on its way.
-struct Road {
-    inlets: Arc<Inlets>,
+struct IngressContext {
+    inlets: Arc<InboundTable>,
     desk: Desk,
     joiner: Coalescer,
-    watch: Stopwatch,
-    stages: Arc<Stages>,
+    watch: StepTimer,
+    step_totals: Arc<StepTotals>,
 }
 
 impl Ingress {
     /// The worker of these sockets, and of those that are added.
     pub(super) fn new(
-        doors: Arc<Doors>,
-        inlets: Arc<Inlets>,
-        strays: Arc<PacketDropCounters>,
-        bell: Bell,
+        doors: Arc<SocketTable>,
+        inlets: Arc<InboundTable>,
+        unmatched: Arc<PacketDropCounters>,
+        notices_tx: NoticeSender,
     ) -> Ingress {
         Ingress {
             doors,
             arrivals: RecvBatch::new(),
-            road: Road {
+            road: IngressContext {
                 inlets,
-                desk: Desk::new(strays, bell),
+                desk: Desk::new(unmatched, notices_tx),
                 joiner: Coalescer::new(),
-                watch: Stopwatch::default(),
-                stages: Arc::default(),
+                watch: StepTimer::default(),
+                step_totals: Arc::default(),
             },
         }
     }
 
     /// The same, which tells what it spends.
-    pub(super) fn timed(mut self, stages: Arc<Stages>) -> Ingress {
-        self.road.stages = stages;
+    pub(super) fn timed(mut self, step_totals: Arc<StepTotals>) -> Ingress {
+        self.road.step_totals = step_totals;
         self
     }
 }
 
 impl Work for Ingress {
-    fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
-        let (mut turn, mut heard, mut failed) = (Turn::Done, false, false);
+    fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome {
+        let (mut turn, mut heard, mut failed) = (PollOutcome::Done, false, false);
         let doors = self.doors.load();
         let ready = ready.tokens().iter();
         for door in ready.filter_map(|token| doors.get(*token as usize)) {
@@ -93,19 +93,23 @@ impl Work for Ingress {
                 Ok(count) => {
                     heard = true;
                     if count >= self.arrivals.limit() {
-                        turn = Turn::More;
+                        turn = PollOutcome::More;
                     }
                 }
                 Err(error) => failed |= self.road.desk.is_trouble(&error),
             }
-            self.road.watch.lap(Stage::Receive);
+            self.road.watch.lap(ProfileStep::Receive);
             self.road.carry_all(door, &mut self.arrivals, now);
             self.arrivals.clear();
-            self.road.watch.lap(Stage::Join);
-            self.road.watch.settle(&self.road.stages);
+            self.road.watch.lap(ProfileStep::Join);
+            self.road.watch.settle(&self.road.step_totals);
         }
         // A socket in trouble stays readable, and would be asked without end; while others bring something, that is no waste.
-        if failed && !heard { Turn::Rest } else { turn }
+        if failed && !heard {
+            PollOutcome::Backoff
+        } else {
+            turn
+        }
     }
 
     fn wake_at(&self) -> Option<Time> {
@@ -116,27 +120,27 @@ impl Work for Ingress {
 #[cfg(test)]
 impl Ingress {
     /// A turn in which every socket is ready.
-    pub(super) fn all(&mut self, now: Time) -> Turn {
+    pub(super) fn all(&mut self, now: Time) -> PollOutcome {
         self.turn(&Ready::of(&[0, 1, 2]), now)
     }
 }
 
-impl Road {
+impl IngressContext {
     /// Takes a batch from one socket into the devices.
-    fn carry_all(&mut self, door: &Door, arrivals: &mut RecvBatch, now: Time) {
-        let Road {
+    fn carry_all(&mut self, door: &SocketEntry, arrivals: &mut RecvBatch, now: Time) {
+        let IngressContext {
             inlets,
             desk,
             joiner,
             watch,
-            stages: _,
+            step_totals: _,
         } = self;
         let sad = inlets.load();
         let mut run: Option<Run<'_, '_>> = None;
-        let mut out = Deliveries::new(joiner, watch);
+        let mut out = TunWriter::new(joiner, watch);
         for arrival in arrivals.iter_mut() {
             let local = SocketAddr::new(arrival.local, door.socket.local().port());
-            let outer = Outer {
+            let outer = OuterMeta {
                 remote: arrival.remote,
                 class: arrival.class,
             };
@@ -184,10 +188,10 @@ impl Road {
 
 #[cfg(test)]
 mod tests {
-    use super::super::notice::LONGEST_IKE;
-    use super::super::tables::{Inlet, Lane};
+    use super::super::notice::MAX_IKE_MESSAGE;
+    use super::super::sa_events::{FirstPacket, InboundEvents};
+    use super::super::tables::{InboundEntry, TunnelShared};
     use super::super::testing::*;
-    use super::super::watch::{FirstPacket, Watch};
     use super::*;
     use crate::esp::testing::policy;
     use crate::net::{Policy, PortRange, Prefix, Selector};
@@ -219,7 +223,7 @@ mod tests {
             bytes: request.clone(),
         };
         assert_eq!(pair.b.notices(), [from(500), from(4500)]);
-        assert_eq!(pair.b.strays.iter().count(), 0);
+        assert_eq!(pair.b.unmatched.iter().count(), 0);
     }
 
     #[test]
@@ -252,9 +256,9 @@ mod tests {
             };
             assert!(socket.inject(STRANGER, bytes));
             pair.turn(NOW);
-            let strays: Vec<_> = pair.b.strays.iter().map(|(reason, _)| reason).collect();
+            let unmatched: Vec<_> = pair.b.unmatched.iter().map(|(reason, _)| reason).collect();
             assert_eq!(
-                strays,
+                unmatched,
                 reason.iter().copied().collect::<Vec<_>>(),
                 "{port} {bytes:02x?}"
             );
@@ -266,7 +270,7 @@ mod tests {
                     .any(|notice| matches!(notice, Notice::Ike { .. }))
             );
             assert_eq!(
-                pair.b.counters().last_heard(),
+                pair.b.counters().last_received(),
                 None,
                 "a keepalive is no sign of life"
             );
@@ -283,9 +287,9 @@ mod tests {
             }
             pair.turn(NOW);
         }
-        assert_eq!(pair.b.counters().last_heard(), None);
+        assert_eq!(pair.b.counters().last_received(), None);
         assert_eq!((pair.b.all_refused(), pair.b.notices().len()), (vec![], 0));
-        assert_eq!(pair.b.strays.iter().count(), 0);
+        assert_eq!(pair.b.unmatched.iter().count(), 0);
         assert!(pair.b.nat.inject(STRANGER, &packet));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
@@ -300,7 +304,7 @@ mod tests {
             (60, 59),
             (60, 61),
             (60, u32::MAX),
-            (LONGEST_IKE + 1, LONGEST_IKE as u32 + 1),
+            (MAX_IKE_MESSAGE + 1, MAX_IKE_MESSAGE as u32 + 1),
         ] {
             assert!(pair.b.ike.inject(STRANGER, &message(len, stated)));
             assert!(
@@ -311,7 +315,7 @@ mod tests {
         }
         pair.turn(NOW);
         assert_eq!(pair.b.notices(), []);
-        assert_eq!(pair.b.strays.count(DropReason::Stray), 12);
+        assert_eq!(pair.b.unmatched.count(DropReason::Stray), 12);
     }
 
     #[test]
@@ -322,10 +326,10 @@ mod tests {
             for len in 4..whole.len() {
                 assert!(pair.b.nat.inject(STRANGER, &whole[..len]));
             }
-            while pair.b.ingress.all(NOW) == Turn::More {}
+            while pair.b.ingress.all(NOW) == PollOutcome::More {}
             let refused = pair.b.refused(DropReason::Short) + pair.b.refused(DropReason::Auth);
             assert_eq!(refused, whole.len() as u64 - 4, "{words}");
-            assert_eq!(pair.b.counters().last_heard(), None, "{words}");
+            assert_eq!(pair.b.counters().last_received(), None, "{words}");
         }
     }
 
@@ -355,12 +359,12 @@ mod tests {
         let (other_out, other_in) = half("aes128gcm16", 0x33, theirs);
         let (a_out, a_in) = half("aes128-sha1", 1, policy());
         pair.a.open(a_out, B);
-        let inlet = |lane: &Arc<Lane>| Inlet {
+        let inlet = |lane: &Arc<TunnelShared>| InboundEntry {
             lane: lane.clone(),
             local: B,
             remote: None,
-            clamp: super::super::tables::Clamp::to(MTU),
-            watch: Arc::new(Watch::new(FirstPacket::Usual)),
+            clamp: super::super::tables::MssClamp::to(MTU),
+            watch: Arc::new(InboundEvents::new(FirstPacket::Usual)),
         };
         let sad = [
             (Arc::new(a_in), inlet(&pair.b.lane)),
@@ -389,7 +393,7 @@ mod tests {
         );
         assert_eq!(pair.b.all_refused(), []);
         for lane in [&pair.b.lane, &other_lane] {
-            assert_eq!(lane.counters.last_heard(), Some(NOW));
+            assert_eq!(lane.counters.last_received(), Some(NOW));
         }
     }
 
@@ -440,7 +444,7 @@ mod tests {
         assert!(pair.b.nat.inject(STRANGER, &old[0]));
         pair.turn(NOW);
         assert_eq!(
-            pair.b.strays.iter().collect::<Vec<_>>(),
+            pair.b.unmatched.iter().collect::<Vec<_>>(),
             [(DropReason::UnknownSpi, 1)]
         );
     }
@@ -461,14 +465,14 @@ mod tests {
         pair.b.accept([b_in]);
         let inner =
             |source, port| to_port(crate::esp::testing::ipv4(source, [192, 0, 2, 2], 100), port);
-        let welcome = inner([10, 1, 0, 7], 53);
+        let check_inner = inner([10, 1, 0, 7], 53);
         let packets = [
             inner([10, 1, 0, 7], 4500),
             inner([10, 1, 0, 7], 500),
             inner([192, 0, 2, 2], 53),
-            welcome.clone(),
+            check_inner.clone(),
         ];
-        assert_eq!(pair.a_to_b(&packets), [welcome]);
+        assert_eq!(pair.a_to_b(&packets), [check_inner]);
         assert_eq!(
             pair.b.all_refused(),
             [(DropReason::Martian, 1), (DropReason::Loop, 2)]
@@ -495,20 +499,20 @@ mod tests {
         let mut pair = Pair::connected("aes128-sha1");
         let network = crate::os::memory::MemoryNetwork::new();
         let raw = Arc::new(network.bind(SocketAddr::new(B, 0), 100).unwrap());
-        let (bell, notices) = super::super::notice::channel(8).unwrap();
-        let (inlets, strays) = (pair.b.inlets.clone(), pair.b.strays.clone());
-        let door = Door {
+        let (notices_tx, notices) = super::super::notice::channel(8).unwrap();
+        let (inlets, unmatched) = (pair.b.inlets.clone(), pair.b.unmatched.clone());
+        let door = SocketEntry {
             socket: raw.clone(),
             admits: Admits::Esp,
         };
         let doors = Arc::new(ArcSwap::from_pointee(vec![door]));
-        let mut native = Ingress::new(doors, inlets, strays, bell);
+        let mut native = Ingress::new(doors, inlets, unmatched, notices_tx);
         let bare = SocketAddr::new(STRANGER.ip(), 0);
 
         // What was agreed on is UDP; bare it is as good, and says nothing about ports.
         let packet = sealed(&mut pair, &to_b(60));
         assert!(raw.inject(bare, &packet));
-        assert_eq!(native.all(NOW), Turn::Done);
+        assert_eq!(native.all(NOW), PollOutcome::Done);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
         // The same once more, by the other road: one window for both.
         assert!(pair.b.nat.inject(STRANGER, &packet));
@@ -525,9 +529,9 @@ mod tests {
         }
         assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
         native.all(NOW);
-        let strays: Vec<_> = pair.b.strays.iter().collect();
+        let unmatched: Vec<_> = pair.b.unmatched.iter().collect();
         assert_eq!(
-            strays,
+            unmatched,
             [(DropReason::UnknownSpi, 1), (DropReason::Stray, 3)]
         );
         let unknown = Notice::UnknownSpi {

@@ -24,41 +24,40 @@
     )
 )]
 
-mod answers;
 mod classify;
 mod counters;
-mod crew;
-mod deliveries;
-mod departures;
-mod desk;
-mod door;
 mod egress;
-mod gates;
-mod hold;
+mod facade;
+#[cfg(test)]
+mod gso_tests;
+mod icmp_errors;
+mod inbound_batch;
 mod ingress;
-mod limit;
+pub mod loopback;
 mod notice;
 mod offload;
-mod reception;
-mod run;
-mod stages;
+mod profile;
+mod sa_events;
+mod socket_workers;
+mod sockets;
 mod tables;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod trains;
-pub mod twins;
-mod watch;
-mod worker;
+mod trap_queue;
+mod tun_writer;
+mod tx_batch;
+mod unmatched;
+mod worker_thread;
+mod workers;
 
 pub use crate::net::TunnelId;
 pub use counters::{Counters, PacketDropCounters};
-pub use door::{Datapath, Entrance, Envelope, Idle};
-pub use notice::{Half, LONGEST_IKE, Notice, Notices};
+pub use facade::{Datapath, IkeFraming, InboundParams, NoSaAction};
+pub use notice::{ChildSpi, MAX_IKE_MESSAGE, Notice, Notices};
 pub use offload::Offload;
-pub use stages::{Stage, Stages};
-pub use tables::{Outlet, Path};
-pub use watch::FirstPacket;
+pub use profile::{ProfileStep, StepTotals};
+pub use sa_events::FirstPacket;
+pub use tables::{EgressPath, EgressState};
 
 /// UDP port of IKE.
 pub const IKE_PORT: u16 = 500;

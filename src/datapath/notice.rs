@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::TunnelId;
-use super::limit::Limiter;
+use crate::net::TokenBucket;
 use crate::net::{DropReason, Time};
 use crate::os::poll::Signal;
 
@@ -60,14 +60,14 @@ pub enum Notice {
         /// Whose SA it is.
         tunnel: TunnelId,
         /// Which of them.
-        sa: Half,
+        sa: ChildSpi,
     },
     /// An SA has carried as much as it may, and stops by itself. Said again, once a second, as long as anything wants through.
     Ended {
         /// Whose SA it is.
         tunnel: TunnelId,
         /// Which of them.
-        sa: Half,
+        sa: ChildSpi,
     },
     /// The tunnel's device was removed under us and carries nothing any more. Said again, once a minute, until the tunnel is
     /// added anew or removed.
@@ -76,7 +76,7 @@ pub enum Notice {
 
 /// One direction of a Child SA, by its SPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Half {
+pub enum ChildSpi {
     /// It opens what comes in.
     In(u32),
     /// It seals what goes out.
@@ -84,7 +84,7 @@ pub enum Half {
 }
 
 /// The longest IKE message that is passed on. Peers send certificates of some kilobytes; beyond this is abuse.
-pub const LONGEST_IKE: usize = 16_384;
+pub const MAX_IKE_MESSAGE: usize = 16_384;
 
 /// The receiving end, for the control plane. Its descriptor is readable while notices wait, so that it fits any poller.
 #[derive(Debug)]
@@ -95,17 +95,17 @@ pub struct Notices {
 
 /// The sending end, for the workers.
 #[derive(Clone, Debug)]
-pub(super) struct Bell {
+pub(super) struct NoticeSender {
     queue: SyncSender<Notice>,
     waiting: Signal,
 }
 
 /// A queue that holds at most `capacity` notices.
-pub(super) fn channel(capacity: usize) -> std::io::Result<(Bell, Notices)> {
+pub(super) fn channel(capacity: usize) -> std::io::Result<(NoticeSender, Notices)> {
     let waiting = Signal::new()?;
     let (sender, receiver) = sync_channel(capacity);
     Ok((
-        Bell {
+        NoticeSender {
             queue: sender,
             waiting: waiting.clone(),
         },
@@ -133,9 +133,9 @@ impl AsFd for Notices {
     }
 }
 
-impl Bell {
+impl NoticeSender {
     /// Passes a notice up.
-    pub(super) fn ring(&self, notice: Notice) -> Result<(), DropReason> {
+    pub(super) fn send(&self, notice: Notice) -> Result<(), DropReason> {
         self.queue
             .try_send(notice)
             .map_err(|_| DropReason::NoticeFull)?;
@@ -146,23 +146,23 @@ impl Bell {
 
 /// Something that goes on for a while: said at once, then again at this interval as long as it lasts.
 #[derive(Debug)]
-pub(super) struct Standing {
-    bell: Bell,
-    limit: Limiter,
+pub(super) struct RateLimitedNotice {
+    notices_tx: NoticeSender,
+    limit: TokenBucket,
 }
 
-impl Standing {
-    pub(super) fn every(interval: Duration, bell: &Bell) -> Standing {
-        Standing {
-            bell: bell.clone(),
-            limit: Limiter::new(1, interval),
+impl RateLimitedNotice {
+    pub(super) fn every(interval: Duration, notices_tx: &NoticeSender) -> RateLimitedNotice {
+        RateLimitedNotice {
+            notices_tx: notices_tx.clone(),
+            limit: TokenBucket::new(1, interval),
         }
     }
 
     /// Passes the notice up, unless that was done a moment ago.
     pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), DropReason> {
         if self.limit.allow(now) {
-            self.bell.ring(notice)
+            self.notices_tx.send(notice)
         } else {
             Ok(())
         }
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn the_descriptor_is_readable_while_notices_wait() {
-        let (bell, notices) = channel(4).unwrap();
+        let (notices_tx, notices) = channel(4).unwrap();
         assert!(!readable(&notices));
         for tunnel in [1, 2] {
-            bell.ring(Notice::Demand(TunnelId(tunnel))).unwrap();
+            notices_tx.send(Notice::Demand(TunnelId(tunnel))).unwrap();
         }
         assert!(readable(&notices));
         assert_eq!(notices.next(), Some(Notice::Demand(TunnelId(1))));
@@ -201,12 +201,12 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_goes_on_later() {
-        let (bell, notices) = channel(2).unwrap();
+        let (notices_tx, notices) = channel(2).unwrap();
         let results: Vec<_> = (0..3)
-            .map(|n| bell.ring(Notice::Demand(TunnelId(n))))
+            .map(|n| notices_tx.send(Notice::Demand(TunnelId(n))))
             .collect();
         assert_eq!(results, [Ok(()), Ok(()), Err(DropReason::NoticeFull)]);
         assert!(notices.next().is_some());
-        assert_eq!(bell.ring(Notice::Demand(TunnelId(9))), Ok(()));
+        assert_eq!(notices_tx.send(Notice::Demand(TunnelId(9))), Ok(()));
     }
 }

@@ -1,8 +1,8 @@
 //! What the control plane hands down: immutable tables, swapped in whole, loaded by a worker once a batch.
 //!
 //! ```text
-//!   egress    tunnel ──▶ Outlet     open to a peer under one outbound SA · waiting for traffic · closed
-//!   ingress   SPI ─────▶ Inlet      the tunnel whose device gets what this inbound SA opens
+//!   egress    tunnel ──▶ EgressState     open to a peer under one outbound SA · waiting for traffic · closed
+//!   ingress   SPI ─────▶ InboundEntry      the tunnel whose device gets what this inbound SA opens
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::TunnelId;
 use super::counters::Counters;
-use super::watch::Watch;
+use super::sa_events::InboundEvents;
 use crate::esp::{Outbound, Sad, mtu};
 use crate::net::{Dscp, Policy};
 use crate::os::poll::Signal;
@@ -20,19 +20,19 @@ use crate::os::{Device, Socket};
 
 /// What becomes of a packet that the kernel routes into a tunnel's device.
 #[derive(Clone)]
-pub enum Outlet {
+pub enum EgressState {
     /// There is no SA: it is refused.
     Closed,
     /// There is no SA yet, but traffic brings one up: the first packets within these selectors wait for it, and the control
     /// plane hears of them.
-    Waiting(Policy),
+    Trap(Policy),
     /// It is sealed and sent.
-    Open(Path),
+    Open(EgressPath),
 }
 
 /// The way to a peer.
 #[derive(Clone)]
-pub struct Path {
+pub struct EgressPath {
     /// What seals the packets.
     pub sa: Arc<Outbound>,
     /// The socket they leave through: bound to the port of UDP-encapsulated ESP, or a raw one of native ESP.
@@ -49,27 +49,27 @@ pub struct Path {
 
 /// What ingress needs to know beside an inbound SA.
 #[derive(Clone)]
-pub(super) struct Inlet {
-    pub(super) lane: Arc<Lane>,
+pub(super) struct InboundEntry {
+    pub(super) lane: Arc<TunnelShared>,
     /// Our outer address, where the peer sends to.
     pub(super) local: IpAddr,
     /// Where the peer is known to be; `None` where that is of no interest any more.
     pub(super) remote: Option<SocketAddr>,
-    pub(super) clamp: Clamp,
-    pub(super) watch: Arc<Watch>,
+    pub(super) clamp: MssClamp,
+    pub(super) watch: Arc<InboundEvents>,
 }
 
 /// The TCP segment sizes that fit a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Clamp {
+pub(super) struct MssClamp {
     pub(super) v4: u16,
     pub(super) v6: u16,
 }
 
-impl Clamp {
+impl MssClamp {
     /// Of a tunnel with this inner MTU.
-    pub(super) fn to(mtu: u16) -> Clamp {
-        Clamp {
+    pub(super) fn to(mtu: u16) -> MssClamp {
+        MssClamp {
             v4: mtu::mss_ipv4(mtu),
             v6: mtu::mss_ipv6(mtu),
         }
@@ -77,14 +77,14 @@ impl Clamp {
 }
 
 /// One tunnel as its workers and the control plane share it.
-pub(super) struct Lane {
+pub(super) struct TunnelShared {
     pub(super) id: TunnelId,
     pub(super) device: Arc<dyn Device>,
-    pub(super) outlet: ArcSwap<Outlet>,
+    pub(super) outlet: ArcSwap<EgressState>,
     pub(super) counters: Counters,
     /// Wakes the egress worker when the outlet has changed.
     pub(super) waker: Signal,
 }
 
 /// Every inbound SA of every tunnel: one table, for a packet may come to any socket.
-pub(super) type Inlets = ArcSwap<Sad<Inlet>>;
+pub(super) type InboundTable = ArcSwap<Sad<InboundEntry>>;

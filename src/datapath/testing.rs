@@ -13,12 +13,12 @@ use arc_swap::ArcSwap;
 
 use super::classify::Admits;
 use super::counters::{Counters, PacketDropCounters};
-use super::egress::{Buffers, Reading, Road};
-use super::ingress::{Door, Ingress};
+use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
+use super::ingress::{Ingress, SocketEntry};
 use super::notice::{self, Notice, Notices};
-use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
-use super::watch::{FirstPacket, Watch};
-use super::worker::Turn;
+use super::sa_events::{FirstPacket, InboundEvents};
+use super::tables::{EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, TunnelShared};
+use super::worker_thread::PollOutcome;
 use super::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound, Sad};
@@ -41,9 +41,9 @@ pub(super) struct Side {
     pub(super) device: Arc<MemoryDevice>,
     pub(super) ike: Arc<MemorySocket>,
     pub(super) nat: Arc<MemorySocket>,
-    pub(super) lane: Arc<Lane>,
-    pub(super) inlets: Arc<Inlets>,
-    pub(super) strays: Arc<PacketDropCounters>,
+    pub(super) lane: Arc<TunnelShared>,
+    pub(super) inlets: Arc<InboundTable>,
+    pub(super) unmatched: Arc<PacketDropCounters>,
     pub(super) notices: Notices,
     pub(super) egress: OneRoad,
     pub(super) ingress: Ingress,
@@ -54,14 +54,14 @@ impl Side {
     pub(super) fn new(network: &MemoryNetwork, address: IpAddr) -> Side {
         let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
         let (ike, nat) = (bind(IKE_PORT), bind(NAT_PORT));
-        let (bell, notices) = notice::channel(8).unwrap();
+        let (notices_tx, notices) = notice::channel(8).unwrap();
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
         let lane = lane(TUNNEL, &device);
-        let (inlets, strays) = (
-            Arc::<Inlets>::default(),
+        let (inlets, unmatched) = (
+            Arc::<InboundTable>::default(),
             Arc::<PacketDropCounters>::default(),
         );
-        let door = |socket: &Arc<_>, admits| Door {
+        let door = |socket: &Arc<_>, admits| SocketEntry {
             socket: Arc::clone(socket) as Arc<dyn crate::os::Socket>,
             admits,
         };
@@ -69,10 +69,13 @@ impl Side {
         let ingress = Ingress::new(
             Arc::new(ArcSwap::from_pointee(doors)),
             inlets.clone(),
-            strays.clone(),
-            bell.clone(),
+            unmatched.clone(),
+            notices_tx.clone(),
         );
-        let egress = OneRoad(Road::new(lane.clone(), &bell), Buffers::new(Arc::default()));
+        let egress = OneRoad(
+            TunnelEgress::new(lane.clone(), &notices_tx),
+            EgressScratch::new(Arc::default()),
+        );
         Side {
             address,
             device,
@@ -80,7 +83,7 @@ impl Side {
             nat,
             lane,
             inlets,
-            strays,
+            unmatched,
             notices,
             egress,
             ingress,
@@ -92,7 +95,7 @@ impl Side {
     pub(super) fn open(&self, sa: Outbound, remote: IpAddr) -> Arc<Outbound> {
         let sa = Arc::new(sa);
         let remote = SocketAddr::new(remote, NAT_PORT);
-        let path = Path {
+        let path = EgressPath {
             sa: sa.clone(),
             socket: self.nat.clone(),
             local: self.address,
@@ -100,7 +103,7 @@ impl Side {
             mtu: MTU,
             dscp: self.dscp,
         };
-        self.lane.outlet.store(Arc::new(Outlet::Open(path)));
+        self.lane.outlet.store(Arc::new(EgressState::Open(path)));
         sa
     }
 
@@ -116,14 +119,14 @@ impl Side {
 
     fn install(&self, first: FirstPacket, sas: impl IntoIterator<Item = Inbound>) {
         let peer = if self.address == A { B } else { A };
-        let inlet = || Inlet {
+        let inlet = || InboundEntry {
             lane: self.lane.clone(),
             local: self.address,
             remote: Some(SocketAddr::new(peer, NAT_PORT)),
-            clamp: Clamp::to(MTU),
-            watch: Arc::new(Watch::new(first)),
+            clamp: MssClamp::to(MTU),
+            watch: Arc::new(InboundEvents::new(first)),
         };
-        let sad: Sad<Inlet> = sas.into_iter().map(|sa| (Arc::new(sa), inlet())).collect();
+        let sad: Sad<InboundEntry> = sas.into_iter().map(|sa| (Arc::new(sa), inlet())).collect();
         self.inlets.store(Arc::new(sad));
     }
 
@@ -151,10 +154,10 @@ impl Side {
 }
 
 /// A tunnel with a worker to itself, which is the test.
-pub(super) struct OneRoad(Road, Buffers);
+pub(super) struct OneRoad(TunnelEgress, EgressScratch);
 
 impl OneRoad {
-    pub(super) fn turn(&mut self, now: Time) -> Reading {
+    pub(super) fn turn(&mut self, now: Time) -> ReadOutcome {
         self.0.batch(&mut self.1, now)
     }
 
@@ -182,12 +185,12 @@ pub(super) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-pub(super) fn lane(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<Lane> {
+pub(super) fn lane(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<TunnelShared> {
     let waiter = crate::os::poll::Waiter::new().unwrap();
-    Arc::new(Lane {
+    Arc::new(TunnelShared {
         id,
         device: device.clone(),
-        outlet: ArcSwap::from_pointee(Outlet::Closed),
+        outlet: ArcSwap::from_pointee(EgressState::Closed),
         counters: Counters::default(),
         waker: waiter.waker(),
     })
@@ -226,10 +229,10 @@ impl Pair {
     /// Every packet there is takes its whole road: out of the devices, over the network, into the devices.
     pub(super) fn turn(&mut self, now: Time) {
         for side in [&mut self.a, &mut self.b] {
-            while side.egress.turn(now) == Reading::More {}
+            while side.egress.turn(now) == ReadOutcome::More {}
         }
         for side in [&mut self.a, &mut self.b] {
-            while side.ingress.all(now) == Turn::More {}
+            while side.ingress.all(now) == PollOutcome::More {}
         }
     }
 

@@ -30,6 +30,7 @@ mod prefix;
 pub mod segment;
 mod selector;
 mod time;
+mod token_bucket;
 pub mod traffic_class;
 mod tunnel_id;
 mod words;
@@ -43,6 +44,7 @@ pub use ports::PortRange;
 pub use prefix::{Prefix, PrefixError};
 pub use selector::{Selector, SelectorError};
 pub use time::Time;
+pub use token_bucket::TokenBucket;
 pub use traffic_class::Dscp;
 pub use tunnel_id::TunnelId;
 pub use words::{

@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// Offload in effect; absent from older daemons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<OffloadStatus>,
-    /// Time stamp counter ticks spent by the packet workers, by processing step (the words of `datapath::Stage`).
+    /// Time stamp counter ticks spent by the packet workers, by processing step (the words of `datapath::ProfileStep`).
     #[serde(default)]
     pub ticks: BTreeMap<String, u64>,
 }

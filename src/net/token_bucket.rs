@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::net::Time;
+use super::Time;
 
 /// Allows `burst` at once and one more every `interval`.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub struct TokenBucket {
     interval: Duration,
     burst: u32,
     tokens: u32,
@@ -14,10 +14,10 @@ pub(super) struct Limiter {
     counted: Time,
 }
 
-impl Limiter {
+impl TokenBucket {
     /// A full bucket.
-    pub(super) fn new(burst: u32, interval: Duration) -> Limiter {
-        Limiter {
+    pub fn new(burst: u32, interval: Duration) -> TokenBucket {
+        TokenBucket {
             interval,
             burst,
             tokens: burst,
@@ -27,7 +27,7 @@ impl Limiter {
 
     /// Takes a token if there is one.
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
-    pub(super) fn allow(&mut self, now: Time) -> bool {
+    pub fn allow(&mut self, now: Time) -> bool {
         let fresh = now
             .since(self.counted)
             .as_nanos()
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_then_one_an_interval() {
-        let mut limiter = Limiter::new(3, Duration::from_millis(100));
+        let mut limiter = TokenBucket::new(3, Duration::from_millis(100));
         let start = Time::from_secs(50);
         assert_eq!((0..10).filter(|_| limiter.allow(start)).count(), 3);
         let mut passed = 0;
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_long_rest_fills_the_bucket_once() {
-        let mut limiter = Limiter::new(3, Duration::from_millis(100));
+        let mut limiter = TokenBucket::new(3, Duration::from_millis(100));
         assert_eq!(
             (0..10)
                 .filter(|_| limiter.allow(Time::from_secs(1)))
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_stands_still_gives_nothing_more() {
-        let mut limiter = Limiter::new(1, Duration::from_secs(1));
+        let mut limiter = TokenBucket::new(1, Duration::from_secs(1));
         assert!(limiter.allow(Time::ZERO));
         assert!((0..100).all(|_| !limiter.allow(Time::ZERO)));
     }

@@ -1,11 +1,11 @@
 //! Decapsulated packets on their way into a device, joined where they follow each other. The mirror image is
-//! [`departures`](super::departures).
+//! [`departures`](super::tx_batch).
 
 use std::io;
 use std::sync::Arc;
 
-use super::stages::{Stage, Stopwatch};
-use super::tables::Lane;
+use super::profile::{ProfileStep, StepTimer};
+use super::tables::TunnelShared;
 use crate::net::segment::{
     Coalesced, Coalescer, GsoPacket, PacketOffload, UdpCoalescing, segments,
 };
@@ -13,20 +13,20 @@ use crate::net::{DropReason, Packet};
 use crate::os::{GsoSupport, OutPacket};
 
 /// Packets for one tunnel's device at a time.
-pub(super) struct Deliveries<'t> {
-    lane: Option<&'t Arc<Lane>>,
+pub(super) struct TunWriter<'t> {
+    lane: Option<&'t Arc<TunnelShared>>,
     /// What the device takes.
     trains: GsoSupport,
     joiner: &'t mut Coalescer,
-    pub(super) watch: &'t mut Stopwatch,
+    pub(super) watch: &'t mut StepTimer,
 }
 
-impl<'t> Deliveries<'t> {
+impl<'t> TunWriter<'t> {
     /// None yet; `joiner` holds those that wait for others.
-    pub(super) fn new(joiner: &'t mut Coalescer, watch: &'t mut Stopwatch) -> Deliveries<'t> {
+    pub(super) fn new(joiner: &'t mut Coalescer, watch: &'t mut StepTimer) -> TunWriter<'t> {
         // What a batch that ended in the middle has left belongs to nobody.
         joiner.flush(&mut |_| {});
-        Deliveries {
+        TunWriter {
             lane: None,
             trains: GsoSupport::None,
             joiner,
@@ -35,7 +35,7 @@ impl<'t> Deliveries<'t> {
     }
 
     /// One more; those for another tunnel are written first.
-    pub(super) fn push(&mut self, lane: &'t Arc<Lane>, packet: &Packet<'_>) {
+    pub(super) fn push(&mut self, lane: &'t Arc<TunnelShared>, packet: &Packet<'_>) {
         if self.lane.is_none_or(|before| !Arc::ptr_eq(before, lane)) {
             self.flush();
             self.lane = Some(lane);
@@ -48,7 +48,7 @@ impl<'t> Deliveries<'t> {
             GsoSupport::Tcp => UdpCoalescing::Apart,
             GsoSupport::TcpAndUdp => UdpCoalescing::Coalesced,
         };
-        let Deliveries {
+        let TunWriter {
             joiner,
             trains,
             watch,
@@ -61,7 +61,7 @@ impl<'t> Deliveries<'t> {
     /// Writes all that still wait.
     pub(super) fn flush(&mut self) {
         if let Some(lane) = self.lane.take() {
-            let Deliveries {
+            let TunWriter {
                 joiner,
                 trains,
                 watch,
@@ -73,15 +73,20 @@ impl<'t> Deliveries<'t> {
 }
 
 /// Writes a packet or a train. What the device does not take is lost, as in any router; `trains` is what it gets from then on.
-fn write(lane: &Lane, joined: Coalesced<'_>, trains: &mut GsoSupport, watch: &mut Stopwatch) {
+fn write(
+    lane: &TunnelShared,
+    joined: Coalesced<'_>,
+    trains: &mut GsoSupport,
+    watch: &mut StepTimer,
+) {
     let out = OutPacket {
         vnet: joined.offload.into(),
         bytes: joined.bytes,
     };
     let (packets, octets) = (joined.packets as u64, joined.octets as u64);
-    watch.lap(Stage::Join);
+    watch.lap(ProfileStep::Join);
     let written = lane.device.write(&[out]);
-    watch.lap(Stage::Write);
+    watch.lap(ProfileStep::Write);
     let refused = match written {
         Ok(1..) => return lane.counters.rx.add(packets, octets),
         Ok(0) => DropReason::DeviceFull,
@@ -104,11 +109,11 @@ fn write(lane: &Lane, joined: Coalesced<'_>, trains: &mut GsoSupport, watch: &mu
 /// Writes a train's packets one by one. This happens once or twice in a device's life, so it may allocate.
 #[cold]
 fn apart(
-    lane: &Lane,
+    lane: &TunnelShared,
     bytes: &[u8],
     train: &GsoPacket,
     trains: &mut GsoSupport,
-    watch: &mut Stopwatch,
+    watch: &mut StepTimer,
 ) {
     let written = Packet::parse(bytes).and_then(|packet| {
         for segment in segments(&packet, train)? {

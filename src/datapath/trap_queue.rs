@@ -17,13 +17,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The packets that wait, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Hold {
+pub(super) struct TrapQueue {
     packets: VecDeque<(Time, Vec<u8>)>,
     /// Of all of them.
     octets: usize,
 }
 
-impl Hold {
+impl TrapQueue {
     /// Keeps a copy of `packet`. Copying is fine here: this happens at most [`MOST`] times per coming up.
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
     pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), DropReason> {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn sixty_four_wait_five_seconds_in_order() {
-        let mut hold = Hold::default();
+        let mut hold = TrapQueue::default();
         let start = Time::from_secs(100);
         for n in 0..64u8 {
             assert_eq!(
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn long_packets_fill_the_room_sooner_and_leave_it_again() {
-        let mut hold = Hold::default();
+        let mut hold = TrapQueue::default();
         let start = Time::from_secs(100);
         let long = [0; 60_000];
         assert_eq!(hold.keep(&long, start), Ok(()));

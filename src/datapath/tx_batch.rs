@@ -1,4 +1,4 @@
-//! Packets on their way to one peer, sealed and sent together. The mirror image is [`deliveries`](super::deliveries).
+//! Packets on their way to one peer, sealed and sent together. The mirror image is [`deliveries`](super::tun_writer).
 //!
 //! ```text
 //!   lay ──▶ | ESP | inner |  | ESP | inner |  | ESP | …       each where it will leave from, in the clear
@@ -8,18 +8,18 @@
 //!       ──▶ socket
 //! ```
 //!
-//! Nothing leaves but by [`Departures::send`], which seals what is still to be sealed.
+//! Nothing leaves but by [`TxBatch::send`], which seals what is still to be sealed.
 
 use super::counters::Counters;
-use super::stages::{Stage, Stopwatch};
-use super::tables::Path;
+use super::profile::{ProfileStep, StepTimer};
+use super::tables::EgressPath;
 use crate::esp::lifetime;
 use crate::esp::{FramedPacket, OutboundGuard};
 use crate::net::{DropReason, Packet, traffic_class};
 use crate::os::{SendBatch, Unsent};
 
 /// Packets where they will leave from.
-pub(super) struct Departures {
+pub(super) struct TxBatch {
     batch: SendBatch,
     /// How long each packet was before it was sealed.
     inner: Vec<usize>,
@@ -27,22 +27,22 @@ pub(super) struct Departures {
     laid: Vec<FramedPacket>,
     /// How many octets of the batch they are.
     clear: usize,
-    pub(super) watch: Stopwatch,
+    pub(super) watch: StepTimer,
 }
 
 /// The way out for one batch: the path there is now, with its SA held.
-pub(super) struct Exit<'t> {
-    pub(super) path: &'t Path,
+pub(super) struct ActiveSa<'t> {
+    pub(super) path: &'t EgressPath,
     sealing: OutboundGuard<'t>,
     counters: &'t Counters,
     /// Octets of the longest ESP packet that the path takes whole.
     longest: usize,
 }
 
-impl<'t> Exit<'t> {
+impl<'t> ActiveSa<'t> {
     /// Takes the SA; what becomes of the packets is counted in `counters`.
-    pub(super) fn new(path: &'t Path, counters: &'t Counters) -> Exit<'t> {
-        Exit {
+    pub(super) fn new(path: &'t EgressPath, counters: &'t Counters) -> ActiveSa<'t> {
+        ActiveSa {
             path,
             sealing: path.sa.lock(),
             counters,
@@ -56,14 +56,14 @@ impl<'t> Exit<'t> {
     }
 }
 
-impl Departures {
-    pub(super) fn new() -> Departures {
-        Departures {
+impl TxBatch {
+    pub(super) fn new() -> TxBatch {
+        TxBatch {
             batch: SendBatch::new(),
             inner: Vec::with_capacity(SendBatch::PACKETS),
             laid: Vec::with_capacity(OutboundGuard::GROUP),
             clear: 0,
-            watch: Stopwatch::default(),
+            watch: StepTimer::default(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Departures {
     /// A full batch is sent first.
     pub(super) fn lay(
         &mut self,
-        exit: &mut Exit<'_>,
+        exit: &mut ActiveSa<'_>,
         like: &Packet<'_>,
         len: usize,
         write: impl FnOnce(&mut [u8]) -> bool,
@@ -118,14 +118,14 @@ impl Departures {
     }
 
     /// Seals what is still in the clear. Should that fail, nothing of the batch leaves.
-    fn seal(&mut self, exit: &Exit<'_>) {
+    fn seal(&mut self, exit: &ActiveSa<'_>) {
         if self.laid.is_empty() {
             return;
         }
-        self.watch.lap(Stage::Split);
+        self.watch.lap(ProfileStep::Split);
         let clear = self.batch.last_mut(self.clear).unwrap_or_default();
         let sealed = exit.sealing.seal_all(&self.laid, clear);
-        self.watch.lap(Stage::Seal);
+        self.watch.lap(ProfileStep::Seal);
         match sealed {
             Ok(()) => {
                 self.laid.clear();
@@ -140,10 +140,10 @@ impl Departures {
     }
 
     /// Empties the batch into the socket. What does not fit its buffer is lost, as in any router; the next batch finds it drained.
-    pub(super) fn send(&mut self, exit: &Exit<'_>) {
+    pub(super) fn send(&mut self, exit: &ActiveSa<'_>) {
         self.seal(exit);
         let counters = exit.counters;
-        self.watch.lap(Stage::Split);
+        self.watch.lap(ProfileStep::Split);
         let mut before = 0_usize;
         // How many packets the next failure costs that is about one alone.
         let mut row = 1_usize;
@@ -162,7 +162,7 @@ impl Departures {
             }
         }
         self.inner.clear();
-        self.watch.lap(Stage::Send);
+        self.watch.lap(ProfileStep::Send);
     }
 
     /// Drops what could not be sent, and with it what could not be sent either: a call for each packet only to hear the same would
@@ -194,7 +194,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::super::tables::Outlet;
+    use super::super::tables::EgressState;
     use super::super::testing::*;
     use super::*;
     use crate::esp::testing::policy;
@@ -255,7 +255,7 @@ mod tests {
         });
         let (a_out, b_in) = half("aes128-sha1", 9, policy());
         pair.b.accept([b_in]);
-        let path = Path {
+        let path = EgressPath {
             sa: Arc::new(a_out),
             socket: socket.clone(),
             local: A,
@@ -263,7 +263,7 @@ mod tests {
             mtu: MTU,
             dscp: Default::default(),
         };
-        pair.a.lane.outlet.store(Arc::new(Outlet::Open(path)));
+        pair.a.lane.outlet.store(Arc::new(EgressState::Open(path)));
         packets
             .iter()
             .for_each(|p| assert!(pair.a.device.inject(p)));

@@ -13,7 +13,7 @@ use crate::os::cycles;
 
 /// A part of a packet's road.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ProfileStep {
     /// Out of a tunnel's device.
     Read,
     /// Checks, and cutting into what fits, where it will be sealed.
@@ -32,41 +32,41 @@ pub enum Stage {
     Write,
 }
 
-impl Stage {
+impl ProfileStep {
     /// All of them, in the order of the road.
-    pub const ALL: [Stage; 8] = [
-        Stage::Read,
-        Stage::Split,
-        Stage::Seal,
-        Stage::Send,
-        Stage::Receive,
-        Stage::Open,
-        Stage::Join,
-        Stage::Write,
+    pub const ALL: [ProfileStep; 8] = [
+        ProfileStep::Read,
+        ProfileStep::Split,
+        ProfileStep::Seal,
+        ProfileStep::Send,
+        ProfileStep::Receive,
+        ProfileStep::Open,
+        ProfileStep::Join,
+        ProfileStep::Write,
     ];
 
     /// Its name in `status`.
-    pub const fn word(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            Stage::Read => "read",
-            Stage::Split => "split",
-            Stage::Seal => "seal",
-            Stage::Send => "send",
-            Stage::Receive => "receive",
-            Stage::Open => "open",
-            Stage::Join => "join",
-            Stage::Write => "write",
+            ProfileStep::Read => "read",
+            ProfileStep::Split => "split",
+            ProfileStep::Seal => "seal",
+            ProfileStep::Send => "send",
+            ProfileStep::Receive => "receive",
+            ProfileStep::Open => "open",
+            ProfileStep::Join => "join",
+            ProfileStep::Write => "write",
         }
     }
 }
 
 /// What all workers have spent.
 #[derive(Debug, Default)]
-pub struct Stages([AtomicU64; Stage::ALL.len()]);
+pub struct StepTotals([AtomicU64; ProfileStep::ALL.len()]);
 
-impl Stages {
+impl StepTotals {
     /// Ticks spent in a stage so far; 0 on processors without such a counter.
-    pub fn spent(&self, stage: Stage) -> u64 {
+    pub fn spent(&self, stage: ProfileStep) -> u64 {
         self.0
             .get(stage as usize)
             .map_or(0, |spent| spent.load(Relaxed))
@@ -75,19 +75,19 @@ impl Stages {
 
 /// One worker's clock.
 #[derive(Debug, Default)]
-pub(super) struct Stopwatch {
+pub(super) struct StepTimer {
     last: u64,
-    laps: [u64; Stage::ALL.len()],
+    laps: [u64; ProfileStep::ALL.len()],
 }
 
-impl Stopwatch {
+impl StepTimer {
     /// A batch begins.
     pub(super) fn start(&mut self) {
         self.last = cycles::now().unwrap_or(0);
     }
 
     /// What has passed since the last stop was this.
-    pub(super) fn lap(&mut self, stage: Stage) {
+    pub(super) fn lap(&mut self, stage: ProfileStep) {
         let now = cycles::now().unwrap_or(0);
         if let Some(lap) = self.laps.get_mut(stage as usize) {
             // Another core's counter may be a little behind.
@@ -97,8 +97,8 @@ impl Stopwatch {
     }
 
     /// The batch is over.
-    pub(super) fn settle(&mut self, stages: &Stages) {
-        for (lap, spent) in self.laps.iter_mut().zip(&stages.0) {
+    pub(super) fn settle(&mut self, step_totals: &StepTotals) {
+        for (lap, spent) in self.laps.iter_mut().zip(&step_totals.0) {
             if *lap > 0 {
                 spent.fetch_add(std::mem::take(lap), Relaxed);
             }
@@ -113,32 +113,41 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn time_goes_to_the_stage_that_it_was_spent_in() {
-        let (stages, mut watch) = (Stages::default(), Stopwatch::default());
+        let (step_totals, mut watch) = (StepTotals::default(), StepTimer::default());
         let work = || (0..100_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n));
         watch.start();
-        watch.lap(Stage::Read);
+        watch.lap(ProfileStep::Read);
         work();
-        watch.lap(Stage::Seal);
-        watch.lap(Stage::Send);
+        watch.lap(ProfileStep::Seal);
+        watch.lap(ProfileStep::Send);
         assert_eq!(
-            stages.spent(Stage::Seal),
+            step_totals.spent(ProfileStep::Seal),
             0,
             "nothing is said before the end"
         );
-        watch.settle(&stages);
-        let seal = stages.spent(Stage::Seal);
-        assert!(seal > stages.spent(Stage::Read) && seal > stages.spent(Stage::Send));
-        watch.settle(&stages);
-        assert_eq!(stages.spent(Stage::Seal), seal, "and nothing twice");
+        watch.settle(&step_totals);
+        let seal = step_totals.spent(ProfileStep::Seal);
+        assert!(
+            seal > step_totals.spent(ProfileStep::Read)
+                && seal > step_totals.spent(ProfileStep::Send)
+        );
+        watch.settle(&step_totals);
+        assert_eq!(
+            step_totals.spent(ProfileStep::Seal),
+            seal,
+            "and nothing twice"
+        );
     }
 
     #[test]
     fn every_stage_has_its_place_and_its_word() {
-        for (place, stage) in Stage::ALL.into_iter().enumerate() {
+        for (place, stage) in ProfileStep::ALL.into_iter().enumerate() {
             assert_eq!(stage as usize, place);
         }
-        let words: std::collections::BTreeSet<_> =
-            Stage::ALL.into_iter().map(Stage::word).collect();
-        assert_eq!(words.len(), Stage::ALL.len());
+        let words: std::collections::BTreeSet<_> = ProfileStep::ALL
+            .into_iter()
+            .map(ProfileStep::name)
+            .collect();
+        assert_eq!(words.len(), ProfileStep::ALL.len());
     }
 }

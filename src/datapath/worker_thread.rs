@@ -14,24 +14,24 @@ use crate::os::poll::{Ready, Signal, Waiter};
 /// What a worker does when woken.
 pub(super) trait Work: Send + 'static {
     /// Takes one batch from each input that is ready, and looks after what has waited for its time or for the control plane.
-    fn turn(&mut self, ready: &Ready, now: Time) -> Turn;
+    fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome;
 
     /// When it has something to do even if nothing comes in.
     fn wake_at(&self) -> Option<Time>;
 
     /// The turn that began at `now` has ended in a panic.
-    fn stumbled(&mut self, _now: Time) {}
+    fn on_panic(&mut self, _now: Time) {}
 }
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum PollOutcome {
     /// A batch was full: there may be more.
     More,
     /// The inputs were emptied.
     Done,
     /// An input is in trouble: it would be ready again at once, and in trouble again.
-    Rest,
+    Backoff,
 }
 
 /// A running worker. Dropping it ends the thread and waits for that.
@@ -42,7 +42,7 @@ pub(super) struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A worker that has stumbled, or has an input in trouble, does not go on as fast as it can.
+/// A worker that has on_panic, or has an input in trouble, does not go on as fast as it can.
 const REST: Duration = Duration::from_millis(50);
 
 impl Worker {
@@ -55,11 +55,13 @@ impl Worker {
         let (stop, waker) = (Arc::new(AtomicBool::new(false)), waiter.waker());
         let stopped = Arc::clone(&stop);
         let run = move || {
-            let mut turn = Turn::Done;
+            let mut turn = PollOutcome::Done;
             while !stopped.load(Ordering::Acquire) {
                 let timeout = match turn {
-                    Turn::More => Some(Duration::ZERO),
-                    Turn::Done | Turn::Rest => work.wake_at().map(|at| at.since(clock::now())),
+                    PollOutcome::More => Some(Duration::ZERO),
+                    PollOutcome::Done | PollOutcome::Backoff => {
+                        work.wake_at().map(|at| at.since(clock::now()))
+                    }
                 };
                 let Ok(ready) = waiter.wait(timeout) else {
                     std::thread::sleep(REST);
@@ -69,11 +71,11 @@ impl Worker {
                 let now = clock::now();
                 let outcome = catch_unwind(AssertUnwindSafe(|| work.turn(&ready, now)));
                 turn = outcome.unwrap_or_else(|_| {
-                    work.stumbled(now);
+                    work.on_panic(now);
                     std::thread::sleep(REST);
-                    Turn::More
+                    PollOutcome::More
                 });
-                if turn == Turn::Rest {
+                if turn == PollOutcome::Backoff {
                     std::thread::sleep(REST);
                 }
             }
@@ -108,21 +110,21 @@ mod tests {
     struct Stumbling(u32, Sender<u32>);
 
     impl Work for Stumbling {
-        fn turn(&mut self, _ready: &Ready, _now: Time) -> Turn {
+        fn turn(&mut self, _ready: &Ready, _now: Time) -> PollOutcome {
             self.0 += 1;
             let _ = self.1.send(self.0);
             assert!(
                 self.0 > 1,
                 "the first turn stumbles (this test wants it so)"
             );
-            Turn::Done
+            PollOutcome::Done
         }
 
         fn wake_at(&self) -> Option<Time> {
             None
         }
 
-        fn stumbled(&mut self, _now: Time) {
+        fn on_panic(&mut self, _now: Time) {
             self.0 = 10;
         }
     }
@@ -131,9 +133,9 @@ mod tests {
     struct Troubled(Sender<Instant>);
 
     impl Work for Troubled {
-        fn turn(&mut self, _ready: &Ready, _now: Time) -> Turn {
+        fn turn(&mut self, _ready: &Ready, _now: Time) -> PollOutcome {
             let _ = self.0.send(Instant::now());
-            Turn::Rest
+            PollOutcome::Backoff
         }
 
         fn wake_at(&self) -> Option<Time> {

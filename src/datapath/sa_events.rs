@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::TunnelId;
-use super::notice::{Bell, Half, Notice};
+use super::notice::{ChildSpi, Notice, NoticeSender};
 use crate::esp::lifetime::LifetimeState;
 use crate::net::{DropReason, Time};
 
 /// What is still to be told about one inbound SA. It belongs to the SA, so it outlives the tables that name it.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct InboundEvents {
     awaited: AtomicBool,
     told: Mutex<Told>,
 }
@@ -32,7 +32,7 @@ pub enum FirstPacket {
 #[derive(Debug, Default)]
 struct Told {
     moved: Option<(SocketAddr, Time)>,
-    wear: Wear,
+    wear: OutboundEvents,
 }
 
 /// What was seen in a run of packets under one SA.
@@ -57,19 +57,19 @@ const SAME_PLACE_AGAIN: Duration = Duration::from_secs(10);
 /// When an SA that is nearly worn out is mentioned again.
 const WEAR_AGAIN: Duration = Duration::from_secs(1);
 
-impl Watch {
-    pub(super) fn new(first: FirstPacket) -> Watch {
-        Watch {
+impl InboundEvents {
+    pub(super) fn new(first: FirstPacket) -> InboundEvents {
+        InboundEvents {
             awaited: AtomicBool::new(first == FirstPacket::Awaited),
             told: Mutex::default(),
         }
     }
 
     /// Passes on what is new. What the queue has no room for is said another time.
-    pub(super) fn tell(&self, seen: Seen, bell: &Bell) -> Result<(), DropReason> {
+    pub(super) fn tell(&self, seen: Seen, notices_tx: &NoticeSender) -> Result<(), DropReason> {
         let (tunnel, spi_in) = (seen.tunnel, seen.spi);
         if seen.authentic > 0 && self.awaited.load(Relaxed) {
-            bell.ring(Notice::ChildHeard { tunnel, spi_in })?;
+            notices_tx.send(Notice::ChildHeard { tunnel, spi_in })?;
             self.awaited.store(false, Relaxed);
         }
         if seen.moved.is_none() && seen.stage == LifetimeState::Fresh {
@@ -78,7 +78,7 @@ impl Watch {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(remote) = seen.moved.filter(|remote| told.is_move(*remote, seen.now)) {
             let at = seen.now;
-            bell.ring(Notice::SeenFrom {
+            notices_tx.send(Notice::SeenFrom {
                 tunnel,
                 spi_in,
                 remote,
@@ -86,8 +86,13 @@ impl Watch {
             })?;
             told.moved = Some((remote, at));
         }
-        told.wear
-            .tell(tunnel, Half::In(spi_in), seen.stage, seen.now, bell)
+        told.wear.tell(
+            tunnel,
+            ChildSpi::In(spi_in),
+            seen.stage,
+            seen.now,
+            notices_tx,
+        )
     }
 }
 
@@ -106,17 +111,17 @@ impl Told {
 
 /// What was last said about SAs that wear out.
 #[derive(Debug, Default)]
-pub(super) struct Wear(Option<(Half, LifetimeState, Time)>);
+pub(super) struct OutboundEvents(Option<(ChildSpi, LifetimeState, Time)>);
 
-impl Wear {
+impl OutboundEvents {
     /// Says that an SA has come to this stage, unless that was said a moment ago.
     pub(super) fn tell(
         &mut self,
         tunnel: TunnelId,
-        sa: Half,
+        sa: ChildSpi,
         stage: LifetimeState,
         now: Time,
-        bell: &Bell,
+        notices_tx: &NoticeSender,
     ) -> Result<(), DropReason> {
         let notice = match stage {
             LifetimeState::Fresh => return Ok(()),
@@ -127,7 +132,7 @@ impl Wear {
         if self.0.is_some_and(is_old) {
             return Ok(());
         }
-        bell.ring(notice)?;
+        notices_tx.send(notice)?;
         self.0 = Some((sa, stage, now));
         Ok(())
     }
@@ -247,9 +252,9 @@ mod tests {
 
     #[test]
     fn what_the_queue_had_no_room_for_is_told_with_the_next_packet() {
-        let (bell, notices) = notice::channel(1).unwrap();
-        bell.ring(Notice::Demand(TUNNEL)).unwrap();
-        let watch = Watch::new(FirstPacket::Awaited);
+        let (notices_tx, notices) = notice::channel(1).unwrap();
+        notices_tx.send(Notice::Demand(TUNNEL)).unwrap();
+        let watch = InboundEvents::new(FirstPacket::Awaited);
         let seen = Seen {
             tunnel: TUNNEL,
             spi: 7,
@@ -258,9 +263,9 @@ mod tests {
             stage: LifetimeState::Fresh,
             now: NOW,
         };
-        assert_eq!(watch.tell(seen, &bell), Err(DropReason::NoticeFull));
+        assert_eq!(watch.tell(seen, &notices_tx), Err(DropReason::NoticeFull));
         notices.next();
-        assert_eq!(watch.tell(seen, &bell), Ok(()));
+        assert_eq!(watch.tell(seen, &notices_tx), Ok(()));
         assert!(matches!(notices.next(), Some(Notice::ChildHeard { .. })));
     }
 
@@ -276,7 +281,7 @@ mod tests {
         pair.a.open(a_out, B);
         let b_in: Inbound = b_in.limited(limits);
         pair.b.accept([b_in]);
-        let (tunnel, sa) = (TUNNEL, Half::In(0x1001));
+        let (tunnel, sa) = (TUNNEL, ChildSpi::In(0x1001));
         let mut told = Vec::new();
         for second in 0..12 {
             let esp = sealed(&mut pair);

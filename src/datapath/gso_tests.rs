@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Notice;
-use super::egress::Reading;
-use super::hold::MOST;
-use super::tables::Outlet;
+use super::egress::ReadOutcome;
+use super::tables::EgressState;
 use super::testing::*;
+use super::trap_queue::MOST;
 use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
 use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
 use crate::net::segment::{GsoPacket, PacketOffload};
@@ -265,7 +265,7 @@ fn e11_facts_about_another_packet_are_refused() {
 #[test]
 fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room_for() {
     let mut pair = Pair::new();
-    let waiting = Outlet::Waiting(mirrored(policy()));
+    let waiting = EgressState::Trap(mirrored(policy()));
     pair.b.lane.outlet.store(Arc::new(waiting));
     let train = of_ours(
         Tcp {
@@ -292,7 +292,7 @@ fn e12_the_outer_header_has_the_traffic_class_of_the_inner_one() {
         packet[1] = class;
         header_checksum(&mut packet);
         assert!(pair.a.device.inject(&packet));
-        while pair.a.egress.turn(NOW) == Reading::More {}
+        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
         assert_eq!(pair.b.nat.take_class().unwrap().1, class);
     }
 }
@@ -306,7 +306,7 @@ fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
     packet[1] = 0xb8 | 0b10;
     header_checksum(&mut packet);
     assert!(pair.a.device.inject(&packet));
-    while pair.a.egress.turn(NOW) == Reading::More {}
+    while pair.a.egress.turn(NOW) == ReadOutcome::More {}
     let (from, class, sealed) = pair.b.nat.take_class().unwrap();
     assert_eq!(class, 0b10);
     assert!(pair.b.nat.inject_class(from, class, &sealed));
@@ -336,7 +336,7 @@ fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
         packet[1] = inner;
         header_checksum(&mut packet);
         assert!(pair.a.device.inject(&packet));
-        while pair.a.egress.turn(NOW) == Reading::More {}
+        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
         let (_, _, sealed) = pair.b.nat.take_class().unwrap();
         let from = SocketAddr::new(A, 4500);
         assert!(pair.b.nat.inject_class(from, 0b0000_0011, &sealed));

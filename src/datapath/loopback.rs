@@ -5,7 +5,7 @@
 //!             └─ A: cut, lay out, seal ─┘                └─ B: open, check, join ─┘
 //! ```
 //!
-//! No thread either: [`Twins::carry`] takes everything there is from end to end, so that what it costs is the datapath's own.
+//! No thread either: [`LoopbackPair::carry`] takes everything there is from end to end, so that what it costs is the datapath's own.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,12 +15,12 @@ use arc_swap::ArcSwap;
 
 use super::classify::Admits;
 use super::counters::{Counters, PacketDropCounters};
-use super::egress::{Buffers, Reading, Road};
-use super::ingress::{Door, Ingress};
+use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
+use super::ingress::{Ingress, SocketEntry};
 use super::notice::{self, Notices};
-use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
-use super::watch::{FirstPacket, Watch};
-use super::worker::{Turn, Work};
+use super::sa_events::{FirstPacket, InboundEvents};
+use super::tables::{EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, TunnelShared};
+use super::worker_thread::{PollOutcome, Work};
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Outbound, Sad};
 use crate::net::{Dscp, Time};
@@ -29,15 +29,15 @@ use crate::os::poll::{Ready, Waiter};
 use crate::os::{GsoSupport, ReceiveOffload, VnetHeader};
 
 /// A tunnel from A to B.
-pub struct Twins {
-    a: Arc<Lane>,
-    b: Arc<Lane>,
+pub struct LoopbackPair {
+    a: Arc<TunnelShared>,
+    b: Arc<TunnelShared>,
     from: Arc<MemoryDevice>,
     to: Arc<MemoryDevice>,
-    road: Road,
-    buffers: Buffers,
+    road: TunnelEgress,
+    buffers: EgressScratch,
     ingress: Ingress,
-    strays: Arc<PacketDropCounters>,
+    unmatched: Arc<PacketDropCounters>,
     /// Nobody reads them, and the workers would count that.
     _notices: Notices,
 }
@@ -51,7 +51,7 @@ const ROOM: usize = 4096;
 /// The largest inner packet: one that any suite takes through a link of 1500 octets.
 pub const MTU: u16 = 1408;
 
-impl Twins {
+impl LoopbackPair {
     /// A tunnel under these SAs, of which one opens what the other seals. `receiving` says whether trains stay together on the way, and
     /// B's device takes super-packets if they do.
     ///
@@ -61,7 +61,7 @@ impl Twins {
         outbound: Outbound,
         inbound: Inbound,
         receiving: ReceiveOffload,
-    ) -> io::Result<Twins> {
+    ) -> io::Result<LoopbackPair> {
         let network = MemoryNetwork::of(receiving);
         let [near, far] = [A, B].map(|address| SocketAddr::new(address, NAT_PORT));
         let (near_socket, far_socket) = (network.bind(near, ROOM)?, network.bind(far, ROOM)?);
@@ -71,7 +71,7 @@ impl Twins {
             ReceiveOffload::Joined => GsoSupport::TcpAndUdp,
             ReceiveOffload::Single => GsoSupport::None,
         });
-        let path = Path {
+        let path = EgressPath {
             sa: Arc::new(outbound),
             socket: Arc::new(near_socket),
             local: A,
@@ -79,37 +79,37 @@ impl Twins {
             mtu: MTU,
             dscp: Dscp::Copied,
         };
-        let a = lane(&from, Outlet::Open(path))?;
-        let b = lane(&to, Outlet::Closed)?;
-        let inlet = Inlet {
+        let a = lane(&from, EgressState::Open(path))?;
+        let b = lane(&to, EgressState::Closed)?;
+        let inlet = InboundEntry {
             lane: Arc::clone(&b),
             local: B,
             remote: Some(near),
-            clamp: Clamp::to(MTU),
-            watch: Arc::new(Watch::new(FirstPacket::Usual)),
+            clamp: MssClamp::to(MTU),
+            watch: Arc::new(InboundEvents::new(FirstPacket::Usual)),
         };
-        let sad: Sad<Inlet> = [(Arc::new(inbound), inlet)].into_iter().collect();
-        let inlets: Arc<Inlets> = Arc::new(ArcSwap::from_pointee(sad));
-        let door = Door {
+        let sad: Sad<InboundEntry> = [(Arc::new(inbound), inlet)].into_iter().collect();
+        let inlets: Arc<InboundTable> = Arc::new(ArcSwap::from_pointee(sad));
+        let door = SocketEntry {
             socket: Arc::new(far_socket),
             admits: Admits::IkeAndEsp,
         };
-        let (bell, notices) = notice::channel(8)?;
-        let strays = Arc::<PacketDropCounters>::default();
-        Ok(Twins {
-            road: Road::new(Arc::clone(&a), &bell),
-            buffers: Buffers::new(Arc::default()),
+        let (notices_tx, notices) = notice::channel(8)?;
+        let unmatched = Arc::<PacketDropCounters>::default();
+        Ok(LoopbackPair {
+            road: TunnelEgress::new(Arc::clone(&a), &notices_tx),
+            buffers: EgressScratch::new(Arc::default()),
             ingress: Ingress::new(
                 Arc::new(ArcSwap::from_pointee(vec![door])),
                 inlets,
-                Arc::clone(&strays),
-                bell,
+                Arc::clone(&unmatched),
+                notices_tx,
             ),
             a,
             b,
             from,
             to,
-            strays,
+            unmatched,
             _notices: notices,
         })
     }
@@ -121,10 +121,10 @@ impl Twins {
 
     /// Takes everything that is in A's device to B's.
     pub fn carry(&mut self, now: Time) {
-        while self.road.batch(&mut self.buffers, now) == Reading::More {}
+        while self.road.batch(&mut self.buffers, now) == ReadOutcome::More {}
         // The only socket there is.
         let ready = Ready::of(&[0]);
-        while self.ingress.turn(&ready, now) == Turn::More {}
+        while self.ingress.turn(&ready, now) == PollOutcome::More {}
     }
 
     /// Hands everything that has come out of B's device to `seen`, oldest first; says how many packets or super-packets.
@@ -136,15 +136,15 @@ impl Twins {
     pub fn refused(&self) -> u64 {
         let sides = [&self.a.counters, &self.b.counters];
         let refused = sides.map(|Counters { refused, .. }| refused);
-        let all = refused.into_iter().chain([&*self.strays]);
+        let all = refused.into_iter().chain([&*self.unmatched]);
         all.flat_map(PacketDropCounters::iter)
             .map(|(_, count)| count)
             .sum()
     }
 }
 
-fn lane(device: &Arc<MemoryDevice>, outlet: Outlet) -> io::Result<Arc<Lane>> {
-    Ok(Arc::new(Lane {
+fn lane(device: &Arc<MemoryDevice>, outlet: EgressState) -> io::Result<Arc<TunnelShared>> {
+    Ok(Arc::new(TunnelShared {
         id: TunnelId(0),
         device: device.clone(),
         outlet: ArcSwap::from_pointee(outlet),
@@ -163,15 +163,15 @@ mod tests {
     fn what_is_injected_at_a_is_delivered_at_b() {
         for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let (outbound, inbound) = half("aes128-sha1", 1, policy());
-            let mut twins = Twins::under(outbound, inbound, receiving).unwrap();
+            let mut pair = LoopbackPair::under(outbound, inbound, receiving).unwrap();
             for len in [64, 500, 1300] {
-                assert!(twins.inject(VnetHeader::NONE, &to_b(len)));
+                assert!(pair.inject(VnetHeader::NONE, &to_b(len)));
             }
-            twins.carry(NOW);
+            pair.carry(NOW);
             let mut lengths = Vec::new();
-            twins.delivered(|_, packet| lengths.push(packet.len()));
+            pair.delivered(|_, packet| lengths.push(packet.len()));
             assert_eq!(lengths, [64, 500, 1300]);
-            assert_eq!(twins.refused(), 0);
+            assert_eq!(pair.refused(), 0);
         }
     }
 
@@ -179,28 +179,28 @@ mod tests {
     fn equal_packets_are_joined_where_trains_stay_together() {
         for (receiving, pieces) in [(ReceiveOffload::Single, 32), (ReceiveOffload::Joined, 1)] {
             let (outbound, inbound) = half("aes128gcm16", 1, policy());
-            let mut twins = Twins::under(outbound, inbound, receiving).unwrap();
+            let mut pair = LoopbackPair::under(outbound, inbound, receiving).unwrap();
             let mut packet = Vec::new();
             etherparse::PacketBuilder::ipv4([10, 1, 0, 7], [10, 2, 0, 5], 64)
                 .udp(1000, 2000)
                 .write(&mut packet, &[7; 1000])
                 .unwrap();
             for _ in 0..32 {
-                assert!(twins.inject(VnetHeader::NONE, &packet));
+                assert!(pair.inject(VnetHeader::NONE, &packet));
             }
-            twins.carry(NOW);
-            let delivered = twins.delivered(|_, _| ());
-            assert_eq!((delivered, twins.refused()), (pieces, 0));
+            pair.carry(NOW);
+            let delivered = pair.delivered(|_, _| ());
+            assert_eq!((delivered, pair.refused()), (pieces, 0));
         }
     }
 
     #[test]
     fn what_the_selectors_do_not_cover_is_refused() {
         let (outbound, inbound) = half("aes128-sha1", 1, policy());
-        let mut twins = Twins::under(outbound, inbound, ReceiveOffload::Single).unwrap();
+        let mut pair = LoopbackPair::under(outbound, inbound, ReceiveOffload::Single).unwrap();
         let stray = crate::esp::testing::ipv4([10, 1, 0, 7], [10, 9, 0, 5], 100);
-        assert!(twins.inject(VnetHeader::NONE, &stray));
-        twins.carry(NOW);
-        assert_eq!((twins.delivered(|_, _| ()), twins.refused()), (0, 1));
+        assert!(pair.inject(VnetHeader::NONE, &stray));
+        pair.carry(NOW);
+        assert_eq!((pair.delivered(|_, _| ()), pair.refused()), (0, 1));
     }
 }

@@ -9,16 +9,16 @@ use arc_swap::ArcSwap;
 
 use super::classify::Admits;
 use super::counters::{Counters, PacketDropCounters};
-use super::crew::{Crew, Place};
-use super::egress::Road;
-use super::gates::{Gate, Gates};
-use super::ingress::{Door, Ingress};
-use super::notice::{self, Bell, Notices};
+use super::egress::TunnelEgress;
+use super::ingress::{Ingress, SocketEntry};
+use super::notice::{self, NoticeSender, Notices};
 use super::offload::Offload;
-use super::reception::Reception;
-use super::stages::Stages;
-use super::tables::{Clamp, Inlet, Inlets, Lane, Outlet, Path};
-use super::watch::{FirstPacket, Watch};
+use super::profile::StepTotals;
+use super::sa_events::{FirstPacket, InboundEvents};
+use super::socket_workers::SocketWorkers;
+use super::sockets::{AddressSockets, LocalSockets};
+use super::tables::{EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, TunnelShared};
+use super::workers::{TunnelPlace, WorkerPool};
 use super::{NAT_PORT, TunnelId};
 use crate::esp::{Inbound, Sad};
 use crate::net::Policy;
@@ -26,34 +26,34 @@ use crate::os::{Device, GsoSupport, SendBatch, Socket, SocketOffload};
 
 /// All workers, their tables and their counters. Dropping it ends the workers.
 pub struct Datapath {
-    bell: Bell,
-    inlets: Arc<Inlets>,
-    strays: Arc<PacketDropCounters>,
-    reception: Reception,
-    gates: Gates,
+    notices_tx: NoticeSender,
+    inlets: Arc<InboundTable>,
+    unmatched: Arc<PacketDropCounters>,
+    reception: SocketWorkers,
+    gates: LocalSockets,
     tunnels: BTreeMap<TunnelId, Tunnel>,
-    crew: Crew,
+    crew: WorkerPool,
 }
 
 struct Tunnel {
-    lane: Arc<Lane>,
-    idle: Outlet,
-    inbound: Vec<(Arc<Inbound>, Inlet)>,
-    place: Place,
+    lane: Arc<TunnelShared>,
+    idle: EgressState,
+    inbound: Vec<(Arc<Inbound>, InboundEntry)>,
+    place: TunnelPlace,
 }
 
 /// What a tunnel does with packets while it has no SA.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Idle {
+pub enum NoSaAction {
     /// Refuse them.
-    Refuse,
+    Drop,
     /// Keep the first ones within these selectors and ask for an SA (`start = "trap"`).
-    Wait(Policy),
+    Trap(Policy),
 }
 
 /// What there is to know of an inbound SA beside its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entrance {
+pub struct InboundParams {
     /// Our outer address.
     pub local: IpAddr,
     /// Where the peer is: packets that come from elsewhere are told.
@@ -66,11 +66,11 @@ pub struct Entrance {
 
 /// How a datagram of the control plane is wrapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Envelope {
+pub enum IkeFraming {
     /// An IKE message: on port 4500 the non-ESP marker goes in front (RFC 3948 §2.2).
-    Ike,
+    NonEspMarker,
     /// As it is: a NAT keepalive.
-    Bare,
+    Plain,
 }
 
 /// How many notices may wait for the control plane.
@@ -82,15 +82,15 @@ impl Datapath {
     /// # Errors
     /// No descriptor left.
     pub fn new() -> io::Result<(Datapath, Notices)> {
-        let (bell, notices) = notice::channel(NOTICES)?;
+        let (notices_tx, notices) = notice::channel(NOTICES)?;
         let datapath = Datapath {
-            bell,
+            notices_tx,
             inlets: Arc::default(),
-            strays: Arc::default(),
-            reception: Reception::default(),
-            gates: Gates::default(),
+            unmatched: Arc::default(),
+            reception: SocketWorkers::default(),
+            gates: LocalSockets::default(),
             tunnels: BTreeMap::new(),
-            crew: Crew::default(),
+            crew: WorkerPool::default(),
         };
         Ok((datapath, notices))
     }
@@ -106,7 +106,7 @@ impl Datapath {
         for (number, nat) in nats.iter().enumerate() {
             self.serve(number, nat, Admits::IkeAndEsp)?;
         }
-        self.gates.add(Gate::new(ike, first, others));
+        self.gates.add(AddressSockets::new(ike, first, others));
         Ok(())
     }
 
@@ -121,14 +121,15 @@ impl Datapath {
     }
 
     fn serve(&mut self, number: usize, socket: &Arc<dyn Socket>, admits: Admits) -> io::Result<()> {
-        let door = Door {
+        let door = SocketEntry {
             socket: Arc::clone(socket),
             admits,
         };
-        let (inlets, strays) = (Arc::clone(&self.inlets), Arc::clone(&self.strays));
-        let (bell, stages) = (self.bell.clone(), Arc::clone(self.crew.stages()));
+        let (inlets, unmatched) = (Arc::clone(&self.inlets), Arc::clone(&self.unmatched));
+        let (notices_tx, step_totals) =
+            (self.notices_tx.clone(), Arc::clone(self.crew.step_totals()));
         self.reception.open(number, door, |doors| {
-            Ingress::new(doors, inlets, strays, bell).timed(stages)
+            Ingress::new(doors, inlets, unmatched, notices_tx).timed(step_totals)
         })
     }
 
@@ -140,12 +141,12 @@ impl Datapath {
         &mut self,
         id: TunnelId,
         device: Arc<dyn Device>,
-        idle: Idle,
+        idle: NoSaAction,
     ) -> io::Result<()> {
         self.remove_tunnel(id);
         let idle = idle.outlet();
         let lane = |waker| {
-            Arc::new(Lane {
+            Arc::new(TunnelShared {
                 id,
                 device,
                 outlet: ArcSwap::from_pointee(idle.clone()),
@@ -153,7 +154,7 @@ impl Datapath {
                 waker,
             })
         };
-        let road = |lane| Road::new(lane, &self.bell);
+        let road = |lane| TunnelEgress::new(lane, &self.notices_tx);
         let (place, lane) = self.crew.add(lane, road)?;
         let tunnel = Tunnel {
             lane,
@@ -174,10 +175,10 @@ impl Datapath {
     }
 
     /// Changes what the tunnel does while it has no SA.
-    pub fn set_idle(&mut self, id: TunnelId, idle: Idle) {
+    pub fn set_no_sa_action(&mut self, id: TunnelId, idle: NoSaAction) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             tunnel.idle = idle.outlet();
-            if !matches!(**tunnel.lane.outlet.load(), Outlet::Open(_)) {
+            if !matches!(**tunnel.lane.outlet.load(), EgressState::Open(_)) {
                 tunnel.lane.switch(tunnel.idle.clone());
             }
         }
@@ -185,14 +186,14 @@ impl Datapath {
 
     /// Opens packets of one more SA into the tunnel's device. Older inbound SAs of the tunnel stay until they are removed: what is
     /// still on its way arrives.
-    pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, entrance: Entrance) {
+    pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, params: InboundParams) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            let inlet = Inlet {
+            let inlet = InboundEntry {
                 lane: Arc::clone(&tunnel.lane),
-                local: entrance.local,
-                remote: Some(entrance.remote),
-                clamp: Clamp::to(entrance.mtu),
-                watch: Arc::new(Watch::new(entrance.first)),
+                local: params.local,
+                remote: Some(params.remote),
+                clamp: MssClamp::to(params.mtu),
+                watch: Arc::new(InboundEvents::new(params.first)),
             };
             tunnel.inbound.push((sa, inlet));
             self.rebuild();
@@ -200,7 +201,7 @@ impl Datapath {
     }
 
     /// The tunnel's peer is somewhere else now: that is where its packets are expected from. Where outbound packets go is said by
-    /// their [`Path`].
+    /// their [`EgressPath`].
     pub fn expect_from(&mut self, id: TunnelId, remote: SocketAddr) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             let inlets = tunnel.inbound.iter_mut().map(|(_, inlet)| inlet);
@@ -231,9 +232,9 @@ impl Datapath {
     }
 
     /// Sends the tunnel's packets along this path from now on; what has waited for it goes first.
-    pub fn open(&mut self, id: TunnelId, path: Path) {
+    pub fn open(&mut self, id: TunnelId, path: EgressPath) {
         if let Some(tunnel) = self.tunnels.get(&id) {
-            tunnel.lane.switch(Outlet::Open(path));
+            tunnel.lane.switch(EgressState::Open(path));
         }
     }
 
@@ -250,13 +251,13 @@ impl Datapath {
     }
 
     /// What the workers have spent on each stage of the road.
-    pub fn stages(&self) -> &Stages {
-        self.crew.stages()
+    pub fn step_totals(&self) -> &StepTotals {
+        self.crew.step_totals()
     }
 
     /// The refusals of datagrams that belong to no tunnel.
-    pub fn strays(&self) -> &PacketDropCounters {
-        &self.strays
+    pub fn unmatched(&self) -> &PacketDropCounters {
+        &self.unmatched
     }
 
     /// The super-packets that each tunnel's device takes, as things stand.
@@ -301,7 +302,7 @@ impl Datapath {
         &self,
         local: SocketAddr,
         remote: SocketAddr,
-        envelope: Envelope,
+        envelope: IkeFraming,
         bytes: &[u8],
     ) -> io::Result<()> {
         let gate = self
@@ -309,9 +310,9 @@ impl Datapath {
             .of(local.ip())
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (socket, marker): (_, &[u8]) = match (local.port() == NAT_PORT, envelope) {
-            (true, Envelope::Ike) => (&gate.nat, &[0; 4]),
-            (true, Envelope::Bare) => (&gate.nat, &[]),
-            (false, Envelope::Ike | Envelope::Bare) => (&gate.ike, &[]),
+            (true, IkeFraming::NonEspMarker) => (&gate.nat, &[0; 4]),
+            (true, IkeFraming::Plain) => (&gate.nat, &[]),
+            (false, IkeFraming::NonEspMarker | IkeFraming::Plain) => (&gate.ike, &[]),
         };
         let datagram = [marker, bytes].concat();
         let mut batch = SendBatch::with_limit(1);
@@ -329,23 +330,24 @@ impl Datapath {
             .tunnels
             .values()
             .flat_map(|tunnel| tunnel.inbound.iter().cloned());
-        self.inlets.store(Arc::new(sas.collect::<Sad<Inlet>>()));
+        self.inlets
+            .store(Arc::new(sas.collect::<Sad<InboundEntry>>()));
     }
 }
 
-impl Lane {
+impl TunnelShared {
     /// Swaps the outlet and has the worker look at it: packets may be waiting for it.
-    fn switch(&self, outlet: Outlet) {
+    fn switch(&self, outlet: EgressState) {
         self.outlet.store(Arc::new(outlet));
         self.waker.set();
     }
 }
 
-impl Idle {
-    fn outlet(self) -> Outlet {
+impl NoSaAction {
+    fn outlet(self) -> EgressState {
         match self {
-            Idle::Refuse => Outlet::Closed,
-            Idle::Wait(policy) => Outlet::Waiting(policy),
+            NoSaAction::Drop => EgressState::Closed,
+            NoSaAction::Trap(policy) => EgressState::Trap(policy),
         }
     }
 }
@@ -368,7 +370,7 @@ mod tests {
         nat: Arc<MemorySocket>,
     }
 
-    fn gateway(network: &MemoryNetwork, address: IpAddr, idle: Idle) -> Gateway {
+    fn gateway(network: &MemoryNetwork, address: IpAddr, idle: NoSaAction) -> Gateway {
         let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
         let (mut datapath, notices) = Datapath::new().unwrap();
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
@@ -385,9 +387,9 @@ mod tests {
     }
 
     impl Gateway {
-        fn path(&self, sa: crate::esp::Outbound, local: IpAddr, remote: IpAddr) -> Path {
+        fn path(&self, sa: crate::esp::Outbound, local: IpAddr, remote: IpAddr) -> EgressPath {
             let socket = self.datapath.nat_socket(local).unwrap();
-            Path {
+            EgressPath {
                 sa: Arc::new(sa),
                 socket,
                 local,
@@ -398,8 +400,8 @@ mod tests {
         }
     }
 
-    fn from(local: IpAddr, remote: IpAddr) -> Entrance {
-        Entrance {
+    fn from(local: IpAddr, remote: IpAddr) -> InboundParams {
+        InboundParams {
             local,
             remote: SocketAddr::new(remote, NAT_PORT),
             mtu: MTU,
@@ -410,8 +412,8 @@ mod tests {
     #[test]
     fn two_datapaths_carry_traffic_both_ways_and_wake_for_a_new_sa() {
         let network = MemoryNetwork::new();
-        let mut a = gateway(&network, A, Idle::Wait(policy()));
-        let mut b = gateway(&network, B, Idle::Refuse);
+        let mut a = gateway(&network, A, NoSaAction::Trap(policy()));
+        let mut b = gateway(&network, B, NoSaAction::Drop);
 
         // The first packet asks for a tunnel and waits for it.
         assert!(a.device.inject(&to_b(99)));
@@ -469,7 +471,7 @@ mod tests {
         datapath.listen(bind(IKE_PORT), &group).unwrap();
         let device = Arc::new(MemoryDevice::new(2 * PACKETS).unwrap());
         datapath
-            .add_tunnel(ID, device.clone(), Idle::Refuse)
+            .add_tunnel(ID, device.clone(), NoSaAction::Drop)
             .unwrap();
         let (a_out, b_in) = half("aes128-sha1", 1, policy());
         datapath.install_inbound(ID, Arc::new(b_in), from(B, A));
@@ -503,10 +505,10 @@ mod tests {
     #[test]
     fn what_waits_is_refused_once_the_tunnel_is_taken_down() {
         let network = MemoryNetwork::new();
-        let mut a = gateway(&network, A, Idle::Wait(policy()));
+        let mut a = gateway(&network, A, NoSaAction::Trap(policy()));
         assert!(a.device.inject(&to_b(99)));
         eventually(|| a.notices.next());
-        a.datapath.set_idle(ID, Idle::Refuse);
+        a.datapath.set_no_sa_action(ID, NoSaAction::Drop);
         eventually(|| {
             a.datapath
                 .counters(ID)
@@ -518,16 +520,16 @@ mod tests {
     #[test]
     fn the_control_plane_sends_ike_behind_a_marker_only_on_port_4500() {
         let network = MemoryNetwork::new();
-        let a = gateway(&network, A, Idle::Refuse);
+        let a = gateway(&network, A, NoSaAction::Drop);
         let peers =
             [IKE_PORT, NAT_PORT].map(|port| network.bind(SocketAddr::new(B, port), 10).unwrap());
         for (port, peer) in [IKE_PORT, NAT_PORT].into_iter().zip(&peers) {
             let (local, remote) = (SocketAddr::new(A, port), SocketAddr::new(B, port));
             a.datapath
-                .transmit(local, remote, Envelope::Ike, b"message")
+                .transmit(local, remote, IkeFraming::NonEspMarker, b"message")
                 .unwrap();
             a.datapath
-                .transmit(local, remote, Envelope::Bare, &[0xff])
+                .transmit(local, remote, IkeFraming::Plain, &[0xff])
                 .unwrap();
             let marker: &[u8] = if port == NAT_PORT { &[0; 4] } else { &[] };
             assert_eq!(peer.take(), Some((local, [marker, b"message"].concat())));
@@ -536,7 +538,7 @@ mod tests {
         let elsewhere = SocketAddr::new("2001:db8::1".parse().unwrap(), 500);
         let error = a
             .datapath
-            .transmit(elsewhere, elsewhere, Envelope::Ike, b"message")
+            .transmit(elsewhere, elsewhere, IkeFraming::NonEspMarker, b"message")
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
@@ -544,7 +546,7 @@ mod tests {
     #[test]
     fn a_datapath_that_is_dropped_ends_its_workers() {
         let network = MemoryNetwork::new();
-        let a = gateway(&network, A, Idle::Refuse);
+        let a = gateway(&network, A, NoSaAction::Drop);
         let (device, nat) = (Arc::downgrade(&a.device), Arc::downgrade(&a.nat));
         drop(a);
         assert!(

@@ -14,14 +14,14 @@ use crate::os::{Socket, SocketOffload};
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Gates {
-    gates: Vec<Gate>,
+pub(super) struct LocalSockets {
+    gates: Vec<AddressSockets>,
     /// The sockets of native ESP.
     natives: Vec<Arc<dyn Socket>>,
 }
 
 /// The sockets of one address.
-pub(super) struct Gate {
+pub(super) struct AddressSockets {
     pub(super) ike: Arc<dyn Socket>,
     /// The one of port 4500 that also sends.
     pub(super) nat: Arc<dyn Socket>,
@@ -29,13 +29,13 @@ pub(super) struct Gate {
     others: Vec<Arc<dyn Socket>>,
 }
 
-impl Gate {
+impl AddressSockets {
     pub(super) fn new(
         ike: Arc<dyn Socket>,
         nat: &Arc<dyn Socket>,
         others: &[Arc<dyn Socket>],
-    ) -> Gate {
-        Gate {
+    ) -> AddressSockets {
+        AddressSockets {
             ike,
             nat: Arc::clone(nat),
             others: others.to_vec(),
@@ -56,9 +56,9 @@ impl Gate {
     }
 }
 
-impl Gates {
+impl LocalSockets {
     /// One more address is served.
-    pub(super) fn add(&mut self, gate: Gate) {
+    pub(super) fn add(&mut self, gate: AddressSockets) {
         self.gates.push(gate);
     }
 
@@ -68,10 +68,11 @@ impl Gates {
     }
 
     /// The sockets bound to this address, or to every address of its family.
-    pub(super) fn of(&self, local: IpAddr) -> Option<&Gate> {
-        let bound = |gate: &Gate| gate.nat.local().ip();
-        let everywhere =
-            |gate: &&Gate| bound(gate).is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4();
+    pub(super) fn of(&self, local: IpAddr) -> Option<&AddressSockets> {
+        let bound = |gate: &AddressSockets| gate.nat.local().ip();
+        let everywhere = |gate: &&AddressSockets| {
+            bound(gate).is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4()
+        };
         let gates = || self.gates.iter();
         let any = || {
             gates().find(|gate| local.is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4())
@@ -97,14 +98,14 @@ impl Gates {
 
     /// What every socket that ESP in UDP comes to leaves to the kernel. Native ESP leaves nothing to it by design.
     pub(super) fn offloads(&self) -> impl Iterator<Item = (SocketAddr, SocketOffload)> {
-        self.gates.iter().flat_map(Gate::offloads)
+        self.gates.iter().flat_map(AddressSockets::offloads)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::{A, B};
-    use super::super::{Datapath, IKE_PORT, Idle, NAT_PORT, Offload, TunnelId};
+    use super::super::{Datapath, IKE_PORT, NAT_PORT, NoSaAction, Offload, TunnelId};
     use super::*;
     use crate::os::memory::{MemoryDevice, MemoryNetwork};
     use crate::os::{GsoSupport, ReceiveOffload, SendOffload};
@@ -129,7 +130,7 @@ mod tests {
         let device = Arc::new(MemoryDevice::new(10).unwrap());
         device.take_trains(GsoSupport::TcpAndUdp);
         datapath
-            .add_tunnel(ID, device.clone(), Idle::Refuse)
+            .add_tunnel(ID, device.clone(), NoSaAction::Drop)
             .unwrap();
         assert_eq!(datapath.offload(Offload::FULL), Offload::FULL);
 

@@ -6,38 +6,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::PacketDropCounters;
-use super::deliveries::Deliveries;
-use super::limit::Limiter;
-use super::notice::{Bell, Notice};
-use super::run::Run;
+use super::inbound_batch::Run;
+use super::notice::{Notice, NoticeSender};
+use super::tun_writer::TunWriter;
+use crate::net::TokenBucket;
 use crate::net::{DropReason, Time};
 
 /// The desk of one worker.
 pub(super) struct Desk {
-    strays: Arc<PacketDropCounters>,
-    bell: Bell,
-    unknown: Limiter,
+    unmatched: Arc<PacketDropCounters>,
+    notices_tx: NoticeSender,
+    unknown: TokenBucket,
 }
 
 impl Desk {
-    pub(super) fn new(strays: Arc<PacketDropCounters>, bell: Bell) -> Desk {
+    pub(super) fn new(unmatched: Arc<PacketDropCounters>, notices_tx: NoticeSender) -> Desk {
         Desk {
-            strays,
-            bell,
-            unknown: Limiter::new(5, Duration::from_secs(1)),
+            unmatched,
+            notices_tx,
+            unknown: TokenBucket::new(5, Duration::from_secs(1)),
         }
     }
 
     /// Something that is not carried.
     pub(super) fn refuse(&self, reason: DropReason) {
-        self.strays.add(reason, 1);
+        self.unmatched.add(reason, 1);
     }
 
     /// Gives an SA back, and passes up what it has to say.
-    pub(super) fn end<'t>(&self, run: Option<Run<'t, '_>>, out: &mut Deliveries<'t>, now: Time) {
-        let told = run.map_or(Ok(()), |run| run.end(out, now, &self.bell));
+    pub(super) fn end<'t>(&self, run: Option<Run<'t, '_>>, out: &mut TunWriter<'t>, now: Time) {
+        let told = run.map_or(Ok(()), |run| run.end(out, now, &self.notices_tx));
         if let Err(reason) = told {
-            self.strays.add(reason, 1);
+            self.unmatched.add(reason, 1);
         }
     }
 
@@ -46,14 +46,14 @@ impl Desk {
     pub(super) fn is_trouble(&self, error: &io::Error) -> bool {
         let trouble = error.kind() != io::ErrorKind::WouldBlock;
         if trouble {
-            self.strays.add(DropReason::ReceiveFailed, 1);
+            self.unmatched.add(DropReason::ReceiveFailed, 1);
         }
         trouble
     }
 
     pub(super) fn pass_up(&self, notice: Notice) {
-        if let Err(reason) = self.bell.ring(notice) {
-            self.strays.add(reason, 1);
+        if let Err(reason) = self.notices_tx.send(notice) {
+            self.unmatched.add(reason, 1);
         }
     }
 
@@ -64,7 +64,7 @@ impl Desk {
         remote: SocketAddr,
         now: Time,
     ) {
-        self.strays.add(DropReason::UnknownSpi, 1);
+        self.unmatched.add(DropReason::UnknownSpi, 1);
         if self.unknown.allow(now) {
             self.pass_up(Notice::UnknownSpi { spi, local, remote });
         }
@@ -74,7 +74,7 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use super::super::testing::*;
-    use super::super::worker::Turn;
+    use super::super::worker_thread::PollOutcome;
     use super::*;
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
         }
         assert_eq!(pair.a_to_b(&[to_b(60)]), [to_b(60)]);
         assert_eq!(pair.b.notices().len(), 8);
-        assert_eq!(pair.b.strays.count(DropReason::NoticeFull), 12);
+        assert_eq!(pair.b.unmatched.count(DropReason::NoticeFull), 12);
     }
 
     #[test]
@@ -95,13 +95,13 @@ mod tests {
             pair.b.nat.fail_recv(io::ErrorKind::OutOfMemory);
         }
         for _ in 0..2 {
-            assert_eq!(pair.b.ingress.all(NOW), Turn::Rest);
+            assert_eq!(pair.b.ingress.all(NOW), PollOutcome::Backoff);
         }
         // As long as another socket brings something there is no rest.
         assert!(pair.b.ike.inject(STRANGER, &[0xff]));
-        assert_eq!(pair.b.ingress.all(NOW), Turn::Done);
-        assert_eq!(pair.b.ingress.all(NOW), Turn::Done, "nothing waits");
-        assert_eq!(pair.b.strays.count(DropReason::ReceiveFailed), 3);
+        assert_eq!(pair.b.ingress.all(NOW), PollOutcome::Done);
+        assert_eq!(pair.b.ingress.all(NOW), PollOutcome::Done, "nothing waits");
+        assert_eq!(pair.b.unmatched.count(DropReason::ReceiveFailed), 3);
         assert!(pair.a.device.inject(&to_b(60)));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(60)]);
@@ -117,9 +117,9 @@ mod tests {
                     .inject(STRANGER, &[&spi.to_be_bytes()[..], &[0; 60]].concat())
             );
         }
-        while pair.b.ingress.all(NOW) == Turn::More {}
+        while pair.b.ingress.all(NOW) == PollOutcome::More {}
         assert_eq!(
-            pair.b.strays.iter().collect::<Vec<_>>(),
+            pair.b.unmatched.iter().collect::<Vec<_>>(),
             [(DropReason::UnknownSpi, 256)]
         );
         assert_eq!(pair.b.notices().len(), 5);

@@ -4,41 +4,41 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::classify::is_tunnel;
-use super::deliveries::Deliveries;
-use super::notice::Bell;
-use super::stages::Stage;
-use super::tables::{Inlet, Lane};
-use super::watch::Seen;
+use super::notice::NoticeSender;
+use super::profile::ProfileStep;
+use super::sa_events::Seen;
+use super::tables::{InboundEntry, TunnelShared};
+use super::tun_writer::TunWriter;
 use crate::esp::{Entry, InboundGuard, RxPacket};
 use crate::net::{DropReason, Packet, Time, mss, traffic_class};
 
 /// Such a row. Packets wait in it until they fill the lanes, or no more come.
 pub(super) struct Run<'t, 'p> {
-    entry: &'t Entry<Inlet>,
+    entry: &'t Entry<InboundEntry>,
     opening: InboundGuard<'t>,
     /// Where the newest packet came from, if not from where the peer is known to be.
     moved: Option<SocketAddr>,
     arrivals: [RxPacket<'p>; InboundGuard::GROUP],
-    outers: [Outer; InboundGuard::GROUP],
+    outers: [OuterMeta; InboundGuard::GROUP],
     waiting: usize,
 }
 
 /// What counts of a packet's outer header.
 #[derive(Clone, Copy)]
-pub(super) struct Outer {
+pub(super) struct OuterMeta {
     pub(super) remote: SocketAddr,
     /// TOS or traffic class.
     pub(super) class: u8,
 }
 
-const NOWHERE: Outer = Outer {
+const NOWHERE: OuterMeta = OuterMeta {
     remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
     class: 0,
 };
 
 impl<'t, 'p> Run<'t, 'p> {
     /// Takes the SA.
-    pub(super) fn begin(entry: &'t Entry<Inlet>) -> Run<'t, 'p> {
+    pub(super) fn begin(entry: &'t Entry<InboundEntry>) -> Run<'t, 'p> {
         Run {
             entry,
             opening: entry.sa.lock(),
@@ -50,17 +50,17 @@ impl<'t, 'p> Run<'t, 'p> {
     }
 
     /// Whether it is this SA that is held.
-    pub(super) fn is_under(&self, entry: &Entry<Inlet>) -> bool {
+    pub(super) fn is_under(&self, entry: &Entry<InboundEntry>) -> bool {
         Arc::ptr_eq(&self.entry.sa, &entry.sa)
     }
 
     /// The tunnel of the SA.
-    fn lane(&self) -> &'t Arc<Lane> {
+    fn lane(&self) -> &'t Arc<TunnelShared> {
         &self.entry.extra.lane
     }
 
     /// One more ESP packet; as many as fill the lanes are opened, and go on `out`.
-    pub(super) fn push(&mut self, esp: &'p mut [u8], outer: Outer, out: &mut Deliveries<'t>) {
+    pub(super) fn push(&mut self, esp: &'p mut [u8], outer: OuterMeta, out: &mut TunWriter<'t>) {
         let mut places = self.arrivals.iter_mut().zip(&mut self.outers);
         if let Some((arrival, place)) = places.nth(self.waiting) {
             *arrival = RxPacket::new(esp);
@@ -73,15 +73,15 @@ impl<'t, 'p> Run<'t, 'p> {
     }
 
     /// Opens the packets that wait where they lie, and hands on their inner packets, ready for the device.
-    fn open(&mut self, out: &mut Deliveries<'t>) {
+    fn open(&mut self, out: &mut TunWriter<'t>) {
         let (lane, inlet) = (self.lane(), &self.entry.extra);
         let waiting = std::mem::take(&mut self.waiting);
         let arrivals = self.arrivals.get_mut(..waiting).unwrap_or_default();
 
         // 3. Everything the SA itself decides.
-        out.watch.lap(Stage::Join);
+        out.watch.lap(ProfileStep::Join);
         self.opening.open_all(arrivals);
-        out.watch.lap(Stage::Open);
+        out.watch.lap(ProfileStep::Open);
 
         for (arrival, outer) in arrivals.iter_mut().zip(&self.outers) {
             // Native ESP has no ports: it does not say where a peer behind a NAT is.
@@ -92,7 +92,7 @@ impl<'t, 'p> Run<'t, 'p> {
                     .filter(|known| *known != outer.remote)
                     .map(|_| outer.remote);
             }
-            match welcome(arrival, *outer, inlet) {
+            match check_inner(arrival, *outer, inlet) {
                 Ok(packet) => out.push(lane, &packet),
                 Err(reason) => lane.counters.refused.add(reason, 1),
             }
@@ -105,9 +105,9 @@ impl<'t, 'p> Run<'t, 'p> {
     /// There was no room for what the control plane should hear.
     pub(super) fn end(
         mut self,
-        out: &mut Deliveries<'t>,
+        out: &mut TunWriter<'t>,
         now: Time,
-        bell: &Bell,
+        notices_tx: &NoticeSender,
     ) -> Result<(), DropReason> {
         self.open(out);
         // Written before another worker may open what comes after them.
@@ -119,7 +119,7 @@ impl<'t, 'p> Run<'t, 'p> {
             ..
         } = self;
         let (authentic, stage) = (opening.authentic(), opening.stage());
-        let Inlet { lane, watch, .. } = &entry.extra;
+        let InboundEntry { lane, watch, .. } = &entry.extra;
         if authentic > 0 {
             lane.counters.heard_at(now);
         }
@@ -131,15 +131,15 @@ impl<'t, 'p> Run<'t, 'p> {
             stage,
             now,
         };
-        watch.tell(seen, bell)
+        watch.tell(seen, notices_tx)
     }
 }
 
 /// What an opened packet is on this side of the tunnel.
-fn welcome<'a>(
+fn check_inner<'a>(
     arrival: &'a mut RxPacket<'_>,
-    outer: Outer,
-    inlet: &Inlet,
+    outer: OuterMeta,
+    inlet: &InboundEntry,
 ) -> Result<Packet<'a>, DropReason> {
     let range = arrival.inner.clone()?;
     let inner = arrival.esp.get_mut(range).ok_or(DropReason::Overflow)?;

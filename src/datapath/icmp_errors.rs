@@ -5,41 +5,52 @@
 
 use std::time::Duration;
 
-use super::limit::Limiter;
-use super::tables::Lane;
+use super::tables::TunnelShared;
+use crate::net::TokenBucket;
 use crate::net::{DropReason, Packet, Time, icmp};
 use crate::os::OutPacket;
 
 /// The errors of one tunnel, limited in rate: a host that ignores them asks with every packet (RFC 1812 §4.3.2.8,
 /// RFC 4443 §2.4 f).
-pub(super) struct Answers {
+pub(super) struct IcmpErrors {
     room: Vec<u8>,
-    limit: Limiter,
+    limit: TokenBucket,
 }
 
-impl Answers {
-    pub(super) fn new() -> Answers {
-        Answers {
+impl IcmpErrors {
+    pub(super) fn new() -> IcmpErrors {
+        IcmpErrors {
             room: Vec::with_capacity(1280),
-            limit: Limiter::new(50, Duration::from_millis(10)),
+            limit: TokenBucket::new(50, Duration::from_millis(10)),
         }
     }
 
     /// `packet` exceeds `mtu` and may not be cut.
-    pub(super) fn too_big(&mut self, lane: &Lane, packet: &Packet<'_>, mtu: u16, now: Time) {
+    pub(super) fn too_big(
+        &mut self,
+        lane: &TunnelShared,
+        packet: &Packet<'_>,
+        mtu: u16,
+        now: Time,
+    ) {
         self.answer(lane, now, |room| {
             icmp::too_big(packet, mtu, packet.destination(), room)
         });
     }
 
     /// `packet` lies outside the selectors.
-    pub(super) fn prohibited(&mut self, lane: &Lane, packet: &Packet<'_>, now: Time) {
+    pub(super) fn prohibited(&mut self, lane: &TunnelShared, packet: &Packet<'_>, now: Time) {
         self.answer(lane, now, |room| {
             icmp::unreachable(packet, packet.destination(), room)
         });
     }
 
-    fn answer(&mut self, lane: &Lane, now: Time, compose: impl FnOnce(&mut Vec<u8>) -> bool) {
+    fn answer(
+        &mut self,
+        lane: &TunnelShared,
+        now: Time,
+        compose: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) {
         self.room.clear();
         if self.limit.allow(now)
             && compose(&mut self.room)

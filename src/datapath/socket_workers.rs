@@ -11,23 +11,23 @@
 use std::io;
 use std::sync::Arc;
 
-use super::ingress::{Door, Doors, Ingress};
-use super::worker::Worker;
+use super::ingress::{Ingress, SocketEntry, SocketTable};
+use super::worker_thread::Worker;
 use crate::os::poll::Waiter;
 
 /// All of them. Dropping it ends the workers.
 #[derive(Default)]
-pub(super) struct Reception {
-    members: Vec<Member>,
+pub(super) struct SocketWorkers {
+    members: Vec<WorkerHandle>,
 }
 
-struct Member {
+struct WorkerHandle {
     waiter: Arc<Waiter>,
-    doors: Arc<Doors>,
+    doors: Arc<SocketTable>,
     _worker: Worker,
 }
 
-impl Reception {
+impl SocketWorkers {
     /// Has worker `number`, or a new one if there are fewer, serve one more socket; `work` makes what a new one does.
     ///
     /// # Errors
@@ -35,12 +35,12 @@ impl Reception {
     pub(super) fn open(
         &mut self,
         number: usize,
-        door: Door,
-        work: impl FnOnce(Arc<Doors>) -> Ingress,
+        door: SocketEntry,
+        work: impl FnOnce(Arc<SocketTable>) -> Ingress,
     ) -> io::Result<()> {
         let number = number.min(self.members.len());
         if number == self.members.len() {
-            self.members.push(Member::hire(number, work)?);
+            self.members.push(WorkerHandle::hire(number, work)?);
         }
         let member = self.members.get(number).ok_or(io::ErrorKind::NotFound)?;
         let mut doors = Vec::clone(&member.doors.load());
@@ -58,12 +58,15 @@ impl Reception {
     }
 }
 
-impl Member {
-    fn hire(number: usize, work: impl FnOnce(Arc<Doors>) -> Ingress) -> io::Result<Member> {
-        let (waiter, doors) = (Arc::new(Waiter::new()?), Arc::<Doors>::default());
+impl WorkerHandle {
+    fn hire(
+        number: usize,
+        work: impl FnOnce(Arc<SocketTable>) -> Ingress,
+    ) -> io::Result<WorkerHandle> {
+        let (waiter, doors) = (Arc::new(Waiter::new()?), Arc::<SocketTable>::default());
         let work = work(Arc::clone(&doors));
         let worker = Worker::spawn(format!("ingress {number}"), Arc::clone(&waiter), work)?;
-        Ok(Member {
+        Ok(WorkerHandle {
             waiter,
             doors,
             _worker: worker,

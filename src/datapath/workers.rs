@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One worker alone reads from a tunnel's device and seals for its outbound SA, so its packets leave in the order they came. A
-//! tunnel that is idle costs nothing but its place here. What it needs between two batches ([`Road`]) lies under a lock that only
+//! tunnel that is idle costs nothing but its place here. What it needs between two batches ([`TunnelEgress`]) lies under a lock that only
 //! its worker takes, once a batch, except when the tunnel comes or goes.
 
 use std::collections::BTreeMap;
@@ -17,37 +17,37 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::egress::{Buffers, Reading, Road};
-use super::stages::Stages;
-use super::tables::Lane;
-use super::worker::{Turn, Work, Worker};
+use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
+use super::profile::StepTotals;
+use super::tables::TunnelShared;
+use super::worker_thread::{PollOutcome, Work, Worker};
 use crate::net::Time;
 use crate::os::poll::{Ready, Signal, Waiter};
 
 /// The roads of one worker, by the token their devices are watched under.
-type Roads = ArcSwap<BTreeMap<u32, Arc<Post>>>;
+type TunnelSlots = ArcSwap<BTreeMap<u32, Arc<TunnelSlot>>>;
 
 /// A tunnel's place with its worker; empty once the tunnel has gone.
-type Post = Mutex<Option<Road>>;
+type TunnelSlot = Mutex<Option<TunnelEgress>>;
 
 /// All of them. Dropping it ends the workers.
 #[derive(Default)]
-pub(super) struct Crew {
-    members: Vec<Member>,
+pub(super) struct WorkerPool {
+    members: Vec<WorkerHandle>,
     /// Every tunnel gets a token of its own, so that a late wake-up never means another.
     next: u32,
-    stages: Arc<Stages>,
+    step_totals: Arc<StepTotals>,
 }
 
-struct Member {
+struct WorkerHandle {
     waiter: Arc<Waiter>,
-    roads: Arc<Roads>,
+    roads: Arc<TunnelSlots>,
     _worker: Worker,
 }
 
 /// Which worker serves a tunnel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct TunnelPlace {
     member: usize,
     token: u32,
 }
@@ -55,10 +55,10 @@ pub(super) struct Place {
 /// A worker may have this many; beyond, they would only share the sockets' locks.
 const MOST: usize = 8;
 
-impl Crew {
+impl WorkerPool {
     /// What its workers have spent, where.
-    pub(super) fn stages(&self) -> &Arc<Stages> {
-        &self.stages
+    pub(super) fn step_totals(&self) -> &Arc<StepTotals> {
+        &self.step_totals
     }
 
     /// Has a worker serve a tunnel: the one with the fewest, or a new one as long as there are cores for it. `lane` makes the
@@ -68,22 +68,22 @@ impl Crew {
     /// No thread or descriptor left.
     pub(super) fn add(
         &mut self,
-        lane: impl FnOnce(Signal) -> Arc<Lane>,
-        road: impl FnOnce(Arc<Lane>) -> Road,
-    ) -> io::Result<(Place, Arc<Lane>)> {
+        lane: impl FnOnce(Signal) -> Arc<TunnelShared>,
+        road: impl FnOnce(Arc<TunnelShared>) -> TunnelEgress,
+    ) -> io::Result<(TunnelPlace, Arc<TunnelShared>)> {
         let cores = available_parallelism().map_or(1, |cores| cores.get().min(MOST));
         if self.members.len() < cores {
             self.members
-                .push(Member::hire(self.members.len(), &self.stages)?);
+                .push(WorkerHandle::hire(self.members.len(), &self.step_totals)?);
         }
-        let load = |(_, member): &(usize, &Member)| member.roads.load().len();
+        let load = |(_, member): &(usize, &WorkerHandle)| member.roads.load().len();
         let (index, member) = self
             .members
             .iter()
             .enumerate()
             .min_by_key(load)
             .ok_or(io::ErrorKind::NotFound)?;
-        let place = Place {
+        let place = TunnelPlace {
             member: index,
             token: self.next,
         };
@@ -101,7 +101,7 @@ impl Crew {
     }
 
     /// Ends the service of a tunnel: on return no worker holds anything of it.
-    pub(super) fn remove(&self, place: Place) {
+    pub(super) fn remove(&self, place: TunnelPlace) {
         let Some(member) = self.members.get(place.member) else {
             return;
         };
@@ -116,25 +116,25 @@ impl Crew {
     }
 }
 
-impl Member {
-    fn hire(number: usize, stages: &Arc<Stages>) -> io::Result<Member> {
-        let (waiter, roads) = (Arc::new(Waiter::new()?), Arc::<Roads>::default());
+impl WorkerHandle {
+    fn hire(number: usize, step_totals: &Arc<StepTotals>) -> io::Result<WorkerHandle> {
+        let (waiter, roads) = (Arc::new(Waiter::new()?), Arc::<TunnelSlots>::default());
         let work = Egress {
             waiter: Arc::clone(&waiter),
             roads: Arc::clone(&roads),
-            buffers: Buffers::new(Arc::clone(stages)),
+            buffers: EgressScratch::new(Arc::clone(step_totals)),
             alarms: BTreeMap::new(),
             visiting: None,
         };
         let worker = Worker::spawn(format!("egress {number}"), Arc::clone(&waiter), work)?;
-        Ok(Member {
+        Ok(WorkerHandle {
             waiter,
             roads,
             _worker: worker,
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<u32, Arc<Post>>)) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u32, Arc<TunnelSlot>>)) {
         let mut roads = BTreeMap::clone(&self.roads.load());
         change(&mut roads);
         self.roads.store(Arc::new(roads));
@@ -144,8 +144,8 @@ impl Member {
 /// The worker of some tunnels' devices.
 struct Egress {
     waiter: Arc<Waiter>,
-    roads: Arc<Roads>,
-    buffers: Buffers,
+    roads: Arc<TunnelSlots>,
+    buffers: EgressScratch,
     /// Tunnels that have something to do even if nothing comes, or wait for the control plane.
     alarms: BTreeMap<u32, Alarm>,
     /// Whose batch it is at.
@@ -187,11 +187,11 @@ const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 impl Work for Egress {
-    fn turn(&mut self, ready: &Ready, now: Time) -> Turn {
-        let mut turn = Turn::Done;
+    fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome {
+        let mut turn = PollOutcome::Done;
         for token in ready.tokens() {
-            if self.visit(*token, now) == Reading::More {
-                turn = Turn::More;
+            if self.visit(*token, now) == ReadOutcome::More {
+                turn = PollOutcome::More;
             }
         }
         // Looked at also without a packet: an SA may have come, or time have passed.
@@ -211,7 +211,7 @@ impl Work for Egress {
         self.alarms.values().map(|alarm| alarm.at()).min()
     }
 
-    fn stumbled(&mut self, now: Time) {
+    fn on_panic(&mut self, now: Time) {
         // Packets may wait in a tunnel without a time for it having been set, and the wake-up was for all that wait.
         if let Some(token) = self.visiting.take() {
             self.alarms.entry(token).or_insert(Alarm::Look(now));
@@ -226,16 +226,16 @@ impl Work for Egress {
 
 impl Egress {
     /// Takes one batch from a tunnel's device. Its alarm stays until it is known what comes next: a batch may panic.
-    fn visit(&mut self, token: u32, now: Time) -> Reading {
+    fn visit(&mut self, token: u32, now: Time) -> ReadOutcome {
         let post = self.roads.load().get(&token).cloned();
         let Some(post) = post else {
             self.alarms.remove(&token);
-            return Reading::Done;
+            return ReadOutcome::Done;
         };
         let mut road = lock(&post);
         let Some(road) = road.as_mut() else {
             self.alarms.remove(&token);
-            return Reading::Done;
+            return ReadOutcome::Done;
         };
         self.visiting = Some(token);
         let before = self.alarms.get(&token).copied();
@@ -245,12 +245,12 @@ impl Egress {
         };
         let reading = road.batch(&mut self.buffers, now);
         let alarm = match (reading, watched) {
-            (Reading::More | Reading::Done, Ok(())) => road.wake_at().map(Alarm::Look),
-            (Reading::More | Reading::Done, Err(_)) => {
+            (ReadOutcome::More | ReadOutcome::Done, Ok(())) => road.wake_at().map(Alarm::Look),
+            (ReadOutcome::More | ReadOutcome::Done, Err(_)) => {
                 road.count_failure();
                 Some(Alarm::retry(before, now))
             }
-            (Reading::Broken, _) => {
+            (ReadOutcome::Failed, _) => {
                 // Or it would be ready for ever.
                 let _ = self.waiter.forget(road.lane().device.as_fd());
                 road.count_failure();
@@ -268,14 +268,14 @@ impl Egress {
 
 /// Waits for a device again that was left alone. One that is waited for already is as good: its batch has panicked since.
 #[cold]
-fn watch_again(waiter: &Waiter, road: &Road, token: u32) -> io::Result<()> {
+fn watch_again(waiter: &Waiter, road: &TunnelEgress, token: u32) -> io::Result<()> {
     match waiter.watch(road.lane().device.as_fd(), token) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
-fn lock(post: &Post) -> MutexGuard<'_, Option<Road>> {
+fn lock(post: &TunnelSlot) -> MutexGuard<'_, Option<TunnelEgress>> {
     // Every batch starts afresh: one that has panicked leaves nothing half done behind.
     post.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -284,8 +284,8 @@ fn lock(post: &Post) -> MutexGuard<'_, Option<Road>> {
 mod tests {
     use super::super::TunnelId;
     use super::super::counters::Counters;
-    use super::super::notice::{self, Bell, Notice, Notices};
-    use super::super::tables::Outlet;
+    use super::super::notice::{self, Notice, NoticeSender, Notices};
+    use super::super::tables::EgressState;
     use super::super::testing::{eventually, to_a};
     use super::*;
     use crate::esp::testing::{mirrored, policy};
@@ -302,30 +302,34 @@ mod tests {
 
     struct Tunnel {
         device: Arc<MemoryDevice>,
-        lane: Arc<Lane>,
-        place: Place,
+        lane: Arc<TunnelShared>,
+        place: TunnelPlace,
     }
 
-    fn crew_of(count: u32) -> (Crew, Vec<Tunnel>, Notices) {
-        let (bell, notices) = notice::channel(512).unwrap();
-        let mut crew = Crew::default();
-        let tunnels = (0..count).map(|id| add(&mut crew, id, &bell)).collect();
+    fn crew_of(count: u32) -> (WorkerPool, Vec<Tunnel>, Notices) {
+        let (notices_tx, notices) = notice::channel(512).unwrap();
+        let mut crew = WorkerPool::default();
+        let tunnels = (0..count)
+            .map(|id| add(&mut crew, id, &notices_tx))
+            .collect();
         (crew, tunnels, notices)
     }
 
     /// A tunnel without an SA: each packet makes it ask for one.
-    fn add(crew: &mut Crew, id: u32, bell: &Bell) -> Tunnel {
+    fn add(crew: &mut WorkerPool, id: u32, notices_tx: &NoticeSender) -> Tunnel {
         let device = Arc::new(MemoryDevice::new(10).unwrap());
         let lane = |waker| {
-            Arc::new(Lane {
+            Arc::new(TunnelShared {
                 id: TunnelId(id),
                 device: device.clone(),
-                outlet: ArcSwap::from_pointee(Outlet::Waiting(mirrored(policy()))),
+                outlet: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
                 counters: Counters::default(),
                 waker,
             })
         };
-        let (place, lane) = crew.add(lane, |lane| Road::new(lane, bell)).unwrap();
+        let (place, lane) = crew
+            .add(lane, |lane| TunnelEgress::new(lane, notices_tx))
+            .unwrap();
         Tunnel {
             device,
             lane,
@@ -398,7 +402,7 @@ mod tests {
         let (_crew, tunnels, notices) = crew_of(3);
         assert!(tunnels[1].device.inject(&to_a_packet()));
         eventually(|| notices.next());
-        tunnels[1].lane.outlet.store(Arc::new(Outlet::Closed));
+        tunnels[1].lane.outlet.store(Arc::new(EgressState::Closed));
         tunnels[1].lane.waker.set();
         let refused = &tunnels[1].lane.counters.refused;
         eventually(|| (refused.count(DropReason::NoSa) == 1).then_some(()));
@@ -448,8 +452,8 @@ mod tests {
     const TOKEN: u32 = 5;
 
     /// A worker that is driven by the test, with one tunnel that waits for an SA.
-    fn driven() -> (Egress, Arc<Stubborn>, Arc<Lane>, Notices) {
-        let (bell, notices) = notice::channel(8).unwrap();
+    fn driven() -> (Egress, Arc<Stubborn>, Arc<TunnelShared>, Notices) {
+        let (notices_tx, notices) = notice::channel(8).unwrap();
         let device = Arc::new(Stubborn {
             inner: MemoryDevice::new(10).unwrap(),
             file: File::open("/proc/self/exe").unwrap(),
@@ -457,14 +461,14 @@ mod tests {
             unwatchable: AtomicBool::new(false),
         });
         let waiter = Arc::new(Waiter::new().unwrap());
-        let lane = Arc::new(Lane {
+        let lane = Arc::new(TunnelShared {
             id: TunnelId(1),
             device: device.clone(),
-            outlet: ArcSwap::from_pointee(Outlet::Waiting(mirrored(policy()))),
+            outlet: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
             counters: Counters::default(),
             waker: waiter.waker(),
         });
-        let post = Mutex::new(Some(Road::new(Arc::clone(&lane), &bell)));
+        let post = Mutex::new(Some(TunnelEgress::new(Arc::clone(&lane), &notices_tx)));
         waiter.watch(device.as_fd(), TOKEN).unwrap();
         let egress = Egress {
             waiter,
@@ -472,7 +476,7 @@ mod tests {
                 TOKEN,
                 Arc::new(post),
             )]))),
-            buffers: Buffers::new(Arc::default()),
+            buffers: EgressScratch::new(Arc::default()),
             alarms: BTreeMap::new(),
             visiting: None,
         };
@@ -505,12 +509,12 @@ mod tests {
         };
         stumbles(&mut egress, &Ready::of(&[TOKEN]));
         assert_eq!(egress.wake_at(), Some(until), "its time stands");
-        egress.stumbled(NOW);
+        egress.on_panic(NOW);
         assert_eq!(egress.wake_at(), Some(NOW), "and it is looked at at once");
 
         // An SA that came meanwhile, or was given up, is seen.
         device.panics.store(false, Ordering::Relaxed);
-        lane.outlet.store(Arc::new(Outlet::Closed));
+        lane.outlet.store(Arc::new(EgressState::Closed));
         egress.turn(&nothing_ready(), NOW);
         assert_eq!(lane.counters.refused.count(DropReason::NoSa), 1);
         assert_eq!(egress.wake_at(), None);
@@ -518,7 +522,7 @@ mod tests {
         // Nor does one get lost that had no time yet.
         device.panics.store(true, Ordering::Relaxed);
         stumbles(&mut egress, &Ready::of(&[TOKEN]));
-        egress.stumbled(NOW);
+        egress.on_panic(NOW);
         assert_eq!(egress.wake_at(), Some(NOW));
     }
 
@@ -533,7 +537,7 @@ mod tests {
         for _ in 0..2 {
             let turn = catch_unwind(AssertUnwindSafe(|| egress.turn(&nothing_ready(), at)));
             assert!(turn.is_err());
-            egress.stumbled(at);
+            egress.on_panic(at);
         }
         device.panics.store(false, Ordering::Relaxed);
         egress.turn(&nothing_ready(), at);
