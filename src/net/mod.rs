@@ -16,6 +16,7 @@
 
 mod address;
 pub mod checksum;
+pub mod demux;
 mod drop_reason;
 mod esp_transport;
 mod extensions;
