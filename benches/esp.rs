@@ -90,11 +90,8 @@ impl Batch {
         for room in room.chunks_mut(self.len * OutboundGuard::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
-                let write = |inner: &mut [u8]| {
-                    inner.copy_from_slice(packet.bytes());
-                    true
-                };
-                let laid = sealing.frame(&packet, packet.len(), place, write);
+                place[self.outbound.payload(packet.len())].copy_from_slice(packet.bytes());
+                let laid = sealing.frame(&packet, packet.len(), place);
                 self.laid.push(laid.expect("room enough"));
             }
             let sealed = sealing.seal_all(&self.laid, room);

@@ -188,11 +188,8 @@ fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
         for room in room.chunks_mut(len * OutboundGuard::GROUP) {
             laid.clear();
             for place in room.chunks_mut(len) {
-                let write = |inner: &mut [u8]| {
-                    inner.copy_from_slice(packet.bytes());
-                    true
-                };
-                let one = sealing.frame(&packet, packet.len(), place, write);
+                place[outbound.payload(packet.len())].copy_from_slice(packet.bytes());
+                let one = sealing.frame(&packet, packet.len(), place);
                 laid.push(one.expect("room enough"));
             }
             sealing.seal_all(&laid, room).expect("they fill the room");

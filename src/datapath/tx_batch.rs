@@ -106,7 +106,12 @@ impl TxBatch {
             .batch
             .reserve(path.remote, path.local, class, sealed)
             .ok_or(DropReason::Overflow)?;
-        let laid = exit.sealing.frame(like, len, slot.bytes(), write)?;
+        let room = slot.bytes();
+        let payload = room.get_mut(path.sa.payload(len)).unwrap_or_default();
+        if !write(payload) {
+            return Err(DropReason::Overflow);
+        }
+        let laid = exit.sealing.frame(like, len, room)?;
         slot.commit(sealed);
         self.inner.push(len);
         self.laid.push(laid);

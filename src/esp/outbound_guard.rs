@@ -55,60 +55,58 @@ impl<'a> OutboundGuard<'a> {
         self.sa.lifetime.stage(self.carried())
     }
 
-    /// Gives a packet of `inner` octets its number and lays it out in `room`, which has [`sealed_len`](Outbound::sealed_len) or
-    /// [`padded_len`](Outbound::padded_len) octets: `write` puts it there, and says whether it could. It is of the family that `like`
-    /// has, the packet it is or is a part of. Until [`seal_all`](OutboundGuard::seal_all) it is in the clear and must not leave.
+    /// Gives a packet its sequence number and writes the ESP header and trailer around the inner packet, which `room` already holds at
+    /// [`payload`](Outbound::payload). `room` has [`sealed_len`](Outbound::sealed_len) or [`padded_len`](Outbound::padded_len) octets.
+    /// `like` is the inner packet, or the packet of which it is a part. The packet is in the clear until
+    /// [`seal_all`](OutboundGuard::seal_all).
     ///
     /// # Errors
-    /// [`DropReason::Overflow`] if the room does not fit or `write` failed, [`DropReason::SequenceExhausted`] when no number may be used
-    /// any more, [`DropReason::Expired`] when the SA has carried as much as it may.
+    /// [`DropReason::Overflow`] if `room` has another length, [`DropReason::SequenceExhausted`] after the last sequence number,
+    /// [`DropReason::Expired`] once the SA has reached a hard limit. No sequence number is used then.
+    #[inline]
     pub fn frame(
         &mut self,
         like: &Packet<'_>,
         inner: usize,
         room: &mut [u8],
-        write: impl FnOnce(&mut [u8]) -> bool,
     ) -> Result<FramedPacket, DropReason> {
-        let len = room.len();
-        let trailer = len
-            .checked_sub(self.sa.envelope().saturating_add(inner))
-            .filter(|trailer| *trailer >= trailer::LEAST)
-            .ok_or(DropReason::Overflow)?;
         self.sa.lifetime.admits(self.carried())?;
-        // From here on the number is spent, whatever becomes of the packet.
+        let len = room.len();
+        let protection = self.sa.suite.protection;
         let sequence = self.used.sequence.saturating_add(1);
-        self.used.sequence = sequence;
+
+        // a. The header: SPI and the low half of the sequence number. The cipher writes the IV.
+        let (spi, rest) = room
+            .split_first_chunk_mut::<4>()
+            .ok_or(DropReason::Overflow)?;
+        let (number, rest) = rest
+            .split_first_chunk_mut::<4>()
+            .ok_or(DropReason::Overflow)?;
+        *spi = self.sa.spi.to_be_bytes();
+        *number = (sequence as u32).to_be_bytes();
+
+        // b. The inner packet is in its place.
+        let trailer_at = protection.iv_len().saturating_add(inner);
+        let (_iv_and_inner, rest) = rest
+            .split_at_mut_checked(trailer_at)
+            .ok_or(DropReason::Overflow)?;
+
+        // c. The trailer: padding, pad length, next header. The cipher writes the ICV.
+        let trailer = rest
+            .len()
+            .checked_sub(protection.icv_len())
+            .and_then(|len| rest.get_mut(..len))
+            .ok_or(DropReason::Overflow)?;
         let next = if like.is_ipv4() {
             trailer::IPV4
         } else {
             trailer::IPV6
         };
-        self.fill(sequence, [inner, trailer], next, room, write)
-            .ok_or(DropReason::Overflow)?;
+        trailer::write(trailer, next).ok_or(DropReason::Overflow)?;
+
+        self.used.sequence = sequence;
         self.used.bytes = self.used.bytes.saturating_add(inner as u64);
         Ok(FramedPacket { sequence, len })
-    }
-
-    /// Writes everything that is not the cipher's: header, inner packet and trailer.
-    fn fill(
-        &self,
-        sequence: u64,
-        [inner, trailer]: [usize; 2],
-        next: u8,
-        room: &mut [u8],
-        write: impl FnOnce(&mut [u8]) -> bool,
-    ) -> Option<()> {
-        let (spi, room) = room.split_first_chunk_mut::<4>()?;
-        let (number, room) = room.split_first_chunk_mut::<4>()?;
-        *spi = self.sa.spi.to_be_bytes();
-        *number = (sequence as u32).to_be_bytes();
-
-        let (_iv, room) = room.split_at_mut_checked(self.sa.suite.protection.iv_len())?;
-        let (payload, room) = room.split_at_mut_checked(inner)?;
-        write(payload).then_some(())?;
-
-        let (trailer, _icv) = room.split_at_mut_checked(trailer)?;
-        trailer::write(trailer, next)
     }
 
     /// Seals packets that lie side by side from the start of `room`, each as it was laid out.
@@ -210,12 +208,9 @@ mod tests {
                     .iter()
                     .map(|inner| {
                         let packet = Packet::parse(inner).unwrap();
-                        let write = |place: &mut [u8]| {
-                            place.copy_from_slice(inner);
-                            true
-                        };
-                        let place = cut(&mut rest, together.sealed_len(inner.len())).unwrap();
-                        guard.frame(&packet, inner.len(), place, write).unwrap()
+                        let room = cut(&mut rest, together.sealed_len(inner.len())).unwrap();
+                        room[together.payload(inner.len())].copy_from_slice(inner);
+                        guard.frame(&packet, inner.len(), room).unwrap()
                     })
                     .collect();
                 guard.seal_all(&laid, &mut room).unwrap();
@@ -235,16 +230,19 @@ mod tests {
         let packet = Packet::parse(&inner).unwrap();
         let mut room = vec![0; outbound.sealed_len(60)];
         let mut guard = outbound.lock();
-        let laid = guard.frame(&packet, 60, &mut room, |_| true).unwrap();
+        let laid = guard.frame(&packet, 60, &mut room).unwrap();
         assert_eq!(
             guard.seal_all(&[laid, laid], &mut room),
             Err(DropReason::Overflow)
         );
-        for (len, write) in [(room.len(), false), (61, true)] {
-            let refused = guard.frame(&packet, 60, &mut room[..len], |_| write);
-            assert_eq!(refused.unwrap_err(), DropReason::Overflow);
+        for len in [0, 61] {
+            let framed = guard.frame(&packet, 60, &mut room[..len]);
+            assert_eq!(framed.unwrap_err(), DropReason::Overflow);
         }
+        drop(guard);
+        assert_eq!(outbound.sequence(), 1, "a failure uses no number");
     }
+
     #[test]
     fn what_others_read_is_written_when_the_batch_ends() {
         let (outbound, _) = pair("aes128gcm16");
@@ -253,7 +251,7 @@ mod tests {
         let mut room = vec![0; outbound.sealed_len(60)];
         let mut guard = outbound.lock();
         for _ in 0..3 {
-            guard.frame(&packet, 60, &mut room, |_| true).unwrap();
+            guard.frame(&packet, 60, &mut room).unwrap();
         }
         assert_eq!(outbound.sequence(), 0);
         drop(guard);

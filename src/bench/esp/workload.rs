@@ -75,11 +75,8 @@ impl Workload for SaWorkload {
         for room in self.sealed.chunks_mut(self.len * OutboundGuard::GROUP) {
             self.laid.clear();
             for place in room.chunks_mut(self.len) {
-                let write = |inner: &mut [u8]| {
-                    inner.copy_from_slice(&self.inner);
-                    true
-                };
-                let laid = sealing.frame(&packet, self.inner.len(), place, write);
+                place[self.outbound.payload(self.inner.len())].copy_from_slice(&self.inner);
+                let laid = sealing.frame(&packet, self.inner.len(), place);
                 self.laid.push(laid.expect("room enough"));
             }
             let sealed = sealing.seal_all(&self.laid, room);

@@ -100,11 +100,10 @@ impl EspSender {
             let begin = end;
             end += self.sa.sealed_len(packet.len());
             let room = self.room.get_mut(begin..end).unwrap_or_default();
-            self.laid
-                .push(sealing.frame(&packet, packet.len(), room, |inner| {
-                    inner.copy_from_slice(packet.bytes());
-                    true
-                })?);
+            if let Some(payload) = room.get_mut(self.sa.payload(packet.len())) {
+                payload.copy_from_slice(packet.bytes());
+            }
+            self.laid.push(sealing.frame(&packet, packet.len(), room)?);
             *place = end;
         }
         sealing.seal_all(&self.laid, &mut self.room[..end])?;
