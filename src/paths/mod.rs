@@ -8,6 +8,6 @@
 //!   a peer inside a prefix above  ───▶ pinned: the way to it stays where it is
 //! ```
 
-mod choice;
+mod plan;
 
-pub use choice::{Carries, FailClosed, Plan, Route, Target, Tunnel, plan};
+pub use plan::{Carries, FailClosed, Plan, Route, Target, Tunnel, plan};

@@ -13,14 +13,14 @@
 //! A [`Netlink`] belongs for good to the network namespace of the thread that opened it.
 
 mod address;
-mod changes;
-mod exchange;
+mod monitor;
+mod request;
 mod link;
 mod route;
 mod route_message;
 
 pub use address::{HostAddress, source_inside};
-pub use changes::Changes;
+pub use monitor::Changes;
 pub use link::{Link, VethEnd};
 pub use route::{LAST_RESORT_METRIC, PIN_METRIC, ROUTE_PROTOCOL, Route, Target, Way};
 
