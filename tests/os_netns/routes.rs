@@ -1,11 +1,12 @@
-//! Routes into tunnels, around them, and nowhere; addresses.
+//! Routes into tunnels, around them, and unreachable ones; addresses.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use groundlink::net::Prefix;
 use groundlink::os::netlink::{
-    LAST_RESORT_METRIC, Netlink, NetlinkError, Route, Target, source_inside,
+    Netlink, NetlinkError, Route, RouteInterest, RouteTarget, UNREACHABLE_METRIC, peer_route,
+    source_inside,
 };
 use groundlink::os::netns::Namespace;
 use groundlink::os::udp::UdpSocket as UdpTransport;
@@ -14,7 +15,7 @@ use groundlink::os::{SendBatch, Socket, SocketOffload};
 use super::{as_root, cable, device, eventually, ip, ip_tool, next_packet, site};
 
 #[test]
-fn routes_are_installed_changed_without_a_gap_and_withdrawn() {
+fn routes_are_installed_replaced_without_a_gap_and_withdrawn() {
     as_root(|| {
         let (namespace, a) = site("gl-a", "10.9.0.1");
         let b = device(&namespace, "gl-b");
@@ -24,41 +25,41 @@ fn routes_are_installed_changed_without_a_gap_and_withdrawn() {
             let route = |devices: &[u32]| Route {
                 prefix: prefix.parse().unwrap(),
                 metric: 100,
-                target: Target::Devices(devices.to_vec()),
+                target: RouteTarget::Tunnels(devices.to_vec()),
                 source: Some(ip(source)),
             };
             let inside = route(&[]).prefix.last();
             netlink.install(&route(&[a.index()])).unwrap();
-            let way = netlink.route_to(inside).unwrap();
+            let found = netlink.route_to(inside).unwrap();
             assert_eq!(
-                (way.device, way.source, way.mtu),
+                (found.device, found.source, found.mtu),
                 (a.index(), Some(ip(source)), 1400)
             );
 
             let stop = AtomicBool::new(false);
-            let looked = std::thread::scope(|scope| {
-                let looker = scope.spawn(|| {
+            let lookups = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| {
                     let mut netlink = namespace.netlink().unwrap();
-                    let (mut looked, mut missed) = (0, 0);
+                    let (mut lookups, mut failed) = (0, 0);
                     while !stop.load(Ordering::Relaxed) {
-                        // An IPv6 lookup that holds the old route while it is freed fails; the next one finds the new.
-                        missed = netlink.route_to(inside).map_or(missed + 1, |_| 0);
-                        assert!(missed < 3, "never a moment without the route");
-                        looked += 1;
+                        // An IPv6 lookup that holds the old route while it is freed fails; the next one finds the new route.
+                        failed = netlink.route_to(inside).map_or(failed + 1, |_| 0);
+                        assert!(failed < 3, "never a moment without the route");
+                        lookups += 1;
                     }
-                    looked
+                    lookups
                 });
                 for _ in 0..200 {
                     for devices in [&[a.index(), b.index()][..], &[b.index()], &[a.index()]] {
-                        netlink.install(&route(devices)).unwrap();
+                        netlink.replace(&route(devices)).unwrap();
                     }
                 }
                 stop.store(true, Ordering::Relaxed);
-                looker.join().unwrap()
+                thread.join().unwrap()
             });
-            assert!(looked > 10, "{looked}");
+            assert!(lookups > 10, "{lookups}");
 
-            netlink.install(&route(&[a.index(), b.index()])).unwrap();
+            netlink.replace(&route(&[a.index(), b.index()])).unwrap();
             assert_eq!(
                 netlink.own_routes().unwrap(),
                 [route(&[a.index(), b.index()])]
@@ -71,38 +72,38 @@ fn routes_are_installed_changed_without_a_gap_and_withdrawn() {
 }
 
 #[test]
-fn without_a_tunnel_the_last_resort_keeps_packets_in() {
+fn without_a_tunnel_the_unreachable_route_applies() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
         for prefix in ["10.8.0.0/16", "fd00:8::/32"] {
             let prefix: Prefix = prefix.parse().unwrap();
-            let last_resort = Route::last_resort(prefix);
+            let unreachable = Route::unreachable(prefix);
             let through = Route {
                 metric: 100,
-                target: Target::Devices(vec![tun.index()]),
-                ..last_resort.clone()
+                target: RouteTarget::Tunnels(vec![tun.index()]),
+                ..unreachable.clone()
             };
-            netlink.install(&last_resort).unwrap();
+            netlink.install(&unreachable).unwrap();
             netlink.install(&through).unwrap();
             assert_eq!(netlink.route_to(prefix.last()).unwrap().device, tun.index());
             netlink.withdraw(prefix, 100).unwrap();
             assert!(netlink.route_to(prefix.last()).is_err());
-            assert_eq!(netlink.own_routes().unwrap(), [last_resort]);
-            netlink.withdraw(prefix, LAST_RESORT_METRIC).unwrap();
+            assert_eq!(netlink.own_routes().unwrap(), [unreachable]);
+            netlink.withdraw(prefix, UNREACHABLE_METRIC).unwrap();
         }
     });
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_cleaned_and_nothing_else() {
+fn only_own_routes_are_found_and_withdrawn() {
     as_root(|| {
         let (namespace, _tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
         ip_tool(&namespace, "route add 10.1.0.0/16 dev gl-a metric 100");
         for prefix in ["10.8.0.0/16", "fd00:8::/32"] {
             netlink
-                .install(&Route::last_resort(prefix.parse().unwrap()))
+                .install(&Route::unreachable(prefix.parse().unwrap()))
                 .unwrap();
         }
         assert_eq!(netlink.withdraw_all().unwrap(), 2);
@@ -112,7 +113,7 @@ fn what_a_killed_daemon_left_is_cleaned_and_nothing_else() {
 }
 
 #[test]
-fn somebody_elses_route_is_not_replaced() {
+fn a_foreign_route_is_not_replaced() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
@@ -123,11 +124,11 @@ fn somebody_elses_route_is_not_replaced() {
         let route = Route {
             prefix: "10.8.0.0/16".parse().unwrap(),
             metric: 100,
-            target: Target::Devices(vec![tun.index()]),
+            target: RouteTarget::Tunnels(vec![tun.index()]),
             source: None,
         };
         let error = netlink.install(&route).unwrap_err();
-        assert!(matches!(error, NetlinkError::RouteTaken { .. }), "{error}");
+        assert!(matches!(error, NetlinkError::RouteExists { .. }), "{error}");
         assert!(
             error
                 .to_string()
@@ -137,7 +138,7 @@ fn somebody_elses_route_is_not_replaced() {
         netlink.withdraw(route.prefix, 100).unwrap();
         assert!(
             ip_tool(&namespace, "route").contains("10.8.0.0/16"),
-            "nor removed"
+            "not removed either"
         );
         netlink
             .install(&Route {
@@ -149,14 +150,14 @@ fn somebody_elses_route_is_not_replaced() {
 }
 
 #[test]
-fn the_kernels_own_words_are_in_the_error() {
+fn errors_contain_the_kernels_extended_acknowledgement() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
         let route = Route {
             prefix: "10.8.0.0/16".parse().unwrap(),
             metric: 100,
-            target: Target::Devices(vec![tun.index()]),
+            target: RouteTarget::Tunnels(vec![tun.index()]),
             source: Some(ip("192.0.2.99")),
         };
         let error = netlink.install(&route).unwrap_err();
@@ -170,7 +171,7 @@ fn the_kernels_own_words_are_in_the_error() {
 }
 
 #[test]
-fn several_devices_share_the_flows() {
+fn a_multipath_route_spreads_flows_over_its_devices() {
     as_root(|| {
         let (namespace, a) = site("gl-a", "10.9.0.1");
         let b = device(&namespace, "gl-b");
@@ -186,7 +187,7 @@ fn several_devices_share_the_flows() {
             ("10.8.0.0/16", "10.9.0.1:0", "10.8.0.1:9"),
             ("fd00:8::/32", "[fd00:9::1]:0", "[fd00:8::1]:9"),
         ] {
-            let target = Target::Devices(vec![a.index(), b.index()]);
+            let target = RouteTarget::Tunnels(vec![a.index(), b.index()]);
             netlink
                 .install(&Route {
                     prefix: prefix.parse().unwrap(),
@@ -209,8 +210,17 @@ fn several_devices_share_the_flows() {
     });
 }
 
+/// Host route to `peer` outside the devices `tunnels`, from the foreign routes of the namespace.
+fn outside(netlink: &mut Netlink, peer: IpAddr, tunnels: &[u32]) -> Option<Route> {
+    let interest = RouteInterest {
+        peers: [peer].into(),
+        ..RouteInterest::default()
+    };
+    peer_route(peer, &netlink.foreign_routes(&interest).unwrap(), tunnels)
+}
+
 #[test]
-fn the_way_to_the_peer_stays_outside_the_tunnel() {
+fn packets_to_the_peer_stay_outside_the_tunnel() {
     as_root(|| {
         let (gateway, tun) = site("gl-a", "10.9.0.1");
         let world = Namespace::new().unwrap();
@@ -241,13 +251,10 @@ fn the_way_to_the_peer_stays_outside_the_tunnel() {
             ),
         ] {
             let (peer, via) = (ip(peer), ip(via));
-            assert!(matches!(
-                netlink.pin(peer, &ours),
-                Err(NetlinkError::NoWay(_))
-            ));
+            assert_eq!(outside(&mut netlink, peer, &ours), None);
             let family = if via.is_ipv4() { "" } else { "-6 " };
             ip_tool(&gateway, &format!("{family}route add {default} via {via}"));
-            let target = Target::Devices(ours.to_vec());
+            let target = RouteTarget::Tunnels(ours.to_vec());
             let tunnel = Route {
                 prefix: covering.parse().unwrap(),
                 metric: 100,
@@ -255,17 +262,17 @@ fn the_way_to_the_peer_stays_outside_the_tunnel() {
                 source: None,
             };
 
-            let pin = netlink.pin(peer, &ours).unwrap().unwrap();
+            let route = outside(&mut netlink, peer, &ours).unwrap();
             assert_eq!(
-                pin.target,
-                Target::Neighbour {
+                route.target,
+                RouteTarget::NextHop {
                     device: wan,
                     gateway: Some(via)
                 }
             );
-            netlink.install(&pin).unwrap();
+            netlink.install(&route).unwrap();
             netlink.install(&tunnel).unwrap();
-            // Also when the tunnel is for exactly the peer.
+            // Also with a tunnel route for exactly the peer.
             netlink
                 .install(&Route {
                     prefix: Prefix::host(peer),
@@ -276,19 +283,22 @@ fn the_way_to_the_peer_stays_outside_the_tunnel() {
                 netlink.route_to(tunnel.prefix.last()).unwrap().device,
                 tun.index()
             );
-            let way = netlink.route_to(peer).unwrap();
-            assert_eq!((way.device, way.gateway, way.mtu), (wan, Some(via), 1500));
+            let found = netlink.route_to(peer).unwrap();
             assert_eq!(
-                netlink.pin(peer, &ours).unwrap().unwrap(),
-                pin,
-                "again, with pin and tunnel in place"
+                (found.device, found.gateway, found.mtu),
+                (wan, Some(via), 1500)
             );
-            assert!(netlink.own_routes().unwrap().contains(&pin));
+            assert_eq!(
+                outside(&mut netlink, peer, &ours).unwrap(),
+                route,
+                "own routes do not count"
+            );
+            assert!(netlink.own_routes().unwrap().contains(&route));
 
-            let neighbour = netlink.pin(ip(on_link), &ours).unwrap().unwrap();
+            let neighbour = outside(&mut netlink, ip(on_link), &ours).unwrap();
             assert_eq!(
                 neighbour.target,
-                Target::Neighbour {
+                RouteTarget::NextHop {
                     device: wan,
                     gateway: None
                 }
@@ -296,16 +306,11 @@ fn the_way_to_the_peer_stays_outside_the_tunnel() {
             netlink.install(&neighbour).unwrap();
             assert_eq!(netlink.route_to(ip(on_link)).unwrap().device, wan);
         }
-        assert_eq!(
-            netlink.pin(ip("198.51.100.2"), &ours).unwrap(),
-            None,
-            "the peer is this machine"
-        );
     });
 }
 
 #[test]
-fn the_way_to_the_peer_keeps_its_source_and_a_router_outside_our_network() {
+fn the_peer_route_keeps_the_source_and_a_router_outside_our_network() {
     as_root(|| {
         let (gateway, tun) = site("gl-a", "10.9.0.1");
         let world = Namespace::new().unwrap();
@@ -318,24 +323,24 @@ fn the_way_to_the_peer_keeps_its_source_and_a_router_outside_our_network() {
         let mut netlink = gateway.netlink().unwrap();
         let peer = ip("203.0.113.9");
         let before = netlink.route_to(peer).unwrap();
-        let pin = netlink.pin(peer, &[tun.index()]).unwrap().unwrap();
-        netlink.install(&pin).unwrap();
+        let route = outside(&mut netlink, peer, &[tun.index()]).unwrap();
+        netlink.install(&route).unwrap();
         netlink
             .install(&Route {
                 prefix: "203.0.113.0/24".parse().unwrap(),
                 metric: 100,
-                target: Target::Devices(vec![tun.index()]),
+                target: RouteTarget::Tunnels(vec![tun.index()]),
                 source: None,
             })
             .unwrap();
         assert_eq!(netlink.route_to(peer).unwrap(), before);
         assert_eq!(before.source, Some(ip("198.51.100.3")));
-        assert!(netlink.own_routes().unwrap().contains(&pin));
+        assert!(netlink.own_routes().unwrap().contains(&route));
     });
 }
 
 #[test]
-fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
+fn e14_a_path_mtu_learnt_from_icmp_is_not_reported() {
     as_root(|| {
         let (gateway, world) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         cable(
@@ -346,7 +351,7 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
             &["198.51.100.1"],
         );
         ip_tool(&gateway, "route add default via 198.51.100.1");
-        // The router's next leg is narrow, and it says so.
+        // The router's next link has a small MTU, and the router sends ICMP errors.
         let narrow = device(&world, "narrow");
         world
             .netlink()
@@ -356,17 +361,17 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
         ip_tool(&world, "route add 203.0.113.0/24 dev narrow");
         world.set("net.ipv4.ip_forward", "1").unwrap();
         let socket = gateway
-            .run(|| std::net::UdpSocket::bind("198.51.100.2:0").unwrap())
+            .run(|| UdpSocket::bind("198.51.100.2:0").unwrap())
             .unwrap();
         eventually(|| {
-            // 1472 octets, whole or not at all: what a UDP socket does by itself.
+            // 1472 octets with DF, the default of a UDP socket.
             let _ = socket.send_to(&[0; 1472], "203.0.113.9:4500");
             ip_tool(&gateway, "route get 203.0.113.9").contains("mtu 800")
         });
-        let way = gateway.netlink().unwrap().route_to(ip("203.0.113.9"));
-        assert_eq!(way.unwrap().mtu, 1500);
+        let found = gateway.netlink().unwrap().route_to(ip("203.0.113.9"));
+        assert_eq!(found.unwrap().mtu, 1500);
 
-        // Nor does it make us cut what we send.
+        // Nor are our datagrams fragmented for it.
         let local = "198.51.100.2:4500".parse().unwrap();
         let ours = gateway
             .run(|| UdpTransport::bind(local, SocketOffload::FULL).unwrap())
@@ -377,14 +382,14 @@ fn e14_a_path_mtu_that_anyone_may_have_claimed_is_not_told() {
             .reserve(peer, local.ip(), 0, 1472)
             .unwrap()
             .commit(1472);
-        let before = fragments_made(&gateway);
+        let before = fragments_created(&gateway);
         assert_eq!(ours.send(&batch).unwrap(), 1);
-        assert_eq!(fragments_made(&gateway), before);
+        assert_eq!(fragments_created(&gateway), before);
     });
 }
 
-/// How many fragments of IPv4 packets this namespace has made (`FragCreates` in /proc/net/snmp).
-fn fragments_made(namespace: &Namespace) -> u64 {
+/// IPv4 fragments created in this namespace (`FragCreates` in /proc/net/snmp).
+fn fragments_created(namespace: &Namespace) -> u64 {
     let table = namespace
         .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap())
         .unwrap();
@@ -396,16 +401,16 @@ fn fragments_made(namespace: &Namespace) -> u64 {
 }
 
 #[test]
-fn a_path_mtu_on_the_route_is_told() {
+fn a_path_mtu_configured_on_the_route_is_reported() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         ip_tool(&namespace, "route add 10.7.0.0/16 dev gl-a mtu 1300");
-        let way = namespace
+        let found = namespace
             .netlink()
             .unwrap()
             .route_to(ip("10.7.0.1"))
             .unwrap();
-        assert_eq!((way.device, way.mtu), (tun.index(), 1300));
+        assert_eq!((found.device, found.mtu), (tun.index(), 1300));
 
         ip_tool(&namespace, "addr add 10.9.5.5/32 dev lo");
         ip_tool(&namespace, "rule add from 10.9.5.5 lookup 77");
@@ -413,21 +418,21 @@ fn a_path_mtu_on_the_route_is_told() {
             &namespace,
             "route add 10.7.0.0/16 dev gl-a mtu 1200 table 77",
         );
-        let way = namespace
+        let found = namespace
             .netlink()
             .unwrap()
             .route_from(ip("10.9.5.5"), ip("10.7.0.1"))
             .unwrap();
         assert_eq!(
-            (way.device, way.mtu),
+            (found.device, found.mtu),
             (tun.index(), 1200),
-            "of several addresses each its own way"
+            "ip rule selects the table by source address"
         );
     });
 }
 
 #[test]
-fn the_hosts_own_packets_get_a_source_inside_the_selectors() {
+fn the_hosts_own_packets_get_a_source_inside_the_traffic_selectors() {
     as_root(|| {
         let (namespace, _tun) = site("gl-a", "203.0.113.7");
         let mut netlink = namespace.netlink().unwrap();

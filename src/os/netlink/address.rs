@@ -1,4 +1,4 @@
-//! Addresses of this machine.
+//! Addresses of this host.
 
 use std::net::IpAddr;
 
@@ -8,24 +8,24 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Netlink, NetlinkError};
+use super::{Netlink, NetlinkError, ignore_missing};
 use crate::net::Prefix;
 
-/// An address on a device.
+/// An address of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostAddress {
-    /// The device.
+    /// Index of its device.
     pub device: u32,
     /// The address.
     pub address: IpAddr,
-    /// How many of its bits name the network on that device.
+    /// Prefix length of its network.
     pub prefix_length: u8,
-    /// Whether others can be talked to from it: not loopback, not link-local, not on its way in or out.
+    /// Whether it can be a source address: of global scope, not loopback, tentative or deprecated.
     pub usable: bool,
 }
 
-/// The address of ours that a packet into a tunnel should come from: the first usable one inside one of `prefixes` and of the
-/// family of `towards`. Without one, what the gateway itself sends does not fit the tunnel's selectors.
+/// Source address for the host's own packets to `towards`: the first usable address of that family inside one of `prefixes`. Without
+/// one, the gateway's own packets do not match the tunnel's traffic selectors.
 pub fn source_inside(
     addresses: &[HostAddress],
     prefixes: &[Prefix],
@@ -39,20 +39,24 @@ pub fn source_inside(
 }
 
 impl Netlink {
-    /// All addresses of the namespace, in the kernel's order.
+    /// Addresses of the namespace, in the kernel's order.
     ///
     /// # Errors
     /// See [`NetlinkError`].
     pub fn addresses(&mut self) -> Result<Vec<HostAddress>, NetlinkError> {
-        let answers = self.dump(
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.dump(
             || "listing the addresses".to_owned(),
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-        )?;
-        Ok(answers.into_iter().filter_map(read).collect())
+            &request,
+            |answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => decode(&message),
+                _ => None,
+            },
+        )
     }
 
-    /// Gives a device an address, or keeps it if it has it. IPv6 addresses may be used at once: nobody else is on a tunnel or a
-    /// virtual cable of ours, so duplicates need no detecting.
+    /// Adds an address to a device; one that is there already stays. IPv6 addresses skip duplicate address detection, since no other
+    /// host is on a tunnel device or a veth pair.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -62,7 +66,7 @@ impl Netlink {
         address: IpAddr,
         prefix_length: u8,
     ) -> Result<(), NetlinkError> {
-        let message = RouteNetlinkMessage::NewAddress(about(device, address, prefix_length));
+        let message = RouteNetlinkMessage::NewAddress(encode(device, address, prefix_length));
         self.change(
             || format!("adding {address}/{prefix_length} to device {device}"),
             message,
@@ -70,7 +74,7 @@ impl Netlink {
         )
     }
 
-    /// Takes an address off a device. That it was not there is fine.
+    /// Removes an address from a device; one that is gone already is no error.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -80,23 +84,16 @@ impl Netlink {
         address: IpAddr,
         prefix_length: u8,
     ) -> Result<(), NetlinkError> {
-        let message = RouteNetlinkMessage::DelAddress(about(device, address, prefix_length));
-        let result = self.change(
+        let message = RouteNetlinkMessage::DelAddress(encode(device, address, prefix_length));
+        ignore_missing(self.change(
             || format!("removing {address}/{prefix_length} from device {device}"),
             message,
             0,
-        );
-        result.or_else(|error| {
-            if error.is_not_found() {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
+        ))
     }
 }
 
-fn about(device: u32, address: IpAddr, prefix_length: u8) -> AddressMessage {
+fn encode(device: u32, address: IpAddr, prefix_length: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = device;
     message.header.prefix_len = prefix_length;
@@ -114,20 +111,14 @@ fn about(device: u32, address: IpAddr, prefix_length: u8) -> AddressMessage {
     message
 }
 
-fn read(answer: RouteNetlinkMessage) -> Option<HostAddress> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else {
-        return None;
-    };
-    // IPv4 tells ours as Local (Address is the other end of a point-to-point link), IPv6 mostly as Address.
-    let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
-        message.attributes.iter().find_map(wanted)
-    };
-    let address = of(|a| match a {
+pub(super) fn decode(message: &AddressMessage) -> Option<HostAddress> {
+    // IPv4 has the host's address in Local (Address is the other end of a point-to-point link), IPv6 mostly in Address.
+    let local = message.attributes.iter().find_map(|a| match a {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    })
-    .or_else(|| {
-        of(|a| match a {
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|a| match a {
             AddressAttribute::Address(address) => Some(*address),
             _ => None,
         })
@@ -159,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_is_the_first_usable_address_inside_and_of_the_same_family() {
+    fn the_source_is_the_first_usable_address_inside_the_prefixes_and_of_the_same_family() {
         let ours = [
             host("203.0.113.7", true),
             host("10.0.0.1", false),

@@ -1,7 +1,6 @@
-//! Devices: up and down, MTU, queue, pairs of virtual Ethernet.
+//! Links: up and down, MTU, queue length, veth pairs.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,124 +11,93 @@ use netlink_packet_route::link::{
 
 use super::{Netlink, NetlinkError};
 
-/// A device as the kernel has it.
+/// State of a link (network device).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number.
+    /// Interface index.
     pub index: u32,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The largest packet it takes.
+    /// MTU.
     pub mtu: u32,
-    /// Whether it is up (administratively).
+    /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// Whether it says that it can carry packets.
+    /// Carrier present (`IFF_LOWER_UP`).
     pub carrier: bool,
-    /// Whether packets sent into it go anywhere: it is up, it has a carrier, and its queue is open (RFC 2863's `up`).
+    /// Operational state `up` (RFC 2863): up, with a carrier and an open queue.
     pub operational: bool,
 }
 
-/// One end of a pair of virtual Ethernet devices.
+/// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethEnd<'a> {
-    /// The name it gets.
+    /// Device name.
     pub name: &'a str,
-    /// The namespace it is born in; `None`: that of the connection.
+    /// Network namespace to create it in; `None`: that of the connection.
     pub namespace: Option<BorrowedFd<'a>>,
 }
 
 impl Netlink {
-    /// Packets a tunnel's device holds while the daemon is busy; the kernel's own choice, 500, is a few milliseconds.
+    /// Queue length of a tunnel device, in packets. The kernel's default, 500, is a few milliseconds of traffic.
     pub const TUNNEL_QUEUE: u32 = 1000;
 
-    /// All devices of the namespace.
+    /// Links of the namespace.
     ///
     /// # Errors
     /// See [`NetlinkError`].
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let answers = self.dump(
-            || "listing the devices".to_owned(),
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        )?;
-        Ok(answers.into_iter().filter_map(read).collect())
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.dump(|| "listing the links".to_owned(), &request, decode)
     }
 
-    /// One device.
+    /// The link with an interface index. Linux 6.8 and newer first bring its operational state up to date.
     ///
     /// # Errors
-    /// See [`NetlinkError`]; [`NetlinkError::is_not_found`] if there is none of this number.
+    /// See [`NetlinkError`]; [`NetlinkError::is_not_found`] without such a link.
     pub fn link(&mut self, index: u32) -> Result<Link, NetlinkError> {
-        let what = move || format!("reading device {index}");
-        let answer = self.query(what, RouteNetlinkMessage::GetLink(about(index, vec![])))?;
-        read(answer).ok_or_else(|| NetlinkError::Malformed {
-            what: what(),
-            reason: "it is not about a device".to_owned(),
-        })
+        self.read_link(
+            || format!("reading device {index}"),
+            about(index, Vec::new()),
+        )
     }
 
-    /// Waits, briefly, until a device whose carrier has just come up takes packets.
-    ///
-    /// The kernel (link watch) opens a device's queue a moment after its carrier comes up, and swallows what is sent into it until
-    /// then; a busy machine makes the moment long. Asking for the device makes Linux 6.8 and newer do it at once; before, its
-    /// operational state tells when it is done.
+    /// The link with a name.
     ///
     /// # Errors
-    /// See [`NetlinkError`].
-    pub fn await_queue(&mut self, index: u32) -> Result<(), NetlinkError> {
-        for _ in 0..50 {
-            let link = self.link(index)?;
-            if link.operational || !link.up {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// The device called `name`.
-    ///
-    /// # Errors
-    /// See [`NetlinkError`]; [`NetlinkError::is_not_found`] if there is none.
+    /// See [`NetlinkError`]; [`NetlinkError::is_not_found`] without such a link.
     pub fn link_named(&mut self, name: &str) -> Result<Link, NetlinkError> {
-        let what = || format!("reading device {name}");
-        let answer = self.query(
-            what,
-            RouteNetlinkMessage::GetLink(about(0, vec![LinkAttribute::IfName(name.to_owned())])),
-        )?;
-        read(answer).ok_or_else(|| NetlinkError::Malformed {
+        let request = about(0, vec![LinkAttribute::IfName(name.to_owned())]);
+        self.read_link(|| format!("reading device {name}"), request)
+    }
+
+    fn read_link(
+        &mut self,
+        what: impl Fn() -> String,
+        request: LinkMessage,
+    ) -> Result<Link, NetlinkError> {
+        let answer = self.query(&what, RouteNetlinkMessage::GetLink(request))?;
+        decode(answer).ok_or_else(|| NetlinkError::Malformed {
             what: what(),
-            reason: "it is not about a device".to_owned(),
+            reason: "it is not a link".to_owned(),
         })
     }
 
-    /// Takes a device up.
+    /// Sets a link up.
     ///
     /// # Errors
     /// See [`NetlinkError`].
     pub fn set_up(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.set_flags(index, LinkFlags::Up, "up")
-    }
-
-    /// Takes a device down; the kernel forgets the routes through it.
-    ///
-    /// # Errors
-    /// See [`NetlinkError`].
-    pub fn set_down(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.set_flags(index, LinkFlags::empty(), "down")
-    }
-
-    fn set_flags(&mut self, index: u32, up: LinkFlags, word: &str) -> Result<(), NetlinkError> {
-        let mut message = about(index, vec![]);
-        message.header.flags = up;
+        let mut message = about(index, Vec::new());
+        message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         self.change(
-            || format!("taking device {index} {word}"),
+            || format!("setting device {index} up"),
             RouteNetlinkMessage::SetLink(message),
             0,
         )
     }
 
-    /// Sets the largest packet a device takes. Below 1280 the kernel takes IPv6 off the device (RFC 8200 §5).
+    /// Sets the MTU of a link. Below 1280 the kernel removes IPv6 from it (RFC 8200 §5).
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -142,8 +110,8 @@ impl Netlink {
         )
     }
 
-    /// Makes a new tunnel's device ready and takes it up: a queue for bursts, no IPv6 address of its own (and so less of the
-    /// kernel's noise), the MTU.
+    /// Configures a new tunnel device and sets it up: MTU, queue length, and no generated IPv6 link-local address, which would make
+    /// the kernel send router solicitations into the tunnel.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -159,7 +127,7 @@ impl Netlink {
         )?;
         let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let quiet = self.change(
-            || format!("keeping IPv6 addresses off device {index}"),
+            || format!("turning off IPv6 address generation on device {index}"),
             RouteNetlinkMessage::SetLink(about(
                 index,
                 vec![LinkAttribute::AfSpecUnspec(vec![none])],
@@ -167,8 +135,8 @@ impl Netlink {
             0,
         );
         match quiet {
-            // Kernels without IPv6 make no IPv6 addresses; nor is there IPv6 on a device of less than 1280 bytes.
-            Err(NetlinkError::Refused { ref error, .. })
+            // No IPv6 in the kernel, or none on this device (MTU below 1280): no IPv6 addresses either.
+            Err(NetlinkError::Rejected { ref error, .. })
                 if matches!(
                     error.raw_os_error(),
                     Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)
@@ -178,38 +146,29 @@ impl Netlink {
         self.set_up(index)
     }
 
-    /// Removes a device.
-    ///
-    /// # Errors
-    /// See [`NetlinkError`].
-    pub fn delete_link(&mut self, index: u32) -> Result<(), NetlinkError> {
-        self.change(
-            || format!("removing device {index}"),
-            RouteNetlinkMessage::DelLink(about(index, vec![])),
-            0,
-        )
-    }
-
-    /// Makes a pair of virtual Ethernet devices, each end in its namespace.
+    /// Creates a veth pair, each end in its namespace.
     ///
     /// # Errors
     /// See [`NetlinkError`].
     pub fn add_veth(&mut self, one: VethEnd<'_>, other: VethEnd<'_>) -> Result<(), NetlinkError> {
         let pair = vec![
             LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(about(0, born(other))))),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(about(
+                0,
+                veth_attributes(other),
+            )))),
         ];
-        let mut attributes = born(one);
+        let mut attributes = veth_attributes(one);
         attributes.push(LinkAttribute::LinkInfo(pair));
         self.change(
-            || format!("making the devices {} and {}", one.name, other.name),
+            || format!("creating the devices {} and {}", one.name, other.name),
             RouteNetlinkMessage::NewLink(about(0, attributes)),
             NLM_F_CREATE | NLM_F_EXCL,
         )
     }
 }
 
-fn born(end: VethEnd<'_>) -> Vec<LinkAttribute> {
+fn veth_attributes(end: VethEnd<'_>) -> Vec<LinkAttribute> {
     let namespace = end
         .namespace
         .map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd()));
@@ -226,7 +185,7 @@ fn about(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     message
 }
 
-fn read(answer: RouteNetlinkMessage) -> Option<Link> {
+fn decode(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else {
         return None;
     };

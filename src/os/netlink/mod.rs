@@ -1,43 +1,46 @@
-//! Links, addresses and routes, over rtnetlink (rtnetlink(7), RFC 3549).
+//! Links, addresses and routes over rtnetlink (rtnetlink(7), RFC 3549).
 //!
 //! ```text
-//!   us ──── request (sequence n) ───▶ kernel
-//!   us ◀─── answers (n) … ─────────── kernel
-//!   us ◀─── acknowledgement (n): 0, or an error with a sentence of the kernel's own ("extended ack")
+//!   daemon ──── request (sequence n) ─────▶ kernel
+//!   daemon ◀─── answers (n) … ───────────── kernel
+//!   daemon ◀─── acknowledgement (n): 0, or an error number and the kernel's error message ("extended ack")
+//!
+//!   daemon ◀─── RTM_NEWROUTE, RTM_DELLINK … kernel      (monitor: multicast groups, another socket)
 //! ```
 //!
-//! Calls block, and are short: the kernel carries a request out inside the `sendmsg` that brings it, and its answer waits when that
-//! returns. An asynchronous socket would gain nothing and tie namespaces, threads and tests to a runtime. A kernel that does not
+//! Calls block. The kernel carries out a request inside `sendmsg`, so its answer waits when `sendmsg` returns. A kernel that does not
 //! answer within five seconds is an error.
 //!
-//! A [`Netlink`] belongs for good to the network namespace of the thread that opened it.
+//! A [`Netlink`] and a [`NetworkMonitor`] belong to the network namespace of the thread that opened them.
 
 mod address;
+mod link;
 mod monitor;
 mod request;
-mod link;
 mod route;
-mod route_message;
 
 pub use address::{HostAddress, source_inside};
-pub use monitor::Changes;
 pub use link::{Link, VethEnd};
-pub use route::{LAST_RESORT_METRIC, PIN_METRIC, ROUTE_PROTOCOL, Route, Target, Way};
+pub use monitor::{NetworkEvent, NetworkMonitor};
+pub use route::{
+    ForeignRoute, PEER_ROUTE_METRIC, ROUTE_PROTOCOL, ResolvedRoute, Route, RouteInterest,
+    RouteTarget, UNREACHABLE_METRIC, peer_route,
+};
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, setsockopt, socket,
-    sockopt as option,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, getsockname,
+    setsockopt, socket, sockopt as option,
 };
 use nix::sys::time::TimeVal;
 
 use super::sockopt;
 
-/// A connection to the kernel's routing tables.
+/// Connection to the kernel's link, address and route tables.
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
@@ -45,59 +48,65 @@ pub struct Netlink {
     buffer: Vec<u8>,
 }
 
-/// Why the kernel did not do what it was asked to.
+/// Why a netlink request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// Changing the network takes a capability.
+    /// `CAP_NET_ADMIN` is missing.
     #[error(
         "no permission for {what}: CAP_NET_ADMIN is missing; run as root, or under systemd with \
              AmbientCapabilities=CAP_NET_ADMIN"
     )]
     Permission {
-        /// What was asked.
+        /// The request.
         what: String,
     },
-    /// The kernel said no.
-    #[error("{what}: {error}{}", Said(.said))]
-    Refused {
-        /// What was asked.
+    /// The kernel rejected the request.
+    #[error("{what}: {error}{}", ExtendedAck(.detail))]
+    Rejected {
+        /// The request.
         what: String,
-        /// Its error number.
+        /// Error number.
         error: io::Error,
-        /// What it says in words, where it does.
-        said: Option<String>,
+        /// Extended acknowledgement: the kernel's error message.
+        detail: Option<String>,
     },
-    /// A route for this prefix with this metric exists, and it is not ours to replace.
-    #[error("somebody else has installed a route for {prefix} with the metric {metric}; remove it \
+    /// Another program's route has the same prefix and metric.
+    #[error("another program has installed a route for {prefix} with metric {metric}; remove it \
              (`ip route del {prefix} metric {metric}`) or give the tunnel another `metric`", prefix = route.prefix, metric = route.metric)]
-    RouteTaken {
-        /// The route that was to be installed.
+    RouteExists {
+        /// Route that was to be installed.
         route: Box<Route>,
     },
-    /// There is no way to an address, except through a tunnel.
+    /// Only tunnels lead to an address, or nothing does.
     #[error("there is no route to {0} outside the tunnels")]
-    NoWay(std::net::IpAddr),
-    /// No answer.
+    NoRoute(std::net::IpAddr),
+    /// The table kept changing while it was read (`NLM_F_DUMP_INTR`), so entries may be missing.
+    #[error("{what}: the table changed during every attempt to read it")]
+    Interrupted {
+        /// The request.
+        what: String,
+    },
+    /// The kernel did not answer in time.
     #[error("{what}: the kernel did not answer")]
     Timeout {
-        /// What was asked.
+        /// The request.
         what: String,
     },
-    /// The answer makes no sense.
-    #[error("{what}: the kernel's answer is not understood: {reason}")]
+    /// The answer cannot be parsed.
+    #[error("{what}: cannot parse the kernel's answer: {reason}")]
     Malformed {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// What is wrong with the answer.
+        /// Parser error.
         reason: String,
     },
-    /// The socket itself failed.
-    #[error("talking to the kernel's routing tables failed: {0}")]
+    /// The socket failed.
+    #[error("netlink socket failed: {0}")]
     Io(#[from] io::Error),
 }
 
 impl NetlinkError {
-    /// Whether the thing to change or remove is not (any longer) there.
+    /// Whether the object to change or remove does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(
             self.errno(),
@@ -105,17 +114,13 @@ impl NetlinkError {
         )
     }
 
-    /// Whether the thing to add is there already.
-    pub fn is_already_there(&self) -> bool {
-        self.errno() == Some(libc::EEXIST)
-    }
-
     fn errno(&self) -> Option<i32> {
         match self {
-            NetlinkError::Refused { error, .. } => error.raw_os_error(),
+            NetlinkError::Rejected { error, .. } => error.raw_os_error(),
             NetlinkError::Permission { .. }
-            | NetlinkError::RouteTaken { .. }
-            | NetlinkError::NoWay(_)
+            | NetlinkError::RouteExists { .. }
+            | NetlinkError::NoRoute(_)
+            | NetlinkError::Interrupted { .. }
             | NetlinkError::Timeout { .. }
             | NetlinkError::Malformed { .. }
             | NetlinkError::Io(_) => None,
@@ -123,46 +128,48 @@ impl NetlinkError {
     }
 }
 
-struct Said<'a>(&'a Option<String>);
+/// Success where the object to remove was already gone.
+fn ignore_missing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        result => result,
+    }
+}
 
-impl fmt::Display for Said<'_> {
+struct ExtendedAck<'a>(&'a Option<String>);
+
+impl fmt::Display for ExtendedAck<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(said) => write!(f, " ({})", said.trim_end_matches('.')),
+            Some(text) => write!(f, " ({})", text.trim_end_matches('.')),
             None => Ok(()),
         }
     }
 }
 
-/// How long the kernel may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The kernel makes no answer larger than this (`NLMSG_GOODSIZE` grown for dumps).
-const ANSWER: usize = 64 * 1024;
+/// Limit on the time for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Upper bound on a datagram from the kernel (`NLMSG_GOODSIZE`, grown for dumps).
+const MAX_DATAGRAM: usize = 64 * 1024;
+
 impl Netlink {
-    /// A connection in this thread's network namespace.
+    /// Opens a connection in this thread's network namespace.
     ///
     /// # Errors
-    /// No descriptor left, or a sandbox without AF_NETLINK.
+    /// Out of descriptors, or a sandbox without AF_NETLINK.
     pub fn open() -> Result<Netlink, NetlinkError> {
         let open = || -> nix::Result<OwnedFd> {
-            let fd = socket(
-                AddressFamily::Netlink,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::NetlinkRoute,
-            )?;
-            bind(
-                std::os::fd::AsRawFd::as_raw_fd(&fd),
-                &NetlinkAddr::new(0, 0),
-            )?;
-            let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
-            setsockopt(&fd, option::ReceiveTimeout, &patience)?;
-            setsockopt(&fd, option::SendTimeout, &patience)?;
+            let fd = route_socket(SockFlag::empty(), 0)?;
+            // The kernel is port 0. A connected socket receives from no other port.
+            connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            let timeout = TimeVal::new(ANSWER_TIMEOUT.as_secs().cast_signed(), 0);
+            setsockopt(&fd, option::ReceiveTimeout, &timeout)?;
+            setsockopt(&fd, option::SendTimeout, &timeout)?;
             Ok(fd)
         };
         let socket = open().map_err(io::Error::from)?;
-        // Niceties of newer kernels: errors in words, without our request repeated; and dumps filtered by the kernel (we filter
-        // again). Older kernels do without.
+        // Linux 4.20 and newer: error messages without the echoed request, and dumps that the kernel filters. The filters are applied
+        // again here, so older kernels only cost more.
         for option in [
             libc::NETLINK_EXT_ACK,
             libc::NETLINK_CAP_ACK,
@@ -173,9 +180,35 @@ impl Netlink {
         Ok(Netlink {
             socket,
             sequence: 0,
-            buffer: vec![0; ANSWER],
+            buffer: vec![0; MAX_DATAGRAM],
         })
     }
+
+    /// Number of requests made so far.
+    pub fn requests(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Netlink port of this connection, which notifications of its own changes carry.
+    ///
+    /// # Errors
+    /// Never on an open socket.
+    pub fn port(&self) -> Result<u32, NetlinkError> {
+        let address: NetlinkAddr = getsockname(self.socket.as_raw_fd()).map_err(io::Error::from)?;
+        Ok(address.pid())
+    }
+}
+
+/// A NETLINK_ROUTE socket that is a member of `groups` (`nl_groups`).
+fn route_socket(flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | flags,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(fd)
 }
 
 #[cfg(test)]
@@ -183,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anyone_may_read_addresses_and_ways() {
+    fn an_unprivileged_process_reads_addresses_links_and_routes() {
         let mut netlink = Netlink::open().unwrap();
         let loopback = "127.0.0.1".parse().unwrap();
         assert!(
@@ -193,9 +226,9 @@ mod tests {
                 .iter()
                 .any(|host| host.address == loopback)
         );
-        let way = netlink.route_to(loopback).unwrap();
+        let route = netlink.route_to(loopback).unwrap();
         assert_eq!(
-            (way.device, way.gateway, way.source),
+            (route.device, route.gateway, route.source),
             (1, None, Some(loopback))
         );
         assert!(

@@ -1,68 +1,141 @@
-//! Word that links, addresses or routes have changed (rtnetlink(7), multicast groups).
+//! Notifications of changed links, addresses and routes (rtnetlink(7), multicast groups).
 //!
 //! ```text
-//!   somebody: ip link set gl-a down; up         the kernel drops every route through gl-a, and tells nobody by an error
-//!   kernel ── RTM_NEWLINK, RTM_DELROUTE … ──▶ us: look again
+//!   ip link set gl-a down; up                   the kernel removes the routes through gl-a, IPv4 ones without RTM_DELROUTE
+//!   kernel ── RTM_NEWLINK, RTM_DELROUTE … ──▶ NetworkMonitor ──▶ NetworkEvent: read that table again
 //! ```
 //!
-//! What has changed is not read: whoever is told compares what is there with what should be. So a message that was lost for want
-//! of room costs nothing, and one that a parser would not know hides nothing.
+//! An event says which table may have changed and for which prefix or device. Its reader decides whether that matters, and reads the
+//! table again if so: a lost or unknown message then costs one more read, never a wrong view.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteMessage, RouteProtocol};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
+use nix::sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt};
 
-/// Readable once something has changed in the network namespace of the thread that made it.
-#[derive(Debug)]
-pub struct Changes {
-    socket: OwnedFd,
+use super::request::messages;
+use super::route::{ROUTE_PROTOCOL, prefix_of};
+use super::{address, route_socket};
+use crate::net::Prefix;
+
+/// A change of the network that another program or the kernel has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkEvent {
+    /// A route with [`ROUTE_PROTOCOL`] was added, replaced or deleted.
+    OwnRoute,
+    /// Another program's route in the main table was added, replaced or deleted.
+    ForeignRoute(Prefix),
+    /// A device was set up, set down or removed.
+    Link(u32),
+    /// An address was added or has changed.
+    AddressAdded(IpAddr),
+    /// An address was removed.
+    AddressRemoved(IpAddr),
+    /// Messages were lost (`ENOBUFS`) or could not be parsed: anything may have changed.
+    Unknown,
 }
 
-/// What is listened to, as `nl_groups` has it.
+/// Netlink socket that receives notifications. Readable once something has changed.
+#[derive(Debug)]
+pub struct NetworkMonitor {
+    socket: OwnedFd,
+    /// Netlink port whose changes are not reported.
+    ignored_port: u32,
+    buffer: Vec<u8>,
+}
+
+/// Multicast groups, as in `nl_groups`.
 const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV6_ROUTE;
 
-impl Changes {
-    /// Listens from now on.
+/// Receive buffer, in bytes: a burst of several thousand route changes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+impl NetworkMonitor {
+    /// Starts to monitor this thread's network namespace, except for route changes made through the connection of `ignored_port`
+    /// ([`Netlink::port`](super::Netlink::port)).
     ///
     /// # Errors
-    /// No descriptor left, or a sandbox without AF_NETLINK.
-    pub fn listen() -> io::Result<Changes> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )?;
-        let groups = NetlinkAddr::new(0, GROUPS.cast_unsigned());
-        bind(socket.as_raw_fd(), &groups)?;
-        Ok(Changes { socket })
+    /// Out of descriptors, or a sandbox without AF_NETLINK.
+    pub fn open(ignored_port: u32) -> io::Result<NetworkMonitor> {
+        let socket = route_socket(SockFlag::SOCK_NONBLOCK, GROUPS.cast_unsigned())?;
+        // Without CAP_NET_ADMIN the system's limit holds (net.core.rmem_max).
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER));
+        Ok(NetworkMonitor {
+            socket,
+            ignored_port,
+            buffer: vec![0; 64 * 1024],
+        })
     }
 
-    /// Forgets what has come so far; says whether anything had.
-    pub fn clear(&self) -> bool {
-        let mut any = false;
+    /// Reads one datagram and returns its events; `None` when no datagram waits.
+    pub fn read(&mut self) -> Option<Vec<NetworkEvent>> {
         loop {
-            // A message that does not fit is cut, and is still one.
-            match recv(self.socket.as_raw_fd(), &mut [0; 64], MsgFlags::empty()) {
-                // ENOBUFS: more has changed than there was room for.
-                Ok(_) | Err(Errno::ENOBUFS) => any = true,
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(len) => {
+                    let datagram = self.buffer.get(..len).unwrap_or_default();
+                    let events =
+                        messages(datagram).filter_map(|bytes| event(bytes, self.ignored_port));
+                    return Some(events.collect());
+                }
+                Err(Errno::ENOBUFS) => return Some(vec![NetworkEvent::Unknown]),
                 Err(Errno::EINTR) => {}
-                Err(_) => return any,
+                Err(_) => return None,
             }
         }
     }
 }
 
-impl AsFd for Changes {
+impl AsFd for NetworkMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn event(bytes: &[u8], ignored_port: u32) -> Option<NetworkEvent> {
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
+    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
+        return Some(NetworkEvent::Unknown);
+    };
+    let NetlinkPayload::InnerMessage(inner) = message.payload else {
+        return None;
+    };
+    match inner {
+        NewRoute(route) | DelRoute(route) if message.header.port_number != ignored_port => {
+            route_event(&route)
+        }
+        NewLink(LinkMessage { header, .. }) => header
+            .change_mask
+            .contains(LinkFlags::Up)
+            .then_some(NetworkEvent::Link(header.index)),
+        DelLink(link) => Some(NetworkEvent::Link(link.header.index)),
+        NewAddress(message) => {
+            address::decode(&message).map(|host| NetworkEvent::AddressAdded(host.address))
+        }
+        DelAddress(message) => {
+            address::decode(&message).map(|host| NetworkEvent::AddressRemoved(host.address))
+        }
+        _ => None,
+    }
+}
+
+fn route_event(route: &RouteMessage) -> Option<NetworkEvent> {
+    let header = &route.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    if header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) {
+        return Some(NetworkEvent::OwnRoute);
+    }
+    prefix_of(route).map(NetworkEvent::ForeignRoute)
 }

@@ -1,74 +1,81 @@
-//! One request and its answers.
+//! Netlink requests and their answers: changes, lookups and dumps.
 
 use std::io;
 use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, recvfrom, sendto};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::{Netlink, NetlinkError};
 
-/// A dump that changed while it was read is read again, this often.
-const DUMP_TRIES: usize = 5;
+/// Attempts at a dump that the kernel marks as interrupted (`NLM_F_DUMP_INTR`: a table changed while it was read).
+const DUMP_ATTEMPTS: usize = 5;
+
+/// Length of a netlink message header (`struct nlmsghdr`).
+const HEADER: usize = 16;
 
 impl Netlink {
-    /// Asks for a change and waits until it is made.
+    /// Requests a change and waits until the kernel has made it.
     pub(super) fn change(
         &mut self,
         what: impl Fn() -> String,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(), NetlinkError> {
-        self.exchange(&what, message, NLM_F_REQUEST | NLM_F_ACK | flags)
+        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        self.exchange(&what, message, flags, &|_| None::<()>)
             .map(drop)
     }
 
-    /// Asks for one thing.
+    /// Requests one object.
     pub(super) fn query(
         &mut self,
         what: impl Fn() -> String,
         message: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, NetlinkError> {
         // Without NLM_F_ACK the answer itself ends the exchange; with it, answer and acknowledgement both come, in this order.
-        let answers = self.exchange(&what, message, NLM_F_REQUEST | NLM_F_ACK)?;
-        let malformed = |reason: &str| NetlinkError::Malformed {
-            what: what(),
-            reason: reason.to_owned(),
-        };
+        let answers = self.exchange(&what, message, NLM_F_REQUEST | NLM_F_ACK, &Some)?;
+        let reason = answers.unparsed.unwrap_or_else(|| "it is empty".to_owned());
         answers
-            .answers
+            .items
             .into_iter()
             .next()
-            .ok_or_else(|| malformed(answers.unread.as_deref().unwrap_or("it is empty")))
+            .ok_or_else(|| NetlinkError::Malformed {
+                what: what(),
+                reason,
+            })
     }
 
-    /// Asks for all there is.
-    pub(super) fn dump(
+    /// Reads a table and keeps what `select` returns of each entry. An interrupted dump may miss entries: it is read again, and is an
+    /// error in the end.
+    pub(super) fn dump<T>(
         &mut self,
         what: impl Fn() -> String,
-        message: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let mut last = Vec::new();
-        for _ in 0..DUMP_TRIES {
-            let answers = self.exchange(&what, message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
-            last = answers.answers;
-            if answers.whole {
-                break;
+        message: &RouteNetlinkMessage,
+        select: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let answers = self.exchange(&what, message.clone(), flags, &select)?;
+            if !answers.interrupted {
+                return Ok(answers.items);
             }
         }
-        Ok(last)
+        Err(NetlinkError::Interrupted { what: what() })
     }
 
-    fn exchange(
+    fn exchange<T>(
         &mut self,
         what: &impl Fn() -> String,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Answers, NetlinkError> {
+        select: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Answers<T>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -78,33 +85,33 @@ impl Netlink {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         let fd = self.socket.as_raw_fd();
-        sendto(fd, &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map_err(io::Error::from)?;
+        send(fd, &bytes, MsgFlags::empty()).map_err(io::Error::from)?;
 
         let mut answers = Answers {
-            answers: Vec::new(),
-            whole: true,
-            unread: None,
+            items: Vec::new(),
+            interrupted: false,
+            unparsed: None,
         };
         loop {
-            let (len, from) =
-                recvfrom::<NetlinkAddr>(fd, &mut self.buffer).map_err(|errno| match errno {
-                    nix::errno::Errno::EAGAIN => NetlinkError::Timeout { what: what() },
+            let len =
+                recv(fd, &mut self.buffer, MsgFlags::empty()).map_err(|errno| match errno {
+                    Errno::EAGAIN => NetlinkError::Timeout { what: what() },
                     errno => NetlinkError::Io(errno.into()),
                 })?;
-            if from.is_none_or(|from| from.pid() != 0) {
-                continue; // not the kernel
-            }
-            for datagram in messages(self.buffer.get(..len).unwrap_or_default()) {
-                match answers.take(datagram, self.sequence) {
+            for bytes in messages(self.buffer.get(..len).unwrap_or_default()) {
+                match answers.take(bytes, self.sequence, select) {
                     Progress::More => {}
                     Progress::Done => return Ok(answers),
-                    Progress::Refused { error, said } => {
-                        let denied = error.kind() == io::ErrorKind::PermissionDenied;
-                        let what = what();
-                        return Err(if denied {
-                            NetlinkError::Permission { what }
-                        } else {
-                            NetlinkError::Refused { what, error, said }
+                    Progress::Rejected(error, _)
+                        if error.kind() == io::ErrorKind::PermissionDenied =>
+                    {
+                        return Err(NetlinkError::Permission { what: what() });
+                    }
+                    Progress::Rejected(error, detail) => {
+                        return Err(NetlinkError::Rejected {
+                            what: what(),
+                            error,
+                            detail,
                         });
                     }
                 }
@@ -113,109 +120,178 @@ impl Netlink {
     }
 }
 
-/// What has been answered so far.
-struct Answers {
-    answers: Vec<RouteNetlinkMessage>,
-    /// Nothing changed while the kernel was telling.
-    whole: bool,
-    /// Why the last message that could not be read could not be.
-    unread: Option<String>,
+/// Answers received so far.
+struct Answers<T> {
+    items: Vec<T>,
+    /// The kernel marked a part of the dump with `NLM_F_DUMP_INTR`.
+    interrupted: bool,
+    /// Parser error for the last message that was not understood.
+    unparsed: Option<String>,
 }
 
 enum Progress {
     More,
     Done,
-    Refused {
-        error: io::Error,
-        said: Option<String>,
-    },
+    /// Error number, and the kernel's extended acknowledgement where it sent one.
+    Rejected(io::Error, Option<String>),
 }
 
-impl Answers {
-    fn take(&mut self, bytes: &[u8], sequence: u32) -> Progress {
+impl<T> Answers<T> {
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        sequence: u32,
+        select: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Progress {
+        let header = NetlinkBuffer::new(bytes);
+        if header.sequence_number() != sequence {
+            return Progress::More; // late answer to a request that timed out
+        }
+        let flags = header.flags();
+        self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
         let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
             Ok(message) => message,
-            // One route of a kind the parser does not know must not hide all others.
+            // One entry of a kind that the parser does not know must not hide the others.
             Err(error) => {
-                self.unread = Some(error.to_string());
+                self.unparsed = Some(error.to_string());
                 return Progress::More;
             }
         };
-        if message.header.sequence_number != sequence {
-            return Progress::More; // the late answer to a request that timed out
-        }
-        self.whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
         match message.payload {
             NetlinkPayload::InnerMessage(answer) => {
-                self.answers.push(answer);
+                self.items.extend(select(answer));
                 Progress::More
             }
-            NetlinkPayload::Error(error) => match error.code {
-                None => Progress::Done,
-                Some(_) => {
-                    let tlvs = message.header.flags & NLM_F_ACK_TLVS != 0;
-                    let said = if tlvs {
-                        extended_ack(&error.header)
-                    } else {
-                        None
-                    };
-                    Progress::Refused {
-                        error: error.to_io(),
-                        said,
-                    }
-                }
-            },
-            NetlinkPayload::Done(done) => match done.code {
-                0 => Progress::Done,
-                code => Progress::Refused {
-                    error: io::Error::from_raw_os_error(code.abs()),
-                    said: None,
-                },
-            },
+            NetlinkPayload::Error(error) if error.code.is_none() => Progress::Done,
+            NetlinkPayload::Error(error) => {
+                let has_attributes = flags & NLM_F_ACK_TLVS != 0;
+                let detail = has_attributes.then(|| extended_ack(&error.header));
+                Progress::Rejected(error.to_io(), detail.flatten())
+            }
+            NetlinkPayload::Done(done) if done.code == 0 => Progress::Done,
+            NetlinkPayload::Done(done) => {
+                Progress::Rejected(io::Error::from_raw_os_error(done.code.abs()), None)
+            }
             _ => Progress::More,
         }
     }
 }
 
-/// Splits what one receive brought: messages, each on a 4-byte boundary.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Splits one datagram into its messages, each on a 4-byte boundary.
+pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-        let message = rest.get(..length)?;
-        if length < 16 {
-            return None;
-        }
+        let message = rest
+            .get(..length)
+            .filter(|message| message.len() >= HEADER)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
 }
 
-/// The kernel's sentence, from the attributes behind the header of the refused request (`NLMSGERR_ATTR_MSG`).
+/// Error message of the kernel (`NLMSGERR_ATTR_MSG`), from the attributes behind the echoed header of the rejected request.
 fn extended_ack(echo: &[u8]) -> Option<String> {
-    const HEADER: usize = 16;
     const MESSAGE: u16 = 1;
-    let mut rest = echo.get(HEADER..)?;
-    loop {
-        let [a, b, c, d] = *rest.first_chunk()?;
-        let (length, kind) = (
-            u16::from_ne_bytes([a, b]) as usize,
-            u16::from_ne_bytes([c, d]),
-        );
-        let value = rest.get(4..length)?;
-        if kind == MESSAGE {
-            let text = value.split(|b| *b == 0).next()?;
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
+    let attribute = NlasIterator::new(echo.get(HEADER..)?)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == MESSAGE)?;
+    let text = attribute.value().split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use netlink_packet_core::DoneMessage;
+    use netlink_packet_core::NLM_F_MULTIPART;
+    use netlink_packet_route::link::LinkMessage;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
 
+    /// A connection whose other end is the test instead of the kernel.
+    fn connection() -> (Netlink, OwnedFd) {
+        let kind = SockType::SeqPacket;
+        let (ours, kernel) =
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::empty()).unwrap();
+        let netlink = Netlink {
+            socket: ours,
+            sequence: 0,
+            buffer: vec![0; 4096],
+        };
+        (netlink, kernel)
+    }
+
+    fn answer(sequence: u32, flags: u16, payload: NetlinkPayload<RouteNetlinkMessage>) -> Vec<u8> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags | NLM_F_MULTIPART;
+        header.sequence_number = sequence;
+        let mut message = NetlinkMessage::new(header, payload);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    /// Answers each dump with one link; the first `interrupted` of them with `NLM_F_DUMP_INTR`.
+    fn serve_dumps(kernel: &OwnedFd, interrupted: usize) {
+        let fd = kernel.as_raw_fd();
+        let mut served = 0;
+        loop {
+            let mut request = [0; 4096];
+            let len = recv(fd, &mut request, MsgFlags::empty()).unwrap();
+            if len == 0 {
+                return;
+            }
+            let sequence = NetlinkBuffer::new(&request[..len]).sequence_number();
+            let flags = if served < interrupted {
+                NLM_F_DUMP_INTR
+            } else {
+                0
+            };
+            served += 1;
+            let mut link = LinkMessage::default();
+            link.header.index = u32::try_from(served).unwrap();
+            let link = NetlinkPayload::from(RouteNetlinkMessage::NewLink(link));
+            let done = NetlinkPayload::Done(DoneMessage::default());
+            for bytes in [answer(sequence, flags, link), answer(sequence, 0, done)] {
+                send(fd, &bytes, MsgFlags::empty()).unwrap();
+            }
+        }
+    }
+
+    fn dump_with(interrupted: usize) -> Result<Vec<u32>, NetlinkError> {
+        let (mut netlink, kernel) = connection();
+        let thread = std::thread::spawn(move || serve_dumps(&kernel, interrupted));
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let result = netlink.dump(
+            || "listing".to_owned(),
+            &request,
+            |answer| match answer {
+                RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+                _ => None,
+            },
+        );
+        drop(netlink);
+        thread.join().unwrap();
+        result
+    }
+
     #[test]
-    fn several_messages_in_one_receive_come_apart() {
+    fn an_interrupted_dump_is_read_again_and_is_an_error_in_the_end() {
+        assert_eq!(dump_with(0).unwrap(), [1]);
+        assert_eq!(
+            dump_with(2).unwrap(),
+            [3],
+            "only the last, whole dump counts"
+        );
+        let error = dump_with(DUMP_ATTEMPTS).unwrap_err();
+        assert!(matches!(error, NetlinkError::Interrupted { .. }), "{error}");
+    }
+
+    #[test]
+    fn one_datagram_holds_several_messages() {
         let mut bytes = Vec::new();
         for length in [17_u32, 16] {
             let mut message = length.to_ne_bytes().to_vec();
@@ -226,16 +302,12 @@ mod tests {
             messages(&bytes).map(<[u8]>::len).collect::<Vec<_>>(),
             [17, 16]
         );
-        assert_eq!(messages(&bytes[..30]).count(), 1, "a cut message is none");
-        assert_eq!(
-            messages(&[0; 64]).count(),
-            0,
-            "no message is shorter than its header"
-        );
+        assert_eq!(messages(&bytes[..30]).count(), 1, "truncated");
+        assert_eq!(messages(&[0; 64]).count(), 0, "shorter than a header");
     }
 
     #[test]
-    fn the_kernels_sentence_is_found_behind_other_attributes() {
+    fn the_extended_acknowledgement_is_found_behind_other_attributes() {
         let mut echo = vec![0; 16];
         echo.extend([8_u16.to_ne_bytes(), 2_u16.to_ne_bytes()].concat());
         echo.extend([0; 4]);

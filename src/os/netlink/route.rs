@@ -1,142 +1,224 @@
-//! Routes: into tunnels, around them, and nowhere.
+//! Routes in the main table: into tunnels, around them, and unreachable ones.
 //!
 //! ```text
-//!   10.8.0.0/16  ─┬─▶ gl-a     what a tunnel carries: one device, or several that share the flows (multipath)
+//!   10.8.0.0/16  ─┬─▶ gl-a     route into one tunnel, or into several that share the flows (multipath)
 //!                 └─▶ gl-b
-//!   203.0.113.9  ───▶ eth0     a pin: the way to a peer stays outside the tunnels
-//!   10.8.0.0/16  ───▶ ✕        the last resort, with a metric above all others: nothing leaks out elsewhere (fail-closed)
+//!   203.0.113.9  ───▶ eth0     peer route: keeps packets to a peer outside the tunnels
+//!   10.8.0.0/16  ───▶ ✕        unreachable route with the highest metric: fail-closed while no tunnel carries the prefix
 //! ```
 //!
-//! All of ours carry [`ROUTE_PROTOCOL`], so that what a killed daemon left is found, and nobody else's route is ever replaced or
-//! removed.
+//! Own routes carry [`ROUTE_PROTOCOL`], so the next start finds those of a killed daemon, and foreign routes (of other programs and
+//! the kernel) are never replaced or removed.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::route_message::{
-    device_of, first_hop, gateway_of, lookup, message, metric_of, mtu_of, named, prefix_of, read,
-    source_of,
-};
-use super::{Netlink, NetlinkError};
+use super::{Netlink, NetlinkError, ignore_missing};
 use crate::net::Prefix;
 
-/// The number that marks our routes (`proto 171` in `ip route`); give it a name with a line `171 groundlink` in
-/// /etc/iproute2/rt_protos. No registry has it; the routing daemons' numbers end at 192 and leave it free.
+/// Protocol number of own routes (`proto 171` in `ip route`); a line `171 groundlink` in /etc/iproute2/rt_protos names it. There is no
+/// registry; the routing daemons use other numbers up to 192.
 pub const ROUTE_PROTOCOL: u8 = 171;
-/// The metric of an unreachable route that stays behind all others.
-pub const LAST_RESORT_METRIC: u32 = 0xffff_fff0;
-/// The metric of a pin: ahead of a tunnel's route for the very same address.
-pub const PIN_METRIC: u32 = 1;
+/// Metric of unreachable routes: behind all others.
+pub const UNREACHABLE_METRIC: u32 = 0xffff_fff0;
+/// Metric of peer routes: ahead of a tunnel's route for the same address.
+pub const PEER_ROUTE_METRIC: u32 = 1;
 
-/// A route of ours. Prefix and metric name it; the rest can be replaced.
+/// Gateway of IPv6 routes into tunnels. IPv6 forms a multipath route only of next hops with a gateway; a tunnel device resolves no
+/// neighbours, so any link-local address will do.
+const DUMMY_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// An own route. Prefix and metric identify it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where to.
+    /// Destination.
     pub prefix: Prefix,
-    /// The lowest of several routes for one prefix wins. Not 0, which IPv6 takes for "any".
+    /// Metric; the lowest of several routes for one prefix wins. Not 0, which means "any" in IPv6.
     pub metric: u32,
-    /// Through what.
-    pub target: Target,
-    /// What the machine's own packets come from; must be an address of the machine.
+    /// Target.
+    pub target: RouteTarget,
+    /// Preferred source address of the host's own packets; an address of this host.
     pub source: Option<IpAddr>,
 }
 
-/// What a route leads to.
+/// Where a route leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Into tunnels' devices; several share the flows evenly.
-    Devices(Vec<u32>),
-    /// To a neighbour, or straight onto a device's network.
-    Neighbour {
-        /// The device.
+pub enum RouteTarget {
+    /// Tunnel devices; several share the flows evenly.
+    Tunnels(Vec<u32>),
+    /// A next hop outside the tunnels.
+    NextHop {
+        /// Interface index.
         device: u32,
-        /// The next router; `None` on the same network.
+        /// Next router; `None` for a destination on the device's own network.
         gateway: Option<IpAddr>,
     },
-    /// Nowhere: whoever sends is told so.
+    /// Packets are dropped and the sender gets an ICMP error.
     Unreachable,
 }
 
-/// How packets to an address leave this machine.
+/// Result of a route lookup (`ip route get`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// Through this device.
+pub struct ResolvedRoute {
+    /// Outgoing interface index.
     pub device: u32,
-    /// To this router; `None` on the same network or this machine.
+    /// Next router; `None` on the device's own network and for addresses of this host.
     pub gateway: Option<IpAddr>,
-    /// From this address, unless the sender says otherwise.
+    /// Source address the kernel would choose.
     pub source: Option<IpAddr>,
-    /// The largest packet: what the route says, else what the device takes. What path MTU discovery has learnt does not count: a
-    /// forged ICMP message would make a tunnel small, or too small to be one.
+    /// MTU of the route where it has one, else of the device. An MTU learnt by path MTU discovery does not count: a forged ICMP
+    /// message would shrink the tunnel.
     pub mtu: u32,
+}
+
+/// Another program's route that matters to a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForeignRoute {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Metric.
+    pub metric: u32,
+    /// Device and gateway of its first next hop; `None` for routes that are not unicast (blackhole, unreachable …).
+    pub next_hop: Option<(u32, Option<IpAddr>)>,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// Selects the foreign routes that matter: those for exactly a tunnel's prefix, and those that lead to a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteInterest {
+    /// Prefixes of the tunnels.
+    pub prefixes: BTreeSet<Prefix>,
+    /// Addresses of the peers that need a peer route.
+    pub peers: BTreeSet<IpAddr>,
+}
+
+impl RouteInterest {
+    /// Whether a foreign route for `prefix` matters.
+    pub fn matches(&self, prefix: Prefix) -> bool {
+        let peers = prefix.address()..=prefix.last();
+        self.prefixes.contains(&prefix) || self.peers.range(peers).next().is_some()
+    }
+
+    /// Whether all that matters here matters to `other`, too.
+    pub fn is_within(&self, other: &RouteInterest) -> bool {
+        self.prefixes.is_subset(&other.prefixes) && self.peers.is_subset(&other.peers)
+    }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the route {} metric {}", self.prefix, self.metric)?;
         match &self.target {
-            Target::Devices(devices) => write!(f, " through devices {devices:?}"),
-            Target::Neighbour {
+            RouteTarget::Tunnels(devices) => write!(f, " through devices {devices:?}"),
+            RouteTarget::NextHop {
                 device,
                 gateway: Some(gateway),
             } => write!(f, " via {gateway} on device {device}"),
-            Target::Neighbour {
+            RouteTarget::NextHop {
                 device,
                 gateway: None,
             } => write!(f, " on device {device}"),
-            Target::Unreachable => write!(f, " to nowhere"),
+            RouteTarget::Unreachable => write!(f, " unreachable"),
         }
     }
 }
 
 impl Route {
-    /// The route that keeps a prefix from leaking while no tunnel carries it.
-    pub fn last_resort(prefix: Prefix) -> Route {
+    /// Fail-closed route: keeps packets for `prefix` from leaving elsewhere while no tunnel carries it.
+    pub fn unreachable(prefix: Prefix) -> Route {
         Route {
             prefix,
-            metric: LAST_RESORT_METRIC,
-            target: Target::Unreachable,
+            metric: UNREACHABLE_METRIC,
+            target: RouteTarget::Unreachable,
             source: None,
         }
     }
+
+    /// Prefix and metric, which identify the route.
+    pub fn key(&self) -> (Prefix, u32) {
+        (self.prefix, self.metric)
+    }
+
+    /// Whether `other` is the same route for the kernel, which may list devices in another order and does not distinguish a tunnel
+    /// from a next hop without a gateway.
+    pub fn is_same(&self, other: &Route) -> bool {
+        let devices = |route: &Route| match &route.target {
+            RouteTarget::Tunnels(devices) => Some(devices.iter().copied().collect()),
+            RouteTarget::NextHop {
+                device,
+                gateway: None,
+            } => Some(BTreeSet::from([*device])),
+            RouteTarget::NextHop { .. } | RouteTarget::Unreachable => None,
+        };
+        let targets = match (devices(self), devices(other)) {
+            (None, None) => self.target == other.target,
+            (ours, theirs) => ours == theirs,
+        };
+        targets && (self.key(), self.source) == (other.key(), other.source)
+    }
+}
+
+/// Host route that keeps packets to `peer` outside the tunnels: the best of the foreign routes that do not lead into one of the
+/// devices `tunnels`. A lookup would find an older peer route, or a tunnel.
+pub fn peer_route(peer: IpAddr, foreign: &[ForeignRoute], tunnels: &[u32]) -> Option<Route> {
+    let candidates = foreign.iter().filter_map(|route| {
+        let (device, gateway) = route.next_hop?;
+        let leads = route.prefix.contains(peer) && !tunnels.contains(&device);
+        leads.then_some((route, device, gateway))
+    });
+    let (best, device, gateway) =
+        candidates.min_by_key(|(route, ..)| (Reverse(route.prefix.length()), route.metric))?;
+    Some(Route {
+        prefix: Prefix::host(peer),
+        metric: PEER_ROUTE_METRIC,
+        target: RouteTarget::NextHop { device, gateway },
+        // The peer knows this host by the source address used so far.
+        source: best.source,
+    })
 }
 
 impl Netlink {
-    /// Installs a route, or changes one of ours of the same prefix and metric to it in one step: there is no moment without. (IPv6
-    /// may lose the packet that is just being looked up: the kernel frees the old route at once.)
-    ///
-    /// The devices must be up. Before a device of several is removed, install the route without it: removing a device takes the
-    /// whole IPv4 route with it.
+    /// Installs a new route. Its devices must be up.
     ///
     /// # Errors
-    /// [`NetlinkError::RouteTaken`] if the route there is somebody else's; otherwise see [`NetlinkError`].
+    /// [`NetlinkError::RouteExists`] if a route has this prefix and metric; otherwise see [`NetlinkError`].
     pub fn install(&mut self, route: &Route) -> Result<(), NetlinkError> {
-        let what = || format!("installing {route}");
-        let message = RouteNetlinkMessage::NewRoute(message(route));
-        match self.change(what, message.clone(), NLM_F_CREATE | NLM_F_EXCL) {
-            Err(error) if error.is_already_there() => {
-                let ours = self
-                    .own_routes()?
-                    .iter()
-                    .any(|own| own.prefix == route.prefix && own.metric == route.metric);
-                if !ours {
-                    return Err(NetlinkError::RouteTaken {
-                        route: Box::new(route.clone()),
-                    });
-                }
-                self.change(what, message, NLM_F_CREATE | NLM_F_REPLACE)
-            }
-            result => result,
-        }
+        let result = self.new_route(route, NLM_F_CREATE | NLM_F_EXCL);
+        result.map_err(|error| match error.errno() {
+            Some(libc::EEXIST) => NetlinkError::RouteExists {
+                route: Box::new(route.clone()),
+            },
+            _ => error,
+        })
     }
 
-    /// Adds a default route that is not one of ours: the network's own, as an administrator would have set it.
+    /// Replaces an own route of the same prefix and metric in one step, without a moment in between. (IPv6 may lose a packet that is
+    /// being looked up: the kernel frees the old route at once.)
+    ///
+    /// Before a device of several is removed, replace the route by one without it: removing a device removes the whole IPv4 route.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn replace(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.new_route(route, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    fn new_route(&mut self, route: &Route, flags: u16) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(encode(route));
+        self.change(|| format!("installing {route}"), message, flags)
+    }
+
+    /// Adds a default route that is not an own one, as an administrator would.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -144,13 +226,13 @@ impl Netlink {
         let route = Route {
             prefix: Prefix::containing(gateway, 0),
             metric: 1024,
-            target: Target::Neighbour {
+            target: RouteTarget::NextHop {
                 device,
                 gateway: Some(gateway),
             },
             source: None,
         };
-        let mut message = message(&route);
+        let mut message = encode(&route);
         message.header.protocol = RouteProtocol::Static;
         message.header.flags = RouteFlags::empty();
         self.change(
@@ -160,73 +242,23 @@ impl Netlink {
         )
     }
 
-    /// Removes a route of ours, whatever it leads to. That it is gone already is fine.
+    /// Removes an own route, whatever its target; one that is gone already is no error.
     ///
     /// # Errors
     /// See [`NetlinkError`].
     pub fn withdraw(&mut self, prefix: Prefix, metric: u32) -> Result<(), NetlinkError> {
-        let mut message = named(prefix, metric);
-        // Unspecified here means any, and the protocol narrows it to ours.
+        let mut message = encode_key(prefix, metric);
+        // Any type and scope; the protocol limits the request to own routes.
         message.header.kind = RouteType::Unspec;
         message.header.scope = RouteScope::NoWhere;
-        let result = self.change(
+        ignore_missing(self.change(
             || format!("removing the route {prefix} metric {metric}"),
             RouteNetlinkMessage::DelRoute(message),
             0,
-        );
-        result.or_else(|error| {
-            if error.is_not_found() {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
+        ))
     }
 
-    /// The routes that carry our protocol number.
-    ///
-    /// # Errors
-    /// See [`NetlinkError`].
-    pub fn own_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
-        let mut all = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            all.extend(
-                self.main_table(family, RouteProtocol::from(ROUTE_PROTOCOL))?
-                    .iter()
-                    .filter_map(read),
-            );
-        }
-        Ok(all)
-    }
-
-    /// Somebody else's routes that go before these: for the same prefix, with a lower metric. Each with the one it overtakes.
-    ///
-    /// # Errors
-    /// See [`NetlinkError`].
-    pub fn overtaking(&mut self, routes: &[Route]) -> Result<Vec<(Route, u32)>, NetlinkError> {
-        let mut overtaking = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let of_family =
-                |route: &&Route| route.prefix.is_ipv4() == (family == AddressFamily::Inet);
-            let ours: Vec<&Route> = routes.iter().filter(of_family).collect();
-            if ours.is_empty() {
-                continue;
-            }
-            for other in self.main_table(family, RouteProtocol::Unspec)? {
-                if other.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) {
-                    continue;
-                }
-                let (prefix, metric) = (prefix_of(&other), metric_of(&other));
-                let overtaken = ours
-                    .iter()
-                    .filter(|route| Some(route.prefix) == prefix && metric < route.metric);
-                overtaking.extend(overtaken.map(|route| ((*route).clone(), metric)));
-            }
-        }
-        Ok(overtaking)
-    }
-
-    /// Removes all routes of ours: what a daemon that was killed has left. Says how many there were.
+    /// Removes all own routes, and returns how many there were.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -238,31 +270,95 @@ impl Netlink {
         Ok(routes.len())
     }
 
-    /// How packets to `address` leave now.
+    /// Own routes. The kernel filters by protocol: other programs' routes are not sent.
     ///
     /// # Errors
-    /// [`NetlinkError::Refused`] with `ENETUNREACH` or `EHOSTUNREACH` where there is no way.
-    pub fn route_to(&mut self, address: IpAddr) -> Result<Way, NetlinkError> {
-        self.way(None, address)
+    /// See [`NetlinkError`].
+    pub fn own_routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let own = RouteProtocol::from(ROUTE_PROTOCOL);
+        let select =
+            |message: &RouteMessage| decode(message).filter(|_| message.header.protocol == own);
+        let mut routes = self.main_table(AddressFamily::Inet, own, select)?;
+        routes.extend(self.main_table(AddressFamily::Inet6, own, select)?);
+        Ok(routes)
     }
 
-    /// How packets from `local`, an address of this machine, to `address` leave now: `ip rule` may send each of several addresses
-    /// another way.
+    /// Foreign routes that `interest` selects. The kernel has no filter for them, so this reads the whole main table; only selected
+    /// routes are kept in memory.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn foreign_routes(
+        &mut self,
+        interest: &RouteInterest,
+    ) -> Result<Vec<ForeignRoute>, NetlinkError> {
+        let select = |message: &RouteMessage| {
+            let own = message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL);
+            let prefix = prefix_of(message).filter(|prefix| !own && interest.matches(*prefix))?;
+            let unicast = message.header.kind == RouteType::Unicast;
+            Some(ForeignRoute {
+                prefix,
+                metric: metric_of(message),
+                next_hop: unicast.then(|| first_hop(message)).flatten(),
+                source: source_of(&message.attributes),
+            })
+        };
+        let of_family = |v4: bool| {
+            let mut prefixes = interest.prefixes.iter().map(Prefix::is_ipv4);
+            prefixes.any(|is| is == v4) || interest.peers.iter().any(|peer| peer.is_ipv4() == v4)
+        };
+        let mut routes = Vec::new();
+        for (family, v4) in [(AddressFamily::Inet, true), (AddressFamily::Inet6, false)] {
+            if of_family(v4) {
+                routes.extend(self.main_table(family, RouteProtocol::Unspec, select)?);
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Looks up the route to `address`.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Rejected`] with `ENETUNREACH` or `EHOSTUNREACH` without a route.
+    pub fn route_to(&mut self, address: IpAddr) -> Result<ResolvedRoute, NetlinkError> {
+        self.resolve(None, address)
+    }
+
+    /// Looks up the route from `local`, an address of this host, to `address`: `ip rule` may select a table by source address.
     ///
     /// # Errors
     /// As [`Netlink::route_to`].
-    pub fn route_from(&mut self, local: IpAddr, address: IpAddr) -> Result<Way, NetlinkError> {
-        self.way(Some(local), address)
+    pub fn route_from(
+        &mut self,
+        local: IpAddr,
+        address: IpAddr,
+    ) -> Result<ResolvedRoute, NetlinkError> {
+        self.resolve(Some(local), address)
     }
 
-    fn way(&mut self, local: Option<IpAddr>, address: IpAddr) -> Result<Way, NetlinkError> {
-        let what = || format!("looking up the way to {address}");
-        let answer = self.query(what, RouteNetlinkMessage::GetRoute(lookup(local, address)))?;
+    fn resolve(
+        &mut self,
+        local: Option<IpAddr>,
+        address: IpAddr,
+    ) -> Result<ResolvedRoute, NetlinkError> {
+        let what = || format!("looking up the route to {address}");
         let malformed = || NetlinkError::Malformed {
             what: what(),
-            reason: "it names no device".to_owned(),
+            reason: "it has no device".to_owned(),
         };
-        let RouteNetlinkMessage::NewRoute(message) = answer else {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family_of(address);
+        request.header.destination_prefix_length = Prefix::host(address).length();
+        request.attributes = vec![RouteAttribute::Destination(address.into())];
+        if let Some(local) = local {
+            request.header.source_prefix_length = Prefix::host(local).length();
+            request
+                .attributes
+                .push(RouteAttribute::Source(local.into()));
+        }
+        let RouteNetlinkMessage::NewRoute(message) =
+            self.query(what, RouteNetlinkMessage::GetRoute(request))?
+        else {
             return Err(malformed());
         };
         let device = device_of(&message.attributes).ok_or_else(malformed)?;
@@ -270,7 +366,7 @@ impl Netlink {
             Some(mtu) => mtu,
             None => self.link(device)?.mtu,
         };
-        Ok(Way {
+        Ok(ResolvedRoute {
             device,
             gateway: gateway_of(&message.attributes),
             source: source_of(&message.attributes),
@@ -278,91 +374,277 @@ impl Netlink {
         })
     }
 
-    /// A route that keeps the way to `peer` where it is, outside the devices `tunnels`: install it before a tunnel's route covers
-    /// the peer, and again when the network has changed. `None` if the peer is this machine. Looks at the main table, where tunnels'
-    /// routes go.
-    ///
-    /// # Errors
-    /// [`NetlinkError::NoWay`] if only a tunnel leads there; otherwise see [`NetlinkError`].
-    pub fn pin(&mut self, peer: IpAddr, tunnels: &[u32]) -> Result<Option<Route>, NetlinkError> {
-        let what = || format!("looking up the way to {peer}");
-        let request = lookup(None, peer);
-        // That there is no way now may be our own last resort.
-        if let Ok(RouteNetlinkMessage::NewRoute(message)) =
-            self.query(what, RouteNetlinkMessage::GetRoute(request))
-            && message.header.kind == RouteType::Local
-        {
-            return Ok(None);
-        }
-        let family = if peer.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
-        // A lookup would find an old pin, or a tunnel. The best of everybody else's routes is where packets went without us.
-        let best = self
-            .main_table(family, RouteProtocol::Unspec)?
-            .into_iter()
-            .filter(|message| message.header.protocol != RouteProtocol::from(ROUTE_PROTOCOL))
-            .filter(|message| message.header.kind == RouteType::Unicast)
-            .filter_map(|message| {
-                Some((
-                    prefix_of(&message)?,
-                    metric_of(&message),
-                    first_hop(&message)?,
-                    source_of(&message.attributes),
-                ))
-            })
-            .filter(|(prefix, _, hop, _)| prefix.contains(peer) && !tunnels.contains(&hop.0))
-            .min_by_key(|(prefix, metric, ..)| (std::cmp::Reverse(prefix.length()), *metric));
-        let (_, _, (device, gateway), source) = best.ok_or(NetlinkError::NoWay(peer))?;
-        Ok(Some(Route {
-            prefix: Prefix::host(peer),
-            metric: PIN_METRIC,
-            target: Target::Neighbour { device, gateway },
-            // The peer knows us by the address we have come from so far.
-            source,
-        }))
-    }
-
-    /// The main table's routes of one family and protocol (`Unspec`: all).
-    fn main_table(
+    /// Reads the main table's routes of one family and protocol (`Unspec`: all), and keeps what `select` returns.
+    fn main_table<T>(
         &mut self,
         family: AddressFamily,
         protocol: RouteProtocol,
-    ) -> Result<Vec<RouteMessage>, NetlinkError> {
+        select: impl Fn(&RouteMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         filter.header.table = RouteHeader::RT_TABLE_MAIN;
         filter.header.protocol = protocol;
-        let answers = match self.dump(
+        let result = self.dump(
             || "listing the routes".to_owned(),
-            RouteNetlinkMessage::GetRoute(filter),
-        ) {
-            // A kernel that filters and has no such table or family has no such routes.
-            Err(error) if error.is_not_found() => Vec::new(),
-            Err(NetlinkError::Refused { ref error, .. })
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
-                ) =>
+            &RouteNetlinkMessage::GetRoute(filter),
+            |answer| match answer {
+                // Kernels before 4.20 do not filter.
+                RouteNetlinkMessage::NewRoute(message)
+                    if message.header.address_family == family
+                        && message.header.table == RouteHeader::RT_TABLE_MAIN =>
+                {
+                    select(&message)
+                }
+                _ => None,
+            },
+        );
+        match result {
+            // Neither this table nor this family exists: no routes.
+            Err(error)
+                if error.is_not_found()
+                    || matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) =>
             {
-                Vec::new()
+                Ok(Vec::new())
             }
-            result => result?,
+            result => result,
+        }
+    }
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn encode_key(prefix: Prefix, metric: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(prefix.address());
+    message.header.destination_prefix_length = prefix.length();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    message.attributes = vec![
+        RouteAttribute::Destination(prefix.address().into()),
+        RouteAttribute::Priority(metric),
+    ];
+    message
+}
+
+fn encode(route: &Route) -> RouteMessage {
+    let mut message = encode_key(route.prefix, route.metric);
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Universe;
+    match &route.target {
+        RouteTarget::Tunnels(devices) => {
+            let gateway = (!route.prefix.is_ipv4())
+                .then_some(RouteAttribute::Gateway(RouteAddress::Inet6(DUMMY_GATEWAY)));
+            if route.prefix.is_ipv4() {
+                message.header.scope = RouteScope::Link;
+            }
+            if let [device] = devices.as_slice() {
+                message.attributes.push(RouteAttribute::Oif(*device));
+                message.attributes.extend(gateway);
+            } else {
+                let hops = devices.iter().map(|device| {
+                    let mut hop = RouteNextHop::default();
+                    hop.interface_index = *device;
+                    hop.attributes.extend(gateway.clone());
+                    hop
+                });
+                message
+                    .attributes
+                    .push(RouteAttribute::MultiPath(hops.collect()));
+            }
+        }
+        RouteTarget::NextHop { device, gateway } => {
+            message.attributes.push(RouteAttribute::Oif(*device));
+            match gateway {
+                Some(gateway) => {
+                    message
+                        .attributes
+                        .push(RouteAttribute::Gateway((*gateway).into()));
+                    // Copied from a working route: the routers of many clouds are outside the network of the address.
+                    message.header.flags |= RouteFlags::Onlink;
+                }
+                None => message.header.scope = RouteScope::Link,
+            }
+        }
+        RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
+    }
+    let source = route.source.map(RouteAddress::from);
+    message
+        .attributes
+        .extend(source.map(RouteAttribute::PrefSource));
+    message
+}
+
+fn decode(message: &RouteMessage) -> Option<Route> {
+    let attributes = &message.attributes;
+    let metric = metric_of(message);
+    let device = device_of(attributes);
+    let target = if message.header.kind == RouteType::Unreachable {
+        RouteTarget::Unreachable
+    } else if let Some(hops) = multipath_of(attributes) {
+        RouteTarget::Tunnels(hops.iter().map(|hop| hop.interface_index).collect())
+    } else {
+        match (device?, gateway_of(attributes)) {
+            (device, Some(IpAddr::V6(DUMMY_GATEWAY))) => RouteTarget::Tunnels(vec![device]),
+            (device, None) if metric != PEER_ROUTE_METRIC => RouteTarget::Tunnels(vec![device]),
+            (device, gateway) => RouteTarget::NextHop { device, gateway },
+        }
+    };
+    Some(Route {
+        prefix: prefix_of(message)?,
+        metric,
+        target,
+        source: source_of(attributes),
+    })
+}
+
+fn source_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|a| match a {
+        RouteAttribute::PrefSource(source) => ip(source),
+        _ => None,
+    })
+}
+
+/// Configured MTU of a route. One that expires was learnt from an ICMP message, which anyone can forge.
+fn mtu_of(attributes: &[RouteAttribute]) -> Option<u32> {
+    let is_learnt = attributes
+        .iter()
+        .any(|a| matches!(a, RouteAttribute::CacheInfo(info) if info.expires != 0));
+    let metrics = attributes.iter().find_map(|a| match a {
+        RouteAttribute::Metrics(metrics) if !is_learnt => Some(metrics),
+        _ => None,
+    });
+    metrics?.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        _ => None,
+    })
+}
+
+pub(super) fn prefix_of(message: &RouteMessage) -> Option<Prefix> {
+    let destination = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(destination) => ip(destination),
+        _ => None,
+    });
+    let default = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    Some(Prefix::containing(
+        destination.unwrap_or(default),
+        message.header.destination_prefix_length,
+    ))
+}
+
+fn metric_of(message: &RouteMessage) -> u32 {
+    let metric = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    metric.unwrap_or(0)
+}
+
+fn multipath_of(attributes: &[RouteAttribute]) -> Option<&[RouteNextHop]> {
+    attributes.iter().find_map(|a| match a {
+        RouteAttribute::MultiPath(hops) => Some(hops.as_slice()),
+        _ => None,
+    })
+}
+
+/// Device and gateway, of several next hops the first one's.
+fn first_hop(message: &RouteMessage) -> Option<(u32, Option<IpAddr>)> {
+    let attributes = &message.attributes;
+    match multipath_of(attributes) {
+        Some(hops) => hops
+            .first()
+            .map(|hop| (hop.interface_index, gateway_of(&hop.attributes))),
+        None => Some((device_of(attributes)?, gateway_of(attributes))),
+    }
+}
+
+fn device_of(attributes: &[RouteAttribute]) -> Option<u32> {
+    attributes.iter().find_map(|a| match a {
+        RouteAttribute::Oif(device) => Some(*device),
+        _ => None,
+    })
+}
+
+fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|a| match a {
+        RouteAttribute::Gateway(gateway) => ip(gateway),
+        _ => None,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn foreign_routes_matter_for_a_tunnels_prefix_and_on_the_path_to_a_peer() {
+        let interest = RouteInterest {
+            prefixes: [prefix("10.8.0.0/16")].into(),
+            peers: ["203.0.113.9".parse().unwrap()].into(),
         };
-        let routes = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => Some(message),
-            _ => None,
-        });
-        Ok(routes
-            .filter(|message| {
-                message.header.address_family == family
-                    && message.header.table == RouteHeader::RT_TABLE_MAIN
-            })
-            .filter(|message| {
-                protocol == RouteProtocol::Unspec || message.header.protocol == protocol
-            })
-            .collect())
+        for (text, matters) in [
+            ("10.8.0.0/16", true),
+            ("10.8.0.0/17", false),
+            ("10.0.0.0/8", false),
+            ("0.0.0.0/0", true),
+            ("203.0.113.0/24", true),
+            ("203.0.113.9/32", true),
+            ("203.0.113.0/29", false),
+            ("::/0", false),
+        ] {
+            assert_eq!(interest.matches(prefix(text)), matters, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_route_follows_the_longest_prefix_then_the_lowest_metric_outside_the_tunnels() {
+        let foreign = |text: &str, metric: u32, device: u32| ForeignRoute {
+            prefix: prefix(text),
+            metric,
+            next_hop: Some((device, None)),
+            source: None,
+        };
+        let blackhole = ForeignRoute {
+            next_hop: None,
+            ..foreign("203.0.113.9/32", 1, 0)
+        };
+        let routes = [
+            foreign("0.0.0.0/0", 1, 1),
+            foreign("203.0.113.0/24", 20, 2),
+            foreign("203.0.113.0/24", 10, 3),
+            foreign("203.0.113.0/24", 5, 9),
+            blackhole,
+        ];
+        let peer = "203.0.113.9".parse().unwrap();
+        let through =
+            |routes: &[ForeignRoute]| peer_route(peer, routes, &[9]).map(|route| route.target);
+        let device = |device| RouteTarget::NextHop {
+            device,
+            gateway: None,
+        };
+        assert_eq!(through(&routes), Some(device(3)));
+        assert_eq!(through(&routes[..1]), Some(device(1)));
+        assert_eq!(through(&routes[3..]), None);
     }
 }
