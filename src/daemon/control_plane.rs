@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use tracing::{debug, warn};
 
-use super::course::Course;
 use super::install::{self, Tunnel, lane};
 use super::lookup::Lookups;
 use super::observe::Observer;
 use super::offload_fallback::OffloadFallback;
 use super::report::{Reporter, Spi};
+use super::route_sync::RouteReport;
+use super::routing::Routing;
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
 use crate::ike::{
@@ -29,7 +30,7 @@ pub(super) struct ControlPlane {
     pub(super) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(super) lookups: Lookups,
     pub(super) reporter: Reporter,
-    pub(super) course: Course,
+    pub(super) routing: Routing,
     pub(super) fallback: OffloadFallback,
 }
 
@@ -52,7 +53,7 @@ impl ControlPlane {
             } = tunnel;
             [children.next_timer(), losses.next_timer()]
         });
-        [self.endpoint.poll_timeout(), self.course.again()]
+        [self.endpoint.poll_timeout(), self.routing.next_timer()]
             .into_iter()
             .chain(timers)
             .flatten()
@@ -226,6 +227,7 @@ impl ControlPlane {
             now: clock::now(),
             endpoint: &self.endpoint,
             datapath: &self.datapath,
+            routing: &self.routing,
             offload: self.fallback.wanted(),
         }
     }
@@ -258,21 +260,18 @@ impl ControlPlane {
 
     /// Does all that the engine wants done: events first, for what they install must be there before the peer hears of it.
     pub(super) fn settle(&mut self) {
-        loop {
-            while let Some(event) = self.endpoint.poll_event() {
-                self.on_event(event);
-            }
-            self.await_traffic();
-            let failed = super::course::steer(self);
-            if failed.is_empty() {
-                break;
-            }
-            for (tunnel, why) in failed {
-                self.uninstallable(tunnel, &why);
-            }
+        while let Some(event) = self.endpoint.poll_event() {
+            self.on_event(event);
+        }
+        self.await_traffic();
+        self.routing.update(self.tunnels.iter());
+        for transmit in self.routing.release() {
+            self.send(&transmit);
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
-            self.send(&transmit);
+            if let Some(transmit) = self.routing.hold(transmit) {
+                self.send(&transmit);
+            }
         }
         let up = |tunnel: &&Tunnel| !tunnel.children.is_empty();
         let (up, all) = (self.tunnels.values().filter(up).count(), self.tunnels.len());
@@ -283,6 +282,13 @@ impl ControlPlane {
             .look(devices, self.datapath.sockets(), |lane| {
                 name_of(&TunnelId(lane.0))
             });
+    }
+
+    /// Takes the result of a route synchronisation. A tunnel whose routes failed loses its Child SAs.
+    pub(super) fn on_route_report(&mut self, report: &RouteReport) {
+        for (tunnel, why) in self.routing.on_report(report, &self.tunnels) {
+            self.uninstallable(tunnel, &why);
+        }
     }
 
     fn on_event(&mut self, event: Event) {
@@ -303,7 +309,6 @@ impl ControlPlane {
                 if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
                     tunnel.peer = Some(remote.ip());
                 }
-                self.course.review(clock::now());
             }
             Event::ChildUp(child) => self.install(&child),
             Event::ChildPreferred { tunnel: id, spi_in } => {
@@ -321,8 +326,6 @@ impl ControlPlane {
                     tunnel.peer = Some(remote.ip());
                     tunnel.children.moved(remote, &mut self.datapath);
                 }
-                // The way to where it is now may have to be held, too.
-                self.course.review(clock::now());
             }
             Event::IkeRekeyed { tunnel, .. } => self.rekeyed(tunnel),
             Event::IkeUp { .. }
@@ -436,6 +439,7 @@ impl ControlPlane {
 
     /// Takes back what was changed on this machine; the devices go with the process.
     pub(super) fn clear(&mut self) {
+        self.routing.stop();
         if let Err(error) = self.netlink.withdraw_all() {
             warn!(%error, "some routes could not be removed; the next start will");
         }

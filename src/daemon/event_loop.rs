@@ -10,12 +10,12 @@ use tracing::{info, warn};
 
 use super::control_plane::ControlPlane;
 use super::lookup;
+use super::route_sync::RouteReport;
 use crate::control::PendingRequest;
 use crate::datapath::Notices;
 use crate::ike::Command;
 use crate::net::Time;
 use crate::os::alarm::Alarm;
-use crate::os::netlink::Changes;
 use crate::os::watched::Watched;
 use crate::os::{clock, systemd};
 
@@ -31,7 +31,7 @@ struct EventSources {
     /// Notices are left from the last turn.
     more_notices: bool,
     alarm: Watched<Alarm>,
-    network: Watched<Changes>,
+    routes: mpsc::UnboundedReceiver<RouteReport>,
     requests: mpsc::Receiver<PendingRequest>,
     answers: mpsc::Receiver<lookup::Answer>,
     terminate: Signal,
@@ -46,8 +46,8 @@ enum LoopEvent {
     Notices,
     /// A time has come.
     Due,
-    /// Links, addresses or routes have changed.
-    Network,
+    /// The route synchronisation thread has finished an update.
+    Routes(RouteReport),
     /// Somebody at the control socket.
     PendingRequest(PendingRequest),
     /// A name was looked up.
@@ -63,6 +63,9 @@ enum LoopEvent {
 /// Notices acted upon before anything else gets a turn.
 const NOTICES_A_TURN: usize = 64;
 
+/// Limit on the wait for the first routes at start.
+const FIRST_ROUTES: Duration = Duration::from_secs(5);
+
 /// How long goodbyes may take.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
@@ -74,7 +77,7 @@ impl EventLoop {
     pub(super) fn new(
         core: ControlPlane,
         notices: Notices,
-        network: Changes,
+        routes: mpsc::UnboundedReceiver<RouteReport>,
         requests: mpsc::Receiver<PendingRequest>,
         answers: mpsc::Receiver<lookup::Answer>,
     ) -> io::Result<EventLoop> {
@@ -82,7 +85,7 @@ impl EventLoop {
             notices: Watched::new(notices)?,
             more_notices: false,
             alarm: Watched::new(Alarm::new()?)?,
-            network: Watched::new(network)?,
+            routes,
             requests,
             answers,
             terminate: signal(SignalKind::terminate())?,
@@ -100,6 +103,11 @@ impl EventLoop {
     /// Runs until a signal asks for the end, then says goodbye and takes back what was changed on this machine.
     pub(super) async fn serve(&mut self) {
         self.core.settle();
+        // Fail-closed routes and peer routes are in place before the start is reported.
+        let first = tokio::time::timeout(FIRST_ROUTES, self.sources.routes.recv());
+        if let Ok(Some(report)) = first.await {
+            self.take(LoopEvent::Routes(report));
+        }
         systemd::ready();
         loop {
             self.sources.wake_at(self.core.due());
@@ -111,7 +119,7 @@ impl EventLoop {
                 LoopEvent::PendingRequest(asked) => self.core.on_request(asked),
                 event @ (LoopEvent::Notices
                 | LoopEvent::Due
-                | LoopEvent::Network
+                | LoopEvent::Routes(_)
                 | LoopEvent::Found(_)
                 | LoopEvent::Hangup
                 | LoopEvent::Watchdog) => self.take(event),
@@ -137,9 +145,10 @@ impl EventLoop {
                     return;
                 }
                 // Nobody brings a tunnel up any more.
-                LoopEvent::PendingRequest(_) | LoopEvent::Hangup | LoopEvent::Network => {}
+                LoopEvent::PendingRequest(_) | LoopEvent::Hangup => {}
                 event @ (LoopEvent::Notices
                 | LoopEvent::Due
+                | LoopEvent::Routes(_)
                 | LoopEvent::Found(_)
                 | LoopEvent::Watchdog) => self.take(event),
             }
@@ -158,11 +167,7 @@ impl EventLoop {
                 self.sources.more_notices = taken == NOTICES_A_TURN;
             }
             LoopEvent::Due => self.core.on_due(),
-            LoopEvent::Network => {
-                if self.sources.network.get().clear() {
-                    self.core.course.network_changed(clock::now());
-                }
-            }
+            LoopEvent::Routes(report) => self.core.on_route_report(&report),
             LoopEvent::Found((tunnel, address)) => {
                 self.core.tell(Command::Resolved { tunnel, address });
             }
@@ -190,7 +195,7 @@ impl EventSources {
                 self.alarm.get_mut().clear();
                 LoopEvent::Due
             }
-            () = self.network.ready() => LoopEvent::Network,
+            Some(report) = self.routes.recv() => LoopEvent::Routes(report),
             Some(asked) = self.requests.recv() => LoopEvent::PendingRequest(asked),
             Some(answer) = self.answers.recv() => LoopEvent::Found(answer),
             _ = self.terminate.recv() => LoopEvent::End("SIGTERM"),

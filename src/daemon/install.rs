@@ -1,7 +1,7 @@
 //! A Child SA, negotiated, becomes a pair of ESP SAs: the only place where ike meets esp.
 //!
 //! ```text
-//!   mtu ─▶ SAs, with their limits ─▶ device MTU ─▶ children: inbound table, outbound table      (then carrier and routes: steer)
+//!   mtu ─▶ SAs, with their limits ─▶ device MTU ─▶ children: inbound table, outbound table      (then carrier and routes: routing)
 //! ```
 
 use std::net::{IpAddr, SocketAddr};

@@ -6,7 +6,7 @@
 //!   core      ─▶ ike::Endpoint ─▶ events, then datagrams
 //!   install   a Child SA negotiated ─▶ ESP SAs: where ike meets esp
 //!   children  which Child SA of a tunnel sends, which still receive ─▶ tables
-//!   course    which tunnels carry ─▶ paths ─▶ carriers, and by steer the routes in the kernel
+//!   routing   which tunnels carry ─▶ route_sync: a thread that keeps carriers and kernel routes, as paths plans them
 //!   observe   everything ─▶ one status snapshot
 //!   report    an event ─▶ one line in the log
 //! ```
@@ -17,7 +17,6 @@
 
 mod child_sas;
 mod control_plane;
-mod course;
 mod event_loop;
 mod install;
 mod logging;
@@ -27,9 +26,10 @@ mod observe;
 mod offload_fallback;
 mod rekey_loss;
 mod report;
+mod route_sync;
+mod routing;
 mod start;
 mod start_error;
-mod steer;
 
 pub use logging::LogFormat;
 pub use start_error::StartError;

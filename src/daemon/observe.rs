@@ -2,6 +2,7 @@
 
 use super::install::{Tunnel, lane, wanting};
 use super::report::Spi;
+use super::routing::Routing;
 use crate::datapath::{self, Datapath};
 use crate::ike::{self, Endpoint, Failure, IkeView, TunnelId};
 use crate::net::{DropReason, Selector, Time, TunnelState};
@@ -20,6 +21,8 @@ pub(super) struct Observer<'a> {
     pub(super) endpoint: &'a Endpoint,
     /// Datapath.
     pub(super) datapath: &'a Datapath,
+    /// Routing of the tunnels.
+    pub(super) routing: &'a Routing,
     /// Configured offload.
     pub(super) offload: datapath::Offload,
 }
@@ -79,7 +82,11 @@ impl Observer<'_> {
         TunnelStatus {
             name: tunnel.settings.name.clone(),
             device: tunnel.settings.device.clone(),
-            state: view.map_or(TunnelState::Down, |view| view.state),
+            state: match view.map_or(TunnelState::Down, |view| view.state) {
+                // Packets do not enter the tunnel before its routes are installed.
+                TunnelState::Up if self.routing.is_coming_up(id) => TunnelState::Connecting,
+                state => state,
+            },
             waiting: view.and_then(|view| view.waiting),
             peer: peer.map_or_else(
                 || tunnel.settings.ike.peer.to_string(),

@@ -13,19 +13,20 @@ use tracing::{debug, info, warn};
 
 use super::child_sas::ChildSas;
 use super::control_plane::ControlPlane;
-use super::course::Course;
 use super::event_loop::EventLoop;
 use super::install::{FIRST_MTU, Tunnel, lane};
 use super::offload_fallback::OffloadFallback;
 use super::rekey_loss::RekeyLoss;
 use super::report::Reporter;
+use super::route_sync::RouteSync;
+use super::routing::Routing;
 use super::{Options, StartError, lookup};
 use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
 use crate::datapath::{Datapath, IKE_PORT, NAT_PORT, NoSaAction, Offload};
 use crate::ike::{Encapsulation, Endpoint, Peer, TunnelId};
-use crate::os::netlink::{Changes, Netlink};
+use crate::os::netlink::Netlink;
 use crate::os::privileges::{self, Capability};
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
@@ -84,7 +85,6 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
     let control = options.socket.clone().unwrap_or(ours.control);
     let listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;
-    let network = Changes::listen().map_err(no_room)?;
     let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
     let (offloading, wanted) = offload(ours.offload);
     listen(
@@ -94,13 +94,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         tried(wanted.sockets),
     )?;
     listen_native(&mut configured, &mut datapath)?;
-    match netlink.own_routes()?.len() {
-        0 => {}
-        routes => info!(
-            routes,
-            "an earlier daemon has left routes: those that still fit stay, the others go"
-        ),
-    }
+    let (route_sync, routes) = RouteSync::start()?;
     let now = clock::now();
     let mut endpoint = Endpoint::new(Generator::from_seed(seed()?));
     let mut tunnels = BTreeMap::new();
@@ -130,10 +124,10 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         tunnels,
         lookups,
         reporter: Reporter::default(),
-        course: Course::default(),
+        routing: Routing::new(route_sync),
         fallback: OffloadFallback::new(wanted),
     };
-    EventLoop::new(core, notices, network, requests, answers).map_err(no_room)
+    EventLoop::new(core, notices, routes, requests, answers).map_err(no_room)
 }
 
 /// What must be there before anything is touched, and what should be.

@@ -143,7 +143,7 @@ fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
         tunnel.state == TunnelState::Up
     });
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
-    // One route for the network behind B, and the last resort behind it.
+    // One route for the network behind B, and the unreachable one behind it.
     let routes = in_gateway(&lab, Side::A, &["route", "show", "10.2.0.0/24"]);
     assert_eq!(
         routes

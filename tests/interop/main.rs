@@ -22,7 +22,7 @@ mod reauthentication;
 mod rebinding;
 mod refusals;
 mod rekeying;
+mod routing;
 mod short_lives;
-mod steering;
 mod translated;
 mod unprivileged;

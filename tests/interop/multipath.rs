@@ -1,4 +1,4 @@
-//! Several tunnels between the same two networks: flows spread, a tunnel that stops leaves the route, the rest carry on.
+//! Several tunnels between the same two networks: flows are spread, and a tunnel that goes down leaves the multipath route.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ fn sent(lab: &mut Lab) -> Vec<u64> {
         .collect()
 }
 
-/// A worker counts packets after they have left, and their answers may be quicker.
+/// Waits for the packet counters of A's two tunnels: a worker counts packets after it has sent them.
 #[track_caller]
 fn await_sent(lab: &mut Lab, wanted: [u64; 2]) {
     let begin = Instant::now();
@@ -98,7 +98,7 @@ fn flows_spread_over_two_and_over_four_tunnels() {
             .map(|tunnel| tunnel["tx"]["packets"].as_u64().unwrap())
             .collect();
         assert_eq!(packets.len(), tunnels);
-        // 4 flows a tunnel: at least two tunnels get real work. Which flow goes where is the kernel's hash, and its seed changes.
+        // 4 flows a tunnel. The kernel's hash, whose seed changes, selects the tunnel: at least two get traffic.
         let busy = packets.iter().filter(|packets| **packets > 100).count();
         assert!(busy >= 2, "{packets:?}");
     }
@@ -106,7 +106,7 @@ fn flows_spread_over_two_and_over_four_tunnels() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
+fn a_tunnel_that_the_peer_takes_down_leaves_the_multipath_route() {
     let mut lab = up(&options(4), &Overrides::default());
     await_hops(
         &mut lab,
@@ -140,7 +140,7 @@ fn a_tunnel_that_the_peer_stops_leaves_the_route_and_the_rest_carry_on() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_device_that_somebody_removes_takes_no_other_tunnel_with_it() {
+fn removing_a_device_leaves_the_other_tunnels_in_the_multipath_route() {
     let mut lab = up(&options(2), &Overrides::default());
     await_hops(&mut lab, 100, &["gl-lab-1", "gl-lab-2"]);
     let mut ip = Command::new("ip");
@@ -148,7 +148,7 @@ fn a_device_that_somebody_removes_takes_no_other_tunnel_with_it() {
     lab.world().gateway(Side::A).enter(&mut ip).unwrap();
     assert!(ip.status().unwrap().success());
     await_hops(&mut lab, 100, &["gl-lab-2"]);
-    // The peer has heard of it, too, and sends its answers over what is left.
+    // The peer got a DELETE and sends its replies through the other tunnel.
     assert_eq!(lab.ping(10).unwrap().received, 10, "{}", logs(&mut lab));
     let status = lab.a().status().unwrap();
     let error = status.tunnels[0].last_error.as_ref().unwrap();
@@ -157,7 +157,7 @@ fn a_device_that_somebody_removes_takes_no_other_tunnel_with_it() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_lower_metric_carries_and_the_higher_stands_by() {
+fn the_lower_metric_carries_and_the_higher_is_the_standby() {
     // The second tunnel of each side becomes the standby.
     let metrics = |_: Side, written: String| {
         let (first, second) = written.split_once("name = \"lab-2\"").unwrap();
@@ -191,7 +191,7 @@ fn the_lower_metric_carries_and_the_higher_stands_by() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn without_any_tunnel_nothing_leaks_out_elsewhere() {
+fn without_any_tunnel_no_packet_leaves_unencrypted() {
     let mut lab = up(&options(2), &Overrides::default());
     let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
