@@ -89,7 +89,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Time after which a failed route is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Time after which a table that could not be read is read again.
+/// Time after which a table that changed during every attempt to read it is read again.
 const REREAD: Duration = Duration::from_secs(1);
 
 /// Upper bound on the wait for devices whose carrier has just come up.
@@ -179,6 +179,8 @@ struct Synchroniser {
     reports: UnboundedSender<RouteReport>,
     tunnels: BTreeMap<TunnelId, Entry>,
     generation: u64,
+    /// Generation of the last report.
+    reported: u64,
     /// Own routes in the kernel.
     own: BTreeMap<(Prefix, u32), Route>,
     /// Foreign routes that `interest` selects.
@@ -219,6 +221,7 @@ impl Synchroniser {
             reports,
             tunnels: BTreeMap::new(),
             generation: 0,
+            reported: 0,
             own,
             foreign: Vec::new(),
             interest: RouteInterest::default(),
@@ -348,19 +351,24 @@ impl Synchroniser {
         let new = self.apply(&wanted, &mut failures);
         self.set_carriers(PathState::Down);
         if !failures.is_empty() {
-            let after = if self.stale.own || self.stale.addresses {
+            let unread =
+                |failure: &RouteFailure| matches!(failure.error, NetlinkError::Interrupted { .. });
+            let after = if failures.iter().any(unread) {
                 REREAD
             } else {
                 RETRY
             };
             self.retry_at = Some(clock::now() + after);
         }
-        let report = RouteReport {
-            generation: self.generation,
-            failures,
-        };
-        // The daemon's loop ends before this thread.
-        let _ = self.reports.send(report);
+        if self.reported != self.generation || !failures.is_empty() {
+            self.reported = self.generation;
+            let report = RouteReport {
+                generation: self.generation,
+                failures,
+            };
+            // The daemon's loop may have ended before this thread.
+            let _ = self.reports.send(report);
+        }
         self.warn_of_shadowed(&new);
     }
 
