@@ -2,12 +2,15 @@
 //!
 //! Every daemon runs in a network namespace of its own, so that a test can neither meet another's ports nor the machine's network.
 
+#[path = "common/wait.rs"]
+mod wait;
+
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use groundlink::control::client::{HttpMethod, request};
@@ -93,25 +96,11 @@ remote = [\"10.2.0.0/24\"]
 
     /// Runs a daemon that ends by itself.
     fn refused(&self, wrapper: &[&str]) -> (i32, String) {
-        let mut child = self
-            .command(wrapper)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let begin = Instant::now();
-        while child.try_wait().unwrap().is_none() {
-            if begin.elapsed() > Duration::from_secs(10) {
-                child.kill().unwrap();
-                panic!("it runs on: {:?}", child.wait_with_output());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
         let Output {
             status,
             stdout,
             stderr,
-        } = child.wait_with_output().unwrap();
+        } = wait::output(&mut self.command(wrapper), LIMIT);
         (
             status.code().unwrap(),
             format!(
@@ -137,16 +126,12 @@ remote = [\"10.2.0.0/24\"]
             .spawn()
             .unwrap();
         let mut daemon = Daemon(child);
-        let begin = Instant::now();
-        while request(&self.path("control.sock"), HttpMethod::Get, "/v1/status").is_err() {
+        wait::until(LIMIT, "the control socket answers", || {
             let ended = daemon.0.try_wait().unwrap();
-            assert!(
-                ended.is_none() && begin.elapsed() < Duration::from_secs(10),
-                "{ended:?} {}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            assert!(ended.is_none(), "{ended:?} {}", self.log());
+            let answer = request(&self.path("control.sock"), HttpMethod::Get, "/v1/status");
+            answer.map_err(|error| format!("{error}\n{}", self.log()))
+        });
         daemon
     }
 
@@ -161,6 +146,9 @@ remote = [\"10.2.0.0/24\"]
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 }
+
+/// Time for the daemon to start, answer or end on a busy machine.
+const LIMIT: Duration = Duration::from_secs(10);
 
 struct Daemon(Child);
 
@@ -326,20 +314,14 @@ fn a_second_daemon_does_not_take_the_first_one_s_socket() {
 fn an_unreachable_peer_is_a_state_and_not_an_end() {
     let site = Site::new();
     let mut daemon = site.start();
-    let begin = Instant::now();
-    let tunnel = loop {
+    let tunnel = wait::until(Duration::from_secs(60), "an error", || {
         let status = request(&site.path("control.sock"), HttpMethod::Get, "/v1/status").unwrap();
         let tunnel = status["tunnels"][0].clone();
-        if !tunnel["last_error"].is_null() {
-            break tunnel;
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "no error: {tunnel}\n{}",
-            site.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    };
+        let shown = format!("{tunnel}\n{}", site.log());
+        (!tunnel["last_error"].is_null())
+            .then_some(tunnel)
+            .ok_or(shown)
+    });
     assert_eq!(tunnel["state"], "connecting");
     assert_says(
         tunnel["last_error"]["text"].as_str().unwrap(),
@@ -363,7 +345,7 @@ fn sigterm_and_sigint_end_it_cleanly_within_two_seconds() {
         assert!(site.ip("-o link").contains("gl-a"), "{}", site.log());
         let begin = Instant::now();
         daemon.signal(signal);
-        let status = daemon.0.wait().unwrap();
+        let status = wait::exit(&mut daemon.0, LIMIT);
         assert!(
             status.success() && begin.elapsed() < Duration::from_secs(2),
             "{status} {:?}",
@@ -384,7 +366,7 @@ fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
     let mut daemon = site.start();
     daemon.signal(Signal::SIGKILL);
     assert_eq!(
-        daemon.0.wait().unwrap().signal(),
+        wait::exit(&mut daemon.0, LIMIT).signal(),
         Some(Signal::SIGKILL as i32)
     );
     assert!(
@@ -405,7 +387,7 @@ fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
     assert_says(&routes, &[held]);
     assert!(!routes.contains("10.3.0.0/24"), "{routes}");
     daemon.signal(Signal::SIGTERM);
-    assert!(daemon.0.wait().unwrap().success());
+    assert!(wait::exit(&mut daemon.0, LIMIT).success());
     assert_eq!(site.ip("route show table all proto 171"), "");
 }
 

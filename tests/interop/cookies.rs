@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use groundlink::crypto::{Generator, Group, IkeProposal, KeyExchange};
 use groundlink::lab::charon::{CharonConfig, CharonStart};
@@ -23,6 +23,7 @@ use nix::sys::socket::{
 };
 
 use super::lab::{build, logs, tunnel_that};
+use super::wait;
 
 const SUITE: &str = "aes128-sha256-curve25519";
 
@@ -120,16 +121,11 @@ fn charon_log(lab: &mut Lab) -> String {
 }
 
 /// Waits until `done`.
+#[track_caller]
 fn until(lab: &mut Lab, what: &str, done: impl Fn(&mut Lab) -> bool) {
-    let begin = Instant::now();
-    while !done(lab) {
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "{what}\n{}",
-            logs(lab)
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait::until(Duration::from_secs(10), what, || {
+        done(lab).then_some(()).ok_or_else(|| logs(lab))
+    });
 }
 
 #[test]

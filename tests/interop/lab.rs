@@ -11,6 +11,8 @@ use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{TunnelState, TunnelStatus};
 use serde_json::Value;
 
+use super::wait;
+
 /// The program under test.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_groundlink"))
@@ -18,11 +20,11 @@ pub fn program() -> &'static Path {
 
 /// Runs `groundlink lab --json` with `words`.
 pub fn run(words: &str) -> Output {
-    Command::new(program())
+    let mut command = Command::new(program());
+    command
         .args(["lab", "--json"])
-        .args(words.split_whitespace())
-        .output()
-        .unwrap()
+        .args(words.split_whitespace());
+    wait::output(&mut command, Duration::from_secs(120))
 }
 
 /// Runs a lab that must be well, with all ESP in UDP, and checks everything that no lab may lack. Returns its report.
@@ -122,16 +124,25 @@ pub fn tunnel_within(
     what: &str,
     wanted: impl Fn(&TunnelStatus) -> bool,
 ) -> TunnelStatus {
-    let begin = Instant::now();
-    loop {
+    wait::until(patience, what, || {
         let tunnel = first_tunnel(lab.a());
-        if let Some(tunnel) = tunnel.clone().filter(&wanted) {
-            return tunnel;
+        let found = tunnel.clone().filter(&wanted);
+        found.ok_or_else(|| format!("{tunnel:#?}\n{}", logs(lab)))
+    })
+}
+
+/// Looks at `state` again and again for the whole `period`: some faults show only in time.
+///
+/// # Panics
+/// With the first `Err`.
+#[track_caller]
+pub fn throughout(period: Duration, what: &str, mut state: impl FnMut() -> Result<(), String>) {
+    let begin = Instant::now();
+    while begin.elapsed() < period {
+        if let Err(seen) = state() {
+            panic!("after {:?}: {what}\n{seen}", begin.elapsed());
         }
-        if begin.elapsed() > patience {
-            panic!("no tunnel that {what}: {tunnel:#?}\n{}", logs(lab));
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -143,8 +154,7 @@ pub fn settled(lab: &mut Lab) {
 
 /// The same with another patience.
 pub fn settled_within(lab: &mut Lab, patience: Duration) {
-    let begin = Instant::now();
-    loop {
+    wait::until(patience, "one IKE SA with one Child SA", || {
         let RemoteGateway::Strongswan(charon) = lab.b() else {
             unreachable!("it was asked for")
         };
@@ -155,14 +165,11 @@ pub fn settled_within(lab: &mut Lab, patience: Duration) {
             .filter(|line| line.contains(", reqid ") && !line.contains(", DELETED,"))
             .count();
         let at_work = sas.contains("ESTABLISHED") && sas.contains("INSTALLED");
-        if ike == 1 && children == 1 && at_work {
-            return;
-        }
-        if begin.elapsed() > patience {
-            panic!("{sas}{}", logs(lab));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        let is_settled = ike == 1 && children == 1 && at_work;
+        is_settled
+            .then_some(())
+            .ok_or_else(|| format!("{sas}{}", logs(lab)))
+    });
 }
 
 fn first_tunnel(gateway: &GatewayProcess) -> Option<TunnelStatus> {

@@ -1,11 +1,14 @@
 //! A peer that dies, says goodbye, or comes back.
 
+use std::time::Duration;
+
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Overrides, RemoteGateway};
 use groundlink::status::TunnelState;
 use nix::sys::signal::Signal;
 
-use super::lab::{logs, tunnel_that, up};
+use super::lab::{logs, throughout, tunnel_that, up};
+use super::wait;
 
 fn impatient(_: Side, written: String) -> String {
     written + "dpd = { delay = \"1s\", timeout = \"3s\" }\n"
@@ -64,11 +67,11 @@ fn liveness_checks_are_answered() {
     let RemoteGateway::Strongswan(charon) = lab.b() else {
         unreachable!()
     };
-    let begin = std::time::Instant::now();
-    while charon.log().matches("sending DPD request").count() < 3 {
-        assert!(begin.elapsed().as_secs() < 10, "{}", charon.log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    wait::until(Duration::from_secs(10), "three DPD requests", || {
+        let log = charon.log();
+        let is_enough = log.matches("sending DPD request").count() >= 3;
+        is_enough.then_some(()).ok_or(log)
+    });
     assert!(!charon.log().contains("retransmit"), "{}", charon.log());
     let after = lab.a().status().unwrap().tunnels[0].ike.clone().unwrap();
     assert_eq!((before.spi_i, before.spi_r), (after.spi_i, after.spi_r));
@@ -130,9 +133,12 @@ fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
         },
     );
     lab.a().process().signal(Signal::SIGKILL);
-    while lab.a().process().ended().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait::until(Duration::from_secs(5), "killed", || {
+        lab.a()
+            .process()
+            .ended()
+            .ok_or_else(|| "it runs".to_owned())
+    });
     let left = devices(&lab, Side::A);
     assert!(
         !left.contains("gl-lab"),
@@ -168,10 +174,12 @@ fn down_holds_and_up_brings_it_back() {
         tunnel.state == TunnelState::Down
     });
     assert_eq!(lab.ping(2).unwrap().received, 0);
-    // The peer tries again and again and is refused: asked for means asked for.
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    tunnel_that(&mut lab, "stays down", |tunnel| {
-        tunnel.state == TunnelState::Down
+    // The peer keeps initiating and is rejected: `down` holds until `up`.
+    throughout(Duration::from_secs(2), "the tunnel stays down", || {
+        let state = lab.a().status().unwrap().tunnels[0].state;
+        (state == TunnelState::Down)
+            .then_some(())
+            .ok_or_else(|| logs(&mut lab))
     });
     lab.a().ask("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "came up", |tunnel| {

@@ -6,6 +6,8 @@
 mod fast;
 mod lab;
 mod stream;
+#[path = "../common/wait.rs"]
+mod wait;
 
 mod agreement;
 mod cookies;

@@ -9,7 +9,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use groundlink::ike::Encapsulation;
 use groundlink::lab::interrupt::Interrupt;
@@ -25,6 +25,7 @@ use super::lab::{
     build, carries, carries_bare, failure, filter, logs, program, run, text, tunnel_that, up,
 };
 use super::stream::Stream;
+use super::wait;
 
 /// Datagrams a second each way.
 const RATE: u32 = 500;
@@ -240,9 +241,12 @@ fn fresh_keys_of_both_kinds_under_a_stream_lose_nothing_and_stay_with_protocol_5
 /// Ends our gateway as nobody should, and waits until it is gone.
 fn killed(lab: &mut Lab) {
     lab.a().process().signal(Signal::SIGKILL);
-    while lab.a().process().ended().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait::until(Duration::from_secs(5), "killed", || {
+        lab.a()
+            .process()
+            .ended()
+            .ok_or_else(|| "it runs".to_owned())
+    });
 }
 
 #[test]
@@ -262,17 +266,21 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
     stream.await_flow(&mut lab);
     killed(&mut lab);
     // Nobody listens for protocol 50 there any more: the kernel says so to the peer, again and again, and the peer goes on.
-    let told = |lab: &Lab| {
+    let is_reported = |lab: &Lab| {
         let mut nft = std::process::Command::new("nft");
         lab.world().wan().enter(&mut nft).unwrap();
         let output = nft.args(["list", "table", "ip", "told"]).output().unwrap();
         !text(&output.stdout).contains("counter packets 0 ")
     };
-    let begin = Instant::now();
-    while !told(&lab) {
-        assert!(begin.elapsed() < Duration::from_secs(5), "nobody was told");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait::until(
+        Duration::from_secs(5),
+        "an ICMP error reaches the peer",
+        || {
+            is_reported(&lab)
+                .then_some(())
+                .ok_or_else(|| logs(&mut lab))
+        },
+    );
     let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };

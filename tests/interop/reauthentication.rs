@@ -1,5 +1,7 @@
 //! A peer that authenticates anew instead of rekeying, and one that dies and returns.
 
+use std::time::Duration;
+
 use groundlink::lab::charon::{CharonConfig, ReauthOrder, RekeyTimes};
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
@@ -8,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::lab::{logs, settled, tunnel_that, up};
 use super::stream::{Carried, Stream};
+use super::wait;
 
 fn spi(tunnel: &TunnelStatus) -> Option<String> {
     tunnel.ike.clone().map(|ike| ike.spi_i)
@@ -121,9 +124,9 @@ fn a_peer_that_is_back_before_we_noticed_is_believed_at_once() {
         unreachable!()
     };
     charon.process().signal(Signal::SIGKILL);
-    while charon.process().ended().is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait::until(Duration::from_secs(5), "killed", || {
+        charon.process().ended().ok_or_else(|| "it runs".to_owned())
+    });
     lab.restart_b().unwrap();
     let after = tunnel_that(&mut lab, "is another", |tunnel| {
         tunnel.state == TunnelState::Up && spi(tunnel) != spi(&before)

@@ -1,6 +1,6 @@
 //! Fresh keys under a stream of packets: either side rekeys, and the receivers count.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
@@ -9,6 +9,7 @@ use groundlink::status::{RekeyCounters, RekeyVerdict, TunnelState, TunnelStatus}
 
 use super::lab::{logs, settled, text, tunnel_that, up};
 use super::stream::Stream;
+use super::wait;
 
 /// Datagrams a second each way.
 const RATE: u32 = 500;
@@ -152,20 +153,16 @@ fn tried_out(esp: &str) -> (Lab, Stream, TunnelStatus) {
         },
     );
     let stream = Stream::begin(&lab, RATE);
-    let begin = Instant::now();
-    loop {
+    let tunnel = wait::until(Duration::from_secs(60), "both rekey checks end", || {
         let tunnel = lab.a().status().unwrap().tunnels.remove(0);
         let check = tunnel.rekey_check.expect("it was asked for");
-        if check.child != RekeyVerdict::Pending && check.ike != RekeyVerdict::Pending {
-            return (lab, stream, tunnel);
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "{tunnel:#?}{}",
-            logs(&mut lab)
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        let is_done = check.child != RekeyVerdict::Pending && check.ike != RekeyVerdict::Pending;
+        let shown = format!("{tunnel:#?}");
+        is_done
+            .then_some(tunnel)
+            .ok_or_else(|| format!("{shown}{}", logs(&mut lab)))
+    });
+    (lab, stream, tunnel)
 }
 
 #[test]

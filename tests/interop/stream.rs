@@ -106,17 +106,15 @@ impl Stream {
     /// Waits until more have arrived both ways: whatever happened before, now packets get through.
     #[track_caller]
     pub fn await_flow(&self, lab: &mut Lab) {
-        let (begin, before) = (Instant::now(), self.arrived());
-        while (0..2).any(|way| self.arrived()[way] < before[way] + 50) {
-            if begin.elapsed() > Duration::from_secs(30) {
-                panic!(
-                    "{before:?} and no more than {:?}{}",
-                    self.arrived(),
-                    super::lab::logs(lab)
-                );
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let before = self.arrived();
+        super::wait::until(Duration::from_secs(30), "50 packets each way", || {
+            let after = self.arrived();
+            let flows = (0..2).all(|way| after[way] >= before[way] + 50);
+            let mut logs = || super::lab::logs(lab);
+            flows
+                .then_some(())
+                .ok_or_else(|| format!("{before:?}, then {after:?}{}", logs()))
+        });
     }
 
     /// Stops sending, waits for what is under way, and says what became of each direction, A's first.

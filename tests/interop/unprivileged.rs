@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::lab::{program, text};
+use super::wait;
 
 /// A copy that everybody may read, since the build folder may lie in a home folder.
 fn copy() -> tempfile::TempDir {
@@ -32,14 +33,14 @@ fn an_ordinary_user_runs_the_lab() {
         ["--json", "--seconds", "1"].as_slice(),
         &["--json", "--seconds", "1", "--peer", "strongswan"],
     ] {
-        let output = Command::new(folder.path().join("groundlink"))
+        let mut command = Command::new(folder.path().join("groundlink"));
+        command
             .arg("lab")
             .args(words)
             .current_dir("/")
             .uid(NOBODY)
-            .gid(NOBODY)
-            .output()
-            .unwrap();
+            .gid(NOBODY);
+        let output = wait::output(&mut command, Duration::from_secs(60));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         assert!(
             output.status.success(),
@@ -63,16 +64,17 @@ fn a_lab_that_is_interrupted_or_killed_leaves_nothing_behind() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let begin = Instant::now();
-        // The lab itself and two gateways.
-        while running(&own).len() < 3 {
-            assert!(begin.elapsed() < Duration::from_secs(10), "no gateways");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        std::thread::sleep(Duration::from_millis(500));
+        // The lab itself and two gateways, which answer at their control sockets.
+        wait::until(Duration::from_secs(10), "two gateways", || {
+            let (running, sockets) = (running(&own).len(), control_sockets(folder.path()));
+            let is_ready = running >= 3 && sockets >= 2;
+            is_ready
+                .then_some(())
+                .ok_or_else(|| format!("{running} processes, {sockets} sockets"))
+        });
         kill(Pid::from_raw(lab.id() as i32), signal).unwrap();
         let asked = Instant::now();
-        let status = lab.wait().unwrap();
+        let status = wait::exit(&mut lab, Duration::from_secs(10));
         // Both gateways obey at once: were the signals still blocked in them, each would be killed after 3 s.
         assert!(
             asked.elapsed() < Duration::from_secs(4),
@@ -87,15 +89,12 @@ fn a_lab_that_is_interrupted_or_killed_leaves_nothing_behind() {
                 .collect();
             assert_eq!(left, ["groundlink"], "{signal}");
         }
-        let begin = Instant::now();
-        while !running(&own).is_empty() {
-            assert!(
-                begin.elapsed() < Duration::from_secs(5),
-                "{signal}: {:?} still run",
-                running(&own)
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait::until(Duration::from_secs(5), "all processes end", || {
+            let left = running(&own);
+            left.is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{signal}: {left:?} still run"))
+        });
     }
 }
 
@@ -104,11 +103,11 @@ fn refused(script: &str, words: &str) -> (Option<i32>, String) {
     let folder = copy();
     let own = folder.path().join("groundlink");
     let script = format!("{script} {} lab {words}", own.display());
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["--mount", "sh", "-ec", &script])
-        .current_dir("/")
-        .output()
-        .unwrap();
+        .current_dir("/");
+    let output = wait::output(&mut command, Duration::from_secs(60));
     (output.status.code(), text(&output.stderr))
 }
 
@@ -143,6 +142,18 @@ fn without_strongswan_the_packages_are_named() {
     let (status, said) = refused("mount -t tmpfs none /usr/sbin; exec", "--peer strongswan");
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("apt install charon-systemd"), "{said}");
+}
+
+/// How many control sockets there are in a lab's folder.
+fn control_sockets(folder: &std::path::Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => control_sockets(&entry.path()),
+            Ok(kind) => usize::from(kind.is_socket()),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// The processes that run this program file.

@@ -172,8 +172,7 @@ fn nothing(_: Side) -> BTreeMap<&'static str, u64> {
 /// Waits until every groundlink has refused exactly what it must: the last packets may still be on their way.
 #[track_caller]
 fn refused_exactly(lab: &mut Lab, expected: Expected<'_>) {
-    let begin = Instant::now();
-    loop {
+    super::wait::until(Duration::from_secs(3), "drop counters", || {
         let told: Vec<(Side, BTreeMap<String, u64>)> = snapshots(lab)
             .into_iter()
             .map(|(side, mut snapshot)| {
@@ -186,15 +185,10 @@ fn refused_exactly(lab: &mut Lab, expected: Expected<'_>) {
             let expected = expected(*side).into_iter().filter(|(_, count)| *count > 0);
             expected.eq(refused.iter().map(|(word, count)| (word.as_str(), *count)))
         });
-        if as_expected {
-            return;
-        }
-        if begin.elapsed() > Duration::from_secs(3) {
-            let expected: Vec<_> = told.iter().map(|(side, _)| expected(*side)).collect();
-            panic!("refused: {told:?}, and not {expected:?}{}", logs(lab));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        let wanted: Vec<_> = told.iter().map(|(side, _)| expected(*side)).collect();
+        let text = |lab: &mut Lab| format!("dropped: {told:?}, expected: {wanted:?}{}", logs(lab));
+        as_expected.then_some(()).ok_or_else(|| text(lab))
+    });
 }
 
 /// Every groundlink does for many packets at once what it began with: nothing was given up on the way.
