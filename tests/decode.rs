@@ -11,7 +11,7 @@ fn captures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures")
 }
 
-/// Runs the program in the folder of captures.
+/// Runs the program in the captures folder.
 fn decode(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_groundlink"))
         .current_dir(captures())
@@ -24,8 +24,8 @@ fn decode(arguments: &[&str]) -> Output {
 #[track_caller]
 fn text(arguments: &[&str]) -> String {
     let output = decode(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -38,9 +38,9 @@ fn json(arguments: &[&str]) -> Vec<Value> {
 }
 
 #[track_caller]
-fn assert_says(text: &str, sentences: &[&str]) {
-    for sentence in sentences {
-        assert!(text.contains(sentence), "no \"{sentence}\" in:\n{text}");
+fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no \"{part}\" in:\n{text}");
     }
 }
 
@@ -61,8 +61,8 @@ const REKEY: [&str; 5] = [
 ];
 
 #[test]
-fn a_connection_is_told_from_the_offer_to_the_delete() {
-    assert_says(
+fn a_connection_is_summarized_from_offer_to_delete() {
+    assert_contains(
         &text(&CONNECT),
         &[
             "#3  0.000032 s  192.0.2.1:500 → 192.0.2.2:500\n    IKE_SA_INIT request 0",
@@ -73,18 +73,18 @@ fn a_connection_is_told_from_the_offer_to_the_delete() {
             "VENDOR   strongSwan",
             "AUTH     SHARED_KEY, 20 octets",
             "IKE_SA_INIT 0: 192.0.2.1 offered aes128-sha1-modp1024; 192.0.2.2 chose aes128-sha1-modp1024",
-            "192.0.2.1 is 192.0.2.1 (IPV4_ADDR), proved by SHARED_KEY; 192.0.2.2 is 192.0.2.2",
-            "Child SA: 192.0.2.1 offered aes128-sha1; 192.0.2.2 chose aes128-sha1; ESP to 192.0.2.1 carries 69367951, \
+            "192.0.2.1 is 192.0.2.1 (IPV4_ADDR), authenticated by SHARED_KEY; 192.0.2.2 is 192.0.2.2",
+            "Child SA: 192.0.2.1 offered aes128-sha1; 192.0.2.2 chose aes128-sha1; SPI of ESP to 192.0.2.1 is 69367951, \
              to 192.0.2.2 4f89575c; traffic 10.1.0.0/24 === 10.2.0.0/24",
             "INFORMATIONAL 0: 192.0.2.2 deleted the IKE SA",
-            "ESP 4f89575c, 192.0.2.1 → 192.0.2.2: 3 packets, 396 octets, sequence numbers 1 to 3; all authentic; inside: 10.1.0.1 → 10.2.0.1",
-            "2 frames are neither IKE nor ESP",
+            "ESP 4f89575c, 192.0.2.1 → 192.0.2.2: 3 packets, 396 octets, sequence numbers 1 to 3; all authentic; inner: 10.1.0.1 → 10.2.0.1",
+            "2 frames that are neither IKE nor ESP",
         ],
     );
 }
 
 #[test]
-fn json_has_an_object_for_each_packet_of_ours() {
+fn json_has_an_object_for_each_ike_and_esp_packet() {
     let lines = json(&CONNECT);
     let numbers: Vec<u64> = lines
         .iter()
@@ -116,7 +116,7 @@ fn json_has_an_object_for_each_packet_of_ours() {
 }
 
 #[test]
-fn without_keys_what_is_sealed_stays_closed() {
+fn without_keys_encrypted_payloads_show_only_their_length() {
     let lines = json(&["connect.pcapng"]);
     assert_eq!(lines[2]["ike"]["decrypted"], false);
     let sealed = serde_json::json!([{"type":"SK","length":172}]);
@@ -125,16 +125,16 @@ fn without_keys_what_is_sealed_stays_closed() {
         lines[4]["esp"],
         serde_json::json!({"spi":"4f89575c","seq":1,"icv":"unknown"})
     );
-    assert_says(
+    assert_contains(
         &text(&["connect.pcapng"]),
         &[
-            "IKE_AUTH 1: 192.0.2.1 asked, 192.0.2.2 answered; what they said is sealed\n",
-            "sequence numbers 1 to 3; no keys to open them",
+            "IKE_AUTH 1: 192.0.2.1 sent a request, 192.0.2.2 responded; both are encrypted\n",
+            "sequence numbers 1 to 3; no keys",
         ],
     );
 }
 
-/// A table in a file of its own, changed.
+/// A changed copy of a table.
 fn changed(table: &str, from: &str, to: &str) -> tempfile::NamedTempFile {
     let text = std::fs::read_to_string(captures().join(table)).unwrap();
     assert!(text.contains(from), "{text}");
@@ -145,14 +145,14 @@ fn changed(table: &str, from: &str, to: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn with_wrong_keys_each_packet_says_so() {
+fn wrong_keys_are_reported_for_each_packet() {
     let ike = changed("connect.ikev2_decryption_table", ",5ad8677b", ",5ad8677c");
     let esp = changed("connect.esp_sa", "0x8da83127", "0x8da83128");
     let (ike, esp) = (ike.path().to_str().unwrap(), esp.path().to_str().unwrap());
     let lines = json(&["connect.pcapng", "--ike-keys", ike, "--esp-keys", esp]);
     let error = lines[2]["error"].as_str().unwrap();
     assert!(
-        error.contains("do not open it: the integrity check failed, at octet 32"),
+        error.contains("do not decrypt it: the integrity check failed, at octet 32"),
         "{error}"
     );
     assert_eq!(
@@ -164,11 +164,11 @@ fn with_wrong_keys_each_packet_says_so() {
 }
 
 #[test]
-fn another_psk_is_told_even_without_keys() {
-    assert_says(
+fn different_psks_are_detected_without_keys() {
+    assert_contains(
         &text(&["wrong-psk.pcap"]),
         &[
-            "an answer of 44 octets holds no identity: 192.0.2.2 refuses (most likely AUTHENTICATION_FAILED",
+            "a response of 44 octets holds no identity: 192.0.2.2 rejected the request (most likely AUTHENTICATION_FAILED",
         ],
     );
     let keys = [
@@ -176,23 +176,23 @@ fn another_psk_is_told_even_without_keys() {
         "--ike-keys",
         "wrong-psk.ikev2_decryption_table",
     ];
-    assert_says(
+    assert_contains(
         &text(&keys),
         &[
             "NOTIFY   AUTHENTICATION_FAILED (24), an error",
-            "IKE_AUTH 1: 192.0.2.2 refused with AUTHENTICATION_FAILED: another pre-shared key than 192.0.2.1's, or",
+            "IKE_AUTH 1: 192.0.2.2 rejected with AUTHENTICATION_FAILED: its pre-shared key differs from that of 192.0.2.1, or",
         ],
     );
 }
 
 #[test]
-fn proposals_that_do_not_meet_are_told_as_theirs_against_ours() {
-    assert_says(
+fn rejected_proposals_are_compared_with_those_of_the_rejecting_side() {
+    assert_contains(
         &text(&["no-proposal.pcap"]),
         &[
-            "IKE_SA_INIT 0: 192.0.2.2 refused with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.1 offers aes128-sha1-modp1024; 192.0.2.2 itself \
-             offers aes256-sha256-modp2048; the nearest pair differs in encryption and integrity and PRF and group",
-            "IKE_SA_INIT 0: 192.0.2.1 refused with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.2 offers aes256-sha256-modp2048",
+            "IKE_SA_INIT 0: 192.0.2.2 rejected with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.1 offers aes128-sha1-modp1024; 192.0.2.2 itself \
+             offers aes256-sha256-modp2048; the closest pair differs in encryption and integrity and PRF and group",
+            "IKE_SA_INIT 0: 192.0.2.1 rejected with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.2 offers aes256-sha256-modp2048",
         ],
     );
     let refusal = &json(&["no-proposal.pcap"])[1]["ike"]["payloads"][0];
@@ -205,18 +205,18 @@ fn proposals_that_do_not_meet_are_told_as_theirs_against_ours() {
 #[test]
 fn fragments_rekeys_and_ipv6_are_followed() {
     let text = text(&REKEY);
-    assert_says(
+    assert_contains(
         &text,
         &[
             "[2001:db8::1]:4500 → [2001:db8::2]:4500",
             "SKF      fragment 3 of 3",
             "IKE_AUTH 1: Child SA: 2001:db8::1 offered aes256gcm16;",
-            "CREATE_CHILD_SA 2: 2001:db8::1 asked to rekey ESP 7c5a975c",
-            "2001:db8::2 chose aes256gcm16-curve25519; ESP to 2001:db8::1 carries 5a9e62f1, to 2001:db8::2 6fa575f3",
+            "CREATE_CHILD_SA 2: 2001:db8::1 requested to rekey ESP 7c5a975c",
+            "2001:db8::2 chose aes256gcm16-curve25519; SPI of ESP to 2001:db8::1 is 5a9e62f1, to 2001:db8::2 6fa575f3",
             "INFORMATIONAL 3: 2001:db8::1 deleted ESP 7c5a975c",
             "CREATE_CHILD_SA 4: 2001:db8::1 rekeyed the IKE SA",
             "the new SPIs are 3f73d6bae91a6790 e61910e2e67aa033",
-            "IKE SA 3f73d6bae91a6790 e61910e2e67aa033, begun by 2001:db8::1",
+            "IKE SA 3f73d6bae91a6790 e61910e2e67aa033, initiator 2001:db8::1",
         ],
     );
     assert_eq!(
@@ -228,7 +228,7 @@ fn fragments_rekeys_and_ipv6_are_followed() {
 }
 
 #[test]
-fn a_capture_from_a_pipe_reads_like_a_file() {
+fn a_capture_is_read_from_a_pipe_as_from_a_file() {
     let bytes = std::fs::read(captures().join("no-proposal.pcap")).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_groundlink"))
         .args(["decode", "-"])
@@ -246,7 +246,7 @@ fn a_capture_from_a_pipe_reads_like_a_file() {
 }
 
 #[test]
-fn a_capture_damaged_anywhere_is_read_to_its_end() {
+fn a_damaged_capture_is_read_to_its_end() {
     for name in ["connect.pcapng", "wrong-psk.pcap"] {
         let whole = std::fs::read(captures().join(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -263,8 +263,8 @@ fn a_capture_damaged_anywhere_is_read_to_its_end() {
                     CONNECT[3],
                     CONNECT[4],
                 ]);
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert_eq!(output.status.code(), Some(0), "{name} {at}: {said}");
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert_eq!(output.status.code(), Some(0), "{name} {at}: {stderr}");
                 assert!(String::from_utf8_lossy(&output.stdout).contains("Summary\n"));
             }
         }
@@ -272,15 +272,15 @@ fn a_capture_damaged_anywhere_is_read_to_its_end() {
 }
 
 #[test]
-fn what_cannot_be_read_is_1_and_a_wrong_table_is_2() {
-    for (arguments, status, said) in [
+fn exit_status_is_1_for_an_unreadable_file_and_2_for_a_wrong_table() {
+    for (arguments, status, expected) in [
         (
             &["nowhere.pcap"][..],
             1,
             "nowhere.pcap cannot be read: No such file",
         ),
-        (&["connect.esp_sa"], 1, "it is neither pcap nor pcapng"),
-        (&["/dev/null"], 1, "it is empty"),
+        (&["connect.esp_sa"], 1, "not a pcap or pcapng file"),
+        (&["/dev/null"], 1, "the file is empty"),
         (&["."], 1, "cannot be read"),
         (
             &["connect.pcapng", "--ike-keys", "nowhere"],
@@ -315,13 +315,13 @@ fn what_cannot_be_read_is_1_and_a_wrong_table_is_2() {
             Some(status),
             "{arguments:?}: {stderr}"
         );
-        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_error() {
+fn a_closed_stdout_is_not_an_error() {
     for form in [&[][..], &["--json"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -333,9 +333,9 @@ fn a_reader_that_has_gone_is_no_error() {
             .stderr(Stdio::piped())
             .output()
             .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(
-            (output.status.code(), said.as_str()),
+            (output.status.code(), stderr.as_str()),
             (Some(0), ""),
             "{form:?}"
         );

@@ -5,7 +5,7 @@
 //! `cargo fuzz run -s none capture fuzz/corpus/capture fuzz/seeds/capture`; the seeds are the captures of `tests/captures`.
 #![no_main]
 
-use groundlink::inspect::capture::{Frame, Item, LinkType, Reader};
+use groundlink::inspect::capture::{CaptureItem, CaptureReader, Frame, LinkType};
 use groundlink::inspect::{Decoder, EspKeys, IkeKeys};
 use libfuzzer_sys::fuzz_target;
 
@@ -43,7 +43,7 @@ fn with_keys() -> Decoder {
 
 /// The reader ends, and takes no more frames out of a file than fit in.
 fn file(input: &[u8], mut decoder: Decoder) {
-    let Ok(mut reader) = Reader::open(input) else {
+    let Ok(mut reader) = CaptureReader::open(input) else {
         return;
     };
     let mut items = 0;
@@ -55,9 +55,9 @@ fn file(input: &[u8], mut decoder: Decoder) {
     let _ = decoder.summary();
 }
 
-fn frames(frames: impl Iterator<Item = (u16, Vec<u8>)>, mut decoder: Decoder) {
+fn frames(frames: impl Iterator<CaptureItem = (u16, Vec<u8>)>, mut decoder: Decoder) {
     for (link, bytes) in frames {
-        let item = Item::Frame(Frame {
+        let item = CaptureItem::Frame(Frame {
             number: 1,
             time: None,
             link: LinkType(link),
@@ -71,7 +71,7 @@ fn frames(frames: impl Iterator<Item = (u16, Vec<u8>)>, mut decoder: Decoder) {
     let _ = decoder.summary();
 }
 
-fn tell(decoder: &mut Decoder, item: &Item) {
+fn tell(decoder: &mut Decoder, item: &CaptureItem) {
     if let Some(line) = decoder.item(item) {
         assert!(!line.to_string().is_empty());
         line.json().expect("every line is an object");

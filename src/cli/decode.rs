@@ -8,7 +8,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::outcome::{Exit, Failure};
-use crate::inspect::capture::{CaptureError, Reader};
+use crate::inspect::capture::{CaptureError, CaptureReader};
 use crate::inspect::{Decoder, EspKeys, IkeKeys, KeyTableError};
 
 /// Says what every IKE message and ESP packet of a capture is, what was negotiated, who refused what and why
@@ -61,7 +61,7 @@ impl Decode {
         mut out: impl Write,
     ) -> Result<Exit, Failure> {
         let unreadable = |error| self.unreadable(error);
-        let mut reader = Reader::open(file).map_err(unreadable)?;
+        let mut reader = CaptureReader::open(file).map_err(unreadable)?;
         while let Some(item) = reader
             .next_item()
             .map_err(|error| unreadable(error.into()))?

@@ -1,308 +1,288 @@
-//! The road of a frame: link layer, outer packet, message or ESP, keys, words.
+//! The path of a frame: link layer, outer packet, IKE message or ESP packet, decryption, record.
 //!
 //! ```text
-//! Frame ─▶ link ─▶ Packet ─┬─▶ Reassembly ─┬─▶ IKE ─▶ wire::Message ─▶ sealed ─▶ complete? ─┬─▶ Record
-//!                          └───────────────┴─▶ ESP ─▶ esp ───────────────────────────────────┤
-//!                                                                                            └─▶ Summary
+//! Frame ─▶ link layer ─▶ IP ─┬─▶ Reassembly ─┬─▶ IKE ─▶ wire::Message ─▶ IkeDecrypter ─▶ validate ─┬─▶ Record
+//!                            └───────────────┴─▶ ESP ─▶ EspDecrypter ──────────────────────────────┤
+//!                                                                                                  └─▶ Summary
 //! ```
 //!
-//! A frame that cannot be read makes a line that says so; nothing ends the run. What is remembered from one frame to the next is
-//! bounded in every table.
+//! A frame that cannot be read produces a record with an error and never ends the run. All state kept between frames is bounded.
 
 use std::net::SocketAddr;
 
-use crate::ike::{Mark, validate};
-use crate::net::{FragmentKind, Packet};
-use crate::wire::{ChainError, Envelope, Header, Message, Payload, Sealed};
-
-use super::capture::{Damage, Frame, Item};
-use super::demux::{HostPort, IpPayload, OuterPacket, OuterPayload, why_not};
-use super::esp::EspOpener;
-use super::link::{LinkPayload, strip_link_header};
+use super::capture::{CaptureItem, Damage, Frame};
+use super::decrypt::{Decrypted, IkeDecrypter};
+use super::demux::{
+    HostPort, IpPayload, LinkPayload, OuterPacket, OuterPayload, parse_ip, strip_link_header,
+};
+use super::esp::EspDecrypter;
+use super::key_tables::{EspKeys, IkeKeys};
 use super::notify::MessageContext;
 use super::payload::PayloadView;
 use super::reassembly::Reassembly;
 use super::record::{IkeView, Record, RecordBody};
-use super::sealed::{Decrypted, IkeOpener};
-use super::summary::{IkeObservation, Summary};
-use super::tables::{EspKeys, IkeKeys};
+use super::summary::{FrameCounts, IkeObservation, Summary};
+use crate::ike::{Mark, validate};
+use crate::wire::{ChainError, Envelope, Header, Message, Payload, Sealed};
 
-/// Explains a capture, frame by frame.
+/// Decoder of one capture, frame by frame.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    ike: IkeOpener,
-    esp: EspOpener,
+    ike: IkeDecrypter,
+    esp: EspDecrypter,
     reassembly: Reassembly,
-    story: Summary,
-    began: Option<i128>,
+    summary: Summary,
+    first_frame: Option<i128>,
     counts: FrameCounts,
 }
 
-/// What the summary says of the frames as such.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FrameCounts {
-    pub(super) frames: u64,
-    /// Neither IKE nor ESP.
-    pub(super) others: u64,
-    /// Of a link layer nobody here knows.
-    pub(super) unknown_links: u64,
-    pub(super) broken: u64,
-    pub(super) keepalives: u64,
-    /// IP packets of which fragments are missing.
-    pub(super) incomplete: u64,
-}
-
 impl Decoder {
-    /// With the keys of these tables, which may be empty.
+    /// Creates a decoder with key tables, which may be empty.
     #[must_use]
     pub fn new(ike: IkeKeys, esp: EspKeys) -> Decoder {
         Decoder {
-            ike: IkeOpener::new(ike),
-            esp: EspOpener::new(esp),
+            ike: IkeDecrypter::new(ike),
+            esp: EspDecrypter::new(esp),
             ..Decoder::default()
         }
     }
 
-    /// Explains what comes next in the capture; `None` if it is no business of ours.
-    pub fn item(&mut self, item: &Item) -> Option<Record> {
+    /// Decodes the next item of the capture; `None` if it does not belong to IPsec.
+    pub fn item(&mut self, item: &CaptureItem) -> Option<Record> {
         self.counts.frames = self.counts.frames.saturating_add(1);
-        let line = match item {
-            Item::Frame(frame) => self.frame(frame),
-            Item::Damage(damage) => Some(broken_file(damage)),
+        let record = match item {
+            CaptureItem::Frame(frame) => self.frame(frame),
+            CaptureItem::Damage(Damage {
+                number,
+                what,
+                offset,
+            }) => {
+                let error = format!("{what}, at octet {offset} of the file");
+                Some(Record::new(*number, None).error(error))
+            }
         };
-        if line.as_ref().is_some_and(Record::is_error) {
-            self.counts.broken = self.counts.broken.saturating_add(1);
+        if record.as_ref().is_some_and(Record::is_error) {
+            self.counts.errors = self.counts.errors.saturating_add(1);
         }
-        line
+        record
     }
 
-    /// What happened, in words, a line each.
+    /// Summarizes the capture, one string a line.
     #[must_use]
     pub fn summary(mut self) -> Vec<String> {
         self.counts.incomplete = self.reassembly.incomplete();
-        self.story.told(&self.counts)
+        self.summary.lines(&self.counts)
     }
 
     fn frame(&mut self, frame: &Frame) -> Option<Record> {
-        let line = Record::new(frame.number, self.seconds(frame.time));
+        let record = Record::new(frame.number, self.seconds(frame.time));
         let bytes = match strip_link_header(frame.link, &frame.bytes) {
             Ok(LinkPayload::Ip(bytes)) => bytes,
-            Ok(LinkPayload::Other) => return self.not_ours(),
+            Ok(LinkPayload::Other) => return self.not_ipsec(),
             Ok(LinkPayload::UnknownLink) => {
                 self.counts.unknown_links = self.counts.unknown_links.saturating_add(1);
                 return None;
             }
-            Err(malformed) => return Some(line.error(malformed.to_string())),
+            Err(malformed) => return Some(record.error(malformed.to_string())),
         };
-        let Ok(packet) = Packet::parse(bytes) else {
-            let at = frame.bytes.len().saturating_sub(bytes.len());
-            return Some(line.error(format!("{} at octet {at}", why_not(bytes))));
+        let at = frame.bytes.len().saturating_sub(bytes.len());
+        let ip = match parse_ip(bytes) {
+            Ok(ip) => ip,
+            Err(what) => return Some(record.error(format!("{what} at octet {at}"))),
         };
-        let transport = if packet.fragment() == FragmentKind::Whole {
-            IpPayload::of(&packet)
-        } else {
-            match self.reassembly.take(&packet) {
-                Ok(transport) => transport,
+        let payload = if ip.is_fragmenting_payload() {
+            match self.reassembly.add(&ip) {
+                Ok(Some(payload)) => payload,
+                Ok(None) => return self.not_ipsec(),
                 Err(what) => {
-                    let at = frame.bytes.len().saturating_sub(bytes.len());
-                    let line = line.between(packet.source(), packet.destination());
-                    return Some(line.error(format!("{what} at octet {at}")));
+                    let record = record.between(ip.source_addr(), ip.destination_addr());
+                    return Some(record.error(format!("{what} at octet {at}")));
                 }
             }
+        } else {
+            IpPayload::unfragmented(&ip)
         };
-        match transport.and_then(IpPayload::carried) {
-            Some(carried) => Some(self.carried(line, &carried)),
-            None => self.not_ours(),
+        match payload.demux() {
+            Some(packet) => Some(self.packet(record, &packet)),
+            None => self.not_ipsec(),
         }
     }
 
-    fn carried(&mut self, line: Record, carried: &OuterPacket<'_>) -> Record {
-        let line = line.ends(carried.from, carried.to);
-        match &carried.content {
-            OuterPayload::Ike(bytes) => self.message(line, carried.from, carried.to, bytes),
-            OuterPayload::Esp(bytes) => self.esp(line, carried.from, carried.to, bytes),
+    fn packet(&mut self, record: Record, packet: &OuterPacket<'_>) -> Record {
+        let (from, to) = (packet.from, packet.to);
+        let record = record.between(from, to);
+        match packet.payload {
+            OuterPayload::Ike(bytes) => self.message(record, from, to, bytes),
+            OuterPayload::Esp(bytes) => self.esp(record, from, to, bytes),
             OuterPayload::Keepalive => {
                 self.counts.keepalives = self.counts.keepalives.saturating_add(1);
-                line.saying(RecordBody::Keepalive(true))
+                record.body(RecordBody::Keepalive(true))
             }
-            OuterPayload::Broken(what) => line.error(format!("{what} at octet 0 of the datagram")),
+            OuterPayload::Malformed(what) => {
+                record.error(format!("{what} at octet 0 of the datagram"))
+            }
         }
     }
 
-    fn esp(&mut self, line: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
-        let Some(seen) = self.esp.look(from.address, to.address, bytes) else {
+    fn esp(&mut self, record: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
+        let Some(packet) = self.esp.decrypt(from.address, to.address, bytes) else {
             let at = bytes.len();
-            return line.error(format!("ESP cut inside its header at octet {at}"));
+            return record.error(format!("ESP header truncated at octet {at}"));
         };
-        self.story.esp(from.address, to.address, &seen, bytes.len());
-        line.note(seen.note).saying(RecordBody::Esp(seen.view))
+        self.summary
+            .esp(from.address, to.address, &packet, bytes.len());
+        record.note(packet.note).body(RecordBody::Esp(packet.view))
     }
 
-    fn message(&mut self, line: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
+    fn message(&mut self, record: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
         let message = match Message::parse(bytes) {
             Ok(message) => message,
             Err(error) => {
-                let refused = format!("groundlink does not read it: {}", refused(&error));
-                return match Header::parse(bytes) {
-                    Ok(header) => line
-                        .saying(RecordBody::Ike(IkeView::new(&header)))
-                        .error(refused),
-                    Err(_) => line.error(refused),
+                let error = format!("groundlink cannot parse it: {}", reason(&error));
+                let record = match Header::parse(bytes) {
+                    Ok(header) => record.body(RecordBody::Ike(IkeView::new(&header))),
+                    Err(_) => record,
                 };
+                return record.error(error);
             }
         };
-        let place = MessageContext {
+        let context = MessageContext {
             spi_i: message.header.spi_i,
             spi_r: message.header.spi_r,
             from: SocketAddr::new(from.address, from.port.unwrap_or_default()),
             to: SocketAddr::new(to.address, to.port.unwrap_or_default()),
         };
         let mut view = IkeView::new(&message.header);
-        view.payloads = shown(&message.clear, &place);
+        view.payloads = views(&message.clear, &context);
         match message.sealed {
             None => {
                 view.decrypted = true;
-                self.read(
-                    line,
-                    view,
-                    &place,
-                    &message,
-                    &message.clear,
-                    Mark::of(bytes),
-                )
+                let mark = Mark::of(bytes);
+                self.readable(record, view, &context, &message, &message.clear, mark)
             }
-            Some(sealed) => self.sealed(line, view, &place, &message, sealed),
+            Some(sealed) => self.encrypted(record, view, &context, &message, sealed),
         }
     }
 
-    /// A message with an encrypted part.
-    fn sealed(
+    /// Decodes a message with an encrypted payload.
+    fn encrypted(
         &mut self,
-        line: Record,
+        record: Record,
         mut view: IkeView,
-        place: &MessageContext,
+        context: &MessageContext,
         message: &Message<'_>,
         sealed: Sealed,
     ) -> Record {
         let length = message.bytes.len().saturating_sub(sealed.aad_len);
-        let envelope = PayloadView::sealed(sealed.envelope, length);
-        let inside = self.ike.open(message, sealed);
+        let decrypted = self.ike.decrypt(message, sealed);
         let is_fragment = sealed.envelope != Envelope::Whole;
-        if is_fragment || !matches!(inside, Decrypted::Read { .. }) {
-            view.payloads.push(envelope);
+        if is_fragment || !matches!(decrypted, Decrypted::Payloads { .. }) {
+            view.payloads
+                .push(PayloadView::encrypted(sealed.envelope, length));
         }
-        let (error, note) = match inside {
-            Decrypted::Read { payloads, mark } => {
-                view.payloads.extend(shown(&payloads, place));
+        let (error, note) = match decrypted {
+            Decrypted::Payloads { payloads, mark } => {
+                view.payloads.extend(views(&payloads, context));
                 view.decrypted = true;
-                return self.read(line, view, place, message, &payloads, mark);
+                return self.readable(record, view, context, message, &payloads, mark);
             }
-            Decrypted::Partial => {
+            Decrypted::Fragment => {
                 view.decrypted = true;
-                let note = "opened; the rest of the message is in other fragments".to_owned();
-                return line.saying(RecordBody::Ike(view)).note(Some(note));
+                let note = "decrypted; the rest of the message is in other fragments".to_owned();
+                return record.body(RecordBody::Ike(view)).note(Some(note));
             }
             Decrypted::NoKeys => (None, None),
-            Decrypted::Unsupported(words) => (
+            Decrypted::Unsupported(algorithms) => (
                 None,
-                Some(format!("{words} is not something groundlink runs")),
+                Some(format!("groundlink does not support {algorithms}")),
             ),
-            Decrypted::Forged(forged) => (
+            Decrypted::Forged(error) => (
                 Some(format!(
-                    "the keys in the table do not open it: {forged}, at octet {} of the message",
+                    "the keys in the table do not decrypt it: {error}, at octet {} of the message",
                     sealed.aad_len
                 )),
                 None,
             ),
-            Decrypted::Nonsense(error) => (
+            Decrypted::Malformed(error) => (
                 Some(format!(
-                    "groundlink does not read what is inside: {}",
-                    refused(&error)
+                    "groundlink cannot parse the decrypted payloads: {}",
+                    reason(&error)
                 )),
                 None,
             ),
         };
-        self.story.message(&IkeObservation {
+        self.summary.message(&IkeObservation {
             header: &message.header,
-            place,
+            context,
             payloads: None,
             envelope: Some(sealed.envelope),
-            sealed: length,
+            encrypted_len: length,
             mark: Mark::of(message.bytes),
         });
-        let line = line.saying(RecordBody::Ike(view)).note(note);
+        let record = record.body(RecordBody::Ike(view)).note(note);
         match error {
-            Some(error) => line.error(error),
-            None => line,
+            Some(error) => record.error(error),
+            None => record,
         }
     }
 
-    /// A message all of whose payloads are known.
-    fn read(
+    /// Decodes a message whose payloads are all known.
+    fn readable(
         &mut self,
-        line: Record,
+        record: Record,
         view: IkeView,
-        place: &MessageContext,
+        context: &MessageContext,
         message: &Message<'_>,
         payloads: &[Payload],
         mark: Mark,
     ) -> Record {
-        self.story.message(&IkeObservation {
+        self.summary.message(&IkeObservation {
             header: &message.header,
-            place,
+            context,
             payloads: Some(payloads),
             envelope: message.sealed.map(|sealed| sealed.envelope),
-            sealed: 0,
+            encrypted_len: 0,
             mark,
         });
-        let line = line.saying(RecordBody::Ike(view));
+        let record = record.body(RecordBody::Ike(view));
         match validate(&message.header, payloads) {
-            Ok(()) => line,
-            Err(what) => line.error(format!(
-                "groundlink does not accept it: {what}, at octet {} of the message",
+            Ok(()) => record,
+            Err(what) => record.error(format!(
+                "groundlink rejects it: {what}, at octet {} of the message",
                 Header::LEN
             )),
         }
     }
 
-    fn not_ours(&mut self) -> Option<Record> {
+    fn not_ipsec(&mut self) -> Option<Record> {
         self.counts.others = self.counts.others.saturating_add(1);
         None
     }
 
-    /// Since the first frame of the capture that has a time.
+    /// Seconds since the first frame of the capture that has a time.
     fn seconds(&mut self, time: Option<i128>) -> Option<f64> {
         let time = time?;
-        let began = *self.began.get_or_insert(time);
-        Some(time.saturating_sub(began) as f64 / 1e9)
+        let first = *self.first_frame.get_or_insert(time);
+        Some(time.saturating_sub(first) as f64 / 1e9)
     }
 }
 
-fn shown(payloads: &[Payload], place: &MessageContext) -> Vec<PayloadView> {
+fn views(payloads: &[Payload], context: &MessageContext) -> Vec<PayloadView> {
     payloads
         .iter()
-        .map(|payload| PayloadView::new(payload, place))
+        .map(|payload| PayloadView::new(payload, context))
         .collect()
 }
 
-/// The parser's verdict, with its place.
-fn refused(error: &ChainError) -> String {
+/// The parser's error, with its offset.
+fn reason(error: &ChainError) -> String {
     match error {
         ChainError::Malformed(malformed) => format!("{malformed} of the message"),
         ChainError::UnsupportedCritical(_) => error.to_string(),
         ChainError::MajorVersion(version) => {
-            format!("it is of IKE version {version}, at octet 17 of the message")
+            format!("it has IKE version {version}, at octet 17 of the message")
         }
     }
-}
-
-fn broken_file(damage: &Damage) -> Record {
-    let Damage {
-        number,
-        what,
-        offset,
-    } = damage;
-    Record::new(*number, None).error(format!("{what}, at octet {offset} of the file"))
 }
 
 #[cfg(test)]

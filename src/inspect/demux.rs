@@ -1,37 +1,154 @@
-//! The outer packet: from IP to what may be IKE or ESP.
+//! From a captured frame to an IKE message or an ESP packet.
 //!
 //! ```text
+//! Ethernet          | to (6) | from (6) | [ 8100 or 88a8 | tag (2) ]… | type (2) | packet
+//! Linux cooked v1   | direction, device, address (14) | type (2) | packet
+//! Linux cooked v2   | type (2) | reserved, device, direction, address (18) | packet
+//! null, loopback    | address family (4), in host or network byte order | packet
+//! raw               | packet
+//!
 //! IP ─┬─ protocol 50 ───────────────────────────────▶ ESP
 //!     ├─ UDP, a port 4500 ─┬─ ff ───────────────────▶ keepalive           (RFC 3948 §2)
 //!     │                    ├─ 00 00 00 00 │ message ▶ IKE
 //!     │                    └─ SPI │ … ──────────────▶ ESP
 //!     ├─ UDP, a port 500 ───────────────────────────▶ IKE
-//!     └─ anything else                                not ours
+//!     └─ anything else                                not IPsec
 //! ```
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::datapath::{IKE_PORT, NAT_PORT};
-use crate::net::{FragmentKind, Packet};
+use etherparse::err::ip::SliceError;
+use etherparse::{
+    EtherType, Ethernet2Slice, IpNumber, IpSlice, LenSource, SingleVlanSlice, UdpHeader,
+};
 
-/// What an outer packet carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct OuterPacket<'a> {
-    /// From where.
-    pub(super) from: HostPort,
-    /// To where.
-    pub(super) to: HostPort,
-    /// What.
-    pub(super) content: OuterPayload<'a>,
+use super::capture::LinkType;
+use crate::datapath::{IKE_PORT, NAT_PORT};
+use crate::wire::{Cursor, Malformed};
+
+/// The content of a link-layer frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkPayload<'a> {
+    /// An IP packet, possibly followed by padding.
+    Ip(&'a [u8]),
+    /// Another protocol, such as ARP.
+    Other,
+    /// The link-layer header type is not supported.
+    UnknownLink,
 }
 
-/// One end of a packet; native ESP has no ports.
+/// Removes the link-layer header of a frame.
+///
+/// # Errors
+/// The frame ends inside the header.
+pub(super) fn strip_link_header(
+    link: LinkType,
+    frame: &[u8],
+) -> Result<LinkPayload<'_>, Malformed> {
+    let mut cursor = Cursor::new(frame, 0);
+    match link {
+        ETHERNET => {
+            let Ok(ethernet) = Ethernet2Slice::from_slice_without_fcs(frame) else {
+                let what = "Ethernet header truncated";
+                return Err(Malformed {
+                    what,
+                    offset: frame.len(),
+                });
+            };
+            strip_vlan_tags(frame, ethernet.ether_type(), ethernet.payload_slice())
+        }
+        COOKED => {
+            cursor.take(14, "Linux cooked header truncated")?;
+            let ether_type = cursor.u16("Linux cooked header truncated")?;
+            strip_vlan_tags(frame, EtherType(ether_type), cursor.rest())
+        }
+        COOKED_2 => {
+            let ether_type = cursor.u16("Linux cooked header truncated")?;
+            cursor.take(18, "Linux cooked header truncated")?;
+            strip_vlan_tags(frame, EtherType(ether_type), cursor.rest())
+        }
+        NULL | LOOP => {
+            let family = cursor.array::<4>("loopback header truncated")?;
+            let is_ip = |family: u32| IP_FAMILIES.contains(&family);
+            // OpenBSD writes network byte order, other systems that of the capturing host.
+            let known = is_ip(u32::from_be_bytes(family)) || is_ip(u32::from_le_bytes(family));
+            Ok(if known {
+                LinkPayload::Ip(cursor.rest())
+            } else {
+                LinkPayload::Other
+            })
+        }
+        RAW | RAW_BSD | RAW_OPENBSD | IPV4 | IPV6 => Ok(LinkPayload::Ip(frame)),
+        _ => Ok(LinkPayload::UnknownLink),
+    }
+}
+
+/// Skips VLAN tags (IEEE 802.1Q, 802.1ad).
+fn strip_vlan_tags<'a>(
+    frame: &[u8],
+    mut ether_type: EtherType,
+    mut payload: &'a [u8],
+) -> Result<LinkPayload<'a>, Malformed> {
+    for _ in 0..MAX_VLAN_TAGS {
+        if !VLAN_TAGS.contains(&ether_type) {
+            break;
+        }
+        let Ok(tag) = SingleVlanSlice::from_slice(payload) else {
+            let what = "VLAN tag truncated";
+            return Err(Malformed {
+                what,
+                offset: frame.len(),
+            });
+        };
+        (ether_type, payload) = (tag.ether_type(), tag.payload_slice());
+    }
+    Ok(match ether_type {
+        EtherType::IPV4 | EtherType::IPV6 => LinkPayload::Ip(payload),
+        _ => LinkPayload::Other,
+    })
+}
+
+const NULL: LinkType = LinkType(0);
+const ETHERNET: LinkType = LinkType(1);
+const RAW_BSD: LinkType = LinkType(12);
+const RAW_OPENBSD: LinkType = LinkType(14);
+const RAW: LinkType = LinkType(101);
+const LOOP: LinkType = LinkType(108);
+const COOKED: LinkType = LinkType(113);
+const IPV4: LinkType = LinkType(228);
+const IPV6: LinkType = LinkType(229);
+const COOKED_2: LinkType = LinkType(276);
+
+const VLAN_TAGS: [EtherType; 3] = [
+    EtherType::VLAN_TAGGED_FRAME,
+    EtherType::PROVIDER_BRIDGING,
+    EtherType::VLAN_DOUBLE_TAGGED_FRAME,
+];
+const MAX_VLAN_TAGS: usize = 4;
+
+/// AF_INET everywhere; AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, Darwin.
+const IP_FAMILIES: [u32; 5] = [2, 10, 24, 28, 30];
+
+/// Parses the headers of an IP packet.
+///
+/// # Errors
+/// Why the packet cannot be read. A truncated capture (snap length) is distinguished from a malformed header.
+pub(super) fn parse_ip(bytes: &[u8]) -> Result<IpSlice<'_>, &'static str> {
+    IpSlice::from_slice(bytes).map_err(|error| match error {
+        SliceError::Len(error) if error.len_source == LenSource::Slice => {
+            "the capture holds only a part of the packet (a snap length?)"
+        }
+        SliceError::Len(_) | SliceError::IpHeaders(_) => "the IP header is malformed",
+    })
+}
+
+/// One end of an outer packet; native ESP has no ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct HostPort {
-    /// Its address.
+    /// IP address.
     pub(super) address: IpAddr,
-    /// Its port.
+    /// UDP port.
     pub(super) port: Option<u16>,
 }
 
@@ -44,136 +161,103 @@ impl std::fmt::Display for HostPort {
     }
 }
 
-/// What stands behind the outer headers.
+/// An outer packet that belongs to IPsec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OuterPacket<'a> {
+    /// Sender.
+    pub(super) from: HostPort,
+    /// Receiver.
+    pub(super) to: HostPort,
+    /// Content behind the outer headers.
+    pub(super) payload: OuterPayload<'a>,
+}
+
+/// The content of an outer packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum OuterPayload<'a> {
-    /// An IKE message, its marker cut off.
-    Ike(Cow<'a, [u8]>),
+    /// An IKE message without its non-ESP marker.
+    Ike(&'a [u8]),
     /// An ESP packet, from its SPI on.
-    Esp(Cow<'a, [u8]>),
-    /// It only keeps a NAT's mapping alive.
+    Esp(&'a [u8]),
+    /// A NAT keepalive.
     Keepalive,
-    /// It should be one of these and is not.
-    Broken(&'static str),
+    /// A datagram on an IPsec port that is none of these.
+    Malformed(&'static str),
 }
 
-/// The part of an IP packet that concerns us.
+/// The payload of an unfragmented or reassembled IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IpPayload<'a> {
-    /// The packet's source.
+    /// Source address.
     pub(super) source: IpAddr,
-    /// The packet's destination.
+    /// Destination address.
     pub(super) destination: IpAddr,
-    /// UDP or ESP; anything else is not ours.
-    pub(super) protocol: u8,
-    /// What stands behind the IP headers.
-    pub(super) payload: Cow<'a, [u8]>,
-}
-
-pub(super) const UDP: u8 = 17;
-pub(super) const ESP: u8 = 50;
-
-/// Why an IP packet is not read.
-///
-/// A capture with a small snap length is no fault of the sender, so it is told apart.
-pub(super) fn why_not(bytes: &[u8]) -> &'static str {
-    let stated = match bytes {
-        [first, _, l0, l1, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([*l0, *l1])),
-        [first, _, _, _, l0, l1, ..] if first >> 4 == 6 => {
-            usize::from(u16::from_be_bytes([*l0, *l1])).saturating_add(40)
-        }
-        _ => 0,
-    };
-    if stated > bytes.len() {
-        "the capture holds only a part of the packet (a snap length?)"
-    } else {
-        "the IP header contradicts itself"
-    }
+    /// Protocol number behind IPv6 extension headers.
+    pub(super) protocol: IpNumber,
+    /// Octets behind the IP headers.
+    pub(super) bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> IpPayload<'a> {
-    /// Of a packet that is whole; `None` of a fragment.
-    pub(super) fn of(packet: &Packet<'a>) -> Option<IpPayload<'a>> {
-        let at = packet
-            .transport_offset()
-            .filter(|_| packet.fragment() == FragmentKind::Whole)?;
-        Some(IpPayload {
-            source: packet.source(),
-            destination: packet.destination(),
-            protocol: packet.protocol(),
-            payload: Cow::Borrowed(packet.bytes().get(at..)?),
-        })
+    /// The payload of a packet that is not fragmented.
+    pub(super) fn unfragmented(ip: &IpSlice<'a>) -> IpPayload<'a> {
+        IpPayload {
+            source: ip.source_addr(),
+            destination: ip.destination_addr(),
+            protocol: ip.payload().ip_number,
+            bytes: Cow::Borrowed(ip.payload().payload),
+        }
     }
 
-    /// What it carries; `None` if that is not ours.
-    pub(super) fn carried(self) -> Option<OuterPacket<'a>> {
-        let end = |address, port| HostPort { address, port };
+    /// Finds the IKE message or ESP packet; `None` if the packet does not belong to IPsec.
+    pub(super) fn demux(&self) -> Option<OuterPacket<'_>> {
+        let packet = |ports: Option<(u16, u16)>, payload| OuterPacket {
+            from: HostPort {
+                address: self.source,
+                port: ports.map(|(from, _)| from),
+            },
+            to: HostPort {
+                address: self.destination,
+                port: ports.map(|(_, to)| to),
+            },
+            payload,
+        };
         match self.protocol {
-            ESP => Some(OuterPacket {
-                from: end(self.source, None),
-                to: end(self.destination, None),
-                content: OuterPayload::Esp(self.payload),
-            }),
-            UDP => {
-                let [s0, s1, d0, d1] = *self.payload.first_chunk()?;
-                let (from, to) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-                let framing = Framing::of(from, to)?;
-                Some(OuterPacket {
-                    from: end(self.source, Some(from)),
-                    to: end(self.destination, Some(to)),
-                    content: datagram(self.payload, framing),
-                })
+            IpNumber::ENCAPSULATING_SECURITY_PAYLOAD => {
+                Some(packet(None, OuterPayload::Esp(&self.bytes)))
+            }
+            IpNumber::UDP => {
+                let [s0, s1, d0, d1] = *self.bytes.first_chunk()?;
+                let ports = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+                // A NAT may have changed one of the ports.
+                let uses = |port| ports.0 == port || ports.1 == port;
+                let payload = match udp_payload(&self.bytes) {
+                    Err(what) if uses(NAT_PORT) || uses(IKE_PORT) => OuterPayload::Malformed(what),
+                    Ok(payload) if uses(NAT_PORT) => nat_payload(payload),
+                    Ok(payload) if uses(IKE_PORT) => OuterPayload::Ike(payload),
+                    _ => return None,
+                };
+                Some(packet(Some(ports), payload))
             }
             _ => None,
         }
     }
 }
 
-/// What a UDP port promises.
-#[derive(Clone, Copy)]
-enum Framing {
-    /// Port 500.
-    Bare,
-    /// Port 4500.
-    Marked,
+fn udp_payload(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    let (header, _) = UdpHeader::from_slice(bytes).map_err(|_| "the UDP header is truncated")?;
+    bytes
+        .get(UdpHeader::LEN..usize::from(header.length))
+        .ok_or("the UDP length does not match the packet")
 }
 
-impl Framing {
-    /// A NAT may have changed one of the ports.
-    fn of(from: u16, to: u16) -> Option<Framing> {
-        if from == NAT_PORT || to == NAT_PORT {
-            Some(Framing::Marked)
-        } else if from == IKE_PORT || to == IKE_PORT {
-            Some(Framing::Bare)
-        } else {
-            None
-        }
-    }
-}
-
-fn datagram(payload: Cow<'_, [u8]>, framing: Framing) -> OuterPayload<'_> {
-    let Some([_, _, _, _, l0, l1, _, _]) = payload.first_chunk::<8>() else {
-        return OuterPayload::Broken("the UDP header is cut");
-    };
-    let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-    let content = match payload {
-        Cow::Borrowed(bytes) => bytes.get(8..length).map(Cow::Borrowed),
-        Cow::Owned(bytes) => bytes
-            .get(8..length)
-            .map(|content| Cow::Owned(content.to_vec())),
-    };
-    let Some(content) = content else {
-        return OuterPayload::Broken("the length of the UDP header is not that of the packet");
-    };
-    match (framing, content.as_ref()) {
-        (Framing::Marked, [0xff]) => OuterPayload::Keepalive,
-        (Framing::Marked, [0, 0, 0, 0, ..]) => OuterPayload::Ike(match content {
-            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(4..).unwrap_or_default()),
-            Cow::Owned(bytes) => Cow::Owned(bytes.get(4..).unwrap_or_default().to_vec()),
-        }),
-        (Framing::Marked, [_, _, _, _, ..]) => OuterPayload::Esp(content),
-        (Framing::Marked, _) => OuterPayload::Broken("neither IKE nor ESP nor a keepalive"),
-        (Framing::Bare, _) => OuterPayload::Ike(content),
+/// The content of a datagram on port 4500 (RFC 3948 §2).
+fn nat_payload(payload: &[u8]) -> OuterPayload<'_> {
+    match payload {
+        [0xff] => OuterPayload::Keepalive,
+        [0, 0, 0, 0, message @ ..] => OuterPayload::Ike(message),
+        [_, _, _, _, ..] => OuterPayload::Esp(payload),
+        _ => OuterPayload::Malformed("neither IKE nor ESP nor a keepalive"),
     }
 }
 
@@ -182,6 +266,68 @@ mod tests {
     use etherparse::PacketBuilder;
 
     use super::*;
+
+    #[test]
+    fn the_ip_packet_is_found_behind_every_link_layer() {
+        let ip = b"packet".as_slice();
+        let ethernet = [[2; 12].as_slice(), &[8, 0], ip].concat();
+        let two_tags = [
+            [2; 12].as_slice(),
+            &[0x88, 0xa8, 0, 7, 0x81, 0, 0x20, 9, 0x86, 0xdd],
+            ip,
+        ]
+        .concat();
+        let cooked = [[0; 14].as_slice(), &[0x86, 0xdd], ip].concat();
+        let cooked_tagged = [[0; 14].as_slice(), &[0x81, 0, 0, 1, 8, 0], ip].concat();
+        let cooked_2 = [[8, 0].as_slice(), &[0; 18], ip].concat();
+        for (link, frame) in [
+            (ETHERNET, ethernet),
+            (ETHERNET, two_tags),
+            (COOKED, cooked),
+            (COOKED, cooked_tagged),
+            (COOKED_2, cooked_2),
+            (NULL, [[2, 0, 0, 0].as_slice(), ip].concat()),
+            (NULL, [[0, 0, 0, 30].as_slice(), ip].concat()),
+            (LOOP, [[0, 0, 0, 2].as_slice(), ip].concat()),
+            (RAW, ip.to_vec()),
+            (RAW_BSD, ip.to_vec()),
+            (RAW_OPENBSD, ip.to_vec()),
+            (IPV4, ip.to_vec()),
+            (IPV6, ip.to_vec()),
+        ] {
+            let payload = strip_link_header(link, &frame);
+            assert_eq!(payload, Ok(LinkPayload::Ip(ip)), "{link:?}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_distinguished_from_unknown_link_types() {
+        let arp = [[2; 12].as_slice(), &[8, 6], &[0; 28]].concat();
+        let only_tags = [[2; 12].as_slice(), &[0x81, 0, 0, 0].repeat(6)].concat();
+        for (link, frame, expected) in [
+            (ETHERNET, arp.as_slice(), LinkPayload::Other),
+            (ETHERNET, &only_tags, LinkPayload::Other),
+            (NULL, &[7, 0, 0, 0], LinkPayload::Other),
+            (LinkType(105), &arp, LinkPayload::UnknownLink),
+        ] {
+            assert_eq!(strip_link_header(link, frame), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_truncated_link_header_is_reported_with_its_offset() {
+        for (link, len) in [(ETHERNET, 14), (COOKED, 16), (COOKED_2, 20), (NULL, 4)] {
+            for cut in 0..len {
+                let error = strip_link_header(link, &vec![0; cut]).unwrap_err();
+                assert!(error.offset <= cut, "{link:?} {cut}: {error}");
+            }
+        }
+        let cut_tag = [[2; 12].as_slice(), &[0x81, 0, 0]].concat();
+        assert_eq!(
+            strip_link_header(ETHERNET, &cut_tag).unwrap_err().offset,
+            15
+        );
+    }
 
     fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -192,45 +338,59 @@ mod tests {
         bytes
     }
 
-    fn carried(bytes: &[u8]) -> Option<OuterPacket<'_>> {
-        IpPayload::of(&Packet::parse(bytes).unwrap())?.carried()
-    }
-
-    fn content(from: u16, to: u16, payload: &[u8]) -> Option<OuterPayload<'static>> {
-        let bytes = udp(from, to, payload);
-        Some(match carried(&bytes)?.content {
-            OuterPayload::Ike(bytes) => OuterPayload::Ike(Cow::Owned(bytes.into_owned())),
-            OuterPayload::Esp(bytes) => OuterPayload::Esp(Cow::Owned(bytes.into_owned())),
-            OuterPayload::Keepalive => OuterPayload::Keepalive,
-            OuterPayload::Broken(what) => OuterPayload::Broken(what),
-        })
+    /// Applies `check` to what a packet carries.
+    fn demuxed<T>(bytes: &[u8], check: impl Fn(Option<OuterPacket<'_>>) -> T) -> T {
+        check(IpPayload::unfragmented(&parse_ip(bytes).unwrap()).demux())
     }
 
     #[test]
-    fn ports_and_the_first_octets_say_what_a_datagram_is() {
-        let ike = |bytes: &[u8]| Some(OuterPayload::Ike(Cow::Owned(bytes.to_vec())));
-        assert_eq!(content(500, 500, b"message"), ike(b"message"));
-        assert_eq!(content(500, 33_000, b"message"), ike(b"message"));
-        assert_eq!(content(4500, 4500, b"\0\0\0\0message"), ike(b"message"));
-        assert_eq!(content(1025, 4500, b"\xff"), Some(OuterPayload::Keepalive));
-        assert_eq!(
-            content(4500, 1025, b"\0\0\x01\0rest"),
-            Some(OuterPayload::Esp(Cow::Owned(b"\0\0\x01\0rest".to_vec())))
-        );
-        assert!(matches!(
-            content(4500, 4500, b"abc"),
-            Some(OuterPayload::Broken(_))
-        ));
-        assert_eq!(content(53, 33_000, b"\0\0\0\0"), None);
+    fn ports_and_the_first_octets_determine_the_payload() {
+        for (from, to, payload, expected) in [
+            (
+                500,
+                500,
+                b"message".as_slice(),
+                Some(OuterPayload::Ike(b"message")),
+            ),
+            (500, 33_000, b"message", Some(OuterPayload::Ike(b"message"))),
+            (
+                4500,
+                4500,
+                b"\0\0\0\0message",
+                Some(OuterPayload::Ike(b"message")),
+            ),
+            (1025, 4500, b"\xff", Some(OuterPayload::Keepalive)),
+            (
+                4500,
+                1025,
+                b"\0\0\x01\0rest",
+                Some(OuterPayload::Esp(b"\0\0\x01\0rest")),
+            ),
+            (
+                4500,
+                4500,
+                b"abc",
+                Some(OuterPayload::Malformed(
+                    "neither IKE nor ESP nor a keepalive",
+                )),
+            ),
+            (53, 33_000, b"\0\0\0\0", None),
+        ] {
+            demuxed(&udp(from, to, payload), |packet| {
+                assert_eq!(packet.map(|packet| packet.payload), expected, "{from} {to}");
+            });
+        }
     }
 
     #[test]
     fn native_esp_has_no_ports() {
         let mut bytes = udp(1, 2, b"12345678");
-        bytes[9] = ESP;
-        let carried = carried(&bytes).unwrap();
-        assert_eq!(carried.from.to_string(), "192.0.2.1");
-        assert!(matches!(carried.content, OuterPayload::Esp(esp) if esp.len() == 16));
+        bytes[9] = IpNumber::ENCAPSULATING_SECURITY_PAYLOAD.0;
+        demuxed(&bytes, |packet| {
+            let packet = packet.unwrap();
+            assert_eq!(packet.from.to_string(), "192.0.2.1");
+            assert!(matches!(packet.payload, OuterPayload::Esp(esp) if esp.len() == 16));
+        });
         let end = HostPort {
             address: "2001:db8::1".parse().unwrap(),
             port: Some(4500),
@@ -239,26 +399,24 @@ mod tests {
     }
 
     #[test]
-    fn a_udp_length_that_lies_is_broken() {
+    fn a_wrong_udp_length_is_malformed() {
         for length in [0, 7, 13, 65_535_u16] {
             let mut bytes = udp(500, 500, b"1234");
             bytes[24..26].copy_from_slice(&length.to_be_bytes());
-            let content = carried(&bytes).unwrap().content;
-            assert!(
-                matches!(content, OuterPayload::Broken(_)),
-                "{length}: {content:?}"
-            );
+            demuxed(&bytes, |packet| {
+                let payload = packet.unwrap().payload;
+                assert!(matches!(payload, OuterPayload::Malformed(_)), "{length}");
+            });
         }
     }
 
     #[test]
-    fn a_short_capture_is_told_apart_from_a_wrong_header() {
+    fn a_truncated_capture_is_distinguished_from_a_malformed_header() {
         let bytes = udp(500, 500, b"1234");
-        assert!(why_not(&bytes[..20]).contains("snap length"));
-        assert!(why_not(&[0x41; 40]).contains("snap length"));
+        assert!(parse_ip(&bytes[..20]).unwrap_err().contains("snap length"));
         let mut wrong = bytes;
         wrong[0] = 0x41;
-        assert!(why_not(&wrong).contains("contradicts"));
-        assert!(why_not(&[]).contains("contradicts"));
+        assert!(parse_ip(&wrong).unwrap_err().contains("malformed"));
+        assert!(parse_ip(&[0x10; 40]).unwrap_err().contains("malformed"));
     }
 }

@@ -1,11 +1,11 @@
-//! An ESP packet: whether it is authentic and what is inside, where a table has the keys (RFC 4303).
+//! Verification and decryption of ESP packets with keys of a table (RFC 4303).
 //!
 //! ```text
-//! SPI, sequence ─▶ rows of the table for it ─▶ ICV right? ─▶ trailer ─▶ inner packet
+//! SPI, sequence number ─▶ matching rows of the table ─▶ ICV ─▶ trailer ─▶ inner packet
 //! ```
 //!
-//! A table may not say whether sequence numbers are extended. Only the right assumption makes a right ICV, so both are tried, and
-//! what once fitted an SA is kept. With extended numbers the upper half follows from the numbers before (RFC 4303 appendix A2).
+//! A table may omit whether sequence numbers are extended. Only the correct assumption verifies the ICV, so both are tried and the
+//! successful one is kept for the SA. The upper half of extended numbers is inferred from earlier ones (RFC 4303 appendix A2).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,26 +16,26 @@ use crate::crypto::{Esn, Opener};
 use crate::esp::{HEADER, read_trailer, replay};
 use crate::net::{DropReason, Packet};
 
-use super::tables::{EspKeyRow, EspKeys};
+use super::key_tables::{EspKeyRow, EspKeys};
 
-/// What `--json` says of an ESP packet.
+/// An ESP packet in the output.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct EspView {
     spi: String,
-    /// All 64 bits, where the SA has them and the packet was opened.
+    /// All 64 bits if the SA has extended numbers and the packet was decrypted.
     seq: u64,
-    icv: Icv,
+    icv: IcvCheck,
     #[serde(skip_serializing_if = "Option::is_none")]
     inner: Option<InnerView>,
 }
 
-/// What the integrity check said.
+/// The result of the integrity check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Icv {
+pub(super) enum IcvCheck {
     Ok,
     Bad,
-    /// No keys to check it with.
+    /// No keys for the check.
     Unknown,
 }
 
@@ -47,45 +47,45 @@ struct InnerView {
     length: usize,
 }
 
-/// An ESP packet that was looked at.
+/// A decoded ESP packet.
 #[derive(Debug)]
 pub(super) struct EspObservation {
     pub(super) spi: u32,
     pub(super) sequence: u64,
-    pub(super) icv: Icv,
+    pub(super) icv: IcvCheck,
     pub(super) inner: Option<Result<(IpAddr, IpAddr), DropReason>>,
     pub(super) view: EspView,
-    /// Why there is no verdict, or what is wrong with what is inside.
+    /// Remark on a missing verdict or a dropped inner packet.
     pub(super) note: Option<String>,
 }
 
-/// The keys, and what was found out about the SAs.
+/// ESP keys, and the sequence number state of each SA.
 #[derive(Debug, Default)]
-pub(super) struct EspOpener {
+pub(super) struct EspDecrypter {
     keys: EspKeys,
-    known: HashMap<(usize, u32), Numbers>,
+    states: HashMap<(usize, u32), SequenceState>,
 }
 
-/// SAs whose numbers are remembered.
-const MAX_KNOWN: usize = 4096;
+/// The most SAs with sequence number state.
+const MAX_STATES: usize = 4096;
 
-/// How the sequence numbers of an SA go.
+/// Sequence number state of an SA: the number length and the highest number.
 #[derive(Clone, Copy, Debug)]
-struct Numbers {
+struct SequenceState {
     esn: Esn,
     top: u64,
 }
 
-impl EspOpener {
-    pub(super) fn new(keys: EspKeys) -> EspOpener {
-        EspOpener {
+impl EspDecrypter {
+    pub(super) fn new(keys: EspKeys) -> EspDecrypter {
+        EspDecrypter {
             keys,
-            known: HashMap::new(),
+            states: HashMap::new(),
         }
     }
 
-    /// Looks at a packet, which begins with its SPI. `None` if it is too short to have a header.
-    pub(super) fn look(
+    /// Decrypts a packet that begins with its SPI; `None` if the packet is shorter than its header.
+    pub(super) fn decrypt(
         &mut self,
         source: IpAddr,
         destination: IpAddr,
@@ -95,18 +95,18 @@ impl EspOpener {
         let (low, _) = rest.split_first_chunk::<4>()?;
         let (spi, low) = (u32::from_be_bytes(*spi), u32::from_be_bytes(*low));
         let mut note = None;
-        let mut icv = Icv::Unknown;
+        let mut icv = IcvCheck::Unknown;
         let mut opened = None;
         for (place, sa) in self.keys.find(source, destination, spi) {
             let opener = match &sa.opener {
                 Ok(opener) => opener,
                 Err(words) => {
-                    note.get_or_insert_with(|| format!("{words} is not something groundlink runs"));
+                    note.get_or_insert_with(|| format!("groundlink does not support {words}"));
                     continue;
                 }
             };
-            icv = Icv::Bad;
-            let known = self.known.get(&(place, spi)).copied();
+            icv = IcvCheck::Bad;
+            let known = self.states.get(&(place, spi)).copied();
             if let Some((numbers, plain)) = try_numbers(opener, sa, known, low, esp) {
                 opened = Some((place, numbers, plain));
                 break;
@@ -115,41 +115,43 @@ impl EspOpener {
         let Some((place, numbers, plain)) = opened else {
             return Some(EspObservation::unopened(spi, low, icv, note));
         };
-        if self.known.len() < MAX_KNOWN || self.known.contains_key(&(place, spi)) {
-            let top = self.known.get(&(place, spi)).map_or(0, |known| known.top);
-            let numbers = Numbers {
+        if self.states.len() < MAX_STATES || self.states.contains_key(&(place, spi)) {
+            let top = self.states.get(&(place, spi)).map_or(0, |known| known.top);
+            let numbers = SequenceState {
                 esn: numbers.esn,
                 top: top.max(numbers.top),
             };
-            self.known.insert((place, spi), numbers);
+            self.states.insert((place, spi), numbers);
         }
         Some(EspObservation::opened(spi, numbers.top, &plain))
     }
 }
 
-/// Opens a packet under each assumption about its sequence number; gives the one that fits, with the number, and the plaintext.
+/// Opens a packet under each assumption about its sequence number; returns the state that verified, and the plaintext.
 fn try_numbers(
     opener: &Opener,
     sa: &EspKeyRow,
-    known: Option<Numbers>,
+    known: Option<SequenceState>,
     low: u32,
     esp: &[u8],
-) -> Option<(Numbers, Vec<u8>)> {
-    let short = Numbers {
+) -> Option<(SequenceState, Vec<u8>)> {
+    let short = SequenceState {
         esn: Esn::No,
         top: u64::from(low),
     };
     let extended = |top| {
         let top = replay::infer(low, top, u64::from(replay::DEFAULT_SIZE))?;
-        Some(Numbers { esn: Esn::Yes, top })
+        Some(SequenceState { esn: Esn::Yes, top })
     };
-    let first = Numbers {
+    let first = SequenceState {
         esn: Esn::Yes,
         top: u64::from(sa.upper) << 32 | u64::from(low),
     };
     let candidates = match (known, sa.esn) {
-        (Some(Numbers { esn: Esn::No, .. }), _) | (None, Some(Esn::No)) => [Some(short), None],
-        (Some(Numbers { esn: Esn::Yes, top }), _) => [extended(top), Some(first)],
+        (Some(SequenceState { esn: Esn::No, .. }), _) | (None, Some(Esn::No)) => {
+            [Some(short), None]
+        }
+        (Some(SequenceState { esn: Esn::Yes, top }), _) => [extended(top), Some(first)],
         (None, Some(Esn::Yes)) => [Some(first), None],
         (None, None) => [Some(short), Some(first)],
     };
@@ -165,12 +167,13 @@ fn try_numbers(
 }
 
 impl EspObservation {
-    fn unopened(spi: u32, low: u32, icv: Icv, note: Option<String>) -> EspObservation {
+    fn unopened(spi: u32, low: u32, icv: IcvCheck, note: Option<String>) -> EspObservation {
         let note = match icv {
-            Icv::Bad => Some(
-                "the keys in the table do not open it: damaged, or not their packet".to_owned(),
+            IcvCheck::Bad => Some(
+                "the keys in the table do not decrypt it: wrong keys or a damaged packet"
+                    .to_owned(),
             ),
-            Icv::Ok | Icv::Unknown => note,
+            IcvCheck::Ok | IcvCheck::Unknown => note,
         };
         EspObservation {
             spi,
@@ -197,18 +200,20 @@ impl EspObservation {
         });
         let note = match &inner {
             Ok(_) => None,
-            Err(DropReason::Dummy) => Some("a dummy, sent only to hide traffic".to_owned()),
-            Err(refusal) => Some(format!("authentic, but groundlink drops it: {refusal}")),
+            Err(DropReason::Dummy) => {
+                Some("a dummy packet for traffic flow confidentiality".to_owned())
+            }
+            Err(reason) => Some(format!("authentic, but groundlink drops it: {reason}")),
         };
         EspObservation {
             spi,
             sequence,
-            icv: Icv::Ok,
+            icv: IcvCheck::Ok,
             inner: Some(inner.map(|packet| (packet.source(), packet.destination()))),
             view: EspView {
                 spi: format!("{spi:08x}"),
                 seq: sequence,
-                icv: Icv::Ok,
+                icv: IcvCheck::Ok,
                 inner: view,
             },
             note,
@@ -216,7 +221,7 @@ impl EspObservation {
     }
 }
 
-/// The packet inside, by the same rules as in the tunnel.
+/// Parses the inner packet by the rules of the datapath.
 fn inner(plain: &[u8]) -> Result<Packet<'_>, DropReason> {
     let (inner, version) = read_trailer(plain)?;
     let packet = Packet::parse(inner)?;
@@ -230,9 +235,9 @@ impl std::fmt::Display for EspView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ESP {}, sequence number {}", self.spi, self.seq)?;
         match self.icv {
-            Icv::Ok => f.write_str(", authentic")?,
-            Icv::Bad => f.write_str(", the ICV is wrong")?,
-            Icv::Unknown => f.write_str(", sealed")?,
+            IcvCheck::Ok => f.write_str(", authentic")?,
+            IcvCheck::Bad => f.write_str(", wrong ICV")?,
+            IcvCheck::Unknown => f.write_str(", not decrypted")?,
         }
         if let Some(InnerView {
             src,
@@ -251,14 +256,10 @@ impl std::fmt::Display for EspView {
     }
 }
 
+/// The IANA keyword of a protocol number.
 fn protocol_word(protocol: u8) -> String {
-    match protocol {
-        1 => "ICMP".to_owned(),
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
-        58 => "ICMPv6".to_owned(),
-        other => format!("protocol {other}"),
-    }
+    let keyword = etherparse::IpNumber(protocol).keyword_str();
+    keyword.map_or_else(|| format!("protocol {protocol}"), str::to_owned)
 }
 
 #[cfg(test)]
@@ -269,8 +270,8 @@ mod tests {
     const ROW: &str = "\"IPv4\",\"*\",\"*\",\"0xc0000001\",\"AES-CBC [RFC3602]\",\"0x09090909090909090909090909090909\",\
         \"HMAC-SHA-1-96 [RFC2404]\",\"0x0808080808080808080808080808080808080808\"";
 
-    fn opener(row: &str) -> EspOpener {
-        EspOpener::new(EspKeys::parse(row).unwrap())
+    fn decrypter(row: &str) -> EspDecrypter {
+        EspDecrypter::new(EspKeys::parse(row).unwrap())
     }
 
     fn sealed(sequence: u64, esn: Esn, plain: &[u8]) -> Vec<u8> {
@@ -304,17 +305,17 @@ mod tests {
         plain
     }
 
-    fn look(opener: &mut EspOpener, esp: &[u8]) -> EspObservation {
+    fn decrypt(decrypter: &mut EspDecrypter, esp: &[u8]) -> EspObservation {
         let (source, destination) = ("192.0.2.1", "192.0.2.2");
-        opener
-            .look(source.parse().unwrap(), destination.parse().unwrap(), esp)
+        decrypter
+            .decrypt(source.parse().unwrap(), destination.parse().unwrap(), esp)
             .unwrap()
     }
 
     #[test]
-    fn an_authentic_packet_shows_what_it_carries() {
-        let seen = look(&mut opener(ROW), &sealed(7, Esn::No, &plain(4)));
-        assert_eq!((seen.icv, seen.sequence), (Icv::Ok, 7));
+    fn an_authentic_packet_shows_its_inner_packet() {
+        let seen = decrypt(&mut decrypter(ROW), &sealed(7, Esn::No, &plain(4)));
+        assert_eq!((seen.icv, seen.sequence), (IcvCheck::Ok, 7));
         let json = serde_json::to_value(&seen.view).unwrap();
         let expected = serde_json::json!({"spi":"c0000001","seq":7,"icv":"ok",
             "inner":{"src":"10.1.0.1","dst":"10.2.0.1","protocol":17,"length":28}});
@@ -322,54 +323,61 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_icv_and_a_missing_key_are_told_apart() {
+    fn a_wrong_icv_is_distinguished_from_missing_keys() {
         let mut wrong = sealed(7, Esn::No, &plain(4));
         *wrong.last_mut().unwrap() ^= 1;
-        assert_eq!(look(&mut opener(ROW), &wrong).icv, Icv::Bad);
-        assert_eq!(look(&mut opener(ROW), &wrong[..12]).icv, Icv::Bad);
-        assert_eq!(look(&mut opener(""), &wrong).icv, Icv::Unknown);
+        assert_eq!(decrypt(&mut decrypter(ROW), &wrong).icv, IcvCheck::Bad);
+        assert_eq!(
+            decrypt(&mut decrypter(ROW), &wrong[..12]).icv,
+            IcvCheck::Bad
+        );
+        assert_eq!(decrypt(&mut decrypter(""), &wrong).icv, IcvCheck::Unknown);
         let foreign = ROW.replace("HMAC-SHA-1-96 [RFC2404]", "MAC-RIPEMD-160-96 [RFC2857]");
-        let seen = look(&mut opener(&foreign), &wrong);
-        assert_eq!(seen.icv, Icv::Unknown);
+        let seen = decrypt(&mut decrypter(&foreign), &wrong);
+        assert_eq!(seen.icv, IcvCheck::Unknown);
         assert!(seen.note.unwrap().contains("RIPEMD"));
-        let short = opener(ROW).look(IpAddr::from([1; 4]), IpAddr::from([2; 4]), &wrong[..7]);
+        let short = decrypter(ROW).decrypt(IpAddr::from([1; 4]), IpAddr::from([2; 4]), &wrong[..7]);
         assert!(short.is_none());
     }
 
     #[test]
-    fn of_two_rows_for_an_spi_the_one_that_opens_counts() {
+    fn of_two_rows_for_an_spi_the_one_that_verifies_is_used() {
         let rows = format!("{}\n{ROW}", ROW.replace("0x0808", "0x0708"));
         assert_eq!(
-            look(&mut opener(&rows), &sealed(7, Esn::No, &plain(4))).icv,
-            Icv::Ok
+            decrypt(&mut decrypter(&rows), &sealed(7, Esn::No, &plain(4))).icv,
+            IcvCheck::Ok
         );
     }
 
     #[test]
-    fn extended_numbers_are_found_out_and_followed_over_the_edge() {
+    fn extended_sequence_numbers_are_detected_and_followed_past_32_bits() {
         let extended = format!("{ROW},\"64-bit\",\"1\"");
         for (row, upper) in [(ROW, 0), (extended.as_str(), 1 << 32)] {
-            let mut opener = opener(row);
+            let mut decrypter = decrypter(row);
             for low in [0xffff_fff0, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005] {
-                let seen = look(&mut opener, &sealed(upper + low, Esn::Yes, &plain(4)));
-                assert_eq!((seen.icv, seen.sequence), (Icv::Ok, upper + low), "{row}");
+                let seen = decrypt(&mut decrypter, &sealed(upper + low, Esn::Yes, &plain(4)));
+                assert_eq!(
+                    (seen.icv, seen.sequence),
+                    (IcvCheck::Ok, upper + low),
+                    "{row}"
+                );
             }
         }
         let short = format!("{ROW},\"32-bit\",\"0\"");
-        let seen = look(&mut opener(&short), &sealed(1, Esn::Yes, &plain(4)));
-        assert_eq!(seen.icv, Icv::Bad);
+        let seen = decrypt(&mut decrypter(&short), &sealed(1, Esn::Yes, &plain(4)));
+        assert_eq!(seen.icv, IcvCheck::Bad);
     }
 
     #[test]
-    fn what_makes_no_sense_inside_is_authentic_all_the_same() {
-        let mut opener = opener(ROW);
-        let seen = look(&mut opener, &sealed(1, Esn::No, &plain(41)));
+    fn a_dropped_inner_packet_is_still_authentic() {
+        let mut decrypter = decrypter(ROW);
+        let seen = decrypt(&mut decrypter, &sealed(1, Esn::No, &plain(41)));
         assert_eq!(seen.inner, Some(Err(DropReason::NextHeader)));
         assert!(seen.note.unwrap().contains("drops it"));
-        let seen = look(&mut opener, &sealed(2, Esn::No, &plain(59)));
+        let seen = decrypt(&mut decrypter, &sealed(2, Esn::No, &plain(59)));
         assert_eq!(
             (seen.icv, seen.inner),
-            (Icv::Ok, Some(Err(DropReason::Dummy)))
+            (IcvCheck::Ok, Some(Err(DropReason::Dummy)))
         );
     }
 }

@@ -1,15 +1,16 @@
-//! Looking on: a capture explained in words (`groundlink decode`).
+//! Decoding of captures: a capture file explained packet by packet (`groundlink decode`).
 //!
 //! ```text
-//! pcap, pcapng ─▶ capture::Reader ─▶ Decoder ─┬─▶ Record       a packet: text, or an object of --json
-//! Wireshark's tables ─▶ IkeKeys, EspKeys ─────┘─▶ summary    who offered, chose, refused; what ESP carried
+//! pcap, pcapng ─▶ CaptureReader ─▶ Decoder ─┬─▶ Record    a packet: text, or an object of --json
+//! Wireshark's tables ─▶ IkeKeys, EspKeys ───┘─▶ summary   what was offered, chosen and rejected; what ESP carried
 //! ```
 //!
-//! It is the product's own parsers that read: [`wire`](crate::wire) messages, [`crypto`](crate::crypto) opens, [`net`](crate::net) checks the
-//! packet inside, and [`ike`](crate::ike) says whether a message has what it needs. So where a line says that something is refused, groundlink would
-//! have refused it.
+//! The parsers of the gateway read the packets: [`wire`](crate::wire) parses messages, [`crypto`](crate::crypto) decrypts them,
+//! [`net`](crate::net) checks inner packets, and [`ike`](crate::ike) checks that a message has the payloads that its exchange
+//! requires. A record therefore reports an error exactly where the gateway would reject the packet. `etherparse` and `pcap_parser`
+//! read the layers that the gateway never sees: capture files, link-layer and outer IP headers.
 //!
-//! Everything here is hostile input: no byte string makes it panic, and memory is bounded whatever the length of the file.
+//! All input is untrusted: no octet string causes a panic, and memory is bounded for files of any length.
 #![cfg_attr(
     not(test),
     deny(
@@ -24,19 +25,17 @@
 
 pub mod capture;
 mod decoder;
+mod decrypt;
 mod demux;
 mod esp;
-mod link;
+mod key_tables;
 mod names;
 mod notify;
 mod payload;
 mod reassembly;
 mod record;
-mod sealed;
 mod summary;
-mod tables;
-mod vendor;
 
 pub use decoder::Decoder;
+pub use key_tables::{EspKeys, IkeKeys, KeyTableError, MAX_ROWS};
 pub use record::Record;
-pub use tables::{EspKeys, IkeKeys, KeyTableError, MAX_ROWS};

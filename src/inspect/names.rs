@@ -1,13 +1,12 @@
-//! Names of transforms that groundlink does not run, for those who read what others offer (IANA "IKEv2 Parameters").
-//!
-//! What it does run has its name in [`crypto`].
+//! Names of transforms and vendor IDs. Transforms that groundlink does not support have strongSwan's names (numbers: IANA
+//! "IKEv2 Parameters").
 
 use crate::crypto;
 use crate::wire::{Transform, TransformType};
 
-/// The word for a transform, ours or the one strongSwan's users know.
+/// The name of a transform, in configuration syntax or strongSwan's.
 pub(super) fn transform(transform: &Transform) -> Option<&'static str> {
-    let ours = match transform.kind {
+    let supported = match transform.kind {
         TransformType::ENCR => {
             crypto::encryption(transform.id, transform.key_bits).map(|row| row.word)
         }
@@ -17,18 +16,18 @@ pub(super) fn transform(transform: &Transform) -> Option<&'static str> {
         kind if is_key_exchange(kind) => crypto::group(transform.id).map(|row| row.word),
         _ => None,
     };
-    ours.or_else(|| foreign(transform.kind, transform.id))
+    supported.or_else(|| unsupported(transform.kind, transform.id))
 }
 
-/// The word for a key exchange group.
+/// The name of a key exchange group.
 pub(super) fn group(id: u16) -> Option<&'static str> {
     crypto::group(id)
         .map(|row| row.word)
-        .or_else(|| foreign(TransformType::KE, id))
+        .or_else(|| unsupported(TransformType::KE, id))
 }
 
 /// `modp2048 (14)`, or `group 99`.
-pub(super) fn group_in_words(id: u16) -> String {
+pub(super) fn group_name(id: u16) -> String {
     group(id).map_or_else(|| format!("group {id}"), |name| format!("{name} ({id})"))
 }
 
@@ -37,7 +36,7 @@ fn is_key_exchange(kind: TransformType) -> bool {
     kind == TransformType::KE || (TransformType::ADDKE1..=TransformType::ADDKE7).contains(&kind)
 }
 
-fn foreign(kind: TransformType, id: u16) -> Option<&'static str> {
+fn unsupported(kind: TransformType, id: u16) -> Option<&'static str> {
     let table = match kind {
         TransformType::ENCR => ENCRYPTION,
         TransformType::PRF => PRF,
@@ -110,12 +109,75 @@ const GROUP: &[(u16, &str)] = &[
     (37, "mlkem1024"),
 ];
 
+/// The implementation or feature that a vendor ID announces (RFC 7296 §3.12).
+pub(super) fn vendor(id: &[u8]) -> Option<&'static str> {
+    VENDOR_IDS
+        .iter()
+        .find(|(start, _)| id.starts_with(start))
+        .map(|(_, name)| *name)
+}
+
+/// Prefixes of publicly known vendor IDs; versions and capabilities follow them. Most are the MD5 of a phrase.
+const VENDOR_IDS: &[(&[u8], &str)] = &[
+    (b"groundlink", "groundlink"),
+    (
+        &octets(0x882f_e56d_6fd2_0dbc_2251_613b_2ebe_5beb),
+        "strongSwan",
+    ),
+    (b"OE-Libreswan", "Libreswan, opportunistic"),
+    (b"CISCO-DELETE-REASON", "Cisco, reason of a DELETE"),
+    (b"CISCO(COPYRIGHT)", "Cisco"),
+    (b"CISCO-GRE-MODE", "Cisco, GRE"),
+    (b"CISCO-DYNAMIC-ROUTE", "Cisco, FlexVPN routes"),
+    (b"FLEXVPN-SUPPORTED", "Cisco, FlexVPN"),
+    (
+        &octets(0x4048_b7d5_6ebc_e885_25e7_de7f_00d6_c2d3),
+        "Cisco, fragmentation before RFC 7383",
+    ),
+    (
+        &octets(0x12f5_f28c_4571_68a9_702d_9fe2_74cc_02d4),
+        "Cisco Unity",
+    ),
+    (
+        &octets(0x1e2b_5169_0599_1c7d_7c96_fcbf_b587_e461),
+        "Microsoft Windows",
+    ),
+    (
+        &octets(0xfb1d_e3cd_f341_b7ea_16b7_e5be_0855_f120),
+        "Microsoft, negotiation discovery",
+    ),
+    (
+        &octets(0x2624_4d38_eddb_61b3_172a_36e3_d0cf_b819),
+        "Microsoft, initial contact",
+    ),
+    (
+        &octets(0xe3a5_966a_7637_9fe7_0722_8231_e5ce_8652),
+        "Microsoft, CGA",
+    ),
+    (
+        &octets(0x214c_a4fa_ffa7_f32d_6748_e530_3395_ae83),
+        "Microsoft, MAM",
+    ),
+    (
+        &octets(0xafca_d713_68a1_f1c9_6b86_96fc_7757_0100),
+        "dead peer detection (RFC 3706)",
+    ),
+    (
+        &octets(0x4a13_1c81_0703_5845_5c57_28f2_0e95_452f),
+        "NAT traversal (RFC 3947)",
+    ),
+];
+
+const fn octets(number: u128) -> [u8; 16] {
+    number.to_be_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_transform_has_our_word_or_the_usual_one() {
+    fn transforms_have_configuration_or_strongswan_names() {
         for (kind, id, bits, expected) in [
             (TransformType::ENCR, 12, Some(128), Some("aes128")),
             (TransformType::ENCR, 14, Some(256), Some("aesccm8")),
@@ -130,7 +192,22 @@ mod tests {
             let found = transform(&Transform::new(kind, id, bits));
             assert_eq!(found, expected, "{kind} {id}");
         }
-        assert_eq!(group_in_words(14), "modp2048 (14)");
-        assert_eq!(group_in_words(9999), "group 9999");
+        assert_eq!(group_name(14), "modp2048 (14)");
+        assert_eq!(group_name(9999), "group 9999");
+    }
+
+    #[test]
+    fn vendor_ids_are_recognized_by_their_prefix() {
+        let strongswan = octets(0x882f_e56d_6fd2_0dbc_2251_613b_2ebe_5beb);
+        assert_eq!(vendor(&strongswan), Some("strongSwan"));
+        assert_eq!(vendor(b"groundlink IKEv2 1"), Some("groundlink"));
+        let windows = [
+            &octets(0x1e2b_5169_0599_1c7d_7c96_fcbf_b587_e461)[..],
+            &[0, 0, 0, 9],
+        ]
+        .concat();
+        assert_eq!(vendor(&windows), Some("Microsoft Windows"));
+        assert_eq!(vendor(b"somebody else"), None);
+        assert_eq!(vendor(b""), None);
     }
 }

@@ -1,30 +1,30 @@
-//! A notification as decode shows it, with what its data mean (RFC 7296 §3.10.1 and the RFCs of the extensions).
+//! A notify payload in the output, with the meaning of its data (RFC 7296 §3.10.1 and the RFCs of the extensions).
 
 use std::fmt;
 use std::net::SocketAddr;
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::ike;
 use crate::wire::{IkeSpi, Notify, NotifyType, PayloadType};
 
 use super::names;
-use super::payload::hex;
 
-/// Where a message was seen: what NAT detection compares with.
+/// SPIs and addresses of a message, which NAT detection hashes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MessageContext {
-    /// The SPIs of its header.
+    /// Initiator's SPI.
     pub(super) spi_i: IkeSpi,
-    /// The SPIs of its header.
+    /// Responder's SPI.
     pub(super) spi_r: IkeSpi,
-    /// Where it came from, as the capture saw it.
+    /// Source address in the capture.
     pub(super) from: SocketAddr,
-    /// Where it went.
+    /// Destination address in the capture.
     pub(super) to: SocketAddr,
 }
 
-/// A notification.
+/// A notify payload.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct NotifyView {
     name: Option<&'static str>,
@@ -39,16 +39,16 @@ pub(super) struct NotifyView {
 }
 
 impl NotifyView {
-    pub(super) fn new(notify: &Notify, place: &MessageContext) -> NotifyView {
+    pub(super) fn new(notify: &Notify, context: &MessageContext) -> NotifyView {
         NotifyView {
             name: notify.kind.name(),
             number: notify.kind.0,
             error: notify.kind.is_error(),
             protocol: notify.protocol.to_string(),
             protocol_number: notify.protocol.0,
-            spi: hex(&notify.spi),
-            data: hex(&notify.data),
-            meaning: meaning(notify, place),
+            spi: HEXLOWER.encode(&notify.spi),
+            data: HEXLOWER.encode(&notify.data),
+            meaning: meaning(notify, context),
         }
     }
 }
@@ -63,7 +63,7 @@ impl fmt::Display for NotifyView {
             f.write_str(", an error")?;
         }
         if !self.spi.is_empty() {
-            write!(f, ", about {} {}", self.protocol, self.spi)?;
+            write!(f, ", for {} {}", self.protocol, self.spi)?;
         }
         if let Some(meaning) = &self.meaning {
             write!(f, ": {meaning}")?;
@@ -72,23 +72,26 @@ impl fmt::Display for NotifyView {
     }
 }
 
-/// What the data say, where that is known and not obvious.
-fn meaning(notify: &Notify, place: &MessageContext) -> Option<String> {
+/// The meaning of the data, where it is known and not obvious.
+fn meaning(notify: &Notify, context: &MessageContext) -> Option<String> {
     let data = notify.data.as_slice();
     match notify.kind {
         NotifyType::NAT_DETECTION_SOURCE_IP => Some(nat(
             data,
-            place,
-            place.from,
-            "a NAT in front of the sender, or UDP encapsulation asked for",
+            context,
+            context.from,
+            "a NAT in front of the sender, or forced UDP encapsulation",
         )),
-        NotifyType::NAT_DETECTION_DESTINATION_IP => {
-            Some(nat(data, place, place.to, "a NAT in front of the receiver"))
-        }
+        NotifyType::NAT_DETECTION_DESTINATION_IP => Some(nat(
+            data,
+            context,
+            context.to,
+            "a NAT in front of the receiver",
+        )),
         NotifyType::INVALID_KE_PAYLOAD => match data {
             [high, low] => {
                 let group = u16::from_be_bytes([*high, *low]);
-                Some(format!("wants {}", names::group_in_words(group)))
+                Some(format!("requests {}", names::group_name(group)))
             }
             _ => None,
         },
@@ -98,14 +101,14 @@ fn meaning(notify: &Notify, place: &MessageContext) -> Option<String> {
         },
         NotifyType::COOKIE => Some(format!("{} octets", data.len())),
         NotifyType::SET_WINDOW_SIZE => {
-            number(data).map(|size| format!("{size} requests at a time"))
+            number(data).map(|size| format!("window of {size} requests"))
         }
         NotifyType::AUTH_LIFETIME => {
-            number(data).map(|seconds| format!("authenticate again within {seconds} s"))
+            number(data).map(|seconds| format!("reauthenticate within {seconds} s"))
         }
         NotifyType::SIGNATURE_HASH_ALGORITHMS => Some(hashes(data)),
         NotifyType::PPK_IDENTITY => match data.split_first() {
-            Some((1, id)) => Some(format!("0x{}", hex(id))),
+            Some((1, id)) => Some(format!("0x{}", HEXLOWER.encode(id))),
             Some((2, id)) => Some(format!("\"{}\"", id.escape_ascii())),
             Some((_, _)) | None => None,
         },
@@ -113,8 +116,8 @@ fn meaning(notify: &Notify, place: &MessageContext) -> Option<String> {
     }
 }
 
-fn nat(data: &[u8], place: &MessageContext, end: SocketAddr, otherwise: &str) -> String {
-    if data == ike::nat_hash(place.spi_i, place.spi_r, end) {
+fn nat(data: &[u8], context: &MessageContext, end: SocketAddr, otherwise: &str) -> String {
+    if data == ike::nat_hash(context.spi_i, context.spi_r, end) {
         format!("matches {end}")
     } else {
         format!("does not match {end}: {otherwise}")
@@ -133,7 +136,7 @@ fn hashes(data: &[u8]) -> String {
         [0, 3] => "SHA-384".to_owned(),
         [0, 4] => "SHA-512".to_owned(),
         [0, 5] => "identity".to_owned(),
-        other => hex(other),
+        other => HEXLOWER.encode(other),
     });
     names.collect::<Vec<_>>().join(", ")
 }
@@ -142,7 +145,7 @@ fn hashes(data: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn place() -> MessageContext {
+    fn context() -> MessageContext {
         MessageContext {
             spi_i: IkeSpi(1),
             spi_r: IkeSpi(2),
@@ -151,28 +154,28 @@ mod tests {
         }
     }
 
-    fn told(kind: NotifyType, data: &[u8]) -> String {
-        NotifyView::new(&Notify::new(kind, data.to_vec()), &place()).to_string()
+    fn shown(kind: NotifyType, data: &[u8]) -> String {
+        NotifyView::new(&Notify::new(kind, data.to_vec()), &context()).to_string()
     }
 
     #[test]
-    fn nat_detection_is_compared_with_the_addresses_of_the_packet() {
-        let place = place();
-        let fits = ike::nat_hash(place.spi_i, place.spi_r, place.from);
+    fn nat_detection_hashes_are_compared_with_the_packet_addresses() {
+        let context = context();
+        let fits = ike::nat_hash(context.spi_i, context.spi_r, context.from);
         let kind = NotifyType::NAT_DETECTION_SOURCE_IP;
-        assert!(told(kind, &fits).ends_with("matches 192.0.2.1:500"));
-        assert!(told(kind, &[0; 20]).contains("does not match 192.0.2.1:500: a NAT"));
+        assert!(shown(kind, &fits).ends_with("matches 192.0.2.1:500"));
+        assert!(shown(kind, &[0; 20]).contains("does not match 192.0.2.1:500: a NAT"));
         let kind = NotifyType::NAT_DETECTION_DESTINATION_IP;
-        assert!(told(kind, &fits).contains("does not match 192.0.2.2:500"));
+        assert!(shown(kind, &fits).contains("does not match 192.0.2.2:500"));
     }
 
     #[test]
-    fn data_are_told_where_they_mean_something() {
-        for (kind, data, said) in [
+    fn known_notify_data_is_explained() {
+        for (kind, data, expected) in [
             (
                 NotifyType::INVALID_KE_PAYLOAD,
                 &[0, 14][..],
-                "INVALID_KE_PAYLOAD (17), an error: wants modp2048 (14)",
+                "INVALID_KE_PAYLOAD (17), an error: requests modp2048 (14)",
             ),
             (
                 NotifyType::INVALID_KE_PAYLOAD,
@@ -183,7 +186,7 @@ mod tests {
             (
                 NotifyType::SET_WINDOW_SIZE,
                 &[0, 0, 0, 5],
-                "SET_WINDOW_SIZE (16385): 5 requests at a time",
+                "SET_WINDOW_SIZE (16385): window of 5 requests",
             ),
             (
                 NotifyType::SIGNATURE_HASH_ALGORITHMS,
@@ -197,12 +200,12 @@ mod tests {
             ),
             (NotifyType(40_000), &[1], "number 40000"),
         ] {
-            assert_eq!(told(kind, data), said);
+            assert_eq!(shown(kind, data), expected);
         }
         let rekey = Notify::about_esp(NotifyType::REKEY_SA, 0xc000_0001);
         assert_eq!(
-            NotifyView::new(&rekey, &place()).to_string(),
-            "REKEY_SA (16393), about ESP c0000001"
+            NotifyView::new(&rekey, &context()).to_string(),
+            "REKEY_SA (16393), for ESP c0000001"
         );
     }
 }

@@ -1,7 +1,8 @@
-//! A payload as decode shows it: what `--json` writes, and one line of text.
+//! An IKE payload in the output: the JSON form, and one line of text.
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::ike;
@@ -10,13 +11,13 @@ use crate::wire::{
     TrafficSelectors, Transform, TsType,
 };
 
+use super::names;
 use super::notify::{MessageContext, NotifyView};
-use super::{names, vendor};
 
 /// A payload.
 #[derive(Clone, Debug, Serialize)]
-pub struct PayloadView {
-    /// The registry's name, or the bare number.
+pub(super) struct PayloadView {
+    /// The IANA name, or the number.
     #[serde(rename = "type")]
     kind: String,
     #[serde(flatten)]
@@ -65,7 +66,7 @@ enum Detail {
         total: u16,
         length: usize,
     },
-    /// A nonce, something encrypted, or a payload that groundlink skips.
+    /// A nonce, an encrypted payload, or a payload that groundlink skips.
     Opaque {
         length: usize,
         #[serde(skip_serializing_if = "is_not_critical")]
@@ -103,7 +104,7 @@ struct TransformView {
     unknown_attributes: Option<String>,
 }
 
-/// A range of addresses, protocols and ports.
+/// A traffic selector.
 #[derive(Clone, Debug, Serialize)]
 struct SelectorView {
     first: String,
@@ -121,8 +122,8 @@ struct UnknownSelector {
 }
 
 impl PayloadView {
-    /// A payload of a message that was seen at `place`.
-    pub(super) fn new(payload: &Payload, place: &MessageContext) -> PayloadView {
+    /// Describes a payload of a message with `context`.
+    pub(super) fn new(payload: &Payload, context: &MessageContext) -> PayloadView {
         let detail = match payload {
             Payload::Sa(sa) => Detail::Sa {
                 proposals: sa.proposals.iter().map(ProposalView::new).collect(),
@@ -138,11 +139,11 @@ impl PayloadView {
                 method_number: method.0,
                 length: data.len(),
             },
-            Payload::Notify(notify) => Detail::Notify(NotifyView::new(notify, place)),
+            Payload::Notify(notify) => Detail::Notify(NotifyView::new(notify, context)),
             Payload::Delete(delete) => Detail::delete(delete),
             Payload::Vendor(data) => Detail::Vendor {
-                data: hex(data),
-                name: vendor::name(data),
+                data: HEXLOWER.encode(data),
+                name: names::vendor(data),
                 text: printable(data),
             },
             Payload::TsI(ts) | Payload::TsR(ts) => Detail::selectors(ts),
@@ -157,8 +158,8 @@ impl PayloadView {
         }
     }
 
-    /// The encrypted payload, with so many octets from its IV to its ICV.
-    pub(super) fn sealed(envelope: Envelope, length: usize) -> PayloadView {
+    /// Describes an encrypted payload; `length` counts the octets from IV to ICV.
+    pub(super) fn encrypted(envelope: Envelope, length: usize) -> PayloadView {
         match envelope {
             Envelope::Whole => PayloadView {
                 kind: PayloadType::SK.to_string(),
@@ -228,7 +229,7 @@ impl ProposalView {
             number: proposal.number,
             protocol: proposal.protocol.to_string(),
             protocol_number: proposal.protocol.0,
-            spi: hex(&proposal.spi),
+            spi: HEXLOWER.encode(&proposal.spi),
             words: ike::words(proposal),
             transforms: proposal.transforms.iter().map(TransformView::new).collect(),
             flaw: proposal.invalid.as_ref().map(|flaw| flaw.what),
@@ -245,12 +246,12 @@ impl TransformView {
             id: transform.id,
             name: names::transform(transform),
             key_bits: transform.key_bits,
-            unknown_attributes: (!attributes.is_empty()).then(|| hex(attributes)),
+            unknown_attributes: (!attributes.is_empty()).then(|| HEXLOWER.encode(attributes)),
         }
     }
 }
 
-/// The proposals for `protocol` in words.
+/// The proposals for `protocol`, in configuration syntax.
 pub(super) fn offered(sa: &Sa, protocol: ProtocolId) -> String {
     let words: Vec<String> = sa
         .proposals
@@ -265,26 +266,20 @@ pub(super) fn offered(sa: &Sa, protocol: ProtocolId) -> String {
     }
 }
 
-/// Selectors in words.
+/// Traffic selectors as text.
 pub(super) fn selectors(ts: &TrafficSelectors) -> String {
     let known = ts.selectors.iter().map(ToString::to_string);
     let unknown = ts.unknown.iter().map(|(kind, _)| kind.to_string());
     known.chain(unknown).collect::<Vec<_>>().join(", ")
 }
 
-/// Octets in hexadecimal.
-pub(super) fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-/// A mark that is text.
+/// A vendor ID that is text.
 fn printable(data: &[u8]) -> Option<String> {
     let is_text = data.len() >= 4 && data.iter().all(|b| b.is_ascii_graphic() || *b == b' ');
     let shown = data.get(..64).unwrap_or(data);
     is_text.then(|| shown.escape_ascii().to_string())
 }
 
-/// One line.
 impl fmt::Display for PayloadView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<8} {}", self.kind, self.detail)
@@ -294,9 +289,12 @@ impl fmt::Display for PayloadView {
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Detail::Sa { proposals } => join(f, proposals, "; "),
+            Detail::Sa { proposals } => {
+                let proposals = proposals.iter().map(ToString::to_string);
+                f.write_str(&proposals.collect::<Vec<_>>().join("; "))
+            }
             Detail::Ke { group, length, .. } => {
-                write!(f, "{}, {length} octets", names::group_in_words(*group))
+                write!(f, "{}, {length} octets", names::group_name(*group))
             }
             Detail::Id { id_type, id, .. } => write!(f, "{id} ({id_type})"),
             Detail::Auth { method, length, .. } => write!(f, "{method}, {length} octets"),
@@ -335,18 +333,10 @@ impl fmt::Display for ProposalView {
             write!(f, " {}", self.spi)?;
         }
         match self.flaw {
-            Some(flaw) => write!(f, ": cannot be read, {flaw}"),
+            Some(flaw) => write!(f, ": invalid, {flaw}"),
             None => write!(f, ": {}", self.words),
         }
     }
-}
-
-fn join<T: fmt::Display>(f: &mut fmt::Formatter<'_>, items: &[T], between: &str) -> fmt::Result {
-    for (nth, item) in items.iter().enumerate() {
-        let before = if nth == 0 { "" } else { between };
-        write!(f, "{before}{item}")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -357,7 +347,7 @@ mod tests {
     use crate::crypto::IkeProposal;
     use crate::wire::{AuthMethod, IdType, IkeSpi, Notify, NotifyType};
 
-    fn place() -> MessageContext {
+    fn context() -> MessageContext {
         let end = |text: &str| text.parse::<SocketAddr>().unwrap();
         MessageContext {
             spi_i: IkeSpi(1),
@@ -368,15 +358,15 @@ mod tests {
     }
 
     fn json(payload: &Payload) -> serde_json::Value {
-        serde_json::to_value(PayloadView::new(payload, &place())).unwrap()
+        serde_json::to_value(PayloadView::new(payload, &context())).unwrap()
     }
 
     fn text(payload: &Payload) -> String {
-        PayloadView::new(payload, &place()).to_string()
+        PayloadView::new(payload, &context()).to_string()
     }
 
     #[test]
-    fn proposals_are_told_in_words_and_in_numbers() {
+    fn proposals_are_shown_as_text_and_numbers() {
         let (proposal, _) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
         let sa = Payload::Sa(ike::offer_ike(&[proposal], &[]));
         assert_eq!(text(&sa), "SA       1 IKE: aes128-sha1-modp1024");
@@ -387,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_payloads_have_their_details() {
+    fn every_payload_type_shows_its_fields() {
         for (payload, line, key, value) in [
             (
                 Payload::Ke(Ke {
@@ -466,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_are_ranges_and_words() {
+    fn traffic_selectors_are_shown_as_ranges_and_text() {
         let selector = "10.1.0.0/24".parse::<crate::net::Prefix>().unwrap().into();
         let ts = Payload::TsI(TrafficSelectors {
             selectors: vec![selector],
@@ -479,14 +469,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_shows_its_size_and_its_place_among_the_fragments() {
-        let whole = PayloadView::sealed(Envelope::Whole, 60);
+    fn an_encrypted_payload_shows_its_length_and_fragment_number() {
+        let whole = PayloadView::encrypted(Envelope::Whole, 60);
         assert_eq!(whole.to_string(), "SK       60 octets");
         let part = Envelope::Fragment {
             number: 2,
             total: 3,
         };
-        let part = PayloadView::sealed(part, 60);
+        let part = PayloadView::encrypted(part, 60);
         assert_eq!(part.to_string(), "SKF      fragment 2 of 3, 60 octets");
         assert_eq!(serde_json::to_value(part).unwrap()["fragment"], 2);
     }

@@ -1,4 +1,4 @@
-//! What decode says of one packet: an object of `--json`, and the text a person reads.
+//! The output of decode for one packet: a JSON object of `--json`, or text.
 //!
 //! ```text
 //! #4  0.001905 s  192.0.2.2:500 → 192.0.2.1:500
@@ -11,16 +11,14 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::wire::{Header, IkeSpi};
-
-use super::demux::HostPort;
 use super::esp::EspView;
 use super::payload::PayloadView;
+use crate::wire::{Header, IkeSpi};
 
-/// One packet.
+/// The decoded form of one packet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
-    /// Its place among the frames of the file, from 1.
+    /// Number of the frame in the file, from 1.
     n: u64,
     /// Seconds since the first frame.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,16 +28,15 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     dst: Option<String>,
     #[serde(flatten)]
-    what: RecordBody,
-    /// What is wrong with it.
+    body: RecordBody,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// What else a person should know.
+    /// A remark shown only in the text form.
     #[serde(skip)]
     note: Option<String>,
 }
 
-/// What a packet is.
+/// The content of a packet.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RecordBody {
@@ -47,7 +44,7 @@ pub(super) enum RecordBody {
     Esp(EspView),
     Keepalive(bool),
     #[serde(untagged)]
-    Nothing {},
+    Unknown {},
 }
 
 /// An IKE message.
@@ -59,7 +56,7 @@ pub(super) struct IkeView {
     message_id: u32,
     flags: Vec<&'static str>,
     pub(super) payloads: Vec<PayloadView>,
-    /// Whether all there is to read could be read.
+    /// Whether every payload could be read.
     pub(super) decrypted: bool,
 }
 
@@ -85,20 +82,20 @@ impl IkeView {
     }
 }
 
-/// An SPI of IKE, as everybody writes it.
+/// An IKE SPI as 16 hexadecimal digits.
 pub(super) fn spi(spi: IkeSpi) -> String {
     format!("{:016x}", spi.0)
 }
 
 impl Record {
-    /// A line about a frame.
+    /// A record of a frame whose content is not known yet.
     pub(super) fn new(n: u64, time_s: Option<f64>) -> Record {
         Record {
             n,
             time_s,
             src: None,
             dst: None,
-            what: RecordBody::Nothing {},
+            body: RecordBody::Unknown {},
             error: None,
             note: None,
         }
@@ -110,12 +107,8 @@ impl Record {
         self
     }
 
-    pub(super) fn ends(self, from: HostPort, to: HostPort) -> Record {
-        self.between(from, to)
-    }
-
-    pub(super) fn saying(mut self, what: RecordBody) -> Record {
-        self.what = what;
+    pub(super) fn body(mut self, body: RecordBody) -> Record {
+        self.body = body;
         self
     }
 
@@ -124,21 +117,21 @@ impl Record {
         self
     }
 
-    /// The object that `--json` writes.
-    ///
-    /// # Errors
-    /// None is known.
-    pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(self)
+    pub(super) fn note(mut self, note: Option<String>) -> Record {
+        self.note = note;
+        self
     }
 
     pub(super) fn is_error(&self) -> bool {
         self.error.is_some()
     }
 
-    pub(super) fn note(mut self, note: Option<String>) -> Record {
-        self.note = note;
-        self
+    /// The JSON object of `--json`.
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
     }
 }
 
@@ -152,11 +145,11 @@ impl fmt::Display for Record {
             write!(f, "  {src} → {dst}")?;
         }
         writeln!(f)?;
-        match &self.what {
+        match &self.body {
             RecordBody::Ike(ike) => ike.fmt(f)?,
             RecordBody::Esp(esp) => writeln!(f, "    {esp}")?,
             RecordBody::Keepalive(_) => writeln!(f, "    NAT keepalive")?,
-            RecordBody::Nothing {} => {}
+            RecordBody::Unknown {} => {}
         }
         if let Some(note) = &self.note {
             writeln!(f, "    {note}")?;
@@ -175,14 +168,14 @@ impl fmt::Display for IkeView {
         } else {
             "request"
         };
-        let side = if self.flags.contains(&"initiator") {
-            "of the side that began"
+        let sender = if self.flags.contains(&"initiator") {
+            "original initiator"
         } else {
-            "of the other side"
+            "original responder"
         };
         writeln!(
             f,
-            "    {} {kind} {} {side}, SPIs {} {}",
+            "    {} {kind} {} from the {sender}, SPIs {} {}",
             self.exchange, self.message_id, self.spi_i, self.spi_r
         )?;
         self.payloads
@@ -210,33 +203,42 @@ mod tests {
             MessageId(1),
         );
         let mut view = IkeView::new(&header);
-        view.payloads.push(PayloadView::sealed(Envelope::Whole, 60));
+        view.payloads
+            .push(PayloadView::encrypted(Envelope::Whole, 60));
         view
     }
 
     #[test]
-    fn json_has_the_keys_that_scripts_rely_on() {
-        let line = Record::new(3, Some(0.5))
+    fn json_has_the_stable_keys() {
+        let ike = Record::new(3, Some(0.5))
             .between("192.0.2.1:500", "192.0.2.2:500")
-            .saying(RecordBody::Ike(message()));
-        let expected = r#"{"n":3,"time_s":0.5,"src":"192.0.2.1:500","dst":"192.0.2.2:500","ike":{"spi_i":"0000000000000001","spi_r":"0000000000000002","exchange":"IKE_AUTH","message_id":1,"flags":["initiator","response"],"payloads":[{"type":"SK","length":60}],"decrypted":false}}"#;
-        assert_eq!(serde_json::to_string(&line).unwrap(), expected);
-        let broken = Record::new(4, None).error("cut at octet 3");
-        let expected = r#"{"n":4,"error":"cut at octet 3"}"#;
-        assert_eq!(serde_json::to_string(&broken).unwrap(), expected);
-        let keepalive = Record::new(5, None).saying(RecordBody::Keepalive(true));
-        let expected = r#"{"n":5,"keepalive":true}"#;
-        assert_eq!(serde_json::to_string(&keepalive).unwrap(), expected);
+            .body(RecordBody::Ike(message()));
+        for (record, expected) in [
+            (
+                ike,
+                r#"{"n":3,"time_s":0.5,"src":"192.0.2.1:500","dst":"192.0.2.2:500","ike":{"spi_i":"0000000000000001","spi_r":"0000000000000002","exchange":"IKE_AUTH","message_id":1,"flags":["initiator","response"],"payloads":[{"type":"SK","length":60}],"decrypted":false}}"#,
+            ),
+            (
+                Record::new(4, None).error("truncated at octet 3"),
+                r#"{"n":4,"error":"truncated at octet 3"}"#,
+            ),
+            (
+                Record::new(5, None).body(RecordBody::Keepalive(true)),
+                r#"{"n":5,"keepalive":true}"#,
+            ),
+        ] {
+            assert_eq!(record.json().unwrap(), expected);
+        }
     }
 
     #[test]
-    fn text_has_the_packet_first_and_what_is_wrong_last() {
-        let line = Record::new(3, Some(0.5))
+    fn text_begins_with_the_packet_and_ends_with_the_error() {
+        let record = Record::new(3, Some(0.5))
             .between("192.0.2.1:500", "192.0.2.2:500")
-            .saying(RecordBody::Ike(message()))
+            .body(RecordBody::Ike(message()))
             .error("why");
-        let expected = "#3  0.500000 s  192.0.2.1:500 → 192.0.2.2:500\n    IKE_AUTH response 1 of the side that began, \
+        let expected = "#3  0.500000 s  192.0.2.1:500 → 192.0.2.2:500\n    IKE_AUTH response 1 from the original initiator, \
             SPIs 0000000000000001 0000000000000002\n      SK       60 octets\n    error: why\n";
-        assert_eq!(line.to_string(), expected);
+        assert_eq!(record.to_string(), expected);
     }
 }

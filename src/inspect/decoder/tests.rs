@@ -1,4 +1,4 @@
-//! Frames of every kind, and what the summary makes of them.
+//! Frames of every kind, and their summary.
 
 use etherparse::PacketBuilder;
 
@@ -6,20 +6,21 @@ use super::*;
 use crate::crypto::IkeProposal;
 use crate::ike;
 use crate::inspect::capture::LinkType;
+use crate::net::Packet;
 use crate::net::fragment::fragments;
 use crate::wire::{ExchangeType, Flags, IkeSpi, Ke, MessageId, Notify, NotifyType};
 
 const RAW: LinkType = LinkType(101);
 
-/// A decoder and the frames it is shown.
-struct Watched {
+/// A decoder and the number of its frames.
+struct Session {
     decoder: Decoder,
     number: u64,
 }
 
-impl Watched {
-    fn new() -> Watched {
-        Watched {
+impl Session {
+    fn new() -> Session {
+        Session {
             decoder: Decoder::default(),
             number: 0,
         }
@@ -34,8 +35,8 @@ impl Watched {
             bytes: bytes.to_vec(),
             wire_len: 0,
         };
-        let line = self.decoder.item(&Item::Frame(frame))?;
-        Some(line.json().unwrap())
+        let record = self.decoder.item(&CaptureItem::Frame(frame))?;
+        Some(record.json().unwrap())
     }
 
     fn ip(&mut self, bytes: &[u8]) -> Option<String> {
@@ -90,13 +91,13 @@ fn init(spi_i: u64, words: &str) -> Vec<u8> {
     message(spi_i, ExchangeType::IKE_SA_INIT, 0, false, &payloads)
 }
 
-fn answer(spi_i: u64, kind: NotifyType, data: &[u8]) -> Vec<u8> {
+fn response(spi_i: u64, kind: NotifyType, data: &[u8]) -> Vec<u8> {
     let notify = Payload::Notify(Notify::new(kind, data.to_vec()));
     message(spi_i, ExchangeType::IKE_SA_INIT, 0, true, &[notify])
 }
 
 #[test]
-fn a_message_in_fragments_of_ip_is_read_with_the_last_of_them() {
+fn a_message_in_ip_fragments_is_decoded_with_the_last_fragment() {
     let mut packet = udp(1, 500, &init(1, "aes128-sha1-modp1024"));
     packet[6] = 0;
     let pieces: Vec<Vec<u8>> = fragments(&Packet::parse(&packet).unwrap(), 100)
@@ -107,46 +108,46 @@ fn a_message_in_fragments_of_ip_is_read_with_the_last_of_them() {
             out
         })
         .collect();
-    let mut watched = Watched::new();
+    let mut session = Session::new();
     let (last, before) = pieces.split_last().unwrap();
     for piece in before {
-        assert_eq!(watched.ip(piece), None);
+        assert_eq!(session.ip(piece), None);
     }
-    assert!(watched.ip(last).unwrap().contains("aes128-sha1-modp1024"));
-    assert_eq!(watched.ip(&pieces[0]), None);
-    assert!(watched.summary().contains("1 IP packets whose fragments"));
+    assert!(session.ip(last).unwrap().contains("aes128-sha1-modp1024"));
+    assert_eq!(session.ip(&pieces[0]), None);
+    assert!(session.summary().contains("1 IP packets with missing"));
 }
 
 #[test]
-fn keepalives_native_esp_and_other_traffic_are_told_apart() {
-    let mut watched = Watched::new();
-    let keepalive = watched.ip(&udp(1, 4500, &[0xff])).unwrap();
+fn keepalives_native_esp_and_other_traffic_are_distinguished() {
+    let mut session = Session::new();
+    let keepalive = session.ip(&udp(1, 4500, &[0xff])).unwrap();
     assert!(keepalive.contains("\"keepalive\":true"), "{keepalive}");
     let mut native = udp(1, 1, &[0; 8]);
     native[9] = 50;
-    let native = watched.ip(&native).unwrap();
+    let native = session.ip(&native).unwrap();
     assert!(
         native
             .contains("\"src\":\"192.0.2.1\",\"dst\":\"192.0.2.2\",\"esp\":{\"spi\":\"00010001\""),
         "{native}"
     );
-    assert_eq!(watched.ip(&udp(1, 53, b"what is the address")), None);
-    assert_eq!(watched.link(LinkType(105), b"beacon"), None);
-    let summary = watched.summary();
-    for said in [
+    assert_eq!(session.ip(&udp(1, 53, b"what is the address")), None);
+    assert_eq!(session.link(LinkType(105), b"beacon"), None);
+    let summary = session.summary();
+    for expected in [
         "1 NAT keepalives",
-        "1 frames are neither",
-        "1 frames of a link type",
+        "1 frames that are neither",
+        "1 frames of an unsupported link type",
         "no keys",
     ] {
-        assert!(summary.contains(said), "{said}: {summary}");
+        assert!(summary.contains(expected), "{expected}: {summary}");
     }
 }
 
 #[test]
-fn what_is_broken_says_where_and_the_rest_goes_on() {
+fn errors_have_an_offset_and_decoding_continues() {
     let good = udp(1, 500, &init(1, "aes128-sha1-modp1024"));
-    let mut watched = Watched::new();
+    let mut session = Session::new();
     let mut short_message = init(1, "aes128-sha1-modp1024");
     short_message.truncate(60);
     let mut version_1 = init(1, "aes128-sha1-modp1024");
@@ -160,7 +161,7 @@ fn what_is_broken_says_where_and_the_rest_goes_on() {
         false,
         &[Payload::Nonce(vec![0; 32])],
     );
-    for (frame, said) in [
+    for (frame, expected) in [
         (good[..15].to_vec(), "octet 0"),
         (good[..60].to_vec(), "only a part of the packet"),
         (
@@ -174,76 +175,79 @@ fn what_is_broken_says_where_and_the_rest_goes_on() {
         (udp(1, 4500, &[1, 2]), "neither IKE nor ESP"),
         (
             udp(1, 4500, &[1, 2, 3, 4, 5]),
-            "ESP cut inside its header at octet 5",
+            "ESP header truncated at octet 5",
         ),
     ] {
-        let line = watched.ip(&frame).unwrap();
+        let line = session.ip(&frame).unwrap();
         assert!(
-            line.contains("\"error\":") && line.contains(said),
-            "{said}: {line}"
+            line.contains("\"error\":") && line.contains(expected),
+            "{expected}: {line}"
         );
     }
-    assert!(!watched.ip(&good).unwrap().contains("error"));
-    let cut = watched.link(LinkType(1), &[0; 13]).unwrap();
-    assert!(cut.contains("Ethernet header cut at octet 12"), "{cut}");
-    assert!(watched.summary().contains("10 packets with an error"));
+    assert!(!session.ip(&good).unwrap().contains("error"));
+    let cut = session.link(LinkType(1), &[0; 13]).unwrap();
+    assert!(
+        cut.contains("Ethernet header truncated at octet 13"),
+        "{cut}"
+    );
+    assert!(session.summary().contains("10 packets with an error"));
 }
 
 #[test]
-fn a_refused_group_a_cookie_and_a_repetition_are_summed_up() {
-    let mut watched = Watched::new();
+fn a_rejected_group_a_cookie_and_a_retransmission_are_summarized() {
+    let mut session = Session::new();
     let request = init(1, "aes128-sha1-modp1024");
-    watched.ike(1, &request);
-    watched.ike(1, &request);
-    watched.ike(2, &answer(1, NotifyType::COOKIE, &[7; 20]));
-    watched.ike(1, &init(1, "aes128-sha1-modp1024-modp2048"));
-    watched.ike(2, &answer(1, NotifyType::INVALID_KE_PAYLOAD, &[0, 14]));
-    watched.ike(1, &init(1, "aes128-sha1-modp2048"));
-    watched.ike(2, &answer(9, NotifyType::NO_PROPOSAL_CHOSEN, &[]));
-    let summary = watched.summary();
-    for said in [
-        "192.0.2.2 asked 192.0.2.1 to try again with a cookie",
-        "it wants a key exchange of modp2048 (14), not modp1024 (2)",
-        "1 messages were sent again",
-        "the request of 192.0.2.1 has no answer in this capture",
-        "192.0.2.2 answered a request that is not in this capture",
+    session.ike(1, &request);
+    session.ike(1, &request);
+    session.ike(2, &response(1, NotifyType::COOKIE, &[7; 20]));
+    session.ike(1, &init(1, "aes128-sha1-modp1024-modp2048"));
+    session.ike(2, &response(1, NotifyType::INVALID_KE_PAYLOAD, &[0, 14]));
+    session.ike(1, &init(1, "aes128-sha1-modp2048"));
+    session.ike(2, &response(9, NotifyType::NO_PROPOSAL_CHOSEN, &[]));
+    let summary = session.summary();
+    for expected in [
+        "192.0.2.2 requested a cookie from 192.0.2.1",
+        "it requests modp2048 (14) instead of modp1024 (2)",
+        "1 retransmitted messages",
+        "the request from 192.0.2.1 has no response in this capture",
+        "192.0.2.2 responded to a request that is not in this capture",
     ] {
-        assert!(summary.contains(said), "{said}: {summary}");
+        assert!(summary.contains(expected), "{expected}: {summary}");
     }
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
-    let mut watched = Watched::new();
+fn memory_is_bounded() {
+    let mut session = Session::new();
     for spi in 1..=3000 {
-        watched.ike(1, &init(spi, "aes128-sha1-modp1024"));
+        session.ike(1, &init(spi, "aes128-sha1-modp1024"));
     }
     for id in 0..2000 {
-        watched.ike(1, &message(1, ExchangeType::INFORMATIONAL, id, false, &[]));
+        session.ike(1, &message(1, ExchangeType::INFORMATIONAL, id, false, &[]));
     }
     for spi in 256..3000_u32 {
         let esp = [spi.to_be_bytes(), [0, 0, 0, 1]].concat();
-        watched.ip(&udp(1, 4500, &esp)).unwrap();
+        session.ip(&udp(1, 4500, &esp)).unwrap();
     }
-    let summary = watched.summary();
+    let summary = session.summary();
     assert!(
         summary.lines().count() < 3000,
         "{}",
         summary.lines().count()
     );
-    for said in [
+    for expected in [
         "further IKE SAs",
         "further SPIs",
-        "more exchanges are not summed up",
+        "more exchanges are not in the summary",
     ] {
-        assert!(summary.contains(said), "{said}");
+        assert!(summary.contains(expected), "{expected}");
     }
 }
 
 #[test]
-fn time_counts_from_the_first_frame() {
-    let mut watched = Watched::new();
-    assert_eq!(watched.ip(&udp(1, 53, b"")), None);
-    let line = watched.ike(1, &init(1, "aes128-sha1-modp1024"));
+fn time_is_relative_to_the_first_frame() {
+    let mut session = Session::new();
+    assert_eq!(session.ip(&udp(1, 53, b"")), None);
+    let line = session.ike(1, &init(1, "aes128-sha1-modp1024"));
     assert!(line.starts_with("{\"n\":2,\"time_s\":1.0,"), "{line}");
 }

@@ -1,16 +1,28 @@
-//! A request and its answer in a sentence.
+//! A request and its response described in text.
 
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER;
+
 use crate::inspect::names;
-use crate::inspect::payload::{hex, offered, selectors};
+use crate::inspect::payload::{offered, selectors};
 use crate::wire::{
     Auth, ExchangeType, Id, MessageId, Notify, NotifyType, Payload, Proposal, ProtocolId, Sa,
     TrafficSelectors, TransformType,
 };
 
 use super::rejection::ProposalRejection;
-use super::sa::CaptureNote;
+
+/// A line of the summary.
+#[derive(Debug)]
+pub(super) enum CaptureNote {
+    /// Text.
+    Text(String),
+    /// Rejected proposals; described at the end, when every offer of the capture is known.
+    Rejection(ProposalRejection),
+    /// A liveness check.
+    LivenessCheck,
+}
 
 /// A request.
 pub(super) struct RequestView<'a> {
@@ -18,82 +30,84 @@ pub(super) struct RequestView<'a> {
     pub(super) id: MessageId,
     pub(super) from: IpAddr,
     pub(super) to: IpAddr,
-    /// What was in it, unless that is sealed.
+    /// Payloads, unless they are encrypted.
     pub(super) payloads: Option<&'a [Payload]>,
 }
 
-/// Its answer.
+/// A response.
 pub(super) struct ResponseView<'a> {
     pub(super) payloads: Option<&'a [Payload]>,
-    /// Octets sealed in the answer, and in the request, where they could not be read.
-    pub(super) sealed: usize,
-    pub(super) asked: usize,
+    /// Length of its encrypted payload, if that could not be decrypted.
+    pub(super) encrypted_len: usize,
+    /// Length of the encrypted payload of the request, likewise.
+    pub(super) request_encrypted_len: usize,
 }
 
-/// What the two say together.
-pub(super) fn sentence(asked: &RequestView<'_>, reply: &ResponseView<'_>) -> Vec<CaptureNote> {
-    let (Some(request), Some(answer)) = (asked.payloads, reply.payloads) else {
-        return vec![CaptureNote::Text(closed(asked, reply))];
+/// Describes an exchange.
+pub(super) fn describe(request: &RequestView<'_>, response: &ResponseView<'_>) -> Vec<CaptureNote> {
+    let (Some(request_payloads), Some(response_payloads)) = (request.payloads, response.payloads)
+    else {
+        return vec![CaptureNote::Text(describe_encrypted(request, response))];
     };
     let exchange = Exchange {
-        asked,
-        request: Parts(request),
-        answer: Parts(answer),
+        view: request,
+        request: Payloads(request_payloads),
+        response: Payloads(response_payloads),
     };
-    let (told, is_told) = match asked.exchange {
+    let (mut notes, has_errors) = match request.exchange {
         ExchangeType::IKE_SA_INIT => (exchange.init(), true),
         ExchangeType::IKE_AUTH => (exchange.auth(), true),
         ExchangeType::CREATE_CHILD_SA => (exchange.create(), true),
         ExchangeType::INFORMATIONAL => (exchange.informational(), true),
         _ => (exchange.other(), false),
     };
-    // What refuses is told in any exchange.
-    let mut told = told;
-    if !is_told {
-        told.extend(exchange.errors());
+    if !has_errors {
+        notes.extend(exchange.errors());
     }
-    told
+    notes
 }
 
-/// Nothing is known of what is inside but how much of it there is.
-fn closed(asked: &RequestView<'_>, reply: &ResponseView<'_>) -> String {
+/// Describes an exchange whose payloads are known only by their lengths.
+fn describe_encrypted(request: &RequestView<'_>, response: &ResponseView<'_>) -> String {
     let RequestView {
         exchange,
         id,
         from,
         to,
         ..
-    } = asked;
+    } = request;
     let start = format!(
-        "{exchange} {}: {from} asked, {to} answered; what they said is sealed",
+        "{exchange} {}: {from} sent a request, {to} responded; both are encrypted",
         id.0
     );
-    // An identity, a proof and a Child SA take at least 130 octets, a notification alone 8; both wear padding, IV and ICV.
-    let is_short = reply.sealed > 0 && reply.sealed <= SHORT && reply.asked > 2 * SHORT;
+    // An identity, AUTH data and a Child SA take at least 130 octets, a notify alone 8; padding, IV and ICV are added to both.
+    let is_short = response.encrypted_len > 0
+        && response.encrypted_len <= NOTIFY_ONLY_LEN
+        && response.request_encrypted_len > 2 * NOTIFY_ONLY_LEN;
     if *exchange == ExchangeType::IKE_AUTH && is_short {
         return format!(
-            "{start}, but an answer of {} octets holds no identity: {to} refuses (most likely AUTHENTICATION_FAILED: another \
-             pre-shared key, or an identity that it does not expect)",
-            reply.sealed
+            "{start}, but a response of {} octets holds no identity: {to} rejected the request (most likely \
+             AUTHENTICATION_FAILED: different pre-shared keys, or an unexpected identity)",
+            response.encrypted_len
         );
     }
     start
 }
 
-/// Octets sealed in an answer that is only a notification, under any suite.
-const SHORT: usize = 72;
+/// The most encrypted octets of a response with only a notify, under any suite.
+const NOTIFY_ONLY_LEN: usize = 72;
 
 struct Exchange<'a> {
-    asked: &'a RequestView<'a>,
-    request: Parts<'a>,
-    answer: Parts<'a>,
+    view: &'a RequestView<'a>,
+    request: Payloads<'a>,
+    response: Payloads<'a>,
 }
 
-/// The payloads of a message, asked for by kind.
+/// The payloads of a message, with access by type.
 #[derive(Clone, Copy)]
-struct Parts<'a>(&'a [Payload]);
+struct Payloads<'a>(&'a [Payload]);
 
-impl<'a> Parts<'a> {
+impl<'a> Payloads<'a> {
     fn sa(self) -> Option<&'a Sa> {
         self.0.iter().find_map(|payload| match payload {
             Payload::Sa(sa) => Some(sa),
@@ -115,15 +129,15 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Who answers; a request may also name whom it hopes for.
-    fn responder(self) -> Option<&'a Id> {
+    /// The responder's identity. A request may contain one as well.
+    fn responder_id(self) -> Option<&'a Id> {
         self.0.iter().find_map(|payload| match payload {
             Payload::IdR(id) => Some(id),
             _ => None,
         })
     }
 
-    fn proof(self) -> Option<&'a Auth> {
+    fn auth(self) -> Option<&'a Auth> {
         self.0.iter().find_map(|payload| match payload {
             Payload::Auth(auth) => Some(auth),
             _ => None,
@@ -169,49 +183,57 @@ impl<'a> Parts<'a> {
 
 impl Exchange<'_> {
     fn init(&self) -> Vec<CaptureNote> {
-        let RequestView { from, to, .. } = self.asked;
+        let RequestView { from, to, .. } = self.view;
         let offer = self.request.sa();
-        if let (Some(offer), Some(choice)) = (offer, self.answer.sa()) {
-            return vec![self.say(format!(
+        if let (Some(offer), Some(choice)) = (offer, self.response.sa()) {
+            return vec![self.text(format!(
                 "{from} offered {}; {to} chose {}",
                 offered(offer, ProtocolId::IKE),
                 offered(choice, ProtocolId::IKE)
             ))];
         }
-        if self.answer.notify(NotifyType::COOKIE).is_some() {
-            return vec![self.say(format!(
-                "{to} asked {from} to try again with a cookie (it is busy, or always does)"
+        if self.response.notify(NotifyType::COOKIE).is_some() {
+            return vec![self.text(format!(
+                "{to} requested a cookie from {from} (it is under load, or always requests one)"
             ))];
         }
         self.errors()
     }
 
     fn auth(&self) -> Vec<CaptureNote> {
-        let RequestView { from, to, .. } = self.asked;
-        let mut told = Vec::new();
+        let RequestView { from, to, .. } = self.view;
+        let mut notes = Vec::new();
         if let Some(id) = self.request.id() {
-            let who = format!("{from} is {id} ({}), {}", id.kind, proved(self.request));
-            let other = match self.answer.responder() {
-                Some(id) => format!("; {to} is {id} ({}), {}", id.kind, proved(self.answer)),
+            let who = format!(
+                "{from} is {id} ({}), {}",
+                id.kind,
+                authentication(self.request)
+            );
+            let other = match self.response.responder_id() {
+                Some(id) => format!(
+                    "; {to} is {id} ({}), {}",
+                    id.kind,
+                    authentication(self.response)
+                ),
                 None => String::new(),
             };
-            told.push(self.say(who + &other));
+            notes.push(self.text(who + &other));
         }
-        told.extend(self.child());
-        told.extend(self.errors());
-        told
+        notes.extend(self.child());
+        notes.extend(self.errors());
+        notes
     }
 
     fn create(&self) -> Vec<CaptureNote> {
-        let RequestView { from, to, .. } = self.asked;
+        let RequestView { from, to, .. } = self.view;
         let rekeyed = self.request.notify(NotifyType::REKEY_SA);
         let offer = self.request.sa();
         let is_ike = offer.is_some_and(|sa| has(sa, ProtocolId::IKE));
-        let mut told = Vec::new();
-        match (offer, self.answer.sa()) {
+        let mut notes = Vec::new();
+        match (offer, self.response.sa()) {
             (Some(offer), Some(choice)) if is_ike => {
                 let spis = [offer, choice].map(|sa| spi_of(sa, ProtocolId::IKE));
-                told.push(self.say(format!(
+                notes.push(self.text(format!(
                     "{from} rekeyed the IKE SA: offered {}; {to} chose {}; the new SPIs are {}",
                     offered(offer, ProtocolId::IKE),
                     offered(choice, ProtocolId::IKE),
@@ -220,41 +242,44 @@ impl Exchange<'_> {
             }
             (_, _) => {
                 if let Some(notify) = rekeyed {
-                    let spi = hex(&notify.spi);
-                    told.push(self.say(format!("{from} asked to rekey {} {spi}", notify.protocol)));
+                    let spi = HEXLOWER.encode(&notify.spi);
+                    notes.push(self.text(format!(
+                        "{from} requested to rekey {} {spi}",
+                        notify.protocol
+                    )));
                 } else if is_ike {
-                    told.push(self.say(format!("{from} asked to rekey the IKE SA")));
+                    notes.push(self.text(format!("{from} requested to rekey the IKE SA")));
                 } else {
-                    told.push(self.say(format!("{from} asked for another Child SA")));
+                    notes.push(self.text(format!("{from} requested another Child SA")));
                 }
-                told.extend(self.child());
+                notes.extend(self.child());
             }
         }
-        told.extend(self.errors());
-        told
+        notes.extend(self.errors());
+        notes
     }
 
-    /// The Child SA, if there is one.
+    /// Describes the negotiated Child SA.
     fn child(&self) -> Option<CaptureNote> {
-        let RequestView { from, to, .. } = self.asked;
-        let (offer, choice) = (self.request.sa()?, self.answer.sa()?);
+        let RequestView { from, to, .. } = self.view;
+        let (offer, choice) = (self.request.sa()?, self.response.sa()?);
         let mut sentence = format!(
             "Child SA: {from} offered {}; {to} chose {}",
             offered(offer, ProtocolId::ESP),
             offered(choice, ProtocolId::ESP)
         );
-        if let (Some(group), true) = (self.answer.group(), !names_a_group(choice)) {
-            sentence += &format!(" with {}", names::group_in_words(group));
+        if let (Some(group), true) = (self.response.group(), !names_a_group(choice)) {
+            sentence += &format!(" with {}", names::group_name(group));
         }
         let (to_from, to_to) = (
             spi_of(offer, ProtocolId::ESP),
             spi_of(choice, ProtocolId::ESP),
         );
-        sentence += &format!("; ESP to {from} carries {to_from}, to {to} {to_to}");
-        if let Some((ts_i, ts_r)) = self.answer.selectors() {
+        sentence += &format!("; SPI of ESP to {from} is {to_from}, to {to} {to_to}");
+        if let Some((ts_i, ts_r)) = self.response.selectors() {
             let narrowed = match self.request.selectors() {
-                Some(asked) if asked != (ts_i, ts_r) => {
-                    let (i, r) = (selectors(asked.0), selectors(asked.1));
+                Some(requested) if requested != (ts_i, ts_r) => {
+                    let (i, r) = (selectors(requested.0), selectors(requested.1));
                     format!(" (narrowed from {i} === {r})")
                 }
                 Some(_) | None => String::new(),
@@ -262,51 +287,51 @@ impl Exchange<'_> {
             let (i, r) = (selectors(ts_i), selectors(ts_r));
             sentence += &format!("; traffic {i} === {r}{narrowed}");
         }
-        Some(self.say(sentence))
+        Some(self.text(sentence))
     }
 
     fn informational(&self) -> Vec<CaptureNote> {
-        let RequestView { from, .. } = self.asked;
-        let mut told: Vec<CaptureNote> = self
+        let RequestView { from, .. } = self.view;
+        let mut notes: Vec<CaptureNote> = self
             .request
             .deletes()
-            .map(|what| self.say(format!("{from} deleted {what}")))
+            .map(|what| self.text(format!("{from} deleted {what}")))
             .collect();
         for notify in self.request.notifies() {
-            told.push(self.say(format!("{from} said {}", name(notify))));
+            notes.push(self.text(format!("{from} sent {}", name(notify))));
         }
-        told.extend(self.errors());
-        if told.is_empty() && self.request.0.is_empty() {
-            told.push(CaptureNote::LivenessCheck);
+        notes.extend(self.errors());
+        if notes.is_empty() && self.request.0.is_empty() {
+            notes.push(CaptureNote::LivenessCheck);
         }
-        told
+        notes
     }
 
     fn other(&self) -> Vec<CaptureNote> {
-        let RequestView { from, to, .. } = self.asked;
-        let what = match (self.request.group(), self.answer.group()) {
+        let RequestView { from, to, .. } = self.view;
+        let what = match (self.request.group(), self.response.group()) {
             (Some(group), Some(_)) => {
                 format!(
-                    "{from} and {to} exchanged keys of {}",
-                    names::group_in_words(group)
+                    "{from} and {to} performed a key exchange with {}",
+                    names::group_name(group)
                 )
             }
-            (_, _) => format!("{from} asked, {to} answered"),
+            (_, _) => format!("{from} sent a request, {to} responded"),
         };
-        vec![self.say(what)]
+        vec![self.text(what)]
     }
 
-    /// What the answer refuses, and why.
+    /// The errors in the response, with their reasons.
     fn errors(&self) -> Vec<CaptureNote> {
-        self.answer
+        self.response
             .notifies()
             .filter(|notify| notify.kind.is_error())
-            .map(|notify| self.refusal(notify))
+            .map(|notify| self.rejection(notify))
             .collect()
     }
 
-    fn refusal(&self, notify: &Notify) -> CaptureNote {
-        let RequestView { from, to, .. } = self.asked;
+    fn rejection(&self, notify: &Notify) -> CaptureNote {
+        let RequestView { from, to, .. } = self.view;
         let offer = self.request.sa();
         if let (NotifyType::NO_PROPOSAL_CHOSEN, Some(offer)) = (notify.kind, offer) {
             let protocol = if has(offer, ProtocolId::IKE) {
@@ -314,7 +339,7 @@ impl Exchange<'_> {
             } else {
                 ProtocolId::ESP
             };
-            let RequestView { exchange, id, .. } = self.asked;
+            let RequestView { exchange, id, .. } = self.view;
             return CaptureNote::Rejection(ProposalRejection {
                 exchange: format!("{exchange} {}", id.0),
                 by: *to,
@@ -326,13 +351,13 @@ impl Exchange<'_> {
         let why = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD => {
                 let wanted = <[u8; 2]>::try_from(notify.data.as_slice()).ok();
-                let wanted = wanted.map(u16::from_be_bytes).map(names::group_in_words);
-                let used = self.request.group().map(names::group_in_words);
+                let wanted = wanted.map(u16::from_be_bytes).map(names::group_name);
+                let used = self.request.group().map(names::group_name);
                 match (wanted, used) {
                     (Some(wanted), Some(used)) => {
-                        format!(": it wants a key exchange of {wanted}, not {used}")
+                        format!(": it requests {wanted} instead of {used}")
                     }
-                    (Some(wanted), None) => format!(": it wants a key exchange of {wanted}"),
+                    (Some(wanted), None) => format!(": it requests {wanted}"),
                     (None, _) => String::new(),
                 }
             }
@@ -342,46 +367,46 @@ impl Exchange<'_> {
                     .id()
                     .map_or_else(|| from.to_string(), Id::to_string);
                 format!(
-                    ": another pre-shared key than {from}'s, or it does not expect the identity {id}"
+                    ": its pre-shared key differs from that of {from}, or it does not expect the identity {id}"
                 )
             }
             NotifyType::TS_UNACCEPTABLE => match self.request.selectors() {
                 Some((ts_i, ts_r)) => format!(
-                    ": {from} asks for {} === {}, which has nothing in common with what {to} allows",
+                    ": {from} requests {} === {}, which does not overlap with what {to} allows",
                     selectors(ts_i),
                     selectors(ts_r)
                 ),
                 None => String::new(),
             },
             NotifyType::TEMPORARY_FAILURE => {
-                ": it is busy with the same SA and will be asked again".to_owned()
+                ": it is rekeying or deleting the same SA; the request will be repeated".to_owned()
             }
-            NotifyType::CHILD_SA_NOT_FOUND => ": it has no such Child SA (any more)".to_owned(),
+            NotifyType::CHILD_SA_NOT_FOUND => ": it does not have that Child SA".to_owned(),
             NotifyType::NO_ADDITIONAL_SAS => {
-                ": it takes no further SAs on this IKE SA, nor rekeys them".to_owned()
+                ": it accepts no further Child SAs on this IKE SA, and no rekeys".to_owned()
             }
             _ => String::new(),
         };
-        self.say(format!("{to} refused with {}{why}", name(notify)))
+        self.text(format!("{to} rejected with {}{why}", name(notify)))
     }
 
-    fn say(&self, what: String) -> CaptureNote {
-        let RequestView { exchange, id, .. } = self.asked;
+    fn text(&self, what: String) -> CaptureNote {
+        let RequestView { exchange, id, .. } = self.view;
         CaptureNote::Text(format!("{exchange} {}: {what}", id.0))
     }
 }
 
-fn proved(parts: Parts<'_>) -> String {
-    match parts.proof() {
-        Some(auth) => format!("proved by {}", auth.method),
-        None => "without a proof yet".to_owned(),
+fn authentication(payloads: Payloads<'_>) -> String {
+    match payloads.auth() {
+        Some(auth) => format!("authenticated by {}", auth.method),
+        None => "not authenticated yet".to_owned(),
     }
 }
 
 fn name(notify: &Notify) -> String {
     match notify.kind.name() {
         Some(name) => name.to_owned(),
-        None => format!("notification {}", notify.kind.0),
+        None => format!("notify type {}", notify.kind.0),
     }
 }
 
@@ -401,11 +426,14 @@ fn names_a_group(sa: &Sa) -> bool {
     sa.proposals.iter().any(is_group)
 }
 
-/// The sender's SPI, which is the same in every proposal of an honest offer.
+/// The sender's SPI; all proposals of an offer have the same one.
 fn spi_of(sa: &Sa, protocol: ProtocolId) -> String {
     let proposal = sa
         .proposals
         .iter()
         .find(|proposal| proposal.protocol == protocol);
-    proposal.map_or_else(|| "none".to_owned(), |proposal| hex(&proposal.spi))
+    proposal.map_or_else(
+        || "none".to_owned(),
+        |proposal| HEXLOWER.encode(&proposal.spi),
+    )
 }

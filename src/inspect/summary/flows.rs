@@ -1,27 +1,27 @@
-//! ESP, counted by SPI.
+//! Counters of ESP packets by SPI.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::inspect::esp::{EspObservation, Icv};
+use crate::inspect::esp::{EspObservation, IcvCheck};
 
-/// What was seen of each SPI, in the order of appearance.
+/// Counters of each SPI, in order of appearance.
 #[derive(Debug, Default)]
-pub(super) struct Flows {
-    places: HashMap<(IpAddr, IpAddr, u32), usize>,
-    flows: Vec<Flow>,
+pub(super) struct EspFlows {
+    indices: HashMap<(IpAddr, IpAddr, u32), usize>,
+    flows: Vec<EspFlow>,
     /// Packets of flows beyond [`MAX_FLOWS`].
-    untold: u64,
+    skipped: u64,
 }
 
-/// Flows that are told of.
+/// The most flows in a summary.
 const MAX_FLOWS: usize = 1024;
 
-/// Pairs of inner addresses that are told of for a flow.
+/// The most pairs of inner addresses in the summary of a flow.
 const MAX_PAIRS: usize = 4;
 
 #[derive(Debug)]
-struct Flow {
+struct EspFlow {
     from: IpAddr,
     to: IpAddr,
     spi: u32,
@@ -29,51 +29,51 @@ struct Flow {
     octets: u64,
     ok: u64,
     bad: u64,
-    /// Authentic, and not to be carried.
-    refused: u64,
-    /// A number that was seen before or is behind one that was.
+    /// Authentic packets that groundlink drops.
+    dropped: u64,
+    /// Packets with a sequence number not above the highest one before.
     late: u64,
     first: u64,
     highest: u64,
     pairs: BTreeSet<(IpAddr, IpAddr)>,
 }
 
-impl Flows {
+impl EspFlows {
     pub(super) fn count(&mut self, from: IpAddr, to: IpAddr, seen: &EspObservation, octets: usize) {
         let key = (from, to, seen.spi);
-        let place = match self.places.get(&key) {
-            Some(place) => *place,
+        let index = match self.indices.get(&key) {
+            Some(index) => *index,
             None if self.flows.len() >= MAX_FLOWS => {
-                self.untold = self.untold.saturating_add(1);
+                self.skipped = self.skipped.saturating_add(1);
                 return;
             }
             None => {
-                self.flows.push(Flow::new(from, to, seen));
-                let place = self.flows.len().saturating_sub(1);
-                self.places.insert(key, place);
-                place
+                self.flows.push(EspFlow::new(from, to, seen));
+                let index = self.flows.len().saturating_sub(1);
+                self.indices.insert(key, index);
+                index
             }
         };
-        if let Some(flow) = self.flows.get_mut(place) {
+        if let Some(flow) = self.flows.get_mut(index) {
             flow.count(seen, octets);
         }
     }
 
-    pub(super) fn told(self) -> Vec<String> {
-        let mut lines: Vec<String> = self.flows.iter().map(Flow::told).collect();
-        if self.untold > 0 {
+    pub(super) fn lines(self) -> Vec<String> {
+        let mut lines: Vec<String> = self.flows.iter().map(EspFlow::line).collect();
+        if self.skipped > 0 {
             lines.push(format!(
-                "{} packets of further SPIs are not summed up",
-                self.untold
+                "{} packets of further SPIs are not in the summary",
+                self.skipped
             ));
         }
         lines
     }
 }
 
-impl Flow {
-    fn new(from: IpAddr, to: IpAddr, seen: &EspObservation) -> Flow {
-        Flow {
+impl EspFlow {
+    fn new(from: IpAddr, to: IpAddr, seen: &EspObservation) -> EspFlow {
+        EspFlow {
             from,
             to,
             spi: seen.spi,
@@ -81,7 +81,7 @@ impl Flow {
             octets: 0,
             ok: 0,
             bad: 0,
-            refused: 0,
+            dropped: 0,
             late: 0,
             first: seen.sequence,
             highest: 0,
@@ -98,21 +98,21 @@ impl Flow {
         self.octets = self.octets.saturating_add(octets as u64);
         self.highest = self.highest.max(seen.sequence);
         match seen.icv {
-            Icv::Ok => add(&mut self.ok),
-            Icv::Bad => add(&mut self.bad),
-            Icv::Unknown => {}
+            IcvCheck::Ok => add(&mut self.ok),
+            IcvCheck::Bad => add(&mut self.bad),
+            IcvCheck::Unknown => {}
         }
         match &seen.inner {
             Some(Ok(pair)) if self.pairs.len() < MAX_PAIRS => {
                 self.pairs.insert(*pair);
             }
             Some(Ok(_)) | None => {}
-            Some(Err(_)) => add(&mut self.refused),
+            Some(Err(_)) => add(&mut self.dropped),
         }
     }
 
-    fn told(&self) -> String {
-        let Flow {
+    fn line(&self) -> String {
+        let EspFlow {
             from,
             to,
             spi,
@@ -126,12 +126,12 @@ impl Flow {
             "ESP {spi:08x}, {from} → {to}: {packets} packets, {octets} octets, sequence numbers {first} to {highest}"
         )];
         match (self.ok, self.bad) {
-            (0, 0) => parts.push("no keys to open them".to_owned()),
+            (0, 0) => parts.push("no keys".to_owned()),
             (_, 0) if self.ok == self.packets => parts.push("all authentic".to_owned()),
-            (ok, bad) => parts.push(format!("{ok} authentic, {bad} not")),
+            (ok, bad) => parts.push(format!("{ok} authentic, {bad} with a wrong ICV")),
         }
-        if self.refused > 0 {
-            parts.push(format!("{} of them not to be carried", self.refused));
+        if self.dropped > 0 {
+            parts.push(format!("{} of them dropped", self.dropped));
         }
         if self.late > 0 {
             parts.push(format!("{} late or repeated", self.late));
@@ -142,7 +142,7 @@ impl Flow {
                 .iter()
                 .map(|(from, to)| format!("{from} → {to}"))
                 .collect();
-            parts.push(format!("inside: {}", pairs.join(", ")));
+            parts.push(format!("inner: {}", pairs.join(", ")));
         }
         parts.join("; ")
     }

@@ -1,7 +1,7 @@
-//! NO_PROPOSAL_CHOSEN, told as theirs against ours, where the capture shows both.
+//! NO_PROPOSAL_CHOSEN explained with the proposals of both sides.
 //!
-//! The message itself says nothing. But the side that refuses may have offered something itself, before or afterwards, and then the
-//! engine's own search for the nearest pair says what would have to change.
+//! The notify has no data. If the rejecting side has sent proposals of its own elsewhere in the capture, the closest pair of
+//! proposals shows what would have to change.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,18 +11,18 @@ use crate::ike::{self, ClosestProposal};
 use crate::inspect::payload::offered;
 use crate::wire::{Payload, Proposal, ProtocolId, Sa};
 
-/// What each address has offered by itself.
+/// The latest proposals of each address.
 #[derive(Debug, Default)]
-pub(super) struct Offers {
+pub(super) struct OfferTable {
     latest: HashMap<(IpAddr, ProtocolId), Sa>,
 }
 
-/// Offers that are remembered.
+/// The most proposals that are kept.
 const MAX_OFFERS: usize = 256;
 
-impl Offers {
-    /// Takes note of a request.
-    pub(super) fn note(&mut self, from: IpAddr, payloads: &[Payload]) {
+impl OfferTable {
+    /// Records the proposals of a request.
+    pub(super) fn record(&mut self, from: IpAddr, payloads: &[Payload]) {
         for payload in payloads {
             let Payload::Sa(sa) = payload else { continue };
             for protocol in [ProtocolId::IKE, ProtocolId::ESP] {
@@ -38,24 +38,24 @@ impl Offers {
     }
 }
 
-/// Somebody found nothing acceptable in an offer.
+/// A rejected offer.
 #[derive(Debug)]
 pub(super) struct ProposalRejection {
-    /// In which exchange: `IKE_AUTH 1`.
+    /// Exchange type and message ID: `IKE_AUTH 1`.
     pub(super) exchange: String,
-    /// Who refused.
+    /// Rejecting side.
     pub(super) by: IpAddr,
-    /// Who had offered.
+    /// Offering side.
     pub(super) to: IpAddr,
-    /// What.
+    /// Rejected proposals.
     pub(super) offer: Sa,
-    /// For which kind of SA.
+    /// Protocol of the SA.
     pub(super) protocol: ProtocolId,
 }
 
 impl ProposalRejection {
-    /// In words.
-    pub(super) fn told(&self, offers: &Offers) -> String {
+    /// Describes the rejection and the closest pair of proposals.
+    pub(super) fn describe(&self, offers: &OfferTable) -> String {
         let ProposalRejection {
             exchange,
             by,
@@ -65,26 +65,26 @@ impl ProposalRejection {
         } = self;
         let offer_words = offered(offer, *protocol);
         let start = format!(
-            "{exchange}: {by} refused with NO_PROPOSAL_CHOSEN: for {protocol}, {to} offers {offer_words}"
+            "{exchange}: {by} rejected with NO_PROPOSAL_CHOSEN: for {protocol}, {to} offers {offer_words}"
         );
         let Some(own) = offers.latest.get(&(*by, *protocol)) else {
             return format!(
-                "{start}; what {by} would accept is not in this capture, its configuration or log has it"
+                "{start}; the proposals of {by} are not in this capture: see its configuration or log"
             );
         };
         let own_words = offered(own, *protocol);
-        match nearest(own, offer, *protocol) {
-            Some(nearest) => format!(
-                "{start}; {by} itself offers {own_words}; the nearest pair {nearest}: {by} would have to accept {}",
-                nearest.words
+        match closest(own, offer, *protocol) {
+            Some(closest) => format!(
+                "{start}; {by} itself offers {own_words}; the closest pair {closest}: {by} would have to accept {}",
+                closest.words
             ),
             None => format!("{start}; {by} itself offers {own_words}"),
         }
     }
 }
 
-/// The engine takes proposals of its own in the words of the configuration.
-fn nearest(own: &Sa, offer: &Sa, protocol: ProtocolId) -> Option<ClosestProposal> {
+/// Finds the closest pair; the engine takes its own proposals in configuration syntax.
+fn closest(own: &Sa, offer: &Sa, protocol: ProtocolId) -> Option<ClosestProposal> {
     let words = own
         .proposals
         .iter()
@@ -115,7 +115,7 @@ mod tests {
         ike::offer_ike(&[IkeProposal::parse(words).unwrap().0], &[])
     }
 
-    fn refusal() -> ProposalRejection {
+    fn rejection() -> ProposalRejection {
         ProposalRejection {
             exchange: "IKE_SA_INIT 0".to_owned(),
             by: "192.0.2.2".parse().unwrap(),
@@ -126,21 +126,21 @@ mod tests {
     }
 
     #[test]
-    fn what_the_refusing_side_offers_itself_makes_the_nearest_pair() {
-        let mut offers = Offers::default();
+    fn proposals_of_the_rejecting_side_give_the_closest_pair() {
+        let mut offers = OfferTable::default();
         let own = Payload::Sa(offer("aes128-sha1-modp2048"));
-        offers.note("192.0.2.2".parse().unwrap(), &[own]);
+        offers.record("192.0.2.2".parse().unwrap(), &[own]);
         assert_eq!(
-            refusal().told(&offers),
-            "IKE_SA_INIT 0: 192.0.2.2 refused with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.1 offers aes128-sha1-modp1024; \
-             192.0.2.2 itself offers aes128-sha1-modp2048; the nearest pair differs in group: \
+            rejection().describe(&offers),
+            "IKE_SA_INIT 0: 192.0.2.2 rejected with NO_PROPOSAL_CHOSEN: for IKE, 192.0.2.1 offers aes128-sha1-modp1024; \
+             192.0.2.2 itself offers aes128-sha1-modp2048; the closest pair differs in group: \
              192.0.2.2 would have to accept aes128-sha1-modp1024"
         );
     }
 
     #[test]
-    fn without_that_the_capture_does_not_tell() {
-        let told = refusal().told(&Offers::default());
-        assert!(told.contains("not in this capture"), "{told}");
+    fn missing_proposals_of_the_rejecting_side_are_reported() {
+        let text = rejection().describe(&OfferTable::default());
+        assert!(text.contains("not in this capture"), "{text}");
     }
 }

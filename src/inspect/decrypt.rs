@@ -1,8 +1,8 @@
-//! What is inside an encrypted payload, where a table has the keys (RFC 7296 §3.14, RFC 7383).
+//! Decryption of IKE messages with keys of a table (RFC 7296 §3.14, RFC 7383).
 //!
 //! ```text
-//! SK  ──▶ keys of (SPIi, SPIr), of the side that sent it ──▶ open ──▶ payloads
-//! SKF ──▶ the same ──▶ waits in the engine's Assembly ──▶ payloads with the last one
+//! SK  ──▶ keys of (SPIi, SPIr) and of the sender ──▶ decrypt ──▶ payloads
+//! SKF ──▶ the same ──▶ Assembly of the engine ──▶ payloads, with the last fragment
 //! ```
 
 use std::collections::HashMap;
@@ -11,17 +11,17 @@ use crate::crypto::{OpenError, Opener};
 use crate::ike::{Assembly, Fragment, Mark, MessageKey, Part};
 use crate::wire::{ChainError, Envelope, Flags, IkeSpi, Message, Payload, Sealed, chain, sk};
 
-use super::tables::{IkeKeyRow, IkeKeys};
+use super::key_tables::{IkeKeyRow, IkeKeys};
 
-/// The keys, and the fragments that were opened with them.
+/// IKE keys, and decrypted fragments of incomplete messages.
 #[derive(Debug, Default)]
-pub(super) struct IkeOpener {
+pub(super) struct IkeDecrypter {
     keys: IkeKeys,
-    waiting: HashMap<Direction, Assembly>,
+    incomplete: HashMap<Direction, Assembly>,
 }
 
-/// SAs and directions in which fragments may wait at a time.
-const MAX_WAITING: usize = 256;
+/// The most SAs and directions with incomplete messages.
+const MAX_INCOMPLETE: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Direction {
@@ -30,38 +30,38 @@ struct Direction {
     flags: Flags,
 }
 
-/// What became of an encrypted payload.
+/// The outcome of a decryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decrypted {
-    /// It was read.
-    Read {
-        /// What is in it.
+    /// The payloads of the message.
+    Payloads {
+        /// Decrypted payloads.
         payloads: Vec<Payload>,
-        /// By which a repetition of the message is known.
+        /// Digest that identifies a retransmission.
         mark: Mark,
     },
-    /// It was opened, and the rest of the message is to come.
-    Partial,
-    /// No table has its keys.
+    /// One fragment of a message whose other fragments are missing.
+    Fragment,
+    /// The key table has no row for the SA.
     NoKeys,
-    /// A table has them, for algorithms that we do not run.
+    /// The row in the key table names algorithms that groundlink does not support.
     Unsupported(String),
-    /// The keys do not open it.
+    /// The integrity check failed.
     Forged(OpenError),
-    /// It is authentic and makes no sense.
-    Nonsense(ChainError),
+    /// The message is authentic, but its payloads cannot be parsed.
+    Malformed(ChainError),
 }
 
-impl IkeOpener {
-    pub(super) fn new(keys: IkeKeys) -> IkeOpener {
-        IkeOpener {
+impl IkeDecrypter {
+    pub(super) fn new(keys: IkeKeys) -> IkeDecrypter {
+        IkeDecrypter {
             keys,
-            waiting: HashMap::new(),
+            incomplete: HashMap::new(),
         }
     }
 
-    /// Opens the encrypted payload of `message`.
-    pub(super) fn open(&mut self, message: &Message<'_>, sealed: Sealed) -> Decrypted {
+    /// Decrypts the encrypted payload of `message`.
+    pub(super) fn decrypt(&mut self, message: &Message<'_>, sealed: Sealed) -> Decrypted {
         let header = &message.header;
         let opener = match self.keys.find(header.spi_i, header.spi_r) {
             None => return Decrypted::NoKeys,
@@ -78,14 +78,14 @@ impl IkeOpener {
             }
         };
         let mut bytes = message.bytes.to_vec();
-        let (offset, content) = match decrypt(opener, &mut bytes, sealed) {
+        let (offset, content) = match open(opener, &mut bytes, sealed) {
             Ok(opened) => opened,
-            Err(inside) => return inside,
+            Err(failure) => return failure,
         };
         match sealed.envelope {
             Envelope::Whole => {
                 let mark = Mark::of(message.bytes);
-                read(chain::parse(sealed.first, content, offset), mark)
+                parsed(chain::parse(sealed.first, content, offset), mark)
             }
             Envelope::Fragment { number, total } => {
                 let fragment = Fragment {
@@ -106,22 +106,22 @@ impl IkeOpener {
             spi_r: header.spi_r,
             flags: header.flags,
         };
-        if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&direction) {
-            self.waiting.clear();
+        if self.incomplete.len() >= MAX_INCOMPLETE && !self.incomplete.contains_key(&direction) {
+            self.incomplete.clear();
         }
-        let assembly = self.waiting.entry(direction).or_default();
+        let assembly = self.incomplete.entry(direction).or_default();
         match assembly.add(MessageKey::of(header), part, fragment) {
-            None => Decrypted::Partial,
+            None => Decrypted::Fragment,
             Some(joined) => {
-                self.waiting.remove(&direction);
-                read(chain::parse(joined.first, &joined.content, 0), joined.mark)
+                self.incomplete.remove(&direction);
+                parsed(chain::parse(joined.first, &joined.content, 0), joined.mark)
             }
         }
     }
 }
 
-/// Where in the message the payloads begin, and what they are.
-fn decrypt<'b>(
+/// Opens a message; returns the offset of its payloads and their octets.
+fn open<'b>(
     opener: &Opener,
     bytes: &'b mut [u8],
     sealed: Sealed,
@@ -131,14 +131,14 @@ fn decrypt<'b>(
         .map_err(Decrypted::Forged)?;
     let offset = plain.start;
     let plain = bytes.get(plain).unwrap_or_default();
-    let content = sk::unpad(plain).map_err(|malformed| Decrypted::Nonsense(malformed.into()))?;
+    let content = sk::unpad(plain).map_err(|malformed| Decrypted::Malformed(malformed.into()))?;
     Ok((offset, content))
 }
 
-fn read(payloads: Result<Vec<Payload>, ChainError>, mark: Mark) -> Decrypted {
+fn parsed(payloads: Result<Vec<Payload>, ChainError>, mark: Mark) -> Decrypted {
     match payloads {
-        Ok(payloads) => Decrypted::Read { payloads, mark },
-        Err(error) => Decrypted::Nonsense(error),
+        Ok(payloads) => Decrypted::Payloads { payloads, mark },
+        Err(error) => Decrypted::Malformed(error),
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
     const ROW: &str = "0000000000000001,0000000000000002,000102030405060708090a0b0c0d0e0f00112233,\
         101112131415161718191a1b1c1d1e1f00112233,\"AES-GCM-128 with 16 octet ICV [RFC5282]\",,,\"NONE [RFC4306]\"";
 
-    fn opener() -> IkeOpener {
-        IkeOpener::new(IkeKeys::parse(ROW).unwrap())
+    fn decrypter() -> IkeDecrypter {
+        IkeDecrypter::new(IkeKeys::parse(ROW).unwrap())
     }
 
     fn header(initiator: bool) -> Header {
@@ -176,13 +176,13 @@ mod tests {
         ))]
     }
 
-    const ROOM: sk::Overhead = sk::Overhead {
+    const OVERHEAD: sk::Overhead = sk::Overhead {
         iv: 8,
         icv: 16,
         block: 1,
     };
 
-    /// With the keys of the side that initiated the SA.
+    /// Seals with the keys of the original initiator.
     fn seal(mut framed: sk::SealedLayout, counter: u64) -> Vec<u8> {
         let mut key: Vec<u8> = (0..16).collect();
         key.extend([0, 0x11, 0x22, 0x33]);
@@ -201,88 +201,88 @@ mod tests {
         framed.bytes
     }
 
-    fn open(opener: &mut IkeOpener, bytes: &[u8]) -> Decrypted {
+    fn decrypt(decrypter: &mut IkeDecrypter, bytes: &[u8]) -> Decrypted {
         let message = Message::parse(bytes).unwrap();
-        opener.open(&message, message.sealed.unwrap())
+        decrypter.decrypt(&message, message.sealed.unwrap())
     }
 
     #[test]
-    fn the_keys_of_the_sender_open_a_message() {
-        let sealed = seal(sk::frame(header(true), &notify(9), ROOM).unwrap(), 1);
-        let expected = Decrypted::Read {
+    fn the_senders_keys_decrypt_a_message() {
+        let sealed = seal(sk::frame(header(true), &notify(9), OVERHEAD).unwrap(), 1);
+        let expected = Decrypted::Payloads {
             payloads: notify(9),
             mark: Mark::of(&sealed),
         };
-        assert_eq!(open(&mut opener(), &sealed), expected);
-        let other_side = seal(sk::frame(header(false), &notify(9), ROOM).unwrap(), 1);
+        assert_eq!(decrypt(&mut decrypter(), &sealed), expected);
+        let other_side = seal(sk::frame(header(false), &notify(9), OVERHEAD).unwrap(), 1);
         assert_eq!(
-            open(&mut opener(), &other_side),
+            decrypt(&mut decrypter(), &other_side),
             Decrypted::Forged(OpenError::WrongIcv)
         );
         let mut unknown = sealed;
         unknown[15] = 9;
-        assert_eq!(open(&mut opener(), &unknown), Decrypted::NoKeys);
+        assert_eq!(decrypt(&mut decrypter(), &unknown), Decrypted::NoKeys);
     }
 
     #[test]
-    fn fragments_are_read_with_the_last_of_them_and_again_when_repeated() {
-        let framed = sk::frame_fragments(header(true), &notify(900), ROOM, 400).unwrap();
-        let mut pieces: Vec<Vec<u8>> = framed
+    fn a_fragmented_message_is_decrypted_with_its_last_fragment_each_time() {
+        let framed = sk::frame_fragments(header(true), &notify(900), OVERHEAD, 400).unwrap();
+        let mut fragments: Vec<Vec<u8>> = framed
             .into_iter()
             .zip(1..)
             .map(|(f, n)| seal(f, n))
             .collect();
-        assert!(pieces.len() >= 3);
-        let first = Mark::of(&pieces[0]);
-        pieces.reverse();
-        let mut opener = opener();
+        assert!(fragments.len() >= 3);
+        let first = Mark::of(&fragments[0]);
+        fragments.reverse();
+        let mut decrypter = decrypter();
         for _ in 0..2 {
-            let (last, before) = pieces.split_last().unwrap();
-            for piece in before {
-                assert_eq!(open(&mut opener, piece), Decrypted::Partial);
+            let (last, before) = fragments.split_last().unwrap();
+            for fragment in before {
+                assert_eq!(decrypt(&mut decrypter, fragment), Decrypted::Fragment);
             }
-            let expected = Decrypted::Read {
+            let expected = Decrypted::Payloads {
                 payloads: notify(900),
                 mark: first,
             };
-            assert_eq!(open(&mut opener, last), expected);
+            assert_eq!(decrypt(&mut decrypter, last), expected);
         }
-        assert!(opener.waiting.is_empty());
+        assert!(decrypter.incomplete.is_empty());
     }
 
     #[test]
-    fn nonsense_inside_is_told_apart_from_forgery() {
-        let mut framed = sk::frame(header(true), &notify(9), ROOM).unwrap();
+    fn malformed_payloads_are_distinguished_from_forgery() {
+        let mut framed = sk::frame(header(true), &notify(9), OVERHEAD).unwrap();
         framed.bytes[framed.aad_len - 4] = PayloadType::KE.0;
         let sealed = seal(framed, 1);
-        let Decrypted::Read { payloads, .. } = open(&mut opener(), &sealed) else {
+        let Decrypted::Payloads { payloads, .. } = decrypt(&mut decrypter(), &sealed) else {
             panic!("a notification can be read as a key exchange")
         };
         assert_eq!(payloads[0].kind(), PayloadType::KE);
-        let mut framed = sk::frame(header(true), &notify(9), ROOM).unwrap();
+        let mut framed = sk::frame(header(true), &notify(9), OVERHEAD).unwrap();
         framed.bytes[framed.aad_len - 4] = PayloadType::NONE.0;
         let sealed = seal(framed, 1);
         assert!(matches!(
-            open(&mut opener(), &sealed),
-            Decrypted::Nonsense(ChainError::Malformed(_))
+            decrypt(&mut decrypter(), &sealed),
+            Decrypted::Malformed(ChainError::Malformed(_))
         ));
     }
 
     #[test]
-    fn what_waits_is_bounded() {
-        let rows: String = (1..=2 * MAX_WAITING)
+    fn the_number_of_incomplete_messages_is_bounded() {
+        let rows: String = (1..=2 * MAX_INCOMPLETE)
             .map(|n| ROW.replacen("0000000000000001", &format!("{n:016x}"), 1) + "\n")
             .collect();
-        let mut opener = IkeOpener::new(IkeKeys::parse(&rows).unwrap());
-        for n in 1..=2 * MAX_WAITING as u64 {
+        let mut decrypter = IkeDecrypter::new(IkeKeys::parse(&rows).unwrap());
+        for n in 1..=2 * MAX_INCOMPLETE as u64 {
             let header = Header {
                 spi_i: IkeSpi(n),
                 ..header(true)
             };
-            let framed = sk::frame_fragments(header, &notify(900), ROOM, 400).unwrap();
+            let framed = sk::frame_fragments(header, &notify(900), OVERHEAD, 400).unwrap();
             let sealed = seal(framed.into_iter().next().unwrap(), n);
-            assert_eq!(open(&mut opener, &sealed), Decrypted::Partial);
-            assert!(opener.waiting.len() <= MAX_WAITING);
+            assert_eq!(decrypt(&mut decrypter, &sealed), Decrypted::Fragment);
+            assert!(decrypter.incomplete.len() <= MAX_INCOMPLETE);
         }
     }
 }

@@ -1,30 +1,30 @@
-//! Wireshark's names of algorithms, beside the numbers of ours.
+//! Wireshark's algorithm names and the transforms that they mean.
 //!
-//! Wireshark writes the RFC behind the name in brackets; it is not compared.
+//! Wireshark appends the RFC in brackets; that part of a name is not compared.
 
 use crate::crypto::{self, Encryption, Integrity};
 
-/// What a name in a table means to us.
+/// The meaning of an algorithm name in a key table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TableAlgorithm<T> {
-    /// An algorithm of ours.
+    /// An algorithm that groundlink supports.
     Supported(T),
-    /// One that Wireshark knows and we do not run.
+    /// An algorithm of Wireshark's list that groundlink does not support.
     Unsupported,
 }
 
-/// The cipher of a row of `ikev2_decryption_table`; `None` if Wireshark does not know it either.
+/// The cipher of an `ikev2_decryption_table` row; `None` if the name is not in Wireshark's list.
 pub(super) fn ike_encryption(name: &str) -> Option<TableAlgorithm<&'static Encryption>> {
     let row = IKE_ENCRYPTION.iter().find(|row| row.0 == bare(name))?;
     Some(meaning(crypto::encryption(row.1, row.2)))
 }
 
-/// The integrity algorithm of such a row; none is a meaning too.
+/// The integrity algorithm of an `ikev2_decryption_table` row; an inner `None` means no algorithm.
 pub(super) fn ike_integrity(name: &str) -> Option<TableAlgorithm<Option<&'static Integrity>>> {
     integrity(IKE_INTEGRITY, name, "-bits of Authentication")
 }
 
-/// The cipher of a row of `esp_sa`, whose length is that of its key.
+/// The cipher of an `esp_sa` row; the key length selects the variant.
 pub(super) fn esp_encryption(
     name: &str,
     key_len: usize,
@@ -35,13 +35,13 @@ pub(super) fn esp_encryption(
     Some(meaning(crypto::ENCRYPTION.iter().find(fits)))
 }
 
-/// The integrity algorithm of such a row.
+/// The integrity algorithm of an `esp_sa` row.
 pub(super) fn esp_integrity(name: &str) -> Option<TableAlgorithm<Option<&'static Integrity>>> {
     integrity(ESP_INTEGRITY, name, " bit authentication")
 }
 
-/// Numbers of transforms (IANA); [`FOREIGN`] where there is no row of ours.
-const FOREIGN: u16 = u16::MAX;
+/// Transform ID of the algorithms that groundlink does not support.
+const UNSUPPORTED: u16 = u16::MAX;
 
 const IKE_ENCRYPTION: &[(&str, u16, Option<u16>)] = &[
     ("3DES", 3, None),
@@ -53,25 +53,25 @@ const IKE_ENCRYPTION: &[(&str, u16, Option<u16>)] = &[
     ("AES-GCM-192 with 16 octet ICV", 20, Some(192)),
     ("AES-GCM-256 with 16 octet ICV", 20, Some(256)),
     ("ChaCha20 with Poly1305", 28, None),
-    ("NULL", FOREIGN, None),
-    ("AES-CTR-128", FOREIGN, None),
-    ("AES-CTR-192", FOREIGN, None),
-    ("AES-CTR-256", FOREIGN, None),
-    ("AES-GCM-128 with 8 octet ICV", FOREIGN, None),
-    ("AES-GCM-192 with 8 octet ICV", FOREIGN, None),
-    ("AES-GCM-256 with 8 octet ICV", FOREIGN, None),
-    ("AES-GCM-128 with 12 octet ICV", FOREIGN, None),
-    ("AES-GCM-192 with 12 octet ICV", FOREIGN, None),
-    ("AES-GCM-256 with 12 octet ICV", FOREIGN, None),
-    ("AES-CCM-128 with 8 octet ICV", FOREIGN, None),
-    ("AES-CCM-192 with 8 octet ICV", FOREIGN, None),
-    ("AES-CCM-256 with 8 octet ICV", FOREIGN, None),
-    ("AES-CCM-128 with 12 octet ICV", FOREIGN, None),
-    ("AES-CCM-192 with 12 octet ICV", FOREIGN, None),
-    ("AES-CCM-256 with 12 octet ICV", FOREIGN, None),
-    ("AES-CCM-128 with 16 octet ICV", FOREIGN, None),
-    ("AES-CCM-192 with 16 octet ICV", FOREIGN, None),
-    ("AES-CCM-256 with 16 octet ICV", FOREIGN, None),
+    ("NULL", UNSUPPORTED, None),
+    ("AES-CTR-128", UNSUPPORTED, None),
+    ("AES-CTR-192", UNSUPPORTED, None),
+    ("AES-CTR-256", UNSUPPORTED, None),
+    ("AES-GCM-128 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-GCM-192 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-GCM-256 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-GCM-128 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-GCM-192 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-GCM-256 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-128 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-192 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-256 with 8 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-128 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-192 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-256 with 12 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-128 with 16 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-192 with 16 octet ICV", UNSUPPORTED, None),
+    ("AES-CCM-256 with 16 octet ICV", UNSUPPORTED, None),
 ];
 
 const IKE_INTEGRITY: &[(&str, u16)] = &[
@@ -81,9 +81,9 @@ const IKE_INTEGRITY: &[(&str, u16)] = &[
     ("HMAC_SHA2_256_128", 12),
     ("HMAC_SHA2_384_192", 13),
     ("HMAC_SHA2_512_256", 14),
-    ("HMAC_MD5_128", FOREIGN),
-    ("HMAC_SHA1_160", FOREIGN),
-    ("HMAC_SHA2_256_96", FOREIGN),
+    ("HMAC_MD5_128", UNSUPPORTED),
+    ("HMAC_SHA1_160", UNSUPPORTED),
+    ("HMAC_SHA2_256_96", UNSUPPORTED),
 ];
 
 const ESP_ENCRYPTION: &[(&str, u16)] = &[
@@ -93,15 +93,15 @@ const ESP_ENCRYPTION: &[(&str, u16)] = &[
     ("AES-GCM", 20),
     ("AES-GCM with 16 octet ICV", 20),
     ("ChaCha20 with Poly1305", 28),
-    ("NULL", FOREIGN),
-    ("AES-CTR", FOREIGN),
-    ("CAST5-CBC", FOREIGN),
-    ("BLOWFISH-CBC", FOREIGN),
-    ("TWOFISH-CBC", FOREIGN),
-    ("AES-GCM with 8 octet ICV", FOREIGN),
-    ("AES-GCM with 12 octet ICV", FOREIGN),
-    ("AES-GCM with IIV and 16 octet ICV", FOREIGN),
-    ("ChaCha20 with Poly1305 and IIV", FOREIGN),
+    ("NULL", UNSUPPORTED),
+    ("AES-CTR", UNSUPPORTED),
+    ("CAST5-CBC", UNSUPPORTED),
+    ("BLOWFISH-CBC", UNSUPPORTED),
+    ("TWOFISH-CBC", UNSUPPORTED),
+    ("AES-GCM with 8 octet ICV", UNSUPPORTED),
+    ("AES-GCM with 12 octet ICV", UNSUPPORTED),
+    ("AES-GCM with IIV and 16 octet ICV", UNSUPPORTED),
+    ("ChaCha20 with Poly1305 and IIV", UNSUPPORTED),
 ];
 
 const ESP_INTEGRITY: &[(&str, u16)] = &[
@@ -111,23 +111,23 @@ const ESP_INTEGRITY: &[(&str, u16)] = &[
     ("HMAC-SHA-256-128", 12),
     ("HMAC-SHA-384-192", 13),
     ("HMAC-SHA-512-256", 14),
-    ("HMAC-SHA-256-96", FOREIGN),
-    ("MAC-RIPEMD-160-96", FOREIGN),
+    ("HMAC-SHA-256-96", UNSUPPORTED),
+    ("MAC-RIPEMD-160-96", UNSUPPORTED),
 ];
 
 /// Transform id 0 of the integrity algorithms.
 const NONE: u16 = 0;
 
-/// The name without the RFC.
+/// The name without its RFC.
 fn bare(name: &str) -> &str {
     name.split_once(" [").map_or(name, |(name, _)| name)
 }
 
-fn meaning<T>(ours: Option<T>) -> TableAlgorithm<T> {
-    ours.map_or(TableAlgorithm::Unsupported, TableAlgorithm::Supported)
+fn meaning<T>(supported: Option<T>) -> TableAlgorithm<T> {
+    supported.map_or(TableAlgorithm::Unsupported, TableAlgorithm::Supported)
 }
 
-/// `any` is how Wireshark calls an ICV that it is only to skip.
+/// `any` is the end of Wireshark's names for an ICV that is skipped without a check.
 fn integrity(
     rows: &[(&str, u16)],
     name: &str,
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_for_our_rows_whatever_rfc_they_cite() {
+    fn names_are_recognized_with_any_rfc_reference() {
         let word = |name| match ike_encryption(name) {
             Some(TableAlgorithm::Supported(row)) => row.word,
             other => panic!("{name}: {other:?}"),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wireshark_knows_and_we_do_not_is_foreign_and_the_rest_unknown() {
+    fn wiresharks_other_algorithms_are_unsupported_and_the_rest_is_unknown() {
         assert_eq!(
             ike_encryption("NULL [RFC2410]"),
             Some(TableAlgorithm::Unsupported)
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_integrity_algorithm_of_ours_has_a_name_in_both_tables() {
+    fn every_supported_algorithm_has_a_name_in_both_tables() {
         for row in crypto::INTEGRITY {
             for table in [IKE_INTEGRITY, ESP_INTEGRITY] {
                 assert!(table.iter().any(|(_, id)| *id == row.id), "{row}");
