@@ -9,8 +9,8 @@ use groundlink::lab::charon::{Charon, CharonConfig, CharonStart, RekeyTimes};
 use groundlink::lab::interrupt::Interrupt;
 use groundlink::lab::options::{AddressFamily, LabOptions, NatPlacement, Side};
 use groundlink::lab::ping::Pinger;
+use groundlink::lab::process::ScratchDir;
 use groundlink::lab::report::WireCounters;
-use groundlink::lab::scratch::ScratchDir;
 use groundlink::lab::topology::Topology;
 use groundlink::lab::traffic::{TcpSink, connect};
 
@@ -18,18 +18,18 @@ const SUITE: &str = "aes128-sha1-modp1024";
 
 fn carry(options: &LabOptions) -> WireCounters {
     let interrupt = Interrupt::default();
-    let plan = Addressing::new(options);
-    let world = Topology::new(options, &plan).unwrap();
-    let mut tap = world.tap(&plan).unwrap();
+    let addressing = Addressing::new(options);
+    let topology = Topology::new(options, &addressing).unwrap();
+    let mut wire_tap = topology.wire_tap(&addressing).unwrap();
     let scratch = ScratchDir::new().unwrap();
     // The side that starts comes last.
-    let order = if options.starts(Side::A) {
+    let order = if options.initiates(Side::A) {
         [Side::B, Side::A]
     } else {
         [Side::A, Side::B]
     };
     let charons = order.map(|side| {
-        let (ours, theirs) = (plan.site(side), plan.site(side.other()));
+        let (ours, theirs) = (addressing.site(side), addressing.site(side.other()));
         let connection = CharonConfig {
             local: ours.outside[0],
             remote: theirs.public[0],
@@ -40,7 +40,7 @@ fn carry(options: &LabOptions) -> WireCounters {
             ike: options.ike.clone(),
             esp: options.esp.clone(),
             psk: "0123456789abcdef".to_owned(),
-            start: if options.starts(side) {
+            start: if options.initiates(side) {
                 CharonStart::Connect
             } else {
                 CharonStart::Wait
@@ -53,8 +53,8 @@ fn carry(options: &LabOptions) -> WireCounters {
             ppk: None,
             root: None,
         };
-        let folder = scratch.folder(&side.to_string()).unwrap();
-        Charon::start(world.gateway(side), &folder, &connection, &interrupt).unwrap()
+        let dir = scratch.subdir(&side.to_string()).unwrap();
+        Charon::start(topology.gateway(side), &dir, &connection, &interrupt).unwrap()
     });
     let begin = std::time::Instant::now();
     while !charons.iter().all(Charon::is_up) {
@@ -66,38 +66,38 @@ fn carry(options: &LabOptions) -> WireCounters {
         );
         interrupt.pause(Duration::from_millis(20)).unwrap();
     }
-    let pinger = world
+    let pinger = topology
         .host(Side::A)
-        .run(|| Pinger::new(plan.b.host))
+        .run(|| Pinger::new(addressing.b.host))
         .unwrap()
         .unwrap();
     let ping = pinger.ping(5, &interrupt).unwrap();
     assert_eq!((ping.sent, ping.received), (5, 5));
-    let wire = tap.seen();
-    tap.watch_protocol_50_only().unwrap();
+    let wire = wire_tap.counters();
+    wire_tap.count_protocol_50_only().unwrap();
     for side in [Side::A, Side::B] {
-        let address = plan.site(side.other()).host;
-        let sink = world
+        let address = addressing.site(side.other()).host;
+        let sink = topology
             .host(side.other())
             .run(|| TcpSink::new(address))
             .unwrap()
             .unwrap();
         let target = sink.target().unwrap();
-        let streams = world
+        let streams = topology
             .host(side)
             .run(|| connect(target, 2))
             .unwrap()
             .unwrap();
         let carried = sink
-            .fill(streams, Duration::from_millis(300), &interrupt)
+            .transfer(streams, Duration::from_millis(300), &interrupt)
             .unwrap();
         assert!(carried.bytes > 100_000, "{carried:?}");
     }
     // At full speed nothing but protocol 50 is looked at, and there was none.
     assert!(
-        tap.seen().esp_udp <= wire.esp_udp + 1000,
+        wire_tap.counters().esp_udp <= wire.esp_udp + 1000,
         "{:?}",
-        tap.seen()
+        wire_tap.counters()
     );
     assert_eq!((wire.esp_native, wire.clear), (0, 0));
     wire

@@ -1,13 +1,13 @@
-//! Handshakes on one core: two engines, no network, every message of IKE_SA_INIT and IKE_AUTH (and IKE_INTERMEDIATE where there is one).
+//! Handshakes on one core between two engines without a network: IKE_SA_INIT, IKE_AUTH, and IKE_INTERMEDIATE if the suite needs it.
 //!
 //! ```text
-//!   initiator ── IKE_SA_INIT ──▶ responder          timed by side: what each does with what it gets,
-//!             ◀─ IKE_SA_INIT ──                     from the first message to an SA that carries packets
+//!   initiator ── IKE_SA_INIT ──▶ responder          timed by side: processing of each message,
+//!             ◀─ IKE_SA_INIT ──                     from the first one to an established Child SA
 //!             ── IKE_AUTH ────▶
 //!             ◀─ IKE_AUTH ────
 //! ```
 //!
-//! Most of it is the key exchange; strangers can make a gateway do the responder's half of that.
+//! Most of the time is spent on the key exchange; an unauthenticated peer can cause the responder's half of it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{MachineInfo, Progress};
+use super::machine::MachineInfo;
+use super::progress::Progress;
 use crate::crypto::{EspProposal, Generator, IkeProposal, ProposalError, Secret};
 use crate::ike::{
     Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyCheck, Settings,
@@ -23,7 +24,7 @@ use crate::ike::{
 };
 use crate::net::{Policy, Prefix, Time};
 
-/// What `bench ike` measures without words: the guide's suite, its successors, and one with ML-KEM.
+/// Default suites: that of the clouds' guides, newer ones, and one with ML-KEM.
 pub const SUITES: [&str; 6] = [
     "aes128-sha1-modp1024",
     "aes256-sha256-modp2048",
@@ -33,79 +34,79 @@ pub const SUITES: [&str; 6] = [
     "aes256gcm16-prfsha384-ecp384-ke1_mlkem768",
 ];
 
-/// What is measured, and for how long.
+/// Options of `bench ike`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IkeBenchOptions {
-    /// IKE proposals in the words of swanctl.conf; each is a row of its own.
+    /// IKE proposals in swanctl.conf syntax, one row each.
     pub suites: Vec<String>,
-    /// How long each is measured.
+    /// Measuring time of a row.
     pub time: Duration,
 }
 
-/// A suite that cannot be measured.
+/// An error of `bench ike`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IkeBenchError {
-    /// Nobody can read it.
-    #[error("`--ike {words}`: {error}")]
-    Words {
-        /// As given.
-        words: String,
-        /// What is wrong with it.
+    /// A proposal with a syntax error.
+    #[error("`--ike {proposal}`: {error}")]
+    Proposal {
+        /// Proposal as given.
+        proposal: String,
+        /// Syntax error.
         error: ProposalError,
     },
-    /// The two engines did not come to an SA.
-    #[error("two engines with `--ike {0}` do not connect")]
+    /// The handshake failed.
+    #[error("the handshake with `--ike {0}` failed")]
     NotUp(String),
 }
 
-/// Everything `bench ike` found out. Its serialised form is `bench ike --json`, and its keys are stable.
+/// The result of `bench ike`. Its serialized form is `bench ike --json`, with stable keys.
 #[derive(Debug, Serialize)]
 pub struct IkeReport {
-    /// Where.
+    /// Machine of the benchmark.
     pub machine: MachineInfo,
-    /// Seconds for each row.
+    /// Measuring time of a row in seconds.
     pub seconds: f64,
-    /// The rows.
+    /// One row for each suite.
     pub results: Vec<HandshakeRow>,
 }
 
-/// One suite.
+/// The result of one suite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HandshakeRow {
-    /// The proposal.
+    /// IKE proposal.
     pub suite: String,
-    /// Handshakes a second on one core that does both halves.
+    /// Handshakes per second on one core that runs both sides.
     pub per_second: f64,
-    /// What the side that begins spends on one.
+    /// Time of the initiator for one handshake.
     pub initiator_ms: f64,
-    /// What the side that answers spends on one.
+    /// Time of the responder for one handshake.
     pub responder_ms: f64,
 }
 
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// A suite that is none.
+/// A proposal is invalid, or a handshake failed.
 pub fn run(options: &IkeBenchOptions) -> Result<IkeReport, IkeBenchError> {
-    let machine = MachineInfo::this();
+    let machine = MachineInfo::current();
     let proposals = options
         .suites
         .iter()
-        .map(|words| match IkeProposal::parse(words) {
-            Ok((proposal, _)) => Ok((words.clone(), proposal)),
-            Err(error) => Err(IkeBenchError::Words {
-                words: words.clone(),
+        .map(|suite| match IkeProposal::parse(suite) {
+            Ok((proposal, _)) => Ok((suite.clone(), proposal)),
+            Err(error) => Err(IkeBenchError::Proposal {
+                proposal: suite.clone(),
                 error,
             }),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut progress = Progress::new(proposals.len() as u32);
+    let mut progress = Progress::new(proposals.len() as u64);
     let mut results = Vec::new();
     for (suite, proposal) in proposals {
-        progress.begin(suite.as_str());
-        let laps =
-            laps(&proposal, options.time).ok_or_else(|| IkeBenchError::NotUp(suite.clone()))?;
-        let [initiator, responder] = [0, 1].map(|half| median(&laps, half));
+        progress.start(suite.as_str());
+        let times = handshakes(&proposal, options.time)
+            .ok_or_else(|| IkeBenchError::NotUp(suite.clone()))?;
+        let [initiator, responder] = [0, 1].map(|side| median(&times, side));
         results.push(HandshakeRow {
             suite,
             per_second: 1.0 / (initiator + responder).as_secs_f64().max(1e-9),
@@ -120,32 +121,32 @@ pub fn run(options: &IkeBenchOptions) -> Result<IkeReport, IkeBenchError> {
     })
 }
 
-/// What each side spent on one handshake: the initiator, the responder.
+/// Time of the initiator and of the responder for one handshake.
 type HandshakeTime = [Duration; 2];
 
-/// One handshake after the other for `time`; `None` if one of them fails.
-fn laps(proposal: &IkeProposal, time: Duration) -> Option<Vec<HandshakeTime>> {
+/// Repeats the handshake for `time`; `None` if one fails.
+fn handshakes(proposal: &IkeProposal, time: Duration) -> Option<Vec<HandshakeTime>> {
     handshake(proposal, 0)?;
-    let begin = Instant::now();
-    let mut laps = Vec::new();
-    while laps.is_empty() || begin.elapsed() < time {
-        laps.push(handshake(proposal, laps.len() as u64 + 1)?);
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.is_empty() || start.elapsed() < time {
+        times.push(handshake(proposal, times.len() as u64 + 1)?);
     }
-    Some(laps)
+    Some(times)
 }
 
-fn median(laps: &[HandshakeTime], half: usize) -> Duration {
-    let mut times: Vec<Duration> = laps.iter().map(|lap| lap[half]).collect();
+fn median(times: &[HandshakeTime], side: usize) -> Duration {
+    let mut times: Vec<Duration> = times.iter().map(|time| time[side]).collect();
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 const TUNNEL: TunnelId = TunnelId(0);
 
-/// Datagrams that a handshake may take, fragments included, before it is no handshake.
-const PATIENCE: usize = 64;
+/// The most rounds of datagrams in a handshake, fragments included.
+const MAX_ROUNDS: usize = 64;
 
-/// One handshake, of engines that know nothing of earlier ones.
+/// Runs one handshake between new engines.
 fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
     let now = Time::from_secs(1000);
     let seed = |side: u8| {
@@ -155,15 +156,15 @@ fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
     };
     let settings = [settings(0, proposal)?, settings(1, proposal)?];
     let mut ends = [0, 1].map(|side| Endpoint::new(Generator::from_seed(seed(side))));
-    let mut lap = [Duration::ZERO; 2];
-    // The responder is there first.
+    let mut times = [Duration::ZERO; 2];
+    // The responder is configured first.
     for (side, settings) in settings.into_iter().enumerate().rev() {
-        let begin = Instant::now();
+        let start = Instant::now();
         ends[side].add_tunnel(now, TUNNEL, settings);
-        lap[side] += begin.elapsed();
+        times[side] += start.elapsed();
     }
-    for _ in 0..PATIENCE {
-        let mut moved = false;
+    for _ in 0..MAX_ROUNDS {
+        let mut has_sent = false;
         for from in [0, 1] {
             let to = 1 - from;
             while let Some(transmit) = ends[from].poll_transmit() {
@@ -176,11 +177,11 @@ fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
                     remote: transmit.local,
                     bytes,
                 };
-                let begin = Instant::now();
+                let start = Instant::now();
                 ends[to].handle_datagram(now, datagram);
                 while ends[to].poll_event().is_some() {}
-                lap[to] += begin.elapsed();
-                moved = true;
+                times[to] += start.elapsed();
+                has_sent = true;
             }
         }
         let is_up = |end: &Endpoint| {
@@ -188,16 +189,16 @@ fn handshake(proposal: &IkeProposal, number: u64) -> Option<HandshakeTime> {
                 .is_some_and(|view| view.state == TunnelState::Up)
         };
         if ends.iter().all(is_up) {
-            return Some(lap);
+            return Some(times);
         }
-        if !moved {
+        if !has_sent {
             break;
         }
     }
     None
 }
 
-/// Side 0 begins, side 1 answers.
+/// Settings of a side: 0 is the initiator, 1 the responder.
 fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
     let address = |side: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1 + side));
     let network = |side: u8| {
@@ -211,7 +212,7 @@ fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
         local: address(side),
         id: address(side).into(),
         peer_id: PeerId::Any,
-        psk: Psk(Secret::from_slice(b"a key that nobody need keep secret")),
+        psk: Psk(Secret::from_slice(b"not a secret")),
         ppk: None,
         ike: vec![proposal.clone()],
         esp: vec![EspProposal::parse("aes128-sha256").ok()?.0],
@@ -235,11 +236,11 @@ fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
 impl fmt::Display for IkeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.machine)?;
-        writeln!(f, "handshakes on one core, {} s a row\n", self.seconds)?;
+        writeln!(f, "handshakes on one core, {} s per row\n", self.seconds)?;
         writeln!(
             f,
             "{:<44}{:>10}{:>14}{:>14}",
-            "suite", "a second", "initiator", "responder"
+            "suite", "per second", "initiator", "responder"
         )?;
         for row in &self.results {
             writeln!(
@@ -257,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_suite_connects_and_each_half_takes_its_time() {
+    fn every_default_suite_connects_and_both_sides_are_timed() {
         let options = IkeBenchOptions {
             suites: SUITES.map(str::to_owned).to_vec(),
             time: Duration::ZERO,
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_none_are_named() {
+    fn an_invalid_proposal_is_named_in_the_error() {
         let options = IkeBenchOptions {
             suites: vec!["aes128-sha1-modp1".to_owned()],
             time: Duration::ZERO,

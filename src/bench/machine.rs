@@ -1,4 +1,4 @@
-//! The machine a figure belongs to.
+//! Description of the machine that a benchmark ran on.
 
 use std::fmt;
 use std::fs;
@@ -6,26 +6,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-/// What must stand beside a figure for it to mean anything.
+/// Machine, kernel and time of a benchmark.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineInfo {
-    /// The version of groundlink.
+    /// groundlink's version.
     pub version: &'static str,
-    /// What the CPU calls itself.
+    /// CPU model.
     pub cpu: String,
-    /// How many threads run at once.
+    /// Number of hardware threads.
     pub cores: usize,
-    /// The release of the kernel.
+    /// Kernel release.
     pub kernel: String,
-    /// When, in UTC.
+    /// Date and time in UTC.
     pub date: String,
-    /// How many threads wanted to run over the last minute, before ours did: above a fraction of one, somebody else measures too.
+    /// Load average of the minute before the benchmark; a value well above zero means that other work ran on the machine.
     pub load: Option<f64>,
 }
 
 impl MachineInfo {
-    /// This one, now.
-    pub fn this() -> MachineInfo {
+    /// Describes this machine now.
+    pub fn current() -> MachineInfo {
         let cpu = fs::read_to_string("/proc/cpuinfo")
             .ok()
             .and_then(|text| model(&text))
@@ -73,7 +73,7 @@ impl fmt::Display for MachineInfo {
     }
 }
 
-/// The first `model name` of /proc/cpuinfo; ARM's has none.
+/// The first `model name` of /proc/cpuinfo; ARM CPUs have none.
 fn model(cpuinfo: &str) -> Option<String> {
     cpuinfo
         .lines()
@@ -82,10 +82,10 @@ fn model(cpuinfo: &str) -> Option<String> {
         .map(|(_, name)| name.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// `2026-01-31 09:05 UTC`.
+/// Formats a time as `2026-01-31 09:05 UTC`.
 fn date(since_1970: u64) -> String {
     let (days, seconds) = (since_1970 / 86_400, since_1970 % 86_400);
-    // Years of the Gregorian calendar that begin on 1 March: the day that comes and goes is then the last (proleptic, era of 400 years).
+    // Proleptic Gregorian calendar with years that begin on 1 March, so that a leap day is the last day; eras of 400 years.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_follow_the_gregorian_calendar() {
         for (seconds, text) in [
             (0, "1970-01-01 00:00 UTC"),
             (951_782_399, "2000-02-28 23:59 UTC"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_says_its_name_once() {
+    fn the_cpu_model_is_the_first_one_listed() {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC   7763\nflags : a\nmodel name\t: AMD EPYC   7763\n";
         assert_eq!(model(text).as_deref(), Some("AMD EPYC 7763"));
         assert_eq!(model("processor : 0\nFeatures : fp aes\n"), None);

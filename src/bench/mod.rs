@@ -1,13 +1,13 @@
-//! The benches behind `groundlink bench`: what this machine makes of the program.
+//! The benchmarks of `groundlink bench`.
 //!
 //! ```text
-//!   bench esp      one core, no network:   seal ─▶ open            per suite and packet size
-//!   bench ike      one core, no network:   two engines shake hands         per suite
-//!   bench tunnel   the whole way:          host A ─▶ gateway A ═▶ gateway B ─▶ host B
+//!   bench esp      one core, no network:   seal ─▶ open                            per suite and packet size
+//!   bench ike      one core, no network:   handshakes between two engines          per suite
+//!   bench tunnel   end to end:             host A ─▶ gateway A ═▶ gateway B ─▶ host B
 //! ```
 //!
-//! Absolute figures belong to one machine and one moment; each report therefore begins with the [`MachineInfo`], and what is compared is
-//! measured in one run. `docs/performance.md` says how to read them.
+//! Absolute figures are valid for one machine at one time only. Each report therefore begins with the [`MachineInfo`], and figures
+//! that are compared come from the same run. `docs/performance.md` explains how to read them.
 
 pub mod esp;
 pub mod ike;
@@ -16,4 +16,3 @@ mod progress;
 pub mod tunnel;
 
 pub use machine::MachineInfo;
-pub use progress::Progress;

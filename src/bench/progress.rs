@@ -1,89 +1,69 @@
-//! How far a bench is: a bar that is redrawn on a terminal, a line a step elsewhere.
+//! Progress of a benchmark on stderr: a bar on a terminal, otherwise one line a step.
 //!
 //! ```text
-//!   [###########-------------]  14/30  UDP 1300 B: 38,000 a second, 0.0 % lost
+//!   [###########-------------]  14/30  UDP 1300 B: 38,000 packets/s, 0.0 % lost
 //! ```
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _};
 
-/// Steps done of those there are. Dropped, it leaves the line empty.
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Progress through a known number of steps. The bar is removed on drop.
 #[derive(Debug)]
-pub struct Progress {
-    steps: u32,
-    /// The one under way, from 1.
-    step: u32,
-    what: String,
-    place: Place,
+pub(super) struct Progress {
+    bar: ProgressBar,
+    /// Name of the current step.
+    step: String,
+    started: u64,
 }
-
-/// Where the bar is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Terminal,
-    Lines,
-}
-
-/// Signs in the bar.
-const WIDTH: u32 = 24;
 
 impl Progress {
-    /// A bar of so many steps, on stderr.
-    pub fn new(steps: u32) -> Progress {
+    /// Progress through `steps` steps.
+    pub(super) fn new(steps: u64) -> Progress {
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Progress::with_target(steps, target)
+    }
+
+    fn with_target(steps: u64, target: ProgressDrawTarget) -> Progress {
+        let style = ProgressStyle::with_template("[{bar:24}] {prefix:>3}/{len}  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
+        bar.set_style(style.progress_chars("##-"));
         Progress {
-            steps,
-            step: 0,
-            what: String::new(),
-            place: if io::stderr().is_terminal() {
-                Place::Terminal
-            } else {
-                Place::Lines
-            },
+            bar,
+            step: String::new(),
+            started: 0,
         }
     }
 
-    /// The next step begins.
-    pub fn begin(&mut self, what: impl Into<String>) {
-        self.step = self.step.saturating_add(1).min(self.steps);
-        self.what = what.into();
-        match self.place {
-            Place::Terminal => self.draw(""),
-            Place::Lines => eprintln!("bench: {}/{} {}", self.step, self.steps, self.what),
+    /// Starts the next step.
+    pub(super) fn start(&mut self, step: impl Into<String>) {
+        // The bar shows finished steps.
+        self.bar.set_position(self.started);
+        self.started = self.started.saturating_add(1);
+        self.step = step.into();
+        self.bar.set_prefix(self.started.to_string());
+        self.bar.set_message(self.step.clone());
+        if self.bar.is_hidden() {
+            let steps = self.bar.length().unwrap_or_default();
+            eprintln!("bench: {}/{steps} {}", self.started, self.step);
         }
     }
 
-    /// News of the step under way; only for those who watch.
-    pub fn detail(&self, detail: &str) {
-        match self.place {
-            Place::Terminal => self.draw(&format!(": {detail}")),
-            Place::Lines => {}
-        }
-    }
-
-    fn draw(&self, detail: &str) {
-        let line = self.line(detail);
-        // A terminal that has gone stops nothing.
-        let _ = write!(io::stderr(), "\r{line}\x1b[K");
-    }
-
-    /// What is done counts, not what is under way.
-    fn line(&self, detail: &str) -> String {
-        let done = self.step.saturating_sub(1) * WIDTH / self.steps.max(1);
-        let bar: String = (0..WIDTH)
-            .map(|at| if at < done { '#' } else { '-' })
-            .collect();
-        let (step, steps, what) = (self.step, self.steps, &self.what);
-        format!("[{bar}] {step:>3}/{steps}  {what}{detail}")
+    /// Shows an intermediate result of the current step on the terminal.
+    pub(super) fn detail(&self, detail: impl Display) {
+        self.bar.set_message(format!("{}: {detail}", self.step));
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        match self.place {
-            Place::Terminal => {
-                let _ = write!(io::stderr(), "\r\x1b[K");
-            }
-            Place::Lines => {}
-        }
+        self.bar.finish_and_clear();
     }
 }
 
@@ -92,21 +72,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_fills_with_what_is_done() {
-        let mut progress = Progress {
-            steps: 4,
-            step: 0,
-            what: String::new(),
-            place: Place::Lines,
-        };
-        progress.begin("first");
-        assert!(progress.line("").starts_with("[------"));
-        progress.begin("second");
-        assert_eq!(
-            progress.line(": fast"),
-            "[######------------------]   2/4  second: fast"
-        );
-        (0..5).for_each(|_| progress.begin("last"));
-        assert!(progress.line("").contains("  4/4  last"));
+    fn the_bar_counts_finished_steps() {
+        let mut progress = Progress::with_target(4, ProgressDrawTarget::hidden());
+        progress.start("first");
+        assert_eq!(progress.bar.position(), 0);
+        progress.start("second");
+        progress.detail("fast");
+        assert_eq!(progress.bar.position(), 1);
+        assert_eq!(progress.bar.prefix(), "2");
+        assert_eq!(progress.bar.message(), "second: fast");
     }
 }

@@ -163,7 +163,7 @@ impl Tunnel {
             page.write(&report.to_html())?;
         }
         print(render(&report, self.json)?.as_bytes())?;
-        Ok(if report.is_whole() {
+        Ok(if report.is_complete() {
             Exit::Done
         } else {
             Exit::Unhealthy

@@ -219,7 +219,7 @@ impl Lab {
             weak: if self.allow_weak {
                 options::WeakAlgorithms::Allowed
             } else {
-                options::WeakAlgorithms::Refused
+                options::WeakAlgorithms::Rejected
             },
         })
     }
@@ -234,7 +234,7 @@ pub(super) fn own_program() -> Result<PathBuf, Failure> {
 pub(super) fn failure(error: lab::LabError) -> Failure {
     let advice = error.advice().unwrap_or_default();
     match error {
-        lab::LabError::Refused(refusal) => Failure::usage(refusal.to_string(), advice),
+        lab::LabError::Options(error) => Failure::usage(error.to_string(), advice),
         other => Failure::failed(other.to_string(), advice),
     }
 }

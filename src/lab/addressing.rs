@@ -1,4 +1,4 @@
-//! Who has which address.
+//! IP addresses of the lab.
 //!
 //! ```text
 //! host A ─── gateway A ─────────── WAN router ─────────── gateway B ─── host B
@@ -6,46 +6,46 @@
 //!            192.0.2.1 …4   .126            .254   192.0.2.129 …132
 //! ```
 //!
-//! Tunnel *n* runs between the *n*-th outer address of A and the *n*-th of B. Behind a translating router a gateway's outer
-//! addresses are private (100.64.0.0/10), and its peer knows it by the router's address on the peer's leg.
+//! Tunnel *n* connects the *n*-th outer address of A to the *n*-th of B. The outer addresses of a gateway behind NAT are private
+//! (100.64.0.0/10), and its peer uses the router's address on the peer's own leg.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::options::{AddressFamily, LabOptions, Side};
 use crate::net::Prefix;
 
-/// The whole lab in addresses.
+/// Addresses of both sites.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addressing {
-    /// Our end.
+    /// Site A.
     pub a: Site,
-    /// The peer's end.
+    /// Site B.
     pub b: Site,
 }
 
-/// One end.
+/// Addresses of one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// Which end.
+    /// Side of the site.
     pub side: Side,
     /// The network behind the gateway.
     pub network: Prefix,
-    /// The host in it.
+    /// Host in that network.
     pub host: IpAddr,
-    /// The gateway in it.
+    /// Gateway in that network.
     pub inside: IpAddr,
-    /// The gateway's addresses towards the WAN, one a tunnel.
+    /// Outer addresses of the gateway, one for each tunnel.
     pub outside: Vec<IpAddr>,
-    /// Bits of the leg's network.
+    /// Prefix length of the leg.
     pub outside_bits: u8,
     /// The router's address on this leg.
     pub router: IpAddr,
-    /// The addresses the other side knows the gateway by, one a tunnel.
+    /// Addresses that the other side uses for the gateway, one for each tunnel.
     pub public: Vec<IpAddr>,
 }
 
 impl Addressing {
-    /// Lays out the addresses that `options` need.
+    /// Assigns the addresses for `options`.
     pub fn new(options: &LabOptions) -> Addressing {
         let mut a = site(options, Side::A);
         let mut b = site(options, Side::B);
@@ -58,7 +58,7 @@ impl Addressing {
         Addressing { a, b }
     }
 
-    /// One end of it.
+    /// The site of `side`.
     pub fn site(&self, side: Side) -> &Site {
         match side {
             Side::A => &self.a,
@@ -68,8 +68,8 @@ impl Addressing {
 }
 
 impl Site {
-    /// Whether `address` belongs to the network behind this gateway.
-    pub fn holds(&self, address: IpAddr) -> bool {
+    /// Whether `address` is in the network behind this gateway.
+    pub fn contains(&self, address: IpAddr) -> bool {
         self.network.contains(address)
     }
 }
@@ -108,7 +108,7 @@ fn inner(family: AddressFamily, side: Side) -> (Prefix, IpAddr, IpAddr) {
     }
 }
 
-/// The gateway's first address on its leg, the leg's length and the router on it.
+/// The gateway's first outer address, the prefix length of its leg, and the router's address.
 fn outer(options: &LabOptions, side: Side) -> (IpAddr, u8, IpAddr) {
     let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
     match (options.outer, options.is_behind_nat(side), side) {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_tunnel_has_a_pair_of_addresses_of_its_own() {
+    fn every_tunnel_has_its_own_pair_of_addresses() {
         let plan = Addressing::new(&LabOptions {
             tunnels: 4,
             ..LabOptions::default()
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_translating_router_the_peer_knows_the_routers_address() {
+    fn the_peer_of_a_gateway_behind_nat_uses_the_routers_address() {
         let plan = Addressing::new(&LabOptions {
             nat: NatPlacement::Us,
             ..LabOptions::default()
@@ -175,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn both_families_fit_inside_and_outside() {
+    fn ipv6_is_available_inside_and_outside() {
         let plan = Addressing::new(&LabOptions {
             outer: AddressFamily::V6,
             inner: AddressFamily::V6,
             ..LabOptions::default()
         });
         assert_eq!(plan.b.outside, [ip("2001:db8:b::1")]);
-        assert!(plan.a.holds(ip("fd00:1::2")) && !plan.a.holds(ip("fd00:2::2")));
+        assert!(plan.a.contains(ip("fd00:1::2")) && !plan.a.contains(ip("fd00:2::2")));
     }
 }

@@ -1,8 +1,8 @@
-//! strongSwan on the far side: charon with its userspace ESP (the kernel-libipsec plugin), and the files it reads.
+//! strongSwan as the remote gateway: charon with userspace ESP (the kernel-libipsec plugin), and its configuration files.
 //!
-//! Everything lies in one private folder, so that any number of charons run beside each other and beside the system's own:
-//! `STRONGSWAN_CONF` names the settings, and the vici socket that swanctl talks to is in the folder too. kernel-libipsec makes one
-//! device, `ipsec0`, routes into it from table 220, and always encapsulates in UDP.
+//! All files are in one private directory, so that several charons can run at the same time and beside the system's own:
+//! `STRONGSWAN_CONF` selects the settings, and swanctl's vici socket is in the directory as well. kernel-libipsec creates one device,
+//! `ipsec0`, routes to it from table 220, and always encapsulates ESP in UDP.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,102 +12,101 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::process::{ChildProcess, tail};
-use super::scratch::write_private;
+use super::process::{ChildProcess, tail, write_private};
 use crate::net::Prefix;
 use crate::os::netns::Namespace;
 
-/// What to install when charon is not there.
+/// Installation command for strongSwan.
 pub const INSTALL: &str = "apt install charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins";
 
-/// One connection, as charon sees it.
+/// Configuration of charon's connection.
 #[derive(Debug, Clone)]
 pub struct CharonConfig {
-    /// Where it sends from.
+    /// Local address.
     pub local: IpAddr,
-    /// Where the peer is.
+    /// Peer's address.
     pub remote: IpAddr,
-    /// Its identity.
+    /// Local identity.
     pub id: String,
-    /// The identity it wants to see.
+    /// Expected identity of the peer.
     pub peer_id: String,
-    /// The network behind it.
+    /// Local network.
     pub local_network: Prefix,
-    /// The network behind the peer.
+    /// Peer's network.
     pub remote_network: Prefix,
-    /// IKE proposals; charon's own if there are none.
+    /// IKE proposals; charon's defaults if `None`.
     pub ike: Option<String>,
-    /// ESP proposals; charon's own if there are none.
+    /// ESP proposals; charon's defaults if `None`.
     pub esp: Option<String>,
-    /// The pre-shared key: letters and digits.
+    /// Pre-shared key: letters and digits.
     pub psk: String,
-    /// Whether it starts the connection.
+    /// Whether charon initiates.
     pub start: CharonStart,
     /// Seconds between liveness checks.
     pub dpd_delay: u32,
-    /// The largest IP packet of an IKE message; charon's own if `None`.
+    /// Largest IP packet of an IKE message; charon's default if `None`.
     pub fragment_size: Option<u16>,
-    /// How many half-open IKE SAs it must have before it asks for cookies; charon's own threshold if there is none.
+    /// Number of half-open IKE SAs from which charon requests cookies; charon's default if `None`.
     pub cookies_from: Option<u32>,
-    /// When it renews its SAs.
+    /// Rekey times.
     pub rekey_times: RekeyTimes,
-    /// Milliseconds until it repeats an unanswered request for the first time; charon's own if `None`.
+    /// Milliseconds until the first retransmission; charon's default if `None`.
     pub retransmit_ms: Option<u32>,
-    /// Its post-quantum pre-shared key, if it has one.
+    /// Post-quantum pre-shared key.
     pub ppk: Option<CharonPpk>,
-    /// The root of another system whose charon it is; this one's if `None`.
+    /// Root directory of another system whose charon is used; this system's if `None`.
     pub root: Option<PathBuf>,
 }
 
-/// A post-quantum pre-shared key, as charon has it (RFC 8784).
+/// A post-quantum pre-shared key (RFC 8784).
 #[derive(Debug, Clone)]
 pub struct CharonPpk {
-    /// Its name.
+    /// PPK identity.
     pub id: String,
-    /// The key: letters and digits.
+    /// Key: letters and digits.
     pub key: String,
-    /// What it does with a peer that lacks it.
+    /// Treatment of a peer without the PPK.
     pub policy: PpkPolicy,
 }
 
-/// What charon does with a peer that lacks its PPK.
+/// Treatment of a peer without the PPK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PpkPolicy {
-    /// Refuses it.
+    /// Reject the peer.
     Required,
-    /// Does without.
+    /// Connect without the PPK.
     Optional,
 }
 
-/// When charon renews its SAs, exactly: without this it takes hours, and some of them off at random.
+/// Exact rekey times of charon, whose defaults are hours with a random part.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RekeyTimes {
-    /// Seconds after which it rekeys an IKE SA.
+    /// Seconds until the rekey of an IKE SA.
     pub ike_s: Option<u32>,
-    /// Seconds after which it rekeys a Child SA.
+    /// Seconds until the rekey of a Child SA.
     pub child_s: Option<u32>,
-    /// Seconds after which it authenticates anew instead, if it began the IKE SA.
+    /// Seconds until reauthentication, if charon initiated the IKE SA.
     pub reauth_s: Option<u32>,
-    /// What comes first when it authenticates anew.
+    /// Order of reauthentication.
     pub reauth_order: ReauthOrder,
 }
 
-/// How charon authenticates anew.
+/// Order of reauthentication.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReauthOrder {
-    /// The new IKE SA, then the end of the old one.
+    /// Create the new IKE SA, then delete the old one.
     #[default]
     MakeBeforeBreak,
-    /// The end of the old IKE SA, then the new one.
+    /// Delete the old IKE SA, then create the new one.
     BreakBeforeMake,
 }
 
-/// What charon does once it has its configuration.
+/// Action of charon after it has loaded its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CharonStart {
-    /// Waits for the peer.
+    /// Wait for the peer.
     Wait,
-    /// Connects at once, and again whenever it fails.
+    /// Connect at once, and again after every failure.
     Connect,
 }
 
@@ -115,43 +114,43 @@ pub enum CharonStart {
 #[derive(Debug)]
 pub struct Charon {
     process: ChildProcess,
-    folder: PathBuf,
+    dir: PathBuf,
 }
 
-/// Why there is no charon.
+/// An error of charon.
 #[derive(Debug, thiserror::Error)]
 pub enum CharonError {
-    /// A program of strongSwan's is missing.
+    /// A program of strongSwan is missing.
     #[error("{0} is not installed")]
     NotInstalled(&'static str),
-    /// It did not come up, or did not take its configuration.
+    /// charon did not start, or rejected its configuration.
     #[error("strongSwan {what}")]
     Failed {
-        /// What went wrong.
+        /// Description of the failure.
         what: String,
-        /// The end of its output.
+        /// End of the output.
         log: Vec<String>,
     },
-    /// The person wants out.
+    /// The user interrupted the lab.
     #[error(transparent)]
     Interrupted(#[from] super::interrupt::Interrupted),
-    /// No file, no process.
-    #[error("strongSwan cannot be started: {0}")]
+    /// A file or process operation failed.
+    #[error("cannot start strongSwan: {0}")]
     Io(#[from] io::Error),
 }
 
-/// The programs, as Debian installs them.
+/// Paths of the programs in Debian.
 const CHARON: &str = "/usr/sbin/charon-systemd";
 const SWANCTL: &str = "/usr/sbin/swanctl";
 
-/// In a folder: which root the charon that it is for lives in.
+/// File in the directory that names the root directory of charon's system.
 const ROOT: &str = "root";
 
-/// Where charon sees its folder if it lives in another root.
+/// Mount point of the directory in another root.
 const MOUNTED: &str = "/mnt";
 
-/// charon of another system, which sees our devices and `folder` beside its own files, and whose mounts nobody else sees.
-fn in_root(root: &Path, folder: &Path) -> Command {
+/// Command that runs charon of another system in a private mount namespace with our devices and `dir`.
+fn charon_in_root(root: &Path, dir: &Path) -> Command {
     let script = format!(
         "mount --rbind /dev \"$1/dev\" && mount --bind \"$2\" \"$1{MOUNTED}\" && exec chroot \"$1\" {CHARON}"
     );
@@ -166,13 +165,13 @@ fn in_root(root: &Path, folder: &Path) -> Command {
             &script,
             "sh",
         ])
-        .args([root, folder])
+        .args([root, dir])
         .env("STRONGSWAN_CONF", format!("{MOUNTED}/strongswan.conf"));
     command
 }
 
-/// Whether strongSwan is here.
-pub fn is_installed() -> Result<(), CharonError> {
+/// Checks that strongSwan is installed.
+pub fn check_installed() -> Result<(), CharonError> {
     [CHARON, SWANCTL]
         .into_iter()
         .find(|program| !Path::new(program).exists())
@@ -180,108 +179,105 @@ pub fn is_installed() -> Result<(), CharonError> {
 }
 
 impl Charon {
-    /// Starts charon in `namespace` with `connection`, its files in `folder`.
+    /// Writes the configuration to `dir` and starts charon in `namespace`.
     pub fn start(
         namespace: &Namespace,
-        folder: &Path,
+        dir: &Path,
         connection: &CharonConfig,
         interrupt: &Interrupt,
     ) -> Result<Charon, CharonError> {
-        is_installed()?;
+        check_installed()?;
         let seen_as = match &connection.root {
-            None => folder,
+            None => dir,
             Some(root) => {
-                write_private(&folder.join(ROOT), &root.display().to_string())?;
+                write_private(&dir.join(ROOT), &root.display().to_string())?;
                 Path::new(MOUNTED)
             }
         };
-        write_private(
-            &folder.join("strongswan.conf"),
-            &settings(seen_as, connection),
-        )?;
-        write_private(&folder.join("swanctl.conf"), &connection.to_conf())?;
-        Charon::resume(namespace, folder, interrupt)
+        write_private(&dir.join("strongswan.conf"), &settings(seen_as, connection))?;
+        write_private(&dir.join("swanctl.conf"), &connection.to_conf())?;
+        Charon::restart(namespace, dir, interrupt)
     }
 
-    /// Starts it with the files that an earlier one left.
-    pub fn resume(
+    /// Starts charon with existing files.
+    pub fn restart(
         namespace: &Namespace,
-        folder: &Path,
+        dir: &Path,
         interrupt: &Interrupt,
     ) -> Result<Charon, CharonError> {
-        let mut command = match std::fs::read_to_string(folder.join(ROOT)) {
+        let mut command = match std::fs::read_to_string(dir.join(ROOT)) {
             Err(_) => {
                 let mut command = Command::new(CHARON);
-                command.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
+                command.env("STRONGSWAN_CONF", dir.join("strongswan.conf"));
                 command
             }
-            Ok(root) => in_root(Path::new(&root), folder),
+            Ok(root) => charon_in_root(Path::new(&root), dir),
         };
         namespace.enter(&mut command)?;
-        let process = ChildProcess::start(command, &folder.join("charon.out"))?;
+        let process = ChildProcess::start(command, &dir.join("charon.out"))?;
         let mut charon = Charon {
             process,
-            folder: folder.to_owned(),
+            dir: dir.to_owned(),
         };
         charon.await_socket(interrupt)?;
         charon.load()?;
         Ok(charon)
     }
 
-    /// Runs swanctl against it.
+    /// Runs swanctl.
     pub fn swanctl(&self, arguments: &[&str]) -> io::Result<Output> {
         Command::new(SWANCTL)
             .args(arguments)
             .args(["--uri", &self.uri()])
-            .env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"))
+            .env("STRONGSWAN_CONF", self.dir.join("strongswan.conf"))
             .output()
     }
 
-    /// What a person types to see it.
+    /// Shell command that shows the status.
     pub fn status_command(&self) -> String {
         format!("swanctl --list-sas --uri {}", self.uri())
     }
 
     fn uri(&self) -> String {
-        format!("unix://{}", self.folder.join("vici").display())
+        format!("unix://{}", self.dir.join("vici").display())
     }
 
-    /// Replaces its configuration, and connects if that says so.
+    /// Replaces the configuration; charon initiates if the configuration says so.
     pub fn reload(&self, connection: &CharonConfig) -> Result<(), CharonError> {
-        write_private(&self.folder.join("swanctl.conf"), &connection.to_conf())?;
+        write_private(&self.dir.join("swanctl.conf"), &connection.to_conf())?;
         self.load()
     }
 
-    /// Whether it has an SA that carries packets.
+    /// Whether a Child SA is installed.
     pub fn is_up(&self) -> bool {
         self.swanctl(&["--list-sas"])
             .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("INSTALLED"))
     }
 
-    /// Everything it has logged.
+    /// Log of charon.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("charon.log")).unwrap_or_default()
+        std::fs::read_to_string(self.dir.join("charon.log")).unwrap_or_default()
     }
 
-    /// The last `count` lines of that.
+    /// Last `count` lines of the log.
     pub fn tail(&self, count: usize) -> Vec<String> {
         tail(&self.log(), count)
     }
 
-    /// The process, to be stopped or killed.
+    /// The child process.
     pub fn process(&mut self) -> &mut ChildProcess {
         &mut self.process
     }
 
     fn await_socket(&mut self, interrupt: &Interrupt) -> Result<(), CharonError> {
         let give_up = Instant::now() + Duration::from_secs(10);
-        let socket = self.folder.join("vici");
+        let socket = self.dir.join("vici");
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            let ended = self
+            let exited = self
                 .process
-                .ended()
-                .map(|status| format!("ended at once: {status}"));
-            if let Some(what) = ended.or_else(|| {
+                .exit_status()
+                .map(|status| format!("exited at once: {status}"));
+            if let Some(what) = exited.or_else(|| {
                 (Instant::now() > give_up).then(|| "did not open its socket".to_owned())
             }) {
                 let mut log = self.tail(10);
@@ -294,7 +290,7 @@ impl Charon {
     }
 
     fn load(&self) -> Result<(), CharonError> {
-        let file = self.folder.join("swanctl.conf").display().to_string();
+        let file = self.dir.join("swanctl.conf").display().to_string();
         let output = self.swanctl(&["--load-all", "--file", &file])?;
         if output.status.success() {
             return Ok(());
@@ -305,15 +301,15 @@ impl Charon {
             String::from_utf8_lossy(&output.stderr)
         );
         Err(CharonError::Failed {
-            what: "refused its configuration".to_owned(),
+            what: "rejected its configuration".to_owned(),
             log: tail(&text, 10),
         })
     }
 }
 
-/// `strongswan.conf`. The plugins are named, so that whatever else is installed cannot change the result.
-fn settings(folder: &Path, connection: &CharonConfig) -> String {
-    let folder = folder.display();
+/// Content of `strongswan.conf`. The plugins are listed, so that other installed plugins have no effect.
+fn settings(dir: &Path, connection: &CharonConfig) -> String {
+    let dir = dir.display();
     let fragments = connection
         .fragment_size
         .map_or_else(String::new, |size| format!("\n  fragment_size = {size}"));
@@ -321,7 +317,7 @@ fn settings(folder: &Path, connection: &CharonConfig) -> String {
         format!("\n  cookie_threshold = {count}")
     });
     let repeats = connection.retransmit_ms.map_or_else(String::new, |ms| {
-        // Enough tries that a lossy way does not end an SA.
+        // Enough tries that packet loss does not end an SA.
         format!(
             "\n  retransmit_timeout = {}.{:03}\n  retransmit_base = 1.5\n  retransmit_tries = 12",
             ms / 1000,
@@ -341,7 +337,7 @@ fn settings(folder: &Path, connection: &CharonConfig) -> String {
   }}
   filelog {{
     file {{
-      path = {folder}/charon.log
+      path = {dir}/charon.log
       default = 1
       time_format = %T
       flush_line = yes
@@ -349,7 +345,7 @@ fn settings(folder: &Path, connection: &CharonConfig) -> String {
   }}
   plugins {{
     vici {{
-      socket = unix://{folder}/vici
+      socket = unix://{dir}/vici
     }}
     kernel-libipsec {{
       allow_peer_ts = yes
@@ -364,7 +360,7 @@ swanctl {{
 }
 
 impl CharonConfig {
-    /// `swanctl.conf`.
+    /// Content of `swanctl.conf`.
     fn to_conf(&self) -> String {
         let CharonConfig {
             local,
@@ -382,14 +378,14 @@ impl CharonConfig {
         let esp = self.esp.as_deref().unwrap_or("default");
         let (start, tries) = match self.start {
             CharonStart::Wait => ("none", "1"),
-            // 0: for ever.
+            // 0: unlimited.
             CharonStart::Connect => ("start", "0"),
         };
         let again = match self.start {
             CharonStart::Wait => "clear",
             CharonStart::Connect => "restart",
         };
-        // A tenth of the time would be left until the hard end, cut to whole seconds: of 2 s, nothing.
+        // The default hard limit is a tenth of the time later in whole seconds: for 2 s, that is no time.
         let exactly = |soft: &str, after: Option<u32>, hard: &str, indent: &str| {
             after.map_or_else(String::new, |after| {
                 format!("\n{indent}{soft} = {after}s\n{indent}rand_time = 0s\n{indent}{hard}")
@@ -461,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_connection_says_what_both_sides_agreed_to_use() {
+    fn the_connection_has_the_configured_values() {
         let conf = CharonConfig {
             local: "192.0.2.129".parse().unwrap(),
             remote: "192.0.2.1".parse().unwrap(),

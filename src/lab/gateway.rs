@@ -1,4 +1,4 @@
-//! A gateway as people run it: `groundlink run` with a configuration file, a key file and a control socket.
+//! A `groundlink run` process with a configuration file, a key file and a control socket.
 
 use std::fmt::Write as _;
 use std::io;
@@ -7,8 +7,8 @@ use std::process::Command;
 
 use super::addressing::Addressing;
 use super::options::{LabOptions, Side, WeakAlgorithms, proposals};
-use super::process::ChildProcess;
-use super::scratch::write_private;
+use super::process::{ChildProcess, write_private};
+
 use crate::control::client::{self, ClientError, HttpMethod};
 use crate::os::netns::Namespace;
 use crate::status::{Snapshot, TunnelState};
@@ -20,33 +20,33 @@ pub struct GatewayProcess {
     socket: PathBuf,
 }
 
-/// A gateway's files, all in one private folder.
+/// Files of a gateway, in one private directory.
 #[derive(Debug, Clone)]
 pub struct GatewayFiles {
-    /// The configuration.
+    /// Configuration.
     pub config: PathBuf,
-    /// The control socket.
+    /// Control socket.
     pub control: PathBuf,
-    /// The pre-shared key.
+    /// Pre-shared key.
     pub psk: PathBuf,
-    /// What it says.
+    /// Log.
     pub log: PathBuf,
 }
 
 impl GatewayFiles {
-    /// The usual names in `folder`.
-    pub fn in_folder(folder: &Path) -> GatewayFiles {
+    /// The files in `dir`.
+    pub fn in_dir(dir: &Path) -> GatewayFiles {
         GatewayFiles {
-            config: folder.join("groundlink.toml"),
-            control: folder.join("control.sock"),
-            psk: folder.join("psk"),
-            log: folder.join("log"),
+            config: dir.join("groundlink.toml"),
+            control: dir.join("control.sock"),
+            psk: dir.join("psk"),
+            log: dir.join("log"),
         }
     }
 }
 
 impl GatewayProcess {
-    /// Runs `program` as a gateway in `namespace`.
+    /// Writes the files and starts `program` in `namespace`.
     pub fn start(
         program: &Path,
         namespace: &Namespace,
@@ -56,11 +56,11 @@ impl GatewayProcess {
     ) -> io::Result<GatewayProcess> {
         write_private(&files.psk, psk)?;
         write_private(&files.config, config)?;
-        GatewayProcess::resume(program, namespace, files)
+        GatewayProcess::restart(program, namespace, files)
     }
 
-    /// Runs it with the files that an earlier one left.
-    pub fn resume(
+    /// Starts `program` with existing files.
+    pub fn restart(
         program: &Path,
         namespace: &Namespace,
         files: &GatewayFiles,
@@ -78,7 +78,7 @@ impl GatewayProcess {
         })
     }
 
-    /// What it says about itself; an error until its control socket is there.
+    /// Status of the gateway; an error until the control socket exists.
     pub fn status(&self) -> Result<Snapshot, ClientError> {
         let json = client::request(&self.socket, HttpMethod::Get, "/v1/status")?;
         serde_json::from_value(json).map_err(|error| ClientError::InvalidReply {
@@ -87,17 +87,17 @@ impl GatewayProcess {
         })
     }
 
-    /// Asks something of one of its tunnels: `up`, `down`, `reset`.
-    pub fn ask(&self, tunnel: &str, what: &str) -> Result<(), ClientError> {
+    /// Sends a command to a tunnel: `up`, `down` or `reset`.
+    pub fn command(&self, tunnel: &str, command: &str) -> Result<(), ClientError> {
         client::request(
             &self.socket,
             HttpMethod::Post,
-            &format!("/v1/tunnels/{tunnel}/{what}"),
+            &format!("/v1/tunnels/{tunnel}/{command}"),
         )
         .map(drop)
     }
 
-    /// Whether every one of its tunnels carries traffic.
+    /// Whether all tunnels are up.
     pub fn is_up(&self) -> bool {
         self.status().is_ok_and(|snapshot| {
             snapshot
@@ -107,25 +107,30 @@ impl GatewayProcess {
         })
     }
 
-    /// The control socket.
+    /// Path of the control socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// What a person types to see it.
+    /// Shell command that shows the status.
     pub fn status_command(&self) -> String {
         format!("groundlink status --socket {}", self.socket.display())
     }
 
-    /// The process, to be stopped, killed or read.
+    /// The child process.
     pub fn process(&mut self) -> &mut ChildProcess {
         &mut self.process
     }
 }
 
-/// The configuration of one side.
-pub fn config(options: &LabOptions, plan: &Addressing, side: Side, files: &GatewayFiles) -> String {
-    let (ours, theirs) = (plan.site(side), plan.site(side.other()));
+/// The configuration file of one side.
+pub fn config(
+    options: &LabOptions,
+    addressing: &Addressing,
+    side: Side,
+    files: &GatewayFiles,
+) -> String {
+    let (ours, theirs) = (addressing.site(side), addressing.site(side.other()));
     let mut toml = String::new();
     let _ = writeln!(
         toml,
@@ -134,7 +139,11 @@ pub fn config(options: &LabOptions, plan: &Addressing, side: Side, files: &Gatew
     );
     let addresses = ours.outside.iter().zip(&ours.public).zip(&theirs.public);
     for (number, ((local, public), peer)) in addresses.enumerate() {
-        let start = if options.starts(side) { "auto" } else { "add" };
+        let start = if options.initiates(side) {
+            "auto"
+        } else {
+            "add"
+        };
         let _ = write!(
             toml,
             "
@@ -167,7 +176,7 @@ encapsulation = \"{}\"
         }
         match options.weak {
             WeakAlgorithms::Allowed => toml.push_str("allow-weak = true\n"),
-            WeakAlgorithms::Refused => {}
+            WeakAlgorithms::Rejected => {}
         }
     }
     toml
@@ -179,14 +188,14 @@ mod tests {
     use super::*;
 
     fn written(options: &LabOptions, side: Side) -> toml::Table {
-        let files = GatewayFiles::in_folder(Path::new("/tmp/x"));
+        let files = GatewayFiles::in_dir(Path::new("/tmp/x"));
         config(options, &Addressing::new(options), side, &files)
             .parse()
             .unwrap()
     }
 
     #[test]
-    fn each_tunnel_goes_between_a_pair_of_addresses_of_its_own() {
+    fn every_tunnel_uses_its_own_pair_of_addresses() {
         let options = LabOptions {
             tunnels: 2,
             role: InitiatorChoice::Responder,
@@ -211,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_nat_a_gateway_binds_its_private_address_and_names_itself_by_the_public_one() {
+    fn a_gateway_behind_nat_binds_its_private_address_and_identifies_by_the_public_one() {
         let options = LabOptions {
             nat: NatPlacement::Us,
             ..LabOptions::default()
@@ -229,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preset_stands_where_no_words_are_given() {
+    fn a_preset_replaces_missing_proposals() {
         let options = LabOptions {
             preset: Some("alibaba".to_owned()),
             ike: None,

@@ -1,7 +1,7 @@
-//! Ctrl-C, noticed by whatever is waiting.
+//! SIGINT, SIGTERM and SIGHUP as an error of every wait.
 //!
-//! The signals are blocked in every thread and taken by one that does nothing else, so no code runs inside a signal handler and
-//! every wait in the lab ends with an error that unwinds through the ordinary teardown.
+//! The signals are blocked in all threads and received by a dedicated one, so no code runs in a signal handler. Every wait of the
+//! lab returns [`Interrupted`], which leads to the ordinary teardown.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,26 +9,25 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// Says whether the person wants out. Clones share one state.
+/// Whether a termination signal has arrived. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     state: Arc<(Mutex<bool>, Condvar)>,
 }
 
-/// Somebody pressed Ctrl-C, or sent SIGTERM or SIGHUP.
+/// SIGINT, SIGTERM or SIGHUP has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// The signals are blocked; [`BlockedSignals::watch`] begins to listen to them.
+/// The blocked signals; [`BlockedSignals::watch`] starts to receive them.
 ///
-/// Two steps, because entering a user namespace wants a process with one thread, and a signal between here and there must not be
-/// lost.
+/// These are two steps because entering a user namespace needs a process with one thread, and no signal may be lost before.
 #[derive(Debug)]
 pub struct BlockedSignals(SigSet);
 
 impl BlockedSignals {
-    /// Blocks the signals that end a lab. Called while there is one thread: those that follow inherit the mask.
+    /// Blocks the signals. Must be called while the process has one thread: later threads inherit the mask.
     pub fn new() -> io::Result<BlockedSignals> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -38,14 +37,14 @@ impl BlockedSignals {
         Ok(BlockedSignals(signals))
     }
 
-    /// Starts the thread that takes them.
+    /// Starts the receiving thread.
     pub fn watch(self) -> io::Result<Interrupt> {
         let interrupt = Interrupt::default();
         let watched = interrupt.clone();
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
-                // A second Ctrl-C changes nothing: the teardown is under way and bounded.
+                // A second signal has no effect: the teardown has begun and takes a bounded time.
                 while self.0.wait().is_ok() {
                     watched.set();
                 }
@@ -55,22 +54,22 @@ impl BlockedSignals {
 }
 
 impl Interrupt {
-    /// An error once the person wants out.
+    /// Returns an error if a signal has arrived.
     pub fn check(&self) -> Result<(), Interrupted> {
         self.pause(Duration::ZERO)
     }
 
-    /// Waits for `duration`, or fails as soon as the person wants out.
+    /// Waits for `duration`; fails as soon as a signal arrives.
     pub fn pause(&self, duration: Duration) -> Result<(), Interrupted> {
         let (flag, changed) = &*self.state;
-        let asked = flag.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, _) = changed
-            .wait_timeout_while(asked, duration, |asked| !*asked)
+        let is_set = flag.lock().unwrap_or_else(PoisonError::into_inner);
+        let (is_set, _) = changed
+            .wait_timeout_while(is_set, duration, |is_set| !*is_set)
             .unwrap_or_else(PoisonError::into_inner);
-        if *asked { Err(Interrupted) } else { Ok(()) }
+        if *is_set { Err(Interrupted) } else { Ok(()) }
     }
 
-    /// Waits until the person wants out.
+    /// Waits for a signal.
     pub fn wait(&self) {
         while self.pause(Duration::from_secs(3600)).is_ok() {}
     }
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupt_ends_every_wait_at_once_and_stays() {
+    fn an_interrupt_ends_all_current_and_later_waits() {
         let interrupt = Interrupt::default();
         assert_eq!(interrupt.check(), Ok(()));
         let waiting = interrupt.clone();

@@ -1,41 +1,40 @@
-//! Running the traffic, and saying how it went.
+//! Traffic through the lab, and the report about it.
 
 use std::time::{Duration, Instant};
 
+use super::error::LabError;
 use super::gateway::GatewayProcess;
 use super::interrupt::Interrupted;
 use super::options::{self, DEFAULT_SUITE, RemoteKind, Side};
-use super::report::{Diagram, LabReport, PingStats, Problem, TcpRates, WireCounters};
+use super::report::{Diagram, LabProblem, LabReport, PingStats, TcpRates, WireCounters};
 use super::setup::{Lab, POLL, RemoteGateway};
-use super::{LabError, doing, ping, traffic};
+use super::{ping, traffic};
 use crate::net::EspTransport;
 use crate::status::{LastError, RekeyCounters, Snapshot, TunnelState, TunnelStatus};
 
-/// How long a tunnel may take, and how long we wait on once a side has said what is wrong.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PATIENCE_AFTER_ERROR: Duration = Duration::from_secs(4);
+/// Time for all tunnels to come up.
+const UP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time to wait after a gateway has reported an error.
+const UP_TIMEOUT_AFTER_ERROR: Duration = Duration::from_secs(4);
 
 impl Lab {
-    /// Waits until both sides say that every tunnel is up; `None` if they do not.
+    /// Waits until all tunnels are up on both sides; `None` if that fails. Returns the connection time.
     pub fn await_up(&mut self) -> Result<Option<Duration>, Interrupted> {
-        let begin = Instant::now();
+        let start = Instant::now();
         let mut first_error: Option<Instant> = None;
         loop {
             if self.a.is_up() {
                 let connected = self.started.elapsed();
-                let both = match &self.b {
-                    RemoteGateway::Groundlink(b) => b.is_up(),
-                    RemoteGateway::Strongswan(charon) => charon.is_up(),
-                };
-                if both {
+                if self.b.is_up() {
                     return Ok(Some(connected));
                 }
             } else if first_error.is_none() && self.has_failed() {
                 first_error = Some(Instant::now());
             }
-            let gave_up = begin.elapsed() > PATIENCE
-                || first_error.is_some_and(|at| at.elapsed() > PATIENCE_AFTER_ERROR);
-            if gave_up || self.has_ended() {
+            let timed_out = start.elapsed() > UP_TIMEOUT
+                || first_error.is_some_and(|at| at.elapsed() > UP_TIMEOUT_AFTER_ERROR);
+            if timed_out || self.has_exited() {
                 return Ok(None);
             }
             self.interrupt.pause(POLL)?;
@@ -44,16 +43,16 @@ impl Lab {
 
     /// Pings from host A to host B.
     pub fn ping(&self, count: u16) -> Result<PingStats, LabError> {
-        let target = self.plan.b.host;
+        let target = self.addressing.b.host;
         let pinger = self
             .inside(Side::A, || ping::Pinger::new(target))?
-            .map_err(doing("no ICMP socket"))?;
+            .map_err(LabError::io("cannot open an ICMP socket"))?;
         let result = pinger.ping(count, &self.interrupt);
         self.interrupt.check()?;
-        result.map_err(doing("the ping broke"))
+        result.map_err(LabError::io("ping failed"))
     }
 
-    /// Runs TCP from the host of `side` to the other one, over `streams` connections.
+    /// Transfers data by TCP from the host of `side` to the other host, over `streams` connections.
     pub fn tcp(
         &self,
         side: Side,
@@ -61,38 +60,38 @@ impl Lab {
         duration: Duration,
     ) -> Result<traffic::Throughput, TransferError> {
         let to = side.other();
-        let address = self.plan.site(to).host;
+        let address = self.addressing.site(to).host;
         let sink = self
             .inside(to, || traffic::TcpSink::new(address))?
             .map_err(traffic::TrafficError::Local)?;
         let target = sink.target().map_err(traffic::TrafficError::Local)?;
         let connected = self.inside(side, || traffic::connect(target, streams))??;
-        Ok(sink.fill(connected, duration, &self.interrupt)?)
+        Ok(sink.transfer(connected, duration, &self.interrupt)?)
     }
 
-    /// Waits for the tunnels, runs the traffic, and says how it went.
+    /// Waits for the tunnels, runs the traffic and returns the report.
     pub fn measure(&mut self, progress: &mut dyn FnMut(&str)) -> Result<LabReport, LabError> {
         progress("waiting for the tunnel");
         let connected = self.await_up()?;
         let mut report = self.empty_report();
         report.connect_ms = connected.map(|time| time.as_secs_f64() * 1e3);
         if connected.is_some() {
-            progress("pinging");
-            // The first packet finds neighbours unresolved: IPv6 may ask for a second. It is not one of those that count.
+            progress("ping");
+            // The first packet waits for neighbour resolution and is not measured.
             self.ping(1)?;
             report.ping = self.ping(20)?;
             if report.ping.received < report.ping.sent {
                 let PingStats { sent, received, .. } = report.ping;
-                report.problems.push(Problem::new(format!(
+                report.problems.push(LabProblem::new(format!(
                     "{} of {sent} pings were lost",
                     sent - received
                 )));
             }
             match self.options.transport() {
-                EspTransport::Udp => self.tap.watch_protocol_50_only(),
-                EspTransport::Esp => self.tap.stop(),
+                EspTransport::Udp => self.wire_tap.count_protocol_50_only(),
+                EspTransport::Esp => self.wire_tap.stop(),
             }
-            .map_err(doing("the WAN router cannot be watched"))?;
+            .map_err(LabError::io("cannot set a packet filter on the WAN router"))?;
             for side in [Side::A, Side::B] {
                 progress(&format!("TCP from {side} to {}", side.other()));
                 match self.tcp(
@@ -106,7 +105,7 @@ impl Lab {
                         return Err(error.into());
                     }
                     Err(TransferError::Traffic(error)) => {
-                        report.problems.push(Problem::new(format!(
+                        report.problems.push(LabProblem::new(format!(
                             "from {side} to {}: {error}",
                             side.other()
                         )));
@@ -119,13 +118,13 @@ impl Lab {
     }
 
     fn inside<T: Send>(&self, side: Side, f: impl FnOnce() -> T + Send) -> Result<T, LabError> {
-        self.world
+        self.topology
             .host(side)
             .run(f)
-            .map_err(doing("a network namespace cannot be entered"))
+            .map_err(LabError::io("cannot enter a network namespace"))
     }
 
-    /// Enough flows that each of several tunnels is likely to get some.
+    /// Number of TCP connections: enough that every tunnel is likely to carry some.
     fn streams(&self) -> usize {
         match self.options.tunnels {
             1 => 1,
@@ -149,18 +148,14 @@ impl Lab {
             }
     }
 
-    fn has_ended(&mut self) -> bool {
-        self.a.process().ended().is_some()
-            || match &mut self.b {
-                RemoteGateway::Groundlink(b) => b.process().ended().is_some(),
-                RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
-            }
+    fn has_exited(&mut self) -> bool {
+        self.a.process().exit_status().is_some() || self.b.process().exit_status().is_some()
     }
 
     fn empty_report(&self) -> LabReport {
-        let sites = [&self.plan.a, &self.plan.b];
-        let asked = |words: &Option<String>| {
-            words
+        let sites = [&self.addressing.a, &self.addressing.b];
+        let configured = |proposals: &Option<String>| {
+            proposals
                 .clone()
                 .or_else(|| self.options.preset.clone())
                 .unwrap_or_else(|| DEFAULT_SUITE.to_owned())
@@ -168,8 +163,8 @@ impl Lab {
         LabReport {
             ok: false,
             peer: self.options.peer.word(),
-            ike: asked(&self.options.ike),
-            esp: asked(&self.options.esp),
+            ike: configured(&self.options.ike),
+            esp: configured(&self.options.esp),
             connect_ms: None,
             ping: PingStats::default(),
             tcp: TcpRates::default(),
@@ -177,7 +172,7 @@ impl Lab {
             tunnels: Vec::new(),
             wire: WireCounters::default(),
             problems: Vec::new(),
-            drawing: Diagram {
+            diagram: Diagram {
                 networks: sites.map(|site| site.network.to_string()),
                 hosts: sites.map(|site| site.host.to_string()),
                 gateways: sites.map(|site| {
@@ -203,13 +198,13 @@ impl Lab {
         }
     }
 
-    /// Adds what the gateways and the wire say at the end, and the verdict.
+    /// Adds the final status of the gateways, the packet counters and the verdict.
     fn conclude(&mut self, report: &mut LabReport, was_up: bool) {
         if let Ok(snapshot) = self.a.status() {
             report.rekeys = total_rekeys(&snapshot);
             report.tunnels = snapshot.tunnels;
         }
-        report.wire = self.tap.seen();
+        report.wire = self.wire_tap.counters();
         let WireCounters {
             esp_udp,
             esp_native,
@@ -217,59 +212,58 @@ impl Lab {
             ..
         } = report.wire;
         if !was_up {
-            self.explain(report);
+            self.add_failure(report);
         } else if report
             .tunnels
             .iter()
             .any(|tunnel| tunnel.state != TunnelState::Up)
             || report.tunnels.is_empty()
         {
-            report.problems.push(Problem::new("a tunnel went down"));
-            self.explain(report);
+            report.problems.push(LabProblem::new("a tunnel went down"));
+            self.add_failure(report);
         }
-        let (agreed, stray) = match self.options.transport() {
+        let (expected, unexpected) = match self.options.transport() {
             EspTransport::Udp => (
                 esp_udp,
-                (esp_native > 0)
-                    .then(|| format!("{esp_native} packets left as protocol 50, not in UDP")),
+                (esp_native > 0).then(|| {
+                    format!("{esp_native} packets were sent as IP protocol 50 instead of in UDP")
+                }),
             ),
             EspTransport::Esp => (
                 esp_native,
-                (esp_udp > 0).then(|| format!("{esp_udp} packets left in UDP, not as protocol 50")),
+                (esp_udp > 0).then(|| {
+                    format!("{esp_udp} packets were sent in UDP instead of as IP protocol 50")
+                }),
             ),
         };
-        if was_up && agreed == 0 {
+        if was_up && expected == 0 {
             report
                 .problems
-                .push(Problem::new("no ESP was seen between the gateways"));
+                .push(LabProblem::new("no ESP packet passed between the gateways"));
         }
-        report.problems.extend(stray.map(Problem::new));
+        report.problems.extend(unexpected.map(LabProblem::new));
         if clear > 0 {
-            report.problems.push(Problem::new(format!(
-                "{clear} packets of the two networks crossed the WAN in the clear"
+            report.problems.push(LabProblem::new(format!(
+                "{clear} packets of the two networks crossed the WAN unencrypted"
             )));
         }
         report.ok = report.problems.is_empty();
     }
 
-    /// Why the tunnel is not up: what each side says, and the end of its log.
-    fn explain(&mut self, report: &mut LabReport) {
-        // Who has ended explains the other's silence.
-        let b_ended = match &mut self.b {
-            RemoteGateway::Groundlink(b) => b.process().ended().is_some(),
-            RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
-        };
-        if !b_ended || self.a.process().ended().is_some() {
+    /// Adds the error and the end of the log of each side.
+    fn add_failure(&mut self, report: &mut LabReport) {
+        // If only B has exited, that explains the failure of A.
+        if self.b.process().exit_status().is_none() || self.a.process().exit_status().is_some() {
             report
                 .problems
                 .push(groundlink_problem(Side::A, &mut self.a));
         }
         report.problems.push(match &mut self.b {
             RemoteGateway::Groundlink(b) => groundlink_problem(Side::B, b),
-            RemoteGateway::Strongswan(charon) => Problem {
-                text: match charon.process().ended() {
-                    Some(status) => format!("strongSwan at B ended: {status}"),
-                    None => "strongSwan at B logged".to_owned(),
+            RemoteGateway::Strongswan(charon) => LabProblem {
+                text: match charon.process().exit_status() {
+                    Some(status) => format!("strongSwan at B exited: {status}"),
+                    None => "log of strongSwan at B".to_owned(),
                 },
                 advice: None,
                 log: charon.tail(15),
@@ -278,13 +272,13 @@ impl Lab {
     }
 }
 
-/// What running TCP can end in: the traffic's own error, or the lab's.
+/// An error of [`Lab::tcp`].
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The lab's.
+    /// An error of the lab.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// The traffic's.
+    /// An error of the transfer.
     #[error(transparent)]
     Traffic(#[from] traffic::TrafficError),
 }
@@ -298,15 +292,15 @@ impl LabReport {
     }
 }
 
-fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> Problem {
+fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> LabProblem {
     let status = gateway.status();
-    let ended = gateway.process().ended();
+    let exited = gateway.process().exit_status();
     let last_error = status
         .as_ref()
         .ok()
         .and_then(|snapshot| snapshot.tunnels.iter().find_map(failure));
-    let (text, advice) = match (ended, last_error, status) {
-        (Some(status), _, _) => (format!("gateway {side} ended: {status}"), None),
+    let (text, advice) = match (exited, last_error, status) {
+        (Some(status), _, _) => (format!("gateway {side} exited: {status}"), None),
         (
             None,
             Some(LastError {
@@ -314,7 +308,7 @@ fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> Problem {
             }),
             _,
         ) => (
-            format!("gateway {side} says {code}: {text}"),
+            format!("gateway {side} reports {code}: {text}"),
             Some(advice).filter(|advice| !advice.is_empty()),
         ),
         (None, None, Ok(snapshot)) => {
@@ -323,14 +317,14 @@ fn groundlink_problem(side: Side, gateway: &mut GatewayProcess) -> Problem {
                 .iter()
                 .map(|tunnel| format!("{} is {}", tunnel.name, tunnel.state.word()))
                 .collect();
-            (format!("gateway {side} says {}", states.join(", ")), None)
+            (format!("gateway {side}: {}", states.join(", ")), None)
         }
         (None, None, Err(error)) => (
             format!("gateway {side} does not answer on its control socket: {error}"),
             None,
         ),
     };
-    Problem {
+    LabProblem {
         text,
         advice,
         log: gateway.process().tail(8),

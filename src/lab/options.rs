@@ -1,4 +1,4 @@
-//! What a person can ask of the lab.
+//! Options of the lab.
 
 use std::fmt;
 
@@ -6,36 +6,36 @@ use crate::crypto::{AlgorithmStatus, EspProposal, IkeProposal, ProposalError};
 use crate::ike::Encapsulation;
 use crate::net::EspTransport;
 
-/// Everything `groundlink lab` takes; `LabOptions::default()` is the lab without words.
+/// Options of `groundlink lab`; the default is the lab without command-line options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabOptions {
-    /// Who stands on the far side.
+    /// Implementation of the remote gateway.
     pub peer: RemoteKind,
     /// IKE proposals for both sides; `None` leaves them to the preset.
     pub ike: Option<String>,
     /// ESP proposals for both sides; `None` leaves them to the preset.
     pub esp: Option<String>,
-    /// Which side starts.
+    /// Initiating side.
     pub role: InitiatorChoice,
-    /// Tunnels between the two networks, 1 to 4, with equal metrics.
+    /// Number of tunnels between the two networks, 1 to 4, with equal metrics.
     pub tunnels: u8,
     /// Seconds of TCP in each direction.
     pub seconds: u32,
-    /// Which gateway stands behind a translating router.
+    /// Gateway behind NAT.
     pub nat: NatPlacement,
-    /// The address family between the gateways.
+    /// Address family between the gateways.
     pub outer: AddressFamily,
-    /// The address family of the two networks.
+    /// Address family of the two networks.
     pub inner: AddressFamily,
-    /// How ESP travels, on both sides.
+    /// Transport of ESP on both sides.
     pub encapsulation: Encapsulation,
-    /// A preset for both sides.
+    /// Preset for both sides.
     pub preset: Option<String>,
-    /// Whether forbidden algorithms may be used.
+    /// Whether forbidden algorithms are allowed.
     pub weak: WeakAlgorithms,
 }
 
-/// The suite of the lab without words, on both levels: that of the clouds' own guide.
+/// The default IKE and ESP suite, taken from the clouds' guides.
 pub const DEFAULT_SUITE: &str = "aes128-sha1-modp1024";
 
 impl Default for LabOptions {
@@ -52,43 +52,43 @@ impl Default for LabOptions {
             inner: AddressFamily::V4,
             encapsulation: Encapsulation::Udp,
             preset: None,
-            weak: WeakAlgorithms::Refused,
+            weak: WeakAlgorithms::Rejected,
         }
     }
 }
 
 impl LabOptions {
-    /// Refuses combinations that no lab can be built from.
+    /// Rejects invalid values and combinations.
     pub fn check(&self) -> Result<(), OptionsError> {
         if !(1..=4).contains(&self.tunnels) {
-            return Err(OptionsError::Contradiction("--tunnels takes 1, 2, 3 or 4"));
+            return Err(OptionsError::Invalid("--tunnels takes 1, 2, 3 or 4"));
         }
         if self.seconds == 0 {
-            return Err(OptionsError::Contradiction("--seconds takes 1 or more"));
+            return Err(OptionsError::Invalid("--seconds takes 1 or more"));
         }
         if self.nat != NatPlacement::None && self.outer == AddressFamily::V6 {
-            return Err(OptionsError::Contradiction(
+            return Err(OptionsError::Invalid(
                 "--nat translates IPv4 only: leave out --family 6",
             ));
         }
         if self.peer == RemoteKind::Strongswan && self.tunnels > 1 {
-            return Err(OptionsError::Contradiction(
-                "strongSwan's userspace ESP has one device for all tunnels, so equal networks cannot share it: use --peer self with --tunnels",
+            return Err(OptionsError::Invalid(
+                "strongSwan's userspace ESP has one device for all tunnels, which several tunnels with equal networks cannot share: use --peer self with --tunnels",
             ));
         }
         if self.nat != NatPlacement::None && self.tunnels > 1 {
-            return Err(OptionsError::Contradiction(
-                "behind one translated address only one tunnel can be reached: leave out --nat or --tunnels",
+            return Err(OptionsError::Invalid(
+                "only one tunnel is reachable behind a translated address: leave out --nat or --tunnels",
             ));
         }
         for proposal in proposals(self.ike.as_deref()) {
-            let (parsed, _) =
-                IkeProposal::parse(proposal).map_err(|error| refused("--ike", proposal, error))?;
+            let (parsed, _) = IkeProposal::parse(proposal)
+                .map_err(|error| invalid_proposal("--ike", proposal, error))?;
             self.allow(parsed.weak())?;
         }
         for proposal in proposals(self.esp.as_deref()) {
-            let (parsed, _) =
-                EspProposal::parse(proposal).map_err(|error| refused("--esp", proposal, error))?;
+            let (parsed, _) = EspProposal::parse(proposal)
+                .map_err(|error| invalid_proposal("--esp", proposal, error))?;
             self.allow(parsed.weak())?;
         }
         Ok(())
@@ -100,13 +100,13 @@ impl LabOptions {
     ) -> Result<(), OptionsError> {
         let forbidden = weak.find(|(_, status)| *status == AlgorithmStatus::Forbidden);
         match (forbidden, self.weak) {
-            (Some((word, _)), WeakAlgorithms::Refused) => Err(OptionsError::Forbidden(word)),
+            (Some((word, _)), WeakAlgorithms::Rejected) => Err(OptionsError::Forbidden(word)),
             (Some(_), WeakAlgorithms::Allowed) | (None, _) => Ok(()),
         }
     }
 
-    /// Whether this side begins by itself (`start = "auto"`).
-    pub fn starts(&self, side: Side) -> bool {
+    /// Whether this side initiates (`start = "auto"`).
+    pub fn initiates(&self, side: Side) -> bool {
         match self.role {
             InitiatorChoice::Both => true,
             InitiatorChoice::Initiator => side == Side::A,
@@ -114,7 +114,7 @@ impl LabOptions {
         }
     }
 
-    /// What an observer between the gateways should see. strongSwan's userspace ESP has the peer see a NAT, whatever we do.
+    /// Expected transport of ESP on the WAN. strongSwan's userspace ESP always makes the peer detect a NAT.
     pub fn transport(&self) -> EspTransport {
         match (self.encapsulation, self.nat, self.peer) {
             (Encapsulation::Udp, _, _)
@@ -128,7 +128,7 @@ impl LabOptions {
         }
     }
 
-    /// Whether this side's gateway has a private address.
+    /// Whether this side's gateway is behind NAT.
     pub fn is_behind_nat(&self, side: Side) -> bool {
         matches!(
             (self.nat, side),
@@ -137,54 +137,53 @@ impl LabOptions {
     }
 }
 
-/// Why no lab can be built from some options.
+/// An error in the options.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// A number out of range, or two options that exclude each other.
+    /// A number out of range, or options that exclude each other.
     #[error("{0}")]
-    Contradiction(&'static str),
-    /// A proposal that nobody can read.
+    Invalid(&'static str),
+    /// A proposal with a syntax error.
     #[error("`{option} {proposal}`: {error}")]
-    Words {
-        /// `--ike` or `--esp`.
+    Proposal {
+        /// Option: `--ike` or `--esp`.
         option: &'static str,
-        /// The proposal.
+        /// Proposal as given.
         proposal: String,
-        /// What is wrong with it.
+        /// Syntax error.
         error: ProposalError,
     },
-    /// An algorithm that must be allowed first.
-    #[error("{0} protects nothing any more: add --allow-weak if you mean it")]
+    /// A forbidden algorithm.
+    #[error("{0} gives no protection any more: add --allow-weak to use it anyway")]
     Forbidden(&'static str),
 }
 
-/// The proposals in one option: commas stand between them.
-pub fn proposals(words: Option<&str>) -> impl Iterator<Item = &str> {
-    words
-        .into_iter()
-        .flat_map(|words| words.split(','))
+/// The comma-separated proposals in one option.
+pub fn proposals(list: Option<&str>) -> impl Iterator<Item = &str> {
+    list.into_iter()
+        .flat_map(|list| list.split(','))
         .map(str::trim)
 }
 
-fn refused(option: &'static str, proposal: &str, error: ProposalError) -> OptionsError {
-    OptionsError::Words {
+fn invalid_proposal(option: &'static str, proposal: &str, error: ProposalError) -> OptionsError {
+    OptionsError::Proposal {
         option,
         proposal: proposal.to_owned(),
         error,
     }
 }
 
-/// One end of the lab. A is the one we report on; the peer stands at B.
+/// A side of the lab. The report is about side A; the peer is side B.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Ours.
+    /// The local gateway.
     A,
-    /// The peer's.
+    /// The remote gateway.
     B,
 }
 
 impl Side {
-    /// The other end.
+    /// The other side.
     pub fn other(self) -> Side {
         match self {
             Side::A => Side::B,
@@ -202,7 +201,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// Who stands on the far side.
+/// Implementation of the remote gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoteKind {
     /// A second groundlink.
@@ -212,7 +211,7 @@ pub enum RemoteKind {
 }
 
 impl RemoteKind {
-    /// The word on the command line and in the JSON report.
+    /// Keyword on the command line and in the JSON report.
     pub fn word(self) -> &'static str {
         match self {
             RemoteKind::Groundlink => "self",
@@ -221,25 +220,25 @@ impl RemoteKind {
     }
 }
 
-/// Which side starts.
+/// Initiating side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitiatorChoice {
-    /// We do; the peer waits.
+    /// Side A.
     Initiator,
-    /// The peer does; we wait.
+    /// Side B.
     Responder,
-    /// Both at once, so that their attempts cross.
+    /// Both at once: their exchanges collide.
     Both,
 }
 
-/// Where the WAN router translates addresses.
+/// Gateway behind NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NatPlacement {
-    /// Nowhere.
+    /// No NAT.
     None,
-    /// In front of gateway A.
+    /// Gateway A.
     Us,
-    /// In front of gateway B.
+    /// Gateway B.
     Peer,
 }
 
@@ -252,11 +251,11 @@ pub enum AddressFamily {
     V6,
 }
 
-/// Whether algorithms that give no protection any more may be used.
+/// Whether algorithms that give no protection any more are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeakAlgorithms {
     /// No.
-    Refused,
+    Rejected,
     /// `allow-weak = true` on both sides.
     Allowed,
 }
@@ -266,12 +265,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lab_without_words_is_sound() {
+    fn default_options_are_valid() {
         assert_eq!(LabOptions::default().check(), Ok(()));
     }
 
     #[test]
-    fn what_cannot_be_built_is_refused_before_anything_is_touched() {
+    fn invalid_options_are_rejected_before_the_lab_is_built() {
         let base = LabOptions::default;
         for (options, word) in [
             (
@@ -334,22 +333,22 @@ mod tests {
                 "--allow-weak",
             ),
         ] {
-            let refusal = options.check().unwrap_err().to_string();
-            assert!(refusal.contains(word), "{refusal}");
+            let error = options.check().unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
         }
     }
 
     #[test]
-    fn the_role_says_who_starts() {
-        let starts = |role| {
+    fn the_role_determines_the_initiator() {
+        let initiates = |role| {
             let options = LabOptions {
                 role,
                 ..LabOptions::default()
             };
-            (options.starts(Side::A), options.starts(Side::B))
+            (options.initiates(Side::A), options.initiates(Side::B))
         };
-        assert_eq!(starts(InitiatorChoice::Initiator), (true, false));
-        assert_eq!(starts(InitiatorChoice::Responder), (false, true));
-        assert_eq!(starts(InitiatorChoice::Both), (true, true));
+        assert_eq!(initiates(InitiatorChoice::Initiator), (true, false));
+        assert_eq!(initiates(InitiatorChoice::Responder), (false, true));
+        assert_eq!(initiates(InitiatorChoice::Both), (true, true));
     }
 }

@@ -1,4 +1,4 @@
-//! What the lab found out, for people and for scripts.
+//! The report of the lab, as text and as JSON.
 
 use std::fmt::{self, Write as _};
 
@@ -6,47 +6,47 @@ use serde::Serialize;
 
 use crate::status::{RekeyCounters, TrafficCounters, TunnelStatus};
 
-/// The outcome. Its serialised form is `lab --json`, and its keys are stable.
+/// The result of the lab. Its serialized form is `lab --json`, with stable keys.
 #[derive(Debug, Serialize)]
 pub struct LabReport {
-    /// Whether everything the lab checks is well.
+    /// Whether all checks succeeded.
     pub ok: bool,
     /// `self` or `strongswan`.
     pub peer: &'static str,
-    /// The IKE proposals asked for.
+    /// Configured IKE proposals.
     pub ike: String,
-    /// The ESP proposals asked for.
+    /// Configured ESP proposals.
     pub esp: String,
-    /// From starting the side that connects until our side says up; `null` if it never did.
+    /// Time from the start of the initiator until side A is up; `null` if it did not come up.
     pub connect_ms: Option<f64>,
     /// Echo requests from host A to host B.
     pub ping: PingStats,
-    /// One TCP direction after the other.
+    /// TCP throughput, one direction after the other.
     pub tcp: TcpRates,
-    /// Completed rekeys of all tunnels together.
+    /// Completed rekeys of all tunnels.
     pub rekeys: RekeyCounters,
-    /// Our tunnels, as in `status --json`.
+    /// Tunnels of side A, as in `status --json`.
     pub tunnels: Vec<TunnelStatus>,
-    /// What the WAN router saw pass, until TCP began; where ESP is to go in UDP, protocol 50 is watched to the end.
+    /// Packets on the WAN before the TCP transfer; IP protocol 50 is counted until the end if ESP must be in UDP.
     pub wire: WireCounters,
-    /// Why it is not ok; empty when it is.
-    pub problems: Vec<Problem>,
+    /// Failed checks.
+    pub problems: Vec<LabProblem>,
     #[serde(skip)]
-    pub(super) drawing: Diagram,
+    pub(super) diagram: Diagram,
 }
 
-/// How the echo requests went.
+/// Statistics of the echo requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PingStats {
     /// Requests sent.
     pub sent: u32,
-    /// Answers that came back, each counted once.
+    /// Received replies, each counted once.
     pub received: u32,
-    /// Their mean round trip; `null` without an answer.
+    /// Mean round-trip time; `null` without a reply.
     pub rtt_avg_ms: Option<f64>,
 }
 
-/// How fast TCP went.
+/// TCP throughput.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TcpRates {
     /// From host A to host B, in Mbit/s of payload.
@@ -55,42 +55,42 @@ pub struct TcpRates {
     pub b_to_a_mbit: f64,
 }
 
-/// Packets on the WAN, sorted by what an observer takes them for.
+/// Packets on the WAN, by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct WireCounters {
     /// IKE on port 500.
     pub ike_500: u64,
-    /// IKE behind the non-ESP marker on port 4500.
+    /// IKE with non-ESP marker on port 4500.
     pub ike_4500: u64,
     /// ESP inside UDP 4500.
     pub esp_udp: u64,
     /// NAT keepalives.
     pub keepalives: u64,
-    /// ESP as protocol 50, which many clouds and NATs drop.
+    /// ESP as IP protocol 50, which many clouds and NATs drop.
     pub esp_native: u64,
-    /// Packets of the two networks, in the clear.
+    /// Unencrypted packets of the two networks.
     pub clear: u64,
     /// Anything else.
     pub other: u64,
 }
 
-/// One thing that is not well.
+/// A failed check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// What happened.
+pub struct LabProblem {
+    /// Description.
     pub text: String,
-    /// What to do about it, where that is known.
+    /// Advice, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// The last lines of a log that tell more.
+    /// Last lines of the relevant log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }
 
-impl Problem {
-    /// A problem that explains itself.
-    pub fn new(text: impl Into<String>) -> Problem {
-        Problem {
+impl LabProblem {
+    /// A failed check without advice and log.
+    pub fn new(text: impl Into<String>) -> LabProblem {
+        LabProblem {
             text: text.into(),
             advice: None,
             log: Vec::new(),
@@ -98,7 +98,7 @@ impl Problem {
     }
 }
 
-/// The names and addresses of the picture.
+/// Names and addresses in the diagram.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Diagram {
     pub networks: [String; 2],
@@ -111,10 +111,10 @@ pub(super) struct Diagram {
 
 impl fmt::Display for LabReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        draw(f, &self.drawing)?;
+        draw(f, &self.diagram)?;
         self.negotiated(f)?;
         match self.connect_ms {
-            Some(ms) => line(f, "connected", &format!("{ms:.1} ms after the start"))?,
+            Some(ms) => line(f, "connected", &format!("{ms:.1} ms after start"))?,
             None => line(f, "connected", "no")?,
         }
         if self.connect_ms.is_some() {
@@ -122,7 +122,7 @@ impl fmt::Display for LabReport {
         }
         writeln!(f)?;
         for problem in &self.problems {
-            writeln!(f, "  not ok: {}", problem.text)?;
+            writeln!(f, "  failed: {}", problem.text)?;
             if let Some(advice) = &problem.advice {
                 writeln!(f, "          {advice}")?;
             }
@@ -138,7 +138,7 @@ impl fmt::Display for LabReport {
 }
 
 impl LabReport {
-    /// What the tunnels agreed on, which is the same for all of them, and which of several carried how much.
+    /// Writes the negotiated suites, which are the same for all tunnels, and the traffic of each of several tunnels.
     fn negotiated(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(ike) = self.tunnels.iter().find_map(|tunnel| tunnel.ike.as_ref()) {
             let (role, nat) = (ike.role.phrase(), ike.nat.phrase());
@@ -148,10 +148,7 @@ impl LabReport {
             line(
                 f,
                 "ESP",
-                &format!(
-                    "{}, inner packets of up to {} bytes",
-                    child.suite, child.mtu
-                ),
+                &format!("{}, inner MTU {} bytes", child.suite, child.mtu),
             )?;
         }
         if self.tunnels.len() > 1 {
@@ -176,9 +173,9 @@ impl LabReport {
             received,
             rtt_avg_ms,
         } = &self.ping;
-        let rtt = rtt_avg_ms.map_or(String::new(), |ms| format!(", {ms:.2} ms there and back"));
-        line(f, "ping", &format!("{received} of {sent} answered{rtt}"))?;
-        let speed = |mbit: f64| format!("{} for {} s", rate(mbit), self.drawing.seconds);
+        let rtt = rtt_avg_ms.map_or(String::new(), |ms| format!(", {ms:.2} ms round trip"));
+        line(f, "ping", &format!("{received} of {sent} replies{rtt}"))?;
+        let speed = |mbit: f64| format!("{} for {} s", rate(mbit), self.diagram.seconds);
         line(f, "TCP A to B", &speed(self.tcp.a_to_b_mbit))?;
         line(f, "TCP B to A", &speed(self.tcp.b_to_a_mbit))?;
         let total = |pick: fn(&TunnelStatus) -> TrafficCounters| {
@@ -199,28 +196,26 @@ impl LabReport {
             packets_lost,
         } = self.rekeys;
         if child + ike > 0 {
-            let text = format!(
-                "{child} of Child SAs, {ike} of IKE SAs, {packets_lost} packets lost by them"
-            );
+            let text = format!("{child} child, {ike} ike; {packets_lost} packets lost");
             line(f, "rekeys", &text)?;
         }
-        let mut refused = String::new();
+        let mut dropped = String::new();
         for tunnel in &self.tunnels {
             for (reason, count) in tunnel.refused.iter().filter(|(_, count)| **count > 0) {
                 write!(
-                    refused,
+                    dropped,
                     "{}{count} {reason}",
-                    if refused.is_empty() { "" } else { ", " }
+                    if dropped.is_empty() { "" } else { ", " }
                 )?;
             }
         }
         line(
             f,
-            "refused",
-            if refused.is_empty() {
+            "dropped",
+            if dropped.is_empty() {
                 "nothing"
             } else {
-                &refused
+                &dropped
             },
         )?;
         line(f, "on the wire", &self.wire.to_string())
@@ -231,29 +226,29 @@ impl fmt::Display for WireCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.esp_native {
             0 => f.write_str("ESP in UDP 4500 only")?,
-            count if self.esp_udp == 0 => write!(f, "ESP as protocol 50 only, {count} packets")?,
-            count => write!(f, "{count} packets of protocol 50")?,
+            count if self.esp_udp == 0 => write!(f, "ESP as IP protocol 50 only, {count} packets")?,
+            count => write!(f, "{count} packets of IP protocol 50")?,
         }
         match self.clear {
-            0 => f.write_str(", nothing in the clear"),
-            count => write!(f, ", {count} packets in the clear"),
+            0 => f.write_str(", nothing unencrypted"),
+            count => write!(f, ", {count} packets unencrypted"),
         }
     }
 }
 
-/// Two sites and what lies between them:
+/// Draws both sites:
 ///
 /// ```text
 /// ┌──────────┐  ┌────────────┐             ┌────────────┐  ┌──────────┐
 /// │  host A  ├──┤ gateway A  ╞═════════════╡ gateway B  ├──┤  host B  │
 /// ```
-fn draw(f: &mut fmt::Formatter<'_>, drawing: &Diagram) -> fmt::Result {
+fn draw(f: &mut fmt::Formatter<'_>, diagram: &Diagram) -> fmt::Result {
     let host = |end: usize, title, edges| {
-        boxed([title, &drawing.hosts[end], &drawing.networks[end]], edges)
+        boxed([title, &diagram.hosts[end], &diagram.networks[end]], edges)
     };
     let gateway = |end: usize, title, edges| {
         boxed(
-            [title, &drawing.gateways[end], &drawing.programs[end]],
+            [title, &diagram.gateways[end], &diagram.programs[end]],
             edges,
         )
     };
@@ -265,11 +260,11 @@ fn draw(f: &mut fmt::Formatter<'_>, drawing: &Diagram) -> fmt::Result {
         gateway(1, "gateway B", ['╡', '├']),
         host(1, "host B", ['┤', '│']),
     ];
-    let width = drawing.router.chars().count() + 4;
+    let width = diagram.router.chars().count() + 4;
     for row in 0..5 {
         let (lan, wan) = match row {
             1 => ("──", "═".repeat(width)),
-            2 => ("  ", format!("{:^width$}", drawing.router)),
+            2 => ("  ", format!("{:^width$}", diagram.router)),
             _ => ("  ", " ".repeat(width)),
         };
         let [host_a, gateway_a] = left.each_ref().map(|cell| &cell[row]);
@@ -279,7 +274,7 @@ fn draw(f: &mut fmt::Formatter<'_>, drawing: &Diagram) -> fmt::Result {
     writeln!(f)
 }
 
-/// A machine; `edges` join its first line to the links beside it.
+/// The box of a machine; `edges` connect its first line to the links beside it.
 fn boxed(lines: [&str; 3], edges: [char; 2]) -> [String; 5] {
     let width = lines
         .iter()
@@ -351,7 +346,7 @@ mod tests {
             tunnels: Vec::new(),
             wire: WireCounters::default(),
             problems: Vec::new(),
-            drawing: Diagram {
+            diagram: Diagram {
                 networks: ["10.1.0.0/24", "10.2.0.0/24"].map(str::to_owned),
                 hosts: ["10.1.0.2", "10.2.0.2"].map(str::to_owned),
                 gateways: ["192.0.2.1", "192.0.2.129"].map(str::to_owned),
@@ -363,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_keys_are_those_of_the_contract() {
+    fn json_has_the_stable_keys() {
         let json = serde_json::to_value(report()).unwrap();
         for key in [
             "ok",
@@ -393,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_sees_the_way_the_speed_and_the_verdict() {
+    fn text_has_the_diagram_the_throughput_and_the_verdict() {
         let text = report().to_string();
         for part in [
             "gateway A",
@@ -402,25 +397,25 @@ mod tests {
             "20 of 20",
             "812 Mbit/s",
             "1.21 Gbit/s",
-            "nothing in the clear",
+            "nothing unencrypted",
             "ok:",
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
-        assert!(!text.contains("not ok") && !text.contains("rekeys"));
+        assert!(!text.contains("failed:") && !text.contains("rekeys"));
         let mut rekeyed = report();
         rekeyed.rekeys.child = 3;
         let text = rekeyed.to_string();
-        let line = "3 of Child SAs, 0 of IKE SAs, 0 packets lost by them";
+        let line = "3 child, 0 ike; 0 packets lost";
         assert!(text.contains(line), "{text}");
     }
 
     #[test]
-    fn a_failure_says_what_happened_and_shows_the_log() {
-        let problem = Problem {
+    fn a_failure_has_a_description_and_the_log() {
+        let problem = LabProblem {
             text: "the tunnel did not come up".to_owned(),
             advice: Some("read the log".to_owned()),
-            log: vec!["refused".to_owned()],
+            log: vec!["rejected".to_owned()],
         };
         let text = LabReport {
             ok: false,
@@ -430,11 +425,11 @@ mod tests {
         }
         .to_string();
         assert!(
-            text.contains("not ok: the tunnel did not come up"),
+            text.contains("failed: the tunnel did not come up"),
             "{text}"
         );
         assert!(
-            text.contains("| refused") && !text.contains("  ok:") && !text.contains("Mbit"),
+            text.contains("| rejected") && !text.contains("  ok:") && !text.contains("Mbit"),
             "{text}"
         );
     }

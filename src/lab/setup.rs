@@ -1,36 +1,39 @@
-//! Building the sites, and ending them.
+//! Construction and teardown of a lab.
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
+
 use super::addressing::Addressing;
-use super::charon::{self, Charon};
+use super::charon::{self, Charon, CharonConfig, CharonStart, RekeyTimes};
+use super::error::LabError;
 use super::gateway::{self, GatewayFiles, GatewayProcess};
 use super::interrupt::{Interrupt, Interrupted};
 use super::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
+use super::process::{ChildProcess, ScratchDir};
 use super::report::WireCounters;
-use super::scratch::ScratchDir;
 use super::topology::Topology;
 use super::wire_tap::WireTap;
-use super::{LabError, doing};
+use crate::os::entropy;
 
-/// A built lab with its gateways running. Dropping it ends everything.
+/// A running lab. Dropping it stops the gateways and removes the namespaces.
 #[derive(Debug)]
 pub struct Lab {
-    // Dropped in this order: programs before what they stand on.
+    // Drop order: programs before the namespaces and files that they use.
     pub(super) a: GatewayProcess,
     pub(super) b: RemoteGateway,
-    pub(super) tap: WireTap,
-    pub(super) world: Topology,
-    pub(super) plan: Addressing,
+    pub(super) wire_tap: WireTap,
+    pub(super) topology: Topology,
+    pub(super) addressing: Addressing,
     pub(super) options: LabOptions,
     pub(super) started: Instant,
     pub(super) interrupt: Interrupt,
     scratch: ScratchDir,
 }
 
-/// Who stands on the far side.
+/// The remote gateway.
 #[derive(Debug)]
 pub enum RemoteGateway {
     /// A second groundlink.
@@ -39,101 +42,134 @@ pub enum RemoteGateway {
     Strongswan(Charon),
 }
 
-/// What a test makes different, so that a tunnel fails in a way the options cannot ask for.
-#[derive(Default)]
-pub struct Overrides<'a> {
-    /// Rewrites the configuration of a groundlink.
-    pub config: Option<&'a dyn Fn(Side, String) -> String>,
-    /// Rewrites strongSwan's side of the agreement.
-    pub connection: Option<&'a dyn Fn(&mut charon::CharonConfig)>,
+impl RemoteGateway {
+    /// Whether its tunnels are up.
+    pub fn is_up(&self) -> bool {
+        match self {
+            RemoteGateway::Groundlink(gateway) => gateway.is_up(),
+            RemoteGateway::Strongswan(charon) => charon.is_up(),
+        }
+    }
+
+    /// The child process.
+    pub fn process(&mut self) -> &mut ChildProcess {
+        match self {
+            RemoteGateway::Groundlink(gateway) => gateway.process(),
+            RemoteGateway::Strongswan(charon) => charon.process(),
+        }
+    }
+
+    /// Last `count` lines of its log.
+    pub fn tail(&mut self, count: usize) -> Vec<String> {
+        match self {
+            RemoteGateway::Groundlink(gateway) => gateway.process().tail(count),
+            RemoteGateway::Strongswan(charon) => charon.tail(count),
+        }
+    }
+
+    fn status_command(&self) -> String {
+        match self {
+            RemoteGateway::Groundlink(gateway) => gateway.status_command(),
+            RemoteGateway::Strongswan(charon) => charon.status_command(),
+        }
+    }
 }
 
-/// How often a gateway is asked how it is.
+/// Changes that a test makes to the configurations, for failures that no option causes.
+#[derive(Default)]
+pub struct Overrides<'a> {
+    /// Changes the configuration file of a groundlink gateway.
+    pub config: Option<&'a dyn Fn(Side, String) -> String>,
+    /// Changes the configuration of strongSwan.
+    pub connection: Option<&'a dyn Fn(&mut CharonConfig)>,
+}
+
+/// Interval between status requests.
 pub(super) const POLL: Duration = Duration::from_millis(5);
 
+/// Time for a gateway to open its control socket.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Lab {
-    /// Builds the sites and starts both gateways from `program`, the one that waits first.
+    /// Builds the sites and starts both gateways, the responder first. `program` is the groundlink binary.
     pub fn build(
         options: &LabOptions,
         program: &Path,
         interrupt: &Interrupt,
     ) -> Result<Lab, LabError> {
-        Lab::build_changed(options, program, interrupt, &Overrides::default())
+        Lab::build_with(options, program, interrupt, &Overrides::default())
     }
 
-    /// Does the same with `changes`.
-    pub fn build_changed(
+    /// Builds the lab with changed configurations.
+    pub fn build_with(
         options: &LabOptions,
         program: &Path,
         interrupt: &Interrupt,
-        changes: &Overrides<'_>,
+        overrides: &Overrides<'_>,
     ) -> Result<Lab, LabError> {
         options.check()?;
         if options.peer == RemoteKind::Strongswan {
-            charon::is_installed()?;
+            charon::check_installed()?;
         }
-        let plan = Addressing::new(options);
-        let scratch = ScratchDir::new().map_err(doing("no temporary folder"))?;
-        let folder = |side: Side| {
-            scratch
-                .folder(&side.to_string())
-                .map_err(doing("no temporary folder"))
-        };
-        let folders = [folder(Side::A)?, folder(Side::B)?];
-        let world = Topology::new(options, &plan)?;
-        let tap = world.tap(&plan)?;
+        let addressing = Addressing::new(options);
+        let no_dir = LabError::io("cannot create a temporary directory");
+        let scratch = ScratchDir::new().map_err(&no_dir)?;
+        let subdir = |side: Side| scratch.subdir(&side.to_string()).map_err(&no_dir);
+        let [dir_a, dir_b] = [subdir(Side::A)?, subdir(Side::B)?];
+        let topology = Topology::new(options, &addressing)?;
+        let wire_tap = topology.wire_tap(&addressing)?;
         interrupt.check()?;
-        let psk = psk().map_err(doing("no random key"))?;
-        let groundlink = |side: Side, folder: &Path| {
-            let files = GatewayFiles::in_folder(folder);
-            let written = gateway::config(options, &plan, side, &files);
-            let config = match changes.config {
-                Some(change) => change(side, written),
-                None => written,
-            };
-            GatewayProcess::start(program, world.gateway(side), &files, &config, &psk)
-                .map_err(doing("groundlink cannot be started"))
+        let psk = random_psk()?;
+        let groundlink = |side: Side, dir: &Path| {
+            let files = GatewayFiles::in_dir(dir);
+            let mut config = gateway::config(options, &addressing, side, &files);
+            if let Some(change) = overrides.config {
+                config = change(side, config);
+            }
+            GatewayProcess::start(program, topology.gateway(side), &files, &config, &psk)
+                .map_err(LabError::io("cannot start groundlink"))
         };
-        let far = |started: &mut Instant| -> Result<RemoteGateway, LabError> {
-            *started = Instant::now();
+        let remote = || -> Result<RemoteGateway, LabError> {
             match options.peer {
                 RemoteKind::Groundlink => {
-                    groundlink(Side::B, &folders[1]).map(RemoteGateway::Groundlink)
+                    groundlink(Side::B, &dir_b).map(RemoteGateway::Groundlink)
                 }
                 RemoteKind::Strongswan => {
-                    let mut connection = connection(options, &plan, Side::B, &psk);
-                    if let Some(change) = changes.connection {
-                        change(&mut connection);
+                    let mut config = charon_config(options, &addressing, Side::B, &psk);
+                    if let Some(change) = overrides.connection {
+                        change(&mut config);
                     }
-                    let charon =
-                        Charon::start(world.gateway(Side::B), &folders[1], &connection, interrupt)?;
+                    let namespace = topology.gateway(Side::B);
+                    let charon = Charon::start(namespace, &dir_b, &config, interrupt)?;
                     Ok(RemoteGateway::Strongswan(charon))
                 }
             }
         };
-        let mut started = Instant::now();
-        let (a, b) = match options.role {
+        // The responder must listen before the initiator starts; otherwise the first retransmission would be measured.
+        let (a, b, started) = match options.role {
             InitiatorChoice::Initiator => {
-                let mut b = far(&mut started)?;
-                await_answer(&mut b, interrupt)?;
-                started = Instant::now();
-                (groundlink(Side::A, &folders[0])?, b)
+                let mut b = remote()?;
+                if let RemoteGateway::Groundlink(gateway) = &mut b {
+                    await_control(gateway, interrupt)?;
+                }
+                let started = Instant::now();
+                (groundlink(Side::A, &dir_a)?, b, started)
             }
             InitiatorChoice::Responder | InitiatorChoice::Both => {
-                let mut a = groundlink(Side::A, &folders[0])?;
+                let mut a = groundlink(Side::A, &dir_a)?;
                 if options.role == InitiatorChoice::Responder {
                     await_control(&mut a, interrupt)?;
                 }
-                let b = far(&mut started)?;
-                (a, b)
+                let started = Instant::now();
+                (a, remote()?, started)
             }
         };
         Ok(Lab {
             a,
             b,
-            tap,
-            world,
-            plan,
+            wire_tap,
+            topology,
+            addressing,
             options: options.clone(),
             started,
             interrupt: interrupt.clone(),
@@ -141,47 +177,47 @@ impl Lab {
         })
     }
 
-    /// Our gateway.
+    /// The local gateway.
     pub fn a(&mut self) -> &mut GatewayProcess {
         &mut self.a
     }
 
-    /// The peer's.
+    /// The remote gateway.
     pub fn b(&mut self) -> &mut RemoteGateway {
         &mut self.b
     }
 
-    /// Starts our gateway again where it was, with the files it had.
+    /// Restarts the local gateway with the same files.
     pub fn restart_a(&mut self, program: &Path) -> io::Result<()> {
-        let files = GatewayFiles::in_folder(&self.scratch.path().join(Side::A.to_string()));
-        self.a = GatewayProcess::resume(program, self.world.gateway(Side::A), &files)?;
+        let files = GatewayFiles::in_dir(&self.scratch.path().join(Side::A.to_string()));
+        self.a = GatewayProcess::restart(program, self.topology.gateway(Side::A), &files)?;
         Ok(())
     }
 
-    /// Does the same for strongSwan, which must have ended: it has one socket for orders.
+    /// Restarts strongSwan with the same files. It must have exited, because it has only one vici socket.
     pub fn restart_b(&mut self) -> Result<(), charon::CharonError> {
-        let folder = self.scratch.path().join(Side::B.to_string());
-        let charon = Charon::resume(self.world.gateway(Side::B), &folder, &self.interrupt)?;
+        let dir = self.scratch.path().join(Side::B.to_string());
+        let charon = Charon::restart(self.topology.gateway(Side::B), &dir, &self.interrupt)?;
         self.b = RemoteGateway::Strongswan(charon);
         Ok(())
     }
 
-    /// The machines.
-    pub fn world(&self) -> &Topology {
-        &self.world
+    /// The network namespaces.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The addresses.
-    pub fn plan(&self) -> &Addressing {
-        &self.plan
+    pub fn addressing(&self) -> &Addressing {
+        &self.addressing
     }
 
-    /// What the WAN router saw.
+    /// Packet counters of the WAN router.
     pub fn wire(&mut self) -> WireCounters {
-        self.tap.seen()
+        self.wire_tap.counters()
     }
 
-    /// One line for each machine: how to step inside.
+    /// Shell commands that enter each namespace, and that show the status of each gateway.
     pub fn namespace_commands(&self) -> Vec<String> {
         let process = std::process::id();
         let user = if in_user_namespace() {
@@ -189,61 +225,49 @@ impl Lab {
         } else {
             String::new()
         };
-        let machines = [
-            ("host A", self.world.host(Side::A)),
-            ("gateway A", self.world.gateway(Side::A)),
-            ("WAN router", self.world.wan()),
-            ("gateway B", self.world.gateway(Side::B)),
-            ("host B", self.world.host(Side::B)),
+        let namespaces = [
+            ("host A", self.topology.host(Side::A)),
+            ("gateway A", self.topology.gateway(Side::A)),
+            ("WAN router", self.topology.wan()),
+            ("gateway B", self.topology.gateway(Side::B)),
+            ("host B", self.topology.host(Side::B)),
         ];
-        let mut lines: Vec<String> = machines
-            .iter()
-            .map(|(name, namespace)| {
-                format!(
-                    "{name:<10}  nsenter{user} --net={}",
-                    namespace.path().display()
-                )
-            })
-            .collect();
-        lines.push(format!("status A    {}", self.a.status_command()));
-        lines.push(match &self.b {
-            RemoteGateway::Groundlink(b) => format!("status B    {}", b.status_command()),
-            RemoteGateway::Strongswan(charon) => format!("status B    {}", charon.status_command()),
+        let enter = namespaces.iter().map(|(name, namespace)| {
+            format!(
+                "{name:<10}  nsenter{user} --net={}",
+                namespace.path().display()
+            )
         });
-        lines
+        let status = [self.a.status_command(), self.b.status_command()];
+        let status = ["A", "B"]
+            .iter()
+            .zip(status)
+            .map(|(side, command)| format!("status {side}    {command}"));
+        enter.chain(status).collect()
     }
 }
 
-/// The peer must be listening before the other side starts: otherwise we would measure its first retransmission.
-fn await_answer(far: &mut RemoteGateway, interrupt: &Interrupt) -> Result<(), Interrupted> {
-    match far {
-        RemoteGateway::Groundlink(gateway) => await_control(gateway, interrupt),
-        // Its vici socket was awaited, and opens last.
-        RemoteGateway::Strongswan(_) => Ok(()),
-    }
-}
-
-/// A gateway that never answers shows up later, with its log.
+/// Waits for the control socket. The report shows the log of a gateway that never opens it.
 fn await_control(gateway: &mut GatewayProcess, interrupt: &Interrupt) -> Result<(), Interrupted> {
-    let give_up = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + CONTROL_TIMEOUT;
     while gateway.status().is_err()
-        && gateway.process().ended().is_none()
-        && Instant::now() < give_up
+        && gateway.process().exit_status().is_none()
+        && Instant::now() < deadline
     {
         interrupt.pause(POLL)?;
     }
     Ok(())
 }
 
-/// One side of the agreement, as strongSwan sees it.
-pub(crate) fn connection(
+/// The configuration of strongSwan on `side`.
+pub(crate) fn charon_config(
     options: &LabOptions,
-    plan: &Addressing,
+    addressing: &Addressing,
     side: Side,
     psk: &str,
-) -> charon::CharonConfig {
-    let (ours, theirs) = (plan.site(side), plan.site(side.other()));
-    charon::CharonConfig {
+) -> CharonConfig {
+    let (ours, theirs) = (addressing.site(side), addressing.site(side.other()));
+    CharonConfig {
         local: ours.outside[0],
         remote: theirs.public[0],
         id: ours.public[0].to_string(),
@@ -253,30 +277,28 @@ pub(crate) fn connection(
         ike: options.ike.clone(),
         esp: options.esp.clone(),
         psk: psk.to_owned(),
-        start: if options.starts(side) {
-            charon::CharonStart::Connect
+        start: if options.initiates(side) {
+            CharonStart::Connect
         } else {
-            charon::CharonStart::Wait
+            CharonStart::Wait
         },
         dpd_delay: 10,
         fragment_size: None,
         cookies_from: None,
-        rekey_times: charon::RekeyTimes::default(),
+        rekey_times: RekeyTimes::default(),
         retransmit_ms: None,
         ppk: None,
         root: None,
     }
 }
 
-/// A key for this lab: 32 hexadecimal digits from the kernel.
-pub(crate) fn psk() -> io::Result<String> {
-    use std::io::Read as _;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+/// A random pre-shared key: 32 hexadecimal digits.
+pub(crate) fn random_psk() -> Result<String, LabError> {
+    let seed = entropy::seed().map_err(LabError::io("cannot get random numbers"))?;
+    Ok(HEXLOWER.encode(&seed[..16]))
 }
 
-/// Whether our root is only that of a user namespace: then its map does not cover all users.
+/// Whether root is that of a user namespace: its map does not cover all users.
 fn in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.contains("4294967295"))
 }

@@ -1,12 +1,12 @@
-//! Five network namespaces and the wires between them.
+//! Five network namespaces and the virtual links between them.
 //!
 //! ```text
 //!  host A          gateway A             WAN             gateway B         host B
 //!  eth0 ────── lan0   wan0 ────── leg-a     leg-b ────── wan0   lan0 ────── eth0
 //! ```
 //!
-//! The namespaces have no names: they live as long as a file descriptor or a process of ours, so nothing stays behind however the
-//! lab ends.
+//! The namespaces have no names: they exist as long as a file descriptor or process of the lab, so nothing remains however the lab
+//! ends.
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use super::wire_tap::WireTap;
 use crate::os::netlink::NetlinkError;
 use crate::os::netns::Namespace;
 
-/// The machines of the lab.
+/// Network namespaces of the lab.
 #[derive(Debug)]
 pub struct Topology {
     hosts: [Namespace; 2],
@@ -26,79 +26,79 @@ pub struct Topology {
     wan: Namespace,
 }
 
-/// Why it could not be built.
+/// An error while the namespaces are set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
-    /// We may not make machines.
-    #[error("network namespaces may not be made here: run with sudo, or outside the container")]
+    /// The process may not create network namespaces.
+    #[error("no permission to create network namespaces: run with sudo, or outside the container")]
     Forbidden,
-    /// The kernel refused a namespace or a setting.
+    /// The kernel rejected a namespace or a sysctl.
     #[error("{what}: {source}")]
     Namespace {
-        /// What was being done.
+        /// Failed operation.
         what: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The kernel refused a link, an address, a route.
+    /// The kernel rejected a link, an address or a route.
     #[error(transparent)]
     Network(#[from] NetlinkError),
-    /// The translating router could not be set up.
-    #[error("the NAT of the WAN router cannot be set up: {0}")]
+    /// The WAN router's NAT could not be set up.
+    #[error("cannot set up NAT on the WAN router: {0}")]
     Nat(String),
-    /// No packet socket on the router.
-    #[error("the WAN router cannot be watched: {0}")]
+    /// The packet socket on the router could not be opened.
+    #[error("cannot open a packet socket on the WAN router: {0}")]
     WireTap(io::Error),
 }
 
 fn no_entry(source: io::Error) -> TopologyError {
     TopologyError::Namespace {
-        what: "a network namespace cannot be entered".to_owned(),
+        what: "cannot enter a network namespace".to_owned(),
         source,
     }
 }
 
-fn machine() -> Result<Namespace, TopologyError> {
+fn new_namespace() -> Result<Namespace, TopologyError> {
     Namespace::new().map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => TopologyError::Forbidden,
         _ => TopologyError::Namespace {
-            what: "a network namespace cannot be made".to_owned(),
+            what: "cannot create a network namespace".to_owned(),
             source,
         },
     })
 }
 
 impl Topology {
-    /// Builds it, with everything up and routed.
-    pub fn new(options: &LabOptions, plan: &Addressing) -> Result<Topology, TopologyError> {
-        let world = Topology {
-            hosts: [machine()?, machine()?],
-            gateways: [machine()?, machine()?],
-            wan: machine()?,
+    /// Creates the namespaces, with all links up and routes set.
+    pub fn new(options: &LabOptions, addressing: &Addressing) -> Result<Topology, TopologyError> {
+        let topology = Topology {
+            hosts: [new_namespace()?, new_namespace()?],
+            gateways: [new_namespace()?, new_namespace()?],
+            wan: new_namespace()?,
         };
-        for namespace in world
+        for namespace in topology
             .hosts
             .iter()
-            .chain(&world.gateways)
-            .chain([&world.wan])
+            .chain(&topology.gateways)
+            .chain([&topology.wan])
         {
-            // Without this an IPv6 address cannot be used for its first second.
+            // Duplicate address detection would delay every IPv6 address by a second.
             for scope in ["all", "default"] {
                 set(namespace, &format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
             }
         }
         for (side, leg) in [(Side::A, "leg-a"), (Side::B, "leg-b")] {
-            world.wire_site(plan.site(side), leg)?;
+            topology.connect_site(addressing.site(side), leg)?;
         }
-        for router in world.gateways.iter().chain([&world.wan]) {
-            forward(router)?;
+        for router in topology.gateways.iter().chain([&topology.wan]) {
+            enable_forwarding(router)?;
         }
         match options.nat {
             NatPlacement::None => {}
-            NatPlacement::Us => world.translate(plan, Side::A)?,
-            NatPlacement::Peer => world.translate(plan, Side::B)?,
+            NatPlacement::Us => topology.set_up_nat(addressing, Side::A)?,
+            NatPlacement::Peer => topology.set_up_nat(addressing, Side::B)?,
         }
-        Ok(world)
+        Ok(topology)
     }
 
     /// The host behind a gateway.
@@ -106,49 +106,49 @@ impl Topology {
         &self.hosts[index(side)]
     }
 
-    /// A gateway.
+    /// The gateway of a side.
     pub fn gateway(&self, side: Side) -> &Namespace {
         &self.gateways[index(side)]
     }
 
-    /// The router between them.
+    /// The router between the gateways.
     pub fn wan(&self) -> &Namespace {
         &self.wan
     }
 
-    /// Begins to watch what passes the router.
-    pub fn tap(&self, plan: &Addressing) -> Result<WireTap, TopologyError> {
+    /// Starts to count the packets that pass the router.
+    pub fn wire_tap(&self, addressing: &Addressing) -> Result<WireTap, TopologyError> {
         self.wan
-            .run(|| WireTap::new(plan))
+            .run(|| WireTap::new(addressing))
             .map_err(no_entry)?
             .map_err(TopologyError::WireTap)
     }
 
-    fn wire_site(&self, site: &Site, leg: &str) -> Result<(), TopologyError> {
+    fn connect_site(&self, site: &Site, leg: &str) -> Result<(), TopologyError> {
         let (host, gateway) = (self.host(site.side), self.gateway(site.side));
         host.connect("eth0", gateway, "lan0")?;
         gateway.connect("wan0", &self.wan, leg)?;
         let bits = site.network.length();
-        plug(host, "eth0", &[site.host], bits, Some(site.inside))?;
-        plug(gateway, "lan0", &[site.inside], bits, None)?;
-        plug(
+        configure(host, "eth0", &[site.host], bits, Some(site.inside))?;
+        configure(gateway, "lan0", &[site.inside], bits, None)?;
+        configure(
             gateway,
             "wan0",
             &site.outside,
             site.outside_bits,
             Some(site.router),
         )?;
-        plug(&self.wan, leg, &[site.router], site.outside_bits, None)
+        configure(&self.wan, leg, &[site.router], site.outside_bits, None)
     }
 
-    /// Puts `side` behind an address of the router's.
+    /// Puts `side` behind an address of the router.
     ///
-    /// What the gateway sends leaves from another port too, as most translators do it; what comes for ports 500 and 4500 is
-    /// passed in, as a cloud's one-to-one address does it.
-    fn translate(&self, plan: &Addressing, side: Side) -> Result<(), TopologyError> {
+    /// Outgoing packets get another source port, as with most NATs; packets to ports 500 and 4500 are forwarded to the gateway, as
+    /// with a cloud's one-to-one address.
+    fn set_up_nat(&self, addressing: &Addressing, side: Side) -> Result<(), TopologyError> {
         let (leg, inside, public) = match side {
-            Side::A => ("leg-b", &plan.a, plan.b.router),
-            Side::B => ("leg-a", &plan.b, plan.a.router),
+            Side::A => ("leg-b", &addressing.a, addressing.b.router),
+            Side::B => ("leg-a", &addressing.b, addressing.a.router),
         };
         let Some(gateway) = inside.outside.first() else {
             return Ok(());
@@ -194,8 +194,8 @@ impl Topology {
     }
 }
 
-/// What `systemd/sysctl.conf` sets on a gateway.
-fn forward(router: &Namespace) -> Result<(), TopologyError> {
+/// Applies the settings of `systemd/sysctl.conf`.
+fn enable_forwarding(router: &Namespace) -> Result<(), TopologyError> {
     for (name, value) in [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv6/conf/all/forwarding", "1"),
@@ -209,24 +209,24 @@ fn forward(router: &Namespace) -> Result<(), TopologyError> {
     Ok(())
 }
 
-fn set(machine: &Namespace, name: &str, value: &str) -> Result<(), TopologyError> {
-    machine
+fn set(namespace: &Namespace, name: &str, value: &str) -> Result<(), TopologyError> {
+    namespace
         .set(name, value)
         .map_err(|source| TopologyError::Namespace {
-            what: format!("{name} = {value} cannot be set in a network namespace"),
+            what: format!("cannot set {name} = {value} in a network namespace"),
             source,
         })
 }
 
-/// Gives a device its addresses, switches it on, and points the rest of the world at `router`.
-fn plug(
-    machine: &Namespace,
+/// Assigns the addresses of a device, sets it up, and adds a default route through `router`.
+fn configure(
+    namespace: &Namespace,
     device: &str,
     addresses: &[IpAddr],
     bits: u8,
     router: Option<IpAddr>,
 ) -> Result<(), TopologyError> {
-    let mut netlink = machine.netlink()?;
+    let mut netlink = namespace.netlink()?;
     let device = netlink.link_named(device)?.index;
     for address in addresses {
         netlink.add_address(device, *address, bits)?;

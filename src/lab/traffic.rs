@@ -1,4 +1,4 @@
-//! TCP between the hosts: as fast as it goes for a while, every byte checked unless only the speed is wanted.
+//! TCP between the hosts at full speed, with an optional comparison of every byte.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
 
-/// A server in one host's namespace, to be filled from the other.
+/// A TCP server in one host's namespace.
 #[derive(Debug)]
 pub struct TcpSink {
     listener: TcpListener,
@@ -14,66 +14,66 @@ pub struct TcpSink {
     verification: Verification,
 }
 
-/// What is done with a byte that arrives.
+/// Treatment of received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verification {
-    /// It is compared with the one that was sent.
+    /// Compare them with the sent bytes.
     Compare,
-    /// It is counted.
+    /// Count them.
     Count,
 }
 
-/// What one direction carried.
+/// Received data of one direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Throughput {
-    /// Payload bytes that arrived, all as they were sent.
+    /// Received payload bytes.
     pub bytes: u64,
-    /// From the first byte's arrival to the last one's.
+    /// Time from the first byte to the last.
     pub elapsed: Duration,
 }
 
 impl Throughput {
-    /// Payload per second.
+    /// Payload in Mbit/s.
     pub fn mbit(&self) -> f64 {
         self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-6) / 1e6
     }
 }
 
-/// Why a direction did not carry what it should.
+/// An error of a TCP transfer.
 #[derive(Debug, thiserror::Error)]
 pub enum TrafficError {
-    /// No connection.
-    #[error("TCP could not connect to {0}: {1}")]
+    /// The connection could not be established.
+    #[error("TCP connection to {0} failed: {1}")]
     Connect(SocketAddr, io::Error),
     /// The connection broke.
-    #[error("TCP broke after {0} bytes: {1}")]
+    #[error("TCP connection broke after {0} bytes: {1}")]
     Broke(u64, io::Error),
-    /// Nothing moved any more.
-    #[error("TCP stood still after {0} bytes")]
+    /// No data was transferred for too long.
+    #[error("TCP stalled after {0} bytes")]
     Stalled(u64),
-    /// Bytes changed, or changed places.
-    #[error("the bytes that arrived differ from those sent, after {0} bytes")]
+    /// Received bytes differ from the sent ones.
+    #[error("received data differs from the sent data after {0} bytes")]
     Damaged(u64),
-    /// Bytes were lost without TCP noticing.
-    #[error("{sent} bytes were sent and {arrived} arrived")]
+    /// The numbers of sent and received bytes differ.
+    #[error("{sent} bytes were sent and {received} received")]
     Lost {
-        /// Handed to TCP.
+        /// Sent bytes.
         sent: u64,
-        /// Taken from it.
-        arrived: u64,
+        /// Received bytes.
+        received: u64,
     },
-    /// The person wants out.
+    /// The user interrupted the lab.
     #[error(transparent)]
     Interrupted(#[from] super::interrupt::Interrupted),
-    /// No socket, no thread.
-    #[error("no TCP socket: {0}")]
+    /// A local socket operation failed.
+    #[error("TCP socket: {0}")]
     Local(#[from] io::Error),
 }
 
 impl TcpSink {
     /// Listens in the namespace of the calling thread.
     pub fn new(address: IpAddr) -> io::Result<TcpSink> {
-        // The wildcard: an address just given to a device may still be tentative.
+        // Bind to the wildcard address: an address that was just assigned may still be tentative.
         let any = match address {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -87,16 +87,16 @@ impl TcpSink {
         })
     }
 
-    /// The same, but it only counts: comparing would take CPU time from what is measured.
+    /// Disables the comparison, which would take CPU time from the measurement.
     #[must_use]
-    pub fn counting(self) -> TcpSink {
+    pub fn count_only(self) -> TcpSink {
         TcpSink {
             verification: Verification::Count,
             ..self
         }
     }
 
-    /// Where to connect.
+    /// Address for clients.
     pub fn target(&self) -> io::Result<SocketAddr> {
         Ok(SocketAddr::new(
             self.address,
@@ -104,8 +104,8 @@ impl TcpSink {
         ))
     }
 
-    /// Takes everything that `streams`, connected to [`TcpSink::target`], send for `duration`.
-    pub fn fill(
+    /// Transfers data over `streams`, which are connected to [`TcpSink::target`], for `duration`.
+    pub fn transfer(
         &self,
         streams: Vec<TcpStream>,
         duration: Duration,
@@ -113,7 +113,7 @@ impl TcpSink {
     ) -> Result<Throughput, TrafficError> {
         let pattern = Pattern::new();
         let deadline = Instant::now() + duration;
-        let give_up = deadline + PATIENCE;
+        let give_up = deadline + STALL_TIMEOUT;
         let accepted = streams
             .iter()
             .map(|_| self.accept(give_up, interrupt))
@@ -132,7 +132,7 @@ impl TcpSink {
             let sent = senders.into_iter().map(joined).collect::<Vec<_>>();
             let arrived = receivers.into_iter().map(joined).collect::<Vec<_>>();
             interrupt.check()?;
-            // What the receiver saw tells more than the sender's broken pipe that follows from it.
+            // The receiver's error comes first: the sender's broken pipe follows from it.
             let arrived = arrived.into_iter().collect::<Result<Vec<_>, _>>()?;
             let sent: u64 = sent.into_iter().sum::<Result<u64, _>>()?;
             let bytes = arrived.iter().map(|carried| carried.bytes).sum();
@@ -146,7 +146,7 @@ impl TcpSink {
             } else {
                 Err(TrafficError::Lost {
                     sent,
-                    arrived: bytes,
+                    received: bytes,
                 })
             }
         })
@@ -174,14 +174,14 @@ impl TcpSink {
 pub fn connect(target: SocketAddr, count: usize) -> Result<Vec<TcpStream>, TrafficError> {
     (0..count)
         .map(|_| {
-            TcpStream::connect_timeout(&target, PATIENCE)
+            TcpStream::connect_timeout(&target, STALL_TIMEOUT)
                 .map_err(|error| TrafficError::Connect(target, error))
         })
         .collect()
 }
 
-/// How long a direction may stand still, and how long what is under way may take to arrive after the end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest stall, and longest time for data in flight after the last write.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(200);
 const CHUNK: usize = 128 * 1024;
 
@@ -193,12 +193,12 @@ fn send(
 ) -> Result<u64, TrafficError> {
     stream.set_write_timeout(Some(STEP))?;
     let mut sent = 0;
-    let mut moved = Instant::now();
+    let mut last_progress = Instant::now();
     while Instant::now() < deadline {
         interrupt.check()?;
         match stream.write(pattern.at(sent, CHUNK)) {
-            Ok(length) => (sent, moved) = (sent + length as u64, Instant::now()),
-            Err(error) if is_timeout(&error) && moved.elapsed() < PATIENCE => {}
+            Ok(length) => (sent, last_progress) = (sent + length as u64, Instant::now()),
+            Err(error) if is_timeout(&error) && last_progress.elapsed() < STALL_TIMEOUT => {}
             Err(error) if is_timeout(&error) => return Err(TrafficError::Stalled(sent)),
             Err(error) => return Err(TrafficError::Broke(sent, error)),
         }
@@ -231,13 +231,13 @@ fn receive(
             Ok(length) => {
                 last = Instant::now();
                 first.get_or_insert(last);
-                let is_sent = match verification {
+                let is_valid = match verification {
                     Verification::Compare => {
                         buffer.get(..length) == Some(pattern.at(bytes, length))
                     }
                     Verification::Count => true,
                 };
-                if !is_sent {
+                if !is_valid {
                     return Err(TrafficError::Damaged(bytes));
                 }
                 bytes += length as u64;
@@ -262,7 +262,7 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// What [`receive`] needs of a stream besides reading; a test reads from memory.
+/// A stream with a read timeout; tests read from memory.
 trait Timeout {
     fn read_timeout(&self, timeout: Duration) -> io::Result<()>;
 }
@@ -273,7 +273,7 @@ impl Timeout for TcpStream {
     }
 }
 
-/// An endless row of bytes that repeats after a prime number of them, so that a segment that is lost, doubled or out of place shows.
+/// An endless byte sequence whose period is a prime number, so that a lost, duplicated or reordered segment is detected.
 #[derive(Debug)]
 struct Pattern(Vec<u8>);
 
@@ -283,7 +283,7 @@ impl Pattern {
     fn new() -> Pattern {
         let mut state = 0x9e37_79b9_u32;
         let period: Vec<u8> = std::iter::repeat_with(|| {
-            // xorshift32: any bytes without a short period do.
+            // xorshift32: any generator without a short period is sufficient.
             state ^= state << 13;
             state ^= state >> 17;
             state ^= state << 5;
@@ -301,7 +301,7 @@ impl Pattern {
         )
     }
 
-    /// `length` bytes (at most [`CHUNK`]) of the row from `offset` on.
+    /// `length` bytes (at most [`CHUNK`]) from `offset` on.
     fn at(&self, offset: u64, length: usize) -> &[u8] {
         let start = (offset % PERIOD as u64) as usize;
         &self.0[start..start + length]
@@ -323,23 +323,23 @@ mod tests {
             bytes,
             &Pattern::new(),
             Verification::Compare,
-            Instant::now() + PATIENCE,
+            Instant::now() + STALL_TIMEOUT,
             &Interrupt::default(),
         )
     }
 
     #[test]
-    fn bytes_arrive_over_several_streams_and_are_counted() {
+    fn several_streams_are_received_and_counted() {
         let sink = TcpSink::new(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         let streams = connect(sink.target().unwrap(), 3).unwrap();
         let carried = sink
-            .fill(streams, Duration::from_millis(50), &Interrupt::default())
+            .transfer(streams, Duration::from_millis(50), &Interrupt::default())
             .unwrap();
         assert!(carried.bytes > 0 && carried.mbit() > 0.0, "{carried:?}");
     }
 
     #[test]
-    fn a_changed_lost_or_displaced_byte_is_damage() {
+    fn a_changed_lost_or_reordered_byte_is_detected() {
         let pattern = Pattern::new();
         let good = pattern.at(0, 10_000).to_vec();
         assert_eq!(received(&good).unwrap().bytes, 10_000);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pattern_runs_on_across_its_period() {
+    fn the_pattern_continues_across_its_period() {
         let pattern = Pattern::new();
         let edge = PERIOD as u64 - 10;
         assert_eq!(pattern.at(edge, 20)[10..], pattern.at(0, 10)[..]);

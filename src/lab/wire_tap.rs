@@ -1,30 +1,32 @@
-//! An observer on the WAN router, who sorts what passes.
+//! Packet counters on the WAN router, by kind of packet.
 //!
-//! He reads only headers, as somebody on the Internet would, and each packet once: on its way in.
+//! Only headers are read, and each packet is counted once, when the router receives it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 
+use etherparse::{IpNumber, LaxIpSlice, UdpHeader};
 use nix::sys::socket::{LinkAddr, SockaddrLike as _, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::addressing::Addressing;
 use super::report::WireCounters;
+use crate::datapath::{IKE_PORT, NAT_PORT};
 
-/// A packet socket. What passes waits in its buffer until [`WireTap::seen`] asks: that is enough for a handshake and some pings.
+/// A packet socket on the router. Packets wait in its buffer, which holds a handshake and some pings, until [`WireTap::counters`].
 #[derive(Debug)]
 pub struct WireTap {
     socket: Socket,
-    plan: Addressing,
-    so_far: WireCounters,
+    addressing: Addressing,
+    counters: WireCounters,
 }
 
 impl WireTap {
-    /// Opens the socket in the namespace of the calling thread, which is the router's.
-    pub fn new(plan: &Addressing) -> io::Result<WireTap> {
+    /// Opens the socket in the namespace of the calling thread.
+    pub fn new(addressing: &Addressing) -> io::Result<WireTap> {
         let everything = i32::from((libc::ETH_P_ALL as u16).to_be());
-        // Datagram: the packet begins at its IP header.
+        // SOCK_DGRAM: packets begin with the IP header.
         let socket = Socket::new(
             Domain::PACKET,
             Type::DGRAM,
@@ -34,28 +36,27 @@ impl WireTap {
         socket.set_recv_buffer_size(8 << 20)?;
         Ok(WireTap {
             socket,
-            plan: plan.clone(),
-            so_far: WireCounters::default(),
+            addressing: addressing.clone(),
+            counters: WireCounters::default(),
         })
     }
 
-    /// What has passed so far.
-    pub fn seen(&mut self) -> WireCounters {
-        let mut buffer = [0; 128];
+    /// The counters so far.
+    pub fn counters(&mut self) -> WireCounters {
+        let mut buffer = [0; SNAP_LEN];
         while let Ok((length, from)) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
             if from.as_ref().is_some_and(is_outgoing) {
                 continue;
             }
-            if let Some(header) = buffer.get(..length).and_then(Header::read) {
-                header.count(&self.plan, &mut self.so_far);
-            }
+            let bytes = buffer.get(..length).unwrap_or(&buffer);
+            count(bytes, &self.addressing, &mut self.counters);
         }
-        self.so_far.clone()
+        self.counters.clone()
     }
 
-    /// From now on the kernel shows only protocol 50: at full speed, looking at everything would cost what is being measured.
-    pub fn watch_protocol_50_only(&self) -> io::Result<()> {
-        // Classic BPF on the IP header; the kernel checks the program before it takes it.
+    /// Restricts the socket to IP protocol 50: counting all packets at full speed would distort the measurement.
+    pub fn count_protocol_50_only(&self) -> io::Result<()> {
+        // Classic BPF on the IP header; the kernel verifies the program.
         let protocol_50 = [
             op(LOAD_BYTE, 0, 0, 0),
             op(AND, 0, 0, 0xf0),
@@ -64,18 +65,26 @@ impl WireTap {
             op(JUMP, 0, 0, 2),
             op(JUMP_EQUAL, 0, 3, 0x60),
             op(LOAD_BYTE, 0, 0, 6),
-            op(JUMP_EQUAL, 0, 1, ESP.into()),
-            op(RETURN, 0, 0, 128),
+            op(
+                JUMP_EQUAL,
+                0,
+                1,
+                IpNumber::ENCAPSULATING_SECURITY_PAYLOAD.0.into(),
+            ),
+            op(RETURN, 0, 0, SNAP_LEN as u32),
             op(RETURN, 0, 0, 0),
         ];
         self.socket.attach_filter(&protocol_50)
     }
 
-    /// From now on the kernel shows nothing: what is agreed on is protocol 50 itself.
+    /// Stops counting.
     pub fn stop(&self) -> io::Result<()> {
         self.socket.attach_filter(&[op(RETURN, 0, 0, 0)])
     }
 }
+
+/// Captured octets of a packet: its headers.
+const SNAP_LEN: usize = 128;
 
 const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
@@ -87,184 +96,154 @@ fn op(code: u32, if_true: u8, if_false: u8, value: u32) -> SockFilter {
     SockFilter::new(code as u16, if_true, if_false, value)
 }
 
-/// A packet that the router sends on was already seen when it came in.
+/// Whether the router is sending the packet; it was counted when received.
 fn is_outgoing(from: &LinkAddr) -> bool {
     from.family() == Some(nix::sys::socket::AddressFamily::Packet)
         && from.pkttype() == libc::PACKET_OUTGOING
 }
 
-/// Neighbour discovery, MLD: what two machines on one leg say to each other.
-fn is_link_noise(source: IpAddr) -> bool {
+/// Whether the packet stays on the link: neighbour discovery, MLD.
+fn is_link_local(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(_) => false,
         IpAddr::V6(source) => source.is_unspecified() || source.is_unicast_link_local(),
     }
 }
 
-const UDP: u8 = 17;
-const ESP: u8 = 50;
-const IKE: u16 = 500;
-const NAT_T: u16 = 4500;
-
-/// As much of a packet as an observer needs.
-#[derive(Debug, PartialEq, Eq)]
-struct Header<'a> {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    payload: &'a [u8],
+/// Counts a packet of which the first octets were captured; anything but IP (ARP) is ignored.
+fn count(bytes: &[u8], addressing: &Addressing, counters: &mut WireCounters) {
+    let Ok((ip, _)) = LaxIpSlice::from_slice(bytes) else {
+        return;
+    };
+    let is_inner = |address| addressing.a.contains(address) || addressing.b.contains(address);
+    let (source, destination) = (ip.source_addr(), ip.destination_addr());
+    if is_link_local(source) {
+        return;
+    }
+    let payload = ip.payload();
+    let counter = if is_inner(source) || is_inner(destination) {
+        &mut counters.clear
+    } else {
+        match payload.ip_number {
+            IpNumber::ENCAPSULATING_SECURITY_PAYLOAD => &mut counters.esp_native,
+            IpNumber::UDP => datagram_counter(payload.payload, counters),
+            _ => &mut counters.other,
+        }
+    };
+    *counter += 1;
 }
 
-impl<'a> Header<'a> {
-    /// Reads an IP header; `None` for what is not IP (ARP).
-    fn read(bytes: &'a [u8]) -> Option<Header<'a>> {
-        let byte = |at: usize| bytes.get(at).copied();
-        match byte(0)? >> 4 {
-            4 => {
-                let source: [u8; 4] = bytes.get(12..16)?.try_into().ok()?;
-                let destination: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
-                Some(Header {
-                    source: Ipv4Addr::from(source).into(),
-                    destination: Ipv4Addr::from(destination).into(),
-                    protocol: byte(9)?,
-                    payload: bytes.get(usize::from(byte(0)? & 0xf) * 4..)?,
-                })
-            }
-            6 => {
-                let source: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
-                let destination: [u8; 16] = bytes.get(24..40)?.try_into().ok()?;
-                Some(Header {
-                    source: Ipv6Addr::from(source).into(),
-                    destination: Ipv6Addr::from(destination).into(),
-                    protocol: byte(6)?,
-                    payload: bytes.get(40..)?,
-                })
-            }
-            _ => None,
-        }
-    }
-
-    fn count(&self, plan: &Addressing, wire: &mut WireCounters) {
-        let inside = |address| plan.a.holds(address) || plan.b.holds(address);
-        if is_link_noise(self.source) {
-            return;
-        }
-        let counter = if inside(self.source) || inside(self.destination) {
-            &mut wire.clear
-        } else {
-            match self.protocol {
-                ESP => &mut wire.esp_native,
-                UDP => self.datagram(wire),
-                _ => &mut wire.other,
-            }
-        };
-        *counter += 1;
-    }
-
-    fn datagram<'w>(&self, wire: &'w mut WireCounters) -> &'w mut u64 {
-        let port = |at: usize| {
-            self.payload
-                .get(at..at + 2)
-                .map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-        };
-        let ports = [port(0), port(2)];
-        let length = usize::from(port(4)).saturating_sub(8);
-        // Behind a NAT one of the two ports is anything.
-        if ports.contains(&NAT_T) {
-            match self.payload.get(8..12) {
-                Some([0, 0, 0, 0]) => &mut wire.ike_4500,
-                Some(_) if length > 8 => &mut wire.esp_udp,
-                _ if length == 1 => &mut wire.keepalives,
-                _ => &mut wire.other,
-            }
-        } else if ports.contains(&IKE) {
-            &mut wire.ike_500
-        } else {
-            &mut wire.other
-        }
+fn datagram_counter<'c>(datagram: &[u8], counters: &'c mut WireCounters) -> &'c mut u64 {
+    let Ok((header, payload)) = UdpHeader::from_slice(datagram) else {
+        return &mut counters.other;
+    };
+    let length = usize::from(header.length).saturating_sub(UdpHeader::LEN);
+    // Behind NAT one of the ports may have any value.
+    let uses = |port| header.source_port == port || header.destination_port == port;
+    match payload {
+        [0, 0, 0, 0, ..] if uses(NAT_PORT) => &mut counters.ike_4500,
+        [_, _, _, _, ..] if uses(NAT_PORT) && length > 8 => &mut counters.esp_udp,
+        _ if uses(NAT_PORT) && length == 1 => &mut counters.keepalives,
+        _ if !uses(NAT_PORT) && uses(IKE_PORT) => &mut counters.ike_500,
+        _ => &mut counters.other,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use etherparse::PacketBuilder;
+
     use super::super::options::LabOptions;
     use super::*;
 
-    fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::from(ports.map(u16::to_be_bytes).as_flattened());
-        bytes.extend((payload.len() as u16 + 8).to_be_bytes());
-        bytes.extend([0, 0]);
-        bytes.extend(payload);
-        bytes
+    fn udp(source: [u8; 4], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(source, [192, 0, 2, 129], 64)
+            .udp(ports[0], ports[1])
+            .write(&mut packet, payload)
+            .unwrap();
+        packet
     }
 
-    fn v4(source: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
-        bytes.extend(source);
-        bytes.extend([192, 0, 2, 129]);
-        bytes.extend(payload);
-        bytes
+    fn other(protocol: IpNumber, payload: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(GATEWAY, [192, 0, 2, 129], 64)
+            .write(&mut packet, protocol, payload)
+            .unwrap();
+        packet
     }
 
     fn counted(packet: &[u8]) -> WireCounters {
-        let mut wire = WireCounters::default();
-        if let Some(header) = Header::read(packet) {
-            header.count(&Addressing::new(&LabOptions::default()), &mut wire);
-        }
-        wire
+        let mut counters = WireCounters::default();
+        count(
+            packet,
+            &Addressing::new(&LabOptions::default()),
+            &mut counters,
+        );
+        counters
     }
+
+    const GATEWAY: [u8; 4] = [192, 0, 2, 1];
 
     #[test]
     fn every_kind_of_packet_has_its_counter() {
-        let gateway = [192, 0, 2, 1];
         let none = WireCounters::default;
         let esp = [1, 2, 3, 4, 0, 0, 0, 1, 9, 9];
         let marked = [0, 0, 0, 0, 7, 7, 7, 7, 7, 7];
-        for (packet, wire) in [
+        for (packet, expected) in [
             (
-                v4(gateway, UDP, &udp([500, 500], &esp)),
+                udp(GATEWAY, [500, 500], &esp),
                 WireCounters {
                     ike_500: 1,
                     ..none()
                 },
             ),
             (
-                v4(gateway, UDP, &udp([4500, 4500], &marked)),
+                udp(GATEWAY, [4500, 4500], &marked),
                 WireCounters {
                     ike_4500: 1,
                     ..none()
                 },
             ),
             (
-                v4(gateway, UDP, &udp([23456, 4500], &esp)),
+                udp(GATEWAY, [23456, 4500], &esp),
                 WireCounters {
                     esp_udp: 1,
                     ..none()
                 },
             ),
             (
-                v4(gateway, UDP, &udp([4500, 4500], &[0xff])),
+                udp(GATEWAY, [4500, 4500], &[0xff]),
                 WireCounters {
                     keepalives: 1,
                     ..none()
                 },
             ),
             (
-                v4(gateway, ESP, &esp),
+                other(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, &esp),
                 WireCounters {
                     esp_native: 1,
                     ..none()
                 },
             ),
             (
-                v4([10, 1, 0, 2], UDP, &udp([1, 2], b"secret")),
+                udp([10, 1, 0, 2], [1, 2], b"secret"),
                 WireCounters { clear: 1, ..none() },
             ),
-            (v4(gateway, 6, &[]), WireCounters { other: 1, ..none() }),
+            (
+                other(IpNumber::TCP, &[]),
+                WireCounters { other: 1, ..none() },
+            ),
             (vec![0, 1, 8, 0, 6, 4], none()),
             (vec![], none()),
         ] {
-            assert_eq!(counted(&packet), wire, "{packet:?}");
+            assert_eq!(counted(&packet), expected, "{packet:?}");
         }
+    }
+
+    #[test]
+    fn a_packet_is_recognized_by_its_first_octets() {
+        let packet = udp(GATEWAY, [4500, 4500], &[9; 1000]);
+        assert_eq!(counted(&packet[..SNAP_LEN]).esp_udp, 1);
     }
 }

@@ -132,12 +132,12 @@ fn until(lab: &mut Lab, what: &str, done: impl Fn(&mut Lab) -> bool) {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn charon_asks_us_for_a_cookie() {
     let mut lab = waiting();
-    let (us, peer) = (lab.plan().a.public[0], lab.plan().b.public[0]);
-    forge(lab.world().wan(), us, peer, 1);
+    let (us, peer) = (lab.addressing().a.public[0], lab.addressing().b.public[0]);
+    forge(lab.topology().wan(), us, peer, 1);
     until(&mut lab, "charon answers the stranger", |lab| {
         charon_log(lab).contains("generating IKE_SA_INIT response 0 [ SA")
     });
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "came up", |tunnel| {
         tunnel.state == TunnelState::Up
     });
@@ -157,8 +157,8 @@ fn charon_asks_us_for_a_cookie() {
 #[ignore = "needs root and strongSwan: tests/run runs it"]
 fn we_ask_charon_for_a_cookie_while_somebody_writes_its_address() {
     let mut lab = waiting();
-    let (us, peer) = (lab.plan().a.public[0], lab.plan().b.public[0]);
-    forge(lab.world().wan(), peer, us, 10);
+    let (us, peer) = (lab.addressing().a.public[0], lab.addressing().b.public[0]);
+    forge(lab.topology().wan(), peer, us, 10);
     until(&mut lab, "the stranger is asked for a cookie", |lab| {
         cookies_asked(lab) == 7
     });

@@ -93,7 +93,7 @@ fn well(words: &str) -> (Value, String) {
 
 /// Builds a lab with `changes`, for cases that no option asks for.
 pub fn build(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
-    Lab::build_changed(options, program(), &Interrupt::default(), changes).unwrap()
+    Lab::build_with(options, program(), &Interrupt::default(), changes).unwrap()
 }
 
 /// Builds a lab with `changes` that comes up.
@@ -201,7 +201,7 @@ pub fn logs(lab: &mut Lab) -> String {
 /// Loads `rules` into the packet filter of the WAN router.
 pub fn filter(lab: &Lab, rules: &str) {
     let mut nft = Command::new("nft");
-    lab.world().wan().enter(&mut nft).unwrap();
+    lab.topology().wan().enter(&mut nft).unwrap();
     let output = nft.arg(rules).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
 }

@@ -136,7 +136,7 @@ fn a_gateway_that_was_killed_leaves_nothing_a_restart_does_not_clean() {
     wait::until(Duration::from_secs(5), "killed", || {
         lab.a()
             .process()
-            .ended()
+            .exit_status()
             .ok_or_else(|| "it runs".to_owned())
     });
     let left = devices(&lab, Side::A);
@@ -169,7 +169,7 @@ fn down_holds_and_up_brings_it_back() {
         ..options(RemoteKind::Groundlink)
     };
     let mut lab = up(&options, &Overrides::default());
-    lab.a().ask("lab-1", "down").unwrap();
+    lab.a().command("lab-1", "down").unwrap();
     tunnel_that(&mut lab, "went down", |tunnel| {
         tunnel.state == TunnelState::Down
     });
@@ -181,11 +181,11 @@ fn down_holds_and_up_brings_it_back() {
             .then_some(())
             .ok_or_else(|| logs(&mut lab))
     });
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "came up", |tunnel| {
         tunnel.state == TunnelState::Up
     });
-    lab.a().ask("lab-1", "reset").unwrap();
+    lab.a().command("lab-1", "reset").unwrap();
     tunnel_that(&mut lab, "came up again", |tunnel| {
         tunnel.state == TunnelState::Up
     });
@@ -194,7 +194,7 @@ fn down_holds_and_up_brings_it_back() {
 fn in_gateway(lab: &groundlink::lab::Lab, side: Side, arguments: &[&str]) -> String {
     let mut ip = std::process::Command::new("ip");
     ip.args(arguments);
-    lab.world().gateway(side).enter(&mut ip).unwrap();
+    lab.topology().gateway(side).enter(&mut ip).unwrap();
     super::lab::text(&ip.output().unwrap().stdout)
 }
 

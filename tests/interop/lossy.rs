@@ -53,7 +53,7 @@ fn survives(percent: u8, peer: RemoteKind) {
     tunnel_within(&mut lab, PATIENCE, "waits", |tunnel| {
         tunnel.waiting.is_some()
     });
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     let first = tunnel_within(&mut lab, PATIENCE, "is up", |tunnel| {
         tunnel.state == TunnelState::Up
     });
@@ -65,8 +65,8 @@ fn survives(percent: u8, peer: RemoteKind) {
         for beginner in [Side::A, Side::B] {
             let before = lab.a().status().unwrap().tunnels.remove(0);
             match (beginner, lab.b()) {
-                (Side::A, _) => lab.a().ask("lab-1", ours).unwrap(),
-                (Side::B, RemoteGateway::Groundlink(b)) => b.ask("lab-1", ours).unwrap(),
+                (Side::A, _) => lab.a().command("lab-1", ours).unwrap(),
+                (Side::B, RemoteGateway::Groundlink(b)) => b.command("lab-1", ours).unwrap(),
                 (Side::B, RemoteGateway::Strongswan(charon)) => {
                     charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
                 }

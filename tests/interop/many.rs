@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use groundlink::lab::addressing::Addressing;
 use groundlink::lab::gateway::{GatewayFiles, GatewayProcess};
 use groundlink::lab::options::{LabOptions, Side};
-use groundlink::lab::scratch::ScratchDir;
+use groundlink::lab::process::ScratchDir;
 use groundlink::lab::topology::Topology;
 use groundlink::status::TunnelState;
 
@@ -117,7 +117,7 @@ impl Pair {
         netlink.add_default_route(leg, plan.b.outside[0]).unwrap();
         let scratch = ScratchDir::new().unwrap();
         let start = |side: Side| {
-            let files = GatewayFiles::in_folder(&scratch.folder(&side.to_string()).unwrap());
+            let files = GatewayFiles::in_dir(&scratch.subdir(&side.to_string()).unwrap());
             let config = config(side, &plan, &files, tunnels);
             GatewayProcess::start(program(), world.gateway(side), &files, &config, "of many")
                 .unwrap()

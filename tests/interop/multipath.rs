@@ -27,7 +27,7 @@ fn next_hops(lab: &Lab, metric: u32) -> Vec<String> {
         "metric",
         &metric.to_string(),
     ]);
-    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    lab.topology().gateway(Side::A).enter(&mut ip).unwrap();
     let output = ip.output().unwrap();
     let routes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let mut devices: Vec<String> = routes
@@ -116,7 +116,7 @@ fn a_tunnel_that_the_peer_takes_down_leaves_the_multipath_route() {
     let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
-    b.ask("lab-3", "down").unwrap();
+    b.command("lab-3", "down").unwrap();
     await_hops(&mut lab, 100, &["gl-lab-1", "gl-lab-2", "gl-lab-4"]);
     let before = sent(&mut lab);
     let carried = lab.tcp(Side::A, 12, Duration::from_millis(500)).unwrap();
@@ -130,7 +130,7 @@ fn a_tunnel_that_the_peer_takes_down_leaves_the_multipath_route() {
     let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
-    b.ask("lab-3", "up").unwrap();
+    b.command("lab-3", "up").unwrap();
     await_hops(
         &mut lab,
         100,
@@ -145,7 +145,7 @@ fn removing_a_device_leaves_the_other_tunnels_in_the_multipath_route() {
     await_hops(&mut lab, 100, &["gl-lab-1", "gl-lab-2"]);
     let mut ip = Command::new("ip");
     ip.args(["link", "del", "gl-lab-1"]);
-    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    lab.topology().gateway(Side::A).enter(&mut ip).unwrap();
     assert!(ip.status().unwrap().success());
     await_hops(&mut lab, 100, &["gl-lab-2"]);
     // The peer got a DELETE and sends its replies through the other tunnel.
@@ -183,7 +183,7 @@ fn the_lower_metric_carries_and_the_higher_is_the_standby() {
     let RemoteGateway::Groundlink(b) = lab.b() else {
         unreachable!()
     };
-    b.ask("lab-1", "down").unwrap();
+    b.command("lab-1", "down").unwrap();
     await_hops(&mut lab, 100, &[]);
     assert_eq!(lab.ping(10).unwrap().received, 10, "{}", logs(&mut lab));
     await_sent(&mut lab, [after[0], after[1] + 10]);
@@ -197,7 +197,7 @@ fn without_any_tunnel_no_packet_leaves_unencrypted() {
         unreachable!()
     };
     for tunnel in ["lab-1", "lab-2"] {
-        b.ask(tunnel, "down").unwrap();
+        b.command(tunnel, "down").unwrap();
     }
     await_hops(&mut lab, 100, &[]);
     assert!(
@@ -212,7 +212,7 @@ fn without_any_tunnel_no_packet_leaves_unencrypted() {
     assert_eq!(lab.wire().clear, 0, "the default route would have led out");
     let mut ip = Command::new("ip");
     ip.args(["route", "show", "10.2.0.0/24"]);
-    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    lab.topology().gateway(Side::A).enter(&mut ip).unwrap();
     let routes = text(&ip.output().unwrap().stdout);
     assert!(routes.contains("unreachable"), "{routes}");
 }

@@ -194,8 +194,8 @@ fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is
 fn rekeyed(lab: &mut Lab, beginner: Side, what: &str) {
     let before = tunnel_that(lab, "is up", |tunnel| tunnel.state == TunnelState::Up).rekeys;
     match (beginner, lab.b()) {
-        (Side::A, _) => lab.a().ask("lab-1", what).unwrap(),
-        (Side::B, RemoteGateway::Groundlink(b)) => b.ask("lab-1", what).unwrap(),
+        (Side::A, _) => lab.a().command("lab-1", what).unwrap(),
+        (Side::B, RemoteGateway::Groundlink(b)) => b.command("lab-1", what).unwrap(),
         (Side::B, RemoteGateway::Strongswan(_)) => unreachable!("it has no native ESP"),
     }
     tunnel_that(lab, "has rekeyed", |tunnel| {
@@ -244,7 +244,7 @@ fn killed(lab: &mut Lab) {
     wait::until(Duration::from_secs(5), "killed", || {
         lab.a()
             .process()
-            .ended()
+            .exit_status()
             .ok_or_else(|| "it runs".to_owned())
     });
 }
@@ -268,7 +268,7 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
     // Nobody listens for protocol 50 there any more: the kernel says so to the peer, again and again, and the peer goes on.
     let is_reported = |lab: &Lab| {
         let mut nft = std::process::Command::new("nft");
-        lab.world().wan().enter(&mut nft).unwrap();
+        lab.topology().wan().enter(&mut nft).unwrap();
         let output = nft.args(["list", "table", "ip", "told"]).output().unwrap();
         !text(&output.stdout).contains("counter packets 0 ")
     };

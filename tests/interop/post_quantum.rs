@@ -132,7 +132,7 @@ fn each_side_rekeys_both_kinds_with_ml_kem_and_nothing_is_lost() {
         for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
             for beginner in [Side::A, Side::B] {
                 match beginner {
-                    Side::A => lab.a().ask("lab-1", ours).unwrap(),
+                    Side::A => lab.a().command("lab-1", ours).unwrap(),
                     Side::B => {
                         let output = charon(&mut lab)
                             .swanctl(&["--rekey", theirs, "lab"])

@@ -125,7 +125,10 @@ fn a_peer_that_is_back_before_we_noticed_is_believed_at_once() {
     };
     charon.process().signal(Signal::SIGKILL);
     wait::until(Duration::from_secs(5), "killed", || {
-        charon.process().ended().ok_or_else(|| "it runs".to_owned())
+        charon
+            .process()
+            .exit_status()
+            .ok_or_else(|| "it runs".to_owned())
     });
     lab.restart_b().unwrap();
     let after = tunnel_that(&mut lab, "is another", |tunnel| {

@@ -18,8 +18,16 @@ use super::stream::Stream;
 /// Has the router give the gateway of `side` other ports from one packet to the next; what comes for the old ones is lost.
 fn rebind(lab: &Lab, side: Side, port: u16) {
     let (leg, inside, public) = match side {
-        Side::A => ("leg-b", lab.plan().a.outside[0], lab.plan().a.public[0]),
-        Side::B => ("leg-a", lab.plan().b.outside[0], lab.plan().b.public[0]),
+        Side::A => (
+            "leg-b",
+            lab.addressing().a.outside[0],
+            lab.addressing().a.public[0],
+        ),
+        Side::B => (
+            "leg-a",
+            lab.addressing().b.outside[0],
+            lab.addressing().b.public[0],
+        ),
     };
     let second = port + 1;
     // Without connection tracking, so that there is nothing to forget.
@@ -78,7 +86,7 @@ fn moves(peer: RemoteKind, side: Side) {
         }
     }
     // A rekey knows the new place too.
-    lab.a().ask("lab-1", "rekey").unwrap();
+    lab.a().command("lab-1", "rekey").unwrap();
     tunnel_that(&mut lab, "has rekeyed", |tunnel| tunnel.rekeys.child > 0);
     stream.await_flow(&mut lab);
     let after = tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);

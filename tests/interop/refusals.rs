@@ -133,7 +133,7 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
     let mut right = None;
     // The lab's own key, from the file that groundlink reads.
     let psk = std::fs::read_to_string(lab.a().socket().with_file_name("psk")).unwrap();
-    let plan = lab.plan().clone();
+    let plan = lab.addressing().clone();
     if let groundlink::lab::RemoteGateway::Strongswan(charon) = lab.b() {
         let connection = groundlink::lab::charon::CharonConfig {
             local: plan.b.outside[0],

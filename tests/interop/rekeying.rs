@@ -35,7 +35,7 @@ fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
         for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
             for beginner in [Side::A, Side::B] {
                 match beginner {
-                    Side::A => lab.a().ask("lab-1", ours).unwrap(),
+                    Side::A => lab.a().command("lab-1", ours).unwrap(),
                     Side::B => {
                         let RemoteGateway::Strongswan(charon) = lab.b() else {
                             unreachable!()
@@ -102,7 +102,7 @@ fn rekeys_that_cross_lose_nothing() {
         };
         // Not quite at once: they cross in some of the rounds, in others one comes in the middle of the other's exchange.
         charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
-        lab.a().ask("lab-1", ours).unwrap();
+        lab.a().command("lab-1", ours).unwrap();
         tunnel_that(&mut lab, "has rekeyed", |tunnel| tunnel.rekeys != begun);
         settled(&mut lab);
     }
@@ -124,7 +124,7 @@ fn extended_sequence_numbers_are_agreed_on_and_carried_through_rekeys() {
         let mut lab = up(&options, &Overrides::default());
         let stream = Stream::begin(&lab, RATE);
         for rekeys in 1..=3 {
-            lab.a().ask("lab-1", "rekey").unwrap();
+            lab.a().command("lab-1", "rekey").unwrap();
             tunnel_that(&mut lab, "has rekeyed", |tunnel| {
                 tunnel.rekeys.child == rekeys
             });

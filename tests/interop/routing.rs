@@ -13,7 +13,7 @@ use super::lab::{build, logs, text, tunnel_that, up};
 fn ip(lab: &Lab, words: &str) -> String {
     let mut ip = Command::new("ip");
     ip.args(words.split(' '));
-    lab.world().gateway(Side::A).enter(&mut ip).unwrap();
+    lab.topology().gateway(Side::A).enter(&mut ip).unwrap();
     let output = ip.output().unwrap();
     assert!(
         output.status.success(),
@@ -49,7 +49,7 @@ fn a_path_of_1280_octets_carries_ipv6_in_fragments() {
     let mut lab = up(&options, &Overrides::default());
     ip(&lab, "link set wan0 mtu 1280");
     let before = tunnel_that(&mut lab, "is up", |_| true);
-    lab.a().ask("lab-1", "reset").unwrap();
+    lab.a().command("lab-1", "reset").unwrap();
     let child = |tunnel: &TunnelStatus| tunnel.child.as_ref().map(|child| child.spi_in.clone());
     let after = tunnel_that(&mut lab, "is up again", |tunnel| {
         tunnel.state == TunnelState::Up && child(tunnel) != child(&before)
@@ -92,7 +92,7 @@ fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
     assert_eq!(up.tx.packets, 5);
 
     // A tunnel that is down by request is not brought up by traffic.
-    lab.a().ask("lab-1", "down").unwrap();
+    lab.a().command("lab-1", "down").unwrap();
     assert_eq!(lab.ping(2).unwrap().received, 0);
     tunnel_that(&mut lab, "is down", |t| t.state == TunnelState::Down);
     await_that(&mut lab, "only unreachable routes are left", |lab| {
@@ -119,13 +119,13 @@ fn packets_to_a_peer_inside_the_remote_network_stay_outside_the_tunnel() {
     assert!(ip(&lab, "route get 192.0.2.200").contains("gl-lab-1"));
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
     // While it is down, the unreachable route does not cover the peer either: the tunnel comes up again.
-    lab.a().ask("lab-1", "down").unwrap();
+    lab.a().command("lab-1", "down").unwrap();
     assert!(!ip(&lab, "route get 192.0.2.129").contains("unreachable"));
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     // No route is left after the end.
     lab.a().process().signal(nix::sys::signal::Signal::SIGTERM);
-    while lab.a().process().ended().is_none() {
+    while lab.a().process().exit_status().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(own_routes(&lab).is_empty(), "{:?}", own_routes(&lab));
@@ -146,7 +146,7 @@ fn p18_a_foreign_route_with_the_same_metric_is_reported_and_the_child_sa_rolled_
     let mut lab = build(&options, &changes);
     tunnel_that(&mut lab, "waits", |t| t.state == TunnelState::Connecting);
     ip(&lab, "route add blackhole 10.2.0.0/24 metric 100");
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     let failed = tunnel_that(&mut lab, "failed", |t| t.last_error.is_some());
     let error = failed.last_error.unwrap();
     assert_eq!(error.code, "install-failed");
@@ -160,7 +160,7 @@ fn p18_a_foreign_route_with_the_same_metric_is_reported_and_the_child_sa_rolled_
     });
 
     ip(&lab, "route del blackhole 10.2.0.0/24 metric 100");
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 }
@@ -201,7 +201,7 @@ fn own_routes_that_another_program_removes_come_back() {
 fn a_foreign_route_that_precedes_the_tunnels_is_logged() {
     let mut lab = up(&LabOptions::default(), &Overrides::default());
     ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
-    lab.a().ask("lab-1", "reset").unwrap();
+    lab.a().command("lab-1", "reset").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
     await_that(&mut lab, "the log says so", |lab| {
         let log = logs(lab);

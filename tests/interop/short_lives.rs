@@ -197,7 +197,7 @@ fn with_ourselves(lives: &str) -> Running {
                         "dev",
                         "eth0",
                     ]);
-                    lab.world().host(side).enter(&mut ip).unwrap();
+                    lab.topology().host(side).enter(&mut ip).unwrap();
                     assert!(ip.status().unwrap().success());
                 }
             }

@@ -77,14 +77,14 @@ impl fmt::Display for Carried {
 impl Stream {
     /// Begins a stream of `rate` datagrams a second each way between the hosts of `lab`.
     pub fn begin(lab: &Lab, rate: u32) -> Stream {
-        Stream::between(lab, lab.plan().a.host, lab.plan().b.host, rate)
+        Stream::between(lab, lab.addressing().a.host, lab.addressing().b.host, rate)
     }
 
     /// The same between an address of host A and one of host B.
     pub fn between(lab: &Lab, a: IpAddr, b: IpAddr, rate: u32) -> Stream {
         let socket = |side: Side, address: IpAddr| {
             let bound = lab
-                .world()
+                .topology()
                 .host(side)
                 .run(|| UdpSocket::bind((address, 0)))
                 .and_then(|bound| bound)

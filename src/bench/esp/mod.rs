@@ -1,29 +1,30 @@
-//! ESP on one core: batches of packets sealed and opened, from the inner packet to the ESP packet and back.
+//! ESP on one core: batches of packets are sealed and opened, from the inner packet to the ESP packet and back.
 //!
 //! ```text
-//!   46 inner packets ──seal──▶ 46 ESP packets ──open──▶ 46 inner packets     again, for as long as asked
+//!   46 inner packets ──seal──▶ 46 ESP packets ──open──▶ 46 inner packets     repeatedly
 //!                    └─ timed ─┘               └─ timed ─┘
 //! ```
 //!
-//! 46 packets of 1408 bytes are what a super-packet of 64 KiB becomes, so lanes are full. What is timed is all that an SA does
-//! for a packet (`through` [`Measured::Esp`]): sequence number, framing, padding, cipher and ICV; replay window, ICV, cipher, padding,
-//! the inner packet's header, selectors. Beside it stands what the lanes alone take ([`Measured::Lanes`]), for the algorithms that have them.
+//! A GSO packet of 64 KiB becomes 46 packets of 1408 bytes, which fill the SIMD lanes. The rows [`Measured::Esp`] include all work of
+//! an SA: sequence number, framing, padding, cipher and ICV; replay window, ICV, cipher, padding, inner header and selectors. The rows
+//! [`Measured::Lanes`] include only cipher and ICV, for the algorithms that run in SIMD lanes.
 
 mod report;
 mod workload;
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use super::{MachineInfo, Progress};
+use super::machine::MachineInfo;
+use super::progress::Progress;
 use crate::crypto::lanes::Kernel;
 use crate::crypto::{EspProposal, EspSuite, ProposalError};
 use crate::os::cycles;
 
-use workload::Workload;
+use workload::{BATCH, Workload};
 
-/// What `bench esp` measures without words: what the clouds and their guides name.
+pub use report::{CpuFeature, EspReport, EspRow, EspSpeed, Measured, SIZES};
+
+/// Default suites: those in the clouds' guides.
 pub const SUITES: [&str; 8] = [
     "aes128-sha1",
     "aes256-sha1",
@@ -35,139 +36,59 @@ pub const SUITES: [&str; 8] = [
     "chacha20poly1305",
 ];
 
-/// Bytes of the inner packet: an acknowledgement, something in between, and the most that passes any of the clouds.
-pub const SIZES: [usize; 3] = [64, 512, 1408];
-
-/// Packets in a batch.
-pub const BATCH: usize = 46;
-
-/// What is measured, and for how long.
+/// Options of `bench esp`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EspBenchOptions {
-    /// One ESP suite each, in the words of swanctl.conf.
+    /// ESP suites in swanctl.conf syntax.
     pub suites: Vec<String>,
-    /// How long each suite and size is measured.
+    /// Measuring time for each suite and packet size.
     pub time: Duration,
 }
 
-/// A suite that cannot be measured.
+/// An error of `bench esp`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EspBenchError {
-    /// Nobody can read it.
-    #[error("`--esp {words}`: {error}")]
-    Words {
-        /// As given.
-        words: String,
-        /// What is wrong with it.
+    /// A proposal with a syntax error.
+    #[error("`--esp {proposal}`: {error}")]
+    Proposal {
+        /// Proposal as given.
+        proposal: String,
+        /// Syntax error.
         error: ProposalError,
     },
-    /// More than one algorithm of a kind.
-    #[error("`--esp {0}` leaves a choice: name one suite each time")]
-    Choice(String),
+    /// A proposal with several algorithms of a type.
+    #[error("`--esp {0}` contains a choice: name exactly one suite")]
+    Ambiguous(String),
 }
 
-/// Everything `bench esp` found out. Its serialised form is `bench esp --json`, and its keys are stable.
-#[derive(Debug, Serialize)]
-pub struct EspReport {
-    /// Where.
-    pub machine: MachineInfo,
-    /// The kernel that runs the lanes.
-    pub lanes: String,
-    /// The kernels it was picked from, slowest first.
-    pub lanes_available: Vec<String>,
-    /// The instructions that decide, and whether this CPU has them.
-    pub cpu_features: Vec<CpuFeature>,
-    /// How fast the time stamp counter runs, if there is one: what `cycles_per_byte` counts.
-    pub tsc_ghz: Option<f64>,
-    /// Packets in a batch.
-    pub batch: usize,
-    /// Seconds for each row.
-    pub seconds: f64,
-    /// The rows.
-    pub results: Vec<EspRow>,
-}
-
-/// An instruction set extension.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct CpuFeature {
-    /// As /proc/cpuinfo and compilers call it.
-    pub name: &'static str,
-    /// Whether this CPU has it.
-    pub found: bool,
-}
-
-/// One suite, one size.
-#[derive(Debug, Clone, Serialize)]
-pub struct EspRow {
-    /// The algorithms.
-    pub suite: String,
-    /// What was timed.
-    pub through: Measured,
-    /// Bytes of the inner packet.
-    pub size: usize,
-    /// Sealing.
-    pub seal: EspSpeed,
-    /// Opening.
-    pub open: EspSpeed,
-}
-
-/// What was timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Measured {
-    /// Everything an SA does for a packet.
-    Esp,
-    /// Cipher and ICV alone, in lanes.
-    Lanes,
-}
-
-impl Measured {
-    /// Its word in the report.
-    pub fn word(self) -> &'static str {
-        match self {
-            Measured::Esp => "esp",
-            Measured::Lanes => "lanes",
-        }
-    }
-}
-
-/// How fast one direction went.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct EspSpeed {
-    /// Bits of inner packets in a second, in thousands of millions.
-    pub gbit: f64,
-    /// Ticks of the time stamp counter for each byte of an inner packet.
-    pub cycles_per_byte: Option<f64>,
-}
-
-/// Measures.
+/// Runs the benchmark.
 ///
 /// # Errors
-/// A suite that is none.
+/// A proposal is invalid.
 pub fn run(options: &EspBenchOptions) -> Result<EspReport, EspBenchError> {
-    let machine = MachineInfo::this();
+    let machine = MachineInfo::current();
     let suites = options
         .suites
         .iter()
-        .map(|words| suite(words))
+        .map(|proposal| suite(proposal))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut progress = Progress::new(suites.len() as u32);
+    let mut progress = Progress::new(suites.len() as u64);
     let mut results = Vec::new();
     for suite in suites {
-        progress.begin(suite.to_string());
-        for (way, make) in [
-            (Measured::Esp, workload::whole as Make),
+        progress.start(suite.to_string());
+        for (measured, make) in [
+            (Measured::Esp, workload::whole_sa as Make),
             (Measured::Lanes, workload::lanes as Make),
         ] {
             for size in SIZES {
-                let Some(mut subject) = make(suite, size) else {
+                let Some(mut workload) = make(suite, size) else {
                     continue;
                 };
-                progress.detail(&format!("{size} bytes, {}", way.word()));
-                let [seal, open] = measure(subject.as_mut(), options.time);
+                progress.detail(format_args!("{size} bytes, {}", measured.word()));
+                let [seal, open] = measure(workload.as_mut(), options.time);
                 results.push(EspRow {
                     suite: suite.to_string(),
-                    through: way,
+                    through: measured,
                     size,
                     seal: seal.speed(size),
                     open: open.speed(size),
@@ -189,34 +110,34 @@ pub fn run(options: &EspBenchOptions) -> Result<EspReport, EspBenchError> {
 
 type Make = fn(EspSuite, usize) -> Option<Box<dyn Workload>>;
 
-fn suite(words: &str) -> Result<EspSuite, EspBenchError> {
-    let (proposal, _) = EspProposal::parse(words).map_err(|error| EspBenchError::Words {
-        words: words.to_owned(),
+fn suite(proposal: &str) -> Result<EspSuite, EspBenchError> {
+    let (parsed, _) = EspProposal::parse(proposal).map_err(|error| EspBenchError::Proposal {
+        proposal: proposal.to_owned(),
         error,
     })?;
-    proposal
+    parsed
         .first()
-        .filter(|suite| suite.to_string() == words)
-        .ok_or_else(|| EspBenchError::Choice(words.to_owned()))
+        .filter(|suite| suite.to_string() == proposal)
+        .ok_or_else(|| EspBenchError::Ambiguous(proposal.to_owned()))
 }
 
-/// How long a batch took.
+/// The time of one batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct BatchTime {
     time: Duration,
-    /// Of the time stamp counter, if there is one.
+    /// Ticks of the time stamp counter, if there is one.
     ticks: Option<u64>,
 }
 
 impl BatchTime {
     /// Times one batch.
     fn of(work: impl FnOnce()) -> BatchTime {
-        let (begin, first) = (Instant::now(), cycles::now());
+        let (start, first) = (Instant::now(), cycles::now());
         work();
         let last = cycles::now();
         let ticks = first.zip(last);
         BatchTime {
-            time: begin.elapsed(),
+            time: start.elapsed(),
             ticks: ticks.map(|(first, last)| last.saturating_sub(first)),
         }
     }
@@ -230,52 +151,52 @@ impl BatchTime {
     }
 }
 
-/// The laps kept of one direction; later ones take the places of the first.
+/// The most times kept for one direction; later ones replace the first.
 const MAX_TIMES: usize = 1 << 16;
 
-/// Seals and opens in turn for `time`, after a tenth of it to warm up. Of each direction the lap in the middle counts: whoever else
-/// takes the core for a while spoils some laps, not that one.
-fn measure(subject: &mut dyn Workload, time: Duration) -> [BatchTime; 2] {
-    laps(subject, time / 10);
-    laps(subject, time).map(median)
+/// Seals and opens alternately for `time`, after a tenth of it as warm-up. Returns the median of each direction, which short
+/// interruptions by other processes do not change.
+fn measure(workload: &mut dyn Workload, duration: Duration) -> [BatchTime; 2] {
+    batch_times(workload, duration / 10);
+    batch_times(workload, duration).map(median)
 }
 
-fn laps(subject: &mut dyn Workload, time: Duration) -> [Vec<BatchTime>; 2] {
+fn batch_times(workload: &mut dyn Workload, duration: Duration) -> [Vec<BatchTime>; 2] {
     let mut all = [Vec::new(), Vec::new()];
-    let begin = Instant::now();
+    let start = Instant::now();
     for round in 0.. {
-        let laps = [
-            BatchTime::of(|| subject.seal()),
-            BatchTime::of(|| subject.open()),
+        let times = [
+            BatchTime::of(|| workload.seal()),
+            BatchTime::of(|| workload.open()),
         ];
-        for (kept, lap) in all.iter_mut().zip(laps) {
+        for (kept, time) in all.iter_mut().zip(times) {
             if kept.len() < MAX_TIMES {
-                kept.push(lap);
+                kept.push(time);
             } else {
-                kept[round % MAX_TIMES] = lap;
+                kept[round % MAX_TIMES] = time;
             }
         }
-        if begin.elapsed() >= time {
+        if start.elapsed() >= duration {
             break;
         }
     }
     all
 }
 
-fn median(mut laps: Vec<BatchTime>) -> BatchTime {
-    let middle = laps.len() / 2;
-    let (_, lap, _) = laps.select_nth_unstable_by_key(middle, |lap| lap.time);
-    *lap
+fn median(mut times: Vec<BatchTime>) -> BatchTime {
+    let middle = times.len() / 2;
+    let (_, median, _) = times.select_nth_unstable_by_key(middle, |batch| batch.time);
+    *median
 }
 
-/// How fast the time stamp counter runs, in ticks a nanosecond.
+/// Frequency of the time stamp counter in ticks per nanosecond.
 fn tsc_ghz() -> Option<f64> {
     let lap = BatchTime::of(|| std::thread::sleep(Duration::from_millis(20)));
     lap.ticks
         .map(|ticks| ticks as f64 / lap.time.as_nanos() as f64)
 }
 
-/// The instructions that decide which kernel runs, and those that one could still use.
+/// CPU features that select the kernel, and further ones of interest.
 fn cpu_features() -> Vec<CpuFeature> {
     #[cfg(target_arch = "x86_64")]
     macro_rules! found {
@@ -294,19 +215,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suite_is_one_of_each_kind() {
+    fn a_suite_has_one_algorithm_of_each_type() {
         for words in SUITES {
             assert_eq!(suite(words).unwrap().to_string(), words);
         }
-        assert!(matches!(suite("aes128"), Err(EspBenchError::Words { .. })));
+        assert!(matches!(
+            suite("aes128"),
+            Err(EspBenchError::Proposal { .. })
+        ));
         assert!(matches!(
             suite("aes128-aes256-sha1"),
-            Err(EspBenchError::Choice(_))
+            Err(EspBenchError::Ambiguous(_))
         ));
     }
 
     #[test]
-    fn speed_is_of_inner_bytes() {
+    fn speed_counts_inner_bytes() {
         let lap = |ticks| BatchTime {
             time: Duration::from_micros(46),
             ticks,
@@ -318,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lap_in_the_middle_counts() {
+    fn the_median_time_is_used() {
         let lap = |micros| BatchTime {
             time: Duration::from_micros(micros),
             ticks: None,
@@ -329,8 +253,29 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn the_counter_runs_at_a_clock_a_cpu_could_have() {
+    fn the_time_stamp_counter_has_a_plausible_frequency() {
         let ghz = tsc_ghz().unwrap();
         assert!((0.5..10.0).contains(&ghz), "{ghz}");
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_suite_and_one_for_its_lanes() {
+        let options = EspBenchOptions {
+            suites: vec!["aes128-sha1".to_owned(), "aes128gcm16".to_owned()],
+            time: Duration::from_millis(1),
+        };
+        let report = run(&options).unwrap();
+        let text = report.to_string();
+        let starting = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(starting("aes128-sha1 "), 1, "{text}");
+        assert_eq!(starting("aes128gcm16 "), 1, "{text}");
+        assert_eq!(starting("  lanes only "), 1, "{text}");
+        assert!(text.contains(&report.lanes) && text.contains("1408 B"));
+        let line = text.lines().find(|line| line.starts_with("aes128gcm16"));
+        assert_eq!(
+            line.unwrap().split_whitespace().count(),
+            1 + 3 * 4,
+            "{text}"
+        );
     }
 }

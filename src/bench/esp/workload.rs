@@ -1,23 +1,26 @@
-//! What is measured: something that seals a batch, and opens the batch that it sealed.
+//! Workloads: a batch of packets that is sealed and opened again.
+
+use etherparse::PacketBuilder;
 
 use crate::crypto::lanes::{self, Kernel, OpenJob, SealJob};
 use crate::crypto::{Esn, EspSuite, SaKeys, Secret};
 use crate::esp::{FramedPacket, Inbound, Outbound, OutboundGuard, RxPacket};
 use crate::net::{Packet, Policy, Prefix};
 
-use super::BATCH;
+/// Packets per batch.
+pub(super) const BATCH: usize = 46;
 
-/// Seals a batch, then opens it.
-pub trait Workload {
+/// A batch of packets to seal and open.
+pub(super) trait Workload {
     /// Seals the batch.
     fn seal(&mut self);
 
-    /// Opens what was sealed last.
+    /// Opens the batch that was sealed last.
     fn open(&mut self);
 }
 
-/// Everything an SA does for a packet.
-pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
+/// All work of an SA.
+pub(super) fn whole_sa(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let policy = any_to_any()?;
     let keys = keys(suite);
     let outbound = Outbound::new(SPI, suite, &keys, IV_KEY, policy.clone()).ok()?;
@@ -29,12 +32,12 @@ pub fn whole(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
         inner: udp(size),
         sealed: vec![0; len * BATCH],
         len,
-        laid: Vec::with_capacity(OutboundGuard::GROUP),
+        framed: Vec::with_capacity(OutboundGuard::GROUP),
     }))
 }
 
-/// Cipher and ICV in lanes, nothing else; `None` where the suite has none.
-pub fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
+/// Only cipher and ICV, in SIMD lanes; `None` for suites that do not run in lanes.
+pub(super) fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let keys = keys(suite);
     let (kernel, protection) = (Kernel::best(), suite.protection);
     let sealer = lanes::BatchSealer::new(kernel, protection, &keys, IV_KEY).ok()??;
@@ -59,27 +62,27 @@ struct SaWorkload {
     outbound: Outbound,
     inbound: Inbound,
     inner: Vec<u8>,
-    /// The batch, side by side as it would leave.
+    /// ESP packets of the batch, one after the other.
     sealed: Vec<u8>,
-    /// Bytes of each packet in it.
+    /// Length of an ESP packet.
     len: usize,
-    /// Those of a group, kept so that nothing is allocated while it is timed.
-    laid: Vec<FramedPacket>,
+    /// Framed packets of a group, kept to avoid allocations in the timed part.
+    framed: Vec<FramedPacket>,
 }
 
-/// As the datapath does it: packets are laid out until the lanes are full, then sealed while the cache still holds them.
+/// Like the datapath: frames as many packets as fill the lanes, then seals them while they are in the cache.
 impl Workload for SaWorkload {
     fn seal(&mut self) {
         let packet = Packet::parse(&self.inner).expect("a packet of our own");
         let mut sealing = self.outbound.lock();
         for room in self.sealed.chunks_mut(self.len * OutboundGuard::GROUP) {
-            self.laid.clear();
+            self.framed.clear();
             for place in room.chunks_mut(self.len) {
                 place[self.outbound.payload(self.inner.len())].copy_from_slice(&self.inner);
-                let laid = sealing.frame(&packet, self.inner.len(), place);
-                self.laid.push(laid.expect("room enough"));
+                let framed = sealing.frame(&packet, self.inner.len(), place);
+                self.framed.push(framed.expect("room enough"));
             }
-            let sealed = sealing.seal_all(&self.laid, room);
+            let sealed = sealing.seal_all(&self.framed, room);
             sealed.expect("they fill the room");
         }
     }
@@ -149,7 +152,7 @@ fn any_to_any() -> Option<Policy> {
     })
 }
 
-/// Keys that nobody need keep secret.
+/// Fixed keys.
 fn keys(suite: EspSuite) -> SaKeys {
     let key = |length: usize| Secret::new((0..length).map(|at| at as u8 ^ 0x5a).collect());
     SaKeys {
@@ -158,15 +161,15 @@ fn keys(suite: EspSuite) -> SaKeys {
     }
 }
 
-/// A UDP packet of `size` bytes from 10.1.0.2 to 10.2.0.2, with checksums left out: nobody on the way looks at them.
+/// A UDP packet of `size` bytes from 10.1.0.2 to 10.2.0.2.
 fn udp(size: usize) -> Vec<u8> {
-    let length = (size as u16).to_be_bytes();
-    let payload = (size as u16).saturating_sub(20).to_be_bytes();
-    let mut packet = vec![0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, 17, 0, 0];
-    packet.extend([10, 1, 0, 2, 10, 2, 0, 2]);
-    packet.extend([0x27, 0x10, 0x27, 0x11, payload[0], payload[1], 0, 0]);
-    packet.resize(size, 0x5a);
+    let packet = PacketBuilder::ipv4([10, 1, 0, 2], [10, 2, 0, 2], 64).udp(10_000, 10_001);
+    let mut bytes = Vec::with_capacity(size);
+    let payload = vec![0x5a; size.saturating_sub(packet.size(0))];
     packet
+        .write(&mut bytes, &payload)
+        .expect("writing to a vector cannot fail");
+    bytes
 }
 
 #[cfg(test)]
@@ -175,17 +178,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_every_suite_seals_it_opens_again_and_again() {
+    fn every_suite_opens_what_it_sealed() {
         for words in SUITES {
             for size in SIZES {
                 let suite = suite(words).unwrap();
-                let subjects = [whole(suite, size), lanes(suite, size)];
-                assert!(subjects[0].is_some(), "{words}");
-                assert!(words != "aes128-sha1" || subjects[1].is_some(), "{words}");
-                for mut subject in subjects.into_iter().flatten() {
+                let workloads = [whole_sa(suite, size), lanes(suite, size)];
+                assert!(workloads[0].is_some(), "{words}");
+                assert!(words != "aes128-sha1" || workloads[1].is_some(), "{words}");
+                for mut workload in workloads.into_iter().flatten() {
                     for _ in 0..3 {
-                        subject.seal();
-                        subject.open();
+                        workload.seal();
+                        workload.open();
                     }
                 }
             }
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_packet_is_one() {
+    fn the_inner_packet_is_valid() {
         for size in SIZES {
             let bytes = udp(size);
             assert_eq!(Packet::parse(&bytes).unwrap().len(), size);

@@ -1,65 +1,64 @@
-//! A peer that sends ESP as kernels and clouds do, in the place of gateway A: what gateway B makes of it by itself.
+//! A peer that replaces gateway A and sends ESP like kernels and clouds, to measure gateway B alone.
 //!
 //! ```text
-//!   gateway A ── IKE ──▶ WAN ─────────▶ gateway B                        the engine of the program, over two sockets
-//!                        WAN ═════════▶ gateway B ── packets ──▶ host B    ESP in UDP, checksum zero, 16 a system call
+//!   gateway A ── IKE ──▶ WAN ─────────▶ gateway B                        groundlink's IKE engine on two sockets
+//!                        WAN ═════════▶ gateway B ── packets ──▶ host B    ESP in UDP, checksum zero, 16 per system call
 //! ```
 //!
-//! RFC 3948 §2.1 wants the UDP checksum sent as zero, and kernels do so. Such datagrams are never joined on their way in (`UDP_GRO`),
-//! so each is one of its own to `recvmmsg`. Nobody reads a device or cuts super-packets here, and what is sealed leaves from the router
-//! next to gateway B: the sender takes as little of the shared cores as a sender can.
+//! RFC 3948 §2.1 requires a UDP checksum of zero, which kernels send. Such datagrams are never coalesced by `UDP_GRO`, so `recvmmsg`
+//! returns each one by itself. The sender reads no device and splits no GSO packets, and sends from the router next to gateway B, to
+//! use as little of the shared cores as possible.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::TunnelBenchError;
-use super::pair::GatewayPair;
-use super::udp_sender::{LONGEST, UdpSender};
+use etherparse::{IpNumber, Ipv4Header, UdpHeader};
+
+use super::pair::{GatewayPair, TunnelBenchError};
+use super::udp_rate::{MAX_PAYLOAD, UdpSender};
 use crate::crypto::Generator;
 use crate::datapath::{IKE_PORT, NAT_PORT};
 use crate::esp::{FramedPacket, Outbound};
 use crate::ike::{Child, Content, Datagram, Endpoint, Event, Settings, TunnelId};
-use crate::lab;
+use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
-use crate::net::{DropReason, Packet, checksum};
+use crate::net::{DropReason, Packet};
 use crate::os::flood::{self, BURST};
 use crate::os::{clock, entropy};
 
-/// The peer, connected.
+/// A connected peer.
 pub(super) struct EspSender {
     socket: UdpSocket,
     sa: Outbound,
-    /// The inner packet, at its longest.
+    /// Template of the inner packet.
     inner: InnerPacket,
-    /// One burst, each packet where the one before ends.
+    /// ESP packets of one burst, one after the other.
     room: Vec<u8>,
-    laid: Vec<FramedPacket>,
+    framed: Vec<FramedPacket>,
 }
 
 const TUNNEL: TunnelId = TunnelId(0);
 
-/// How long the handshake may take, a lost message included.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for the handshake, a retransmission included.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const POLL: Duration = Duration::from_millis(1);
 
 impl EspSender {
-    /// Takes the place of gateway A, which ends, and connects with gateway B; its packets go to `target` behind that. `None` if
-    /// B does not connect.
+    /// Stops gateway A and connects to gateway B in its place; inner packets go to `target`. `None` if B does not connect.
     pub(super) fn replace_a(
         pair: &mut GatewayPair,
         target: SocketAddr,
         interrupt: &Interrupt,
     ) -> Result<Option<EspSender>, TunnelBenchError> {
-        let failed =
-            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
-        pair.end_a().map_err(failed("gateway A does not end"))?;
+        pair.stop_a()
+            .map_err(LabError::io("cannot stop gateway A"))?;
         let settings = pair.settings_of_a()?;
-        let (address, host) = (settings.local, pair.plan.a.host);
+        let (address, host) = (settings.local, pair.addressing.a.host);
         let sockets = pair
             .on_gateway_a(|| Sockets::bind(address))?
-            .map_err(failed("no socket in the place of gateway A"))?;
+            .map_err(LabError::io("cannot open a socket at gateway A"))?;
         let Some(child) = sockets.connect(settings, interrupt)? else {
             return Ok(None);
         };
@@ -68,7 +67,7 @@ impl EspSender {
         };
         let socket = pair
             .on_wan(|| flood::unsummed(from, to))?
-            .map_err(failed("no socket that leaves UDP checksums out"))?;
+            .map_err(LabError::io("cannot open a socket without UDP checksums"))?;
         flood::widen(&socket, 4 << 20);
         let Child {
             spi_out,
@@ -82,18 +81,18 @@ impl EspSender {
         let inner = InnerPacket::between(host, target);
         Ok(sa.zip(inner).map(|(sa, inner)| EspSender {
             room: vec![0; sa.sealed_len(inner.bytes.len()) * BURST],
-            laid: Vec::with_capacity(BURST),
+            framed: Vec::with_capacity(BURST),
             socket,
             sa,
             inner,
         }))
     }
 
-    /// Seals a packet for each of the sizes; says where each ends.
+    /// Seals one packet of each size; returns their end offsets.
     fn seal(&mut self, number: u32, sizes: &[usize; BURST]) -> Result<[usize; BURST], DropReason> {
         let mut end = 0;
         let mut ends = [0; BURST];
-        self.laid.clear();
+        self.framed.clear();
         let mut sealing = self.sa.lock();
         for (place, size) in ends.iter_mut().zip(sizes) {
             let packet = Packet::parse(self.inner.packet(number, *size))?;
@@ -103,10 +102,11 @@ impl EspSender {
             if let Some(payload) = room.get_mut(self.sa.payload(packet.len())) {
                 payload.copy_from_slice(packet.bytes());
             }
-            self.laid.push(sealing.frame(&packet, packet.len(), room)?);
+            self.framed
+                .push(sealing.frame(&packet, packet.len(), room)?);
             *place = end;
         }
-        sealing.seal_all(&self.laid, &mut self.room[..end])?;
+        sealing.seal_all(&self.framed, &mut self.room[..end])?;
         Ok(ends)
     }
 }
@@ -124,17 +124,17 @@ impl UdpSender for EspSender {
     }
 }
 
-/// The two ports of IKE.
+/// Sockets on both IKE ports.
 struct Sockets {
     ike: UdpSocket,
     nat: UdpSocket,
 }
 
-/// What tells IKE from ESP on port 4500 (RFC 3948 §2.2).
-const MARKER: [u8; 4] = [0; 4];
+/// The non-ESP marker (RFC 3948 §2.2).
+const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
 impl Sockets {
-    /// Those of `address`, in the namespace of the calling thread.
+    /// Binds both ports of `address` in the namespace of the calling thread.
     fn bind(address: IpAddr) -> io::Result<Sockets> {
         let bind = |port| -> io::Result<UdpSocket> {
             let socket = UdpSocket::bind((address, port))?;
@@ -147,24 +147,23 @@ impl Sockets {
         })
     }
 
-    /// The handshake; `None` if the other side does not answer, or refuses.
+    /// Runs the handshake; `None` if the peer does not respond, or rejects it.
     fn connect(
         &self,
         settings: Settings,
         interrupt: &Interrupt,
     ) -> Result<Option<Box<Child>>, TunnelBenchError> {
-        let what = "no random numbers";
-        let seed = entropy::seed().map_err(|source| lab::LabError::Io { what, source })?;
+        let seed = entropy::seed().map_err(LabError::io("cannot get random numbers"))?;
         let mut engine = Endpoint::new(Generator::from_seed(seed));
         engine.add_tunnel(clock::now(), TUNNEL, settings);
-        let give_up = Instant::now() + PATIENCE;
-        while Instant::now() < give_up {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        while Instant::now() < deadline {
             while let Some(transmit) = engine.poll_transmit() {
-                // What cannot be sent is sent again later.
+                // The engine retransmits what cannot be sent.
                 let _ = match &transmit.content {
                     Content::Keepalive => Ok(0),
                     Content::Ike(message) if transmit.local.port() == NAT_PORT => {
-                        let marked = [&MARKER, &message[..]].concat();
+                        let marked = [&NON_ESP_MARKER, &message[..]].concat();
                         self.nat.send_to(&marked, transmit.remote)
                     }
                     Content::Ike(message) => self.ike.send_to(message, transmit.remote),
@@ -176,8 +175,8 @@ impl Sockets {
                 }
             }
             interrupt.pause(POLL)?;
-            for (socket, front) in [(&self.ike, 0), (&self.nat, MARKER.len())] {
-                self.pass_on(socket, front, &mut engine);
+            for (socket, front) in [(&self.ike, 0), (&self.nat, NON_ESP_MARKER.len())] {
+                self.receive(socket, front, &mut engine);
             }
             let now = clock::now();
             if engine.poll_timeout().is_some_and(|due| due <= now) {
@@ -187,8 +186,8 @@ impl Sockets {
         Ok(None)
     }
 
-    /// Hands what waits at a socket to the engine, without the marker before it.
-    fn pass_on(&self, socket: &UdpSocket, front: usize, engine: &mut Endpoint) {
+    /// Passes waiting datagrams to the engine, without their marker.
+    fn receive(&self, socket: &UdpSocket, front: usize, engine: &mut Endpoint) {
         let mut buffer = [0; 4096];
         while let (Ok((len, remote)), Ok(local)) =
             (socket.recv_from(&mut buffer), socket.local_addr())
@@ -204,72 +203,65 @@ impl Sockets {
     }
 }
 
-/// An inner packet of IPv4 and UDP, as a host of network A sends it.
+/// Template of an inner IPv4 and UDP packet, as a host of network A sends it.
 struct InnerPacket {
-    bytes: [u8; InnerPacket::HEADERS + LONGEST],
-    ends: (Ipv4Addr, Ipv4Addr),
-    identification: u16,
+    ip: Ipv4Header,
+    udp: UdpHeader,
+    bytes: Vec<u8>,
 }
 
 impl InnerPacket {
-    const IPV4: usize = 20;
-    const HEADERS: usize = InnerPacket::IPV4 + 8;
+    const HEADERS: usize = Ipv4Header::MIN_LEN + UdpHeader::LEN;
 
-    /// `None` where either is no IPv4 address.
+    /// `None` unless both addresses are IPv4.
     fn between(source: IpAddr, target: SocketAddr) -> Option<InnerPacket> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, target.ip()) else {
             return None;
         };
-        let mut bytes = [0; InnerPacket::HEADERS + LONGEST];
-        bytes[0] = 0x45;
-        // DF, as on datagrams of any connected socket.
-        bytes[6] = 0x40;
-        bytes[8..10].copy_from_slice(&[64, 17]);
-        bytes[12..16].copy_from_slice(&source.octets());
-        bytes[16..20].copy_from_slice(&destination.octets());
-        bytes[20..22].copy_from_slice(&9999_u16.to_be_bytes());
-        bytes[22..24].copy_from_slice(&target.port().to_be_bytes());
+        let (source, destination) = (source.octets(), destination.octets());
+        // DF, as in datagrams of any connected socket.
+        let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, source, destination).ok()?;
+        ip.dont_fragment = true;
         Some(InnerPacket {
-            bytes,
-            ends: (source, destination),
-            identification: 0,
+            ip,
+            udp: UdpHeader {
+                source_port: 9999,
+                destination_port: target.port(),
+                ..UdpHeader::default()
+            },
+            bytes: vec![0; InnerPacket::HEADERS + MAX_PAYLOAD],
         })
     }
 
-    /// The next packet, with a payload of `size` that begins with `number`; its checksums are right.
+    /// The next packet, with a payload of `size` bytes that begins with `number`, and with valid checksums.
     fn packet(&mut self, number: u32, size: usize) -> &[u8] {
-        let size = size.clamp(4, LONGEST);
-        let len = (InnerPacket::HEADERS + size) as u16;
-        let udp_len = len - InnerPacket::IPV4 as u16;
-        self.identification = self.identification.wrapping_add(1);
-        let packet = &mut self.bytes[..usize::from(len)];
-        packet[2..4].copy_from_slice(&len.to_be_bytes());
-        packet[4..6].copy_from_slice(&self.identification.to_be_bytes());
-        packet[10..12].fill(0);
-        let header = checksum::of(&packet[..InnerPacket::IPV4]);
-        packet[10..12].copy_from_slice(&header.to_be_bytes());
-        packet[24..26].copy_from_slice(&udp_len.to_be_bytes());
-        packet[26..28].fill(0);
-        packet[28..32].copy_from_slice(&number.to_be_bytes());
-        // Behind the number there are zeros, which add nothing.
-        let (source, destination) = self.ends;
-        let pseudo =
-            checksum::Sum::pseudo_header(source.into(), destination.into(), 17, udp_len.into());
-        let sum = pseudo
-            .unwrap_or_default()
-            .plus(&packet[InnerPacket::IPV4..InnerPacket::HEADERS + 4])
-            .finish();
-        packet[26..28].copy_from_slice(&sum.to_be_bytes());
+        let size = size.clamp(4, MAX_PAYLOAD);
+        let udp_len = UdpHeader::LEN + size;
+        self.ip.total_len = (Ipv4Header::MIN_LEN + udp_len) as u16;
+        self.ip.identification = self.ip.identification.wrapping_add(1);
+        self.ip.header_checksum = self.ip.calc_header_checksum();
+        self.udp.length = udp_len as u16;
+        // The rest of the payload is zero and does not change the checksum.
+        let number = number.to_be_bytes();
+        let checksum = self.udp.calc_checksum_ipv4(&self.ip, &number);
+        self.udp.checksum = checksum.unwrap_or_default();
+        let packet = &mut self.bytes[..InnerPacket::HEADERS + size];
+        let (ip, udp) = packet.split_at_mut(Ipv4Header::MIN_LEN);
+        ip.copy_from_slice(&self.ip.to_bytes());
+        udp[..UdpHeader::LEN].copy_from_slice(&self.udp.to_bytes());
+        udp[UdpHeader::LEN..][..4].copy_from_slice(&number);
         packet
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
     use super::*;
 
     #[test]
-    fn inner_packets_are_numbered_and_their_checksums_are_right() {
+    fn inner_packets_are_numbered_and_have_valid_checksums() {
         let target: SocketAddr = "10.2.0.2:2000".parse().unwrap();
         let source: IpAddr = [10, 1, 0, 2].into();
         let mut inner = InnerPacket::between(source, target).unwrap();
@@ -280,10 +272,17 @@ mod tests {
             assert_eq!(packet.destination(), target.ip());
             assert_eq!(bytes[4..6], id.to_be_bytes());
             assert_eq!(bytes[28..32], [1, 2, 3, 4]);
-            assert_eq!(checksum::of(&bytes[..20]), 0);
-            let sum =
-                checksum::Sum::pseudo_header(source, target.ip(), 17, (8 + size) as u32).unwrap();
-            assert_eq!(sum.plus(&bytes[20..]).finish(), 0);
+            let sliced = SlicedPacket::from_ip(bytes).unwrap();
+            let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) =
+                (sliced.net, sliced.transport)
+            else {
+                panic!("not UDP over IPv4")
+            };
+            let header = ip.header().to_header();
+            assert_eq!(header.calc_header_checksum(), header.header_checksum);
+            let udp_header = udp.to_header();
+            let checksum = udp_header.calc_checksum_ipv4(&header, udp.payload());
+            assert_eq!(checksum, Ok(udp_header.checksum));
         }
         assert!(InnerPacket::between(source, "[::1]:1".parse().unwrap()).is_none());
     }

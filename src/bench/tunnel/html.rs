@@ -1,11 +1,11 @@
-//! The report as one page that needs nothing else: its plots are inline SVG, and it loads and runs nothing.
+//! The report as a self-contained HTML page: its plots are inline SVG, and it loads no resources and runs no scripts.
 
 use std::fmt::Write as _;
 
 use super::pair::System;
-use super::report::{SystemRun, TunnelReport, UdpResult, cells, imix, names, rate};
+use super::report::{IMIX, SystemRun, TunnelReport, UdpResult, cells, names, rate};
 use super::svg::{Bar, LossCurve, bars, curves, escape};
-use super::udp_rate::{FULL, MIXES, TOLERATED};
+use super::udp_rate::{FULL, MAX_LOSS, MIXES};
 
 impl TunnelReport {
     /// The page.
@@ -16,7 +16,7 @@ impl TunnelReport {
              <meta name=\"viewport\" content=\"width=device-width\">\n\
              <title>groundlink bench tunnel</title>\n<style>{STYLE}</style></head><body>\n\
              <h1>groundlink <small>bench tunnel</small></h1>\n\
-             <p>{machine}<br>IKE {}, {} s of TCP, ESP {}</p>\n{WAY}\n",
+             <p>{machine}<br>IKE {}, {} s of TCP, ESP {}</p>\n{PATH}\n",
             escape(&self.ike),
             self.seconds,
             escape(&self.suites().join(", ")),
@@ -31,7 +31,7 @@ impl TunnelReport {
                 );
             }
         }
-        page += "<h2>Speed</h2>\n<p>Longer is better.</p>\n";
+        page += "<h2>Throughput</h2>\n<p>Longer is better.</p>\n";
         page += &self.bars("TCP, one stream", |run| {
             run.tcp.one_stream_mbit.map(|mbit| (mbit, rate(mbit)))
         });
@@ -40,16 +40,16 @@ impl TunnelReport {
         });
         let _ = writeln!(
             page,
-            "<p>UDP: the highest rate at which less than 0.5 % is lost. Each datagram is a packet of its own; {}.</p>",
-            imix()
+            "<p>UDP: the highest rate with less than 0.5 % loss. Each datagram is sent in its own packet; {}.</p>",
+            IMIX
         );
         for mix in MIXES {
             page += &self.bars(&format!("UDP {}", mix.name), |run| {
                 packets(run.udp.iter().find(|udp| udp.name == mix.name)?)
             });
         }
-        page += "<p>Ingress: likewise, but gateway A is replaced by a peer that only seals and sends: ESP in UDP with checksum zero, \
-                 as kernels and clouds send it. The kernel of gateway B joins none of it.</p>\n";
+        page += "<p>Ingress: the same with a peer in place of gateway A that only seals and sends: ESP in UDP with checksum zero, \
+                 like kernels and clouds. The kernel of gateway B coalesces none of these packets.</p>\n";
         page += &self.bars(&format!("Ingress {}", FULL.name), |run| {
             run.ingress.as_ref().and_then(packets)
         });
@@ -58,7 +58,7 @@ impl TunnelReport {
             run.rtt.avg_ms.map(|ms| (ms, format!("{ms:.3} ms")))
         });
         page += &self.bars(
-            "CPU time of both gateways for a gigabit of one TCP stream",
+            "CPU time of both gateways per gigabit of one TCP stream",
             |run| {
                 run.cpu
                     .map(|cpu| (cpu.total(), format!("{:.3} s", cpu.total())))
@@ -66,12 +66,12 @@ impl TunnelReport {
         );
         page += &self.bars("Resident memory of the larger gateway", |run| {
             run.memory_mib
-                .most()
+                .max()
                 .map(|mib| (mib, format!("{mib:.1} MiB")))
         });
-        page += &self.stages();
-        page += "<h2>Loss</h2>\n<p>Every trial of the rate searches: from left to right the packets sent a second (k: thousands), upwards \
-                 the part of them that was lost. What lies below the red line counts as carried.</p>\n";
+        page += &self.steps();
+        page += "<h2>Loss</h2>\n<p>All trials of the rate searches: packets per second (k: thousands) on the x axis, packet loss on the y axis. \
+                 Trials below the red line pass.</p>\n";
         for mix in MIXES {
             page += &self.loss(&format!("UDP {}", mix.name), |run| {
                 run.udp.iter().find(|udp| udp.name == mix.name)
@@ -81,7 +81,7 @@ impl TunnelReport {
             run.ingress.as_ref()
         });
         page += &self.figures();
-        page += &self.table();
+        page += &self.ratios();
         page + FOOT
     }
 
@@ -98,7 +98,7 @@ impl TunnelReport {
                 label: label(run),
                 value,
                 text: text.unwrap_or_else(|| "not measured".to_owned()),
-                colour: colour(run.system),
+                color: color(run.system),
             }
         };
         let all: Vec<Bar> = self.runs.iter().map(bar).collect();
@@ -113,35 +113,35 @@ impl TunnelReport {
             Some(LossCurve {
                 label: label(run),
                 points: trials.map(|trial| (trial.sent_pps, trial.loss())).collect(),
-                colour: colour(run.system),
+                color: color(run.system),
                 dash: suites.iter().position(|esp| *esp == run.esp)?,
             })
         };
         let all: Vec<LossCurve> = self.runs.iter().filter_map(curve).collect();
-        curves(title, &all, TOLERATED)
+        curves(title, &all, MAX_LOSS)
     }
 
-    /// Where the cycles go, for whoever counts them.
-    fn stages(&self) -> String {
+    /// The table of datapath steps.
+    fn steps(&self) -> String {
         let counted: Vec<_> = self
             .runs
             .iter()
             .filter_map(|run| Some((run, run.ticks_per_byte?.in_order())))
             .collect();
-        let Some((_, stages)) = counted.first() else {
+        let Some((_, steps)) = counted.first() else {
             return String::new();
         };
         let mut table = String::from(
-            "<h2>StepCosts</h2>\n<p>Cycles of the time stamp counter for each byte of one TCP stream: from read to send at gateway A, from \
+            "<h2>Datapath steps</h2>\n<p>Cycles of the time stamp counter per byte of one TCP stream: read to send at gateway A, \
              receive to write at gateway B.</p>\n<table><tr><th>ESP</th>",
         );
-        for (name, _) in stages {
+        for (name, _) in steps {
             let _ = write!(table, "<th>{name}</th>");
         }
         table += "</tr>\n";
-        for (run, stages) in counted {
+        for (run, steps) in counted {
             let _ = write!(table, "<tr><td>{}</td>", escape(&run.esp));
-            for (_, ticks) in stages {
+            for (_, ticks) in steps {
                 let _ = write!(table, "<td>{ticks:.2}</td>");
             }
             table += "</tr>\n";
@@ -149,7 +149,7 @@ impl TunnelReport {
         table + "</table>\n"
     }
 
-    /// Every figure as text.
+    /// The table of all figures.
     fn figures(&self) -> String {
         let mut table = String::from("<h2>Figures</h2>\n<table><tr><th></th>");
         for run in &self.runs {
@@ -168,13 +168,13 @@ impl TunnelReport {
         table + "</table>\n"
     }
 
-    /// The ratios, if there is something to compare with.
-    fn table(&self) -> String {
+    /// The table of ratios, if two systems were compared.
+    fn ratios(&self) -> String {
         if self.ratios.is_empty() {
             return String::new();
         }
         let mut table = String::from(
-            "<h2>SpeedRatios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
+            "<h2>Ratios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
              <th>TCP 1</th><th>TCP 4</th>",
         );
         for mix in MIXES {
@@ -193,7 +193,7 @@ impl TunnelReport {
     }
 }
 
-/// A rate as a bar.
+/// The length and text of a rate bar.
 fn packets(udp: &UdpResult) -> Option<(f64, String)> {
     let bound = if udp.sender_limited { "≥ " } else { "" };
     let pps = udp.pps?;
@@ -204,7 +204,7 @@ fn label(run: &SystemRun) -> String {
     format!("{} {}", run.system, run.esp)
 }
 
-fn colour(system: System) -> usize {
+fn color(system: System) -> usize {
     match system {
         System::Groundlink => 0,
         System::Strongswan => 1,
@@ -225,8 +225,8 @@ svg text{font:12px system-ui,sans-serif;fill:var(--ink);dominant-baseline:middle
 td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--grid)}td:first-child,th:first-child{text-align:left}
 .problem{color:var(--limit)}footer{color:var(--soft);margin-top:2.5rem}";
 
-/// The way of the packets.
-const WAY: &str = "<svg viewBox=\"0 0 640 56\" role=\"img\" aria-label=\"host A, gateway A, gateway B, host B in a row\">\
+/// Drawing of the packet path.
+const PATH: &str = "<svg viewBox=\"0 0 640 56\" role=\"img\" aria-label=\"host A, gateway A, gateway B, host B in a row\">\
 <line class=\"wire\" x1=\"110\" x2=\"150\" y1=\"28\" y2=\"28\"/><line class=\"tunnel\" x1=\"260\" x2=\"380\" y1=\"28\" y2=\"28\"/>\
 <line class=\"wire\" x1=\"490\" x2=\"530\" y1=\"28\" y2=\"28\"/>\
 <rect class=\"box\" x=\"1\" y=\"8\" width=\"109\" height=\"40\" rx=\"4\"/><rect class=\"box\" x=\"150\" y=\"8\" width=\"110\" height=\"40\" rx=\"4\"/>\
@@ -234,17 +234,16 @@ const WAY: &str = "<svg viewBox=\"0 0 640 56\" role=\"img\" aria-label=\"host A,
 <text x=\"55\" y=\"28\" text-anchor=\"middle\">host A</text><text x=\"205\" y=\"28\" text-anchor=\"middle\">gateway A</text>\
 <text x=\"435\" y=\"28\" text-anchor=\"middle\">gateway B</text><text x=\"585\" y=\"28\" text-anchor=\"middle\">host B</text>\
 <text class=\"label\" x=\"320\" y=\"14\" text-anchor=\"middle\">ESP in UDP</text></svg>\
-<p>Sender, both gateways and receiver run on this one machine and share its cores. Only ratios within one run say something about the \
-programs.</p>";
+<p>Sender, both gateways and receiver share the cores of this machine. Only ratios within one run are meaningful.</p>";
 
-const FOOT: &str = "<footer>Made by <code>groundlink bench tunnel --report</code>. docs/performance.md says how to read it and how to repeat it.</footer>\n</body></html>\n";
+const FOOT: &str = "<footer>Generated by <code>groundlink bench tunnel --report</code>. docs/performance.md explains how to read it and how to repeat it.</footer>\n</body></html>\n";
 
 #[cfg(test)]
 mod tests {
     use super::super::report::testing::report;
 
     #[test]
-    fn the_page_names_the_machine_the_suites_and_every_figure() {
+    fn the_page_has_the_machine_the_suites_and_all_figures() {
         let report = report();
         let page = report.to_html();
         let machine = &report.machine;
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_loads_and_runs_nothing() {
+    fn the_page_loads_no_resources_and_runs_no_scripts() {
         let page = report().to_html();
         for word in [
             "<script", "http:", "https:", "src=", "href=", "url(", "@import",
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_says_so() {
+    fn a_failed_measurement_is_marked() {
         let mut report = report();
         report.runs[0].rtt.avg_ms = None;
         report.runs[0].problems.push("<broken> ping".to_owned());

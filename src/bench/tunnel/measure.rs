@@ -1,21 +1,23 @@
-//! One system, one suite: everything that is measured of it, one after the other.
+//! All measurements of one system with one suite.
 
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::esp_sender::EspSender;
-use super::pair::{GatewayPair, System};
+use super::options::TunnelBenchOptions;
+use super::pair::{GatewayPair, System, TunnelBenchError};
 use super::report::{CpuCost, INGRESS_ROW, MemoryUse, RttStats, SystemRun, UdpResult};
 use super::step_costs::StepCosts;
 use super::udp_rate::{FULL, MIXES, PacketMix, RateTest, RateTrial, receiver_on_b};
-use super::{TunnelBenchError, TunnelBenchOptions, proc_stats};
-use crate::bench::Progress;
+use crate::bench::progress::Progress;
+use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
-use crate::lab::{self, ping::Pinger, traffic};
+use crate::lab::ping::Pinger;
+use crate::lab::traffic::{self, TcpSink, Throughput, TrafficError};
 
-/// Steps of a run: the tunnel, the round trip, TCP twice, UDP, and what gateway B makes of a peer's packets.
+/// Steps of a run: tunnel, round trip, two TCP transfers, UDP rates, and ingress of gateway B.
 pub(super) const STEPS: usize = 5 + MIXES.len();
 
 /// Measures `system` with `esp`.
@@ -27,116 +29,108 @@ pub(super) fn run(
     interrupt: &Interrupt,
     progress: &mut Progress,
 ) -> Result<SystemRun, TunnelBenchError> {
-    let mut begin = |what: &str| progress.begin(format!("{system} {esp}, {what}"));
-    begin("tunnel");
-    let mut pair = GatewayPair::connect(system, &options.sites(esp), program, interrupt)?;
+    let step = |name: &str| format!("{system} {esp}, {name}");
+    progress.start(step("tunnel"));
+    let mut pair = GatewayPair::connect(system, &options.lab_options(esp), program, interrupt)?;
     let mut run = SystemRun::empty(system, esp);
 
-    begin("round trip");
-    run.rtt = rtt(&pair, options.seconds, interrupt)?;
+    progress.start(step("round trip"));
+    run.rtt = round_trips(&pair, options.seconds, interrupt)?;
 
     let time = Duration::from_secs(options.seconds.into());
-    begin("TCP, one stream");
-    let (before, looked) = (cpu(&mut pair), pair.status());
-    if let Some(carried) = tcp(&pair, 1, time, interrupt, &mut run.problems)? {
-        run.tcp.one_stream_mbit = Some(carried.mbit());
-        run.cpu = CpuCost::between(before, cpu(&mut pair), carried.bytes);
-        run.ticks_per_byte = looked
+    progress.start(step("TCP, one stream"));
+    let (cpu_before, status_before) = (pair.cpu_time(), pair.status());
+    if let Some(received) = tcp(&pair, 1, time, interrupt, &mut run.problems)? {
+        run.tcp.one_stream_mbit = Some(received.mbit());
+        run.cpu = CpuCost::between(cpu_before, pair.cpu_time(), received.bytes);
+        run.ticks_per_byte = status_before
             .zip(pair.status())
-            .and_then(|(before, after)| StepCosts::between(&before, &after, carried.bytes));
+            .and_then(|(before, after)| StepCosts::between(&before, &after, received.bytes));
     }
-    begin("TCP, four streams");
-    let four = tcp(&pair, 4, time, interrupt, &mut run.problems)?;
-    run.tcp.four_streams_mbit = four.map(|carried| carried.mbit());
+    progress.start(step("TCP, four streams"));
+    let received = tcp(&pair, 4, time, interrupt, &mut run.problems)?;
+    run.tcp.four_streams_mbit = received.map(|received| received.mbit());
 
-    let mut range = RateTest::new(&pair)?;
-    let mut search = |range: &mut RateTest,
-                      mix: PacketMix,
-                      what: String|
-     -> Result<UdpResult, TunnelBenchError> {
-        progress.begin(format!("{system} {esp}, {what}"));
-        let told = |trial: &RateTrial| {
+    let mut search = |test: &mut RateTest, mix: PacketMix, name: &str| {
+        progress.start(step(name));
+        let on_trial = |trial: &RateTrial| {
             let (sent, lost) = (trial.sent_pps, trial.loss() * 100.0);
-            progress.detail(&format!("{sent:.0} a second, {lost:.1} % lost"));
+            progress.detail(format_args!("{sent:.0} packets/s, {lost:.1} % lost"));
         };
-        let found = range.search(mix, options.trial(), interrupt, &told)?;
-        if found.pps.is_none() {
-            let problem = format!("{what}: at no rate was less than 0.5 % lost");
+        let result = test.search(mix, options.trial_time(), interrupt, &on_trial)?;
+        if result.pps.is_none() {
+            let problem = format!("{name}: every rate had a loss of 0.5 % or more");
             run.problems.push(problem);
         }
-        Ok(UdpResult::new(mix, found))
+        Ok::<UdpResult, LabError>(UdpResult::new(mix, result))
     };
+    let mut test = RateTest::new(&pair)?;
     for mix in MIXES {
-        let udp = search(&mut range, mix, format!("UDP {}", mix.name))?;
+        let udp = search(&mut test, mix, &format!("UDP {}", mix.name))?;
         run.udp.push(udp);
     }
-    run.memory_mib = MemoryUse {
-        a: mib(proc_stats::resident(pair.process(Side::A))),
-        b: mib(proc_stats::resident(pair.process(Side::B))),
-    };
+    let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
+    let [a, b] = pair.resident_memory().map(mib);
+    run.memory_mib = MemoryUse { a, b };
 
-    let to = receiver_on_b(&pair)?;
-    let target = to.local_addr().map_err(|source| lab::LabError::Io {
-        what: "no UDP socket",
-        source,
-    })?;
+    let receiver = receiver_on_b(&pair)?;
+    let target = receiver
+        .local_addr()
+        .map_err(LabError::io("cannot open a UDP socket"))?;
     if let Some(peer) = EspSender::replace_a(&mut pair, target, interrupt)? {
-        let mut range = RateTest::between(Box::new(peer), to);
-        run.ingress = Some(search(&mut range, FULL, INGRESS_ROW.to_owned())?);
+        let mut test = RateTest::between(Box::new(peer), receiver);
+        run.ingress = Some(search(&mut test, FULL, INGRESS_ROW)?);
     } else {
-        let problem = format!("{INGRESS_ROW}: gateway B does not connect with another peer");
+        let problem = format!("{INGRESS_ROW}: gateway B does not connect to another peer");
         run.problems.push(problem);
     }
     Ok(run)
 }
 
-/// How the requests are spaced, as `ping -i 0.002` does it.
-const SPACING: Duration = Duration::from_millis(2);
+/// Interval between echo requests, as with `ping -i 0.002`.
+const PING_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long an answer may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// Time to wait for a reply.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Echo requests from host to host, the next one only when the one before is answered.
-fn rtt(
+/// Sends echo requests from host A to host B, each after the reply to the one before.
+fn round_trips(
     pair: &GatewayPair,
     seconds: u32,
     interrupt: &Interrupt,
 ) -> Result<RttStats, TunnelBenchError> {
-    let failed = |source| lab::LabError::Io {
-        what: "the ping broke",
-        source,
-    };
-    let target = pair.plan.b.host;
+    let failed = LabError::io("ping failed");
+    let target = pair.addressing.b.host;
     let pinger = pair
         .on_host(Side::A, || Pinger::new(target))?
-        .map_err(failed)?;
-    // The first ones find caches cold and addresses unresolved.
-    for warm in 0..20 {
-        pinger.once(warm, PATIENCE).map_err(failed)?;
+        .map_err(&failed)?;
+    // The first requests find cold caches and unresolved neighbors and are not measured.
+    for sequence in 0..20 {
+        pinger.once(sequence, REPLY_TIMEOUT).map_err(&failed)?;
     }
-    let mut answers = Vec::new();
+    let mut round_trips = Vec::new();
     let count = u16::try_from(seconds.saturating_mul(500)).map_or(1500, |count| count.min(1500));
     for sequence in 0..count {
         interrupt.check()?;
-        let next = Instant::now() + SPACING;
-        answers.extend(pinger.once(sequence, PATIENCE).map_err(failed)?);
+        let next = Instant::now() + PING_INTERVAL;
+        round_trips.extend(pinger.once(sequence, REPLY_TIMEOUT).map_err(&failed)?);
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    Ok(RttStats::of(count, answers))
+    Ok(RttStats::of(count, round_trips))
 }
 
-/// TCP from A to B; what went wrong with it is a problem of this run, unless it is the lab's.
+/// Transfers data by TCP from A to B. A failed transfer is added to `problems`; only errors of the lab are returned.
 fn tcp(
     pair: &GatewayPair,
     streams: usize,
     time: Duration,
     interrupt: &Interrupt,
     problems: &mut Vec<String>,
-) -> Result<Option<traffic::Throughput>, TunnelBenchError> {
-    let carry = || -> Result<Result<traffic::Throughput, traffic::TrafficError>, lab::LabError> {
-        let address = pair.plan.b.host;
-        let sink = match pair.on_host(Side::B, || traffic::TcpSink::new(address))? {
-            Ok(sink) => sink.counting(),
+) -> Result<Option<Throughput>, TunnelBenchError> {
+    let transfer = || -> Result<Result<Throughput, TrafficError>, LabError> {
+        let address = pair.addressing.b.host;
+        let sink = match pair.on_host(Side::B, || TcpSink::new(address))? {
+            Ok(sink) => sink.count_only(),
             Err(error) => return Ok(Err(error.into())),
         };
         let target = match sink.target() {
@@ -144,23 +138,14 @@ fn tcp(
             Err(error) => return Ok(Err(error.into())),
         };
         let connected = pair.on_host(Side::A, || traffic::connect(target, streams))?;
-        Ok(connected.and_then(|connected| sink.fill(connected, time, interrupt)))
+        Ok(connected.and_then(|connected| sink.transfer(connected, time, interrupt)))
     };
-    match carry()? {
-        Ok(carried) => Ok(Some(carried)),
-        Err(traffic::TrafficError::Interrupted(interrupted)) => Err(interrupted.into()),
+    match transfer()? {
+        Ok(received) => Ok(Some(received)),
+        Err(TrafficError::Interrupted(interrupted)) => Err(interrupted.into()),
         Err(error) => {
-            problems.push(format!("TCP over {streams}: {error}"));
+            problems.push(format!("TCP with {streams} streams: {error}"));
             Ok(None)
         }
     }
-}
-
-/// The CPU time of both gateways.
-fn cpu(pair: &mut GatewayPair) -> [Option<Duration>; 2] {
-    [Side::A, Side::B].map(|side| proc_stats::cpu_time(pair.process(side)))
-}
-
-fn mib(bytes: Option<u64>) -> Option<f64> {
-    bytes.map(|bytes| bytes as f64 / f64::from(1 << 20))
 }

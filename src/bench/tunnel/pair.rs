@@ -1,42 +1,41 @@
-//! Two gateways of one kind, and the machines around them.
+//! Two connected gateways of one implementation.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::TunnelBenchError;
 use crate::config::{self, ConfigText, LoadOptions, SecretPolicy};
 use crate::ike;
 use crate::lab::addressing::Addressing;
-use crate::lab::charon::{self, Charon};
+use crate::lab::charon::{self, Charon, CharonError};
 use crate::lab::gateway::{self, GatewayFiles, GatewayProcess};
-use crate::lab::interrupt::Interrupt;
-use crate::lab::options::{LabOptions, Side};
-use crate::lab::scratch::{ScratchDir, write_private};
-use crate::lab::topology::Topology;
-use crate::lab::{self, RemoteGateway};
+use crate::lab::interrupt::{Interrupt, Interrupted};
+use crate::lab::options::{LabOptions, OptionsError, Side};
+use crate::lab::process::{ScratchDir, write_private};
+use crate::lab::topology::{Topology, TopologyError};
+use crate::lab::{self, LabError, RemoteGateway};
 use crate::os::netns::Namespace;
 use crate::status::Snapshot;
 
-/// What both gateways are.
+/// Implementation of both gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum System {
     /// `groundlink run`.
     Groundlink,
-    /// strongSwan's charon with its userspace ESP.
+    /// strongSwan's charon with userspace ESP.
     Strongswan,
 }
 
 impl System {
-    /// Whether it is installed.
-    pub(super) fn is_here(self) -> Result<(), lab::LabError> {
+    pub(super) fn check_installed(self) -> Result<(), CharonError> {
         match self {
             System::Groundlink => Ok(()),
-            System::Strongswan => Ok(charon::is_installed()?),
+            System::Strongswan => charon::check_installed(),
         }
     }
 }
@@ -50,77 +49,124 @@ impl fmt::Display for System {
     }
 }
 
-/// Both gateways, connected. Dropping it ends everything.
+/// The reason why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelBenchError {
+    /// An error of the lab.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The tunnel did not come up.
+    #[error(
+        "the tunnel between two {system} gateways with {esp} did not come up{}",
+        indented(log)
+    )]
+    NotUp {
+        /// Implementation of the gateways.
+        system: System,
+        /// ESP proposals.
+        esp: String,
+        /// Last lines of both logs.
+        log: Vec<String>,
+    },
+}
+
+impl From<Interrupted> for TunnelBenchError {
+    fn from(interrupted: Interrupted) -> TunnelBenchError {
+        TunnelBenchError::Lab(interrupted.into())
+    }
+}
+
+impl From<OptionsError> for TunnelBenchError {
+    fn from(error: OptionsError) -> TunnelBenchError {
+        TunnelBenchError::Lab(error.into())
+    }
+}
+
+impl From<TopologyError> for TunnelBenchError {
+    fn from(error: TopologyError) -> TunnelBenchError {
+        TunnelBenchError::Lab(error.into())
+    }
+}
+
+/// The lines of a log, indented.
+fn indented(log: &[String]) -> String {
+    log.iter().map(|line| format!("\n  | {line}")).collect()
+}
+
+/// Two connected gateways and their namespaces. Dropping it stops the gateways.
 pub(super) struct GatewayPair {
-    // Dropped in this order: programs before what they stand on.
+    // Drop order: programs before the namespaces and files that they use.
     a: RemoteGateway,
     b: RemoteGateway,
-    pub(super) world: Topology,
-    pub(super) plan: Addressing,
+    topology: Topology,
+    pub(super) addressing: Addressing,
     options: LabOptions,
     psk: String,
     scratch: ScratchDir,
 }
 
-/// How long a tunnel may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time for the tunnel to come up.
+const UP_TIMEOUT: Duration = Duration::from_secs(20);
+
 const POLL: Duration = Duration::from_millis(10);
 
 impl GatewayPair {
-    /// Builds the machines, starts the gateways and waits for the tunnel.
+    /// Sets up the namespaces, starts the gateways and waits for the tunnel.
     pub(super) fn connect(
         system: System,
         options: &LabOptions,
         program: &Path,
         interrupt: &Interrupt,
     ) -> Result<GatewayPair, TunnelBenchError> {
-        let doing =
-            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
-        let plan = Addressing::new(options);
-        let scratch = ScratchDir::new().map_err(doing("no temporary folder"))?;
-        let world = Topology::new(options, &plan).map_err(lab::LabError::from)?;
-        let psk = lab::psk().map_err(doing("no random key"))?;
-        let start = |side: Side| -> Result<RemoteGateway, lab::LabError> {
-            let folder = scratch
-                .folder(&side.to_string())
-                .map_err(doing("no temporary folder"))?;
-            let namespace = world.gateway(side);
+        let addressing = Addressing::new(options);
+        let no_dir = LabError::io("cannot create a temporary directory");
+        let scratch = ScratchDir::new().map_err(&no_dir)?;
+        let topology = Topology::new(options, &addressing)?;
+        let psk = lab::random_psk()?;
+        let start = |side: Side| -> Result<RemoteGateway, LabError> {
+            let dir = scratch.subdir(&side.to_string()).map_err(&no_dir)?;
+            let namespace = topology.gateway(side);
             match system {
                 System::Groundlink => {
-                    let files = GatewayFiles::in_folder(&folder);
-                    let config = gateway::config(options, &plan, side, &files);
+                    let files = GatewayFiles::in_dir(&dir);
+                    let config = gateway::config(options, &addressing, side, &files);
                     GatewayProcess::start(program, namespace, &files, &config, &psk)
                         .map(RemoteGateway::Groundlink)
-                        .map_err(doing("groundlink cannot be started"))
+                        .map_err(LabError::io("cannot start groundlink"))
                 }
                 System::Strongswan => {
-                    let connection = lab::connection(options, &plan, side, &psk);
-                    let charon = Charon::start(namespace, &folder, &connection, interrupt)?;
+                    let config = lab::charon_config(options, &addressing, side, &psk);
+                    let charon = Charon::start(namespace, &dir, &config, interrupt)?;
                     Ok(RemoteGateway::Strongswan(charon))
                 }
             }
         };
-        // B waits for A.
+        // B is the responder.
         let b = start(Side::B)?;
         let a = start(Side::A)?;
         let mut pair = GatewayPair {
             a,
             b,
-            world,
-            plan,
+            topology,
+            addressing,
             options: options.clone(),
             psk,
             scratch,
         };
-        let give_up = Instant::now() + PATIENCE;
-        while !(is_up(&pair.a) && is_up(&pair.b)) {
-            if Instant::now() > give_up || has_ended(&mut pair.a) || has_ended(&mut pair.b) {
-                let mut log = tail(&mut pair.a);
-                log.extend(tail(&mut pair.b));
+        let deadline = Instant::now() + UP_TIMEOUT;
+        while !(pair.a.is_up() && pair.b.is_up()) {
+            let mut gateways = [&mut pair.a, &mut pair.b];
+            let has_exited = gateways
+                .iter_mut()
+                .any(|gateway| gateway.process().exit_status().is_some());
+            if has_exited || Instant::now() > deadline {
                 return Err(TunnelBenchError::NotUp {
                     system,
                     esp: options.esp.clone().unwrap_or_default(),
-                    log,
+                    log: gateways
+                        .into_iter()
+                        .flat_map(|gateway| gateway.tail(8))
+                        .collect(),
                 });
             }
             interrupt.pause(POLL)?;
@@ -128,117 +174,126 @@ impl GatewayPair {
         Ok(pair)
     }
 
-    /// The process of one gateway.
-    pub(super) fn process(&mut self, side: Side) -> u32 {
-        let far = match side {
-            Side::A => &mut self.a,
-            Side::B => &mut self.b,
-        };
-        match far {
-            RemoteGateway::Groundlink(gateway) => gateway.process().id(),
-            RemoteGateway::Strongswan(charon) => charon.process().id(),
-        }
+    /// Stops gateway A, which deletes its SAs, so that another peer can take its place.
+    pub(super) fn stop_a(&mut self) -> io::Result<()> {
+        self.a.process().stop().map(drop)
     }
 
-    /// Ends gateway A, which says goodbye; another may then take its place.
-    pub(super) fn end_a(&mut self) -> io::Result<()> {
-        match &mut self.a {
-            RemoteGateway::Groundlink(gateway) => gateway.process().stop(),
-            RemoteGateway::Strongswan(charon) => charon.process().stop(),
-        }
-        .map(drop)
-    }
-
-    /// What IKE needs to know to be gateway A.
-    pub(super) fn settings_of_a(&self) -> Result<ike::Settings, lab::LabError> {
-        let doing =
-            |what: &'static str| move |source: io::Error| lab::LabError::Io { what, source };
-        let folder = self
+    /// The IKE settings of gateway A.
+    pub(super) fn settings_of_a(&self) -> Result<ike::Settings, LabError> {
+        let dir = self
             .scratch
-            .folder("peer")
-            .map_err(doing("no temporary folder"))?;
-        let files = GatewayFiles::in_folder(&folder);
-        write_private(&files.psk, &self.psk).map_err(doing("no temporary file"))?;
-        let text = gateway::config(&self.options, &self.plan, Side::A, &files);
-        let environment = LoadOptions {
+            .subdir("peer")
+            .map_err(LabError::io("cannot create a temporary directory"))?;
+        let files = GatewayFiles::in_dir(&dir);
+        write_private(&files.psk, &self.psk).map_err(LabError::io("cannot write a key file"))?;
+        let text = gateway::config(&self.options, &self.addressing, Side::A, &files);
+        let load_options = LoadOptions {
             credentials: None,
             secrets: SecretPolicy::Required,
         };
-        let loaded = config::load_text(ConfigText::new("peer", text), &folder, &environment);
+        let loaded = config::load_text(ConfigText::new("peer", text), &dir, &load_options);
         let tunnel = loaded.settings.and_then(|mut all| all.tunnels.pop());
         tunnel.map(|tunnel| tunnel.ike).ok_or_else(|| {
-            let nothing = io::Error::other("no tunnel in it");
-            doing("the configuration of gateway A")(nothing)
+            let error = io::Error::other("it has no tunnel");
+            LabError::io("the configuration of gateway A")(error)
         })
     }
 
-    /// What both gateways say of themselves; `None` if they are not groundlink.
+    /// The status of both gateways; `None` if they are not groundlink.
     pub(super) fn status(&self) -> Option<[Snapshot; 2]> {
-        let of = |far: &RemoteGateway| match far {
+        let status = |gateway: &RemoteGateway| match gateway {
             RemoteGateway::Groundlink(gateway) => gateway.status().ok(),
             RemoteGateway::Strongswan(_) => None,
         };
-        Some([of(&self.a)?, of(&self.b)?])
+        Some([status(&self.a)?, status(&self.b)?])
     }
 
-    /// Runs `work` on one of the hosts.
+    /// CPU time of both gateways.
+    pub(super) fn cpu_time(&mut self) -> [Option<Duration>; 2] {
+        [&mut self.a, &mut self.b].map(|gateway| cpu_time(gateway.process().id()))
+    }
+
+    /// Resident memory of both gateways in bytes.
+    pub(super) fn resident_memory(&mut self) -> [Option<u64>; 2] {
+        [&mut self.a, &mut self.b].map(|gateway| resident_memory(gateway.process().id()))
+    }
+
+    /// Runs `work` in the namespace of a host.
     pub(super) fn on_host<T: Send>(
         &self,
         side: Side,
         work: impl FnOnce() -> T + Send,
-    ) -> Result<T, lab::LabError> {
-        enter(self.world.host(side), work)
+    ) -> Result<T, LabError> {
+        enter(self.topology.host(side), work)
     }
 
-    /// Runs `work` where gateway A is, or was.
+    /// Runs `work` in the namespace of gateway A.
     pub(super) fn on_gateway_a<T: Send>(
         &self,
         work: impl FnOnce() -> T + Send,
-    ) -> Result<T, lab::LabError> {
-        enter(self.world.gateway(Side::A), work)
+    ) -> Result<T, LabError> {
+        enter(self.topology.gateway(Side::A), work)
     }
 
-    /// Runs `work` on the router between the gateways.
-    pub(super) fn on_wan<T: Send>(
-        &self,
-        work: impl FnOnce() -> T + Send,
-    ) -> Result<T, lab::LabError> {
-        enter(self.world.wan(), work)
+    /// Runs `work` in the namespace of the WAN router.
+    pub(super) fn on_wan<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        enter(self.topology.wan(), work)
     }
 }
 
-fn enter<T: Send>(
-    namespace: &Namespace,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, lab::LabError> {
-    let what = "a network namespace cannot be entered";
+fn enter<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
     namespace
         .run(work)
-        .map_err(|source| lab::LabError::Io { what, source })
+        .map_err(LabError::io("cannot enter a network namespace"))
 }
 
-fn is_up(far: &RemoteGateway) -> bool {
-    match far {
-        RemoteGateway::Groundlink(gateway) => gateway.is_up(),
-        RemoteGateway::Strongswan(charon) => charon.is_up(),
+/// CPU time of all threads of a process in user and kernel mode, without softirqs in other contexts.
+fn cpu_time(process: u32) -> Option<Duration> {
+    parse_stat(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
+}
+
+/// Resident memory of a process in bytes.
+fn resident_memory(process: u32) -> Option<u64> {
+    parse_status(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+}
+
+/// A tick of /proc: USER_HZ is 100 on every architecture that we build for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Parses proc_pid_stat(5): the name in parentheses may contain any character; utime and stime are fields 14 and 15.
+fn parse_stat(stat: &str) -> Option<Duration> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(TICK * user + TICK * system)
+}
+
+fn parse_status(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parentheses_in_a_process_name_shift_no_field() {
+        let stat = "7 (a) (b c) S 1 7 7 0 -1 4194560 99 0 0 0 150 25 3 4 20 0 3 0 100 1 2";
+        assert_eq!(parse_stat(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(parse_stat("7 (a) S 1"), None);
     }
-}
 
-fn has_ended(far: &mut RemoteGateway) -> bool {
-    match far {
-        RemoteGateway::Groundlink(gateway) => gateway.process().ended().is_some(),
-        RemoteGateway::Strongswan(charon) => charon.process().ended().is_some(),
+    #[test]
+    fn resident_memory_is_vm_rss() {
+        let status = "Name:\tx\nVmHWM:\t 9999 kB\nVmRSS:\t    1024 kB\n";
+        assert_eq!(parse_status(status), Some(1 << 20));
+        assert!(resident_memory(std::process::id()).unwrap() > 100_000);
+        assert!(cpu_time(std::process::id()).is_some());
     }
-}
-
-fn tail(far: &mut RemoteGateway) -> Vec<String> {
-    match far {
-        RemoteGateway::Groundlink(gateway) => gateway.process().tail(8),
-        RemoteGateway::Strongswan(charon) => charon.tail(8),
-    }
-}
-
-/// A log behind a sentence.
-pub(super) fn said(log: &[String]) -> String {
-    log.iter().map(|line| format!("\n  | {line}")).collect()
 }

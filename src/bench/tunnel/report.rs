@@ -1,102 +1,101 @@
-//! What `bench tunnel` found out, for scripts and for people.
+//! The report of `bench tunnel`, as JSON and as a table.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::TunnelBenchOptions;
 use super::pair::System;
-use super::ratios::SpeedRatios;
 use super::step_costs::StepCosts;
 use super::udp_rate::{MIXES, PacketMix, RateResult, RateTrial};
-use crate::bench::MachineInfo;
+use crate::bench::machine::MachineInfo;
 
-/// Everything. Its serialised form is `bench tunnel --json`, and its keys are stable.
+/// The result of `bench tunnel`. Its serialized form is `bench tunnel --json`, with stable keys.
 #[derive(Debug, Serialize)]
 pub struct TunnelReport {
-    /// Where.
+    /// Machine of the benchmark.
     pub machine: MachineInfo,
-    /// The IKE proposals of both sides.
+    /// IKE proposals of both sides.
     pub ike: String,
-    /// Seconds of TCP; a trial of the UDP rate search took half of it.
+    /// Seconds of a TCP transfer; a trial of the UDP rate search takes half of it.
     pub seconds: u32,
-    /// Each system with each suite.
+    /// One run for each system and suite.
     pub runs: Vec<SystemRun>,
-    /// groundlink against the other system, per suite.
+    /// groundlink compared with the other system, per suite.
     pub ratios: Vec<SpeedRatios>,
 }
 
-/// One system with one suite.
+/// The results of one system with one suite.
 #[derive(Debug, Clone, Serialize)]
 pub struct SystemRun {
-    /// What both gateways were.
+    /// Implementation of both gateways.
     pub system: System,
-    /// The ESP proposals.
+    /// ESP proposals.
     pub esp: String,
-    /// From host A to host B.
+    /// TCP from host A to host B.
     pub tcp: TcpResult,
-    /// The rate searches.
+    /// UDP rate searches.
     pub udp: Vec<UdpResult>,
-    /// One more, in which gateway A is replaced by a peer that sends ESP in UDP with checksum zero, as kernels and clouds do.
+    /// UDP rate search with a peer in place of gateway A that sends ESP in UDP with checksum zero, like kernels and clouds.
     pub ingress: Option<UdpResult>,
     /// Echo requests from host A to host B.
     pub rtt: RttStats,
-    /// CPU seconds for each gigabit of one TCP stream; `null` where the stream broke.
+    /// CPU seconds per gigabit of one TCP stream; `null` if the transfer failed.
     pub cpu: Option<CpuCost>,
-    /// What each stage of the road took for a byte of that stream; `null` for other systems, and without such a counter.
+    /// Ticks of each datapath step per byte of that stream; `null` for other systems, and without a time stamp counter.
     pub ticks_per_byte: Option<StepCosts>,
-    /// Resident memory of the gateways after all that.
+    /// Resident memory of the gateways at the end.
     pub memory_mib: MemoryUse,
-    /// What could not be measured, and why.
+    /// Failed measurements.
     pub problems: Vec<String>,
 }
 
-/// Payload of TCP in Mbit/s; `null` where it broke.
+/// TCP payload in Mbit/s; `null` if the transfer failed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TcpResult {
-    /// Over one connection.
+    /// One connection.
     pub one_stream_mbit: Option<f64>,
-    /// Over four.
+    /// Four connections.
     pub four_streams_mbit: Option<f64>,
 }
 
-/// The highest rate at which less than 0.5 % was lost.
+/// The highest UDP rate with less than 0.5 % loss.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct UdpResult {
     /// `64 B`, `512 B`, `1300 B` or `IMIX`.
     pub name: &'static str,
-    /// Bytes of payload, one packet after the other.
+    /// Payload of one packet after the other in bytes.
     pub sizes: &'static [usize],
-    /// Packets a second; `null` if too much was lost at every rate.
+    /// Packets per second; `null` if every rate lost too much.
     pub pps: Option<f64>,
-    /// The same in Mbit/s of payload.
+    /// Payload in Mbit/s.
     pub mbit: Option<f64>,
-    /// The sender could send no more: this is its limit, and that of the gateways is higher.
+    /// The rate is the limit of the sender; that of the gateways is higher.
     pub sender_limited: bool,
-    /// What was tried.
+    /// All trials.
     pub trials: Vec<RateTrial>,
 }
 
-/// Round trips.
+/// Statistics of round trips.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct RttStats {
     /// Requests sent.
     pub sent: u16,
-    /// Answers that came back.
+    /// Received replies.
     pub received: u16,
-    /// Their mean; `null` without an answer.
+    /// Mean; `null` without a reply.
     pub avg_ms: Option<f64>,
-    /// The one in the middle.
+    /// Median.
     pub median_ms: Option<f64>,
-    /// 99 of 100 were faster.
+    /// 99th percentile.
     pub p99_ms: Option<f64>,
 }
 
-/// CPU seconds of the gateways for each gigabit of payload.
+/// CPU seconds of the gateways per gigabit of payload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CpuCost {
-    /// Gateway A, which seals the data and opens acknowledgements.
+    /// Gateway A, which seals data and opens acknowledgments.
     pub a_s_per_gbit: f64,
     /// Gateway B, which does the reverse.
     pub b_s_per_gbit: f64,
@@ -105,26 +104,26 @@ pub struct CpuCost {
 /// Resident memory in MiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct MemoryUse {
-    /// Of gateway A.
+    /// Gateway A.
     pub a: Option<f64>,
-    /// Of gateway B.
+    /// Gateway B.
     pub b: Option<f64>,
 }
 
 impl TunnelReport {
     /// A report without runs.
-    pub(super) fn empty(options: &TunnelBenchOptions) -> TunnelReport {
+    pub(super) fn empty(ike: &str, seconds: u32) -> TunnelReport {
         TunnelReport {
-            machine: MachineInfo::this(),
-            ike: options.ike.clone(),
-            seconds: options.seconds,
+            machine: MachineInfo::current(),
+            ike: ike.to_owned(),
+            seconds,
             runs: Vec::new(),
             ratios: Vec::new(),
         }
     }
 
-    /// Adds the ratios.
-    pub(super) fn conclude(&mut self) {
+    /// Computes the ratios.
+    pub(super) fn add_ratios(&mut self) {
         let of = |system: System| self.runs.iter().filter(move |run| run.system == system);
         self.ratios = of(System::Groundlink)
             .flat_map(|ours| {
@@ -135,8 +134,8 @@ impl TunnelReport {
             .collect();
     }
 
-    /// Whether everything could be measured.
-    pub fn is_whole(&self) -> bool {
+    /// Whether all measurements succeeded.
+    pub fn is_complete(&self) -> bool {
         self.runs.iter().all(|run| run.problems.is_empty())
     }
 }
@@ -172,13 +171,18 @@ impl UdpResult {
 }
 
 impl RttStats {
-    /// Of so many requests, these came back.
-    pub(super) fn of(sent: u16, mut answers: Vec<Duration>) -> RttStats {
-        answers.sort_unstable();
+    /// Statistics of the round-trip times of `sent` requests.
+    pub(super) fn of(sent: u16, mut round_trips: Vec<Duration>) -> RttStats {
+        round_trips.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let at = |part: usize| answers.get(answers.len() * part / 100).copied().map(ms);
-        let sum: Duration = answers.iter().sum();
-        let count = answers.len();
+        let at = |part: usize| {
+            round_trips
+                .get(round_trips.len() * part / 100)
+                .copied()
+                .map(ms)
+        };
+        let sum: Duration = round_trips.iter().sum();
+        let count = round_trips.len();
         RttStats {
             sent,
             received: u16::try_from(count).unwrap_or(u16::MAX),
@@ -190,7 +194,7 @@ impl RttStats {
 }
 
 impl CpuCost {
-    /// What both gateways took between two looks, while so many bytes were carried.
+    /// The cost between two samples of the CPU time, during which `bytes` were transferred.
     pub(super) fn between(
         before: [Option<Duration>; 2],
         after: [Option<Duration>; 2],
@@ -206,23 +210,88 @@ impl CpuCost {
         })
     }
 
-    /// Both gateways together.
+    /// Sum of both gateways.
     pub fn total(&self) -> f64 {
         self.a_s_per_gbit + self.b_s_per_gbit
     }
 }
 
 impl MemoryUse {
-    /// The larger of the two.
-    pub fn most(&self) -> Option<f64> {
+    /// Maximum of both gateways.
+    pub fn max(&self) -> Option<f64> {
         self.a.into_iter().chain(self.b).reduce(f64::max)
     }
 }
 
-/// The row of what gateway B takes in by itself.
+/// Results of groundlink divided by those of the other system, for one suite; `null` if a measurement failed. Higher is better for
+/// throughput and rates, lower for the rest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpeedRatios {
+    /// ESP proposals.
+    pub esp: String,
+    /// Throughput of one TCP stream.
+    pub tcp_one_stream: Option<f64>,
+    /// Throughput of four TCP streams.
+    pub tcp_four_streams: Option<f64>,
+    /// UDP packets per second, by packet mix.
+    pub udp: BTreeMap<&'static str, Option<f64>>,
+    /// UDP packets per second of gateway B alone.
+    pub ingress: Option<f64>,
+    /// Mean round trip.
+    pub rtt: Option<f64>,
+    /// CPU seconds per gigabit.
+    pub cpu: Option<f64>,
+    /// Resident memory of the larger gateway.
+    pub memory: Option<f64>,
+}
+
+impl SpeedRatios {
+    /// The ratios of two runs with the same suite.
+    pub(super) fn of(ours: &SystemRun, theirs: &SystemRun) -> SpeedRatios {
+        let pps = |run: &SystemRun, name| run.udp.iter().find(|udp| udp.name == name)?.pps;
+        let udp = ours.udp.iter().map(|udp| udp.name);
+        SpeedRatios {
+            esp: ours.esp.clone(),
+            tcp_one_stream: ratio(ours.tcp.one_stream_mbit, theirs.tcp.one_stream_mbit),
+            tcp_four_streams: ratio(ours.tcp.four_streams_mbit, theirs.tcp.four_streams_mbit),
+            udp: udp
+                .map(|name| (name, ratio(pps(ours, name), pps(theirs, name))))
+                .collect(),
+            ingress: ratio(
+                ours.ingress.as_ref().and_then(|udp| udp.pps),
+                theirs.ingress.as_ref().and_then(|udp| udp.pps),
+            ),
+            rtt: ratio(ours.rtt.avg_ms, theirs.rtt.avg_ms),
+            cpu: ratio(
+                ours.cpu.map(|cpu| cpu.total()),
+                theirs.cpu.map(|cpu| cpu.total()),
+            ),
+            memory: ratio(ours.memory_mib.max(), theirs.memory_mib.max()),
+        }
+    }
+
+    /// The ratios in the order of [`names`].
+    pub(super) fn in_order(&self) -> Vec<Option<f64>> {
+        let tcp = [self.tcp_one_stream, self.tcp_four_streams];
+        let udp = MIXES.map(|mix| self.udp.get(mix.name).copied().flatten());
+        let costs = [self.rtt, self.cpu, self.memory];
+        tcp.into_iter()
+            .chain(udp)
+            .chain([self.ingress])
+            .chain(costs)
+            .collect()
+    }
+}
+
+fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
+    let (ours, theirs) = (ours?, theirs?);
+    (theirs > 0.0).then(|| ours / theirs)
+}
+
+/// Name of the row for gateway B alone.
 pub(super) const INGRESS_ROW: &str = "ingress 1300 B";
 
-/// The rows of the table; [`cells`] and [`SpeedRatios::in_order`] follow them.
+/// Names of the rows, in the order of [`cells`] and [`SpeedRatios::in_order`].
 pub(super) fn names() -> Vec<String> {
     let udp = MIXES.map(|mix| format!("UDP {}", mix.name));
     let tcp = ["TCP, one stream", "TCP, four streams"].map(str::to_owned);
@@ -235,14 +304,14 @@ pub(super) fn names() -> Vec<String> {
         .collect()
 }
 
-/// What a run says in each row.
+/// The text of a run in each row.
 pub(super) fn cells(run: &SystemRun) -> Vec<Option<String>> {
     let tcp = [run.tcp.one_stream_mbit, run.tcp.four_streams_mbit];
     let udp = MIXES.map(|mix| kpps(run.udp.iter().find(|udp| udp.name == mix.name)?));
     let costs = [
         run.rtt.avg_ms.map(|ms| format!("{ms:.3} ms")),
         run.cpu.map(|cpu| format!("{:.3} s", cpu.total())),
-        run.memory_mib.most().map(|mib| format!("{mib:.1} MiB")),
+        run.memory_mib.max().map(|mib| format!("{mib:.1} MiB")),
     ];
     let tcp = tcp.map(|mbit| mbit.map(rate));
     let ingress = [run.ingress.as_ref().and_then(kpps)];
@@ -261,10 +330,10 @@ fn kpps(udp: &UdpResult) -> Option<String> {
 impl fmt::Display for TunnelReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
-        writeln!(f, "IKE {}, {} s of TCP\n", self.ike, self.seconds)?;
+        writeln!(f, "IKE {}, TCP transfers of {} s\n", self.ike, self.seconds)?;
         writeln!(
             f,
-            "  host A ── gateway A ══ WAN ══ gateway B ── host B      all on this machine's cores\n"
+            "  host A ── gateway A ══ WAN ══ gateway B ── host B      all on the cores of this machine\n"
         )?;
         let mut suites: Vec<&str> = self.runs.iter().map(|run| run.esp.as_str()).collect();
         suites.dedup();
@@ -273,30 +342,28 @@ impl fmt::Display for TunnelReport {
         }
         writeln!(
             f,
-            "UDP: the highest rate at which less than 0.5 % is lost; {}; sizes of the payload.",
-            imix()
+            "UDP: highest rate with less than 0.5 % loss; {}; payload sizes.",
+            IMIX
         )?;
         writeln!(
             f,
-            "Ingress: likewise, ESP in UDP with checksum zero, as kernels and clouds send it, from a peer in the place of gateway A."
+            "Ingress: the same with a peer in place of gateway A that sends ESP in UDP with checksum zero, like kernels and clouds."
         )?;
         writeln!(
             f,
-            "CPU: of both gateways, with one TCP stream. MemoryUse: of the larger one."
+            "CPU: both gateways, with one TCP stream. Memory: the larger gateway."
         )
     }
 }
 
-/// What IMIX stands for.
-pub(super) fn imix() -> &'static str {
-    "IMIX is 7 of 64, 4 of 548 and 1 of 1372 bytes"
-}
+/// Explanation of IMIX.
+pub(super) const IMIX: &str = "IMIX is 7 of 64, 4 of 548 and 1 of 1372 bytes";
 
 const NAME: usize = 20;
 const CELL: usize = 14;
 
 impl TunnelReport {
-    /// The table of one suite: a column for each system, and the ratios.
+    /// Writes the table of one suite: a column for each system, and the ratios.
     fn suite(&self, f: &mut fmt::Formatter<'_>, esp: &str) -> fmt::Result {
         let runs: Vec<&SystemRun> = self.runs.iter().filter(|run| run.esp == esp).collect();
         let ratios = self.ratios.iter().find(|ratios| ratios.esp == esp);
@@ -319,8 +386,8 @@ impl TunnelReport {
             writeln!(f)?;
         }
         for run in runs {
-            if let Some(stages) = run.ticks_per_byte {
-                writeln!(f, "  cycles per byte, one stream\n    {stages}")?;
+            if let Some(costs) = run.ticks_per_byte {
+                writeln!(f, "  cycles per byte, one stream\n    {costs}")?;
             }
             for problem in &run.problems {
                 writeln!(f, "  not measured: {}, {problem}", run.system)?;
@@ -330,7 +397,7 @@ impl TunnelReport {
     }
 }
 
-/// A speed as people say it.
+/// Formats a throughput.
 pub(super) fn rate(mbit: f64) -> String {
     if mbit >= 1000.0 {
         format!("{:.2} Gbit/s", mbit / 1000.0)
@@ -344,7 +411,7 @@ pub(super) mod testing {
     use super::super::udp_rate::FULL;
     use super::*;
 
-    /// A run with round figures, `times` as fast as the slowest.
+    /// A run with round figures, `times` as fast as the slowest one.
     pub fn run(system: System, times: f64) -> SystemRun {
         let trial = |pps: f64, loss: f64| RateTrial {
             wanted_pps: Some(pps),
@@ -398,25 +465,20 @@ pub(super) mod testing {
 
     /// Both systems with one suite.
     pub fn report() -> TunnelReport {
-        let mut report = TunnelReport::empty(&TunnelBenchOptions {
-            versus: Some(System::Strongswan),
-            ike: "aes128-sha1-modp1024".to_owned(),
-            esp: vec!["aes128-sha1".to_owned()],
-            seconds: 4,
-        });
+        let mut report = TunnelReport::empty("aes128-sha1-modp1024", 4);
         report.runs = vec![run(System::Groundlink, 10.0), run(System::Strongswan, 1.0)];
-        report.conclude();
+        report.add_ratios();
         report
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::report;
+    use super::testing::{report, run};
     use super::*;
 
     #[test]
-    fn a_person_sees_both_systems_side_by_side() {
+    fn the_table_compares_both_systems() {
         let text = report().to_string();
         for parts in [
             &["aes128-sha1", "groundlink", "strongSwan", "ratio"][..],
@@ -434,27 +496,27 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_measured_is_a_dash_and_says_why() {
+    fn a_failed_measurement_is_a_dash_with_its_reason() {
         let mut report = report();
         report.runs[1].tcp.one_stream_mbit = None;
-        report.runs[1].problems.push("TCP stood still".to_owned());
-        report.conclude();
+        report.runs[1].problems.push("TCP stalled".to_owned());
+        report.add_ratios();
         let text = report.to_string();
         let line = text.lines().find(|line| line.contains("one stream"));
         assert!(line.unwrap().ends_with(" -"), "{text}");
-        assert!(text.contains("not measured: strongSwan, TCP stood still"));
-        assert!(!report.is_whole());
+        assert!(text.contains("not measured: strongSwan, TCP stalled"));
+        assert!(!report.is_complete());
     }
 
     #[test]
-    fn what_the_sender_limits_is_a_lower_bound() {
+    fn a_rate_limited_by_the_sender_is_a_lower_bound() {
         let mut report = report();
         report.runs[0].udp[0].sender_limited = true;
         assert!(report.to_string().contains("≥ 100.0 kpps"));
     }
 
     #[test]
-    fn round_trips_are_summed_up() {
+    fn round_trips_have_mean_median_and_percentile() {
         let rtt = RttStats::of(200, (1..=100).map(Duration::from_millis).collect());
         assert_eq!((rtt.sent, rtt.received), (200, 100));
         assert!((rtt.avg_ms.unwrap() - 50.5).abs() < 1e-9);
@@ -463,11 +525,23 @@ mod tests {
     }
 
     #[test]
-    fn cpu_is_counted_by_the_gigabit() {
+    fn cpu_cost_is_per_gigabit() {
         let ms = |ms| Some(Duration::from_millis(ms));
         let cpu = CpuCost::between([ms(100), ms(50)], [ms(600), ms(150)], 250_000_000).unwrap();
         assert!((cpu.a_s_per_gbit - 0.25).abs() < 1e-9);
         assert!((cpu.total() - 0.3).abs() < 1e-9);
         assert_eq!(CpuCost::between([None, None], [ms(1), ms(1)], 1), None);
+    }
+
+    #[test]
+    fn ratios_divide_both_results_and_are_missing_if_one_is() {
+        let (ours, mut theirs) = (run(System::Groundlink, 10.0), run(System::Strongswan, 1.0));
+        theirs.tcp.four_streams_mbit = None;
+        let ratios = SpeedRatios::of(&ours, &theirs);
+        assert_eq!(ratios.tcp_one_stream, Some(10.0));
+        assert_eq!(ratios.tcp_four_streams, None);
+        assert_eq!(ratios.udp["IMIX"], Some(10.0));
+        assert!((ratios.cpu.unwrap() - 0.1).abs() < 1e-9);
+        assert_eq!(ratio(Some(1.0), Some(0.0)), None);
     }
 }

@@ -1,34 +1,34 @@
-//! Plots as inline SVG: bars that are compared, and curves of loss over rate.
+//! Inline SVG plots: bar charts, and curves of packet loss over rate. Colors are CSS classes of the page, for light and dark mode.
 
 use std::fmt::Write as _;
 
-/// One bar.
+/// A bar.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bar {
-    /// Whose.
+    /// Label.
     pub label: String,
-    /// How long; `None` was not measured.
+    /// Length; `None` if the measurement failed.
     pub value: Option<f64>,
-    /// What is written behind it.
+    /// Text after the bar.
     pub text: String,
-    /// Which colour of the page.
-    pub colour: usize,
+    /// Number of the color class.
+    pub color: usize,
 }
 
-/// The outcome of trials at several rates.
+/// Trials at several rates.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct LossCurve {
-    /// Whose.
+    /// Label.
     pub label: String,
-    /// Packets a second and the part that was lost, from 0 to 1.
+    /// Packets per second, and the lost fraction.
     pub points: Vec<(f64, f64)>,
-    /// Which colour of the page.
-    pub colour: usize,
-    /// Which of several lines in that colour.
+    /// Number of the color class.
+    pub color: usize,
+    /// Number of the dash pattern.
     pub dash: usize,
 }
 
-/// Where text may not be taken for markup.
+/// Escapes text for HTML and SVG.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -38,15 +38,15 @@ pub(super) fn escape(text: &str) -> String {
 
 const WIDTH: f64 = 640.0;
 
-/// Left edge of the bars: labels stand before it.
+/// Left edge of the bars, after the labels.
 const LABELS: f64 = 225.0;
 
-/// Room behind the longest bar for what is written there.
-const BEHIND: f64 = 135.0;
+/// Width of the text after the longest bar.
+const TEXT_WIDTH: f64 = 135.0;
 
 const ROW: f64 = 26.0;
 
-/// Bars below each other, the longest of them as wide as there is room.
+/// Draws a bar chart.
 pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     let height = ROW * bars.len() as f64 + 8.0;
     let most = bars
@@ -57,7 +57,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     for (at, bar) in bars.iter().enumerate() {
         let top = 4.0 + ROW * at as f64;
         let middle = top + ROW / 2.0;
-        let width = bar.value.unwrap_or(0.0) / most * (WIDTH - LABELS - BEHIND);
+        let width = bar.value.unwrap_or(0.0) / most * (WIDTH - LABELS - TEXT_WIDTH);
         let (label, text) = (escape(&bar.label), escape(&bar.text));
         let _ = write!(
             svg,
@@ -65,7 +65,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
              <rect class=\"c{}\" x=\"{LABELS}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.0}\" rx=\"2\"/>\
              <text x=\"{:.1}\" y=\"{middle:.1}\">{text}</text>",
             LABELS - 8.0,
-            bar.colour,
+            bar.color,
             top + 3.0,
             ROW - 6.0,
             LABELS + width + 6.0,
@@ -74,11 +74,11 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     svg + "</svg></figure>\n"
 }
 
-/// The frame of a curve: left, right, top, bottom.
+/// The plot area of curves: left, right, top, bottom.
 const FRAME: [f64; 4] = [48.0, 620.0, 12.0, 190.0];
 
-/// Rates from left to right (logarithmic), the lost part from bottom to top, and a line at what is tolerated.
-pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> String {
+/// Draws loss (y axis) over packet rate (logarithmic x axis), with a line at `max_loss`.
+pub(super) fn curves(title: &str, curves: &[LossCurve], max_loss: f64) -> String {
     let rates = || {
         curves
             .iter()
@@ -93,7 +93,7 @@ pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> Strin
     let y = |loss: f64| bottom - (bottom - top) * loss.clamp(0.0, 1.0).sqrt();
     let mut svg = open(title, bottom + 30.0 + 18.0 * curves.len() as f64);
     for percent in [0.5, 5.0, 20.0, 50.0, 100.0] {
-        let class = if percent == tolerated * 100.0 {
+        let class = if percent == max_loss * 100.0 {
             "limit"
         } else {
             "grid"
@@ -121,16 +121,16 @@ pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> Strin
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let place = |(rate, loss): &(f64, f64)| format!("{:.1},{:.1}", x(*rate), y(*loss));
         let line: Vec<String> = points.iter().map(place).collect();
-        let (colour, dash) = (curve.colour, curve.dash);
+        let (color, dash) = (curve.color, curve.dash);
         let _ = write!(
             svg,
-            "<polyline class=\"s{colour} d{dash}\" points=\"{}\"/>",
+            "<polyline class=\"s{color} d{dash}\" points=\"{}\"/>",
             line.join(" ")
         );
         for (rate, loss) in &points {
             let _ = write!(
                 svg,
-                "<circle class=\"c{colour}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>",
+                "<circle class=\"c{color}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>",
                 x(*rate),
                 y(*loss)
             );
@@ -138,7 +138,7 @@ pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> Strin
         let line = bottom + 32.0 + 18.0 * at as f64;
         let _ = write!(
             svg,
-            "<line class=\"s{colour} d{dash}\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{line}\" y2=\"{line}\"/>\
+            "<line class=\"s{color} d{dash}\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{line}\" y2=\"{line}\"/>\
              <text x=\"{:.0}\" y=\"{line}\">{}</text>",
             left + 36.0,
             left + 44.0,
@@ -148,15 +148,15 @@ pub(super) fn curves(title: &str, curves: &[LossCurve], tolerated: f64) -> Strin
     svg + "</svg></figure>\n"
 }
 
-/// From the least to the most, and a bit around it where there would be no room for a tick.
+/// The range of the x axis: from the lowest to the highest rate, widened so that it contains a tick.
 fn span(least: f64, most: f64) -> [f64; 2] {
-    // From 2 to 5 is the longest way between two.
+    // The largest ratio of two ticks is that of 5 to 2.
     const ROOM: f64 = 2.5;
     let around = (ROOM / (most / least)).max(1.0).sqrt();
     [least / around, most * around]
 }
 
-/// 1, 2 and 5 of every power of ten between the ends, or every power alone where they are many.
+/// The ticks: 1, 2 and 5 times every power of ten in the range, or only the powers of ten in a long range.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
     let steps: &[f64] = if most / least > 300.0 {
         &[1.0]
@@ -186,7 +186,7 @@ mod tests {
             label: label.to_owned(),
             value,
             text: "text".to_owned(),
-            colour: 0,
+            color: 0,
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_long_as_their_values_and_missing_ones_have_none() {
+    fn bars_are_proportional_and_missing_values_have_none() {
         let svg = bars(
             "speed",
             &[bar("a", Some(4.0)), bar("b", Some(1.0)), bar("c", None)],
@@ -213,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_goes_from_left_to_right_and_up_with_the_loss() {
+    fn points_are_ordered_by_rate_and_loss() {
         let curve = LossCurve {
             label: "x".to_owned(),
             points: vec![(40_000.0, 0.5), (10_000.0, 0.0), (20_000.0, 0.1)],
-            colour: 0,
+            color: 0,
             dash: 0,
         };
         let svg = curves("loss", &[curve], 0.005);
@@ -234,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_one_point_are_drawn_without_nonsense() {
+    fn no_point_and_one_point_are_drawn() {
         let one = LossCurve {
             label: String::new(),
             points: vec![(10_000.0, 0.0)],
-            colour: 0,
+            color: 0,
             dash: 0,
         };
         let alone = curves("", &[one], 0.005);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_break_out() {
+    fn markup_in_names_is_escaped() {
         assert_eq!(
             escape("<a href=\"x\">&"),
             "&lt;a href=&quot;x&quot;&gt;&amp;"

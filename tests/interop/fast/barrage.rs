@@ -85,9 +85,9 @@ impl Barrage {
     pub fn fly(&self, lab: &Lab, from: Side) -> Result<Flown, String> {
         let told = |what: String| format!("UDP from {from}: {what}");
         let bound = |side: Side| -> io::Result<UdpSocket> {
-            let address = lab.plan().site(side).host;
+            let address = lab.addressing().site(side).host;
             let socket = lab
-                .world()
+                .topology()
                 .host(side)
                 .run(|| UdpSocket::bind((address, 0)))??;
             setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;

@@ -43,8 +43,8 @@ fn carry(lab: &Lab, from: Side, bytes: usize) -> Result<(), String> {
 
 /// A connection, its beginning at the host of `from`.
 fn connection(lab: &Lab, from: Side) -> std::io::Result<(TcpStream, TcpStream)> {
-    let address = |side: Side| lab.plan().site(side).host;
-    let world = lab.world();
+    let address = |side: Side| lab.addressing().site(side).host;
+    let world = lab.topology();
     let listener = world
         .host(from.other())
         .run(|| TcpListener::bind((address(from.other()), 0)))??;

@@ -102,7 +102,7 @@ fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
         // What has a checksum does not reach the gateways at all.
         for side in [Side::A, Side::B] {
             let rule = "table ip bare { chain input { type filter hook input priority filter; udp sport 4500 udp checksum != 0 counter drop; }; }";
-            on(lab.world().gateway(side), "nft", &[rule]);
+            on(lab.topology().gateway(side), "nft", &[rule]);
         }
         let flown = Barrage::of_trains(2000, 1300).both_ways(&lab);
         well(&mut lab, flown);
@@ -110,7 +110,7 @@ fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
         well(&mut lab, carried);
         for side in [Side::A, Side::B] {
             let rules = on(
-                lab.world().gateway(side),
+                lab.topology().gateway(side),
                 "nft",
                 &["list", "table", "ip", "bare"],
             );

@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Which one has no answer.
 pub fn of_sizes(lab: &Lab, sizes: &[usize]) -> Result<(), String> {
-    let target = lab.plan().b.host;
-    let socket = lab.world().host(Side::A).run(|| open(target));
+    let target = lab.addressing().b.host;
+    let socket = lab.topology().host(Side::A).run(|| open(target));
     let socket = socket
         .and_then(|socket| socket)
         .map_err(|error| error.to_string())?;

@@ -12,8 +12,8 @@ const ECHOES: [usize; 12] = [0, 1, 7, 8, 56, 100, 511, 1300, 1394, 1395, 1452, 4
 fn carries(case: &Case) {
     let mut lab = case.up();
     let device = lab.a().status().unwrap().tunnels.remove(0).device;
-    count_joined(lab.world().wan(), "leg-a");
-    count_joined(lab.world().gateway(Side::B), &device);
+    count_joined(lab.topology().wan(), "leg-a");
+    count_joined(lab.topology().gateway(Side::B), &device);
 
     let carried = bulk::both_ways(&lab, case.bulk());
     well(&mut lab, carried);
@@ -29,10 +29,10 @@ fn carries(case: &Case) {
     refused_exactly(&mut lab, &nothing);
     offload_is_still(&mut lab, case.offload);
     let offloaded = case.offload == "auto";
-    let trains = joined(lab.world().wan());
+    let trains = joined(lab.topology().wan());
     assert_eq!(trains > 0, offloaded, "{trains} trains left A");
     if case.peer == RemoteKind::Groundlink {
-        let arrived = joined(lab.world().gateway(Side::B));
+        let arrived = joined(lab.topology().gateway(Side::B));
         assert_eq!(
             arrived > 0,
             offloaded,

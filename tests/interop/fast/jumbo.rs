@@ -44,7 +44,7 @@ fn lab_of(case: &Case, outer: u32) -> Lab {
         connection: None,
     };
     let mut lab = build(&case.options(), &changes);
-    let world = lab.world();
+    let world = lab.topology();
     for (side, leg) in [(Side::A, "leg-a"), (Side::B, "leg-b")] {
         set_mtu(world.host(side), "eth0", NETWORK);
         set_mtu(world.gateway(side), "lan0", NETWORK);
@@ -116,12 +116,12 @@ fn e20_tcp_in_packets_of_nearly_9000_octets_passes_to_strongswan() {
     for case in Case::matrix(RemoteKind::Strongswan) {
         let mut lab = lab_of(&case, NETWORK);
         // Nothing joins packets on their way out of charon.
-        count_joined(lab.world().gateway(Side::B), "ipsec0");
+        count_joined(lab.topology().gateway(Side::B), "ipsec0");
         let carried = bulk::both_ways(&lab, case.bulk());
         well(&mut lab, carried);
         refused_exactly(&mut lab, &nothing);
         offload_is_still(&mut lab, case.offload);
-        let large = joined(lab.world().gateway(Side::B));
+        let large = joined(lab.topology().gateway(Side::B));
         println!("{case:?}: {large} large packets");
         assert!(large >= (case.bulk() / TUNNEL as usize) as u64, "{large}");
     }
@@ -150,7 +150,7 @@ fn e10_esp_in_fragments_is_put_together_before_it_is_opened() {
 fn widen(lab: &mut Lab) {
     for (side, snapshot) in snapshots(lab) {
         set_mtu(
-            lab.world().gateway(side),
+            lab.topology().gateway(side),
             &snapshot.tunnels[0].device,
             NETWORK,
         );
@@ -191,7 +191,7 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
         let mut lab = lab_of(&case, NETWORK);
         for side in [Side::A, Side::B] {
             // Without DF: what is too long for a link is cut by its router.
-            let host = lab.world().host(side);
+            let host = lab.topology().host(side);
             host.set("net/ipv4/ip_no_pmtu_disc", "1").unwrap();
         }
         let beyond = [
@@ -228,8 +228,8 @@ fn e13_what_is_larger_than_the_tunnel_and_not_to_be_cut_is_refused_and_its_sende
         for Flown { twice, .. } in well(&mut lab, flown) {
             assert_eq!(twice, 0);
         }
-        if let (IpAddr::V4(a), IpAddr::V4(b)) = (lab.plan().a.host, lab.plan().b.host) {
-            let host = lab.world().host(Side::A);
+        if let (IpAddr::V4(a), IpAddr::V4(b)) = (lab.addressing().a.host, lab.addressing().b.host) {
+            let host = lab.topology().host(Side::A);
             let socket = host.run(|| UdpSocket::bind((a, 0))).unwrap().unwrap();
             socket.connect((b, 9)).unwrap();
             assert_eq!(getsockopt(&socket, sockopt::IpMtu), Ok(TUNNEL.into()));

@@ -18,7 +18,7 @@ fn survives(case: &Case, shape: Shape) {
     let mut lab = case.up();
     if shape == Shape::Packets {
         for side in [Side::A, Side::B] {
-            let gateway = lab.world().gateway(side);
+            let gateway = lab.topology().gateway(side);
             on(gateway, "ip", &["link", "set", "wan0", "gso_max_segs", "1"]);
         }
     }
@@ -37,7 +37,11 @@ fn survives(case: &Case, shape: Shape) {
     );
     let carried = bulk::both_ways(&lab, case.bulk() / 2);
     well(&mut lab, carried);
-    let rules = on(lab.world().wan(), "nft", &["list", "table", "ip", "loss"]);
+    let rules = on(
+        lab.topology().wan(),
+        "nft",
+        &["list", "table", "ip", "loss"],
+    );
     let lost: Vec<u64> = rules
         .lines()
         .filter(|line| line.contains("counter"))

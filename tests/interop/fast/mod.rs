@@ -121,7 +121,7 @@ impl Case {
 #[track_caller]
 fn bring_up(lab: &mut Lab) {
     tunnel_that(lab, "waits", |tunnel| tunnel.waiting.is_some());
-    lab.a().ask("lab-1", "up").unwrap();
+    lab.a().command("lab-1", "up").unwrap();
     assert!(lab.await_up().unwrap().is_some(), "{}", logs(lab));
 }
 

@@ -28,7 +28,7 @@ fn watch(lab: &Lab) {
 #[track_caller]
 fn only_bare(lab: &Lab, least: u64) {
     let rules = on(
-        lab.world().wan(),
+        lab.topology().wan(),
         "nft",
         &["list", "table", "inet", "watch"],
     );
@@ -97,7 +97,11 @@ fn tcp_survives_the_loss_of_one_packet_of_protocol_50_in_a_hundred() {
     );
     let carried = bulk::both_ways(&lab, BULK);
     well(&mut lab, carried);
-    let rules = on(lab.world().wan(), "nft", &["list", "table", "ip", "loss"]);
+    let rules = on(
+        lab.topology().wan(),
+        "nft",
+        &["list", "table", "ip", "loss"],
+    );
     assert!(counted(&rules) > 10, "{rules}");
     refused_exactly(&mut lab, &nothing);
     only_bare(&lab, 1000);
@@ -108,7 +112,7 @@ fn tcp_survives_the_loss_of_one_packet_of_protocol_50_in_a_hundred() {
 fn e05_each_packet_of_protocol_50_that_comes_twice_is_refused_once() {
     let mut lab = BARE.up();
     // One in seven is copied on its way to B.
-    let target = lab.plan().b.outside[0];
+    let target = lab.addressing().b.outside[0];
     filter(
         &lab,
         &format!(
@@ -120,7 +124,11 @@ fn e05_each_packet_of_protocol_50_that_comes_twice_is_refused_once() {
     for way in well(&mut lab, flown) {
         assert_eq!(way.twice, 0);
     }
-    let rules = on(lab.world().wan(), "nft", &["list", "table", "ip", "double"]);
+    let rules = on(
+        lab.topology().wan(),
+        "nft",
+        &["list", "table", "ip", "double"],
+    );
     let copies = counted(&rules);
     assert!(copies >= 280, "{rules}");
     refused_exactly(&mut lab, &|side| match side {

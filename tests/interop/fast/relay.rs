@@ -74,9 +74,9 @@ impl Relay {
         };
         for port in [500, 4500] {
             let open = |side: Side| -> io::Result<Arc<UdpSocket>> {
-                let router = lab.plan().site(side).router;
+                let router = lab.addressing().site(side).router;
                 let socket = lab
-                    .world()
+                    .topology()
                     .wan()
                     .run(|| UdpSocket::bind((router, port)))??;
                 setsockopt(&socket, sockopt::RcvBufForce, &ROOM)?;
@@ -92,7 +92,7 @@ impl Relay {
                 let lane = Lane {
                     near: Arc::clone(near),
                     far: Arc::clone(far),
-                    target: (lab.plan().site(to).outside[0], port).into(),
+                    target: (lab.addressing().site(to).outside[0], port).into(),
                     mischief: match port {
                         4500 => mischief,
                         // There is no ESP on port 500.

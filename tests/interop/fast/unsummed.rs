@@ -26,7 +26,7 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
              udp dport 4500 @th,64,32 != 0 udp checksum set 0; }; }",
         );
         for side in [Side::A, Side::B] {
-            let gateway = lab.world().gateway(side);
+            let gateway = lab.topology().gateway(side);
             // Each packet of a train by itself, as on a wire.
             on(gateway, "ip", &["link", "set", "wan0", "gso_max_segs", "1"]);
             on(
@@ -44,7 +44,7 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
         let carried = bulk::both_ways(&lab, case.bulk() / 4);
         well(&mut lab, carried);
         for side in [Side::A, Side::B] {
-            let gateway = lab.world().gateway(side);
+            let gateway = lab.topology().gateway(side);
             let unsummed = counted(&on(gateway, "nft", &["list", "table", "ip", "unsummed"]));
             assert!(unsummed >= 2000, "{case:?}, {side}: {unsummed}");
         }
