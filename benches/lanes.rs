@@ -120,7 +120,7 @@ fn esp(
         encryption: Secret::new(vec![1; protection.encryption_key_len()]),
         integrity: Secret::new(vec![2; protection.integrity_key_len()]),
     };
-    let sealer = BatchSealer::new(kernel, protection, &keys, [3; 16]).expect("keys");
+    let sealer = BatchSealer::new(kernel, protection, &keys, &[3; 16].into()).expect("keys");
     let sealer = sealer.expect("lanes");
     let mut packets = vec![vec![0; 8 + 16 + size + protection.icv_len()]; fill];
     measure(

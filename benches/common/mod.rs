@@ -39,8 +39,14 @@ pub fn pair(suite: EspSuite) -> (Outbound, Inbound) {
         integrity: key(suite.protection.integrity_key_len()),
     };
     (
-        Outbound::new(0xc0de_0001, suite, &keys, [0x55; 16], policy.clone())
-            .expect("keys that fit"),
+        Outbound::new(
+            0xc0de_0001,
+            suite,
+            &keys,
+            &[0x55; 16].into(),
+            policy.clone(),
+        )
+        .expect("keys that fit"),
         Inbound::new(0xc0de_0001, suite, &keys, policy, 4096).expect("keys that fit"),
     )
 }

@@ -47,7 +47,7 @@ fn as_plaintext(suite: EspSuite, plaintext: &[u8]) {
     esp.resize(esp.len() + suite.protection.iv_len(), 0);
     esp.extend_from_slice(plaintext);
     esp.resize(esp.len() + suite.protection.icv_len(), 0);
-    let sealer = Sealer::new(suite.protection, &keys(suite), IV_KEY).expect("keys that fit");
+    let sealer = Sealer::new(suite.protection, &keys(suite), &IV_KEY.into()).expect("keys that fit");
     let high = (suite.esn == Esn::Yes).then_some(0);
     if sealer.seal(&mut esp, HEADER, 1, high).is_err() {
         return;
@@ -72,7 +72,7 @@ fn as_inner(suite: EspSuite, bytes: &[u8]) {
         return;
     };
     let outbound =
-        Outbound::new(SPI, suite, &keys(suite), IV_KEY, mirrored()).expect("keys that fit");
+        Outbound::new(SPI, suite, &keys(suite), &IV_KEY.into(), mirrored()).expect("keys that fit");
     let mut room = vec![0xee; outbound.sealed_len(packet.len())];
     let sealed = outbound.seal(&packet, &mut room).expect("room enough");
     assert_eq!(sealed, room.len());

@@ -131,7 +131,7 @@ impl<'a> Step<'a> {
 }
 
 fn twins(suite: IkeSuite, agreed: Fragmentation, mut script: &[u8]) {
-    let peer = Sealer::new(suite.protection, &keys(suite).initiator, [3; 16]).expect("keys fit");
+    let peer = Sealer::new(suite.protection, &keys(suite).initiator, &[3; 16].into()).expect("keys fit");
     let [mut hears_all, mut hears_peer] =
         [agreed; 2].map(|it| protector(suite, Role::Responder, it));
     let mut unasked = protector(suite, Role::Responder, Fragmentation::Unsupported);

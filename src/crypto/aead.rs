@@ -7,13 +7,14 @@
 //! ```
 
 use ring::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
+use zeroize::Zeroizing;
 
 use super::protect::Parts;
 
 /// An AEAD key with the salt that its nonces begin with.
 pub(super) struct AeadKey {
     key: LessSafeKey,
-    salt: [u8; SALT_LEN],
+    salt: Zeroizing<[u8; SALT_LEN]>,
 }
 
 /// What went wrong in an AEAD operation.
@@ -33,7 +34,7 @@ impl AeadKey {
         let key = UnboundKey::new(algorithm, key).ok()?;
         Some(AeadKey {
             key: LessSafeKey::new(key),
-            salt: *salt,
+            salt: Zeroizing::new(*salt),
         })
     }
 
@@ -89,7 +90,7 @@ impl AeadKey {
     fn nonce(&self, iv: &[u8]) -> Nonce {
         let mut nonce = [0; NONCE_LEN];
         let (salt, rest) = nonce.split_at_mut(SALT_LEN);
-        salt.copy_from_slice(&self.salt);
+        salt.copy_from_slice(&*self.salt);
         rest.copy_from_slice(iv);
         Nonce::assume_unique_for_key(nonce)
     }
@@ -127,7 +128,7 @@ mod tests {
             packet.resize(16, 0);
             packet.extend(&plaintext);
             packet.resize(sealed.len(), 0);
-            let sealer = Sealer::new(protection, &keys, [0; 16]).unwrap();
+            let sealer = Sealer::new(protection, &keys, &[0; 16].into()).unwrap();
             sealer.seal(&mut packet, 8, counter, esn_high).unwrap();
             assert_eq!(packet, sealed, "{}", case.title);
 

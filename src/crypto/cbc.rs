@@ -147,6 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn key_schedules_are_wiped_when_dropped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        wiped::<Aes128Enc>();
+        wiped::<Aes192Enc>();
+        wiped::<Aes256Enc>();
+        wiped::<Aes128Dec>();
+        wiped::<Aes192Dec>();
+        wiped::<Aes256Dec>();
+        wiped::<TdesEde3>();
+        wiped::<Des>();
+    }
+
+    #[test]
     fn what_is_not_a_whole_number_of_blocks_is_refused() {
         let encryptor = Encryptor::new(BlockCipher::Aes128, &[1; 16]).unwrap();
         assert!(encryptor.encrypt(&[0; 16], &mut [0; 33]).is_err());

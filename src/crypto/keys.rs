@@ -1,38 +1,40 @@
-//! Bytes that must not leak: they are wiped when dropped, compared in constant time and never printed.
+//! Secret bytes: wiped when dropped, compared in constant time, never printed.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Secret bytes: a key, a pre-shared key or a Diffie-Hellman result.
+use super::random::Generator;
+
+/// Secret bytes of any length: a key, a pre-shared key or a Diffie-Hellman result.
 ///
-/// Wiped from memory when dropped; `Debug` and `Display` print `…`; `==` takes the same time whatever the contents.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<Vec<u8>>);
+/// Wiped from memory when dropped; `Debug` and `Display` print `…`; `==` takes the same time for any contents.
+#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
+pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Takes over `bytes`, which are wiped when the secret is dropped.
+    /// A secret that takes over `bytes` and wipes them when dropped.
     pub fn new(bytes: Vec<u8>) -> Secret {
-        Secret(Zeroizing::new(bytes))
+        Secret(bytes)
     }
 
-    /// Copies `bytes`; wiping the original stays with the caller.
+    /// A secret with a copy of `bytes`; the caller wipes the original.
     pub fn from_slice(bytes: &[u8]) -> Secret {
         Secret::new(bytes.to_vec())
     }
 
-    /// The bytes themselves. Whoever calls this answers for where they go.
+    /// The secret bytes. A caller that copies them must wipe the copy.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// How many bytes it holds; a length is not secret.
+    /// The number of bytes; a length is not secret.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True for a secret without bytes, as the integrity key of an AEAD is.
+    /// True for a secret without bytes, such as the integrity key beside an AEAD.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -58,6 +60,39 @@ impl fmt::Display for Secret {
     }
 }
 
+/// The IV key of a sending SA: the AES-128 key that turns message counters into unpredictable CBC IVs (RFC 3602 §3).
+///
+/// Drawn for each SA and never sent. Wiped when dropped; `Debug` prints `…`.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct IvKey([u8; 16]);
+
+impl IvKey {
+    /// A fresh key from `rng`.
+    pub fn random(rng: &mut Generator) -> IvKey {
+        let mut key = IvKey([0; 16]);
+        rng.fill(&mut key.0);
+        key
+    }
+
+    /// The key's bytes.
+    pub(super) fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// A key of known bytes, for tests and measurements.
+impl From<[u8; 16]> for IvKey {
+    fn from(bytes: [u8; 16]) -> IvKey {
+        IvKey(bytes)
+    }
+}
+
+impl fmt::Debug for IvKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
 /// Compares two byte strings in time that depends on their lengths only.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
@@ -68,14 +103,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_never_prints_its_bytes() {
+    fn debug_and_display_show_no_key_byte() {
         let secret = Secret::from_slice(b"hunter2");
         assert_eq!(format!("{secret:?} {secret}"), "… …");
         assert_eq!(format!("{:?}", Some(&secret)), "Some(…)");
+        assert_eq!(format!("{:?}", IvKey::from([7; 16])), "…");
     }
 
     #[test]
-    fn equality_sees_contents_and_length() {
+    fn keys_are_wiped_when_dropped() {
+        fn wiped<T: ZeroizeOnDrop>() {}
+        wiped::<Secret>();
+        wiped::<IvKey>();
+    }
+
+    #[test]
+    fn equality_compares_contents_and_length() {
         assert_eq!(Secret::from_slice(b"abc"), Secret::new(b"abc".to_vec()));
         assert_ne!(Secret::from_slice(b"abc"), Secret::from_slice(b"abd"));
         assert!(!equal(b"abc", b"abcd"));

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::keys::Secret;
 
@@ -36,6 +36,7 @@ pub(super) enum Mac {
 }
 
 /// An HMAC value of up to 64 bytes; wiped when dropped, since a PRF's output is a key.
+#[derive(ZeroizeOnDrop)]
 pub(super) struct Tag {
     bytes: [u8; 64],
     len: usize,
@@ -94,12 +95,6 @@ impl Tag {
     }
 }
 
-impl Drop for Tag {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
-}
-
 /// HMAC-SHA-256 (RFC 4231) over the concatenation of `parts`, for what the program authenticates to itself.
 pub fn hmac_sha256(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = keyed::<Hmac<Sha256>>(key.as_bytes());
@@ -144,7 +139,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_goes_its_own_way() {
+    fn hash_states_and_tags_are_wiped_when_dropped() {
+        fn wiped<T: ZeroizeOnDrop>() {}
+        // HMAC consists of two of these.
+        wiped::<Md5>();
+        wiped::<Sha1>();
+        wiped::<Sha256>();
+        wiped::<Sha384>();
+        wiped::<Sha512>();
+        wiped::<Tag>();
+    }
+
+    #[test]
+    fn a_clone_is_independent_of_its_original() {
         let mut first = Mac::new(HashAlgorithm::Sha1, b"key");
         let mut second = first.clone();
         first.update(b"one");

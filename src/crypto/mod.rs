@@ -44,7 +44,7 @@ pub(crate) mod vectors;
 
 pub use digest::sha1;
 pub use kex::{InvalidPublicValue, KeResponse, KeyExchange};
-pub use keys::{Secret, equal};
+pub use keys::{IvKey, Secret, equal};
 pub use mac::hmac_sha256;
 pub use protect::{OpenError, Opener, SaKeys, SealError, Sealer, WrongKeyLength};
 pub use random::Generator;

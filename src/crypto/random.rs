@@ -4,6 +4,7 @@ use std::fmt;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
 
 /// A cryptographically strong generator that can be replayed from its seed.
 ///
@@ -55,7 +56,8 @@ impl Generator {
 
     /// An independent generator for another part of the program, seeded from this one.
     pub fn fork(&mut self) -> Generator {
-        Generator::from_seed(self.bytes())
+        let seed = Zeroizing::new(self.bytes());
+        Generator::from_seed(*seed)
     }
 
     /// What the elliptic-curve crates draw their scalars from.

@@ -310,7 +310,7 @@ mod tests {
     fn halves(spi: u32, policy: &Policy) -> (Outbound, Inbound) {
         let suite = suite("aes128gcm16");
         let keys = keys(suite.protection, spi as u8);
-        let outbound = Outbound::new(spi, suite, &keys, IV_KEY, policy.clone()).unwrap();
+        let outbound = Outbound::new(spi, suite, &keys, &IV_KEY.into(), policy.clone()).unwrap();
         let inbound = Inbound::new(spi, suite, &keys, mirrored(policy.clone()), 64).unwrap();
         (outbound, inbound)
     }

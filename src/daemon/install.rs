@@ -82,7 +82,7 @@ pub(super) fn up(
     let (suite, policy) = (child.suite, child.policy.clone());
     let window = tunnel.settings.replay_window;
     let inbound = Inbound::new(child.spi_in, suite, &child.keys_in, policy.clone(), window);
-    let outbound = Outbound::new(child.spi_out, suite, &child.keys_out, child.iv_key, policy);
+    let outbound = Outbound::new(child.spi_out, suite, &child.keys_out, &child.iv_key, policy);
     let keys = |_| format!("the keys do not fit {suite}");
     let (inbound, outbound) = (inbound.map_err(keys)?, outbound.map_err(keys)?);
     let limits = limits(child, &tunnel.settings);

@@ -249,7 +249,7 @@ pub(super) fn half(words: &str, seed: u8, policy: Policy) -> (Outbound, Inbound)
     let suite = suite(words);
     let keys = keys(suite.protection, seed);
     let spi = 0x1000 + u32::from(seed);
-    let outbound = Outbound::new(spi, suite, &keys, IV_KEY, policy.clone()).unwrap();
+    let outbound = Outbound::new(spi, suite, &keys, &IV_KEY.into(), policy.clone()).unwrap();
     (
         outbound,
         Inbound::new(spi, suite, &keys, mirrored(policy), 4096).unwrap(),

@@ -13,7 +13,7 @@ use super::lifetime::{Lifetime, LifetimeState, Limits, Usage};
 use super::outbound_guard::{Counted, OutboundGuard};
 use super::{HEADER, Traffic, alignment, trailer};
 use crate::crypto::lanes::{self, Kernel};
-use crate::crypto::{EspSuite, SaKeys, Sealer, WrongKeyLength};
+use crate::crypto::{EspSuite, IvKey, SaKeys, Sealer, WrongKeyLength};
 use crate::net::{DropReason, Packet, Policy};
 
 /// An outbound SA: keys, selectors and the sequence number, which starts at 1 and is never used twice.
@@ -52,7 +52,7 @@ impl Outbound {
         spi: u32,
         suite: EspSuite,
         keys: &SaKeys,
-        iv_key: [u8; 16],
+        iv_key: &IvKey,
         policy: Policy,
     ) -> Result<Outbound, WrongKeyLength> {
         let sealer = Sealer::new(suite.protection, keys, iv_key)?;

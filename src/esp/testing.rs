@@ -74,8 +74,8 @@ pub(crate) fn pair(words: &str) -> (Outbound, Inbound) {
 pub(crate) fn pair_with_spi(words: &str, spi: u32) -> (Outbound, Inbound) {
     let suite = suite(words);
     let keys = keys(suite.protection, 7);
-    let outbound =
-        Outbound::new(spi, suite, &keys, IV_KEY, mirrored(policy())).expect("keys that fit");
+    let outbound = Outbound::new(spi, suite, &keys, &IV_KEY.into(), mirrored(policy()))
+        .expect("keys that fit");
     let inbound = Inbound::new(spi, suite, &keys, policy(), 64).expect("keys that fit");
     (outbound, inbound)
 }
@@ -95,7 +95,7 @@ pub(crate) fn craft(words: &str, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
     esp.extend_from_slice(plaintext);
     esp.resize(esp.len() + suite.protection.icv_len(), 0);
     let high = (suite.esn == Esn::Yes).then_some((sequence >> 32) as u32);
-    Sealer::new(suite.protection, &keys(suite.protection, 7), IV_KEY)
+    Sealer::new(suite.protection, &keys(suite.protection, 7), &IV_KEY.into())
         .unwrap()
         .seal(&mut esp, HEADER, sequence, high)
         .unwrap();

@@ -36,17 +36,15 @@ pub struct Signed<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intermediates {
     count: u32,
-    requests: Vec<u8>,
-    answers: Vec<u8>,
+    requests: Secret,
+    answers: Secret,
 }
 
 impl Intermediates {
     /// Adds an exchange, both messages bare. `keys` are those that protected it.
     pub fn add(&mut self, prf: &Prf, keys: &IkeKeys, request: &[u8], answer: &[u8]) {
-        let cover = |key: &Secret, before: &[u8], message: &[u8]| {
-            prf.compute(key.as_bytes(), &[before, message])
-                .as_bytes()
-                .to_vec()
+        let cover = |key: &Secret, before: &Secret, message: &[u8]| {
+            prf.compute(key.as_bytes(), &[before.as_bytes(), message])
         };
         self.requests = cover(&keys.prove_initiator, &self.requests, request);
         self.answers = cover(&keys.prove_responder, &self.answers, answer);
@@ -59,12 +57,12 @@ impl Intermediates {
     }
 
     /// IntAuth.
-    fn octets(&self) -> Vec<u8> {
+    fn octets(&self) -> Secret {
         if self.count == 0 {
-            return Vec::new();
+            return Secret::default();
         }
         let id = self.auth_id().0.to_be_bytes();
-        [self.requests.as_slice(), self.answers.as_slice(), &id].concat()
+        Secret::new([self.requests.as_bytes(), self.answers.as_bytes(), &id].concat())
     }
 }
 
@@ -81,7 +79,7 @@ pub fn auth(prf: &Prf, psk: &Psk, signed: Signed<'_>) -> Secret {
             signed.first_message,
             signed.nonce,
             maced_id.as_bytes(),
-            &signed.intermediates.octets(),
+            signed.intermediates.octets().as_bytes(),
         ],
     )
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::event::{Child, ChildView, DownReason, Role, Sends};
 use super::handshake::Connection;
 use super::timers::earliest;
-use crate::crypto::{EspSuite, SaKeys};
+use crate::crypto::{EspSuite, IvKey, SaKeys};
 use crate::net::{EspTransport, Policy, Time};
 
 /// A Child SA as the IKE SA that carries it remembers it.
@@ -44,7 +44,7 @@ pub struct ChildSa {
     /// Keys of packets to the peer.
     pub keys_out: SaKeys,
     /// The secret from which the IVs of CBC ciphers come.
-    pub iv_key: [u8; 16],
+    pub iv_key: IvKey,
     /// Where it stands.
     pub standing: Standing,
     /// Whether the peer has it for certain: it answered our request for it, has sent over it, or has asked something since, having heard our answer.
@@ -121,7 +121,7 @@ impl ChildSa {
             suite: self.suite,
             keys_in: self.keys_in.clone(),
             keys_out: self.keys_out.clone(),
-            iv_key: self.iv_key,
+            iv_key: self.iv_key.clone(),
             policy: self.policy.clone(),
             local: conn.local,
             remote: conn.remote,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::failure::Failure;
 use super::settings::TunnelId;
 use super::unauthenticated::DropClass;
-use crate::crypto::{EspSuite, IkeSuite, SaKeys};
+use crate::crypto::{EspSuite, IkeSuite, IvKey, SaKeys};
 use crate::net::{EspTransport, Policy, RekeyVerdict, Time, TunnelState, WaitingFor};
 use crate::wire::IkeSpi;
 
@@ -317,7 +317,7 @@ pub struct Child {
     /// Keys of packets to the peer.
     pub keys_out: SaKeys,
     /// The secret from which the IVs of CBC ciphers come.
-    pub iv_key: [u8; 16],
+    pub iv_key: IvKey,
     /// The traffic the SA carries, as negotiated.
     pub policy: Policy,
     /// Where our IKE and our ESP-in-UDP leave from.

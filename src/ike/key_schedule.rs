@@ -327,4 +327,36 @@ mod tests {
             "0108af4bdbb5d8263262e9a4d05f117a15aef8f9"
         );
     }
+
+    #[test]
+    fn debug_shows_no_key_byte() {
+        let key = || Secret::from_slice(&[0xab; 32]);
+        let one_way = || SaKeys {
+            encryption: key(),
+            integrity: key(),
+        };
+        let keys = IkeKeys {
+            derive: key(),
+            initiator: one_way(),
+            responder: one_way(),
+            prove_initiator: key(),
+            prove_responder: key(),
+        };
+        let nonces = Nonces {
+            initiator: vec![1; 32],
+            responder: vec![2; 32],
+        };
+        let seed = ChildSeed {
+            prf: &crate::crypto::PRF[0],
+            derive: &keys.derive,
+            shared: Some(&keys.derive),
+            additional: Some(&keys.derive),
+            nonces: &nonces,
+        };
+        let mut intermediates = crate::ike::authn::Intermediates::default();
+        intermediates.add(seed.prf, &keys, b"request", b"answer");
+        let shown = format!("{keys:?} {seed:?} {intermediates:?}");
+        assert_eq!(shown.matches('…').count(), 7 + 3 + 2, "{shown}");
+        assert!(!shown.contains(&0xab.to_string()), "{shown}");
+    }
 }

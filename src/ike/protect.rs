@@ -11,7 +11,7 @@ use super::fragments::{Assembly, Fragment, Joined, MessageKey, Part};
 use super::key_schedule::IkeKeys;
 use super::out_message::{Datagrams, Fragmentation};
 use super::window::Mark;
-use crate::crypto::{Generator, Opener, Protection, Sealer, WrongKeyLength};
+use crate::crypto::{Generator, IvKey, Opener, Protection, Sealer, WrongKeyLength};
 use crate::wire::{
     ChainError, Envelope, Header, Message, Payload, PayloadType, Sealed, chain, int_auth, sk,
 };
@@ -76,7 +76,7 @@ impl Protector {
             Role::Responder => (&keys.responder, &keys.initiator),
         };
         Ok(Protector {
-            sealer: Sealer::new(protection, ours, rng.bytes())?,
+            sealer: Sealer::new(protection, ours, &IvKey::random(rng))?,
             opener: Opener::new(protection, theirs)?,
             overhead: sk::Overhead {
                 iv: protection.iv_len(),

@@ -194,7 +194,7 @@ mod tests {
             encryption: encryption(20, Some(128)).unwrap(),
             integrity: None,
         };
-        let sealer = Sealer::new(protection, &keys, [0; 16]).unwrap();
+        let sealer = Sealer::new(protection, &keys, &[0; 16].into()).unwrap();
         sealer
             .seal(&mut framed.bytes, framed.aad_len, counter, None)
             .unwrap();

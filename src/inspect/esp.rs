@@ -289,7 +289,7 @@ mod tests {
         packet.extend(plain);
         packet.extend([0; 12]);
         let high = (esn == Esn::Yes).then_some((sequence >> 32) as u32);
-        let sealer = Sealer::new(protection, &keys, [3; 16]).unwrap();
+        let sealer = Sealer::new(protection, &keys, &[3; 16].into()).unwrap();
         sealer.seal(&mut packet, HEADER, sequence, high).unwrap();
         packet
     }

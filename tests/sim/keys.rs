@@ -75,7 +75,7 @@ impl Line {
                 spi_r,
                 prove: stream[128..160].to_vec(),
                 derive: stream[..32].to_vec(),
-                sealer: Sealer::new(protection, &keys(&stream, 96, 32), [9; 16])?,
+                sealer: Sealer::new(protection, &keys(&stream, 96, 32), &[9; 16].into())?,
                 opener: Opener::new(protection, &keys(&stream, 112, 64))?,
                 protection,
                 counter: 0,

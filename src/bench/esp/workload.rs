@@ -23,7 +23,7 @@ pub(super) trait Workload {
 pub(super) fn whole_sa(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let policy = any_to_any()?;
     let keys = keys(suite);
-    let outbound = Outbound::new(SPI, suite, &keys, IV_KEY, policy.clone()).ok()?;
+    let outbound = Outbound::new(SPI, suite, &keys, &IV_KEY.into(), policy.clone()).ok()?;
     let inbound = Inbound::new(SPI, suite, &keys, policy, 4096).ok()?;
     let len = outbound.padded_len(size, usize::MAX);
     Some(Box::new(SaWorkload {
@@ -40,10 +40,10 @@ pub(super) fn whole_sa(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>
 pub(super) fn lanes(suite: EspSuite, size: usize) -> Option<Box<dyn Workload>> {
     let keys = keys(suite);
     let (kernel, protection) = (Kernel::best(), suite.protection);
-    let sealer = lanes::BatchSealer::new(kernel, protection, &keys, IV_KEY).ok()??;
+    let sealer = lanes::BatchSealer::new(kernel, protection, &keys, &IV_KEY.into()).ok()??;
     let opener = lanes::BatchOpener::new(kernel, protection, &keys).ok()??;
     let policy = any_to_any()?;
-    let room = Outbound::new(SPI, suite, &keys, IV_KEY, policy)
+    let room = Outbound::new(SPI, suite, &keys, &IV_KEY.into(), policy)
         .ok()?
         .sealed_len(size);
     Some(Box::new(LanesWorkload {

@@ -77,7 +77,7 @@ impl EspSender {
             policy,
             ..
         } = *child;
-        let sa = Outbound::new(spi_out, suite, &keys_out, iv_key, policy).ok();
+        let sa = Outbound::new(spi_out, suite, &keys_out, &iv_key, policy).ok();
         let inner = InnerPacket::between(host, target);
         Ok(sa.zip(inner).map(|(sa, inner)| EspSender {
             room: vec![0; sa.sealed_len(inner.bytes.len()) * BURST],

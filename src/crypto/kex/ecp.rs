@@ -15,6 +15,7 @@ use p256::elliptic_curve::{
 };
 use p384::NistP384;
 use p521::NistP521;
+use zeroize::Zeroizing;
 
 use super::{InvalidPublicValue, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
@@ -62,7 +63,8 @@ where
         // Checks that both coordinates are below p and that they satisfy the curve's equation (RFC 6989 §2.3).
         let peer =
             PublicKey::<C>::from_sec1_bytes(&point).map_err(|_| InvalidPublicValue::OffCurve)?;
-        let shared = diffie_hellman(self.to_nonzero_scalar(), peer.as_affine());
+        let scalar = Zeroizing::new(self.to_nonzero_scalar());
+        let shared = diffie_hellman(&*scalar, peer.as_affine());
         Ok(Secret::from_slice(shared.raw_secret_bytes()))
     }
 }

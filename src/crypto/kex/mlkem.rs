@@ -15,7 +15,7 @@
 use std::marker::PhantomData;
 
 use ml_kem::kem::{Ciphertext, Decapsulate, Decapsulator, Encapsulate, Kem, KeyExport, TryKeyInit};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::{InvalidPublicValue, KeResponse, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
@@ -53,12 +53,11 @@ where
         // FIPS 203 §7.2: the length, which our caller has checked, and every coefficient below the modulus.
         let key =
             P::EncapsulationKey::new_from_slice(theirs).map_err(|_| InvalidPublicValue::Modulus)?;
-        let (ciphertext, mut shared) = key.encapsulate_with_rng(rng.inner());
-        let secret = Secret::from_slice(&shared);
-        shared.as_mut_slice().zeroize();
+        let (ciphertext, shared) = key.encapsulate_with_rng(rng.inner());
+        let shared = Zeroizing::new(shared);
         Ok(KeResponse {
             public: ciphertext.to_vec(),
-            shared: secret,
+            shared: Secret::from_slice(&shared),
         })
     }
 }
@@ -73,10 +72,8 @@ where
     fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
         let ciphertext =
             Ciphertext::<K::Kem>::try_from(peer).map_err(|_| InvalidPublicValue::Length)?;
-        let mut shared = self.0.decapsulate(&ciphertext);
-        let secret = Secret::from_slice(&shared);
-        shared.as_mut_slice().zeroize();
-        Ok(secret)
+        let shared = Zeroizing::new(self.0.decapsulate(&ciphertext));
+        Ok(Secret::from_slice(&shared))
     }
 }
 

@@ -103,7 +103,7 @@ impl KeyExchange {
 
 impl fmt::Debug for KeResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeResponse of {} octets", self.public.len())
+        write!(f, "KeResponse({} octets)", self.public.len())
     }
 }
 
@@ -190,8 +190,26 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_group_only() {
-        let exchange = KeyExchange::generate(&GROUP[0], &mut Generator::from_seed([4; 32]));
+    fn debug_shows_the_group_and_lengths_only() {
+        let mut rng = Generator::from_seed([4; 32]);
+        let exchange = KeyExchange::generate(&GROUP[0], &mut rng);
         assert_eq!(format!("{exchange:?}"), "KeyExchange(modp768)");
+        let response = KeyExchange::respond(&GROUP[0], exchange.public(), &mut rng).unwrap();
+        assert_eq!(format!("{response:?}"), "KeResponse(96 octets)");
+    }
+
+    #[test]
+    fn private_values_and_shared_secrets_are_wiped_when_dropped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        use p256::elliptic_curve::{SecretKey, ecdh::SharedSecret};
+        wiped::<SecretKey<p256::NistP256>>();
+        wiped::<SecretKey<p384::NistP384>>();
+        wiped::<SecretKey<p521::NistP521>>();
+        wiped::<SharedSecret<p521::NistP521>>();
+        wiped::<x25519_dalek::StaticSecret>();
+        wiped::<x25519_dalek::SharedSecret>();
+        wiped::<ml_kem::DecapsulationKey768>();
+        wiped::<ml_kem::DecapsulationKey1024>();
+        wiped::<zeroize::Zeroizing<modp::Exponent>>();
     }
 }

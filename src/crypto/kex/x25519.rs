@@ -15,7 +15,7 @@ impl KexMethod for X25519 {
         _strength: u16,
         rng: &mut Generator,
     ) -> (Box<dyn PrivateValue>, Vec<u8>) {
-        let secret = StaticSecret::from(rng.bytes());
+        let secret = StaticSecret::random_from_rng(rng.inner());
         let public = PublicKey::from(&secret).to_bytes().to_vec();
         (Box::new(secret), public)
     }

@@ -52,6 +52,14 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 #[test]
+fn keys_are_wiped_when_dropped() {
+    fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+    wiped::<BatchHmac>();
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
+    wiped::<super::x86::Schedule>();
+}
+
+#[test]
 fn what_has_no_lanes_is_not_taken() {
     for kernel in Kernel::all() {
         for row in ENCRYPTION {
@@ -100,7 +108,7 @@ fn a_text_that_is_not_whole_blocks_leaves_the_batch_alone() {
 
         let protection = protections()[0];
         let keys = keys(protection, 3);
-        let sealer = BatchSealer::new(kernel, protection, &keys, [7; 16])
+        let sealer = BatchSealer::new(kernel, protection, &keys, &[7; 16].into())
             .unwrap()
             .unwrap();
         for (len, fault) in [(36, SealError::TooShort), (53, SealError::Misaligned)] {
@@ -176,7 +184,7 @@ proptest! {
     ) {
         for protection in protections() {
             let keys = keys(protection, seed);
-            let reference = crate::crypto::Sealer::new(protection, &keys, [seed; 16]).unwrap();
+            let reference = crate::crypto::Sealer::new(protection, &keys, &[seed; 16].into()).unwrap();
             let plain: Vec<_> = shape.iter().map(|(blocks, ..)| noise(8 + 16 + blocks * 16 + protection.icv_len(), u64::from(seed))).collect();
             let mut expected = plain.clone();
             for (i, (packet, (_, high, _))) in expected.iter_mut().zip(&shape).enumerate() {
@@ -187,7 +195,7 @@ proptest! {
                 let mut batch: Vec<_> = sealed.iter_mut().zip(&shape).enumerate().map(|(i, (bytes, (_, high, _)))| SealJob {
                     bytes, counter: i as u64, esn_high: *high,
                 }).collect();
-                BatchSealer::new(kernel, protection, &keys, [seed; 16]).unwrap().unwrap().seal(&mut batch).unwrap();
+                BatchSealer::new(kernel, protection, &keys, &[seed; 16].into()).unwrap().unwrap().seal(&mut batch).unwrap();
                 prop_assert_eq!(&sealed, &expected, "{} {}", kernel, protection);
 
                 for (packet, (_, _, flip)) in sealed.iter_mut().zip(&shape) {

@@ -13,7 +13,7 @@
 use sha1::Sha1;
 use sha1::digest::Digest;
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::crypto::mac::HashAlgorithm;
 use crate::crypto::registry::Integrity;
@@ -90,7 +90,7 @@ pub(super) enum Algorithm {
 impl BatchHmac {
     /// HMAC with the hash of `row`, keyed with `key` of any length; `None` if the hash has no lanes.
     pub fn new(kernel: Kernel, row: &Integrity, key: &[u8]) -> Option<BatchHmac> {
-        let mut block = [0; 64];
+        let mut block = Zeroizing::new([0; 64]);
         let (algorithm, start) = match row.hash {
             HashAlgorithm::Sha1 => (Algorithm::Sha1, SHA1),
             HashAlgorithm::Sha256 => (Algorithm::Sha256, SHA256),
@@ -98,27 +98,24 @@ impl BatchHmac {
         };
         if key.len() > block.len() {
             match algorithm {
-                Algorithm::Sha1 => fill(&mut block, &Sha1::digest(key)),
-                Algorithm::Sha256 => fill(&mut block, &Sha256::digest(key)),
+                Algorithm::Sha1 => fill(&mut *block, &Zeroizing::new(Sha1::digest(key))),
+                Algorithm::Sha256 => fill(&mut *block, &Zeroizing::new(Sha256::digest(key))),
             }
         } else {
-            fill(&mut block, key);
+            fill(&mut *block, key);
         }
         let half = |pad: u8| {
             let mut state = start;
-            let mut padded = block.map(|byte| byte ^ pad);
-            algorithm.portable(&mut state, &[padded]);
-            padded.zeroize();
+            let padded = Zeroizing::new([block.map(|byte| byte ^ pad)]);
+            algorithm.portable(&mut state, &*padded);
             state
         };
-        let hmac = BatchHmac {
+        Some(BatchHmac {
             algorithm,
             unit: kernel.sha,
             inner: half(0x36),
             outer: half(0x5c),
-        };
-        block.zeroize();
-        Some(hmac)
+        })
     }
 
     /// Writes the tag of every message.

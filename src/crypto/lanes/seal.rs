@@ -6,6 +6,7 @@
 //!   …                                             3. the ICVs, in lanes, while the texts are in the first-level cache
 //! ```
 
+use crate::crypto::keys::IvKey;
 use crate::crypto::protect::{SaKeys, SealError, WrongKeyLength};
 use crate::crypto::registry::encryption;
 use crate::crypto::suite::Protection;
@@ -55,13 +56,13 @@ impl BatchSealer {
         kernel: Kernel,
         protection: Protection,
         keys: &SaKeys,
-        iv_key: [u8; 16],
+        iv_key: &IvKey,
     ) -> Result<Option<BatchSealer>, WrongKeyLength> {
         let Some(mac) = mac(kernel, protection, keys)? else {
             return Ok(None);
         };
         let row = encryption(AES_CBC, Some(128)).ok_or(WrongKeyLength)?;
-        let ivs = cbc::CbcEncryptor::new(kernel, row, &iv_key).ok_or(WrongKeyLength)?;
+        let ivs = cbc::CbcEncryptor::new(kernel, row, iv_key.as_bytes()).ok_or(WrongKeyLength)?;
         let key = keys.encryption.as_bytes();
         let cipher = cbc::CbcEncryptor::new(kernel, protection.encryption, key);
         Ok(cipher.map(|cipher| BatchSealer {

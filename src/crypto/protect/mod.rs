@@ -144,7 +144,7 @@ mod kit {
     pub(super) fn pair(protection: Protection) -> (Sealer, Opener) {
         let keys = keys(protection);
         (
-            Sealer::new(protection, &keys, [9; 16]).unwrap(),
+            Sealer::new(protection, &keys, &[9; 16].into()).unwrap(),
             Opener::new(protection, &keys).unwrap(),
         )
     }
@@ -209,8 +209,8 @@ mod tests {
             packet[opened.end..].fill(0);
             let low = u32::from_be_bytes(packet[4..8].try_into().unwrap());
             let counter = u64::from(esn_high.unwrap_or(0)) << 32 | u64::from(low);
-            let iv_key = case.bytes("iv-key").try_into().unwrap();
-            let sealer = Sealer::new(protection, &keys, iv_key).unwrap();
+            let iv_key: [u8; 16] = case.bytes("iv-key").try_into().unwrap();
+            let sealer = Sealer::new(protection, &keys, &iv_key.into()).unwrap();
             sealer.seal(&mut packet, 8, counter, esn_high).unwrap();
             assert_eq!(packet, case.bytes("packet"), "{}", case.title);
         }
@@ -226,7 +226,7 @@ mod tests {
                 integrity: keys.integrity.clone(),
             };
             assert!(
-                Sealer::new(protection, &wrong, [0; 16]).is_err(),
+                Sealer::new(protection, &wrong, &[0; 16].into()).is_err(),
                 "{protection}"
             );
             let longer = Secret::new([keys.integrity.as_bytes(), &[0]].concat());
@@ -244,6 +244,13 @@ mod tests {
             Opener::new(bare, &keys(bare)).is_err(),
             "CBC without integrity"
         );
+    }
+
+    #[test]
+    fn debug_shows_no_key_byte() {
+        let protection = protections()[0];
+        let shown = format!("{:?}", keys(protection));
+        assert_eq!(shown, "SaKeys { encryption: …, integrity: … }");
     }
 
     #[test]

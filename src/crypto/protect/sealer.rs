@@ -6,6 +6,7 @@ use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use super::{LengthError, Parts, SaKeys, WrongKeyLength, authenticate, check_lengths, keyed_mac};
 use crate::crypto::aead::{AeadError, AeadKey};
 use crate::crypto::cbc::Encryptor;
+use crate::crypto::keys::IvKey;
 use crate::crypto::mac::Mac;
 use crate::crypto::registry::Cipher;
 use crate::crypto::suite::Protection;
@@ -51,14 +52,14 @@ impl Sealer {
     pub fn new(
         protection: Protection,
         keys: &SaKeys,
-        iv_key: [u8; 16],
+        iv_key: &IvKey,
     ) -> Result<Sealer, WrongKeyLength> {
         check_lengths(protection, keys)?;
         let key = keys.encryption.as_bytes();
         let mode = match protection.encryption.cipher {
             Cipher::Cbc(cipher) => Sealing::Cbc {
                 cipher: Encryptor::new(cipher, key).ok_or(WrongKeyLength)?,
-                ivs: Aes128Enc::new(&iv_key.into()),
+                ivs: Aes128Enc::new(iv_key.as_bytes().into()),
                 mac: keyed_mac(protection, keys)?.1,
             },
             Cipher::Aead(algorithm) => {
@@ -162,7 +163,9 @@ mod tests {
     fn cbc_ivs_differ_between_sas_and_aead_ivs_count() {
         let cbc = protections()[0];
         let keys_ = keys(cbc);
-        let iv = |iv_key| sealed(&Sealer::new(cbc, &keys_, iv_key).unwrap(), None)[8..24].to_vec();
+        let iv = |iv_key: [u8; 16]| {
+            sealed(&Sealer::new(cbc, &keys_, &iv_key.into()).unwrap(), None)[8..24].to_vec()
+        };
         assert_ne!(iv([1; 16]), iv([2; 16]));
         assert_eq!(iv([1; 16]), iv([1; 16]));
         let aead = *protections().last().unwrap();

@@ -9,7 +9,7 @@
 //!
 //! We do not send the optional IDr: a peer that is not who we expect then tells us who it is, and we can say so, instead of a bare refusal.
 
-use crate::crypto::EspSuite;
+use crate::crypto::{EspSuite, IvKey};
 use crate::ike::children::{self, ChildSa, Standing};
 use crate::ike::closest_proposal;
 use crate::ike::error::{self, Error, HandshakeStage, Incompatible};
@@ -258,7 +258,7 @@ fn make_child(
         refusals: 0,
         keys_in,
         keys_out,
-        iv_key: cx.rng.bytes(),
+        iv_key: IvKey::random(cx.rng),
         standing: Standing::Working,
         known: init.role == Role::Initiator,
     }

@@ -12,7 +12,7 @@
 //!
 //! Here are the messages; what they do to the SA is in [`sa`](crate::ike::sa).
 
-use crate::crypto::{EspSuite, Generator, Group, KeyExchange, Prf, Secret};
+use crate::crypto::{EspSuite, Generator, Group, IvKey, KeyExchange, Prf, Secret};
 use crate::ike::children::{self, ChildSa, Standing};
 use crate::ike::closest_proposal;
 use crate::ike::error::{Error, Incompatible};
@@ -317,7 +317,7 @@ impl Agreed {
                 refusals: 0,
                 keys_in,
                 keys_out,
-                iv_key: cx.rng.bytes(),
+                iv_key: IvKey::random(cx.rng),
                 standing: Standing::Working,
                 known: self.role == Role::Initiator,
             },
