@@ -14,7 +14,8 @@
 
 use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
 use crypto_bigint::{Odd, U448, Uint};
-use zeroize::{Zeroize, Zeroizing};
+use num_bigint::BigUint;
+use zeroize::Zeroizing;
 
 use super::{InvalidPublicValue, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
@@ -89,23 +90,43 @@ impl<const LIMBS: usize> Prime<LIMBS> {
         Zeroizing::new(power.retrieve())
     }
 
-    /// The peer's number, if RFC 6989 §2.1 and §2.2 allow it.
+    /// The peer's public value y, if 1 < y < p-1 and, in a group with a subgroup of order q, y^q mod p = 1 (RFC 6989 §2.1, §2.2).
+    ///
+    /// All operands are public, so the time may depend on them.
+    #[allow(
+        clippy::arithmetic_side_effects,
+        reason = "p is above 1, and big integers do not overflow"
+    )]
     fn validate(&self, peer: &[u8]) -> Result<Uint<LIMBS>, InvalidPublicValue> {
         if peer.len() != Uint::<LIMBS>::BYTES {
             return Err(InvalidPublicValue::Length);
         }
-        let y = Uint::from_be_slice(peer);
-        let last = self.modulus.as_ref().wrapping_sub(&Uint::ONE);
-        if y <= Uint::ONE || y >= last {
+        let (y, p, one) = (BigUint::from_bytes_be(peer), self.p(), BigUint::from(1_u8));
+        if y <= one || y >= &p - &one {
             return Err(InvalidPublicValue::Range);
         }
-        match self.order {
-            Some(order) if *self.power(&y, &order, order.bit_width_vartime()) != Uint::ONE => {
-                Err(InvalidPublicValue::Subgroup)
-            }
-            // Without a small subgroup (p-1)/2 is prime, and everything between 1 and p-1 has at least that order.
-            Some(_) | None => Ok(y),
+        match self.q() {
+            Some(q) if y.modpow(&q, &p) != one => Err(InvalidPublicValue::Subgroup),
+            // Without q, (p-1)/2 is prime, and every y in the range has at least that order.
+            Some(_) | None => Ok(Uint::from_be_slice(peer)),
         }
+    }
+
+    /// The modulus, for arithmetic on public values.
+    pub(super) fn p(&self) -> BigUint {
+        BigUint::from_bytes_be(self.modulus.as_ref().to_be_bytes().as_slice())
+    }
+
+    /// The generator, for the checks of the group's constants.
+    #[cfg(test)]
+    pub(super) fn g(&self) -> BigUint {
+        BigUint::from_bytes_be(self.generator.to_be_bytes().as_slice())
+    }
+
+    /// The order of the subgroup, for arithmetic on public values; `None` in a group with a safe prime.
+    pub(super) fn q(&self) -> Option<BigUint> {
+        self.order
+            .map(|order| BigUint::from_bytes_be(order.to_be_bytes().as_slice()))
     }
 }
 
@@ -135,41 +156,13 @@ impl<const LIMBS: usize> PrivateValue for PrivateExponent<LIMBS> {
         let y = self.prime.validate(peer)?;
         let shared = self.prime.power(&y, &self.exponent, self.bits);
         // RFC 7296 §2.14: g^ir is padded with zeros to the length of the modulus, which is what a fixed-width number is.
-        let mut bytes = shared.to_be_bytes();
-        let secret = Secret::from_slice(bytes.as_slice());
-        bytes.as_mut_slice().zeroize();
-        Ok(secret)
-    }
-}
-
-#[cfg(test)]
-mod oracle {
-    //! The same numbers for num-bigint, which shares no code with crypto-bigint.
-
-    use num_bigint::BigUint;
-
-    use super::*;
-
-    impl<const LIMBS: usize> Prime<LIMBS> {
-        pub(in crate::crypto::kex) fn oracle_modulus(&self) -> BigUint {
-            BigUint::from_bytes_be(self.modulus.as_ref().to_be_bytes().as_slice())
-        }
-
-        pub(in crate::crypto::kex) fn oracle_generator(&self) -> BigUint {
-            BigUint::from_bytes_be(self.generator.to_be_bytes().as_slice())
-        }
-
-        pub(in crate::crypto::kex) fn oracle_order(&self) -> Option<BigUint> {
-            self.order
-                .map(|order| BigUint::from_bytes_be(order.to_be_bytes().as_slice()))
-        }
+        let bytes = Zeroizing::new(shared.to_be_bytes());
+        Ok(Secret::from_slice(bytes.as_slice()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use num_bigint::BigUint;
-
     use super::*;
     use crate::crypto::kex::primes::*;
     use crate::crypto::registry::GROUP;
@@ -257,7 +250,7 @@ mod tests {
     fn random_exchanges_of_every_prime_are_what_num_bigint_computes() {
         fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, strength: u16) {
             let mut rng = Generator::from_seed([LIMBS as u8; 32]);
-            let (p, g) = (prime.oracle_modulus(), prime.oracle_generator());
+            let (p, g) = (prime.p(), prime.g());
             for _ in 0..if LIMBS > 32 { 1 } else { 8 } {
                 let a = prime.draw(prime.exponent_bits(strength), &mut rng);
                 let b = prime.draw(prime.exponent_bits(strength), &mut rng);
@@ -285,13 +278,13 @@ mod tests {
     fn a_shared_secret_with_leading_zeros_keeps_the_length_of_the_modulus() {
         // Chooses the shared secret s first: the peer's value y = s^(1/x) makes y^x = s.
         fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
-            let p = prime.oracle_modulus();
+            let p = prime.p();
             let x = BigUint::from_bytes_be(&[0x5a; 19]);
-            let (s, order) = match prime.oracle_order() {
+            let (s, order) = match prime.q() {
                 // 4 is a square, so its order is (p-1)/2, a prime: nothing but the last byte is left of s.
                 None => (BigUint::from(4_u8), &p >> 1),
                 Some(q) => {
-                    let g = prime.oracle_generator();
+                    let g = prime.g();
                     let mut s = g.clone();
                     while s.bits() > p.bits() - 8 {
                         s = s * &g % &p;
@@ -312,7 +305,7 @@ mod tests {
     #[test]
     fn n07_values_that_are_no_public_values_are_refused() {
         fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
-            let p = prime.oracle_modulus();
+            let p = prime.p();
             let private = private(prime, &[7; 20]);
             let one = BigUint::from(1_u8);
             for bad in [BigUint::ZERO, one.clone(), &p - &one, p.clone(), &p + &one] {
@@ -338,7 +331,7 @@ mod tests {
     #[test]
     fn n07_values_outside_the_prime_order_subgroup_are_refused() {
         fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, small_order: u32) {
-            let p = prime.oracle_modulus();
+            let p = prime.p();
             let private = private(prime, &[7; 20]);
             let cofactor = (&p - 1_u8) / small_order;
             let small = (2_u32..).map(|base| BigUint::from(base).modpow(&cofactor, &p));
