@@ -1,34 +1,34 @@
-//! AES-GCM (RFC 4106) and ChaCha20-Poly1305 (RFC 7634), for ESP and, after RFC 5282, for IKE.
+//! AEAD ciphers: AES-GCM (RFC 4106) and ChaCha20-Poly1305 (RFC 7634), for ESP and, by RFC 5282, for IKE.
 //!
 //! ```text
 //!   nonce            = salt (4, from the key material) ‖ IV (8, sent)
 //!   associated data  = ESP:  SPI ‖ sequence number        with ESN: SPI ‖ high half ‖ low half
 //!                      IKE:  everything before the IV
 //! ```
+//!
+//! ring does not wipe its expanded keys, and nothing outside ring can; the copy of the salt here is wiped.
 
 use ring::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 use zeroize::Zeroizing;
 
-use super::protect::Parts;
-
-/// An AEAD key with the salt that its nonces begin with.
+/// An AEAD key with the salt of its nonces.
 pub(super) struct AeadKey {
     key: LessSafeKey,
     salt: Zeroizing<[u8; SALT_LEN]>,
 }
 
-/// What went wrong in an AEAD operation.
+/// Why an AEAD operation failed.
 pub(super) enum AeadError {
     /// Extended sequence numbers, but the associated data is no ESP header.
     NotEsp,
-    /// The lengths are beyond the algorithm, or (opening) the tag is wrong.
-    Refused,
+    /// The text is too long for the algorithm, or, in opening, the tag is wrong.
+    Rejected,
 }
 
 const SALT_LEN: usize = 4;
 
 impl AeadKey {
-    /// Takes key ‖ salt; `None` if that has the wrong length.
+    /// A key from key ‖ salt; `None` if their length is wrong.
     pub(super) fn new(algorithm: &'static Algorithm, key_and_salt: &[u8]) -> Option<AeadKey> {
         let (key, salt) = key_and_salt.split_last_chunk::<SALT_LEN>()?;
         let key = UnboundKey::new(algorithm, key).ok()?;
@@ -38,53 +38,49 @@ impl AeadKey {
         })
     }
 
-    /// Writes the IV from `counter`, encrypts the text and writes the ICV.
+    /// Encrypts `text` in place and returns the ICV.
     pub(super) fn seal(
         &self,
-        parts: &mut Parts<'_>,
-        counter: u64,
+        aad: &[u8],
         esn_high: Option<u32>,
-    ) -> Result<(), AeadError> {
-        parts.iv.copy_from_slice(&counter.to_be_bytes());
-        let nonce = self.nonce(parts.iv);
+        iv: &[u8],
+        text: &mut [u8],
+    ) -> Result<Tag, AeadError> {
+        let nonce = self.nonce(iv);
         let tag = match esn_high {
             None => self
                 .key
-                .seal_in_place_separate_tag(nonce, Aad::from(parts.aad), parts.text),
+                .seal_in_place_separate_tag(nonce, Aad::from(aad), text),
             Some(high) => {
-                let aad = Aad::from(extended_header(parts.aad, high)?);
-                self.key.seal_in_place_separate_tag(nonce, aad, parts.text)
+                let aad = Aad::from(extended_header(aad, high)?);
+                self.key.seal_in_place_separate_tag(nonce, aad, text)
             }
         };
-        parts
-            .icv
-            .copy_from_slice(tag.map_err(|_| AeadError::Refused)?.as_ref());
-        Ok(())
+        tag.map_err(|_| AeadError::Rejected)
     }
 
-    /// Checks the ICV and decrypts the text. On failure the text is overwritten: ring leaves nothing unverified behind.
+    /// Checks the ICV and decrypts `text` in place. On failure ring overwrites the text, so that nothing unverified is left.
     pub(super) fn open(
         &self,
-        parts: &mut Parts<'_>,
+        aad: &[u8],
         esn_high: Option<u32>,
+        iv: &[u8],
+        text: &mut [u8],
+        icv: &[u8],
     ) -> Result<(), AeadError> {
-        let nonce = self.nonce(parts.iv);
-        let tag = Tag::try_from(&*parts.icv).map_err(|_| AeadError::Refused)?;
+        let nonce = self.nonce(iv);
+        let tag = Tag::try_from(icv).map_err(|_| AeadError::Rejected)?;
         let opened = match esn_high {
-            None => self.key.open_in_place_separate_tag(
-                nonce,
-                Aad::from(parts.aad),
-                tag,
-                parts.text,
-                0..,
-            ),
+            None => self
+                .key
+                .open_in_place_separate_tag(nonce, Aad::from(aad), tag, text, 0..),
             Some(high) => {
-                let aad = Aad::from(extended_header(parts.aad, high)?);
+                let aad = Aad::from(extended_header(aad, high)?);
                 self.key
-                    .open_in_place_separate_tag(nonce, aad, tag, parts.text, 0..)
+                    .open_in_place_separate_tag(nonce, aad, tag, text, 0..)
             }
         };
-        opened.map(|_| ()).map_err(|_| AeadError::Refused)
+        opened.map(|_| ()).map_err(|_| AeadError::Rejected)
     }
 
     fn nonce(&self, iv: &[u8]) -> Nonce {
@@ -122,7 +118,7 @@ mod tests {
             let plaintext = case.bytes("plaintext");
             let sealed = case.bytes("packet");
 
-            // A counter is what the IV says; the vectors' IVs are free numbers.
+            // The counter is the IV of the vector.
             let counter = u64::from_be_bytes(sealed[8..16].try_into().unwrap());
             let mut packet = sealed[..8].to_vec();
             packet.resize(16, 0);

@@ -1,7 +1,7 @@
-//! Cipher block chaining (RFC 3602, RFC 2451, RFC 2405), without padding: what is sealed is already a whole number of blocks.
+//! Cipher block chaining (RFC 3602, RFC 2451, RFC 2405) without padding: a text is a whole number of blocks.
 //!
 //! ```text
-//!   encrypt: each block waits for the one before       decrypt: blocks are independent, eight at a time
+//!   encrypt: each block needs the one before           decrypt: blocks are independent, eight at a time
 //!
 //!        IV     P1           P2                             C1           C2
 //!         └────▶ ⊕     ┌────▶ ⊕                             ▼            ▼
@@ -19,7 +19,7 @@ use cbc::cipher::{
 };
 use des::{Des, TdesEde3};
 
-/// A block cipher that CBC runs over.
+/// A block cipher under CBC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockCipher {
     Aes128,
@@ -47,9 +47,10 @@ pub(super) enum Decryptor {
     Des(Des),
 }
 
-/// An IV that is not one block, or a text that is not a whole number of them.
-#[derive(Debug)]
-pub(super) struct NotBlocks;
+/// An IV that is not one block, or a text that is not a whole number of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the text is not a whole number of blocks")]
+pub struct NotBlocks;
 
 impl Encryptor {
     /// `None` if `key` has the wrong length.
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_whole_number_of_blocks_is_refused() {
+    fn a_text_that_is_not_whole_blocks_is_rejected() {
         let encryptor = Encryptor::new(BlockCipher::Aes128, &[1; 16]).unwrap();
         assert!(encryptor.encrypt(&[0; 16], &mut [0; 33]).is_err());
         assert!(encryptor.encrypt(&[0; 15], &mut [0; 32]).is_err());

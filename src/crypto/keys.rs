@@ -24,6 +24,13 @@ impl Secret {
         Secret::new(bytes.to_vec())
     }
 
+    /// A fresh secret of `len` bytes from `rng`.
+    pub fn random(len: usize, rng: &mut Generator) -> Secret {
+        let mut secret = Secret(vec![0; len]);
+        rng.fill(&mut secret.0);
+        secret
+    }
+
     /// The secret bytes. A caller that copies them must wipe the copy.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -1,21 +1,21 @@
-//! HMAC (RFC 2104) over the hash functions of the registry, keyed once and then cloned for each message.
+//! HMAC (RFC 2104) over the hash functions of the registry, keyed once and cloned for each message; and plain SHA-1.
 //!
 //! ```text
-//!   key ──▶ inner state ‖ outer state        done once: two compressions
+//!   key ──▶ inner state ‖ outer state        once per key: two compressions
 //!              │ clone
 //!              ▼
-//!   message ─▶ update … ─▶ finish ─▶ tag     a packet costs only its own blocks and two more
+//!   message ─▶ update … ─▶ finish ─▶ tag     per message: its own blocks and two more
 //! ```
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
-use sha1::Sha1;
+use sha1::{Digest, Sha1};
 use sha2::{Sha256, Sha384, Sha512};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::keys::Secret;
 
-/// A hash function that HMAC is built on.
+/// A hash function under HMAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HashAlgorithm {
     Md5,
@@ -25,7 +25,7 @@ pub(super) enum HashAlgorithm {
     Sha512,
 }
 
-/// HMAC under way: a key, and whatever has been fed to it so far.
+/// A keyed HMAC with the part of the message read so far; wiped when dropped.
 #[derive(Clone)]
 pub(super) enum Mac {
     Md5(Hmac<Md5>),
@@ -43,7 +43,7 @@ pub(super) struct Tag {
 }
 
 impl Mac {
-    /// HMAC keyed with `key`, of any length.
+    /// An HMAC keyed with `key` of any length.
     pub(super) fn new(hash: HashAlgorithm, key: &[u8]) -> Mac {
         match hash {
             HashAlgorithm::Md5 => Mac::Md5(keyed(key)),
@@ -76,7 +76,7 @@ impl Mac {
 }
 
 impl Tag {
-    /// Moves a hash's output here and wipes it there.
+    /// A copy of a hash's output; wipes the original.
     fn from(output: &mut [u8]) -> Tag {
         let mut tag = Tag {
             bytes: [0; 64],
@@ -95,11 +95,20 @@ impl Tag {
     }
 }
 
-/// HMAC-SHA-256 (RFC 4231) over the concatenation of `parts`, for what the program authenticates to itself.
+/// HMAC-SHA-256 (RFC 4231) over the concatenation of `parts`, for cookies.
 pub fn hmac_sha256(key: &Secret, parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = keyed::<Hmac<Sha256>>(key.as_bytes());
     parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().into()
+}
+
+/// SHA-1 over the concatenation of `parts`: the NAT detection hash of RFC 7296 §2.23, which needs no collision resistance.
+pub fn sha1(parts: &[&[u8]]) -> [u8; 20] {
+    let mut hash = <Sha1 as Digest>::new();
+    parts
+        .iter()
+        .for_each(|part| Digest::update(&mut hash, part));
+    hash.finalize().into()
 }
 
 #[allow(
@@ -166,5 +175,15 @@ mod tests {
             first.finish().as_bytes(),
             Mac::new(HashAlgorithm::Sha1, b"key").finish().as_bytes()
         );
+    }
+
+    #[test]
+    fn sha1_of_fips_180_example() {
+        let expected = [
+            0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e, 0x25, 0x71, 0x78, 0x50,
+            0xc2, 0x6c, 0x9c, 0xd0, 0xd8, 0x9d,
+        ];
+        assert_eq!(sha1(&[b"abc"]), expected);
+        assert_eq!(sha1(&[b"a", b"", b"bc"]), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The PRF of an IKE SA, and prf+ which stretches it (RFC 7296 §2.13).
+//! The PRF of an IKE SA, and prf+ (RFC 7296 §2.13).
 //!
 //! ```text
 //!   prf+ (K,S) = T1 | T2 | T3 | …          T1 = prf (K, S | 0x01)
@@ -19,14 +19,13 @@ impl Prf {
         Secret::from_slice(mac.finish().as_bytes())
     }
 
-    /// prf+(key, concatenation of `seed`), `length` bytes of it.
+    /// The first `length` bytes of prf+(key, concatenation of `seed`).
     ///
-    /// The block counter is one byte, so at most 255 blocks exist; no set of IKE keys comes near, and a longer request is cut
-    /// there.
+    /// The block counter is one byte, so the output ends after 255 blocks, far more than the keys of any SA.
     pub fn expand(&self, key: &[u8], seed: &[&[u8]], length: usize) -> Secret {
         let keyed = Mac::new(self.hash, key);
         let length = length.min(self.output_len.saturating_mul(255));
-        // Reserved at once: growing would leave copies of the keys behind.
+        // The whole capacity at once, since growing would leave unwiped copies.
         let mut material = Zeroizing::new(Vec::with_capacity(length));
         let mut previous: Option<Tag> = None;
         for counter in 1..=u8::MAX {
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_expansion_is_the_beginning_of_a_longer_one() {
+    fn a_shorter_expansion_is_a_prefix_of_a_longer_one() {
         for prf in PRF {
             let long = prf.expand(b"key", &[b"seed"], prf.output_len * 255);
             assert_eq!(long.len(), prf.output_len * 255);
@@ -92,7 +91,7 @@ mod tests {
             assert_eq!(
                 prf.expand(b"key", &[b"seed"], usize::MAX),
                 long,
-                "{prf}: cut where the counter ends"
+                "{prf}: the output ends with the counter"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Randomness as an argument: a ChaCha20 generator, seeded once by whoever starts the program or the test.
+//! Randomness as an argument: a ChaCha20 generator, seeded once at the start of the program or of a test.
 
 use std::fmt;
 
@@ -6,13 +6,14 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
-/// A cryptographically strong generator that can be replayed from its seed.
+/// A cryptographically strong random generator that can be replayed from its seed.
 ///
-/// The daemon seeds it from the operating system; a test seeds it with constants, and can then force who wins a collision.
+/// The daemon seeds the generator from the operating system. A test seeds it with constants, and so can force the outcome of a
+/// collision.
 pub struct Generator(ChaCha20Rng);
 
 impl Generator {
-    /// A generator whose whole output follows from `seed`.
+    /// A generator whose output depends on `seed` alone.
     pub fn from_seed(seed: [u8; 32]) -> Generator {
         Generator(ChaCha20Rng::from_seed(seed))
     }
@@ -44,7 +45,7 @@ impl Generator {
         let Some(last) = bound.checked_sub(1) else {
             return 0;
         };
-        // As many bits as `last` has; a candidate above it is drawn again, which happens less than every second time.
+        // A candidate has as many bits as `last`. One above it is drawn again, with a probability below one half.
         let mask = u64::MAX.checked_shr(last.leading_zeros()).unwrap_or(0);
         loop {
             let candidate = self.u64() & mask;
@@ -60,7 +61,7 @@ impl Generator {
         Generator::from_seed(*seed)
     }
 
-    /// What the elliptic-curve crates draw their scalars from.
+    /// The generator as the crates of the key exchange methods take it.
     pub(super) fn inner(&mut self) -> &mut ChaCha20Rng {
         &mut self.0
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_replays_the_same_numbers() {
+    fn a_seed_determines_the_numbers() {
         let mut a = Generator::from_seed([7; 32]);
         let mut b = Generator::from_seed([7; 32]);
         assert_eq!(a.bytes::<33>(), b.bytes::<33>());
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fork_differs_from_its_parent_and_from_the_next_fork() {
+    fn a_fork_differs_from_its_parent_and_from_other_forks() {
         let mut parent = Generator::from_seed([1; 32]);
         let mut first = parent.fork();
         let mut second = parent.fork();
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn below_stays_below_and_reaches_every_value() {
+    fn below_is_uniform_below_its_bound() {
         let mut rng = Generator::from_seed([2; 32]);
         for bound in [1, 2, 3, 7, 1 << 63, (1 << 63) + 1, u64::MAX] {
             assert!((0..100).all(|_| rng.below(bound) < bound));

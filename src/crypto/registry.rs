@@ -1,9 +1,9 @@
-//! THE table of algorithms: one row each, with its IANA number, configuration word, sizes, standing and constructor.
+//! The table of algorithms: one row each, with IANA number, configuration word, sizes, status and constructor.
 //!
-//! Proposals, `status`, MTU arithmetic and the keys' lengths all read these rows; a new algorithm is its implementation and one
-//! row here. Numbers are those of IANA's "IKEv2 Parameters" (transform types 1 to 4); words are those of swanctl.conf.
+//! Proposals, `status`, MTU arithmetic and key lengths all read these rows. A new algorithm is its implementation and one row here.
+//! Numbers are those of IANA's "IKEv2 Parameters" (transform types 1 to 5); words are those of swanctl.conf.
 //!
-//! A row is used as `&'static Encryption` and so on, and compares equal to itself only.
+//! A row is used as `&'static Encryption` and so on, and equals only itself.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,14 +15,14 @@ use super::kex::x25519::X25519;
 use super::kex::{KexMethod, ecp, mlkem, primes};
 use super::mac::HashAlgorithm;
 
-/// How far an algorithm may be trusted.
+/// The status of an algorithm: whether a configuration may use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AlgorithmStatus {
-    /// Nothing to say against it.
+    /// No known weakness.
     Secure,
-    /// Works where the configuration names it; `check` warns and says what to use instead.
+    /// Weak: used only where the configuration names it; `check` warns and names a replacement.
     Weak,
-    /// Broken in practice: must be named, and the tunnel must say `allow-weak = true` as well.
+    /// Broken: used only where the configuration names it and the tunnel has `allow-weak = true`.
     Forbidden,
 }
 
@@ -32,9 +32,9 @@ pub struct Encryption {
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
-    /// Other words for it.
-    pub also: &'static [&'static str],
-    /// The Key Length attribute it is negotiated with; `None` for ciphers that have only one length.
+    /// Synonyms of the word.
+    pub aliases: &'static [&'static str],
+    /// The Key Length attribute (RFC 7296 §3.3.5); `None` for ciphers of one key length.
     pub key_bits: Option<u16>,
     /// Key bytes, without the salt.
     pub key_len: usize,
@@ -44,11 +44,11 @@ pub struct Encryption {
     pub iv_len: usize,
     /// The plaintext must be a multiple of this many bytes. (ESP asks for 4 in addition, RFC 4303 §2.4.)
     pub block: usize,
-    /// Bytes of ICV; 0 if an integrity algorithm supplies it.
+    /// Bytes of ICV; 0 if a separate integrity algorithm makes it.
     pub icv_len: usize,
     /// Security in bits.
     pub strength: u16,
-    /// Standing.
+    /// Whether a configuration may use it.
     pub status: AlgorithmStatus,
     pub(super) cipher: Cipher,
 }
@@ -59,13 +59,13 @@ pub struct Integrity {
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
-    /// Other words for it.
-    pub also: &'static [&'static str],
+    /// Synonyms of the word.
+    pub aliases: &'static [&'static str],
     /// Key bytes: the output of the hash (RFC 2404, RFC 4868 §2.1.1).
     pub key_len: usize,
     /// Bytes of ICV after truncation.
     pub icv_len: usize,
-    /// Standing.
+    /// Whether a configuration may use it.
     pub status: AlgorithmStatus,
     pub(super) hash: HashAlgorithm,
 }
@@ -76,13 +76,13 @@ pub struct Prf {
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
-    /// Other words for it.
-    pub also: &'static [&'static str],
-    /// Bytes it returns.
+    /// Synonyms of the word.
+    pub aliases: &'static [&'static str],
+    /// Bytes of output.
     pub output_len: usize,
     /// Preferred key bytes: the length of SK_d, SK_pi and SK_pr (RFC 7296 §2.13).
     pub key_len: usize,
-    /// Standing.
+    /// Whether a configuration may use it.
     pub status: AlgorithmStatus,
     pub(super) hash: HashAlgorithm,
 }
@@ -93,20 +93,20 @@ pub struct Group {
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,
-    /// Other words for it.
-    pub also: &'static [&'static str],
+    /// Synonyms of the word.
+    pub aliases: &'static [&'static str],
     /// Bytes of the initiator's public value; a KE payload of any other length is invalid.
     pub public_len: usize,
-    /// Bytes of the responder's, which is as long in a group, and a ciphertext in a KEM.
+    /// Bytes of the responder's public value: the same length in a group, a ciphertext in a KEM.
     pub answer_len: usize,
-    /// Security in bits: SP 800-56A rev. 3 for the primes and curves, size of the subgroup considered; of a KEM the strength of its category (FIPS 203 §8).
+    /// Security in bits: by SP 800-56A rev. 3 for groups, subgroup size included; by category (FIPS 203 §8) for a KEM.
     pub strength: u16,
-    /// Standing.
+    /// Whether a configuration may use it.
     pub status: AlgorithmStatus,
     pub(super) method: &'static dyn KexMethod,
 }
 
-/// What runs an encryption row.
+/// The implementation of an encryption row.
 #[derive(Clone, Copy)]
 pub(super) enum Cipher {
     Cbc(BlockCipher),
@@ -118,63 +118,96 @@ use AlgorithmStatus::{Forbidden, Secure, Weak};
 /// Every encryption algorithm: RFC 3602, 4106, 7634, 2451, 2405.
 #[rustfmt::skip]
 pub static ENCRYPTION: &[Encryption] = &[
-    Encryption { id: 12, word: "aes128",           also: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes128) },
-    Encryption { id: 12, word: "aes192",           also: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes192) },
-    Encryption { id: 12, word: "aes256",           also: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes256) },
-    Encryption { id: 20, word: "aes128gcm16",      also: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Secure,     cipher: Cipher::Aead(&AES_128_GCM) },
-    Encryption { id: 20, word: "aes256gcm16",      also: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&AES_256_GCM) },
-    Encryption { id: 28, word: "chacha20poly1305", also: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&CHACHA20_POLY1305) },
-    Encryption { id: 3,  word: "3des",             also: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::Cbc(BlockCipher::TripleDes) },
-    Encryption { id: 2,  word: "des",              also: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::Cbc(BlockCipher::Des) },
+    Encryption { id: 12, word: "aes128",           aliases: &["aes"],          key_bits: Some(128), key_len: 16, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 128, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes128) },
+    Encryption { id: 12, word: "aes192",           aliases: &[],               key_bits: Some(192), key_len: 24, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 192, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes192) },
+    Encryption { id: 12, word: "aes256",           aliases: &[],               key_bits: Some(256), key_len: 32, salt_len: 0, iv_len: 16, block: 16, icv_len: 0,  strength: 256, status: Secure,     cipher: Cipher::Cbc(BlockCipher::Aes256) },
+    Encryption { id: 20, word: "aes128gcm16",      aliases: &["aes128gcm128"], key_bits: Some(128), key_len: 16, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 128, status: Secure,     cipher: Cipher::Aead(&AES_128_GCM) },
+    Encryption { id: 20, word: "aes256gcm16",      aliases: &["aes256gcm128"], key_bits: Some(256), key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&AES_256_GCM) },
+    Encryption { id: 28, word: "chacha20poly1305", aliases: &[],               key_bits: None,      key_len: 32, salt_len: 4, iv_len: 8,  block: 1,  icv_len: 16, strength: 256, status: Secure,     cipher: Cipher::Aead(&CHACHA20_POLY1305) },
+    Encryption { id: 3,  word: "3des",             aliases: &[],               key_bits: None,      key_len: 24, salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 112, status: Weak,      cipher: Cipher::Cbc(BlockCipher::TripleDes) },
+    Encryption { id: 2,  word: "des",              aliases: &[],               key_bits: None,      key_len: 8,  salt_len: 0, iv_len: 8,  block: 8,  icv_len: 0,  strength: 56,  status: Forbidden, cipher: Cipher::Cbc(BlockCipher::Des) },
 ];
 
 /// Every integrity algorithm: RFC 2403, 2404, 4868.
 #[rustfmt::skip]
 pub static INTEGRITY: &[Integrity] = &[
-    Integrity { id: 2,  word: "sha1",   also: &["sha"],      key_len: 20, icv_len: 12, status: Weak,      hash: HashAlgorithm::Sha1 },
-    Integrity { id: 12, word: "sha256", also: &["sha2_256"], key_len: 32, icv_len: 16, status: Secure,     hash: HashAlgorithm::Sha256 },
-    Integrity { id: 13, word: "sha384", also: &["sha2_384"], key_len: 48, icv_len: 24, status: Secure,     hash: HashAlgorithm::Sha384 },
-    Integrity { id: 14, word: "sha512", also: &["sha2_512"], key_len: 64, icv_len: 32, status: Secure,     hash: HashAlgorithm::Sha512 },
-    Integrity { id: 1,  word: "md5",    also: &[],           key_len: 16, icv_len: 12, status: Forbidden, hash: HashAlgorithm::Md5 },
+    Integrity { id: 2,  word: "sha1",   aliases: &["sha"],      key_len: 20, icv_len: 12, status: Weak,      hash: HashAlgorithm::Sha1 },
+    Integrity { id: 12, word: "sha256", aliases: &["sha2_256"], key_len: 32, icv_len: 16, status: Secure,     hash: HashAlgorithm::Sha256 },
+    Integrity { id: 13, word: "sha384", aliases: &["sha2_384"], key_len: 48, icv_len: 24, status: Secure,     hash: HashAlgorithm::Sha384 },
+    Integrity { id: 14, word: "sha512", aliases: &["sha2_512"], key_len: 64, icv_len: 32, status: Secure,     hash: HashAlgorithm::Sha512 },
+    Integrity { id: 1,  word: "md5",    aliases: &[],           key_len: 16, icv_len: 12, status: Forbidden, hash: HashAlgorithm::Md5 },
 ];
 
 /// Every pseudorandom function: RFC 2104, 4868.
 #[rustfmt::skip]
 pub static PRF: &[Prf] = &[
-    Prf { id: 2, word: "prfsha1",   also: &[], output_len: 20, key_len: 20, status: Weak,      hash: HashAlgorithm::Sha1 },
-    Prf { id: 5, word: "prfsha256", also: &[], output_len: 32, key_len: 32, status: Secure,     hash: HashAlgorithm::Sha256 },
-    Prf { id: 6, word: "prfsha384", also: &[], output_len: 48, key_len: 48, status: Secure,     hash: HashAlgorithm::Sha384 },
-    Prf { id: 7, word: "prfsha512", also: &[], output_len: 64, key_len: 64, status: Secure,     hash: HashAlgorithm::Sha512 },
-    Prf { id: 1, word: "prfmd5",    also: &[], output_len: 16, key_len: 16, status: Forbidden, hash: HashAlgorithm::Md5 },
+    Prf { id: 2, word: "prfsha1",   aliases: &[], output_len: 20, key_len: 20, status: Weak,      hash: HashAlgorithm::Sha1 },
+    Prf { id: 5, word: "prfsha256", aliases: &[], output_len: 32, key_len: 32, status: Secure,     hash: HashAlgorithm::Sha256 },
+    Prf { id: 6, word: "prfsha384", aliases: &[], output_len: 48, key_len: 48, status: Secure,     hash: HashAlgorithm::Sha384 },
+    Prf { id: 7, word: "prfsha512", aliases: &[], output_len: 64, key_len: 64, status: Secure,     hash: HashAlgorithm::Sha512 },
+    Prf { id: 1, word: "prfmd5",    aliases: &[], output_len: 16, key_len: 16, status: Forbidden, hash: HashAlgorithm::Md5 },
 ];
 
 /// Every key exchange group: RFC 2409 §6, 3526, 5114, 5903, 8031.
 #[rustfmt::skip]
 pub static GROUP: &[Group] = &[
-    Group { id: 1,  word: "modp768",      also: &[],         public_len: 96,   answer_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
-    Group { id: 2,  word: "modp1024",     also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
-    Group { id: 5,  word: "modp1536",     also: &[],         public_len: 192,  answer_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
-    Group { id: 14, word: "modp2048",     also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Secure,     method: &primes::MODP_2048 },
-    Group { id: 15, word: "modp3072",     also: &[],         public_len: 384,  answer_len: 384,  strength: 128, status: Secure,     method: &primes::MODP_3072 },
-    Group { id: 16, word: "modp4096",     also: &[],         public_len: 512,  answer_len: 512,  strength: 152, status: Secure,     method: &primes::MODP_4096 },
-    Group { id: 17, word: "modp6144",     also: &[],         public_len: 768,  answer_len: 768,  strength: 176, status: Secure,     method: &primes::MODP_6144 },
-    Group { id: 18, word: "modp8192",     also: &[],         public_len: 1024, answer_len: 1024, strength: 200, status: Secure,     method: &primes::MODP_8192 },
-    Group { id: 22, word: "modp1024s160", also: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
-    Group { id: 23, word: "modp2048s224", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
-    Group { id: 24, word: "modp2048s256", also: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
-    Group { id: 19, word: "ecp256",       also: &[],         public_len: 64,   answer_len: 64,   strength: 128, status: Secure,     method: &ecp::P256 },
-    Group { id: 20, word: "ecp384",       also: &[],         public_len: 96,   answer_len: 96,   strength: 192, status: Secure,     method: &ecp::P384 },
-    Group { id: 21, word: "ecp521",       also: &[],         public_len: 132,  answer_len: 132,  strength: 256, status: Secure,     method: &ecp::P521 },
-    Group { id: 31, word: "curve25519",   also: &["x25519"], public_len: 32,   answer_len: 32,   strength: 128, status: Secure,     method: &X25519 },
+    Group { id: 1,  word: "modp768",      aliases: &[],         public_len: 96,   answer_len: 96,   strength: 64,  status: Forbidden, method: &primes::MODP_768 },
+    Group { id: 2,  word: "modp1024",     aliases: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Weak,      method: &primes::MODP_1024 },
+    Group { id: 5,  word: "modp1536",     aliases: &[],         public_len: 192,  answer_len: 192,  strength: 96,  status: Weak,      method: &primes::MODP_1536 },
+    Group { id: 14, word: "modp2048",     aliases: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Secure,     method: &primes::MODP_2048 },
+    Group { id: 15, word: "modp3072",     aliases: &[],         public_len: 384,  answer_len: 384,  strength: 128, status: Secure,     method: &primes::MODP_3072 },
+    Group { id: 16, word: "modp4096",     aliases: &[],         public_len: 512,  answer_len: 512,  strength: 152, status: Secure,     method: &primes::MODP_4096 },
+    Group { id: 17, word: "modp6144",     aliases: &[],         public_len: 768,  answer_len: 768,  strength: 176, status: Secure,     method: &primes::MODP_6144 },
+    Group { id: 18, word: "modp8192",     aliases: &[],         public_len: 1024, answer_len: 1024, strength: 200, status: Secure,     method: &primes::MODP_8192 },
+    Group { id: 22, word: "modp1024s160", aliases: &[],         public_len: 128,  answer_len: 128,  strength: 80,  status: Forbidden, method: &primes::MODP_1024_160 },
+    Group { id: 23, word: "modp2048s224", aliases: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_224 },
+    Group { id: 24, word: "modp2048s256", aliases: &[],         public_len: 256,  answer_len: 256,  strength: 112, status: Weak,      method: &primes::MODP_2048_256 },
+    Group { id: 19, word: "ecp256",       aliases: &[],         public_len: 64,   answer_len: 64,   strength: 128, status: Secure,     method: &ecp::P256 },
+    Group { id: 20, word: "ecp384",       aliases: &[],         public_len: 96,   answer_len: 96,   strength: 192, status: Secure,     method: &ecp::P384 },
+    Group { id: 21, word: "ecp521",       aliases: &[],         public_len: 132,  answer_len: 132,  strength: 256, status: Secure,     method: &ecp::P521 },
+    Group { id: 31, word: "curve25519",   aliases: &["x25519"], public_len: 32,   answer_len: 32,   strength: 128, status: Secure,     method: &X25519 },
 ];
 
-/// Every method for an additional key exchange (RFC 9370), which comes after the one of the groups and adds to it. Their messages are too long for
-/// IKE_SA_INIT, so none of them is ever the only one.
+/// Every method for an additional key exchange (RFC 9370), which follows the first one and adds to it. Their messages are too long
+/// for IKE_SA_INIT, so none of them is used alone.
 #[rustfmt::skip]
 pub static ADDITIONAL: &[Group] = &[
-    Group { id: 36, word: "ke1_mlkem768",  also: &[], public_len: 1184, answer_len: 1088, strength: 192, status: Secure, method: &mlkem::ML_KEM_768 },
-    Group { id: 37, word: "ke1_mlkem1024", also: &[], public_len: 1568, answer_len: 1568, strength: 256, status: Secure, method: &mlkem::ML_KEM_1024 },
+    Group { id: 36, word: "ke1_mlkem768",  aliases: &[], public_len: 1184, answer_len: 1088, strength: 192, status: Secure, method: &mlkem::ML_KEM_768 },
+    Group { id: 37, word: "ke1_mlkem1024", aliases: &[], public_len: 1568, answer_len: 1568, strength: 256, status: Secure, method: &mlkem::ML_KEM_1024 },
 ];
+
+/// Extended sequence numbers (transform type 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Esn {
+    /// 32-bit sequence numbers.
+    #[default]
+    No,
+    /// 64-bit sequence numbers, whose low half alone is sent (RFC 4303 §2.2.1).
+    Yes,
+}
+
+impl Esn {
+    /// The transform IDs: 0 and 1 (RFC 7296 §3.3.2).
+    pub fn id(self) -> u16 {
+        match self {
+            Esn::No => 0,
+            Esn::Yes => 1,
+        }
+    }
+
+    /// The value with this transform ID.
+    pub fn from_id(id: u16) -> Option<Esn> {
+        [Esn::No, Esn::Yes].into_iter().find(|esn| esn.id() == id)
+    }
+
+    /// The word in an ESP proposal.
+    pub fn word(self) -> &'static str {
+        match self {
+            Esn::No => "noesn",
+            Esn::Yes => "esn",
+        }
+    }
+}
 
 /// The encryption algorithm with this number and Key Length attribute.
 pub fn encryption(id: u16, key_bits: Option<u16>) -> Option<&'static Encryption> {
@@ -204,20 +237,20 @@ pub fn additional(id: u16) -> Option<&'static Group> {
 }
 
 impl Encryption {
-    /// True if it supplies the ICV itself, so that no integrity algorithm is negotiated beside it.
+    /// True for an AEAD, beside which no integrity algorithm is negotiated.
     pub fn is_aead(&self) -> bool {
         self.icv_len > 0
     }
 }
 
 impl Integrity {
-    /// The PRF built on the same hash: what a proposal without a PRF word means.
+    /// The PRF on the same hash: the default of a proposal without a PRF word.
     pub fn prf(&self) -> Option<&'static Prf> {
         PRF.iter().find(|row| row.hash == self.hash)
     }
 }
 
-/// A row is its number (and key length), and prints as its word.
+/// Rows compare by number (and key length), and print as their word.
 macro_rules! row {
     ($row:ident, |$self:ident| $identity:expr) => {
         impl $row {
@@ -300,28 +333,28 @@ mod tests {
     }
 
     #[test]
-    fn no_word_means_two_things() {
+    fn every_word_names_one_algorithm() {
         let words = ENCRYPTION
             .iter()
-            .flat_map(|row| row.also.iter().chain([&row.word]));
+            .flat_map(|row| row.aliases.iter().chain([&row.word]));
         let words = words.chain(
             INTEGRITY
                 .iter()
-                .flat_map(|row| row.also.iter().chain([&row.word])),
+                .flat_map(|row| row.aliases.iter().chain([&row.word])),
         );
         let words = words.chain(
             PRF.iter()
-                .flat_map(|row| row.also.iter().chain([&row.word])),
+                .flat_map(|row| row.aliases.iter().chain([&row.word])),
         );
         let words = words.chain(
             GROUP
                 .iter()
                 .chain(ADDITIONAL)
-                .flat_map(|row| row.also.iter().chain([&row.word])),
+                .flat_map(|row| row.aliases.iter().chain([&row.word])),
         );
         let mut seen = HashSet::new();
         for word in words {
-            assert!(seen.insert(*word), "{word} is there twice");
+            assert!(seen.insert(*word), "{word} is a duplicate");
             assert!(
                 !word.contains('-'),
                 "{word}: a proposal is split at hyphens"
@@ -351,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_and_forbidden_are_exactly_those_the_interface_names() {
+    fn weak_and_forbidden_algorithms_are_those_that_the_documentation_lists() {
         fn words<'a>(
             status: AlgorithmStatus,
             rows: impl Iterator<Item = (&'a str, AlgorithmStatus)>,
@@ -388,5 +421,12 @@ mod tests {
     fn rows_print_as_their_words() {
         assert_eq!(format!("{}", ENCRYPTION[0]), "aes128");
         assert_eq!(format!("{:?}", GROUP[0]), "modp768");
+    }
+
+    #[test]
+    fn esn_has_the_numbers_of_rfc_7296() {
+        assert_eq!(Esn::from_id(0), Some(Esn::No));
+        assert_eq!(Esn::from_id(1), Some(Esn::Yes));
+        assert_eq!(Esn::from_id(2), None);
     }
 }

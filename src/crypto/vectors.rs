@@ -1,28 +1,28 @@
-//! Published test vectors, read from `tests/vectors`: `name = value` lines under a `[title]`; a value may go on over indented
-//! lines.
+//! Reader of the published test vectors in `tests/vectors`: `name = value` lines under a `[title]`; a value may continue on
+//! indented lines.
 
 use std::collections::HashMap;
 
-/// One case of a file.
+/// One test case of a file.
 pub(crate) struct Case {
     pub title: String,
     fields: HashMap<String, String>,
 }
 
 impl Case {
-    /// A field as written.
+    /// The text of a field.
     pub fn text(&self, name: &str) -> &str {
         self.fields
             .get(name)
             .unwrap_or_else(|| panic!("{}: no {name}", self.title))
     }
 
-    /// A field of hexadecimal digits.
+    /// The bytes of a hexadecimal field.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         bytes(self.text(name))
     }
 
-    /// A field of eight hexadecimal digits that not every case has.
+    /// The number in an optional field of up to eight hexadecimal digits.
     pub fn number(&self, name: &str) -> Option<u32> {
         self.fields
             .get(name)
@@ -30,7 +30,7 @@ impl Case {
     }
 }
 
-/// The bytes that hexadecimal digits spell.
+/// The bytes of a hexadecimal string.
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
     assert!(digits.len().is_multiple_of(2), "{hex}");

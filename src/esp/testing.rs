@@ -40,7 +40,7 @@ pub(crate) fn keys(protection: Protection, seed: u8) -> SaKeys {
             .collect()
     };
     SaKeys {
-        encryption: Secret::new(fill(protection.key_material_len() - integrity, 0)),
+        encryption: Secret::new(fill(protection.encryption_key_len(), 0)),
         integrity: Secret::new(fill(integrity, 0xa5)),
     }
 }

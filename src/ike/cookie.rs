@@ -63,7 +63,7 @@ impl Cookies {
                 .previous
                 .as_ref()
                 .map_or(0, |previous| previous.version.wrapping_add(1)),
-            secret: Secret::from_slice(&rng.bytes::<32>()),
+            secret: Secret::random(32, rng),
             born: now,
         });
         let cookie = current.cookie(input);

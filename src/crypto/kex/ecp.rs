@@ -1,8 +1,8 @@
 //! Elliptic curves over a prime field: groups 19, 20 and 21 (RFC 5903).
 //!
 //! ```text
-//!   KE data:  x ‖ y      each as long as the field, without the octet 04 that SEC1 puts in front   (RFC 5903 §7)
-//!   g^ir:     x          of the common point                                                       (RFC 5903 §9)
+//!   KE data:  x ‖ y      each as long as the field, without SEC1's leading octet 04   (RFC 5903 §7)
+//!   g^ir:     x          of the shared point                                                       (RFC 5903 §9)
 //! ```
 
 use std::marker::PhantomData;
@@ -31,7 +31,7 @@ pub(in crate::crypto) static P384: Curve<NistP384> = Curve(PhantomData);
 /// Group 21.
 pub(in crate::crypto) static P521: Curve<NistP521> = Curve(PhantomData);
 
-/// SEC1's mark of a point written with both coordinates.
+/// SEC1's tag of an uncompressed point, with both coordinates.
 const UNCOMPRESSED: u8 = 4;
 
 impl<C> KexMethod for Curve<C>
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn n07_what_is_not_on_the_curve_is_refused() {
+    fn n07_a_point_that_is_not_on_the_curve_is_rejected() {
         let mut rng = Generator::from_seed([5; 32]);
         for group in GROUP.iter().filter(|group| group.word.starts_with("ecp")) {
             let ours = KeyExchange::generate(group, &mut rng);

@@ -1,6 +1,6 @@
 //! ML-KEM (FIPS 203): methods 36 and 37 of transform type 4, for additional key exchanges only (RFC 9370).
 //!
-//! A KEM is no Diffie-Hellman exchange: the two sides send different things, and only the initiator has a private value.
+//! In a KEM the two sides send different values, and only the initiator has a private value.
 //!
 //! ```text
 //!   initiator                                      responder
@@ -9,8 +9,8 @@
 //!     └──▶ shared secret
 //! ```
 //!
-//! A ciphertext that was not made for our key decapsulates to a secret nobody else has (implicit rejection, FIPS 203 §6.3): the keys of the two sides then
-//! differ, and the next message does not open.
+//! A ciphertext made for another key decapsulates to a secret that nobody else has (implicit rejection, FIPS 203 §6.3). The keys of
+//! the two sides then differ, and the next message fails its integrity check.
 
 use std::marker::PhantomData;
 
@@ -24,10 +24,10 @@ use crate::crypto::random::Generator;
 /// One parameter set.
 pub(in crate::crypto) struct MlKem<P>(PhantomData<P>);
 
-/// KexMethod 36: category 3, about as hard to break as AES-192.
+/// Method 36: security category 3, comparable to AES-192.
 pub(in crate::crypto) static ML_KEM_768: MlKem<ml_kem::MlKem768> = MlKem(PhantomData);
 
-/// KexMethod 37: category 5, about as hard to break as AES-256.
+/// Method 37: security category 5, comparable to AES-256.
 pub(in crate::crypto) static ML_KEM_1024: MlKem<ml_kem::MlKem1024> = MlKem(PhantomData);
 
 impl<P> KexMethod for MlKem<P>
@@ -50,7 +50,7 @@ where
         theirs: &[u8],
         rng: &mut Generator,
     ) -> Result<KeResponse, InvalidPublicValue> {
-        // FIPS 203 §7.2: the length, which our caller has checked, and every coefficient below the modulus.
+        // FIPS 203 §7.2: the caller has checked the length; this checks that every coefficient is below the modulus.
         let key =
             P::EncapsulationKey::new_from_slice(theirs).map_err(|_| InvalidPublicValue::Modulus)?;
         let (ciphertext, shared) = key.encapsulate_with_rng(rng.inner());
@@ -85,7 +85,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::crypto::kex::KeyExchange;
+    use crate::crypto::KeyExchange;
     use crate::crypto::registry::{ADDITIONAL, Group};
     use crate::crypto::vectors::{self, Case};
 
@@ -101,7 +101,7 @@ mod tests {
         ADDITIONAL.iter().find(|row| row.word == word).unwrap()
     }
 
-    /// Runs the same words for the types of the parameter set a case names.
+    /// Evaluates an expression with the types of the parameter set that a case names.
     macro_rules! for_set {
         ($case:expr, |$decapsulation:ident, $encapsulation:ident| $body:expr) => {
             match method($case).id {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     #[expect(deprecated, reason = "ACVP gives decapsulation keys expanded")]
-    fn acvp_keys_come_of_their_seeds() {
+    fn acvp_key_generation() {
         use ml_kem::ExpandedKeyEncoding;
         for case in of_kind("keygen") {
             let seed = [case.bytes("d"), case.bytes("z")].concat();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn acvp_encapsulations_come_of_their_randomness() {
+    fn acvp_encapsulation() {
         for case in of_kind("encapsulation") {
             let m = Array::try_from(&case.bytes("m")[..]).unwrap();
             for_set!(&case, |_Dk, Ek| {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     #[expect(deprecated, reason = "ACVP gives decapsulation keys expanded")]
-    fn acvp_decapsulations_give_the_secret_and_of_a_changed_ciphertext_the_secret_of_rejection() {
+    fn acvp_decapsulation_with_implicit_rejection_of_a_modified_ciphertext() {
         use ml_kem::ExpandedKeyEncoding;
         for key in of_kind("key") {
             let mut cases = of_kind("decapsulation");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_agree_and_the_same_seed_gives_the_same_exchange() {
+    fn both_sides_agree_and_a_seed_determines_the_exchange() {
         for method in ADDITIONAL {
             let run = |seed: u8| {
                 let mut rng = Generator::from_seed([seed; 32]);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn n06_a_key_or_ciphertext_of_another_length_is_refused() {
+    fn n06_a_key_or_ciphertext_of_another_length_is_rejected() {
         let mut rng = Generator::from_seed([5; 32]);
         for method in ADDITIONAL {
             let ours = KeyExchange::generate(method, &mut rng);
@@ -201,16 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn n07_a_coefficient_that_is_not_below_the_modulus_is_refused() {
+    fn n07_a_coefficient_not_below_the_modulus_is_rejected() {
         let mut rng = Generator::from_seed([6; 32]);
         for method in ADDITIONAL {
             let mut key = KeyExchange::generate(method, &mut rng).public().to_vec();
             // The first coefficient is the low twelve bits of the first two octets; 3329 is the modulus.
-            for (coefficient, sound) in [(3328_u16, true), (3329, false), (4095, false)] {
+            for (coefficient, valid) in [(3328_u16, true), (3329, false), (4095, false)] {
                 key[0] = coefficient as u8;
                 key[1] = key[1] & 0xf0 | (coefficient >> 8) as u8;
                 let answer = KeyExchange::respond(method, &key, &mut rng);
-                let expected = (!sound).then_some(InvalidPublicValue::Modulus);
+                let expected = (!valid).then_some(InvalidPublicValue::Modulus);
                 assert_eq!(answer.err(), expected, "{coefficient}");
             }
         }

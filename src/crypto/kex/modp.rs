@@ -1,16 +1,18 @@
-//! Diffie-Hellman over a prime field (RFC 7296 §3.4 "MODP"), in constant time where the exponent is secret.
+//! MODP groups: Diffie-Hellman over a prime field (RFC 7296 §3.4).
 //!
 //! ```text
-//!   x random            ── g^x mod p ──▶            1 < y < p-1, and y^q = 1 where q is known
+//!   x random            ── g^x mod p ──▶            1 < y < p-1, and y^q mod p = 1 in groups with q
 //!                       ◀── y = g^r mod p ──        y^x mod p = g^ir, padded to the length of p
 //! ```
 //!
+//! crypto-bigint computes with secret exponents, in constant time. num-bigint checks public values, in time that depends on them.
+//!
 //! # Length of the exponents
 //!
-//! An exponent has twice as many bits as the group has security: the best attack on a short exponent takes the square root of
-//! their number. SP 800-56A rev. 3 (appendix D) puts the groups of 2048, 3072, 4096, 6144 and 8192 bits at 112, 128, 152, 176
-//! and 200 bits; the smaller ones follow SP 800-57. Below 256 bits an exponent saves little time, so none is shorter. In the
-//! groups of RFC 5114 an exponent is a uniform number below q.
+//! An exponent has twice as many bits as the group has security, since the best attack on a short exponent takes the square root of
+//! the number of exponents. SP 800-56A rev. 3 (appendix D) rates the groups of 2048, 3072, 4096, 6144 and 8192 bits at 112, 128,
+//! 152, 176 and 200 bits; the smaller groups follow SP 800-57. An exponent below 256 bits would save little time, so 256 is the
+//! minimum. In the groups of RFC 5114 an exponent is a uniform number below q.
 
 use crypto_bigint::modular::{FixedMontyForm, FixedMontyParams};
 use crypto_bigint::{Odd, U448, Uint};
@@ -21,56 +23,60 @@ use super::{InvalidPublicValue, KexMethod, PrivateValue};
 use crate::crypto::keys::Secret;
 use crate::crypto::random::Generator;
 
-/// A prime field of `LIMBS` 64-bit limbs, a generator in it, and the exponents used with it.
-pub(in crate::crypto) struct Prime<const LIMBS: usize> {
+/// A MODP group with a modulus of `LIMBS` 64-bit limbs: modulus, generator and, in RFC 5114, the order of the subgroup.
+pub(in crate::crypto) struct ModpGroup<const LIMBS: usize> {
     modulus: Odd<Uint<LIMBS>>,
     generator: Uint<LIMBS>,
     order: Option<Exponent>,
 }
 
-/// Wide enough for every exponent: the longest has 400 bits.
+/// A number wide enough for every exponent: the longest has 400 bits.
 pub(super) type Exponent = U448;
 
-/// Bits of the shortest exponent drawn in a group without a small subgroup.
-const SHORTEST_EXPONENT: u32 = 256;
+/// Minimum bits of an exponent in a group with a safe prime.
+const MIN_EXPONENT_BITS: u32 = 256;
 
 /// A private exponent; wiped when dropped.
 struct PrivateExponent<const LIMBS: usize> {
-    prime: &'static Prime<LIMBS>,
+    group: &'static ModpGroup<LIMBS>,
     exponent: Zeroizing<Exponent>,
     bits: u32,
 }
 
-impl<const LIMBS: usize> Prime<LIMBS> {
-    /// A safe prime with generator 2.
-    pub(super) const fn safe(modulus: &str) -> Prime<LIMBS> {
-        Prime {
+impl<const LIMBS: usize> ModpGroup<LIMBS> {
+    /// A group with a safe prime and generator 2.
+    pub(super) const fn safe(modulus: &str) -> ModpGroup<LIMBS> {
+        ModpGroup {
             modulus: Odd::<Uint<LIMBS>>::from_be_hex(modulus),
             generator: Uint::from_u8(2),
             order: None,
         }
     }
 
-    /// A prime with a generator of a subgroup of prime order.
-    pub(super) const fn subgroup(modulus: &str, generator: &str, order: Exponent) -> Prime<LIMBS> {
-        Prime {
+    /// A group with a generator of a subgroup of prime order.
+    pub(super) const fn subgroup(
+        modulus: &str,
+        generator: &str,
+        order: Exponent,
+    ) -> ModpGroup<LIMBS> {
+        ModpGroup {
             modulus: Odd::<Uint<LIMBS>>::from_be_hex(modulus),
             generator: Uint::from_be_hex(generator),
             order: Some(order),
         }
     }
 
-    /// How long the exponents are in a group of `strength` bits of security.
+    /// Bits of an exponent for `strength` bits of security.
     fn exponent_bits(&self, strength: u16) -> u32 {
         match &self.order {
             Some(order) => order.bit_width_vartime(),
-            None => u32::from(strength).saturating_mul(2).max(SHORTEST_EXPONENT),
+            None => u32::from(strength).saturating_mul(2).max(MIN_EXPONENT_BITS),
         }
     }
 
-    /// A fresh exponent of `bits` bits and below the order, never 0. A candidate outside is thrown away whole, which tells
-    /// nothing about the next.
-    fn draw(&self, bits: u32, rng: &mut Generator) -> Zeroizing<Exponent> {
+    /// A fresh exponent of at most `bits` bits, below the order and not 0. A candidate outside is discarded whole, which reveals
+    /// nothing about the next one.
+    fn random_exponent(&self, bits: u32, rng: &mut Generator) -> Zeroizing<Exponent> {
         let excess = Exponent::BITS.saturating_sub(bits);
         loop {
             let bytes = Zeroizing::new(rng.bytes::<{ Exponent::BYTES }>());
@@ -130,19 +136,19 @@ impl<const LIMBS: usize> Prime<LIMBS> {
     }
 }
 
-impl<const LIMBS: usize> KexMethod for Prime<LIMBS> {
+impl<const LIMBS: usize> KexMethod for ModpGroup<LIMBS> {
     fn generate(
         &'static self,
         strength: u16,
         rng: &mut Generator,
     ) -> (Box<dyn PrivateValue>, Vec<u8>) {
         let bits = self.exponent_bits(strength);
-        let exponent = self.draw(bits, rng);
+        let exponent = self.random_exponent(bits, rng);
         let public = self.power(&self.generator, &exponent, bits);
         let public = public.to_be_bytes().as_slice().to_vec();
         (
             Box::new(PrivateExponent {
-                prime: self,
+                group: self,
                 exponent,
                 bits,
             }),
@@ -153,9 +159,9 @@ impl<const LIMBS: usize> KexMethod for Prime<LIMBS> {
 
 impl<const LIMBS: usize> PrivateValue for PrivateExponent<LIMBS> {
     fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
-        let y = self.prime.validate(peer)?;
-        let shared = self.prime.power(&y, &self.exponent, self.bits);
-        // RFC 7296 §2.14: g^ir is padded with zeros to the length of the modulus, which is what a fixed-width number is.
+        let y = self.group.validate(peer)?;
+        let shared = self.group.power(&y, &self.exponent, self.bits);
+        // RFC 7296 §2.14: g^ir is padded with zeros to the length of the modulus; a number of fixed width already is.
         let bytes = Zeroizing::new(shared.to_be_bytes());
         Ok(Secret::from_slice(bytes.as_slice()))
     }
@@ -168,8 +174,8 @@ mod tests {
     use crate::crypto::registry::GROUP;
     use crate::crypto::vectors;
 
-    /// Runs a generic check over every prime with its row's strength.
-    macro_rules! for_every_prime {
+    /// Runs a generic check over every MODP group with the strength of its row.
+    macro_rules! for_every_group {
         ($check:ident) => {
             $check(&MODP_768, strength("modp768"));
             $check(&MODP_1024, strength("modp1024"));
@@ -186,23 +192,19 @@ mod tests {
     }
 
     fn strength(word: &str) -> u16 {
-        GROUP
-            .iter()
-            .find(|group| group.word == word)
-            .unwrap()
-            .strength
+        GROUP.iter().find(|row| row.word == word).unwrap().strength
     }
 
-    /// A private value with an exponent of the test's choice.
+    /// A private value with a given exponent.
     fn private<const LIMBS: usize>(
-        prime: &'static Prime<LIMBS>,
+        group: &'static ModpGroup<LIMBS>,
         exponent: &[u8],
     ) -> PrivateExponent<LIMBS> {
         let mut wide = [0; Exponent::BYTES];
         wide[Exponent::BYTES - exponent.len()..].copy_from_slice(exponent);
         let exponent = Zeroizing::new(Exponent::from_be_slice(&wide));
         PrivateExponent {
-            prime,
+            group,
             exponent,
             bits: Exponent::BITS,
         }
@@ -223,10 +225,10 @@ mod tests {
     #[test]
     fn rfc_5114_test_data() {
         for case in vectors::cases(include_str!("../../../tests/vectors/rfc5114.txt")) {
-            fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, case: &vectors::Case) {
+            fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, case: &vectors::Case) {
                 for (x, own, peer) in [("x-a", "y-a", "y-b"), ("x-b", "y-b", "y-a")] {
-                    let private = private(prime, &case.bytes(x));
-                    let public = prime.power(&prime.generator, &private.exponent, private.bits);
+                    let private = private(group, &case.bytes(x));
+                    let public = group.power(&group.generator, &private.exponent, private.bits);
                     assert_eq!(
                         public.to_be_bytes().as_slice(),
                         case.bytes(own),
@@ -247,16 +249,16 @@ mod tests {
     }
 
     #[test]
-    fn random_exchanges_of_every_prime_are_what_num_bigint_computes() {
-        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, strength: u16) {
+    fn random_exchanges_of_every_group_match_num_bigint() {
+        fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, strength: u16) {
             let mut rng = Generator::from_seed([LIMBS as u8; 32]);
-            let (p, g) = (prime.p(), prime.g());
+            let (p, g) = (group.p(), group.g());
             for _ in 0..if LIMBS > 32 { 1 } else { 8 } {
-                let a = prime.draw(prime.exponent_bits(strength), &mut rng);
-                let b = prime.draw(prime.exponent_bits(strength), &mut rng);
+                let a = group.random_exponent(group.exponent_bits(strength), &mut rng);
+                let b = group.random_exponent(group.exponent_bits(strength), &mut rng);
                 let public = padded::<LIMBS>(&g.modpow(&oracle_exponent(&b), &p));
                 let shared = PrivateExponent {
-                    prime,
+                    group,
                     exponent: a.clone(),
                     bits: 448,
                 }
@@ -271,20 +273,20 @@ mod tests {
                 );
             }
         }
-        for_every_prime!(check);
+        for_every_group!(check);
     }
 
     #[test]
     fn a_shared_secret_with_leading_zeros_keeps_the_length_of_the_modulus() {
-        // Chooses the shared secret s first: the peer's value y = s^(1/x) makes y^x = s.
-        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
-            let p = prime.p();
+        // The shared secret s is chosen first; the peer's value y = s^(1/x) then gives y^x = s.
+        fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, _strength: u16) {
+            let p = group.p();
             let x = BigUint::from_bytes_be(&[0x5a; 19]);
-            let (s, order) = match prime.q() {
-                // 4 is a square, so its order is (p-1)/2, a prime: nothing but the last byte is left of s.
+            let (s, order) = match group.q() {
+                // 4 is a square, so its order is (p-1)/2, a prime. All bytes of s but the last are 0.
                 None => (BigUint::from(4_u8), &p >> 1),
                 Some(q) => {
-                    let g = prime.g();
+                    let g = group.g();
                     let mut s = g.clone();
                     while s.bits() > p.bits() - 8 {
                         s = s * &g % &p;
@@ -293,20 +295,20 @@ mod tests {
                 }
             };
             let y = s.modpow(&x.modinv(&order).unwrap(), &p);
-            let shared = private(prime, &x.to_bytes_be())
+            let shared = private(group, &x.to_bytes_be())
                 .agree(&padded::<LIMBS>(&y))
                 .unwrap();
             assert_eq!(shared.as_bytes(), padded::<LIMBS>(&s));
             assert_eq!((shared.len(), shared.as_bytes()[0]), (LIMBS * 8, 0));
         }
-        for_every_prime!(check);
+        for_every_group!(check);
     }
 
     #[test]
-    fn n07_values_that_are_no_public_values_are_refused() {
-        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, _strength: u16) {
-            let p = prime.p();
-            let private = private(prime, &[7; 20]);
+    fn n07_values_out_of_range_are_rejected() {
+        fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, _strength: u16) {
+            let p = group.p();
+            let private = private(group, &[7; 20]);
             let one = BigUint::from(1_u8);
             for bad in [BigUint::ZERO, one.clone(), &p - &one, p.clone(), &p + &one] {
                 assert_eq!(
@@ -321,18 +323,18 @@ mod tests {
             );
             assert_eq!(private.agree(&[2; 3]), Err(InvalidPublicValue::Length));
             let extremes = [BigUint::from(2_u8), &p - &one - &one];
-            for good in extremes.iter().filter(|_| prime.order.is_none()) {
+            for good in extremes.iter().filter(|_| group.order.is_none()) {
                 assert!(private.agree(&padded::<LIMBS>(good)).is_ok());
             }
         }
-        for_every_prime!(check);
+        for_every_group!(check);
     }
 
     #[test]
-    fn n07_values_outside_the_prime_order_subgroup_are_refused() {
-        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, small_order: u32) {
-            let p = prime.p();
-            let private = private(prime, &[7; 20]);
+    fn n07_values_outside_the_prime_order_subgroup_are_rejected() {
+        fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, small_order: u32) {
+            let p = group.p();
+            let private = private(group, &[7; 20]);
             let cofactor = (&p - 1_u8) / small_order;
             let small = (2_u32..).map(|base| BigUint::from(base).modpow(&cofactor, &p));
             let small = small
@@ -356,26 +358,26 @@ mod tests {
     }
 
     #[test]
-    fn exponents_use_every_bit_they_may_and_no_more() {
-        fn check<const LIMBS: usize>(prime: &'static Prime<LIMBS>, strength: u16) {
-            let bits = prime.exponent_bits(strength);
+    fn exponents_have_the_bits_of_their_strength() {
+        fn check<const LIMBS: usize>(group: &'static ModpGroup<LIMBS>, strength: u16) {
+            let bits = group.exponent_bits(strength);
             let mut rng = Generator::from_seed([9; 32]);
             let mut seen = Exponent::ZERO;
             for _ in 0..64 {
-                let exponent = prime.draw(bits, &mut rng);
+                let exponent = group.random_exponent(bits, &mut rng);
                 assert_ne!(*exponent, Exponent::ZERO);
-                assert!(prime.order.is_none_or(|order| *exponent < order));
+                assert!(group.order.is_none_or(|order| *exponent < order));
                 seen |= *exponent;
             }
-            match prime.order {
+            match group.order {
                 None => assert_eq!(
                     (seen.bit_width_vartime(), seen.trailing_ones()),
                     (bits, bits)
                 ),
-                // The order of group 23 begins 801c…: an exponent below it hardly ever has its top bit.
+                // The order of group 23 begins 801c…, so few exponents below it have the top bit.
                 Some(_) => assert!(seen.bit_width_vartime() >= bits - 1),
             }
         }
-        for_every_prime!(check);
+        for_every_group!(check);
     }
 }

@@ -1,25 +1,25 @@
-//! The prime fields of the MODP groups: RFC 2409 §6.1 and §6.2, RFC 3526, RFC 5114 §2.
+//! The constants of the MODP groups: RFC 2409 §6.1 and §6.2, RFC 3526, RFC 5114 §2.
 //!
-//! The first eight are all one formula, with nothing up anybody's sleeve (and the tests below hold them to it):
+//! The first eight moduli are instances of one formula, which the tests below recompute:
 //!
 //! ```text
 //!   p = 2^n - 2^(n-64) - 1 + 2^64 · ( [2^(n-130) π] + c )         generator 2, and (p-1)/2 is prime too
 //! ```
 //!
-//! The three of RFC 5114 have a subgroup of small prime order q, where exponents live. Nobody said how they were found, which is
-//! one reason why they count as weak.
+//! The three groups of RFC 5114 have a subgroup of prime order q, and exponents are below q. RFC 5114 does not say how the groups were
+//! generated, one reason for their status of weak or forbidden.
 
-use super::modp::{Exponent, Prime};
+use super::modp::{Exponent, ModpGroup};
 
 /// Group 1, RFC 2409 §6.1.
-pub(in crate::crypto) static MODP_768: Prime<12> = Prime::safe(
+pub(in crate::crypto) static MODP_768: ModpGroup<12> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A63A3620FFFFFFFFFFFFFFFF",
 );
 
 /// Group 2, RFC 2409 §6.2.
-pub(in crate::crypto) static MODP_1024: Prime<16> = Prime::safe(
+pub(in crate::crypto) static MODP_1024: ModpGroup<16> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -27,7 +27,7 @@ pub(in crate::crypto) static MODP_1024: Prime<16> = Prime::safe(
 );
 
 /// Group 5, RFC 3526 §2.
-pub(in crate::crypto) static MODP_1536: Prime<24> = Prime::safe(
+pub(in crate::crypto) static MODP_1536: ModpGroup<24> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -36,7 +36,7 @@ pub(in crate::crypto) static MODP_1536: Prime<24> = Prime::safe(
 );
 
 /// Group 14, RFC 3526 §3.
-pub(in crate::crypto) static MODP_2048: Prime<32> = Prime::safe(
+pub(in crate::crypto) static MODP_2048: ModpGroup<32> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -47,7 +47,7 @@ pub(in crate::crypto) static MODP_2048: Prime<32> = Prime::safe(
 );
 
 /// Group 15, RFC 3526 §4.
-pub(in crate::crypto) static MODP_3072: Prime<48> = Prime::safe(
+pub(in crate::crypto) static MODP_3072: ModpGroup<48> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -60,7 +60,7 @@ pub(in crate::crypto) static MODP_3072: Prime<48> = Prime::safe(
 );
 
 /// Group 16, RFC 3526 §5.
-pub(in crate::crypto) static MODP_4096: Prime<64> = Prime::safe(
+pub(in crate::crypto) static MODP_4096: ModpGroup<64> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -76,7 +76,7 @@ pub(in crate::crypto) static MODP_4096: Prime<64> = Prime::safe(
 );
 
 /// Group 17, RFC 3526 §6.
-pub(in crate::crypto) static MODP_6144: Prime<96> = Prime::safe(
+pub(in crate::crypto) static MODP_6144: ModpGroup<96> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -97,7 +97,7 @@ pub(in crate::crypto) static MODP_6144: Prime<96> = Prime::safe(
 );
 
 /// Group 18, RFC 3526 §7.
-pub(in crate::crypto) static MODP_8192: Prime<128> = Prime::safe(
+pub(in crate::crypto) static MODP_8192: ModpGroup<128> = ModpGroup::safe(
     "\
     FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD\
     EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -124,7 +124,7 @@ pub(in crate::crypto) static MODP_8192: Prime<128> = Prime::safe(
 );
 
 /// Group 22, RFC 5114 §2.1.
-pub(in crate::crypto) static MODP_1024_160: Prime<16> = Prime::subgroup(
+pub(in crate::crypto) static MODP_1024_160: ModpGroup<16> = ModpGroup::subgroup(
     "\
     B10B8F96A080E01DDE92DE5EAE5D54EC52C99FBCFB06A3C69A6A9DCA52D23B616073E28675A23D189838EF1E2EE652C0\
     13ECB4AEA906112324975C3CD49B83BFACCBDD7D90C4BD7098488E9C219A73724EFFD6FAE5644738FAA31A4FF55BCCC0\
@@ -141,7 +141,7 @@ pub(in crate::crypto) static MODP_1024_160: Prime<16> = Prime::subgroup(
 );
 
 /// Group 23, RFC 5114 §2.2.
-pub(in crate::crypto) static MODP_2048_224: Prime<32> = Prime::subgroup(
+pub(in crate::crypto) static MODP_2048_224: ModpGroup<32> = ModpGroup::subgroup(
     "\
     AD107E1E9123A9D0D660FAA79559C51FA20D64E5683B9FD1B54B1597B61D0A75E6FA141DF95A56DBAF9A3C407BA1DF15\
     EB3D688A309C180E1DE6B85A1274A0A66D3F8152AD6AC2129037C9EDEFDA4DF8D91E8FEF55B7394B7AD5B7D0B6C12207\
@@ -164,7 +164,7 @@ pub(in crate::crypto) static MODP_2048_224: Prime<32> = Prime::subgroup(
 );
 
 /// Group 24, RFC 5114 §2.3.
-pub(in crate::crypto) static MODP_2048_256: Prime<32> = Prime::subgroup(
+pub(in crate::crypto) static MODP_2048_256: ModpGroup<32> = ModpGroup::subgroup(
     "\
     87A8E61DB4B6663CFFBBD19C651959998CEEF608660DD0F25D2CEED4435E3B00E00DF8F1D61957D4FAF7DF4561B2AA30\
     16C3D91134096FAA3BF4296D830E9A7C209E0C6497517ABD5A8A9D306BCF67ED91F9E6725B4758C022E0B1EF4275BF7B\
@@ -198,7 +198,7 @@ mod tests {
 
     /// Floor of 2^bits · π, from Machin's π = 16 arctan(1/5) - 4 arctan(1/239).
     fn pi(bits: u64) -> BigUint {
-        // The series' rounding errors stay far below 64 guard bits.
+        // 64 guard bits exceed the rounding errors of the series.
         let guard = 64;
         let arctan_of_inverse = |x: u32| {
             let mut term = (number(1) << (bits + guard)) / x;
@@ -220,19 +220,19 @@ mod tests {
         (arctan_of_inverse(5) * number(16) - arctan_of_inverse(239) * number(4)) >> guard
     }
 
-    /// Fermat's test to base 3: no number that somebody mistyped passes it.
-    fn looks_prime(n: &BigUint) -> bool {
+    /// Fermat's test to base 3, which detects a mistyped constant.
+    fn probably_prime(n: &BigUint) -> bool {
         number(3).modpow(&(n - number(1)), n) == number(1)
     }
 
     #[test]
-    fn the_safe_primes_are_the_formula_of_their_rfcs() {
-        fn check<const LIMBS: usize>(prime: &Prime<LIMBS>, c: u32) {
+    fn the_safe_primes_match_the_formula_of_their_rfcs() {
+        fn check<const LIMBS: usize>(group: &ModpGroup<LIMBS>, c: u32) {
             let n = LIMBS as u64 * 64;
             let one = || number(1);
             let middle = pi(n - 130) + number(c);
             let p = (one() << n) - (one() << (n - 64)) - one() + (middle << 64);
-            assert_eq!(prime.p(), p, "{n} bits");
+            assert_eq!(group.p(), p, "{n} bits");
         }
         check(&MODP_768, 149_686);
         check(&MODP_1024, 129_093);
@@ -245,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn the_primes_of_rfc_5114_have_the_subgroups_they_claim() {
-        fn check<const LIMBS: usize>(prime: &Prime<LIMBS>, order_bits: u64) {
-            let (p, q, g) = (prime.p(), prime.q().unwrap(), prime.g());
+    fn the_groups_of_rfc_5114_have_subgroups_of_their_order() {
+        fn check<const LIMBS: usize>(group: &ModpGroup<LIMBS>, order_bits: u64) {
+            let (p, q, g) = (group.p(), group.q().unwrap(), group.g());
             assert_eq!((p.bits(), q.bits()), (LIMBS as u64 * 64, order_bits));
-            assert!(looks_prime(&p) && looks_prime(&q));
+            assert!(probably_prime(&p) && probably_prime(&q));
             assert_eq!((&p - number(1)) % &q, number(0), "q divides p-1");
             assert_eq!(g.modpow(&q, &p), number(1), "g is in the subgroup");
             assert_ne!(g, number(1));

@@ -25,7 +25,7 @@ impl PrivateValue for StaticSecret {
     fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
         let peer: [u8; 32] = peer.try_into().map_err(|_| InvalidPublicValue::Length)?;
         let shared = self.diffie_hellman(&PublicKey::from(peer));
-        // RFC 7748 §6.1: a point of small order gives zero, whatever our secret is.
+        // RFC 7748 §6.1: a point of small order gives zero for every private value.
         if !shared.was_contributory() {
             return Err(InvalidPublicValue::Subgroup);
         }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn n07_points_of_small_order_are_refused() {
+    fn n07_points_of_small_order_are_rejected() {
         let alice = secret("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
         for u in [
             "0000000000000000000000000000000000000000000000000000000000000000",
@@ -92,7 +92,7 @@ mod tests {
         ] {
             let mut u = bytes(u);
             assert_eq!(alice.agree(&u), Err(InvalidPublicValue::Subgroup));
-            // RFC 7748 §5: the top bit is not part of the number.
+            // RFC 7748 §5: the top bit is ignored.
             u[31] |= 0x80;
             assert_eq!(alice.agree(&u), Err(InvalidPublicValue::Subgroup));
         }

@@ -1,40 +1,28 @@
 //! AES-CBC (RFC 3602) over several texts at once, under one key.
 //!
 //! ```text
-//!   slot 1   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓      ▓ text    │ the shortest ends here: one step of the kernel,
+//!   slot 1   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓      ▓ text    │ the shortest text ends here: one step of the kernel,
 //!   slot 2   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▒▒▒▒▒▒▒        then the next text ▒ of the batch takes its slot
 //!   slot 3   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓
 //! ```
 //!
-//! Decryption needs no lanes: the blocks of one text do not wait for each other.
+//! Decryption takes one text at a time, since its blocks are independent.
 
-use crate::crypto::cbc as portable;
-use crate::crypto::cbc::BlockCipher;
+use crate::crypto::cbc::{self as portable, BlockCipher};
 use crate::crypto::registry::{Cipher, Encryption};
 
-use super::{AesUnit, Kernel};
+use super::kernel::{AesUnit, Kernel};
 
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-use super::x86::{AesNi, Schedule, Vaes, aesni, slots, vaes};
+use super::x86::{AesNi, Vaes, aesni, cbc_scheduler, vaes};
 
-/// One text to encrypt in place.
-#[derive(Default)]
-pub struct CbcJob<'a> {
-    /// Its IV.
-    pub iv: [u8; 16],
-    /// A whole number of blocks.
-    pub text: &'a mut [u8],
-}
+pub use super::scheduler::CbcJob;
+pub use crate::crypto::cbc::NotBlocks;
 
-/// A text that is not a whole number of blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the text is not a whole number of blocks")]
-pub struct NotBlocks;
-
-/// A key to encrypt with; wiped when dropped.
+/// An encryption key; wiped when dropped.
 pub struct CbcEncryptor(Encrypting);
 
-/// A key to decrypt with; wiped when dropped.
+/// A decryption key; wiped when dropped.
 pub struct CbcDecryptor(Decrypting);
 
 #[allow(
@@ -44,9 +32,9 @@ pub struct CbcDecryptor(Decrypting);
 enum Encrypting {
     Portable(portable::Encryptor),
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-    AesNi(AesNi, Schedule),
+    AesNi(AesNi, aesni::Schedule),
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-    Vaes(Vaes, Schedule),
+    Vaes(Vaes, aesni::Schedule),
 }
 
 #[allow(
@@ -56,12 +44,12 @@ enum Encrypting {
 enum Decrypting {
     Portable(portable::Decryptor),
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-    AesNi(AesNi, Schedule),
+    AesNi(AesNi, aesni::Schedule),
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-    Vaes(Vaes, Schedule),
+    Vaes(Vaes, aesni::Schedule),
 }
 
-/// The AES that `row` runs CBC over; `None` if it is no AES-CBC.
+/// The key length of AES in `row`; `None` if `row` is not AES-CBC.
 fn aes_of(row: &Encryption) -> Option<BlockCipher> {
     match row.cipher {
         Cipher::Cbc(cipher @ (BlockCipher::Aes128 | BlockCipher::Aes192 | BlockCipher::Aes256)) => {
@@ -72,7 +60,7 @@ fn aes_of(row: &Encryption) -> Option<BlockCipher> {
 }
 
 impl CbcEncryptor {
-    /// `None` if `row` is no AES-CBC, or `key` does not have its length.
+    /// Prepares `key`; `None` if `row` is not AES-CBC or `key` has the wrong length.
     pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<CbcEncryptor> {
         let reference = portable::Encryptor::new(aes_of(row)?, key)?;
         Some(CbcEncryptor(match kernel.aes {
@@ -84,42 +72,38 @@ impl CbcEncryptor {
         }))
     }
 
-    /// Encrypts every lane in place. Where one of them does not fit, none is touched.
+    /// Encrypts every text in place.
     ///
     /// # Errors
-    /// [`NotBlocks`] if a text is not a whole number of blocks.
-    pub fn encrypt(&self, lanes: &mut [CbcJob<'_>]) -> Result<(), NotBlocks> {
-        if lanes.iter().any(|lane| !lane.text.len().is_multiple_of(16)) {
+    /// [`NotBlocks`] if a text is not a whole number of blocks; then no text is changed.
+    pub fn encrypt(&self, jobs: &mut [CbcJob<'_>]) -> Result<(), NotBlocks> {
+        if jobs.iter().any(|job| !job.text.len().is_multiple_of(16)) {
             return Err(NotBlocks);
         }
         match &self.0 {
-            Encrypting::Portable(cipher) => lanes.iter_mut().try_for_each(|lane| {
-                cipher
-                    .encrypt(&lane.iv, lane.text)
-                    .map_err(|_: portable::NotBlocks| NotBlocks)
-            }),
+            Encrypting::Portable(cipher) => jobs
+                .iter_mut()
+                .try_for_each(|job| cipher.encrypt(&job.iv, job.text)),
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::AesNi(unit, schedule) => {
-                slots::encrypt(*unit, schedule, lanes);
+                cbc_scheduler::encrypt(*unit, schedule, jobs);
                 Ok(())
             }
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Encrypting::Vaes(unit, schedule) => {
-                slots::encrypt(*unit, schedule, lanes);
+                cbc_scheduler::encrypt(*unit, schedule, jobs);
                 Ok(())
             }
         }
     }
-}
 
-impl CbcEncryptor {
-    /// Encrypts every block by itself: CBC after an IV of zeros.
+    /// Encrypts every block separately: CBC of one block with an IV of zeros.
     pub(super) fn encrypt_blocks(&self, blocks: &mut [[u8; 16]; 16]) {
         match &self.0 {
             Encrypting::Portable(cipher) => {
                 for block in blocks {
-                    // One block is whole.
-                    let _: Result<(), portable::NotBlocks> = cipher.encrypt(&[0; 16], block);
+                    // One block is a whole number of blocks.
+                    let _: Result<(), NotBlocks> = cipher.encrypt(&[0; 16], block);
                 }
             }
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
@@ -133,7 +117,7 @@ impl CbcEncryptor {
 }
 
 impl CbcDecryptor {
-    /// `None` if `row` is no AES-CBC, or `key` does not have its length.
+    /// Prepares `key`; `None` if `row` is not AES-CBC or `key` has the wrong length.
     pub fn new(kernel: Kernel, row: &Encryption, key: &[u8]) -> Option<CbcDecryptor> {
         let reference = portable::Decryptor::new(aes_of(row)?, key)?;
         Some(CbcDecryptor(match kernel.aes {
@@ -159,9 +143,7 @@ impl CbcDecryptor {
             return Err(NotBlocks);
         }
         match &self.0 {
-            Decrypting::Portable(cipher) => cipher
-                .decrypt(iv, text)
-                .map_err(|_: portable::NotBlocks| NotBlocks)?,
+            Decrypting::Portable(cipher) => cipher.decrypt(iv, text)?,
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             Decrypting::AesNi(unit, schedule) => {
                 aesni::decrypt(*unit, schedule, *iv, text.as_chunks_mut().0);

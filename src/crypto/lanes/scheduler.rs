@@ -1,29 +1,36 @@
-//! Whole blocks of several messages, through a unit that hashes a few messages at a time.
+//! Jobs of the kernels, and the scheduler of hash jobs: the whole blocks of several messages through a unit that hashes a few at a
+//! time.
 //!
 //! ```text
-//!   slot 1   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓      ▓ blocks   │ the shortest ends here: one step of the unit,
+//!   slot 1   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓      ▓ blocks   │ the shortest job ends here: one step of the unit,
 //!   slot 2   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▒▒▒▒▒▒▒        then the next job ▒ takes its slot
 //! ```
 
-use super::hmac::{HashBlock, HashState};
+/// One text to encrypt in place with CBC.
+#[derive(Default)]
+pub struct CbcJob<'a> {
+    /// The IV.
+    pub iv: [u8; 16],
+    /// A whole number of blocks.
+    pub text: &'a mut [u8],
+}
+
+/// The chaining value of a hash; SHA-1 uses the first five words.
+pub(super) type HashState = [u32; 8];
+
+/// One input block of a hash.
+pub(super) type HashBlock = [u8; 64];
 
 /// Slots of the widest unit.
 pub(super) const MAX_SLOTS: usize = 8;
 
-/// Blocks to take into a state.
-#[derive(Clone, Copy, Default)]
-pub(super) struct HashJob<'a> {
-    pub(super) state: HashState,
-    blocks: &'a [HashBlock],
-}
-
-/// What runs a hash over several messages.
+/// A hash function over several messages at once.
 pub(super) trait HashUnit {
-    /// How many it takes at a time, at most [`MAX_SLOTS`].
+    /// Messages per step, at most [`MAX_SLOTS`].
     const SLOTS: usize;
 
-    /// Takes the blocks of the first `live` slots, as many of each, into their states; what it leaves in the other states does
-    /// not matter. Every other slot has blocks to read as well.
+    /// Compresses the blocks of the first `live` slots, equally many of each, into their states. The other states may be changed
+    /// arbitrarily. Every slot has blocks to read.
     fn step(
         &self,
         live: usize,
@@ -32,13 +39,20 @@ pub(super) trait HashUnit {
     );
 }
 
+/// Blocks to compress into a state.
+#[derive(Clone, Copy, Default)]
+pub(super) struct HashJob<'a> {
+    pub(super) state: HashState,
+    blocks: &'a [HashBlock],
+}
+
 impl<'a> HashJob<'a> {
     pub(super) fn new(state: HashState, blocks: &'a [HashBlock]) -> HashJob<'a> {
         HashJob { state, blocks }
     }
 }
 
-/// Does all jobs, after which none has blocks left.
+/// Runs all jobs to their last block.
 pub(super) fn hash<U: HashUnit>(unit: &U, jobs: &mut [HashJob<'_>]) {
     let mut waiting = jobs.iter_mut().filter(|job| !job.blocks.is_empty());
     let mut slots: [Option<&mut HashJob<'_>>; MAX_SLOTS] = Default::default();
@@ -46,14 +60,14 @@ pub(super) fn hash<U: HashUnit>(unit: &U, jobs: &mut [HashJob<'_>]) {
         *slot = waiting.next();
     }
     loop {
-        // Those under way close ranks; behind them, idle slots read what the first reads.
+        // Unfinished jobs move to the front; idle slots behind them read the blocks of the first.
         let Some(first) = slots.iter().flatten().next().map(|job| job.blocks) else {
             return;
         };
         let (mut states, mut blocks) = ([HashState::default(); MAX_SLOTS], [first; MAX_SLOTS]);
         let (mut live, mut shortest) = (0_usize, first.len());
-        let places = states.iter_mut().zip(&mut blocks);
-        for ((state, block), job) in places.zip(slots.iter().flatten()) {
+        let inputs = states.iter_mut().zip(&mut blocks);
+        for ((state, block), job) in inputs.zip(slots.iter().flatten()) {
             (*state, *block) = (job.state, job.blocks);
             shortest = shortest.min(block.len());
             live = live.saturating_add(1);
@@ -62,9 +76,8 @@ pub(super) fn hash<U: HashUnit>(unit: &U, jobs: &mut [HashJob<'_>]) {
             *block = block.get(..shortest).unwrap_or_default();
         }
         unit.step(live, &mut states, &blocks);
-        let under_way = slots.iter_mut().take(U::SLOTS);
         let mut states = states.into_iter();
-        for slot in under_way {
+        for slot in slots.iter_mut().take(U::SLOTS) {
             let Some(job) = slot else { continue };
             if let Some(state) = states.next() {
                 job.state = state;
@@ -74,5 +87,47 @@ pub(super) fn hash<U: HashUnit>(unit: &U, jobs: &mut [HashJob<'_>]) {
                 *slot = waiting.next();
             }
         }
+    }
+}
+
+/// A hash with multi-buffer kernels. As a [`HashUnit`] it is the portable reference, one message at a time.
+#[derive(Clone, Copy)]
+pub(super) enum ShaAlgorithm {
+    Sha1,
+    Sha256,
+}
+
+impl ShaAlgorithm {
+    pub(super) fn digest_len(self) -> usize {
+        match self {
+            ShaAlgorithm::Sha1 => 20,
+            ShaAlgorithm::Sha256 => 32,
+        }
+    }
+
+    /// Compresses `blocks` into `state` with the block function of the `sha1` or `sha2` crate.
+    pub(super) fn compress(self, state: &mut HashState, blocks: &[HashBlock]) {
+        match self {
+            ShaAlgorithm::Sha1 => {
+                if let Some(state) = state.first_chunk_mut() {
+                    sha1::block_api::compress(state, blocks);
+                }
+            }
+            ShaAlgorithm::Sha256 => sha2::block_api::compress256(state, blocks),
+        }
+    }
+}
+
+impl HashUnit for ShaAlgorithm {
+    const SLOTS: usize = 1;
+
+    fn step(
+        &self,
+        _: usize,
+        states: &mut [HashState; MAX_SLOTS],
+        blocks: &[&[HashBlock]; MAX_SLOTS],
+    ) {
+        let ([state, ..], [blocks, ..]) = (states, blocks);
+        self.compress(state, blocks);
     }
 }

@@ -1,129 +1,116 @@
-//! What may protect an IKE SA, read from words such as `aes128-sha1-modp1024`, and what one does use.
+//! IKE proposals, read from words such as `aes128-sha1-modp1024`, and the suite that an IKE SA uses.
 
 use std::fmt;
 
-use super::Protection;
-use super::proposal::{self, CipherMode, Hint};
-use super::proposal_syntax::{self, ProposalError, ProposalErrorKind, TokenKind};
+use super::proposal_syntax::{
+    CipherMode, Hint, ProposalError, ProposalErrorKind, ProposalTokens, join, rows,
+};
+use crate::crypto::protect::Protection;
 use crate::crypto::registry::{AlgorithmStatus, Encryption, Group, Integrity, Prf};
 
-/// What may protect an IKE SA: alternatives of each kind, in order of preference.
+/// A proposal for an IKE SA: alternatives of each kind, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IkeProposal {
-    /// All AEAD or all CBC.
+    /// Encryption algorithms: all AEAD or all CBC.
     pub encryption: Vec<&'static Encryption>,
-    /// Empty for AEAD.
+    /// Integrity algorithms; empty for AEAD.
     pub integrity: Vec<&'static Integrity>,
-    /// Never empty.
+    /// Pseudorandom functions; never empty.
     pub prf: Vec<&'static Prf>,
-    /// Never empty.
+    /// Key exchange groups; never empty.
     pub groups: Vec<&'static Group>,
-    /// Methods of a second key exchange on top of that of the group (RFC 9370, ADDKE1); empty for none.
+    /// Methods of an additional key exchange (RFC 9370, ADDKE1); empty for none.
     pub additional: Vec<&'static Group>,
 }
 
 impl IkeProposal {
-    /// Reads a proposal in the words of swanctl.conf.
+    /// Reads a proposal in the words of swanctl.conf. Without a PRF word the PRF is the one on the integrity hash.
     ///
-    /// Without a PRF word the PRF is the integrity hash.
+    /// # Errors
+    /// [`ProposalError`] for an unknown, misplaced or missing word.
     pub fn parse(text: &str) -> Result<(IkeProposal, Vec<Hint>), ProposalError> {
-        let words = proposal_syntax::read(text)?;
-        if let Some(word) = words
-            .iter()
-            .find(|word| matches!(word.kind, TokenKind::Esn(_)))
-        {
-            return Err(word.error(ProposalErrorKind::EsnInIke, None));
+        let tokens = ProposalTokens::read(text)?;
+        if let Some((token, _)) = tokens.esn.first() {
+            return Err(token.error(ProposalErrorKind::EsnInIke, None));
         }
-        let encryption = proposal::encryption(&words)?;
-        let hashes = proposal::hashes(&words);
-        let mut prf = proposal::prfs(&words);
+        let mode = tokens.mode()?;
+        let mut prf = rows(&tokens.prf);
         let mut hints = Vec::new();
-        let integrity = match encryption.mode {
+        let integrity = match mode {
             CipherMode::Cbc => {
-                let integrity = proposal::required_integrity(&words)?;
                 if prf.is_empty() {
-                    prf.extend(integrity.iter().filter_map(|row| row.prf()));
+                    prf.extend(tokens.integrity.iter().filter_map(|(_, row)| row.prf()));
                 }
-                integrity
+                rows(&tokens.integrity)
             }
             CipherMode::Aead => {
-                let named = !prf.is_empty();
-                for (word, hash) in hashes {
-                    match hash.prf().filter(|_| !named) {
+                for (token, hash) in &tokens.integrity {
+                    match hash.prf().filter(|_| tokens.prf.is_empty()) {
                         Some(row) => {
                             prf.push(row);
                             hints.push(Hint::HashNamesPrf {
-                                word: word.text.to_owned(),
-                                offset: word.offset,
+                                word: token.text.to_owned(),
+                                offset: token.offset,
                                 write: row.word,
                             });
                         }
-                        None => hints.push(Hint::HashUnused {
-                            word: word.text.to_owned(),
-                            offset: word.offset,
-                        }),
+                        None => hints.push(token.unused_hash()),
                     }
                 }
                 Vec::new()
             }
         };
-        if prf.is_empty() {
-            let word = encryption.last;
-            return Err(word.error(
-                ProposalErrorKind::MissingPrf,
-                Some(format!("{}-prfsha256", word.text)),
-            ));
+        if prf.is_empty()
+            && let Some((token, _)) = tokens.encryption.last()
+        {
+            let suggestion = format!("{}-prfsha256", token.text);
+            return Err(token.error(ProposalErrorKind::MissingPrf, Some(suggestion)));
         }
-        let groups = proposal::groups(&words);
-        match proposal::missing_group(&words) {
-            Some(error) if groups.is_empty() => Err(error),
-            _ => Ok((
+        match tokens.missing_group() {
+            Some(error) if tokens.groups.is_empty() => Err(error),
+            Some(_) | None => Ok((
                 IkeProposal {
-                    encryption: encryption.rows,
+                    encryption: rows(&tokens.encryption),
                     integrity,
                     prf,
-                    groups,
-                    additional: proposal::additional(&words),
+                    groups: rows(&tokens.groups),
+                    additional: rows(&tokens.additional),
                 },
                 hints,
             )),
         }
     }
 
-    /// The suite of the first alternative of each kind; `None` only for a proposal built by hand with a list left empty.
+    /// The suite of the first alternative of each kind; `None` only if a list that must not be empty is.
     pub fn first(&self) -> Option<IkeSuite> {
         Some(IkeSuite {
-            protection: proposal::first_protection(&self.encryption, &self.integrity)?,
+            protection: Protection::first(&self.encryption, &self.integrity)?,
             prf: self.prf.first()?,
             group: self.groups.first()?,
             additional: self.additional.first().copied(),
         })
     }
 
-    /// The algorithms that are not sound.
+    /// The algorithms that are weak or forbidden.
     pub fn weak(&self) -> impl Iterator<Item = (&'static str, AlgorithmStatus)> {
-        let prf = self.prf.iter().filter(|prf| !self.implies(prf));
-        let all = proposal::statuses(&self.encryption, &self.integrity, &self.groups)
-            .chain(prf.map(|row| (row.word, row.status)));
-        all.filter(|(_, status)| *status != AlgorithmStatus::Secure)
-    }
-
-    /// True if the integrity algorithms already stand for this PRF.
-    fn implies(&self, prf: &Prf) -> bool {
-        self.integrity.iter().any(|row| row.prf() == Some(prf))
+        // A PRF that the integrity algorithms imply is not listed a second time.
+        let implied = |prf: &Prf| self.integrity.iter().any(|row| row.prf() == Some(prf));
+        let prf = self.prf.iter().filter(move |prf| !implied(prf));
+        (self.encryption.iter().map(|row| (row.word, row.status)))
+            .chain(self.integrity.iter().map(|row| (row.word, row.status)))
+            .chain(self.groups.iter().map(|row| (row.word, row.status)))
+            .chain(prf.map(|row| (row.word, row.status)))
+            .filter(|(_, status)| *status != AlgorithmStatus::Secure)
     }
 }
 
 /// The canonical words, which [`IkeProposal::parse`] reads back.
 impl fmt::Display for IkeProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let implied = self
-            .prf
-            .iter()
-            .copied()
-            .eq(self.integrity.iter().filter_map(|row| row.prf()));
+        let hashes = self.integrity.iter().filter_map(|row| row.prf());
+        let implied = self.prf.iter().copied().eq(hashes);
         let prf = self.prf.iter().filter(|_| !implied).map(|row| row.word);
-        proposal::join(
+        join(
             f,
             (self.encryption.iter().map(|row| row.word))
                 .chain(self.integrity.iter().map(|row| row.word))
@@ -134,20 +121,20 @@ impl fmt::Display for IkeProposal {
     }
 }
 
-/// What an IKE SA uses.
+/// The algorithms of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IkeSuite {
-    /// Of the encrypted payload.
+    /// Protection of the encrypted payload.
     pub protection: Protection,
-    /// Of key derivation and authentication.
+    /// Pseudorandom function of key derivation and authentication.
     pub prf: &'static Prf,
-    /// Of the key exchange.
+    /// Group of the key exchange.
     pub group: &'static Group,
-    /// Of the second key exchange, where there is one.
+    /// Method of the additional key exchange, if there is one.
     pub additional: Option<&'static Group>,
 }
 
-/// `aes128-sha1-modp1024[-ke1_mlkem768]`; a PRF word only where the integrity algorithm does not imply it.
+/// Writes `aes128-sha1-modp1024[-ke1_mlkem768]`, with a PRF word only if the integrity algorithm does not imply the PRF.
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-", self.protection)?;
@@ -170,7 +157,7 @@ mod tests {
     use crate::crypto::registry::{ENCRYPTION, GROUP, INTEGRITY, PRF};
 
     #[test]
-    fn the_guides_proposal_takes_its_prf_from_the_hash() {
+    fn a_proposal_without_a_prf_takes_the_prf_of_its_hash() {
         let (proposal, hints) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
         assert_eq!(proposal.encryption[0].word, "aes128");
         assert_eq!(proposal.integrity[0].word, "sha1");
@@ -203,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kem_stands_behind_a_group_and_never_alone() {
+    fn a_kem_needs_a_group_beside_it() {
         let text = "aes256gcm16-prfsha384-ecp384-ke1_mlkem1024-ke1_mlkem768";
         let (proposal, _) = IkeProposal::parse(text).unwrap();
         let ids = |rows: &[&Group]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
@@ -238,26 +225,26 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_beside_an_aead_names_the_prf_with_a_note() {
+    fn a_hash_beside_an_aead_is_read_as_the_prf_with_a_hint() {
         let (proposal, hints) = IkeProposal::parse("aes256gcm16-sha512-modp4096").unwrap();
         assert_eq!(proposal.prf[0].word, "prfsha512");
         assert!(proposal.integrity.is_empty());
         assert_eq!(
             hints[0].to_string(),
-            "\"sha512\" beside an AEAD is taken for the PRF; write \"prfsha512\""
+            "\"sha512\" beside an AEAD is read as the PRF; write \"prfsha512\""
         );
         assert_eq!(proposal.to_string(), "aes256gcm16-prfsha512-modp4096");
     }
 
     #[test]
-    fn a_hash_that_does_nothing_is_noted() {
+    fn an_unused_hash_gets_a_hint() {
         let (proposal, hints) = IkeProposal::parse("aes128gcm16-sha256-prfsha384-ecp256").unwrap();
         assert_eq!(proposal.prf[0].word, "prfsha384");
         assert!(matches!(&hints[..], [Hint::HashUnused { offset: 12, .. }]));
     }
 
     #[test]
-    fn each_mistake_names_its_word_and_what_to_write() {
+    fn each_error_has_its_word_and_a_suggestion() {
         use ProposalErrorKind::*;
         for (text, kind, offset, suggestion) in [
             ("", Empty, 0, None),
@@ -295,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_lists_what_is_not_sound() {
+    fn weak_lists_weak_and_forbidden_algorithms() {
         let weak = |text| {
             IkeProposal::parse(text)
                 .unwrap()
@@ -341,7 +328,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC{0,60}") {
+        fn any_text_is_parsed_or_rejected(text in "\\PC{0,60}") {
             let _ = IkeProposal::parse(&text);
         }
     }

@@ -1,37 +1,42 @@
-//! The words of a proposal: splitting at hyphens, finding rows, and saying what is wrong with a word that has none.
+//! The syntax of proposals: words joined by hyphens, each the name of an algorithm in the registry.
+//!
+//! ```text
+//!   "aes256-aes128-sha256-modp2048"  ──▶  Tokens { encryption: [aes256, aes128], integrity: [sha256], group: [modp2048], … }
+//! ```
+//!
+//! An error names the word, its position and, where it can, a replacement.
 
 use std::fmt;
 
-use super::Esn;
 use crate::crypto::registry::{
-    self, ADDITIONAL, ENCRYPTION, Encryption, GROUP, Group, INTEGRITY, Integrity, PRF, Prf,
+    self, ADDITIONAL, ENCRYPTION, Encryption, Esn, GROUP, Group, INTEGRITY, Integrity, PRF, Prf,
 };
 
-/// A word that cannot stand where it stands, or one that is missing beside it.
+/// An invalid word of a proposal, or a word that lacks another one beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProposalError {
-    /// The word complained about, as written.
+    /// The word, as written.
     pub word: String,
-    /// Where it begins in the proposal, in bytes.
+    /// The position of the word in the proposal, in bytes.
     pub offset: usize,
     /// What is wrong.
     pub kind: ProposalErrorKind,
-    /// What to write in place of `word`, where that is clear.
+    /// The replacement for `word`, if one is known.
     pub suggestion: Option<String>,
 }
 
 /// What is wrong with a proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProposalErrorKind {
-    /// Nothing between two hyphens, or nothing at all.
+    /// An empty word, or an empty proposal.
     Empty,
-    /// No algorithm has this name.
+    /// No algorithm of this name.
     Unknown,
     /// A comma or space: several proposals in one string.
     SeveralProposals,
     /// The same algorithm twice.
     Repeated,
-    /// AEAD and CBC in one proposal, which RFC 7296 §3.3 asks to be two.
+    /// AEAD and CBC in one proposal; RFC 7296 §3.3 requires two proposals.
     MixedEncryption,
     /// No encryption algorithm.
     MissingEncryption,
@@ -39,7 +44,7 @@ pub enum ProposalErrorKind {
     MissingIntegrity,
     /// AEAD in an IKE proposal without a PRF.
     MissingPrf,
-    /// An IKE proposal without a group.
+    /// An IKE proposal, or an additional key exchange, without a group.
     MissingGroup,
     /// A PRF in an ESP proposal.
     PrfInEsp,
@@ -51,13 +56,13 @@ impl fmt::Display for ProposalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = &self.word;
         match self.kind {
-            ProposalErrorKind::Empty => write!(f, "a word is missing here")?,
-            ProposalErrorKind::Unknown => write!(f, "there is no algorithm \"{word}\"")?,
+            ProposalErrorKind::Empty => write!(f, "an algorithm name is missing here")?,
+            ProposalErrorKind::Unknown => write!(f, "unknown algorithm \"{word}\"")?,
             ProposalErrorKind::SeveralProposals => write!(
                 f,
-                "\"{word}\" holds more than one proposal; write a list, one string each"
+                "\"{word}\" contains several proposals; write a list with one string for each"
             )?,
-            ProposalErrorKind::Repeated => write!(f, "\"{word}\" is there twice")?,
+            ProposalErrorKind::Repeated => write!(f, "\"{word}\" is repeated")?,
             ProposalErrorKind::MixedEncryption => write!(
                 f,
                 "\"{word}\" cannot share a proposal with the encryption before it, since only one of them needs an integrity \
@@ -72,7 +77,7 @@ impl fmt::Display for ProposalError {
             ProposalErrorKind::PrfInEsp => {
                 write!(f, "\"{word}\" is a PRF, which ESP does not use")?
             }
-            ProposalErrorKind::EsnInIke => write!(f, "\"{word}\" belongs to ESP proposals")?,
+            ProposalErrorKind::EsnInIke => write!(f, "\"{word}\" is valid in ESP proposals only")?,
         }
         match &self.suggestion {
             Some(suggestion) => write!(f, "; did you mean \"{suggestion}\"?"),
@@ -83,22 +88,47 @@ impl fmt::Display for ProposalError {
 
 impl std::error::Error for ProposalError {}
 
-/// A word of a proposal, where it stands and what it names.
+/// A word that is accepted but should be written differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A hash beside an AEAD in an IKE proposal is read as the PRF.
+    HashNamesPrf {
+        /// The hash, as written.
+        word: String,
+        /// The position of the hash in the proposal, in bytes.
+        offset: usize,
+        /// The word to write.
+        write: &'static str,
+    },
+    /// A hash beside an AEAD has no effect.
+    HashUnused {
+        /// The hash, as written.
+        word: String,
+        /// The position of the hash in the proposal, in bytes.
+        offset: usize,
+    },
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hint::HashNamesPrf { word, write, .. } => write!(
+                f,
+                "\"{word}\" beside an AEAD is read as the PRF; write \"{write}\""
+            ),
+            Hint::HashUnused { word, .. } => write!(
+                f,
+                "\"{word}\" has no effect: the AEAD beside it protects integrity itself"
+            ),
+        }
+    }
+}
+
+/// One word of a proposal and its position.
 #[derive(Clone, Copy)]
 pub(super) struct Token<'a> {
     pub text: &'a str,
     pub offset: usize,
-    pub kind: TokenKind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenKind {
-    Encryption(&'static Encryption),
-    Integrity(&'static Integrity),
-    Prf(&'static Prf),
-    Group(&'static Group),
-    Additional(&'static Group),
-    Esn(Esn),
 }
 
 impl Token<'_> {
@@ -114,71 +144,169 @@ impl Token<'_> {
             suggestion,
         }
     }
-}
 
-/// Splits a proposal into words that each name an algorithm, none twice.
-pub(super) fn read(proposal: &str) -> Result<Vec<Token<'_>>, ProposalError> {
-    let mut words: Vec<Token<'_>> = Vec::new();
-    let mut offset = 0_usize;
-    for text in proposal.split('-') {
-        let fault = |kind, suggestion| ProposalError {
-            word: text.to_owned(),
-            offset,
-            kind,
-            suggestion,
-        };
-        if text.is_empty() {
-            return Err(fault(ProposalErrorKind::Empty, None));
+    pub(super) fn unused_hash(&self) -> Hint {
+        Hint::HashUnused {
+            word: self.text.to_owned(),
+            offset: self.offset,
         }
-        let Some(kind) = token_kind(text) else {
-            return Err(match text.contains([',', ' ']) {
-                true => fault(ProposalErrorKind::SeveralProposals, None),
-                false => fault(ProposalErrorKind::Unknown, suggestion(text)),
-            });
-        };
-        if words.iter().any(|word| word.kind == kind) {
-            return Err(fault(ProposalErrorKind::Repeated, None));
-        }
-        words.push(Token { text, offset, kind });
-        offset = offset.saturating_add(text.len()).saturating_add(1);
     }
-    Ok(words)
 }
 
-/// Every word with its meaning, in the order of the table.
+/// The algorithm that a word names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokenKind {
+    Encryption(&'static Encryption),
+    Integrity(&'static Integrity),
+    Prf(&'static Prf),
+    Group(&'static Group),
+    Additional(&'static Group),
+    Esn(Esn),
+}
+
+/// Words of one kind, in order of preference.
+pub(super) type Tokens<'a, T> = Vec<(Token<'a>, T)>;
+
+/// The words of a proposal by kind. No algorithm is named twice.
+#[derive(Default)]
+pub(super) struct ProposalTokens<'a> {
+    /// The first word; `None` in no proposal that was read.
+    first: Option<Token<'a>>,
+    /// The last word that is not an additional key exchange.
+    last: Option<Token<'a>>,
+    pub encryption: Tokens<'a, &'static Encryption>,
+    pub integrity: Tokens<'a, &'static Integrity>,
+    pub prf: Tokens<'a, &'static Prf>,
+    pub groups: Tokens<'a, &'static Group>,
+    pub additional: Tokens<'a, &'static Group>,
+    pub esn: Tokens<'a, Esn>,
+}
+
+/// Whether an integrity algorithm is negotiated beside the cipher.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum CipherMode {
+    Cbc,
+    Aead,
+}
+
+impl<'a> ProposalTokens<'a> {
+    /// Splits a proposal at its hyphens and looks up every word.
+    pub(super) fn read(proposal: &'a str) -> Result<ProposalTokens<'a>, ProposalError> {
+        let mut tokens = ProposalTokens::default();
+        let mut seen: Vec<TokenKind> = Vec::new();
+        let mut offset = 0_usize;
+        for text in proposal.split('-') {
+            let token = Token { text, offset };
+            if text.is_empty() {
+                return Err(token.error(ProposalErrorKind::Empty, None));
+            }
+            let Some(kind) = token_kind(text) else {
+                return Err(match text.contains([',', ' ']) {
+                    true => token.error(ProposalErrorKind::SeveralProposals, None),
+                    false => token.error(ProposalErrorKind::Unknown, suggestion(text)),
+                });
+            };
+            if seen.contains(&kind) {
+                return Err(token.error(ProposalErrorKind::Repeated, None));
+            }
+            seen.push(kind);
+            tokens.push(token, kind);
+            offset = offset.saturating_add(text.len()).saturating_add(1);
+        }
+        Ok(tokens)
+    }
+
+    fn push(&mut self, token: Token<'a>, kind: TokenKind) {
+        self.first.get_or_insert(token);
+        match kind {
+            TokenKind::Encryption(row) => self.encryption.push((token, row)),
+            TokenKind::Integrity(row) => self.integrity.push((token, row)),
+            TokenKind::Prf(row) => self.prf.push((token, row)),
+            TokenKind::Group(row) => self.groups.push((token, row)),
+            TokenKind::Esn(esn) => self.esn.push((token, esn)),
+            TokenKind::Additional(row) => {
+                self.additional.push((token, row));
+                return;
+            }
+        }
+        self.last = Some(token);
+    }
+
+    /// The mode of the encryption algorithms.
+    ///
+    /// # Errors
+    /// No encryption algorithm, algorithms of both modes, or CBC without an integrity algorithm.
+    pub(super) fn mode(&self) -> Result<CipherMode, ProposalError> {
+        let mode_of = |row: &Encryption| match row.is_aead() {
+            true => CipherMode::Aead,
+            false => CipherMode::Cbc,
+        };
+        let (Some((_, first)), Some((last, _))) = (self.encryption.first(), self.encryption.last())
+        else {
+            let (token, suggestion) = match self.first {
+                Some(token) => (token, Some(format!("aes256-{}", token.text))),
+                None => (
+                    Token {
+                        text: "",
+                        offset: 0,
+                    },
+                    None,
+                ),
+            };
+            return Err(token.error(ProposalErrorKind::MissingEncryption, suggestion));
+        };
+        let mode = mode_of(first);
+        match self.encryption.iter().find(|(_, row)| mode_of(row) != mode) {
+            Some((token, _)) => Err(token.error(ProposalErrorKind::MixedEncryption, None)),
+            None if mode == CipherMode::Cbc && self.integrity.is_empty() => {
+                let suggestion = format!("{}-sha256", last.text);
+                Err(last.error(ProposalErrorKind::MissingIntegrity, Some(suggestion)))
+            }
+            None => Ok(mode),
+        }
+    }
+
+    /// The error of a proposal that needs a group and has none. The group precedes an additional key exchange.
+    pub(super) fn missing_group(&self) -> Option<ProposalError> {
+        let token = self.last.or(self.first)?;
+        let suggestion = format!("{}-modp2048", token.text);
+        Some(token.error(ProposalErrorKind::MissingGroup, Some(suggestion)))
+    }
+}
+
+/// The rows that words of one kind name.
+pub(super) fn rows<T: Copy>(tokens: &Tokens<'_, T>) -> Vec<T> {
+    tokens.iter().map(|(_, row)| *row).collect()
+}
+
+/// Writes words with hyphens between them.
+pub(super) fn join(
+    f: &mut fmt::Formatter<'_>,
+    words: impl Iterator<Item = &'static str>,
+) -> fmt::Result {
+    for (i, word) in words.enumerate() {
+        let hyphen = if i == 0 { "" } else { "-" };
+        write!(f, "{hyphen}{word}")?;
+    }
+    Ok(())
+}
+
+/// Every word and what it names, in the order of the registry.
 fn vocabulary() -> impl Iterator<Item = (&'static str, TokenKind)> {
-    fn named<T>(
-        word: &'static str,
-        also: &'static [&'static str],
-        row: &'static T,
-        kind: fn(&'static T) -> TokenKind,
-    ) -> impl Iterator<Item = (&'static str, TokenKind)> {
-        std::iter::once(word)
-            .chain(also.iter().copied())
-            .map(move |word| (word, kind(row)))
+    macro_rules! words {
+        ($table:expr, $kind:expr) => {
+            $table.iter().flat_map(|row| {
+                let words = std::iter::once(&row.word).chain(row.aliases);
+                words.map(move |word| (*word, $kind(row)))
+            })
+        };
     }
-    let encryption = ENCRYPTION
-        .iter()
-        .flat_map(|row| named(row.word, row.also, row, TokenKind::Encryption));
-    let integrity = INTEGRITY
-        .iter()
-        .flat_map(|row| named(row.word, row.also, row, TokenKind::Integrity));
-    let prf = PRF
-        .iter()
-        .flat_map(|row| named(row.word, row.also, row, TokenKind::Prf));
-    let group = GROUP
-        .iter()
-        .flat_map(|row| named(row.word, row.also, row, TokenKind::Group));
-    let additional = ADDITIONAL
-        .iter()
-        .flat_map(|row| named(row.word, row.also, row, TokenKind::Additional));
-    let esn = [Esn::Yes, Esn::No].map(|esn| (esn.word(), TokenKind::Esn(esn)));
-    encryption
-        .chain(integrity)
-        .chain(prf)
-        .chain(group)
-        .chain(additional)
-        .chain(esn)
+    words!(ENCRYPTION, TokenKind::Encryption)
+        .chain(words!(INTEGRITY, TokenKind::Integrity))
+        .chain(words!(PRF, TokenKind::Prf))
+        .chain(words!(GROUP, TokenKind::Group))
+        .chain(words!(ADDITIONAL, TokenKind::Additional))
+        .chain([Esn::Yes, Esn::No].map(|esn| (esn.word(), TokenKind::Esn(esn))))
 }
 
 fn token_kind(text: &str) -> Option<TokenKind> {
@@ -187,7 +315,7 @@ fn token_kind(text: &str) -> Option<TokenKind> {
         .map(|(_, kind)| kind)
 }
 
-/// The word that was probably meant: a group by its number, or the nearest word by edit distance.
+/// The word probably meant: a group by its number, or the nearest word by edit distance.
 fn suggestion(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let number = text.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -197,12 +325,12 @@ fn suggestion(text: &str) -> Option<String> {
     {
         return Some(group.word.to_owned());
     }
-    // A KEM is known by its own name, but stands only behind a group.
-    let behind = format!("ke1_{text}");
-    if token_kind(&behind).is_some() {
-        return Some(behind);
+    // A KEM is named without its prefix.
+    let prefixed = format!("ke1_{text}");
+    if token_kind(&prefixed).is_some() {
+        return Some(prefixed);
     }
-    // A third of the letters may be wrong; more, and the guess would be noise.
+    // Beyond a third of the letters, a suggestion would be arbitrary.
     let tolerance = (text.chars().count() / 3).max(1);
     vocabulary()
         .map(|(word, _)| (distance(&text, word), word))
@@ -211,7 +339,7 @@ fn suggestion(text: &str) -> Option<String> {
         .map(|(_, word)| word.to_owned())
 }
 
-/// Levenshtein's distance: the least number of insertions, deletions and substitutions from `a` to `b`.
+/// The Levenshtein distance: the least number of insertions, deletions and substitutions from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
     // row[j] is the distance from the part of `a` read so far to the first j letters of `b`.
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
@@ -248,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_finger_finds_the_word() {
+    fn a_typing_error_gets_a_suggestion() {
         for (typed, meant) in [
             ("aes129", "aes128"),
             ("AES256", "aes256"),
@@ -269,14 +397,18 @@ mod tests {
 
     #[test]
     fn offsets_point_into_the_proposal() {
-        let words = read("aes128-sha1-modp1024").ok().unwrap();
-        let places: Vec<_> = words.iter().map(|word| (word.offset, word.text)).collect();
-        assert_eq!(places, [(0, "aes128"), (7, "sha1"), (12, "modp1024")]);
+        let tokens = ProposalTokens::read("aes128-sha1-modp1024").ok().unwrap();
+        let offsets = [
+            tokens.encryption[0].0.offset,
+            tokens.integrity[0].0.offset,
+            tokens.groups[0].0.offset,
+        ];
+        assert_eq!(offsets, [0, 7, 12]);
     }
 
     #[test]
     fn synonyms_are_the_same_algorithm() {
-        let error = read("curve25519-x25519").err().unwrap();
+        let error = ProposalTokens::read("curve25519-x25519").err().unwrap();
         assert_eq!(
             (error.kind, error.offset),
             (ProposalErrorKind::Repeated, 11)
@@ -285,8 +417,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_with_a_place_in_it(text in "[a-z0-9ä,-]{0,40}") {
-            if let Err(error) = read(&text) {
+        fn any_text_is_read_or_rejected_with_an_offset_in_it(text in "[a-z0-9ä,-]{0,40}") {
+            if let Err(error) = ProposalTokens::read(&text) {
                 prop_assert_eq!(text.get(error.offset..error.offset + error.word.len()), Some(error.word.as_str()));
             }
         }

@@ -1,14 +1,25 @@
-//! AES with AES-NI: one instruction a round, two started each cycle, four cycles until its result is there.
+//! AES with AES-NI: one instruction a round; two can start each cycle, and a result takes four cycles.
 //!
 //! ```text
 //!   cycle     0    1    2    3    4    5 …
-//!   port 0   L1r1 L3r1 L5r1 L7r1 L1r2 L3r2      eight lanes keep both ports busy:
-//!   port 1   L2r1 L4r1 L6r1 L8r1 L2r2 L4r2      L lane, r round
+//!   port 0   L1r1 L3r1 L5r1 L7r1 L1r2 L3r2      eight lanes keep both ports busy
+//!   port 1   L2r1 L4r1 L6r1 L8r1 L2r2 L4r2      (L: lane, r: round)
 //! ```
 
 use core::arch::x86_64::*;
 
-use super::{AesNi, Block, Schedule, load, store};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{AesNi, Block, load, store};
+
+/// The round keys of AES, for encryption or for decryption; wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+#[repr(align(16))]
+pub(in crate::crypto::lanes) struct Schedule {
+    pub(super) keys: [Block; 15],
+    /// 10, 12 or 14.
+    pub(super) rounds: usize,
+}
 
 /// The round keys for encryption; `None` if `key` is not 16, 24 or 32 bytes.
 pub(in crate::crypto::lanes) fn expand(_: AesNi, key: &[u8]) -> Option<Schedule> {
@@ -22,7 +33,7 @@ pub(in crate::crypto::lanes) fn expand(_: AesNi, key: &[u8]) -> Option<Schedule>
         keys: [[0; 16]; 15],
         rounds,
     };
-    // SAFETY: AES-NI is there, as the argument proves.
+    // SAFETY: the argument proves that the CPU has AES-NI.
     unsafe { fill(&mut schedule, key) };
     Some(schedule)
 }
@@ -30,19 +41,19 @@ pub(in crate::crypto::lanes) fn expand(_: AesNi, key: &[u8]) -> Option<Schedule>
 impl Schedule {
     /// The round keys of the equivalent inverse cipher (FIPS 197 §5.3.5).
     pub(in crate::crypto::lanes) fn inverse(&self, _: AesNi) -> Schedule {
-        // SAFETY: AES-NI is there, as the argument proves.
+        // SAFETY: the argument proves that the CPU has AES-NI.
         unsafe { invert(self) }
     }
 }
 
-/// Encrypts texts of one length in place, each after the block that `chains` holds for it.
+/// Encrypts texts of one length in place. `chains` has the previous ciphertext block of each text, and gets its last one.
 pub(super) fn encrypt<const N: usize>(
     _: AesNi,
     schedule: &Schedule,
     chains: &mut [Block; N],
     texts: &mut [&mut [Block]; N],
 ) {
-    // SAFETY: AES-NI is there, as the argument proves.
+    // SAFETY: the argument proves that the CPU has AES-NI.
     unsafe {
         match schedule.rounds {
             10 => encrypt_lanes::<N, 10>(schedule, chains, texts),
@@ -52,7 +63,7 @@ pub(super) fn encrypt<const N: usize>(
     }
 }
 
-/// Encrypts every block by itself.
+/// Encrypts every block separately.
 pub(in crate::crypto::lanes) fn encrypt_blocks(
     unit: AesNi,
     schedule: &Schedule,
@@ -71,7 +82,7 @@ pub(in crate::crypto::lanes) fn decrypt(
     iv: Block,
     text: &mut [Block],
 ) {
-    // SAFETY: AES-NI is there, as the argument proves.
+    // SAFETY: the argument proves that the CPU has AES-NI.
     unsafe {
         match schedule.rounds {
             10 => decrypt_text::<10>(schedule, iv, text),
@@ -81,7 +92,7 @@ pub(in crate::crypto::lanes) fn decrypt(
     }
 }
 
-/// FIPS 197 §5.2, word by word.
+/// Expands the key (FIPS 197 §5.2).
 #[target_feature(enable = "aes")]
 fn fill(schedule: &mut Schedule, key: &[u8]) {
     let of_key = key.len() / 4;
@@ -105,7 +116,7 @@ fn fill(schedule: &mut Schedule, key: &[u8]) {
     }
 }
 
-/// SubWord, in constant time: AESKEYGENASSIST puts it into its lowest word.
+/// SubWord in constant time: the lowest word of the result of AESKEYGENASSIST.
 #[target_feature(enable = "aes")]
 fn substitute(word: u32) -> u32 {
     let words = _mm_set1_epi32(word as i32);
@@ -180,7 +191,7 @@ fn decrypt_text<const ROUNDS: usize>(schedule: &Schedule, iv: Block, text: &mut 
     }
 }
 
-/// Decrypts `N` blocks in place and returns the last of them as it was.
+/// Decrypts `N` blocks in place and returns the last ciphertext block.
 #[inline]
 #[target_feature(enable = "aes")]
 fn decrypt_group<const N: usize, const ROUNDS: usize>(

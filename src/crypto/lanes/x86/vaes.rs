@@ -1,4 +1,4 @@
-//! AES with VAES: as AES-NI, and two blocks in each register.
+//! AES with VAES: as with AES-NI, but two blocks in each register.
 //!
 //! ```text
 //!   ymm0 = lane 1 ‖ lane 2,  ymm1 = lane 3 ‖ lane 4, …  ymm7 = lane 15 ‖ lane 16
@@ -6,19 +6,20 @@
 
 use core::arch::x86_64::*;
 
-use super::{Block, Schedule, Vaes, aesni, load, store};
+use super::aesni::{self, Schedule};
+use super::{Block, Vaes, load, store};
 
-/// Registers in flight.
+/// Registers in use, two lanes each.
 const PAIRS: usize = 8;
 
-/// Encrypts sixteen texts of one length in place, each after the block that `chains` holds for it.
+/// Encrypts sixteen texts of one length in place. `chains` has the previous ciphertext block of each text, and gets its last one.
 pub(super) fn encrypt(
     _: Vaes,
     schedule: &Schedule,
     chains: &mut [Block; 2 * PAIRS],
     texts: &mut [&mut [Block]; 2 * PAIRS],
 ) {
-    // SAFETY: VAES and AVX2 are there, as the argument proves.
+    // SAFETY: the argument proves that the CPU has VAES and AVX2.
     unsafe {
         match schedule.rounds {
             10 => encrypt_lanes::<10>(schedule, chains, texts),
@@ -35,7 +36,7 @@ pub(in crate::crypto::lanes) fn decrypt(
     iv: Block,
     text: &mut [Block],
 ) {
-    // SAFETY: VAES and AVX2 are there, as the argument proves.
+    // SAFETY: the argument proves that the CPU has VAES and AVX2.
     let (chain, rest) = unsafe {
         match schedule.rounds {
             10 => decrypt_pairs::<10>(schedule, iv, text),
@@ -108,7 +109,7 @@ fn encrypt_lanes<const ROUNDS: usize>(
     }
 }
 
-/// Decrypts eight blocks or more at a time, and returns the last of them as it was, and those that are left.
+/// Decrypts groups of sixteen and eight blocks. Returns the last ciphertext block and the blocks that are left.
 #[target_feature(enable = "vaes,avx2")]
 fn decrypt_pairs<'t, const ROUNDS: usize>(
     schedule: &Schedule,
@@ -127,7 +128,7 @@ fn decrypt_pairs<'t, const ROUNDS: usize>(
     (chain, rest)
 }
 
-/// Decrypts a group of twice `N` blocks in place and returns the last of them as it was.
+/// Decrypts a group of twice `N` blocks in place and returns the last ciphertext block.
 #[inline]
 #[target_feature(enable = "vaes,avx2")]
 fn decrypt_group<const N: usize, const ROUNDS: usize>(
@@ -152,7 +153,7 @@ fn decrypt_group<const N: usize, const ROUNDS: usize>(
         }
     }
     let last = twice(&schedule.keys[ROUNDS]);
-    // From the end backwards: what is written over is not needed by those still to come.
+    // From the last block to the first, so that each block still finds the ciphertext before it.
     for at in (0..N).rev() {
         let before = if at == 0 { chain } else { group[at - 1][1] };
         let before = pair(&before, &group[at][0]);

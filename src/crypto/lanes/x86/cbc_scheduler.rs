@@ -1,20 +1,21 @@
-//! Hands the texts of a batch to a kernel of fixed width, so that it runs as full as the batch allows.
+//! CBC scheduler: the texts of a batch through a kernel of fixed width, with as many slots in use as the batch allows.
 //!
-//! A step encrypts as many blocks of every slot as the shortest text still has. A kernel comes in a few widths; a slot without a
-//! text, where no width fits, encrypts scratch.
+//! A step encrypts as many blocks of every slot as the shortest text still has. A kernel has a few widths; if no width fits, the slots
+//! without a text encrypt scratch blocks.
 
-use super::{AesNi, Block, Schedule, Vaes, aesni, vaes};
-use crate::crypto::lanes::cbc::CbcJob;
+use super::aesni::{self, Schedule};
+use super::{AesNi, Block, Vaes, vaes};
+use crate::crypto::lanes::scheduler::CbcJob;
 
 /// Slots of the widest kernel.
 const MAX_SLOTS: usize = 16;
 
-/// Blocks of scratch a slot has, and so the most that a step takes when one is idle.
+/// Scratch blocks of a slot, so the maximum of a step with an idle slot.
 const SCRATCH: usize = 16;
 
-/// A kernel of some width.
+/// A CBC kernel.
 pub(in crate::crypto::lanes) trait CbcUnit {
-    /// Slots it can fill.
+    /// Texts per step.
     const SLOTS: usize;
 
     /// Encrypts the texts, all of the same length, of at least the first `live` slots.
@@ -75,21 +76,21 @@ fn narrow<const N: usize>(
     }
 }
 
-/// Encrypts every lane, each a whole number of blocks.
+/// Encrypts every text, each a whole number of blocks.
 pub(in crate::crypto::lanes) fn encrypt<W: CbcUnit + Copy>(
     unit: W,
     schedule: &Schedule,
-    lanes: &mut [CbcJob<'_>],
+    jobs: &mut [CbcJob<'_>],
 ) {
     let mut chains = [Block::default(); MAX_SLOTS];
     let mut rests: [&mut [Block]; MAX_SLOTS] = Default::default();
-    let mut waiting = lanes
+    let mut waiting = jobs
         .iter_mut()
-        .map(|lane| (lane.iv, lane.text.as_chunks_mut().0))
+        .map(|job| (job.iv, job.text.as_chunks_mut().0))
         .filter(|(_, text)| !text.is_empty());
     let mut live = 0;
     loop {
-        // Slots that ended close ranks, and the next texts come after them.
+        // Unfinished texts move to the front, and the next texts follow them.
         let mut kept = 0;
         for slot in 0..live {
             if !rests[slot].is_empty() {
@@ -129,7 +130,7 @@ pub(in crate::crypto::lanes) fn encrypt<W: CbcUnit + Copy>(
     }
 }
 
-/// A step with every slot of the width live.
+/// A step without idle slots.
 fn step<W: CbcUnit>(
     unit: W,
     schedule: &Schedule,
