@@ -1,4 +1,4 @@
-//! IKE messages: octets to values and back, with messages that strongSwan sent.
+//! Codec of IKE messages: parsing and encoding of messages sent by strongSwan.
 //!
 //! `cargo bench --bench codec` measures; `cargo test --benches` runs every case once.
 
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use groundlink::wire::Message;
 
-/// The two messages in the clear, with everything in them that a peer's first contact costs before it is known.
+/// The IKE_SA_INIT messages, which are parsed before the peer is authenticated.
 static MESSAGES: &[(&str, &str)] = &[
     (
         "IKE_SA_INIT request",
@@ -29,7 +29,7 @@ fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     for (name, hex) in MESSAGES {
         let octets = octets(hex);
-        let message = Message::parse(&octets).expect("charon sent it");
+        let message = Message::parse(&octets).expect("a message of charon");
         assert_eq!(message.encode().expect("it fits"), octets);
         group.throughput(Throughput::Bytes(octets.len() as u64));
         group.bench_function(format!("parse {name}"), |bencher| {
@@ -42,7 +42,7 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The octets of a file of hex digits with `#` before remarks.
+/// The octets of a file of hex digits with `#` comments.
 fn octets(file: &str) -> Vec<u8> {
     let digits: Vec<u8> = file
         .lines()

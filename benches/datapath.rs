@@ -1,14 +1,15 @@
-//! The datapath over in-memory pair: packets into A's device, sealed, over a network that is a queue, opened, out of B's device.
+//! The datapath with an in-memory pair of gateways: packets from A's device are sealed, sent over a queue, opened, and written to B's
+//! device.
 //!
 //! ```text
-//!   super     a TCP super-packet of 45 segments, cut at A, one train on the way, one super-packet again at B
-//!   1300 B    46 UDP packets, read one by one, which leave as trains and are joined at B
-//!   64 B      likewise
-//!   alone     46 UDP packets of 1300 B; each comes to B by itself and leaves by itself, as without any offload
+//!   super     a TCP GSO packet of 45 segments, split at A, one UDP GSO batch on the network, coalesced at B
+//!   1300 B    46 UDP packets, read one at a time, sent as UDP GSO batches and coalesced at B
+//!   64 B      the same with 64 B packets
+//!   alone     46 UDP packets of 1300 B, received and written one at a time, without any offload
 //! ```
 //!
-//! `cargo bench --bench datapath` measures; `cargo bench --bench datapath -- super/aes128gcm16` only what the words fit; `cargo test
-//! --benches` runs every case once. Bits are those of inner packets, headers included; one core does both halves.
+//! `cargo bench --bench datapath` measures; `cargo bench --bench datapath -- super/aes128gcm16` only cases whose name fits; `cargo test
+//! --benches` runs every case once. Throughput counts inner packets with their headers; one core runs both gateways.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use groundlink::os::{ReceiveOffload, VnetHeader};
 
 mod common;
 
-/// The guide's suite, its successor, and the AEADs.
+/// Suites: CBC with HMAC-SHA1, CBC with HMAC-SHA-256, and the AEADs.
 static SUITES: &[&str] = &[
     "aes128-sha1",
     "aes256-sha256",
@@ -29,10 +30,10 @@ static SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Packets in a batch, or one less than that many segments in a super-packet: what fits 64 KiB.
+/// Packets in a batch; a GSO packet of at most 64 KiB has one segment fewer.
 const BATCH: usize = 46;
 
-/// What is carried again and again.
+/// The packets of one measurement.
 struct Load {
     name: &'static str,
     receiving: ReceiveOffload,
@@ -60,7 +61,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Every packet from end to end. What comes out may be joined, and none of it may be missing.
+/// Sends every packet end to end. Packets may be coalesced, but none may be missing.
 fn carry(pair: &mut LoopbackPair, load: &Load) {
     for (vnet, packet) in &load.packets {
         assert!(pair.inject(*vnet, black_box(packet)));
@@ -95,7 +96,7 @@ fn loads() -> [Load; 4] {
     ]
 }
 
-/// Two gateways with a tunnel that takes everything.
+/// Two gateways with a tunnel for all traffic.
 fn pair(words: &str, receiving: ReceiveOffload) -> LoopbackPair {
     let (outbound, inbound) = common::pair(common::suite(words));
     LoopbackPair::under(outbound, inbound, receiving).expect("descriptors")

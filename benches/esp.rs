@@ -1,6 +1,6 @@
-//! ESP: packets sealed and opened through everything an SA does for them, per suite, number of packets in a batch, and their size.
+//! ESP: packets sealed and opened by an SA, by suite, number of packets in a batch and packet size.
 //!
-//! `cargo bench --bench esp` measures; `cargo bench --bench esp -- gcm16/46x1408` only those whose name fits; `cargo test
+//! `cargo bench --bench esp` measures; `cargo bench --bench esp -- gcm16/46x1408` only cases whose name fits; `cargo test
 //! --benches` runs every case once.
 
 use std::hint::black_box;
@@ -17,7 +17,7 @@ mod common;
 
 use common::{pair, suite, udp};
 
-/// The guide's suite, its successor, one whose HMAC has no lanes, and the AEADs.
+/// Suites: two CBC suites with multi-buffer kernels, one without, and the AEADs.
 static SUITES: &[&str] = &[
     "aes128-sha1",
     "aes256-sha256",
@@ -27,10 +27,10 @@ static SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Octets of the inner packet: an acknowledgement, something in between, and the most that passes any of the clouds.
+/// Octets of the inner packet: a TCP acknowledgement, a medium packet, and the largest that every cloud accepts.
 static SIZES: &[usize] = &[64, 512, 1408];
 
-/// Packets in a batch: one alone, few, as many as there are lanes of some kernels, and what a super-packet of 64 KiB becomes.
+/// Packets in a batch: one, two, the lanes of a narrow kernel, and the segments of a GSO packet of 64 KiB.
 static FILLS: &[usize] = &[1, 2, 8, 46];
 
 fn main() {
@@ -56,7 +56,7 @@ fn main() {
 
 type Case = fn(&mut BenchmarkGroup<'_, WallTime>, BenchmarkId, &mut Batch);
 
-/// A batch of equal packets, laid side by side when sealed.
+/// A batch of equal packets, next to each other when sealed.
 struct Batch {
     outbound: Outbound,
     inner: Vec<u8>,
@@ -83,7 +83,7 @@ impl Batch {
         vec![0; self.len * self.fill]
     }
 
-    /// As the datapath does it: laid out until the lanes are full, then sealed.
+    /// Seals like the datapath: packets are framed until the lanes are full, then sealed.
     fn seal(&mut self, room: &mut [u8]) {
         let packet = Packet::parse(black_box(&self.inner)).expect("a packet");
         let mut sealing = self.outbound.lock();
@@ -105,7 +105,7 @@ fn seal(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut B
     group.bench_function(id, |bencher| bencher.iter(|| batch.seal(&mut room)));
 }
 
-/// A number opens once, so each round opens packets of its own, sealed outside the measured time.
+/// A sequence number opens once, so each round opens fresh packets, sealed outside the measured time.
 fn open(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut Batch) {
     let (fill, len) = (batch.fill, batch.len);
     let inbound = pair(batch.outbound.suite()).1;

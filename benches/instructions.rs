@@ -1,4 +1,4 @@
-//! Instructions where time will not hold still: how many the CPU executes for a packet, the same number in every run.
+//! Instructions per packet: a reproducible measure where time varies from run to run.
 //!
 //! ```text
 //!   this program ─┬─ valgrind --tool=callgrind this program CASE 10 ──▶ instructions: start + 10 rounds
@@ -7,7 +7,7 @@
 //!
 //! `cargo bench --bench instructions` counts, with valgrind installed; `cargo bench --bench instructions -- seal` only cases whose name
 //! fits; `cargo test --benches` runs every case once without valgrind. valgrind's CPU has AES-NI and AVX2 but neither SHA-NI nor
-//! VAES: what is counted of AES-CBC with HMAC are the kernels for those, which the first line names.
+//! VAES, so AES-CBC with HMAC is counted with the kernels for AES-NI and AVX2, which the first line names.
 
 use std::env;
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use groundlink::os::ReceiveOffload;
 
 mod common;
 
-/// The guide's suite, its successor, and the AEADs.
+/// Suites: CBC with HMAC-SHA1, CBC with HMAC-SHA-256, and the AEADs.
 static SUITES: &[&str] = &[
     "aes128-sha1",
     "aes256-sha256",
@@ -30,24 +30,24 @@ static SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Packets in a batch, and segments in a super-packet.
+/// Packets in a batch, and segments in a GSO packet.
 const BATCH: usize = 45;
 
 /// Octets of a packet.
 const SIZE: usize = MTU as usize;
 
-/// Something to count.
+/// A kind of case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     /// A batch of packets, sealed.
     Seal,
-    /// The same, sealed and opened.
+    /// A batch of packets, sealed and opened.
     SealAndOpen,
-    /// A super-packet, cut into segments.
+    /// A GSO packet, split into segments.
     Split,
-    /// The segments, joined again.
+    /// The segments, coalesced again.
     Join,
-    /// A super-packet from device to device, through both gateways.
+    /// A GSO packet from device to device, through both gateways.
     Carry,
 }
 
@@ -67,7 +67,7 @@ impl What {
         }
     }
 
-    /// Does it so many times over.
+    /// Runs the case `rounds` times.
     fn run(self, words: &str, rounds: u32) {
         match self {
             What::Seal => seal(words, rounds, &mut |_| ()),
@@ -88,7 +88,7 @@ impl What {
     }
 }
 
-/// Cases by name: what, and with which suite.
+/// The cases: name, kind and suite.
 fn cases() -> impl Iterator<Item = (String, What, &'static str)> {
     What::ALL.into_iter().flat_map(|(what, name)| {
         let suites = if what.needs_suite() { SUITES } else { &[""] };
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
     if let [name, rounds] = &words[..]
         && let Ok(rounds) = rounds.parse()
     {
-        // Under valgrind.
+        // This process runs under valgrind.
         if let Some((_, what, suite)) = cases().find(|(case, ..)| case == name) {
             what.run(suite, rounds);
         } else {
@@ -153,7 +153,7 @@ fn report(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     Ok(())
 }
 
-/// What a case says, and how many instructions it takes.
+/// The output of a case and the number of its instructions.
 fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
@@ -175,7 +175,7 @@ fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
     }
 }
 
-/// Batches laid out until the lanes are full, then sealed, as the datapath does it.
+/// Seals batches like the datapath: packets are framed until the lanes are full, then sealed.
 fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
     let outbound = common::pair(common::suite(words)).0;
     let inner = common::udp(SIZE);
@@ -206,7 +206,7 @@ fn split(rounds: u32) {
     let packet = Packet::parse(&bytes).expect("a packet");
     let mut room = vec![0; BATCH * SIZE];
     for _ in 0..rounds {
-        let pieces = segments(black_box(&packet), &train).expect("a super-packet");
+        let pieces = segments(black_box(&packet), &train).expect("a GSO packet");
         for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
             assert!(piece.write(&mut place[..piece.len()]));
         }
@@ -218,7 +218,7 @@ fn join(rounds: u32) {
     let (train, bytes) = common::super_packet(BATCH, SEGMENT);
     let packet = Packet::parse(&bytes).expect("a packet");
     let mut room = vec![0; BATCH * SIZE];
-    let pieces = segments(&packet, &train).expect("a super-packet");
+    let pieces = segments(&packet, &train).expect("a GSO packet");
     for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
         assert!(piece.write(place));
     }

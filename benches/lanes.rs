@@ -1,6 +1,6 @@
-//! Lanes: AES-CBC, HMAC, and whole batches of ESP packets, through every kernel of this CPU.
+//! Multi-buffer kernels: AES-CBC, HMAC and batches of ESP packets, with every kernel of this CPU.
 //!
-//! `cargo bench --bench lanes` measures; `cargo bench --bench lanes -- '46x1408'` only those whose name fits; `cargo test
+//! `cargo bench --bench lanes` measures; `cargo bench --bench lanes -- '46x1408'` only cases whose name fits; `cargo test
 //! --benches` runs every case once.
 
 use std::time::Duration;
@@ -16,10 +16,10 @@ use groundlink::crypto::{
 /// Packets in a batch.
 static FILLS: &[usize] = &[1, 2, 8, 46];
 
-/// Bytes of each.
+/// Bytes of a packet.
 static SIZES: &[usize] = &[64, 512, 1408];
 
-/// The guide's suite, and its successor.
+/// Suites with multi-buffer kernels.
 static SUITES: &[&str] = &["aes128-sha1", "aes256-sha256"];
 
 fn main() {
@@ -61,7 +61,7 @@ fn measure(
     group.finish();
 }
 
-/// Encryption of a batch, and decryption of one packet after the other.
+/// Encryption of a batch, and decryption of one packet at a time.
 fn cbc(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
     let row = encryption(12, Some(128)).expect("AES-128-CBC");
     let encryptor = CbcEncryptor::new(kernel, row, &[1; 16]).expect("a key");
@@ -108,7 +108,7 @@ fn hmac(criterion: &mut Criterion, kernel: Kernel, fill: usize, size: usize) {
     }
 }
 
-/// Whole packets, sealed and opened.
+/// Batches of ESP packets, sealed and opened.
 fn esp(
     criterion: &mut Criterion,
     kernel: Kernel,
@@ -142,7 +142,7 @@ fn esp(
         },
     );
 
-    // An opened packet is no longer authentic, so each round opens copies; the copy is part of the time.
+    // Opening overwrites the packet, so each round opens copies; copying is part of the measured time.
     let opener = BatchOpener::new(kernel, protection, &keys).expect("keys");
     let opener = opener.expect("lanes");
     let mut copies = packets.clone();

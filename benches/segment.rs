@@ -1,4 +1,4 @@
-//! PacketOffload: a full super-packet cut into segments, and the segments joined again.
+//! Segmentation offload: a full GSO packet split into segments, and the segments coalesced again.
 //!
 //! `cargo bench --bench segment` measures; `cargo test --benches` runs every case once.
 
@@ -14,7 +14,7 @@ mod common;
 /// Octets of payload in a segment.
 const SIZE: u16 = 1350;
 
-/// Segments in a super-packet.
+/// Segments in a GSO packet.
 const SEGMENTS: usize = 46;
 
 fn main() {
@@ -27,7 +27,7 @@ fn segment(criterion: &mut Criterion) {
     let (train, bytes) = common::super_packet(SEGMENTS, SIZE);
     let packet = Packet::parse(&bytes).expect("a packet");
     let pieces: Vec<Vec<u8>> = segments(&packet, &train)
-        .expect("a super-packet")
+        .expect("a GSO packet")
         .map(|piece| {
             let mut out = vec![0; piece.len()];
             assert!(piece.write(&mut out));
@@ -39,11 +39,11 @@ fn segment(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("segment");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
 
-    // As far apart as what ESP puts around them would have them.
+    // The distance leaves room for the ESP headers and trailers around each segment.
     let mut room = vec![0; SEGMENTS * 1500];
     group.bench_function("split", |bencher| {
         bencher.iter(|| {
-            let pieces = segments(black_box(&packet), &train).expect("a super-packet");
+            let pieces = segments(black_box(&packet), &train).expect("a GSO packet");
             for (piece, place) in pieces.zip(room.chunks_mut(1500)) {
                 assert!(piece.write(&mut place[20..20 + piece.len()]));
             }
@@ -65,7 +65,7 @@ fn segment(criterion: &mut Criterion) {
         });
     });
 
-    // What both would cost without checksums.
+    // Baselines: a copy without checksums, and a checksum without a copy.
     let mut copy = vec![0; bytes.len()];
     group.bench_function("copy", |bencher| {
         bencher.iter(|| copy.copy_from_slice(black_box(&bytes)));

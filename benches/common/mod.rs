@@ -1,4 +1,4 @@
-//! What the benches carry, and the SAs they carry it under.
+//! Test packets and SAs of the benches.
 
 #![allow(
     dead_code,
@@ -23,7 +23,7 @@ pub fn suite(words: &str) -> EspSuite {
         .expect("one suite")
 }
 
-/// What seals and what opens it. Every packet is allowed.
+/// An outbound SA and the inbound SA that opens its packets. The selectors allow all traffic.
 pub fn pair(suite: EspSuite) -> (Outbound, Inbound) {
     let any = || {
         let prefix: Prefix = "0.0.0.0/0".parse().expect("a prefix");
@@ -64,7 +64,7 @@ pub fn udp(size: usize) -> Vec<u8> {
     packet
 }
 
-/// A super-packet of TCP as the kernel hands it over, of so many segments of `size` octets: its checksum is left to the hardware.
+/// A TCP GSO packet of `segments` segments of `size` octets as the kernel delivers it, with a partial checksum.
 pub fn super_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
     let mut bytes = Vec::new();
     PacketBuilder::ipv4([10, 2, 0, 5], [10, 1, 0, 7], 64)
