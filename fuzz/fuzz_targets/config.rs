@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use groundlink::config::{LoadOptions, SecretPolicy, ConfigText, load_text};
+use groundlink::config::{ConfigText, LoadOptions, SecretPolicy, load_text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -42,8 +42,9 @@ fuzz_target!(|input: &[u8]| {
     if loaded.report.is_valid() {
         let settings = loaded.settings.expect("nothing is wrong with it");
         for tunnel in &settings.tunnels {
-            let explained =
-                |row: &groundlink::config::EffectiveValue| row.tunnel.as_ref() == Some(&tunnel.ike.name);
+            let explained = |row: &groundlink::config::EffectiveValue| {
+                row.tunnel.as_ref() == Some(&tunnel.ike.name)
+            };
             assert!(
                 loaded.values.iter().any(explained),
                 "nothing is told of {}",

@@ -15,13 +15,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use groundlink::ike::{
-    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, TunnelState, Transmit, TunnelId,
+    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, Transmit, TunnelId,
+    TunnelState,
 };
 use groundlink::net::Time;
 use groundlink::wire::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadType};
+use groundlink_fuzz::fuzz_input::FuzzInput;
 use groundlink_fuzz::node::Node;
 use groundlink_fuzz::pair::{Side, settings};
-use groundlink_fuzz::tape::Tape;
 use libfuzzer_sys::fuzz_target;
 
 const MOST_STEPS: usize = 150;
@@ -43,11 +44,11 @@ const PEERS: [&str; 4] = ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
 const STRANGERS: [&str; 3] = ["198.51.100.7", "2001:db8::7", "2001:db8::8"];
 
 fuzz_target!(|input: &[u8]| {
-    let mut tape = Tape::new(input);
+    let mut input = FuzzInput::new(input);
     let mut scene = Scene::new();
     for _ in 0..MOST_STEPS {
-        let Some(step) = tape.step() else { break };
-        scene.step(step, &mut tape);
+        let Some(step) = input.step() else { break };
+        scene.step(step, &mut input);
         scene.assert_unharmed();
     }
     // Nobody is worse off later either.
@@ -117,46 +118,46 @@ impl Scene {
         scene
     }
 
-    fn step(&mut self, step: u8, tape: &mut Tape) {
+    fn step(&mut self, step: u8, input: &mut FuzzInput) {
         match step % 8 {
             0 => {
-                let bytes = tape.bytes().to_vec();
-                self.intrude(tape, &bytes);
+                let bytes = input.bytes().to_vec();
+                self.intrude(input, &bytes);
             }
             1 | 2 => {
-                let bytes = self.with_header(tape);
-                self.intrude(tape, &bytes);
+                let bytes = self.with_header(input);
+                self.intrude(input, &bytes);
             }
-            3..=5 => self.show_again(step >> 3, tape),
-            6 => self.pass(tape.span()),
-            _ => self.command(tape),
+            3..=5 => self.show_again(step >> 3, input),
+            6 => self.pass(input.span()),
+            _ => self.command(input),
         }
     }
 
     /// A message with the SPIs of one that was there, and a body of the input.
-    fn with_header(&self, tape: &mut Tape) -> Vec<u8> {
-        let (_, _, model) = tape.one(&self.known);
+    fn with_header(&self, input: &mut FuzzInput) -> Vec<u8> {
+        let (_, _, model) = input.one(&self.known);
         let model = Header::parse(&model).expect("it was a message");
-        let spi_r = match tape.byte() & 3 {
+        let spi_r = match input.byte() & 3 {
             0 => IkeSpi::ZERO,
             _ => model.spi_r,
         };
-        let flags = tape.byte();
+        let flags = input.byte();
         let flags = Flags {
             initiator: flags & 1 != 0,
             response: flags & 2 != 0,
             version: flags & 4 != 0,
         };
-        let exchange = ExchangeType(34 + tape.byte() % 11);
-        let id = MessageId(u32::from(tape.byte() % 16));
+        let exchange = ExchangeType(34 + input.byte() % 11);
+        let id = MessageId(u32::from(input.byte() % 16));
         let header = Header {
-            next: PayloadType(tape.byte()),
+            next: PayloadType(input.byte()),
             ..Header::new(model.spi_i, spi_r, exchange, flags, id)
         };
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
-        for _ in 0..=tape.byte() & 3 {
-            bytes.extend_from_slice(tape.bytes());
+        for _ in 0..=input.byte() & 3 {
+            bytes.extend_from_slice(input.bytes());
         }
         let length = u32::try_from(bytes.len()).expect("it is short");
         bytes[24..28].copy_from_slice(&length.to_be_bytes());
@@ -164,13 +165,13 @@ impl Scene {
     }
 
     /// Something that was there before, perhaps from elsewhere, perhaps changed.
-    fn show_again(&mut self, how: u8, tape: &mut Tape) {
-        let (from, to, mut bytes) = tape.one(&self.known);
+    fn show_again(&mut self, how: u8, input: &mut FuzzInput) {
+        let (from, to, mut bytes) = input.one(&self.known);
         if how & 1 != 0 {
-            tape.twist(&mut bytes);
+            input.twist(&mut bytes);
         }
         if how & 2 != 0 {
-            return self.intrude(tape, &bytes);
+            return self.intrude(input, &bytes);
         }
         // From where it came, or back to where it came from.
         let (local, remote) = if to.ip() == ip(GATEWAY) {
@@ -182,8 +183,8 @@ impl Scene {
     }
 
     /// A datagram of the input arrives.
-    fn intrude(&mut self, tape: &mut Tape, bytes: &[u8]) {
-        let from = tape.byte();
+    fn intrude(&mut self, input: &mut FuzzInput, bytes: &[u8]) {
+        let from = input.byte();
         let addresses = [&PEERS[..], &STRANGERS[..]].concat();
         let remote = ip(addresses[usize::from(from & 15) % addresses.len()]);
         let ports = [(500, 500), (4500, 4500), (500, 4500), (4500, 1024)];
@@ -216,15 +217,15 @@ impl Scene {
     }
 
     /// What people ask and the datapath tells.
-    fn command(&mut self, tape: &mut Tape) {
-        let tunnel = TunnelId(u32::from(tape.byte() & 3));
+    fn command(&mut self, input: &mut FuzzInput) {
+        let tunnel = TunnelId(u32::from(input.byte() & 3));
         let spi_in = match self.gateway.children.len() {
             0 => 0,
-            count => self.gateway.children[usize::from(tape.byte()) % count].spi_in,
+            count => self.gateway.children[usize::from(input.byte()) % count].spi_in,
         };
         let now = self.now;
-        let remote = SocketAddr::new(ip(tape.one(&PEERS)), 4500);
-        let command = match tape.byte() % 10 {
+        let remote = SocketAddr::new(ip(input.one(&PEERS)), 4500);
+        let command = match input.byte() % 10 {
             0 => Command::Rekey {
                 tunnel,
                 what: Rekey::Child,
@@ -237,7 +238,7 @@ impl Scene {
             3 => Command::ChildHeard { tunnel, spi_in },
             4 => Command::UnknownSpi {
                 remote,
-                spi: u32::from(tape.byte()),
+                spi: u32::from(input.byte()),
             },
             5 => Command::Demand(tunnel),
             6 => Command::Up(tunnel),
@@ -328,7 +329,12 @@ impl Scene {
         let gateway = &self.gateway;
         for tunnel in [TunnelId(0), TunnelId(1)] {
             let view = gateway.endpoint.view(tunnel).expect("it was added");
-            assert_eq!(view.state, TunnelState::Up, "{tunnel:?}: {:?}", gateway.events);
+            assert_eq!(
+                view.state,
+                TunnelState::Up,
+                "{tunnel:?}: {:?}",
+                gateway.events
+            );
         }
         // Rekeyed, also by both sides at once: one of two goes then.
         let rekeyed =

@@ -7,7 +7,7 @@
 
 use groundlink::crypto::{Esn, EspProposal, EspSuite, SaKeys, Sealer, Secret};
 use groundlink::esp::{HEADER, Inbound, Outbound};
-use groundlink::net::{Packet, Policy, Prefix, DropReason};
+use groundlink::net::{DropReason, Packet, Policy, Prefix};
 use libfuzzer_sys::fuzz_target;
 
 const SUITES: [&str; 6] = [

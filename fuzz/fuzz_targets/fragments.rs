@@ -6,7 +6,9 @@
 #![no_main]
 
 use groundlink::crypto::{Generator, IkeProposal, IkeSuite, SaKeys, Sealer, Secret};
-use groundlink::ike::{FragmentSize, Fragmentation, IkeKeys, Opened, Protector, Role, FragmentSizes, Unopened};
+use groundlink::ike::{
+    FragmentSize, FragmentSizes, Fragmentation, IkeKeys, Opened, Protector, Role, Unopened,
+};
 use groundlink::wire::{
     Critical, ExchangeType, Flags, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload,
     PayloadType,

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal};
 use groundlink::ike::{Command, Dpd, Rekey, RekeyCheck, Start};
+use groundlink_fuzz::fuzz_input::FuzzInput;
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
-use groundlink_fuzz::tape::Tape;
 use groundlink_fuzz::wire::{Letter, Load, Nat, Wire};
 use libfuzzer_sys::fuzz_target;
 
@@ -36,11 +36,11 @@ const HEALING: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fuzz_target!(|input: &[u8]| {
-    let mut tape = Tape::new(input);
-    let mut middle = Middle::new(&mut tape);
+    let mut input = FuzzInput::new(input);
+    let mut middle = Middle::new(&mut input);
     for _ in 0..MOST_STEPS {
-        let Some(step) = tape.step() else { break };
-        middle.step(step, &mut tape);
+        let Some(step) = input.step() else { break };
+        middle.step(step, &mut input);
     }
     middle.heal();
 });
@@ -56,8 +56,8 @@ struct Middle {
 }
 
 impl Middle {
-    fn new(tape: &mut Tape) -> Middle {
-        let traits = tape.byte();
+    fn new(input: &mut FuzzInput) -> Middle {
+        let traits = input.byte();
         let esp = ["aes128gcm16", "aes128gcm16-curve25519"];
         let [a, b] = [Side::A, Side::B].map(|side| {
             let mut settings = settings(side);
@@ -105,37 +105,37 @@ impl Middle {
         }
     }
 
-    fn step(&mut self, step: u8, tape: &mut Tape) {
+    fn step(&mut self, step: u8, input: &mut FuzzInput) {
         self.look();
         match step % 24 {
             // Most of a story is messages that arrive.
             0..=5 => self.all_in_order(usize::from(step >> 5) + 1),
-            6 | 7 => self.deliver_some(tape),
-            8 => drop(self.take(tape)),
+            6 | 7 => self.deliver_some(input),
+            8 => drop(self.take(input)),
             9 => {
-                let again = self.take(tape);
+                let again = self.take(input);
                 self.held.extend(again.clone());
                 self.held.extend(again);
             }
             10 => {
-                if let Some(mut letter) = self.take(tape) {
-                    twist(&mut letter, tape);
+                if let Some(mut letter) = self.take(input) {
+                    twist(&mut letter, input);
                     self.pair.deliver(letter);
                 }
             }
-            11 | 12 => self.replay(tape),
-            13 => self.make_up(tape),
-            14 | 15 => self.pass(tape.span()),
-            16..=18 => self.command(tape),
-            19 => self.misfortune(tape),
+            11 | 12 => self.replay(input),
+            13 => self.make_up(input),
+            14 | 15 => self.pass(input.span()),
+            16..=18 => self.command(input),
+            19 => self.misfortune(input),
             20 => {
-                let nat = tape
+                let nat = input
                     .flag()
-                    .then(|| nat(tape.one(&[0, 10_000, 20_000, 20_001])));
+                    .then(|| nat(input.one(&[0, 10_000, 20_000, 20_001])));
                 self.pair.wire.nat = nat;
             }
             21 => {
-                let side = side(tape);
+                let side = side(input);
                 self.pair.wire.cut[side as usize] ^= true;
             }
             _ => {
@@ -161,8 +161,8 @@ impl Middle {
         }
     }
 
-    fn take(&mut self, tape: &mut Tape) -> Option<Letter> {
-        let index = usize::from(tape.byte());
+    fn take(&mut self, input: &mut FuzzInput) -> Option<Letter> {
+        let index = usize::from(input.byte());
         let held = self.held.len();
         (held > 0).then(|| self.held.remove(index % held))
     }
@@ -179,35 +179,35 @@ impl Middle {
         }
     }
 
-    fn deliver_some(&mut self, tape: &mut Tape) {
-        if let Some(letter) = self.take(tape) {
+    fn deliver_some(&mut self, input: &mut FuzzInput) {
+        if let Some(letter) = self.take(input) {
             self.pair.deliver(letter);
         }
     }
 
     /// Something that was there before, perhaps from elsewhere, perhaps back to its sender, perhaps changed.
-    fn replay(&mut self, tape: &mut Tape) {
+    fn replay(&mut self, input: &mut FuzzInput) {
         if self.known.is_empty() {
             return;
         }
-        let mut letter = tape.one(&self.known);
-        let how = tape.byte();
+        let mut letter = input.one(&self.known);
+        let how = input.byte();
         if how & 1 != 0 {
-            twist(&mut letter, tape);
+            twist(&mut letter, input);
         }
         if how & 2 != 0 {
             letter.to = letter.to.other();
             std::mem::swap(&mut letter.local, &mut letter.remote);
         }
         if how & 4 != 0 {
-            letter.remote.set_port(tape.one(&[500, 4500, 14_500, 7]));
+            letter.remote.set_port(input.one(&[500, 4500, 14_500, 7]));
         }
         self.pair.deliver(letter);
     }
 
-    fn make_up(&mut self, tape: &mut Tape) {
-        let (to, port) = (side(tape), tape.one(&[500, 4500]));
-        let bytes = tape.bytes().to_vec();
+    fn make_up(&mut self, input: &mut FuzzInput) {
+        let (to, port) = (side(input), input.one(&[500, 4500]));
+        let bytes = input.bytes().to_vec();
         self.pair.inject(to, port, &bytes);
     }
 
@@ -217,15 +217,15 @@ impl Middle {
         self.pair.run_for(span);
     }
 
-    fn command(&mut self, tape: &mut Tape) {
-        let side = side(tape);
+    fn command(&mut self, input: &mut FuzzInput) {
+        let side = side(input);
         let tunnel = TUNNEL;
         let children = &self.pair.node(side).children;
         let spi_in = match children.len() {
             0 => 0,
-            count => children[usize::from(tape.byte()) % count].spi_in,
+            count => children[usize::from(input.byte()) % count].spi_in,
         };
-        let command = match tape.byte() % 12 {
+        let command = match input.byte() % 12 {
             0 => Command::Down(tunnel),
             1 | 2 => Command::Up(tunnel),
             3 => Command::Reset(tunnel),
@@ -249,16 +249,16 @@ impl Middle {
         self.pair.command(side, command);
     }
 
-    fn misfortune(&mut self, tape: &mut Tape) {
-        let side = side(tape);
-        match tape.byte() % 3 {
+    fn misfortune(&mut self, input: &mut FuzzInput) {
+        let side = side(input);
+        match input.byte() % 3 {
             0 => self.pair.node(side).broken_installs = 1,
             1 => {
-                let span = tape.span();
+                let span = input.span();
                 self.pair.node(side).asleep_until = self.pair.now + span;
             }
             // A replaced SA receives for five seconds more.
-            _ => self.pair.wire.esp_delay = tape.span().min(Duration::from_secs(4)),
+            _ => self.pair.wire.esp_delay = input.span().min(Duration::from_secs(4)),
         }
     }
 
@@ -286,8 +286,8 @@ impl Middle {
     }
 }
 
-fn side(tape: &mut Tape) -> Side {
-    tape.one(&[Side::A, Side::B])
+fn side(input: &mut FuzzInput) -> Side {
+    input.one(&[Side::A, Side::B])
 }
 
 fn nat(shift: u16) -> Nat {
@@ -295,9 +295,9 @@ fn nat(shift: u16) -> Nat {
     Nat { outside, shift }
 }
 
-fn twist(letter: &mut Letter, tape: &mut Tape) {
+fn twist(letter: &mut Letter, input: &mut FuzzInput) {
     match &mut letter.load {
-        Load::Ike(bytes) => tape.twist(bytes),
+        Load::Ike(bytes) => input.twist(bytes),
         Load::Esp(_) => {}
     }
 }

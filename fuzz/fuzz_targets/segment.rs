@@ -8,15 +8,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use groundlink::net::segment::{Coalescer, Coalesced, PacketOffload, Segments, GsoPacket, UdpCoalescing, segments};
+use groundlink::net::segment::{
+    Coalesced, Coalescer, GsoPacket, PacketOffload, Segments, UdpCoalescing, segments,
+};
 use groundlink::net::{Packet, checksum};
 use groundlink::os::VnetHeader;
-use groundlink_fuzz::tape::Tape;
+use groundlink_fuzz::fuzz_input::FuzzInput;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     as_handed_over(input);
-    as_flows(Tape::new(input));
+    as_flows(FuzzInput::new(input));
 });
 
 fn as_handed_over(input: &[u8]) {
@@ -82,17 +84,17 @@ fn cut(packet: &Packet<'_>, train: &GsoPacket) -> Option<Vec<Vec<u8>>> {
     Some(pieces)
 }
 
-fn as_flows(mut tape: Tape<'_>) {
-    let udp = tape.one(&[UdpCoalescing::Coalesced, UdpCoalescing::Apart]);
+fn as_flows(mut input: FuzzInput<'_>) {
+    let udp = input.one(&[UdpCoalescing::Coalesced, UdpCoalescing::Apart]);
     let mut coalescer = Coalescer::new();
     let mut flows = [(0xffff_f000_u32, 0xfff8_u16); 32];
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    while let Some(step) = tape.step() {
+    while let Some(step) = input.step() {
         if before.len() > 500 {
             break;
         }
         let which = usize::from(step & 31);
-        let packet = made(which, &mut flows[which], &mut tape);
+        let packet = made(which, &mut flows[which], &mut input);
         let Ok(parsed) = Packet::parse(&packet) else {
             continue;
         };
@@ -106,16 +108,16 @@ fn as_flows(mut tape: Tape<'_>) {
     assert_eq!(by_flow(&after), by_flow(&before));
 }
 
-/// The next packet of a flow, or what the tape makes of it.
-fn made(which: usize, (sequence, id): &mut (u32, u16), tape: &mut Tape<'_>) -> Vec<u8> {
+/// The next packet of a flow, or what the input makes of it.
+fn made(which: usize, (sequence, id): &mut (u32, u16), input: &mut FuzzInput<'_>) -> Vec<u8> {
     let (v4, tcp) = (which & 1 == 0, which & 6 != 6);
-    let payload = tape.one(&[64, 64, 64, 64, 0, 63, 65, 9000]);
-    let flags = tape.one(&[0x10, 0x10, 0x10, 0x18, 0x11, 0x90, 0x50, 0x12]);
+    let payload = input.one(&[64, 64, 64, 64, 0, 63, 65, 9000]);
+    let flags = input.one(&[0x10, 0x10, 0x10, 0x18, 0x11, 0x90, 0x50, 0x12]);
     let header = if tcp { 32 } else { 8 };
     let length = (header + payload) as u16;
     let mut packet = Vec::new();
     if v4 {
-        let flags = tape.one(&[0, 0, 0, 0x40]);
+        let flags = input.one(&[0, 0, 0, 0x40]);
         packet.extend([0x45, 0]);
         packet.extend((length + 20).to_be_bytes());
         packet.extend(id.to_be_bytes());
@@ -139,15 +141,15 @@ fn made(which: usize, (sequence, id): &mut (u32, u16), tape: &mut Tape<'_>) -> V
     packet.extend((0..payload).map(|nth| nth as u8 ^ *sequence as u8 ^ *id as u8));
     *sequence = sequence.wrapping_add(payload as u32);
     *id = id.wrapping_add(1);
-    match tape.byte() & 7 {
+    match input.byte() & 7 {
         // Twisted, its checksums right; right and then twisted; right.
         0 => {
-            tape.twist(&mut packet);
+            input.twist(&mut packet);
             repair(&mut packet);
         }
         1 => {
             repair(&mut packet);
-            tape.twist(&mut packet);
+            input.twist(&mut packet);
         }
         _ => repair(&mut packet),
     }

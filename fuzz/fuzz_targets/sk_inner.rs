@@ -1,10 +1,10 @@
 //! Nothing that a peer puts inside the protection, with the right keys, makes the engine panic or grow without bound.
 //!
-//! The first byte picks one of two stories. In the first, B meets a [`Rogue`] that seals whatever the input says, down to lengths and padding that lie:
+//! The first byte picks one of two stories. In the first, B meets a [`ScriptedPeer`] that seals whatever the input says, down to lengths and padding that lie:
 //!
 //! ```text
-//! rogue ── IKE_SA_INIT ──▶ B     as it should be
-//! rogue ── any exchange, any id, SK { input } ──▶ B ──▶ requests of its own ──▶ rogue ── SK { input } ──▶ B
+//! scripted_peer ── IKE_SA_INIT ──▶ B     as it should be
+//! scripted_peer ── any exchange, any id, SK { input } ──▶ B ──▶ requests of its own ──▶ scripted_peer ── SK { input } ──▶ B
 //! ```
 //!
 //! In the second, A is our own engine, and the input takes the place of payloads in its IKE_AUTH, CREATE_CHILD_SA and INFORMATIONAL, as initiator and responder,
@@ -17,10 +17,10 @@ use std::time::Duration;
 use groundlink::ike::impair::{Change, Rule, Which};
 use groundlink::ike::{Command, Content, Rekey, Start};
 use groundlink::wire::{ExchangeType, Header, Payload, PayloadType};
+use groundlink_fuzz::fuzz_input::FuzzInput;
 use groundlink_fuzz::monitor::Most;
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
-use groundlink_fuzz::rogue::Rogue;
-use groundlink_fuzz::tape::Tape;
+use groundlink_fuzz::scripted_peer::ScriptedPeer;
 use libfuzzer_sys::fuzz_target;
 
 const MOST_STEPS: usize = 40;
@@ -38,19 +38,19 @@ const EXCHANGES: [ExchangeType; 3] = [
 ];
 
 fuzz_target!(|input: &[u8]| {
-    let mut tape = Tape::new(input);
-    match tape.byte() % 2 {
-        0 => meet_rogue(&mut tape),
-        _ => meet_impaired(&mut tape),
+    let mut input = FuzzInput::new(input);
+    match input.byte() % 2 {
+        0 => meet_rogue(&mut input),
+        _ => meet_impaired(&mut input),
     }
 });
 
 /// A person at B, or its own device, wants something: it will ask the peer.
-fn bestir(pair: &mut Pair, side: Side, tape: &mut Tape) {
+fn bestir(pair: &mut Pair, side: Side, input: &mut FuzzInput) {
     let tunnel = TUNNEL;
     let spi_in = pair.node(side).outbound().unwrap_or(0);
     let remote = std::net::SocketAddr::new(side.other().ip().parse().expect("an address"), 4500);
-    let command = match tape.byte() % 8 {
+    let command = match input.byte() % 8 {
         0 | 1 => Command::Rekey {
             tunnel,
             what: Rekey::Child,
@@ -72,30 +72,30 @@ fn assert_bounded(pair: &Pair) {
     assert!(count <= MOST_SAS, "{count} IKE SAs");
 }
 
-fn meet_rogue(tape: &mut Tape) {
-    let mut rogue = Rogue::keyed();
-    if tape.flag() {
-        rogue = rogue.authenticated();
+fn meet_rogue(input: &mut FuzzInput) {
+    let mut scripted_peer = ScriptedPeer::keyed();
+    if input.flag() {
+        scripted_peer = scripted_peer.authenticated();
     }
-    rogue.pair.monitor.most = Most::HOSTILE;
+    scripted_peer.pair.monitor.most = Most::HOSTILE;
     let mut ids = Ids {
-        ours: if rogue.pair.b.children.is_empty() {
+        ours: if scripted_peer.pair.b.children.is_empty() {
             1
         } else {
             2
         },
         theirs: 0,
-        seen: rogue.pair.b.sent.len(),
+        seen: scripted_peer.pair.b.sent.len(),
     };
     for _ in 0..MOST_STEPS {
-        let Some(step) = tape.step() else { break };
+        let Some(step) = input.step() else { break };
         match step % 8 {
-            0 => bestir(&mut rogue.pair, Side::B, tape),
-            1 => rogue.pair.run_for(tape.span()),
-            _ => say(&mut rogue, &mut ids, step, tape),
+            0 => bestir(&mut scripted_peer.pair, Side::B, input),
+            1 => scripted_peer.pair.run_for(input.span()),
+            _ => say(&mut scripted_peer, &mut ids, step, input),
         }
-        ids.look(&rogue);
-        assert_bounded(&rogue.pair);
+        ids.look(&scripted_peer);
+        assert_bounded(&scripted_peer.pair);
     }
 }
 
@@ -111,13 +111,14 @@ struct Ids {
 
 impl Ids {
     /// Looks for requests of B in the SA that we share.
-    fn look(&mut self, rogue: &Rogue) {
-        let fresh = &rogue.pair.b.sent[self.seen..];
+    fn look(&mut self, scripted_peer: &ScriptedPeer) {
+        let fresh = &scripted_peer.pair.b.sent[self.seen..];
         self.seen += fresh.len();
         for transmit in fresh {
             if let Content::Ike(bytes) = &transmit.content
                 && let Ok(header) = Header::parse(bytes)
-                && (header.spi_i, header.spi_r) == (rogue.line.spi_i, rogue.line.spi_r)
+                && (header.spi_i, header.spi_r)
+                    == (scripted_peer.line.spi_i, scripted_peer.line.spi_r)
                 && !header.flags.response
             {
                 self.theirs = header.message_id.0;
@@ -126,34 +127,34 @@ impl Ids {
     }
 }
 
-fn say(rogue: &mut Rogue, ids: &mut Ids, step: u8, tape: &mut Tape) {
+fn say(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input: &mut FuzzInput) {
     let response = step & 8 != 0;
-    let exchange = match tape.byte() {
+    let exchange = match input.byte() {
         known @ 0..240 => EXCHANGES[usize::from(known) % 3],
         other => ExchangeType(other),
     };
     let awaited = if response { ids.theirs } else { ids.ours };
-    let id = match tape.byte() {
+    let id = match input.byte() {
         0..240 => awaited,
         other => awaited.wrapping_add(u32::from(other)).wrapping_sub(248),
     };
     let sealed = match step >> 6 {
         0 | 1 => {
-            let first = PayloadType(tape.byte());
-            let plaintext = (first, tape.bytes());
-            rogue.seal_plaintext(exchange, id, response, plaintext)
+            let first = PayloadType(input.byte());
+            let plaintext = (first, input.bytes());
+            scripted_peer.seal_plaintext(exchange, id, response, plaintext)
         }
-        2 => rogue.seal(exchange, id, response, &tape.payloads()),
+        2 => scripted_peer.seal(exchange, id, response, &input.payloads()),
         // What an honest peer says, and more.
         _ => {
-            let mut payloads = rogue.auth_request();
-            mix(&mut payloads, tape);
-            rogue.seal(exchange, id, response, &payloads)
+            let mut payloads = scripted_peer.auth_request();
+            mix(&mut payloads, input);
+            scripted_peer.seal(exchange, id, response, &payloads)
         }
     };
-    let before = rogue.pair.b.sent.len();
-    rogue.deliver(&sealed);
-    let sent = rogue.pair.b.sent.len() - before;
+    let before = scripted_peer.pair.b.sent.len();
+    scripted_peer.deliver(&sealed);
+    let sent = scripted_peer.pair.b.sent.len() - before;
     assert!(sent <= MOST_ANSWERS, "{sent} datagrams for one");
     if !response && id == ids.ours && sent > 0 {
         ids.ours = ids.ours.wrapping_add(1);
@@ -161,20 +162,20 @@ fn say(rogue: &mut Rogue, ids: &mut Ids, step: u8, tape: &mut Tape) {
 }
 
 /// Some are left out, others come in between.
-fn mix(payloads: &mut Vec<Payload>, tape: &mut Tape) {
-    let omitted = tape.byte();
+fn mix(payloads: &mut Vec<Payload>, input: &mut FuzzInput) {
+    let omitted = input.byte();
     let mut index = 0;
     payloads.retain(|_| {
         index += 1;
         omitted >> (index - 1) & 1 == 0
     });
-    let at = usize::from(tape.byte()) % (payloads.len() + 1);
-    payloads.splice(at..at, tape.payloads());
+    let at = usize::from(input.byte()) % (payloads.len() + 1);
+    payloads.splice(at..at, input.payloads());
 }
 
-fn meet_impaired(tape: &mut Tape) {
+fn meet_impaired(input: &mut FuzzInput) {
     let [mut a, mut b] = [settings(Side::A), settings(Side::B)];
-    let traits = tape.byte();
+    let traits = input.byte();
     if traits & 1 != 0 {
         // Then B asks first.
         (a.start, b.start) = (Start::Add, Start::Auto);
@@ -192,14 +193,14 @@ fn meet_impaired(tape: &mut Tape) {
         pair.run_for(Duration::from_secs(1));
     }
     for _ in 0..MOST_STEPS {
-        let Some(step) = tape.step() else { break };
+        let Some(step) = input.step() else { break };
         match step % 8 {
-            0 | 1 => bestir(&mut pair, Side::A, tape),
-            2 | 3 => bestir(&mut pair, Side::B, tape),
-            4 => pair.run_for(tape.span()),
+            0 | 1 => bestir(&mut pair, Side::A, input),
+            2 | 3 => bestir(&mut pair, Side::B, input),
+            4 => pair.run_for(input.span()),
             5 => pair.a.endpoint.impair().clear(),
             _ => {
-                let rule = rule(tape);
+                let rule = rule(input);
                 pair.a.endpoint.impair().add(rule);
             }
         }
@@ -218,15 +219,15 @@ fn meet_impaired(tape: &mut Tape) {
     }
 }
 
-fn rule(tape: &mut Tape) -> Rule {
-    let exchange = tape.one(&EXCHANGES);
-    let which = tape.one(&[Which::Request, Which::Response]);
-    let known = PayloadType(33 + tape.byte() % 16);
-    let change = match tape.byte() % 10 {
-        0..=2 => Change::Only(tape.payloads()),
-        3 => Change::Prepend(tape.payloads()),
-        4 => Change::Append(tape.payloads()),
-        5 | 6 => Change::Replace(known, tape.bytes().to_vec()),
+fn rule(input: &mut FuzzInput) -> Rule {
+    let exchange = input.one(&EXCHANGES);
+    let which = input.one(&[Which::Request, Which::Response]);
+    let known = PayloadType(33 + input.byte() % 16);
+    let change = match input.byte() % 10 {
+        0..=2 => Change::Only(input.payloads()),
+        3 => Change::Prepend(input.payloads()),
+        4 => Change::Append(input.payloads()),
+        5 | 6 => Change::Replace(known, input.bytes().to_vec()),
         7 => Change::Omit(known),
         8 => Change::Duplicate(known),
         _ => Change::Reverse,

@@ -1,11 +1,11 @@
-//! What the fuzz targets share: a [`tape`] that cuts the fuzzer's bytes into decisions, and the two gateways of the simulation in `tests/sim`, with the wire between
+//! What the fuzz targets share: a [`FuzzInput`](fuzz_input::FuzzInput) that cuts the fuzzer's bytes into decisions, and the two gateways of the simulation in `tests/sim`, with the wire between
 //! them and the rules that must hold at every moment.
 //!
 //! ```text
-//! input ──tape──▶ decisions ──▶ target ──▶ pair: A ──wire── B, each step under the eyes of monitor
+//! input ──input──▶ decisions ──▶ target ──▶ pair: A ──wire── B, each step under the eyes of monitor
 //! ```
 
-pub mod tape;
+pub mod fuzz_input;
 
 #[path = "../../tests/sim/esp.rs"]
 pub mod esp;
@@ -17,10 +17,10 @@ pub mod monitor;
 pub mod node;
 #[path = "../../tests/sim/pair.rs"]
 pub mod pair;
-#[path = "../../tests/sim/rogue.rs"]
-pub mod rogue;
 #[path = "../../tests/sim/script.rs"]
 pub mod script;
+#[path = "../../tests/sim/scripted_peer.rs"]
+pub mod scripted_peer;
 #[path = "../../tests/sim/wire.rs"]
 pub mod wire;
 

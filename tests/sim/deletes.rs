@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use groundlink::ike::{Command, DownReason, Rekey, Start, TunnelState};
 
-use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, INFORM};
 use crate::wire::ask;

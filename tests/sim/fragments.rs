@@ -9,7 +9,7 @@ use groundlink::wire::{
 };
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
-use crate::rogue::{Rogue, notify};
+use crate::scripted_peer::{ScriptedPeer, notify};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -169,21 +169,21 @@ fn filler() -> Payload {
 }
 
 /// An established SA with a peer that may send fragments.
-fn rogue() -> Rogue {
-    Rogue::keyed_for_fragments().authenticated()
+fn scripted_peer() -> ScriptedPeer {
+    ScriptedPeer::keyed_for_fragments().authenticated()
 }
 
 /// Request 2 in three fragments or so, not sealed yet.
-fn request(rogue: &Rogue) -> Vec<sk::SealedLayout> {
-    let frames = rogue.fragments(INFORMATIONAL, 2, &[filler()], 200);
+fn request(scripted_peer: &ScriptedPeer) -> Vec<sk::SealedLayout> {
+    let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[filler()], 200);
     assert!(frames.len() >= 3);
     frames
 }
 
-fn sealed(rogue: &mut Rogue, frames: Vec<sk::SealedLayout>) -> Vec<Vec<u8>> {
+fn sealed(scripted_peer: &mut ScriptedPeer, frames: Vec<sk::SealedLayout>) -> Vec<Vec<u8>> {
     frames
         .into_iter()
-        .map(|frame| rogue.seal_frame(frame))
+        .map(|frame| scripted_peer.seal_frame(frame))
         .collect()
 }
 
@@ -194,14 +194,18 @@ fn put(frame: &mut sk::SealedLayout, before: usize, number: u16) {
 }
 
 /// B has not answered, and answers the true request after all.
-fn still_answers(rogue: &mut Rogue, what: &str) {
-    assert!(rogue.heard().is_empty(), "{what} was answered");
-    let frames = request(rogue);
-    for fragment in sealed(rogue, frames) {
-        rogue.deliver(&fragment);
+fn still_answers(scripted_peer: &mut ScriptedPeer, what: &str) {
+    assert!(scripted_peer.heard().is_empty(), "{what} was answered");
+    let frames = request(scripted_peer);
+    for fragment in sealed(scripted_peer, frames) {
+        scripted_peer.deliver(&fragment);
     }
-    assert_eq!(rogue.heard().len(), 1, "after {what}");
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "after {what}");
+    assert_eq!(scripted_peer.heard().len(), 1, "after {what}");
+    assert_eq!(
+        scripted_peer.pair.b.state(),
+        TunnelState::Up,
+        "after {what}"
+    );
 }
 
 #[test]
@@ -214,52 +218,52 @@ fn f01_numbers_that_cannot_be_are_dropped() {
         (65_535, 65_535),
         (1, 65),
     ] {
-        let mut rogue = rogue();
-        for mut frame in request(&rogue) {
+        let mut scripted_peer = scripted_peer();
+        for mut frame in request(&scripted_peer) {
             put(&mut frame, 4, number);
             put(&mut frame, 2, total);
-            let bytes = rogue.seal_frame(frame);
-            rogue.deliver(&bytes);
+            let bytes = scripted_peer.seal_frame(frame);
+            scripted_peer.deliver(&bytes);
         }
-        still_answers(&mut rogue, &format!("{number} of {total}"));
+        still_answers(&mut scripted_peer, &format!("{number} of {total}"));
     }
 }
 
 #[test]
 fn f02_the_last_first_a_duplicate_and_an_old_cut_make_one_request() {
-    let mut rogue = rogue();
-    let old = rogue.fragments(INFORMATIONAL, 2, &[filler()], 300);
-    let old = sealed(&mut rogue, old);
-    let new = request(&rogue);
-    let new = sealed(&mut rogue, new);
+    let mut scripted_peer = scripted_peer();
+    let old = scripted_peer.fragments(INFORMATIONAL, 2, &[filler()], 300);
+    let old = sealed(&mut scripted_peer, old);
+    let new = request(&scripted_peer);
+    let new = sealed(&mut scripted_peer, new);
     assert!(old.len() < new.len());
-    rogue.deliver(&old[0]);
+    scripted_peer.deliver(&old[0]);
     for fragment in new.iter().skip(1).rev() {
-        rogue.deliver(fragment);
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
     for fragment in &old {
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    assert!(rogue.heard().is_empty());
-    rogue.deliver(&new[0]);
-    assert_eq!(rogue.heard().len(), 1);
+    assert!(scripted_peer.heard().is_empty());
+    scripted_peer.deliver(&new[0]);
+    assert_eq!(scripted_peer.heard().len(), 1);
 }
 
 #[test]
 fn f03_a_forged_fragment_does_not_take_the_place_of_the_good_one() {
-    let mut rogue = rogue();
-    let frames = request(&rogue);
-    let fragments = sealed(&mut rogue, frames);
+    let mut scripted_peer = scripted_peer();
+    let frames = request(&scripted_peer);
+    let fragments = sealed(&mut scripted_peer, frames);
     for fragment in &fragments {
         for at in [Header::LEN + 20, fragment.len() - 1] {
             let mut forged = fragment.clone();
             forged[at] ^= 1;
-            rogue.deliver(&forged);
+            scripted_peer.deliver(&forged);
         }
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    assert_eq!(rogue.heard().len(), 1);
+    assert_eq!(scripted_peer.heard().len(), 1);
 }
 
 #[test]
@@ -269,21 +273,21 @@ fn f04_fragments_that_say_wrongly_what_is_inside_are_dropped() {
         (1, PayloadType::NOTIFY),
         (2, PayloadType::SK),
     ] {
-        let mut rogue = rogue();
-        let mut frames = request(&rogue);
+        let mut scripted_peer = scripted_peer();
+        let mut frames = request(&scripted_peer);
         frames[which].bytes[Header::LEN] = next.0;
-        for fragment in sealed(&mut rogue, frames) {
-            rogue.deliver(&fragment);
+        for fragment in sealed(&mut scripted_peer, frames) {
+            scripted_peer.deliver(&fragment);
         }
-        still_answers(&mut rogue, &format!("fragment {which} with {next}"));
+        still_answers(&mut scripted_peer, &format!("fragment {which} with {next}"));
     }
 }
 
 #[test]
 fn f04_payloads_outside_a_fragment_make_it_none() {
     for count in [1, 63, 64, 200] {
-        let mut rogue = rogue();
-        for mut frame in request(&rogue) {
+        let mut scripted_peer = scripted_peer();
+        for mut frame in request(&scripted_peer) {
             let mut chain: Vec<u8> = (0..count)
                 .flat_map(|_| [PayloadType::VENDOR.0, 0, 0, 4])
                 .collect();
@@ -296,53 +300,53 @@ fn f04_payloads_outside_a_fragment_make_it_none() {
             frame.aad_len += chain.len();
             let length = u32::try_from(frame.bytes.len()).unwrap();
             frame.bytes[24..28].copy_from_slice(&length.to_be_bytes());
-            let bytes = rogue.seal_frame(frame);
-            rogue.deliver(&bytes);
+            let bytes = scripted_peer.seal_frame(frame);
+            scripted_peer.deliver(&bytes);
         }
-        still_answers(&mut rogue, &format!("{count} payloads in front"));
+        still_answers(&mut scripted_peer, &format!("{count} payloads in front"));
     }
 }
 
 #[test]
 fn f04_what_comes_whole_ends_what_came_in_part() {
-    let mut rogue = rogue();
-    let frames = request(&rogue);
-    let fragments = sealed(&mut rogue, frames);
+    let mut scripted_peer = scripted_peer();
+    let frames = request(&scripted_peer);
+    let fragments = sealed(&mut scripted_peer, frames);
     let (last, others) = fragments.split_last().unwrap();
     for fragment in others {
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
-    rogue.deliver(last);
-    assert!(rogue.heard().is_empty(), "its message is answered");
-    assert!(rogue.ask(INFORMATIONAL, 3, &[]).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
+    scripted_peer.deliver(last);
+    assert!(scripted_peer.heard().is_empty(), "its message is answered");
+    assert!(scripted_peer.ask(INFORMATIONAL, 3, &[]).is_empty());
 }
 
 #[test]
 fn f05_fragments_of_a_peer_that_never_spoke_of_them_are_dropped() {
-    let mut rogue = Rogue::established();
-    let frames = request(&rogue);
-    for fragment in sealed(&mut rogue, frames) {
-        rogue.deliver(&fragment);
+    let mut scripted_peer = ScriptedPeer::established();
+    let frames = request(&scripted_peer);
+    for fragment in sealed(&mut scripted_peer, frames) {
+        scripted_peer.deliver(&fragment);
     }
-    assert!(rogue.heard().is_empty());
-    assert!(rogue.ask(INFORMATIONAL, 2, &[filler()]).is_empty());
+    assert!(scripted_peer.heard().is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[filler()]).is_empty());
 }
 
 #[test]
 fn f05_fragments_in_ike_sa_init_are_no_message() {
-    let mut rogue = Rogue::keyed_for_fragments();
+    let mut scripted_peer = ScriptedPeer::keyed_for_fragments();
     for exchange in [ExchangeType::IKE_SA_INIT, ExchangeType(0)] {
-        let frames = rogue.fragments(exchange, 0, &[filler()], 200);
-        for mut fragment in sealed(&mut rogue, frames) {
-            rogue.deliver(&fragment);
+        let frames = scripted_peer.fragments(exchange, 0, &[filler()], 200);
+        for mut fragment in sealed(&mut scripted_peer, frames) {
+            scripted_peer.deliver(&fragment);
             // As the first of a new SA.
             fragment[8..16].fill(0);
-            rogue.pair.inject(Side::B, 500, &fragment);
+            scripted_peer.pair.inject(Side::B, 500, &fragment);
         }
     }
-    assert!(rogue.heard().is_empty());
-    rogue.authenticated();
+    assert!(scripted_peer.heard().is_empty());
+    scripted_peer.authenticated();
 }
 
 #[test]
@@ -353,28 +357,32 @@ fn f05_whoever_does_not_speak_of_fragments_gets_none() {
         request.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)),
         "we always ask"
     );
-    let rogue = Rogue::keyed();
-    let answer = Message::parse(&rogue.pair.b.sent_ike(0)).unwrap().clear;
+    let scripted_peer = ScriptedPeer::keyed();
+    let answer = Message::parse(&scripted_peer.pair.b.sent_ike(0))
+        .unwrap()
+        .clear;
     assert!(!answer.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
-    let rogue = Rogue::keyed_for_fragments();
-    let answer = Message::parse(&rogue.pair.b.sent_ike(0)).unwrap().clear;
+    let scripted_peer = ScriptedPeer::keyed_for_fragments();
+    let answer = Message::parse(&scripted_peer.pair.b.sent_ike(0))
+        .unwrap()
+        .clear;
     assert!(answer.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)));
 }
 
 #[test]
 fn f06_requests_never_completed_hold_up_nothing() {
-    let mut rogue = rogue();
+    let mut scripted_peer = scripted_peer();
     for id in [2, 3, 4, 1000] {
-        let frames = rogue.fragments(INFORMATIONAL, id, &[filler(), filler()], 128);
-        let fragments = sealed(&mut rogue, frames);
+        let frames = scripted_peer.fragments(INFORMATIONAL, id, &[filler(), filler()], 128);
+        let fragments = sealed(&mut scripted_peer, frames);
         for fragment in fragments.iter().skip(1) {
-            rogue.deliver(fragment);
+            scripted_peer.deliver(fragment);
         }
     }
-    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
-    assert!(rogue.ask(INFORMATIONAL, 3, &[]).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 3, &[]).is_empty());
     // Nor does a handshake that never completes outlive its time.
-    let mut half_open = Rogue::keyed_for_fragments();
+    let mut half_open = ScriptedPeer::keyed_for_fragments();
     let request = half_open.auth_request();
     let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &request, 128);
     let fragments = sealed(&mut half_open, frames);
@@ -389,40 +397,43 @@ fn f06_requests_never_completed_hold_up_nothing() {
 
 #[test]
 fn f07_only_the_first_fragment_of_an_answered_request_brings_the_answer_again() {
-    let mut rogue = rogue();
-    let again = request(&rogue);
+    let mut scripted_peer = scripted_peer();
+    let again = request(&scripted_peer);
     let fragments = {
-        let frames = request(&rogue);
-        sealed(&mut rogue, frames)
+        let frames = request(&scripted_peer);
+        sealed(&mut scripted_peer, frames)
     };
     for fragment in &fragments {
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    let answered = rogue.pair.b.sent.len();
-    assert_eq!(rogue.heard().len(), 1);
+    let answered = scripted_peer.pair.b.sent.len();
+    assert_eq!(scripted_peer.heard().len(), 1);
     for fragment in fragments.iter().skip(1) {
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    assert!(rogue.heard().is_empty());
-    rogue.deliver(&fragments[0]);
+    assert!(scripted_peer.heard().is_empty());
+    scripted_peer.deliver(&fragments[0]);
     assert_eq!(
-        rogue.pair.b.sent_ike(answered - 1),
-        rogue.pair.b.sent_ike(answered),
+        scripted_peer.pair.b.sent_ike(answered - 1),
+        scripted_peer.pair.b.sent_ike(answered),
         "the same bytes"
     );
-    assert_eq!(rogue.heard().len(), 1);
+    assert_eq!(scripted_peer.heard().len(), 1);
     // The same when the request is cut anew, but not for what only looks so.
-    for (index, fragment) in sealed(&mut rogue, again).into_iter().enumerate() {
+    for (index, fragment) in sealed(&mut scripted_peer, again).into_iter().enumerate() {
         let mut forged = fragment.clone();
         *forged.last_mut().unwrap() ^= 1;
-        rogue.deliver(&forged);
-        assert!(rogue.heard().is_empty());
-        rogue.deliver(&fragment);
-        assert_eq!(rogue.heard().len(), usize::from(index == 0));
+        scripted_peer.deliver(&forged);
+        assert!(scripted_peer.heard().is_empty());
+        scripted_peer.deliver(&fragment);
+        assert_eq!(scripted_peer.heard().len(), usize::from(index == 0));
     }
-    let whole = rogue.seal(INFORMATIONAL, 2, false, &[filler()]);
-    rogue.deliver(&whole);
-    assert!(rogue.heard().is_empty(), "a whole message is no fragment 1");
+    let whole = scripted_peer.seal(INFORMATIONAL, 2, false, &[filler()]);
+    scripted_peer.deliver(&whole);
+    assert!(
+        scripted_peer.heard().is_empty(),
+        "a whole message is no fragment 1"
+    );
 }
 
 /// A payload whose content cannot be.
@@ -436,16 +447,16 @@ fn broken() -> Payload {
 
 #[test]
 fn f08_nonsense_in_good_fragments_is_refused_as_invalid_syntax() {
-    let mut rogue = rogue();
-    let frames = rogue.fragments(INFORMATIONAL, 2, &[broken()], 200);
-    for fragment in sealed(&mut rogue, frames) {
-        rogue.deliver(&fragment);
+    let mut scripted_peer = scripted_peer();
+    let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[broken()], 200);
+    for fragment in sealed(&mut scripted_peer, frames) {
+        scripted_peer.deliver(&fragment);
     }
-    let heard = rogue.heard();
+    let heard = scripted_peer.heard();
     assert_eq!(heard[0].1, [notify(NotifyType::INVALID_SYNTAX)]);
-    assert_ne!(rogue.pair.b.state(), TunnelState::Up);
+    assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
 
-    let mut half_open = Rogue::keyed_for_fragments();
+    let mut half_open = ScriptedPeer::keyed_for_fragments();
     let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &[broken()], 200);
     for fragment in sealed(&mut half_open, frames) {
         half_open.deliver(&fragment);
@@ -457,37 +468,37 @@ fn f08_nonsense_in_good_fragments_is_refused_as_invalid_syntax() {
 
 #[test]
 fn f09_a_fragment_shorter_than_its_own_header_or_longer_than_its_datagram_is_dropped() {
-    let mut rogue = rogue();
-    let frames = request(&rogue);
-    for fragment in sealed(&mut rogue, frames) {
+    let mut scripted_peer = scripted_peer();
+    let frames = request(&scripted_peer);
+    for fragment in sealed(&mut scripted_peer, frames) {
         for length in [0u16, 1, 4, 7, 8, 9, 12, 65_535] {
             let mut bytes = fragment.clone();
             bytes[Header::LEN + 2..Header::LEN + 4].copy_from_slice(&length.to_be_bytes());
-            rogue.deliver(&bytes);
+            scripted_peer.deliver(&bytes);
             // The same with a datagram that ends where the payload says.
             bytes.truncate((Header::LEN + usize::from(length)).max(Header::LEN));
             let whole = u32::try_from(bytes.len()).unwrap();
             bytes[24..28].copy_from_slice(&whole.to_be_bytes());
-            rogue.deliver(&bytes);
+            scripted_peer.deliver(&bytes);
         }
     }
-    still_answers(&mut rogue, "short and long fragments");
+    still_answers(&mut scripted_peer, "short and long fragments");
 }
 
 #[test]
 fn f02_a_handshake_in_tiny_fragments_from_another_implementation_is_understood() {
-    let mut rogue = Rogue::keyed_for_fragments();
-    let request = rogue.auth_request();
-    let frames = rogue.fragments(ExchangeType::IKE_AUTH, 1, &request, 90);
-    let fragments = sealed(&mut rogue, frames);
+    let mut scripted_peer = ScriptedPeer::keyed_for_fragments();
+    let request = scripted_peer.auth_request();
+    let frames = scripted_peer.fragments(ExchangeType::IKE_AUTH, 1, &request, 90);
+    let fragments = sealed(&mut scripted_peer, frames);
     assert!(fragments.len() > 8);
     for fragment in fragments.iter().rev() {
-        rogue.deliver(fragment);
+        scripted_peer.deliver(fragment);
     }
-    assert_eq!(rogue.heard().len(), 1);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
-    rogue.deliver(&fragments[0]);
-    assert_eq!(rogue.heard().len(), 1, "repeated on fragment 1");
-    rogue.deliver(&fragments[1]);
-    assert!(rogue.heard().is_empty());
+    assert_eq!(scripted_peer.heard().len(), 1);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
+    scripted_peer.deliver(&fragments[0]);
+    assert_eq!(scripted_peer.heard().len(), 1, "repeated on fragment 1");
+    scripted_peer.deliver(&fragments[1]);
+    assert!(scripted_peer.heard().is_empty());
 }

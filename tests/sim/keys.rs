@@ -1,4 +1,4 @@
-//! The key schedule once more, written from RFC 7296 §2.13 to §2.18, for the one suite that the rogue peer speaks: so the engine is checked against another
+//! The key schedule once more, written from RFC 7296 §2.13 to §2.18, for the one suite that the scripted_peer peer speaks: so the engine is checked against another
 //! reading of them.
 
 use groundlink::crypto::{

@@ -1,6 +1,6 @@
 //! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
 
-mod answers;
+mod authenticated_peer;
 mod deletes;
 mod esp;
 mod esp_transport;
@@ -13,27 +13,27 @@ mod hostile;
 mod impaired;
 #[cfg(feature = "testing")]
 mod impaired_kem;
-mod insider;
+mod init;
 mod keys;
 mod lifecycle;
 mod message_ids;
+mod message_orders;
 mod monitor;
-mod moves;
 mod node;
-mod openings;
-mod orders;
+mod odd_but_legal;
 mod pair;
+mod peer_moves;
 mod post_quantum;
+mod random_walk;
 mod recovery;
 mod rekey_child;
 mod rekey_ike;
 mod requests;
 mod requests_followup;
 mod requests_ike;
-mod rogue;
+mod responses;
 mod script;
-mod strangers;
+mod scripted_peer;
+mod unauthenticated;
 mod unproved;
-mod untidy;
-mod walk;
 mod wire;

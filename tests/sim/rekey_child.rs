@@ -8,7 +8,7 @@ use std::time::Duration;
 use groundlink::crypto::EspProposal;
 use groundlink::ike::{Command, DownReason, Rekey, RekeyCheck, Settings};
 
-use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, CREATE, INFORM};
 use crate::wire::{answer, ask};

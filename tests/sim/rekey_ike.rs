@@ -7,7 +7,7 @@ use std::time::Duration;
 use groundlink::crypto::IkeProposal;
 use groundlink::ike::{Command, Rekey, Settings, TunnelState};
 
-use crate::orders::{Losses, ONE_WHEN_FAST, every_order};
+use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, CREATE, INFORM};
 use crate::wire::ask;

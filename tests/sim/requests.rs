@@ -10,23 +10,26 @@ use groundlink::wire::{
 };
 
 use crate::pair::{Side, settings};
-use crate::rogue::{PSK, Rogue, SPI_OUT, kinds, mute_pair, notify, raw};
+use crate::scripted_peer::{PSK, SPI_OUT, ScriptedPeer, kinds, mute_pair, notify, raw};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 /// B still has its one Child SA, and answers.
-pub fn assert_unharmed(rogue: &mut Rogue, id: u32, told: &str) {
-    assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
-    assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty(), "{told}");
+pub fn assert_unharmed(scripted_peer: &mut ScriptedPeer, id: u32, told: &str) {
+    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{told}");
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+    assert!(
+        scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty(),
+        "{told}"
+    );
 }
 
 /// The IKE SA is closed and has taken its Child SA along.
-pub fn assert_ended(rogue: &Rogue, told: &str) {
-    assert!(rogue.pair.b.children.is_empty(), "{told}");
-    assert!(rogue.pair.b.ikes.is_empty(), "{told}");
+pub fn assert_ended(scripted_peer: &ScriptedPeer, told: &str) {
+    assert!(scripted_peer.pair.b.children.is_empty(), "{told}");
+    assert!(scripted_peer.pair.b.ikes.is_empty(), "{told}");
 }
 
 fn replaced(mut payloads: Vec<Payload>, kind: PayloadType, with: Payload) -> Vec<Payload> {
@@ -90,27 +93,27 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() 
     // A new Child SA, and one in place of another.
     for old in [None, Some(SPI_OUT)] {
         let ask = |body: &[u8]| {
-            let mut rogue = Rogue::established();
+            let mut scripted_peer = ScriptedPeer::established();
             let request = match old {
-                None => rogue.another_child(0x2000),
-                Some(old) => rogue.rekeying(old, 0x2000),
+                None => scripted_peer.another_child(0x2000),
+                Some(old) => scripted_peer.rekeying(old, 0x2000),
             };
             let request = replaced(request, PayloadType::TSI, raw(PayloadType::TSI, body));
-            let answer = rogue.ask(CREATE, 2, &request);
-            (rogue, answer)
+            let answer = scripted_peer.ask(CREATE, 2, &request);
+            (scripted_peer, answer)
         };
         for (told, body) in &refused {
-            let (mut rogue, answer) = ask(body);
+            let (mut scripted_peer, answer) = ask(body);
             assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{told}");
-            assert_unharmed(&mut rogue, 3, told);
+            assert_unharmed(&mut scripted_peer, 3, told);
         }
         for (told, body) in &broken {
-            let (rogue, answer) = ask(body);
+            let (scripted_peer, answer) = ask(body);
             assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
-            assert_ended(&rogue, told);
+            assert_ended(&scripted_peer, told);
         }
         for (told, body) in &fine {
-            let (rogue, answer) = ask(body);
+            let (scripted_peer, answer) = ask(body);
             let policy = settings(Side::B).policy;
             // One in place of another must carry what that one did (§2.9.2).
             if *told == "255 hosts" && old.is_some() {
@@ -118,7 +121,7 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() 
                 continue;
             }
             assert_eq!(kinds(&answer), [], "{told}");
-            let child = rogue.pair.b.children.last().unwrap();
+            let child = scripted_peer.pair.b.children.last().unwrap();
             let within = |selector| policy.remote[0].contains(selector);
             assert!(child.policy.remote.iter().all(within), "{told}: {child:?}");
             assert_eq!(child.policy.local, policy.local, "{told}");
@@ -128,8 +131,8 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() 
 
 #[test]
 fn p04_what_names_no_child_sa_of_this_ike_sa_is_not_found() {
-    let mut rogue = Rogue::established();
-    let spi_in = rogue.pair.b.children[0].spi_in;
+    let mut scripted_peer = ScriptedPeer::established();
+    let spi_in = scripted_peer.pair.b.children[0].spi_in;
     let named = |protocol: u8, spi: &[u8]| Notify {
         protocol: ProtocolId(protocol),
         spi: spi.to_vec(),
@@ -155,67 +158,67 @@ fn p04_what_names_no_child_sa_of_this_ike_sa_is_not_found() {
     ];
     for (id, name) in (2..).step_by(2).zip(wrong) {
         let told = format!("{name:?}");
-        let mut request = rogue.rekeying(SPI_OUT, 0x2000 + id);
+        let mut request = scripted_peer.rekeying(SPI_OUT, 0x2000 + id);
         request[0] = Payload::Notify(name.clone());
-        let answer = rogue.ask(CREATE, id, &request);
+        let answer = scripted_peer.ask(CREATE, id, &request);
         assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND], "{told}");
         let [Payload::Notify(answer)] = &answer[..] else {
             panic!("{answer:?}")
         };
         assert_eq!((answer.protocol, &answer.spi), (name.protocol, &name.spi));
-        assert_unharmed(&mut rogue, id + 1, &told);
+        assert_unharmed(&mut scripted_peer, id + 1, &told);
     }
 }
 
 #[test]
 fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
-    let mut rogue = Rogue::established();
-    let request = rogue.rekeying(SPI_OUT, 0x2000);
-    assert_eq!(kinds(&rogue.ask(CREATE, 2, &request)), []);
+    let mut scripted_peer = ScriptedPeer::established();
+    let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
+    assert_eq!(kinds(&scripted_peer.ask(CREATE, 2, &request)), []);
     for id in 3..103 {
-        let again = rogue.rekeying(SPI_OUT, 0x2000 + id);
-        let answer = rogue.ask(CREATE, id, &again);
+        let again = scripted_peer.rekeying(SPI_OUT, 0x2000 + id);
+        let answer = scripted_peer.ask(CREATE, id, &again);
         assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
     }
-    assert_eq!(rogue.pair.b.children.len(), 2);
+    assert_eq!(scripted_peer.pair.b.children.len(), 2);
 
     // B has rekeyed it, and is about to be told that its DELETE is heard.
-    let mut rogue = Rogue::established();
-    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
-    let accepted = rogue.accepting(&request, 0x2000);
-    rogue.answer(&asked, &accepted);
-    let (delete, _) = rogue.asked();
-    let request = rogue.rekeying(SPI_OUT, 0x3000);
-    let answer = rogue.ask(CREATE, 2, &request);
+    let mut scripted_peer = ScriptedPeer::established();
+    let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
+    let accepted = scripted_peer.accepting(&request, 0x2000);
+    scripted_peer.answer(&asked, &accepted);
+    let (delete, _) = scripted_peer.asked();
+    let request = scripted_peer.rekeying(SPI_OUT, 0x3000);
+    let answer = scripted_peer.ask(CREATE, 2, &request);
     assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
-    rogue.answer(&delete, &[]);
-    let answer = rogue.ask(CREATE, 3, &request);
+    scripted_peer.answer(&delete, &[]);
+    let answer = scripted_peer.ask(CREATE, 3, &request);
     assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
-    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
 }
 
 #[test]
 fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_the_old_ones_go() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let mut old = SPI_OUT;
     for id in (2..402).step_by(2) {
         let new = 0x2000 + id;
-        let request = rogue.rekeying(old, new);
-        assert_eq!(kinds(&rogue.ask(CREATE, id, &request)), []);
+        let request = scripted_peer.rekeying(old, new);
+        assert_eq!(kinds(&scripted_peer.ask(CREATE, id, &request)), []);
         let gone = [Payload::Delete(Delete::esp(vec![old]))];
-        assert_eq!(rogue.ask(INFORMATIONAL, id + 1, &gone).len(), 1);
-        assert_eq!(rogue.pair.b.children.len(), 1);
+        assert_eq!(scripted_peer.ask(INFORMATIONAL, id + 1, &gone).len(), 1);
+        assert_eq!(scripted_peer.pair.b.children.len(), 1);
         old = new;
     }
-    assert_eq!(rogue.pair.b.view().rekeys.child, 200);
+    assert_eq!(scripted_peer.pair.b.view().rekeys.child, 200);
 
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let mut old = SPI_OUT;
     let mut refused = 0;
     for id in 2..102 {
         let new = 0x2000 + id;
-        let request = rogue.rekeying(old, new);
-        let answer = rogue.ask(CREATE, id, &request);
+        let request = scripted_peer.rekeying(old, new);
+        let answer = scripted_peer.ask(CREATE, id, &request);
         if kinds(&answer).is_empty() {
             old = new;
         } else {
@@ -223,23 +226,23 @@ fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_
             refused += 1;
         }
     }
-    assert_eq!((rogue.pair.b.children.len(), refused), (6, 95));
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_eq!((scripted_peer.pair.b.children.len(), refused), (6, 95));
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn p06_an_ike_sa_deleted_beside_its_child_sas_is_answered_with_nothing() {
     for order in [[0, 1], [1, 0]] {
-        let mut rogue = Rogue::established();
+        let mut scripted_peer = ScriptedPeer::established();
         let both = [
             Payload::Delete(Delete::ike()),
             Payload::Delete(Delete::esp(vec![SPI_OUT])),
         ];
-        let answer = rogue.ask(INFORMATIONAL, 2, &order.map(|index| both[index].clone()));
+        let answer = scripted_peer.ask(INFORMATIONAL, 2, &order.map(|index| both[index].clone()));
         assert!(answer.is_empty(), "{answer:?}");
-        assert_ended(&rogue, "both");
-        assert_eq!(rogue.pair.b.count("ChildDown"), 1);
-        assert_eq!(rogue.pair.b.count("IkeDown"), 1);
+        assert_ended(&scripted_peer, "both");
+        assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
+        assert_eq!(scripted_peer.pair.b.count("IkeDown"), 1);
     }
 }
 
@@ -254,10 +257,10 @@ fn p06_a_delete_that_contradicts_itself_is_a_syntax_error() {
         [&[3, 4, 0, 0][..], &spi].concat(),
     ] {
         let told = format!("{body:?}");
-        let mut rogue = Rogue::established();
-        let answer = rogue.ask(INFORMATIONAL, 2, &[raw(PayloadType::DELETE, &body)]);
+        let mut scripted_peer = ScriptedPeer::established();
+        let answer = scripted_peer.ask(INFORMATIONAL, 2, &[raw(PayloadType::DELETE, &body)]);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
-        assert_ended(&rogue, &told);
+        assert_ended(&scripted_peer, &told);
     }
 }
 
@@ -269,34 +272,37 @@ fn p06_a_delete_that_contradicts_itself_is_a_syntax_error() {
 /// ```
 #[test]
 fn p06_deletes_that_cross_name_nothing_in_their_answers() {
-    let mut rogue = Rogue::established();
-    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
-    let accepted = rogue.accepting(&request, 0x2000);
-    rogue.answer(&asked, &accepted);
-    let (delete, payloads) = rogue.asked();
+    let mut scripted_peer = ScriptedPeer::established();
+    let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
+    let accepted = scripted_peer.accepting(&request, 0x2000);
+    scripted_peer.answer(&asked, &accepted);
+    let (delete, payloads) = scripted_peer.asked();
     assert!(
         matches!(&payloads[..], [Payload::Delete(_)]),
         "{payloads:?}"
     );
     let same = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    assert!(rogue.ask(INFORMATIONAL, 2, &same).is_empty());
-    rogue.answer(&delete, &same);
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &same).is_empty());
+    scripted_peer.answer(&delete, &same);
     for id in 3..50 {
-        assert!(rogue.ask(INFORMATIONAL, id, &same).is_empty());
+        assert!(scripted_peer.ask(INFORMATIONAL, id, &same).is_empty());
     }
-    assert!(rogue.heard().is_empty(), "nothing goes back and forth");
-    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
-    assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert!(
+        scripted_peer.heard().is_empty(),
+        "nothing goes back and forth"
+    );
+    assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn p12_initial_contact_in_the_clear_or_of_another_identity_closes_nothing() {
     let mut b = settings(Side::B);
     b.peer_id = PeerId::Exactly("192.0.2.1".parse().unwrap());
-    let rogue = Rogue::keyed_with(mute_pair(b), 0x4444).authenticated();
+    let scripted_peer = ScriptedPeer::keyed_with(mute_pair(b), 0x4444).authenticated();
     let contact = [notify(NotifyType::INITIAL_CONTACT)];
-    let mut second = Rogue::keyed_saying(rogue.pair, 0x5555, &contact);
+    let mut second = ScriptedPeer::keyed_saying(scripted_peer.pair, 0x5555, &contact);
     assert_eq!(second.pair.b.children.len(), 1);
 
     // The right key, but somebody else's name.
@@ -324,25 +330,25 @@ fn p20_a_rekeyed_child_sa_carries_what_it_carried() {
         raw(kind, &selectors(1, &[ipv4(ANY_PORT, address, address)]))
     };
     // Everything, on both sides: it stays what it was.
-    let mut rogue = Rogue::established();
-    let before = rogue.pair.b.children[0].policy.clone();
-    let request = rogue.rekeying(SPI_OUT, 0x2000);
+    let mut scripted_peer = ScriptedPeer::established();
+    let before = scripted_peer.pair.b.children[0].policy.clone();
+    let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
     let request = replaced(request, PayloadType::TSI, any.clone());
     let Payload::Unknown { body, .. } = any else {
         panic!("raw")
     };
     let request = replaced(request, PayloadType::TSR, raw(PayloadType::TSR, &body));
-    assert_eq!(kinds(&rogue.ask(CREATE, 2, &request)), []);
-    assert_eq!(rogue.pair.b.children[1].policy, before);
+    assert_eq!(kinds(&scripted_peer.ask(CREATE, 2, &request)), []);
+    assert_eq!(scripted_peer.pair.b.children[1].policy, before);
 
     // Less, on either side: refused, and the old one stays.
     for (kind, net) in [(PayloadType::TSI, 1), (PayloadType::TSR, 2)] {
-        let mut rogue = Rogue::established();
-        let request = rogue.rekeying(SPI_OUT, 0x2000);
+        let mut scripted_peer = ScriptedPeer::established();
+        let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
         let request = replaced(request, kind, host(kind, net));
-        let answer = rogue.ask(CREATE, 2, &request);
+        let answer = scripted_peer.ask(CREATE, 2, &request);
         assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
-        assert_unharmed(&mut rogue, 3, "a host");
+        assert_unharmed(&mut scripted_peer, 3, "a host");
     }
 
     // Asked by us and answered so: the new one is deleted, and the old one stays.
@@ -352,15 +358,15 @@ fn p20_a_rekeyed_child_sa_carries_what_it_carried() {
         (PayloadType::TSI, host(PayloadType::TSI, 2)),
         (PayloadType::TSR, host(PayloadType::TSR, 1)),
     ] {
-        let mut rogue = Rogue::established();
-        let (asked, request) = rogue.have_b_rekey(Rekey::Child);
-        let answer = replaced(rogue.accepting(&request, 0x2000), kind, with);
-        rogue.answer(&asked, &answer);
-        let (_, payloads) = rogue.asked();
+        let mut scripted_peer = ScriptedPeer::established();
+        let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
+        let answer = replaced(scripted_peer.accepting(&request, 0x2000), kind, with);
+        scripted_peer.answer(&asked, &answer);
+        let (_, payloads) = scripted_peer.asked();
         assert!(
             matches!(&payloads[..], [Payload::Delete(_)]),
             "{payloads:?}"
         );
-        assert_unharmed(&mut rogue, 2, "answered so");
+        assert_unharmed(&mut scripted_peer, 2, "answered so");
     }
 }

@@ -13,7 +13,7 @@ use groundlink::wire::{
 use crate::esp::key;
 use crate::pair::{Side, settings};
 use crate::requests::assert_unharmed;
-use crate::rogue::{Rogue, SPI_OUT, kinds, notify};
+use crate::scripted_peer::{SPI_OUT, ScriptedPeer, kinds, notify};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const FOLLOWUP: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
@@ -25,10 +25,10 @@ fn proposal() -> EspProposal {
 }
 
 /// B wants ML-KEM on top of Curve25519 in every Child SA but the first.
-fn hybrid() -> Rogue {
+fn hybrid() -> ScriptedPeer {
     let mut b = settings(Side::B);
     b.esp = vec![proposal()];
-    Rogue::established_with(b)
+    ScriptedPeer::established_with(b)
 }
 
 /// Our side of every key exchange.
@@ -71,9 +71,9 @@ fn link(data: &[u8]) -> Payload {
 }
 
 /// Asks B to rekey its Child SA; gives the link of what is to follow.
-fn begin(rogue: &mut Rogue, id: u32) -> Payload {
-    let request = both_exchanges(rogue.rekeying(SPI_OUT, 0x2000 + id));
-    let answer = rogue.ask(CREATE, id, &request);
+fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
+    let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000 + id));
+    let answer = scripted_peer.ask(CREATE, id, &request);
     let is_link =
         |payload: &&Payload| kinds(&[(*payload).clone()]) == [NotifyType::ADDITIONAL_KEY_EXCHANGE];
     answer.iter().find(is_link).cloned().unwrap()
@@ -82,9 +82,9 @@ fn begin(rogue: &mut Rogue, id: u32) -> Payload {
 /// KEYMAT takes in both secrets.
 #[test]
 fn an_independent_key_schedule_with_an_additional_key_exchange_leads_to_the_same_keys() {
-    let mut rogue = hybrid();
-    let request = both_exchanges(rogue.rekeying(SPI_OUT, 0x2000));
-    let created = rogue.ask(CREATE, 2, &request);
+    let mut scripted_peer = hybrid();
+    let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000));
+    let created = scripted_peer.ask(CREATE, 2, &request);
     let part = |payloads: &[Payload], kind| {
         let part = payloads.iter().find_map(|payload| match payload {
             Payload::Nonce(nonce) if kind == PayloadType::NONCE => Some(nonce.clone()),
@@ -96,46 +96,52 @@ fn an_independent_key_schedule_with_an_additional_key_exchange_leads_to_the_same
     let is_link = |payload: &&Payload| matches!(payload, Payload::Notify(_));
     let link = created.iter().find(is_link).unwrap().clone();
     let kem = proposal().additional[0];
-    let followed = rogue.ask(FOLLOWUP, 3, &[half(kem), link]);
+    let followed = scripted_peer.ask(FOLLOWUP, 3, &[half(kem), link]);
     let agree = |group, answer: &[Payload]| {
         let theirs = part(answer, PayloadType::KE);
         ours(group).agree(&theirs).unwrap()
     };
     let (first, additional) = (agree(proposal().groups[0], &created), agree(kem, &followed));
     let nonces = [&request, &created].map(|payloads| part(payloads, PayloadType::NONCE));
-    let (of_initiator, of_responder) = rogue.line.fresh_child_keys(
+    let (of_initiator, of_responder) = scripted_peer.line.fresh_child_keys(
         first.as_bytes(),
         (&nonces[0], &nonces[1]),
         additional.as_bytes(),
     );
-    let child = &rogue.pair.b.children[1];
+    let child = &scripted_peer.pair.b.children[1];
     assert_eq!(key(&child.keys_in), key(&of_initiator));
     assert_eq!(key(&child.keys_out), key(&of_responder));
 }
 
 #[test]
 fn p05_a_rekeying_is_completed_once_and_by_its_own_link() {
-    let mut rogue = hybrid();
+    let mut scripted_peer = hybrid();
     let kem = || half(proposal().additional[0]);
     let not_found = [NotifyType::STATE_NOT_FOUND];
-    let answer = rogue.ask(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
+    let answer = scripted_peer.ask(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
     assert_eq!(kinds(&answer), not_found, "nothing has begun");
 
     // A hundred that nobody completes leave one to complete: the last.
-    let first = begin(&mut rogue, 3);
-    let last = (4..103).map(|id| begin(&mut rogue, id)).last().unwrap();
-    assert_eq!(rogue.pair.b.children.len(), 1);
+    let first = begin(&mut scripted_peer, 3);
+    let last = (4..103)
+        .map(|id| begin(&mut scripted_peer, id))
+        .last()
+        .unwrap();
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
     for (id, wrong) in (103..).zip([vec![kem(), first], vec![kem(), link(&[])], vec![kem()]]) {
-        assert_eq!(kinds(&rogue.ask(FOLLOWUP, id, &wrong)), not_found);
+        assert_eq!(kinds(&scripted_peer.ask(FOLLOWUP, id, &wrong)), not_found);
     }
-    let answer = rogue.ask(FOLLOWUP, 106, &[kem(), last.clone()]);
+    let answer = scripted_peer.ask(FOLLOWUP, 106, &[kem(), last.clone()]);
     assert!(
         matches!(&answer[..], [Payload::Ke(ke)] if ke.group == 36),
         "{answer:?}"
     );
-    assert_eq!(rogue.pair.b.children.len(), 2);
-    assert_eq!(kinds(&rogue.ask(FOLLOWUP, 107, &[kem(), last])), not_found);
-    assert_eq!(rogue.pair.b.children.len(), 2);
+    assert_eq!(scripted_peer.pair.b.children.len(), 2);
+    assert_eq!(
+        kinds(&scripted_peer.ask(FOLLOWUP, 107, &[kem(), last])),
+        not_found
+    );
+    assert_eq!(scripted_peer.pair.b.children.len(), 2);
 }
 
 #[test]
@@ -153,40 +159,40 @@ fn p07_an_additional_key_exchange_that_is_not_the_one_agreed_on_makes_nothing() 
         ("the first one again", half(proposal().groups[0])),
         ("a key that is too short", cut(&kem())),
     ] {
-        let mut rogue = hybrid();
-        let link = begin(&mut rogue, 2);
-        let answer = rogue.ask(FOLLOWUP, 3, &[ke, link.clone()]);
+        let mut scripted_peer = hybrid();
+        let link = begin(&mut scripted_peer, 2);
+        let answer = scripted_peer.ask(FOLLOWUP, 3, &[ke, link.clone()]);
         assert_eq!(kinds(&answer), refused, "{told}");
-        let answer = rogue.ask(FOLLOWUP, 4, &[kem(), link]);
+        let answer = scripted_peer.ask(FOLLOWUP, 4, &[kem(), link]);
         assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND], "{told}");
-        assert_unharmed(&mut rogue, 5, told);
+        assert_unharmed(&mut scripted_peer, 5, told);
         // And it may begin anew.
-        let link = begin(&mut rogue, 6);
-        assert_eq!(kinds(&rogue.ask(FOLLOWUP, 7, &[kem(), link])), []);
-        assert_eq!(rogue.pair.b.children.len(), 2);
+        let link = begin(&mut scripted_peer, 6);
+        assert_eq!(kinds(&scripted_peer.ask(FOLLOWUP, 7, &[kem(), link])), []);
+        assert_eq!(scripted_peer.pair.b.children.len(), 2);
     }
 
     // Begun, and then deleted: there is nothing to put it in place of.
-    let mut rogue = hybrid();
-    let link = begin(&mut rogue, 2);
+    let mut scripted_peer = hybrid();
+    let link = begin(&mut scripted_peer, 2);
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    rogue.ask(INFORMATIONAL, 3, &gone);
-    let answer = rogue.ask(FOLLOWUP, 4, &[kem(), link]);
+    scripted_peer.ask(INFORMATIONAL, 3, &gone);
+    let answer = scripted_peer.ask(FOLLOWUP, 4, &[kem(), link]);
     assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
-    assert!(rogue.pair.b.children.is_empty());
+    assert!(scripted_peer.pair.b.children.is_empty());
 }
 
 /// B asks to rekey, is answered as it should be, and gives what it asks next.
-fn asked_to_follow() -> (Rogue, groundlink::wire::Header, Vec<Payload>) {
-    let mut rogue = hybrid();
-    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
-    let mut answer = both_exchanges(rogue.accepting(&request, 0x2000));
+fn asked_to_follow() -> (ScriptedPeer, groundlink::wire::Header, Vec<Payload>) {
+    let mut scripted_peer = hybrid();
+    let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
+    let mut answer = both_exchanges(scripted_peer.accepting(&request, 0x2000));
     answer.push(link(b"this one"));
-    rogue.answer(&asked, &answer);
-    let (asked, request) = rogue.asked();
+    scripted_peer.answer(&asked, &answer);
+    let (asked, request) = scripted_peer.asked();
     assert_eq!(asked.exchange, FOLLOWUP);
     assert!(request.contains(&link(b"this one")), "as it was given");
-    (rogue, asked, request)
+    (scripted_peer, asked, request)
 }
 
 /// What an honest responder answers.
@@ -204,9 +210,9 @@ fn encapsulated(request: &[Payload]) -> Payload {
 
 #[test]
 fn p08_an_additional_key_exchange_answered_wrongly_costs_its_own_child_sa_only() {
-    let (mut rogue, asked, request) = asked_to_follow();
-    rogue.answer(&asked, &[encapsulated(&request)]);
-    assert_eq!(rogue.pair.b.children.len(), 2, "answered well");
+    let (mut scripted_peer, asked, request) = asked_to_follow();
+    scripted_peer.answer(&asked, &[encapsulated(&request)]);
+    assert_eq!(scripted_peer.pair.b.children.len(), 2, "answered well");
 
     let mut answers = vec![
         ("nothing", Vec::new()),
@@ -223,42 +229,42 @@ fn p08_an_additional_key_exchange_answered_wrongly_costs_its_own_child_sa_only()
         answers.push(("a refusal", vec![notify(refusal)]));
     }
     for (told, answer) in answers {
-        let (mut rogue, asked, _) = asked_to_follow();
-        rogue.answer(&asked, &answer);
-        for (header, payloads) in rogue.heard() {
+        let (mut scripted_peer, asked, _) = asked_to_follow();
+        scripted_peer.answer(&asked, &answer);
+        for (header, payloads) in scripted_peer.heard() {
             assert!(
                 matches!(&payloads[..], [Payload::Delete(_)]),
                 "{told}: {payloads:?}"
             );
-            rogue.answer(&header, &[]);
+            scripted_peer.answer(&header, &[]);
         }
-        assert_eq!(rogue.pair.b.view().rekeys.child, 0, "{told}");
-        assert_unharmed(&mut rogue, 2, told);
-        let (again, _) = rogue.have_b_rekey(Rekey::Child);
+        assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{told}");
+        assert_unharmed(&mut scripted_peer, 2, told);
+        let (again, _) = scripted_peer.have_b_rekey(Rekey::Child);
         assert_eq!(again.exchange, CREATE, "{told}: it begins at the beginning");
     }
 
     // Chosen, without a word on how to go on.
-    let mut rogue = hybrid();
-    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
-    let answer = both_exchanges(rogue.accepting(&request, 0x2000));
-    rogue.answer(&asked, &answer);
-    let (_, payloads) = rogue.asked();
+    let mut scripted_peer = hybrid();
+    let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
+    let answer = both_exchanges(scripted_peer.accepting(&request, 0x2000));
+    scripted_peer.answer(&asked, &answer);
+    let (_, payloads) = scripted_peer.asked();
     assert_eq!(payloads[0].kind(), PayloadType::DELETE);
-    assert_unharmed(&mut rogue, 2, "no link");
+    assert_unharmed(&mut scripted_peer, 2, "no link");
 }
 
 #[test]
 fn p05_what_is_begun_and_not_completed_is_forgotten_after_a_minute() {
-    let mut rogue = hybrid();
-    let link = begin(&mut rogue, 2);
+    let mut scripted_peer = hybrid();
+    let link = begin(&mut scripted_peer, 2);
     for id in 3..16 {
-        rogue.pair.run_for(Duration::from_secs(5));
-        assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty());
+        scripted_peer.pair.run_for(Duration::from_secs(5));
+        assert!(scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty());
     }
     let kem = half(proposal().additional[0]);
-    let answer = rogue.ask(FOLLOWUP, 16, &[kem, link]);
+    let answer = scripted_peer.ask(FOLLOWUP, 16, &[kem, link]);
     assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND]);
-    assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }

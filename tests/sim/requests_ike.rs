@@ -10,7 +10,7 @@ use groundlink::wire::{
 
 use crate::pair::{Side, settings};
 use crate::requests::{assert_ended, assert_unharmed};
-use crate::rogue::{Rogue, SPI_OUT, esp_offer, ike_offer, kinds};
+use crate::scripted_peer::{SPI_OUT, ScriptedPeer, esp_offer, ike_offer, kinds};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -70,7 +70,7 @@ fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
             .unwrap()
             .0,
     );
-    let mut rogue = Rogue::established_with(b);
+    let mut scripted_peer = ScriptedPeer::established_with(b);
     for (id, (told, sa, ke, expected)) in (2..).step_by(2).zip([
         ("no SPI", offer(&[], |_| {}), whole(), no_proposal),
         (
@@ -137,57 +137,60 @@ fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
             NotifyType::INVALID_SYNTAX,
         ),
     ]) {
-        let answer = rogue.ask(CREATE, id, &rekeying_ike(sa, ke));
+        let answer = scripted_peer.ask(CREATE, id, &rekeying_ike(sa, ke));
         assert_eq!(kinds(&answer), [expected], "{told}");
         if expected == NotifyType::INVALID_SYNTAX {
-            assert_ended(&rogue, told);
+            assert_ended(&scripted_peer, told);
             break;
         }
-        assert_unharmed(&mut rogue, id + 1, told);
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        assert_unharmed(&mut scripted_peer, id + 1, told);
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
     }
 }
 
 #[test]
 fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     for (spi, told) in [
-        (rogue.line.spi_i, "the peer's own"),
-        (rogue.line.spi_r, "the one at our end"),
+        (scripted_peer.line.spi_i, "the peer's own"),
+        (scripted_peer.line.spi_r, "the one at our end"),
     ] {
-        let mut rogue = Rogue::established();
+        let mut scripted_peer = ScriptedPeer::established();
         let sa = offer(&spi.0.to_be_bytes(), |_| {});
-        let answer = rogue.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
+        let answer = scripted_peer.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
         assert_eq!(kinds(&answer), [], "{told}");
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
         // The old one has given its Child SA away, and goes alone.
         let gone = [Payload::Delete(Delete::ike())];
-        assert!(rogue.ask(INFORMATIONAL, 3, &gone).is_empty(), "{told}");
-        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
+        assert!(
+            scripted_peer.ask(INFORMATIONAL, 3, &gone).is_empty(),
+            "{told}"
+        );
+        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
     }
-    assert!(rogue.heard().is_empty());
+    assert!(scripted_peer.heard().is_empty());
 }
 
 #[test]
 fn p07_an_ike_sa_rekeyed_without_end_leaves_a_bounded_number_and_its_child_sa_serves_on() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let mut id = 2;
     let mut former = Vec::new();
     for _ in 0..100 {
-        former.push(rogue.rekey_ike(id));
+        former.push(scripted_peer.rekey_ike(id));
         id = 0;
     }
-    assert_eq!(rogue.pair.b.view().rekeys.ike, 100);
-    assert_eq!(rogue.pair.b.ikes.len(), 1);
-    assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.count("ChildDown"), 0);
-    let kept = format!("{:?}", rogue.pair.b.endpoint)
+    assert_eq!(scripted_peer.pair.b.view().rekeys.ike, 100);
+    assert_eq!(scripted_peer.pair.b.ikes.len(), 1);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.count("ChildDown"), 0);
+    let kept = format!("{:?}", scripted_peer.pair.b.endpoint)
         .matches("Established(")
         .count();
     assert!((2..=9).contains(&kept), "{kept}");
-    assert!(rogue.ask(INFORMATIONAL, 0, &[]).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 0, &[]).is_empty());
 }
 
 /// ```text
@@ -195,35 +198,39 @@ fn p07_an_ike_sa_rekeyed_without_end_leaves_a_bounded_number_and_its_child_sa_se
 /// ```
 #[test]
 fn p07_an_ike_sa_that_was_rekeyed_does_nothing_any_more_but_end() {
-    let mut rogue = Rogue::established();
-    let mut old = rogue.rekey_ike(2);
-    std::mem::swap(&mut rogue.line, &mut old);
+    let mut scripted_peer = ScriptedPeer::established();
+    let mut old = scripted_peer.rekey_ike(2);
+    std::mem::swap(&mut scripted_peer.line, &mut old);
     let later = [NotifyType::TEMPORARY_FAILURE];
-    let request = rogue.rekeying(SPI_OUT, 0x2000);
-    assert_eq!(kinds(&rogue.ask(CREATE, 3, &request)), later);
-    let request = rogue.another_child(0x2000);
-    assert_eq!(kinds(&rogue.ask(CREATE, 4, &request)), later);
+    let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
+    assert_eq!(kinds(&scripted_peer.ask(CREATE, 3, &request)), later);
+    let request = scripted_peer.another_child(0x2000);
+    assert_eq!(kinds(&scripted_peer.ask(CREATE, 4, &request)), later);
     let sa = offer(&[9; 8], |_| {});
     let request = rekeying_ike(sa, curve25519(32));
-    assert_eq!(kinds(&rogue.ask(CREATE, 5, &request)), later);
+    assert_eq!(kinds(&scripted_peer.ask(CREATE, 5, &request)), later);
     let delete = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    assert!(rogue.ask(INFORMATIONAL, 6, &delete).is_empty());
-    assert_eq!(rogue.pair.b.children.len(), 1, "it belongs to the new one");
+    assert!(scripted_peer.ask(INFORMATIONAL, 6, &delete).is_empty());
+    assert_eq!(
+        scripted_peer.pair.b.children.len(),
+        1,
+        "it belongs to the new one"
+    );
     let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
     let lost = [Payload::Notify(lost)];
-    assert!(rogue.ask(INFORMATIONAL, 7, &lost).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 7, &lost).is_empty());
     let end = [Payload::Delete(Delete::ike())];
-    assert!(rogue.ask(INFORMATIONAL, 8, &end).is_empty());
+    assert!(scripted_peer.ask(INFORMATIONAL, 8, &end).is_empty());
 
-    std::mem::swap(&mut rogue.line, &mut old);
-    assert_unharmed(&mut rogue, 0, "over the new one");
-    assert_eq!(rogue.pair.b.count("IkeDown"), 0);
+    std::mem::swap(&mut scripted_peer.line, &mut old);
+    assert_unharmed(&mut scripted_peer, 0, "over the new one");
+    assert_eq!(scripted_peer.pair.b.count("IkeDown"), 0);
 }
 
 #[test]
 fn beside_an_ike_sa_that_serves_a_new_one_sends_and_closes_the_old_one_once_the_peer_answers() {
-    let rogue = Rogue::established();
-    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let scripted_peer = ScriptedPeer::established();
+    let mut second = ScriptedPeer::keyed_with(scripted_peer.pair, 0x5555);
     let mut request = second.auth_request();
     request[2] = Payload::Sa(esp_offer(0x2000));
     let sealed = second.seal(ExchangeType::IKE_AUTH, 1, false, &request);
@@ -248,8 +255,8 @@ fn beside_an_ike_sa_that_serves_a_new_one_sends_and_closes_the_old_one_once_the_
 /// A peer that authenticates anew beside the old IKE SA (RFC 7296 §2.8.3), as some do in place of rekeying.
 #[test]
 fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
-    let rogue = Rogue::established();
-    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let scripted_peer = ScriptedPeer::established();
+    let mut second = ScriptedPeer::keyed_with(scripted_peer.pair, 0x5555);
     let mut request = second.auth_request();
     request[2] = Payload::Sa(esp_offer(0x2000));
     let sealed = second.seal(ExchangeType::IKE_AUTH, 1, false, &request);
@@ -265,7 +272,7 @@ fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
     let mark = second.pair.b.events.len();
     assert!(second.pair.b.children[1].sends == Sends::Later);
     // It closes the old one, or we do: either way the new one serves.
-    let mut old = rogue.line;
+    let mut old = scripted_peer.line;
     std::mem::swap(&mut second.line, &mut old);
     let end = [Payload::Delete(Delete::ike())];
     assert!(second.ask(INFORMATIONAL, 2, &end).is_empty());

@@ -8,15 +8,15 @@ use groundlink::wire::{
     Payload,
 };
 
-use crate::openings::fresh;
+use crate::init::fresh;
 use crate::pair::{Pair, Side, TUNNEL, settings};
-use crate::rogue::{PSK, Rogue, SPI_OUT, esp_offer, notify};
+use crate::scripted_peer::{PSK, SPI_OUT, ScriptedPeer, esp_offer, notify};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
-    let mut rogue = Rogue::keyed();
+    let mut scripted_peer = ScriptedPeer::keyed();
     let rekey = Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, SPI_OUT));
     let requests = [
         (
@@ -34,26 +34,26 @@ fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
     ];
     for (exchange, payloads) in requests {
         for id in [0, 1, 2] {
-            let bytes = rogue.seal(exchange, id, false, &payloads);
-            rogue.deliver(&bytes);
+            let bytes = scripted_peer.seal(exchange, id, false, &payloads);
+            scripted_peer.deliver(&bytes);
         }
     }
-    assert!(rogue.heard().is_empty());
-    let request = rogue.auth_request();
-    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert!(scripted_peer.heard().is_empty());
+    let request = scripted_peer.auth_request();
+    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn n21_the_proof_of_another_peers_key_is_no_proof() {
-    let mut rogue = Rogue::keyed();
-    let mut request = rogue.auth_request();
+    let mut scripted_peer = ScriptedPeer::keyed();
+    let mut request = scripted_peer.auth_request();
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
-    assert_eq!(request[1], rogue.auth(&id, PSK));
-    request[1] = rogue.auth(&id, b"the key of somebody else");
-    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(request[1], scripted_peer.auth(&id, PSK));
+    request[1] = scripted_peer.auth(&id, b"the key of somebody else");
+    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(answer, [notify(NotifyType::AUTHENTICATION_FAILED)]);
-    assert!(rogue.pair.b.children.is_empty());
+    assert!(scripted_peer.pair.b.children.is_empty());
 }
 
 #[test]
@@ -121,20 +121,23 @@ fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
 
 #[test]
 fn n24_ike_auth_again_with_other_content_is_ignored_and_the_same_gets_the_same() {
-    let mut rogue = Rogue::keyed();
-    let request = rogue.auth_request();
-    let bytes = rogue.seal(ExchangeType::IKE_AUTH, 1, false, &request);
-    rogue.deliver(&bytes);
-    let first = rogue.pair.b.sent.len() - 1;
+    let mut scripted_peer = ScriptedPeer::keyed();
+    let request = scripted_peer.auth_request();
+    let bytes = scripted_peer.seal(ExchangeType::IKE_AUTH, 1, false, &request);
+    scripted_peer.deliver(&bytes);
+    let first = scripted_peer.pair.b.sent.len() - 1;
     let mut other = request.clone();
     other.push(notify(NotifyType::INITIAL_CONTACT));
     for payloads in [&other[..], &request[..], &[]] {
-        let changed = rogue.seal(ExchangeType::IKE_AUTH, 1, false, payloads);
+        let changed = scripted_peer.seal(ExchangeType::IKE_AUTH, 1, false, payloads);
         assert_ne!(changed, bytes);
-        rogue.deliver(&changed);
-        assert_eq!(rogue.pair.b.sent.len(), first + 1);
+        scripted_peer.deliver(&changed);
+        assert_eq!(scripted_peer.pair.b.sent.len(), first + 1);
     }
-    rogue.deliver(&bytes);
-    assert_eq!(rogue.pair.b.sent[first + 1], rogue.pair.b.sent[first]);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    scripted_peer.deliver(&bytes);
+    assert_eq!(
+        scripted_peer.pair.b.sent[first + 1],
+        scripted_peer.pair.b.sent[first]
+    );
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }

@@ -8,8 +8,8 @@ use groundlink::lab::Lab;
 use groundlink::lab::options::Side;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::barrage::probes;
 use super::content::Content;
+use super::load::probes;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -3,7 +3,7 @@
 
 use groundlink::lab::options::{AddressFamily, RemoteKind, Side};
 
-use super::barrage::Barrage;
+use super::load::Load;
 use super::*;
 
 /// Sizes of echo requests: the least, those around a word and a block, what just fits a tunnel, a whole Ethernet frame, several.
@@ -17,9 +17,9 @@ fn carries(case: &Case) {
 
     let carried = bulk::both_ways(&lab, case.bulk());
     well(&mut lab, carried);
-    let flown = Barrage::of_trains(3000, 1300).both_ways(&lab);
+    let flown = Load::of_trains(3000, 1300).both_ways(&lab);
     well(&mut lab, flown);
-    let flown = Barrage::of_sizes(1..=1500).both_ways(&lab);
+    let flown = Load::of_sizes(1..=1500).both_ways(&lab);
     for way in well(&mut lab, flown) {
         assert_eq!(way.twice, 0);
     }

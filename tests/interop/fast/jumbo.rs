@@ -11,7 +11,7 @@ use std::net::{IpAddr, UdpSocket};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::super::lab::build;
-use super::barrage::{Barrage, Flown};
+use super::load::{Load, LoadResult};
 use super::*;
 
 /// The largest inner packet.
@@ -69,12 +69,12 @@ fn sizes(inner: AddressFamily) -> impl Iterator<Item = usize> {
 fn carries(case: &Case, outer: u32) {
     let mut lab = lab_of(case, outer);
     for from in [Side::A, Side::B] {
-        for barrage in [
-            Barrage::of_sizes(sizes(case.inner)),
-            Barrage::of_trains(500, 4000),
-            Barrage::of_trains(500, room(case.inner)),
+        for load in [
+            Load::of_sizes(sizes(case.inner)),
+            Load::of_trains(500, 4000),
+            Load::of_trains(500, room(case.inner)),
         ] {
-            let flown = barrage.fly(&lab, from);
+            let flown = load.fly(&lab, from);
             well(&mut lab, flown);
         }
     }
@@ -172,7 +172,7 @@ fn e10_native_esp_in_fragments_is_put_together_before_it_is_opened() {
         let sizes = (1400..=1600)
             .chain((1600..largest).step_by(97))
             .chain([largest]);
-        let flown = Barrage::of_sizes(sizes).both_ways(&lab);
+        let flown = Load::of_sizes(sizes).both_ways(&lab);
         well(&mut lab, flown);
         let carried = bulk::both_ways(&lab, 4 << 20);
         well(&mut lab, carried);
@@ -202,12 +202,12 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
             20_000,
             65_507,
         ];
-        let flown = Barrage::of_sizes(beyond).both_ways(&lab);
+        let flown = Load::of_sizes(beyond).both_ways(&lab);
         well(&mut lab, flown);
         widen(&mut lab);
-        let flown = Barrage::of_sizes(8800..=8972).both_ways(&lab);
+        let flown = Load::of_sizes(8800..=8972).both_ways(&lab);
         well(&mut lab, flown);
-        let flown = Barrage::of_sizes(beyond).both_ways(&lab);
+        let flown = Load::of_sizes(beyond).both_ways(&lab);
         well(&mut lab, flown);
         refused_exactly(&mut lab, &nothing);
     }
@@ -224,8 +224,8 @@ fn e13_what_is_larger_than_the_tunnel_and_not_to_be_cut_is_refused_and_its_sende
         let mut lab = lab_of(&case, NETWORK);
         widen(&mut lab);
         // The first of them is lost and tells the host; from then on the host cuts by itself.
-        let flown = Barrage::of_sizes(8800..=8952).both_ways(&lab);
-        for Flown { twice, .. } in well(&mut lab, flown) {
+        let flown = Load::of_sizes(8800..=8952).both_ways(&lab);
+        for LoadResult { twice, .. } in well(&mut lab, flown) {
             assert_eq!(twice, 0);
         }
         if let (IpAddr::V4(a), IpAddr::V4(b)) = (lab.addressing().a.host, lab.addressing().b.host) {

@@ -3,22 +3,22 @@
 //!
 //! ```text
 //!  host A ── super-packets ──▶ gateway A ── trains ──▶ the way ── trains ──▶ gateway B ── super-packets ──▶ host B
-//!             bulk, barrage,       ▲          (cut, lost, overtaken, twice, in fragments)      ▲           compared byte by byte
+//!             bulk, load,       ▲          (cut, lost, overtaken, twice, in fragments)      ▲           compared byte by byte
 //!             echo                 └───────────────────── refused: nothing ────────────────────┘
 //! ```
 
-mod barrage;
 mod bulk;
 mod content;
 mod echo;
+mod load;
 mod relay;
 
-mod disorder;
 mod every_size;
 mod jumbo;
 mod loss;
 mod native;
-mod unsummed;
+mod reordering;
+mod zero_checksum;
 
 use std::collections::BTreeMap;
 use std::process::Command;

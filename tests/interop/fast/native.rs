@@ -4,7 +4,7 @@
 use groundlink::lab::options::{AddressFamily, RemoteKind, Side};
 
 use super::super::lab::filter;
-use super::barrage::Barrage;
+use super::load::Load;
 use super::*;
 
 const BARE: Case = Case {
@@ -54,9 +54,9 @@ fn carries(case: &Case) {
     }
     let carried = bulk::both_ways(&lab, BULK);
     well(&mut lab, carried);
-    let flown = Barrage::of_trains(1000, 1300).both_ways(&lab);
+    let flown = Load::of_trains(1000, 1300).both_ways(&lab);
     well(&mut lab, flown);
-    let flown = Barrage::of_sizes(1..=1500).both_ways(&lab);
+    let flown = Load::of_sizes(1..=1500).both_ways(&lab);
     for way in well(&mut lab, flown) {
         assert_eq!((way.twice, way.overtaken), (0, 0));
     }
@@ -120,7 +120,7 @@ fn e05_each_packet_of_protocol_50_that_comes_twice_is_refused_once() {
              iifname leg-a meta l4proto esp numgen inc mod 7 == 0 counter dup to {target} device leg-b; }}; }}"
         ),
     );
-    let flown = Barrage::of_sizes((0..2000).map(|number| 8 + number * 7 % 1300)).both_ways(&lab);
+    let flown = Load::of_sizes((0..2000).map(|number| 8 + number * 7 % 1300)).both_ways(&lab);
     for way in well(&mut lab, flown) {
         assert_eq!(way.twice, 0);
     }

@@ -20,7 +20,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 
 /// What happens to ESP.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Mischief {
+pub struct Impairment {
     /// One packet of so many goes on later; none if 0.
     pub late: u64,
     /// So many others pass it.
@@ -66,7 +66,7 @@ sockopt_impl!(
 
 impl Relay {
     /// Begins to relay between the gateways of `lab`, which know it by the router's addresses.
-    pub fn begin(lab: &Lab, mischief: Mischief) -> io::Result<Relay> {
+    pub fn begin(lab: &Lab, mischief: Impairment) -> io::Result<Relay> {
         let mut relay = Relay {
             stop: Arc::default(),
             doubled: Default::default(),
@@ -89,14 +89,14 @@ impl Relay {
             let (a, b) = (open(Side::A)?, open(Side::B)?);
             let ways = [(Side::B, &a, &b), (Side::A, &b, &a)];
             for ((to, near, far), doubled) in ways.into_iter().zip(&relay.doubled) {
-                let lane = Lane {
+                let lane = RelayDirection {
                     near: Arc::clone(near),
                     far: Arc::clone(far),
                     target: (lab.addressing().site(to).outside[0], port).into(),
                     mischief: match port {
                         4500 => mischief,
                         // There is no ESP on port 500.
-                        _ => Mischief::default(),
+                        _ => Impairment::default(),
                     },
                     doubled: Arc::clone(doubled),
                 };
@@ -129,15 +129,15 @@ impl Drop for Relay {
 }
 
 /// One way through the relay on one port.
-struct Lane {
+struct RelayDirection {
     near: Arc<UdpSocket>,
     far: Arc<UdpSocket>,
     target: SocketAddr,
-    mischief: Mischief,
+    mischief: Impairment,
     doubled: Arc<AtomicU64>,
 }
 
-impl Lane {
+impl RelayDirection {
     fn run(&self, stop: &AtomicBool) {
         let mut buffer = vec![0; 1 << 16];
         let mut count = 0;

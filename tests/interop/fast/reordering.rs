@@ -6,12 +6,12 @@ use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{RemoteKind, Side};
 
 use super::super::lab::build;
-use super::barrage::Barrage;
-use super::relay::{Checksum, Mischief, Relay};
+use super::load::Load;
+use super::relay::{Checksum, Impairment, Relay};
 use super::*;
 
 /// A lab whose gateways know each other by the addresses of the relay between them.
-fn across(case: &Case, mischief: Mischief) -> (Lab, Relay) {
+fn across(case: &Case, mischief: Impairment) -> (Lab, Relay) {
     let options = case.options();
     let plan = groundlink::lab::addressing::Addressing::new(&options);
     let config = |side: Side, written: String| {
@@ -38,18 +38,18 @@ fn across(case: &Case, mischief: Mischief) -> (Lab, Relay) {
 
 fn survives(case: &Case) {
     // RemoteGateway less than any window: charon's holds 32.
-    let mischief = Mischief {
+    let mischief = Impairment {
         late: 7,
         behind: 5,
         double: 11,
-        ..Mischief::default()
+        ..Impairment::default()
     };
     let (mut lab, relay) = across(case, mischief);
-    let flown = Barrage::of_trains(3000, 1300).both_ways(&lab);
+    let flown = Load::of_trains(3000, 1300).both_ways(&lab);
     for way in well(&mut lab, flown) {
         assert!(way.twice == 0 && way.overtaken > 100, "{way:?}");
     }
-    let flown = Barrage::of_sizes(1..=1300).both_ways(&lab);
+    let flown = Load::of_sizes(1..=1300).both_ways(&lab);
     for way in well(&mut lab, flown) {
         assert_eq!(way.twice, 0);
     }
@@ -93,9 +93,9 @@ fn e05_late_packets_are_carried_and_copies_refused() {
 #[ignore = "needs root, strongSwan and nft: tests/run runs it"]
 fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
     for peer in [RemoteKind::Groundlink, RemoteKind::Strongswan] {
-        let mischief = Mischief {
+        let mischief = Impairment {
             checksum: Checksum::Zero,
-            ..Mischief::default()
+            ..Impairment::default()
         };
         let case = Case::of(peer);
         let (mut lab, _relay) = across(&case, mischief);
@@ -104,7 +104,7 @@ fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
             let rule = "table ip bare { chain input { type filter hook input priority filter; udp sport 4500 udp checksum != 0 counter drop; }; }";
             on(lab.topology().gateway(side), "nft", &[rule]);
         }
-        let flown = Barrage::of_trains(2000, 1300).both_ways(&lab);
+        let flown = Load::of_trains(2000, 1300).both_ways(&lab);
         well(&mut lab, flown);
         let carried = bulk::both_ways(&lab, case.bulk() / 4);
         well(&mut lab, carried);

@@ -1,4 +1,4 @@
-//! The fuzzer's bytes, read as decisions from the front. What is asked of an empty tape is zero or empty, so every input is a whole story and a longer one goes on
+//! The fuzzer's bytes, read as decisions from the front. What is asked of an empty input is zero or empty, so every input is a whole story and a longer one goes on
 //! where a shorter one ended.
 
 use std::time::Duration;
@@ -7,12 +7,12 @@ use groundlink::wire::{Critical, Payload, PayloadType};
 
 /// What is left of the input.
 #[derive(Clone, Copy, Debug)]
-pub struct Tape<'a>(&'a [u8]);
+pub struct FuzzInput<'a>(&'a [u8]);
 
-impl<'a> Tape<'a> {
+impl<'a> FuzzInput<'a> {
     /// All of it.
-    pub fn new(input: &'a [u8]) -> Tape<'a> {
-        Tape(input)
+    pub fn new(input: &'a [u8]) -> FuzzInput<'a> {
+        FuzzInput(input)
     }
 
     /// The next step, if the story goes on.

@@ -6,7 +6,7 @@ use groundlink::ike::{Command, TunnelState};
 use groundlink::wire::{Delete, ExchangeType, Notify, NotifyType, Payload};
 
 use crate::pair::{Side, TUNNEL};
-use crate::rogue::{Rogue, SPI_OUT};
+use crate::scripted_peer::{SPI_OUT, ScriptedPeer};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 const B: &str = "192.0.2.2:4500";
@@ -14,69 +14,73 @@ const ELSEWHERE: &str = "192.0.2.1:61000";
 const ANOTHER_ADDRESS: &str = "198.51.100.7:4500";
 
 /// Where B takes the peer to be.
-fn remote(rogue: &Rogue) -> String {
-    rogue.pair.b.view().remote.unwrap().to_string()
+fn remote(scripted_peer: &ScriptedPeer) -> String {
+    scripted_peer.pair.b.view().remote.unwrap().to_string()
 }
 
 #[test]
 fn p16_only_fresh_authentic_messages_move_a_peer_and_only_one_behind_a_nat() {
-    let mut rogue = Rogue::behind_a_nat();
-    let home = remote(&rogue);
-    let first = rogue.seal(INFORMATIONAL, 2, false, &[]);
-    let second = rogue.seal(INFORMATIONAL, 3, false, &[]);
-    rogue.deliver(&first);
+    let mut scripted_peer = ScriptedPeer::behind_a_nat();
+    let home = remote(&scripted_peer);
+    let first = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
+    let second = scripted_peer.seal(INFORMATIONAL, 3, false, &[]);
+    scripted_peer.deliver(&first);
 
     // Heard before, damaged, out of turn, in the clear, an answer to nothing.
     let mut damaged = second.clone();
     *damaged.last_mut().unwrap() ^= 1;
-    let early = rogue.seal(INFORMATIONAL, 9, false, &[]);
-    let answer = rogue.seal(INFORMATIONAL, 7, true, &[]);
+    let early = scripted_peer.seal(INFORMATIONAL, 9, false, &[]);
+    let answer = scripted_peer.seal(INFORMATIONAL, 7, true, &[]);
     for stale in [&first, &damaged, &early, &answer, &second[..40].to_vec()] {
         for place in [ELSEWHERE, ANOTHER_ADDRESS] {
-            rogue.pair.inject_from(Side::B, B, place, stale);
-            assert_eq!(remote(&rogue), home);
+            scripted_peer.pair.inject_from(Side::B, B, place, stale);
+            assert_eq!(remote(&scripted_peer), home);
         }
     }
-    assert_eq!(rogue.pair.b.count("PeerMoved"), 0);
+    assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 0);
 
     // A fresh one: another port, and back at another address. The answer goes there too.
     for (id, place) in [(3, ELSEWHERE), (4, ANOTHER_ADDRESS)] {
-        let fresh = rogue.seal(INFORMATIONAL, id, false, &[]);
-        rogue.pair.inject_from(Side::B, B, place, &fresh);
-        assert_eq!(remote(&rogue), place);
-        let answer = rogue.pair.b.sent.last().unwrap();
+        let fresh = scripted_peer.seal(INFORMATIONAL, id, false, &[]);
+        scripted_peer.pair.inject_from(Side::B, B, place, &fresh);
+        assert_eq!(remote(&scripted_peer), place);
+        let answer = scripted_peer.pair.b.sent.last().unwrap();
         assert_eq!(answer.remote.to_string(), place);
     }
-    assert_eq!(rogue.pair.b.count("PeerMoved"), 2);
+    assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 2);
 
     // Held back until now: its number has been answered, so it is none of the newest.
-    rogue.pair.inject_from(Side::B, B, ELSEWHERE, &second);
-    assert_eq!(remote(&rogue), ANOTHER_ADDRESS);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    scripted_peer
+        .pair
+        .inject_from(Side::B, B, ELSEWHERE, &second);
+    assert_eq!(remote(&scripted_peer), ANOTHER_ADDRESS);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn p16_without_a_nat_or_behind_one_ourselves_nobody_moves() {
     // `established` is behind a NAT on both sides.
-    for mut rogue in [Rogue::behind_no_nat(), Rogue::established()] {
-        let home = remote(&rogue);
-        let fresh = rogue.seal(INFORMATIONAL, 2, false, &[]);
-        rogue.pair.inject_from(Side::B, B, ANOTHER_ADDRESS, &fresh);
-        assert_eq!(remote(&rogue), home);
-        let (tunnel, spi_in) = (TUNNEL, rogue.pair.b.children[0].spi_in);
-        let (remote, at) = (ANOTHER_ADDRESS.parse().unwrap(), rogue.pair.now);
+    for mut scripted_peer in [ScriptedPeer::behind_no_nat(), ScriptedPeer::established()] {
+        let home = remote(&scripted_peer);
+        let fresh = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
+        scripted_peer
+            .pair
+            .inject_from(Side::B, B, ANOTHER_ADDRESS, &fresh);
+        assert_eq!(remote(&scripted_peer), home);
+        let (tunnel, spi_in) = (TUNNEL, scripted_peer.pair.b.children[0].spi_in);
+        let (remote, at) = (ANOTHER_ADDRESS.parse().unwrap(), scripted_peer.pair.now);
         let seen = Command::SeenFrom {
             tunnel,
             spi_in,
             remote,
             at,
         };
-        rogue.pair.command(Side::B, seen);
-        assert_eq!(self::remote(&rogue), home);
-        assert_eq!(rogue.pair.b.count("PeerMoved"), 0);
+        scripted_peer.pair.command(Side::B, seen);
+        assert_eq!(self::remote(&scripted_peer), home);
+        assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 0);
         // The answer went where the question came from all the same (§2.11).
         let went = |place: &str| {
-            let sent = rogue.pair.b.sent.iter();
+            let sent = scripted_peer.pair.b.sent.iter();
             sent.filter(|sent| sent.remote.to_string() == place).count()
         };
         assert_eq!(went(ANOTHER_ADDRESS), 1);
@@ -85,13 +89,15 @@ fn p16_without_a_nat_or_behind_one_ourselves_nobody_moves() {
 
 #[test]
 fn p16_a_request_under_way_follows_the_peer() {
-    let mut rogue = Rogue::behind_a_nat();
-    rogue.await_liveness();
-    let fresh = rogue.seal(INFORMATIONAL, 2, false, &[]);
-    rogue.pair.inject_from(Side::B, B, ELSEWHERE, &fresh);
-    let before = rogue.pair.b.sent.len();
-    rogue.pair.run_for(Duration::from_secs(3));
-    let again = &rogue.pair.b.sent[before..];
+    let mut scripted_peer = ScriptedPeer::behind_a_nat();
+    scripted_peer.await_liveness();
+    let fresh = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
+    scripted_peer
+        .pair
+        .inject_from(Side::B, B, ELSEWHERE, &fresh);
+    let before = scripted_peer.pair.b.sent.len();
+    scripted_peer.pair.run_for(Duration::from_secs(3));
+    let again = &scripted_peer.pair.b.sent[before..];
     assert!(!again.is_empty(), "it is repeated");
     assert!(
         again
@@ -107,10 +113,10 @@ fn p16_a_request_under_way_follows_the_peer() {
 /// ```
 #[test]
 fn esp_for_an_spi_nobody_has_is_told_under_the_ike_sa_and_believed_there_only() {
-    let mut rogue = Rogue::established();
-    let at = rogue.pair.b.view().remote.unwrap();
+    let mut scripted_peer = ScriptedPeer::established();
+    let at = scripted_peer.pair.b.view().remote.unwrap();
     for spi in 1..1000 {
-        rogue
+        scripted_peer
             .pair
             .command(Side::B, Command::UnknownSpi { remote: at, spi });
     }
@@ -119,24 +125,24 @@ fn esp_for_an_spi_nobody_has_is_told_under_the_ike_sa_and_believed_there_only() 
         remote: stranger,
         spi: 7,
     };
-    rogue.pair.command(Side::B, strange);
-    let (asked, payloads) = rogue.asked();
+    scripted_peer.pair.command(Side::B, strange);
+    let (asked, payloads) = scripted_peer.asked();
     let told = Notify::new(NotifyType::INVALID_SPI, 1u32.to_be_bytes().to_vec());
     assert_eq!(payloads, [Payload::Notify(told)]);
-    rogue.answer(&asked, &[]);
+    scripted_peer.answer(&asked, &[]);
 
     // Of an SPI that is none of its own nothing follows.
     let unknown = Notify::new(NotifyType::INVALID_SPI, vec![1, 2, 3, 4]);
     let short = Notify::new(NotifyType::INVALID_SPI, vec![1, 2]);
     let strange = [Payload::Notify(unknown), Payload::Notify(short)];
-    assert!(rogue.ask(INFORMATIONAL, 2, &strange).is_empty());
-    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &strange).is_empty());
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
 
     // The peer has lost what B sends over, and says so under protection.
     let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
-    let bytes = rogue.seal(INFORMATIONAL, 3, false, &[Payload::Notify(lost)]);
-    rogue.deliver(&bytes);
-    let heard = rogue.heard();
+    let bytes = scripted_peer.seal(INFORMATIONAL, 3, false, &[Payload::Notify(lost)]);
+    scripted_peer.deliver(&bytes);
+    let heard = scripted_peer.heard();
     let asks = |exchange| {
         heard
             .iter()

@@ -10,7 +10,7 @@ use groundlink::wire::{
 
 use crate::hostile::response;
 use crate::pair::{Pair, Side, settings};
-use crate::rogue::{Rogue, notify};
+use crate::scripted_peer::{ScriptedPeer, notify};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -423,12 +423,12 @@ fn n29_vendor_ids_certificates_and_configuration_that_nobody_asked_for_are_ignor
     ] {
         for kind in [37, 38, 47] {
             assert_served(&init_with(|payloads| payloads.push(junk(kind, body))));
-            let mut rogue = Rogue::keyed();
-            let mut request = rogue.auth_request();
+            let mut scripted_peer = ScriptedPeer::keyed();
+            let mut request = scripted_peer.auth_request();
             request.push(junk(kind, body));
-            let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+            let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
             assert_eq!(answer.len(), 5, "IDr, AUTH, SA, TSi, TSr: {answer:?}");
-            assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+            assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
         }
     }
 }
@@ -449,10 +449,10 @@ fn n30_extensions_that_we_never_offered_are_neither_answered_nor_used() {
             "{payload:?}"
         );
     }
-    let mut rogue = Rogue::keyed();
-    let mut request = rogue.auth_request();
+    let mut scripted_peer = ScriptedPeer::keyed();
+    let mut request = scripted_peer.auth_request();
     request.extend(extensions());
-    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(answer.len(), 5, "{answer:?}");
     // In an answer: the next message is IKE_AUTH all the same.
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));

@@ -19,7 +19,7 @@ use super::content::Content;
 
 /// What is to be sent.
 #[derive(Debug, Clone)]
-pub struct Barrage {
+pub struct Load {
     /// The size of each datagram's payload, in this order. Below eight octets there is no room for a number, so there each size comes once.
     pub sizes: Vec<usize>,
     /// How many datagrams may be under way.
@@ -30,7 +30,7 @@ pub struct Barrage {
 
 /// How a way carried it, all of it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Flown {
+pub struct LoadResult {
     /// Datagrams that arrived a second time.
     pub twice: u64,
     /// Datagrams that arrived after one that was sent later.
@@ -46,10 +46,10 @@ const ROOM: usize = 8 << 20;
 /// Not a number of a datagram: the first ones only find out what fits the path.
 const PROBE: u64 = u64::MAX;
 
-impl Barrage {
+impl Load {
     /// One of each size.
-    pub fn of_sizes(sizes: impl IntoIterator<Item = usize>) -> Barrage {
-        Barrage {
+    pub fn of_sizes(sizes: impl IntoIterator<Item = usize>) -> Load {
+        Load {
             sizes: sizes.into_iter().collect(),
             window: 32,
             train: 1,
@@ -57,10 +57,10 @@ impl Barrage {
     }
 
     /// `count` of one size, in trains.
-    pub fn of_trains(count: usize, size: usize) -> Barrage {
+    pub fn of_trains(count: usize, size: usize) -> Load {
         // The kernel takes no longer datagram, cut or not.
         let train = (65_000 / size).clamp(1, 30);
-        Barrage {
+        Load {
             sizes: vec![size; count],
             window: 2 * train,
             train,
@@ -71,7 +71,7 @@ impl Barrage {
     ///
     /// # Errors
     /// Which way lost or changed what.
-    pub fn both_ways(&self, lab: &Lab) -> Result<[Flown; 2], String> {
+    pub fn both_ways(&self, lab: &Lab) -> Result<[LoadResult; 2], String> {
         std::thread::scope(|scope| {
             let [a, b] = [Side::A, Side::B].map(|from| scope.spawn(move || self.fly(lab, from)));
             Ok([a.join().unwrap()?, b.join().unwrap()?])
@@ -82,7 +82,7 @@ impl Barrage {
     ///
     /// # Errors
     /// What was lost or changed.
-    pub fn fly(&self, lab: &Lab, from: Side) -> Result<Flown, String> {
+    pub fn fly(&self, lab: &Lab, from: Side) -> Result<LoadResult, String> {
         let told = |what: String| format!("UDP from {from}: {what}");
         let bound = |side: Side| -> io::Result<UdpSocket> {
             let address = lab.addressing().site(side).host;
@@ -95,8 +95,8 @@ impl Barrage {
         };
         let sockets = bound(from).and_then(|source| Ok((source, bound(from.other())?)));
         let (source, sink) = sockets.map_err(|error| told(error.to_string()))?;
-        let flight = Flight {
-            barrage: self,
+        let flight = LoadRun {
+            load: self,
             content: Content(self.sizes.len() as u64 ^ from as u64),
             arrived: Mutex::new(0),
             more: Condvar::new(),
@@ -123,17 +123,17 @@ pub fn probes(sizes: &[usize]) -> Vec<usize> {
         .collect()
 }
 
-/// A barrage on its way.
-struct Flight<'b> {
-    barrage: &'b Barrage,
+/// A load on its way.
+struct LoadRun<'b> {
+    load: &'b Load,
     content: Content,
     arrived: Mutex<usize>,
     more: Condvar,
 }
 
-impl Flight<'_> {
+impl LoadRun<'_> {
     fn datagram(&self, number: usize) -> Vec<u8> {
-        let mut bytes = vec![0; self.barrage.sizes[number]];
+        let mut bytes = vec![0; self.load.sizes[number]];
         self.content.fill(number as u64, &mut bytes);
         if let Some(place) = bytes.first_chunk_mut() {
             *place = (number as u64).to_be_bytes();
@@ -143,7 +143,7 @@ impl Flight<'_> {
 
     /// Which datagram this is, if it is one as it left.
     fn number_of(&self, bytes: &[u8]) -> Option<usize> {
-        let sizes = &self.barrage.sizes;
+        let sizes = &self.load.sizes;
         let number = match bytes.first_chunk() {
             Some(number) => usize::try_from(u64::from_be_bytes(*number)).ok()?,
             None => sizes.iter().position(|size| *size == bytes.len())?,
@@ -160,7 +160,7 @@ impl Flight<'_> {
     ) -> Result<(), String> {
         sink.set_read_timeout(Some(Duration::from_millis(100)))
             .unwrap();
-        for size in probes(&self.barrage.sizes) {
+        for size in probes(&self.load.sizes) {
             let mut probe = vec![0; size.max(8)];
             probe[..8].copy_from_slice(&PROBE.to_be_bytes());
             let begin = Instant::now();
@@ -175,14 +175,14 @@ impl Flight<'_> {
     }
 
     fn send(&self, source: &UdpSocket, target: SocketAddr) -> io::Result<()> {
-        let mut numbers = (0..self.barrage.sizes.len()).peekable();
+        let mut numbers = (0..self.load.sizes.len()).peekable();
         let mut sent = 0;
         while let Some(first) = numbers.next() {
-            let size = self.barrage.sizes[first];
+            let size = self.load.sizes[first];
             let mut train = self.datagram(first);
             let mut count = 1;
-            while count < self.barrage.train
-                && let Some(next) = numbers.next_if(|next| self.barrage.sizes[*next] == size)
+            while count < self.load.train
+                && let Some(next) = numbers.next_if(|next| self.load.sizes[*next] == size)
             {
                 train.extend(self.datagram(next));
                 count += 1;
@@ -191,7 +191,7 @@ impl Flight<'_> {
                 // The receiver says what is missing.
                 return Ok(());
             }
-            if self.barrage.train > 1 {
+            if self.load.train > 1 {
                 setsockopt(source, sockopt::UdpGsoSegment, &(size as i32))?;
             }
             // Never connected, so that an ICMP error cannot make the host drop one by itself.
@@ -203,21 +203,21 @@ impl Flight<'_> {
 
     /// Waits until the window has room for `count` more.
     fn await_room(&self, sent: usize, count: usize) -> bool {
-        let full = |arrived: &mut usize| sent + count > *arrived + self.barrage.window;
+        let full = |arrived: &mut usize| sent + count > *arrived + self.load.window;
         let arrived = self.arrived.lock().unwrap();
         let waited = self.more.wait_timeout_while(arrived, 2 * PATIENCE, full);
         !waited.unwrap().1.timed_out()
     }
 
-    fn receive(&self, sink: &UdpSocket) -> Result<Flown, String> {
-        let mut seen = vec![false; self.barrage.sizes.len()];
-        let (mut flown, mut newest) = (Flown::default(), 0);
+    fn receive(&self, sink: &UdpSocket) -> Result<LoadResult, String> {
+        let mut seen = vec![false; self.load.sizes.len()];
+        let (mut flown, mut newest) = (LoadResult::default(), 0);
         let mut buffer = vec![0; 1 << 16];
         sink.set_read_timeout(Some(PATIENCE)).unwrap();
         while seen.contains(&false) {
             let Ok(length) = sink.recv(&mut buffer) else {
                 let missing: Vec<usize> = (0..seen.len()).filter(|n| !seen[*n]).collect();
-                let sizes = missing.iter().map(|number| self.barrage.sizes[*number]);
+                let sizes = missing.iter().map(|number| self.load.sizes[*number]);
                 return Err(format!(
                     "of {} datagrams {} did not arrive or were not sent, the first of them {:?}, in octets {:?}",
                     seen.len(),

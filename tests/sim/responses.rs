@@ -13,7 +13,7 @@ use groundlink::wire::{
 };
 
 use crate::pair::{Side, TUNNEL, settings};
-use crate::rogue::{Rogue, SPI_OUT, ike_offer, kinds, notify, raw};
+use crate::scripted_peer::{SPI_OUT, ScriptedPeer, ike_offer, kinds, notify, raw};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -57,24 +57,27 @@ fn ke(group: u16, data: Vec<u8>) -> Payload {
 fn assert_costs_only_itself(
     b: Settings,
     told: &str,
-    answer: impl FnOnce(&Rogue, &[Payload]) -> Vec<Payload>,
+    answer: impl FnOnce(&ScriptedPeer, &[Payload]) -> Vec<Payload>,
 ) {
-    let mut rogue = Rogue::established_with(b);
-    let (asked, request) = rogue.have_b_rekey(Rekey::Child);
+    let mut scripted_peer = ScriptedPeer::established_with(b);
+    let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
     let offer = offered(&request);
-    let answer = answer(&rogue, &request);
-    rogue.answer(&asked, &answer);
-    let (delete, payloads) = rogue.asked();
+    let answer = answer(&scripted_peer, &request);
+    scripted_peer.answer(&asked, &answer);
+    let (delete, payloads) = scripted_peer.asked();
     let spi: [u8; 4] = offer.proposals[0].spi[..].try_into().unwrap();
     let gone = Delete::esp(vec![u32::from_be_bytes(spi)]);
     assert_eq!(payloads, [Payload::Delete(gone)], "{told}");
-    rogue.answer(&delete, &[]);
-    assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
-    assert_eq!(rogue.pair.b.view().rekeys.child, 0, "{told}");
-    assert!(!rogue.pair.b.failures.is_empty(), "{told}: it is told");
-    let (again, _) = rogue.have_b_rekey(Rekey::Child);
+    scripted_peer.answer(&delete, &[]);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{told}");
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+    assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{told}");
+    assert!(
+        !scripted_peer.pair.b.failures.is_empty(),
+        "{told}: it is told"
+    );
+    let (again, _) = scripted_peer.have_b_rekey(Rekey::Child);
     assert_eq!(again.exchange, CREATE, "{told}: it can be asked again");
 }
 
@@ -83,8 +86,8 @@ fn p08_an_answer_that_is_none_costs_its_own_child_sa_only() {
     let spi = |spi: Vec<u8>| move |sa: &mut Sa| sa.proposals[0].spi = spi;
     let plain = || settings(Side::B);
     let check = |told: &str, change: &dyn Fn(Vec<Payload>) -> Vec<Payload>| {
-        assert_costs_only_itself(plain(), told, |rogue, request| {
-            change(rogue.accepting(request, 0x2000))
+        assert_costs_only_itself(plain(), told, |scripted_peer, request| {
+            change(scripted_peer.accepting(request, 0x2000))
         });
     };
     check("the number of another proposal", &|good| {
@@ -151,9 +154,9 @@ fn p08_a_key_exchange_that_is_not_the_one_agreed_on_costs_its_own_child_sa_only(
     let check = |told: &str, answer: &dyn Fn(Vec<Payload>, Payload) -> Vec<Payload>| {
         let mut b = settings(Side::B);
         b.esp = vec![EspProposal::parse("aes128-sha256-curve25519").unwrap().0];
-        assert_costs_only_itself(b, told, |rogue, request| {
+        assert_costs_only_itself(b, told, |scripted_peer, request| {
             let transform = Transform::new(TransformType::KE, 31, None);
-            let good = choosing(&rogue.accepting(request, 0x2000), |sa| {
+            let good = choosing(&scripted_peer.accepting(request, 0x2000), |sa| {
                 sa.proposals[0].transforms.push(transform);
             });
             let ours = request
@@ -232,14 +235,17 @@ fn p08_an_answer_that_makes_no_ike_sa_leaves_the_old_one() {
         ("no SA", without(whole(), PayloadType::SA)),
         ("nothing", Vec::new()),
     ] {
-        let mut rogue = Rogue::established();
-        let (asked, _) = rogue.have_b_rekey(Rekey::Ike);
-        rogue.answer(&asked, &answer);
-        assert_eq!(rogue.pair.b.view().rekeys.ike, 0, "{told}");
-        assert_eq!(rogue.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-        assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
-        assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty(), "{told}");
+        let mut scripted_peer = ScriptedPeer::established();
+        let (asked, _) = scripted_peer.have_b_rekey(Rekey::Ike);
+        scripted_peer.answer(&asked, &answer);
+        assert_eq!(scripted_peer.pair.b.view().rekeys.ike, 0, "{told}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
+        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+        assert!(
+            scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty(),
+            "{told}"
+        );
     }
 }
 
@@ -250,21 +256,21 @@ fn p09_a_fatal_answer_to_any_request_ends_the_ike_sa_without_another_word() {
         NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
     ] {
         for what in [Some(Rekey::Child), Some(Rekey::Ike), None] {
-            let mut rogue = Rogue::established();
+            let mut scripted_peer = ScriptedPeer::established();
             match what {
                 Some(what) => {
-                    let (asked, _) = rogue.have_b_rekey(what);
-                    rogue.answer(&asked, &[notify(kind)]);
+                    let (asked, _) = scripted_peer.have_b_rekey(what);
+                    scripted_peer.answer(&asked, &[notify(kind)]);
                 }
                 None => {
-                    let id = rogue.await_liveness();
-                    let bytes = rogue.seal(INFORMATIONAL, id, true, &[notify(kind)]);
-                    rogue.deliver(&bytes);
+                    let id = scripted_peer.await_liveness();
+                    let bytes = scripted_peer.seal(INFORMATIONAL, id, true, &[notify(kind)]);
+                    scripted_peer.deliver(&bytes);
                 }
             }
-            assert!(rogue.pair.b.children.is_empty(), "{kind} {what:?}");
-            assert!(rogue.pair.b.ikes.is_empty(), "{kind} {what:?}");
-            assert!(rogue.heard().is_empty(), "{kind} {what:?}");
+            assert!(scripted_peer.pair.b.children.is_empty(), "{kind} {what:?}");
+            assert!(scripted_peer.pair.b.ikes.is_empty(), "{kind} {what:?}");
+            assert!(scripted_peer.heard().is_empty(), "{kind} {what:?}");
         }
     }
 }
@@ -275,35 +281,35 @@ struct Course {
     asked: Vec<Time>,
     /// When it began another IKE SA.
     began: Option<Time>,
-    rogue: Rogue,
+    scripted_peer: ScriptedPeer,
 }
 
 /// B, whose SAs live `life`, gets `answer` to every request to rekey and honest ones to all others.
 fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> Course {
-    let mut rogue = Rogue::established_with(b);
+    let mut scripted_peer = ScriptedPeer::established_with(b);
     let mut course = (Vec::new(), None);
-    let end = rogue.pair.now + span;
-    while rogue.pair.now < end {
-        let before = rogue.pair.b.sent.len();
-        rogue.pair.run_for(Duration::from_millis(100));
-        for index in before..rogue.pair.b.sent.len() {
-            let header = Header::parse(&rogue.pair.b.sent_ike(index)).unwrap();
+    let end = scripted_peer.pair.now + span;
+    while scripted_peer.pair.now < end {
+        let before = scripted_peer.pair.b.sent.len();
+        scripted_peer.pair.run_for(Duration::from_millis(100));
+        for index in before..scripted_peer.pair.b.sent.len() {
+            let header = Header::parse(&scripted_peer.pair.b.sent_ike(index)).unwrap();
             if header.exchange == ExchangeType::IKE_SA_INIT {
-                course.1.get_or_insert(rogue.pair.now);
+                course.1.get_or_insert(scripted_peer.pair.now);
             }
         }
-        for (header, _) in rogue.heard() {
+        for (header, _) in scripted_peer.heard() {
             let create = header.exchange == CREATE;
             if create {
-                course.0.push(rogue.pair.now);
+                course.0.push(scripted_peer.pair.now);
             }
-            rogue.answer(&header, if create { answer } else { &[] });
+            scripted_peer.answer(&header, if create { answer } else { &[] });
         }
     }
     Course {
         asked: course.0,
         began: course.1,
-        rogue,
+        scripted_peer,
     }
 }
 
@@ -334,13 +340,16 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_ends() {
             let Course {
                 asked,
                 began,
-                rogue,
+                scripted_peer,
             } = refusing(mortal(what), span, &[notify(kind)]);
             assert!((3..15).contains(&asked.len()), "{told}: {asked:?}");
             assert!(began.is_some(), "{told}");
-            assert_eq!(rogue.pair.b.children.len(), 1, "{told}");
-            assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{told}");
-            assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{told}");
+            assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
+            assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+            assert!(
+                scripted_peer.pair.b.codes().contains(&"rekey-refused"),
+                "{told}"
+            );
         }
     }
 }
@@ -359,7 +368,7 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
         let Course {
             asked,
             began,
-            rogue,
+            scripted_peer,
         } = refusing(b, life.mul_f64(0.97), &busy);
         let pauses: Vec<Duration> = asked
             .windows(2)
@@ -374,8 +383,11 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
         // Another IKE SA is begun before the end, while the old one serves.
         let age = began.expect("it begins anew").since(begin);
         assert!(age < life.mul_f64(0.96), "{what:?} {age:?}");
-        assert!(rogue.pair.b.codes().contains(&"rekey-refused"), "{what:?}");
-        assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+        assert!(
+            scripted_peer.pair.b.codes().contains(&"rekey-refused"),
+            "{what:?}"
+        );
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
     }
 }
 
@@ -390,19 +402,27 @@ fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
             if fatal.contains(&kind) || kind == NotifyType::CHILD_SA_NOT_FOUND {
                 continue;
             }
-            let mut rogue = Rogue::established();
-            let (asked, _) = rogue.have_b_rekey(what);
-            rogue.answer(&asked, &[notify(kind)]);
-            for (header, payloads) in rogue.heard() {
+            let mut scripted_peer = ScriptedPeer::established();
+            let (asked, _) = scripted_peer.have_b_rekey(what);
+            scripted_peer.answer(&asked, &[notify(kind)]);
+            for (header, payloads) in scripted_peer.heard() {
                 // An INVALID_KE_PAYLOAD that names no group cannot be read.
                 assert!(matches!(&payloads[..], [Payload::Delete(_)]), "{kind}");
-                rogue.answer(&header, &[]);
+                scripted_peer.answer(&header, &[]);
             }
-            assert_eq!(rogue.pair.b.state(), TunnelState::Up, "{what:?} {kind}");
-            assert_eq!(rogue.pair.b.children.len(), 1, "{what:?} {kind}");
+            assert_eq!(
+                scripted_peer.pair.b.state(),
+                TunnelState::Up,
+                "{what:?} {kind}"
+            );
+            assert_eq!(scripted_peer.pair.b.children.len(), 1, "{what:?} {kind}");
             let silent = kind == NotifyType::TEMPORARY_FAILURE;
-            assert_eq!(rogue.pair.b.failures.is_empty(), silent, "{what:?} {kind}");
-            let (again, _) = rogue.have_b_rekey(what);
+            assert_eq!(
+                scripted_peer.pair.b.failures.is_empty(),
+                silent,
+                "{what:?} {kind}"
+            );
+            let (again, _) = scripted_peer.have_b_rekey(what);
             assert_eq!(again.exchange, CREATE, "{what:?} {kind}");
         }
     }
@@ -410,34 +430,34 @@ fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
 
 #[test]
 fn p10_a_child_sa_that_the_peer_has_lost_is_made_again_at_once() {
-    let mut rogue = Rogue::established();
-    let (asked, _) = rogue.have_b_rekey(Rekey::Child);
+    let mut scripted_peer = ScriptedPeer::established();
+    let (asked, _) = scripted_peer.have_b_rekey(Rekey::Child);
     let lost = Notify::about_esp(NotifyType::CHILD_SA_NOT_FOUND, SPI_OUT);
-    rogue.answer(&asked, &[Payload::Notify(lost)]);
-    assert!(rogue.pair.b.children.is_empty());
-    let (asked, request) = rogue.asked();
+    scripted_peer.answer(&asked, &[Payload::Notify(lost)]);
+    assert!(scripted_peer.pair.b.children.is_empty());
+    let (asked, request) = scripted_peer.asked();
     assert_eq!(asked.exchange, CREATE);
     assert_eq!(kinds(&request), [], "one of its own, in place of nothing");
     // The peer is busy, once: the IKE SA stands, and the Child SA comes a little later.
-    rogue.answer(&asked, &[notify(NotifyType::TEMPORARY_FAILURE)]);
-    assert!(rogue.heard().is_empty(), "not at once (§2.25)");
-    rogue.pair.run_for(Duration::from_secs(2));
-    let (asked, request) = rogue.asked();
-    let accepted = rogue.accepting(&request, 0x2000);
-    rogue.answer(&asked, &accepted);
-    assert_eq!(rogue.pair.b.children[0].spi_out, 0x2000);
-    assert_eq!(rogue.pair.b.count("IkeUp"), 1);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    scripted_peer.answer(&asked, &[notify(NotifyType::TEMPORARY_FAILURE)]);
+    assert!(scripted_peer.heard().is_empty(), "not at once (§2.25)");
+    scripted_peer.pair.run_for(Duration::from_secs(2));
+    let (asked, request) = scripted_peer.asked();
+    let accepted = scripted_peer.accepting(&request, 0x2000);
+    scripted_peer.answer(&asked, &accepted);
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, 0x2000);
+    assert_eq!(scripted_peer.pair.b.count("IkeUp"), 1);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_goes_too() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
     let mut b = settings(Side::B);
     b.start = Start::Auto;
     for answer in [NotifyType::NO_ADDITIONAL_SAS, NotifyType::TEMPORARY_FAILURE] {
-        let mut course = Rogue::established_with(b.clone());
+        let mut course = ScriptedPeer::established_with(b.clone());
         course.ask(INFORMATIONAL, 2, &gone);
         let mut requests = 0;
         while course.pair.b.ikes.len() == 1 && requests < 100 {
@@ -450,98 +470,116 @@ fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_goes_too() {
         assert!((1..15).contains(&requests), "{answer}: {requests}");
         assert!(course.pair.b.ikes.is_empty(), "{answer}");
     }
-    assert!(rogue.heard().is_empty());
+    assert!(scripted_peer.heard().is_empty());
 }
 
 #[test]
 fn p19_a_child_sa_at_its_limit_whose_rekey_is_refused_stops_and_is_replaced_by_a_new_tunnel() {
     let mut b = settings(Side::B);
     b.start = Start::Auto;
-    let mut rogue = Rogue::established_with(b);
-    let (tunnel, spi_in) = (TUNNEL, rogue.pair.b.children[0].spi_in);
+    let mut scripted_peer = ScriptedPeer::established_with(b);
+    let (tunnel, spi_in) = (TUNNEL, scripted_peer.pair.b.children[0].spi_in);
     let refusal = [notify(NotifyType::NO_ADDITIONAL_SAS)];
     for _ in 0..100 {
-        rogue
+        scripted_peer
             .pair
             .command(Side::B, Command::SoftLimit { tunnel, spi_in });
-        for (header, _) in rogue.heard() {
-            rogue.answer(&header, &refusal);
+        for (header, _) in scripted_peer.heard() {
+            scripted_peer.answer(&header, &refusal);
         }
     }
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "there is room left");
-    rogue
+    assert_eq!(
+        scripted_peer.pair.b.state(),
+        TunnelState::Up,
+        "there is room left"
+    );
+    scripted_peer
         .pair
         .command(Side::B, Command::SequenceExhausted { tunnel, spi_in });
-    assert!(rogue.pair.b.children.is_empty(), "nothing is sent any more");
-    let closing: Vec<Payload> = rogue.heard().into_iter().flat_map(|(_, all)| all).collect();
+    assert!(
+        scripted_peer.pair.b.children.is_empty(),
+        "nothing is sent any more"
+    );
+    let closing: Vec<Payload> = scripted_peer
+        .heard()
+        .into_iter()
+        .flat_map(|(_, all)| all)
+        .collect();
     assert!(
         closing.contains(&Payload::Delete(Delete::esp(vec![spi_in]))),
         "{closing:?}"
     );
-    let before = rogue.pair.b.sent.len();
-    rogue.pair.run_for(Duration::from_secs(60));
-    let begins = (before..rogue.pair.b.sent.len()).any(|index| {
-        Header::parse(&rogue.pair.b.sent_ike(index))
+    let before = scripted_peer.pair.b.sent.len();
+    scripted_peer.pair.run_for(Duration::from_secs(60));
+    let begins = (before..scripted_peer.pair.b.sent.len()).any(|index| {
+        Header::parse(&scripted_peer.pair.b.sent_ike(index))
             .unwrap()
             .exchange
             == ExchangeType::IKE_SA_INIT
     });
-    assert!(begins, "{:?}", rogue.pair.b.events);
+    assert!(begins, "{:?}", scripted_peer.pair.b.events);
 }
 
 #[test]
 fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_tried_again_whoever_asked_for_it() {
     // Rekeyed by the peer: the old one serves on.
-    let mut rogue = Rogue::established();
-    rogue.pair.b.broken_installs = 1;
-    let request = rogue.rekeying(SPI_OUT, 0x2000);
-    let bytes = rogue.seal(CREATE, 2, false, &request);
-    rogue.deliver(&bytes);
-    let heard = rogue.heard();
+    let mut scripted_peer = ScriptedPeer::established();
+    scripted_peer.pair.b.broken_installs = 1;
+    let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
+    let bytes = scripted_peer.seal(CREATE, 2, false, &request);
+    scripted_peer.deliver(&bytes);
+    let heard = scripted_peer.heard();
     let deletes = heard
         .iter()
         .filter(|(_, all)| matches!(&all[..], [Payload::Delete(_)]));
     assert_eq!(deletes.count(), 1, "{heard:?}");
-    assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.children[0].spi_out, SPI_OUT);
-    assert!(rogue.pair.b.codes().contains(&"install-failed"));
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT);
+    assert!(scripted_peer.pair.b.codes().contains(&"install-failed"));
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 
     // Rekeyed by B, and the first one of a tunnel: what is left is closed, and tried again.
     for what in [Some(Rekey::Child), None] {
         let mut b = settings(Side::B);
         b.start = Start::Auto;
-        let mut rogue = Rogue::established_with(b);
+        let mut scripted_peer = ScriptedPeer::established_with(b);
         match what {
             Some(what) => {
-                let (asked, request) = rogue.have_b_rekey(what);
-                rogue.pair.b.broken_installs = 1;
-                let accepted = rogue.accepting(&request, 0x2000);
-                rogue.answer(&asked, &accepted);
+                let (asked, request) = scripted_peer.have_b_rekey(what);
+                scripted_peer.pair.b.broken_installs = 1;
+                let accepted = scripted_peer.accepting(&request, 0x2000);
+                scripted_peer.answer(&asked, &accepted);
             }
             None => {
-                let spi_in = rogue.pair.b.children[0].spi_in;
+                let spi_in = scripted_peer.pair.b.children[0].spi_in;
                 let (tunnel, why) = (TUNNEL, "the route is somebody else's".to_owned());
                 let failed = Command::InstallFailed {
                     tunnel,
                     spi_in,
                     why,
                 };
-                rogue.pair.command(Side::B, failed);
+                scripted_peer.pair.command(Side::B, failed);
             }
         }
         for _ in 0..100 {
-            for (header, _) in rogue.heard() {
-                rogue.answer(&header, &[]);
+            for (header, _) in scripted_peer.heard() {
+                scripted_peer.answer(&header, &[]);
             }
-            rogue.pair.run_for(Duration::from_millis(100));
+            scripted_peer.pair.run_for(Duration::from_millis(100));
         }
-        let begins = (0..rogue.pair.b.sent.len()).any(|index| {
-            let header = Header::parse(&rogue.pair.b.sent_ike(index)).unwrap();
+        let begins = (0..scripted_peer.pair.b.sent.len()).any(|index| {
+            let header = Header::parse(&scripted_peer.pair.b.sent_ike(index)).unwrap();
             header.exchange == ExchangeType::IKE_SA_INIT && !header.flags.response
         });
-        let serves = rogue.pair.b.children.len() == 1;
-        assert!(begins || serves, "{what:?}: {:?}", rogue.pair.b.events);
-        assert!(rogue.pair.b.codes().contains(&"install-failed"), "{what:?}");
+        let serves = scripted_peer.pair.b.children.len() == 1;
+        assert!(
+            begins || serves,
+            "{what:?}: {:?}",
+            scripted_peer.pair.b.events
+        );
+        assert!(
+            scripted_peer.pair.b.codes().contains(&"install-failed"),
+            "{what:?}"
+        );
     }
 }

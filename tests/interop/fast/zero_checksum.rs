@@ -7,7 +7,7 @@
 use groundlink::lab::options::{RemoteKind, Side};
 
 use super::super::lab::filter;
-use super::barrage::Barrage;
+use super::load::Load;
 use super::*;
 
 #[test]
@@ -22,7 +22,7 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
         let mut lab = case.up();
         filter(
             &lab,
-            "table ip unsummed { chain forward { type filter hook forward priority filter; \
+            "table ip zero_checksum { chain forward { type filter hook forward priority filter; \
              udp dport 4500 @th,64,32 != 0 udp checksum set 0; }; }",
         );
         for side in [Side::A, Side::B] {
@@ -33,20 +33,24 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
                 gateway,
                 "nft",
                 &[
-                    "table ip unsummed { chain input { type filter hook input priority filter; \
+                    "table ip zero_checksum { chain input { type filter hook input priority filter; \
                   udp dport 4500 udp checksum 0 counter; }; }",
                 ],
             );
         }
         let sizes = (0..2000).map(|number| 8 + number * 7 % 1300);
-        let flown = Barrage::of_sizes(sizes).both_ways(&lab);
+        let flown = Load::of_sizes(sizes).both_ways(&lab);
         well(&mut lab, flown);
         let carried = bulk::both_ways(&lab, case.bulk() / 4);
         well(&mut lab, carried);
         for side in [Side::A, Side::B] {
             let gateway = lab.topology().gateway(side);
-            let unsummed = counted(&on(gateway, "nft", &["list", "table", "ip", "unsummed"]));
-            assert!(unsummed >= 2000, "{case:?}, {side}: {unsummed}");
+            let zero_checksum = counted(&on(
+                gateway,
+                "nft",
+                &["list", "table", "ip", "zero_checksum"],
+            ));
+            assert!(zero_checksum >= 2000, "{case:?}, {side}: {zero_checksum}");
         }
         refused_exactly(&mut lab, &nothing);
         offload_is_still(&mut lab, case.offload);

@@ -10,32 +10,32 @@ use groundlink::wire::{
 
 use crate::esp::key;
 use crate::pair::{Side, TUNNEL, settings};
-use crate::rogue::{Rogue, SPI_OUT, kinds, notify, raw};
+use crate::scripted_peer::{SPI_OUT, ScriptedPeer, kinds, notify, raw};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 #[test]
 fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
-    let mut rogue = Rogue::established();
-    assert!(rogue.ask(INFORMATIONAL, 2, &[]).is_empty());
-    let child = &rogue.pair.b.children[0];
+    let mut scripted_peer = ScriptedPeer::established();
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
+    let child = &scripted_peer.pair.b.children[0];
     assert_eq!(child.spi_out, SPI_OUT);
-    let (of_initiator, of_responder) = rogue.line.child_keys(rogue.nonces());
+    let (of_initiator, of_responder) = scripted_peer.line.child_keys(scripted_peer.nonces());
     assert_eq!(key(&child.keys_in), key(&of_initiator));
     assert_eq!(key(&child.keys_out), key(&of_responder));
 }
 
 #[test]
 fn an_independent_key_schedule_leads_to_the_same_rekeyed_ike_sa_and_child_sas_of_it() {
-    let mut rogue = Rogue::established();
-    let before = rogue.pair.b.view().ike.unwrap();
-    rogue.rekey_ike(2);
+    let mut scripted_peer = ScriptedPeer::established();
+    let before = scripted_peer.pair.b.view().ike.unwrap();
+    scripted_peer.rekey_ike(2);
     // Its numbers begin at 0 (RFC 7296 §2.18).
-    assert!(rogue.ask(INFORMATIONAL, 0, &[]).is_empty());
-    let after = rogue.pair.b.view().ike.unwrap();
+    assert!(scripted_peer.ask(INFORMATIONAL, 0, &[]).is_empty());
+    let after = scripted_peer.pair.b.view().ike.unwrap();
     assert_ne!(before.spi_i, after.spi_i);
-    let request = rogue.rekeying(SPI_OUT, 0x2000);
-    let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, 1, &request);
+    let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
+    let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 1, &request);
     let nonce = |payloads: &[Payload]| {
         let nonce = payloads.iter().find_map(|payload| match payload {
             Payload::Nonce(nonce) => Some(nonce.clone()),
@@ -44,46 +44,46 @@ fn an_independent_key_schedule_leads_to_the_same_rekeyed_ike_sa_and_child_sas_of
         nonce.unwrap()
     };
     let (ours, theirs) = (nonce(&request), nonce(&answer));
-    let (of_initiator, of_responder) = rogue.line.child_keys((&ours, &theirs));
-    let child = &rogue.pair.b.children[1];
+    let (of_initiator, of_responder) = scripted_peer.line.child_keys((&ours, &theirs));
+    let child = &scripted_peer.pair.b.children[1];
     assert_eq!(key(&child.keys_in), key(&of_initiator));
     assert_eq!(key(&child.keys_out), key(&of_responder));
 }
 
 #[test]
 fn n18_other_exchanges_with_the_right_keys_do_not_stand_in_for_ike_auth() {
-    let mut rogue = Rogue::keyed();
+    let mut scripted_peer = ScriptedPeer::keyed();
     for exchange in [INFORMATIONAL, ExchangeType::CREATE_CHILD_SA] {
         for id in 0..3 {
-            let bytes = rogue.seal(exchange, id, false, &[]);
-            rogue.deliver(&bytes);
+            let bytes = scripted_peer.seal(exchange, id, false, &[]);
+            scripted_peer.deliver(&bytes);
         }
     }
-    assert!(rogue.heard().is_empty());
-    assert_ne!(rogue.pair.b.state(), TunnelState::Up);
+    assert!(scripted_peer.heard().is_empty());
+    assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
     // It is still there for the real one.
-    let request = rogue.auth_request();
-    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    let request = scripted_peer.auth_request();
+    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn n20_every_other_way_to_authenticate_is_refused_inside_the_protection() {
     let mut tried = 0;
     let mut refuse = |change: &dyn Fn(&mut Vec<Payload>)| {
-        let mut rogue = Rogue::keyed();
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed();
+        let mut request = scripted_peer.auth_request();
         change(&mut request);
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
         assert_eq!(answer.len(), 1, "nothing else is told: {answer:?}");
-        assert!(rogue.pair.b.children.is_empty());
-        assert_eq!(rogue.pair.b.codes().len(), 1);
+        assert!(scripted_peer.pair.b.children.is_empty());
+        assert_eq!(scripted_peer.pair.b.codes().len(), 1);
         // The SA is gone: only the same bytes get the same answer.
-        let honest = rogue.auth_request();
-        let bytes = rogue.seal(ExchangeType::IKE_AUTH, 1, false, &honest);
-        rogue.deliver(&bytes);
-        assert!(rogue.heard().is_empty());
+        let honest = scripted_peer.auth_request();
+        let bytes = scripted_peer.seal(ExchangeType::IKE_AUTH, 1, false, &honest);
+        scripted_peer.deliver(&bytes);
+        assert!(scripted_peer.heard().is_empty());
         tried += 1;
     };
     for method in [0, 1, 3, 13, 14, 201] {
@@ -114,14 +114,14 @@ fn n21_an_identity_is_proved_as_it_is_said_and_told_without_control_characters()
         b"two\nlines\0and\x1b[31mcolour".to_vec(),
         vec![b'x'; 60_000],
     ] {
-        let mut rogue = Rogue::keyed();
+        let mut scripted_peer = ScriptedPeer::keyed();
         let id = Id::new(IdType::FQDN, data);
-        let mut request = rogue.auth_request();
+        let mut request = scripted_peer.auth_request();
         // The proof of the right key, but for another identity than the one it stands beside.
         request[0] = Payload::IdI(id);
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
-        let told = &rogue.pair.b.failures[0].text;
+        let told = &scripted_peer.pair.b.failures[0].text;
         assert!(
             told.len() < 600 && !told.chars().any(char::is_control),
             "{told:?}"
@@ -132,24 +132,28 @@ fn n21_an_identity_is_proved_as_it_is_said_and_told_without_control_characters()
 #[test]
 fn n05_payloads_missing_or_doubled_in_ike_auth_are_a_syntax_error() {
     for missing in [0, 2, 3, 4] {
-        let mut rogue = Rogue::keyed();
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed();
+        let mut request = scripted_peer.auth_request();
         request.remove(missing);
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{missing}");
     }
     for doubled in 0..5 {
-        let mut rogue = Rogue::keyed();
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed();
+        let mut request = scripted_peer.auth_request();
         request.push(request[doubled].clone());
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{doubled}");
     }
-    let mut rogue = Rogue::keyed();
-    let mut request = rogue.auth_request();
+    let mut scripted_peer = ScriptedPeer::keyed();
+    let mut request = scripted_peer.auth_request();
     request.reverse();
-    rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up, "the order is free");
+    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(
+        scripted_peer.pair.b.state(),
+        TunnelState::Up,
+        "the order is free"
+    );
 }
 
 #[test]
@@ -160,54 +164,54 @@ fn n26_unknown_payloads_inside_the_protection_are_skipped_unless_critical() {
         body: vec![1, 2, 3],
     };
     for kind in [1, 32, 49, 255] {
-        let mut rogue = Rogue::established();
-        let answer = rogue.ask(INFORMATIONAL, 2, &[unknown(kind, Critical::No)]);
+        let mut scripted_peer = ScriptedPeer::established();
+        let answer = scripted_peer.ask(INFORMATIONAL, 2, &[unknown(kind, Critical::No)]);
         assert!(answer.is_empty());
-        let answer = rogue.ask(INFORMATIONAL, 3, &[unknown(kind, Critical::Yes)]);
+        let answer = scripted_peer.ask(INFORMATIONAL, 3, &[unknown(kind, Critical::Yes)]);
         assert!(
             matches!(&answer[..], [Payload::Notify(notify)]
                 if notify.kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD && notify.data == [kind]),
             "{answer:?}"
         );
-        assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 
-        let mut rogue = Rogue::keyed();
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed();
+        let mut request = scripted_peer.auth_request();
         request.push(unknown(kind, Critical::Yes));
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD]);
-        assert_ne!(rogue.pair.b.state(), TunnelState::Up);
+        assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
     }
 }
 
 #[test]
 fn p01_numbers_out_of_turn_answers_nobody_asked_for_and_wrong_flags_are_ignored() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     for id in [0, 1, 3, 100, u32::MAX] {
-        let bytes = rogue.seal(INFORMATIONAL, id, false, &[Payload::Delete(Delete::ike())]);
-        rogue.deliver(&bytes);
+        let bytes = scripted_peer.seal(INFORMATIONAL, id, false, &[Payload::Delete(Delete::ike())]);
+        scripted_peer.deliver(&bytes);
     }
     for id in [0, 1, 2, u32::MAX] {
         let answer = [notify(NotifyType::INVALID_SYNTAX)];
-        let bytes = rogue.seal(INFORMATIONAL, id, true, &answer);
-        rogue.deliver(&bytes);
+        let bytes = scripted_peer.seal(INFORMATIONAL, id, true, &answer);
+        scripted_peer.deliver(&bytes);
     }
-    assert!(rogue.heard().is_empty());
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert!(scripted_peer.heard().is_empty());
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
     // An answer with the right number but of another exchange is not the answer.
-    let asked = rogue.await_liveness();
-    let bytes = rogue.seal(ExchangeType::CREATE_CHILD_SA, asked, true, &[]);
-    rogue.deliver(&bytes);
-    rogue.pair.run_for(Duration::from_secs(2));
-    assert!(!rogue.heard().is_empty(), "it asks again");
+    let asked = scripted_peer.await_liveness();
+    let bytes = scripted_peer.seal(ExchangeType::CREATE_CHILD_SA, asked, true, &[]);
+    scripted_peer.deliver(&bytes);
+    scripted_peer.pair.run_for(Duration::from_secs(2));
+    assert!(!scripted_peer.heard().is_empty(), "it asks again");
 }
 
 #[test]
 fn p03_selectors_that_say_nothing_or_nonsense_give_no_child() {
-    let mut rogue = Rogue::keyed();
-    let mut request = rogue.auth_request();
+    let mut scripted_peer = ScriptedPeer::keyed();
+    let mut request = scripted_peer.auth_request();
     request[3] = raw(PayloadType::TSI, &[0, 0, 0, 0]);
-    let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
     for body in [
         &[
@@ -219,23 +223,23 @@ fn p03_selectors_that_say_nothing_or_nonsense_give_no_child() {
         &[1, 0, 0, 0, 7, 0, 0, 3],
         &[255, 0, 0, 0],
     ] {
-        let mut rogue = Rogue::keyed();
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed();
+        let mut request = scripted_peer.auth_request();
         request[3] = raw(PayloadType::TSI, body);
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         let kinds = kinds(&answer);
         assert!(
             kinds == [NotifyType::INVALID_SYNTAX] || kinds == [NotifyType::TS_UNACCEPTABLE],
             "{kinds:?}"
         );
-        assert!(rogue.pair.b.children.is_empty());
+        assert!(scripted_peer.pair.b.children.is_empty());
     }
 }
 
 #[test]
 fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once() {
-    let mut rogue = Rogue::established();
-    let spi_in = rogue.pair.b.children[0].spi_in;
+    let mut scripted_peer = ScriptedPeer::established();
+    let spi_in = scripted_peer.pair.b.children[0].spi_in;
     for (id, delete) in (2..).zip([
         Delete::esp(vec![]),
         Delete::esp(vec![1, 0xdead_beef]),
@@ -248,24 +252,24 @@ fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once
         },
     ]) {
         assert!(
-            rogue
+            scripted_peer
                 .ask(INFORMATIONAL, id, &[Payload::Delete(delete)])
                 .is_empty()
         );
     }
-    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
     let twice = Payload::Delete(Delete::esp(vec![SPI_OUT, SPI_OUT]));
-    let answer = rogue.ask(INFORMATIONAL, 7, &[twice.clone(), twice]);
+    let answer = scripted_peer.ask(INFORMATIONAL, 7, &[twice.clone(), twice]);
     assert_eq!(answer, [Payload::Delete(Delete::esp(vec![spi_in]))]);
-    assert!(rogue.pair.b.children.is_empty());
-    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
+    assert!(scripted_peer.pair.b.children.is_empty());
+    assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
     // The IKE SA without a child goes as well, crossing with the peer's own delete, which is answered with nothing.
-    rogue.pair.run_for(Duration::from_secs(2));
-    assert_eq!(rogue.heard()[0].1, [Payload::Delete(Delete::ike())]);
-    let answer = rogue.ask(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
+    scripted_peer.pair.run_for(Duration::from_secs(2));
+    assert_eq!(scripted_peer.heard()[0].1, [Payload::Delete(Delete::ike())]);
+    let answer = scripted_peer.ask(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
     assert!(answer.is_empty());
-    assert!(rogue.pair.b.endpoint.is_idle());
-    assert_eq!(rogue.pair.b.count("ChildDown"), 1);
+    assert!(scripted_peer.pair.b.endpoint.is_idle());
+    assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
 }
 
 #[test]
@@ -279,43 +283,43 @@ fn p09_a_request_that_makes_no_sense_ends_the_sa_and_takes_its_child_out() {
         ],
     ];
     for payloads in nonsense {
-        let mut rogue = Rogue::established();
-        let answer = rogue.ask(INFORMATIONAL, 2, payloads);
+        let mut scripted_peer = ScriptedPeer::established();
+        let answer = scripted_peer.ask(INFORMATIONAL, 2, payloads);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX]);
         assert!(
-            rogue.pair.b.children.is_empty(),
+            scripted_peer.pair.b.children.is_empty(),
             "{:?}",
-            rogue.pair.b.events
+            scripted_peer.pair.b.events
         );
-        assert_ne!(rogue.pair.b.state(), TunnelState::Up);
+        assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
     }
 }
 
 #[test]
 fn p09_a_syntax_error_in_an_answer_ends_the_sa_and_takes_its_child_out() {
-    let mut rogue = Rogue::established();
-    let asked = rogue.await_liveness();
-    let bytes = rogue.seal(
+    let mut scripted_peer = ScriptedPeer::established();
+    let asked = scripted_peer.await_liveness();
+    let bytes = scripted_peer.seal(
         INFORMATIONAL,
         asked,
         true,
         &[notify(NotifyType::INVALID_SYNTAX)],
     );
-    rogue.deliver(&bytes);
-    assert!(rogue.pair.b.children.is_empty());
-    assert!(rogue.pair.b.endpoint.is_idle());
+    scripted_peer.deliver(&bytes);
+    assert!(scripted_peer.pair.b.children.is_empty());
+    assert!(scripted_peer.pair.b.endpoint.is_idle());
 }
 
 #[test]
 fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itself() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let contact = || notify(NotifyType::INITIAL_CONTACT);
-    assert!(rogue.ask(INFORMATIONAL, 2, &[contact()]).is_empty());
-    assert_eq!(rogue.pair.b.children.len(), 1);
+    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[contact()]).is_empty());
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
 
     // A second handshake with another key.
-    let before = rogue.pair.b.events.len();
-    let mut second = Rogue::keyed_with(rogue.pair, 0x5555);
+    let before = scripted_peer.pair.b.events.len();
+    let mut second = ScriptedPeer::keyed_with(scripted_peer.pair, 0x5555);
     let mut request = second.auth_request();
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
     request[1] = second.auth(&id, b"a guess");
@@ -328,7 +332,7 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
 
     // With the right one the old SA goes at once.
     second.pair.run_for(Duration::from_millis(10));
-    let mut third = Rogue::keyed_with(second.pair, 0x6666);
+    let mut third = ScriptedPeer::keyed_with(second.pair, 0x6666);
     let mut request = third.auth_request();
     request.push(contact());
     third.ask(ExchangeType::IKE_AUTH, 1, &request);
@@ -338,11 +342,11 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
 
 #[test]
 fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_sa_lives() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     let mut made = 0;
     for id in 2..1002 {
-        let request = rogue.another_child(0x1000 + id);
-        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let request = scripted_peer.another_child(0x1000 + id);
+        let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
         if kinds(&answer).is_empty() {
             made += 1;
         } else {
@@ -350,8 +354,8 @@ fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_
         }
     }
     assert_eq!(made, 5, "with the first they are six");
-    assert_eq!(rogue.pair.b.children.len(), 6);
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_eq!(scripted_peer.pair.b.children.len(), 6);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 /// Rekeyed, two would stay two for ever.
@@ -360,17 +364,17 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due
     let mut b = settings(Side::B);
     b.child_lifetime = Duration::from_secs(20);
     b.dpd.delay = Duration::from_secs(100);
-    let mut rogue = Rogue::established_with(b);
-    let older = rogue.pair.b.children[0].spi_in;
-    rogue.pair.run_for(Duration::from_secs(5));
-    let request = rogue.another_child(0x1001);
-    rogue.ask(ExchangeType::CREATE_CHILD_SA, 2, &request);
-    rogue.ask(INFORMATIONAL, 3, &[]);
-    rogue.pair.run_for(Duration::from_millis(13_100));
-    let (request, payloads) = rogue.asked();
+    let mut scripted_peer = ScriptedPeer::established_with(b);
+    let older = scripted_peer.pair.b.children[0].spi_in;
+    scripted_peer.pair.run_for(Duration::from_secs(5));
+    let request = scripted_peer.another_child(0x1001);
+    scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 2, &request);
+    scripted_peer.ask(INFORMATIONAL, 3, &[]);
+    scripted_peer.pair.run_for(Duration::from_millis(13_100));
+    let (request, payloads) = scripted_peer.asked();
     assert_eq!(payloads, [Payload::Delete(Delete::esp(vec![older]))]);
-    rogue.answer(&request, &[Payload::Delete(Delete::esp(vec![SPI_OUT]))]);
-    let left: Vec<u32> = rogue
+    scripted_peer.answer(&request, &[Payload::Delete(Delete::esp(vec![SPI_OUT]))]);
+    let left: Vec<u32> = scripted_peer
         .pair
         .b
         .children
@@ -378,74 +382,79 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due
         .map(|child| child.spi_out)
         .collect();
     assert_eq!(left, [0x1001]);
-    assert_ne!(rogue.pair.b.outbound(), Some(older));
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_ne!(scripted_peer.pair.b.outbound(), Some(older));
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 /// A peer that gives two Child SAs one SPI at its end has only itself to blame: they go together.
 #[test]
 fn p13_child_sas_under_one_spi_of_the_peers_go_together() {
-    let mut rogue = Rogue::established();
-    let request = rogue.another_child(SPI_OUT);
+    let mut scripted_peer = ScriptedPeer::established();
+    let request = scripted_peer.another_child(SPI_OUT);
     assert_eq!(
-        kinds(&rogue.ask(ExchangeType::CREATE_CHILD_SA, 2, &request)),
+        kinds(&scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 2, &request)),
         []
     );
-    let spis = rogue.pair.b.children.iter().map(|child| child.spi_in);
+    let spis = scripted_peer
+        .pair
+        .b
+        .children
+        .iter()
+        .map(|child| child.spi_in);
     let spis: Vec<u32> = spis.collect();
     assert_eq!(spis.len(), 2);
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    let answer = rogue.ask(INFORMATIONAL, 3, &gone);
+    let answer = scripted_peer.ask(INFORMATIONAL, 3, &gone);
     assert_eq!(answer, [Payload::Delete(Delete::esp(spis))]);
-    assert_eq!(rogue.pair.b.count("ChildDown"), 2);
+    assert_eq!(scripted_peer.pair.b.count("ChildDown"), 2);
 }
 
 #[test]
 fn p14_the_window_stays_one_whatever_the_peer_asks_for() {
-    let mut rogue = Rogue::established();
+    let mut scripted_peer = ScriptedPeer::established();
     for (id, size) in (2..).zip([0u32, 1, 100, u32::MAX]) {
         let wish = Notify::new(NotifyType::SET_WINDOW_SIZE, size.to_be_bytes().to_vec());
         assert!(
-            rogue
+            scripted_peer
                 .ask(INFORMATIONAL, id, &[Payload::Notify(wish)])
                 .is_empty()
         );
     }
     // A hundred at once, in the wrong order: the first in turn is answered.
     for id in (6..106).rev() {
-        let bytes = rogue.seal(INFORMATIONAL, id, false, &[]);
-        rogue.deliver(&bytes);
+        let bytes = scripted_peer.seal(INFORMATIONAL, id, false, &[]);
+        scripted_peer.deliver(&bytes);
     }
-    let heard = rogue.heard();
+    let heard = scripted_peer.heard();
     assert_eq!(heard.len(), 1);
     assert_eq!(heard[0].0.message_id.0, 6);
 }
 
 #[test]
 fn p15_a_flood_of_liveness_checks_is_answered_one_by_one_and_leaves_nothing() {
-    let mut rogue = Rogue::established();
-    let before = format!("{:?}", rogue.pair.b.endpoint).len();
+    let mut scripted_peer = ScriptedPeer::established();
+    let before = format!("{:?}", scripted_peer.pair.b.endpoint).len();
     for id in 2..1002 {
-        assert!(rogue.ask(INFORMATIONAL, id, &[]).is_empty());
+        assert!(scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty());
     }
-    let after = format!("{:?}", rogue.pair.b.endpoint).len();
+    let after = format!("{:?}", scripted_peer.pair.b.endpoint).len();
     assert!(after < before + 2000, "{before} {after}");
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
 #[test]
 fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
-    let mut pair = Rogue::keyed().pair;
+    let mut pair = ScriptedPeer::keyed().pair;
     pair.run_for(Duration::from_secs(31));
     for spi in 1..=400 {
-        let mut rogue = Rogue::keyed_with(pair, spi);
-        let mut request = rogue.auth_request();
+        let mut scripted_peer = ScriptedPeer::keyed_with(pair, spi);
+        let mut request = scripted_peer.auth_request();
         request[1] = Payload::Auth(Auth {
             method: AuthMethod::SHARED_KEY,
             data: vec![0; 32],
         });
-        rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
-        pair = rogue.pair;
+        scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        pair = scripted_peer.pair;
     }
     let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
     assert!((1..=256).contains(&kept), "{kept}");
@@ -466,11 +475,11 @@ fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
         &padding_longer_than_all,
     ];
     for plaintext in payloads {
-        let mut rogue = Rogue::established();
+        let mut scripted_peer = ScriptedPeer::established();
         let inside = (PayloadType::NOTIFY, plaintext);
-        let sealed = rogue.seal_plaintext(INFORMATIONAL, 2, false, inside);
-        rogue.deliver(&sealed);
-        let heard = rogue.heard();
+        let sealed = scripted_peer.seal_plaintext(INFORMATIONAL, 2, false, inside);
+        scripted_peer.deliver(&sealed);
+        let heard = scripted_peer.heard();
         assert!(!heard.is_empty(), "{plaintext:?}");
         assert_eq!(kinds(&heard[0].1), [NotifyType::INVALID_SYNTAX]);
     }
@@ -479,25 +488,25 @@ fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
 /// Each is replaced before it ever sent; the first goes, and the peer deletes the last.
 #[test]
 fn p05_a_child_sa_that_never_sent_serves_when_those_around_it_are_gone() {
-    let mut rogue = Rogue::established();
-    let first = rogue.pair.b.children[0].spi_in;
+    let mut scripted_peer = ScriptedPeer::established();
+    let first = scripted_peer.pair.b.children[0].spi_in;
     for (id, old, new) in [(2, SPI_OUT, 0x2000), (3, 0x2000, 0x3000)] {
-        let request = rogue.rekeying(old, new);
-        let answer = rogue.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let request = scripted_peer.rekeying(old, new);
+        let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
         assert_eq!(kinds(&answer), []);
     }
-    let second = rogue.pair.b.children[1].spi_in;
-    rogue.pair.command(
+    let second = scripted_peer.pair.b.children[1].spi_in;
+    scripted_peer.pair.command(
         Side::B,
         Command::SequenceExhausted {
             tunnel: TUNNEL,
             spi_in: first,
         },
     );
-    rogue.asked();
+    scripted_peer.asked();
     let gone = [Payload::Delete(Delete::esp(vec![0x3000]))];
-    rogue.ask(INFORMATIONAL, 4, &gone);
-    assert_eq!(rogue.pair.b.children.len(), 1);
-    assert_eq!(rogue.pair.b.outbound(), Some(second));
-    assert_eq!(rogue.pair.b.state(), TunnelState::Up);
+    scripted_peer.ask(INFORMATIONAL, 4, &gone);
+    assert_eq!(scripted_peer.pair.b.children.len(), 1);
+    assert_eq!(scripted_peer.pair.b.outbound(), Some(second));
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }

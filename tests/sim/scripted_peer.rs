@@ -21,7 +21,7 @@ pub const PSK: &[u8] = b"a key both sides know";
 pub const SPI_OUT: u32 = 0x0bad_cafe;
 
 /// A scripted initiator in front of endpoint B of a pair whose A is mute.
-pub struct Rogue {
+pub struct ScriptedPeer {
     pub pair: Pair,
     pub line: Line,
     prf: &'static Prf,
@@ -130,51 +130,51 @@ impl Nats {
     }
 }
 
-impl Rogue {
+impl ScriptedPeer {
     /// IKE_SA_INIT is done.
-    pub fn keyed() -> Rogue {
-        Rogue::keyed_with(mute_pair(settings(Side::B)), SPI_I)
+    pub fn keyed() -> ScriptedPeer {
+        ScriptedPeer::keyed_with(mute_pair(settings(Side::B)), SPI_I)
     }
 
     /// The same with B as it stands in `pair`.
-    pub fn keyed_with(pair: Pair, spi_i: u64) -> Rogue {
-        Rogue::keyed_saying(pair, spi_i, &[])
+    pub fn keyed_with(pair: Pair, spi_i: u64) -> ScriptedPeer {
+        ScriptedPeer::keyed_saying(pair, spi_i, &[])
     }
 
     /// The same with a peer that says that it understands fragments.
-    pub fn keyed_for_fragments() -> Rogue {
+    pub fn keyed_for_fragments() -> ScriptedPeer {
         let supported = [notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)];
         let pair = mute_pair(settings(Side::B));
-        Rogue::keyed_saying(pair, SPI_I, &supported)
+        ScriptedPeer::keyed_saying(pair, SPI_I, &supported)
     }
 
     /// Established, as if behind a NAT, with a B that is behind none and takes the addresses of its peer for what they are.
-    pub fn behind_a_nat() -> Rogue {
-        Rogue::seen_by_b(&Nats::Peer)
+    pub fn behind_a_nat() -> ScriptedPeer {
+        ScriptedPeer::seen_by_b(&Nats::Peer)
     }
 
     /// The same without any NAT.
-    pub fn behind_no_nat() -> Rogue {
-        Rogue::seen_by_b(&Nats::None)
+    pub fn behind_no_nat() -> ScriptedPeer {
+        ScriptedPeer::seen_by_b(&Nats::None)
     }
 
-    fn seen_by_b(nats: &Nats) -> Rogue {
+    fn seen_by_b(nats: &Nats) -> ScriptedPeer {
         let mut b = settings(Side::B);
         b.encapsulation = groundlink::ike::Encapsulation::Auto;
-        Rogue::begin(mute_pair(b), SPI_I, nats, &[]).authenticated()
+        ScriptedPeer::begin(mute_pair(b), SPI_I, nats, &[]).authenticated()
     }
 
     /// Established with a B of these settings.
-    pub fn established_with(b: Settings) -> Rogue {
-        Rogue::keyed_with(mute_pair(b), SPI_I).authenticated()
+    pub fn established_with(b: Settings) -> ScriptedPeer {
+        ScriptedPeer::keyed_with(mute_pair(b), SPI_I).authenticated()
     }
 
     /// IKE_SA_INIT is done with B as it stands in `pair`, with `more` payloads in it.
-    pub fn keyed_saying(pair: Pair, spi_i: u64, more: &[Payload]) -> Rogue {
-        Rogue::begin(pair, spi_i, &Nats::Both, more)
+    pub fn keyed_saying(pair: Pair, spi_i: u64, more: &[Payload]) -> ScriptedPeer {
+        ScriptedPeer::begin(pair, spi_i, &Nats::Both, more)
     }
 
-    fn begin(mut pair: Pair, spi_i: u64, nats: &Nats, more: &[Payload]) -> Rogue {
+    fn begin(mut pair: Pair, spi_i: u64, nats: &Nats, more: &[Payload]) -> ScriptedPeer {
         let mut rng = Generator::from_seed([42; 32]);
         let (spi_i, suite) = (IkeSpi(spi_i), suite());
         let group: &'static Group = suite.groups[0];
@@ -218,7 +218,7 @@ impl Rogue {
         let shared = ke.agree(&public).unwrap();
         let nonces = (&nonce_i[..], &nonce_r[..]);
         let seed = keys::seed(&shared, nonces);
-        Rogue {
+        ScriptedPeer {
             line: Line::new(&seed, nonces, spi_i, spi_r),
             heard: pair.b.sent.len(),
             pair,
@@ -230,23 +230,23 @@ impl Rogue {
     }
 
     /// IKE_AUTH is done as well, and the tunnel up.
-    pub fn established() -> Rogue {
-        Rogue::keyed().authenticated()
+    pub fn established() -> ScriptedPeer {
+        ScriptedPeer::keyed().authenticated()
     }
 
     /// IKE_AUTH is done as well.
-    pub fn authenticated(self) -> Rogue {
-        let mut rogue = self;
-        let request = rogue.auth_request();
-        let answer = rogue.ask(ExchangeType::IKE_AUTH, 1, &request);
+    pub fn authenticated(self) -> ScriptedPeer {
+        let mut scripted_peer = self;
+        let request = scripted_peer.auth_request();
+        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         assert!(
             answer
                 .iter()
                 .any(|payload| matches!(payload, Payload::Sa(_))),
             "{answer:?}"
         );
-        assert_eq!(rogue.pair.b.children.len(), 1);
-        rogue
+        assert_eq!(scripted_peer.pair.b.children.len(), 1);
+        scripted_peer
     }
 
     pub fn auth(&self, id: &Id, psk: &[u8]) -> Payload {
