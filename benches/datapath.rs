@@ -83,12 +83,12 @@ fn loads() -> [Load; 4] {
         receiving,
         packets: vec![(VnetHeader::NONE, common::udp(28 + size)); BATCH],
     };
-    let (train, bytes) = common::super_packet(BATCH - 1, MTU - 40);
+    let (gso, bytes) = common::gso_packet(BATCH - 1, MTU - 40);
     [
         Load {
             name: "super",
             receiving: ReceiveOffload::Joined,
-            packets: vec![(PacketOffload::Gso(train).into(), bytes)],
+            packets: vec![(PacketOffload::Gso(gso).into(), bytes)],
         },
         udp("1300 B", ReceiveOffload::Joined, 1300),
         udp("64 B", ReceiveOffload::Joined, 64),

@@ -202,11 +202,11 @@ fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
 const SEGMENT: u16 = MTU - 40;
 
 fn split(rounds: u32) {
-    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     let packet = Packet::parse(&bytes).expect("a packet");
     let mut room = vec![0; BATCH * SIZE];
     for _ in 0..rounds {
-        let pieces = segments(black_box(&packet), &train).expect("a GSO packet");
+        let pieces = segments(black_box(&packet), &gso).expect("a GSO packet");
         for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
             assert!(piece.write(&mut place[..piece.len()]));
         }
@@ -215,10 +215,10 @@ fn split(rounds: u32) {
 }
 
 fn join(rounds: u32) {
-    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     let packet = Packet::parse(&bytes).expect("a packet");
     let mut room = vec![0; BATCH * SIZE];
-    let pieces = segments(&packet, &train).expect("a GSO packet");
+    let pieces = segments(&packet, &gso).expect("a GSO packet");
     for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
         assert!(piece.write(place));
     }
@@ -238,9 +238,9 @@ fn carry(words: &str, rounds: u32) {
     let (outbound, inbound) = common::pair(common::suite(words));
     let mut pair =
         LoopbackPair::under(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
-    let (train, bytes) = common::super_packet(BATCH, SEGMENT);
+    let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     for _ in 0..rounds {
-        assert!(pair.inject(PacketOffload::Gso(train).into(), &bytes));
+        assert!(pair.inject(PacketOffload::Gso(gso).into(), &bytes));
         pair.carry(Time::from_secs(1000));
         assert_eq!(pair.delivered(|_, _| ()), 1);
     }

@@ -24,9 +24,9 @@ fn main() {
 }
 
 fn segment(criterion: &mut Criterion) {
-    let (train, bytes) = common::super_packet(SEGMENTS, SIZE);
+    let (gso, bytes) = common::gso_packet(SEGMENTS, SIZE);
     let packet = Packet::parse(&bytes).expect("a packet");
-    let pieces: Vec<Vec<u8>> = segments(&packet, &train)
+    let pieces: Vec<Vec<u8>> = segments(&packet, &gso)
         .expect("a GSO packet")
         .map(|piece| {
             let mut out = vec![0; piece.len()];
@@ -43,7 +43,7 @@ fn segment(criterion: &mut Criterion) {
     let mut room = vec![0; SEGMENTS * 1500];
     group.bench_function("split", |bencher| {
         bencher.iter(|| {
-            let pieces = segments(black_box(&packet), &train).expect("a GSO packet");
+            let pieces = segments(black_box(&packet), &gso).expect("a GSO packet");
             for (piece, place) in pieces.zip(room.chunks_mut(1500)) {
                 assert!(piece.write(&mut place[20..20 + piece.len()]));
             }

@@ -110,9 +110,9 @@ fn packets_of_every_size_cost_no_allocation() {
 }
 
 #[test]
-fn super_packets_cost_no_allocation() {
-    let (train, bytes) = common::super_packet(45, MTU - 40);
-    let batch = [(PacketOffload::Gso(train).into(), bytes)];
+fn gso_packets_cost_no_allocation() {
+    let (gso, bytes) = common::gso_packet(45, MTU - 40);
+    let batch = [(PacketOffload::Gso(gso).into(), bytes)];
     for words in SUITES {
         for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let asked = allocations(words, receiving, &batch);

@@ -1,5 +1,5 @@
-//! `groundlink bench tunnel` from end to end: every row is measured, the page stands for itself, and whoever may not build machines is told
-//! what to do.
+//! `groundlink bench tunnel` from end to end: every row is measured, the page loads nothing else, and an unprivileged user gets an
+//! error that names the remedy.
 //!
 //! A program of its own, so that nothing else runs while it measures. It needs root (or a user namespace around the whole run), so
 //! `cargo test` alone passes over it; `tests/run` runs it.

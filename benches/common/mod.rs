@@ -65,7 +65,7 @@ pub fn udp(size: usize) -> Vec<u8> {
 }
 
 /// A TCP GSO packet of `segments` segments of `size` octets as the kernel delivers it, with a partial checksum.
-pub fn super_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
+pub fn gso_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
     let mut bytes = Vec::new();
     PacketBuilder::ipv4([10, 2, 0, 5], [10, 1, 0, 7], 64)
         .tcp(1000, 80, 1, 500)
@@ -76,7 +76,7 @@ pub fn super_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
     let pseudo = Sum::pseudo_header([10, 2, 0, 5].into(), [10, 1, 0, 7].into(), 6, length);
     let partial = pseudo.expect("one family").fold();
     bytes[36..38].copy_from_slice(&partial.to_be_bytes());
-    let train = GsoPacket {
+    let gso = GsoPacket {
         kind: GsoKind::TcpV4,
         size: NonZeroU16::new(size).expect("not zero"),
         header_len: 20 + 20,
@@ -86,5 +86,5 @@ pub fn super_packet(segments: usize, size: u16) -> (GsoPacket, Vec<u8>) {
         }),
         ecn: false,
     };
-    (train, bytes)
+    (gso, bytes)
 }

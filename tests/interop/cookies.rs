@@ -1,7 +1,7 @@
 //! Cookies with strongSwan, each side asking the other (RFC 7296 §2.6).
 //!
-//! charon never asks while it has no half-open IKE SA at all, whatever its threshold, so a stranger makes it some; we ask from the fourth handshake of one
-//! address on, so the stranger writes the peer's.
+//! charon never asks while it has no half-open IKE SA at all, whatever its threshold, so an unauthenticated peer creates some; we ask from the fourth handshake of one
+//! address on, so that peer spoofs the configured peer's address.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -89,14 +89,17 @@ fn init(spi: u64) -> Vec<u8> {
 
 /// Sends such requests out of the router, as if they came from `source`.
 fn forge(router: &Namespace, source: IpAddr, to: IpAddr, count: u64) {
-    let socket = router.run(|| stranger(source)).unwrap().unwrap();
+    let socket = router
+        .run(|| unauthenticated_socket(source))
+        .unwrap()
+        .unwrap();
     for spi in 1..=count {
         socket.send_to(&init(spi), (to, 500)).unwrap();
     }
 }
 
 /// A socket of an address that this machine does not have.
-fn stranger(address: IpAddr) -> nix::Result<UdpSocket> {
+fn unauthenticated_socket(address: IpAddr) -> nix::Result<UdpSocket> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Datagram,
@@ -134,7 +137,7 @@ fn charon_asks_us_for_a_cookie() {
     let mut lab = waiting();
     let (us, peer) = (lab.addressing().a.public[0], lab.addressing().b.public[0]);
     forge(lab.topology().wan(), us, peer, 1);
-    until(&mut lab, "charon answers the stranger", |lab| {
+    until(&mut lab, "charon answers the unauthenticated peer", |lab| {
         charon_log(lab).contains("generating IKE_SA_INIT response 0 [ SA")
     });
     lab.a().command("lab-1", "up").unwrap();
@@ -159,9 +162,11 @@ fn we_ask_charon_for_a_cookie_while_somebody_writes_its_address() {
     let mut lab = waiting();
     let (us, peer) = (lab.addressing().a.public[0], lab.addressing().b.public[0]);
     forge(lab.topology().wan(), peer, us, 10);
-    until(&mut lab, "the stranger is asked for a cookie", |lab| {
-        cookies_asked(lab) == 7
-    });
+    until(
+        &mut lab,
+        "the unauthenticated peer is asked for a cookie",
+        |lab| cookies_asked(lab) == 7,
+    );
     if let RemoteGateway::Strongswan(charon) = lab.b() {
         charon
             .swanctl(&["--initiate", "--child", "lab", "--timeout", "10"])

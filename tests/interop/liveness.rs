@@ -1,4 +1,4 @@
-//! A peer that dies, says goodbye, or comes back.
+//! A peer that dies, sends DELETE, or comes back.
 
 use std::time::Duration;
 

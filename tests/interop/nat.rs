@@ -1,6 +1,6 @@
 //! A translating router between the gateways.
 //!
-//! A router in front of us shows in what the peer saw. One in front of the peer cannot be told from a peer that forces
+//! A NAT in front of us shows in the peer's NAT_DETECTION payloads. A NAT in front of the peer cannot be distinguished from a peer that forces
 //! encapsulation, as both sides here do: then it counts as forced.
 
 use super::lab::carries;

@@ -118,8 +118,8 @@ fn auto_goes_into_udp_behind_a_nat_and_with_strongswans_userspace_esp() {
         let tunnel = tunnel_that(&mut lab, "is carried in UDP", |tunnel| {
             is_carried(tunnel, EspTransport::Udp)
         });
-        let told = serde_json::to_value(&tunnel).unwrap();
-        assert_eq!(told["ike"]["nat"], seen, "{case}");
+        let json = serde_json::to_value(&tunnel).unwrap();
+        assert_eq!(json["ike"]["nat"], seen, "{case}");
         assert_eq!(lab.ping(10).unwrap().received, 10, "{case}");
         let wire = lab.wire();
         assert!(wire.esp_udp >= 2, "{case}: {wire:?}");
@@ -183,7 +183,7 @@ fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is
         let wire = lab.wire();
         assert_eq!((wire.esp_native, wire.esp_udp, wire.clear), (0, 0, 0));
     }
-    // Somebody who tries it in the lab is told the same.
+    // The lab reports the same.
     let output = run("--peer strongswan --encapsulation esp --seconds 1");
     assert!(!output.status.success());
     let report = text(&output.stdout);
@@ -259,7 +259,7 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
     let before = b.status().unwrap().tunnels[0].ike.clone().unwrap();
     filter(
         &lab,
-        "table ip told { chain forward { type filter hook forward priority filter; \
+        "table ip errors { chain forward { type filter hook forward priority filter; \
          iifname leg-a icmp type destination-unreachable counter; }; }",
     );
     let stream = Stream::begin(&lab, RATE);
@@ -269,7 +269,10 @@ fn a_gateway_that_was_killed_comes_back_over_protocol_50_whatever_its_kernel_sai
     let is_reported = |lab: &Lab| {
         let mut nft = std::process::Command::new("nft");
         lab.topology().wan().enter(&mut nft).unwrap();
-        let output = nft.args(["list", "table", "ip", "told"]).output().unwrap();
+        let output = nft
+            .args(["list", "table", "ip", "errors"])
+            .output()
+            .unwrap();
         !text(&output.stdout).contains("counter packets 0 ")
     };
     wait::until(
@@ -336,18 +339,18 @@ fn without_cap_net_raw_auto_uses_udp_and_says_so_once_and_with_it_again_protocol
         "{bare} before, {wire:?}"
     );
     let log = lab.a().process().log();
-    let told: Vec<&str> = log
+    let lines: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("CAP_NET_RAW"))
         .collect();
-    assert_eq!(told.len(), 1, "{log}");
+    assert_eq!(lines.len(), 1, "{log}");
     for word in [
         "WARN",
         "AmbientCapabilities=CAP_NET_RAW",
         "use UDP",
         "protocol 50",
     ] {
-        assert!(told[0].contains(word), "no {word:?} in {}", told[0]);
+        assert!(lines[0].contains(word), "no {word:?} in {}", lines[0]);
     }
     killed(&mut lab);
     lab.restart_a(program()).unwrap();

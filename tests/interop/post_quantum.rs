@@ -240,7 +240,7 @@ fn an_optional_ppk_is_done_without() {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn another_ppk_and_none_are_refused_and_told() {
+fn another_ppk_and_none_are_rejected_and_reported() {
     use PpkPolicy::{Optional, Required};
     let other = "another-key-of-sufficient-length-0123456789abcdef";
     for (role, ours, theirs, code) in [
@@ -282,7 +282,7 @@ fn another_ppk_and_none_are_refused_and_told() {
         ),
     ] {
         let mut lab = with_ppks(role, ours, theirs);
-        let (told, text) = failure(&mut lab);
-        assert_eq!(told, code, "{text}{}", logs(&mut lab));
+        let (seen, text) = failure(&mut lab);
+        assert_eq!(seen, code, "{text}{}", logs(&mut lab));
     }
 }

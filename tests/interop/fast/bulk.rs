@@ -29,15 +29,15 @@ pub fn both_ways(lab: &Lab, bytes: usize) -> Result<(), String> {
 /// Carries `bytes` from the host of one side to the other.
 fn carry(lab: &Lab, from: Side, bytes: usize) -> Result<(), String> {
     let content = Content(bytes as u64 ^ from as u64);
-    let told = |what: String| format!("TCP from {from}, {bytes} bytes: {what}");
-    let (source, sink) = connection(lab, from).map_err(|error| told(error.to_string()))?;
+    let failure = |what: String| format!("TCP from {from}, {bytes} bytes: {what}");
+    let (source, sink) = connection(lab, from).map_err(|error| failure(error.to_string()))?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || send(source, content, bytes));
         let arrived = receive(sink, content, bytes);
         let sent = sender.join().unwrap();
         // What the receiver saw tells more than the sender's broken pipe that follows from it.
-        arrived.map_err(told)?;
-        sent.map_err(|error| told(error.to_string()))
+        arrived.map_err(failure)?;
+        sent.map_err(|error| failure(error.to_string()))
     })
 }
 
@@ -96,24 +96,24 @@ fn pieces(bytes: usize) -> impl Iterator<Item = (u64, usize)> {
 }
 
 #[test]
-fn a_changed_lost_or_added_byte_is_told() {
+fn a_changed_lost_or_added_byte_is_reported() {
     let bytes = 3 * PIECE + 100;
     let mut good = vec![0; bytes];
     for (number, length) in pieces(bytes) {
         let begin = number as usize * PIECE;
         Content(7).fill(number, &mut good[begin..begin + length]);
     }
-    let told = |bytes_: &[u8]| receive(bytes_, Content(7), bytes);
-    assert_eq!(told(&good), Ok(()));
+    let failure = |bytes_: &[u8]| receive(bytes_, Content(7), bytes);
+    assert_eq!(failure(&good), Ok(()));
     let mut changed = good.clone();
     changed[PIECE + 5] ^= 1;
     let place = (PIECE + 5).to_string();
-    assert!(told(&changed).unwrap_err().contains(&place));
-    assert!(told(&good[..bytes - 1]).is_err());
+    assert!(failure(&changed).unwrap_err().contains(&place));
+    assert!(failure(&good[..bytes - 1]).is_err());
     let mut added = good.clone();
     added.push(0);
-    assert!(told(&added).unwrap_err().contains("more"));
+    assert!(failure(&added).unwrap_err().contains("more"));
     let mut moved = good;
     moved[..2 * PIECE].rotate_left(PIECE);
-    assert!(told(&moved).is_err());
+    assert!(failure(&moved).is_err());
 }

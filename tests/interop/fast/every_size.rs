@@ -1,4 +1,4 @@
-//! TCP both ways, UDP in trains both ways, a datagram of each size from 1 to 1500 octets both ways, and ICMP: with offload and
+//! TCP both ways, UDP in GSO packets both ways, a datagram of each size from 1 to 1500 octets both ways, and ICMP: with offload and
 //! without it, in both address families, against strongSwan and against ourselves.
 
 use groundlink::lab::options::{AddressFamily, RemoteKind, Side};
@@ -17,10 +17,10 @@ fn carries(case: &Case) {
 
     let carried = bulk::both_ways(&lab, case.bulk());
     well(&mut lab, carried);
-    let flown = Load::of_trains(3000, 1300).both_ways(&lab);
-    well(&mut lab, flown);
-    let flown = Load::of_sizes(1..=1500).both_ways(&lab);
-    for way in well(&mut lab, flown) {
+    let result = Load::of_gso_packets(3000, 1300).both_ways(&lab);
+    well(&mut lab, result);
+    let result = Load::of_sizes(1..=1500).both_ways(&lab);
+    for way in well(&mut lab, result) {
         assert_eq!(way.twice, 0);
     }
     let echoed = echo::of_sizes(&lab, &ECHOES);
@@ -29,8 +29,12 @@ fn carries(case: &Case) {
     refused_exactly(&mut lab, &nothing);
     offload_is_still(&mut lab, case.offload);
     let offloaded = case.offload == "auto";
-    let trains = joined(lab.topology().wan());
-    assert_eq!(trains > 0, offloaded, "{trains} trains left A");
+    let gso_packets = joined(lab.topology().wan());
+    assert_eq!(
+        gso_packets > 0,
+        offloaded,
+        "{gso_packets} gso_packets left A"
+    );
     if case.peer == RemoteKind::Groundlink {
         let arrived = joined(lab.topology().gateway(Side::B));
         assert_eq!(
@@ -39,7 +43,7 @@ fn carries(case: &Case) {
             "B delivered {arrived} super-packets"
         );
     }
-    println!("{case:?}: {trains} trains");
+    println!("{case:?}: {gso_packets} gso_packets");
 }
 
 macro_rules! cases {

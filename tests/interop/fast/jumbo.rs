@@ -71,11 +71,11 @@ fn carries(case: &Case, outer: u32) {
     for from in [Side::A, Side::B] {
         for load in [
             Load::of_sizes(sizes(case.inner)),
-            Load::of_trains(500, 4000),
-            Load::of_trains(500, room(case.inner)),
+            Load::of_gso_packets(500, 4000),
+            Load::of_gso_packets(500, room(case.inner)),
         ] {
-            let flown = load.fly(&lab, from);
-            well(&mut lab, flown);
+            let result = load.fly(&lab, from);
+            well(&mut lab, result);
         }
     }
     let echoed = echo::of_sizes(&lab, &[0, 1472, 4095, 8000, room(case.inner)]);
@@ -172,8 +172,8 @@ fn e10_native_esp_in_fragments_is_put_together_before_it_is_opened() {
         let sizes = (1400..=1600)
             .chain((1600..largest).step_by(97))
             .chain([largest]);
-        let flown = Load::of_sizes(sizes).both_ways(&lab);
-        well(&mut lab, flown);
+        let result = Load::of_sizes(sizes).both_ways(&lab);
+        well(&mut lab, result);
         let carried = bulk::both_ways(&lab, 4 << 20);
         well(&mut lab, carried);
         refused_exactly(&mut lab, &nothing);
@@ -202,20 +202,20 @@ fn e13_what_is_larger_than_the_tunnel_is_cut_where_it_may_be() {
             20_000,
             65_507,
         ];
-        let flown = Load::of_sizes(beyond).both_ways(&lab);
-        well(&mut lab, flown);
+        let result = Load::of_sizes(beyond).both_ways(&lab);
+        well(&mut lab, result);
         widen(&mut lab);
-        let flown = Load::of_sizes(8800..=8972).both_ways(&lab);
-        well(&mut lab, flown);
-        let flown = Load::of_sizes(beyond).both_ways(&lab);
-        well(&mut lab, flown);
+        let result = Load::of_sizes(8800..=8972).both_ways(&lab);
+        well(&mut lab, result);
+        let result = Load::of_sizes(beyond).both_ways(&lab);
+        well(&mut lab, result);
         refused_exactly(&mut lab, &nothing);
     }
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn e13_what_is_larger_than_the_tunnel_and_not_to_be_cut_is_refused_and_its_sender_told() {
+fn e13_packets_over_the_tunnel_mtu_with_df_are_dropped_and_answered_by_icmp() {
     for inner in [AddressFamily::V4, AddressFamily::V6] {
         let case = Case {
             inner,
@@ -224,8 +224,8 @@ fn e13_what_is_larger_than_the_tunnel_and_not_to_be_cut_is_refused_and_its_sende
         let mut lab = lab_of(&case, NETWORK);
         widen(&mut lab);
         // The first of them is lost and tells the host; from then on the host cuts by itself.
-        let flown = Load::of_sizes(8800..=8952).both_ways(&lab);
-        for LoadResult { twice, .. } in well(&mut lab, flown) {
+        let result = Load::of_sizes(8800..=8952).both_ways(&lab);
+        for LoadResult { twice, .. } in well(&mut lab, result) {
             assert_eq!(twice, 0);
         }
         if let (IpAddr::V4(a), IpAddr::V4(b)) = (lab.addressing().a.host, lab.addressing().b.host) {

@@ -25,7 +25,7 @@ pub struct Load {
     /// How many datagrams may be under way.
     pub window: usize,
     /// How many of one size leave the host in one piece (UDP_SEGMENT), so that its gateway gets a super-packet.
-    pub train: usize,
+    pub segments: usize,
 }
 
 /// How a way carried it, all of it.
@@ -52,18 +52,18 @@ impl Load {
         Load {
             sizes: sizes.into_iter().collect(),
             window: 32,
-            train: 1,
+            segments: 1,
         }
     }
 
-    /// `count` of one size, in trains.
-    pub fn of_trains(count: usize, size: usize) -> Load {
+    /// `count` of one size, in GSO packets.
+    pub fn of_gso_packets(count: usize, size: usize) -> Load {
         // The kernel takes no longer datagram, cut or not.
-        let train = (65_000 / size).clamp(1, 30);
+        let segments = (65_000 / size).clamp(1, 30);
         Load {
             sizes: vec![size; count],
-            window: 2 * train,
-            train,
+            window: 2 * segments,
+            segments,
         }
     }
 
@@ -83,7 +83,7 @@ impl Load {
     /// # Errors
     /// What was lost or changed.
     pub fn fly(&self, lab: &Lab, from: Side) -> Result<LoadResult, String> {
-        let told = |what: String| format!("UDP from {from}: {what}");
+        let failure = |what: String| format!("UDP from {from}: {what}");
         let bound = |side: Side| -> io::Result<UdpSocket> {
             let address = lab.addressing().site(side).host;
             let socket = lab
@@ -94,7 +94,7 @@ impl Load {
             Ok(socket)
         };
         let sockets = bound(from).and_then(|source| Ok((source, bound(from.other())?)));
-        let (source, sink) = sockets.map_err(|error| told(error.to_string()))?;
+        let (source, sink) = sockets.map_err(|error| failure(error.to_string()))?;
         let flight = LoadRun {
             load: self,
             content: Content(self.sizes.len() as u64 ^ from as u64),
@@ -102,13 +102,13 @@ impl Load {
             more: Condvar::new(),
         };
         let target = sink.local_addr().unwrap();
-        flight.probe(&source, &sink, target).map_err(told)?;
+        flight.probe(&source, &sink, target).map_err(failure)?;
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| flight.send(&source, target));
             let arrived = flight.receive(&sink);
             let sent = sender.join().unwrap();
-            sent.map_err(|error| told(error.to_string()))?;
-            arrived.map_err(told)
+            sent.map_err(|error| failure(error.to_string()))?;
+            arrived.map_err(failure)
         })
     }
 }
@@ -179,23 +179,23 @@ impl LoadRun<'_> {
         let mut sent = 0;
         while let Some(first) = numbers.next() {
             let size = self.load.sizes[first];
-            let mut train = self.datagram(first);
+            let mut packet = self.datagram(first);
             let mut count = 1;
-            while count < self.load.train
+            while count < self.load.segments
                 && let Some(next) = numbers.next_if(|next| self.load.sizes[*next] == size)
             {
-                train.extend(self.datagram(next));
+                packet.extend(self.datagram(next));
                 count += 1;
             }
             if !self.await_room(sent, count) {
                 // The receiver says what is missing.
                 return Ok(());
             }
-            if self.load.train > 1 {
+            if self.load.segments > 1 {
                 setsockopt(source, sockopt::UdpGsoSegment, &(size as i32))?;
             }
             // Never connected, so that an ICMP error cannot make the host drop one by itself.
-            source.send_to(&train, target)?;
+            source.send_to(&packet, target)?;
             sent += count;
         }
         Ok(())
@@ -211,7 +211,7 @@ impl LoadRun<'_> {
 
     fn receive(&self, sink: &UdpSocket) -> Result<LoadResult, String> {
         let mut seen = vec![false; self.load.sizes.len()];
-        let (mut flown, mut newest) = (LoadResult::default(), 0);
+        let (mut result, mut newest) = (LoadResult::default(), 0);
         let mut buffer = vec![0; 1 << 16];
         sink.set_read_timeout(Some(PATIENCE)).unwrap();
         while seen.contains(&false) {
@@ -234,14 +234,14 @@ impl LoadRun<'_> {
                 .number_of(bytes)
                 .ok_or_else(|| format!("{length} octets that nobody sent: {bytes:02x?}"))?;
             if std::mem::replace(&mut seen[number], true) {
-                flown.twice += 1;
+                result.twice += 1;
                 continue;
             }
-            flown.overtaken += u64::from(number < newest);
+            result.overtaken += u64::from(number < newest);
             newest = newest.max(number);
             *self.arrived.lock().unwrap() += 1;
             self.more.notify_one();
         }
-        Ok(flown)
+        Ok(result)
     }
 }

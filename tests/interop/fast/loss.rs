@@ -5,7 +5,7 @@ use groundlink::lab::options::{RemoteKind, Side};
 use super::super::lab::filter;
 use super::*;
 
-/// What the router sees of a train.
+/// How GSO packets appear at the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// All of it in one piece: it is lost as a whole.

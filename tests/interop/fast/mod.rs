@@ -2,7 +2,7 @@
 //! once, whatever the way between the gateways does to them, and nothing is refused that need not be.
 //!
 //! ```text
-//!  host A ── super-packets ──▶ gateway A ── trains ──▶ the way ── trains ──▶ gateway B ── super-packets ──▶ host B
+//!  host A ── GSO packets ──▶ gateway A ── UDP GSO ──▶ WAN ── UDP GRO ──▶ gateway B ── GSO packets ──▶ host B
 //!             bulk, load,       ▲          (cut, lost, overtaken, twice, in fragments)      ▲           compared byte by byte
 //!             echo                 └───────────────────── refused: nothing ────────────────────┘
 //! ```
@@ -173,7 +173,7 @@ fn nothing(_: Side) -> BTreeMap<&'static str, u64> {
 #[track_caller]
 fn refused_exactly(lab: &mut Lab, expected: Expected<'_>) {
     super::wait::until(Duration::from_secs(3), "drop counters", || {
-        let told: Vec<(Side, BTreeMap<String, u64>)> = snapshots(lab)
+        let seen: Vec<(Side, BTreeMap<String, u64>)> = snapshots(lab)
             .into_iter()
             .map(|(side, mut snapshot)| {
                 let mut refused = snapshot.tunnels.remove(0).refused;
@@ -181,12 +181,12 @@ fn refused_exactly(lab: &mut Lab, expected: Expected<'_>) {
                 (side, refused)
             })
             .collect();
-        let as_expected = told.iter().all(|(side, refused)| {
+        let as_expected = seen.iter().all(|(side, refused)| {
             let expected = expected(*side).into_iter().filter(|(_, count)| *count > 0);
             expected.eq(refused.iter().map(|(word, count)| (word.as_str(), *count)))
         });
-        let wanted: Vec<_> = told.iter().map(|(side, _)| expected(*side)).collect();
-        let text = |lab: &mut Lab| format!("dropped: {told:?}, expected: {wanted:?}{}", logs(lab));
+        let wanted: Vec<_> = seen.iter().map(|(side, _)| expected(*side)).collect();
+        let text = |lab: &mut Lab| format!("dropped: {seen:?}, expected: {wanted:?}{}", logs(lab));
         as_expected.then_some(()).ok_or_else(|| text(lab))
     });
 }

@@ -54,10 +54,10 @@ fn carries(case: &Case) {
     }
     let carried = bulk::both_ways(&lab, BULK);
     well(&mut lab, carried);
-    let flown = Load::of_trains(1000, 1300).both_ways(&lab);
-    well(&mut lab, flown);
-    let flown = Load::of_sizes(1..=1500).both_ways(&lab);
-    for way in well(&mut lab, flown) {
+    let result = Load::of_gso_packets(1000, 1300).both_ways(&lab);
+    well(&mut lab, result);
+    let result = Load::of_sizes(1..=1500).both_ways(&lab);
+    for way in well(&mut lab, result) {
         assert_eq!((way.twice, way.overtaken), (0, 0));
     }
     let echoed = echo::of_sizes(&lab, &[0, 1, 7, 8, 511, 1300, 1404, 1452, 4000]);
@@ -120,8 +120,8 @@ fn e05_each_packet_of_protocol_50_that_comes_twice_is_refused_once() {
              iifname leg-a meta l4proto esp numgen inc mod 7 == 0 counter dup to {target} device leg-b; }}; }}"
         ),
     );
-    let flown = Load::of_sizes((0..2000).map(|number| 8 + number * 7 % 1300)).both_ways(&lab);
-    for way in well(&mut lab, flown) {
+    let result = Load::of_sizes((0..2000).map(|number| 8 + number * 7 % 1300)).both_ways(&lab);
+    for way in well(&mut lab, result) {
         assert_eq!(way.twice, 0);
     }
     let rules = on(

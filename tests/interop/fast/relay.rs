@@ -1,4 +1,4 @@
-//! A relay on the WAN router that each gateway takes for the other. What it does to ESP on its way is told to it.
+//! A relay on the WAN router, which each gateway takes for its peer. The test chooses which ESP packets the relay drops, delays or changes.
 //!
 //! ```text
 //!   gateway A ──▶ …126:4500  relay  …254:4500 ──▶ gateway B

@@ -45,12 +45,12 @@ fn survives(case: &Case) {
         ..Impairment::default()
     };
     let (mut lab, relay) = across(case, mischief);
-    let flown = Load::of_trains(3000, 1300).both_ways(&lab);
-    for way in well(&mut lab, flown) {
+    let result = Load::of_gso_packets(3000, 1300).both_ways(&lab);
+    for way in well(&mut lab, result) {
         assert!(way.twice == 0 && way.overtaken > 100, "{way:?}");
     }
-    let flown = Load::of_sizes(1..=1300).both_ways(&lab);
-    for way in well(&mut lab, flown) {
+    let result = Load::of_sizes(1..=1300).both_ways(&lab);
+    for way in well(&mut lab, result) {
         assert_eq!(way.twice, 0);
     }
     let carried = bulk::both_ways(&lab, case.bulk() / 4);
@@ -104,8 +104,8 @@ fn datagrams_without_a_checksum_are_as_good_as_those_with_one() {
             let rule = "table ip bare { chain input { type filter hook input priority filter; udp sport 4500 udp checksum != 0 counter drop; }; }";
             on(lab.topology().gateway(side), "nft", &[rule]);
         }
-        let flown = Load::of_trains(2000, 1300).both_ways(&lab);
-        well(&mut lab, flown);
+        let result = Load::of_gso_packets(2000, 1300).both_ways(&lab);
+        well(&mut lab, result);
         let carried = bulk::both_ways(&lab, case.bulk() / 4);
         well(&mut lab, carried);
         for side in [Side::A, Side::B] {

@@ -27,7 +27,7 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
         );
         for side in [Side::A, Side::B] {
             let gateway = lab.topology().gateway(side);
-            // Each packet of a train by itself, as on a wire.
+            // The kernel segments GSO packets before this hook, as a network card would.
             on(gateway, "ip", &["link", "set", "wan0", "gso_max_segs", "1"]);
             on(
                 gateway,
@@ -39,8 +39,8 @@ fn packets_whose_udp_checksum_is_zero_are_carried() {
             );
         }
         let sizes = (0..2000).map(|number| 8 + number * 7 % 1300);
-        let flown = Load::of_sizes(sizes).both_ways(&lab);
-        well(&mut lab, flown);
+        let result = Load::of_sizes(sizes).both_ways(&lab);
+        well(&mut lab, result);
         let carried = bulk::both_ways(&lab, case.bulk() / 4);
         well(&mut lab, carried);
         for side in [Side::A, Side::B] {
