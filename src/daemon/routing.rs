@@ -30,7 +30,7 @@ pub(super) struct Routing {
     /// Updates without a report so far.
     pending: BTreeMap<TunnelId, Pending>,
     /// Datagrams to peers of tunnels in `pending`.
-    held: Vec<(Time, Transmit)>,
+    held: HoldQueue,
     failures: LogLimit<String>,
 }
 
@@ -38,16 +38,9 @@ pub(super) struct Routing {
 #[derive(Debug)]
 struct Pending {
     generation: u64,
-    peer: Option<IpAddr>,
     /// Whether the tunnel was down in the last report.
     came_up: bool,
 }
-
-/// Upper bound on the time for which a datagram waits for routes.
-const MAX_HOLD: Duration = Duration::from_secs(1);
-
-/// Upper bound on the datagrams that wait for routes.
-const MAX_HELD: usize = 4096;
 
 impl Routing {
     pub(super) fn new(sync: RouteSync) -> Routing {
@@ -56,7 +49,7 @@ impl Routing {
             generation: 0,
             submitted: BTreeMap::new(),
             pending: BTreeMap::new(),
-            held: Vec::new(),
+            held: HoldQueue::default(),
             failures: LogLimit::new(LOG_INTERVAL, LOG_SUBJECTS),
         }
     }
@@ -79,9 +72,9 @@ impl Routing {
                 || self.pending.get(id).is_some_and(|pending| pending.came_up);
             let pending = Pending {
                 generation,
-                peer: tunnel.peer,
                 came_up: was_down && state == PathState::Up,
             };
+            self.held.wait(*id, tunnel.peer);
             self.pending.insert(*id, pending);
             changed.push((*id, routing_of(tunnel, state)));
         }
@@ -106,6 +99,7 @@ impl Routing {
             if pending.generation > report.generation {
                 return true;
             }
+            self.held.end_wait(*id);
             if pending.came_up
                 && let Some(tunnel) = tunnels.get(id).filter(|t| !t.children.is_empty())
                 && let Some(failure) = report
@@ -139,40 +133,23 @@ impl Routing {
 
     /// Keeps a datagram back if routes of its peer's tunnel are on their way; returns it otherwise.
     pub(super) fn hold(&mut self, transmit: Transmit) -> Option<Transmit> {
-        if self.held.len() >= MAX_HELD || !is_pending(&self.pending, &transmit) {
-            return Some(transmit);
-        }
-        self.held.push((clock::now() + MAX_HOLD, transmit));
-        None
+        self.held.hold(transmit, clock::now())
     }
 
     /// Datagrams that no longer wait for routes.
     pub(super) fn release(&mut self) -> Vec<Transmit> {
-        if self.held.is_empty() {
-            return Vec::new();
-        }
-        let now = clock::now();
-        let pending = &self.pending;
-        let ready = self.held.extract_if(.., |(until, transmit)| {
-            *until <= now || !is_pending(pending, transmit)
-        });
-        ready.map(|(_, transmit)| transmit).collect()
+        self.held.release(clock::now())
     }
 
-    /// Time at which the first datagram held back must be sent.
+    /// Time at which the datagrams held back must be sent.
     pub(super) fn next_timer(&self) -> Option<Time> {
-        self.held.first().map(|(until, _)| *until)
+        self.held.deadline
     }
 
     /// Ends the route synchronisation thread. Routes stay as they are.
     pub(super) fn stop(&mut self) {
         self.sync.stop();
     }
-}
-
-fn is_pending(pending: &BTreeMap<TunnelId, Pending>, transmit: &Transmit) -> bool {
-    let peer = Some(transmit.remote.ip());
-    pending.values().any(|pending| pending.peer == peer)
 }
 
 fn routing_of(tunnel: &Tunnel, state: PathState) -> TunnelRouting {
@@ -186,5 +163,145 @@ fn routing_of(tunnel: &Tunnel, state: PathState) -> TunnelRouting {
         metric: settings.metric,
         local: local.filter_map(|selector| selector.as_prefix()).collect(),
         fail_closed: settings.fail_closed,
+    }
+}
+
+/// Upper bound on the time for which a datagram waits for routes.
+const MAX_HOLD: Duration = Duration::from_secs(1);
+
+/// Upper bound on the datagrams that wait for routes.
+const MAX_HELD: usize = 4096;
+
+/// Datagrams that wait until the routes of their peers' tunnels are installed.
+#[derive(Debug, Default)]
+struct HoldQueue {
+    /// Tunnels that wait for routes, with their peers.
+    tunnels: BTreeMap<TunnelId, Option<IpAddr>>,
+    peers: BTreeMap<IpAddr, HeldPeer>,
+    ready: Vec<Transmit>,
+    /// Number of datagrams in `peers` and `ready`.
+    len: usize,
+    /// Time at which all of them are sent, whatever they wait for.
+    deadline: Option<Time>,
+}
+
+/// Datagrams to one peer.
+#[derive(Debug, Default)]
+struct HeldPeer {
+    /// Number of tunnels with this peer that wait.
+    waiting: usize,
+    datagrams: Vec<Transmit>,
+}
+
+impl HoldQueue {
+    /// Datagrams to the peer of this tunnel wait from now on.
+    fn wait(&mut self, id: TunnelId, peer: Option<IpAddr>) {
+        self.end_wait(id);
+        self.tunnels.insert(id, peer);
+        if let Some(peer) = peer {
+            let held = self.peers.entry(peer).or_default();
+            held.waiting = held.waiting.saturating_add(1);
+        }
+    }
+
+    /// The routes of this tunnel are no longer waited for.
+    fn end_wait(&mut self, id: TunnelId) {
+        let Some(peer) = self.tunnels.remove(&id).flatten() else {
+            return;
+        };
+        if let Some(held) = self.peers.get_mut(&peer) {
+            held.waiting = held.waiting.saturating_sub(1);
+            if held.waiting == 0 {
+                self.ready.append(&mut held.datagrams);
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    fn hold(&mut self, transmit: Transmit, now: Time) -> Option<Transmit> {
+        match self.peers.get_mut(&transmit.remote.ip()) {
+            Some(held) if self.len < MAX_HELD => {
+                held.datagrams.push(transmit);
+                self.len = self.len.saturating_add(1);
+                self.deadline.get_or_insert(now + MAX_HOLD);
+                None
+            }
+            Some(_) | None => Some(transmit),
+        }
+    }
+
+    fn release(&mut self, now: Time) -> Vec<Transmit> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            for held in self.peers.values_mut() {
+                self.ready.append(&mut held.datagrams);
+            }
+        }
+        let ready = std::mem::take(&mut self.ready);
+        self.len = self.len.saturating_sub(ready.len());
+        if self.len == 0 {
+            self.deadline = None;
+        }
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::Content;
+
+    const A: TunnelId = TunnelId(0);
+    const B: TunnelId = TunnelId(1);
+
+    fn peer(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([192, 0, 2, last]))
+    }
+
+    fn to(last: u8) -> Transmit {
+        Transmit {
+            local: ([198, 51, 100, 1], 500).into(),
+            remote: ([192, 0, 2, last], 500).into(),
+            content: Content::Keepalive,
+        }
+    }
+
+    #[test]
+    fn a_datagram_waits_for_the_routes_of_every_tunnel_to_its_peer() {
+        let mut queue = HoldQueue::default();
+        let now = Time::from_secs(10);
+        queue.wait(A, peer(1));
+        queue.wait(B, peer(1));
+        assert_eq!(queue.hold(to(1), now), None);
+        assert_eq!(queue.hold(to(2), now), Some(to(2)), "another peer");
+        queue.end_wait(A);
+        assert!(queue.release(now).is_empty());
+        queue.end_wait(B);
+        assert_eq!(queue.release(now), [to(1)]);
+        assert_eq!(queue.hold(to(1), now), Some(to(1)));
+        assert_eq!(queue.deadline, None);
+    }
+
+    #[test]
+    fn a_tunnel_whose_peer_moves_waits_for_the_new_address_only() {
+        let mut queue = HoldQueue::default();
+        let now = Time::from_secs(10);
+        queue.wait(A, peer(1));
+        assert_eq!(queue.hold(to(1), now), None);
+        queue.wait(A, peer(2));
+        assert_eq!(queue.release(now), [to(1)]);
+        assert_eq!(queue.hold(to(2), now), None);
+    }
+
+    #[test]
+    fn datagrams_are_sent_after_a_second_and_when_too_many_wait() {
+        let mut queue = HoldQueue::default();
+        let now = Time::from_secs(10);
+        queue.wait(A, peer(1));
+        let held = (0..2 * MAX_HELD).filter(|_| queue.hold(to(1), now).is_none());
+        assert_eq!(held.count(), MAX_HELD);
+        assert_eq!(queue.deadline, Some(now + MAX_HOLD));
+        assert!(queue.release(now).is_empty());
+        assert_eq!(queue.release(now + MAX_HOLD).len(), MAX_HELD);
+        assert_eq!(queue.deadline, None);
     }
 }
