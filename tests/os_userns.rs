@@ -8,11 +8,11 @@ use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use groundlink::os::netns::{Namespace, become_root_in_user_namespace};
-use groundlink::os::privileges::{Capability, guard_memory};
+use groundlink::os::privileges::{Capability, disable_core_dumps};
 use groundlink::os::sysctl;
 use groundlink::os::tun::{Tun, TunError};
 use groundlink::os::udp::UdpSocket;
-use groundlink::os::{Offloading, SocketOffload};
+use groundlink::os::{OffloadMode, SocketOffload};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn an_ordinary_user_is_refused_with_advice() {
     assert!(!Capability::NetAdmin.is_held());
-    let error = Tun::create("gl-userns", Offloading::Auto).unwrap_err();
+    let error = Tun::create("gl-userns", OffloadMode::Auto).unwrap_err();
     assert!(matches!(error, TunError::Permission { .. }), "{error}");
     assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
     assert!(Namespace::new().is_err());
@@ -43,7 +43,7 @@ fn an_ordinary_user_builds_a_network() {
     let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
     one.connect("c0", &other, "c1").unwrap();
     let tun = one
-        .run(|| Tun::create("gl-userns", Offloading::Auto))
+        .run(|| Tun::create("gl-userns", OffloadMode::Auto))
         .unwrap()
         .unwrap();
     let mut netlink = one.netlink().unwrap();
@@ -69,13 +69,13 @@ fn an_ordinary_user_builds_a_network() {
 }
 
 fn a_guarded_process_leaves_no_core_and_works_on() {
-    guard_memory().unwrap();
+    disable_core_dumps().unwrap();
     assert!(!prctl::get_dumpable().unwrap());
     assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
     assert!(Capability::NetAdmin.is_held());
     let namespace = Namespace::new().unwrap();
     let _tun = namespace
-        .run(|| Tun::create("gl-guarded", Offloading::Auto))
+        .run(|| Tun::create("gl-guarded", OffloadMode::Auto))
         .unwrap()
         .unwrap();
     namespace

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::ike;
 use crate::net::{Dscp, Prefix};
+pub use crate::os::OffloadMode;
 use crate::paths::FailClosed;
 
 /// Resolved configuration of the daemon.
@@ -27,15 +28,6 @@ pub struct GatewaySettings {
     pub control: PathBuf,
     /// Segmentation offload.
     pub offload: OffloadMode,
-}
-
-/// Segmentation offload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OffloadMode {
-    /// Wherever the kernel and the device support it.
-    Auto,
-    /// Never: one packet at a time.
-    Off,
 }
 
 /// Settings of one tunnel.

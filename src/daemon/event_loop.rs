@@ -15,8 +15,8 @@ use crate::control::PendingRequest;
 use crate::datapath::Notices;
 use crate::ike::Command;
 use crate::net::Time;
-use crate::os::alarm::Alarm;
-use crate::os::watched::Watched;
+use crate::os::async_fd::AsyncReadable;
+use crate::os::timerfd::Timer;
 use crate::os::{clock, systemd};
 
 /// A running gateway.
@@ -27,10 +27,10 @@ pub(super) struct EventLoop {
 
 /// What the loop waits for.
 struct EventSources {
-    notices: Watched<Notices>,
+    notices: AsyncReadable<Notices>,
     /// Notices are left from the last turn.
     more_notices: bool,
-    alarm: Watched<Alarm>,
+    alarm: AsyncReadable<Timer>,
     routes: mpsc::UnboundedReceiver<RouteReport>,
     requests: mpsc::Receiver<PendingRequest>,
     answers: mpsc::Receiver<lookup::Answer>,
@@ -82,9 +82,9 @@ impl EventLoop {
         answers: mpsc::Receiver<lookup::Answer>,
     ) -> io::Result<EventLoop> {
         let sources = EventSources {
-            notices: Watched::new(notices)?,
+            notices: AsyncReadable::new(notices)?,
             more_notices: false,
-            alarm: Watched::new(Alarm::new()?)?,
+            alarm: AsyncReadable::new(Timer::new()?)?,
             routes,
             requests,
             answers,

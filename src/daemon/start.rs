@@ -31,7 +31,7 @@ use crate::os::privileges::{self, Capability};
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
-use crate::os::{Offloading, Socket, SocketOffload, clock, process, sysctl, systemd};
+use crate::os::{OffloadMode, Socket, SocketOffload, clock, process, sysctl, systemd};
 
 /// A configuration that may be run.
 pub(super) struct ValidConfig {
@@ -79,14 +79,14 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         tunnels: mut configured,
     } = config.settings;
     preflight()?;
-    if let Err(error) = process::allow_descriptors() {
+    if let Err(error) = process::raise_fd_limit() {
         debug!(%error, "as many descriptors as before have to do");
     }
     let control = options.socket.clone().unwrap_or(ours.control);
     let listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;
     let (mut datapath, notices) = Datapath::new().map_err(no_room)?;
-    let (offloading, wanted) = offload(ours.offload);
+    let (offloading, wanted) = (ours.offload, offload(ours.offload));
     listen(
         &configured,
         &mut netlink,
@@ -132,7 +132,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
 
 /// What must be there before anything is touched, and what should be.
 fn preflight() -> Result<(), StartError> {
-    if let Err(error) = privileges::guard_memory() {
+    if let Err(error) = privileges::disable_core_dumps() {
         warn!(%error, "core dumps cannot be turned off: one would hold keys");
     }
     drop(tun::open_node()?);
@@ -155,11 +155,11 @@ fn preflight() -> Result<(), StartError> {
     Ok(())
 }
 
-/// What the kernel is asked to do for many packets at once, and what is missed where it will not.
-fn offload(configured: config::OffloadMode) -> (Offloading, Offload) {
+/// The offloads requested from the kernel.
+fn offload(configured: OffloadMode) -> Offload {
     match configured {
-        config::OffloadMode::Off => (Offloading::Off, Offload::NONE),
-        config::OffloadMode::Auto => (Offloading::Auto, Offload::FULL),
+        OffloadMode::Off => Offload::NONE,
+        OffloadMode::Auto => Offload::FULL,
     }
 }
 
@@ -168,7 +168,7 @@ fn tried(wanted: SocketOffload) -> SocketOffload {
     if wanted == SocketOffload::NONE {
         return wanted;
     }
-    match udp::trial() {
+    match udp::probe_gso() {
         Ok(works) => works.and(wanted),
         Err(error) => {
             info!(%error, "trains of datagrams could not be tried on the loopback device, which says nothing about them: they are used until the kernel refuses one");
@@ -273,7 +273,7 @@ fn tunnel(
     id: TunnelId,
     settings: config::TunnelSettings,
     netlink: &mut Netlink,
-    offloading: Offloading,
+    offloading: OffloadMode,
 ) -> Result<Tunnel, StartError> {
     let make = |netlink: &mut Netlink| -> Result<(Tun, u16), StartError> {
         let device = Tun::create(&settings.device, offloading)?;

@@ -263,7 +263,7 @@ impl Datapath {
     /// The super-packets that each tunnel's device takes, as things stand.
     pub fn devices(&self) -> impl Iterator<Item = (TunnelId, GsoSupport)> {
         let devices = self.tunnels.iter();
-        devices.map(|(id, tunnel)| (*id, tunnel.lane.device.trains()))
+        devices.map(|(id, tunnel)| (*id, tunnel.lane.device.gso_support()))
     }
 
     /// What each socket of port 4500 leaves to the kernel, as things stand, by the address it is bound to.

@@ -66,7 +66,7 @@ fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
     for words in SUITES {
         for version in [4, 6] {
             let mut pair = Pair::connected(words);
-            pair.a.device.take_trains(GsoSupport::TcpAndUdp);
+            pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
             let train = long_tcp(version);
             let expected = cut(&train.0, &train.1);
             assert!(expected.len() > 40 && expected.iter().all(|one| checksums_hold(one)));
@@ -104,7 +104,7 @@ fn a_device_that_takes_no_trains_gets_whole_packets() {
 fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
     for (trains, writes) in [(GsoSupport::TcpAndUdp, 1), (GsoSupport::Tcp, 20)] {
         let mut pair = Pair::connected("aes128gcm16");
-        pair.a.device.take_trains(trains);
+        pair.a.device.set_gso_support(trains);
         let train = of_ours(datagram(4, 0, 20_000), 1000);
         inject(&pair.b, &train);
         pair.turn(NOW);
@@ -115,7 +115,7 @@ fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
 #[test]
 fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(GsoSupport::Tcp);
+    pair.a.device.set_gso_support(GsoSupport::Tcp);
     let train = of_ours(
         Tcp {
             payload: 9_000,
@@ -146,8 +146,8 @@ fn datagrams_from(port: u8) -> (Vec<u8>, GsoPacket) {
 #[test]
 fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(GsoSupport::TcpAndUdp);
-    pair.a.device.refuse_trains(2);
+    pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
+    pair.a.device.reject_gso_packets(2);
     let runs = [1, 2].map(datagrams_from);
     runs.iter().for_each(|run| inject(&pair.b, run));
     pair.turn(NOW);
@@ -157,7 +157,7 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     expected.sort();
     assert!(packets == expected);
     assert_eq!((writes, pair.a.all_refused()), (8, vec![]));
-    assert_eq!(pair.a.device.trains(), GsoSupport::Tcp);
+    assert_eq!(pair.a.device.gso_support(), GsoSupport::Tcp);
 
     let tcp = Tcp {
         payload: 9_000,
@@ -172,8 +172,8 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
 #[test]
 fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(GsoSupport::TcpAndUdp);
-    pair.a.device.refuse_trains(1);
+    pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
+    pair.a.device.reject_gso_packets(1);
     for _ in 0..8 {
         // The last of each is short, and ends a run.
         inject(&pair.b, &of_ours(datagram(4, 0, 3_500), 1000));
@@ -187,7 +187,7 @@ fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
 #[test]
 fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
     let mut pair = Pair::connected("aes128-sha1");
-    pair.a.device.take_trains(GsoSupport::Tcp);
+    pair.a.device.set_gso_support(GsoSupport::Tcp);
     pair.a.device.fail_write(io::ErrorKind::WouldBlock);
     inject(
         &pair.b,

@@ -551,7 +551,7 @@ mod tests {
             .flat_map(|len| sealed(&mut pair, &to_b(*len)))
             .collect();
         let segment = sealed(&mut Pair::connected("aes128gcm16"), &to_b(100)).len();
-        assert!(pair.b.nat.inject_train(STRANGER, segment, &train));
+        assert!(pair.b.nat.inject_gro(STRANGER, segment, &train));
         pair.turn(NOW);
         assert_eq!(pair.b.delivered(), [to_b(100), to_b(100), to_b(60)]);
     }

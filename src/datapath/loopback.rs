@@ -62,12 +62,12 @@ impl LoopbackPair {
         inbound: Inbound,
         receiving: ReceiveOffload,
     ) -> io::Result<LoopbackPair> {
-        let network = MemoryNetwork::of(receiving);
+        let network = MemoryNetwork::with_gro(receiving);
         let [near, far] = [A, B].map(|address| SocketAddr::new(address, NAT_PORT));
         let (near_socket, far_socket) = (network.bind(near, ROOM)?, network.bind(far, ROOM)?);
         let (from, to) = (MemoryDevice::new(ROOM)?, MemoryDevice::new(ROOM)?);
         let (from, to) = (Arc::new(from), Arc::new(to));
-        to.take_trains(match receiving {
+        to.set_gso_support(match receiving {
             ReceiveOffload::Joined => GsoSupport::TcpAndUdp,
             ReceiveOffload::Single => GsoSupport::None,
         });

@@ -128,7 +128,7 @@ mod tests {
         let group = [first.clone() as Arc<dyn Socket>, second.clone()];
         datapath.listen(bind(IKE_PORT), &group).unwrap();
         let device = Arc::new(MemoryDevice::new(10).unwrap());
-        device.take_trains(GsoSupport::TcpAndUdp);
+        device.set_gso_support(GsoSupport::TcpAndUdp);
         datapath
             .add_tunnel(ID, device.clone(), NoSaAction::Drop)
             .unwrap();
@@ -136,7 +136,7 @@ mod tests {
 
         // The second only hears.
         second.set_offload(SocketOffload::NONE);
-        device.take_trains(GsoSupport::Tcp);
+        device.set_gso_support(GsoSupport::Tcp);
         let at_work = datapath.offload(Offload::FULL);
         assert_eq!(at_work.trains, GsoSupport::Tcp);
         assert_eq!(at_work.sockets.send, SendOffload::Segments);

@@ -39,7 +39,7 @@ impl<'t> TunWriter<'t> {
         if self.lane.is_none_or(|before| !Arc::ptr_eq(before, lane)) {
             self.flush();
             self.lane = Some(lane);
-            self.trains = lane.device.trains();
+            self.trains = lane.device.gso_support();
         }
         let udp = match self.trains {
             GsoSupport::None => {
@@ -93,9 +93,9 @@ fn write(
         Err(error) => match (error.kind(), joined.offload) {
             (io::ErrorKind::WouldBlock, _) => DropReason::DeviceFull,
             (io::ErrorKind::InvalidInput, PacketOffload::Gso(train)) => {
-                lane.device.give_up(train.kind);
+                lane.device.disable_gso(train.kind);
                 // To the end of the batch not less than TCP: what is not joined at all would overtake what waits to be.
-                *trains = lane.device.trains().max(GsoSupport::Tcp);
+                *trains = lane.device.gso_support().max(GsoSupport::Tcp);
                 return apart(lane, joined.bytes, &train, trains, watch);
             }
             (_, PacketOffload::Gso(_) | PacketOffload::Checksum(_) | PacketOffload::None) => {

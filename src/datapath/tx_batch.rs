@@ -16,7 +16,7 @@ use super::tables::EgressPath;
 use crate::esp::lifetime;
 use crate::esp::{FramedPacket, OutboundGuard};
 use crate::net::{DropReason, Packet, traffic_class};
-use crate::os::{SendBatch, Unsent};
+use crate::os::{SendBatch, SendError};
 
 /// Packets where they will leave from.
 pub(super) struct TxBatch {
@@ -60,7 +60,7 @@ impl TxBatch {
     pub(super) fn new() -> TxBatch {
         TxBatch {
             batch: SendBatch::new(),
-            inner: Vec::with_capacity(SendBatch::PACKETS),
+            inner: Vec::with_capacity(SendBatch::MAX_PACKETS),
             laid: Vec::with_capacity(OutboundGuard::GROUP),
             clear: 0,
             watch: StepTimer::default(),
@@ -92,7 +92,7 @@ impl TxBatch {
         let (path, longest) = (exit.path, exit.longest);
         let class = traffic_class::encapsulated(like.traffic_class(), path.dscp);
         let sealed = path.sa.padded_len(len, longest);
-        if sealed > SendBatch::LARGEST {
+        if sealed > SendBatch::MAX_UDP_PAYLOAD {
             return Err(DropReason::Overflow);
         }
         let reserve = |batch: &mut SendBatch| {
@@ -162,8 +162,8 @@ impl TxBatch {
                     self.batch.advance(sent);
                     (before, row) = (after, 1);
                 }
-                Ok(0) => self.lose(Unsent::NoRoom, &mut before, &mut row, counters),
-                Err(error) => self.lose(Unsent::from(&error), &mut before, &mut row, counters),
+                Ok(0) => self.lose(SendError::NoBuffers, &mut before, &mut row, counters),
+                Err(error) => self.lose(SendError::from(&error), &mut before, &mut row, counters),
             }
         }
         self.inner.clear();
@@ -173,13 +173,22 @@ impl TxBatch {
     /// Drops what could not be sent, and with it what could not be sent either: a call for each packet only to hear the same would
     /// burn the core. Where nothing is known of the others, each failure in a row costs twice as many as the one before.
     #[cold]
-    fn lose(&mut self, unsent: Unsent, before: &mut usize, row: &mut usize, counters: &Counters) {
+    fn lose(
+        &mut self,
+        unsent: SendError,
+        before: &mut usize,
+        row: &mut usize,
+        counters: &Counters,
+    ) {
         let waiting = self.batch.len();
         let (reason, lost) = match unsent {
-            Unsent::NoRoom => (DropReason::SocketFull, waiting),
-            Unsent::NoWay => (DropReason::SendFailed, waiting),
-            Unsent::TooLong => (DropReason::SendFailed, self.batch.alike().clamp(1, waiting)),
-            Unsent::Alone => {
+            SendError::NoBuffers => (DropReason::SocketFull, waiting),
+            SendError::Unreachable => (DropReason::SendFailed, waiting),
+            SendError::TooLong => (
+                DropReason::SendFailed,
+                self.batch.equal_prefix().clamp(1, waiting),
+            ),
+            SendError::ThisPacket => {
                 let lost = (*row).min(waiting);
                 *row = row.saturating_mul(2);
                 (DropReason::SendFailed, lost)

@@ -430,12 +430,12 @@ mod tests {
             self.inner.write(packets)
         }
 
-        fn trains(&self) -> GsoSupport {
-            self.inner.trains()
+        fn gso_support(&self) -> GsoSupport {
+            self.inner.gso_support()
         }
 
-        fn give_up(&self, kind: GsoKind) {
-            self.inner.give_up(kind);
+        fn disable_gso(&self, kind: GsoKind) {
+            self.inner.disable_gso(kind);
         }
 
         fn as_fd(&self) -> BorrowedFd<'_> {

@@ -16,12 +16,11 @@
 //! [`Datagram`] may be a train of equal segments (`UDP_GRO`), and a [`SendBatch`] lays packets to one peer side by side so that the
 //! kernel takes many in one piece (`UDP_SEGMENT`). What the kernel refuses is done packet by packet.
 
-pub mod alarm;
+pub mod async_fd;
 mod batch;
 pub mod clock;
 pub mod cycles;
 pub mod entropy;
-pub mod flood;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
@@ -30,18 +29,19 @@ pub mod poll;
 pub mod privileges;
 pub mod process;
 pub mod raw_esp;
+mod send_error;
 mod sockopt;
 pub mod sysctl;
 pub mod systemd;
+pub mod timerfd;
 pub mod tun;
 pub mod udp;
-mod unsent;
+pub mod udp_blast;
 mod vnet;
-pub mod watched;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
-pub use offload::{Offloading, SocketOffload};
-pub use unsent::Unsent;
+pub use offload::{OffloadMode, SocketOffload};
+pub use send_error::SendError;
 pub use vnet::VnetHeader;
 
 use std::io;
@@ -71,10 +71,10 @@ pub trait Device: Send + Sync {
     fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize>;
 
     /// Which super-packets it takes.
-    fn trains(&self) -> GsoSupport;
+    fn gso_support(&self) -> GsoSupport;
 
     /// It has refused one of this kind: it gets fewer kinds of them from now on ([`GsoSupport::without`]).
-    fn give_up(&self, kind: GsoKind);
+    fn disable_gso(&self, kind: GsoKind);
 
     /// The descriptor to wait on: readable when [`Device::read`] has something.
     fn as_fd(&self) -> BorrowedFd<'_>;
@@ -93,7 +93,7 @@ pub trait Socket: Send + Sync {
     /// Go on with [`SendBatch::advance`].
     ///
     /// # Errors
-    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full; [`Unsent`] says whom else it is about, so
+    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full; [`SendError`] says whom else it is about, so
     /// that the caller may advance past it and those. What a peer or a router says by ICMP is never an error here: an
     /// unauthenticated packet ends nothing.
     fn send(&self, batch: &SendBatch) -> io::Result<usize>;

@@ -15,7 +15,7 @@ use crate::net::{GsoSupport, ReceiveOffload, SendOffload};
 
 /// How much of it is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offloading {
+pub enum OffloadMode {
     /// Whatever the kernel grants.
     Auto,
     /// Nothing: every packet on its own, its checksum complete.
@@ -56,11 +56,11 @@ impl SocketOffload {
 
 /// [`GsoSupport`] that any thread may look at and lower.
 #[derive(Debug)]
-pub(super) struct Taken(AtomicU8);
+pub(super) struct SharedGsoSupport(AtomicU8);
 
-impl Taken {
-    pub(super) fn new(trains: GsoSupport) -> Taken {
-        Taken(AtomicU8::new(trains as u8))
+impl SharedGsoSupport {
+    pub(super) fn new(trains: GsoSupport) -> SharedGsoSupport {
+        SharedGsoSupport(AtomicU8::new(trains as u8))
     }
 
     pub(super) fn get(&self) -> GsoSupport {
@@ -74,7 +74,7 @@ impl Taken {
     }
 
     /// In one step, so that two workers that were refused at one moment lose what they were refused and no more.
-    pub(super) fn give_up(&self, kind: GsoKind) {
+    pub(super) fn disable_gso(&self, kind: GsoKind) {
         let left = GsoSupport::TcpAndUdp.without(kind);
         self.0.fetch_min(left as u8, Ordering::Relaxed);
     }
@@ -86,14 +86,14 @@ mod tests {
 
     #[test]
     fn only_the_kind_that_was_refused_is_given_up_however_often() {
-        let taken = Taken::new(GsoSupport::TcpAndUdp);
+        let taken = SharedGsoSupport::new(GsoSupport::TcpAndUdp);
         assert_eq!(taken.get(), GsoSupport::TcpAndUdp);
         for _ in 0..3 {
-            taken.give_up(GsoKind::Udp);
+            taken.disable_gso(GsoKind::Udp);
             assert_eq!(taken.get(), GsoSupport::Tcp);
         }
         for kind in [GsoKind::TcpV6, GsoKind::Udp, GsoKind::TcpV4] {
-            taken.give_up(kind);
+            taken.disable_gso(kind);
             assert_eq!(taken.get(), GsoSupport::None);
         }
     }

@@ -52,7 +52,7 @@ pub struct Waiter {
 /// What a wait has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    tokens: [u32; Ready::MOST],
+    tokens: [u32; Ready::MAX],
     len: usize,
     /// Whether the wake-up signal was set; the wait has cleared it.
     pub woken: bool,
@@ -60,17 +60,17 @@ pub struct Ready {
 
 impl Ready {
     /// The most descriptors one wait reports; the others show on the next.
-    pub const MOST: usize = 16;
+    pub const MAX: usize = 16;
 
     /// These descriptors, and no wake-up: what is said instead of the kernel where there is none.
     pub(crate) fn of(found: &[u32]) -> Ready {
-        let mut tokens = [0; Ready::MOST];
+        let mut tokens = [0; Ready::MAX];
         for (place, token) in tokens.iter_mut().zip(found) {
             *place = *token;
         }
         Ready {
             tokens,
-            len: found.len().min(Ready::MOST),
+            len: found.len().min(Ready::MAX),
             woken: false,
         }
     }
@@ -123,14 +123,14 @@ impl Waiter {
     /// # Errors
     /// Only if the kernel refuses to wait at all. A signal that interrupts is an early, empty return.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
-        let mut events = [EpollEvent::empty(); Ready::MOST];
+        let mut events = [EpollEvent::empty(); Ready::MAX];
         let found = match self.epoll.wait(&mut events, millis(timeout)) {
             Ok(found) => found,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
         let mut ready = Ready {
-            tokens: [0; Ready::MOST],
+            tokens: [0; Ready::MAX],
             len: 0,
             woken: false,
         };

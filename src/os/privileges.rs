@@ -57,7 +57,7 @@ fn effective(status: &str) -> Option<u64> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn guard_memory() -> io::Result<()> {
+pub fn disable_core_dumps() -> io::Result<()> {
     prctl::set_dumpable(false)?;
     // Not dumpable is enough; the limit is for those who look. A sandbox may forbid it.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);

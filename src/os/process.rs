@@ -28,7 +28,7 @@ impl fmt::Display for Process {
 ///
 /// # Errors
 /// The kernel does not tell, or refuses.
-pub fn allow_descriptors() -> io::Result<u64> {
+pub fn raise_fd_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn as_many_descriptors_as_there_may_be_are_allowed() {
-        let hard = allow_descriptors().unwrap();
+        let hard = raise_fd_limit().unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
     }
 

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Type};
 
-use super::udp::{self, BindError, vector};
+use super::udp::{self, BindError, mmsg};
 use super::{RecvBatch, SendBatch, Socket, SocketOffload};
 
 /// A raw socket that sends and receives ESP packets.
@@ -63,15 +63,15 @@ impl Socket for RawEspSocket {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         let count = udp::receive(&self.socket, self.address, batch)?;
         match self.address {
-            IpAddr::V4(_) => batch.cut_headers(ipv4_header),
+            IpAddr::V4(_) => batch.strip_headers(ipv4_header),
             IpAddr::V6(_) => {}
         }
         Ok(count)
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
-        let pieces = batch.messages().flat_map(vector::Piece::singles);
-        vector::send(&self.socket, pieces)
+        let pieces = batch.messages().flat_map(mmsg::Outgoing::singles);
+        mmsg::send(&self.socket, pieces)
     }
 
     fn offload(&self) -> SocketOffload {
@@ -115,7 +115,7 @@ mod tests {
         for len in [0, 19, 23] {
             batch.add(SocketAddr::new(address, 0), address, 0, 0, len);
         }
-        batch.cut_headers(ipv4_header);
+        batch.strip_headers(ipv4_header);
         assert!(batch.iter_mut().all(|datagram| datagram.bytes.is_empty()));
     }
 

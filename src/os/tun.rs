@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use nix::sys::uio::writev;
 use nix::unistd::read;
 
-use super::offload::Taken;
-use super::{Device, GsoSupport, Offloading, OutPacket, ReadBatch, VnetHeader};
+use super::offload::SharedGsoSupport;
+use super::{Device, GsoSupport, OffloadMode, OutPacket, ReadBatch, VnetHeader};
 use crate::net::segment::GsoKind;
 
 /// A TUN device of ours.
@@ -26,7 +26,7 @@ pub struct Tun {
     fd: OwnedFd,
     name: String,
     index: u32,
-    trains: Taken,
+    trains: SharedGsoSupport,
 }
 
 /// Whether a device says that it can carry packets (`ip link` shows `NO-CARRIER` where it cannot).
@@ -116,12 +116,12 @@ pub fn open_node() -> Result<OwnedFd, TunError> {
 impl Tun {
     /// Creates the device `name`, down and without addresses.
     ///
-    /// With [`Offloading::Auto`] what is read may lack its checksum and be a train of segments, as far as this kernel knows them
-    /// ([`Device::trains`]); with [`Offloading::Off`] every packet is alone and complete.
+    /// With [`OffloadMode::Auto`] what is read may lack its checksum and be a train of segments, as far as this kernel knows them
+    /// ([`Device::gso_support`]); with [`OffloadMode::Off`] every packet is alone and complete.
     ///
     /// # Errors
     /// See [`TunError`].
-    pub fn create(name: &str, offloading: Offloading) -> Result<Tun, TunError> {
+    pub fn create(name: &str, offloading: OffloadMode) -> Result<Tun, TunError> {
         let named = |kind: fn(String) -> TunError| kind(name.to_owned());
         if !is_device_name(name) {
             return Err(named(|name| TunError::BadName { name }));
@@ -151,7 +151,7 @@ impl Tun {
             fd,
             name: name.to_owned(),
             index,
-            trains: Taken::new(trains),
+            trains: SharedGsoSupport::new(trains),
         })
     }
 
@@ -196,12 +196,12 @@ impl Device for Tun {
         Ok(packets.len())
     }
 
-    fn trains(&self) -> GsoSupport {
+    fn gso_support(&self) -> GsoSupport {
         self.trains.get()
     }
 
-    fn give_up(&self, kind: GsoKind) {
-        self.trains.give_up(kind);
+    fn disable_gso(&self, kind: GsoKind) {
+        self.trains.disable_gso(kind);
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -213,7 +213,7 @@ impl Device for Tun {
 ///
 /// What is written is another matter than what is read, but one kernel knows both or neither: USO came with the offload type of
 /// datagram trains.
-fn set_offload(fd: &OwnedFd, offloading: Offloading) -> Result<GsoSupport, TunError> {
+fn set_offload(fd: &OwnedFd, offloading: OffloadMode) -> Result<GsoSupport, TunError> {
     const TCP: libc::c_uint =
         libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
@@ -223,8 +223,8 @@ fn set_offload(fd: &OwnedFd, offloading: Offloading) -> Result<GsoSupport, TunEr
         (0, GsoSupport::None),
     ];
     let skip = match offloading {
-        Offloading::Auto => 0,
-        Offloading::Off => ladder.len() - 1,
+        OffloadMode::Auto => 0,
+        OffloadMode::Off => ladder.len() - 1,
     };
     let mut refused = Errno::EINVAL;
     for (flags, trains) in ladder.into_iter().skip(skip) {
@@ -323,7 +323,7 @@ mod tests {
             assert!(!is_device_name(bad), "{bad:?}");
             assert!(
                 matches!(
-                    Tun::create(bad, Offloading::Auto),
+                    Tun::create(bad, OffloadMode::Auto),
                     Err(TunError::BadName { .. })
                 ),
                 "{bad:?}"

@@ -108,7 +108,7 @@ impl VnetHeader {
     }
 
     /// Whether the packet is several segments in one.
-    pub fn is_super_packet(self) -> bool {
+    pub fn is_gso(self) -> bool {
         self.gso_type & !Self::GSO_ECN != Self::GSO_NONE
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend_from_slice(b"packet");
         assert_eq!(VnetHeader::split(&bytes), Some((header, &b"packet"[..])));
-        assert!(header.is_super_packet() && header.needs_checksum());
+        assert!(header.is_gso() && header.needs_checksum());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use groundlink::os::netlink::HostAddress;
 use groundlink::os::tun::{Carrier, Tun, TunError};
-use groundlink::os::{Device, Offloading, OutPacket, ReadBatch};
+use groundlink::os::{Device, OffloadMode, OutPacket, ReadBatch};
 
 use super::{as_root, eventually, ip, ip_tool, next_packet, site};
 
@@ -117,7 +117,7 @@ fn a_device_name_in_use_is_never_taken_over() {
         ip_tool(&namespace, "tuntap add dev gl-kept mode tun");
         for name in ["gl-a", "gl-kept", "lo"] {
             let error = namespace
-                .run(|| Tun::create(name, Offloading::Off))
+                .run(|| Tun::create(name, OffloadMode::Off))
                 .unwrap()
                 .unwrap_err();
             assert!(

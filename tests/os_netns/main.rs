@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use groundlink::os::netns::Namespace;
 use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
-use groundlink::os::{Device, Offloading, ReadBatch, VnetHeader};
+use groundlink::os::{Device, OffloadMode, ReadBatch, VnetHeader};
 
 /// A namespace with one device in it that has an address.
 fn site(name: &str, address: &str) -> (Namespace, Tun) {
@@ -32,10 +32,10 @@ fn site(name: &str, address: &str) -> (Namespace, Tun) {
 }
 
 fn device(namespace: &Namespace, name: &str) -> Tun {
-    device_with(namespace, name, Offloading::Off)
+    device_with(namespace, name, OffloadMode::Off)
 }
 
-fn device_with(namespace: &Namespace, name: &str, offloading: Offloading) -> Tun {
+fn device_with(namespace: &Namespace, name: &str, offloading: OffloadMode) -> Tun {
     let tun = namespace
         .run(|| Tun::create(name, offloading))
         .unwrap()

@@ -16,14 +16,14 @@ use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
 use groundlink::os::udp::UdpSocket;
 use groundlink::os::{
-    Device, GsoSupport, Offloading, OutPacket, ReadBatch, RecvBatch, SendBatch, Socket,
+    Device, GsoSupport, OffloadMode, OutPacket, ReadBatch, RecvBatch, SendBatch, Socket,
     SocketOffload, VnetHeader,
 };
 
 use super::{as_root, device_with, ip, wait_readable};
 
 /// Two namespaces with a device each, in one network of either family.
-fn sites(offloading: Offloading) -> [(Namespace, Tun); 2] {
+fn sites(offloading: OffloadMode) -> [(Namespace, Tun); 2] {
     [
         ("gl-a", "10.9.0.1", "fd09::1"),
         ("gl-b", "10.9.0.2", "fd09::2"),
@@ -76,7 +76,7 @@ fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
 }
 
 /// Sends some megabytes over TCP and looks at each of them, and says what the relay has seen.
-fn transfer(offloading: Offloading, at: SocketAddr) -> Seen {
+fn transfer(offloading: OffloadMode, at: SocketAddr) -> Seen {
     let [(one, a), (other, b)] = sites(offloading);
     let wanted: Vec<u8> = (0..4_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
     let listener = other.run(|| TcpListener::bind(at)).unwrap().unwrap();
@@ -103,10 +103,10 @@ fn e11_tcp_passes_in_super_packets_where_they_are_wanted_and_packet_by_packet_wh
     as_root(|| {
         for at in ["10.9.0.2:8000", "[fd09::2]:8000"] {
             let at = at.parse().unwrap();
-            let seen = transfer(Offloading::Auto, at);
+            let seen = transfer(OffloadMode::Auto, at);
             assert!(seen.tcp_trains > 50, "{} trains {at}", seen.tcp_trains);
             assert!(seen.undone_checksums > 0);
-            let seen = transfer(Offloading::Off, at);
+            let seen = transfer(OffloadMode::Off, at);
             assert_eq!((seen.tcp_trains, seen.undone_checksums), (0, 0), "{at}");
         }
     });
@@ -115,8 +115,8 @@ fn e11_tcp_passes_in_super_packets_where_they_are_wanted_and_packet_by_packet_wh
 #[test]
 fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
     as_root(|| {
-        let [(one, a), (other, b)] = sites(Offloading::Auto);
-        assert_eq!(a.trains(), GsoSupport::TcpAndUdp, "Linux 6.2 or newer");
+        let [(one, a), (other, b)] = sites(OffloadMode::Auto);
+        assert_eq!(a.gso_support(), GsoSupport::TcpAndUdp, "Linux 6.2 or newer");
         for (from, to) in [
             ("10.9.0.1:7000", "10.9.0.2:7000"),
             ("[fd09::1]:7000", "[fd09::2]:7000"),
@@ -158,16 +158,16 @@ fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
 #[test]
 fn a_device_that_refuses_a_train_is_asked_for_fewer_kinds() {
     as_root(|| {
-        let [(_one, a), (_other, _b)] = sites(Offloading::Auto);
+        let [(_one, a), (_other, _b)] = sites(OffloadMode::Auto);
         for (kind, fewer) in [
             (GsoKind::Udp, GsoSupport::Tcp),
             (GsoKind::Udp, GsoSupport::Tcp),
             (GsoKind::TcpV6, GsoSupport::None),
         ] {
-            a.give_up(kind);
-            assert_eq!(a.trains(), fewer);
+            a.disable_gso(kind);
+            assert_eq!(a.gso_support(), fewer);
         }
-        let [(_one, off), _] = sites(Offloading::Off);
-        assert_eq!(off.trains(), GsoSupport::None);
+        let [(_one, off), _] = sites(OffloadMode::Off);
+        assert_eq!(off.gso_support(), GsoSupport::None);
     });
 }

@@ -24,7 +24,7 @@ use crate::ike::{Child, Content, Datagram, Endpoint, Event, Settings, TunnelId};
 use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
 use crate::net::{DropReason, Packet};
-use crate::os::flood::{self, BURST};
+use crate::os::udp_blast::{self, BURST};
 use crate::os::{clock, entropy};
 
 /// A connected peer.
@@ -66,9 +66,9 @@ impl EspSender {
             return Ok(None);
         };
         let socket = pair
-            .on_wan(|| flood::unsummed(from, to))?
+            .on_wan(|| udp_blast::connect_spoofed(from, to))?
             .map_err(LabError::io("cannot open a socket without UDP checksums"))?;
-        flood::widen(&socket, 4 << 20);
+        udp_blast::set_buffers(&socket, 4 << 20);
         let Child {
             spi_out,
             suite,
@@ -120,7 +120,7 @@ impl UdpSender for EspSender {
             begin = end;
             packet
         });
-        flood::send(&self.socket, &burst)
+        udp_blast::send(&self.socket, &burst)
     }
 }
 

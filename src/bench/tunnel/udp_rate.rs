@@ -23,7 +23,7 @@ use super::pair::GatewayPair;
 use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
 use crate::lab::options::Side;
-use crate::os::flood::{self, BURST, Catch};
+use crate::os::udp_blast::{self, BURST, RecvBuffers};
 
 /// A repeating sequence of datagram sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +234,7 @@ const NO_SOCKET: &str = "cannot open a UDP socket";
 
 fn receiver(address: IpAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((address, 0))?;
-    flood::widen(&socket, 16 << 20);
+    udp_blast::set_buffers(&socket, 16 << 20);
     socket.set_read_timeout(Some(STOP_POLL))?;
     Ok(socket)
 }
@@ -282,7 +282,7 @@ fn send(
 
 /// Counts received packets of one trial; packets of an earlier trial may still be in flight.
 fn count(socket: &UdpSocket, number: u32, received: &AtomicU64, stop: &AtomicBool) {
-    let mut catch = Catch::new();
+    let mut catch = RecvBuffers::new();
     while !stop.load(Relaxed) {
         // Timeout: check the stop flag.
         if catch.receive(socket).is_err() {
@@ -322,7 +322,7 @@ impl HostSender {
             SocketAddr::V6(_) => [0; 16].into(),
         };
         let socket = UdpSocket::bind((any, 0))?;
-        flood::widen(&socket, 4 << 20);
+        udp_blast::set_buffers(&socket, 4 << 20);
         socket.connect(target)?;
         Ok(HostSender {
             socket,
@@ -335,7 +335,7 @@ impl UdpSender for HostSender {
     fn send(&mut self, number: u32, sizes: &[usize; BURST]) -> io::Result<usize> {
         self.payload[..4].copy_from_slice(&number.to_be_bytes());
         let burst = sizes.map(|size| &self.payload[..size.min(MAX_PAYLOAD)]);
-        flood::send(&self.socket, &burst)
+        udp_blast::send(&self.socket, &burst)
     }
 }
 

@@ -37,22 +37,22 @@ pub struct InnerPacket<'a> {
 
 impl ReadBatch {
     /// The most packets one visit brings.
-    pub const PACKETS: usize = 64;
+    pub const MAX_PACKETS: usize = 64;
     /// Packets start on this boundary, so that what reads their headers in words meets them aligned.
     const ALIGN: usize = 16;
-    const LARGEST: usize =
+    const MAX_SLOT: usize =
         (VnetHeader::LEN + MAX_PACKET).next_multiple_of(Self::ALIGN) + Self::ALIGN;
 
-    /// A batch for [`ReadBatch::PACKETS`] packets.
+    /// A batch for [`ReadBatch::MAX_PACKETS`] packets.
     pub fn new() -> ReadBatch {
-        ReadBatch::with_limit(Self::PACKETS)
+        ReadBatch::with_limit(Self::MAX_PACKETS)
     }
 
     /// A batch for at most `limit` packets (at least one).
     pub fn with_limit(limit: usize) -> ReadBatch {
         let limit = limit.max(1);
         // Besides the reserve for one of the largest, ordinary Ethernet-sized packets fit `limit` times, jumbo frames fewer.
-        let arena = vec![0; limit * 2048 + Self::LARGEST * 4];
+        let arena = vec![0; limit * 2048 + Self::MAX_SLOT * 4];
         ReadBatch {
             arena,
             items: Vec::with_capacity(limit),
@@ -122,7 +122,7 @@ impl ReadBatch {
         self.items.clear();
         self.full = false;
         let (mut tail, mut limit) = (0_usize, self.limit);
-        while self.items.len() < limit && tail + Self::LARGEST <= self.arena.len() {
+        while self.items.len() < limit && tail + Self::MAX_SLOT <= self.arena.len() {
             let start = (tail + VnetHeader::LEN).next_multiple_of(Self::ALIGN);
             let from = start - VnetHeader::LEN;
             let room = &mut self.arena[from..from + VnetHeader::LEN + MAX_PACKET];

@@ -52,16 +52,16 @@ impl Datagram<'_> {
 
 impl RecvBatch {
     /// The most datagrams one visit brings.
-    pub const DATAGRAMS: usize = 32;
+    pub const MAX_DATAGRAMS: usize = 32;
     /// Bytes each buffer holds: any datagram, also a joined train, so that none is ever cut.
     pub const BUFFER: usize = MAX_PACKET;
     /// Buffers lie this far apart: not a multiple of 4096, or the starts of all of them would share few lines of the first-level
     /// cache. Memory never written to costs nothing.
     const STRIDE: usize = 65_536 + 5 * 64;
 
-    /// A batch for [`RecvBatch::DATAGRAMS`] datagrams.
+    /// A batch for [`RecvBatch::MAX_DATAGRAMS`] datagrams.
     pub fn new() -> RecvBatch {
-        RecvBatch::with_limit(Self::DATAGRAMS)
+        RecvBatch::with_limit(Self::MAX_DATAGRAMS)
     }
 
     /// A batch for at most `limit` datagrams (at least one).
@@ -143,7 +143,7 @@ impl RecvBatch {
 
     /// For sockets that are given more than the datagram: cuts off as many octets from the front of each as `header` counts. Of
     /// what it cannot read nothing is left.
-    pub fn cut_headers(&mut self, header: impl Fn(&[u8]) -> Option<usize>) {
+    pub fn strip_headers(&mut self, header: impl Fn(&[u8]) -> Option<usize>) {
         for (item, buffer) in self.items.iter_mut().zip(self.buffers.chunks(Self::STRIDE)) {
             let bytes = buffer.get(..item.len).unwrap_or_default();
             item.front = header(bytes)
@@ -202,7 +202,7 @@ mod tests {
         for len in [5, 5, 0, 3] {
             batch.add(REMOTE, LOCAL, 0, 0, len);
         }
-        batch.cut_headers(|bytes| bytes.first().map(|first| usize::from(*first)));
+        batch.strip_headers(|bytes| bytes.first().map(|first| usize::from(*first)));
         let bytes: Vec<_> = batch.iter_mut().map(|d| d.bytes.to_vec()).collect();
         assert_eq!(bytes, [vec![2, 3, 4], vec![], vec![], vec![]]);
         assert!(batch.iter_mut().all(|d| d.segment == d.bytes.len()));

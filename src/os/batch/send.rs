@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct SendBatch {
     arena: Vec<u8>,
     tail: usize,
-    messages: Vec<Run>,
+    messages: Vec<MessageSpan>,
     /// Messages at the front that have left already, every packet of them.
     gone: usize,
     /// Packets at the front of the next message that have left already.
@@ -28,7 +28,7 @@ pub struct SendBatch {
     limit: usize,
 }
 
-struct Run {
+struct MessageSpan {
     remote: SocketAddr,
     local: IpAddr,
     class: u8,
@@ -69,21 +69,21 @@ impl<'a> Message<'a> {
 
 impl SendBatch {
     /// The most packets a batch holds: what a 64 KiB super-packet becomes, and some.
-    pub const PACKETS: usize = 128;
+    pub const MAX_PACKETS: usize = 128;
     /// The largest UDP payload.
-    pub const LARGEST: usize = 65_507;
+    pub const MAX_UDP_PAYLOAD: usize = 65_507;
     /// The most segments `UDP_SEGMENT` takes in one call.
-    const SEGMENTS: usize = 64;
+    const MAX_GSO_SEGMENTS: usize = 64;
 
-    /// A batch for [`SendBatch::PACKETS`] packets.
+    /// A batch for [`SendBatch::MAX_PACKETS`] packets.
     pub fn new() -> SendBatch {
-        SendBatch::with_limit(Self::PACKETS)
+        SendBatch::with_limit(Self::MAX_PACKETS)
     }
 
     /// A batch for at most `limit` packets (at least one).
     pub fn with_limit(limit: usize) -> SendBatch {
         let limit = limit.max(1);
-        let arena = vec![0; limit * 2048 + Self::LARGEST];
+        let arena = vec![0; limit * 2048 + Self::MAX_UDP_PAYLOAD];
         SendBatch {
             arena,
             tail: 0,
@@ -106,7 +106,7 @@ impl SendBatch {
         len: usize,
     ) -> Option<Slot<'_>> {
         let end = self.tail.checked_add(len)?;
-        if self.packets == self.limit || len > Self::LARGEST || end > self.arena.len() {
+        if self.packets == self.limit || len > Self::MAX_UDP_PAYLOAD || end > self.arena.len() {
             return None;
         }
         Some(Slot {
@@ -141,7 +141,7 @@ impl SendBatch {
     }
 
     /// How many packets at the front are as long as the first and go where it goes, as far as one message holds them.
-    pub fn alike(&self) -> usize {
+    pub fn equal_prefix(&self) -> usize {
         let first = self.messages().next();
         first.map_or(0, |message| {
             let whole = message.bytes.len().checked_div(message.segment);
@@ -192,7 +192,7 @@ impl SendBatch {
                 run.count += 1;
             }
             Some(_) | None => {
-                self.messages.push(Run {
+                self.messages.push(MessageSpan {
                     remote,
                     local,
                     class,
@@ -208,15 +208,15 @@ impl SendBatch {
     }
 }
 
-impl Run {
+impl MessageSpan {
     /// Whether one more packet keeps this a train of equal packets with at most one shorter at its end.
     #[inline]
     fn takes(&self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) -> bool {
         let all_full = self.len == self.segment * self.count;
         all_full
             && (1..=self.segment).contains(&len)
-            && self.count < SendBatch::SEGMENTS
-            && self.len + len <= SendBatch::LARGEST
+            && self.count < SendBatch::MAX_GSO_SEGMENTS
+            && self.len + len <= SendBatch::MAX_UDP_PAYLOAD
             && self.remote == remote
             && self.local == local
             && self.class == class
@@ -339,8 +339,16 @@ mod tests {
         (0..2).for_each(|_| put(&mut batch, A, 1, 10));
         assert!(batch.reserve(A, LOCAL, 0, 1).is_none());
         batch.clear();
-        assert!(batch.reserve(A, LOCAL, 0, SendBatch::LARGEST).is_some());
-        assert!(batch.reserve(A, LOCAL, 0, SendBatch::LARGEST + 1).is_none());
+        assert!(
+            batch
+                .reserve(A, LOCAL, 0, SendBatch::MAX_UDP_PAYLOAD)
+                .is_some()
+        );
+        assert!(
+            batch
+                .reserve(A, LOCAL, 0, SendBatch::MAX_UDP_PAYLOAD + 1)
+                .is_none()
+        );
         assert!(batch.reserve(A, LOCAL, 0, usize::MAX).is_none());
     }
 
@@ -350,9 +358,9 @@ mod tests {
         for (fill, len) in [(1, 10), (2, 10), (3, 10), (4, 20), (5, 20)] {
             put(&mut batch, A, fill, len);
         }
-        assert_eq!(batch.alike(), 3);
+        assert_eq!(batch.equal_prefix(), 3);
         batch.advance(2);
-        assert_eq!(batch.alike(), 1);
+        assert_eq!(batch.equal_prefix(), 1);
         assert_eq!(
             (batch.len(), lengths(&batch)),
             (3, vec![vec![10], vec![20, 20]])
@@ -372,6 +380,9 @@ mod tests {
         put(&mut batch, A, 0, 0);
         put(&mut batch, A, 0, 0);
         assert_eq!(lengths(&batch), [vec![0], vec![0]]);
-        assert_eq!((batch.alike(), SendBatch::new().alike()), (1, 0));
+        assert_eq!(
+            (batch.equal_prefix(), SendBatch::new().equal_prefix()),
+            (1, 0)
+        );
     }
 }

@@ -100,12 +100,12 @@ impl MemoryDevice {
     }
 
     /// From now on it takes these super-packets; a new device takes none.
-    pub fn take_trains(&self, trains: GsoSupport) {
+    pub fn set_gso_support(&self, trains: GsoSupport) {
         lock(&self.state).trains = trains;
     }
 
     /// It refuses the next `count` super-packets, and takes what comes between them.
-    pub fn refuse_trains(&self, count: usize) {
+    pub fn reject_gso_packets(&self, count: usize) {
         lock(&self.state).unwanted = count;
     }
 
@@ -154,7 +154,7 @@ impl Device for MemoryDevice {
         for (done, packet) in packets.iter().enumerate() {
             let failure = if state.written.len() >= self.capacity {
                 Some(io::ErrorKind::WouldBlock)
-            } else if packet.vnet.is_super_packet() && state.unwanted > 0 {
+            } else if packet.vnet.is_gso() && state.unwanted > 0 {
                 state.unwanted -= 1;
                 Some(io::ErrorKind::InvalidInput)
             } else {
@@ -175,11 +175,11 @@ impl Device for MemoryDevice {
         Ok(packets.len())
     }
 
-    fn trains(&self) -> GsoSupport {
+    fn gso_support(&self) -> GsoSupport {
         lock(&self.state).trains
     }
 
-    fn give_up(&self, kind: GsoKind) {
+    fn disable_gso(&self, kind: GsoKind) {
         let mut state = lock(&self.state);
         state.trains = state.trains.without(kind);
     }

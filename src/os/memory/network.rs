@@ -72,11 +72,11 @@ impl Inbox {
 impl MemoryNetwork {
     /// A network with nobody in it, where every datagram arrives by itself.
     pub fn new() -> MemoryNetwork {
-        MemoryNetwork::of(ReceiveOffload::Single)
+        MemoryNetwork::with_gro(ReceiveOffload::Single)
     }
 
     /// The same, where trains arrive as they were sent if they may.
-    pub fn of(receiving: ReceiveOffload) -> MemoryNetwork {
+    pub fn with_gro(receiving: ReceiveOffload) -> MemoryNetwork {
         MemoryNetwork {
             inboxes: Arc::default(),
             receiving,
@@ -133,7 +133,7 @@ impl MemorySocket {
     }
 
     /// Lets a train of datagrams of `segment` bytes each arrive joined, as GRO would.
-    pub fn inject_train(&self, remote: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
+    pub fn inject_gro(&self, remote: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
         self.inbox
             .deliver(remote, self.address.ip(), 0, segment, bytes)
     }
@@ -332,7 +332,7 @@ mod tests {
             (ReceiveOffload::Joined, vec![100]),
             (ReceiveOffload::Single, vec![40, 40, 20]),
         ] {
-            let network = MemoryNetwork::of(receiving);
+            let network = MemoryNetwork::with_gro(receiving);
             let (a, b) = (
                 network.bind(address(1), 8).unwrap(),
                 network.bind(address(2), 8).unwrap(),

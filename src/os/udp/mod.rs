@@ -3,19 +3,19 @@
 //!
 //! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
 
-mod control;
+mod cmsg;
 mod error;
-mod group;
-mod name;
-mod segmentation;
-mod trial;
+mod gso;
+mod gso_probe;
+pub(super) mod mmsg;
+mod reuseport;
+mod sockaddr;
 #[cfg(test)]
-mod unsummed;
-pub(super) mod vector;
+mod zero_checksum;
 
 pub use error::BindError;
-pub use group::bind_group;
-pub use trial::trial;
+pub use gso_probe::probe_gso;
+pub use reuseport::bind_group;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,15 +29,15 @@ use super::process;
 use super::{
     Message, ReceiveOffload, RecvBatch, SendBatch, SendOffload, Socket, SocketOffload, sockopt,
 };
-use segmentation::Segmentation;
-use vector::Piece;
+use gso::GsoState;
+use mmsg::Outgoing;
 
 /// A bound UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: socket2::Socket,
     local: SocketAddr,
-    segmentation: Segmentation,
+    segmentation: GsoState,
     receiving: ReceiveOffload,
 }
 
@@ -120,7 +120,7 @@ impl UdpSocket {
             .and_then(|bound| bound.as_socket())
             .unwrap_or(address);
         Ok(UdpSocket {
-            segmentation: Segmentation::new(sending(&socket, wanted.send)),
+            segmentation: GsoState::new(sending(&socket, wanted.send)),
             receiving: receiving(&socket, wanted.receive),
             socket,
             local,
@@ -237,10 +237,10 @@ impl Socket for UdpSocket {
             };
             pieces(message, whole)
         });
-        match vector::send(&self.socket, pieces) {
+        match mmsg::send(&self.socket, pieces) {
             // Only the first piece can have failed.
-            Err(error) if in_one_piece && Segmentation::is_in_question(&error) => {
-                let sent = vector::send(&self.socket, Piece::singles(first))?;
+            Err(error) if in_one_piece && GsoState::is_in_question(&error) => {
+                let sent = mmsg::send(&self.socket, Outgoing::singles(first))?;
                 self.segmentation.refused(&first, &error, clock::now());
                 Ok(sent)
             }
@@ -274,7 +274,7 @@ pub(super) fn receive(
     // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the next visit
     // goes on.
     for _ in 0..8 {
-        match vector::receive(socket, bound, batch) {
+        match mmsg::receive(socket, bound, batch) {
             Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
@@ -283,11 +283,11 @@ pub(super) fn receive(
 }
 
 /// A message as the kernel gets it: whole, or its packets one by one.
-fn pieces(message: Message<'_>, whole: bool) -> impl Iterator<Item = Piece<'_>> {
+fn pieces(message: Message<'_>, whole: bool) -> impl Iterator<Item = Outgoing<'_>> {
     let (train, singles) = if whole {
-        (Some(Piece::train(message)), None)
+        (Some(Outgoing::gso(message)), None)
     } else {
-        (None, Some(Piece::singles(message)))
+        (None, Some(Outgoing::singles(message)))
     };
     train.into_iter().chain(singles.into_iter().flatten())
 }
@@ -532,7 +532,7 @@ mod tests {
     #[test]
     fn the_largest_datagram_arrives_whole() {
         let (a, b) = pair("127.0.0.1");
-        let large = vec![7; SendBatch::LARGEST];
+        let large = vec![7; SendBatch::MAX_UDP_PAYLOAD];
         let mut batch = SendBatch::new();
         put(&mut batch, &b, a.local().ip(), &large);
         assert_eq!(a.send(&batch).unwrap(), 1);

@@ -13,20 +13,20 @@ use crate::net::Time;
 
 /// An alarm: readable once its time has come.
 #[derive(Debug)]
-pub struct Alarm {
+pub struct Timer {
     timer: TimerFd,
     set: Option<Time>,
 }
 
-impl Alarm {
+impl Timer {
     /// An alarm that is not set.
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn new() -> io::Result<Alarm> {
+    pub fn new() -> io::Result<Timer> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
-        Ok(Alarm { timer, set: None })
+        Ok(Timer { timer, set: None })
     }
 
     /// Sets it to a time, which may have passed already; `None` is never.
@@ -64,7 +64,7 @@ impl Alarm {
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.timer.as_fd()
     }
@@ -78,7 +78,7 @@ mod tests {
     use super::super::poll::Waiter;
     use super::*;
 
-    fn is_due(alarm: &Alarm, within: Duration) -> bool {
+    fn is_due(alarm: &Timer, within: Duration) -> bool {
         let waiter = Waiter::new().unwrap();
         waiter.watch(alarm.as_fd(), 0).unwrap();
         !waiter.wait(Some(within)).unwrap().tokens().is_empty()
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn it_goes_off_at_its_time_and_stays_so_until_cleared() {
-        let mut alarm = Alarm::new().unwrap();
+        let mut alarm = Timer::new().unwrap();
         assert!(!is_due(&alarm, Duration::ZERO));
         alarm
             .set(Some(clock::now() + Duration::from_millis(5)))
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_time_that_has_passed_is_due_and_none_takes_it_back() {
-        let mut alarm = Alarm::new().unwrap();
+        let mut alarm = Timer::new().unwrap();
         for past in [Time::ZERO, clock::now()] {
             alarm.set(Some(past)).unwrap();
             assert!(is_due(&alarm, Duration::from_secs(20)), "{past:?}");

@@ -46,15 +46,15 @@ pub fn send(socket: &UdpSocket, datagrams: &[&[u8]]) -> io::Result<usize> {
 }
 
 /// Where datagrams are received to be looked at once.
-pub struct Catch {
+pub struct RecvBuffers {
     buffers: Vec<u8>,
     lengths: Vec<usize>,
 }
 
-impl Catch {
+impl RecvBuffers {
     /// Room for one system call's worth.
-    pub fn new() -> Catch {
-        Catch {
+    pub fn new() -> RecvBuffers {
+        RecvBuffers {
             buffers: vec![0; CATCH * LONGEST],
             lengths: Vec::with_capacity(CATCH),
         }
@@ -101,9 +101,9 @@ impl Catch {
     }
 }
 
-impl Default for Catch {
-    fn default() -> Catch {
-        Catch::new()
+impl Default for RecvBuffers {
+    fn default() -> RecvBuffers {
+        RecvBuffers::new()
     }
 }
 
@@ -112,7 +112,7 @@ impl Default for Catch {
 ///
 /// # Errors
 /// What the kernel said: it takes CAP_NET_ADMIN.
-pub fn unsummed(source: SocketAddrV4, target: SocketAddr) -> io::Result<UdpSocket> {
+pub fn connect_spoofed(source: SocketAddrV4, target: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     socket.set_ip_transparent_v4(true)?;
     sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
@@ -122,7 +122,7 @@ pub fn unsummed(source: SocketAddrV4, target: SocketAddr) -> io::Result<UdpSocke
 }
 
 /// Lets so many bytes wait in the socket: as root more than the system would allow, otherwise what it allows.
-pub fn widen(socket: &UdpSocket, bytes: u32) {
+pub fn set_buffers(socket: &UdpSocket, bytes: u32) {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     for (forced, asked) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
@@ -146,13 +146,13 @@ mod tests {
         let from = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         from.connect(to.local_addr().unwrap()).unwrap();
         to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        widen(&to, 1 << 20);
+        set_buffers(&to, 1 << 20);
         let bytes = [7; 1500];
         let datagrams: Vec<&[u8]> = (0..BURST + 3).map(|n| &bytes[..n * 70]).collect();
         assert_eq!(send(&from, &datagrams).unwrap(), BURST);
         assert_eq!(send(&from, &datagrams[BURST..]).unwrap(), 3);
         let mut lengths = Vec::new();
-        let mut catch = Catch::new();
+        let mut catch = RecvBuffers::new();
         while lengths.len() < BURST + 3 {
             catch.receive(&to).unwrap();
             lengths.extend(catch.datagrams().map(<[u8]>::len));
@@ -167,7 +167,7 @@ mod tests {
         socket
             .set_read_timeout(Some(Duration::from_millis(1)))
             .unwrap();
-        let error = Catch::new().receive(&socket).unwrap_err();
+        let error = RecvBuffers::new().receive(&socket).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -19,7 +19,7 @@ use super::super::Message;
 /// Room for the control messages of one datagram, aligned as their headers want.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-pub(super) struct Control([u8; Control::LEN]);
+pub(super) struct ControlBuf([u8; ControlBuf::LEN]);
 
 /// There is room for all that is asked for and all that is said: else a train could come without the length of its datagrams.
 const _: () = {
@@ -27,14 +27,14 @@ const _: () = {
     let number = size_of::<libc::c_int>() as libc::c_uint;
     // SAFETY: these only compute sizes.
     let wanted = unsafe { libc::CMSG_SPACE(address) + 2 * libc::CMSG_SPACE(number) };
-    assert!(wanted as usize <= Control::LEN);
+    assert!(wanted as usize <= ControlBuf::LEN);
 };
 
-impl Control {
+impl ControlBuf {
     /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and a little to spare.
     const LEN: usize = 96;
 
-    pub(super) const EMPTY: Control = Control([0; Control::LEN]);
+    pub(super) const EMPTY: ControlBuf = ControlBuf([0; ControlBuf::LEN]);
 
     /// Makes this the block that `header` names, with room for what the kernel has to say.
     pub(super) fn offer(&mut self, header: &mut libc::msghdr) {
@@ -117,7 +117,7 @@ impl Control {
 
 /// What the kernel has said about a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct RecvMeta {
     /// The address of ours in its IP header.
     pub(super) local: Option<IpAddr>,
     /// Its traffic class.
@@ -130,8 +130,8 @@ pub(super) struct Told {
 ///
 /// # Safety
 /// The header is as the kernel left it, and the block that it names is alive.
-pub(super) unsafe fn read(header: &libc::msghdr) -> Told {
-    let mut told = Told::default();
+pub(super) unsafe fn read(header: &libc::msghdr) -> RecvMeta {
+    let mut meta = RecvMeta::default();
     // SAFETY: by the caller's promise; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside the block.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: not null, so it points at a whole, aligned header inside the block.
@@ -142,36 +142,36 @@ pub(super) unsafe fn read(header: &libc::msghdr) -> Told {
             match (control.cmsg_level, control.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    told.local = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+                    meta.local = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    told.local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                    meta.local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
                 }
                 // One octet, while IPv6 has an int.
-                (libc::IPPROTO_IP, libc::IP_TOS) => told.class = data.read(),
+                (libc::IPPROTO_IP, libc::IP_TOS) => meta.class = data.read(),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     let class = data.cast::<libc::c_int>().read_unaligned();
-                    told.class = u8::try_from(class).unwrap_or(0);
+                    meta.class = u8::try_from(class).unwrap_or(0);
                 }
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     let segment = data.cast::<libc::c_int>().read_unaligned();
-                    told.segment = usize::try_from(segment).unwrap_or(0);
+                    meta.segment = usize::try_from(segment).unwrap_or(0);
                 }
                 _ => {}
             }
             next = libc::CMSG_NXTHDR(header, control);
         }
     }
-    told
+    meta
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn described(message: &Message<'_>) -> Told {
-        let mut control = Control::EMPTY;
+    fn described(message: &Message<'_>) -> RecvMeta {
+        let mut control = ControlBuf::EMPTY;
         // SAFETY: a C structure of integers and pointers, for which zero is a value.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         control.describe(message, &mut header);
@@ -195,9 +195,9 @@ mod tests {
                 segment: 4,
                 bytes: &[0; 4],
             };
-            let told = described(&message);
-            assert_eq!(told.class, class, "{message:?}");
-            assert_eq!(told.local, Some(local).filter(|a| !a.is_unspecified()));
+            let meta = described(&message);
+            assert_eq!(meta.class, class, "{message:?}");
+            assert_eq!(meta.local, Some(local).filter(|a| !a.is_unspecified()));
         }
     }
 }

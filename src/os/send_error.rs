@@ -14,32 +14,32 @@ use std::io;
 
 /// Which packets share the fate of the one that was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsent {
+pub enum SendError {
     /// All: there is no room.
-    NoRoom,
+    NoBuffers,
     /// All to this peer from this address.
-    NoWay,
+    Unreachable,
     /// Those as long.
     TooLong,
     /// None, as far as one can tell.
-    Alone,
+    ThisPacket,
 }
 
-impl Unsent {
+impl SendError {
     /// What this error of [`Socket::send`](super::Socket::send) means.
     #[cold]
-    pub fn from(error: &io::Error) -> Unsent {
+    pub fn from(error: &io::Error) -> SendError {
         use io::ErrorKind::{
             AddrNotAvailable, HostUnreachable, InvalidInput, NetworkDown, NetworkUnreachable,
             OutOfMemory, WouldBlock,
         };
         match (error.kind(), error.raw_os_error()) {
-            (WouldBlock | OutOfMemory, _) | (_, Some(libc::ENOBUFS)) => Unsent::NoRoom,
-            (_, Some(libc::EMSGSIZE)) => Unsent::TooLong,
+            (WouldBlock | OutOfMemory, _) | (_, Some(libc::ENOBUFS)) => SendError::NoBuffers,
+            (_, Some(libc::EMSGSIZE)) => SendError::TooLong,
             (NetworkUnreachable | HostUnreachable | NetworkDown, _)
             | (AddrNotAvailable | InvalidInput, _)
-            | (_, Some(libc::ENODEV)) => Unsent::NoWay,
-            _ => Unsent::Alone,
+            | (_, Some(libc::ENODEV)) => SendError::Unreachable,
+            _ => SendError::ThisPacket,
         }
     }
 }
@@ -51,22 +51,22 @@ mod tests {
     #[test]
     fn every_error_says_whom_else_it_is_about() {
         for (number, unsent) in [
-            (libc::EAGAIN, Unsent::NoRoom),
-            (libc::ENOBUFS, Unsent::NoRoom),
-            (libc::ENOMEM, Unsent::NoRoom),
-            (libc::ENETUNREACH, Unsent::NoWay),
-            (libc::EHOSTUNREACH, Unsent::NoWay),
-            (libc::ENETDOWN, Unsent::NoWay),
-            (libc::EADDRNOTAVAIL, Unsent::NoWay),
-            (libc::EINVAL, Unsent::NoWay),
-            (libc::ENODEV, Unsent::NoWay),
-            (libc::EMSGSIZE, Unsent::TooLong),
-            (libc::EPERM, Unsent::Alone),
-            (libc::EACCES, Unsent::Alone),
-            (libc::ECONNREFUSED, Unsent::Alone),
+            (libc::EAGAIN, SendError::NoBuffers),
+            (libc::ENOBUFS, SendError::NoBuffers),
+            (libc::ENOMEM, SendError::NoBuffers),
+            (libc::ENETUNREACH, SendError::Unreachable),
+            (libc::EHOSTUNREACH, SendError::Unreachable),
+            (libc::ENETDOWN, SendError::Unreachable),
+            (libc::EADDRNOTAVAIL, SendError::Unreachable),
+            (libc::EINVAL, SendError::Unreachable),
+            (libc::ENODEV, SendError::Unreachable),
+            (libc::EMSGSIZE, SendError::TooLong),
+            (libc::EPERM, SendError::ThisPacket),
+            (libc::EACCES, SendError::ThisPacket),
+            (libc::ECONNREFUSED, SendError::ThisPacket),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            assert_eq!(Unsent::from(&error), unsent, "{error}");
+            assert_eq!(SendError::from(&error), unsent, "{error}");
         }
     }
 }

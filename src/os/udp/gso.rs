@@ -18,7 +18,7 @@ use crate::net::Time;
 
 /// What one socket has learnt.
 #[derive(Debug)]
-pub(super) struct Segmentation {
+pub(super) struct GsoState {
     wanted: SendOffload,
     /// The longest segment of a train.
     longest: AtomicUsize,
@@ -26,7 +26,7 @@ pub(super) struct Segmentation {
     again: AtomicU64,
 }
 
-impl Segmentation {
+impl GsoState {
     const OFF: usize = 0;
     const ANY: usize = usize::MAX;
     /// A route that was refused may be replaced, a path MTU that has shrunk may grow; one call in so long that fails costs nothing.
@@ -34,12 +34,12 @@ impl Segmentation {
     /// Every IPv4 host takes a packet of 576 bytes (RFC 791 §3.1): shorter segments were not too long.
     const FITS_ANYWHERE: usize = 576 - 20 - 8;
 
-    pub(super) fn new(wanted: SendOffload) -> Segmentation {
+    pub(super) fn new(wanted: SendOffload) -> GsoState {
         let longest = match wanted {
             SendOffload::Segments => Self::ANY,
             SendOffload::Short | SendOffload::Single => Self::OFF,
         };
-        Segmentation {
+        GsoState {
             wanted,
             longest: AtomicUsize::new(longest),
             again: AtomicU64::new(0),
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn one_packet_is_no_train() {
-        let segmentation = Segmentation::new(SendOffload::Segments);
+        let segmentation = GsoState::new(SendOffload::Segments);
         let takes = |message| segmentation.takes(&message, || unreachable!("nothing was refused"));
         assert!(!takes(message(100, &[0; 100])));
         assert!(!takes(message(0, &[])));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_was_never_wanted_is_never_tried() {
-        let segmentation = Segmentation::new(SendOffload::Single);
+        let segmentation = GsoState::new(SendOffload::Single);
         assert!(!segmentation.takes(&message(100, &[0; 101]), || Time::MAX));
         assert_eq!(segmentation.state(), SendOffload::Single);
     }
@@ -152,8 +152,8 @@ mod tests {
             (libc::EOPNOTSUPP, 1400),
             (libc::EINVAL, 500),
         ] {
-            let segmentation = Segmentation::new(SendOffload::Segments);
-            assert!(Segmentation::is_in_question(&error(number)));
+            let segmentation = GsoState::new(SendOffload::Segments);
+            assert!(GsoState::is_in_question(&error(number)));
             segmentation.refused(&message(segment, &[0; 3000]), &error(number), NOW);
             assert_eq!(segmentation.state(), SendOffload::Single);
             let train = message(100, &[0; 300]);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn segments_that_are_too_long_go_one_by_one_and_are_tried_again_rarely() {
-        let segmentation = Segmentation::new(SendOffload::Segments);
+        let segmentation = GsoState::new(SendOffload::Segments);
         let bytes = [0; 9000];
         segmentation.refused(&message(2000, &bytes), &error(libc::EINVAL), NOW);
         segmentation.refused(&message(1473, &bytes), &error(libc::EMSGSIZE), NOW);
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_way_that_is_closed_says_nothing_about_trains() {
         for number in [libc::ENETUNREACH, libc::EPERM, libc::EAGAIN, libc::ENOBUFS] {
-            assert!(!Segmentation::is_in_question(&error(number)));
+            assert!(!GsoState::is_in_question(&error(number)));
         }
     }
 }

@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// Room for either kind.
 #[derive(Clone, Copy)]
-pub(super) struct Name(libc::sockaddr_in6);
+pub(super) struct SockAddr(libc::sockaddr_in6);
 
 const V4: usize = size_of::<libc::sockaddr_in>();
 const V6: usize = size_of::<libc::sockaddr_in6>();
 
-impl Name {
-    pub(super) const EMPTY: Name = Name(libc::sockaddr_in6 {
+impl SockAddr {
+    pub(super) const EMPTY: SockAddr = SockAddr(libc::sockaddr_in6 {
         sin6_family: libc::AF_UNSPEC as libc::sa_family_t,
         sin6_port: 0,
         sin6_flowinfo: 0,
@@ -91,11 +91,11 @@ mod tests {
             ("[fe80::1%7]:4500", V6),
         ] {
             let address: SocketAddr = text.parse().unwrap();
-            let mut name = Name::EMPTY;
+            let mut name = SockAddr::EMPTY;
             name.set(address, &mut header);
             assert_eq!(name.address(), Some(address));
             assert_eq!(header.msg_namelen as usize, len);
         }
-        assert_eq!(Name::EMPTY.address(), None);
+        assert_eq!(SockAddr::EMPTY.address(), None);
     }
 }

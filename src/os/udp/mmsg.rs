@@ -13,11 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use super::super::{Message, RecvBatch};
-use super::control::{self, Control};
-use super::name::Name;
+use super::cmsg::{self, ControlBuf};
+use super::sockaddr::SockAddr;
 
 /// Pieces per system call.
-const VECTOR: usize = RecvBatch::DATAGRAMS;
+const VECTOR: usize = RecvBatch::MAX_DATAGRAMS;
 
 /// Fills the batch with what waits, without waiting.
 pub(in crate::os) fn receive(
@@ -29,8 +29,8 @@ pub(in crate::os) fn receive(
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
-    let mut names = [Name::EMPTY; VECTOR];
-    let mut controls = [Control::EMPTY; VECTOR];
+    let mut names = [SockAddr::EMPTY; VECTOR];
+    let mut controls = [ControlBuf::EMPTY; VECTOR];
     let mut ready = 0;
     let places = headers
         .iter_mut()
@@ -68,15 +68,15 @@ pub(in crate::os) fn receive(
         // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
         let remote = name.address().unwrap_or(SocketAddr::new(bound, 0));
         // SAFETY: the kernel has filled in the first `count` headers, and their blocks live until the end of this function.
-        let told = unsafe { control::read(&header.msg_hdr) };
+        let meta = unsafe { cmsg::read(&header.msg_hdr) };
         // Of a datagram, or what is said about it, that did not fit, nothing is left: an empty one is refused and counted.
         let whole = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
         let len = if whole { header.msg_len as usize } else { 0 };
         batch.add(
             remote,
-            told.local.unwrap_or(bound),
-            told.class,
-            told.segment,
+            meta.local.unwrap_or(bound),
+            meta.class,
+            meta.segment,
             len,
         );
     }
@@ -85,21 +85,21 @@ pub(in crate::os) fn receive(
 
 /// One piece: a single datagram, or a message that the kernel takes apart.
 #[derive(Clone, Copy)]
-pub(in crate::os) struct Piece<'a> {
+pub(in crate::os) struct Outgoing<'a> {
     message: Message<'a>,
     packets: usize,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> Outgoing<'a> {
     /// The whole message, to be cut into its packets by the kernel.
-    pub(in crate::os) fn train(message: Message<'a>) -> Piece<'a> {
+    pub(in crate::os) fn gso(message: Message<'a>) -> Outgoing<'a> {
         let packets = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
-        Piece { message, packets }
+        Outgoing { message, packets }
     }
 
     /// Its packets one by one.
-    pub(in crate::os) fn singles(message: Message<'a>) -> impl Iterator<Item = Piece<'a>> {
-        message.packets().map(move |bytes| Piece {
+    pub(in crate::os) fn singles(message: Message<'a>) -> impl Iterator<Item = Outgoing<'a>> {
+        message.packets().map(move |bytes| Outgoing {
             message: Message {
                 bytes,
                 segment: bytes.len(),
@@ -113,14 +113,14 @@ impl<'a> Piece<'a> {
 /// Sends the pieces in order; says how many packets have left, at least one.
 pub(in crate::os) fn send<'a>(
     socket: &socket2::Socket,
-    pieces: impl Iterator<Item = Piece<'a>>,
+    pieces: impl Iterator<Item = Outgoing<'a>>,
 ) -> io::Result<usize> {
     // SAFETY: C structures of integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
-    let mut names = [Name::EMPTY; VECTOR];
-    let mut controls = [Control::EMPTY; VECTOR];
+    let mut names = [SockAddr::EMPTY; VECTOR];
+    let mut controls = [ControlBuf::EMPTY; VECTOR];
     let mut packets = [0; VECTOR];
     let mut pieces = pieces.peekable();
     let mut sent = 0;
@@ -133,7 +133,7 @@ pub(in crate::os) fn send<'a>(
             .zip(&mut controls)
             .zip(&mut packets);
         for (((((header, vector), name), control), count), piece) in places.zip(&mut pieces) {
-            let Piece { message, packets } = piece;
+            let Outgoing { message, packets } = piece;
             // The kernel only reads through this pointer.
             vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
             vector.iov_len = message.bytes.len();

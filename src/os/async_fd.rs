@@ -10,22 +10,22 @@ use tokio::io::unix::AsyncFd;
 
 /// Something with a descriptor that is readable when there is something to do.
 #[derive(Debug)]
-pub struct Watched<T> {
+pub struct AsyncReadable<T> {
     inner: T,
     readiness: AsyncFd<OwnedFd>,
 }
 
-impl<T: AsFd> Watched<T> {
+impl<T: AsFd> AsyncReadable<T> {
     /// Must be called inside a runtime that does IO.
     ///
     /// # Errors
     /// No descriptor left, or one that cannot be waited on.
-    pub fn new(inner: T) -> io::Result<Watched<T>> {
+    pub fn new(inner: T) -> io::Result<AsyncReadable<T>> {
         // A second descriptor of the same thing, so that nothing hangs on what `T` does with its own.
         let second = inner.as_fd().try_clone_to_owned()?;
         // SAFETY: an OwnedFd is open and is the same descriptor for as long as it lives, and the AsyncFd owns it.
         let readiness = unsafe { AsyncFd::register_with_interest(second, Interest::READABLE) }?;
-        Ok(Watched { inner, readiness })
+        Ok(AsyncReadable { inner, readiness })
     }
 
     /// Waits until it has become readable since the last time. Whoever is told so must do all there is to do, or come back
@@ -57,7 +57,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_ready_each_time_something_has_come() {
         let signal = Signal::new().unwrap();
-        let watched = Watched::new(signal.clone()).unwrap();
+        let watched = AsyncReadable::new(signal.clone()).unwrap();
         for _ in 0..3 {
             signal.set();
             watched.ready().await;

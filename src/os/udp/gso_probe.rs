@@ -23,7 +23,7 @@ const SEGMENTS: [usize; 3] = [500, 500, 100];
 /// # Errors
 /// It could not be tried: no loopback device, no descriptor; `TimedOut` if nothing arrives, which a packet filter on the loopback device
 /// may have done and which says nothing about trains.
-pub fn trial() -> io::Result<SocketOffload> {
+pub fn probe_gso() -> io::Result<SocketOffload> {
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let bind = || UdpSocket::bind(here, SocketOffload::FULL).map_err(io::Error::other);
     let (from, to) = (bind()?, bind()?);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn this_kernel_passes() {
-        assert_eq!(trial().unwrap(), SocketOffload::FULL);
+        assert_eq!(probe_gso().unwrap(), SocketOffload::FULL);
     }
 
     #[test]
