@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::process::Command;
 
 use super::*;
-use crate::os::Offloading;
+use crate::os::OffloadMode;
 use crate::os::netns::Namespace;
 
 fn diff(present: &[Route], wanted: &[Route]) -> RouteChanges {
@@ -83,7 +83,7 @@ impl Bench {
     fn new() -> Bench {
         let namespace = Namespace::new().unwrap();
         let device = namespace
-            .run(|| Tun::create("gl-a", Offloading::Off))
+            .run(|| Tun::create("gl-a", OffloadMode::Off))
             .unwrap()
             .unwrap();
         let mut netlink = namespace.netlink().unwrap();
