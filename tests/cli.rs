@@ -1,11 +1,11 @@
-//! The program as scripts see it: exit statuses, and which stream says what.
+//! The command line as scripts use it: exit statuses, and the texts on stdout and stderr.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs the program in this folder.
+/// Runs groundlink in this folder.
 fn groundlink(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_groundlink"));
     command
@@ -28,8 +28,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// A folder with a configuration that is good but for this line.
-fn site(line: &str) -> tempfile::TempDir {
+/// A folder with a configuration that is valid except perhaps for this line.
+fn folder_with(line: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(
         folder.path().join("psk"),
@@ -47,18 +47,18 @@ fn site(line: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn check_exits_by_what_it_found() {
-    for (line, expected, said) in [
+fn the_exit_status_of_check_depends_on_the_findings() {
+    for (line, expected, error) in [
         ("", 0, ""),
         ("ike = \"aes128-sha1-modp1024\"", 0, "warning: "),
         ("esp = \"des-md5\"", 4, "lint error: "),
         ("remot = []", 2, "error: unknown key `remot`"),
     ] {
-        let folder = site(line);
+        let folder = folder_with(line);
         let output = groundlink(folder.path(), &["check", "--config", "groundlink.toml"]);
         assert_eq!(status(&output), expected, "{line}: {}", stderr(&output));
         assert!(
-            stderr(&output).contains(said),
+            stderr(&output).contains(error),
             "{line}: {}",
             stderr(&output)
         );
@@ -71,8 +71,8 @@ fn check_exits_by_what_it_found() {
 }
 
 #[test]
-fn check_explains_and_speaks_json() {
-    let folder = site("");
+fn check_explains_values_and_prints_json() {
+    let folder = folder_with("");
     let explained = stdout(&groundlink(
         folder.path(),
         &["check", "--explain", "--config", "groundlink.toml"],
@@ -120,8 +120,8 @@ fn a_missing_configuration_is_a_usage_error() {
 }
 
 #[test]
-fn verbs_that_need_the_daemon_say_it_is_not_there() {
-    let folder = site("");
+fn commands_report_that_the_daemon_is_not_reachable() {
+    let folder = folder_with("");
     for verb in [
         &["status"][..],
         &["status", "a", "--json"],
@@ -134,14 +134,14 @@ fn verbs_that_need_the_daemon_say_it_is_not_there() {
             &[verb, &["--config", "groundlink.toml"]].concat(),
         );
         assert_eq!(status(&output), 3, "{verb:?}");
-        let said = stderr(&output);
+        let error = stderr(&output);
         assert!(
-            said.contains("/control.sock: ") && said.contains("help: start it"),
-            "{said}"
+            error.contains("/control.sock: ") && error.contains("help: start it"),
+            "{error}"
         );
         assert!(
-            said.contains(&folder.path().display().to_string()),
-            "the configured socket is asked: {said}"
+            error.contains(&folder.path().display().to_string()),
+            "the configured socket is used: {error}"
         );
         assert_eq!(stdout(&output), "");
     }
@@ -150,7 +150,7 @@ fn verbs_that_need_the_daemon_say_it_is_not_there() {
 }
 
 #[test]
-fn the_command_line_is_checked() {
+fn an_invalid_command_line_is_a_usage_error() {
     let folder = tempfile::tempdir().unwrap();
     for line in [
         &["statsu"][..],
@@ -186,7 +186,7 @@ fn the_command_line_is_checked() {
 }
 
 #[test]
-fn psk_and_completions_print_what_they_promise() {
+fn psk_prints_random_keys_and_completions_prints_a_script() {
     let folder = tempfile::tempdir().unwrap();
     let keys: Vec<String> = (0..2)
         .map(|_| stdout(&groundlink(folder.path(), &["psk"])))
@@ -197,18 +197,18 @@ fn psk_and_completions_print_what_they_promise() {
     assert!(script.contains("_groundlink()") && script.contains("reset"));
     assert!(
         !script.contains("diagnose"),
-        "verbs of later versions are not offered"
+        "commands of later versions are not completed"
     );
 }
 
 #[test]
-fn a_page_that_cannot_be_written_is_told_before_anything_is_measured() {
+fn an_unwritable_report_is_an_error_before_the_measurement() {
     let folder = tempfile::tempdir().unwrap();
     let line = ["bench", "tunnel", "--report", "/nowhere/at/all.html"];
     let output = groundlink(folder.path(), &line);
     assert_eq!(status(&output), 1);
     assert!(
-        stderr(&output).contains("/nowhere/at/all.html cannot be written"),
+        stderr(&output).contains("cannot write the report /nowhere/at/all.html"),
         "{}",
         stderr(&output)
     );
@@ -238,8 +238,8 @@ fn bench_esp_reports_every_size_of_a_suite() {
     assert_eq!(sizes("aes128-sha1", "lanes"), [64, 512, 1408]);
     assert_eq!(sizes("aes256gcm16", "esp"), [64, 512, 1408]);
     for row in rows {
-        for way in ["seal", "open"] {
-            assert!(row[way]["gbit"].as_f64().unwrap() > 0.0, "{row}");
+        for direction in ["seal", "open"] {
+            assert!(row[direction]["gbit"].as_f64().unwrap() > 0.0, "{row}");
         }
     }
 }
@@ -259,24 +259,24 @@ fn bench_ike_reports_both_halves_of_a_handshake() {
     }
 }
 
-/// The words by which a build with the feature `testing` is known.
-const MISBEHAVES: &[u8] = b"misbehaves on request";
+/// The text in a build with the feature `testing`.
+const TESTING_MARK: &[u8] = b"misbehaves on request";
 
-fn carries_misbehaviour() -> bool {
+fn has_test_hooks() -> bool {
     let binary = fs::read(env!("CARGO_BIN_EXE_groundlink")).unwrap();
     binary
-        .windows(MISBEHAVES.len())
-        .any(|window| window == MISBEHAVES)
+        .windows(TESTING_MARK.len())
+        .any(|window| window == TESTING_MARK)
 }
 
 #[test]
 #[cfg(not(feature = "testing"))]
-fn what_is_shipped_cannot_be_told_to_misbehave() {
-    assert!(!carries_misbehaviour());
+fn a_shipped_build_has_no_test_hooks() {
+    assert!(!has_test_hooks());
 }
 
 #[test]
 #[cfg(feature = "testing")]
-fn what_can_be_told_to_misbehave_says_so() {
-    assert!(carries_misbehaviour());
+fn a_build_with_test_hooks_says_so() {
+    assert!(has_test_hooks());
 }

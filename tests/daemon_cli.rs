@@ -1,6 +1,6 @@
-//! `groundlink run` as systemd and administrators see it: what it refuses with which words and exit status, and how it ends.
+//! `groundlink run` as systemd and administrators use it: startup errors with their exit statuses, and shutdown.
 //!
-//! Every daemon runs in a network namespace of its own, so that a test can neither meet another's ports nor the machine's network.
+//! Each daemon runs in its own network namespace, so that tests share neither ports nor the network of the machine.
 
 #[path = "common/wait.rs"]
 mod wait;
@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// A site: a namespace with an address, and a folder with a configuration that is good.
+/// A network namespace with an address, and a folder with a valid configuration.
 struct Site {
     namespace: Namespace,
     folder: TempDir,
@@ -29,7 +29,7 @@ impl Site {
     fn new() -> Site {
         let namespace = Namespace::new().unwrap();
         let mut netlink = namespace.netlink().unwrap();
-        // Loopback is device 1 of every namespace.
+        // Interface 1 is the loopback device.
         netlink
             .add_address(1, "192.0.2.1".parse().unwrap(), 32)
             .unwrap();
@@ -52,7 +52,7 @@ impl Site {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Writes the configuration, with `more` at its end.
+    /// Writes the configuration, with `more` appended.
     fn configure(&self, more: &str) {
         let text = format!(
             "[gateway]
@@ -94,8 +94,8 @@ remote = [\"10.2.0.0/24\"]
         command
     }
 
-    /// Runs a daemon that ends by itself.
-    fn refused(&self, wrapper: &[&str]) -> (i32, String) {
+    /// Runs a daemon that fails to start; returns its exit status and output.
+    fn run_failing(&self, wrapper: &[&str]) -> (i32, String) {
         let Output {
             status,
             stdout,
@@ -111,12 +111,12 @@ remote = [\"10.2.0.0/24\"]
         )
     }
 
-    /// Starts a daemon and waits until it answers.
+    /// Starts a daemon and waits for its first response.
     fn start(&self) -> Daemon {
         self.start_within(&[])
     }
 
-    /// The same with a program around it.
+    /// Starts a daemon under a wrapper program.
     fn start_within(&self, wrapper: &[&str]) -> Daemon {
         let log = File::create(self.path("log")).unwrap();
         let mut command = self.command(wrapper);
@@ -166,32 +166,32 @@ impl Drop for Daemon {
 }
 
 #[track_caller]
-fn assert_says(said: &str, words: &[&str]) {
+fn assert_contains(output: &str, words: &[&str]) {
     for word in words {
-        assert!(said.contains(word), "no {word:?} in:\n{said}");
+        assert!(output.contains(word), "no {word:?} in:\n{output}");
     }
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_port_that_is_taken_is_named_with_its_holder() {
+fn a_port_in_use_is_reported_with_its_process() {
     for port in [500, 4500] {
         let site = Site::new();
         let holder = site
             .namespace
             .run(|| UdpSocket::bind(("192.0.2.1", port)).unwrap())
             .unwrap();
-        let (status, said) = site.refused(&[]);
-        assert_eq!(status, 1, "{said}");
+        let (status, output) = site.run_failing(&[]);
+        assert_eq!(status, 1, "{output}");
         let ourselves = fs::read_to_string("/proc/self/comm").unwrap();
-        assert_says(&said, &[&port.to_string(), ourselves.trim()]);
+        assert_contains(&output, &[&port.to_string(), ourselves.trim()]);
         drop(holder);
     }
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn missing_capabilities_are_named() {
+fn missing_capabilities_are_reported() {
     for (capability, name) in [
         ("net_admin", "CAP_NET_ADMIN"),
         ("net_bind_service", "CAP_NET_BIND_SERVICE"),
@@ -202,22 +202,23 @@ fn missing_capabilities_are_named() {
                 .set("net.ipv4.ip_unprivileged_port_start", "1024")
                 .unwrap();
         }
-        let (status, said) = site.refused(&["setpriv", &format!("--bounding-set=-{capability}")]);
-        assert_eq!(status, 1, "{said}");
-        assert_says(&said, &[name]);
+        let (status, output) =
+            site.run_failing(&["setpriv", &format!("--bounding-set=-{capability}")]);
+        assert_eq!(status, 1, "{output}");
+        assert_contains(&output, &[name]);
     }
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn without_cap_net_raw_esp_is_refused_with_a_way_out_and_auto_goes_on_in_udp() {
+fn without_cap_net_raw_esp_is_an_error_with_advice_and_auto_uses_udp() {
     const DEPRIVED: [&str; 2] = ["setpriv", "--bounding-set=-net_raw"];
     let site = Site::new();
     site.configure("encapsulation = \"esp\"");
-    let (status, said) = site.refused(&DEPRIVED);
-    assert_eq!(status, 1, "{said}");
-    assert_says(
-        &said,
+    let (status, output) = site.run_failing(&DEPRIVED);
+    assert_eq!(status, 1, "{output}");
+    assert_contains(
+        &output,
         &[
             "tunnel a",
             "protocol 50",
@@ -232,10 +233,10 @@ fn without_cap_net_raw_esp_is_refused_with_a_way_out_and_auto_goes_on_in_udp() {
     let daemon = site.start_within(&DEPRIVED);
     let log = site.log();
     assert_eq!(log.matches("CAP_NET_RAW is missing").count(), 1, "{log}");
-    assert_says(&log, &["encapsulation = \"auto\"", "use UDP"]);
+    assert_contains(&log, &["encapsulation = \"auto\"", "use UDP"]);
     drop(daemon);
 
-    // Nobody needs it for what always goes in UDP.
+    // UDP encapsulation does not need it.
     site.configure("encapsulation = \"udp\"");
     let daemon = site.start_within(&DEPRIVED);
     let log = site.log();
@@ -245,65 +246,65 @@ fn without_cap_net_raw_esp_is_refused_with_a_way_out_and_auto_goes_on_in_udp() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_missing_tun_node_is_named_with_its_remedy() {
+fn a_missing_tun_node_is_reported_with_advice() {
     let site = Site::new();
     let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
-    let (status, said) = site.refused(&["unshare", "-m", "sh", "-c", hide, "sh"]);
-    assert_eq!(status, 1, "{said}");
-    assert_says(&said, &["/dev/net/tun", "modprobe tun"]);
+    let (status, output) = site.run_failing(&["unshare", "-m", "sh", "-c", hide, "sh"]);
+    assert_eq!(status, 1, "{output}");
+    assert_contains(&output, &["/dev/net/tun", "modprobe tun"]);
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn keys_that_others_can_read_or_nobody_can_are_refused() {
+fn a_key_file_that_is_world_readable_or_missing_is_an_error() {
     let site = Site::new();
     fs::set_permissions(site.path("psk"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["psk", "chmod"]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["psk", "chmod"]);
     assert!(
-        !said.contains("Q7vYd0x3"),
-        "the key itself is shown: {said}"
+        !output.contains("Q7vYd0x3"),
+        "the output contains the key: {output}"
     );
 
     fs::remove_file(site.path("psk")).unwrap();
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["there is no PSK file"]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["there is no PSK file"]);
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_configuration_that_is_wrong_is_shown_with_all_its_errors() {
+fn every_error_of_an_invalid_configuration_is_reported() {
     let site = Site::new();
     site.configure("remot = []\nike = \"aes129-sha1-modp1024\"");
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["groundlink.toml:12:1", "`remot`", "^", "aes129"]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["groundlink.toml:12:1", "`remot`", "^", "aes129"]);
 
     site.configure("ike = [");
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["groundlink.toml"]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["groundlink.toml"]);
 
     site.configure("[[tunnel]]\nname = \"a\"\npeer = \"198.51.100.2\"\npsk = { file = \"psk\" }\nlocal = []\nremote = []");
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["\"a\""]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["\"a\""]);
 
     fs::remove_file(site.path("groundlink.toml")).unwrap();
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 2, "{said}");
-    assert_says(&said, &["groundlink.toml"]);
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 2, "{output}");
+    assert_contains(&output, &["groundlink.toml"]);
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_second_daemon_does_not_take_the_first_one_s_socket() {
+fn a_second_daemon_does_not_replace_the_socket_of_the_first() {
     let site = Site::new();
     let first = site.start();
-    let (status, said) = site.refused(&[]);
-    assert_eq!(status, 1, "{said}");
+    let (status, output) = site.run_failing(&[]);
+    assert_eq!(status, 1, "{output}");
     let answer = request(&site.path("control.sock"), HttpMethod::Get, "/v1/status").unwrap();
     assert_eq!(answer["tunnels"][0]["name"], "a");
     drop(first);
@@ -311,7 +312,7 @@ fn a_second_daemon_does_not_take_the_first_one_s_socket() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn an_unreachable_peer_is_a_state_and_not_an_end() {
+fn an_unreachable_peer_does_not_stop_the_daemon() {
     let site = Site::new();
     let mut daemon = site.start();
     let tunnel = wait::until(Duration::from_secs(60), "an error", || {
@@ -323,33 +324,33 @@ fn an_unreachable_peer_is_a_state_and_not_an_end() {
             .ok_or(shown)
     });
     assert_eq!(tunnel["state"], "connecting");
-    assert_says(
+    assert_contains(
         tunnel["last_error"]["text"].as_str().unwrap(),
         &["198.51.100.1"],
     );
     for (query, sa) in [("", "Child SA"), ("?ike=true", "IKE SA")] {
         let path = format!("/v1/tunnels/a/rekey{query}");
-        let refused = request(&site.path("control.sock"), HttpMethod::Post, &path).unwrap_err();
-        assert_says(&refused.to_string(), &["tunnel a has no", sa]);
+        let error = request(&site.path("control.sock"), HttpMethod::Post, &path).unwrap_err();
+        assert_contains(&error.to_string(), &["tunnel a has no", sa]);
     }
     assert!(daemon.0.try_wait().unwrap().is_none());
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn sigterm_and_sigint_end_it_cleanly_within_two_seconds() {
+fn sigterm_and_sigint_stop_the_daemon_cleanly_within_two_seconds() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let site = Site::new();
         let before = (site.ip("-o link"), site.ip("route show table all"));
         let mut daemon = site.start();
         assert!(site.ip("-o link").contains("gl-a"), "{}", site.log());
-        let begin = Instant::now();
+        let started = Instant::now();
         daemon.signal(signal);
         let status = wait::exit(&mut daemon.0, LIMIT);
         assert!(
-            status.success() && begin.elapsed() < Duration::from_secs(2),
+            status.success() && started.elapsed() < Duration::from_secs(2),
             "{status} {:?}",
-            begin.elapsed()
+            started.elapsed()
         );
         assert_eq!(
             (site.ip("-o link"), site.ip("route show table all")),
@@ -361,7 +362,7 @@ fn sigterm_and_sigint_end_it_cleanly_within_two_seconds() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
+fn a_daemon_cleans_up_after_a_killed_one() {
     let site = Site::new();
     let mut daemon = site.start();
     daemon.signal(Signal::SIGKILL);
@@ -369,22 +370,19 @@ fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
         wait::exit(&mut daemon.0, LIMIT).signal(),
         Some(Signal::SIGKILL as i32)
     );
-    assert!(
-        site.path("control.sock").exists(),
-        "nobody removed the socket"
-    );
-    // What keeps packets from leaking stays all the time, even if the next one cannot start.
+    assert!(site.path("control.sock").exists(), "the socket remains");
+    // The fail-closed routes stay all the time, even if the next daemon cannot start.
     let held = "unreachable 10.2.0.0/24 proto 171";
-    assert_says(&site.ip("route"), &[held]);
+    assert_contains(&site.ip("route"), &[held]);
     site.ip("tuntap add dev gl-a mode tun");
-    assert_says(&site.refused(&[]).1, &["gl-a is taken"]);
-    assert_says(&site.ip("route"), &[held]);
+    assert_contains(&site.run_failing(&[]).1, &["gl-a is taken"]);
+    assert_contains(&site.ip("route"), &[held]);
     site.ip("tuntap del dev gl-a mode tun");
     let stale = "route add unreachable 10.3.0.0/24 proto 171 metric 4294967280";
     site.ip(stale);
     let mut daemon = site.start();
     let routes = site.ip("route");
-    assert_says(&routes, &[held]);
+    assert_contains(&routes, &[held]);
     assert!(!routes.contains("10.3.0.0/24"), "{routes}");
     daemon.signal(Signal::SIGTERM);
     assert!(wait::exit(&mut daemon.0, LIMIT).success());
@@ -393,7 +391,7 @@ fn what_a_killed_daemon_leaves_is_cleaned_by_the_next() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_key_never_shows_in_a_process_list_or_a_core() {
+fn no_key_is_in_the_process_list_the_log_or_a_core_file() {
     let site = Site::new();
     let daemon = site.start();
     let process = Path::new("/proc").join(daemon.0.id().to_string());

@@ -1,35 +1,35 @@
-//! The shipped systemd files are ones that systemd understands.
+//! systemd accepts the shipped files.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+const UNIT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit() {
+fn systemd_accepts_the_unit() {
     let folder = tempfile::tempdir().unwrap();
-    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+    let unit = fs::read_to_string(Path::new(UNIT_FOLDER).join("groundlink.service")).unwrap();
     let line = "ExecStart=/usr/bin/groundlink run";
     assert!(unit.contains(line), "the unit starts the installed program");
-    // Nothing is installed where the tests run: any program stands in for ours.
+    // groundlink is not installed where the tests run; another program takes its place.
     let path = folder.path().join("groundlink.service");
     fs::write(&path, unit.replace(line, "ExecStart=/bin/true run")).unwrap();
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&path));
-    let said = String::from_utf8_lossy(&output.stderr);
-    let about_us: Vec<&str> = said
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let about_us: Vec<&str> = stderr
         .lines()
         .filter(|line| line.contains("groundlink"))
         .collect();
-    assert!(output.status.success() && about_us.is_empty(), "{said}");
+    assert!(output.status.success() && about_us.is_empty(), "{stderr}");
 }
 
 #[test]
-fn the_verification_does_find_what_is_wrong() {
+fn systemd_rejects_an_invalid_unit() {
     let folder = tempfile::tempdir().unwrap();
-    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+    let unit = fs::read_to_string(Path::new(UNIT_FOLDER).join("groundlink.service")).unwrap();
     let path = folder.path().join("groundlink.service");
     fs::write(
         &path,
@@ -39,19 +39,19 @@ fn the_verification_does_find_what_is_wrong() {
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&path));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        said.contains("NoNewPrivileges") || said.contains("perhaps"),
-        "{said}"
+        stderr.contains("NoNewPrivileges") || stderr.contains("perhaps"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn the_user_and_the_folders_are_ones_systemd_can_make() {
+fn systemd_creates_the_user_and_the_folders() {
     let root = tempfile::tempdir().unwrap();
     let at_root = format!("--root={}", root.path().display());
     fs::create_dir(root.path().join("etc")).unwrap();
-    let sysusers = format!("{SHIPPED}/groundlink.sysusers.conf");
+    let sysusers = format!("{UNIT_FOLDER}/groundlink.sysusers.conf");
     let output = run(Command::new("systemd-sysusers").args([&at_root, &sysusers]));
     assert!(
         output.status.success(),
@@ -64,7 +64,7 @@ fn the_user_and_the_folders_are_ones_systemd_can_make() {
         "{users}"
     );
 
-    let tmpfiles = format!("{SHIPPED}/groundlink.tmpfiles.conf");
+    let tmpfiles = format!("{UNIT_FOLDER}/groundlink.tmpfiles.conf");
     let output = run(Command::new("systemd-tmpfiles").args(["--create", &at_root, &tmpfiles]));
     assert!(
         output.status.success(),
@@ -86,8 +86,8 @@ fn the_user_and_the_folders_are_ones_systemd_can_make() {
 }
 
 #[test]
-fn a_wrong_configuration_is_not_tried_again_and_everything_else_for_ever() {
-    let unit = fs::read_to_string(Path::new(SHIPPED).join("groundlink.service")).unwrap();
+fn an_invalid_configuration_is_not_restarted_and_every_other_failure_is() {
+    let unit = fs::read_to_string(Path::new(UNIT_FOLDER).join("groundlink.service")).unwrap();
     for line in [
         "Restart=on-failure",
         "RestartPreventExitStatus=2",

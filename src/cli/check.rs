@@ -1,4 +1,4 @@
-//! `groundlink check`: is the configuration right, and what does it amount to?
+//! `groundlink check`: validates the configuration and explains its effective values.
 
 use std::env;
 use std::fmt::Write as _;
@@ -6,31 +6,30 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::json;
 
-use super::GlobalArgs;
-use super::outcome::{Exit, Failure, print};
+use super::common::{Exit, Failure, GlobalArgs, print};
 use crate::config::{self, LoadOptions, LoadedConfig, SecretPolicy, Severity};
 
-/// Validates the configuration without touching the system
+/// Validate the configuration without changing the system
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  groundlink check\n  groundlink check --explain --config ./groundlink.toml\n\nExit status: 0 right (warnings included) · 2 wrong · 4 refused by a lint, such as a broken algorithm"
+    after_help = "Examples:\n  groundlink check\n  groundlink check --explain --config ./groundlink.toml\n\nExit status: 0 valid, perhaps with warnings · 2 invalid · 4 rejected by a lint, such as a broken algorithm"
 )]
 pub(crate) struct Check {
-    /// Print every effective value and where it came from
+    /// Print every effective value and its origin
     #[arg(long)]
     explain: bool,
-    /// One JSON object on stdout instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
     pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let environment = LoadOptions {
+        let options = LoadOptions {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
             secrets: SecretPolicy::IfReadable,
         };
-        let loaded = config::load(&global.config, &environment);
+        let loaded = config::load(&global.config, &options);
         let file = global.config.display().to_string();
         if self.json {
             print(format!("{:#}\n", object(&loaded, &file, self.explain)).as_bytes())?;
@@ -58,7 +57,7 @@ fn exit(loaded: &LoadedConfig) -> Exit {
     }
 }
 
-/// "groundlink.toml: 4 tunnels, 1 warning".
+/// The last line: "groundlink.toml: valid: 4 tunnels, 1 warning".
 fn summary(loaded: &LoadedConfig, file: &str) -> String {
     let counted = |number: usize, word: &str| {
         format!("{number} {word}{}", if number == 1 { "" } else { "s" })
@@ -78,15 +77,15 @@ fn summary(loaded: &LoadedConfig, file: &str) -> String {
             number => parts.push(counted(number, word)),
         }
     }
-    let verdict = if loaded.report.is_valid() {
-        "good"
+    let result = if loaded.report.is_valid() {
+        "valid"
     } else {
-        "not usable"
+        "invalid"
     };
-    format!("{file}: {verdict}: {}", parts.join(", "))
+    format!("{file}: {result}: {}", parts.join(", "))
 }
 
-/// Every effective value, one a line, in a block for the gateway and one for each tunnel.
+/// The effective values, one per line, in a block for the gateway and one for each tunnel.
 fn explain(loaded: &LoadedConfig, file: &str) -> String {
     let mut text = String::new();
     let mut block = None;

@@ -1,29 +1,25 @@
 //! `groundlink completions SHELL`: a completion script on stdout.
 
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::outcome::{Exit, Failure};
+use super::common::{Exit, Failure, print};
 
-/// Shell completions, on stdout
+/// Print shell completions
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  groundlink completions bash | sudo tee /etc/bash_completion.d/groundlink >/dev/null"
 )]
 pub(crate) struct Completions {
-    /// Which shell
+    /// The shell
     shell: Shell,
 }
 
 impl Completions {
-    pub fn execute(self) -> Result<Exit, Failure> {
+    /// Prints the completions of `command`.
+    pub fn execute(self, mut command: Command) -> Result<Exit, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(
-            self.shell,
-            &mut super::visible_command(),
-            "groundlink",
-            &mut script,
-        );
-        super::outcome::print(&script)
+        clap_complete::generate(self.shell, &mut command, "groundlink", &mut script);
+        print(&script)
     }
 }

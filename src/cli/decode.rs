@@ -1,4 +1,4 @@
-//! `groundlink decode`: a capture explained in words.
+//! `groundlink decode`: explains a packet capture.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::outcome::{Exit, Failure};
+use super::common::{Exit, Failure, on_write_error};
 use crate::inspect::capture::{CaptureError, CaptureReader};
 use crate::inspect::{Decoder, EspKeys, IkeKeys, KeyTableError};
 
-/// Says what every IKE message and ESP packet of a capture is, what was negotiated, who refused what and why
+/// Explain every IKE message and ESP packet of a capture: what was negotiated, who rejected what, and why
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   groundlink decode trouble.pcapng
   groundlink decode trouble.pcapng --ike-keys ikev2_decryption_table --esp-keys esp_sa
   tcpdump -i eth0 -c 100 -w - udp port 500 or udp port 4500 or proto 50 | groundlink decode -
 
-Reads pcap and pcapng. The keys are in Wireshark's own table files, as Wireshark's profile folder and \
-strongSwan's save-keys plugin have them; without them what is encrypted stays closed, and the rest is told.
+Reads pcap and pcapng. The key files are Wireshark's tables, as found in Wireshark's profile directory and written \
+by strongSwan's save-keys plugin. Without keys, encrypted contents are not shown.
 
-Exit status: 0 the file was read, also with broken packets in it · 1 it could not be read · \
-2 a table of keys is wrong")]
+Exit status: 0 the capture was read, broken packets included · 1 it could not be read · \
+2 a key file is wrong")]
 pub(crate) struct Decode {
     /// The capture: pcap or pcapng; `-` is stdin
     #[arg(value_name = "FILE")]
@@ -33,13 +33,13 @@ pub(crate) struct Decode {
     /// Keys of Child SAs: Wireshark's `esp_sa`
     #[arg(long, value_name = "F")]
     pub esp_keys: Option<PathBuf>,
-    /// One JSON object a line for each packet, and no summary
+    /// Print one JSON object per packet, and no summary
     #[arg(long)]
     pub json: bool,
 }
 
-/// The longest table file that is read.
-const LONGEST_TABLE: u64 = 32 << 20;
+/// Maximum size of a key file in bytes.
+const MAX_KEY_FILE_SIZE: u64 = 32 << 20;
 
 impl Decode {
     pub fn execute(self) -> Result<Exit, Failure> {
@@ -89,11 +89,11 @@ impl Decode {
     }
 
     fn unreadable(&self, error: CaptureError) -> Failure {
-        let what = format!("{} cannot be read: {error}", self.file.display());
+        let what = format!("cannot read {}: {error}", self.file.display());
         let advice = match error {
             CaptureError::Io(_) => "",
             CaptureError::Empty | CaptureError::UnknownFormat => {
-                "`tcpdump -w FILE` and Wireshark write what it reads"
+                "write a capture with `tcpdump -w FILE` or Wireshark"
             }
         };
         Failure::failed(what, advice)
@@ -108,16 +108,7 @@ fn summary(out: &mut impl Write, decoder: Decoder) -> io::Result<()> {
     out.flush()
 }
 
-/// A reader that has gone (`groundlink decode F | head -1`) is no error.
-fn on_write_error(error: io::Error) -> Result<Exit, Failure> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(Exit::Done);
-    }
-    let what = format!("cannot write to stdout: {error}");
-    Err(Failure::failed(what, ""))
-}
-
-/// Reads a table of keys; none is an empty one.
+/// Reads a file of keys; without a path there are no keys.
 fn table<T: Default>(
     path: Option<&Path>,
     parse: impl Fn(&str) -> Result<T, KeyTableError>,
@@ -128,17 +119,17 @@ fn table<T: Default>(
     let shown = path.display();
     let mut text = Zeroizing::new(String::new());
     let read = |file: File| {
-        // In one piece: a text that grows would leave copies of the keys behind.
-        text.reserve(file.metadata()?.len().min(LONGEST_TABLE) as usize);
-        file.take(LONGEST_TABLE).read_to_string(&mut text)
+        // One allocation: a text that grows would leave copies of the keys behind.
+        text.reserve(file.metadata()?.len().min(MAX_KEY_FILE_SIZE) as usize);
+        file.take(MAX_KEY_FILE_SIZE).read_to_string(&mut text)
     };
     File::open(path)
         .and_then(read)
-        .map_err(|error| Failure::usage(format!("{shown} cannot be read: {error}"), ""))?;
+        .map_err(|error| Failure::usage(format!("cannot read {shown}: {error}"), ""))?;
     parse(&text).map_err(|error| {
         Failure::usage(
             format!("{shown}, {error}"),
-            "Wireshark writes such a file itself: Preferences, Protocols, ISAKMP or ESP",
+            "Wireshark can write such a file: Preferences, Protocols, ISAKMP or ESP",
         )
     })
 }

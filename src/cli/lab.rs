@@ -1,16 +1,16 @@
-//! `groundlink lab`: two sites on this machine, a tunnel between them, traffic through it.
+//! `groundlink lab`: two sites on this machine, a tunnel between them, and traffic through the tunnel.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use super::outcome::{Exit, Failure, print};
+use super::common::{Exit, Failure, own_program, print, render};
 use crate::ike;
 use crate::lab::interrupt::{BlockedSignals, Interrupt};
 use crate::lab::options::{self, DEFAULT_SUITE, LabOptions};
 use crate::lab::{self, Lab as RunningLab};
 
-/// Two sites in network namespaces on this machine, a tunnel between them, traffic through it, a report
+/// Build two sites in network namespaces, connect them with a tunnel, and measure traffic through it
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   groundlink lab
@@ -18,99 +18,99 @@ use crate::lab::{self, Lab as RunningLab};
   groundlink lab --tunnels 4 --seconds 10
   groundlink lab --nat us --keep
 
-Needs no configuration and nothing installed, and no root where user namespaces are allowed and \
-/dev/net/tun may be opened. `--peer strongswan` needs strongSwan, `--nat` needs nft.
+Needs no configuration and no installation, and no root if user namespaces are allowed and /dev/net/tun can be \
+opened. `--peer strongswan` needs strongSwan, `--nat` needs nft.
 
-Exit status: 0 everything was well · 1 not (with a report) · 2 the command line is wrong")]
+Exit status: 0 all measurements succeeded · 1 one failed (with a report) · 2 the command line is wrong")]
 pub(crate) struct Lab {
-    /// Who is on the far side
+    /// The remote gateway
     #[arg(long, value_enum, default_value = "self")]
     pub peer: Peer,
-    /// Proposals of the IKE SA, in the words of swanctl.conf; several with commas between [default: aes128-sha1-modp1024]
+    /// Proposals of the IKE SA, in the syntax of swanctl.conf, separated by commas [default: aes128-sha1-modp1024]
     #[arg(long, value_name = "WORDS")]
     pub ike: Option<String>,
     /// Proposals of the Child SA; a group in them is PFS [default: aes128-sha1-modp1024]
     #[arg(long, value_name = "WORDS")]
     pub esp: Option<String>,
-    /// A preset for both sides; gives the proposals that `--ike` and `--esp` do not
+    /// Preset of both sides; also the default of `--ike` and `--esp`
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
-    /// Allow algorithms that protect nothing any more (DES, MD5, MODP 768, group 22)
+    /// Allow broken algorithms (DES, MD5, MODP 768, group 22)
     #[arg(long)]
     pub allow_weak: bool,
-    /// Which part this side plays
+    /// Role of this side
     #[arg(long, value_enum, default_value = "initiator")]
     pub role: Role,
-    /// How many tunnels between the two networks, with equal metrics
+    /// Number of tunnels between the two networks, with equal metrics
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub tunnels: u8,
-    /// How long TCP runs in each direction
+    /// Duration of the TCP measurement in each direction, in seconds
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
-    /// A translating router in front of one side (needs nft)
+    /// Put a NAT router in front of one side (needs nft)
     #[arg(long, value_enum, default_value = "none")]
     pub nat: Nat,
-    /// The address family between the gateways
+    /// Address family between the gateways
     #[arg(long, value_enum, default_value = "4")]
     pub family: Family,
-    /// The address family of the two networks
+    /// Address family of the two networks
     #[arg(long, value_enum, default_value = "4")]
     pub inner: Family,
-    /// How ESP travels between the gateways
+    /// Transport of ESP between the gateways
     #[arg(long, value_enum, default_value = "udp")]
     pub encapsulation: Encapsulation,
-    /// Leave it running and print how to step inside
+    /// Keep the lab running and print the commands to enter it
     #[arg(long)]
     pub keep: bool,
-    /// One JSON object on stdout instead of the report
+    /// Print one JSON object instead of the report
     #[arg(long)]
     pub json: bool,
 }
 
-/// Who is on the far side.
+/// The remote gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     /// A second groundlink
     #[value(name = "self")]
     Itself,
-    /// strongSwan's charon, with kernel-libipsec
+    /// strongSwan's charon with kernel-libipsec
     Strongswan,
-    /// A stand-in for Google Cloud VPN (not in this version)
+    /// A simulation of Google Cloud VPN (not in this version)
     Google,
-    /// A stand-in for Alibaba Cloud VPN Gateway (not in this version)
+    /// A simulation of Alibaba Cloud VPN Gateway (not in this version)
     Alibaba,
 }
 
-/// Which part this side plays.
+/// Role of this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// It starts
+    /// It initiates
     Initiator,
-    /// It waits for the far side
+    /// It waits for the remote side
     Responder,
-    /// Both start at once
+    /// Both sides initiate at once
     Both,
 }
 
-/// Where addresses are translated.
+/// Location of a NAT router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Nat {
     /// Nowhere
     None,
     /// In front of this side's gateway
     Us,
-    /// In front of the far side's gateway
+    /// In front of the remote gateway
     Peer,
 }
 
-/// How ESP travels.
+/// Transport of ESP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Encapsulation {
     /// Always in UDP
     Udp,
-    /// As IP protocol 50 where there is no NAT
+    /// As IP protocol 50 unless there is a NAT
     Auto,
-    /// As IP protocol 50 or not at all
+    /// As IP protocol 50 only
     Esp,
 }
 
@@ -132,37 +132,32 @@ impl Lab {
             .check()
             .map_err(|error| Failure::usage(error.to_string(), ""))?;
         let program = own_program()?;
-        // In this order: the signals are blocked in one thread, a user namespace wants no second one, then the watching begins.
+        // The order matters: block the signals while there is one thread, enter the user namespace, which allows no second thread,
+        // then start the thread that waits for the signals.
         let blocked = BlockedSignals::new()
-            .map_err(|error| Failure::failed(format!("signals cannot be blocked: {error}"), ""))?;
-        lab::enter().map_err(failure)?;
+            .map_err(|error| Failure::failed(format!("cannot block signals: {error}"), ""))?;
+        lab::enter()?;
         let interrupt = blocked
             .watch()
-            .map_err(|error| Failure::failed(format!("no thread: {error}"), ""))?;
-        self.go(&options, &program, &interrupt)
+            .map_err(|error| Failure::failed(format!("cannot start a thread: {error}"), ""))?;
+        self.build_and_measure(&options, &program, &interrupt)
     }
 
-    fn go(
+    fn build_and_measure(
         &self,
         options: &LabOptions,
-        program: &std::path::Path,
+        program: &Path,
         interrupt: &Interrupt,
     ) -> Result<Exit, Failure> {
         let mut progress = |step: &str| eprintln!("lab: {step}");
-        progress("making two sites");
-        let mut sites = RunningLab::build(options, program, interrupt).map_err(failure)?;
-        let report = sites.measure(&mut progress).map_err(failure)?;
-        let text = if self.json {
-            serde_json::to_string(&report)
-                .map_err(|error| Failure::failed(error.to_string(), ""))?
-                + "\n"
-        } else {
-            format!("\n{report}")
-        };
-        print(text.as_bytes())?;
+        progress("building two sites");
+        let mut lab = RunningLab::build(options, program, interrupt)?;
+        let report = lab.measure(&mut progress)?;
+        let gap = if self.json { "" } else { "\n" };
+        print(format!("{gap}{}", render(&report, self.json)?).as_bytes())?;
         if self.keep {
-            eprintln!("\nlab: it stays up until Ctrl-C; step inside with");
-            for line in sites.namespace_commands() {
+            eprintln!("\nlab: running until Ctrl-C; enter it with");
+            for line in lab.namespace_commands() {
                 eprintln!("  {line}");
             }
             interrupt.wait();
@@ -175,15 +170,15 @@ impl Lab {
             Peer::Itself => options::RemoteKind::Groundlink,
             Peer::Strongswan => options::RemoteKind::Strongswan,
             Peer::Google | Peer::Alibaba => {
-                let what = "this `--peer` is not in this version";
+                let what = "this value of `--peer` is not in this version";
                 return Err(Failure::usage(
                     what,
-                    "`--peer self` and `--peer strongswan` are",
+                    "use `--peer self` or `--peer strongswan`",
                 ));
             }
         };
-        // Without a preset there must be words; with one, only those that are given override it.
-        let words = |given: &Option<String>| {
+        // A preset has proposals; without one, the default suite is used.
+        let proposals = |given: &Option<String>| {
             given
                 .clone()
                 .or_else(|| self.preset.is_none().then(|| DEFAULT_SUITE.to_owned()))
@@ -194,8 +189,8 @@ impl Lab {
         };
         Ok(LabOptions {
             peer,
-            ike: words(&self.ike),
-            esp: words(&self.esp),
+            ike: proposals(&self.ike),
+            esp: proposals(&self.esp),
             role: match self.role {
                 Role::Initiator => options::InitiatorChoice::Initiator,
                 Role::Responder => options::InitiatorChoice::Responder,
@@ -225,20 +220,6 @@ impl Lab {
     }
 }
 
-/// This very file, even if it was replaced meanwhile.
-pub(super) fn own_program() -> Result<PathBuf, Failure> {
-    std::env::current_exe()
-        .map_err(|error| Failure::failed(format!("our own program file is not known: {error}"), ""))
-}
-
-pub(super) fn failure(error: lab::LabError) -> Failure {
-    let advice = error.advice().unwrap_or_default();
-    match error {
-        lab::LabError::Options(error) => Failure::usage(error.to_string(), advice),
-        other => Failure::failed(other.to_string(), advice),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -256,12 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn the_lab_without_words_is_the_default_one() {
+    fn without_arguments_the_lab_has_its_default_options() {
         assert_eq!(options("lab"), Ok(LabOptions::default()));
     }
 
     #[test]
-    fn a_preset_stands_in_for_words_that_are_not_given() {
+    fn a_preset_replaces_missing_proposals() {
         let options = options("lab --preset alibaba --esp aes256-sha256").expect("valid");
         assert_eq!(
             (options.ike, options.esp.as_deref()),
@@ -270,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_of_later_versions_are_refused_by_name() {
+    fn peers_of_later_versions_are_rejected_by_name() {
         for peer in ["google", "alibaba"] {
             let failure = options(&format!("lab --peer {peer}")).expect_err(peer);
             assert_eq!(failure.exit, Exit::Usage);

@@ -1,28 +1,26 @@
-//! The command line: one file a verb.
+//! The command line: one file for each command.
 //!
 //! Exit status: 0 done · 1 failed · 2 the command line or the configuration is wrong · 3 the daemon is not reachable ·
-//! 4 done, but something it checked is not well. Errors go to stderr as *what, where, what to do*.
+//! 4 done, but a check failed. Errors go to stderr: what happened, where, and what to do.
 
-mod ask;
 mod bench;
 mod check;
+mod common;
 mod completions;
 mod decode;
 mod lab;
-mod outcome;
 mod psk;
+mod request;
 mod run;
 mod status;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config;
-use outcome::{Exit, Failure};
+use common::{Exit, Failure, GlobalArgs};
 
-/// What `--version` says. A build that misbehaves on request is not to be mistaken for one to rely on.
+/// The text of `--version`. A build for tests says that it is one.
 #[cfg(not(feature = "testing"))]
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[cfg(feature = "testing")]
@@ -31,7 +29,7 @@ const VERSION: &str = concat!(
     " (testing: misbehaves on request)"
 );
 
-/// The end of a cloud VPN on an ordinary Linux machine: IKEv2 and ESP in one process.
+/// An IKEv2 and ESP gateway in userspace: the on-premises end of a cloud VPN on an ordinary Linux machine.
 #[derive(Debug, Parser)]
 #[command(
     name = "groundlink",
@@ -39,54 +37,32 @@ const VERSION: &str = concat!(
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Try it without any configuration:  groundlink lab\nSet it up:  groundlink psk, then write /etc/groundlink/groundlink.toml, then groundlink check"
+    after_help = "Try it without a configuration:  groundlink lab\nSet it up:  groundlink psk, then write /etc/groundlink/groundlink.toml, then groundlink check"
 )]
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
     #[command(subcommand)]
-    verb: Verb,
-}
-
-/// Where the configuration and the daemon are.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct GlobalArgs {
-    /// The configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_FILE)]
-    pub config: PathBuf,
-    /// The daemon's control socket [default: `control` of the configuration, else /run/groundlink/control.sock]
-    #[arg(long, global = true, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-}
-
-impl GlobalArgs {
-    /// The control socket to talk to: as asked for, else as configured, else the usual one.
-    pub fn control_socket(&self) -> PathBuf {
-        let configured = || config::control_socket(&self.config);
-        self.socket
-            .clone()
-            .or_else(configured)
-            .unwrap_or_else(|| config::DEFAULT_CONTROL.into())
-    }
+    command: Subcommands,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Subcommands {
     Run(run::Run),
     Check(check::Check),
     Lab(lab::Lab),
     Bench(bench::Bench),
     Decode(decode::Decode),
     Status(status::Status),
-    Up(ask::Up),
-    Down(ask::Down),
-    Rekey(ask::Rekey),
-    Reset(ask::Reset),
+    Up(request::Up),
+    Down(request::Down),
+    Rekey(request::Rekey),
+    Reset(request::Reset),
     Psk(psk::PskArgs),
     Completions(completions::Completions),
 }
 
-/// Verbs whose names are taken but which this version does not have.
+/// Names of commands of later versions.
 const RESERVED_COMMANDS: [&str; 6] = ["top", "reload", "diagnose", "capture", "export", "man"];
 
 /// Runs the command line and returns the exit status.
@@ -101,7 +77,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The whole tree, the verbs of later versions hidden in it so that they are answered by name.
+/// All commands; those of later versions are hidden, and rejected by name.
 fn command() -> Command {
     let rest = || {
         Arg::new("rest")
@@ -122,7 +98,7 @@ fn command() -> Command {
         })
 }
 
-/// The verbs this version has, for people and for completions.
+/// The commands of this version, for `--help` and completions.
 fn visible_command() -> Command {
     Cli::command()
 }
@@ -138,23 +114,24 @@ fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
         );
         return Err(Failure::usage(
             what,
-            "`groundlink --help` lists the verbs that are",
+            "`groundlink --help` lists the commands",
         ));
     }
-    let Cli { global, verb } = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
-    match verb {
-        Verb::Run(run) => run.execute(&global),
-        Verb::Check(check) => check.execute(&global),
-        Verb::Lab(lab) => lab.execute(),
-        Verb::Bench(bench) => bench.execute(),
-        Verb::Decode(decode) => decode.execute(),
-        Verb::Status(status) => status.execute(&global),
-        Verb::Up(up) => up.execute(&global),
-        Verb::Down(down) => down.execute(&global),
-        Verb::Rekey(rekey) => rekey.execute(&global),
-        Verb::Reset(reset) => reset.execute(&global),
-        Verb::Psk(psk) => psk.execute(),
-        Verb::Completions(completions) => completions.execute(),
+    let Cli { global, command } =
+        Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    match command {
+        Subcommands::Run(run) => run.execute(&global),
+        Subcommands::Check(check) => check.execute(&global),
+        Subcommands::Lab(lab) => lab.execute(),
+        Subcommands::Bench(bench) => bench.execute(),
+        Subcommands::Decode(decode) => decode.execute(),
+        Subcommands::Status(status) => status.execute(&global),
+        Subcommands::Up(up) => up.execute(&global),
+        Subcommands::Down(down) => down.execute(&global),
+        Subcommands::Rekey(rekey) => rekey.execute(&global),
+        Subcommands::Reset(reset) => reset.execute(&global),
+        Subcommands::Psk(psk) => psk.execute(),
+        Subcommands::Completions(completions) => completions.execute(visible_command()),
     }
 }
 
@@ -171,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tree_is_consistent() {
+    fn the_definition_of_commands_is_consistent() {
         command().debug_assert();
     }
 
     #[test]
-    fn verbs_of_later_versions_are_refused_by_name() {
+    fn commands_of_later_versions_are_rejected_by_name() {
         for verb in RESERVED_COMMANDS {
             let failure = run(&format!("groundlink {verb} --anything x")).expect_err(verb);
             assert_eq!(failure.exit, Exit::Usage);
@@ -188,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_verb_is_a_usage_error() {
+    fn an_unknown_command_is_a_usage_error() {
         let error = command()
             .try_get_matches_from(["groundlink", "statsu"])
             .expect_err("unknown");
@@ -197,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_has_help_with_an_example() {
+    fn every_command_has_help_with_an_example() {
         for verb in command()
             .get_subcommands()
             .filter(|verb| !verb.is_hide_set())

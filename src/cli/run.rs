@@ -1,29 +1,28 @@
-//! `groundlink run`: the gateway in the foreground, what systemd starts.
+//! `groundlink run`: runs the gateway in the foreground, as the systemd unit does.
 
 use clap::{Args, ValueEnum};
 
-use super::GlobalArgs;
-use super::outcome::{Exit, Failure};
+use super::common::{Exit, Failure, GlobalArgs};
 use crate::daemon::{self, LogFormat, Options};
 
-/// The gateway, in the foreground
+/// Run the gateway in the foreground
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sudo groundlink run --config /etc/groundlink/groundlink.toml")]
 pub(crate) struct Run {
-    /// How log lines are written [default: text on a terminal, journal fields under systemd]
+    /// Format of log lines [default: text on a terminal, journal fields under systemd]
     #[arg(long, value_name = "FORMAT")]
     log: Option<Log>,
-    /// What is logged: error, warn, info, debug, trace, or a filter [default: $GROUNDLINK_LOG, else info]
+    /// Log level or filter: error, warn, info, debug, trace [default: $GROUNDLINK_LOG, else info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
 
-/// A way to write log lines.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Log {
-    /// For people.
+    /// Text
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 
@@ -43,11 +42,8 @@ impl Run {
             Err(daemon::StartError::Configuration(report)) => {
                 eprint!("{report}");
                 Err(Failure::usage(
-                    format!(
-                        "the configuration {} cannot be run",
-                        global.config.display()
-                    ),
-                    "correct what is said above; `groundlink check` tries again without starting anything",
+                    format!("the configuration {} is not valid", global.config.display()),
+                    "correct the errors above; `groundlink check` validates it without starting the gateway",
                 ))
             }
             Err(daemon::StartError::Usage { what, advice }) => Err(Failure::usage(what, advice)),

@@ -1,13 +1,13 @@
-//! `groundlink status`: how the tunnels are, for people and for scripts.
+//! `groundlink status`: state of the tunnels, as text or JSON.
 //!
 //! ```text
 //! ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-//!   ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, renewed in 22 h 13 min
-//!   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390, renewed in 22 h 13 min
+//!   ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, next rekey in 22 h 13 min
+//!   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390, next rekey in 22 h 13 min
 //!   received  1,204 packets, 1.2 MB
 //!   sent      1,100 packets, 0.9 MB
-//!   refused   3 replay
-//!   rekeys    7 of the child, 2 of the ike, no packet lost; the peer rekeys both
+//!   dropped   3 replay
+//!   rekeys    7 child, 2 ike; 0 packets lost; rekey check accepted
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,38 +15,37 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::GlobalArgs;
-use super::ask::{parse_response, request, tunnel_path};
-use super::outcome::{Exit, Failure, print};
+use super::common::{Exit, Failure, GlobalArgs, print};
+use super::request::{parse_response, request, tunnel_path};
 use crate::control::client::HttpMethod;
 use crate::status::{
     ChildSaStatus, EspTransport, IkeSaStatus, LastError, RekeyCheckStatus, RekeyCounters,
     RekeyVerdict, Snapshot, TrafficCounters, TunnelState, TunnelStatus,
 };
 
-/// Tunnels, SAs, counters, and the last failure in words
+/// Show tunnels, SAs, counters, and the last error of each tunnel
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  groundlink status\n  groundlink status ali-1 --json\n\nExit status: 0 all up · 4 a tunnel is not up · 3 the daemon is not reachable"
+    after_help = "Examples:\n  groundlink status\n  groundlink status ali-1 --json\n\nExit status: 0 all tunnels are up · 3 the daemon is not reachable · 4 a tunnel is not up"
 )]
 pub(crate) struct Status {
-    /// Only this tunnel
+    /// Show only this tunnel
     tunnel: Option<String>,
-    /// One JSON object on stdout instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
 impl Status {
     pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        // A name that no tunnel can have is a mistake on the command line, whatever the daemon would say.
+        // An invalid name is an error of the command line, whether the daemon runs or not.
         self.tunnel.as_deref().map(tunnel_path).transpose()?;
         let mut value = request(&global.control_socket(), HttpMethod::Get, "/v1/status")?;
         let mut snapshot: Snapshot = parse_response(value.clone())?;
         if let Some(name) = &self.tunnel {
-            choose(name, &mut snapshot, &mut value)?;
+            select(name, &mut snapshot, &mut value)?;
         }
-        // What the daemon said is passed on as it is: it may be newer than this program and say more.
+        // The JSON of the daemon is printed unchanged: a newer daemon may have more keys.
         let text = if self.json {
             format!("{value}\n")
         } else {
@@ -61,8 +60,8 @@ impl Status {
     }
 }
 
-/// Leaves only one tunnel.
-fn choose(
+/// Removes all tunnels but one.
+fn select(
     name: &str,
     snapshot: &mut Snapshot,
     value: &mut serde_json::Value,
@@ -75,7 +74,7 @@ fn choose(
             .collect();
         return Err(Failure::failed(
             format!("there is no tunnel `{name}`"),
-            format!("there are: {}", known.join(", ")),
+            format!("the tunnels are: {}", known.join(", ")),
         ));
     }
     snapshot.tunnels.retain(|tunnel| tunnel.name == name);
@@ -85,7 +84,7 @@ fn choose(
     Ok(())
 }
 
-/// The whole snapshot for people.
+/// The snapshot as text.
 fn text(snapshot: &Snapshot) -> String {
     let width =
         |part: fn(&TunnelStatus) -> usize| snapshot.tunnels.iter().map(part).max().unwrap_or(0);
@@ -111,9 +110,9 @@ fn text(snapshot: &Snapshot) -> String {
             let _ = writeln!(text, "  {label:8}  {line}");
         }
     }
-    let refused = nonzero(&snapshot.ike_refused);
-    if !refused.is_empty() {
-        let _ = writeln!(text, "IKE messages refused: {refused}");
+    let dropped = nonzero(&snapshot.ike_refused);
+    if !dropped.is_empty() {
+        let _ = writeln!(text, "IKE messages dropped: {dropped}");
     }
     if let Some(offload) = &snapshot.offload {
         let _ = writeln!(
@@ -150,7 +149,7 @@ fn state(tunnel: &TunnelStatus, now: f64) -> String {
     )
 }
 
-/// The lines below a tunnel: what they are about, and what they say.
+/// The lines below a tunnel: each a label and a text.
 fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     lines.extend(tunnel.ike.as_ref().map(|ike| ("ike", self::ike(ike))));
@@ -164,9 +163,9 @@ fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
         lines.push(("received", counters(&tunnel.rx)));
         lines.push(("sent", counters(&tunnel.tx)));
     }
-    let refused = nonzero(&tunnel.refused);
-    if !refused.is_empty() {
-        lines.push(("refused", refused));
+    let dropped = nonzero(&tunnel.refused);
+    if !dropped.is_empty() {
+        lines.push(("dropped", dropped));
     }
     lines.extend(rekeys(tunnel).map(|line| ("rekeys", line)));
     lines.extend(
@@ -179,7 +178,7 @@ fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// What rekeying has come to, once there is something to tell.
+/// Completed rekeys and the result of the rekey check; `None` before the first.
 fn rekeys(tunnel: &TunnelStatus) -> Option<String> {
     let RekeyCounters {
         ike,
@@ -187,90 +186,80 @@ fn rekeys(tunnel: &TunnelStatus) -> Option<String> {
         packets_lost,
     } = &tunnel.rekeys;
     let lost = match packets_lost {
-        0 => "no packet lost".to_owned(),
         1 => "1 packet lost".to_owned(),
         lost => format!("{} packets lost", grouped(*lost)),
     };
-    let done = (ike + child > 0).then(|| {
-        let (child, ike) = (grouped(*child), grouped(*ike));
-        format!("{child} of the child, {ike} of the ike, {lost}")
-    });
-    let parts: Vec<String> = done
-        .into_iter()
-        .chain(tunnel.rekey_check.as_ref().map(rekey_check))
-        .collect();
+    let done = (ike + child > 0)
+        .then(|| format!("{} child, {} ike; {lost}", grouped(*child), grouped(*ike)));
+    let check = tunnel.rekey_check.as_ref().map(rekey_check);
+    let parts: Vec<String> = done.into_iter().chain(check).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn rekey_check(check: &RekeyCheckStatus) -> String {
-    let of = |wanted: RekeyVerdict| {
-        let all = [(check.child, "child"), (check.ike, "ike")];
-        let named = all.iter().filter(|(verdict, _)| *verdict == wanted);
-        let words: Vec<&str> = named.map(|(_, word)| *word).collect();
-        match words.as_slice() {
-            [] => None,
-            [one] => Some(format!("the {one}")),
-            _ => Some("both".to_owned()),
-        }
+    let describe = |verdict| match verdict {
+        RekeyVerdict::Pending => "pending",
+        RekeyVerdict::Accepted => "accepted",
+        RekeyVerdict::Refused => "rejected by the peer",
     };
-    let parts = [
-        of(RekeyVerdict::Refused).map(|what| format!("the peer refuses to rekey {what}")),
-        of(RekeyVerdict::Accepted).map(|what| format!("the peer rekeys {what}")),
-        of(RekeyVerdict::Pending).map(|what| format!("to be tried: {what}")),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let (child, ike) = (describe(check.child), describe(check.ike));
+    if check.child == check.ike {
+        format!("rekey check {child}")
+    } else {
+        format!("rekey check of the child {child}, of the ike {ike}")
+    }
 }
 
 fn ike(ike: &IkeSaStatus) -> String {
-    let safe = if ike.post_quantum {
+    let post_quantum = if ike.post_quantum {
         ", post-quantum"
     } else {
         ""
     };
     format!(
-        "{}{safe}, {}, {}{}",
+        "{}{post_quantum}, {}, {}{}",
         ike.suite,
         ike.role.phrase(),
         ike.nat.phrase(),
-        ends(ike.rekey_in_s)
+        next_rekey(ike.rekey_in_s)
     )
 }
 
 fn child(child: &ChildSaStatus) -> String {
     let (local, remote) = (child.local.join(" "), child.remote.join(" "));
-    let carried = match child.encapsulation {
+    let transport = match child.encapsulation {
         EspTransport::Udp => "",
         EspTransport::Esp => " as IP protocol 50",
     };
     format!(
-        "{}{carried}, {local} <-> {remote}, MTU {}{}",
+        "{}{transport}, {local} <-> {remote}, MTU {}{}",
         child.suite,
         child.mtu,
-        ends(child.rekey_in_s)
+        next_rekey(child.rekey_in_s)
     )
 }
 
-fn ends(seconds: Option<f64>) -> String {
+fn next_rekey(seconds: Option<f64>) -> String {
     seconds.map_or(String::new(), |seconds| {
-        format!(", renewed in {}", span(seconds))
+        format!(", next rekey in {}", span(seconds))
     })
 }
 
-/// The last failure: in full while it matters, in one line once it was overcome.
+/// The last error: with advice while it persists, in one line once the tunnel is up again.
 fn last_error(tunnel: &TunnelStatus, error: &LastError, now: f64) -> Vec<(&'static str, String)> {
     let ago = span(now - error.at_s);
     if tunnel.state == TunnelState::Up && error.at_s < tunnel.since_s {
         return vec![(
-            "before",
+            "resolved",
             format!("{} ({}, {ago} ago)", error.text, error.code),
         )];
     }
     let mut lines = vec![(
-        "problem",
+        "error",
         format!("{} ({}, {ago} ago)", error.text, error.code),
     )];
     if !error.advice.is_empty() {
-        lines.push(("do", error.advice.clone()));
+        lines.push(("advice", error.advice.clone()));
     }
     lines
 }
@@ -288,7 +277,7 @@ fn counters(counters: &TrafficCounters) -> String {
     )
 }
 
-/// What was refused at all: "3 replay, 1 short".
+/// Counters above zero: "3 replay, 1 short".
 fn nonzero(counts: &BTreeMap<String, u64>) -> String {
     let words: Vec<String> = counts
         .iter()
@@ -298,7 +287,7 @@ fn nonzero(counts: &BTreeMap<String, u64>) -> String {
     words.join(", ")
 }
 
-/// 1204 as "1,204".
+/// A number with groups of three digits: "1,204".
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -311,7 +300,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// Decimal units, as network people count.
+/// An amount in decimal units: "1.2 MB".
 fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if number < 1000 {
@@ -329,7 +318,7 @@ fn bytes(number: u64) -> String {
     format!("{scaled:.1} {unit}")
 }
 
-/// The two largest parts of a time: "9 min 12 s", "22 h 13 min".
+/// A duration by its two largest units: "9 min 12 s", "22 h 13 min".
 fn span(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     let parts = [
@@ -391,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_that_is_up_shows_what_it_carries() {
+    fn a_tunnel_that_is_up_shows_its_sas_and_counters() {
         let mut up = tunnel("ali-1", TunnelState::Up);
         up.ike = Some(IkeSaStatus {
             spi_i: "0".repeat(16),
@@ -422,11 +411,11 @@ mod tests {
         };
         let expected = "\
 ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
-  ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, renewed in 22 h 13 min
+  ike       aes128-sha1-modp1024, initiated by us, UDP encapsulation forced, next rekey in 22 h 13 min
   child     aes128-sha1, 192.168.1.0/24 <-> 172.16.1.0/24, MTU 1390
   received  1,204 packets, 1.2 MB
   sent      1 packet, 84 B
-  refused   3 replay
+  dropped   3 replay
 1 of 1 up; groundlink 0.1.0 running for 10 min 52 s
 ";
         assert_eq!(text(&snapshot(vec![up.clone()])), expected);
@@ -437,12 +426,12 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
     }
 
     #[test]
-    fn rekeys_are_counted_and_what_the_peer_refuses_stands_out() {
+    fn rekeys_and_the_result_of_the_rekey_check_are_shown() {
         let mut up = tunnel("a", TunnelState::Up);
         assert_eq!(rekeys(&up), None);
         let check = |child, ike| Some(RekeyCheckStatus { child, ike });
         up.rekey_check = check(RekeyVerdict::Pending, RekeyVerdict::Pending);
-        assert_eq!(rekeys(&up).unwrap(), "to be tried: both");
+        assert_eq!(rekeys(&up).unwrap(), "rekey check pending");
         up.rekeys = RekeyCounters {
             ike: 2,
             child: 1007,
@@ -451,18 +440,18 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
         up.rekey_check = check(RekeyVerdict::Accepted, RekeyVerdict::Accepted);
         assert_eq!(
             rekeys(&up).unwrap(),
-            "1,007 of the child, 2 of the ike, no packet lost; the peer rekeys both"
+            "1,007 child, 2 ike; 0 packets lost; rekey check accepted"
         );
         up.rekeys.packets_lost = 1;
         up.rekey_check = check(RekeyVerdict::Refused, RekeyVerdict::Pending);
         assert_eq!(
             rekeys(&up).unwrap(),
-            "1,007 of the child, 2 of the ike, 1 packet lost; the peer refuses to rekey the child, to be tried: the ike"
+            "1,007 child, 2 ike; 1 packet lost; rekey check of the child rejected by the peer, of the ike pending"
         );
     }
 
     #[test]
-    fn a_tunnel_that_fails_says_why_and_what_to_do_and_columns_stay_aligned() {
+    fn an_error_is_shown_with_advice_and_columns_are_aligned() {
         let mut failing = tunnel("gcp-backup", TunnelState::Connecting);
         failing.refused.clear();
         failing.waiting = Some(WaitingFor::Retry);
@@ -476,8 +465,8 @@ ali-1  up for 9 min 12 s  47.88.10.20:4500  device gl-ali-1
         down.refused.clear();
         let expected = "\
 gcp-backup  connecting for 9 min 12 s, pausing before the next attempt  47.88.10.20:4500  device gl-gcp-backup
-  problem   the peer accepts none of our IKE proposals (no-proposal-chosen, 2 s ago)
-  do        set `ike` to what the peer has
+  error     the peer accepts none of our IKE proposals (no-proposal-chosen, 2 s ago)
+  advice    set `ike` to what the peer has
 a           down for 9 min 12 s                                         47.88.10.20:4500  device gl-a
 0 of 2 up; groundlink 0.1.0 running for 10 min 52 s
 ";
@@ -485,15 +474,15 @@ a           down for 9 min 12 s                                         47.88.10
     }
 
     #[test]
-    fn refused_messages_are_a_line_only_when_there_are_some() {
+    fn dropped_ike_messages_are_shown_only_if_there_are_any() {
         let mut all = snapshot(vec![tunnel("a", TunnelState::Up)]);
         assert!(!text(&all).contains("IKE messages"));
         all.ike_refused.insert("unknown-peer".to_owned(), 1204);
-        assert!(text(&all).contains("\nIKE messages refused: 1,204 unknown-peer\n"));
+        assert!(text(&all).contains("\nIKE messages dropped: 1,204 unknown-peer\n"));
     }
 
     #[test]
-    fn what_the_kernel_does_for_many_packets_at_once_is_a_line() {
+    fn offload_is_shown_only_if_the_daemon_reports_it() {
         let mut all = snapshot(vec![tunnel("a", TunnelState::Up)]);
         assert!(!text(&all).contains("offload"));
         all.offload = Some(OffloadStatus {
@@ -506,7 +495,7 @@ a           down for 9 min 12 s                                         47.88.10
     }
 
     #[test]
-    fn a_failure_that_was_overcome_is_one_line() {
+    fn a_resolved_error_is_one_line() {
         let mut up = tunnel("a", TunnelState::Up);
         up.last_error = Some(LastError {
             at_s: 3.0,
@@ -516,19 +505,19 @@ a           down for 9 min 12 s                                         47.88.10
         });
         let text = text(&snapshot(vec![up]));
         assert!(
-            text.contains("  before    t (c, 10 min 49 s ago)\n") && !text.contains("  do "),
+            text.contains("  resolved  t (c, 10 min 49 s ago)\n") && !text.contains("  advice "),
             "{text}"
         );
     }
 
     #[test]
-    fn choosing_a_tunnel_narrows_text_and_json() {
+    fn selecting_a_tunnel_removes_the_others_from_text_and_json() {
         let mut all = snapshot(vec![
             tunnel("a", TunnelState::Up),
             tunnel("b", TunnelState::Up),
         ]);
         let mut value = serde_json::to_value(&all).unwrap();
-        choose("b", &mut all, &mut value).unwrap();
+        select("b", &mut all, &mut value).unwrap();
         assert_eq!(
             (
                 all.tunnels.len(),
@@ -536,15 +525,15 @@ a           down for 9 min 12 s                                         47.88.10
             ),
             (1, 1)
         );
-        let failure = choose("c", &mut all, &mut value).unwrap_err();
+        let failure = select("c", &mut all, &mut value).unwrap_err();
         assert_eq!(
             (failure.exit, failure.advice.as_str()),
-            (Exit::Failed, "there are: b")
+            (Exit::Failed, "the tunnels are: b")
         );
     }
 
     #[test]
-    fn numbers_are_shown_for_people() {
+    fn numbers_are_shown_with_units_and_groups() {
         assert_eq!(
             [0, 999, 1000, 999_950, 1_234_567_890].map(bytes),
             ["0 B", "999 B", "1.0 kB", "1.0 MB", "1.2 GB"]

@@ -1,16 +1,15 @@
-//! `groundlink up`, `down`, `rekey`, `reset`: asks the daemon, and the way all verbs talk to it.
+//! `groundlink up`, `down`, `reset`, `rekey`: one request to the daemon each, and the client functions that `status` shares.
 
 use std::path::Path;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::GlobalArgs;
-use super::outcome::{Exit, Failure, print};
+use super::common::{Exit, Failure, GlobalArgs, print};
 use crate::control::client::{self, ClientError};
 use crate::status;
 
-/// Connects a tunnel, and again whenever it drops if it starts by itself
+/// Connect a tunnel; with `start = "auto"` it also reconnects by itself
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  groundlink up ali-1")]
 pub(crate) struct Up {
@@ -18,7 +17,7 @@ pub(crate) struct Up {
     target: TunnelArgs,
 }
 
-/// Takes a tunnel down until `up` or a restart
+/// Disconnect a tunnel until `up` or a restart of the daemon
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  groundlink down ali-1")]
 pub(crate) struct Down {
@@ -26,7 +25,7 @@ pub(crate) struct Down {
     target: TunnelArgs,
 }
 
-/// Takes a tunnel down and connects it afresh
+/// Disconnect a tunnel and connect it again
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  groundlink reset ali-1")]
 pub(crate) struct Reset {
@@ -34,25 +33,25 @@ pub(crate) struct Reset {
     target: TunnelArgs,
 }
 
-/// Gives a tunnel fresh keys without a pause in its traffic
+/// Rekey an SA of a tunnel without interrupting its traffic
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  groundlink rekey ali-1\n  groundlink rekey ali-1 --ike\n\nIt does not wait for the peer's answer: `groundlink status ali-1` counts the rekeys and tells of a refusal.\n\nExit status: 0 begun · 1 there is no such SA now · 3 the daemon is not reachable"
+    after_help = "Examples:\n  groundlink rekey ali-1\n  groundlink rekey ali-1 --ike\n\nThe command does not wait for the peer: `groundlink status ali-1` shows completed and rejected rekeys.\n\nExit status: 0 initiated · 1 the tunnel has no such SA · 3 the daemon is not reachable"
 )]
 pub(crate) struct Rekey {
     #[command(flatten)]
     target: TunnelArgs,
-    /// Of the IKE SA; otherwise of the Child SA, which carries the packets
+    /// Rekey the IKE SA instead of the Child SA
     #[arg(long)]
     ike: bool,
 }
 
-/// Which tunnel, and how to answer.
+/// The tunnel of a request, and the output format.
 #[derive(Debug, Args)]
 struct TunnelArgs {
-    /// The tunnel's name
+    /// Name of the tunnel
     tunnel: String,
-    /// The tunnel as one JSON object
+    /// Print the tunnel as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -84,7 +83,7 @@ impl Rekey {
         };
         self.target.post(global, verb, |tunnel| {
             let name = &tunnel.name;
-            format!("{name}: rekeying the {sa}; `groundlink status {name}` shows how it goes")
+            format!("{name}: rekeying the {sa}; `groundlink status {name}` shows the result")
         })
     }
 }
@@ -92,17 +91,26 @@ impl Rekey {
 impl TunnelArgs {
     fn run(self, global: &GlobalArgs, verb: &str) -> Result<Exit, Failure> {
         self.post(global, verb, |tunnel| {
-            let hint = hint(tunnel);
-            format!("{}: {}{hint}", tunnel.name, tunnel.state.word())
+            let (name, state) = (&tunnel.name, tunnel.state.word());
+            match tunnel.state {
+                status::TunnelState::Connecting => {
+                    format!("{name}: {state}; `groundlink status {name}` shows the progress")
+                }
+                status::TunnelState::Up
+                | status::TunnelState::Down
+                | status::TunnelState::Failed => {
+                    format!("{name}: {state}")
+                }
+            }
         })
     }
 
-    /// Asks, and says what has come of it in `words`, or as JSON.
+    /// Sends the request and prints the tunnel: with `describe`, or as JSON.
     fn post(
         self,
         global: &GlobalArgs,
         verb: &str,
-        words: impl FnOnce(&status::TunnelStatus) -> String,
+        describe: impl FnOnce(&status::TunnelStatus) -> String,
     ) -> Result<Exit, Failure> {
         let path = format!("{}/{verb}", tunnel_path(&self.tunnel)?);
         let value = request(&global.control_socket(), client::HttpMethod::Post, &path)?;
@@ -110,35 +118,23 @@ impl TunnelArgs {
             return print(format!("{value}\n").as_bytes());
         }
         let tunnel: status::TunnelStatus = parse_response(value)?;
-        print(format!("{}\n", words(&tunnel)).as_bytes())
+        print(format!("{}\n", describe(&tunnel)).as_bytes())
     }
 }
 
-/// What to look at next.
-fn hint(tunnel: &status::TunnelStatus) -> String {
-    match tunnel.state {
-        status::TunnelState::Connecting => {
-            format!("; `groundlink status {}` shows how it goes", tunnel.name)
-        }
-        status::TunnelState::Up | status::TunnelState::Down | status::TunnelState::Failed => {
-            String::new()
-        }
-    }
-}
-
-/// The resource of a tunnel. A name that no tunnel can have is not sent.
+/// The API path of a tunnel. A name that no tunnel can have is rejected.
 pub(crate) fn tunnel_path(name: &str) -> Result<String, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || !name.chars().all(plain) {
         return Err(Failure::usage(
-            format!("`{}` is not the name of a tunnel", name.escape_debug()),
+            format!("`{}` is not a valid tunnel name", name.escape_debug()),
             "`groundlink status` lists the tunnels",
         ));
     }
     Ok(format!("/v1/tunnels/{name}"))
 }
 
-/// Asks the daemon.
+/// Sends a request to the daemon.
 pub(crate) fn request(
     socket: &Path,
     verb: client::HttpMethod,
@@ -147,22 +143,22 @@ pub(crate) fn request(
     client::request(socket, verb, path).map_err(|error| match &error {
         ClientError::Unreachable { cause, .. } => {
             let advice = match cause.kind() {
-                std::io::ErrorKind::PermissionDenied => "run this as root, or become a member of the group `groundlink`",
-                _ => "start it (`systemctl start groundlink`, or `groundlink run`), or say where it listens with `--socket`",
+                std::io::ErrorKind::PermissionDenied => "run this as root or as a member of the group `groundlink`",
+                _ => "start it (`systemctl start groundlink` or `groundlink run`), or name its socket with `--socket`",
             };
             Failure::unreachable(error.to_string(), advice)
         }
-        ClientError::InvalidReply { .. } => Failure::unreachable(error.to_string(), "its log says more; `systemctl restart groundlink` starts it afresh"),
+        ClientError::InvalidReply { .. } => Failure::unreachable(error.to_string(), "see its log; `systemctl restart groundlink` restarts it"),
         ClientError::Refused(trouble) => Failure::failed(trouble.error.clone(), trouble.advice.clone()),
     })
 }
 
-/// Reads what the daemon answered.
+/// Parses a response of the daemon.
 pub(crate) fn parse_response<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         Failure::failed(
-            format!("the daemon answered something this version does not know: {error}"),
-            "restart the daemon after an upgrade, or use `--json`",
+            format!("this version of groundlink cannot read the daemon's response: {error}"),
+            "restart the daemon if it has been upgraded, or use `--json`",
         )
     })
 }
