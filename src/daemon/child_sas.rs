@@ -1,15 +1,15 @@
-//! The Child SAs of one tunnel in the datapath: which of them sends, which only receive, which are on their way out. A rekey makes
-//! before it breaks (RFC 7296 §2.8):
+//! Child SAs of one tunnel in the datapath: which one sends, which only receive, which are being retired. A rekey is make-before-break
+//! (RFC 7296 §2.8):
 //!
 //! ```text
 //!            ChildUp(new, Later)        ChildPreferred(new)     ChildDown(old, Replaced)
-//!   old   ══ sends ═══════════════════════╗                        ┌ key never used again
-//!         ── receives ────────────────────║────────────────────────┴─ stragglers ─ 5 s ─ gone
+//!   old   ══ sends ═══════════════════════╗                        ┌ outbound SA never used again
+//!         ── receives ────────────────────║────────────────────────┴─ retiring ── 5 s ─ removed
 //!   new      ┌─ receives ─────────────────║─────────────────────────────────────────────────────
 //!            └ outbound ready ············╚══ sends ════════════════════════════════════════════
 //! ```
 //!
-//! There is no moment without an outbound SA while any is at work, and none that is on its way out is ever sent over again.
+//! While a Child SA is installed there is always an outbound SA, and a retiring one never sends again.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,87 +21,88 @@ use crate::esp::Inbound;
 use crate::ike::{DownReason, Sends};
 use crate::net::Time;
 
-/// The Child SAs of one tunnel.
+/// Child SAs of one tunnel.
 pub(super) struct ChildSas {
-    lane: TunnelId,
-    /// Those at work, the one preferred last at the end.
-    at_work: Vec<Installed>,
-    /// What is sent over now, by its inbound SPI.
+    tunnel: TunnelId,
+    /// Installed Child SAs; the one preferred last is at the end.
+    installed: Vec<InstalledChild>,
+    /// Inbound SPI of the Child SA that sends.
     sending: Option<u32>,
-    /// Inbound halves of Child SAs that were rekeyed, oldest first.
-    stragglers: VecDeque<Straggler>,
+    /// Inbound SAs of replaced Child SAs, oldest first.
+    retiring: VecDeque<RetiringInbound>,
 }
 
-/// A Child SA at work.
-pub(super) struct Installed {
+/// Installed Child SA.
+pub(super) struct InstalledChild {
     pub(super) spi_in: u32,
     pub(super) path: EgressPath,
-    standing: Standing,
+    send_state: SendState,
 }
 
 /// Whether a Child SA may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Only if there is no other: the peer may not have it yet.
-    Waits,
-    /// It may.
+enum SendState {
+    /// Only if there is no other: the peer may not have installed it yet.
+    Standby,
+    /// Yes.
     Ready,
-    /// Never again: it has carried as much as it may.
-    Spent,
+    /// Never again: its sequence numbers or its lifetime are used up.
+    Exhausted,
 }
 
-/// An inbound half that is still open.
-struct Straggler {
+/// Inbound SA of a replaced Child SA.
+struct RetiringInbound {
     spi_in: u32,
-    until: Time,
+    remove_at: Time,
 }
 
-/// How long what the peer sent last over a replaced Child SA may be on its way.
-pub(super) const LINGER: Duration = Duration::from_secs(5);
+/// Time for which packets sent before a rekey are still accepted on the replaced Child SA.
+pub(super) const RETIRE_DELAY: Duration = Duration::from_secs(5);
 
-/// How many replaced Child SAs may linger: two rekeys a second. A peer that rekeys in a loop gets no more memory than that.
-const MOST_STRAGGLERS: usize = 10;
+/// Upper bound on retiring inbound SAs (two rekeys a second), so that a peer that rekeys in a loop uses no more memory.
+const MAX_RETIRING: usize = 10;
 
 impl ChildSas {
-    /// None yet.
-    pub(super) fn of(lane: TunnelId) -> ChildSas {
+    /// No Child SAs for a tunnel.
+    pub(super) fn new(tunnel: TunnelId) -> ChildSas {
         ChildSas {
-            lane,
-            at_work: Vec::new(),
+            tunnel,
+            installed: Vec::new(),
             sending: None,
-            stragglers: VecDeque::new(),
+            retiring: VecDeque::new(),
         }
     }
 
-    /// Whether none is at work.
+    /// Whether no Child SA is installed.
     pub(super) fn is_empty(&self) -> bool {
-        self.at_work.is_empty()
+        self.installed.is_empty()
     }
 
-    /// The one at work with this inbound SPI.
-    pub(super) fn find(&self, spi_in: u32) -> Option<&Installed> {
-        self.at_work.iter().find(|child| child.spi_in == spi_in)
+    /// Installed Child SA with this inbound SPI.
+    pub(super) fn find(&self, spi_in: u32) -> Option<&InstalledChild> {
+        self.installed.iter().find(|child| child.spi_in == spi_in)
     }
 
-    /// The inbound SPI of the Child SA that this is a half of.
-    pub(super) fn owner(&self, half: ChildSpi) -> Option<u32> {
-        let is_it = |child: &&Installed| match half {
+    /// Inbound SPI of the Child SA that has this SPI in one direction.
+    pub(super) fn spi_in_of(&self, spi: ChildSpi) -> Option<u32> {
+        let has_spi = |child: &&InstalledChild| match spi {
             ChildSpi::In(spi) => child.spi_in == spi,
             ChildSpi::Out(spi) => child.path.sa.spi() == spi,
         };
+        // Outbound SPIs are chosen by the peer and may repeat: prefer the SA that sends.
         let sending = self.sending.and_then(|spi_in| self.find(spi_in));
-        let owner = sending.filter(is_it);
-        owner
-            .or_else(|| self.at_work.iter().rev().find(is_it))
+        sending
+            .filter(has_spi)
+            .or_else(|| self.installed.iter().rev().find(has_spi))
             .map(|child| child.spi_in)
     }
 
-    /// The inbound SPIs of all at work.
-    pub(super) fn all(&self) -> Vec<u32> {
-        self.at_work.iter().map(|child| child.spi_in).collect()
+    /// Inbound SPIs of all installed Child SAs.
+    pub(super) fn spis_in(&self) -> Vec<u32> {
+        self.installed.iter().map(|child| child.spi_in).collect()
     }
 
-    /// Puts one to work: inbound first, for the peer may send as soon as it has our answer.
+    /// Installs a Child SA: inbound first, since the peer may send as soon as it has our answer.
     pub(super) fn add(
         &mut self,
         inbound: Inbound,
@@ -110,11 +111,11 @@ impl ChildSas {
         datapath: &mut Datapath,
     ) {
         let spi_in = inbound.spi();
-        // A number that is chosen again while its last owner lingers is the new one's alone.
-        self.drop_straggler(|straggler| straggler.spi_in == spi_in, datapath);
-        let (standing, first) = match sends {
-            Sends::Now => (Standing::Ready, FirstPacket::Usual),
-            Sends::Later => (Standing::Waits, FirstPacket::Awaited),
+        // The SPI may repeat that of a retiring SA, which then ends.
+        self.remove_retiring(|retiring| retiring.spi_in == spi_in, datapath);
+        let (send_state, first) = match sends {
+            Sends::Now => (SendState::Ready, FirstPacket::Usual),
+            Sends::Later => (SendState::Standby, FirstPacket::Awaited),
         };
         let params = InboundParams {
             local: path.local,
@@ -122,38 +123,38 @@ impl ChildSas {
             mtu: path.mtu,
             first,
         };
-        datapath.install_inbound(self.lane, Arc::new(inbound), params);
-        self.at_work.push(Installed {
+        datapath.install_inbound(self.tunnel, Arc::new(inbound), params);
+        self.installed.push(InstalledChild {
             spi_in,
             path,
-            standing,
+            send_state,
         });
-        self.direct(datapath);
+        self.select_outbound(datapath);
     }
 
-    /// Sends over this one from now on; one that is not at work changes nothing.
+    /// Sends over this Child SA from now on; without effect if it is not installed.
     pub(super) fn prefer(&mut self, spi_in: u32, datapath: &mut Datapath) {
-        let place = self.place(spi_in);
-        if let Some(mut child) = place.map(|place| self.at_work.remove(place)) {
-            child.standing = match child.standing {
-                Standing::Waits | Standing::Ready => Standing::Ready,
-                Standing::Spent => Standing::Spent,
+        let position = self.position(spi_in);
+        if let Some(mut child) = position.map(|position| self.installed.remove(position)) {
+            child.send_state = match child.send_state {
+                SendState::Standby | SendState::Ready => SendState::Ready,
+                SendState::Exhausted => SendState::Exhausted,
             };
-            self.at_work.push(child);
-            self.direct(datapath);
+            self.installed.push(child);
+            self.select_outbound(datapath);
         }
     }
 
-    /// Never sends over this one again: it has carried as much as it may.
-    pub(super) fn spend(&mut self, spi_in: u32, datapath: &mut Datapath) {
-        let place = self.place(spi_in);
-        if let Some(child) = place.and_then(|place| self.at_work.get_mut(place)) {
-            child.standing = Standing::Spent;
-            self.direct(datapath);
+    /// Never sends over this Child SA again: its sequence numbers or its lifetime are used up.
+    pub(super) fn exhaust(&mut self, spi_in: u32, datapath: &mut Datapath) {
+        let position = self.position(spi_in);
+        if let Some(child) = position.and_then(|position| self.installed.get_mut(position)) {
+            child.send_state = SendState::Exhausted;
+            self.select_outbound(datapath);
         }
     }
 
-    /// Takes one out, whether it is at work or not. What the peer sent over it before it knew of another one is still let in.
+    /// Removes a Child SA. A replaced one still receives for [`RETIRE_DELAY`] what the peer sent before it switched.
     pub(super) fn remove(
         &mut self,
         spi_in: u32,
@@ -161,14 +162,14 @@ impl ChildSas {
         now: Time,
         datapath: &mut Datapath,
     ) {
-        let Some(place) = self.place(spi_in) else {
+        let Some(position) = self.position(spi_in) else {
             return;
         };
-        self.at_work.remove(place);
-        // Another one takes over before this one is gone: nothing is refused in between.
-        self.direct(datapath);
-        let lingers = match reason {
-            DownReason::Replaced | DownReason::Redundant => !self.at_work.is_empty(),
+        self.installed.remove(position);
+        // Another Child SA takes over before this one is removed, so that no packet is dropped in between.
+        self.select_outbound(datapath);
+        let retires = match reason {
+            DownReason::Replaced | DownReason::Redundant => !self.installed.is_empty(),
             DownReason::Asked
             | DownReason::PeerDeleted
             | DownReason::PeerDisbelieves
@@ -177,75 +178,82 @@ impl ChildSas {
             | DownReason::PeerRestarted
             | DownReason::Useless => false,
         };
-        if lingers {
-            datapath.retire_inbound(self.lane, spi_in);
-            let until = now + LINGER;
-            self.stragglers.push_back(Straggler { spi_in, until });
-            if self.stragglers.len() > MOST_STRAGGLERS {
-                self.drop_first_straggler(datapath);
+        if retires {
+            datapath.retire_inbound(self.tunnel, spi_in);
+            let remove_at = now + RETIRE_DELAY;
+            self.retiring
+                .push_back(RetiringInbound { spi_in, remove_at });
+            if self.retiring.len() > MAX_RETIRING
+                && let Some(oldest) = self.retiring.pop_front()
+            {
+                datapath.remove_inbound(self.tunnel, oldest.spi_in);
             }
         } else {
-            datapath.remove_inbound(self.lane, spi_in);
+            datapath.remove_inbound(self.tunnel, spi_in);
         }
-        if self.at_work.is_empty() {
-            self.drop_straggler(|_| true, datapath);
+        if self.installed.is_empty() {
+            self.remove_retiring(|_| true, datapath);
         }
     }
 
-    /// The peer is somewhere else now, for every Child SA.
-    pub(super) fn moved(&mut self, remote: SocketAddr, datapath: &mut Datapath) {
-        for child in &mut self.at_work {
+    /// Changes the peer's address of every Child SA.
+    pub(super) fn set_remote(&mut self, remote: SocketAddr, datapath: &mut Datapath) {
+        for child in &mut self.installed {
             child.path.remote = remote;
         }
-        datapath.expect_from(self.lane, remote);
+        datapath.expect_from(self.tunnel, remote);
         self.sending = None;
-        self.direct(datapath);
+        self.select_outbound(datapath);
     }
 
-    /// When the next straggler goes.
+    /// Time at which the oldest retiring SA must be removed.
     pub(super) fn next_timer(&self) -> Option<Time> {
-        self.stragglers.front().map(|straggler| straggler.until)
+        self.retiring.front().map(|retiring| retiring.remove_at)
     }
 
-    /// Removes what has lingered long enough.
-    pub(super) fn on_due(&mut self, now: Time, datapath: &mut Datapath) {
-        self.drop_straggler(|straggler| straggler.until <= now, datapath);
+    /// Removes retiring SAs whose time has come.
+    pub(super) fn on_timeout(&mut self, now: Time, datapath: &mut Datapath) {
+        self.remove_retiring(|retiring| retiring.remove_at <= now, datapath);
     }
 
-    /// Has the datapath send over the one that should: the one preferred last, and while none is ready, the newest that waits.
-    fn direct(&mut self, datapath: &mut Datapath) {
-        let last = |standing| {
-            let mut newest = self.at_work.iter().rev();
-            newest.find(|child| child.standing == standing)
+    /// Selects the outbound SA of the datapath: the Child SA preferred last; while none is ready, the newest on standby.
+    fn select_outbound(&mut self, datapath: &mut Datapath) {
+        let last = |state| {
+            let mut newest = self.installed.iter().rev();
+            newest.find(|child| child.send_state == state)
         };
-        match last(Standing::Ready).or_else(|| last(Standing::Waits)) {
+        match last(SendState::Ready).or_else(|| last(SendState::Standby)) {
             Some(child) if self.sending == Some(child.spi_in) => {}
             Some(child) => {
-                datapath.open(self.lane, child.path.clone());
+                datapath.open(self.tunnel, child.path.clone());
                 self.sending = Some(child.spi_in);
             }
             None => {
-                datapath.close(self.lane);
+                datapath.close(self.tunnel);
                 self.sending = None;
             }
         }
     }
 
-    fn place(&self, spi_in: u32) -> Option<usize> {
-        self.at_work.iter().position(|child| child.spi_in == spi_in)
+    fn position(&self, spi_in: u32) -> Option<usize> {
+        self.installed
+            .iter()
+            .position(|child| child.spi_in == spi_in)
     }
 
-    fn drop_straggler(&mut self, goes: impl Fn(&Straggler) -> bool, datapath: &mut Datapath) {
-        for straggler in self.stragglers.iter().filter(|straggler| goes(straggler)) {
-            datapath.remove_inbound(self.lane, straggler.spi_in);
-        }
-        self.stragglers.retain(|straggler| !goes(straggler));
-    }
-
-    fn drop_first_straggler(&mut self, datapath: &mut Datapath) {
-        if let Some(first) = self.stragglers.pop_front() {
-            datapath.remove_inbound(self.lane, first.spi_in);
-        }
+    fn remove_retiring(
+        &mut self,
+        is_over: impl Fn(&RetiringInbound) -> bool,
+        datapath: &mut Datapath,
+    ) {
+        let tunnel = self.tunnel;
+        self.retiring.retain(|retiring| {
+            let over = is_over(retiring);
+            if over {
+                datapath.remove_inbound(tunnel, retiring.spi_in);
+            }
+            !over
+        });
     }
 }
 
@@ -261,13 +269,13 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::time::Instant;
 
-    const LANE: TunnelId = TunnelId(3);
+    const TUNNEL: TunnelId = TunnelId(3);
     const NOW: Time = Time::from_secs(1000);
     const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const B: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-    /// One gateway with a running datapath.
-    struct End {
+    /// Gateway with a running datapath.
+    struct TestGateway {
         datapath: Datapath,
         _notices: Notices,
         device: Arc<MemoryDevice>,
@@ -275,14 +283,14 @@ mod tests {
         children: ChildSas,
         address: IpAddr,
         peer: IpAddr,
-        /// Its view of the selectors.
+        /// Selectors as this gateway sees them.
         policy: Policy,
     }
 
-    /// Two gateways; 10.2.0.0/16 is behind a, 10.1.0.0/16 behind b.
-    fn ends() -> (End, End) {
+    /// Two gateways: 10.2.0.0/16 is behind a, 10.1.0.0/16 behind b.
+    fn gateways() -> (TestGateway, TestGateway) {
         let network = MemoryNetwork::new();
-        let end = |address, peer, policy| {
+        let gateway = |address, peer, policy| {
             let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
             let (mut datapath, notices) = Datapath::new().unwrap();
             let device = Arc::new(MemoryDevice::new(1000).unwrap());
@@ -290,23 +298,23 @@ mod tests {
             let group: [Arc<dyn Socket>; 1] = [nat.clone()];
             datapath.listen(bind(IKE_PORT), &group).unwrap();
             datapath
-                .add_tunnel(LANE, device.clone(), NoSaAction::Drop)
+                .add_tunnel(TUNNEL, device.clone(), NoSaAction::Drop)
                 .unwrap();
-            End {
+            TestGateway {
                 datapath,
                 _notices: notices,
                 device,
                 nat,
-                children: ChildSas::of(LANE),
+                children: ChildSas::new(TUNNEL),
                 address,
                 peer,
                 policy,
             }
         };
-        (end(A, B, mirrored(policy())), end(B, A, policy()))
+        (gateway(A, B, mirrored(policy())), gateway(B, A, policy()))
     }
 
-    /// The outbound SA of one end, and the inbound SA of the other.
+    /// Outbound SA of one gateway and inbound SA of the other.
     fn halves(spi: u32, policy: &Policy) -> (Outbound, Inbound) {
         let suite = suite("aes128gcm16");
         let keys = keys(suite.protection, spi as u8);
@@ -315,8 +323,8 @@ mod tests {
         (outbound, inbound)
     }
 
-    impl End {
-        /// Installs generation `n`: inbound SPIs are even at a and odd at b.
+    impl TestGateway {
+        /// Installs generation `n`; inbound SPIs are even at a and odd at b.
         fn add(&mut self, n: u32, sends: Sends) {
             let (to, from) = self.spis(n);
             let outbound = halves(to, &self.policy).0;
@@ -352,7 +360,7 @@ mod tests {
                 .remove(spi_in, reason, now, &mut self.datapath);
         }
 
-        /// A packet for the other end.
+        /// Inner packet for the other gateway.
         fn packet(&self) -> Vec<u8> {
             let hosts = [[10, 2, 0, 5], [10, 1, 0, 7]];
             let [source, destination] = if self.address == A {
@@ -363,15 +371,15 @@ mod tests {
             ipv4(source, destination, 60)
         }
 
-        /// The generation it sends over.
+        /// Generation of the Child SA that sends.
         fn sends(&self) -> Option<u32> {
             let base = if self.address == A { 0x1000 } else { 0x1001 };
             self.children.sending.map(|spi| (spi - base) / 2)
         }
 
-        fn refused(&self) -> Vec<(DropReason, u64)> {
+        fn drops(&self) -> Vec<(DropReason, u64)> {
             self.datapath
-                .counters(LANE)
+                .counters(TUNNEL)
                 .unwrap()
                 .refused
                 .iter()
@@ -379,20 +387,20 @@ mod tests {
         }
     }
 
-    /// Waits for what another thread is about to do.
+    /// Waits until another thread has done its work.
     fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(Instant::now() < deadline, "it never happened");
+            assert!(Instant::now() < deadline, "timed out");
             std::thread::yield_now();
         }
     }
 
-    /// A packet each way arrives.
-    fn carry(one: &End, other: &End) {
+    /// Sends a packet each way and waits for both.
+    fn carry(one: &TestGateway, other: &TestGateway) {
         let (there, back) = (one.packet(), other.packet());
         assert!(one.device.inject(&there) && other.device.inject(&back));
         assert_eq!(eventually(|| other.device.take()), there);
@@ -400,69 +408,71 @@ mod tests {
     }
 
     #[test]
-    fn e16_a_thousand_rekeys_with_packets_between_all_their_steps_lose_none() {
-        //  begins ── CREATE_CHILD_SA ──▶ answers   installs the new one, waits with its own packets
-        //  begins ◀───────────────────── answers
-        //  installs it and sends ──ESP─▶ hears it, sends over it too
-        //  begins ── DELETE ───────────▶ takes the old one out
-        //  takes the old one out ◀────── answers
-        let (mut a, mut b) = ends();
+    fn e16_a_thousand_rekeys_with_traffic_between_all_steps_lose_no_packet() {
+        //  initiator ── CREATE_CHILD_SA ──▶ responder   installs the new one on standby
+        //  initiator ◀───────────────────── responder
+        //  installs it and sends ───ESP──▶ receives over it, prefers it
+        //  initiator ── DELETE ───────────▶ removes the old one
+        //  removes the old one ◀────────── responder
+        let (mut a, mut b) = gateways();
         a.add(0, Sends::Now);
         b.add(0, Sends::Now);
         for n in 1..=1000 {
             let now = NOW + Duration::from_secs(n.into());
-            let (begins, answers) = if n % 2 == 0 {
+            let (initiator, responder) = if n % 2 == 0 {
                 (&mut a, &mut b)
             } else {
                 (&mut b, &mut a)
             };
-            carry(begins, answers);
-            answers.add(n, Sends::Later);
-            carry(begins, answers);
-            begins.add(n, Sends::Now);
-            carry(begins, answers);
-            answers.prefer(n);
-            carry(begins, answers);
-            answers.remove(n - 1, DownReason::Replaced, now);
-            carry(begins, answers);
-            begins.remove(n - 1, DownReason::Replaced, now);
-            carry(begins, answers);
-            for end in [begins, answers] {
-                end.children.on_due(now, &mut end.datapath);
-                assert!(end.children.stragglers.len() <= 5);
-                assert_eq!(end.children.at_work.len(), 1);
+            carry(initiator, responder);
+            responder.add(n, Sends::Later);
+            carry(initiator, responder);
+            initiator.add(n, Sends::Now);
+            carry(initiator, responder);
+            responder.prefer(n);
+            carry(initiator, responder);
+            responder.remove(n - 1, DownReason::Replaced, now);
+            carry(initiator, responder);
+            initiator.remove(n - 1, DownReason::Replaced, now);
+            carry(initiator, responder);
+            for gateway in [initiator, responder] {
+                gateway.children.on_timeout(now, &mut gateway.datapath);
+                assert!(gateway.children.retiring.len() <= 5);
+                assert_eq!(gateway.children.installed.len(), 1);
             }
         }
-        assert_eq!((a.refused(), b.refused()), (vec![], vec![]));
+        assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
         assert_eq!(a.datapath.unmatched().iter().count(), 0);
         assert_eq!(b.datapath.unmatched().iter().count(), 0);
     }
 
     #[test]
-    fn e16_what_the_peer_sent_last_arrives_for_five_seconds_and_no_longer() {
-        let (a, mut b) = ends();
+    fn e16_replaced_child_sa_receives_for_five_seconds_and_no_longer() {
+        let (a, mut b) = gateways();
         b.add(0, Sends::Now);
         b.add(1, Sends::Now);
         let packet = a.packet();
         let old = halves(b.spis(0).1, &a.policy).0;
         let late: Vec<Vec<u8>> = (0..2).map(|_| seal(&old, &packet)).collect();
         b.remove(0, DownReason::Replaced, NOW);
-        assert_eq!(b.children.next_timer(), Some(NOW + LINGER));
-        b.children
-            .on_due(NOW + LINGER - Duration::from_nanos(1), &mut b.datapath);
-        let home = SocketAddr::new(A, NAT_PORT);
-        assert!(b.nat.inject(home, &late[0]));
+        assert_eq!(b.children.next_timer(), Some(NOW + RETIRE_DELAY));
+        b.children.on_timeout(
+            NOW + RETIRE_DELAY - Duration::from_nanos(1),
+            &mut b.datapath,
+        );
+        let remote = SocketAddr::new(A, NAT_PORT);
+        assert!(b.nat.inject(remote, &late[0]));
         assert_eq!(eventually(|| b.device.take()), packet);
-        b.children.on_due(NOW + LINGER, &mut b.datapath);
+        b.children.on_timeout(NOW + RETIRE_DELAY, &mut b.datapath);
         assert_eq!(b.children.next_timer(), None);
-        assert!(b.nat.inject(home, &late[1]));
+        assert!(b.nat.inject(remote, &late[1]));
         let unknown = || b.datapath.unmatched().count(DropReason::UnknownSpi);
         eventually(|| (unknown() == 1).then_some(()));
     }
 
     #[test]
-    fn the_outbound_half_waits_until_it_is_preferred_unless_there_is_no_other() {
-        let (mut a, _) = ends();
+    fn standby_child_sa_sends_only_when_preferred_or_when_there_is_no_other() {
+        let (mut a, _) = gateways();
         a.add(0, Sends::Now);
         a.add(1, Sends::Later);
         assert_eq!(a.sends(), Some(0));
@@ -472,15 +482,15 @@ mod tests {
         a.remove(0, DownReason::Replaced, NOW);
         assert_eq!(a.sends(), Some(1));
         a.remove(1, DownReason::PeerDeleted, NOW);
-        assert_eq!(a.sends(), Some(2), "better than nothing");
+        assert_eq!(a.sends(), Some(2), "the only one left");
         a.remove(2, DownReason::PeerDead, NOW);
         assert_eq!(a.sends(), None);
     }
 
     #[test]
-    fn a_child_sa_that_is_going_is_never_sent_over_again() {
+    fn replaced_child_sa_never_sends_again() {
         for reason in [DownReason::Replaced, DownReason::Redundant] {
-            let (mut a, _) = ends();
+            let (mut a, _) = gateways();
             a.add(0, Sends::Now);
             a.add(1, Sends::Now);
             a.remove(0, reason, NOW);
@@ -489,15 +499,15 @@ mod tests {
             a.remove(1, DownReason::Useless, NOW);
             assert_eq!(a.sends(), None);
             assert!(a.device.inject(&a.packet()));
-            eventually(|| (a.refused() == [(DropReason::NoSa, 1)]).then_some(()));
+            eventually(|| (a.drops() == [(DropReason::NoSa, 1)]).then_some(()));
             assert!(a.nat.take().is_none());
         }
     }
 
     #[test]
-    fn of_two_that_were_made_at_once_the_survivor_sends() {
-        //  Both ends rekeyed generation 0: 1 and 2. The engine prefers 1 and gives up 2.
-        let (mut a, _) = ends();
+    fn preferred_child_sa_of_simultaneous_rekeys_sends() {
+        //  Both gateways rekeyed generation 0, to 1 and 2; the IKE endpoint prefers 1 and deletes 2.
+        let (mut a, _) = gateways();
         a.add(0, Sends::Now);
         a.add(1, Sends::Later);
         a.add(2, Sends::Now);
@@ -506,52 +516,52 @@ mod tests {
         a.remove(2, DownReason::Redundant, NOW);
         a.remove(0, DownReason::Replaced, NOW);
         assert_eq!(a.sends(), Some(1));
-        assert_eq!(a.children.stragglers.len(), 2);
+        assert_eq!(a.children.retiring.len(), 2);
     }
 
     #[test]
-    fn p19_one_that_is_spent_sends_nothing_more_even_where_it_is_the_last() {
-        let (mut a, _) = ends();
+    fn p19_exhausted_child_sa_never_sends_even_if_it_is_the_last() {
+        let (mut a, _) = gateways();
         a.add(0, Sends::Now);
         a.add(1, Sends::Later);
-        let spent = a.children.owner(ChildSpi::Out(a.spis(0).0)).unwrap();
-        assert_eq!(spent, a.spis(0).1);
-        a.children.spend(spent, &mut a.datapath);
+        let exhausted = a.children.spi_in_of(ChildSpi::Out(a.spis(0).0)).unwrap();
+        assert_eq!(exhausted, a.spis(0).1);
+        a.children.exhaust(exhausted, &mut a.datapath);
         assert_eq!(a.sends(), Some(1));
-        let spent = a.spis(1).1;
-        a.children.spend(spent, &mut a.datapath);
+        let exhausted = a.spis(1).1;
+        a.children.exhaust(exhausted, &mut a.datapath);
         a.prefer(1);
         assert_eq!(a.sends(), None);
-        assert_eq!(a.children.all().len(), 2, "what comes in is welcome");
+        assert_eq!(a.children.spis_in().len(), 2, "both still receive");
     }
 
     #[test]
-    fn p05_rekeying_in_a_loop_leaves_a_bounded_number_behind() {
-        let (mut a, _) = ends();
+    fn p05_rekeying_in_a_loop_leaves_a_bounded_number_of_retiring_sas() {
+        let (mut a, _) = gateways();
         a.add(0, Sends::Now);
         for n in 1..200 {
             a.add(n, Sends::Now);
             a.remove(n - 1, DownReason::Replaced, NOW);
         }
-        assert_eq!(a.children.stragglers.len(), MOST_STRAGGLERS);
+        assert_eq!(a.children.retiring.len(), MAX_RETIRING);
         a.remove(199, DownReason::Asked, NOW);
         assert_eq!(
-            a.children.stragglers.len(),
+            a.children.retiring.len(),
             0,
-            "a tunnel that is down is down"
+            "a tunnel that is down retires nothing"
         );
     }
 
     #[test]
-    fn p16_a_peer_that_has_moved_is_followed_by_every_child_sa() {
-        let (mut a, _b) = ends();
+    fn p16_every_child_sa_follows_a_peer_that_has_moved() {
+        let (mut a, _b) = gateways();
         a.add(0, Sends::Now);
         a.add(1, Sends::Later);
-        let network_place = SocketAddr::new(B, 40_000);
-        a.children.moved(network_place, &mut a.datapath);
+        let moved_to = SocketAddr::new(B, 40_000);
+        a.children.set_remote(moved_to, &mut a.datapath);
         assert_eq!(a.sends(), Some(0));
-        for spi_in in a.children.all() {
-            assert_eq!(a.children.find(spi_in).unwrap().path.remote, network_place);
+        for spi_in in a.children.spis_in() {
+            assert_eq!(a.children.find(spi_in).unwrap().path.remote, moved_to);
         }
     }
 }

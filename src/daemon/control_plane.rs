@@ -1,111 +1,118 @@
-//! What the loop acts upon: the engine, the datapath, the kernel's routes, and every tunnel between them.
-
-use std::collections::BTreeMap;
+//! Control plane: passes notices, timeouts and requests to the IKE endpoint, and carries out its events on datapath and routes.
 
 use tracing::{debug, warn};
 
-use super::install::{self, Tunnel, lane};
+use super::install;
 use super::lookup::Lookups;
 use super::observe::Observer;
 use super::offload_fallback::OffloadFallback;
 use super::report::{Reporter, Spi};
 use super::route_sync::RouteReport;
 use super::routing::Routing;
+use super::tunnels::{TunnelEntry, TunnelTable};
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
 use crate::ike::{
     Child, Command, Content, Datagram, DownReason, Endpoint, Event, Rekey, Start, Transmit,
-    TunnelId, TunnelState,
+    TunnelState,
 };
-use crate::net::Time;
+use crate::net::{Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::Netlink;
 
-/// A gateway without its loop.
+/// State of the running gateway.
 pub(super) struct ControlPlane {
+    /// Start of the daemon.
     pub(super) started: Time,
     pub(super) endpoint: Endpoint,
     pub(super) datapath: Datapath,
     pub(super) netlink: Netlink,
-    pub(super) tunnels: BTreeMap<TunnelId, Tunnel>,
+    pub(super) tunnels: TunnelTable,
     pub(super) lookups: Lookups,
     pub(super) reporter: Reporter,
     pub(super) routing: Routing,
     pub(super) fallback: OffloadFallback,
 }
 
-/// What somebody wants of a tunnel.
+/// Operation that a request asks for on a tunnel.
 enum Action {
-    /// To see it.
-    Nothing,
-    /// Something that is always possible.
-    For(fn(TunnelId) -> Command),
-    /// Fresh keys for an SA.
-    FreshKeys(SaKind),
+    /// Nothing but its status.
+    Show,
+    /// A command to the IKE endpoint.
+    Run(fn(TunnelId) -> Command),
+    /// Rekey of one SA.
+    Rekey(SaKind),
 }
 
 impl ControlPlane {
-    /// When something is to be done even if nothing happens.
-    pub(super) fn due(&self) -> Option<Time> {
-        let timers = self.tunnels.values().flat_map(|tunnel| {
-            let Tunnel {
-                children, losses, ..
-            } = tunnel;
-            [children.next_timer(), losses.next_timer()]
-        });
-        [self.endpoint.poll_timeout(), self.routing.next_timer()]
-            .into_iter()
-            .chain(timers)
-            .flatten()
-            .min()
+    /// Time at which [`ControlPlane::on_timeout`] must be called.
+    pub(super) fn next_timeout(&self) -> Option<Time> {
+        [
+            self.endpoint.poll_timeout(),
+            self.routing.next_timer(),
+            self.tunnels.next_timer(),
+            self.fallback.next_timer(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    /// Tells the engine something.
-    pub(super) fn tell(&mut self, command: Command) {
+    /// Sends a command to the IKE endpoint.
+    pub(super) fn command(&mut self, command: Command) {
         self.endpoint.handle_command(clock::now(), command);
     }
 
-    /// Whether every peer has answered our goodbye.
-    pub(super) fn has_parted(&self) -> bool {
+    /// Whether every peer has answered our DELETE, after [`Command::Shutdown`].
+    pub(super) fn is_shut_down(&self) -> bool {
         self.endpoint.is_idle()
     }
 
-    /// A time has come.
-    pub(super) fn on_due(&mut self) {
-        self.tell_of_traffic();
+    /// Handles timers that have expired.
+    pub(super) fn on_timeout(&mut self) {
         let now = clock::now();
-        for (id, tunnel) in &mut self.tunnels {
-            tunnel.children.on_due(now, &mut self.datapath);
-            let refused = install::wanting(*id, &self.datapath);
-            tunnel.losses.settle(now, refused);
+        for id in self.tunnels.due(now) {
+            let drops = install::drops_without_sa(id, &self.datapath);
+            self.tunnels.update(id, |tunnel| {
+                tunnel.children.on_timeout(now, &mut self.datapath);
+                tunnel.loss.close_window(now, drops);
+            });
         }
+        self.report_traffic();
         self.endpoint.handle_timeout(now);
     }
 
-    /// Before the engine asks a silent peer whether it lives, or a NAT is kept open, it learns what the datapath has carried.
-    fn tell_of_traffic(&mut self) {
-        let mut news = Vec::new();
-        for (id, tunnel) in &mut self.tunnels {
-            let Some(counters) = self.datapath.counters(lane(*id)) else {
+    /// Reports ESP traffic to the IKE endpoint before its timers run: a peer that sends needs no liveness check, and a NAT mapping in use
+    /// no keepalive.
+    fn report_traffic(&mut self) {
+        let mut commands = Vec::new();
+        let ids: Vec<TunnelId> = self.tunnels.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let Some(counters) = self.datapath.counters(id) else {
                 continue;
             };
-            if tunnel.children.is_empty() {
+            let (rx, tx) = (counters.last_received(), counters.last_sent());
+            let is_new = |tunnel: &&TunnelEntry| {
+                !tunnel.children.is_empty() && (rx > tunnel.reported_rx || tx > tunnel.reported_tx)
+            };
+            let Some(tunnel) = self.tunnels.get(id).filter(is_new) else {
                 continue;
-            }
-            let (heard, sent) = (counters.last_received(), counters.last_sent());
-            if let Some(at) = heard.filter(|_| heard > tunnel.heard) {
-                news.push(Command::Heard { tunnel: *id, at });
-                tunnel.heard = heard;
-            }
-            if let Some(at) = sent.filter(|_| sent > tunnel.sent) {
-                news.push(Command::Sent { tunnel: *id, at });
-                tunnel.sent = sent;
-            }
+            };
+            let heard = rx.filter(|_| rx > tunnel.reported_rx);
+            commands.extend(heard.map(|at| Command::Heard { tunnel: id, at }));
+            let sent = tx.filter(|_| tx > tunnel.reported_tx);
+            commands.extend(sent.map(|at| Command::Sent { tunnel: id, at }));
+            self.tunnels.update(id, |tunnel| {
+                tunnel.reported_rx = rx.max(tunnel.reported_rx);
+                tunnel.reported_tx = tx.max(tunnel.reported_tx);
+            });
         }
-        news.into_iter().for_each(|command| self.tell(command));
+        commands
+            .into_iter()
+            .for_each(|command| self.command(command));
     }
 
-    /// The datapath has something to say.
+    /// Handles a notice of the datapath.
     pub(super) fn on_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Ike {
@@ -120,102 +127,104 @@ impl ControlPlane {
                 };
                 self.endpoint.handle_datagram(clock::now(), datagram);
             }
-            Notice::Demand(tunnel) => self.tell(Command::Demand(TunnelId(tunnel.0))),
+            Notice::Demand(tunnel) => self.command(Command::Demand(tunnel)),
             Notice::UnknownSpi { spi, local, remote } => {
-                debug!(spi = %Spi(spi), %local, %remote, "ESP for no SA of ours");
-                self.tell(Command::UnknownSpi { remote, spi });
+                debug!(spi = %Spi(spi), %local, %remote, "ESP packet with an unknown SPI");
+                self.command(Command::UnknownSpi { remote, spi });
             }
-            Notice::ChildHeard { tunnel, spi_in } => self.tell(Command::ChildHeard {
-                tunnel: TunnelId(tunnel.0),
-                spi_in,
-            }),
+            Notice::ChildHeard { tunnel, spi_in } => {
+                self.command(Command::ChildHeard { tunnel, spi_in });
+            }
             Notice::SeenFrom {
                 tunnel,
                 spi_in,
                 remote,
                 at,
-            } => self.tell(Command::SeenFrom {
-                tunnel: TunnelId(tunnel.0),
+            } => self.command(Command::SeenFrom {
+                tunnel,
                 spi_in,
                 remote,
                 at,
             }),
             Notice::NearEnd { tunnel, sa } => {
-                let tunnel = TunnelId(tunnel.0);
-                if let Some(spi_in) = self.owner(tunnel, sa) {
-                    self.tell(Command::SoftLimit { tunnel, spi_in });
+                if let Some(spi_in) = self.spi_in_of(tunnel, sa) {
+                    self.command(Command::SoftLimit { tunnel, spi_in });
                 }
             }
-            Notice::Ended { tunnel, sa } => self.on_ended(TunnelId(tunnel.0), sa),
-            Notice::DeviceGone(tunnel) => {
-                let id = TunnelId(tunnel.0);
-                let Some(tunnel) = self.tunnels.get_mut(&id) else {
-                    return;
-                };
-                tunnel.gone = true;
-                let why = tunnel.why_gone();
-                warn!(tunnel = tunnel.settings.name, "{why}");
-                // The peer hears of it and sends elsewhere, and tunnels that share a route with this one keep theirs. Trying again
-                // would be in vain.
-                self.uninstallable(id, &why);
-                self.tell(Command::Down(id));
-            }
+            Notice::Ended { tunnel, sa } => self.on_exhausted(tunnel, sa),
+            Notice::DeviceGone(tunnel) => self.on_device_removed(tunnel),
         }
     }
 
-    /// The Child SA of which this is a half, by its inbound SPI.
-    fn owner(&self, id: TunnelId, sa: ChildSpi) -> Option<u32> {
-        self.tunnels.get(&id)?.children.owner(sa)
+    /// Inbound SPI of the Child SA that has this SPI in one direction.
+    fn spi_in_of(&self, id: TunnelId, sa: ChildSpi) -> Option<u32> {
+        self.tunnels.get(id)?.children.spi_in_of(sa)
     }
 
-    /// A Child SA has carried as much as it may, one way. The other way is over, too: the two halves live and die together.
-    fn on_ended(&mut self, id: TunnelId, sa: ChildSpi) {
-        let Some(spi_in) = self.owner(id, sa) else {
+    /// Ends a Child SA of which one direction has reached its limit: both directions live and die together.
+    fn on_exhausted(&mut self, id: TunnelId, sa: ChildSpi) {
+        let Some(spi_in) = self.spi_in_of(id, sa) else {
             return;
         };
-        if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            tunnel.children.spend(spi_in, &mut self.datapath);
+        self.tunnels.update(id, |tunnel| {
+            tunnel.children.exhaust(spi_in, &mut self.datapath);
+        });
+        self.command(Command::SequenceExhausted { tunnel: id, spi_in });
+    }
+
+    /// Takes a tunnel down whose device was removed: the peer is told, and tunnels that share a route with it keep theirs. Connecting
+    /// again would be in vain.
+    fn on_device_removed(&mut self, id: TunnelId) {
+        let text = self.tunnels.update(id, |tunnel| {
+            tunnel.device_removed = true;
+            let text = tunnel.device_removed_text();
+            warn!(tunnel = tunnel.settings.name, "{text}");
+            text
+        });
+        if let Some(text) = text {
+            self.fail_children(id, &text);
+            self.command(Command::Down(id));
         }
-        self.tell(Command::SequenceExhausted { tunnel: id, spi_in });
     }
 
-    /// Somebody asks at the control socket.
-    pub(super) fn on_request(&mut self, asked: PendingRequest) {
-        let answer = match asked.request {
+    /// Handles a request of the control socket.
+    pub(super) fn on_request(&mut self, pending: PendingRequest) {
+        let reply = match pending.request {
             ApiRequest::Status => ApiReply::Status(self.observer().snapshot(self.tunnels.iter())),
-            ApiRequest::Tunnel(name) => self.about(&name, Action::Nothing),
-            ApiRequest::Up(name) => self.about(&name, Action::For(Command::Up)),
-            ApiRequest::Down(name) => self.about(&name, Action::For(Command::Down)),
-            ApiRequest::Reset(name) => self.about(&name, Action::For(Command::Reset)),
-            ApiRequest::Rekey { tunnel, sa } => self.about(&tunnel, Action::FreshKeys(sa)),
+            ApiRequest::Tunnel(name) => self.run(&name, Action::Show),
+            ApiRequest::Up(name) => self.run(&name, Action::Run(Command::Up)),
+            ApiRequest::Down(name) => self.run(&name, Action::Run(Command::Down)),
+            ApiRequest::Reset(name) => self.run(&name, Action::Run(Command::Reset)),
+            ApiRequest::Rekey { tunnel, sa } => self.run(&tunnel, Action::Rekey(sa)),
         };
-        // Whoever asked may have gone.
-        let _ = asked.reply.send(answer);
+        // The client may have disconnected.
+        let _ = pending.reply.send(reply);
     }
 
-    /// Does what is asked of the tunnel of this name, and says how it is then.
-    fn about(&mut self, name: &str, asks: Action) -> ApiReply {
-        let named =
-            |(id, tunnel): (&TunnelId, &Tunnel)| (tunnel.settings.name == name).then_some(*id);
-        let Some(id) = self.tunnels.iter().find_map(named) else {
-            let names = self.tunnels.values();
+    /// Runs an action on the tunnel of this name, and replies with its status afterwards.
+    fn run(&mut self, name: &str, action: Action) -> ApiReply {
+        let Some(id) = self.tunnels.find(name) else {
+            let names = self.tunnels.iter();
             return ApiReply::NoSuchTunnel {
-                known: names.map(|tunnel| tunnel.settings.name.clone()).collect(),
+                known: names
+                    .map(|(_, tunnel)| tunnel.settings.name.clone())
+                    .collect(),
             };
         };
-        match asks {
-            Action::Nothing => {}
-            Action::For(command) => {
-                self.tell(command(id));
-                self.settle();
+        match action {
+            Action::Show => {}
+            Action::Run(command) => {
+                self.command(command(id));
+                self.tunnels.mark_changed(id);
+                self.apply();
             }
-            Action::FreshKeys(sa) => {
-                if let Err(trouble) = self.rekey(id, name, sa) {
-                    return ApiReply::Refused(trouble);
+            Action::Rekey(sa) => {
+                if let Err(error) = self.rekey(id, name, sa) {
+                    return ApiReply::Refused(error);
                 }
             }
         }
-        match self.tunnels.get(&id) {
+        match self.tunnels.get(id) {
             Some(tunnel) => ApiReply::Tunnel(Box::new(self.observer().tunnel(id, tunnel))),
             None => ApiReply::NoSuchTunnel { known: Vec::new() },
         }
@@ -228,14 +237,15 @@ impl ControlPlane {
             endpoint: &self.endpoint,
             datapath: &self.datapath,
             routing: &self.routing,
-            offload: self.fallback.wanted(),
+            offload: self.fallback.configured(),
         }
     }
 
-    /// Begins to rekey an SA, if it is there.
+    /// Starts the rekey of an SA, if the tunnel has one.
     fn rekey(&mut self, id: TunnelId, name: &str, sa: SaKind) -> Result<(), ApiError> {
         let view = self.endpoint.view(id);
-        let (what, words, is_there) = match sa {
+        let view = view.as_ref();
+        let (what, words, exists) = match sa {
             SaKind::Child => (
                 Rekey::Child,
                 "Child SA",
@@ -247,24 +257,34 @@ impl ControlPlane {
                 view.is_some_and(|view| view.ike.is_some()),
             ),
         };
-        if !is_there {
+        if !exists {
             return Err(ApiError::new(
                 format!("tunnel {name} has no {words} to rekey"),
                 format!("`groundlink up {name}` connects it, with fresh keys"),
             ));
         }
-        self.tell(Command::Rekey { tunnel: id, what });
-        self.settle();
+        self.command(Command::Rekey { tunnel: id, what });
+        self.apply();
         Ok(())
     }
 
-    /// Does all that the engine wants done: events first, for what they install must be there before the peer hears of it.
-    pub(super) fn settle(&mut self) {
+    /// Carries out all output of the IKE endpoint: events first, so that a Child SA is installed before the peer learns of it, then
+    /// datagrams.
+    pub(super) fn apply(&mut self) {
         while let Some(event) = self.endpoint.poll_event() {
             self.on_event(event);
         }
-        self.await_traffic();
-        self.routing.update(self.tunnels.iter());
+        let changed = self.tunnels.take_changed();
+        for id in &changed {
+            self.set_trap(*id);
+        }
+        // `set_trap` has marked tunnels that this loop visits anyway.
+        self.tunnels.take_changed();
+        let tunnels = &self.tunnels;
+        let changed = changed
+            .iter()
+            .filter_map(|id| Some((*id, tunnels.get(*id)?)));
+        self.routing.update(changed);
         for transmit in self.routing.release() {
             self.send(&transmit);
         }
@@ -273,61 +293,59 @@ impl ControlPlane {
                 self.send(&transmit);
             }
         }
-        let up = |tunnel: &&Tunnel| !tunnel.children.is_empty();
-        let (up, all) = (self.tunnels.values().filter(up).count(), self.tunnels.len());
-        self.reporter.standing(up, all);
-        let name_of = |id: &TunnelId| self.tunnels.get(id).map(|t| t.settings.name.clone());
-        let devices = self.datapath.devices();
-        self.fallback
-            .look(devices, self.datapath.sockets(), |lane| {
-                name_of(&TunnelId(lane.0))
-            });
+        self.reporter
+            .service_status(self.tunnels.up(), self.tunnels.len());
+        let (devices, sockets) = (self.datapath.devices(), self.datapath.sockets());
+        self.fallback.check(clock::now(), devices, sockets, |id| {
+            let tunnel = self.tunnels.get(id)?;
+            Some(tunnel.settings.name.clone())
+        });
     }
 
-    /// Takes the result of a route synchronisation. A tunnel whose routes failed loses its Child SAs.
+    /// Handles the result of a route synchronisation: a tunnel whose routes failed loses its Child SAs.
     pub(super) fn on_route_report(&mut self, report: &RouteReport) {
-        for (tunnel, why) in self.routing.on_report(report, &self.tunnels) {
-            self.uninstallable(tunnel, &why);
+        for (tunnel, error) in self.routing.on_report(report, &self.tunnels) {
+            self.fail_children(tunnel, &error);
         }
     }
 
     fn on_event(&mut self, event: Event) {
-        let name_of = |id: &TunnelId| self.tunnels.get(id).map(|t| t.settings.name.as_str());
+        let tunnels = &self.tunnels;
+        let name_of = |id: &TunnelId| tunnels.get(*id).map(|tunnel| tunnel.settings.name.as_str());
         self.reporter.event(&event, name_of);
         match event {
             Event::Resolve { tunnel, name } => {
-                if let Some(settings) = self.tunnels.get(&tunnel).map(|t| &t.settings) {
-                    self.lookups.begin(tunnel, name, settings.ike.local);
+                if let Some(entry) = self.tunnels.get(tunnel) {
+                    self.lookups.start(tunnel, name, entry.settings.ike.local);
                 }
             }
             Event::Source { tunnel, peer } => {
-                let way = self.netlink.route_to(peer);
-                let local = way.ok().and_then(|way| way.source);
-                self.tell(Command::Source { tunnel, local });
+                let route = self.netlink.route_to(peer);
+                let local = route.ok().and_then(|route| route.source);
+                self.command(Command::Source { tunnel, local });
             }
             Event::Connecting { tunnel, remote } => {
-                if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
-                    tunnel.peer = Some(remote.ip());
-                }
+                let peer = Some(remote.ip());
+                self.tunnels.update(tunnel, |tunnel| tunnel.peer = peer);
             }
             Event::ChildUp(child) => self.install(&child),
-            Event::ChildPreferred { tunnel: id, spi_in } => {
-                if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            Event::ChildPreferred { tunnel, spi_in } => {
+                self.tunnels.update(tunnel, |tunnel| {
                     tunnel.children.prefer(spi_in, &mut self.datapath);
-                }
+                });
             }
             Event::ChildDown {
                 tunnel,
                 spi_in,
                 reason,
-            } => self.take_out(tunnel, spi_in, reason),
+            } => self.remove_child(tunnel, spi_in, reason),
             Event::PeerMoved { tunnel, remote } => {
-                if let Some(tunnel) = self.tunnels.get_mut(&tunnel) {
+                self.tunnels.update(tunnel, |tunnel| {
                     tunnel.peer = Some(remote.ip());
-                    tunnel.children.moved(remote, &mut self.datapath);
-                }
+                    tunnel.children.set_remote(remote, &mut self.datapath);
+                });
             }
-            Event::IkeRekeyed { tunnel, .. } => self.rekeyed(tunnel),
+            Event::IkeRekeyed { tunnel, .. } => self.on_rekeyed(tunnel),
             Event::IkeUp { .. }
             | Event::IkeDown { .. }
             | Event::RekeyChecked { .. }
@@ -337,18 +355,19 @@ impl ControlPlane {
     }
 
     fn install(&mut self, child: &Child) {
-        let Some(tunnel) = self.tunnels.get_mut(&child.tunnel) else {
-            return;
-        };
-        let installed = install::up(child, tunnel, &mut self.datapath, &mut self.netlink);
+        let installed = self.tunnels.update(child.tunnel, |tunnel| {
+            install::install(child, tunnel, &mut self.datapath, &mut self.netlink)?;
+            self.reporter.installed(child, tunnel);
+            Ok(())
+        });
         match installed {
-            Ok(()) => {
-                self.reporter.installed(child, tunnel);
+            None => {}
+            Some(Ok(())) => {
                 if child.replaces.is_some() {
-                    self.rekeyed(child.tunnel);
+                    self.on_rekeyed(child.tunnel);
                 }
             }
-            Err(why) => self.tell(Command::InstallFailed {
+            Some(Err(why)) => self.command(Command::InstallFailed {
                 tunnel: child.tunnel,
                 spi_in: child.spi_in,
                 why,
@@ -356,70 +375,73 @@ impl ControlPlane {
         }
     }
 
-    /// An SA of the tunnel has been rekeyed: whatever finds no SA around now is lost.
-    fn rekeyed(&mut self, id: TunnelId) {
-        if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            let refused = install::wanting(id, &self.datapath);
-            tunnel.losses.rekeyed(clock::now(), refused);
-        }
+    /// Counts packets dropped for lack of an SA around now as lost by a rekey.
+    fn on_rekeyed(&mut self, id: TunnelId) {
+        let drops = install::drops_without_sa(id, &self.datapath);
+        self.tunnels.update(id, |tunnel| {
+            tunnel.loss.rekeyed(clock::now(), drops);
+        });
     }
 
-    fn take_out(&mut self, id: TunnelId, spi_in: u32, reason: DownReason) {
-        let Some(tunnel) = self.tunnels.get_mut(&id) else {
-            return;
-        };
+    fn remove_child(&mut self, id: TunnelId, spi_in: u32, reason: DownReason) {
         let now = clock::now();
-        let was_up = !tunnel.children.is_empty();
-        tunnel
-            .children
-            .remove(spi_in, reason, now, &mut self.datapath);
-        if was_up && tunnel.children.is_empty() {
-            let refused = install::wanting(id, &self.datapath);
-            match reason {
-                DownReason::Asked => tunnel.losses.taken_down(refused),
-                DownReason::PeerDeleted
-                | DownReason::PeerDisbelieves
-                | DownReason::PeerDead
-                | DownReason::Expired
-                | DownReason::PeerRestarted
-                | DownReason::Redundant
-                | DownReason::Replaced
-                | DownReason::Useless => tunnel.losses.without_sa(now, refused),
+        let drops = install::drops_without_sa(id, &self.datapath);
+        self.tunnels.update(id, |tunnel| {
+            let was_up = !tunnel.children.is_empty();
+            tunnel
+                .children
+                .remove(spi_in, reason, now, &mut self.datapath);
+            if was_up && tunnel.children.is_empty() {
+                match reason {
+                    DownReason::Asked => tunnel.loss.taken_down(drops),
+                    DownReason::PeerDeleted
+                    | DownReason::PeerDisbelieves
+                    | DownReason::PeerDead
+                    | DownReason::Expired
+                    | DownReason::PeerRestarted
+                    | DownReason::Redundant
+                    | DownReason::Replaced
+                    | DownReason::Useless => tunnel.loss.without_sa(now, drops),
+                }
             }
-        }
+        });
     }
 
-    /// The device or the routes of a tunnel cannot be had: none of its Child SAs is of any use.
-    fn uninstallable(&mut self, id: TunnelId, why: &str) {
-        let Some(tunnel) = self.tunnels.get(&id) else {
-            return;
-        };
-        for spi_in in tunnel.children.all() {
-            self.take_out(id, spi_in, DownReason::Useless);
-            let why = why.to_owned();
-            let command = Command::InstallFailed {
+    /// Removes all Child SAs of a tunnel whose device or routes cannot be had.
+    fn fail_children(&mut self, id: TunnelId, why: &str) {
+        let spis = self.tunnels.get(id).map(|tunnel| tunnel.children.spis_in());
+        for spi_in in spis.unwrap_or_default() {
+            self.remove_child(id, spi_in, DownReason::Useless);
+            self.command(Command::InstallFailed {
                 tunnel: id,
                 spi_in,
-                why,
-            };
-            self.endpoint.handle_command(clock::now(), command);
+                why: why.to_owned(),
+            });
         }
     }
 
-    /// Lets packets wait for an SA where traffic brings one up, and not where the tunnel is down by request.
-    fn await_traffic(&mut self) {
-        for (id, tunnel) in &mut self.tunnels {
-            let waits = is_trap(tunnel, *id, &self.endpoint);
-            if waits != tunnel.waits {
-                tunnel.waits = waits;
-                let idle = if waits {
-                    NoSaAction::Trap(tunnel.settings.ike.policy.clone())
-                } else {
-                    NoSaAction::Drop
-                };
-                self.datapath.set_no_sa_action(lane(*id), idle);
-            }
+    /// Sets what the datapath does with packets without an SA: a tunnel with `start = "trap"` that is not down by request queues them and
+    /// connects; others drop them.
+    fn set_trap(&mut self, id: TunnelId) {
+        let Some(tunnel) = self.tunnels.get(id) else {
+            return;
+        };
+        let is_down = || {
+            let view = self.endpoint.view(id);
+            view.is_none_or(|view| view.state == TunnelState::Down)
+        };
+        let is_trap =
+            tunnel.settings.ike.start == Start::Trap && !tunnel.device_removed && !is_down();
+        if is_trap == tunnel.is_trap {
+            return;
         }
+        let action = if is_trap {
+            NoSaAction::Trap(tunnel.settings.ike.policy.clone())
+        } else {
+            NoSaAction::Drop
+        };
+        self.datapath.set_no_sa_action(id, action);
+        self.tunnels.update(id, |tunnel| tunnel.is_trap = is_trap);
     }
 
     fn send(&mut self, transmit: &Transmit) {
@@ -429,34 +451,21 @@ impl ControlPlane {
         };
         let Transmit { local, remote, .. } = transmit;
         let sent = self.datapath.transmit(*local, *remote, framing, bytes);
-        // What strangers make us answer, and where to, is nobody's news.
-        let to_peer = |tunnel: &Tunnel| tunnel.peer == Some(remote.ip());
-        if self.tunnels.values().any(to_peer) {
+        // Only errors towards peers are logged: anybody can make us answer to any other address.
+        if self.tunnels.is_peer(remote.ip()) {
             let error = sent.as_ref().err();
             self.reporter.sent(*remote, error, clock::now());
         }
     }
 
-    /// Takes back what was changed on this machine; the devices go with the process.
+    /// Removes routes and tunnels; the devices vanish with the process.
     pub(super) fn clear(&mut self) {
         self.routing.stop();
         if let Err(error) = self.netlink.withdraw_all() {
-            warn!(%error, "some routes could not be removed; the next start will");
+            warn!(%error, "some routes could not be removed; the next start removes them");
         }
-        let ids: Vec<TunnelId> = self.tunnels.keys().copied().collect();
-        for id in ids {
-            self.datapath.remove_tunnel(lane(id));
+        for id in self.tunnels.clear() {
+            self.datapath.remove_tunnel(id);
         }
-        self.tunnels.clear();
     }
-}
-
-/// Whether traffic may bring this tunnel up.
-pub(super) fn is_trap(tunnel: &Tunnel, id: TunnelId, endpoint: &Endpoint) -> bool {
-    let asked_down = || {
-        endpoint
-            .view(id)
-            .is_none_or(|view| view.state == TunnelState::Down)
-    };
-    tunnel.settings.ike.start == Start::Trap && !tunnel.gone && !asked_down()
 }

@@ -1,15 +1,15 @@
-//! The one loop: it waits for whatever happens next and hands it to [`ControlPlane`], which acts upon it before the loop waits again.
+//! Event loop of the daemon: waits for the next event and hands it to the [`ControlPlane`], which handles it before the loop waits again.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::control_plane::ControlPlane;
-use super::lookup;
+use super::lookup::LookupResult;
 use super::route_sync::RouteReport;
 use crate::control::PendingRequest;
 use crate::datapath::Notices;
@@ -19,195 +19,192 @@ use crate::os::async_fd::AsyncReadable;
 use crate::os::timerfd::Timer;
 use crate::os::{clock, systemd};
 
-/// A running gateway.
+/// Event loop of a running gateway.
 pub(super) struct EventLoop {
-    core: ControlPlane,
+    control_plane: ControlPlane,
     sources: EventSources,
 }
 
-/// What the loop waits for.
+/// Sources of events.
 struct EventSources {
     notices: AsyncReadable<Notices>,
-    /// Notices are left from the last turn.
+    /// Whether notices may be left from the last turn.
     more_notices: bool,
-    alarm: AsyncReadable<Timer>,
+    timer: AsyncReadable<Timer>,
     routes: mpsc::UnboundedReceiver<RouteReport>,
     requests: mpsc::Receiver<PendingRequest>,
-    answers: mpsc::Receiver<lookup::Answer>,
+    lookups: mpsc::Receiver<LookupResult>,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
     watchdog: Option<Interval>,
 }
 
-/// What has happened.
+/// Event of the loop.
 enum LoopEvent {
-    /// The datapath has something to say.
+    /// The datapath has notices.
     Notices,
-    /// A time has come.
-    Due,
-    /// The route synchronisation thread has finished an update.
+    /// The timer has expired.
+    Timeout,
+    /// Routes have been synchronised.
     Routes(RouteReport),
-    /// Somebody at the control socket.
-    PendingRequest(PendingRequest),
-    /// A name was looked up.
-    Found(lookup::Answer),
-    /// A signal to end.
-    End(&'static str),
-    /// A signal to reload.
+    /// Request from the control socket.
+    Request(PendingRequest),
+    /// Result of a DNS lookup.
+    Lookup(LookupResult),
+    /// SIGTERM or SIGINT.
+    Terminate(&'static str),
+    /// SIGHUP.
     Hangup,
-    /// The service manager wants a sign of life.
+    /// A watchdog notification is due.
     Watchdog,
 }
 
-/// Notices acted upon before anything else gets a turn.
-const NOTICES_A_TURN: usize = 64;
+/// Upper bound on notices handled in one turn, before other events.
+const MAX_NOTICES: usize = 64;
 
 /// Limit on the wait for the first routes at start.
-const FIRST_ROUTES: Duration = Duration::from_secs(5);
+const FIRST_ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long goodbyes may take.
+/// Time for DELETE requests to be answered at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 impl EventLoop {
-    /// Must be called inside the runtime.
+    /// Loop over these sources. Must be called inside the runtime.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// File descriptors are exhausted.
     pub(super) fn new(
-        core: ControlPlane,
+        control_plane: ControlPlane,
         notices: Notices,
         routes: mpsc::UnboundedReceiver<RouteReport>,
         requests: mpsc::Receiver<PendingRequest>,
-        answers: mpsc::Receiver<lookup::Answer>,
+        lookups: mpsc::Receiver<LookupResult>,
     ) -> io::Result<EventLoop> {
         let sources = EventSources {
             notices: AsyncReadable::new(notices)?,
             more_notices: false,
-            alarm: AsyncReadable::new(Timer::new()?)?,
+            timer: AsyncReadable::new(Timer::new()?)?,
             routes,
             requests,
-            answers,
+            lookups,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            watchdog: systemd::watchdog_interval().map(|patience| {
-                let mut watchdog = interval(patience / 2);
+            watchdog: systemd::watchdog_interval().map(|limit| {
+                let mut watchdog = interval(limit / 2);
                 watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 watchdog
             }),
         };
-        Ok(EventLoop { core, sources })
+        Ok(EventLoop {
+            control_plane,
+            sources,
+        })
     }
 
-    /// Runs until a signal asks for the end, then says goodbye and takes back what was changed on this machine.
-    pub(super) async fn serve(&mut self) {
-        self.core.settle();
+    /// Runs until SIGTERM or SIGINT, then closes the SAs and removes the routes.
+    pub(super) async fn run(&mut self) {
+        self.control_plane.apply();
         // Fail-closed routes and peer routes are in place before the start is reported.
-        let first = tokio::time::timeout(FIRST_ROUTES, self.sources.routes.recv());
-        if let Ok(Some(report)) = first.await {
-            self.take(LoopEvent::Routes(report));
+        let routes = timeout(FIRST_ROUTES_TIMEOUT, self.sources.routes.recv());
+        if let Ok(Some(report)) = routes.await {
+            self.handle(LoopEvent::Routes(report));
         }
         systemd::ready();
         loop {
-            self.sources.wake_at(self.core.due());
+            self.sources.set_timer(self.control_plane.next_timeout());
             match self.sources.next().await {
-                LoopEvent::End(signal) => {
-                    info!(signal, "ending");
+                LoopEvent::Terminate(signal) => {
+                    info!(signal, "shutting down");
                     break;
                 }
-                LoopEvent::PendingRequest(asked) => self.core.on_request(asked),
-                event @ (LoopEvent::Notices
-                | LoopEvent::Due
-                | LoopEvent::Routes(_)
-                | LoopEvent::Found(_)
-                | LoopEvent::Hangup
-                | LoopEvent::Watchdog) => self.take(event),
+                event => self.handle(event),
             }
         }
         systemd::stopping();
-        self.part().await;
-        self.core.clear();
-        info!("groundlink has ended");
+        self.shut_down().await;
+        self.control_plane.clear();
+        info!("groundlink has stopped");
     }
 
-    /// DELETE for every SA, and the answers as far as they come in time.
-    async fn part(&mut self) {
-        let until = clock::now() + SHUTDOWN_GRACE;
-        self.core.tell(Command::Shutdown);
-        self.core.settle();
-        while !self.core.has_parted() && clock::now() < until {
-            let due = self.core.due().map_or(until, |due| due.min(until));
-            self.sources.wake_at(Some(due));
+    /// Deletes every SA, and waits for the answers until [`SHUTDOWN_GRACE`] has passed or a second signal comes.
+    async fn shut_down(&mut self) {
+        let deadline = clock::now() + SHUTDOWN_GRACE;
+        self.control_plane.command(Command::Shutdown);
+        self.control_plane.apply();
+        while !self.control_plane.is_shut_down() && clock::now() < deadline {
+            let timer = self.control_plane.next_timeout();
+            let timer = timer.map_or(deadline, |timer| timer.min(deadline));
+            self.sources.set_timer(Some(timer));
             match self.sources.next().await {
-                LoopEvent::End(signal) => {
-                    info!(signal, "ending at once");
+                LoopEvent::Terminate(signal) => {
+                    info!(signal, "stopping at once");
                     return;
                 }
-                // Nobody brings a tunnel up any more.
-                LoopEvent::PendingRequest(_) | LoopEvent::Hangup => {}
-                event @ (LoopEvent::Notices
-                | LoopEvent::Due
-                | LoopEvent::Routes(_)
-                | LoopEvent::Found(_)
-                | LoopEvent::Watchdog) => self.take(event),
+                // Tunnels are not brought up any more.
+                LoopEvent::Request(_) | LoopEvent::Hangup => {}
+                event => self.handle(event),
             }
         }
     }
 
-    fn take(&mut self, event: LoopEvent) {
+    fn handle(&mut self, event: LoopEvent) {
         match event {
             LoopEvent::Notices => {
                 let mut notices = std::iter::from_fn(|| self.sources.notices.get().next());
-                let taken = notices
+                let handled = notices
                     .by_ref()
-                    .take(NOTICES_A_TURN)
-                    .map(|notice| self.core.on_notice(notice))
+                    .take(MAX_NOTICES)
+                    .map(|notice| self.control_plane.on_notice(notice))
                     .count();
-                self.sources.more_notices = taken == NOTICES_A_TURN;
+                self.sources.more_notices = handled == MAX_NOTICES;
             }
-            LoopEvent::Due => self.core.on_due(),
-            LoopEvent::Routes(report) => self.core.on_route_report(&report),
-            LoopEvent::Found((tunnel, address)) => {
-                self.core.tell(Command::Resolved { tunnel, address });
+            LoopEvent::Timeout => self.control_plane.on_timeout(),
+            LoopEvent::Routes(report) => self.control_plane.on_route_report(&report),
+            LoopEvent::Request(request) => self.control_plane.on_request(request),
+            LoopEvent::Lookup((tunnel, address)) => {
+                self.control_plane
+                    .command(Command::Resolved { tunnel, address });
             }
             LoopEvent::Watchdog => systemd::alive(),
             LoopEvent::Hangup => {
-                warn!("reloading is not in this version: restart to apply a changed configuration");
+                warn!("reload is not in this version: restart to apply a changed configuration");
             }
-            LoopEvent::PendingRequest(_) | LoopEvent::End(_) => {}
+            // Ends the loop that received it.
+            LoopEvent::Terminate(_) => {}
         }
-        self.core.settle();
+        self.control_plane.apply();
     }
 }
 
 impl EventSources {
     async fn next(&mut self) -> LoopEvent {
         if self.more_notices {
-            // Everybody else's turn first, without waiting for them.
+            // Lets the tasks of the control socket run first.
             tokio::task::yield_now().await;
         }
         let more = self.more_notices;
         tokio::select! {
             () = self.notices.ready() => LoopEvent::Notices,
             () = std::future::ready(()), if more => LoopEvent::Notices,
-            () = self.alarm.ready() => {
-                self.alarm.get_mut().clear();
-                LoopEvent::Due
+            () = self.timer.ready() => {
+                self.timer.get_mut().clear();
+                LoopEvent::Timeout
             }
             Some(report) = self.routes.recv() => LoopEvent::Routes(report),
-            Some(asked) = self.requests.recv() => LoopEvent::PendingRequest(asked),
-            Some(answer) = self.answers.recv() => LoopEvent::Found(answer),
-            _ = self.terminate.recv() => LoopEvent::End("SIGTERM"),
-            _ = self.interrupt.recv() => LoopEvent::End("SIGINT"),
+            Some(request) = self.requests.recv() => LoopEvent::Request(request),
+            Some(result) = self.lookups.recv() => LoopEvent::Lookup(result),
+            _ = self.terminate.recv() => LoopEvent::Terminate("SIGTERM"),
+            _ = self.interrupt.recv() => LoopEvent::Terminate("SIGINT"),
             _ = self.hangup.recv() => LoopEvent::Hangup,
             () = tick(self.watchdog.as_mut()) => LoopEvent::Watchdog,
         }
     }
 
-    fn wake_at(&mut self, due: Option<Time>) {
-        if let Err(error) = self.alarm.get_mut().set(due) {
-            warn!(%error, "the alarm cannot be set");
+    fn set_timer(&mut self, at: Option<Time>) {
+        if let Err(error) = self.timer.get_mut().set(at) {
+            warn!(%error, "cannot set the timer");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where log lines go: text for people, fields for the journal, JSON for machines. Secrets have no way in: their types print `…`.
+//! Log output: text, journal fields or JSON. Secrets cannot be logged: their types print `…`.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -10,19 +10,19 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use super::StartError;
 use crate::os::systemd;
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people, on stderr.
+    /// Text on stderr.
     Text,
     /// One JSON object a line, on stderr.
     Json,
 }
 
-/// The variable that says what is logged where the command line does not.
-const VARIABLE: &str = "GROUNDLINK_LOG";
+/// Environment variable with the log filter, for a command line without one.
+const FILTER_VARIABLE: &str = "GROUNDLINK_LOG";
 
-/// Begins logging: as asked for, else into the journal where stderr leads there, else as text.
+/// Starts logging in the given format; by default to the journal if stderr is connected to it, else as text.
 pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<(), StartError> {
     let registry = tracing_subscriber::registry().with(filter(level)?);
     let journal = || {
@@ -44,11 +44,11 @@ pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<()
         (Some(LogFormat::Text), _) | (None, false) => text().boxed(),
         (None, true) => match journal() {
             Some(journal) => journal.boxed(),
-            // The journal puts its own time in front.
+            // The journal adds its own time.
             None => text().without_time().boxed(),
         },
     };
-    // A second start in one process (as in tests) keeps the first one's choice.
+    // A second start in one process, as in tests, keeps the first configuration.
     let _ = registry.with(layer).try_init();
     Ok(())
 }
@@ -57,17 +57,19 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, StartError> {
     let given = level
         .map(|level| ("--log-level", level.to_owned()))
         .or_else(|| {
-            env::var(VARIABLE)
+            env::var(FILTER_VARIABLE)
                 .ok()
                 .filter(|value| !value.is_empty())
-                .map(|value| (VARIABLE, value))
+                .map(|value| (FILTER_VARIABLE, value))
         });
-    let Some((place, words)) = given else {
+    let Some((source, filter)) = given else {
         return Ok(EnvFilter::new("info"));
     };
-    EnvFilter::try_new(&words).map_err(|error| StartError::Usage {
-        what: format!("{place} does not understand {words:?}: {error}"),
-        advice: "write error, warn, info, debug or trace, or a filter such as info,groundlink::ike=debug".to_owned(),
+    EnvFilter::try_new(&filter).map_err(|error| StartError::Usage {
+        what: format!("invalid log filter {filter:?} in {source}: {error}"),
+        advice:
+            "use error, warn, info, debug or trace, or a filter such as info,groundlink::ike=debug"
+                .to_owned(),
     })
 }
 
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_and_filters_are_understood_and_nonsense_is_a_usage_error() {
+    fn levels_and_filters_are_accepted_and_others_are_usage_errors() {
         for good in ["info", "debug", "info,groundlink::ike=trace"] {
             assert!(filter(Some(good)).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! Looking up peers given by name, off the loop: a name server that does not answer costs nobody else anything.
+//! DNS lookups of peers given by name, as tasks beside the loop, so that a slow name server delays nothing else.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,52 +6,49 @@ use std::net::IpAddr;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::ike::TunnelId;
+use crate::net::TunnelId;
 
-/// The lookups under way: at most one a tunnel.
+/// Running lookups, at most one a tunnel.
 #[derive(Debug)]
 pub(super) struct Lookups {
     running: BTreeMap<TunnelId, JoinHandle<()>>,
-    answers: mpsc::Sender<Answer>,
+    results: mpsc::Sender<LookupResult>,
 }
 
-/// What a name stands for, if anything, now.
-pub(super) type Answer = (TunnelId, Option<IpAddr>);
+/// Result of a lookup: the tunnel and its peer's address, if the name has one.
+pub(super) type LookupResult = (TunnelId, Option<IpAddr>);
 
-/// Lookups, and where their answers come out.
-pub(super) fn lookups() -> (Lookups, mpsc::Receiver<Answer>) {
-    let (answers, receiver) = mpsc::channel(16);
+/// Lookups and the receiver of their results.
+pub(super) fn lookups() -> (Lookups, mpsc::Receiver<LookupResult>) {
+    let (results, receiver) = mpsc::channel(16);
     let lookups = Lookups {
         running: BTreeMap::new(),
-        answers,
+        results,
     };
     (lookups, receiver)
 }
 
 impl Lookups {
-    /// Looks a name up for a tunnel that sends from `local`, whose family counts. One that is still under way for that tunnel
-    /// will do: the system's resolver has its own deadlines, and the engine does not wait for it for ever.
-    pub(super) fn begin(&mut self, tunnel: TunnelId, name: String, local: IpAddr) {
-        if self
-            .running
-            .get(&tunnel)
-            .is_some_and(|task| !task.is_finished())
-        {
+    /// Starts the lookup of a peer's name, for an address in the family of `local`. A lookup that still runs for the tunnel is kept: the
+    /// system's resolver has its own deadline.
+    pub(super) fn start(&mut self, tunnel: TunnelId, name: String, local: IpAddr) {
+        let running = self.running.get(&tunnel);
+        if running.is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let answers = self.answers.clone();
+        let results = self.results.clone();
         let task = tokio::spawn(async move {
             let address = match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(found) => found
                     .map(|address| address.ip())
                     .find(|address| address.is_ipv4() == local.is_ipv4()),
                 Err(error) => {
-                    tracing::debug!(%name, %error, "the name cannot be looked up");
+                    tracing::debug!(%name, %error, "name resolution failed");
                     None
                 }
             };
-            // The daemon may have ended meanwhile.
-            let _ = answers.send((tunnel, address)).await;
+            // The receiver is gone when the daemon shuts down.
+            let _ = results.send((tunnel, address)).await;
         });
         self.running.insert(tunnel, task);
     }
@@ -62,11 +59,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_is_looked_up_in_the_family_of_our_address() {
-        let (mut lookups, mut answers) = lookups();
+    async fn name_is_resolved_in_the_family_of_the_local_address() {
+        let (mut lookups, mut results) = lookups();
         let local = IpAddr::from([0, 0, 0, 0]);
-        lookups.begin(TunnelId(7), "localhost".to_owned(), local);
-        let answer = answers.recv().await.unwrap();
-        assert_eq!(answer, (TunnelId(7), Some(IpAddr::from([127, 0, 0, 1]))));
+        lookups.start(TunnelId(7), "localhost".to_owned(), local);
+        let result = results.recv().await.unwrap();
+        assert_eq!(result, (TunnelId(7), Some(IpAddr::from([127, 0, 0, 1]))));
     }
 }

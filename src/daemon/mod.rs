@@ -1,19 +1,22 @@
-//! The gateway in the foreground: `groundlink run`.
+//! Daemon: the gateway in the foreground, as `groundlink run` and systemd start it.
 //!
 //! ```text
-//!   start     config, PSKs ─▶ preflight ─▶ control socket, UDP sockets, devices, routes ─▶ READY
-//!   gateway   the one loop: notices · alarm · requests · lookups · signals
-//!   core      ─▶ ike::Endpoint ─▶ events, then datagrams
-//!   install   a Child SA negotiated ─▶ ESP SAs: where ike meets esp
-//!   children  which Child SA of a tunnel sends, which still receive ─▶ tables
-//!   routing   which tunnels carry ─▶ route_sync: a thread that keeps carriers and kernel routes, as paths plans them
-//!   observe   everything ─▶ one status snapshot
-//!   report    an event ─▶ one line in the log
+//!   start            configuration, keys ─▶ checks ─▶ control socket, UDP sockets, TUN devices, route thread ─▶ event_loop
+//!
+//!   event_loop       notice of the datapath · timer · route report · request · lookup result · signal
+//!     │                                                                                          ▲
+//!     ▼                                                                                          │ LookupResult
+//!   control_plane    ─▶ ike::Endpoint ─▶ events ─┬─▶ install ─▶ child_sas ─▶ datapath tables     lookup (DNS)
+//!     │                                          ├─▶ report (log lines)
+//!     │                                          └─▶ routing ─▶ route_sync (thread) ─▶ carriers and kernel routes
+//!     │                      ─▶ datagrams ──────────▶ datapath sockets
+//!     ▼
+//!   observe          ─▶ status::Snapshot, the reply to a status request
 //! ```
 //!
-//! One thread, tokio's current-thread runtime, no state shared: whatever happens is brought to the engine, and what the engine
-//! says is acted upon before anything else is. Events come before datagrams, so that a Child SA is installed before the peer
-//! can use it.
+//! The loop and the control plane run on one thread, tokio's current-thread runtime. Each event is handled completely before the next one:
+//! the IKE endpoint takes it, then its events are carried out, then its datagrams are sent, so that a Child SA is installed before the
+//! peer can use it. `tunnels` is the table of the tunnels, indexed so that an event visits only the tunnels that it concerns.
 
 mod child_sas;
 mod control_plane;
@@ -21,7 +24,6 @@ mod event_loop;
 mod install;
 mod logging;
 mod lookup;
-mod news;
 mod observe;
 mod offload_fallback;
 mod rekey_loss;
@@ -30,6 +32,7 @@ mod route_sync;
 mod routing;
 mod start;
 mod start_error;
+mod tunnels;
 
 pub use logging::LogFormat;
 pub use start_error::StartError;
@@ -37,39 +40,37 @@ pub use start_error::StartError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the command line says.
+/// Options of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The configuration file.
+    /// Configuration file.
     pub config: PathBuf,
-    /// The control socket, where it is not the configured one.
+    /// Control socket, if another than the configured one.
     pub socket: Option<PathBuf>,
-    /// How log lines are written; `None` lets the surroundings decide.
+    /// Format of log lines; `None` selects it by the environment.
     pub format: Option<LogFormat>,
-    /// What is logged: `info`, `debug`, or a filter such as `groundlink::ike=trace`.
+    /// Log filter: `info`, `debug`, or one such as `groundlink::ike=trace`.
     pub level: Option<String>,
 }
 
-/// Runs until told to end by SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it could not start. Once it has started it stays up.
+/// The start failed. A daemon that has started runs until a signal.
 pub fn run(options: &Options) -> Result<(), StartError> {
-    let settings = start::configuration(&options.config)?;
+    let config = start::load(&options.config)?;
     logging::start(options.format, options.level.as_deref())?;
-    start::warn(&settings.report, &options.config);
+    start::log_findings(&config.report, &options.config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| {
-            StartError::start(format!("the event loop cannot be made: {error}"), "")
-        })?;
+        .map_err(|error| StartError::start(format!("cannot create the event loop: {error}"), ""))?;
     let result = runtime.block_on(async {
-        let mut gateway = start::gateway(settings, options)?;
-        gateway.serve().await;
+        let mut event_loop = start::gateway(config, options)?;
+        event_loop.run().await;
         Ok(())
     });
-    // A name server that does not answer must not hold up the end.
+    // Lookups that still wait for a name server must not delay the exit.
     runtime.shutdown_timeout(Duration::ZERO);
     result
 }

@@ -1,11 +1,12 @@
 //! Builds the status snapshot from the IKE endpoint, the datapath and the tunnel table.
 
-use super::install::{Tunnel, lane, wanting};
-use super::report::Spi;
+use super::install::drops_without_sa;
+use super::report::{Spi, ike_spi};
 use super::routing::Routing;
+use super::tunnels::TunnelEntry;
 use crate::datapath::{self, Datapath};
-use crate::ike::{self, Endpoint, Failure, IkeView, TunnelId};
-use crate::net::{DropReason, Selector, Time, TunnelState};
+use crate::ike::{ChildView, Endpoint, Failure, IkeView};
+use crate::net::{DropReason, Selector, Time, TunnelId, TunnelState};
 use crate::status::{
     ChildSaStatus, IkeSaStatus, LastError, OffloadStatus, RekeyCheckStatus, RekeyCounters,
     Snapshot, TrafficCounters, TunnelStatus,
@@ -31,7 +32,7 @@ impl Observer<'_> {
     /// Snapshot of the whole gateway.
     pub(super) fn snapshot<'t>(
         &self,
-        tunnels: impl Iterator<Item = (&'t TunnelId, &'t Tunnel)>,
+        tunnels: impl Iterator<Item = (TunnelId, &'t TunnelEntry)>,
     ) -> Snapshot {
         let offload = self.datapath.offload(self.offload);
         let words = datapath::ProfileStep::ALL.into_iter();
@@ -39,7 +40,7 @@ impl Observer<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.seconds(self.now),
             tunnels: tunnels
-                .map(|(id, tunnel)| self.tunnel(*id, tunnel))
+                .map(|(id, tunnel)| self.tunnel(id, tunnel))
                 .collect(),
             groups: Vec::new(),
             ike_refused: self
@@ -64,10 +65,10 @@ impl Observer<'_> {
     }
 
     /// Status of one tunnel.
-    pub(super) fn tunnel(&self, id: TunnelId, tunnel: &Tunnel) -> TunnelStatus {
+    pub(super) fn tunnel(&self, id: TunnelId, tunnel: &TunnelEntry) -> TunnelStatus {
         let view = self.endpoint.view(id);
         let view = view.as_ref();
-        let counters = self.datapath.counters(lane(id));
+        let counters = self.datapath.counters(id);
         let dropped = |reason: &DropReason| {
             let count = counters.map_or(0, |counters| counters.refused.count(*reason));
             (reason.metric().to_owned(), count)
@@ -105,7 +106,7 @@ impl Observer<'_> {
             rekeys: RekeyCounters {
                 ike: view.map_or(0, |view| view.rekeys.ike),
                 child: view.map_or(0, |view| view.rekeys.child),
-                packets_lost: tunnel.losses.lost(wanting(id, self.datapath)),
+                packets_lost: tunnel.loss.lost(drops_without_sa(id, self.datapath)),
             },
             rekey_check: view
                 .and_then(|view| view.rekey_check)
@@ -121,8 +122,8 @@ impl Observer<'_> {
 
     fn ike_sa(&self, view: &IkeView) -> IkeSaStatus {
         IkeSaStatus {
-            spi_i: format!("{:016x}", view.spi_i.0),
-            spi_r: format!("{:016x}", view.spi_r.0),
+            spi_i: ike_spi(view.spi_i),
+            spi_r: ike_spi(view.spi_r),
             suite: view.suite.to_string(),
             role: view.role,
             rekey_in_s: Some(view.rekey_at.since(self.now).as_secs_f64()),
@@ -131,7 +132,7 @@ impl Observer<'_> {
         }
     }
 
-    fn child_sa(&self, view: &ike::ChildView, tunnel: &Tunnel) -> ChildSaStatus {
+    fn child_sa(&self, view: &ChildView, tunnel: &TunnelEntry) -> ChildSaStatus {
         let words = |selectors: &[Selector]| selectors.iter().map(ToString::to_string).collect();
         let installed = tunnel.children.find(view.spi_in);
         ChildSaStatus {

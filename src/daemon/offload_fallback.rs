@@ -1,62 +1,86 @@
-//! What the kernel has refused to do for many packets at once is told once, with the tunnels or sockets that it is about, whenever the
-//! loop next looks.
+//! Log lines about offload that the kernel refused: one for each feature, naming the tunnels or sockets that lost it.
 //!
-//! The datapath falls back by itself, in the middle of a batch; its state is all there is to see. What comes back by itself is not
-//! told, nor what is lost again: `status` has how things stand.
+//! The datapath falls back by itself in the middle of a batch; the loop compares its state with what was configured. A feature that comes
+//! back, or is lost again, is not logged: `status` shows the current state.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing::warn;
 
-use crate::datapath::{Offload, TunnelId};
+use crate::datapath::Offload;
+use crate::net::{Time, TunnelId};
 use crate::os::{GsoSupport, ReceiveOffload, SendOffload, SocketOffload};
 
-/// What was wanted, and the least that has been told since.
+/// Offload as configured, and the lowest level logged for each device and socket.
 #[derive(Debug)]
 pub(super) struct OffloadFallback {
-    wanted: Offload,
+    configured: Offload,
     devices: BTreeMap<TunnelId, GsoSupport>,
     sockets: BTreeMap<SocketAddr, SocketOffload>,
+    /// Time of the last check.
+    checked: Option<Time>,
+    /// Whether a check was postponed.
+    is_postponed: bool,
 }
 
-/// What people are told.
+/// Loss of one feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Loss {
     feature: &'static str,
-    what: &'static str,
-    /// The tunnels or the sockets.
-    of: Vec<String>,
+    text: &'static str,
+    /// Names of the tunnels, or addresses of the sockets.
+    subjects: Vec<String>,
 }
 
+/// Interval between two checks, each of which visits every device and socket.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 impl OffloadFallback {
-    /// So much was wanted.
-    pub(super) fn new(wanted: Offload) -> OffloadFallback {
+    /// State for a gateway with this configured offload.
+    pub(super) fn new(configured: Offload) -> OffloadFallback {
         OffloadFallback {
-            wanted,
+            configured,
             devices: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            checked: None,
+            is_postponed: false,
         }
     }
 
-    /// What was wanted.
-    pub(super) fn wanted(&self) -> Offload {
-        self.wanted
+    /// Configured offload.
+    pub(super) fn configured(&self) -> Offload {
+        self.configured
     }
 
-    /// Logs what is missing since the last look: a line for each feature, which names whom it is about.
-    pub(super) fn look(
+    /// Time of a postponed check.
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        let checked = self.checked.filter(|_| self.is_postponed)?;
+        Some(checked + CHECK_INTERVAL)
+    }
+
+    /// Logs features lost since the last check; postpones a check that follows the last one too soon.
+    pub(super) fn check(
         &mut self,
+        now: Time,
         devices: impl Iterator<Item = (TunnelId, GsoSupport)>,
         sockets: impl Iterator<Item = (SocketAddr, SocketOffload)>,
-        name: impl Fn(TunnelId) -> Option<String>,
+        name_of: impl Fn(TunnelId) -> Option<String>,
     ) {
-        for loss in self.losses(devices, sockets, name) {
+        self.is_postponed = self
+            .checked
+            .is_some_and(|checked| now.since(checked) < CHECK_INTERVAL);
+        if self.is_postponed {
+            return;
+        }
+        self.checked = Some(now);
+        for loss in self.losses(devices, sockets, name_of) {
             warn!(
                 feature = loss.feature,
-                of = several(&loss.of),
-                "{}: slower, and nothing else changes",
-                loss.what
+                of = abbreviated(&loss.subjects),
+                "{}: falling back to a slower path",
+                loss.text
             );
         }
     }
@@ -65,81 +89,81 @@ impl OffloadFallback {
         &mut self,
         devices: impl Iterator<Item = (TunnelId, GsoSupport)>,
         sockets: impl Iterator<Item = (SocketAddr, SocketOffload)>,
-        name: impl Fn(TunnelId) -> Option<String>,
+        name_of: impl Fn(TunnelId) -> Option<String>,
     ) -> Vec<Loss> {
         let mut losses = Vec::new();
-        for (tunnel, now) in devices.filter(|(_, now)| *now < self.wanted.trains) {
-            let told = self.devices.entry(tunnel).or_insert(self.wanted.trains);
-            if now < *told {
-                *told = now;
-                let name = name(tunnel).unwrap_or_else(|| tunnel.0.to_string());
-                add(&mut losses, "tun", of_device(now), name);
+        let configured = self.configured.trains;
+        for (tunnel, now) in devices.filter(|(_, now)| *now < configured) {
+            let logged = self.devices.entry(tunnel).or_insert(configured);
+            if now < *logged {
+                *logged = now;
+                let name = name_of(tunnel).unwrap_or_else(|| tunnel.0.to_string());
+                add(&mut losses, "tun", device_text(now), name);
             }
         }
-        let wanted = self.wanted.sockets;
-        for (at, now) in sockets.filter(|(_, now)| now.and(wanted) != wanted) {
-            let told = self.sockets.entry(at).or_insert(wanted);
-            if now.send < told.send {
-                add(&mut losses, "send", of_sending(now.send), at.to_string());
-            }
-            if now.receive < told.receive {
+        let configured = self.configured.sockets;
+        for (address, now) in sockets.filter(|(_, now)| now.and(configured) != configured) {
+            let logged = self.sockets.entry(address).or_insert(configured);
+            if now.send < logged.send {
                 add(
                     &mut losses,
-                    "receive",
-                    of_receiving(now.receive),
-                    at.to_string(),
+                    "send",
+                    send_text(now.send),
+                    address.to_string(),
                 );
             }
-            *told = told.and(now);
+            if now.receive < logged.receive {
+                let text = receive_text(now.receive);
+                add(&mut losses, "receive", text, address.to_string());
+            }
+            *logged = logged.and(now);
         }
         losses
     }
 }
 
-/// One more that this has happened to.
-fn add(losses: &mut Vec<Loss>, feature: &'static str, what: &'static str, whose: String) {
-    match losses.iter_mut().find(|loss| loss.what == what) {
-        Some(loss) => loss.of.push(whose),
+/// Adds a tunnel or socket to the loss with this text.
+fn add(losses: &mut Vec<Loss>, feature: &'static str, text: &'static str, subject: String) {
+    match losses.iter_mut().find(|loss| loss.text == text) {
+        Some(loss) => loss.subjects.push(subject),
         None => losses.push(Loss {
             feature,
-            what,
-            of: vec![whose],
+            text,
+            subjects: vec![subject],
         }),
     }
 }
 
-fn of_device(now: GsoSupport) -> &'static str {
+fn device_text(now: GsoSupport) -> &'static str {
     match now {
-        GsoSupport::None => "the kernel takes no super-packets into tunnel devices",
+        GsoSupport::None => "the kernel rejects GSO packets on TUN devices",
         GsoSupport::Tcp | GsoSupport::TcpAndUdp => {
-            "the kernel takes no super-packets of UDP into tunnel devices"
+            "the kernel rejects UDP GSO packets on TUN devices"
         }
     }
 }
 
-fn of_sending(now: SendOffload) -> &'static str {
+fn send_text(now: SendOffload) -> &'static str {
     match now {
         SendOffload::Short | SendOffload::Segments => {
-            "the kernel cuts no trains of long datagrams (UDP_SEGMENT) on the way out"
+            "the kernel rejects UDP GSO (UDP_SEGMENT) for long datagrams"
         }
-        SendOffload::Single => "the kernel does not cut trains of datagrams (UDP_SEGMENT)",
+        SendOffload::Single => "the kernel rejects UDP GSO (UDP_SEGMENT)",
     }
 }
 
-fn of_receiving(now: ReceiveOffload) -> &'static str {
+fn receive_text(now: ReceiveOffload) -> &'static str {
     match now {
-        ReceiveOffload::Single | ReceiveOffload::Joined => {
-            "the kernel does not join datagrams (UDP_GRO)"
-        }
+        ReceiveOffload::Single | ReceiveOffload::Joined => "the kernel rejects UDP GRO (UDP_GRO)",
     }
 }
 
-/// The first of them, and how many others there are.
-fn several(names: &[String]) -> String {
-    const NAMED: usize = 4;
-    let first = names.iter().take(NAMED).map(String::as_str);
+/// The first names, and the number of the others.
+fn abbreviated(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let first = names.iter().take(SHOWN).map(String::as_str);
     let first = first.collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED) {
+    match names.len().saturating_sub(SHOWN) {
         0 => first,
         others => format!("{first} and {others} more"),
     }
@@ -149,8 +173,8 @@ fn several(names: &[String]) -> String {
 mod tests {
     use super::*;
 
-    /// What is told when the devices of these tunnels and the sockets of these ports are so.
-    fn told(
+    /// Losses logged when the devices of these tunnels and the sockets of these ports have these levels.
+    fn logged(
         fallback: &mut OffloadFallback,
         devices: &[(u32, GsoSupport)],
         sockets: &[(u16, SocketOffload)],
@@ -159,7 +183,10 @@ mod tests {
         let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let sockets = sockets.iter().map(|(port, has)| (at(*port), *has));
         let losses = fallback.losses(devices, sockets, |id| Some(format!("site-{}", id.0)));
-        losses.into_iter().map(|l| (l.feature, l.of)).collect()
+        losses
+            .into_iter()
+            .map(|loss| (loss.feature, loss.subjects))
+            .collect()
     }
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -176,59 +203,81 @@ mod tests {
     };
 
     #[test]
-    fn each_tunnels_loss_is_told_once_with_its_name() {
+    fn loss_of_each_tunnel_is_logged_once_with_its_name() {
         let mut fallback = OffloadFallback::new(Offload::FULL);
-        let mut told = |devices: &[_]| told(&mut fallback, devices, &[]);
+        let mut logged = |devices: &[_]| logged(&mut fallback, devices, &[]);
         let (full, tcp) = (GsoSupport::TcpAndUdp, GsoSupport::Tcp);
-        assert!(told(&[(1, full), (2, full)]).is_empty());
-        assert_eq!(told(&[(1, tcp), (2, full)]), [("tun", names(&["site-1"]))]);
-        assert!(told(&[(1, tcp), (2, full)]).is_empty());
-        // One's loss hides no other's, and what comes and goes is not told again.
-        assert_eq!(told(&[(1, tcp), (2, tcp)]), [("tun", names(&["site-2"]))]);
-        assert!(told(&[(2, tcp)]).is_empty());
-        assert!(told(&[(1, full)]).is_empty());
-        assert!(told(&[(1, tcp)]).is_empty());
+        assert!(logged(&[(1, full), (2, full)]).is_empty());
         assert_eq!(
-            told(&[(1, GsoSupport::None)]),
+            logged(&[(1, tcp), (2, full)]),
+            [("tun", names(&["site-1"]))]
+        );
+        assert!(logged(&[(1, tcp), (2, full)]).is_empty());
+        // The loss of one tunnel hides no other, and a level that comes and goes is not logged again.
+        assert_eq!(logged(&[(1, tcp), (2, tcp)]), [("tun", names(&["site-2"]))]);
+        assert!(logged(&[(2, tcp)]).is_empty());
+        assert!(logged(&[(1, full)]).is_empty());
+        assert!(logged(&[(1, tcp)]).is_empty());
+        assert_eq!(
+            logged(&[(1, GsoSupport::None)]),
             [("tun", names(&["site-1"]))]
         );
     }
 
     #[test]
-    fn what_all_have_lost_at_once_is_one_line() {
+    fn simultaneous_losses_share_a_line() {
         let mut fallback = OffloadFallback::new(Offload::FULL);
         let devices: Vec<_> = (0..1000).map(|id| (id, GsoSupport::Tcp)).collect();
-        let losses = told(&mut fallback, &devices, &[]);
+        let losses = logged(&mut fallback, &devices, &[]);
         assert_eq!((losses.len(), losses[0].1.len()), (1, 1000));
-        let line = several(&losses[0].1);
+        let line = abbreviated(&losses[0].1);
         assert_eq!(line, "site-0, site-1, site-2, site-3 and 996 more");
     }
 
     #[test]
-    fn each_sockets_loss_is_told_once_also_that_of_long_datagrams_only() {
+    fn loss_of_each_socket_is_logged_once_long_datagrams_first() {
         let mut fallback = OffloadFallback::new(Offload::FULL);
-        let mut told = |sockets: &[_]| told(&mut fallback, &[], sockets);
-        assert!(told(&[(1, SocketOffload::FULL)]).is_empty());
+        let mut logged = |sockets: &[_]| logged(&mut fallback, &[], sockets);
+        assert!(logged(&[(1, SocketOffload::FULL)]).is_empty());
         let first = || names(&["192.0.2.1:1"]);
-        assert_eq!(told(&[(1, SHORT)]), [("send", first())]);
-        assert!(told(&[(1, SHORT)]).is_empty());
+        assert_eq!(logged(&[(1, SHORT)]), [("send", first())]);
+        assert!(logged(&[(1, SHORT)]).is_empty());
         assert_eq!(
-            told(&[(1, SocketOffload::NONE)]),
+            logged(&[(1, SocketOffload::NONE)]),
             [("send", first()), ("receive", first())]
         );
-        // It was tried again, and may be once more.
-        assert!(told(&[(1, SocketOffload::FULL)]).is_empty());
-        assert!(told(&[(1, SHORT)]).is_empty());
+        // The datapath retries GSO, and falls back again.
+        assert!(logged(&[(1, SocketOffload::FULL)]).is_empty());
+        assert!(logged(&[(1, SHORT)]).is_empty());
         assert_eq!(
-            told(&[(1, SHORT), (2, NO_GRO), (2, NO_GRO)]),
+            logged(&[(1, SHORT), (2, NO_GRO), (2, NO_GRO)]),
             [("receive", names(&["192.0.2.1:2"]))]
         );
     }
 
     #[test]
-    fn what_was_not_wanted_is_not_missed() {
+    fn offload_that_is_not_configured_is_not_missed() {
         let mut fallback = OffloadFallback::new(Offload::NONE);
         let (devices, sockets) = ([(1, GsoSupport::None)], [(1, SocketOffload::NONE)]);
-        assert!(told(&mut fallback, &devices, &sockets).is_empty());
+        assert!(logged(&mut fallback, &devices, &sockets).is_empty());
+    }
+
+    #[test]
+    fn checks_are_a_second_apart_and_the_postponed_one_has_a_timer() {
+        let mut fallback = OffloadFallback::new(Offload::FULL);
+        let visits = std::cell::Cell::new(0);
+        let check = |fallback: &mut OffloadFallback, seconds, millis| {
+            let now = Time::from_secs(seconds) + Duration::from_millis(millis);
+            let devices = std::iter::once((TunnelId(1), GsoSupport::TcpAndUdp))
+                .inspect(|_| visits.set(visits.get() + 1));
+            fallback.check(now, devices, std::iter::empty(), |_| None);
+            visits.get()
+        };
+        assert_eq!(check(&mut fallback, 100, 0), 1);
+        assert_eq!(fallback.next_timer(), None);
+        assert_eq!(check(&mut fallback, 100, 999), 1);
+        assert_eq!(fallback.next_timer(), Some(Time::from_secs(101)));
+        assert_eq!(check(&mut fallback, 101, 0), 2);
+        assert_eq!(fallback.next_timer(), None);
     }
 }

@@ -1,84 +1,84 @@
-//! What rekeying costs: packets refused for want of an SA within five seconds of a rekey, before or after it.
+//! Packets lost by rekeys: those dropped for lack of an SA within five seconds of a rekey, before or after it.
 //!
 //! ```text
-//!   refused so far   120        120   123              123   130
+//!   drops so far     120        120   123              123   130
 //!                     │   5 s    │     │      5 s       │     │
 //!   ──────────────────┴── gap ───┴─ rekey ──────────────┴─────┴──▶      lost: 3
 //! ```
 //!
-//! The datapath counts, whatever the reason; this only looks at the counter when something happens.
+//! The datapath counts all drops for lack of an SA; `drops` below is that counter.
 
 use std::time::Duration;
 
 use crate::net::Time;
 
-/// The packets that rekeys of one tunnel have cost.
+/// Loss counter of one tunnel's rekeys.
 #[derive(Debug, Default)]
 pub(super) struct RekeyLoss {
-    /// Of rekeys that are over.
-    settled: u64,
-    /// A rekey was a moment ago.
-    open: Option<Window>,
-    /// The last SA has gone, at that time and count.
+    /// Packets lost by rekeys whose window is closed.
+    closed: u64,
+    /// Window after the latest rekey, while it is open.
+    window: Option<Window>,
+    /// Time and counter when the last SA went away.
     gap: Option<(Time, u64)>,
 }
 
-/// The time around a rekey, or around several in a row.
+/// Time around one rekey, or around several in a row.
 #[derive(Debug)]
 struct Window {
-    /// What had been refused before.
-    before: u64,
-    until: Time,
+    /// Counter at its start.
+    drops: u64,
+    end: Time,
 }
 
-/// How far from a rekey a loss is blamed on it.
-const NEAR: Duration = Duration::from_secs(5);
+/// Largest distance between a rekey and a drop counted as its loss.
+const WINDOW: Duration = Duration::from_secs(5);
 
 impl RekeyLoss {
-    /// An SA was rekeyed; so many packets have been refused so far.
-    pub(super) fn rekeyed(&mut self, now: Time, refused: u64) {
-        self.settle(now, refused);
-        let until = now + NEAR;
-        match &mut self.open {
-            Some(window) => window.until = until,
+    /// Notes that an SA was rekeyed.
+    pub(super) fn rekeyed(&mut self, now: Time, drops: u64) {
+        self.close_window(now, drops);
+        let end = now + WINDOW;
+        match &mut self.window {
+            Some(window) => window.end = end,
             None => {
-                let gap = self.gap.filter(|(since, _)| now.since(*since) <= NEAR);
-                let before = gap.map_or(refused, |(_, before)| before);
-                self.open = Some(Window { before, until });
+                let gap = self.gap.filter(|(since, _)| now.since(*since) <= WINDOW);
+                let drops = gap.map_or(drops, |(_, drops)| drops);
+                self.window = Some(Window { drops, end });
             }
         }
         self.gap = None;
     }
 
-    /// The last SA has gone, nobody having asked for that: perhaps a rekey that breaks before it makes.
-    pub(super) fn without_sa(&mut self, now: Time, refused: u64) {
-        self.gap = Some((now, refused));
+    /// Notes that the last SA went away without a request to take the tunnel down: a break-before-make rekey may follow.
+    pub(super) fn without_sa(&mut self, now: Time, drops: u64) {
+        self.gap = Some((now, drops));
     }
 
-    /// The tunnel is down because somebody wants it so: what is refused from now on is not lost.
-    pub(super) fn taken_down(&mut self, refused: u64) {
-        self.settled = self.lost(refused);
-        (self.open, self.gap) = (None, None);
+    /// Notes that the tunnel was taken down by request: later drops are no loss.
+    pub(super) fn taken_down(&mut self, drops: u64) {
+        self.closed = self.lost(drops);
+        (self.window, self.gap) = (None, None);
     }
 
-    /// When the count must be looked at.
+    /// End of the open window.
     pub(super) fn next_timer(&self) -> Option<Time> {
-        self.open.as_ref().map(|window| window.until)
+        self.window.as_ref().map(|window| window.end)
     }
 
-    /// Closes the window, if its time has come.
-    pub(super) fn settle(&mut self, now: Time, refused: u64) {
-        if self.open.as_ref().is_some_and(|window| window.until <= now) {
-            self.settled = self.lost(refused);
-            self.open = None;
+    /// Closes the window once its end has passed.
+    pub(super) fn close_window(&mut self, now: Time, drops: u64) {
+        if self.window.as_ref().is_some_and(|window| window.end <= now) {
+            self.closed = self.lost(drops);
+            self.window = None;
         }
     }
 
-    /// How many packets rekeys have cost.
-    pub(super) fn lost(&self, refused: u64) -> u64 {
-        let open = self.open.as_ref();
-        let lately = open.map_or(0, |window| refused.saturating_sub(window.before));
-        self.settled.saturating_add(lately)
+    /// Packets lost by rekeys so far.
+    pub(super) fn lost(&self, drops: u64) -> u64 {
+        let window = self.window.as_ref();
+        let open = window.map_or(0, |window| drops.saturating_sub(window.drops));
+        self.closed.saturating_add(open)
     }
 }
 
@@ -91,49 +91,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_up_to_five_seconds_after_a_rekey_is_lost() {
-        let mut losses = RekeyLoss::default();
-        losses.rekeyed(at(100), 7);
-        assert_eq!(losses.lost(7), 0);
-        assert_eq!(losses.lost(9), 2);
-        losses.settle(at(104), 9);
-        assert_eq!(losses.next_timer(), Some(at(105)));
-        losses.settle(at(105), 10);
-        assert_eq!(losses.lost(500), 3, "later refusals have other reasons");
-        losses.rekeyed(at(200), 500);
-        assert_eq!(losses.lost(501), 4);
+    fn drops_up_to_five_seconds_after_a_rekey_are_lost() {
+        let mut loss = RekeyLoss::default();
+        loss.rekeyed(at(100), 7);
+        assert_eq!(loss.lost(7), 0);
+        assert_eq!(loss.lost(9), 2);
+        loss.close_window(at(104), 9);
+        assert_eq!(loss.next_timer(), Some(at(105)));
+        loss.close_window(at(105), 10);
+        assert_eq!(loss.lost(500), 3, "later drops have other reasons");
+        loss.rekeyed(at(200), 500);
+        assert_eq!(loss.lost(501), 4);
     }
 
     #[test]
     fn rekeys_in_a_row_count_a_packet_once() {
-        let mut losses = RekeyLoss::default();
-        losses.rekeyed(at(100), 0);
-        losses.rekeyed(at(103), 2);
-        losses.settle(at(106), 3);
-        losses.rekeyed(at(107), 4);
-        losses.settle(at(112), 6);
-        assert_eq!(losses.lost(60), 6);
+        let mut loss = RekeyLoss::default();
+        loss.rekeyed(at(100), 0);
+        loss.rekeyed(at(103), 2);
+        loss.close_window(at(106), 3);
+        loss.rekeyed(at(107), 4);
+        loss.close_window(at(112), 6);
+        assert_eq!(loss.lost(60), 6);
     }
 
     #[test]
-    fn a_rekey_that_breaks_before_it_makes_counts_the_gap() {
-        let mut losses = RekeyLoss::default();
-        losses.without_sa(at(100), 5);
-        losses.rekeyed(at(102), 8);
-        assert_eq!(losses.lost(8), 3);
+    fn break_before_make_rekey_counts_the_gap() {
+        let mut loss = RekeyLoss::default();
+        loss.without_sa(at(100), 5);
+        loss.rekeyed(at(102), 8);
+        assert_eq!(loss.lost(8), 3);
 
         let mut long = RekeyLoss::default();
         long.without_sa(at(100), 5);
         long.rekeyed(at(106), 8);
-        assert_eq!(long.lost(8), 0, "that was no rekey's gap");
+        assert_eq!(long.lost(8), 0, "too long a gap for a rekey");
     }
 
     #[test]
-    fn a_tunnel_that_was_taken_down_loses_nothing() {
-        let mut losses = RekeyLoss::default();
-        losses.rekeyed(at(100), 0);
-        losses.taken_down(1);
-        assert_eq!(losses.lost(1000), 1);
-        assert_eq!(losses.next_timer(), None);
+    fn tunnel_taken_down_by_request_loses_nothing() {
+        let mut loss = RekeyLoss::default();
+        loss.rekeyed(at(100), 0);
+        loss.taken_down(1);
+        assert_eq!(loss.lost(1000), 1);
+        assert_eq!(loss.next_timer(), None);
     }
 }

@@ -26,8 +26,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 
-use crate::ike::TunnelId;
-use crate::net::{LogLimit, Prefix, Time};
+use crate::net::{LogLimit, Prefix, Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::{
     ForeignRoute, HostAddress, Netlink, NetlinkError, NetworkEvent, NetworkMonitor,

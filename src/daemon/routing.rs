@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::install::Tunnel;
 use super::route_sync::{
     LOG_INTERVAL, LOG_SUBJECTS, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
 };
-use crate::ike::{Transmit, TunnelId};
-use crate::net::{LogLimit, Time};
+use super::tunnels::{TunnelEntry, TunnelTable};
+use crate::ike::Transmit;
+use crate::net::{LogLimit, Time, TunnelId};
 use crate::os::clock;
 use crate::paths::PathState;
 
@@ -55,28 +55,31 @@ impl Routing {
     }
 
     /// Submits the tunnels whose state or peer has changed.
-    pub(super) fn update<'a>(&mut self, tunnels: impl Iterator<Item = (&'a TunnelId, &'a Tunnel)>) {
+    pub(super) fn update<'a>(
+        &mut self,
+        tunnels: impl Iterator<Item = (TunnelId, &'a TunnelEntry)>,
+    ) {
         let generation = self.generation.saturating_add(1);
         let mut changed = Vec::new();
         for (id, tunnel) in tunnels {
-            let state = if tunnel.waits || !tunnel.children.is_empty() {
+            let state = if tunnel.is_trap || !tunnel.children.is_empty() {
                 PathState::Up
             } else {
                 PathState::Down
             };
-            let old = self.submitted.insert(*id, (state, tunnel.peer));
+            let old = self.submitted.insert(id, (state, tunnel.peer));
             if old == Some((state, tunnel.peer)) {
                 continue;
             }
             let was_down = old.is_none_or(|(old, _)| old == PathState::Down)
-                || self.pending.get(id).is_some_and(|pending| pending.came_up);
+                || self.pending.get(&id).is_some_and(|pending| pending.came_up);
             let pending = Pending {
                 generation,
                 came_up: was_down && state == PathState::Up,
             };
-            self.held.wait(*id, tunnel.peer);
-            self.pending.insert(*id, pending);
-            changed.push((*id, routing_of(tunnel, state)));
+            self.held.wait(id, tunnel.peer);
+            self.pending.insert(id, pending);
+            changed.push((id, routing_of(tunnel, state)));
         }
         if !changed.is_empty() {
             self.generation = generation;
@@ -92,7 +95,7 @@ impl Routing {
     pub(super) fn on_report(
         &mut self,
         report: &RouteReport,
-        tunnels: &BTreeMap<TunnelId, Tunnel>,
+        tunnels: &TunnelTable,
     ) -> Vec<(TunnelId, String)> {
         let mut failed = Vec::new();
         self.pending.retain(|id, pending| {
@@ -101,7 +104,7 @@ impl Routing {
             }
             self.held.end_wait(*id);
             if pending.came_up
-                && let Some(tunnel) = tunnels.get(id).filter(|t| !t.children.is_empty())
+                && let Some(tunnel) = tunnels.get(*id).filter(|t| !t.children.is_empty())
                 && let Some(failure) = report
                     .failures
                     .iter()
@@ -152,7 +155,7 @@ impl Routing {
     }
 }
 
-fn routing_of(tunnel: &Tunnel, state: PathState) -> TunnelRouting {
+fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
     let settings = &tunnel.settings;
     let local = settings.ike.policy.local.iter();
     TunnelRouting {

@@ -1,4 +1,4 @@
-//! Why the daemon did not start.
+//! Error of the daemon's start.
 
 use std::fmt;
 
@@ -8,23 +8,23 @@ use crate::os::netlink::NetlinkError;
 use crate::os::tun::TunError;
 use crate::os::udp::BindError;
 
-/// Why the daemon did not start.
+/// Reason why the daemon did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The configuration cannot be used. Everything that is wrong with it.
+    /// The configuration is invalid; all findings.
     Configuration(ConfigReport),
-    /// The command line cannot be used.
+    /// The command line is invalid.
     Usage {
-        /// What is wrong.
+        /// Description.
         what: String,
-        /// What to do.
+        /// Advice.
         advice: String,
     },
-    /// The machine does not let us.
+    /// A resource of the machine is not available.
     Start {
-        /// What happened and where.
+        /// Description.
         what: String,
-        /// What to do about it; empty where `what` says so.
+        /// Advice; empty where `what` contains it.
         advice: String,
     },
 }
@@ -37,7 +37,7 @@ impl StartError {
         }
     }
 
-    /// Names the tunnel that wanted it.
+    /// Prefixes the error with the name of the tunnel that it concerns.
     pub(super) fn of_tunnel(self, name: &str) -> StartError {
         match self {
             StartError::Start { what, advice } => StartError::Start {
@@ -54,8 +54,8 @@ impl fmt::Display for StartError {
         match self {
             StartError::Configuration(report) => report.fmt(f),
             StartError::Usage { what, advice } | StartError::Start { what, advice } => {
-                let gap = if advice.is_empty() { "" } else { "; " };
-                write!(f, "{what}{gap}{advice}")
+                let separator = if advice.is_empty() { "" } else { "; " };
+                write!(f, "{what}{separator}{advice}")
             }
         }
     }
