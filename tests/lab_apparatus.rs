@@ -1,6 +1,6 @@
-//! The lab's own instruments, checked against peers that are known to work: strongSwan on both sides.
+//! Tests of the lab itself with strongSwan on both sides.
 //!
-//! What fails here is wrong with the namespaces, the generator or the observer, not with groundlink.
+//! A failure here is a fault of the namespaces, the traffic or the packet counters, not of groundlink.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn carry(options: &LabOptions) -> WireCounters {
     let topology = Topology::new(options, &addressing).unwrap();
     let mut wire_tap = topology.wire_tap(&addressing).unwrap();
     let scratch = ScratchDir::new().unwrap();
-    // The side that starts comes last.
+    // The initiator starts last.
     let order = if options.initiates(Side::A) {
         [Side::B, Side::A]
     } else {
@@ -93,7 +93,7 @@ fn carry(options: &LabOptions) -> WireCounters {
             .unwrap();
         assert!(carried.bytes > 100_000, "{carried:?}");
     }
-    // At full speed nothing but protocol 50 is looked at, and there was none.
+    // During the TCP transfers only IP protocol 50 is counted, and there is none.
     assert!(
         wire_tap.counters().esp_udp <= wire.esp_udp + 1000,
         "{:?}",
@@ -105,20 +105,20 @@ fn carry(options: &LabOptions) -> WireCounters {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn strongswan_carries_traffic_through_the_lab_and_is_seen_on_the_wire() {
+fn strongswan_carries_traffic_that_is_counted_on_the_wire() {
     let wire = carry(&LabOptions {
         ike: Some(SUITE.into()),
         esp: Some(SUITE.into()),
         ..LabOptions::default()
     });
-    // At least: charon repeats itself when an address of the machine becomes usable.
+    // A lower bound: charon retransmits when an address of the host becomes usable.
     assert!(wire.ike_500 >= 2 && wire.ike_4500 >= 2, "{wire:?}");
-    assert!(wire.esp_udp >= 10, "five pings and their answers: {wire:?}");
+    assert!(wire.esp_udp >= 10, "five pings and their replies: {wire:?}");
 }
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn the_router_translates_in_front_of_either_side() {
+fn either_side_can_be_behind_nat() {
     for nat in [NatPlacement::Us, NatPlacement::Peer] {
         let wire = carry(&LabOptions {
             nat,
@@ -130,7 +130,7 @@ fn the_router_translates_in_front_of_either_side() {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn both_families_work_outside_and_inside() {
+fn ipv6_works_outside_and_inside() {
     carry(&LabOptions {
         outer: AddressFamily::V6,
         ..LabOptions::default()
@@ -143,7 +143,7 @@ fn both_families_work_outside_and_inside() {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn debian_s_strongswan_still_speaks_what_is_forbidden_elsewhere() {
+fn strongswan_supports_the_forbidden_algorithms() {
     let suite = Some("des-md5-modp768".to_owned());
     carry(&LabOptions {
         ike: suite.clone(),

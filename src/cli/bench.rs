@@ -41,7 +41,7 @@ enum Benchmark {
 #[command(after_help = "Example:
   groundlink bench esp --esp aes256-sha256 --seconds 1
 
-Figures are bits of inner packets per second for all steps of an SA, in batches; `lanes alone` is the cipher and \
+Figures are bits of inner packets per second for all steps of an SA, in batches; `lanes only` is the cipher and \
 the ICV only. The machine should be idle otherwise.")]
 struct Esp {
     /// Suite to measure, in the syntax of swanctl.conf; can be repeated [default: eight common ones]

@@ -1,4 +1,4 @@
-//! Running `groundlink lab`, and what every lab that is well has in common.
+//! Runs `groundlink lab`, and checks what every successful lab has in common.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -18,7 +18,7 @@ pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_groundlink"))
 }
 
-/// Runs `groundlink lab --json` with `words`.
+/// Runs `groundlink lab --json` with the options `words`.
 pub fn run(words: &str) -> Output {
     let mut command = Command::new(program());
     command
@@ -27,24 +27,24 @@ pub fn run(words: &str) -> Output {
     wait::output(&mut command, Duration::from_secs(120))
 }
 
-/// Runs a lab that must be well, with all ESP in UDP, and checks everything that no lab may lack. Returns its report.
+/// Runs a lab that must succeed with all ESP in UDP. Returns its report.
 pub fn carries(words: &str) -> Value {
-    let (report, shown) = well(words);
-    // UDP encapsulation is forced in both roles unless a case says otherwise: a cloud that is sent protocol 50 drops it.
+    let (report, shown) = successful(words);
+    // UDP encapsulation is forced in both roles by default, because clouds drop IP protocol 50.
     assert_eq!(report["wire"]["esp_native"], 0, "{shown}");
     assert!(
         report["wire"]["esp_udp"].as_u64().unwrap() >= 40,
-        "20 pings and their answers\n{shown}"
+        "20 pings and their replies\n{shown}"
     );
     report
 }
 
-/// The same where all ESP is IP protocol 50, and nothing at all comes to port 4500.
+/// Runs a lab that must succeed with all ESP as IP protocol 50 and no packet to port 4500.
 pub fn carries_bare(words: &str) -> Value {
-    let (report, shown) = well(words);
+    let (report, shown) = successful(words);
     assert!(
         report["wire"]["esp_native"].as_u64().unwrap() >= 40,
-        "20 pings and their answers\n{shown}"
+        "20 pings and their replies\n{shown}"
     );
     for kind in ["esp_udp", "ike_4500", "keepalives"] {
         assert_eq!(report["wire"][kind], 0, "{kind}\n{shown}");
@@ -52,8 +52,8 @@ pub fn carries_bare(words: &str) -> Value {
     report
 }
 
-/// The report of a lab that must be well, as it is and to be shown.
-fn well(words: &str) -> (Value, String) {
+/// The report of a lab that must succeed, as JSON and as text.
+fn successful(words: &str) -> (Value, String) {
     let output = run(&format!("--seconds 1 {words}"));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!(
@@ -91,12 +91,12 @@ fn well(words: &str) -> (Value, String) {
     (report, shown)
 }
 
-/// Builds a lab with `changes`, for cases that no option asks for.
+/// Builds a lab with changed configurations.
 pub fn build(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
     Lab::build_with(options, program(), &Interrupt::default(), changes).unwrap()
 }
 
-/// Builds a lab with `changes` that comes up.
+/// Builds a lab with changed configurations, and waits until it is up.
 pub fn up(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
     let mut lab = build(options, changes);
     if lab.await_up().unwrap().is_none() {
@@ -105,36 +105,36 @@ pub fn up(options: &LabOptions, changes: &Overrides<'_>) -> Lab {
     lab
 }
 
-/// How long something that takes no time may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Default time limit of waits.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Our first tunnel, as soon as `wanted` is true of it.
+/// Waits until the first tunnel of gateway A satisfies `wanted`.
 pub fn tunnel_that(
     lab: &mut Lab,
     what: &str,
     wanted: impl Fn(&TunnelStatus) -> bool,
 ) -> TunnelStatus {
-    tunnel_within(lab, PATIENCE, what, wanted)
+    tunnel_within(lab, TIMEOUT, what, wanted)
 }
 
-/// The same with another patience.
+/// Waits until the first tunnel of gateway A satisfies `wanted`, with another time limit.
 pub fn tunnel_within(
     lab: &mut Lab,
-    patience: Duration,
+    timeout: Duration,
     what: &str,
     wanted: impl Fn(&TunnelStatus) -> bool,
 ) -> TunnelStatus {
-    wait::until(patience, what, || {
+    wait::until(timeout, what, || {
         let tunnel = first_tunnel(lab.a());
         let found = tunnel.clone().filter(&wanted);
         found.ok_or_else(|| format!("{tunnel:#?}\n{}", logs(lab)))
     })
 }
 
-/// Looks at `state` again and again for the whole `period`: some faults show only in time.
+/// Checks `state` repeatedly during `period`.
 ///
 /// # Panics
-/// With the first `Err`.
+/// `state` returned an error.
 #[track_caller]
 pub fn throughout(period: Duration, what: &str, mut state: impl FnMut() -> Result<(), String>) {
     let begin = Instant::now();
@@ -146,17 +146,17 @@ pub fn throughout(period: Duration, what: &str, mut state: impl FnMut() -> Resul
     }
 }
 
-/// Waits until strongSwan has one IKE SA with one Child SA, both at work, and none that is on its way in or out. What it keeps for
-/// stragglers after the DELETE exchange, for 5 s, does not count.
+/// Waits until strongSwan has exactly one established IKE SA with one installed Child SA. Deleted Child SAs, which it keeps for 5 s for
+/// late packets, are not counted.
 pub fn settled(lab: &mut Lab) {
-    settled_within(lab, PATIENCE);
+    settled_within(lab, TIMEOUT);
 }
 
-/// The same with another patience.
-pub fn settled_within(lab: &mut Lab, patience: Duration) {
-    wait::until(patience, "one IKE SA with one Child SA", || {
+/// [`settled`] with another time limit.
+pub fn settled_within(lab: &mut Lab, timeout: Duration) {
+    wait::until(timeout, "one IKE SA with one Child SA", || {
         let RemoteGateway::Strongswan(charon) = lab.b() else {
-            unreachable!("it was asked for")
+            unreachable!("the lab runs strongSwan")
         };
         let sas = text(&charon.swanctl(&["--list-sas"]).unwrap().stdout);
         let ike = sas.matches(", IKEv2, ").count();
@@ -164,8 +164,8 @@ pub fn settled_within(lab: &mut Lab, patience: Duration) {
             .lines()
             .filter(|line| line.contains(", reqid ") && !line.contains(", DELETED,"))
             .count();
-        let at_work = sas.contains("ESTABLISHED") && sas.contains("INSTALLED");
-        let is_settled = ike == 1 && children == 1 && at_work;
+        let is_up = sas.contains("ESTABLISHED") && sas.contains("INSTALLED");
+        let is_settled = ike == 1 && children == 1 && is_up;
         is_settled
             .then_some(())
             .ok_or_else(|| format!("{sas}{}", logs(lab)))
@@ -176,19 +176,16 @@ fn first_tunnel(gateway: &GatewayProcess) -> Option<TunnelStatus> {
     gateway.status().ok()?.tunnels.into_iter().next()
 }
 
-/// The code and the words of our first tunnel's failure, as soon as there is one. The tunnel is not up and keeps trying.
+/// Waits until the first tunnel of gateway A reports an error; returns its code and text. The tunnel must still be connecting.
 pub fn failure(lab: &mut Lab) -> (String, String) {
     let tunnel = tunnel_that(lab, "failed", |tunnel| tunnel.last_error.is_some());
     assert_eq!(tunnel.state, TunnelState::Connecting, "{tunnel:#?}");
     let error = tunnel.last_error.unwrap();
-    assert!(
-        !error.advice.is_empty(),
-        "{error:?} says not what to change"
-    );
+    assert!(!error.advice.is_empty(), "{error:?} has no advice");
     (error.code, error.text)
 }
 
-/// What both sides logged.
+/// Logs of both sides.
 pub fn logs(lab: &mut Lab) -> String {
     let ours = lab.a().process().log();
     let theirs = match lab.b() {
@@ -206,7 +203,7 @@ pub fn filter(lab: &Lab, rules: &str) {
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
-/// Bytes as they would be shown.
+/// Bytes as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
