@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::pair::System;
-use super::report::{IMIX, SystemRun, TunnelReport, UdpResult, cells, names, rate};
+use super::report::{IMIX, Metric, SystemRun, TunnelReport, metrics};
 use super::svg::{Bar, LossCurve, bars, curves, escape};
 use super::udp_rate::{FULL, MAX_LOSS, MIXES};
 
@@ -32,54 +32,32 @@ impl TunnelReport {
             }
         }
         page += "<h2>Throughput</h2>\n<p>Longer is better.</p>\n";
-        page += &self.bars("TCP, one stream", |run| {
-            run.tcp.one_stream_mbit.map(|mbit| (mbit, rate(mbit)))
-        });
-        page += &self.bars("TCP, four streams", |run| {
-            run.tcp.four_streams_mbit.map(|mbit| (mbit, rate(mbit)))
-        });
+        page += &self.bars("TCP, one stream", Metric::TcpOneStream);
+        page += &self.bars("TCP, four streams", Metric::TcpFourStreams);
         let _ = writeln!(
             page,
-            "<p>UDP: the highest rate with less than 0.5 % loss. Each datagram is sent in its own packet; {}.</p>",
-            IMIX
+            "<p>UDP: the highest rate with less than 0.5 % loss (kpps: thousand packets per second). Each datagram is sent in its own \
+             packet; {IMIX}.</p>",
         );
-        for mix in MIXES {
-            page += &self.bars(&format!("UDP {}", mix.name), |run| {
-                packets(run.udp.iter().find(|udp| udp.name == mix.name)?)
-            });
+        let udp = || MIXES.map(|mix| (format!("UDP {}", mix.name), Metric::Udp(mix)));
+        let ingress = format!("Ingress {}", FULL.name);
+        for (title, metric) in udp() {
+            page += &self.bars(&title, metric);
         }
         page += "<p>Ingress: the same with a peer in place of gateway A that only seals and sends: ESP in UDP with checksum zero, \
                  like kernels and clouds. The kernel of gateway B coalesces none of these packets.</p>\n";
-        page += &self.bars(&format!("Ingress {}", FULL.name), |run| {
-            run.ingress.as_ref().and_then(packets)
-        });
+        page += &self.bars(&ingress, Metric::Ingress);
         page += "<h2>Cost</h2>\n<p>Shorter is better.</p>\n";
-        page += &self.bars("Round trip, mean", |run| {
-            run.rtt.avg_ms.map(|ms| (ms, format!("{ms:.3} ms")))
-        });
-        page += &self.bars(
-            "CPU time of both gateways per gigabit of one TCP stream",
-            |run| {
-                run.cpu
-                    .map(|cpu| (cpu.total(), format!("{:.3} s", cpu.total())))
-            },
-        );
-        page += &self.bars("Resident memory of the larger gateway", |run| {
-            run.memory_mib
-                .max()
-                .map(|mib| (mib, format!("{mib:.1} MiB")))
-        });
+        page += &self.bars("Round trip, mean", Metric::RoundTrip);
+        let cpu = "CPU time of both gateways per gigabit of one TCP stream";
+        page += &self.bars(cpu, Metric::Cpu);
+        page += &self.bars("Resident memory of the larger gateway", Metric::Memory);
         page += &self.steps();
         page += "<h2>Loss</h2>\n<p>All trials of the rate searches: packets per second (k: thousands) on the x axis, packet loss on the y axis. \
                  Trials below the red line pass.</p>\n";
-        for mix in MIXES {
-            page += &self.loss(&format!("UDP {}", mix.name), |run| {
-                run.udp.iter().find(|udp| udp.name == mix.name)
-            });
+        for (title, metric) in udp().into_iter().chain([(ingress, Metric::Ingress)]) {
+            page += &self.loss(&title, metric);
         }
-        page += &self.loss(&format!("Ingress {}", FULL.name), |run| {
-            run.ingress.as_ref()
-        });
         page += &self.figures();
         page += &self.ratios();
         page + FOOT
@@ -91,25 +69,23 @@ impl TunnelReport {
         suites
     }
 
-    fn bars(&self, title: &str, measured: impl Fn(&SystemRun) -> Option<(f64, String)>) -> String {
-        let bar = |run: &SystemRun| {
-            let (value, text) = measured(run).unzip();
-            Bar {
-                label: label(run),
-                value,
-                text: text.unwrap_or_else(|| "not measured".to_owned()),
-                color: color(run.system),
-            }
+    fn bars(&self, title: &str, metric: Metric) -> String {
+        let bar = |run: &SystemRun| Bar {
+            label: label(run),
+            value: metric.value(run),
+            text: metric
+                .text(run)
+                .unwrap_or_else(|| "not measured".to_owned()),
+            color: color(run.system),
         };
         let all: Vec<Bar> = self.runs.iter().map(bar).collect();
         bars(title, &all)
     }
 
-    fn loss(&self, title: &str, of: impl Fn(&SystemRun) -> Option<&UdpResult>) -> String {
+    fn loss(&self, title: &str, metric: Metric) -> String {
         let suites = self.suites();
         let curve = |run: &SystemRun| {
-            let udp = of(run)?;
-            let trials = udp.trials.iter();
+            let trials = metric.udp(run)?.trials.iter();
             Some(LossCurve {
                 label: label(run),
                 points: trials.map(|trial| (trial.sent_pps, trial.loss())).collect(),
@@ -126,46 +102,30 @@ impl TunnelReport {
         let counted: Vec<_> = self
             .runs
             .iter()
-            .filter_map(|run| Some((run, run.ticks_per_byte?.in_order())))
+            .filter_map(|run| Some((run.esp.clone(), run.ticks_per_byte?.in_order())))
             .collect();
         let Some((_, steps)) = counted.first() else {
             return String::new();
         };
-        let mut table = String::from(
-            "<h2>Datapath steps</h2>\n<p>Cycles of the time stamp counter per byte of one TCP stream: read to send at gateway A, \
-             receive to write at gateway B.</p>\n<table><tr><th>ESP</th>",
-        );
-        for (name, _) in steps {
-            let _ = write!(table, "<th>{name}</th>");
-        }
-        table += "</tr>\n";
-        for (run, steps) in counted {
-            let _ = write!(table, "<tr><td>{}</td>", escape(&run.esp));
-            for (_, ticks) in steps {
-                let _ = write!(table, "<td>{ticks:.2}</td>");
-            }
-            table += "</tr>\n";
-        }
-        table + "</table>\n"
+        let head = steps.map(|(name, _)| name.to_owned());
+        let rows = counted
+            .iter()
+            .map(|(esp, steps)| (esp.clone(), steps.map(|(_, ticks)| format!("{ticks:.2}"))));
+        "<h2>Datapath steps</h2>\n<p>Cycles of the time stamp counter per byte of one TCP stream: read to send at gateway A, \
+         receive to write at gateway B.</p>\n"
+            .to_owned()
+            + &table("ESP", head, rows)
     }
 
     /// The table of all figures.
     fn figures(&self) -> String {
-        let mut table = String::from("<h2>Figures</h2>\n<table><tr><th></th>");
-        for run in &self.runs {
-            let _ = write!(table, "<th>{}</th>", escape(&label(run)));
-        }
-        table += "</tr>\n";
-        let columns: Vec<_> = self.runs.iter().map(cells).collect();
-        for (at, name) in names().iter().enumerate() {
-            let _ = write!(table, "<tr><td>{}</td>", escape(name));
-            for column in &columns {
-                let cell = column.get(at).cloned().flatten();
-                let _ = write!(table, "<td>{}</td>", cell.as_deref().unwrap_or("-"));
-            }
-            table += "</tr>\n";
-        }
-        table + "</table>\n"
+        let head = self.runs.iter().map(label);
+        let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let row = |metric: Metric| {
+            let cells = self.runs.iter().map(move |run| cell(metric.text(run)));
+            (metric.name(), cells)
+        };
+        "<h2>Figures</h2>\n".to_owned() + &table("", head, metrics().map(row))
     }
 
     /// The table of ratios, if two systems were compared.
@@ -173,31 +133,34 @@ impl TunnelReport {
         if self.ratios.is_empty() {
             return String::new();
         }
-        let mut table = String::from(
-            "<h2>Ratios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n<table><tr><th>ESP</th>\
-             <th>TCP 1</th><th>TCP 4</th>",
-        );
-        for mix in MIXES {
-            let _ = write!(table, "<th>UDP {}</th>", mix.name);
-        }
-        table += "<th>ingress</th><th>round trip</th><th>CPU</th><th>memory</th></tr>\n";
-        for ratios in &self.ratios {
-            let _ = write!(table, "<tr><td>{}</td>", escape(&ratios.esp));
-            for ratio in ratios.in_order() {
-                let text = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-                let _ = write!(table, "<td>{text}</td>");
-            }
-            table += "</tr>\n";
-        }
-        table + "</table>\n"
+        let cell = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+        let rows = self.ratios.iter().map(|ratios| {
+            let cells = metrics().map(move |metric| cell(ratios.get(metric)));
+            (ratios.esp.clone(), cells)
+        });
+        "<h2>Ratios</h2>\n<p>groundlink divided by strongSwan, in this run.</p>\n".to_owned()
+            + &table("ESP", metrics().map(Metric::name), rows)
     }
 }
 
-/// The length and text of a rate bar.
-fn packets(udp: &UdpResult) -> Option<(f64, String)> {
-    let bound = if udp.sender_limited { "≥ " } else { "" };
-    let pps = udp.pps?;
-    Some((pps, format!("{bound}{:.1} k packets/s", pps / 1e3)))
+/// A table with row names in the first column.
+fn table<C: IntoIterator<Item = String>>(
+    corner: &str,
+    head: impl IntoIterator<Item = String>,
+    rows: impl Iterator<Item = (String, C)>,
+) -> String {
+    let cells = |tag: &str, cells: &mut dyn Iterator<Item = String>| -> String {
+        cells
+            .map(|cell| format!("<{tag}>{}</{tag}>", escape(&cell)))
+            .collect()
+    };
+    let head = cells("th", &mut head.into_iter());
+    let mut table = format!("<table><tr><th>{corner}</th>{head}</tr>\n");
+    for (name, row) in rows {
+        let row = cells("td", &mut row.into_iter());
+        let _ = writeln!(table, "<tr><td>{}</td>{row}</tr>", escape(&name));
+    }
+    table + "</table>\n"
 }
 
 fn label(run: &SystemRun) -> String {
@@ -253,7 +216,7 @@ mod tests {
             &machine.date,
             "aes128-sha1-modp1024",
             "2.00 Gbit/s",
-            "100.0 k packets/s",
+            "100.0 kpps",
             "UDP IMIX",
             "0.400 ms",
             "16.0 MiB",

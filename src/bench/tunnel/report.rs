@@ -248,83 +248,119 @@ pub struct SpeedRatios {
 impl SpeedRatios {
     /// The ratios of two runs with the same suite.
     pub(super) fn of(ours: &SystemRun, theirs: &SystemRun) -> SpeedRatios {
-        let pps = |run: &SystemRun, name| run.udp.iter().find(|udp| udp.name == name)?.pps;
-        let udp = ours.udp.iter().map(|udp| udp.name);
+        let ratio = |metric: Metric| {
+            let (ours, theirs) = (metric.value(ours)?, metric.value(theirs)?);
+            (theirs > 0.0).then(|| ours / theirs)
+        };
         SpeedRatios {
             esp: ours.esp.clone(),
-            tcp_one_stream: ratio(ours.tcp.one_stream_mbit, theirs.tcp.one_stream_mbit),
-            tcp_four_streams: ratio(ours.tcp.four_streams_mbit, theirs.tcp.four_streams_mbit),
-            udp: udp
-                .map(|name| (name, ratio(pps(ours, name), pps(theirs, name))))
-                .collect(),
-            ingress: ratio(
-                ours.ingress.as_ref().and_then(|udp| udp.pps),
-                theirs.ingress.as_ref().and_then(|udp| udp.pps),
-            ),
-            rtt: ratio(ours.rtt.avg_ms, theirs.rtt.avg_ms),
-            cpu: ratio(
-                ours.cpu.map(|cpu| cpu.total()),
-                theirs.cpu.map(|cpu| cpu.total()),
-            ),
-            memory: ratio(ours.memory_mib.max(), theirs.memory_mib.max()),
+            tcp_one_stream: ratio(Metric::TcpOneStream),
+            tcp_four_streams: ratio(Metric::TcpFourStreams),
+            udp: MIXES.map(|mix| (mix.name, ratio(Metric::Udp(mix)))).into(),
+            ingress: ratio(Metric::Ingress),
+            rtt: ratio(Metric::RoundTrip),
+            cpu: ratio(Metric::Cpu),
+            memory: ratio(Metric::Memory),
         }
     }
 
-    /// The ratios in the order of [`names`].
-    pub(super) fn in_order(&self) -> Vec<Option<f64>> {
-        let tcp = [self.tcp_one_stream, self.tcp_four_streams];
-        let udp = MIXES.map(|mix| self.udp.get(mix.name).copied().flatten());
-        let costs = [self.rtt, self.cpu, self.memory];
-        tcp.into_iter()
-            .chain(udp)
-            .chain([self.ingress])
-            .chain(costs)
-            .collect()
+    pub(super) fn get(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::TcpOneStream => self.tcp_one_stream,
+            Metric::TcpFourStreams => self.tcp_four_streams,
+            Metric::Udp(mix) => self.udp.get(mix.name).copied().flatten(),
+            Metric::Ingress => self.ingress,
+            Metric::RoundTrip => self.rtt,
+            Metric::Cpu => self.cpu,
+            Metric::Memory => self.memory,
+        }
     }
 }
 
-fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
-    let (ours, theirs) = (ours?, theirs?);
-    (theirs > 0.0).then(|| ours / theirs)
+/// A measured quantity: a row of the table, and a plot of the page.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Metric {
+    TcpOneStream,
+    TcpFourStreams,
+    Udp(PacketMix),
+    /// UDP to gateway B alone.
+    Ingress,
+    RoundTrip,
+    Cpu,
+    Memory,
+}
+
+/// All metrics in the order of the table.
+pub(super) fn metrics() -> impl Iterator<Item = Metric> {
+    let tcp = [Metric::TcpOneStream, Metric::TcpFourStreams];
+    let costs = [Metric::RoundTrip, Metric::Cpu, Metric::Memory];
+    let udp = MIXES.map(Metric::Udp);
+    tcp.into_iter()
+        .chain(udp)
+        .chain([Metric::Ingress])
+        .chain(costs)
 }
 
 /// Name of the row for gateway B alone.
 pub(super) const INGRESS_ROW: &str = "ingress 1300 B";
 
-/// Names of the rows, in the order of [`cells`] and [`SpeedRatios::in_order`].
-pub(super) fn names() -> Vec<String> {
-    let udp = MIXES.map(|mix| format!("UDP {}", mix.name));
-    let tcp = ["TCP, one stream", "TCP, four streams"].map(str::to_owned);
-    let costs = ["round trip", "CPU per gigabit", "memory"].map(str::to_owned);
-    let ingress = [INGRESS_ROW.to_owned()];
-    tcp.into_iter()
-        .chain(udp)
-        .chain(ingress)
-        .chain(costs)
-        .collect()
-}
+impl Metric {
+    /// Name of the row.
+    pub(super) fn name(self) -> String {
+        match self {
+            Metric::TcpOneStream => "TCP, one stream".to_owned(),
+            Metric::TcpFourStreams => "TCP, four streams".to_owned(),
+            Metric::Udp(mix) => format!("UDP {}", mix.name),
+            Metric::Ingress => INGRESS_ROW.to_owned(),
+            Metric::RoundTrip => "round trip".to_owned(),
+            Metric::Cpu => "CPU per gigabit".to_owned(),
+            Metric::Memory => "memory".to_owned(),
+        }
+    }
 
-/// The text of a run in each row.
-pub(super) fn cells(run: &SystemRun) -> Vec<Option<String>> {
-    let tcp = [run.tcp.one_stream_mbit, run.tcp.four_streams_mbit];
-    let udp = MIXES.map(|mix| kpps(run.udp.iter().find(|udp| udp.name == mix.name)?));
-    let costs = [
-        run.rtt.avg_ms.map(|ms| format!("{ms:.3} ms")),
-        run.cpu.map(|cpu| format!("{:.3} s", cpu.total())),
-        run.memory_mib.max().map(|mib| format!("{mib:.1} MiB")),
-    ];
-    let tcp = tcp.map(|mbit| mbit.map(rate));
-    let ingress = [run.ingress.as_ref().and_then(kpps)];
-    tcp.into_iter()
-        .chain(udp)
-        .chain(ingress)
-        .chain(costs)
-        .collect()
-}
+    /// Mbit/s, packets per second, milliseconds, seconds per gigabit, or MiB.
+    pub(super) fn value(self, run: &SystemRun) -> Option<f64> {
+        match self {
+            Metric::TcpOneStream => run.tcp.one_stream_mbit,
+            Metric::TcpFourStreams => run.tcp.four_streams_mbit,
+            Metric::Udp(_) | Metric::Ingress => self.udp(run)?.pps,
+            Metric::RoundTrip => run.rtt.avg_ms,
+            Metric::Cpu => run.cpu.map(|cpu| cpu.total()),
+            Metric::Memory => run.memory_mib.max(),
+        }
+    }
 
-fn kpps(udp: &UdpResult) -> Option<String> {
-    let bound = if udp.sender_limited { "≥ " } else { "" };
-    udp.pps.map(|pps| format!("{bound}{:.1} kpps", pps / 1e3))
+    /// The value with its unit.
+    pub(super) fn text(self, run: &SystemRun) -> Option<String> {
+        let value = self.value(run)?;
+        Some(match self {
+            Metric::TcpOneStream | Metric::TcpFourStreams if value >= 1000.0 => {
+                format!("{:.2} Gbit/s", value / 1000.0)
+            }
+            Metric::TcpOneStream | Metric::TcpFourStreams => format!("{value:.0} Mbit/s"),
+            Metric::Udp(_) | Metric::Ingress => {
+                let is_bound = self.udp(run).is_some_and(|udp| udp.sender_limited);
+                let bound = if is_bound { "≥ " } else { "" };
+                format!("{bound}{:.1} kpps", value / 1e3)
+            }
+            Metric::RoundTrip => format!("{value:.3} ms"),
+            Metric::Cpu => format!("{value:.3} s"),
+            Metric::Memory => format!("{value:.1} MiB"),
+        })
+    }
+
+    /// The rate search, for UDP metrics.
+    pub(super) fn udp(self, run: &SystemRun) -> Option<&UdpResult> {
+        match self {
+            Metric::Udp(mix) => run.udp.iter().find(|udp| udp.name == mix.name),
+            Metric::Ingress => run.ingress.as_ref(),
+            Metric::TcpOneStream
+            | Metric::TcpFourStreams
+            | Metric::RoundTrip
+            | Metric::Cpu
+            | Metric::Memory => None,
+        }
+    }
 }
 
 impl fmt::Display for TunnelReport {
@@ -372,15 +408,13 @@ impl TunnelReport {
             write!(f, "{:>CELL$}", run.system.to_string())?;
         }
         writeln!(f, "{}", ratios.map_or("", |_| "     ratio"))?;
-        let columns: Vec<_> = runs.iter().map(|run| cells(run)).collect();
-        let ratios = ratios.map(SpeedRatios::in_order).unwrap_or_default();
-        for (at, name) in names().iter().enumerate() {
-            write!(f, "  {name:<width$}", width = NAME - 2)?;
-            for column in &columns {
-                let cell = column.get(at).cloned().flatten();
+        for metric in metrics() {
+            write!(f, "  {:<width$}", metric.name(), width = NAME - 2)?;
+            for run in &runs {
+                let cell = metric.text(run);
                 write!(f, "{:>CELL$}", cell.as_deref().unwrap_or("-"))?;
             }
-            if let Some(ratio) = ratios.get(at).copied().flatten() {
+            if let Some(ratio) = ratios.and_then(|ratios| ratios.get(metric)) {
                 write!(f, "{ratio:>10.2}")?;
             }
             writeln!(f)?;
@@ -394,15 +428,6 @@ impl TunnelReport {
             }
         }
         writeln!(f)
-    }
-}
-
-/// Formats a throughput.
-pub(super) fn rate(mbit: f64) -> String {
-    if mbit >= 1000.0 {
-        format!("{:.2} Gbit/s", mbit / 1000.0)
-    } else {
-        format!("{mbit:.0} Mbit/s")
     }
 }
 
@@ -542,6 +567,5 @@ mod tests {
         assert_eq!(ratios.tcp_four_streams, None);
         assert_eq!(ratios.udp["IMIX"], Some(10.0));
         assert!((ratios.cpu.unwrap() - 0.1).abs() < 1e-9);
-        assert_eq!(ratio(Some(1.0), Some(0.0)), None);
     }
 }
