@@ -25,6 +25,7 @@ use etherparse::{
 
 use super::capture::LinkType;
 use crate::datapath::{IKE_PORT, NAT_PORT};
+use crate::net::demux::{self, NatPayload};
 use crate::wire::{Cursor, Malformed};
 
 /// The content of a link-layer frame.
@@ -253,11 +254,11 @@ fn udp_payload(bytes: &[u8]) -> Result<&[u8], &'static str> {
 
 /// The content of a datagram on port 4500 (RFC 3948 §2).
 fn nat_payload(payload: &[u8]) -> OuterPayload<'_> {
-    match payload {
-        [0xff] => OuterPayload::Keepalive,
-        [0, 0, 0, 0, message @ ..] => OuterPayload::Ike(message),
-        [_, _, _, _, ..] => OuterPayload::Esp(payload),
-        _ => OuterPayload::Malformed("neither IKE nor ESP nor a keepalive"),
+    match demux::port_4500(payload) {
+        NatPayload::Keepalive => OuterPayload::Keepalive,
+        NatPayload::Ike(message) => OuterPayload::Ike(message),
+        NatPayload::Esp(_) => OuterPayload::Esp(payload),
+        NatPayload::Truncated => OuterPayload::Malformed("neither IKE nor ESP nor a keepalive"),
     }
 }
 

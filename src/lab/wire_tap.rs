@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use super::addressing::Addressing;
 use super::report::WireCounters;
 use crate::datapath::{IKE_PORT, NAT_PORT};
+use crate::net::demux::{self, NatPayload};
 
 /// A packet socket on the router. Packets wait in its buffer, which holds a handshake and some pings, until [`WireTap::counters`].
 #[derive(Debug)]
@@ -140,12 +141,18 @@ fn datagram_counter<'c>(datagram: &[u8], counters: &'c mut WireCounters) -> &'c 
     let length = usize::from(header.length).saturating_sub(UdpHeader::LEN);
     // Behind NAT one of the ports may have any value.
     let uses = |port| header.source_port == port || header.destination_port == port;
-    match payload {
-        [0, 0, 0, 0, ..] if uses(NAT_PORT) => &mut counters.ike_4500,
-        [_, _, _, _, ..] if uses(NAT_PORT) && length > 8 => &mut counters.esp_udp,
-        _ if uses(NAT_PORT) && length == 1 => &mut counters.keepalives,
-        _ if !uses(NAT_PORT) && uses(IKE_PORT) => &mut counters.ike_500,
-        _ => &mut counters.other,
+    if !uses(NAT_PORT) {
+        return if uses(IKE_PORT) {
+            &mut counters.ike_500
+        } else {
+            &mut counters.other
+        };
+    }
+    match demux::port_4500(payload.get(..length).unwrap_or(payload)) {
+        NatPayload::Ike(_) => &mut counters.ike_4500,
+        NatPayload::Esp(_) => &mut counters.esp_udp,
+        NatPayload::Keepalive => &mut counters.keepalives,
+        NatPayload::Truncated => &mut counters.other,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::esp::{FramedPacket, Outbound};
 use crate::ike::{Child, Content, Datagram, Endpoint, Event, Settings, TunnelId};
 use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
+use crate::net::demux::NON_ESP_MARKER;
 use crate::net::{DropReason, Packet};
 use crate::os::udp_blast::{self, BURST};
 use crate::os::{clock, entropy};
@@ -129,9 +130,6 @@ struct Sockets {
     ike: UdpSocket,
     nat: UdpSocket,
 }
-
-/// The non-ESP marker (RFC 3948 §2.2).
-const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
 impl Sockets {
     /// Binds both ports of `address` in the namespace of the calling thread.
