@@ -103,6 +103,8 @@ static CIPHERS: &[&str] = &[
     "des",
     "hmac",
     "md5",
+    "ml_kem",
+    "num_bigint",
     "p256",
     "p384",
     "p521",

@@ -29,78 +29,48 @@ pub(super) enum BlockCipher {
     Des,
 }
 
-/// A key schedule for encryption; wiped when dropped.
-pub(super) enum Encryptor {
-    Aes128(Aes128Enc),
-    Aes192(Aes192Enc),
-    Aes256(Aes256Enc),
-    TripleDes(TdesEde3),
-    Des(Des),
-}
-
-/// A key schedule for decryption; wiped when dropped.
-pub(super) enum Decryptor {
-    Aes128(Aes128Dec),
-    Aes192(Aes192Dec),
-    Aes256(Aes256Dec),
-    TripleDes(TdesEde3),
-    Des(Des),
-}
-
 /// An IV that is not one block, or a text that is not a whole number of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the text is not a whole number of blocks")]
 pub struct NotBlocks;
 
-impl Encryptor {
-    /// `None` if `key` has the wrong length.
-    pub(super) fn new(cipher: BlockCipher, key: &[u8]) -> Option<Encryptor> {
-        let encryptor = match cipher {
-            BlockCipher::Aes128 => Encryptor::Aes128(Aes128Enc::new_from_slice(key).ok()?),
-            BlockCipher::Aes192 => Encryptor::Aes192(Aes192Enc::new_from_slice(key).ok()?),
-            BlockCipher::Aes256 => Encryptor::Aes256(Aes256Enc::new_from_slice(key).ok()?),
-            BlockCipher::TripleDes => Encryptor::TripleDes(TdesEde3::new_from_slice(key).ok()?),
-            BlockCipher::Des => Encryptor::Des(Des::new_from_slice(key).ok()?),
-        };
-        Some(encryptor)
-    }
-
-    /// Encrypts `text` in place.
-    pub(super) fn encrypt(&self, iv: &[u8], text: &mut [u8]) -> Result<(), NotBlocks> {
-        match self {
-            Encryptor::Aes128(cipher) => encrypt(cipher, iv, text),
-            Encryptor::Aes192(cipher) => encrypt(cipher, iv, text),
-            Encryptor::Aes256(cipher) => encrypt(cipher, iv, text),
-            Encryptor::TripleDes(cipher) => encrypt(cipher, iv, text),
-            Encryptor::Des(cipher) => encrypt(cipher, iv, text),
+/// Defines the key schedules of one direction and CBC with them.
+macro_rules! key_schedule {
+    ($(#[$doc:meta])* $name:ident, $run:ident, { $($cipher:ident: $schedule:ty,)* }) => {
+        $(#[$doc])*
+        pub(super) enum $name {
+            $($cipher($schedule),)*
         }
-    }
+
+        impl $name {
+            /// Prepares `key`; `None` if it has the wrong length.
+            pub(super) fn new(cipher: BlockCipher, key: &[u8]) -> Option<$name> {
+                Some(match cipher {
+                    $(BlockCipher::$cipher => $name::$cipher(<$schedule>::new_from_slice(key).ok()?),)*
+                })
+            }
+
+            /// Runs CBC over `text` in place.
+            pub(super) fn $run(&self, iv: &[u8], text: &mut [u8]) -> Result<(), NotBlocks> {
+                match self {
+                    $($name::$cipher(schedule) => $run(schedule, iv, text),)*
+                }
+            }
+        }
+    };
 }
 
-impl Decryptor {
-    /// `None` if `key` has the wrong length.
-    pub(super) fn new(cipher: BlockCipher, key: &[u8]) -> Option<Decryptor> {
-        let decryptor = match cipher {
-            BlockCipher::Aes128 => Decryptor::Aes128(Aes128Dec::new_from_slice(key).ok()?),
-            BlockCipher::Aes192 => Decryptor::Aes192(Aes192Dec::new_from_slice(key).ok()?),
-            BlockCipher::Aes256 => Decryptor::Aes256(Aes256Dec::new_from_slice(key).ok()?),
-            BlockCipher::TripleDes => Decryptor::TripleDes(TdesEde3::new_from_slice(key).ok()?),
-            BlockCipher::Des => Decryptor::Des(Des::new_from_slice(key).ok()?),
-        };
-        Some(decryptor)
-    }
+key_schedule!(
+    /// A key schedule for encryption; wiped when dropped.
+    Encryptor, encrypt,
+    { Aes128: Aes128Enc, Aes192: Aes192Enc, Aes256: Aes256Enc, TripleDes: TdesEde3, Des: Des, }
+);
 
-    /// Decrypts `text` in place.
-    pub(super) fn decrypt(&self, iv: &[u8], text: &mut [u8]) -> Result<(), NotBlocks> {
-        match self {
-            Decryptor::Aes128(cipher) => decrypt(cipher, iv, text),
-            Decryptor::Aes192(cipher) => decrypt(cipher, iv, text),
-            Decryptor::Aes256(cipher) => decrypt(cipher, iv, text),
-            Decryptor::TripleDes(cipher) => decrypt(cipher, iv, text),
-            Decryptor::Des(cipher) => decrypt(cipher, iv, text),
-        }
-    }
-}
+key_schedule!(
+    /// A key schedule for decryption; wiped when dropped.
+    Decryptor, decrypt,
+    { Aes128: Aes128Dec, Aes192: Aes192Dec, Aes256: Aes256Dec, TripleDes: TdesEde3, Des: Des, }
+);
 
 fn encrypt<C: BlockCipherEncrypt>(cipher: &C, iv: &[u8], text: &mut [u8]) -> Result<(), NotBlocks> {
     let (blocks, rest) = Array::slice_as_chunks_mut(text);

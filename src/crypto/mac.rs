@@ -15,64 +15,51 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::keys::Secret;
 
-/// A hash function under HMAC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HashAlgorithm {
-    Md5,
-    Sha1,
-    Sha256,
-    Sha384,
-    Sha512,
+/// Defines the hash functions and HMAC with each of them.
+macro_rules! hash_functions {
+    ($($hash:ident),*) => {
+        /// A hash function under HMAC.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum HashAlgorithm {
+            $($hash,)*
+        }
+
+        /// A keyed HMAC with the part of the message read so far; wiped when dropped.
+        #[derive(Clone)]
+        pub(super) enum Mac {
+            $($hash(Hmac<$hash>),)*
+        }
+
+        impl Mac {
+            /// An HMAC keyed with `key` of any length.
+            pub(super) fn new(hash: HashAlgorithm, key: &[u8]) -> Mac {
+                match hash {
+                    $(HashAlgorithm::$hash => Mac::$hash(keyed(key)),)*
+                }
+            }
+
+            pub(super) fn update(&mut self, data: &[u8]) {
+                match self {
+                    $(Mac::$hash(mac) => mac.update(data),)*
+                }
+            }
+
+            pub(super) fn finish(self) -> Tag {
+                match self {
+                    $(Mac::$hash(mac) => Tag::from(&mut mac.finalize().into_bytes()),)*
+                }
+            }
+        }
+    };
 }
 
-/// A keyed HMAC with the part of the message read so far; wiped when dropped.
-#[derive(Clone)]
-pub(super) enum Mac {
-    Md5(Hmac<Md5>),
-    Sha1(Hmac<Sha1>),
-    Sha256(Hmac<Sha256>),
-    Sha384(Hmac<Sha384>),
-    Sha512(Hmac<Sha512>),
-}
+hash_functions!(Md5, Sha1, Sha256, Sha384, Sha512);
 
 /// An HMAC value of up to 64 bytes; wiped when dropped, since a PRF's output is a key.
 #[derive(ZeroizeOnDrop)]
 pub(super) struct Tag {
     bytes: [u8; 64],
     len: usize,
-}
-
-impl Mac {
-    /// An HMAC keyed with `key` of any length.
-    pub(super) fn new(hash: HashAlgorithm, key: &[u8]) -> Mac {
-        match hash {
-            HashAlgorithm::Md5 => Mac::Md5(keyed(key)),
-            HashAlgorithm::Sha1 => Mac::Sha1(keyed(key)),
-            HashAlgorithm::Sha256 => Mac::Sha256(keyed(key)),
-            HashAlgorithm::Sha384 => Mac::Sha384(keyed(key)),
-            HashAlgorithm::Sha512 => Mac::Sha512(keyed(key)),
-        }
-    }
-
-    pub(super) fn update(&mut self, data: &[u8]) {
-        match self {
-            Mac::Md5(mac) => mac.update(data),
-            Mac::Sha1(mac) => mac.update(data),
-            Mac::Sha256(mac) => mac.update(data),
-            Mac::Sha384(mac) => mac.update(data),
-            Mac::Sha512(mac) => mac.update(data),
-        }
-    }
-
-    pub(super) fn finish(self) -> Tag {
-        match self {
-            Mac::Md5(mac) => Tag::from(&mut mac.finalize().into_bytes()),
-            Mac::Sha1(mac) => Tag::from(&mut mac.finalize().into_bytes()),
-            Mac::Sha256(mac) => Tag::from(&mut mac.finalize().into_bytes()),
-            Mac::Sha384(mac) => Tag::from(&mut mac.finalize().into_bytes()),
-            Mac::Sha512(mac) => Tag::from(&mut mac.finalize().into_bytes()),
-        }
-    }
 }
 
 impl Tag {

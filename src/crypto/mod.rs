@@ -38,7 +38,7 @@ mod mac;
 mod prf;
 mod protect;
 mod random;
-pub mod registry;
+mod registry;
 mod suite;
 #[cfg(test)]
 pub(crate) mod vectors;

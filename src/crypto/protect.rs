@@ -188,7 +188,8 @@ impl Sealer {
         counter: u64,
         esn_high: Option<u32>,
     ) -> Result<(), SealError> {
-        let parts = Parts::split(packet, aad_len, self.protection)?;
+        let (short, misaligned) = (SealError::TooShort, SealError::Misaligned);
+        let parts = Parts::split(packet, aad_len, self.protection, short, misaligned)?;
         match &self.mode {
             SealMode::Cbc {
                 cipher,
@@ -232,11 +233,6 @@ impl Sealer {
                 Ok(())
             }
         }
-    }
-
-    /// The algorithms.
-    pub fn protection(&self) -> Protection {
-        self.protection
     }
 }
 
@@ -309,7 +305,8 @@ impl Opener {
         aad_len: usize,
         esn_high: Option<u32>,
     ) -> Result<Range<usize>, OpenError> {
-        let parts = Parts::split(packet, aad_len, self.protection)?;
+        let (short, misaligned) = (OpenError::TooShort, OpenError::Misaligned);
+        let parts = Parts::split(packet, aad_len, self.protection, short, misaligned)?;
         let start = parts.aad.len().saturating_add(parts.iv.len());
         let plaintext = start..start.saturating_add(parts.text.len());
         match &self.mode {
@@ -335,11 +332,6 @@ impl Opener {
         }
         Ok(plaintext)
     }
-
-    /// The algorithms.
-    pub fn protection(&self) -> Protection {
-        self.protection
-    }
 }
 
 /// A packet split as the drawing at the top of this file shows.
@@ -350,29 +342,25 @@ struct Parts<'a> {
     icv: &'a mut [u8],
 }
 
-/// Why a packet cannot be split.
-enum SplitError {
-    TooShort,
-    Misaligned,
-}
-
 impl<'a> Parts<'a> {
+    /// Splits a packet; fails with `too_short` or `misaligned`.
     #[inline]
-    fn split(
+    fn split<E>(
         packet: &'a mut [u8],
         aad_len: usize,
         protection: Protection,
-    ) -> Result<Parts<'a>, SplitError> {
-        let parts = Parts::at_lengths(packet, aad_len, protection).ok_or(SplitError::TooShort)?;
-        // Every plaintext ends in a trailer, so it is never empty.
-        if parts.text.is_empty() {
-            return Err(SplitError::TooShort);
+        too_short: E,
+        misaligned: E,
+    ) -> Result<Parts<'a>, E> {
+        match Parts::at_lengths(packet, aad_len, protection) {
+            // Blocks are powers of two; a division would cost as much as all the rest.
+            Some(parts) if parts.text.len() & protection.block().wrapping_sub(1) != 0 => {
+                Err(misaligned)
+            }
+            // Every plaintext ends in a trailer, so it is never empty.
+            Some(parts) if !parts.text.is_empty() => Ok(parts),
+            Some(_) | None => Err(too_short),
         }
-        // Blocks are powers of two; a division would cost as much as all the rest.
-        if parts.text.len() & protection.block().wrapping_sub(1) != 0 {
-            return Err(SplitError::Misaligned);
-        }
-        Ok(parts)
     }
 
     #[inline]
@@ -386,24 +374,6 @@ impl<'a> Parts<'a> {
         let text_len = rest.len().checked_sub(protection.icv_len())?;
         let (text, icv) = rest.split_at_mut_checked(text_len)?;
         Some(Parts { aad, iv, text, icv })
-    }
-}
-
-impl From<SplitError> for SealError {
-    fn from(error: SplitError) -> SealError {
-        match error {
-            SplitError::TooShort => SealError::TooShort,
-            SplitError::Misaligned => SealError::Misaligned,
-        }
-    }
-}
-
-impl From<SplitError> for OpenError {
-    fn from(error: SplitError) -> OpenError {
-        match error {
-            SplitError::TooShort => OpenError::TooShort,
-            SplitError::Misaligned => OpenError::Misaligned,
-        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use zeroize::Zeroizing;
 
 /// A cryptographically strong random generator that can be replayed from its seed.
 ///
@@ -55,12 +54,6 @@ impl Generator {
         }
     }
 
-    /// An independent generator for another part of the program, seeded from this one.
-    pub fn fork(&mut self) -> Generator {
-        let seed = Zeroizing::new(self.bytes());
-        Generator::from_seed(*seed)
-    }
-
     /// The generator as the crates of the key exchange methods take it.
     pub(super) fn inner(&mut self) -> &mut ChaCha20Rng {
         &mut self.0
@@ -86,15 +79,6 @@ mod tests {
             (a.u32(), a.u64(), a.below(1000)),
             (b.u32(), b.u64(), b.below(1000))
         );
-    }
-
-    #[test]
-    fn a_fork_differs_from_its_parent_and_from_other_forks() {
-        let mut parent = Generator::from_seed([1; 32]);
-        let mut first = parent.fork();
-        let mut second = parent.fork();
-        let (p, f, s) = (parent.u64(), first.u64(), second.u64());
-        assert!(p != f && f != s && p != s);
     }
 
     #[test]

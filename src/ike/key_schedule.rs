@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn our_nonces_have_half_the_key_of_every_prf() {
         use crate::ike::exchange::init::NONCE_LEN;
-        let prfs = crate::crypto::registry::PRF;
+        let prfs = crate::crypto::PRF;
         assert!(prfs.iter().all(|prf| 2 * NONCE_LEN >= prf.key_len));
     }
 

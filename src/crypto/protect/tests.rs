@@ -43,7 +43,7 @@ const TEXT: [u8; 48] = *b"forty-eight bytes of text, three whole blocks  .";
 
 /// An ESP packet around [`TEXT`], sealed as number 1.
 fn sealed(sealer: &Sealer, esn_high: Option<u32>) -> Vec<u8> {
-    let protection = sealer.protection();
+    let protection = sealer.protection;
     let mut packet = HEADER.to_vec();
     packet.resize(HEADER.len() + protection.iv_len(), 0);
     packet.extend(TEXT);

@@ -11,45 +11,40 @@ use core::arch::x86_64::*;
 use super::{Avx2, SHA256_K, load};
 use crate::crypto::lanes::scheduler::{HashBlock, HashState, HashUnit, MAX_SLOTS, ShaAlgorithm};
 
-/// SHA-1 with AVX2.
-pub(in crate::crypto::lanes) struct Sha1Avx2(pub(in crate::crypto::lanes) Avx2);
+/// Defines a hash unit of eight lanes. One message alone is faster with the portable code.
+macro_rules! hash_unit {
+    ($(#[$doc:meta])* $name:ident, $compress:ident, $alone:expr) => {
+        $(#[$doc])*
+        pub(in crate::crypto::lanes) struct $name(pub(in crate::crypto::lanes) Avx2);
 
-/// SHA-256 with AVX2.
-pub(in crate::crypto::lanes) struct Sha256Avx2(pub(in crate::crypto::lanes) Avx2);
+        impl HashUnit for $name {
+            const SLOTS: usize = MAX_SLOTS;
 
-impl HashUnit for Sha1Avx2 {
-    const SLOTS: usize = MAX_SLOTS;
-
-    fn step(
-        &self,
-        live: usize,
-        states: &mut [HashState; MAX_SLOTS],
-        blocks: &[&[HashBlock]; MAX_SLOTS],
-    ) {
-        if live == 1 {
-            ShaAlgorithm::Sha1.step(live, states, blocks);
-        } else {
-            sha1_compress(self.0, states, blocks);
+            fn step(
+                &self,
+                live: usize,
+                states: &mut [HashState; MAX_SLOTS],
+                blocks: &[&[HashBlock]; MAX_SLOTS],
+            ) {
+                if live == 1 {
+                    $alone.step(live, states, blocks);
+                } else {
+                    $compress(self.0, states, blocks);
+                }
+            }
         }
-    }
+    };
 }
 
-impl HashUnit for Sha256Avx2 {
-    const SLOTS: usize = MAX_SLOTS;
+hash_unit!(
+    /// SHA-1 with AVX2.
+    Sha1Avx2, sha1_compress, ShaAlgorithm::Sha1
+);
 
-    fn step(
-        &self,
-        live: usize,
-        states: &mut [HashState; MAX_SLOTS],
-        blocks: &[&[HashBlock]; MAX_SLOTS],
-    ) {
-        if live == 1 {
-            ShaAlgorithm::Sha256.step(live, states, blocks);
-        } else {
-            sha256_compress(self.0, states, blocks);
-        }
-    }
-}
+hash_unit!(
+    /// SHA-256 with AVX2.
+    Sha256Avx2, sha256_compress, ShaAlgorithm::Sha256
+);
 
 /// Compresses the blocks of the messages, equally many of each, into their states.
 fn sha1_compress(_: Avx2, states: &mut [HashState; EIGHT], messages: &[&[HashBlock]; EIGHT]) {

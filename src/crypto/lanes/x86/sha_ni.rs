@@ -9,49 +9,42 @@ use core::arch::x86_64::*;
 use super::{SHA256_K, ShaNi, load};
 use crate::crypto::lanes::scheduler::{HashBlock, HashState, HashUnit, MAX_SLOTS};
 
-/// SHA-1 with SHA-NI.
-pub(in crate::crypto::lanes) struct Sha1Ni(pub(in crate::crypto::lanes) ShaNi);
+/// Defines a hash unit of four lanes.
+macro_rules! hash_unit {
+    ($(#[$doc:meta])* $name:ident, $compress:ident) => {
+        $(#[$doc])*
+        pub(in crate::crypto::lanes) struct $name(pub(in crate::crypto::lanes) ShaNi);
 
-/// SHA-256 with SHA-NI.
-pub(in crate::crypto::lanes) struct Sha256Ni(pub(in crate::crypto::lanes) ShaNi);
+        impl HashUnit for $name {
+            const SLOTS: usize = 4;
 
-impl HashUnit for Sha1Ni {
-    const SLOTS: usize = 4;
-
-    fn step(
-        &self,
-        live: usize,
-        states: &mut [HashState; MAX_SLOTS],
-        blocks: &[&[HashBlock]; MAX_SLOTS],
-    ) {
-        let ([a, b, c, d, ..], [p, q, r, s, ..]) = (states, blocks);
-        match live {
-            1 => sha1_compress(self.0, [a], [p]),
-            2 => sha1_compress(self.0, [a, b], [p, q]),
-            3 => sha1_compress(self.0, [a, b, c], [p, q, r]),
-            _ => sha1_compress(self.0, [a, b, c, d], [p, q, r, s]),
+            fn step(
+                &self,
+                live: usize,
+                states: &mut [HashState; MAX_SLOTS],
+                blocks: &[&[HashBlock]; MAX_SLOTS],
+            ) {
+                let ([a, b, c, d, ..], [p, q, r, s, ..]) = (states, blocks);
+                match live {
+                    1 => $compress(self.0, [a], [p]),
+                    2 => $compress(self.0, [a, b], [p, q]),
+                    3 => $compress(self.0, [a, b, c], [p, q, r]),
+                    _ => $compress(self.0, [a, b, c, d], [p, q, r, s]),
+                }
+            }
         }
-    }
+    };
 }
 
-impl HashUnit for Sha256Ni {
-    const SLOTS: usize = 4;
+hash_unit!(
+    /// SHA-1 with SHA-NI.
+    Sha1Ni, sha1_compress
+);
 
-    fn step(
-        &self,
-        live: usize,
-        states: &mut [HashState; MAX_SLOTS],
-        blocks: &[&[HashBlock]; MAX_SLOTS],
-    ) {
-        let ([a, b, c, d, ..], [p, q, r, s, ..]) = (states, blocks);
-        match live {
-            1 => sha256_compress(self.0, [a], [p]),
-            2 => sha256_compress(self.0, [a, b], [p, q]),
-            3 => sha256_compress(self.0, [a, b, c], [p, q, r]),
-            _ => sha256_compress(self.0, [a, b, c, d], [p, q, r, s]),
-        }
-    }
-}
+hash_unit!(
+    /// SHA-256 with SHA-NI.
+    Sha256Ni, sha256_compress
+);
 
 /// Compresses the blocks of the messages, equally many of each, into their states.
 fn sha1_compress<const L: usize>(
