@@ -1,6 +1,6 @@
 //! Cryptography: the algorithms that IKEv2 and ESP negotiate, each one row of a table, behind types that are hard to misuse.
 //!
-//! This is the only folder that names a cryptography crate. The rest of the program holds rows of the [registry], values made of rows
+//! This is the only folder that names a cryptography crate. The rest of the program holds rows of the registry, values made of rows
 //! ([`IkeSuite`], [`EspSuite`], [`Protection`]) and what is built from them:
 //!
 //! ```text

@@ -89,7 +89,7 @@ pub struct Prf {
 
 /// A key exchange method (transform type 4, and the additional ones of RFC 9370): a Diffie-Hellman group or a KEM.
 pub struct Group {
-    /// KexMethod number.
+    /// Method number.
     pub id: u16,
     /// Word in a proposal.
     pub word: &'static str,

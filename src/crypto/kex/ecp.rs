@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   KE data:  x ‖ y      each as long as the field, without SEC1's leading octet 04   (RFC 5903 §7)
-//!   g^ir:     x          of the shared point                                                       (RFC 5903 §9)
+//!   g^ir:     x          of the shared point                                             (RFC 5903 §9)
 //! ```
 
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use p256::NistP256;
 use p256::elliptic_curve::ecdh::diffie_hellman;
 use p256::elliptic_curve::sec1::{FromSec1Point, ModulusSize, ToSec1Point};
 use p256::elliptic_curve::{
-    AffinePoint, CurveArithmetic, FieldBytesSize, Generate, PublicKey, SecretKey,
+    AffinePoint, CurveArithmetic, FieldBytesSize, Generate, NonZeroScalar, PublicKey, SecretKey,
 };
 use p384::NistP384;
 use p521::NistP521;
@@ -64,7 +64,9 @@ where
         let peer =
             PublicKey::<C>::from_sec1_bytes(&point).map_err(|_| InvalidPublicValue::OffCurve)?;
         let scalar = Zeroizing::new(self.to_nonzero_scalar());
-        let shared = diffie_hellman(&*scalar, peer.as_affine());
+        // Passed by reference: the type is `Copy`, and a copy would not be wiped.
+        let scalar: &NonZeroScalar<C> = &scalar;
+        let shared = diffie_hellman(scalar, peer.as_affine());
         Ok(Secret::from_slice(shared.raw_secret_bytes()))
     }
 }

@@ -49,7 +49,7 @@ enum Decrypting {
     Vaes(Vaes, aesni::Schedule),
 }
 
-/// The key length of AES in `row`; `None` if `row` is not AES-CBC.
+/// The AES cipher of `row`; `None` if `row` is not AES-CBC.
 fn aes_of(row: &Encryption) -> Option<BlockCipher> {
     match row.cipher {
         Cipher::Cbc(cipher @ (BlockCipher::Aes128 | BlockCipher::Aes192 | BlockCipher::Aes256)) => {

@@ -17,7 +17,7 @@ use super::{AesNi, Block, load, store};
 #[repr(align(16))]
 pub(in crate::crypto::lanes) struct Schedule {
     pub(super) keys: [Block; 15],
-    /// 10, 12 or 14.
+    /// Rounds: 10, 12 or 14.
     pub(super) rounds: usize,
 }
 
