@@ -170,7 +170,7 @@ impl EspReport {
             let cycles = speed
                 .cycles_per_byte
                 .map_or_else(|| "-".to_owned(), |cycles| format!("{cycles:.2}"));
-            format!("{:>7.2}{cycles:>7}", speed.gbit)
+            format!("{:>7.2} {cycles:>6}", speed.gbit)
         };
         format!("{} {}", speed(row.seal), speed(row.open))
     }
