@@ -100,6 +100,9 @@ pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(300);
 /// Upper bound on the routes whose last log line is remembered.
 pub(super) const LOG_SUBJECTS: usize = 256;
 
+/// Interface index of the loopback device.
+const LOOPBACK: u32 = 1;
+
 /// Datagrams of the monitor handled before updates get a turn.
 const MONITOR_BUDGET: usize = 1024;
 
@@ -373,6 +376,11 @@ impl Synchroniser {
 
     /// Reads own routes and addresses again if they are stale.
     fn refresh(&mut self, failures: &mut Vec<RouteFailure>) {
+        if self.stale.own || self.stale.foreign {
+            // The kernel announces that a device goes down before it removes the routes. A request for a link waits for the lock
+            // (RTNL) that covers both.
+            let _ = self.netlink.link(LOOPBACK);
+        }
         if self.stale.own {
             match self.netlink.own_routes() {
                 Ok(routes) => {

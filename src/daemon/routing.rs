@@ -1,7 +1,7 @@
 //! Routing of the tunnels, as the daemon's loop sees it: what the route synchronisation thread should make, and what came of it.
 //!
 //! ```text
-//!   Child SA installed ─▶ update ─▶ thread ─▶ report ─▶ datagrams to the peer      the peer hears once the routes are there
+//!   Child SA installed ─▶ update ─▶ thread ─▶ report ─▶ datagrams to the peer, held back until then
 //!                                               └────▶ failed: the Child SA is deleted
 //! ```
 
