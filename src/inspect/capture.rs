@@ -6,7 +6,7 @@
 //!   block   | type (4) | length (4) | body, a multiple of 4 octets | length again (4) |
 //! ```
 //!
-//! `pcap_parser` parses headers, records and blocks. The reader finds their limits itself: it allocates at most [`MAX_BLOCK_LEN`]
+//! `pcap_parser` parses headers, records and blocks. The reader finds their limits itself: it allocates at most `MAX_BLOCK_LEN`
 //! octets, skips blocks that hold no packet without storing them, and continues behind a damaged block. A length that cannot be
 //! true ends the file, because nothing marks where the next record begins. Every damage is reported with its offset in the file.
 
@@ -285,7 +285,7 @@ impl<R: Read> Source<R> {
         Ok(skipped == count)
     }
 
-    /// Reads a pcap record. The parser says how many octets are missing, so that nothing behind the record is read.
+    /// Reads a pcap record. The parser returns the number of missing octets, so that the reader stops at the end of the record.
     fn record(&mut self, header: &PcapHeader) -> io::Result<Next> {
         let parse = if header.is_modified_format() {
             parse_pcap_frame_modified
@@ -323,7 +323,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Reads a pcapng block; `begun` says that its type was read already, as the file's magic number.
+    /// Reads a pcapng block; `begun` means that the block type was already read as the file's magic number.
     fn block(
         &mut self,
         section: &mut Section,
@@ -380,7 +380,7 @@ impl<R: Read> Source<R> {
         if !whole {
             return Ok(Err(Fault::truncated(is_packet)));
         }
-        // What a wrong copy of the length costs is nothing: the parser gets the right one.
+        // A wrong copy of the length loses no data: the parser gets a correct copy.
         let mut copy = [0; 4];
         if self.fill(&mut copy)? < copy.len() {
             *pending = Some("the last block is truncated");

@@ -207,7 +207,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(vendor(&windows), Some("Microsoft Windows"));
-        assert_eq!(vendor(b"somebody else"), None);
+        assert_eq!(vendor(b"unknown"), None);
         assert_eq!(vendor(b""), None);
     }
 }
