@@ -54,7 +54,7 @@ fn main() {
             group.bench_function(*words, |bencher| {
                 bencher.iter(|| carry(&mut pair, &load));
             });
-            assert_eq!(pair.refused(), 0);
+            assert_eq!(pair.dropped(), 0);
         }
         group.finish();
     }
@@ -99,5 +99,5 @@ fn loads() -> [Load; 4] {
 /// Two gateways with a tunnel for all traffic.
 fn pair(words: &str, receiving: ReceiveOffload) -> LoopbackPair {
     let (outbound, inbound) = common::pair(common::suite(words));
-    LoopbackPair::under(outbound, inbound, receiving).expect("descriptors")
+    LoopbackPair::new(outbound, inbound, receiving).expect("descriptors")
 }

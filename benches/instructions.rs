@@ -237,12 +237,12 @@ fn join(rounds: u32) {
 fn carry(words: &str, rounds: u32) {
     let (outbound, inbound) = common::pair(common::suite(words));
     let mut pair =
-        LoopbackPair::under(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
+        LoopbackPair::new(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
     let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     for _ in 0..rounds {
         assert!(pair.inject(PacketOffload::Gso(gso).into(), &bytes));
         pair.carry(Time::from_secs(1000));
         assert_eq!(pair.delivered(|_, _| ()), 1);
     }
-    assert_eq!(pair.refused(), 0);
+    assert_eq!(pair.dropped(), 0);
 }

@@ -71,7 +71,7 @@ const BATCHES: usize = 50;
 /// What allocates while `batch` is carried, after a warm-up.
 fn allocations(words: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
     let (outbound, inbound) = common::pair(common::suite(words));
-    let mut pair = LoopbackPair::under(outbound, inbound, receiving).expect("descriptors");
+    let mut pair = LoopbackPair::new(outbound, inbound, receiving).expect("descriptors");
     let mut asked = 0;
     for round in 0..WARM_UP + BATCHES {
         for (vnet, packet) in batch {
@@ -84,7 +84,7 @@ fn allocations(words: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec
         }
         assert!(pair.delivered(|_, _| ()) > 0);
     }
-    assert_eq!(pair.refused(), 0);
+    assert_eq!(pair.dropped(), 0);
     asked
 }
 

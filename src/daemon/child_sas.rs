@@ -114,7 +114,7 @@ impl ChildSas {
         // The SPI may repeat that of a retiring SA, which then ends.
         self.remove_retiring(|retiring| retiring.spi_in == spi_in, datapath);
         let (send_state, first) = match sends {
-            Sends::Now => (SendState::Ready, FirstPacket::Usual),
+            Sends::Now => (SendState::Ready, FirstPacket::Ordinary),
             Sends::Later => (SendState::Standby, FirstPacket::Awaited),
         };
         let params = InboundParams {
@@ -201,7 +201,7 @@ impl ChildSas {
         for child in &mut self.installed {
             child.path.remote = remote;
         }
-        datapath.expect_from(self.tunnel, remote);
+        datapath.set_peer_address(self.tunnel, remote);
         self.sending = None;
         self.select_outbound(datapath);
     }
@@ -225,11 +225,11 @@ impl ChildSas {
         match last(SendState::Ready).or_else(|| last(SendState::Standby)) {
             Some(child) if self.sending == Some(child.spi_in) => {}
             Some(child) => {
-                datapath.open(self.tunnel, child.path.clone());
+                datapath.set_outbound(self.tunnel, vec![child.path.clone()]);
                 self.sending = Some(child.spi_in);
             }
             None => {
-                datapath.close(self.tunnel);
+                datapath.clear_outbound(self.tunnel);
                 self.sending = None;
             }
         }
@@ -381,7 +381,7 @@ mod tests {
             self.datapath
                 .counters(TUNNEL)
                 .unwrap()
-                .refused
+                .dropped
                 .iter()
                 .collect()
         }

@@ -132,10 +132,10 @@ impl ControlPlane {
                 debug!(spi = %Spi(spi), %local, %remote, "ESP packet with an unknown SPI");
                 self.command(Command::UnknownSpi { remote, spi });
             }
-            Notice::ChildHeard { tunnel, spi_in } => {
+            Notice::FirstPacket { tunnel, spi_in } => {
                 self.command(Command::ChildHeard { tunnel, spi_in });
             }
-            Notice::SeenFrom {
+            Notice::PeerMoved {
                 tunnel,
                 spi_in,
                 remote,

@@ -90,7 +90,7 @@ pub(super) fn drops_without_sa(id: TunnelId, datapath: &Datapath) -> u64 {
         DropReason::SequenceExhausted,
     ];
     datapath.counters(id).map_or(0, |counters| {
-        let counts = reasons.iter().map(|reason| counters.refused.count(*reason));
+        let counts = reasons.iter().map(|reason| counters.dropped.count(*reason));
         counts.sum()
     })
 }

@@ -49,7 +49,7 @@ impl Observer<'_> {
                 .map(|(class, count)| (class.word().to_owned(), count))
                 .collect(),
             offload: Some(OffloadStatus {
-                tun: offload.trains,
+                tun: offload.gso,
                 send: offload.sockets.send,
                 receive: offload.sockets.receive,
             }),
@@ -70,7 +70,7 @@ impl Observer<'_> {
         let view = view.as_ref();
         let counters = self.datapath.counters(id);
         let dropped = |reason: &DropReason| {
-            let count = counters.map_or(0, |counters| counters.refused.count(*reason));
+            let count = counters.map_or(0, |counters| counters.dropped.count(*reason));
             (reason.metric().to_owned(), count)
         };
         let traffic = |of: Option<&crate::esp::Traffic>| TrafficCounters {

@@ -92,7 +92,7 @@ impl OffloadFallback {
         name_of: impl Fn(TunnelId) -> Option<String>,
     ) -> Vec<Loss> {
         let mut losses = Vec::new();
-        let configured = self.configured.trains;
+        let configured = self.configured.gso;
         for (tunnel, now) in devices.filter(|(_, now)| *now < configured) {
             let logged = self.devices.entry(tunnel).or_insert(configured);
             if now < *logged {

@@ -1,63 +1,63 @@
-//! What the workers have done, readable from any thread at any time.
+//! Packet counters that the workers write and any thread reads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::esp::Traffic;
 use crate::net::{DropReason, Time};
 
-/// The counters of one tunnel. Each number is right by itself; two of them read together may be a packet apart.
+/// Counters of one tunnel. Each is exact by itself; two of them read together may be a packet apart.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Inner packets that came out of the tunnel and went into its device.
+    /// Inner packets decapsulated and written into the tunnel's device.
     pub rx: Traffic,
-    /// Inner packets that were sealed and sent.
+    /// Inner packets sealed and sent.
     pub tx: Traffic,
-    /// Packets not carried, by reason.
-    pub refused: PacketDropCounters,
-    heard: AtomicU64,
-    said: AtomicU64,
+    /// Packets dropped, by reason.
+    pub dropped: PacketDropCounters,
+    last_rx: AtomicU64,
+    last_tx: AtomicU64,
 }
 
 impl Counters {
-    /// When the last authentic ESP packet of the peer came in.
+    /// Time of the last authentic ESP packet from the peer.
     pub fn last_received(&self) -> Option<Time> {
-        moment(&self.heard)
+        time(&self.last_rx)
     }
 
-    /// When the last ESP packet left.
+    /// Time of the last ESP packet to the peer.
     pub fn last_sent(&self) -> Option<Time> {
-        moment(&self.said)
+        time(&self.last_tx)
     }
 
-    pub(super) fn heard_at(&self, now: Time) {
-        self.heard.fetch_max(now.as_nanos(), Relaxed);
+    pub(super) fn received_at(&self, now: Time) {
+        self.last_rx.fetch_max(now.as_nanos(), Relaxed);
     }
 
     pub(super) fn sent_at(&self, now: Time) {
-        self.said.fetch_max(now.as_nanos(), Relaxed);
+        self.last_tx.fetch_max(now.as_nanos(), Relaxed);
     }
 }
 
-/// Zero, the moment of boot, stands for never.
-fn moment(nanos: &AtomicU64) -> Option<Time> {
+/// Zero, the time of boot, means never.
+fn time(nanos: &AtomicU64) -> Option<Time> {
     Some(nanos.load(Relaxed))
         .filter(|nanos| *nanos > 0)
         .map(Time::from_nanos)
 }
 
-/// Packets not carried, one counter a reason.
+/// Dropped packets, one counter for each reason.
 #[derive(Debug)]
 pub struct PacketDropCounters([AtomicU64; DropReason::COUNT]);
 
 impl PacketDropCounters {
-    /// How many packets were refused for this reason.
+    /// Packets dropped for this reason.
     pub fn count(&self, reason: DropReason) -> u64 {
         self.0
             .get(reason.index())
             .map_or(0, |count| count.load(Relaxed))
     }
 
-    /// Every reason that has occurred, and how often.
+    /// Every reason that has occurred, with its count.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
             .iter()
@@ -66,7 +66,7 @@ impl PacketDropCounters {
     }
 
     pub(super) fn add(&self, reason: DropReason, packets: u64) {
-        // What the kernel says to itself was never going to be carried.
+        // The kernel's own multicast is not traffic of the tunnel.
         if reason == DropReason::Noise {
             return;
         }

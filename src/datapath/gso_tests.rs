@@ -2,13 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::Notice;
-use super::egress::ReadOutcome;
-use super::tables::EgressState;
+use super::tables::{EgressState, ReadOutcome};
 use super::testing::*;
-use super::trap_queue::MOST;
+use super::trap_queue::MAX_PACKETS;
 use crate::esp::testing::{SUITES, header_checksum, mirrored, policy};
 use crate::net::segment::tests::{Tcp, checksums_hold, cut, datagram, edit, handed_over, repair};
 use crate::net::segment::{GsoPacket, PacketOffload};
@@ -71,7 +69,7 @@ fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
             let expected = cut(&train.0, &train.1);
             assert!(expected.len() > 40 && expected.iter().all(|one| checksums_hold(one)));
             inject(&pair.b, &train);
-            pair.turn(NOW);
+            pair.run(NOW);
             let (writes, packets) = taken_apart(&pair.a);
             assert!(packets == expected, "{words} {version}");
             assert_eq!(
@@ -79,7 +77,7 @@ fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
                 "{words}: one that is full, and the rest behind the next batch"
             );
             for side in [&pair.a, &pair.b] {
-                assert_eq!(side.all_refused(), [], "{words}");
+                assert_eq!(side.all_dropped(), [], "{words}");
             }
             let octets: usize = expected.iter().map(Vec::len).sum();
             let counted = (expected.len() as u64, octets as u64);
@@ -95,7 +93,7 @@ fn a_device_that_takes_no_trains_gets_whole_packets() {
     let mut pair = Pair::connected("aes128-sha1");
     let train = long_tcp(4);
     inject(&pair.b, &train);
-    pair.turn(NOW);
+    pair.run(NOW);
     let expected = cut(&train.0, &train.1);
     assert!(taken_apart(&pair.a) == (expected.len(), expected));
 }
@@ -107,7 +105,7 @@ fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
         pair.a.device.set_gso_support(trains);
         let train = of_ours(datagram(4, 0, 20_000), 1000);
         inject(&pair.b, &train);
-        pair.turn(NOW);
+        pair.run(NOW);
         assert!(taken_apart(&pair.a) == (writes, cut(&train.0, &train.1)));
     }
 }
@@ -128,10 +126,10 @@ fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
     pair.a.device.fail_write(io::ErrorKind::InvalidInput);
     for _ in 0..2 {
         inject(&pair.b, &train);
-        pair.turn(NOW);
+        pair.run(NOW);
         assert!(taken_apart(&pair.a) == (9, expected.clone()));
     }
-    assert_eq!(pair.a.all_refused(), []);
+    assert_eq!(pair.a.all_dropped(), []);
     assert_eq!(pair.a.counters().rx.packets(), 18);
 }
 
@@ -150,13 +148,13 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     pair.a.device.reject_gso_packets(2);
     let runs = [1, 2].map(datagrams_from);
     runs.iter().for_each(|run| inject(&pair.b, run));
-    pair.turn(NOW);
+    pair.run(NOW);
     let (writes, mut packets) = taken_apart(&pair.a);
     let mut expected: Vec<_> = runs.iter().flat_map(|run| cut(&run.0, &run.1)).collect();
     packets.sort();
     expected.sort();
     assert!(packets == expected);
-    assert_eq!((writes, pair.a.all_refused()), (8, vec![]));
+    assert_eq!((writes, pair.a.all_dropped()), (8, vec![]));
     assert_eq!(pair.a.device.gso_support(), GsoSupport::Tcp);
 
     let tcp = Tcp {
@@ -165,7 +163,7 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     };
     inject(&pair.b, &of_ours(tcp.bytes(), 1_000));
     inject(&pair.b, &runs[0]);
-    pair.turn(NOW);
+    pair.run(NOW);
     assert_eq!(taken_apart(&pair.a).0, 1 + 4, "TCP is joined as before");
 }
 
@@ -178,10 +176,10 @@ fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
         // The last of each is short, and ends a run.
         inject(&pair.b, &of_ours(datagram(4, 0, 3_500), 1000));
     }
-    pair.turn(NOW);
+    pair.run(NOW);
     let (writes, packets) = taken_apart(&pair.a);
     assert_eq!((writes, packets.len()), (32, 32));
-    assert_eq!(pair.a.all_refused(), []);
+    assert_eq!(pair.a.all_dropped(), []);
 }
 
 #[test]
@@ -200,8 +198,8 @@ fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
             1_000,
         ),
     );
-    pair.turn(NOW);
-    assert_eq!(pair.a.all_refused(), [(DropReason::DeviceFull, 9)]);
+    pair.run(NOW);
+    assert_eq!(pair.a.all_dropped(), [(DropReason::DeviceFull, 9)]);
 }
 
 #[test]
@@ -217,7 +215,7 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
         2_000,
     );
     inject(&pair.b, &(bytes.clone(), train));
-    pair.turn(NOW);
+    pair.run(NOW);
     let (_, pieces) = taken_apart(&pair.a);
     assert_eq!(pieces.len(), 6);
     let payload: Vec<u8> = pieces
@@ -235,8 +233,8 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
     repair(&mut whole);
     edit(&mut bytes, 10, &whole[10..12]);
     inject(&pair.b, &(bytes, train));
-    pair.turn(NOW);
-    assert_eq!(pair.b.all_refused(), [(DropReason::TooBig, 1)]);
+    pair.run(NOW);
+    assert_eq!(pair.b.all_dropped(), [(DropReason::TooBig, 1)]);
     assert_eq!(
         pair.b.delivered()[0][20..22],
         [3, 4],
@@ -257,16 +255,15 @@ fn e11_facts_about_another_packet_are_refused() {
         ..VnetHeader::NONE
     };
     assert!(pair.b.device.inject_with(nonsense, &bytes));
-    pair.turn(NOW);
-    assert_eq!(pair.b.all_refused(), [(DropReason::Malformed, 2)]);
+    pair.run(NOW);
+    assert_eq!(pair.b.all_dropped(), [(DropReason::Malformed, 2)]);
     assert_eq!(taken_apart(&pair.a).0, 0);
 }
 
 #[test]
 fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room_for() {
     let mut pair = Pair::new();
-    let waiting = EgressState::Trap(mirrored(policy()));
-    pair.b.lane.outlet.store(Arc::new(waiting));
+    pair.b.set_egress(EgressState::Trap(mirrored(policy())));
     let train = of_ours(
         Tcp {
             payload: 70 * 500,
@@ -276,12 +273,12 @@ fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room
         500,
     );
     inject(&pair.b, &train);
-    pair.turn(NOW);
+    pair.run(NOW);
     assert_eq!(pair.b.notices(), [Notice::Demand(TUNNEL)]);
-    assert_eq!(pair.b.all_refused(), [(DropReason::QueueFull, 6)]);
+    assert_eq!(pair.b.all_dropped(), [(DropReason::QueueFull, 6)]);
     pair.connect("aes128-sha1", 1);
-    pair.turn(NOW);
-    assert!(taken_apart(&pair.a).1 == cut(&train.0, &train.1)[..MOST]);
+    pair.run(NOW);
+    assert!(taken_apart(&pair.a).1 == cut(&train.0, &train.1)[..MAX_PACKETS]);
 }
 
 #[test]
@@ -292,7 +289,7 @@ fn e12_the_outer_header_has_the_traffic_class_of_the_inner_one() {
         packet[1] = class;
         header_checksum(&mut packet);
         assert!(pair.a.device.inject(&packet));
-        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
+        while pair.a.egress.run_batch(NOW) == ReadOutcome::More {}
         assert_eq!(pair.b.nat.take_class().unwrap().1, class);
     }
 }
@@ -306,11 +303,11 @@ fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
     packet[1] = 0xb8 | 0b10;
     header_checksum(&mut packet);
     assert!(pair.a.device.inject(&packet));
-    while pair.a.egress.turn(NOW) == ReadOutcome::More {}
+    while pair.a.egress.run_batch(NOW) == ReadOutcome::More {}
     let (from, class, sealed) = pair.b.nat.take_class().unwrap();
     assert_eq!(class, 0b10);
     assert!(pair.b.nat.inject_class(from, class, &sealed));
-    pair.turn(NOW);
+    pair.run(NOW);
     assert_eq!(pair.b.delivered(), [packet]);
 }
 
@@ -323,7 +320,7 @@ fn e12_the_time_to_live_inside_is_counted_by_the_kernel_and_not_here() {
         packet[8] = ttl;
         header_checksum(&mut packet);
         assert!(pair.a.device.inject(&packet));
-        pair.turn(NOW);
+        pair.run(NOW);
         assert_eq!(pair.b.delivered(), [packet]);
     }
 }
@@ -336,16 +333,16 @@ fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
         packet[1] = inner;
         header_checksum(&mut packet);
         assert!(pair.a.device.inject(&packet));
-        while pair.a.egress.turn(NOW) == ReadOutcome::More {}
+        while pair.a.egress.run_batch(NOW) == ReadOutcome::More {}
         let (_, _, sealed) = pair.b.nat.take_class().unwrap();
         let from = SocketAddr::new(A, 4500);
         assert!(pair.b.nat.inject_class(from, 0b0000_0011, &sealed));
-        pair.turn(NOW);
+        pair.run(NOW);
         let delivered = pair.b.delivered();
         assert_eq!(delivered.len(), usize::from(arrives), "{inner:02b}");
         assert!(delivered.iter().all(|packet| {
             Packet::parse(packet).is_ok_and(|packet| packet.traffic_class() == 0b11)
         }));
     }
-    assert_eq!(pair.b.all_refused(), [(DropReason::Congestion, 1)]);
+    assert_eq!(pair.b.all_dropped(), [(DropReason::Congestion, 1)]);
 }

@@ -1,570 +1,482 @@
-//! From the peers to the tunnels' devices. The mirror image is [`egress`](super::egress).
+//! Ingress: from the receive on a socket to the write into a tunnel's device. The mirror image is [`egress`](super::egress).
 //!
 //! ```text
-//!   socket ─▶ 1 what is it? keepalive · IKE ─▶ notice · ESP ─▶ 2 sad[spi] ─▶ 3 open: lengths, replay, ICV, padding, selectors
-//!          ─▶ 4 congestion marks ─▶ 5 clamp TCP ─▶ 6 loop? ─▶ join with others of its flow ─▶ device
+//!   1 receive a batch                          6 copy ECN marks from the outer header
+//!   2 classify: keepalive · IKE · ESP          7 MSS clamp
+//!   3 sort by SA, in order within each SA      8 parse; martian and loop check
+//!   4 find the SA by its SPI and lock it       9 coalesce with other packets of the flow
+//!   5 open a group: a to h in `esp::Inbound`  10 write into the device
+//!                                             11 report events of the SA, unlock it
 //! ```
 //!
-//! One worker does this for the sockets of all addresses, more where several sockets share port 4500
-//! ([`reception`](super::socket_workers)). A packet belongs to the SA that its SPI names, whichever socket it came to and whoever seems to have sent it
-//! (RFC 4301 §4.1); the SA is taken for a run of packets at a time.
+//! One worker does this for the sockets of all addresses; where several sockets share port 4500, each has a worker of its own. An ESP
+//! packet belongs to the SA that its SPI names, whatever its socket and its source (RFC 4301 §4.1).
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
-use super::classify::{Admits, Content, classify};
 use super::counters::PacketDropCounters;
-use super::inbound_batch::{OuterMeta, Run};
-use super::notice::{Notice, NoticeSender};
-use super::profile::{ProfileStep, StepTimer, StepTotals};
-use super::tables::InboundTable;
-use super::tun_writer::TunWriter;
-use super::unmatched::Desk;
-use super::worker_thread::{PollOutcome, Work};
-use crate::net::segment::Coalescer;
-use crate::net::{DropReason, Time};
-use crate::os::poll::Ready;
-use crate::os::{RecvBatch, Socket};
+use super::notice::{MAX_IKE_MESSAGE, Notice, NoticeSender};
+use super::profile::{self, ProfileStep, StepTotals};
+use super::sa_events::InboundSummary;
+use super::tables::{InboundEntry, InboundTable, ReadOutcome, TunnelShared};
+use crate::esp::{InboundGuard, RxPacket};
+use crate::net::demux::{self, NatPayload};
+use crate::net::segment::{
+    Coalesced, Coalescer, GsoPacket, PacketOffload, UdpCoalescing, segments,
+};
+use crate::net::{DropReason, Packet, Time, TokenBucket, mss, traffic_class};
+use crate::os::{GsoSupport, OutPacket, RecvBatch, Socket};
 
-/// A worker of some sockets.
+/// Ingress of one worker.
 pub(super) struct Ingress {
-    doors: Arc<SocketTable>,
-    arrivals: RecvBatch,
-    road: IngressContext,
+    rx: RecvBatch,
+    /// The allocation of the batch's list of ESP packets; empty between batches.
+    spare: Vec<EspPacket<'static>>,
+    /// Outer headers of the batch's datagrams.
+    outer: Vec<OuterMeta>,
+    /// The distinct SPIs of the batch, in order of arrival.
+    spis: Vec<u32>,
+    context: IngressContext,
+    totals: Arc<StepTotals>,
 }
 
-/// The sockets of one worker, each in the place that its token says.
-pub(super) type SocketTable = ArcSwap<Vec<SocketEntry>>;
+/// What a worker needs for every packet.
+struct IngressContext {
+    table: Arc<InboundTable>,
+    /// Packets dropped that belong to no tunnel.
+    unmatched: Arc<PacketDropCounters>,
+    notices: NoticeSender,
+    unknown_spi: TokenBucket,
+    coalescer: Coalescer,
+}
 
-/// One socket and what may come to it.
+/// A socket and the protocols that it receives.
 #[derive(Clone)]
 pub(super) struct SocketEntry {
     pub(super) socket: Arc<dyn Socket>,
-    pub(super) admits: Admits,
+    pub(super) receives: Receives,
 }
 
-/// What one packet after the other needs on its way.
-struct IngressContext {
-    inlets: Arc<InboundTable>,
-    desk: Desk,
-    joiner: Coalescer,
-    watch: StepTimer,
-    step_totals: Arc<StepTotals>,
+/// The protocols of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receives {
+    /// UDP 500: IKE.
+    Ike,
+    /// UDP 4500: IKE, ESP and NAT keepalives.
+    IkeAndEsp,
+    /// IP protocol 50: ESP.
+    Esp,
+}
+
+/// An ESP packet of the batch.
+struct EspPacket<'p> {
+    bytes: &'p mut [u8],
+    /// The index of its SPI in the batch's list.
+    spi: u32,
+    /// Its number in the batch.
+    number: u32,
+    /// The index of its outer header in the batch's list.
+    outer: u32,
+}
+
+/// What counts of a datagram's outer headers.
+#[derive(Clone, Copy)]
+struct OuterMeta {
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// TOS or traffic class.
+    class: u8,
 }
 
 impl Ingress {
-    /// The worker of these sockets, and of those that are added.
     pub(super) fn new(
-        doors: Arc<SocketTable>,
-        inlets: Arc<InboundTable>,
+        table: Arc<InboundTable>,
         unmatched: Arc<PacketDropCounters>,
-        notices_tx: NoticeSender,
+        notices: NoticeSender,
+        totals: Arc<StepTotals>,
     ) -> Ingress {
         Ingress {
-            doors,
-            arrivals: RecvBatch::new(),
-            road: IngressContext {
-                inlets,
-                desk: Desk::new(unmatched, notices_tx),
-                joiner: Coalescer::new(),
-                watch: StepTimer::default(),
-                step_totals: Arc::default(),
+            rx: RecvBatch::new(),
+            spare: Vec::new(),
+            outer: Vec::with_capacity(RecvBatch::MAX_DATAGRAMS),
+            spis: Vec::with_capacity(RecvBatch::MAX_DATAGRAMS),
+            context: IngressContext {
+                table,
+                unmatched,
+                notices,
+                unknown_spi: TokenBucket::new(5, Duration::from_secs(1)),
+                coalescer: Coalescer::new(),
             },
+            totals,
         }
     }
 
-    /// The same, which tells what it spends.
-    pub(super) fn timed(mut self, step_totals: Arc<StepTotals>) -> Ingress {
-        self.road.step_totals = step_totals;
-        self
+    /// Takes one batch of a socket through all steps.
+    pub(super) fn run_batch(&mut self, entry: &SocketEntry, now: Time) -> ReadOutcome {
+        let Ingress {
+            rx,
+            spare,
+            outer,
+            spis,
+            context,
+            totals,
+        } = self;
+        let _profile = profile::batch(ProfileStep::Join, totals);
+        outer.clear();
+        spis.clear();
+
+        let outcome = context.receive(entry, rx);
+        let mut packets = reuse(std::mem::take(spare));
+        context.classify(entry, rx, outer, spis, &mut packets);
+
+        // 3. Packets of one SA in a row, so that they fill the SIMD lanes however the SAs interleave. Unstable sorting needs no
+        // allocation; the number keeps the order within an SA.
+        if !packets.is_sorted_by_key(|packet| packet.spi) {
+            packets.sort_unstable_by_key(|packet| (packet.spi, packet.number));
+        }
+        for same_sa in packets.chunk_by_mut(|a, b| a.spi == b.spi) {
+            context.run_sa(spis, outer, same_sa, now);
+        }
+        *spare = reuse(packets);
+        rx.clear();
+        outcome
     }
 }
 
-impl Work for Ingress {
-    fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome {
-        let (mut turn, mut heard, mut failed) = (PollOutcome::Done, false, false);
-        let doors = self.doors.load();
-        let ready = ready.tokens().iter();
-        for door in ready.filter_map(|token| doors.get(*token as usize)) {
-            self.road.watch.start();
-            match door.socket.recv(&mut self.arrivals) {
-                Ok(count) => {
-                    heard = true;
-                    if count >= self.arrivals.limit() {
-                        turn = PollOutcome::More;
-                    }
-                }
-                Err(error) => failed |= self.road.desk.is_trouble(&error),
-            }
-            self.road.watch.lap(ProfileStep::Receive);
-            self.road.carry_all(door, &mut self.arrivals, now);
-            self.arrivals.clear();
-            self.road.watch.lap(ProfileStep::Join);
-            self.road.watch.settle(&self.road.step_totals);
-        }
-        // A socket in trouble stays readable, and would be asked without end; while others bring something, that is no waste.
-        if failed && !heard {
-            PollOutcome::Backoff
-        } else {
-            turn
-        }
-    }
-
-    fn wake_at(&self) -> Option<Time> {
-        None
-    }
-}
-
-#[cfg(test)]
-impl Ingress {
-    /// A turn in which every socket is ready.
-    pub(super) fn all(&mut self, now: Time) -> PollOutcome {
-        self.turn(&Ready::of(&[0, 1, 2]), now)
-    }
+/// An empty list in the allocation of another, whose elements borrowed from another batch.
+fn reuse<'b>(mut packets: Vec<EspPacket<'_>>) -> Vec<EspPacket<'b>> {
+    packets.clear();
+    // Collecting in place keeps the allocation; tests/allocations.rs would notice if it did not.
+    packets.into_iter().filter_map(|_| None).collect()
 }
 
 impl IngressContext {
-    /// Takes a batch from one socket into the devices.
-    fn carry_all(&mut self, door: &SocketEntry, arrivals: &mut RecvBatch, now: Time) {
-        let IngressContext {
-            inlets,
-            desk,
-            joiner,
-            watch,
-            step_totals: _,
-        } = self;
-        let sad = inlets.load();
-        let mut run: Option<Run<'_, '_>> = None;
-        let mut out = TunWriter::new(joiner, watch);
-        for arrival in arrivals.iter_mut() {
-            let local = SocketAddr::new(arrival.local, door.socket.local().port());
-            let outer = OuterMeta {
-                remote: arrival.remote,
-                class: arrival.class,
-            };
-            if arrival.bytes.is_empty() {
-                desk.refuse(DropReason::Stray);
-            }
-            for bytes in arrival.bytes.chunks_mut(arrival.segment.max(1)) {
-                // 1. What it is.
-                let spi = match classify(door.admits, bytes) {
-                    Content::Keepalive => continue,
-                    Content::Ike(message) => {
-                        desk.pass_up(Notice::Ike {
-                            local,
-                            remote: arrival.remote,
-                            bytes: message.to_vec(),
-                        });
-                        continue;
-                    }
-                    Content::Stray => {
-                        desk.refuse(DropReason::Stray);
-                        continue;
-                    }
-                    Content::Esp(spi) => spi,
-                };
-
-                // 2. Whose it is.
-                let Some(entry) = sad.find(spi) else {
-                    desk.unknown_spi(spi, local, arrival.remote, now);
-                    continue;
-                };
-                if run.as_ref().is_none_or(|run| !run.is_under(entry)) {
-                    // The old SA is given back before the new one is taken: no worker ever holds two.
-                    desk.end(run.take(), &mut out, now);
-                }
-
-                // 3. to 6.
-                let run = run.get_or_insert_with(|| Run::begin(entry));
-                run.push(bytes, outer, &mut out);
+    /// 1. A batch from the socket.
+    fn receive(&self, entry: &SocketEntry, rx: &mut RecvBatch) -> ReadOutcome {
+        let _step = profile::enter(ProfileStep::Receive);
+        match entry.socket.recv(rx) {
+            Ok(count) if count >= rx.limit() => ReadOutcome::More,
+            Ok(_) => ReadOutcome::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Empty,
+            Err(_) => {
+                self.unmatched.add(DropReason::ReceiveFailed, 1);
+                ReadOutcome::Failed
             }
         }
-        desk.end(run, &mut out, now);
+    }
+
+    /// 2. Passes IKE messages up and collects the ESP packets.
+    fn classify<'p>(
+        &self,
+        entry: &SocketEntry,
+        rx: &'p mut RecvBatch,
+        outer: &mut Vec<OuterMeta>,
+        spis: &mut Vec<u32>,
+        packets: &mut Vec<EspPacket<'p>>,
+    ) {
+        let port = entry.socket.local().port();
+        for datagram in rx.iter_mut() {
+            let meta = OuterMeta {
+                local: SocketAddr::new(datagram.local, port),
+                remote: datagram.remote,
+                class: datagram.class,
+            };
+            let outer_index = outer.len() as u32;
+            outer.push(meta);
+            if datagram.bytes.is_empty() {
+                self.unmatched.add(DropReason::Stray, 1);
+            }
+            for bytes in datagram.bytes.chunks_mut(datagram.segment.max(1)) {
+                match entry.receives.payload(bytes) {
+                    NatPayload::Keepalive => {}
+                    NatPayload::Ike(message) => self.pass_ike(message, &meta),
+                    NatPayload::Truncated => self.unmatched.add(DropReason::Stray, 1),
+                    NatPayload::Esp(spi) => packets.push(EspPacket {
+                        spi: index_of(spi, spis),
+                        number: packets.len() as u32,
+                        outer: outer_index,
+                        bytes,
+                    }),
+                }
+            }
+        }
+    }
+
+    /// 2. An IKE message goes to the control plane if its header states its length (RFC 7296 §3.1).
+    fn pass_ike(&self, message: &[u8], outer: &OuterMeta) {
+        const HEADER: usize = 28;
+        let stated = message
+            .first_chunk::<HEADER>()
+            .and_then(|header| header.last_chunk::<4>());
+        let whole =
+            stated.is_some_and(|length| u32::from_be_bytes(*length) as usize == message.len());
+        if !whole || message.len() > MAX_IKE_MESSAGE {
+            return self.unmatched.add(DropReason::Stray, 1);
+        }
+        self.notify(Notice::Ike {
+            local: outer.local,
+            remote: outer.remote,
+            bytes: message.to_vec(),
+        });
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Err(reason) = self.notices.send(notice) {
+            self.unmatched.add(reason, 1);
+        }
+    }
+
+    /// Steps 4 to 11 for the batch's packets of one SPI.
+    fn run_sa(
+        &mut self,
+        spis: &[u32],
+        outer: &[OuterMeta],
+        packets: &mut [EspPacket<'_>],
+        now: Time,
+    ) {
+        // 4. The SA.
+        let Some(first) = packets.first() else { return };
+        let spi = spis.get(first.spi as usize).copied().unwrap_or(0);
+        let shard = self.table.shard(spi);
+        let Some(entry) = shard.get(&spi) else {
+            let count = packets.len() as u64;
+            self.unmatched.add(DropReason::UnknownSpi, count);
+            if let Some(outer) = outer.get(first.outer as usize)
+                && self.unknown_spi.allow(now)
+            {
+                let (local, remote) = (outer.local, outer.remote);
+                self.notify(Notice::UnknownSpi { spi, local, remote });
+            }
+            return;
+        };
+        let mut batch = InboundBatch {
+            entry,
+            guard: entry.sa.lock(),
+            moved: None,
+        };
+        let mut out = TunWriter::new(&entry.tunnel, &mut self.coalescer);
+        for group in packets.chunks_mut(InboundGuard::GROUP) {
+            batch.open(group, outer, &mut out);
+        }
+        // Written before another worker can open later packets of the SA.
         out.flush();
+        if let Err(reason) = batch.report(now, &self.notices) {
+            self.unmatched.add(reason, 1);
+        }
+    }
+}
+
+/// 2. The index of an SPI in the batch's list, where a new one is added.
+fn index_of(spi: u32, spis: &mut Vec<u32>) -> u32 {
+    let index = spis.iter().rposition(|known| *known == spi);
+    let index = index.unwrap_or_else(|| {
+        spis.push(spi);
+        spis.len().saturating_sub(1)
+    });
+    index as u32
+}
+
+impl Receives {
+    /// 2. What a datagram of the socket holds.
+    #[inline]
+    fn payload(self, datagram: &[u8]) -> NatPayload<'_> {
+        match self {
+            Receives::Ike => NatPayload::Ike(datagram),
+            Receives::IkeAndEsp => demux::port_4500(datagram),
+            Receives::Esp => datagram
+                .first_chunk::<4>()
+                .map_or(NatPayload::Truncated, |spi| {
+                    NatPayload::Esp(u32::from_be_bytes(*spi))
+                }),
+        }
+    }
+}
+
+/// Packets of one inbound SA, which is locked while they last.
+struct InboundBatch<'t> {
+    entry: &'t InboundEntry,
+    guard: InboundGuard<'t>,
+    /// The source of the newest packet, if it is not the peer's known address.
+    moved: Option<SocketAddr>,
+}
+
+impl InboundBatch<'_> {
+    /// Steps 5 to 9 for a group: at most [`InboundGuard::GROUP`] packets, which fill the SIMD lanes.
+    fn open(&mut self, group: &mut [EspPacket<'_>], outer: &[OuterMeta], out: &mut TunWriter<'_>) {
+        let mut opened: [RxPacket<'_>; InboundGuard::GROUP] =
+            std::array::from_fn(|_| RxPacket::new(&mut []));
+        for (slot, packet) in opened.iter_mut().zip(group.iter_mut()) {
+            slot.esp = std::mem::take(&mut packet.bytes);
+        }
+        let opened = opened.get_mut(..group.len()).unwrap_or_default();
+
+        // 5. Lengths, replay window, ICV, decryption, padding, selectors.
+        {
+            let _step = profile::enter(ProfileStep::Open);
+            self.guard.open_all(opened);
+        }
+
+        for (packet, from) in opened.iter_mut().zip(group) {
+            let Some(outer) = outer.get(from.outer as usize) else {
+                continue;
+            };
+            // Native ESP has no ports, so it does not show where a peer behind a NAT is.
+            if packet.is_newest && outer.remote.port() != 0 {
+                let known = self.entry.remote;
+                self.moved = known
+                    .filter(|known| *known != outer.remote)
+                    .map(|_| outer.remote);
+            }
+            match self.entry.check_inner(packet, outer) {
+                Ok(packet) => out.push(&packet),
+                Err(reason) => self.entry.tunnel.counters.dropped.add(reason, 1),
+            }
+        }
+    }
+
+    /// 11. Reports what the control plane should know. The SA is unlocked at the end.
+    fn report(self, now: Time, notices: &NoticeSender) -> Result<(), DropReason> {
+        let InboundEntry {
+            sa, tunnel, events, ..
+        } = self.entry;
+        let authentic = self.guard.authentic();
+        if authentic > 0 {
+            tunnel.counters.received_at(now);
+        }
+        let summary = InboundSummary {
+            tunnel: tunnel.id,
+            spi: sa.spi(),
+            authentic,
+            moved: self.moved,
+            lifetime: self.guard.stage(),
+            now,
+        };
+        drop(self.guard);
+        events.report(summary, notices)
+    }
+}
+
+impl InboundEntry {
+    /// Steps 6 to 8: the inner packet, ready for the device.
+    #[inline]
+    fn check_inner<'a>(
+        &self,
+        packet: &'a mut RxPacket<'_>,
+        outer: &OuterMeta,
+    ) -> Result<Packet<'a>, DropReason> {
+        let range = packet.inner.clone()?;
+        let inner = packet.esp.get_mut(range).ok_or(DropReason::Overflow)?;
+
+        // 6. Congestion on the outer path is reported to the inner packet's receiver (RFC 6040 §4.2).
+        traffic_class::decapsulate(inner, outer.class)?;
+
+        // 7. The far end's TCP connections learn what fits, too: the peer may not clamp.
+        mss::clamp_mss(inner, self.clamp.v4, self.clamp.v6);
+
+        // 8. Our own outer address is no inner source, and a packet of IKE or ESP to that address would be opened again.
+        let packet = Packet::parse(inner)?;
+        if packet.source() == self.local {
+            return Err(DropReason::Martian);
+        }
+        if packet.destination() == self.local && demux::is_ipsec(&packet) {
+            return Err(DropReason::Loop);
+        }
+        Ok(packet)
+    }
+}
+
+/// Inner packets on their way into one device, coalesced into GSO packets where the device takes those.
+struct TunWriter<'t> {
+    tunnel: &'t TunnelShared,
+    /// The GSO packets that the device takes.
+    gso: GsoSupport,
+    coalescer: &'t mut Coalescer,
+}
+
+impl<'t> TunWriter<'t> {
+    fn new(tunnel: &'t TunnelShared, coalescer: &'t mut Coalescer) -> TunWriter<'t> {
+        // A panic may have left packets of another batch.
+        coalescer.flush(&mut |_| {});
+        TunWriter {
+            tunnel,
+            gso: tunnel.device.gso_support(),
+            coalescer,
+        }
+    }
+
+    /// 9. Coalesces a packet with others of its flow.
+    #[inline]
+    fn push(&mut self, packet: &Packet<'_>) {
+        let udp = match self.gso {
+            GsoSupport::None => {
+                return write(self.tunnel, Coalesced::alone(packet), &mut self.gso);
+            }
+            GsoSupport::Tcp => UdpCoalescing::Apart,
+            GsoSupport::TcpAndUdp => UdpCoalescing::Coalesced,
+        };
+        let (tunnel, gso) = (self.tunnel, &mut self.gso);
+        self.coalescer
+            .push(packet, udp, &mut |coalesced| write(tunnel, coalesced, gso));
+    }
+
+    /// 9. Writes the packets that still wait for others.
+    fn flush(&mut self) {
+        let (tunnel, gso) = (self.tunnel, &mut self.gso);
+        self.coalescer
+            .flush(&mut |coalesced| write(tunnel, coalesced, gso));
+    }
+}
+
+/// 10. Writes a packet or a GSO packet. What the device does not take is dropped, as in any router. If the device rejects the kind of GSO
+/// packet, `gso` is what it gets from then on.
+fn write(tunnel: &TunnelShared, coalesced: Coalesced<'_>, gso: &mut GsoSupport) {
+    let out = OutPacket {
+        vnet: coalesced.offload.into(),
+        bytes: coalesced.bytes,
+    };
+    let (packets, octets) = (coalesced.packets as u64, coalesced.octets as u64);
+    let written = {
+        let _step = profile::enter(ProfileStep::Write);
+        tunnel.device.write(&[out])
+    };
+    let reason = match written {
+        Ok(1..) => return tunnel.counters.rx.add(packets, octets),
+        Ok(0) => DropReason::DeviceFull,
+        Err(error) => match (error.kind(), coalesced.offload) {
+            (io::ErrorKind::WouldBlock, _) => DropReason::DeviceFull,
+            (io::ErrorKind::InvalidInput, PacketOffload::Gso(kind)) => {
+                tunnel.device.disable_gso(kind.kind);
+                // At least TCP until the end of the batch: a packet that is not coalesced would overtake those that wait.
+                *gso = tunnel.device.gso_support().max(GsoSupport::Tcp);
+                return write_segments(tunnel, coalesced.bytes, &kind, gso);
+            }
+            (_, PacketOffload::Gso(_) | PacketOffload::Checksum(_) | PacketOffload::None) => {
+                DropReason::SendFailed
+            }
+        },
+    };
+    tunnel.counters.dropped.add(reason, packets);
+}
+
+/// 10. Writes the segments of a GSO packet that the device has rejected. This happens once or twice in a device's life, so it may allocate.
+#[cold]
+fn write_segments(tunnel: &TunnelShared, bytes: &[u8], packet: &GsoPacket, gso: &mut GsoSupport) {
+    let written = Packet::parse(bytes).and_then(|whole| {
+        for segment in segments(&whole, packet)? {
+            let mut room = vec![0; segment.len()];
+            if segment.write(&mut room) {
+                write(tunnel, Coalesced::alone(&Packet::parse(&room)?), gso);
+            }
+        }
+        Ok(())
+    });
+    if let Err(reason) = written {
+        tunnel.counters.dropped.add(reason, 1);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::notice::MAX_IKE_MESSAGE;
-    use super::super::sa_events::{FirstPacket, InboundEvents};
-    use super::super::tables::{InboundEntry, TunnelShared};
-    use super::super::testing::*;
-    use super::*;
-    use crate::esp::testing::policy;
-    use crate::net::{Policy, PortRange, Prefix, Selector};
-    use crate::os::memory::MemoryDevice;
-    use std::io;
-    use std::time::Duration;
-
-    /// An ESP packet as `a` seals it.
-    fn sealed(pair: &mut Pair, packet: &[u8]) -> Vec<u8> {
-        assert!(pair.a.device.inject(packet));
-        pair.a.egress.turn(NOW);
-        pair.b.nat.take().unwrap().1
-    }
-
-    #[test]
-    fn ike_goes_up_from_both_ports_without_its_marker() {
-        let mut pair = Pair::new();
-        let request = message(60, 60);
-        assert!(pair.b.ike.inject(STRANGER, &request));
-        assert!(
-            pair.b
-                .nat
-                .inject(STRANGER, &[&[0; 4], &request[..]].concat())
-        );
-        pair.turn(NOW);
-        let from = |port| Notice::Ike {
-            local: SocketAddr::new(B, port),
-            remote: STRANGER,
-            bytes: request.clone(),
-        };
-        assert_eq!(pair.b.notices(), [from(500), from(4500)]);
-        assert_eq!(pair.b.unmatched.iter().count(), 0);
-    }
-
-    #[test]
-    fn p17_neither_ike_nor_esp_changes_nothing() {
-        let cases: &[(u16, Vec<u8>, Option<DropReason>)] = &[
-            (4500, vec![0xff], None),
-            (4500, vec![], Some(DropReason::Stray)),
-            (4500, vec![0xfe], Some(DropReason::Stray)),
-            (4500, vec![0xff, 0xff], Some(DropReason::Stray)),
-            (4500, vec![0, 0, 0], Some(DropReason::Stray)),
-            (4500, vec![0, 0, 0, 0], Some(DropReason::Stray)),
-            (
-                4500,
-                [vec![0; 4], vec![1; 27]].concat(),
-                Some(DropReason::Stray),
-            ),
-            // IKE without its marker reads as an SPI nobody has.
-            (4500, message(60, 60), Some(DropReason::UnknownSpi)),
-            (500, vec![0xff], Some(DropReason::Stray)),
-            (500, vec![], Some(DropReason::Stray)),
-            // ESP does not belong here.
-            (500, vec![0xc0; 100], Some(DropReason::Stray)),
-        ];
-        for (port, bytes, reason) in cases {
-            let mut pair = Pair::connected("aes128-sha1");
-            let socket = if *port == 500 {
-                &pair.b.ike
-            } else {
-                &pair.b.nat
-            };
-            assert!(socket.inject(STRANGER, bytes));
-            pair.turn(NOW);
-            let unmatched: Vec<_> = pair.b.unmatched.iter().map(|(reason, _)| reason).collect();
-            assert_eq!(
-                unmatched,
-                reason.iter().copied().collect::<Vec<_>>(),
-                "{port} {bytes:02x?}"
-            );
-            assert!(
-                !pair
-                    .b
-                    .notices()
-                    .iter()
-                    .any(|notice| matches!(notice, Notice::Ike { .. }))
-            );
-            assert_eq!(
-                pair.b.counters().last_received(),
-                None,
-                "a keepalive is no sign of life"
-            );
-        }
-    }
-
-    #[test]
-    fn p17_a_flood_of_keepalives_neither_counts_nor_keeps_a_packet_out() {
-        let mut pair = Pair::connected("aes128-sha1");
-        let packet = sealed(&mut pair, &to_b(60));
-        for _ in 0..20 {
-            for _ in 0..50 {
-                assert!(pair.b.nat.inject(STRANGER, &[0xff]));
-            }
-            pair.turn(NOW);
-        }
-        assert_eq!(pair.b.counters().last_received(), None);
-        assert_eq!((pair.b.all_refused(), pair.b.notices().len()), (vec![], 0));
-        assert_eq!(pair.b.unmatched.iter().count(), 0);
-        assert!(pair.b.nat.inject(STRANGER, &packet));
-        pair.turn(NOW);
-        assert_eq!(pair.b.delivered(), [to_b(60)]);
-    }
-
-    #[test]
-    fn n01_a_message_that_lies_about_its_length_does_not_reach_the_control_plane() {
-        let mut pair = Pair::new();
-        for (len, stated) in [
-            (60, 0),
-            (60, 27),
-            (60, 59),
-            (60, 61),
-            (60, u32::MAX),
-            (MAX_IKE_MESSAGE + 1, MAX_IKE_MESSAGE as u32 + 1),
-        ] {
-            assert!(pair.b.ike.inject(STRANGER, &message(len, stated)));
-            assert!(
-                pair.b
-                    .nat
-                    .inject(STRANGER, &[&[0; 4], &message(len, stated)[..]].concat())
-            );
-        }
-        pair.turn(NOW);
-        assert_eq!(pair.b.notices(), []);
-        assert_eq!(pair.b.unmatched.count(DropReason::Stray), 12);
-    }
-
-    #[test]
-    fn e01_a_packet_of_the_right_spi_and_any_length_never_panics() {
-        for words in crate::esp::testing::SUITES {
-            let mut pair = Pair::connected(words);
-            let whole = sealed(&mut pair, &to_b(60));
-            for len in 4..whole.len() {
-                assert!(pair.b.nat.inject(STRANGER, &whole[..len]));
-            }
-            while pair.b.ingress.all(NOW) == PollOutcome::More {}
-            let refused = pair.b.refused(DropReason::Short) + pair.b.refused(DropReason::Auth);
-            assert_eq!(refused, whole.len() as u64 - 4, "{words}");
-            assert_eq!(pair.b.counters().last_received(), None, "{words}");
-        }
-    }
-
-    #[test]
-    fn e05_a_replayed_packet_is_refused_whoever_sends_it() {
-        let mut pair = Pair::connected("aes128-sha1");
-        let packet = sealed(&mut pair, &to_b(60));
-        // From another address than the peer's: only the SPI and the ICV count (RFC 4301 §4.1).
-        for _ in 0..3 {
-            assert!(pair.b.nat.inject(STRANGER, &packet));
-        }
-        pair.turn(NOW);
-        assert_eq!(pair.b.delivered(), [to_b(60)]);
-        assert_eq!(pair.b.all_refused(), [(DropReason::Replay, 2)]);
-    }
-
-    #[test]
-    fn e08_a_peers_packet_reaches_only_its_own_tunnels_device_and_only_from_its_own_network() {
-        let mut pair = Pair::connected("aes128-sha1");
-        // b has a second tunnel, to a peer with 10.77.0.0/16 behind it.
-        let other_device = Arc::new(MemoryDevice::new(10).unwrap());
-        let other_lane = lane(super::super::TunnelId(8), &other_device);
-        let theirs = Policy {
-            local: vec!["10.77.0.0/16".parse::<Prefix>().unwrap().into()],
-            remote: policy().remote,
-        };
-        let (other_out, other_in) = half("aes128gcm16", 0x33, theirs);
-        let (a_out, a_in) = half("aes128-sha1", 1, policy());
-        pair.a.open(a_out, B);
-        let inlet = |lane: &Arc<TunnelShared>| InboundEntry {
-            lane: lane.clone(),
-            local: B,
-            remote: None,
-            clamp: super::super::tables::MssClamp::to(MTU),
-            watch: Arc::new(InboundEvents::new(FirstPacket::Usual)),
-        };
-        let sad = [
-            (Arc::new(a_in), inlet(&pair.b.lane)),
-            (Arc::new(other_in), inlet(&other_lane)),
-        ];
-        pair.b.inlets.store(Arc::new(sad.into_iter().collect()));
-
-        let from = |source| crate::esp::testing::ipv4(source, [10, 2, 0, 5], 60);
-        let other = |packet: &[u8]| crate::esp::testing::seal(&other_out, packet);
-        let batch = [
-            other(&from([10, 77, 0, 1])),
-            other(&from([10, 1, 0, 7])),
-            sealed(&mut pair, &to_b(99)),
-            other(&from([10, 77, 0, 2])),
-        ];
-        batch
-            .iter()
-            .for_each(|esp| assert!(pair.b.nat.inject(STRANGER, esp)));
-        pair.turn(NOW);
-        assert_eq!(pair.b.delivered(), [to_b(99)]);
-        let others: Vec<_> = std::iter::from_fn(|| other_device.take()).collect();
-        assert_eq!(others, [from([10, 77, 0, 1]), from([10, 77, 0, 2])]);
-        assert_eq!(
-            other_lane.counters.refused.iter().collect::<Vec<_>>(),
-            [(DropReason::Inner, 1)]
-        );
-        assert_eq!(pair.b.all_refused(), []);
-        for lane in [&pair.b.lane, &other_lane] {
-            assert_eq!(lane.counters.last_received(), Some(NOW));
-        }
-    }
-
-    #[test]
-    fn e10_a_fragment_without_ports_passes_only_selectors_without_ports() {
-        let mut later = to_b(60);
-        later[7] = 5;
-        crate::esp::testing::header_checksum(&mut later);
-        let mut pair = Pair::connected("aes128-sha1");
-        assert_eq!(pair.a_to_b(&[later.clone()]), [later.clone()]);
-
-        // The receiver agreed on one port only; this sender does not care.
-        let one_port = |selector: Selector| selector.with_protocol(17, PortRange::one(2000));
-        let strict = Policy {
-            local: policy().local,
-            remote: policy().remote.into_iter().map(one_port).collect(),
-        };
-        pair.b.accept([half("aes128-sha1", 1, strict).1]);
-        pair.a.open(half("aes128-sha1", 1, policy()).0, B);
-        assert_eq!(pair.a_to_b(&[to_b(60), later]), [to_b(60)]);
-        assert_eq!(pair.b.all_refused(), [(DropReason::Inner, 1)]);
-    }
-
-    #[test]
-    fn e16_a_new_sa_takes_over_and_the_old_one_loses_nothing() {
-        //  a ── sealed under the old SA ──▶ (on the wire)
-        //  b installs the new inbound SA beside the old; a switches its outbound SA
-        //  a ── sealed under the new SA ──▶ overtakes
-        let mut pair = Pair::connected("aes128-sha1");
-        let old: Vec<_> = (0..5).map(|n| sealed(&mut pair, &to_b(100 + n))).collect();
-        let (_, old_in) = half("aes128-sha1", 1, policy());
-        let (new_out, new_in) = half("aes256gcm16", 2, policy());
-        pair.b.accept([old_in, new_in]);
-        pair.a.open(new_out, B);
-        assert_eq!(pair.a_to_b(&[to_b(200)]), [to_b(200)]);
-        old.iter()
-            .for_each(|esp| assert!(pair.b.nat.inject(STRANGER, esp)));
-        pair.turn(NOW + Duration::from_secs(5));
-        assert_eq!(
-            pair.b.delivered(),
-            (0..5).map(|n| to_b(100 + n)).collect::<Vec<_>>()
-        );
-        assert_eq!(pair.b.all_refused(), []);
-
-        // Once the old SA is deleted, its SPI is nobody's.
-        let (_, new_in) = half("aes256gcm16", 2, policy());
-        pair.b.accept([new_in]);
-        assert!(pair.b.nat.inject(STRANGER, &old[0]));
-        pair.turn(NOW);
-        assert_eq!(
-            pair.b.unmatched.iter().collect::<Vec<_>>(),
-            [(DropReason::UnknownSpi, 1)]
-        );
-    }
-
-    #[test]
-    fn e18_what_would_open_another_layer_of_this_tunnel_is_refused() {
-        let mut pair = Pair::new();
-        let all: Vec<_> = vec!["0.0.0.0/0".parse::<Prefix>().unwrap().into()];
-        let (a_out, b_in) = half(
-            "aes128-sha1",
-            1,
-            Policy {
-                local: all.clone(),
-                remote: all,
-            },
-        );
-        pair.a.open(a_out, B);
-        pair.b.accept([b_in]);
-        let inner =
-            |source, port| to_port(crate::esp::testing::ipv4(source, [192, 0, 2, 2], 100), port);
-        let check_inner = inner([10, 1, 0, 7], 53);
-        let packets = [
-            inner([10, 1, 0, 7], 4500),
-            inner([10, 1, 0, 7], 500),
-            inner([192, 0, 2, 2], 53),
-            check_inner.clone(),
-        ];
-        assert_eq!(pair.a_to_b(&packets), [check_inner]);
-        assert_eq!(
-            pair.b.all_refused(),
-            [(DropReason::Martian, 1), (DropReason::Loop, 2)]
-        );
-    }
-
-    #[test]
-    fn e19_a_full_device_is_counted_and_does_not_stop_the_next_packet() {
-        let mut pair = Pair::connected("aes128-sha1");
-        pair.b.device.fail_write(io::ErrorKind::WouldBlock);
-        assert_eq!(pair.a_to_b(&[to_b(60), to_b(61)]), [to_b(61)]);
-        assert_eq!(pair.b.all_refused(), [(DropReason::DeviceFull, 1)]);
-        pair.b.device.fail_write(io::ErrorKind::InvalidInput);
-        assert_eq!(pair.a_to_b(&[to_b(62), to_b(63)]), [to_b(63)]);
-        assert_eq!(pair.b.refused(DropReason::SendFailed), 1);
-        assert_eq!(
-            (pair.b.counters().rx.packets(), pair.b.counters().rx.bytes()),
-            (2, 61 + 63)
-        );
-    }
-
-    #[test]
-    fn esp_is_opened_however_it_came_and_moves_nobody() {
-        let mut pair = Pair::connected("aes128-sha1");
-        let network = crate::os::memory::MemoryNetwork::new();
-        let raw = Arc::new(network.bind(SocketAddr::new(B, 0), 100).unwrap());
-        let (notices_tx, notices) = super::super::notice::channel(8).unwrap();
-        let (inlets, unmatched) = (pair.b.inlets.clone(), pair.b.unmatched.clone());
-        let door = SocketEntry {
-            socket: raw.clone(),
-            admits: Admits::Esp,
-        };
-        let doors = Arc::new(ArcSwap::from_pointee(vec![door]));
-        let mut native = Ingress::new(doors, inlets, unmatched, notices_tx);
-        let bare = SocketAddr::new(STRANGER.ip(), 0);
-
-        // What was agreed on is UDP; bare it is as good, and says nothing about ports.
-        let packet = sealed(&mut pair, &to_b(60));
-        assert!(raw.inject(bare, &packet));
-        assert_eq!(native.all(NOW), PollOutcome::Done);
-        assert_eq!(pair.b.delivered(), [to_b(60)]);
-        // The same once more, by the other road: one window for both.
-        assert!(pair.b.nat.inject(STRANGER, &packet));
-        assert!(raw.inject(bare, &packet));
-        pair.turn(NOW);
-        native.all(NOW);
-        assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
-        assert_eq!(pair.b.all_refused(), [(DropReason::Replay, 2)]);
-        assert_eq!(notices.next(), None);
-
-        // Neither a marker nor a keepalive means anything here.
-        for stray in [vec![], vec![0xff], vec![0, 0, 0]] {
-            assert!(raw.inject(bare, &stray));
-        }
-        assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
-        native.all(NOW);
-        let unmatched: Vec<_> = pair.b.unmatched.iter().collect();
-        assert_eq!(
-            unmatched,
-            [(DropReason::UnknownSpi, 1), (DropReason::Stray, 3)]
-        );
-        let unknown = Notice::UnknownSpi {
-            spi: 0,
-            local: SocketAddr::new(B, 0),
-            remote: bare,
-        };
-        assert_eq!(notices.next(), Some(unknown));
-        assert_eq!(notices.next(), None);
-    }
-
-    #[test]
-    fn a_joined_train_is_taken_apart() {
-        let mut pair = Pair::connected("aes128gcm16");
-        let train: Vec<u8> = [100, 100, 60]
-            .iter()
-            .flat_map(|len| sealed(&mut pair, &to_b(*len)))
-            .collect();
-        let segment = sealed(&mut Pair::connected("aes128gcm16"), &to_b(100)).len();
-        assert!(pair.b.nat.inject_gro(STRANGER, segment, &train));
-        pair.turn(NOW);
-        assert_eq!(pair.b.delivered(), [to_b(100), to_b(100), to_b(60)]);
-    }
-
-    #[test]
-    fn the_far_ends_connections_learn_what_fits_too() {
-        // The peer does not clamp: seal a SYN as it is.
-        let mut pair = Pair::connected("aes128-sha1");
-        let (a_out, _) = half("aes128-sha1", 1, policy());
-        let esp = crate::esp::testing::seal(&a_out, &syn([10, 1, 0, 7], [10, 2, 0, 5], 1460));
-        assert!(pair.b.nat.inject(STRANGER, &esp));
-        pair.turn(NOW);
-        let out = pair.b.delivered();
-        assert_eq!((mss_of(&out[0]), tcp_sum(&out[0])), (1350, 0xffff));
-    }
-}
+mod tests;

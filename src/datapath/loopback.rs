@@ -1,11 +1,11 @@
-//! Two gateways back to back in memory, for benches: every line a packet passes on its way, and no kernel.
+//! Two gateways connected in memory, for benches and tests of the datapath without a kernel.
 //!
 //! ```text
 //!   inject ─▶ device ─ egress ─▶ socket ─── network ───▶ socket ─ ingress ─▶ device ─▶ delivered
-//!             └─ A: cut, lay out, seal ─┘                └─ B: open, check, join ─┘
+//!             └── A: split, frame, seal ──┘              └─ B: open, check, coalesce ─┘
 //! ```
 //!
-//! No thread either: [`LoopbackPair::carry`] takes everything there is from end to end, so that what it costs is the datapath's own.
+//! There is no thread either: [`LoopbackPair::carry`] takes every packet from end to end in the caller's thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,141 +13,136 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::classify::Admits;
 use super::counters::{Counters, PacketDropCounters};
-use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
-use super::ingress::{Ingress, SocketEntry};
+use super::egress::{EgressScratch, TunnelEgress};
+use super::ingress::{Ingress, Receives, SocketEntry};
 use super::notice::{self, Notices};
 use super::sa_events::{FirstPacket, InboundEvents};
-use super::tables::{EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, TunnelShared};
-use super::worker_thread::{PollOutcome, Work};
-use super::{NAT_PORT, TunnelId};
-use crate::esp::{Inbound, Outbound, Sad};
-use crate::net::{Dscp, Time};
+use super::tables::{
+    EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, ReadOutcome, TunnelShared,
+};
+use crate::esp::{Inbound, Outbound};
+use crate::net::demux::NAT_PORT;
+use crate::net::{Dscp, Time, TunnelId};
 use crate::os::memory::{MemoryDevice, MemoryNetwork};
-use crate::os::poll::{Ready, Waiter};
+use crate::os::poll::Waiter;
 use crate::os::{GsoSupport, ReceiveOffload, VnetHeader};
 
 /// A tunnel from A to B.
 pub struct LoopbackPair {
     a: Arc<TunnelShared>,
     b: Arc<TunnelShared>,
-    from: Arc<MemoryDevice>,
-    to: Arc<MemoryDevice>,
-    road: TunnelEgress,
-    buffers: EgressScratch,
+    a_device: Arc<MemoryDevice>,
+    b_device: Arc<MemoryDevice>,
+    egress: TunnelEgress,
+    scratch: EgressScratch,
     ingress: Ingress,
+    b_socket: SocketEntry,
     unmatched: Arc<PacketDropCounters>,
-    /// Nobody reads them, and the workers would count that.
+    /// Keeps the queue of notices open.
     _notices: Notices,
 }
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const B: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-/// What a queue holds.
-const ROOM: usize = 4096;
+/// Capacity of each queue of packets.
+const CAPACITY: usize = 4096;
 
-/// The largest inner packet: one that any suite takes through a link of 1500 octets.
+/// The inner MTU: what every suite carries over a link of 1500 octets.
 pub const MTU: u16 = 1408;
 
 impl LoopbackPair {
-    /// A tunnel under these SAs, of which one opens what the other seals. `receiving` says whether trains stay together on the way, and
-    /// B's device takes super-packets if they do.
+    /// A tunnel under a pair of SAs. `receiving` says whether the network hands over coalesced datagrams; B's device takes GSO packets
+    /// then.
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn under(
+    pub fn new(
         outbound: Outbound,
         inbound: Inbound,
         receiving: ReceiveOffload,
     ) -> io::Result<LoopbackPair> {
         let network = MemoryNetwork::with_gro(receiving);
-        let [near, far] = [A, B].map(|address| SocketAddr::new(address, NAT_PORT));
-        let (near_socket, far_socket) = (network.bind(near, ROOM)?, network.bind(far, ROOM)?);
-        let (from, to) = (MemoryDevice::new(ROOM)?, MemoryDevice::new(ROOM)?);
-        let (from, to) = (Arc::new(from), Arc::new(to));
-        to.set_gso_support(match receiving {
+        let [a_address, b_address] = [A, B].map(|address| SocketAddr::new(address, NAT_PORT));
+        let a_socket = Arc::new(network.bind(a_address, CAPACITY)?);
+        let b_socket = Arc::new(network.bind(b_address, CAPACITY)?);
+        let a_device = Arc::new(MemoryDevice::new(CAPACITY)?);
+        let b_device = Arc::new(MemoryDevice::new(CAPACITY)?);
+        b_device.set_gso_support(match receiving {
             ReceiveOffload::Joined => GsoSupport::TcpAndUdp,
             ReceiveOffload::Single => GsoSupport::None,
         });
         let path = EgressPath {
             sa: Arc::new(outbound),
-            socket: Arc::new(near_socket),
+            socket: a_socket,
             local: A,
-            remote: far,
+            remote: b_address,
             mtu: MTU,
             dscp: Dscp::Copied,
         };
-        let a = lane(&from, EgressState::Open(path))?;
-        let b = lane(&to, EgressState::Closed)?;
-        let inlet = InboundEntry {
-            lane: Arc::clone(&b),
+        let a = tunnel(&a_device, EgressState::Open(vec![path]))?;
+        let b = tunnel(&b_device, EgressState::Closed)?;
+        let table = Arc::new(InboundTable::default());
+        table.insert(InboundEntry {
+            sa: Arc::new(inbound),
+            tunnel: Arc::clone(&b),
             local: B,
-            remote: Some(near),
-            clamp: MssClamp::to(MTU),
-            watch: Arc::new(InboundEvents::new(FirstPacket::Usual)),
-        };
-        let sad: Sad<InboundEntry> = [(Arc::new(inbound), inlet)].into_iter().collect();
-        let inlets: Arc<InboundTable> = Arc::new(ArcSwap::from_pointee(sad));
-        let door = SocketEntry {
-            socket: Arc::new(far_socket),
-            admits: Admits::IkeAndEsp,
-        };
-        let (notices_tx, notices) = notice::channel(8)?;
+            remote: Some(a_address),
+            clamp: MssClamp::for_mtu(MTU),
+            events: Arc::new(InboundEvents::new(FirstPacket::Ordinary)),
+        });
+        let (sender, notices) = notice::channel(8)?;
         let unmatched = Arc::<PacketDropCounters>::default();
         Ok(LoopbackPair {
-            road: TunnelEgress::new(Arc::clone(&a), &notices_tx),
-            buffers: EgressScratch::new(Arc::default()),
-            ingress: Ingress::new(
-                Arc::new(ArcSwap::from_pointee(vec![door])),
-                inlets,
-                Arc::clone(&unmatched),
-                notices_tx,
-            ),
+            egress: TunnelEgress::new(Arc::clone(&a), &sender),
+            scratch: EgressScratch::new(Arc::default()),
+            ingress: Ingress::new(table, Arc::clone(&unmatched), sender, Arc::default()),
+            b_socket: SocketEntry {
+                socket: b_socket,
+                receives: Receives::IkeAndEsp,
+            },
             a,
             b,
-            from,
-            to,
+            a_device,
+            b_device,
             unmatched,
             _notices: notices,
         })
     }
 
-    /// Lays a packet, or a super-packet, into A's device; `false` when that is full.
+    /// Queues a packet or a GSO packet in A's device; `false` if the queue is full.
     pub fn inject(&self, vnet: VnetHeader, packet: &[u8]) -> bool {
-        self.from.inject_with(vnet, packet)
+        self.a_device.inject_with(vnet, packet)
     }
 
-    /// Takes everything that is in A's device to B's.
+    /// Takes every packet from A's device to B's.
     pub fn carry(&mut self, now: Time) {
-        while self.road.batch(&mut self.buffers, now) == ReadOutcome::More {}
-        // The only socket there is.
-        let ready = Ready::of(&[0]);
-        while self.ingress.turn(&ready, now) == PollOutcome::More {}
+        while self.egress.run_batch(&mut self.scratch, now) == ReadOutcome::More {}
+        while self.ingress.run_batch(&self.b_socket, now) == ReadOutcome::More {}
     }
 
-    /// Hands everything that has come out of B's device to `seen`, oldest first; says how many packets or super-packets.
+    /// Calls `seen` with everything that B's device holds, oldest first, and returns the number of packets and GSO packets.
     pub fn delivered(&self, seen: impl FnMut(VnetHeader, &[u8])) -> usize {
-        self.to.drain(seen)
+        self.b_device.drain(seen)
     }
 
-    /// How many packets either side has refused.
-    pub fn refused(&self) -> u64 {
+    /// The number of packets that either side has dropped.
+    pub fn dropped(&self) -> u64 {
         let sides = [&self.a.counters, &self.b.counters];
-        let refused = sides.map(|Counters { refused, .. }| refused);
-        let all = refused.into_iter().chain([&*self.unmatched]);
+        let dropped = sides.map(|Counters { dropped, .. }| dropped);
+        let all = dropped.into_iter().chain([&*self.unmatched]);
         all.flat_map(PacketDropCounters::iter)
             .map(|(_, count)| count)
             .sum()
     }
 }
 
-fn lane(device: &Arc<MemoryDevice>, outlet: EgressState) -> io::Result<Arc<TunnelShared>> {
+fn tunnel(device: &Arc<MemoryDevice>, state: EgressState) -> io::Result<Arc<TunnelShared>> {
     Ok(Arc::new(TunnelShared {
         id: TunnelId(0),
         device: device.clone(),
-        outlet: ArcSwap::from_pointee(outlet),
+        egress: ArcSwap::from_pointee(state),
         counters: Counters::default(),
         waker: Waiter::new()?.waker(),
     }))
@@ -160,10 +155,10 @@ mod tests {
     use crate::esp::testing::policy;
 
     #[test]
-    fn what_is_injected_at_a_is_delivered_at_b() {
+    fn a_packet_injected_at_a_is_delivered_at_b() {
         for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
             let (outbound, inbound) = half("aes128-sha1", 1, policy());
-            let mut pair = LoopbackPair::under(outbound, inbound, receiving).unwrap();
+            let mut pair = LoopbackPair::new(outbound, inbound, receiving).unwrap();
             for len in [64, 500, 1300] {
                 assert!(pair.inject(VnetHeader::NONE, &to_b(len)));
             }
@@ -171,15 +166,15 @@ mod tests {
             let mut lengths = Vec::new();
             pair.delivered(|_, packet| lengths.push(packet.len()));
             assert_eq!(lengths, [64, 500, 1300]);
-            assert_eq!(pair.refused(), 0);
+            assert_eq!(pair.dropped(), 0);
         }
     }
 
     #[test]
-    fn equal_packets_are_joined_where_trains_stay_together() {
-        for (receiving, pieces) in [(ReceiveOffload::Single, 32), (ReceiveOffload::Joined, 1)] {
+    fn equal_packets_are_coalesced_where_the_network_coalesces_datagrams() {
+        for (receiving, packets) in [(ReceiveOffload::Single, 32), (ReceiveOffload::Joined, 1)] {
             let (outbound, inbound) = half("aes128gcm16", 1, policy());
-            let mut pair = LoopbackPair::under(outbound, inbound, receiving).unwrap();
+            let mut pair = LoopbackPair::new(outbound, inbound, receiving).unwrap();
             let mut packet = Vec::new();
             etherparse::PacketBuilder::ipv4([10, 1, 0, 7], [10, 2, 0, 5], 64)
                 .udp(1000, 2000)
@@ -190,17 +185,17 @@ mod tests {
             }
             pair.carry(NOW);
             let delivered = pair.delivered(|_, _| ());
-            assert_eq!((delivered, pair.refused()), (pieces, 0));
+            assert_eq!((delivered, pair.dropped()), (packets, 0));
         }
     }
 
     #[test]
-    fn what_the_selectors_do_not_cover_is_refused() {
+    fn a_packet_outside_the_selectors_is_dropped() {
         let (outbound, inbound) = half("aes128-sha1", 1, policy());
-        let mut pair = LoopbackPair::under(outbound, inbound, ReceiveOffload::Single).unwrap();
-        let stray = crate::esp::testing::ipv4([10, 1, 0, 7], [10, 9, 0, 5], 100);
-        assert!(pair.inject(VnetHeader::NONE, &stray));
+        let mut pair = LoopbackPair::new(outbound, inbound, ReceiveOffload::Single).unwrap();
+        let outside = crate::esp::testing::ipv4([10, 1, 0, 7], [10, 9, 0, 5], 100);
+        assert!(pair.inject(VnetHeader::NONE, &outside));
         pair.carry(NOW);
-        assert_eq!((pair.delivered(|_, _| ()), pair.refused()), (0, 1));
+        assert_eq!((pair.delivered(|_, _| ()), pair.dropped()), (0, 1));
     }
 }

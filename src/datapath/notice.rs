@@ -1,128 +1,186 @@
-//! What the workers tell the control plane: a bounded queue going up.
+//! Notices from the workers to the control plane.
 //!
-//! A worker never waits for the control plane: when the queue is full a notice is dropped and counted. What matters is said
-//! again while it holds (a demand, an SA near its end), and IKE retransmits by itself.
+//! ```text
+//!   internal   demand, first packet, peer moved, soft and hard lifetime limits, device gone    drained first
+//!   external   IKE messages, unknown SPIs                                                      what anybody can send
+//! ```
+//!
+//! Both queues are bounded. A worker never waits for the control plane: a notice for which there is no room is dropped and counted.
+//! Internal notices are repeated while their cause lasts, and IKE retransmits. The external queue bounds two classes further, so that a
+//! flood of one leaves room for the others: reports of unknown SPIs, and IKE_SA_INIT requests, which no known peer has to have sent.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::TunnelId;
-use crate::net::TokenBucket;
-use crate::net::{DropReason, Time};
+use crate::net::{DropReason, Time, TokenBucket, TunnelId};
 use crate::os::poll::Signal;
 
-/// Something only the control plane can act upon.
+/// An event for the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// An IKE message came in. The non-ESP marker is cut off.
+    /// An IKE message, without the non-ESP marker.
     Ike {
-        /// The address and port of ours it came to.
+        /// Our address and port.
         local: SocketAddr,
-        /// Where it came from.
+        /// The sender's address and port.
         remote: SocketAddr,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// Traffic wants to enter a tunnel that waits for some. Said again, once a second, as long as it does.
+    /// Traffic waits for a Child SA of this tunnel. Repeated once a second.
     Demand(TunnelId),
-    /// ESP came for an SA that does not exist. Said only now and then, however many come.
+    /// ESP packets of an unknown SPI. Limited in rate.
     UnknownSpi {
-        /// The SPI in question.
+        /// The SPI.
         spi: u32,
-        /// The address and port of ours it came to.
+        /// Our address and port.
         local: SocketAddr,
-        /// Where it came from.
+        /// The sender's address and port.
         remote: SocketAddr,
     },
-    /// The first authentic packet came in over an SA for which the control plane waits ([`FirstPacket`](super::FirstPacket)).
-    ChildHeard {
-        /// Whose SA it is.
+    /// The first authentic packet of an inbound SA that was installed with [`FirstPacket::Awaited`](super::FirstPacket::Awaited).
+    FirstPacket {
+        /// The SA's tunnel.
         tunnel: TunnelId,
-        /// Its SPI.
+        /// The SA's SPI.
         spi_in: u32,
     },
-    /// An authentic packet, newer than all before it, came from another place than where the peer is known to be. Said once a place
-    /// and second, and again after a while.
-    SeenFrom {
-        /// Whose peer it is.
+    /// The newest authentic packet came from another address than the peer's known one. At most once a second, and repeated for the
+    /// same address after ten seconds.
+    PeerMoved {
+        /// The SA's tunnel.
         tunnel: TunnelId,
-        /// The SPI the packet came with.
+        /// The SA's SPI.
         spi_in: u32,
-        /// Where it came from.
+        /// The packet's source.
         remote: SocketAddr,
-        /// When.
+        /// Time of the packet.
         at: Time,
     },
-    /// An SA has carried nearly as much as it may. Said again, once a second, as long as it carries.
+    /// An SA has reached a soft limit of its lifetime. Repeated once a second while it carries packets.
     NearEnd {
-        /// Whose SA it is.
+        /// The SA's tunnel.
         tunnel: TunnelId,
-        /// Which of them.
+        /// The SA.
         sa: ChildSpi,
     },
-    /// An SA has carried as much as it may, and stops by itself. Said again, once a second, as long as anything wants through.
+    /// An SA has reached a hard limit of its lifetime and carries nothing more. Repeated once a second while packets arrive for it.
     Ended {
-        /// Whose SA it is.
+        /// The SA's tunnel.
         tunnel: TunnelId,
-        /// Which of them.
+        /// The SA.
         sa: ChildSpi,
     },
-    /// The tunnel's device was removed under us and carries nothing any more. Said again, once a minute, until the tunnel is
-    /// added anew or removed.
+    /// The tunnel's device was removed by somebody else. Repeated once a minute until the tunnel is removed or added again.
     DeviceGone(TunnelId),
 }
 
-/// One direction of a Child SA, by its SPI.
+/// The SPI of one direction of a Child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChildSpi {
-    /// It opens what comes in.
+    /// The inbound SA.
     In(u32),
-    /// It seals what goes out.
+    /// The outbound SA.
     Out(u32),
 }
 
-/// The longest IKE message that is passed on. Peers send certificates of some kilobytes; beyond this is abuse.
+/// The longest IKE message that is passed on. Certificates take some kilobytes; a longer message is abuse.
 pub const MAX_IKE_MESSAGE: usize = 16_384;
 
-/// The receiving end, for the control plane. Its descriptor is readable while notices wait, so that it fits any poller.
+/// The receiving end. Its descriptor is readable while notices wait.
 #[derive(Debug)]
 pub struct Notices {
-    queue: Receiver<Notice>,
+    internal: Receiver<Notice>,
+    external: Receiver<Notice>,
+    unknown_spis: Quota,
+    initial_requests: Quota,
     waiting: Signal,
 }
 
 /// The sending end, for the workers.
 #[derive(Clone, Debug)]
 pub(super) struct NoticeSender {
-    queue: SyncSender<Notice>,
+    internal: SyncSender<Notice>,
+    external: SyncSender<Notice>,
+    unknown_spis: Quota,
+    initial_requests: Quota,
     waiting: Signal,
 }
 
-/// A queue that holds at most `capacity` notices.
+/// How much of the external queue one class of notices takes, and may take.
+#[derive(Clone, Debug)]
+struct Quota {
+    used: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// Two queues of at most `capacity` notices each.
 pub(super) fn channel(capacity: usize) -> std::io::Result<(NoticeSender, Notices)> {
     let waiting = Signal::new()?;
-    let (sender, receiver) = sync_channel(capacity);
-    Ok((
-        NoticeSender {
-            queue: sender,
-            waiting: waiting.clone(),
-        },
-        Notices {
-            queue: receiver,
-            waiting,
-        },
-    ))
+    let (internal_sender, internal) = sync_channel(capacity);
+    let (external_sender, external) = sync_channel(capacity);
+    let unknown_spis = Quota::new(capacity.div_ceil(16));
+    let initial_requests = Quota::new(capacity.div_ceil(2));
+    let sender = NoticeSender {
+        internal: internal_sender,
+        external: external_sender,
+        unknown_spis: unknown_spis.clone(),
+        initial_requests: initial_requests.clone(),
+        waiting: waiting.clone(),
+    };
+    let receiver = Notices {
+        internal,
+        external,
+        unknown_spis,
+        initial_requests,
+        waiting,
+    };
+    Ok((sender, receiver))
+}
+
+impl Quota {
+    fn new(max: usize) -> Quota {
+        Quota {
+            used: Arc::default(),
+            max,
+        }
+    }
+
+    fn take(&self) -> Result<(), DropReason> {
+        let take = |used: usize| (used < self.max).then(|| used.saturating_add(1));
+        self.used
+            .fetch_update(Relaxed, Relaxed, take)
+            .map(|_| ())
+            .map_err(|_| DropReason::NoticeFull)
+    }
+
+    fn give_back(&self) {
+        self.used.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Notices {
-    /// The oldest notice. `None` once there is no more; the descriptor is then quiet until one comes.
+    /// The oldest internal notice, or else the oldest external one. `None` once no notice waits; the descriptor is not readable then
+    /// until one comes.
     pub fn next(&self) -> Option<Notice> {
-        self.queue.try_recv().ok().or_else(|| {
+        self.poll().or_else(|| {
             self.waiting.clear();
-            // What came before the signal was cleared is seen here; what comes later sets it again.
-            self.queue.try_recv().ok()
+            // A notice from before the clear is found here; a later one sets the signal again.
+            self.poll()
+        })
+    }
+
+    fn poll(&self) -> Option<Notice> {
+        self.internal.try_recv().ok().or_else(|| {
+            let notice = self.external.try_recv().ok()?;
+            if let Some(quota) = quota(&notice, &self.unknown_spis, &self.initial_requests) {
+                quota.give_back();
+            }
+            Some(notice)
         })
     }
 }
@@ -134,35 +192,67 @@ impl AsFd for Notices {
 }
 
 impl NoticeSender {
-    /// Passes a notice up.
+    /// Queues a notice.
     pub(super) fn send(&self, notice: Notice) -> Result<(), DropReason> {
-        self.queue
-            .try_send(notice)
-            .map_err(|_| DropReason::NoticeFull)?;
+        let queue = match &notice {
+            Notice::Ike { .. } | Notice::UnknownSpi { .. } => &self.external,
+            Notice::Demand(_)
+            | Notice::FirstPacket { .. }
+            | Notice::PeerMoved { .. }
+            | Notice::NearEnd { .. }
+            | Notice::Ended { .. }
+            | Notice::DeviceGone(_) => &self.internal,
+        };
+        let quota = quota(&notice, &self.unknown_spis, &self.initial_requests);
+        quota.map_or(Ok(()), Quota::take)?;
+        if queue.try_send(notice).is_err() {
+            quota.inspect(|quota| quota.give_back());
+            return Err(DropReason::NoticeFull);
+        }
         self.waiting.set();
         Ok(())
     }
 }
 
-/// Something that goes on for a while: said at once, then again at this interval as long as it lasts.
+/// The quota that a notice counts against.
+fn quota<'q>(
+    notice: &Notice,
+    unknown_spis: &'q Quota,
+    initial_requests: &'q Quota,
+) -> Option<&'q Quota> {
+    match notice {
+        Notice::UnknownSpi { .. } => Some(unknown_spis),
+        // RFC 7296 §3.1: the responder's SPI is zero in the first message of an initiator.
+        Notice::Ike { bytes, .. } if bytes.get(8..16) == Some(&[0; 8]) => Some(initial_requests),
+        Notice::Ike { .. }
+        | Notice::Demand(_)
+        | Notice::FirstPacket { .. }
+        | Notice::PeerMoved { .. }
+        | Notice::NearEnd { .. }
+        | Notice::Ended { .. }
+        | Notice::DeviceGone(_) => None,
+    }
+}
+
+/// Sends the notices of a lasting condition: the first at once, then at most one an interval.
 #[derive(Debug)]
 pub(super) struct RateLimitedNotice {
-    notices_tx: NoticeSender,
+    notices: NoticeSender,
     limit: TokenBucket,
 }
 
 impl RateLimitedNotice {
-    pub(super) fn every(interval: Duration, notices_tx: &NoticeSender) -> RateLimitedNotice {
+    pub(super) fn every(interval: Duration, notices: &NoticeSender) -> RateLimitedNotice {
         RateLimitedNotice {
-            notices_tx: notices_tx.clone(),
+            notices: notices.clone(),
             limit: TokenBucket::new(1, interval),
         }
     }
 
-    /// Passes the notice up, unless that was done a moment ago.
-    pub(super) fn say(&mut self, notice: Notice, now: Time) -> Result<(), DropReason> {
+    /// Queues the notice unless one was queued within the interval.
+    pub(super) fn send(&mut self, notice: Notice, now: Time) -> Result<(), DropReason> {
         if self.limit.allow(now) {
-            self.notices_tx.send(notice)
+            self.notices.send(notice)
         } else {
             Ok(())
         }
@@ -171,25 +261,41 @@ impl RateLimitedNotice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{B, STRANGER, message};
     use super::*;
     use crate::os::poll::Waiter;
 
     fn readable(notices: &Notices) -> bool {
         let waiter = Waiter::new().unwrap();
         waiter.watch(notices.as_fd(), 0).unwrap();
-        !waiter
-            .wait(Some(Duration::ZERO))
-            .unwrap()
-            .tokens()
-            .is_empty()
+        let ready = waiter.wait(Some(Duration::ZERO)).unwrap();
+        !ready.tokens().is_empty()
+    }
+
+    fn ike(responder_spi: u8) -> Notice {
+        let mut bytes = message(60, 60);
+        bytes[8..16].fill(responder_spi);
+        Notice::Ike {
+            local: SocketAddr::new(B, 500),
+            remote: STRANGER,
+            bytes,
+        }
+    }
+
+    fn unknown_spi(spi: u32) -> Notice {
+        Notice::UnknownSpi {
+            spi,
+            local: SocketAddr::new(B, 4500),
+            remote: STRANGER,
+        }
     }
 
     #[test]
     fn the_descriptor_is_readable_while_notices_wait() {
-        let (notices_tx, notices) = channel(4).unwrap();
+        let (sender, notices) = channel(4).unwrap();
         assert!(!readable(&notices));
         for tunnel in [1, 2] {
-            notices_tx.send(Notice::Demand(TunnelId(tunnel))).unwrap();
+            sender.send(Notice::Demand(TunnelId(tunnel))).unwrap();
         }
         assert!(readable(&notices));
         assert_eq!(notices.next(), Some(Notice::Demand(TunnelId(1))));
@@ -200,13 +306,36 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_refuses_and_goes_on_later() {
-        let (notices_tx, notices) = channel(2).unwrap();
+    fn a_full_queue_takes_notices_again_once_one_is_read() {
+        let (sender, notices) = channel(2).unwrap();
         let results: Vec<_> = (0..3)
-            .map(|n| notices_tx.send(Notice::Demand(TunnelId(n))))
+            .map(|n| sender.send(Notice::Demand(TunnelId(n))))
             .collect();
         assert_eq!(results, [Ok(()), Ok(()), Err(DropReason::NoticeFull)]);
         assert!(notices.next().is_some());
-        assert_eq!(notices_tx.send(Notice::Demand(TunnelId(9))), Ok(()));
+        assert_eq!(sender.send(Notice::Demand(TunnelId(9))), Ok(()));
+    }
+
+    #[test]
+    fn internal_notices_find_room_behind_a_flood_of_ike_and_are_read_first() {
+        let (sender, notices) = channel(8).unwrap();
+        while sender.send(ike(1)).is_ok() {}
+        let gone = Notice::DeviceGone(TunnelId(1));
+        assert_eq!(sender.send(gone.clone()), Ok(()));
+        assert_eq!(notices.next(), Some(gone));
+        assert_eq!(notices.next(), Some(ike(1)));
+    }
+
+    #[test]
+    fn unknown_spis_and_initial_requests_leave_room_for_ike_of_known_peers() {
+        let (sender, notices) = channel(32).unwrap();
+        let taken = |notice: &dyn Fn(u32) -> Notice| {
+            (0..100).filter(|n| sender.send(notice(*n)).is_ok()).count()
+        };
+        assert_eq!(taken(&unknown_spi), 2);
+        assert_eq!(taken(&|_| ike(0)), 16);
+        assert_eq!(taken(&|_| ike(1)), 14, "the rest of the queue");
+        while notices.next().is_some() {}
+        assert_eq!((taken(&unknown_spi), taken(&|_| ike(0))), (2, 16));
     }
 }

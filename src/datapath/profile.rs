@@ -1,39 +1,41 @@
-//! Where the workers' time goes, stage by stage, in ticks of the processor's own counter.
+//! Profile of the packet workers: ticks of the processor's time stamp counter, by processing step.
 //!
 //! ```text
-//!   egress    read │ split            │ seal │ split │ seal │ … │ send            split: checks and cutting, too
-//!   ingress   receive │ join │ open │ join │ write │ join │ write …            join: finding the SA and checks, too
+//!   egress    read │ split │ seal │ split │ seal │ … │ send            split includes the checks
+//!   ingress   receive │ join │ open │ join │ write │ join │ …          join includes the SA lookup and the checks
 //! ```
 //!
-//! A worker stops the time where one stage ends and the next begins, a few times a batch, and adds up at the end of it.
+//! A guard of [`batch`] covers a batch, a guard of [`enter`] one step inside the batch. Ticks belong to the innermost step. The timer is
+//! local to the thread, so no function passes it on.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::os::cycles;
 
-/// A part of a packet's road.
+/// A processing step of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProfileStep {
-    /// Out of a tunnel's device.
+    /// Reads from the tunnel's device.
     Read,
-    /// Checks, and cutting into what fits, where it will be sealed.
+    /// Checks a packet and splits it into payloads of the outgoing batch.
     Split,
-    /// Encryption and ICV.
+    /// Encrypts and computes the ICV.
     Seal,
-    /// Into a socket.
+    /// Sends through a socket.
     Send,
-    /// Out of a socket.
+    /// Receives from a socket.
     Receive,
-    /// ICV, replay window, decryption, selectors.
+    /// Checks ICV and replay window, decrypts, checks the selectors.
     Open,
-    /// Finding the SA, the last checks, and joining what belongs together.
+    /// Finds the SA, checks the inner packet and coalesces it with others.
     Join,
-    /// Into a tunnel's device.
+    /// Writes into the tunnel's device.
     Write,
 }
 
 impl ProfileStep {
-    /// All of them, in the order of the road.
+    /// All steps, egress first, in packet order.
     pub const ALL: [ProfileStep; 8] = [
         ProfileStep::Read,
         ProfileStep::Split,
@@ -45,7 +47,7 @@ impl ProfileStep {
         ProfileStep::Write,
     ];
 
-    /// Its name in `status`.
+    /// The step's name in `status`.
     pub const fn name(self) -> &'static str {
         match self {
             ProfileStep::Read => "read",
@@ -60,49 +62,96 @@ impl ProfileStep {
     }
 }
 
-/// What all workers have spent.
+/// Ticks that all workers have spent, by step.
 #[derive(Debug, Default)]
 pub struct StepTotals([AtomicU64; ProfileStep::ALL.len()]);
 
 impl StepTotals {
-    /// Ticks spent in a stage so far; 0 on processors without such a counter.
-    pub fn spent(&self, stage: ProfileStep) -> u64 {
+    /// Ticks spent in a step so far; 0 on processors without a time stamp counter.
+    pub fn spent(&self, step: ProfileStep) -> u64 {
         self.0
-            .get(stage as usize)
+            .get(step as usize)
             .map_or(0, |spent| spent.load(Relaxed))
     }
 }
 
-/// One worker's clock.
-#[derive(Debug, Default)]
-pub(super) struct StepTimer {
-    last: u64,
-    laps: [u64; ProfileStep::ALL.len()],
+/// The timer of one worker thread.
+struct StepTimer {
+    step: Cell<ProfileStep>,
+    since: Cell<u64>,
+    ticks: [Cell<u64>; ProfileStep::ALL.len()],
+}
+
+thread_local! {
+    static TIMER: StepTimer = const {
+        StepTimer {
+            step: Cell::new(ProfileStep::Split),
+            since: Cell::new(0),
+            ticks: [const { Cell::new(0) }; ProfileStep::ALL.len()],
+        }
+    };
 }
 
 impl StepTimer {
-    /// A batch begins.
-    pub(super) fn start(&mut self) {
-        self.last = cycles::now().unwrap_or(0);
-    }
-
-    /// What has passed since the last stop was this.
-    pub(super) fn lap(&mut self, stage: ProfileStep) {
+    /// Adds the ticks since the last switch to the current step, and makes `next` current. Returns the former step.
+    fn switch(&self, next: ProfileStep) -> ProfileStep {
         let now = cycles::now().unwrap_or(0);
-        if let Some(lap) = self.laps.get_mut(stage as usize) {
-            // Another core's counter may be a little behind.
-            *lap = lap.saturating_add(now.saturating_sub(self.last));
+        let step = self.step.replace(next);
+        let since = self.since.replace(now);
+        if let Some(ticks) = self.ticks.get(step as usize) {
+            // The counter of another core may be slightly behind.
+            ticks.set(ticks.get().saturating_add(now.saturating_sub(since)));
         }
-        self.last = now;
+        step
     }
+}
 
-    /// The batch is over.
-    pub(super) fn settle(&mut self, step_totals: &StepTotals) {
-        for (lap, spent) in self.laps.iter_mut().zip(&step_totals.0) {
-            if *lap > 0 {
-                spent.fetch_add(std::mem::take(lap), Relaxed);
+/// Guard of one step. Dropping it returns to the enclosing step.
+#[must_use]
+pub(super) struct StepGuard {
+    enclosing: ProfileStep,
+}
+
+/// Starts a step inside the current one.
+#[inline]
+pub(super) fn enter(step: ProfileStep) -> StepGuard {
+    StepGuard {
+        enclosing: TIMER.with(|timer| timer.switch(step)),
+    }
+}
+
+impl Drop for StepGuard {
+    fn drop(&mut self) {
+        TIMER.with(|timer| timer.switch(self.enclosing));
+    }
+}
+
+/// Guard of one batch. Dropping it adds the batch's ticks to the totals.
+#[must_use]
+pub(super) struct BatchGuard<'t> {
+    totals: &'t StepTotals,
+}
+
+/// Starts a batch; `step` is current outside all guards of [`enter`].
+pub(super) fn batch(step: ProfileStep, totals: &StepTotals) -> BatchGuard<'_> {
+    TIMER.with(|timer| {
+        timer.step.set(step);
+        timer.since.set(cycles::now().unwrap_or(0));
+    });
+    BatchGuard { totals }
+}
+
+impl Drop for BatchGuard<'_> {
+    fn drop(&mut self) {
+        TIMER.with(|timer| {
+            timer.switch(timer.step.get());
+            for (ticks, spent) in timer.ticks.iter().zip(&self.totals.0) {
+                let ticks = ticks.take();
+                if ticks > 0 {
+                    spent.fetch_add(ticks, Relaxed);
+                }
             }
-        }
+        });
     }
 }
 
@@ -112,42 +161,31 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn time_goes_to_the_stage_that_it_was_spent_in() {
-        let (step_totals, mut watch) = (StepTotals::default(), StepTimer::default());
-        let work = || (0..100_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n));
-        watch.start();
-        watch.lap(ProfileStep::Read);
-        work();
-        watch.lap(ProfileStep::Seal);
-        watch.lap(ProfileStep::Send);
-        assert_eq!(
-            step_totals.spent(ProfileStep::Seal),
-            0,
-            "nothing is said before the end"
-        );
-        watch.settle(&step_totals);
-        let seal = step_totals.spent(ProfileStep::Seal);
-        assert!(
-            seal > step_totals.spent(ProfileStep::Read)
-                && seal > step_totals.spent(ProfileStep::Send)
-        );
-        watch.settle(&step_totals);
-        assert_eq!(
-            step_totals.spent(ProfileStep::Seal),
-            seal,
-            "and nothing twice"
-        );
+    fn ticks_belong_to_the_innermost_step_and_are_added_once_at_the_end_of_the_batch() {
+        let totals = StepTotals::default();
+        let work = |count: u64| (0..count).fold(0, |sum, n| std::hint::black_box(sum ^ n));
+        let guard = batch(ProfileStep::Split, &totals);
+        drop(enter(ProfileStep::Read));
+        {
+            let _step = enter(ProfileStep::Seal);
+            work(100_000);
+        }
+        assert_eq!(totals.spent(ProfileStep::Seal), 0, "not before the end");
+        drop(guard);
+        let seal = totals.spent(ProfileStep::Seal);
+        let others = [ProfileStep::Read, ProfileStep::Split];
+        assert!(others.iter().all(|step| seal > totals.spent(*step)));
+        drop(batch(ProfileStep::Join, &totals));
+        assert_eq!(totals.spent(ProfileStep::Seal), seal, "added once");
     }
 
     #[test]
-    fn every_stage_has_its_place_and_its_word() {
-        for (place, stage) in ProfileStep::ALL.into_iter().enumerate() {
-            assert_eq!(stage as usize, place);
+    fn all_holds_every_step_at_its_own_index_under_its_own_name() {
+        for (index, step) in ProfileStep::ALL.into_iter().enumerate() {
+            assert_eq!(step as usize, index);
         }
-        let words: std::collections::BTreeSet<_> = ProfileStep::ALL
-            .into_iter()
-            .map(ProfileStep::name)
-            .collect();
-        assert_eq!(words.len(), ProfileStep::ALL.len());
+        let names = ProfileStep::ALL.into_iter().map(ProfileStep::name);
+        let names: std::collections::BTreeSet<_> = names.collect();
+        assert_eq!(names.len(), ProfileStep::ALL.len());
     }
 }

@@ -1,139 +1,151 @@
-//! What an SA tells the control plane beside the packets it carries: that the peer has begun to use it, that the peer is somewhere
-//! else now, that it has carried nearly as much as it may. Each is said once, and again now and then as long as it holds.
+//! Events of a Child SA for the control plane: the first packet, a new address of the peer, the limits of the lifetime.
 //!
-//! A worker looks here once a run of packets, never once a packet.
+//! A worker reports once a batch and SA, never once a packet. Each event is sent once, and repeated at intervals while it lasts.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::TunnelId;
 use super::notice::{ChildSpi, Notice, NoticeSender};
 use crate::esp::lifetime::LifetimeState;
-use crate::net::{DropReason, Time};
+use crate::net::{DropReason, Time, TunnelId};
 
-/// What is still to be told about one inbound SA. It belongs to the SA, so it outlives the tables that name it.
-#[derive(Debug)]
-pub(super) struct InboundEvents {
-    awaited: AtomicBool,
-    told: Mutex<Told>,
-}
-
-/// Whether the control plane waits for the first packet of an inbound SA.
+/// Whether the control plane awaits the first packet of an inbound SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstPacket {
-    /// It does, and hears of it.
+    /// The first authentic packet sends a notice.
     Awaited,
-    /// It is nothing special.
-    Usual,
+    /// The first packet is like any other.
+    Ordinary,
 }
 
+/// The events of one inbound SA. They outlive the table entries that refer to them.
+#[derive(Debug)]
+pub(super) struct InboundEvents {
+    first_awaited: AtomicBool,
+    sent: Mutex<Sent>,
+}
+
+/// The last notices of an inbound SA.
 #[derive(Debug, Default)]
-struct Told {
+struct Sent {
     moved: Option<(SocketAddr, Time)>,
-    wear: OutboundEvents,
+    lifetime: LifetimeEvents,
 }
 
-/// What was seen in a run of packets under one SA.
+/// What a worker has observed in one batch of packets under one inbound SA.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct InboundSummary {
     pub(super) tunnel: TunnelId,
     pub(super) spi: u32,
-    /// Packets that were the peer's own.
+    /// Number of authentic packets.
     pub(super) authentic: u64,
-    /// Another place than where the peer was, from which the newest of all packets came.
+    /// The source of the newest packet, if it is not the peer's known address.
     pub(super) moved: Option<SocketAddr>,
-    pub(super) stage: LifetimeState,
+    pub(super) lifetime: LifetimeState,
     pub(super) now: Time,
 }
 
-/// The least time between two notices that the peer is somewhere else.
-const MOVES_APART: Duration = Duration::from_secs(1);
+/// The least time between two notices of different addresses.
+const MOVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When the same place is told again: a notice may have been lost, or the control plane may think otherwise of it by then.
-const SAME_PLACE_AGAIN: Duration = Duration::from_secs(10);
+/// When the notice of the same address is repeated: the first may have been lost, or the control plane may decide otherwise by then.
+const SAME_ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When an SA that is nearly worn out is mentioned again.
-const WEAR_AGAIN: Duration = Duration::from_secs(1);
+/// When the notice of a lifetime limit is repeated.
+const LIFETIME_INTERVAL: Duration = Duration::from_secs(1);
 
 impl InboundEvents {
     pub(super) fn new(first: FirstPacket) -> InboundEvents {
         InboundEvents {
-            awaited: AtomicBool::new(first == FirstPacket::Awaited),
-            told: Mutex::default(),
+            first_awaited: AtomicBool::new(first == FirstPacket::Awaited),
+            sent: Mutex::default(),
         }
     }
 
-    /// Passes on what is new. What the queue has no room for is said another time.
-    pub(super) fn tell(&self, seen: Seen, notices_tx: &NoticeSender) -> Result<(), DropReason> {
-        let (tunnel, spi_in) = (seen.tunnel, seen.spi);
-        if seen.authentic > 0 && self.awaited.load(Relaxed) {
-            notices_tx.send(Notice::ChildHeard { tunnel, spi_in })?;
-            self.awaited.store(false, Relaxed);
+    /// Sends the notices that are due. A notice for which the queue has no room is due again with the next batch.
+    pub(super) fn report(
+        &self,
+        summary: InboundSummary,
+        notices: &NoticeSender,
+    ) -> Result<(), DropReason> {
+        let (tunnel, spi_in) = (summary.tunnel, summary.spi);
+        if summary.authentic > 0 && self.first_awaited.load(Relaxed) {
+            notices.send(Notice::FirstPacket { tunnel, spi_in })?;
+            self.first_awaited.store(false, Relaxed);
         }
-        if seen.moved.is_none() && seen.stage == LifetimeState::Fresh {
+        if summary.moved.is_none() && summary.lifetime == LifetimeState::Fresh {
             return Ok(());
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(remote) = seen.moved.filter(|remote| told.is_move(*remote, seen.now)) {
-            let at = seen.now;
-            notices_tx.send(Notice::SeenFrom {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(remote) = summary.moved
+            && sent.is_move_due(remote, summary.now)
+        {
+            let at = summary.now;
+            notices.send(Notice::PeerMoved {
                 tunnel,
                 spi_in,
                 remote,
                 at,
             })?;
-            told.moved = Some((remote, at));
+            sent.moved = Some((remote, at));
         }
-        told.wear.tell(
+        sent.lifetime.report(
             tunnel,
             ChildSpi::In(spi_in),
-            seen.stage,
-            seen.now,
-            notices_tx,
+            summary.lifetime,
+            summary.now,
+            notices,
         )
     }
 }
 
-impl Told {
-    fn is_move(&self, remote: SocketAddr, now: Time) -> bool {
-        self.moved.is_none_or(|(known, at)| {
-            let pause = if known == remote {
-                SAME_PLACE_AGAIN
+impl Sent {
+    fn is_move_due(&self, remote: SocketAddr, now: Time) -> bool {
+        self.moved.is_none_or(|(last, at)| {
+            let interval = if last == remote {
+                SAME_ADDRESS_INTERVAL
             } else {
-                MOVES_APART
+                MOVE_INTERVAL
             };
-            now.since(at) >= pause
+            now.since(at) >= interval
         })
     }
 }
 
-/// What was last said about SAs that wear out.
+/// The lifetime limits of one inbound SA, or of the outbound SAs of one tunnel.
 #[derive(Debug, Default)]
-pub(super) struct OutboundEvents(Option<(ChildSpi, LifetimeState, Time)>);
+pub(super) struct LifetimeEvents {
+    /// The notices within [`LIFETIME_INTERVAL`].
+    sent: Vec<(ChildSpi, LifetimeState, Time)>,
+}
 
-impl OutboundEvents {
-    /// Says that an SA has come to this stage, unless that was said a moment ago.
-    pub(super) fn tell(
+impl LifetimeEvents {
+    /// Sends the notice of an SA's limit unless the same was sent within [`LIFETIME_INTERVAL`].
+    #[inline]
+    pub(super) fn report(
         &mut self,
         tunnel: TunnelId,
         sa: ChildSpi,
-        stage: LifetimeState,
+        state: LifetimeState,
         now: Time,
-        notices_tx: &NoticeSender,
+        notices: &NoticeSender,
     ) -> Result<(), DropReason> {
-        let notice = match stage {
+        let notice = match state {
             LifetimeState::Fresh => return Ok(()),
             LifetimeState::NearEnd => Notice::NearEnd { tunnel, sa },
             LifetimeState::Ended => Notice::Ended { tunnel, sa },
         };
-        let is_old = |(known, was, at)| (known, was) == (sa, stage) && now.since(at) < WEAR_AGAIN;
-        if self.0.is_some_and(is_old) {
+        self.sent
+            .retain(|(_, _, at)| now.since(*at) < LIFETIME_INTERVAL);
+        let is_same =
+            |(spi, reported, _): &(ChildSpi, LifetimeState, Time)| (*spi, *reported) == (sa, state);
+        if self.sent.iter().any(is_same) {
             return Ok(());
         }
-        notices_tx.send(notice)?;
-        self.0 = Some((sa, stage, now));
+        notices.send(notice)?;
+        self.sent.push((sa, state, now));
         Ok(())
     }
 }
@@ -158,18 +170,18 @@ mod tests {
     /// An ESP packet as `a` seals it, on its way.
     fn sealed(pair: &mut Pair) -> Vec<u8> {
         assert!(pair.a.device.inject(&to_b(60)));
-        pair.a.egress.turn(NOW);
+        pair.a.egress.run_batch(NOW);
         pair.b.nat.take().unwrap().1
     }
 
     fn arrive(pair: &mut Pair, from: SocketAddr, esp: &[u8], now: Time) -> Vec<Notice> {
         assert!(pair.b.nat.inject(from, esp));
-        pair.turn(now);
+        pair.run(now);
         pair.b.notices()
     }
 
     fn seen_from(remote: SocketAddr, at: Time) -> Notice {
-        Notice::SeenFrom {
+        Notice::PeerMoved {
             tunnel: TUNNEL,
             spi_in: 0x1001,
             remote,
@@ -194,7 +206,7 @@ mod tests {
         let later = NOW + Duration::from_secs(1);
         assert_eq!(send(ELSEWHERE, later), [seen_from(ELSEWHERE, later)]);
         assert_eq!(send(home, later), [], "where it is known to be");
-        let again = later + SAME_PLACE_AGAIN;
+        let again = later + SAME_ADDRESS_INTERVAL;
         assert_eq!(send(ELSEWHERE, again), [seen_from(ELSEWHERE, again)]);
     }
 
@@ -213,8 +225,8 @@ mod tests {
         ] {
             assert_eq!(arrive(&mut pair, ELSEWHERE, esp, NOW), [], "{why}");
         }
-        assert_eq!(pair.b.refused(DropReason::Replay), 1);
-        assert_eq!(pair.b.refused(DropReason::Auth), 1);
+        assert_eq!(pair.b.dropped(DropReason::Replay), 1);
+        assert_eq!(pair.b.dropped(DropReason::Auth), 1);
     }
 
     #[test]
@@ -227,7 +239,7 @@ mod tests {
         {
             assert!(pair.b.nat.inject(*from, esp));
         }
-        pair.turn(NOW);
+        pair.run(NOW);
         assert_eq!(pair.b.notices(), []);
     }
 
@@ -240,7 +252,7 @@ mod tests {
         let mut forged = sealed(&mut pair);
         *forged.last_mut().unwrap() ^= 1;
         assert_eq!(arrive(&mut pair, port(NAT_PORT), &forged, NOW), []);
-        let heard = Notice::ChildHeard {
+        let heard = Notice::FirstPacket {
             tunnel: TUNNEL,
             spi_in: 0x1001,
         };
@@ -252,21 +264,21 @@ mod tests {
 
     #[test]
     fn what_the_queue_had_no_room_for_is_told_with_the_next_packet() {
-        let (notices_tx, notices) = notice::channel(1).unwrap();
-        notices_tx.send(Notice::Demand(TUNNEL)).unwrap();
-        let watch = InboundEvents::new(FirstPacket::Awaited);
-        let seen = Seen {
+        let (sender, notices) = notice::channel(1).unwrap();
+        sender.send(Notice::Demand(TUNNEL)).unwrap();
+        let events = InboundEvents::new(FirstPacket::Awaited);
+        let summary = InboundSummary {
             tunnel: TUNNEL,
             spi: 7,
             authentic: 1,
             moved: None,
-            stage: LifetimeState::Fresh,
+            lifetime: LifetimeState::Fresh,
             now: NOW,
         };
-        assert_eq!(watch.tell(seen, &notices_tx), Err(DropReason::NoticeFull));
+        assert_eq!(events.report(summary, &sender), Err(DropReason::NoticeFull));
         notices.next();
-        assert_eq!(watch.tell(seen, &notices_tx), Ok(()));
-        assert!(matches!(notices.next(), Some(Notice::ChildHeard { .. })));
+        assert_eq!(events.report(summary, &sender), Ok(()));
+        assert!(matches!(notices.next(), Some(Notice::FirstPacket { .. })));
     }
 
     #[test]
@@ -294,6 +306,6 @@ mod tests {
             "9 of 10 is not above 90 %"
         );
         assert_eq!(pair.b.counters().rx.packets(), 10);
-        assert_eq!(pair.b.refused(DropReason::Expired), 2);
+        assert_eq!(pair.b.dropped(DropReason::Expired), 2);
     }
 }

@@ -1,10 +1,10 @@
-//! The sockets, and which of them serves which local address.
+//! The sockets of the gateway, by the local address that they serve.
 //!
 //! ```text
 //!   192.0.2.1     port 500     IKE
-//!                 port 4500    a group: the first also sends, the others only hear
+//!                 port 4500    a group of sockets: all receive, the first also sends
 //!                 protocol 50  native ESP, where a tunnel may need it
-//!   0.0.0.0       …            for the addresses that have none of their own
+//!   0.0.0.0       …            serves the addresses that have no sockets of their own
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,20 +12,20 @@ use std::sync::Arc;
 
 use crate::os::{Socket, SocketOffload};
 
-/// All of them.
+/// The sockets of all addresses.
 #[derive(Default)]
 pub(super) struct LocalSockets {
-    gates: Vec<AddressSockets>,
-    /// The sockets of native ESP.
-    natives: Vec<Arc<dyn Socket>>,
+    addresses: Vec<AddressSockets>,
+    /// Native ESP.
+    native: Vec<Arc<dyn Socket>>,
 }
 
-/// The sockets of one address.
+/// The UDP sockets of one address.
 pub(super) struct AddressSockets {
     pub(super) ike: Arc<dyn Socket>,
-    /// The one of port 4500 that also sends.
+    /// The socket of port 4500 that also sends.
     pub(super) nat: Arc<dyn Socket>,
-    /// The others of port 4500.
+    /// The other sockets of port 4500.
     others: Vec<Arc<dyn Socket>>,
 }
 
@@ -42,64 +42,57 @@ impl AddressSockets {
         }
     }
 
-    /// What each socket of port 4500 leaves to the kernel. Those that only hear are not asked how they send.
+    /// The present offload of each socket of port 4500. The sockets that only receive count with the first one's way of sending.
     fn offloads(&self) -> impl Iterator<Item = (SocketAddr, SocketOffload)> {
         let first = self.nat.offload();
         let others = self.others.iter().map(move |socket| SocketOffload {
             send: first.send,
             receive: socket.offload().receive,
         });
-        let at = self.nat.local();
+        let local = self.nat.local();
         std::iter::once(first)
             .chain(others)
-            .map(move |offload| (at, offload))
+            .map(move |offload| (local, offload))
     }
 }
 
 impl LocalSockets {
-    /// One more address is served.
-    pub(super) fn add(&mut self, gate: AddressSockets) {
-        self.gates.push(gate);
+    /// Adds the sockets of one address.
+    pub(super) fn add(&mut self, sockets: AddressSockets) {
+        self.addresses.push(sockets);
     }
 
-    /// One more address is served by native ESP, too.
+    /// Adds a socket of native ESP.
     pub(super) fn add_native(&mut self, socket: Arc<dyn Socket>) {
-        self.natives.push(socket);
+        self.native.push(socket);
     }
 
-    /// The sockets bound to this address, or to every address of its family.
-    pub(super) fn of(&self, local: IpAddr) -> Option<&AddressSockets> {
-        let bound = |gate: &AddressSockets| gate.nat.local().ip();
-        let everywhere = |gate: &&AddressSockets| {
-            bound(gate).is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4()
+    /// The UDP sockets that serve this local address. An unspecified address is served by any socket of its family.
+    pub(super) fn serving(&self, local: IpAddr) -> Option<&AddressSockets> {
+        let bound = |sockets: &AddressSockets| sockets.nat.local().ip();
+        let any = |sockets: &&AddressSockets| {
+            local.is_unspecified() && bound(sockets).is_ipv4() == local.is_ipv4()
         };
-        let gates = || self.gates.iter();
-        let any = || {
-            gates().find(|gate| local.is_unspecified() && bound(gate).is_ipv4() == local.is_ipv4())
-        };
-        gates()
-            .find(|gate| bound(gate) == local)
-            .or_else(|| gates().find(everywhere))
-            .or_else(any)
+        best(&self.addresses, local, bound).or_else(|| self.addresses.iter().find(any))
     }
 
     /// The raw socket of native ESP that serves this local address.
     pub(super) fn native(&self, local: IpAddr) -> Option<Arc<dyn Socket>> {
-        let bound = |native: &Arc<dyn Socket>| native.local().ip();
-        let natives = || self.natives.iter();
-        let everywhere = |native: &&Arc<dyn Socket>| {
-            bound(native).is_unspecified() && bound(native).is_ipv4() == local.is_ipv4()
-        };
-        natives()
-            .find(|native| bound(native) == local)
-            .or_else(|| natives().find(everywhere))
-            .map(Arc::clone)
+        best(&self.native, local, |socket| socket.local().ip()).map(Arc::clone)
     }
 
-    /// What every socket that ESP in UDP comes to leaves to the kernel. Native ESP leaves nothing to it by design.
+    /// The present offload of every socket of port 4500. Native ESP has no offload by design.
     pub(super) fn offloads(&self) -> impl Iterator<Item = (SocketAddr, SocketOffload)> {
-        self.gates.iter().flat_map(AddressSockets::offloads)
+        self.addresses.iter().flat_map(AddressSockets::offloads)
     }
+}
+
+/// The one that is bound to `local`, or else to the unspecified address of the same family.
+fn best<T>(sockets: &[T], local: IpAddr, bound: impl Fn(&T) -> IpAddr) -> Option<&T> {
+    let wildcard =
+        |socket: &&T| bound(socket).is_unspecified() && bound(socket).is_ipv4() == local.is_ipv4();
+    let exact = sockets.iter().find(|socket| bound(socket) == local);
+    exact.or_else(|| sockets.iter().find(wildcard))
 }
 
 #[cfg(test)]
@@ -113,13 +106,13 @@ mod tests {
     const ID: TunnelId = TunnelId(3);
 
     #[test]
-    fn what_is_offloaded_is_the_least_of_all_and_never_more_than_is_wanted() {
+    fn offload_is_what_all_have_in_common_and_no_more_than_configured() {
         let network = MemoryNetwork::new();
         let (mut datapath, _notices) = Datapath::new().unwrap();
         for wanted in [Offload::FULL, Offload::NONE] {
-            assert_eq!(datapath.offload(wanted), wanted, "nothing is refused yet");
+            assert_eq!(datapath.offload(wanted), wanted, "no socket or device yet");
         }
-        // In memory an address has one socket: the second of the group stands beside it.
+        // An address has one socket in memory: another port stands for the second socket of the group.
         let bind = |port| Arc::new(network.bind(SocketAddr::new(B, port), 10).unwrap());
         let (first, second) = (bind(NAT_PORT), bind(NAT_PORT + 1));
         for socket in [&first, &second] {
@@ -134,11 +127,11 @@ mod tests {
             .unwrap();
         assert_eq!(datapath.offload(Offload::FULL), Offload::FULL);
 
-        // The second only hears.
+        // The second socket only receives.
         second.set_offload(SocketOffload::NONE);
         device.set_gso_support(GsoSupport::Tcp);
         let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.trains, GsoSupport::Tcp);
+        assert_eq!(at_work.gso, GsoSupport::Tcp);
         assert_eq!(at_work.sockets.send, SendOffload::Segments);
         assert_eq!(at_work.sockets.receive, ReceiveOffload::Single);
         first.set_offload(SocketOffload {
@@ -154,8 +147,8 @@ mod tests {
     fn a_socket_is_found_by_address_then_by_family() {
         let network = MemoryNetwork::new();
         let (mut datapath, _notices) = Datapath::new().unwrap();
-        let everywhere: IpAddr = "0.0.0.0".parse().unwrap();
-        for address in [everywhere, A] {
+        let wildcard: IpAddr = "0.0.0.0".parse().unwrap();
+        for address in [wildcard, A] {
             let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 10).unwrap());
             datapath.listen(bind(IKE_PORT), &[bind(NAT_PORT)]).unwrap();
         }
@@ -165,8 +158,8 @@ mod tests {
                 .map(|socket| socket.local().ip())
         };
         assert_eq!(found("192.0.2.1"), Some(A));
-        assert_eq!(found("192.0.2.9"), Some(everywhere));
-        assert_eq!(found("0.0.0.0"), Some(everywhere));
+        assert_eq!(found("192.0.2.9"), Some(wildcard));
+        assert_eq!(found("0.0.0.0"), Some(wildcard));
         assert_eq!(found("::"), None);
     }
 }

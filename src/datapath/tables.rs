@@ -1,65 +1,63 @@
-//! What the control plane hands down: immutable tables, swapped in whole, loaded by a worker once a batch.
+//! Tables that the control plane writes and the workers read once a batch.
 //!
 //! ```text
-//!   egress    tunnel ──▶ EgressState     open to a peer under one outbound SA · waiting for traffic · closed
-//!   ingress   SPI ─────▶ InboundEntry      the tunnel whose device gets what this inbound SA opens
+//!   egress    tunnel ──▶ EgressState     outbound SAs to a peer · trap for the first packets · closed
+//!   ingress   SPI ─────▶ InboundEntry    inbound SA and its tunnel
 //! ```
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
-use super::TunnelId;
 use super::counters::Counters;
 use super::sa_events::InboundEvents;
-use crate::esp::{Outbound, Sad, mtu};
-use crate::net::{Dscp, Policy};
+use crate::esp::{Inbound, Outbound, mtu};
+use crate::net::{Dscp, Policy, TunnelId};
 use crate::os::poll::Signal;
 use crate::os::{Device, Socket};
 
-/// What becomes of a packet that the kernel routes into a tunnel's device.
-#[derive(Clone)]
-pub enum EgressState {
-    /// There is no SA: it is refused.
-    Closed,
-    /// There is no SA yet, but traffic brings one up: the first packets within these selectors wait for it, and the control
-    /// plane hears of them.
-    Trap(Policy),
-    /// It is sealed and sent.
-    Open(EgressPath),
+/// One tunnel as the control plane and the workers share it.
+pub(super) struct TunnelShared {
+    pub(super) id: TunnelId,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) egress: ArcSwap<EgressState>,
+    pub(super) counters: Counters,
+    /// Wakes the tunnel's egress worker after a change of `egress`.
+    pub(super) waker: Signal,
 }
 
-/// The way to a peer.
+/// What happens to packets that the kernel routes into a tunnel's device.
+#[derive(Clone)]
+pub(super) enum EgressState {
+    /// No SA: they are dropped.
+    Closed,
+    /// No SA yet: packets within these selectors wait for one, and the control plane receives `Notice::Demand`.
+    Trap(Policy),
+    /// They are sealed under the first of these SAs whose selectors cover them. All SAs belong to this tunnel.
+    Open(Vec<EgressPath>),
+}
+
+/// An outbound SA and where its packets go.
 #[derive(Clone)]
 pub struct EgressPath {
-    /// What seals the packets.
+    /// The outbound SA.
     pub sa: Arc<Outbound>,
-    /// The socket they leave through: bound to the port of UDP-encapsulated ESP, or a raw one of native ESP.
+    /// The socket that sends: bound to the port of ESP in UDP, or a raw socket for native ESP.
     pub socket: Arc<dyn Socket>,
-    /// The address they leave from; unspecified leaves the choice to the kernel.
+    /// Outer source address; unspecified leaves the choice to the kernel.
     pub local: IpAddr,
-    /// Where they go; port 0 by native ESP, which has none.
+    /// Outer destination; port 0 for native ESP.
     pub remote: SocketAddr,
     /// The largest inner packet ([`mtu::inner`]).
     pub mtu: u16,
-    /// What their outer headers say about their class of service.
+    /// What the outer header's DSCP field holds.
     pub dscp: Dscp,
 }
 
-/// What ingress needs to know beside an inbound SA.
-#[derive(Clone)]
-pub(super) struct InboundEntry {
-    pub(super) lane: Arc<TunnelShared>,
-    /// Our outer address, where the peer sends to.
-    pub(super) local: IpAddr,
-    /// Where the peer is known to be; `None` where that is of no interest any more.
-    pub(super) remote: Option<SocketAddr>,
-    pub(super) clamp: MssClamp,
-    pub(super) watch: Arc<InboundEvents>,
-}
-
-/// The TCP segment sizes that fit a tunnel.
+/// The largest TCP segment sizes that fit a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MssClamp {
     pub(super) v4: u16,
@@ -67,8 +65,8 @@ pub(super) struct MssClamp {
 }
 
 impl MssClamp {
-    /// Of a tunnel with this inner MTU.
-    pub(super) fn to(mtu: u16) -> MssClamp {
+    /// The sizes for an inner MTU.
+    pub(super) fn for_mtu(mtu: u16) -> MssClamp {
         MssClamp {
             v4: mtu::mss_ipv4(mtu),
             v6: mtu::mss_ipv6(mtu),
@@ -76,15 +74,188 @@ impl MssClamp {
     }
 }
 
-/// One tunnel as its workers and the control plane share it.
-pub(super) struct TunnelShared {
-    pub(super) id: TunnelId,
-    pub(super) device: Arc<dyn Device>,
-    pub(super) outlet: ArcSwap<EgressState>,
-    pub(super) counters: Counters,
-    /// Wakes the egress worker when the outlet has changed.
-    pub(super) waker: Signal,
+/// How the read of a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// The batch was full: more may wait.
+    More,
+    /// The source was emptied.
+    Done,
+    /// Nothing waited.
+    Empty,
+    /// The source cannot be read, temporarily or for good.
+    Failed,
 }
 
-/// Every inbound SA of every tunnel: one table, for a packet may come to any socket.
-pub(super) type InboundTable = ArcSwap<Sad<InboundEntry>>;
+/// An inbound SA and its tunnel.
+#[derive(Clone)]
+pub(super) struct InboundEntry {
+    pub(super) sa: Arc<Inbound>,
+    pub(super) tunnel: Arc<TunnelShared>,
+    /// Our outer address, to which the peer sends.
+    pub(super) local: IpAddr,
+    /// The peer's known address; `None` once the SA is replaced and its packets no longer show where the peer is.
+    pub(super) remote: Option<SocketAddr>,
+    pub(super) clamp: MssClamp,
+    pub(super) events: Arc<InboundEvents>,
+}
+
+/// The security association database (RFC 4301 §4.4.2): the inbound SAs of all tunnels, by SPI. The SPI alone identifies the SA, since a
+/// NAT may change the peer's address at any time (RFC 4301 §4.1, RFC 3948 §4).
+///
+/// The table is split by the low octet of the SPI. A change copies one shard of references, about 1/256 of the table.
+pub(super) struct InboundTable {
+    shards: [ArcSwap<Shard>; SHARDS],
+}
+
+/// The SAs whose SPIs have one low octet.
+pub(super) type Shard = HashMap<u32, Arc<InboundEntry>, BuildHasherDefault<SpiHasher>>;
+
+/// Number of values of an octet.
+const SHARDS: usize = 256;
+
+impl InboundTable {
+    /// The shard that holds this SPI if any does. It stays as it is while the guard lives.
+    #[allow(clippy::indexing_slicing, reason = "an octet indexes an array of 256")]
+    pub(super) fn shard(&self, spi: u32) -> Guard<Arc<Shard>> {
+        self.at(spi).load()
+    }
+
+    /// Adds an SA. An SA with the same SPI is replaced.
+    pub(super) fn insert(&self, entry: InboundEntry) {
+        let spi = entry.sa.spi();
+        self.change(spi, |shard| {
+            shard.insert(spi, Arc::new(entry));
+        });
+    }
+
+    /// Changes the entry with this SPI, if there is one and it belongs to `tunnel`.
+    pub(super) fn update(
+        &self,
+        spi: u32,
+        tunnel: &Arc<TunnelShared>,
+        update: impl FnOnce(&mut InboundEntry),
+    ) {
+        self.change(spi, |shard| {
+            if let Some(entry) = shard.get_mut(&spi)
+                && Arc::ptr_eq(&entry.tunnel, tunnel)
+            {
+                update(Arc::make_mut(entry));
+            }
+        });
+    }
+
+    /// Removes the SA with this SPI, if there is one and it belongs to `tunnel`.
+    pub(super) fn remove(&self, spi: u32, tunnel: &Arc<TunnelShared>) {
+        self.change(spi, |shard| {
+            let ours = |entry: &Arc<InboundEntry>| Arc::ptr_eq(&entry.tunnel, tunnel);
+            if shard.get(&spi).is_some_and(ours) {
+                shard.remove(&spi);
+            }
+        });
+    }
+
+    /// Replaces one shard. Only the control plane's thread does this.
+    fn change(&self, spi: u32, change: impl FnOnce(&mut Shard)) {
+        let place = self.at(spi);
+        let mut shard = Shard::clone(&place.load());
+        change(&mut shard);
+        place.store(Arc::new(shard));
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "an octet indexes an array of 256")]
+    fn at(&self, spi: u32) -> &ArcSwap<Shard> {
+        let [.., low] = spi.to_be_bytes();
+        &self.shards[usize::from(low)]
+    }
+}
+
+impl Default for InboundTable {
+    fn default() -> Self {
+        InboundTable {
+            shards: std::array::from_fn(|_| ArcSwap::default()),
+        }
+    }
+}
+
+/// A hash of an SPI. SPIs are random numbers of our own, so nobody can aim them at one bucket.
+#[derive(Debug, Default)]
+pub(super) struct SpiHasher(u64);
+
+impl Hasher for SpiHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, spi: u32) {
+        self.0 = (self.0.rotate_left(8) ^ u64::from(spi)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sa_events::FirstPacket;
+    use super::super::testing::{A, MTU, tunnel};
+    use super::*;
+    use crate::esp::testing::pair_with_spi;
+    use crate::os::memory::MemoryDevice;
+
+    fn entry(spi: u32, tunnel: &Arc<TunnelShared>) -> InboundEntry {
+        InboundEntry {
+            sa: Arc::new(pair_with_spi("aes128gcm16", spi).1),
+            tunnel: tunnel.clone(),
+            local: A,
+            remote: None,
+            clamp: MssClamp::for_mtu(MTU),
+            events: Arc::new(InboundEvents::new(FirstPacket::Ordinary)),
+        }
+    }
+
+    #[test]
+    fn each_spi_finds_its_own_sa_and_no_other() {
+        let device = Arc::new(MemoryDevice::new(1).unwrap());
+        let tunnels = [TunnelId(1), TunnelId(2)].map(|id| tunnel(id, &device));
+        let table = InboundTable::default();
+        let owner = |spi: u32| &tunnels[(spi % 2) as usize];
+        for spi in 256..2000 {
+            table.insert(entry(spi, owner(spi)));
+        }
+        for spi in 256..2000 {
+            let shard = table.shard(spi);
+            let found = &shard[&spi];
+            assert_eq!(found.sa.spi(), spi);
+            assert_eq!(found.tunnel.id, owner(spi).id);
+        }
+        // E01: zero, the reserved SPIs and unknown ones.
+        for spi in [0, 1, 255, 2000, u32::MAX] {
+            assert!(!table.shard(spi).contains_key(&spi));
+        }
+        table.remove(300, owner(301));
+        assert!(table.shard(300).contains_key(&300), "another tunnel's SA");
+        table.remove(300, owner(300));
+        assert!(!table.shard(300).contains_key(&300));
+        assert!(table.shard(556).contains_key(&556), "of the same shard");
+    }
+
+    #[test]
+    fn a_change_copies_one_shard_and_leaves_the_others_as_they_are() {
+        let device = Arc::new(MemoryDevice::new(1).unwrap());
+        let tunnel = tunnel(TunnelId(1), &device);
+        let table = InboundTable::default();
+        for spi in 256..768 {
+            table.insert(entry(spi, &tunnel));
+        }
+        let before: Vec<_> = (0..256).map(|low| table.shard(low).clone()).collect();
+        table.update(300, &tunnel, |entry| {
+            entry.remote = Some(SocketAddr::new(A, 1))
+        });
+        let changed = |low: &u32| !Arc::ptr_eq(&before[*low as usize], &table.shard(*low));
+        assert_eq!((0..256).filter(changed).collect::<Vec<_>>(), [300 % 256]);
+    }
+}

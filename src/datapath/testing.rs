@@ -1,4 +1,4 @@
-//! Two gateways back to back in memory, driven a turn at a time by a clock the test holds.
+//! Two gateways connected in memory, driven a batch at a time under the test's own clock.
 //!
 //! ```text
 //!   a.device ─ egress ─▶ a.nat ─── network ───▶ b.nat ─ ingress ─▶ b.device        10.1.0.0/16, fd01::/16 behind a
@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::classify::Admits;
 use super::counters::{Counters, PacketDropCounters};
-use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
-use super::ingress::{Ingress, SocketEntry};
+use super::egress::{EgressScratch, TunnelEgress};
+use super::ingress::{Ingress, Receives, SocketEntry};
 use super::notice::{self, Notice, Notices};
 use super::sa_events::{FirstPacket, InboundEvents};
-use super::tables::{EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, TunnelShared};
-use super::worker_thread::PollOutcome;
-use super::{IKE_PORT, NAT_PORT, TunnelId};
+use super::tables::{
+    EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, ReadOutcome, TunnelShared,
+};
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
-use crate::esp::{Inbound, Outbound, Sad};
-use crate::net::{DropReason, Dscp, Policy, Time};
+use crate::esp::{Inbound, Outbound};
+use crate::net::demux::{IKE_PORT, NAT_PORT};
+use crate::net::{DropReason, Dscp, Policy, Time, TunnelId};
+use crate::os::Socket;
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
 
 pub(super) const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -31,7 +32,7 @@ pub(super) const NOW: Time = Time::from_secs(1000);
 pub(super) const MTU: u16 = 1390;
 pub(super) const TUNNEL: TunnelId = TunnelId(7);
 
-/// Somebody who is no peer.
+/// An address that is no peer's.
 pub(super) const STRANGER: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), 1024);
 
@@ -41,128 +42,172 @@ pub(super) struct Side {
     pub(super) device: Arc<MemoryDevice>,
     pub(super) ike: Arc<MemorySocket>,
     pub(super) nat: Arc<MemorySocket>,
-    pub(super) lane: Arc<TunnelShared>,
-    pub(super) inlets: Arc<InboundTable>,
+    pub(super) tunnel: Arc<TunnelShared>,
+    pub(super) table: Arc<InboundTable>,
     pub(super) unmatched: Arc<PacketDropCounters>,
     pub(super) notices: Notices,
-    pub(super) egress: OneRoad,
-    pub(super) ingress: Ingress,
+    pub(super) egress: DrivenEgress,
+    pub(super) ingress: DrivenIngress,
     pub(super) dscp: Dscp,
+    spis: std::cell::RefCell<Vec<u32>>,
 }
 
 impl Side {
     pub(super) fn new(network: &MemoryNetwork, address: IpAddr) -> Side {
         let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
         let (ike, nat) = (bind(IKE_PORT), bind(NAT_PORT));
-        let (notices_tx, notices) = notice::channel(8).unwrap();
+        let (sender, notices) = notice::channel(128).unwrap();
         let device = Arc::new(MemoryDevice::new(1000).unwrap());
-        let lane = lane(TUNNEL, &device);
-        let (inlets, unmatched) = (
-            Arc::<InboundTable>::default(),
-            Arc::<PacketDropCounters>::default(),
-        );
-        let door = |socket: &Arc<_>, admits| SocketEntry {
-            socket: Arc::clone(socket) as Arc<dyn crate::os::Socket>,
-            admits,
-        };
-        let doors = vec![door(&ike, Admits::Ike), door(&nat, Admits::IkeAndEsp)];
+        let tunnel = tunnel(TUNNEL, &device);
+        let table = Arc::<InboundTable>::default();
+        let unmatched = Arc::<PacketDropCounters>::default();
+        let sockets = vec![
+            socket_entry(&ike, Receives::Ike),
+            socket_entry(&nat, Receives::IkeAndEsp),
+        ];
         let ingress = Ingress::new(
-            Arc::new(ArcSwap::from_pointee(doors)),
-            inlets.clone(),
+            table.clone(),
             unmatched.clone(),
-            notices_tx.clone(),
+            sender.clone(),
+            Arc::default(),
         );
-        let egress = OneRoad(
-            TunnelEgress::new(lane.clone(), &notices_tx),
-            EgressScratch::new(Arc::default()),
-        );
+        let egress = TunnelEgress::new(tunnel.clone(), &sender);
         Side {
             address,
             device,
             ike,
             nat,
-            lane,
-            inlets,
+            tunnel,
+            table,
             unmatched,
             notices,
-            egress,
-            ingress,
+            egress: DrivenEgress(egress, EgressScratch::new(Arc::default())),
+            ingress: DrivenIngress(ingress, sockets),
             dscp: Dscp::Copied,
+            spis: Default::default(),
         }
     }
 
-    /// Opens the tunnel towards `remote` under this SA.
+    /// Sends the tunnel's packets to `remote` under this SA.
     pub(super) fn open(&self, sa: Outbound, remote: IpAddr) -> Arc<Outbound> {
         let sa = Arc::new(sa);
-        let remote = SocketAddr::new(remote, NAT_PORT);
-        let path = EgressPath {
-            sa: sa.clone(),
-            socket: self.nat.clone(),
-            local: self.address,
-            remote,
-            mtu: MTU,
-            dscp: self.dscp,
-        };
-        self.lane.outlet.store(Arc::new(EgressState::Open(path)));
+        self.set_egress(EgressState::Open(vec![self.path(&sa, remote)]));
         sa
     }
 
-    /// Makes these the inbound SAs.
-    pub(super) fn accept(&self, sas: impl IntoIterator<Item = Inbound>) {
-        self.install(FirstPacket::Usual, sas);
+    pub(super) fn path(&self, sa: &Arc<Outbound>, remote: IpAddr) -> EgressPath {
+        EgressPath {
+            sa: sa.clone(),
+            socket: self.nat.clone(),
+            local: self.address,
+            remote: SocketAddr::new(remote, NAT_PORT),
+            mtu: MTU,
+            dscp: self.dscp,
+        }
     }
 
-    /// Makes these the inbound SAs, and waits for the first packet of each.
+    pub(super) fn set_egress(&self, state: EgressState) {
+        self.tunnel.egress.store(Arc::new(state));
+    }
+
+    /// Replaces the inbound SAs.
+    pub(super) fn accept(&self, sas: impl IntoIterator<Item = Inbound>) {
+        self.install(FirstPacket::Ordinary, sas);
+    }
+
+    /// Replaces the inbound SAs, and awaits the first packet of each.
     pub(super) fn await_first(&self, sas: impl IntoIterator<Item = Inbound>) {
         self.install(FirstPacket::Awaited, sas);
     }
 
     fn install(&self, first: FirstPacket, sas: impl IntoIterator<Item = Inbound>) {
         let peer = if self.address == A { B } else { A };
-        let inlet = || InboundEntry {
-            lane: self.lane.clone(),
-            local: self.address,
-            remote: Some(SocketAddr::new(peer, NAT_PORT)),
-            clamp: MssClamp::to(MTU),
-            watch: Arc::new(InboundEvents::new(first)),
-        };
-        let sad: Sad<InboundEntry> = sas.into_iter().map(|sa| (Arc::new(sa), inlet())).collect();
-        self.inlets.store(Arc::new(sad));
+        let remote = Some(SocketAddr::new(peer, NAT_PORT));
+        for spi in self.spis.take() {
+            self.table.remove(spi, &self.tunnel);
+        }
+        for sa in sas {
+            self.spis.borrow_mut().push(sa.spi());
+            let local = self.address;
+            let entry = inbound_entry(sa, &self.tunnel, local, remote, first);
+            self.table.insert(entry);
+        }
     }
 
     pub(super) fn counters(&self) -> &Counters {
-        &self.lane.counters
+        &self.tunnel.counters
     }
 
-    pub(super) fn refused(&self, reason: DropReason) -> u64 {
-        self.counters().refused.count(reason)
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters().dropped.count(reason)
     }
 
-    /// Everything refused, by reason.
-    pub(super) fn all_refused(&self) -> Vec<(DropReason, u64)> {
-        self.counters().refused.iter().collect()
+    /// Every drop reason that has occurred, with its count.
+    pub(super) fn all_dropped(&self) -> Vec<(DropReason, u64)> {
+        self.counters().dropped.iter().collect()
     }
 
     pub(super) fn notices(&self) -> Vec<Notice> {
         std::iter::from_fn(|| self.notices.next()).collect()
     }
 
-    /// What has come out of the device.
+    /// The packets that were written into the device.
     pub(super) fn delivered(&self) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.device.take()).collect()
     }
 }
 
-/// A tunnel with a worker to itself, which is the test.
-pub(super) struct OneRoad(TunnelEgress, EgressScratch);
+/// The egress of one tunnel, driven by the test instead of a worker.
+pub(super) struct DrivenEgress(TunnelEgress, EgressScratch);
 
-impl OneRoad {
-    pub(super) fn turn(&mut self, now: Time) -> ReadOutcome {
-        self.0.batch(&mut self.1, now)
+impl DrivenEgress {
+    pub(super) fn run_batch(&mut self, now: Time) -> ReadOutcome {
+        self.0.run_batch(&mut self.1, now)
     }
 
     pub(super) fn wake_at(&self) -> Option<Time> {
         self.0.wake_at()
+    }
+}
+
+/// The ingress of some sockets, driven by the test instead of a worker.
+pub(super) struct DrivenIngress(Ingress, Vec<SocketEntry>);
+
+impl DrivenIngress {
+    pub(super) fn new(ingress: Ingress, sockets: Vec<SocketEntry>) -> DrivenIngress {
+        DrivenIngress(ingress, sockets)
+    }
+
+    /// Takes one batch of each socket; `true` if any was full.
+    pub(super) fn run_batches(&mut self, now: Time) -> bool {
+        let DrivenIngress(ingress, sockets) = self;
+        sockets.iter().fold(false, |more, entry| {
+            more | (ingress.run_batch(entry, now) == ReadOutcome::More)
+        })
+    }
+}
+
+pub(super) fn socket_entry(socket: &Arc<MemorySocket>, receives: Receives) -> SocketEntry {
+    SocketEntry {
+        socket: socket.clone() as Arc<dyn Socket>,
+        receives,
+    }
+}
+
+pub(super) fn inbound_entry(
+    sa: Inbound,
+    tunnel: &Arc<TunnelShared>,
+    local: IpAddr,
+    remote: Option<SocketAddr>,
+    first: FirstPacket,
+) -> InboundEntry {
+    InboundEntry {
+        sa: Arc::new(sa),
+        tunnel: tunnel.clone(),
+        local,
+        remote,
+        clamp: MssClamp::for_mtu(MTU),
+        events: Arc::new(InboundEvents::new(first)),
     }
 }
 
@@ -173,24 +218,24 @@ pub(super) fn message(len: usize, length: u32) -> Vec<u8> {
     message
 }
 
-/// Waits for what another thread is about to do.
+/// Waits for another thread, with a deadline.
 pub(super) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "it never happened");
+        assert!(Instant::now() < deadline, "not within 20 seconds");
         std::thread::yield_now();
     }
 }
 
-pub(super) fn lane(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<TunnelShared> {
+pub(super) fn tunnel(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<TunnelShared> {
     let waiter = crate::os::poll::Waiter::new().unwrap();
     Arc::new(TunnelShared {
         id,
         device: device.clone(),
-        outlet: ArcSwap::from_pointee(EgressState::Closed),
+        egress: ArcSwap::from_pointee(EgressState::Closed),
         counters: Counters::default(),
         waker: waiter.waker(),
     })
@@ -209,14 +254,14 @@ impl Pair {
         Pair { a, b }
     }
 
-    /// With a tunnel between them.
+    /// Two gateways with a tunnel between them.
     pub(super) fn connected(words: &str) -> Pair {
         let pair = Pair::new();
         pair.connect(words, 1);
         pair
     }
 
-    /// Puts one generation of SAs in place of whatever was there.
+    /// Replaces the SAs of both gateways.
     pub(super) fn connect(&self, words: &str, generation: u8) {
         let (a_out, b_in) = half(words, generation, policy());
         let (b_out, a_in) = half(words, generation ^ 0x80, mirrored(policy()));
@@ -226,25 +271,25 @@ impl Pair {
         self.b.open(b_out, A);
     }
 
-    /// Every packet there is takes its whole road: out of the devices, over the network, into the devices.
-    pub(super) fn turn(&mut self, now: Time) {
+    /// Takes every packet from device to device.
+    pub(super) fn run(&mut self, now: Time) {
         for side in [&mut self.a, &mut self.b] {
-            while side.egress.turn(now) == ReadOutcome::More {}
+            while side.egress.run_batch(now) == ReadOutcome::More {}
         }
         for side in [&mut self.a, &mut self.b] {
-            while side.ingress.all(now) == PollOutcome::More {}
+            while side.ingress.run_batches(now) {}
         }
     }
 
-    /// Lays packets into `a`'s device and says what comes out of `b`'s.
+    /// Injects packets into the device of `a`, and returns what comes out of the device of `b`.
     pub(super) fn a_to_b(&mut self, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
         assert!(packets.iter().all(|packet| self.a.device.inject(packet)));
-        self.turn(NOW);
+        self.run(NOW);
         self.b.delivered()
     }
 }
 
-/// What seals packets under this policy, and what opens them at the other end.
+/// An outbound SA with this policy, and the peer's inbound SA.
 pub(super) fn half(words: &str, seed: u8, policy: Policy) -> (Outbound, Inbound) {
     let suite = suite(words);
     let keys = keys(suite.protection, seed);
@@ -261,7 +306,7 @@ pub(super) fn to_b(len: usize) -> Vec<u8> {
     ipv4([10, 1, 0, 7], [10, 2, 0, 5], len)
 }
 
-/// And back.
+/// A UDP packet from behind `b` to behind `a`.
 pub(super) fn to_a(len: usize) -> Vec<u8> {
     ipv4([10, 2, 0, 5], [10, 1, 0, 7], len)
 }
@@ -322,7 +367,7 @@ pub(super) fn router_solicitation() -> Vec<u8> {
     packet
 }
 
-/// The TCP packet as the kernel leaves it to a network card: with only the sum of the pseudo-header in the checksum field.
+/// The TCP packet as the kernel hands it to a device that offloads checksums: with the sum of the pseudo-header in the checksum field.
 pub(super) fn without_checksum(packet: &[u8]) -> Vec<u8> {
     let mut undone = packet.to_vec();
     let length = (packet.len() - 20) as u16;

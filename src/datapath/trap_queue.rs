@@ -1,43 +1,46 @@
-//! Packets that wait for their tunnel to come up (`start = "trap"`): the first few, for a few seconds, then they are given up.
+//! Packets that wait for the first Child SA of their tunnel (`start = "trap"`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::net::{DropReason, Time};
 
-/// How many packets wait.
-pub(super) const MOST: usize = 64;
+/// Maximum number of packets.
+pub(super) const MAX_PACKETS: usize = 64;
 
-/// How many octets wait: what [`MOST`] packets of an ordinary link have, and a little more. Without this, packets of 64 KiB would make a
-/// tunnel that does not come up hold 4 MiB.
-const MOST_OCTETS: usize = 128 << 10;
+/// Maximum number of octets: [`MAX_PACKETS`] packets of an ordinary link and a little more. GSO packets of 64 KiB would otherwise hold
+/// 4 MiB for each tunnel that does not come up.
+const MAX_OCTETS: usize = 128 << 10;
 
-/// How long a packet waits. Whoever sent it has sent it again by then.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a packet waits. Its sender has retransmitted it by then.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// The packets that wait, oldest first.
+/// The waiting packets of one tunnel, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct TrapQueue {
     packets: VecDeque<(Time, Vec<u8>)>,
-    /// Of all of them.
     octets: usize,
 }
 
 impl TrapQueue {
-    /// Keeps a copy of `packet`. Copying is fine here: this happens at most [`MOST`] times per coming up.
+    /// Adds a packet of `len` octets and returns its buffer, for the caller to fill. The allocation is bounded by [`MAX_PACKETS`] for
+    /// each time that the tunnel comes up.
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
-    pub(super) fn keep(&mut self, packet: &[u8], now: Time) -> Result<(), DropReason> {
-        let octets = self.octets.saturating_add(packet.len());
-        if self.packets.len() >= MOST || octets > MOST_OCTETS {
+    pub(super) fn push(&mut self, len: usize, now: Time) -> Result<&mut [u8], DropReason> {
+        let octets = self.octets.saturating_add(len);
+        if self.packets.len() >= MAX_PACKETS || octets > MAX_OCTETS {
             return Err(DropReason::QueueFull);
         }
         self.octets = octets;
-        self.packets.push_back((now + PATIENCE, packet.to_vec()));
-        Ok(())
+        self.packets.push_back((now + MAX_WAIT, vec![0; len]));
+        let newest = self.packets.back_mut();
+        newest
+            .map(|(_, packet)| packet.as_mut_slice())
+            .ok_or(DropReason::QueueFull)
     }
 
-    /// Gives up what has waited too long; how many packets that was.
-    pub(super) fn give_up(&mut self, now: Time) -> u64 {
+    /// Drops the packets that have waited too long, and returns their number.
+    pub(super) fn expire(&mut self, now: Time) -> u64 {
         let before = self.packets.len();
         self.packets.retain(|(until, packet)| {
             let stays = *until > now;
@@ -49,15 +52,15 @@ impl TrapQueue {
         before.saturating_sub(self.packets.len()) as u64
     }
 
-    /// The oldest packet.
-    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+    /// Takes the oldest packet.
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         let (_, packet) = self.packets.pop_front()?;
         self.octets = self.octets.saturating_sub(packet.len());
         Some(packet)
     }
 
-    /// When the next packet will be given up.
-    pub(super) fn until(&self) -> Option<Time> {
+    /// When the oldest packet expires.
+    pub(super) fn expires_at(&self) -> Option<Time> {
         self.packets.front().map(|(until, _)| *until)
     }
 }
@@ -66,37 +69,41 @@ impl TrapQueue {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sixty_four_wait_five_seconds_in_order() {
-        let mut hold = TrapQueue::default();
-        let start = Time::from_secs(100);
-        for n in 0..64u8 {
-            assert_eq!(
-                hold.keep(&[n], start + Duration::from_millis(n.into())),
-                Ok(())
-            );
-        }
-        assert_eq!(hold.keep(&[64], start), Err(DropReason::QueueFull));
-        assert_eq!(hold.until(), Some(start + PATIENCE));
-        assert_eq!(hold.give_up(start + PATIENCE - Duration::from_nanos(1)), 0);
-        assert_eq!(hold.give_up(start + PATIENCE + Duration::from_millis(2)), 3);
-        assert_eq!(hold.take(), Some(vec![3]));
+    fn push(queue: &mut TrapQueue, packet: &[u8], now: Time) -> Result<(), DropReason> {
+        queue
+            .push(packet.len(), now)
+            .map(|buffer| buffer.copy_from_slice(packet))
     }
 
     #[test]
-    fn long_packets_fill_the_room_sooner_and_leave_it_again() {
-        let mut hold = TrapQueue::default();
+    fn sixty_four_packets_wait_five_seconds_in_order() {
+        let mut queue = TrapQueue::default();
+        let start = Time::from_secs(100);
+        for n in 0..64u8 {
+            let now = start + Duration::from_millis(n.into());
+            assert_eq!(push(&mut queue, &[n], now), Ok(()));
+        }
+        assert_eq!(push(&mut queue, &[64], start), Err(DropReason::QueueFull));
+        assert_eq!(queue.expires_at(), Some(start + MAX_WAIT));
+        assert_eq!(queue.expire(start + MAX_WAIT - Duration::from_nanos(1)), 0);
+        assert_eq!(queue.expire(start + MAX_WAIT + Duration::from_millis(2)), 3);
+        assert_eq!(queue.pop(), Some(vec![3]));
+    }
+
+    #[test]
+    fn long_packets_fill_the_queue_sooner_and_release_their_octets() {
+        let mut queue = TrapQueue::default();
         let start = Time::from_secs(100);
         let long = [0; 60_000];
-        assert_eq!(hold.keep(&long, start), Ok(()));
+        assert_eq!(push(&mut queue, &long, start), Ok(()));
         let later = start + Duration::from_secs(1);
-        assert_eq!(hold.keep(&long, later), Ok(()));
-        assert_eq!(hold.keep(&long, later), Err(DropReason::QueueFull));
-        assert_eq!(hold.keep(&[0; 1000], later), Ok(()));
-        assert_eq!(hold.give_up(start + PATIENCE), 1);
-        assert_eq!(hold.keep(&long, later), Ok(()));
-        assert_eq!(hold.keep(&long, later), Err(DropReason::QueueFull));
-        while hold.take().is_some() {}
-        assert_eq!(hold.octets, 0);
+        assert_eq!(push(&mut queue, &long, later), Ok(()));
+        assert_eq!(push(&mut queue, &long, later), Err(DropReason::QueueFull));
+        assert_eq!(push(&mut queue, &[0; 1000], later), Ok(()));
+        assert_eq!(queue.expire(start + MAX_WAIT), 1);
+        assert_eq!(push(&mut queue, &long, later), Ok(()));
+        assert_eq!(push(&mut queue, &long, later), Err(DropReason::QueueFull));
+        while queue.pop().is_some() {}
+        assert_eq!(queue.octets, 0);
     }
 }

@@ -1,588 +1,413 @@
-//! The workers that serve the tunnels' devices, and which of them serves which.
+//! The worker threads of both directions, and which of them serves what.
 //!
 //! ```text
-//!   worker 0   device 0 · device 2 · device 4 …      one set of buffers each, however many tunnels there are
-//!   worker 1   device 1 · device 3 · …
+//!   egress 0    device 0 · device 2 · …                        egress n: as many as there are cores, at most MAX_EGRESS
+//!   egress 1    device 1 · device 3 · …
+//!   ingress 0   of every address: port 500, socket 0 of port 4500, native ESP
+//!   ingress 1   of every address: socket 1 of port 4500        ingress n: the sockets that share one port 4500
 //! ```
 //!
-//! One worker alone reads from a tunnel's device and seals for its outbound SA, so its packets leave in the order they came. A
-//! tunnel that is idle costs nothing but its place here. What it needs between two batches ([`TunnelEgress`]) lies under a lock that only
-//! its worker takes, once a batch, except when the tunnel comes or goes.
+//! A worker sleeps until one of its sources is readable, takes a batch of each through all steps, and sleeps again. Its buffers serve all
+//! its sources, so an idle tunnel or address costs an entry in a map. The two directions have threads of their own, so that a download
+//! does not delay the upload of the same tunnel.
+//!
+//! One worker alone reads a tunnel's device and seals for its outbound SAs: its packets leave in the order in which they came.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
+use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
-use super::egress::{EgressScratch, ReadOutcome, TunnelEgress};
+use super::egress::{EgressScratch, TunnelEgress};
+use super::ingress::{Ingress, SocketEntry};
 use super::profile::StepTotals;
-use super::tables::TunnelShared;
-use super::worker_thread::{PollOutcome, Work, Worker};
+use super::tables::{ReadOutcome, TunnelShared};
 use crate::net::Time;
+use crate::os::clock;
 use crate::os::poll::{Ready, Signal, Waiter};
 
-/// The roads of one worker, by the token their devices are watched under.
-type TunnelSlots = ArcSwap<BTreeMap<u32, Arc<TunnelSlot>>>;
-
-/// A tunnel's place with its worker; empty once the tunnel has gone.
-type TunnelSlot = Mutex<Option<TunnelEgress>>;
-
-/// All of them. Dropping it ends the workers.
+/// All workers. Dropping the pool ends them.
 #[derive(Default)]
 pub(super) struct WorkerPool {
-    members: Vec<WorkerHandle>,
-    /// Every tunnel gets a token of its own, so that a late wake-up never means another.
-    next: u32,
-    step_totals: Arc<StepTotals>,
+    egress: Vec<Worker>,
+    ingress: Vec<Worker>,
+    /// Every source gets a token of its own, so that a late wake-up never means another source.
+    next_token: u32,
+    totals: Arc<StepTotals>,
 }
 
-struct WorkerHandle {
-    waiter: Arc<Waiter>,
-    roads: Arc<TunnelSlots>,
-    _worker: Worker,
-}
-
-/// Which worker serves a tunnel.
+/// Where a tunnel is served.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TunnelPlace {
-    member: usize,
+pub(super) struct TunnelSlot {
+    worker: usize,
     token: u32,
 }
 
-/// A worker may have this many; beyond, they would only share the sockets' locks.
-const MOST: usize = 8;
+/// A running worker. Dropping it ends the thread and waits for it.
+struct Worker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    waiter: Arc<Waiter>,
+    sources: Arc<Sources>,
+}
+
+/// The sources of one worker by the tokens under which they are watched. The lock is held for a lookup once a batch.
+type Sources = Mutex<BTreeMap<u32, Source>>;
+
+#[derive(Clone)]
+enum Source {
+    /// A tunnel's device. Empty once the tunnel is removed. Only its worker takes the lock, once a batch, and the control plane when
+    /// the tunnel is removed.
+    Tunnel(Arc<Mutex<Option<TunnelEgress>>>),
+    Socket(Arc<SocketEntry>),
+}
+
+/// Upper bound on egress threads; more would only contend for the socket locks.
+const MAX_EGRESS: usize = 8;
 
 impl WorkerPool {
-    /// What its workers have spent, where.
+    /// Ticks that all workers have spent, by step.
     pub(super) fn step_totals(&self) -> &Arc<StepTotals> {
-        &self.step_totals
+        &self.totals
     }
 
-    /// Has a worker serve a tunnel: the one with the fewest, or a new one as long as there are cores for it. `lane` makes the
-    /// tunnel's lane from what wakes that worker; `road` what it needs from there.
+    /// Serves a tunnel with the egress worker that has the fewest, or a new worker while there are cores for it. `tunnel` makes the
+    /// tunnel from what wakes the worker; `egress` makes the worker's part of it. `ingress` makes that of a new worker.
     ///
     /// # Errors
     /// No thread or descriptor left.
-    pub(super) fn add(
+    pub(super) fn add_tunnel(
         &mut self,
-        lane: impl FnOnce(Signal) -> Arc<TunnelShared>,
-        road: impl FnOnce(Arc<TunnelShared>) -> TunnelEgress,
-    ) -> io::Result<(TunnelPlace, Arc<TunnelShared>)> {
-        let cores = available_parallelism().map_or(1, |cores| cores.get().min(MOST));
-        if self.members.len() < cores {
-            self.members
-                .push(WorkerHandle::hire(self.members.len(), &self.step_totals)?);
+        ingress: impl FnOnce() -> Ingress,
+        tunnel: impl FnOnce(Signal) -> Arc<TunnelShared>,
+        egress: impl FnOnce(Arc<TunnelShared>) -> TunnelEgress,
+    ) -> io::Result<(TunnelSlot, Arc<TunnelShared>)> {
+        let cores = available_parallelism().map_or(1, |cores| cores.get().min(MAX_EGRESS));
+        if self.egress.len() < cores {
+            let name = format!("egress {}", self.egress.len());
+            self.egress
+                .push(Worker::serving(name, ingress(), &self.totals)?);
         }
-        let load = |(_, member): &(usize, &WorkerHandle)| member.roads.load().len();
-        let (index, member) = self
-            .members
-            .iter()
-            .enumerate()
-            .min_by_key(load)
-            .ok_or(io::ErrorKind::NotFound)?;
-        let place = TunnelPlace {
-            member: index,
-            token: self.next,
+        let load = |(_, worker): &(usize, &Worker)| lock(&worker.sources).len();
+        let workers = self.egress.iter().enumerate();
+        let (index, worker) = workers.min_by_key(load).ok_or(io::ErrorKind::NotFound)?;
+        let slot = TunnelSlot {
+            worker: index,
+            token: self.next_token,
         };
-        let lane = lane(member.waiter.waker());
-        let post = Arc::new(Mutex::new(Some(road(Arc::clone(&lane)))));
-        member.change(|roads| {
-            roads.insert(place.token, post);
-        });
-        if let Err(error) = member.waiter.watch(lane.device.as_fd(), place.token) {
-            self.remove(place);
+        self.next_token = self.next_token.wrapping_add(1);
+        let tunnel = tunnel(worker.waiter.waker());
+        let source = Source::Tunnel(Arc::new(Mutex::new(Some(egress(Arc::clone(&tunnel))))));
+        lock(&worker.sources).insert(slot.token, source);
+        if let Err(error) = worker.waiter.watch(tunnel.device.as_fd(), slot.token) {
+            self.remove_tunnel(slot);
             return Err(error);
         }
-        self.next = self.next.wrapping_add(1);
-        Ok((place, lane))
+        Ok((slot, tunnel))
     }
 
-    /// Ends the service of a tunnel: on return no worker holds anything of it.
-    pub(super) fn remove(&self, place: TunnelPlace) {
-        let Some(member) = self.members.get(place.member) else {
+    /// Ends the service of a tunnel. No worker holds any part of it afterwards.
+    pub(super) fn remove_tunnel(&self, slot: TunnelSlot) {
+        let Some(worker) = self.egress.get(slot.worker) else {
             return;
         };
-        let mut gone = None;
-        member.change(|roads| gone = roads.remove(&place.token));
-        // The worker may be in the middle of a batch; after it the place is empty.
-        let road = gone.and_then(|post| lock(&post).take());
-        if let Some(road) = road {
-            // Not watched while it was broken.
-            let _ = member.waiter.forget(road.lane().device.as_fd());
+        let Some(Source::Tunnel(source)) = lock(&worker.sources).remove(&slot.token) else {
+            return;
+        };
+        // The lock is free once the worker's current batch ends.
+        if let Some(egress) = lock(&source).take() {
+            // A device that failed is not watched.
+            let _ = worker.waiter.forget(egress.tunnel().device.as_fd());
+        }
+    }
+
+    /// Serves a socket with ingress worker `number`, or with a new worker if there are fewer. `ingress` makes the part of a new worker.
+    ///
+    /// # Errors
+    /// No thread or descriptor left.
+    pub(super) fn add_socket(
+        &mut self,
+        number: usize,
+        entry: SocketEntry,
+        ingress: impl FnOnce() -> Ingress,
+    ) -> io::Result<()> {
+        let number = number.min(self.ingress.len());
+        if number == self.ingress.len() {
+            let name = format!("ingress {number}");
+            self.ingress
+                .push(Worker::serving(name, ingress(), &self.totals)?);
+        }
+        let worker = self.ingress.get(number).ok_or(io::ErrorKind::NotFound)?;
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1);
+        let socket = Arc::clone(&entry.socket);
+        lock(&worker.sources).insert(token, Source::Socket(Arc::new(entry)));
+        worker.waiter.watch(socket.as_fd(), token)
+    }
+
+    /// The number of workers that serve sockets.
+    #[cfg(test)]
+    pub(super) fn ingress_workers(&self) -> usize {
+        self.ingress.len()
+    }
+}
+
+impl Worker {
+    /// Starts a worker without sources.
+    fn serving(name: String, ingress: Ingress, totals: &Arc<StepTotals>) -> io::Result<Worker> {
+        let (waiter, sources) = (Arc::new(Waiter::new()?), Arc::<Sources>::default());
+        let service = Service {
+            waiter: Arc::clone(&waiter),
+            sources: Arc::clone(&sources),
+            egress: EgressScratch::new(Arc::clone(totals)),
+            ingress,
+            deadlines: BTreeMap::new(),
+            current: None,
+        };
+        Worker::spawn(name, waiter, sources, service)
+    }
+
+    fn spawn(
+        name: String,
+        waiter: Arc<Waiter>,
+        sources: Arc<Sources>,
+        mut work: impl Work,
+    ) -> io::Result<Worker> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, wait) = (Arc::clone(&stop), Arc::clone(&waiter));
+        let run = move || {
+            let mut outcome = PollOutcome::Done;
+            while !stopped.load(Ordering::Acquire) {
+                outcome = poll(&wait, &mut work, outcome);
+            }
+        };
+        let thread = Builder::new().name(name).spawn(run)?;
+        Ok(Worker {
+            stop,
+            thread: Some(thread),
+            waiter,
+            sources,
+        })
+    }
+}
+
+/// Sleeps until there is work after `last`, and does it.
+fn poll(waiter: &Waiter, work: &mut impl Work, last: PollOutcome) -> PollOutcome {
+    let timeout = match last {
+        PollOutcome::More => Some(Duration::ZERO),
+        PollOutcome::Done | PollOutcome::Backoff => work.wake_at().map(|at| at.since(clock::now())),
+    };
+    let Ok(ready) = waiter.wait(timeout) else {
+        std::thread::sleep(BACKOFF);
+        return last;
+    };
+    // A panic costs one batch, not the tunnel: every batch starts afresh.
+    let now = clock::now();
+    let turn = catch_unwind(AssertUnwindSafe(|| work.turn(&ready, now)));
+    let outcome = turn.unwrap_or_else(|_| {
+        work.on_panic(now);
+        std::thread::sleep(BACKOFF);
+        PollOutcome::More
+    });
+    if outcome == PollOutcome::Backoff {
+        std::thread::sleep(BACKOFF);
+    }
+    outcome
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.waiter.waker().set();
+        if let Some(thread) = self.thread.take() {
+            // The panic hook has printed a panic outside a turn.
+            let _ = thread.join();
         }
     }
 }
 
-impl WorkerHandle {
-    fn hire(number: usize, step_totals: &Arc<StepTotals>) -> io::Result<WorkerHandle> {
-        let (waiter, roads) = (Arc::new(Waiter::new()?), Arc::<TunnelSlots>::default());
-        let work = Egress {
-            waiter: Arc::clone(&waiter),
-            roads: Arc::clone(&roads),
-            buffers: EgressScratch::new(Arc::clone(step_totals)),
-            alarms: BTreeMap::new(),
-            visiting: None,
-        };
-        let worker = Worker::spawn(format!("egress {number}"), Arc::clone(&waiter), work)?;
-        Ok(WorkerHandle {
-            waiter,
-            roads,
-            _worker: worker,
-        })
-    }
+/// What a worker does when it wakes up.
+trait Work: Send + 'static {
+    /// Takes one batch of each source that is ready, and serves the deadlines that have passed.
+    fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome;
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<u32, Arc<TunnelSlot>>)) {
-        let mut roads = BTreeMap::clone(&self.roads.load());
-        change(&mut roads);
-        self.roads.store(Arc::new(roads));
-    }
+    /// The next deadline.
+    fn wake_at(&self) -> Option<Time>;
+
+    /// Restores what a panic in a turn has left.
+    fn on_panic(&mut self, now: Time);
 }
 
-/// The worker of some tunnels' devices.
-struct Egress {
-    waiter: Arc<Waiter>,
-    roads: Arc<TunnelSlots>,
-    buffers: EgressScratch,
-    /// Tunnels that have something to do even if nothing comes, or wait for the control plane.
-    alarms: BTreeMap<u32, Alarm>,
-    /// Whose batch it is at.
-    visiting: Option<u32>,
-}
-
-/// What is to be done, and when.
+/// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Alarm {
-    /// Packets that wait have waited long enough, if their SA has not come before.
-    Look(Time),
-    /// The device could not be read or watched; it is tried again at that time, and was left alone for so long.
+enum PollOutcome {
+    /// A batch was full: more may wait.
+    More,
+    /// The sources were emptied.
+    Done,
+    /// A socket failed and no other source had anything. It would be readable at once, and fail again.
+    Backoff,
+}
+
+/// How long a worker rests after a panic or a failure, and the first pause of a device that cannot be read.
+const BACKOFF: Duration = Duration::from_millis(50);
+
+/// The longest pause of a device that cannot be read: one that was removed costs a system call a second.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The work on a worker's sources.
+struct Service {
+    waiter: Arc<Waiter>,
+    sources: Arc<Sources>,
+    egress: EgressScratch,
+    ingress: Ingress,
+    /// Tunnels that have work even if their device is not readable.
+    deadlines: BTreeMap<u32, Deadline>,
+    /// The tunnel whose batch is running.
+    current: Option<u32>,
+}
+
+/// When a tunnel has work without being readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    /// Trapped packets expire, unless an SA comes first.
+    TrapQueue(Time),
+    /// The device failed and is tried again, after a pause of this length.
     Retry(Time, Duration),
 }
 
-impl Alarm {
+impl Deadline {
     fn at(self) -> Time {
         match self {
-            Alarm::Look(at) | Alarm::Retry(at, _) => at,
+            Deadline::TrapQueue(at) | Deadline::Retry(at, _) => at,
         }
     }
 
-    /// A device that cannot be read is left alone, from one failure to the next for twice as long.
+    /// The next try of a device that failed. Each pause is twice as long as the one before.
     #[cold]
     #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
-    fn retry(before: Option<Alarm>, now: Time) -> Alarm {
-        let rest = match before {
-            Some(Alarm::Retry(_, rest)) => rest.saturating_mul(2).min(LONGEST_REST),
-            Some(Alarm::Look(_)) | None => REST,
+    fn retry(before: Option<Deadline>, now: Time) -> Deadline {
+        let pause = match before {
+            Some(Deadline::Retry(_, pause)) => pause.saturating_mul(2).min(MAX_PAUSE),
+            Some(Deadline::TrapQueue(_)) | None => BACKOFF,
         };
-        Alarm::Retry(now + rest, rest)
+        Deadline::Retry(now + pause, pause)
     }
 }
 
-/// A device that cannot be read is left alone for so long at first.
-const REST: Duration = Duration::from_millis(50);
-
-/// And for so long at most: one that has been removed costs a call a second.
-const LONGEST_REST: Duration = Duration::from_secs(1);
-
-impl Work for Egress {
+impl Work for Service {
     fn turn(&mut self, ready: &Ready, now: Time) -> PollOutcome {
-        let mut turn = PollOutcome::Done;
+        let (mut more, mut received, mut failed) = (false, false, false);
         for token in ready.tokens() {
-            if self.visit(*token, now) == ReadOutcome::More {
-                turn = PollOutcome::More;
-            }
+            let source = lock(&self.sources).get(token).cloned();
+            let outcome = match source {
+                Some(Source::Tunnel(_)) => self.serve_tunnel(*token, now),
+                Some(Source::Socket(entry)) => {
+                    let outcome = self.ingress.run_batch(&entry, now);
+                    failed |= outcome == ReadOutcome::Failed;
+                    outcome
+                }
+                None => ReadOutcome::Empty,
+            };
+            more |= outcome == ReadOutcome::More;
+            received |= matches!(outcome, ReadOutcome::More | ReadOutcome::Done);
         }
-        // Looked at also without a packet: an SA may have come, or time have passed.
-        let due = |alarm: &Alarm| match alarm {
-            Alarm::Look(at) => ready.woken || *at <= now,
-            Alarm::Retry(at, _) => *at <= now,
+        // Trapped packets are looked at after a wake-up, too: their SA may have come.
+        let due = |deadline: &Deadline| match deadline {
+            Deadline::TrapQueue(at) => ready.woken || *at <= now,
+            Deadline::Retry(at, _) => *at <= now,
         };
-        let alarms = self.alarms.iter().filter(|(_, alarm)| due(alarm));
-        let due: Vec<u32> = alarms.map(|(token, _)| *token).collect();
+        let deadlines = self.deadlines.iter();
+        let due: Vec<u32> = deadlines
+            .filter(|(_, deadline)| due(deadline))
+            .map(|(token, _)| *token)
+            .collect();
         for token in due {
-            self.visit(token, now);
+            self.serve_tunnel(token, now);
         }
-        turn
+        if failed && !received {
+            PollOutcome::Backoff
+        } else if more {
+            PollOutcome::More
+        } else {
+            PollOutcome::Done
+        }
     }
 
     fn wake_at(&self) -> Option<Time> {
-        self.alarms.values().map(|alarm| alarm.at()).min()
+        self.deadlines.values().map(|deadline| deadline.at()).min()
     }
 
     fn on_panic(&mut self, now: Time) {
-        // Packets may wait in a tunnel without a time for it having been set, and the wake-up was for all that wait.
-        if let Some(token) = self.visiting.take() {
-            self.alarms.entry(token).or_insert(Alarm::Look(now));
+        // The tunnel may have trapped a packet without a deadline yet, and the wake-up was for every trap queue.
+        if let Some(token) = self.current.take() {
+            let deadline = Deadline::TrapQueue(now);
+            self.deadlines.entry(token).or_insert(deadline);
         }
-        for alarm in self.alarms.values_mut() {
-            if let Alarm::Look(at) = alarm {
+        for deadline in self.deadlines.values_mut() {
+            if let Deadline::TrapQueue(at) = deadline {
                 *at = now;
             }
         }
     }
 }
 
-impl Egress {
-    /// Takes one batch from a tunnel's device. Its alarm stays until it is known what comes next: a batch may panic.
-    fn visit(&mut self, token: u32, now: Time) -> ReadOutcome {
-        let post = self.roads.load().get(&token).cloned();
-        let Some(post) = post else {
-            self.alarms.remove(&token);
-            return ReadOutcome::Done;
+impl Service {
+    /// Takes one batch of a tunnel's device. The tunnel's deadline stays until the next one is known, since a batch may panic.
+    fn serve_tunnel(&mut self, token: u32, now: Time) -> ReadOutcome {
+        let source = lock(&self.sources).get(&token).cloned();
+        let Some(Source::Tunnel(source)) = source else {
+            self.deadlines.remove(&token);
+            return ReadOutcome::Empty;
         };
-        let mut road = lock(&post);
-        let Some(road) = road.as_mut() else {
-            self.alarms.remove(&token);
-            return ReadOutcome::Done;
+        let mut egress = lock(&source);
+        let Some(egress) = egress.as_mut() else {
+            self.deadlines.remove(&token);
+            return ReadOutcome::Empty;
         };
-        self.visiting = Some(token);
-        let before = self.alarms.get(&token).copied();
+        self.current = Some(token);
+        let before = self.deadlines.get(&token).copied();
         let watched = match before {
-            Some(Alarm::Retry(..)) => watch_again(&self.waiter, road, token),
-            Some(Alarm::Look(_)) | None => Ok(()),
+            Some(Deadline::Retry(..)) => watch_again(&self.waiter, egress, token),
+            Some(Deadline::TrapQueue(_)) | None => Ok(()),
         };
-        let reading = road.batch(&mut self.buffers, now);
-        let alarm = match (reading, watched) {
-            (ReadOutcome::More | ReadOutcome::Done, Ok(())) => road.wake_at().map(Alarm::Look),
-            (ReadOutcome::More | ReadOutcome::Done, Err(_)) => {
-                road.count_failure();
-                Some(Alarm::retry(before, now))
+        let outcome = egress.run_batch(&mut self.egress, now);
+        let failed = outcome == ReadOutcome::Failed;
+        let deadline = if failed || watched.is_err() {
+            if failed {
+                // A failed device stays readable, and would wake the worker without end.
+                let _ = self.waiter.forget(egress.tunnel().device.as_fd());
             }
-            (ReadOutcome::Failed, _) => {
-                // Or it would be ready for ever.
-                let _ = self.waiter.forget(road.lane().device.as_fd());
-                road.count_failure();
-                Some(Alarm::retry(before, now))
-            }
+            egress.count_failure();
+            Some(Deadline::retry(before, now))
+        } else {
+            egress.wake_at().map(Deadline::TrapQueue)
         };
-        match alarm {
-            Some(alarm) => self.alarms.insert(token, alarm),
-            None => before.and_then(|_| self.alarms.remove(&token)),
+        match deadline {
+            Some(deadline) => self.deadlines.insert(token, deadline),
+            None => before.and_then(|_| self.deadlines.remove(&token)),
         };
-        self.visiting = None;
-        reading
+        self.current = None;
+        outcome
     }
 }
 
-/// Waits for a device again that was left alone. One that is waited for already is as good: its batch has panicked since.
+/// Watches a device again after a pause. A device that is watched already is no error: its batch has panicked since.
 #[cold]
-fn watch_again(waiter: &Waiter, road: &TunnelEgress, token: u32) -> io::Result<()> {
-    match waiter.watch(road.lane().device.as_fd(), token) {
+fn watch_again(waiter: &Waiter, egress: &TunnelEgress, token: u32) -> io::Result<()> {
+    match waiter.watch(egress.tunnel().device.as_fd(), token) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
-fn lock(post: &TunnelSlot) -> MutexGuard<'_, Option<TunnelEgress>> {
-    // Every batch starts afresh: one that has panicked leaves nothing half done behind.
-    post.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks. A panic of another holder is no reason to fail: every batch starts afresh.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::TunnelId;
-    use super::super::counters::Counters;
-    use super::super::notice::{self, Notice, NoticeSender, Notices};
-    use super::super::tables::EgressState;
-    use super::super::testing::{eventually, to_a};
-    use super::*;
-    use crate::esp::testing::{mirrored, policy};
-    use crate::net::DropReason;
-    use crate::os::memory::MemoryDevice;
-    use std::fs::File;
-    use std::io::ErrorKind;
-    use std::os::fd::{AsFd, BorrowedFd};
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use crate::net::segment::GsoKind;
-    use crate::os::{Device, GsoSupport, OutPacket, ReadBatch};
-
-    struct Tunnel {
-        device: Arc<MemoryDevice>,
-        lane: Arc<TunnelShared>,
-        place: TunnelPlace,
-    }
-
-    fn crew_of(count: u32) -> (WorkerPool, Vec<Tunnel>, Notices) {
-        let (notices_tx, notices) = notice::channel(512).unwrap();
-        let mut crew = WorkerPool::default();
-        let tunnels = (0..count)
-            .map(|id| add(&mut crew, id, &notices_tx))
-            .collect();
-        (crew, tunnels, notices)
-    }
-
-    /// A tunnel without an SA: each packet makes it ask for one.
-    fn add(crew: &mut WorkerPool, id: u32, notices_tx: &NoticeSender) -> Tunnel {
-        let device = Arc::new(MemoryDevice::new(10).unwrap());
-        let lane = |waker| {
-            Arc::new(TunnelShared {
-                id: TunnelId(id),
-                device: device.clone(),
-                outlet: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
-                counters: Counters::default(),
-                waker,
-            })
-        };
-        let (place, lane) = crew
-            .add(lane, |lane| TunnelEgress::new(lane, notices_tx))
-            .unwrap();
-        Tunnel {
-            device,
-            lane,
-            place,
-        }
-    }
-
-    fn to_a_packet() -> Vec<u8> {
-        to_a(60)
-    }
-
-    #[test]
-    fn forty_tunnels_share_as_many_workers_as_there_are_cores() {
-        let (crew, tunnels, notices) = crew_of(40);
-        let cores = available_parallelism().map_or(1, |cores| cores.get().min(MOST));
-        let loads: Vec<usize> = crew
-            .members
-            .iter()
-            .map(|member| member.roads.load().len())
-            .collect();
-        assert_eq!((loads.len(), loads.iter().sum::<usize>()), (cores, 40));
-        assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1);
-        for (id, tunnel) in (0..).zip(&tunnels) {
-            assert!(tunnel.device.inject(&to_a_packet()));
-            assert_eq!(eventually(|| notices.next()), Notice::Demand(TunnelId(id)));
-        }
-    }
-
-    #[test]
-    fn a_tunnel_that_is_removed_is_let_go_of_at_once_and_the_others_stay() {
-        let (crew, mut tunnels, notices) = crew_of(6);
-        for tunnel in tunnels.drain(..3) {
-            assert!(tunnel.device.inject(&to_a_packet()));
-            eventually(|| notices.next());
-            crew.remove(tunnel.place);
-            drop(tunnel.lane);
-            assert_eq!(Arc::strong_count(&tunnel.device), 1);
-            assert!(tunnel.device.inject(&to_a_packet()));
-        }
-        for tunnel in &tunnels {
-            assert!(tunnel.device.inject(&to_a_packet()));
-            assert_eq!(
-                eventually(|| notices.next()),
-                Notice::Demand(tunnel.lane.id)
-            );
-        }
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_read_is_tried_again_and_holds_up_nobody() {
-        let (_crew, tunnels, notices) = crew_of(20);
-        tunnels[0].device.fail_read(ErrorKind::NotConnected);
-        assert_eq!(
-            eventually(|| notices.next()),
-            Notice::DeviceGone(TunnelId(0))
-        );
-        for tunnel in &tunnels[1..] {
-            assert!(tunnel.device.inject(&to_a_packet()));
-            assert_eq!(
-                eventually(|| notices.next()),
-                Notice::Demand(tunnel.lane.id)
-            );
-        }
-        assert!(tunnels[0].device.inject(&to_a_packet()));
-        assert_eq!(eventually(|| notices.next()), Notice::Demand(TunnelId(0)));
-    }
-
-    #[test]
-    fn what_waits_is_let_go_when_its_tunnel_gives_up() {
-        let (_crew, tunnels, notices) = crew_of(3);
-        assert!(tunnels[1].device.inject(&to_a_packet()));
-        eventually(|| notices.next());
-        tunnels[1].lane.outlet.store(Arc::new(EgressState::Closed));
-        tunnels[1].lane.waker.set();
-        let refused = &tunnels[1].lane.counters.refused;
-        eventually(|| (refused.count(DropReason::NoSa) == 1).then_some(()));
-    }
-
-    /// A device that panics when it is read, or cannot be waited for, as long as it is told to.
-    struct Stubborn {
-        inner: MemoryDevice,
-        file: File,
-        panics: AtomicBool,
-        unwatchable: AtomicBool,
-    }
-
-    impl Device for Stubborn {
-        fn read(&self, batch: &mut ReadBatch) -> io::Result<usize> {
-            let read = self.inner.read(batch);
-            assert!(
-                !self.panics.load(Ordering::Relaxed),
-                "a batch panics (this test wants it so)"
-            );
-            read
-        }
-
-        fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize> {
-            self.inner.write(packets)
-        }
-
-        fn gso_support(&self) -> GsoSupport {
-            self.inner.gso_support()
-        }
-
-        fn disable_gso(&self, kind: GsoKind) {
-            self.inner.disable_gso(kind);
-        }
-
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            // epoll takes no regular file.
-            if self.unwatchable.load(Ordering::Relaxed) {
-                self.file.as_fd()
-            } else {
-                self.inner.as_fd()
-            }
-        }
-    }
-
-    const NOW: Time = Time::from_secs(1000);
-    const TOKEN: u32 = 5;
-
-    /// A worker that is driven by the test, with one tunnel that waits for an SA.
-    fn driven() -> (Egress, Arc<Stubborn>, Arc<TunnelShared>, Notices) {
-        let (notices_tx, notices) = notice::channel(8).unwrap();
-        let device = Arc::new(Stubborn {
-            inner: MemoryDevice::new(10).unwrap(),
-            file: File::open("/proc/self/exe").unwrap(),
-            panics: AtomicBool::new(false),
-            unwatchable: AtomicBool::new(false),
-        });
-        let waiter = Arc::new(Waiter::new().unwrap());
-        let lane = Arc::new(TunnelShared {
-            id: TunnelId(1),
-            device: device.clone(),
-            outlet: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
-            counters: Counters::default(),
-            waker: waiter.waker(),
-        });
-        let post = Mutex::new(Some(TunnelEgress::new(Arc::clone(&lane), &notices_tx)));
-        waiter.watch(device.as_fd(), TOKEN).unwrap();
-        let egress = Egress {
-            waiter,
-            roads: Arc::new(ArcSwap::from_pointee(BTreeMap::from([(
-                TOKEN,
-                Arc::new(post),
-            )]))),
-            buffers: EgressScratch::new(Arc::default()),
-            alarms: BTreeMap::new(),
-            visiting: None,
-        };
-        (egress, device, lane, notices)
-    }
-
-    fn nothing_ready() -> Ready {
-        Ready::of(&[])
-    }
-
-    /// Whether the device would wake its worker.
-    fn is_watched(egress: &Egress, device: &Stubborn) -> bool {
-        assert!(device.inner.inject(&to_a_packet()));
-        let ready = egress.waiter.wait(Some(Duration::ZERO)).unwrap();
-        let _ = device.inner.read(&mut ReadBatch::new());
-        ready.tokens().contains(&TOKEN)
-    }
-
-    #[test]
-    fn what_waits_is_looked_after_though_a_batch_panics() {
-        let (mut egress, device, lane, _notices) = driven();
-        assert!(device.inner.inject(&to_a_packet()));
-        egress.turn(&Ready::of(&[TOKEN]), NOW);
-        let until = egress.wake_at().expect("a packet waits");
-
-        device.panics.store(true, Ordering::Relaxed);
-        let stumbles = |egress: &mut Egress, ready: &Ready| {
-            let turn = catch_unwind(AssertUnwindSafe(|| egress.turn(ready, NOW)));
-            assert!(turn.is_err());
-        };
-        stumbles(&mut egress, &Ready::of(&[TOKEN]));
-        assert_eq!(egress.wake_at(), Some(until), "its time stands");
-        egress.on_panic(NOW);
-        assert_eq!(egress.wake_at(), Some(NOW), "and it is looked at at once");
-
-        // An SA that came meanwhile, or was given up, is seen.
-        device.panics.store(false, Ordering::Relaxed);
-        lane.outlet.store(Arc::new(EgressState::Closed));
-        egress.turn(&nothing_ready(), NOW);
-        assert_eq!(lane.counters.refused.count(DropReason::NoSa), 1);
-        assert_eq!(egress.wake_at(), None);
-
-        // Nor does one get lost that had no time yet.
-        device.panics.store(true, Ordering::Relaxed);
-        stumbles(&mut egress, &Ready::of(&[TOKEN]));
-        egress.on_panic(NOW);
-        assert_eq!(egress.wake_at(), Some(NOW));
-    }
-
-    #[test]
-    fn a_device_is_watched_again_though_the_batch_that_tries_it_panics() {
-        let (mut egress, device, _lane, _notices) = driven();
-        device.inner.fail_read(ErrorKind::Other);
-        egress.turn(&Ready::of(&[TOKEN]), NOW);
-        assert!(!is_watched(&egress, &device));
-        let at = egress.wake_at().unwrap();
-        device.panics.store(true, Ordering::Relaxed);
-        for _ in 0..2 {
-            let turn = catch_unwind(AssertUnwindSafe(|| egress.turn(&nothing_ready(), at)));
-            assert!(turn.is_err());
-            egress.on_panic(at);
-        }
-        device.panics.store(false, Ordering::Relaxed);
-        egress.turn(&nothing_ready(), at);
-        assert_eq!(egress.wake_at(), None);
-        assert!(is_watched(&egress, &device));
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_watched_again_is_tried_and_counted_until_it_can() {
-        let (mut egress, device, lane, _notices) = driven();
-        device.inner.fail_read(ErrorKind::Other);
-        egress.turn(&Ready::of(&[TOKEN]), NOW);
-        device.unwatchable.store(true, Ordering::Relaxed);
-        for failures in 2..6 {
-            let at = egress.wake_at().expect("it is tried again");
-            egress.turn(&nothing_ready(), at);
-            let counted = lane.counters.refused.count(DropReason::DeviceFailed);
-            assert_eq!(counted, failures);
-        }
-        device.unwatchable.store(false, Ordering::Relaxed);
-        egress.turn(&nothing_ready(), egress.wake_at().unwrap());
-        assert_eq!(egress.wake_at(), None);
-        assert!(is_watched(&egress, &device));
-    }
-
-    #[test]
-    fn a_device_that_was_removed_costs_a_call_a_second_and_one_that_is_back_begins_anew() {
-        let (mut egress, device, _lane, _notices) = driven();
-        let fail = |egress: &mut Egress, ready: &Ready, now: Time| {
-            device.inner.fail_read(ErrorKind::NotConnected);
-            egress.turn(ready, now);
-            egress.wake_at().unwrap()
-        };
-        let mut now = NOW;
-        let mut ready = Ready::of(&[TOKEN]);
-        let mut rests = Vec::new();
-        for _ in 0..7 {
-            let at = fail(&mut egress, &ready, now);
-            rests.push(at.since(now).as_millis());
-            (now, ready) = (at, nothing_ready());
-        }
-        assert_eq!(rests, [50, 100, 200, 400, 800, 1000, 1000]);
-        egress.turn(&nothing_ready(), now);
-        assert_eq!(egress.wake_at(), None);
-        let at = fail(&mut egress, &Ready::of(&[TOKEN]), now);
-        assert_eq!(at.since(now), REST);
-    }
-}
+mod tests;

@@ -63,6 +63,7 @@ impl Ready {
     pub const MAX: usize = 16;
 
     /// These descriptors, and no wake-up: what is said instead of the kernel where there is none.
+    #[cfg(test)]
     pub(crate) fn of(found: &[u32]) -> Ready {
         let mut tokens = [0; Ready::MAX];
         for (place, token) in tokens.iter_mut().zip(found) {
