@@ -1,4 +1,4 @@
-//! Two lists of proposals that do not meet: which pair comes closest, and what a person would have to write to make it meet.
+//! Closest pair of two lists of proposals without a common one, and the configuration that would make it match.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use crate::wire::{ProtocolId, Sa, TransformType};
 /// The peer's proposal that is closest to one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosestProposal {
-    /// In which kinds of algorithm the two have nothing in common.
+    /// The kinds of algorithm without a common one.
     differ: Vec<&'static str>,
-    /// What the peer would accept, as close to ours as it gets, in configuration words.
+    /// The closest suite that the peer would accept, in configuration words.
     pub words: String,
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for ClosestProposal {
     }
 }
 
-/// The closest IKE proposal; `None` when each of theirs needs something we do not have.
+/// The closest IKE proposal; `None` if each of theirs needs an algorithm that we do not have.
 pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<ClosestProposal> {
     closest(theirs, ProtocolId::IKE, ours, |ours, offer, differ| {
         let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
@@ -42,7 +42,7 @@ pub fn ike(ours: &[IkeProposal], theirs: &Sa) -> Option<ClosestProposal> {
     })
 }
 
-/// The closest ESP proposal. The PFS group stays out of it: IKE_AUTH does not show the peer's.
+/// The closest ESP proposal, without the PFS group: IKE_AUTH does not show the peer's.
 pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<ClosestProposal> {
     closest(theirs, ProtocolId::ESP, ours, |ours, offer, differ| {
         let protection = protection(&ours.encryption, &ours.integrity, offer, differ)?;
@@ -75,7 +75,7 @@ fn closest<P>(
             let nearer = found
                 .as_ref()
                 .is_none_or(|found| differ.len() < found.differ.len());
-            // Without a difference they would have met: such a pair contradicts itself elsewhere.
+            // A pair without a difference contradicts itself elsewhere: it would have matched.
             if nearer && !differ.is_empty() {
                 found = Some(ClosestProposal { differ, words });
             }
@@ -106,7 +106,7 @@ fn protection(
     })
 }
 
-/// The additional key exchange, as far as the peer's proposal tells what it wants.
+/// The additional key exchange of the peer's proposal.
 fn additional(
     ours: &[&'static Group],
     offer: &Offer<'_>,
@@ -120,7 +120,7 @@ fn additional(
     })
 }
 
-/// A row both have, or else one that only the peer has, which is noted as a difference.
+/// A row that both have, else one that only the peer has, noted as a difference.
 fn agree<R>(
     kind: &'static str,
     ours: &[&'static R],

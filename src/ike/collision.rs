@@ -59,9 +59,9 @@
 
 use std::cmp::Ordering;
 
-use super::children::Standing;
+use super::child_sa::ChildState;
 use super::event::Role;
-use super::handshake::PeerKind;
+use super::init_result::PeerKind;
 use super::key_schedule::Nonces;
 use crate::net::Time;
 
@@ -176,15 +176,19 @@ pub fn on_create(busy: Busy) -> Reply {
 }
 
 /// The peer wants to rekey the Child SA that stands so with us, if we have it.
-pub fn on_rekey_child(busy: Busy, standing: Option<Standing>) -> Reply {
+pub fn on_rekey_child(busy: Busy, standing: Option<ChildState>) -> Reply {
     match (on_create(busy), standing) {
         (Reply::Later | Reply::NotFound, _) => Reply::Later,
         (Reply::Usual, None) => Reply::NotFound,
-        (Reply::Usual, Some(Standing::Working | Standing::Waiting { .. })) => Reply::Usual,
+        (Reply::Usual, Some(ChildState::Active | ChildState::AwaitingPeer { .. })) => Reply::Usual,
         // It has one already in its place, or is about to lose this one: a second rekeying of the same SA is never granted.
         (
             Reply::Usual,
-            Some(Standing::Replaced { .. } | Standing::Redundant { .. } | Standing::Leaving { .. }),
+            Some(
+                ChildState::Replaced { .. }
+                | ChildState::Redundant { .. }
+                | ChildState::Deleting { .. },
+            ),
         ) => Reply::Later,
     }
 }
@@ -291,18 +295,18 @@ mod tests {
         let until = Time::ZERO;
         let reply = |standing| on_rekey_child(Busy::Idle, standing);
         assert_eq!(reply(None), Reply::NotFound);
-        assert_eq!(reply(Some(Standing::Working)), Reply::Usual);
+        assert_eq!(reply(Some(ChildState::Active)), Reply::Usual);
         assert_eq!(
-            reply(Some(Standing::Waiting {
+            reply(Some(ChildState::AwaitingPeer {
                 until,
                 patience: Duration::ZERO,
                 end: until,
             })),
             Reply::Usual
         );
-        assert_eq!(reply(Some(Standing::Replaced { until })), Reply::Later);
-        assert_eq!(reply(Some(Standing::Redundant { until })), Reply::Later);
-        let leaving = Standing::Leaving {
+        assert_eq!(reply(Some(ChildState::Replaced { until })), Reply::Later);
+        assert_eq!(reply(Some(ChildState::Redundant { until })), Reply::Later);
+        let leaving = ChildState::Deleting {
             reason: DownReason::Replaced,
         };
         assert_eq!(reply(Some(leaving)), Reply::Later);
@@ -317,7 +321,7 @@ mod tests {
             (Busy::Leaving, Reply::Later, Reply::Later),
         ] {
             assert_eq!(on_create(busy), create, "{busy:?}");
-            let working = Some(Standing::Working);
+            let working = Some(ChildState::Active);
             assert_eq!(on_rekey_child(busy, working), create, "{busy:?}");
             assert_eq!(on_rekey_ike(busy), rekey_ike, "{busy:?}");
         }

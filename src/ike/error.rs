@@ -1,9 +1,10 @@
 //! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
 
 use super::closest_proposal::ClosestProposal;
-use super::event::NatLocation;
+use super::event::{NatLocation, Rekey};
 use super::failure::Failure;
-use super::settings::{Encapsulation, Identity};
+use super::offer::{join, selectors};
+use super::settings::{Encapsulation, Identity, Settings};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
 
@@ -433,4 +434,75 @@ pub enum HandshakeStage {
     Intermediate,
     /// IKE_AUTH.
     Auth,
+}
+
+impl OfferSummary {
+    /// What we offer under these settings.
+    pub fn new(settings: &Settings, stage: HandshakeStage) -> OfferSummary {
+        OfferSummary {
+            stage,
+            ike: join(settings.ike.iter()),
+            esp: join(settings.esp.iter()),
+            id: settings.id.clone(),
+            selectors: selectors(&settings.policy.local, &settings.policy.remote),
+            ppk: settings.ppk.as_ref().map(|ppk| ppk.id.clone()),
+            encapsulation: settings.encapsulation,
+        }
+    }
+}
+
+/// The failure to report when the peer rejects a rekey.
+pub fn rekey_rejected(at: Time, what: Rekey, notify: &Notify, settings: &Settings) -> Failure {
+    let (sa, key, phase) = match what {
+        Rekey::Child => ("Child SA", "esp", "phase 2"),
+        Rekey::Ike => ("IKE SA", "ike", "phase 1"),
+    };
+    let ours = match what {
+        Rekey::Child => join(settings.esp.iter()),
+        Rekey::Ike => join(settings.ike.iter()),
+    };
+    let advice = if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN
+        || notify.kind == NotifyType::INVALID_KE_PAYLOAD
+    {
+        let group = match what {
+            Rekey::Child => " Mind the PFS group: it takes part in rekeying only.",
+            Rekey::Ike => "",
+        };
+        format!(
+            "Set the peer's {phase} to {ours}, or `{key}` on this tunnel to the peer's.{group} Until then the tunnel is made anew before its SAs expire."
+        )
+    } else if notify.kind == NotifyType::NO_ADDITIONAL_SAS {
+        "The peer does not rekey at all: the tunnel is made anew before its SAs expire. Turn rekeying on at the peer, if it can.".to_owned()
+    } else if notify.kind == NotifyType::TS_UNACCEPTABLE {
+        "Make `local` and `remote` on this tunnel the mirror image of the peer's.".to_owned()
+    } else {
+        "Look into the peer's log for its reason.".to_owned()
+    };
+    Failure {
+        at,
+        code: "rekey-refused",
+        text: format!(
+            "the peer refuses to rekey the {sa} with {}; we propose {ours}",
+            notify.kind
+        ),
+        advice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::settings::tests::settings;
+
+    #[test]
+    fn a_rejected_rekey_names_our_proposals_and_the_pfs_group() {
+        let settings = settings("aes128-sha256-modp2048", "aes128-sha1-modp1024");
+        let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new());
+        let failure = rekey_rejected(Time::ZERO, Rekey::Child, &notify, &settings);
+        assert!(failure.text.contains("NO_PROPOSAL_CHOSEN"));
+        assert!(failure.text.contains("aes128-sha1-modp1024"));
+        assert!(failure.advice.contains("PFS group"));
+        let failure = rekey_rejected(Time::ZERO, Rekey::Ike, &notify, &settings);
+        assert!(failure.text.contains("aes128-sha256-modp2048"));
+    }
 }

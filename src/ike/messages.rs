@@ -1,11 +1,11 @@
-//! From payloads to messages in which nothing is missing (RFC 7296 §1.2, §1.3, §1.4).
+//! Messages as types whose required payloads are fields (RFC 7296 §1.2, §1.3, §1.4).
 //!
-//! Each exchange's message is a type whose required payloads are fields. A payload that stands twice counts as malformed; unknown ones are skipped, and the
-//! order is free (RFC 7296 §2.5).
+//! A repeated payload makes a message malformed; unknown payloads are skipped, and any order is accepted (RFC 7296 §2.5).
 
 use super::error::Error;
 use crate::wire::{
-    Auth, Delete, Id, Ke, Notify, NotifyType, Payload, ProtocolId, Sa, TrafficSelectors,
+    Auth, Delete, ExchangeType, Header, Id, Ke, MessageId, Notify, NotifyType, Payload, ProtocolId,
+    Sa, TrafficSelectors,
 };
 
 /// `HDR, SA, KE, N` of IKE_SA_INIT, in either direction.
@@ -17,70 +17,70 @@ pub struct Init {
     pub ke: Ke,
     /// Ni or Nr: 16 to 256 bytes.
     pub nonce: Vec<u8>,
-    /// Everything else the message notifies of.
+    /// The notifications.
     pub notifies: Vec<Notify>,
-    /// Marks of the peer's maker.
+    /// The data of the Vendor ID payloads.
     pub vendors: Vec<Vec<u8>>,
 }
 
-/// What answers our IKE_SA_INIT. None of it is authenticated yet.
+/// Response to our IKE_SA_INIT, not authenticated.
 #[derive(Clone, Debug)]
 pub enum InitAnswer {
-    /// The peer goes on.
+    /// The peer accepts.
     Accepted(Box<Init>),
-    /// The peer wants proof that we receive at our address: the same again with this cookie in front (RFC 7296 §2.6).
+    /// The peer asks for this cookie (RFC 7296 §2.6).
     Cookie(Vec<u8>),
-    /// The peer wants a key exchange of this group.
+    /// The peer asks for a key exchange of this group.
     OtherGroup(u16),
-    /// The peer refuses.
+    /// The peer rejects.
     Refused(Notify),
 }
 
-/// `SK { IDi, [IDr,] AUTH, SAi2, TSi, TSr }`. Whom the initiator hopes for (IDr) does not matter: we say who we are, and it decides.
+/// `SK { IDi, [IDr,] AUTH, SAi2, TSi, TSr }`. IDr is ignored: we send our identity, and the initiator decides.
 #[derive(Clone, Debug)]
 pub struct AuthRequest {
-    /// Who the initiator is.
+    /// The initiator's identity.
     pub id: Id,
-    /// The initiator's proof; absent when it asks for EAP.
+    /// AUTH; absent if the initiator asks for EAP.
     pub auth: Option<Auth>,
     /// The initiator's proposals for the Child SA.
     pub sa: Sa,
-    /// What the initiator's side may send.
+    /// TSi.
     pub ts_i: TrafficSelectors,
-    /// What the responder's side may send.
+    /// TSr.
     pub ts_r: TrafficSelectors,
-    /// Whether INITIAL_CONTACT stands in it.
+    /// Whether INITIAL_CONTACT is present.
     pub initial_contact: bool,
-    /// Which post-quantum pre-shared key the initiator used (RFC 8784).
+    /// PPK_IDENTITY: the post-quantum pre-shared key that the initiator used (RFC 8784).
     pub ppk_identity: Option<Vec<u8>>,
-    /// The initiator's proof without that key.
+    /// NO_PPK_AUTH: AUTH without that key.
     pub no_ppk_auth: Option<Vec<u8>>,
 }
 
-/// What answers our IKE_AUTH.
+/// Response to our IKE_AUTH.
 #[derive(Clone, Debug)]
 pub enum AuthAnswer {
-    /// `SK { IDr, AUTH, … }`: the peer proves who it is.
+    /// `SK { IDr, AUTH, … }`: the peer authenticates itself.
     Proved {
-        /// Who it is.
+        /// IDr.
         id: Id,
-        /// The proof.
+        /// AUTH.
         auth: Auth,
-        /// Whether the peer used our post-quantum pre-shared key for it.
+        /// Whether the peer used our post-quantum pre-shared key.
         ppk: PpkAnswer,
-        /// The Child SA, or why there is none.
+        /// The Child SA, or the notification that rejects it.
         child: Result<ChildAnswer, Notify>,
     },
-    /// `SK { N }`: the peer does not want us.
+    /// `SK { N }`: the peer rejects us.
     Refused(Notify),
 }
 
-/// What a responder made of our PPK_IDENTITY.
+/// Responder's use of our PPK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PpkAnswer {
-    /// It has the key, and used it.
+    /// PPK_IDENTITY is present: the PPK is used.
     Used,
-    /// It said nothing about it.
+    /// PPK_IDENTITY is absent.
     Unmentioned,
 }
 
@@ -91,36 +91,36 @@ pub struct Intermediate {
     pub ke: Ke,
 }
 
-/// What answers our IKE_INTERMEDIATE.
+/// Response to our IKE_INTERMEDIATE.
 #[derive(Clone, Debug)]
 pub enum IntermediateAnswer {
-    /// The peer goes on.
+    /// The peer accepts.
     Accepted(Intermediate),
-    /// The peer refuses.
+    /// The peer rejects.
     Refused(Notify),
 }
 
 /// `SAr2, TSi, TSr`.
 #[derive(Clone, Debug)]
 pub struct ChildAnswer {
-    /// What the responder chose.
+    /// The chosen proposal.
     pub sa: Sa,
-    /// What the initiator's side may send.
+    /// TSi.
     pub ts_i: TrafficSelectors,
-    /// What the responder's side may send.
+    /// TSr.
     pub ts_r: TrafficSelectors,
 }
 
-/// What both kinds of CREATE_CHILD_SA have, in either direction.
+/// Payloads that all kinds of CREATE_CHILD_SA have, in either direction.
 #[derive(Clone, Debug)]
 pub struct Renewal {
-    /// Proposals, or what was chosen of them.
+    /// The proposals, or the chosen one.
     pub sa: Sa,
     /// Ni or Nr: 16 to 256 bytes.
     pub nonce: Vec<u8>,
-    /// A key exchange of its own.
+    /// The key exchange.
     pub ke: Option<Ke>,
-    /// In an answer, what IKE_FOLLOWUP_KE goes on with.
+    /// In a response, the data of ADDITIONAL_KEY_EXCHANGE.
     pub link: Option<Vec<u8>>,
 }
 
@@ -129,69 +129,69 @@ pub struct Renewal {
 pub struct Followup {
     /// KEi(1).
     pub ke: Ke,
-    /// What it goes on with.
+    /// The data of ADDITIONAL_KEY_EXCHANGE.
     pub link: Option<Vec<u8>>,
 }
 
-/// What answers our IKE_FOLLOWUP_KE.
+/// Response to our IKE_FOLLOWUP_KE.
 #[derive(Clone, Debug)]
 pub enum FollowupAnswer {
-    /// The peer has made what was begun; its half of the key exchange.
+    /// The SA is created. The peer's half of the key exchange.
     Made(Ke),
-    /// The peer refuses.
+    /// The peer rejects.
     Refused(Notify),
 }
 
-/// What a CREATE_CHILD_SA request asks for.
+/// CREATE_CHILD_SA request.
 #[derive(Clone, Debug)]
 pub enum CreateRequest {
-    /// `SK { SA, Ni, KEi }`: an IKE SA in place of this one.
+    /// `SK { SA, Ni, KEi }`: rekeys the IKE SA.
     Ike(Renewal),
-    /// `SK { [N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr }`: a Child SA, perhaps in place of another.
+    /// `SK { [N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr }`: creates or rekeys a Child SA.
     Child(Box<ChildRequest>),
 }
 
-/// A Child SA that the peer wants.
+/// Request for a Child SA.
 #[derive(Clone, Debug)]
 pub struct ChildRequest {
-    /// The REKEY_SA notification that names the one it takes the place of.
+    /// REKEY_SA, which names the Child SA to rekey.
     pub rekeys: Option<Notify>,
     /// Proposals, nonce, key exchange.
     pub renewal: Renewal,
-    /// What the initiator's side may send.
+    /// TSi.
     pub ts_i: TrafficSelectors,
-    /// What the responder's side may send.
+    /// TSr.
     pub ts_r: TrafficSelectors,
 }
 
-/// What answers our CREATE_CHILD_SA.
+/// Response to our CREATE_CHILD_SA.
 #[derive(Clone, Debug)]
 pub enum CreateAnswer {
-    /// It is made.
+    /// The SA is created.
     Made {
-        /// What was chosen, the peer's nonce and its half of the key exchange.
+        /// The chosen proposal, the peer's nonce and its half of the key exchange.
         renewal: Renewal,
         /// The selectors of a Child SA, the initiator's side first.
         selectors: Option<(TrafficSelectors, TrafficSelectors)>,
     },
-    /// The peer wants a key exchange of this group.
+    /// The peer asks for a key exchange of this group.
     OtherGroup(u16),
-    /// The peer refuses.
+    /// The peer rejects.
     Refused(Notify),
 }
 
 /// `SK { [D …] [N …] }` of INFORMATIONAL.
 #[derive(Clone, Debug)]
 pub struct Informational {
-    /// SAs that are gone.
+    /// The DELETE payloads.
     pub deletes: Vec<Delete>,
-    /// Errors and facts.
+    /// The notifications.
     pub notifies: Vec<Notify>,
 }
 
 impl Init {
     /// # Errors
-    /// A required payload is missing or stands twice, or the nonce has no lawful length.
+    /// A required payload is missing or is repeated, or the nonce has an invalid length.
     pub fn read(payloads: Vec<Payload>) -> Result<Init, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         Ok(Init {
@@ -206,7 +206,7 @@ impl Init {
 
 impl InitAnswer {
     /// # Errors
-    /// It is neither an error nor complete.
+    /// It is incomplete, and not an error either.
     pub fn read(payloads: Vec<Payload>) -> Result<InitAnswer, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         if let (Some(sa), Some(ke)) = (set.sa.take(), set.ke.take()) {
@@ -235,7 +235,7 @@ impl InitAnswer {
 
 impl AuthRequest {
     /// # Errors
-    /// A required payload is missing or stands twice.
+    /// A required payload is missing or is repeated.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthRequest, Error> {
         let set = PayloadSet::sort(payloads)?;
         Ok(AuthRequest {
@@ -253,7 +253,7 @@ impl AuthRequest {
 
 impl AuthAnswer {
     /// # Errors
-    /// It is neither an error nor complete.
+    /// It is incomplete, and not an error either.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthAnswer, Error> {
         let set = PayloadSet::sort(payloads)?;
         let ppk = match of_kind(&set.notifies, NotifyType::PPK_IDENTITY) {
@@ -285,7 +285,7 @@ impl AuthAnswer {
 
 impl Intermediate {
     /// # Errors
-    /// The public value is missing or stands twice.
+    /// The public value is missing or is repeated.
     pub fn read(payloads: Vec<Payload>) -> Result<Intermediate, Error> {
         let set = PayloadSet::sort(payloads)?;
         Ok(Intermediate {
@@ -296,7 +296,7 @@ impl Intermediate {
 
 impl IntermediateAnswer {
     /// # Errors
-    /// It is neither an error nor complete.
+    /// It is incomplete, and not an error either.
     pub fn read(payloads: Vec<Payload>) -> Result<IntermediateAnswer, Error> {
         let set = PayloadSet::sort(payloads)?;
         if let Some(refusal) = set
@@ -313,7 +313,7 @@ impl IntermediateAnswer {
 
 impl CreateRequest {
     /// # Errors
-    /// A required payload is missing or stands twice, or the nonce has no lawful length.
+    /// A required payload is missing or is repeated, or the nonce has an invalid length.
     pub fn read(payloads: Vec<Payload>) -> Result<CreateRequest, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         let rekeys = set
@@ -337,7 +337,7 @@ impl CreateRequest {
 
 impl CreateAnswer {
     /// # Errors
-    /// It is neither an error nor complete.
+    /// It is incomplete, and not an error either.
     pub fn read(payloads: Vec<Payload>) -> Result<CreateAnswer, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         let refusal = set.notifies.iter().find(|notify| notify.kind.is_error());
@@ -356,7 +356,7 @@ impl CreateAnswer {
 
 impl Followup {
     /// # Errors
-    /// The public value is missing or stands twice.
+    /// The public value is missing or is repeated.
     pub fn read(payloads: Vec<Payload>) -> Result<Followup, Error> {
         let set = PayloadSet::sort(payloads)?;
         Ok(Followup {
@@ -368,7 +368,7 @@ impl Followup {
 
 impl FollowupAnswer {
     /// # Errors
-    /// It is neither an error nor complete.
+    /// It is incomplete, and not an error either.
     pub fn read(payloads: Vec<Payload>) -> Result<FollowupAnswer, Error> {
         let set = PayloadSet::sort(payloads)?;
         if let Some(refusal) = set
@@ -385,7 +385,7 @@ impl FollowupAnswer {
 
 impl Informational {
     /// # Errors
-    /// A payload that should be single stands twice.
+    /// A payload that should be single is repeated.
     pub fn read(payloads: Vec<Payload>) -> Result<Informational, Error> {
         let set = PayloadSet::sort(payloads)?;
         Ok(Informational {
@@ -395,7 +395,7 @@ impl Informational {
     }
 }
 
-/// Payloads by kind, before anyone has asked which must be there.
+/// Payloads of a message by kind.
 #[derive(Default)]
 struct PayloadSet {
     sa: Option<Sa>,
@@ -467,8 +467,8 @@ fn of_kind(notifies: &[Notify], kind: NotifyType) -> Option<Vec<u8>> {
 const MIN_NONCE: usize = 16;
 const MAX_NONCE: usize = 256;
 
-fn once<T>(place: &mut Option<T>, value: T, name: &str) -> Result<(), Error> {
-    if place.replace(value).is_some() {
+fn once<T>(slot: &mut Option<T>, value: T, name: &str) -> Result<(), Error> {
+    if slot.replace(value).is_some() {
         return Err(Error::Malformed(format!("payload {name} stands twice")));
     }
     Ok(())
@@ -487,4 +487,69 @@ fn group_asked_for(notify: &Notify) -> Result<u16, Error> {
 
 fn missing(name: &str) -> Error {
     Error::Malformed(format!("payload {name} is missing"))
+}
+
+/// Checks the payloads of a captured message as its receiver would.
+///
+/// # Errors
+/// Text: which payload is missing, repeated or invalid.
+pub fn validate(header: &Header, payloads: &[Payload]) -> Result<(), String> {
+    let payloads = payloads.to_vec();
+    let read = match (header.exchange, header.flags.response) {
+        (ExchangeType::IKE_SA_INIT, false) => Init::read(payloads).map(drop),
+        (ExchangeType::IKE_SA_INIT, true) => InitAnswer::read(payloads).map(drop),
+        // Later IKE_AUTH exchanges belong to EAP or to a second authentication.
+        (ExchangeType::IKE_AUTH, _) if header.message_id != MessageId(1) => Ok(()),
+        (ExchangeType::IKE_AUTH, false) => AuthRequest::read(payloads).map(drop),
+        (ExchangeType::IKE_AUTH, true) => AuthAnswer::read(payloads).map(drop),
+        (ExchangeType::IKE_INTERMEDIATE, false) => Intermediate::read(payloads).map(drop),
+        (ExchangeType::IKE_INTERMEDIATE, true) => IntermediateAnswer::read(payloads).map(drop),
+        (ExchangeType::CREATE_CHILD_SA, false) => CreateRequest::read(payloads).map(drop),
+        (ExchangeType::CREATE_CHILD_SA, true) => CreateAnswer::read(payloads).map(drop),
+        (ExchangeType::INFORMATIONAL, _) => Informational::read(payloads).map(drop),
+        (_, _) => Ok(()),
+    };
+    read.map_err(|error| match error {
+        Error::Malformed(what) => what,
+        Error::UnsupportedCritical(kind) => format!("payload {kind} is critical and unknown"),
+        Error::Misbehaved(what) => what.to_owned(),
+        Error::Incompatible(_) | Error::Denied(_) => "it is refused".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Flags, IkeSpi, Ke, Notify, NotifyType, Sa};
+
+    fn header(exchange: ExchangeType, response: bool) -> Header {
+        let flags = Flags {
+            response,
+            ..Flags::default()
+        };
+        Header::new(IkeSpi(1), IkeSpi(2), exchange, flags, MessageId(1))
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let request = header(ExchangeType::IKE_SA_INIT, false);
+        let answer = header(ExchangeType::IKE_SA_INIT, true);
+        let ke = Payload::Ke(Ke {
+            group: 14,
+            data: Vec::new(),
+        });
+        let sa = Payload::Sa(Sa::default());
+        let short = validate(&request, std::slice::from_ref(&sa));
+        assert_eq!(short, Err("payload KE is missing".to_owned()));
+        let twice = validate(&request, &[ke.clone(), ke.clone()]);
+        assert_eq!(twice, Err("payload KE stands twice".to_owned()));
+        let whole = [sa, ke, Payload::Nonce(vec![0; 32])];
+        assert_eq!(validate(&request, &whole), Ok(()));
+        let refusal = Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()));
+        assert_eq!(validate(&answer, &[refusal]), Ok(()));
+        assert!(validate(&answer, &[]).is_err());
+        let create = header(ExchangeType::CREATE_CHILD_SA, false);
+        assert!(validate(&create, &whole[..1]).is_err());
+        assert_eq!(validate(&header(ExchangeType(240), false), &[]), Ok(()));
+    }
 }

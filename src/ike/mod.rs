@@ -1,25 +1,51 @@
 //! The IKEv2 engine, without IO (RFC 7296).
 //!
-//! [`Endpoint`] is the one door. Datagrams, commands and the time go in; datagrams, events and the next deadline come out:
+//! [`Endpoint`] is the only entry point. Datagrams, commands and the time go in; events, datagrams and the next deadline come out:
 //!
 //! ```text
 //!   handle_datagram ─▶┌──────────────────────────────────────────────────────────┐─▶ poll_event     first: install, remove, report
-//!   handle_command  ─▶│ Endpoint   tunnels: AdminState × ConnectState        │─▶ poll_transmit  then: send
+//!   handle_command  ─▶│ Endpoint   tunnels: AdminState × ConnectState            │─▶ poll_transmit  then: send
 //!   handle_timeout  ─▶│            SAs: InitSent ▶ … ▶ AuthSent ┐                │─▶ poll_timeout   and sleep
 //!                     │                 HalfOpen ▶ … ───────────┴▶ Established ▶ …│
 //!                     └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - `handshake` is the line of states up to an established SA, each consumed by the next; `exchange` holds its steps, both roles side by side.
-//! - `sa` is an established IKE SA: phase × outstanding request × queue of jobs × Child SAs (`children`).
-//! - `tunnel` decides when to try and when to pause; `collision` which of two SAs stays.
-//! - `messages` turns payloads into messages in which nothing is missing; `negotiate`, `key_schedule`, `authn`, `nat` are the arithmetic of RFC 7296, `ppk` that of RFC 8784.
-//! - `validate` asks them about a message that somebody else received.
-//! - `closest_proposal` says, when proposals do not meet, which pair comes closest and what to write.
-//! - `error` names faults by blame: one match gives the notification for the peer, one the words for people.
-//! - `half_open` decides who may begin while many do, `unauthenticated` counts what comes to nothing before its sender has proved anything.
+//! # The path of one message
 //!
-//! Nothing unauthenticated changes an established SA, and every table has a bound (`limits`, `half_open`).
+//! Modules import downwards only: `endpoint` → `exchange` → `sa` → the leaves.
+//!
+//! ```text
+//! endpoint/datagram    handle_datagram: header, version
+//!                      ├─ IKE_SA_INIT request   on_init_request: peer, repetition, half-open limits, cookie ─▶ begin_with_peer
+//!                      └─ message of an SA      on_message_of_sa: the SA by our SPI ─▶ on_message: by its state
+//! handshake            exchange/init            InitSent::on_response · respond
+//!                      exchange/intermediate    IntermediateSent::on_response · HalfOpen::on_intermediate
+//!                      exchange/auth            AuthSent::on_response · HalfOpen::on_auth ─▶ IkeSa::establish (sa/ike_sa)
+//!                                               ─▶ endpoint/attempt: on_own_attempt_concluded · on_peers_attempt_concluded ─▶ on_established
+//! established SA       endpoint/attempt         step: runs the next lines, then applies SaOutput to the endpoint and the tunnel
+//!                      exchange/established     on_message ─▶ on_request · on_response
+//!                        sa/inbound_request       open_request: window, decryption          sa/outbound_request  open_response
+//!                        exchange/create_child    on_create_child                                                on_child_response
+//!                        exchange/rekey_child     adopt_child                                                    on_child_created
+//!                        exchange/rekey_ike       rekey_ike_for_peer ─▶ adopt_ike                                on_rekey_ike_response
+//!                        exchange/followup_ke     on_followup_ke
+//!                        exchange/informational   on_informational                                               on_informational_response
+//!                        sa/inbound_request       respond: encryption, cache                sa/outbound_request  send_next
+//! output               context                  Output: events and transmits ─▶ Endpoint::poll_event, Endpoint::poll_transmit
+//! ```
+//!
+//! A request of ours starts at `IkeSa::ask` (sa/outbound_request), by a command or a timer (sa/timers); `build_request` (exchange/established) has the exchange
+//! build its payloads.
+//!
+//! # Leaves
+//!
+//! - `messages` turns payloads into messages whose required payloads are fields; `child_sa` is the table of Child SAs;
+//! - `negotiate`, `closest_proposal`, `offer`, `key_schedule`, `authn`, `nat`, `ppk` are pure calculations; `collision` decides which of two SAs stays;
+//! - `protect`, `fragments`, `window`, `out_message`, `retransmit` carry a message: encryption, fragments, message IDs, copies;
+//! - `half_open`, `cookie`, `limits`, `unauthenticated` bound what unauthenticated peers can cost;
+//! - `error` maps each fault to the notification for the peer and the report for people; `tunnel` decides when to connect.
+//!
+//! An unauthenticated message never changes an established SA.
 #![cfg_attr(
     not(test),
     deny(
@@ -33,9 +59,10 @@
 )]
 
 mod authn;
-mod children;
+mod child_sa;
 mod closest_proposal;
 mod collision;
+mod context;
 mod cookie;
 mod endpoint;
 mod error;
@@ -44,9 +71,9 @@ mod exchange;
 mod failure;
 mod fragments;
 mod half_open;
-mod handshake;
 #[cfg(feature = "testing")]
 pub mod impair;
+mod init_result;
 mod key_schedule;
 mod limits;
 mod messages;
@@ -57,14 +84,11 @@ mod out_message;
 mod ppk;
 mod protect;
 mod rekey_check;
-mod rekey_refusal;
 mod retransmit;
 mod sa;
 mod settings;
-mod timers;
 mod tunnel;
 mod unauthenticated;
-mod validate;
 mod window;
 
 pub use closest_proposal::{ClosestProposal, esp as closest_esp, ike as closest_ike};
@@ -76,6 +100,7 @@ pub use event::{
 pub use failure::Failure;
 pub use fragments::{Assembly, Fragment, Joined, MessageKey, Part};
 pub use key_schedule::IkeKeys;
+pub use messages::validate;
 pub use nat::hash as nat_hash;
 pub use negotiate::{offer_esp, offer_ike};
 pub use offer::words;
@@ -86,7 +111,6 @@ pub use settings::{
     Psk, RekeyCheck, Settings, Start, TunnelId,
 };
 pub use unauthenticated::DropClass;
-pub use validate::validate;
 pub use window::Mark;
 
 pub use crate::net::{NatLocation, RekeyVerdict, Role, TunnelState, WaitingFor};

@@ -1,15 +1,15 @@
-//! A peer's proposals, asked for what they contain, and in words.
+//! Queries on a peer's proposals, and proposals in words.
 
 use crate::crypto::{self, Encryption, Esn, Group, Integrity, Prf, Protection};
 use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
 
-/// The transform that says: no integrity algorithm.
+/// The transform ID for no integrity algorithm.
 pub const INTEG_NONE: u16 = 0;
 
-/// The transform that says: no key exchange.
+/// The transform ID for no key exchange.
 pub const METHOD_NONE: u16 = 0;
 
-/// The proposals for a protocol whose every transform is of a kind we know: one of an unknown kind rules its proposal out (RFC 7296 §3.3.6).
+/// The usable proposals for a protocol. A transform of an unknown type makes its proposal unusable (RFC 7296 §3.3.6).
 pub fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
     sa.proposals.iter().filter(move |proposal| {
         proposal.protocol == protocol
@@ -33,7 +33,7 @@ const KNOWN: [TransformType; 5] = [
     TransformType::ESN,
 ];
 
-/// The kinds of the additional key exchanges, in the order in which they take conn. We make one at most.
+/// The transform types of additional key exchanges, in order. We make one at most.
 pub const ADDITIONAL: [TransformType; 7] = [
     TransformType::ADDKE1,
     TransformType::ADDKE2,
@@ -44,8 +44,7 @@ pub const ADDITIONAL: [TransformType; 7] = [
     TransformType::ADDKE7,
 ];
 
-/// The peer's offer as it is for somebody who cannot make additional key exchanges: without the proposals that insist on one. In IKE_SA_INIT that is anybody
-/// who does not announce IKE_INTERMEDIATE (RFC 9370 §2.2.2).
+/// The proposals that do not require an additional key exchange, for a peer that has not announced IKE_INTERMEDIATE (RFC 9370 §2.2.2).
 pub fn without_additional(theirs: &Sa) -> Sa {
     let lenient = |proposal: &&Proposal| {
         let offer = Offer(proposal);
@@ -58,12 +57,12 @@ pub fn without_additional(theirs: &Sa) -> Sa {
     }
 }
 
-/// One of the peer's proposals, asked for what it contains.
+/// A proposal of the peer.
 pub struct Offer<'a>(pub &'a Proposal);
 
 impl Offer<'_> {
     fn of_kind(&self, kind: TransformType) -> impl Iterator<Item = &Transform> {
-        // A transform with an attribute we do not know is not what its number says (RFC 7296 §3.3.6).
+        // A transform with an unknown attribute is not the algorithm of its ID (RFC 7296 §3.3.6).
         self.0.transforms.iter().filter(move |transform| {
             transform.kind == kind && transform.unknown_attributes.is_empty()
         })
@@ -76,7 +75,7 @@ impl Offer<'_> {
 
     pub fn has_encryption(&self, row: &Encryption) -> bool {
         self.of_kind(TransformType::ENCR).any(|transform| {
-            // Some peers name the key length of ciphers that have but one.
+            // Some peers send a key length for ciphers that have only one.
             let length_fits = transform.key_bits == row.key_bits
                 || (row.key_bits.is_none()
                     && transform.key_bits.map(usize::from) == row.key_len.checked_mul(8));
@@ -92,7 +91,7 @@ impl Offer<'_> {
         named.any(|transform| transform.id == esn.id())
     }
 
-    /// The first key exchange method of ours they have, or none where both sides want none; nothing where one side insists on what the other does not want.
+    /// The first key exchange method of ours in the proposal, or `Some(None)` if both sides want none; `None` if only one side requires one.
     pub fn method(
         &self,
         kind: TransformType,
@@ -108,7 +107,7 @@ impl Offer<'_> {
             .map(|row| Some(*row))
     }
 
-    /// The same for the additional key exchanges: the first of them as both sides want it, none of the others.
+    /// The same for the additional key exchanges: the first as both sides want it, none of the others.
     pub fn additional(&self, ours: &[&'static Group]) -> Option<Option<&'static Group>> {
         let [first, others @ ..] = ADDITIONAL;
         others
@@ -117,7 +116,7 @@ impl Offer<'_> {
             .then(|| self.method(first, ours))?
     }
 
-    /// The additional key exchanges that the proposal names and that do not take conn.
+    /// The additional key exchanges of the proposal that are not made.
     pub fn declined(&self, chosen: Option<&Group>) -> Vec<TransformType> {
         let takes_place = |kind: &TransformType| *kind == TransformType::ADDKE1 && chosen.is_some();
         ADDITIONAL
@@ -126,8 +125,8 @@ impl Offer<'_> {
             .collect()
     }
 
-    /// The first cipher of ours they have, and with one that does not authenticate by itself the first integrity algorithm too. An AEAD cipher with an
-    /// integrity algorithm in the same proposal is a contradiction (RFC 5282 §8), as is CBC without one.
+    /// The first cipher of ours in the proposal, and for a cipher without authentication the first integrity algorithm. A proposal of an AEAD cipher with an
+    /// integrity algorithm is invalid (RFC 5282 §8), as is CBC without one.
     pub fn protection(
         &self,
         encryption: &[&'static Encryption],
@@ -153,7 +152,7 @@ impl Offer<'_> {
     }
 }
 
-/// A peer's proposal in configuration words; numbers we have no word for are shown as `encr(23)`.
+/// A proposal in configuration words; an unknown transform is shown as `encr(23)`.
 pub fn words(proposal: &Proposal) -> String {
     let of_kind = |kind: TransformType| {
         proposal
@@ -222,11 +221,28 @@ fn word(known: Option<&'static str>, kind: &str, id: u16) -> String {
     known.map_or_else(|| format!("{kind}({id})"), str::to_owned)
 }
 
-/// All of a peer's proposals in words, at most `most` of them.
+/// The proposals in words, at most `most` of them.
 pub fn words_of_all(sa: &Sa, most: usize) -> String {
     let mut shown: Vec<String> = sa.proposals.iter().take(most).map(words).collect();
     if sa.proposals.len() > most {
         shown.push("…".to_owned());
     }
     shown.join(", ")
+}
+
+/// The values, separated by commas.
+pub fn join(values: impl Iterator<Item = impl std::fmt::Display>) -> String {
+    values
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Traffic selectors as `local === remote`.
+pub fn selectors(local: &[crate::net::Selector], remote: &[crate::net::Selector]) -> String {
+    format!(
+        "{} === {}",
+        join(local.iter().take(30)),
+        join(remote.iter().take(30))
+    )
 }

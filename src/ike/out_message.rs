@@ -1,4 +1,4 @@
-//! A message as it leaves: one datagram, or several when it is cut into fragments (RFC 7383 §2.5).
+//! A message to send: one datagram, or several fragments (RFC 7383 §2.5).
 //!
 //! ```text
 //! fragment-size   ◀──────────────── 1280 ────────────────▶
@@ -6,8 +6,8 @@
 //!                                     ◀─── FragmentSizes::configured ──▶
 //! ```
 //!
-//! A message too long for the smallest path is cut twice: as the configuration says, and smaller, for the case that nothing of the first cut arrives
-//! (RFC 7383 §2.5.1). Then neither the message nor the keys need be kept for a retry.
+//! A message too long for the smallest path is fragmented twice: in the configured size, and in the minimum size for the case that no larger fragment arrives
+//! (RFC 7383 §2.5.1). So retransmission needs neither the message nor the keys.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,46 +16,46 @@ use super::event::{Content, Transmit};
 /// Octets of UDP header and non-ESP marker (RFC 3948 §2.2).
 const UDP_AND_MARKER: u16 = 8 + 4;
 
-/// Whether both sides said in IKE_SA_INIT that they understand fragments (RFC 7383 §2.3). It holds for what an IKE SA is rekeyed to as well.
+/// Whether both sides announced fragmentation in IKE_SA_INIT (RFC 7383 §2.3). It holds for the successors of the IKE SA too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// They did not: messages go whole, and fragments are no message of the peer's.
+    /// They did not: messages are sent whole, and received fragments are dropped.
     Unsupported,
     /// They did.
     Agreed(FragmentSizes),
 }
 
-/// How many octets of IKE one datagram may have.
+/// Sizes of an IKE message in one datagram, in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentSizes {
-    /// As configured.
+    /// The configured size.
     pub configured: usize,
-    /// What every path carries, or `usual` if that is less.
+    /// The size that every path carries, or `configured` if that is smaller.
     pub minimum: usize,
 }
 
 impl FragmentSizes {
-    /// For IP packets of at most `packet` octets to `remote`.
+    /// The sizes for IP packets of at most `packet` octets to `remote`.
     pub fn new(packet: u16, remote: IpAddr) -> FragmentSizes {
-        // RFC 7383 §2.5.1: what each family promises to carry.
-        let (header, promised) = match remote {
+        // RFC 7383 §2.5.1: the packet size that each address family guarantees.
+        let (header, guaranteed) = match remote {
             IpAddr::V4(_) => (20u16, 576),
             IpAddr::V6(_) => (40, 1280),
         };
         let around = header.saturating_add(UDP_AND_MARKER);
         FragmentSizes {
             configured: packet.saturating_sub(around).into(),
-            minimum: packet.min(promised).saturating_sub(around).into(),
+            minimum: packet.min(guaranteed).saturating_sub(around).into(),
         }
     }
 }
 
-/// Which of the two cuts of a message.
+/// One of the two sizes in which a message is fragmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FragmentSize {
-    /// In datagrams of the configured size.
+    /// The configured size.
     Configured,
-    /// In datagrams that every path carries.
+    /// The size that every path carries.
     Minimum,
 }
 
@@ -63,7 +63,7 @@ pub enum FragmentSize {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagrams {
     configured: Vec<Vec<u8>>,
-    /// Empty when it would be the same.
+    /// Empty if it equals the configured size.
     minimum: Vec<Vec<u8>>,
 }
 
@@ -76,7 +76,7 @@ impl Datagrams {
         }
     }
 
-    /// A message cut twice.
+    /// A message in both sizes.
     pub fn fragmented(configured: Vec<Vec<u8>>, minimum: Vec<Vec<u8>>) -> Datagrams {
         Datagrams {
             configured,
@@ -84,7 +84,7 @@ impl Datagrams {
         }
     }
 
-    /// The datagrams of one cut.
+    /// The datagrams of one size.
     pub fn in_size(&self, size: FragmentSize) -> &[Vec<u8>] {
         match size {
             FragmentSize::Minimum if !self.minimum.is_empty() => &self.minimum,
@@ -92,7 +92,7 @@ impl Datagrams {
         }
     }
 
-    /// The datagrams of one cut on their way between these ends.
+    /// The datagrams of one size, with addresses.
     pub fn transmits(
         &self,
         size: FragmentSize,
@@ -107,24 +107,24 @@ impl Datagrams {
     }
 }
 
-/// A message with its way.
+/// A message with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentMessage {
-    /// Where it leaves from.
+    /// Our address and port.
     pub local: SocketAddr,
-    /// Where it goes.
+    /// The peer's address and port.
     pub remote: SocketAddr,
     /// The message.
     pub datagrams: Datagrams,
 }
 
 impl SentMessage {
-    /// Its datagrams, cut as usual.
+    /// Its datagrams in the configured size.
     pub fn transmits(&self) -> impl Iterator<Item = Transmit> + '_ {
         self.transmits_in(FragmentSize::Configured)
     }
 
-    /// Its datagrams, cut like this.
+    /// Its datagrams in this size.
     pub fn transmits_in(&self, size: FragmentSize) -> impl Iterator<Item = Transmit> + '_ {
         self.datagrams.transmits(size, self.local, self.remote)
     }

@@ -1,11 +1,11 @@
-//! Whether the peer rekeys at all, tried out soon after a tunnel first came up: a PFS group that it does not want would otherwise show hours later, when the
-//! Child SA made in IKE_AUTH, which has no key exchange of its own, comes to its end (RFC 7296 §1.2).
+//! Rekey check: a rekey of both SAs soon after a tunnel first comes up. A PFS group that the peer rejects would otherwise show hours later, since the Child SA of
+//! IKE_AUTH has no key exchange of its own (RFC 7296 §1.2).
 //!
 //! ```text
-//! up ── 15 to 30 s ──▶ rekey the Child SA ── accepted | refused ──▶ rekey the IKE SA ── accepted | refused ──▶ done
+//! up ── 15 to 30 s ──▶ rekey the Child SA ── accepted | rejected ──▶ rekey the IKE SA ── accepted | rejected ──▶ done
 //! ```
 //!
-//! What the peer rekeys by itself counts too, and TEMPORARY_FAILURE is no verdict. A refusal leaves the running tunnel alone.
+//! A rekey by the peer counts too. TEMPORARY_FAILURE is no verdict. A rejection leaves the tunnel up.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::event::{Rekey, RekeyVerdicts};
 use super::settings::RekeyCheck;
 use crate::net::{RekeyVerdict, Time};
 
-/// A check of the peer's rekeying.
+/// State of the rekey check of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct RekeyChecker {
     known: Option<RekeyVerdicts>,
@@ -21,17 +21,17 @@ pub struct RekeyChecker {
     tries: u8,
 }
 
-/// How long after the tunnel came up, at least; jitter may double it.
+/// Delay of the first attempt after the tunnel came up; jitter may double it.
 const FIRST: Duration = Duration::from_secs(15);
 
-/// How long after a try that brought no verdict, or the first one.
+/// Delay of the next attempt.
 const NEXT: Duration = Duration::from_secs(10);
 
-/// Tries in all: a peer that is always busy gets no verdict.
-const MOST_TRIES: u8 = 8;
+/// Upper bound of attempts: a peer that always answers TEMPORARY_FAILURE gets no verdict.
+const MAX_ATTEMPTS: u8 = 8;
 
 impl RekeyChecker {
-    /// A check that waits for the tunnel to come up, or none.
+    /// A check that starts when the tunnel comes up, or none.
     pub fn new(test: RekeyCheck) -> RekeyChecker {
         let known = match test {
             RekeyCheck::Once => Some(RekeyVerdicts {
@@ -47,32 +47,32 @@ impl RekeyChecker {
         }
     }
 
-    /// What is known; `None` where nobody asks.
+    /// The verdicts; `None` without a check.
     pub fn known(&self) -> Option<RekeyVerdicts> {
         self.known
     }
 
-    /// The tunnel came up.
+    /// Schedules the first attempt: the tunnel is up.
     pub fn on_up(&mut self, now: Time, jitter: u8) {
-        if self.next().is_some() && self.tries < MOST_TRIES {
+        if self.next().is_some() && self.tries < MAX_ATTEMPTS {
             self.due = now + FIRST.mul_f64(1.0 + f64::from(jitter) / 256.0);
         }
     }
 
-    /// The tunnel is not up any more.
+    /// Stops the check: the tunnel is down.
     pub fn on_down(&mut self) {
         self.due = Time::MAX;
     }
 
-    /// When the next try is due.
+    /// When the next attempt is due.
     pub fn due(&self) -> Time {
         self.due
     }
 
-    /// What to try now.
+    /// Returns the SA to rekey now, and schedules the next attempt.
     pub fn on_due(&mut self, now: Time) -> Option<Rekey> {
         self.tries = self.tries.saturating_add(1);
-        self.due = if self.tries < MOST_TRIES {
+        self.due = if self.tries < MAX_ATTEMPTS {
             now + NEXT
         } else {
             Time::MAX
@@ -84,7 +84,7 @@ impl RekeyChecker {
         next
     }
 
-    /// The peer has rekeyed, or refused to; whether that is news.
+    /// Records whether the peer has accepted a rekey. Returns whether the verdict has changed.
     pub fn record(&mut self, what: Rekey, accepted: bool) -> bool {
         let Some(known) = &mut self.known else {
             return false;
@@ -93,16 +93,16 @@ impl RekeyChecker {
             Rekey::Child => &mut known.child,
             Rekey::Ike => &mut known.ike,
         };
-        let is_news =
+        let changed =
             *verdict == RekeyVerdict::Pending || (*verdict == RekeyVerdict::Refused && accepted);
-        if is_news {
+        if changed {
             *verdict = if accepted {
                 RekeyVerdict::Accepted
             } else {
                 RekeyVerdict::Refused
             };
         }
-        is_news
+        changed
     }
 
     fn next(&self) -> Option<Rekey> {
@@ -152,7 +152,7 @@ mod tests {
             check.on_due(check.due());
             tries += 1;
         }
-        assert_eq!(tries, u32::from(MOST_TRIES));
+        assert_eq!(tries, u32::from(MAX_ATTEMPTS));
     }
 
     #[test]

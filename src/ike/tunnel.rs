@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Rekeys;
-use super::exchange::init::IKE_PORT;
 use super::failure::Failure;
 use super::limits::Bucket;
+use super::nat::IKE_PORT;
 use super::rekey_check::RekeyChecker;
 use super::retransmit::back_off;
 use super::settings::{Encapsulation, Peer, Settings, Start};

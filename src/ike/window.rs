@@ -1,13 +1,15 @@
-//! Message IDs and the window of one (RFC 7296 §2.2, §2.3): which requests are new, which are repeated, and what was answered.
+//! Message IDs and the window of one (RFC 7296 §2.2, §2.3): new and repeated requests, and the cached response.
 
 use super::out_message::Datagrams;
+use super::retransmit::HANDSHAKE_PATIENCE;
 use crate::crypto::sha1;
+use crate::net::Time;
 use crate::wire::MessageId;
 
-/// The peer's requests: the number of the next one, and the answer to the last.
+/// Window of the peer's requests: the next message ID, and the last response.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// `None` when the numbers are used up.
+    /// `None` when all message IDs are used.
     next: Option<MessageId>,
     last: Option<Answered>,
 }
@@ -19,7 +21,7 @@ struct Answered {
     response: Datagrams,
 }
 
-/// By which a repeated request is known: SHA-1 of its datagram, or of the first if it came in fragments, since only that one brings the answer out again
+/// Hash by which a repeated request is recognised: SHA-1 of its datagram, or of the first fragment, since only the first causes the response to be repeated
 /// (RFC 7383 §2.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark([u8; 20]);
@@ -31,21 +33,21 @@ impl Mark {
     }
 }
 
-/// What a request turns out to be.
+/// Class of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// To be opened and answered.
+    /// A new request.
     New,
-    /// Answered before: the same bytes go out again.
+    /// The last request again: the same response is sent.
     Repeated(Datagrams),
-    /// Other bytes with the number answered last. Only if they are the first fragment of the request, cut anew, does the answer go out again, cut smaller too.
+    /// Other bytes with the last message ID. If they are the first fragment of the same request in another size, the response is sent again in the minimum size.
     Refragmented(Datagrams),
     /// Outside the window.
     Stray,
 }
 
 impl Received {
-    /// A window whose first request will be number `first`.
+    /// A window that expects the message ID `first`.
     pub fn starting_at(first: u32) -> Received {
         Received {
             next: Some(MessageId(first)),
@@ -53,7 +55,7 @@ impl Received {
         }
     }
 
-    /// Says what the request in this datagram is.
+    /// Classifies the request in this datagram.
     pub fn classify(&self, id: MessageId, datagram: &[u8]) -> Request {
         if Some(id) == self.next {
             return Request::New;
@@ -68,8 +70,8 @@ impl Received {
         }
     }
 
-    /// Remembers the answer to the expected request and expects the next. `false` when the numbers are used up: the SA must be closed before they
-    /// wrap (RFC 7296 §2.2).
+    /// Keeps the response to the expected request and expects the next one. Returns `false` when all message IDs are used: the SA must be closed before they wrap
+    /// (RFC 7296 §2.2).
     pub fn answered(&mut self, request: Mark, response: Datagrams) -> bool {
         if let Some(id) = self.next {
             self.last = Some(Answered {
@@ -80,6 +82,25 @@ impl Received {
             self.next = id.next();
         }
         self.next.is_some()
+    }
+}
+
+/// The last response of an IKE SA that is gone, in case it was lost.
+#[derive(Debug)]
+pub struct LastResponse {
+    /// The request and its response.
+    pub received: Received,
+    /// When it is forgotten.
+    pub expires: Time,
+}
+
+impl LastResponse {
+    /// Keeps the response as long as a peer may repeat the request.
+    pub fn new(received: Received, now: Time) -> LastResponse {
+        LastResponse {
+            received,
+            expires: now + HANDSHAKE_PATIENCE,
+        }
     }
 }
 

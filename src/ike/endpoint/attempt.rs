@@ -4,16 +4,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
-use crate::ike::children::{ChildSa, Standing};
+use crate::ike::child_sa::{ChildSa, ChildState};
+use crate::ike::context::Context;
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys, Sends};
+use crate::ike::exchange::auth::Purpose;
 use crate::ike::exchange::auth::{self, Concluded, InitialContact};
+use crate::ike::exchange::init::InitSent;
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{Connection, Context, InitResult, InitSent, LastResponse, Purpose};
+use crate::ike::init_result::{Connection, InitResult};
 use crate::ike::limits;
 use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Peer, TunnelId};
 use crate::ike::tunnel::{AdminState, ConnectState, RESOLVE_PATIENCE};
+use crate::ike::window::LastResponse;
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -87,7 +91,7 @@ impl Endpoint {
         };
         tunnel.connect_state = ConnectState::Connecting;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match InitSent::begin(conn, spi, &mut cx) {
+        match InitSent::initiate(conn, spi, &mut cx) {
             Some(sent) => {
                 self.sas.insert(spi, Sa::InitSent(Box::new(sent)));
                 self.out
@@ -120,7 +124,7 @@ impl Endpoint {
         };
         let tunnel = init.conn.tunnel;
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match intermediate::begin(init, method, &mut cx) {
+        match intermediate::initiate(init, method, &mut cx) {
             Some(sent) => self.sas.insert(own, Sa::IntermediateSent(Box::new(sent))),
             None => self.on_attempt_failed(tunnel, limits::too_long(now, "IKE_INTERMEDIATE")),
         }
@@ -131,7 +135,7 @@ impl Endpoint {
         let spi_in = fresh_child_spi(&self.sas, &mut self.rng);
         let contact = self.initial_contact(&init);
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match auth::begin(init, spi_in, contact, &mut cx) {
+        match auth::initiate(init, spi_in, contact, &mut cx) {
             Some(sent) => {
                 self.sas.insert(own, Sa::AuthSent(Box::new(sent)));
             }
@@ -318,7 +322,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
-        let works = |child: &ChildSa| child.standing == Standing::Working;
+        let works = |child: &ChildSa| child.state == ChildState::Active;
         let serves = |sa: &IkeSa| sa.child().is_some_and(works);
         let sends = match sa.is_known() || !self.established(sa.tunnel()).any(serves) {
             true => Sends::Now,

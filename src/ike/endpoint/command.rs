@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Endpoint, Sa, has_child};
+use crate::ike::context::Context;
 use crate::ike::event::{Command, DownReason, Rekey};
-use crate::ike::handshake::Context;
 use crate::ike::limits;
 use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Start, TunnelId};

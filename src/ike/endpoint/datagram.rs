@@ -13,10 +13,11 @@ use crate::ike::cookie::CookieInput;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
 use crate::ike::exchange::init::{self, Answered};
+use crate::ike::exchange::init::{Awaits, HalfOpen};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
 use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability};
-use crate::ike::handshake::{Awaits, Connection, HalfOpen};
+use crate::ike::init_result::Connection;
 use crate::ike::limits;
 use crate::ike::sa::SaOutcome;
 use crate::ike::settings::TunnelId;
@@ -423,7 +424,7 @@ impl Endpoint {
             }
             Awaits::Auth if is_next && header.exchange == ExchangeType::IKE_AUTH => {
                 let spi_in = fresh_child_spi(&self.sas, cx.rng);
-                match half_open.on_request(message, datagram, spi_in, &mut cx) {
+                match half_open.on_auth(message, datagram, spi_in, &mut cx) {
                     Err(half_open) => {
                         self.sas.insert(own, Sa::HalfOpen(half_open));
                     }

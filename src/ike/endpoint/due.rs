@@ -2,8 +2,8 @@
 
 use super::{Endpoint, Sa};
 use crate::ike::event::Event;
+use crate::ike::exchange::auth::Purpose;
 use crate::ike::failure::Failure;
-use crate::ike::handshake::Purpose;
 use crate::ike::limits;
 use crate::ike::retransmit::Step;
 use crate::ike::sa::IkeSa;

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{Endpoint, Sa, cx};
-use crate::ike::children::{ChildSa, Standing};
+use crate::ike::child_sa::{ChildSa, ChildState};
 use crate::ike::collision::{self, Closer, Keep};
 use crate::ike::event::{DownReason, Event};
 use crate::ike::sa::IkeSa;
@@ -107,7 +107,7 @@ impl Endpoint {
             return;
         }
         let waiting = self.established(tunnel).filter_map(|sa| {
-            let child = sa.child().filter(|child| child.is_of_use())?;
+            let child = sa.child().filter(|child| child.is_usable())?;
             Some((
                 (!sa.has_lost(), sa.established()),
                 sa.own_spi(),
@@ -150,7 +150,7 @@ impl Endpoint {
 
 /// Whether it has a Child SA that sends, not only one that waits for the peer.
 fn sends(sa: &IkeSa) -> bool {
-    let works = |child: &ChildSa| child.standing == Standing::Working;
+    let works = |child: &ChildSa| child.state == ChildState::Active;
     sa.child().is_some_and(works)
 }
 

@@ -11,17 +11,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::sas::Sas;
+use super::context::{Context, Output};
 use super::cookie::Cookies;
 use super::event::{Event, Transmit, View};
-use super::handshake::{
-    AuthSent, Context, HalfOpen, InitSent, IntermediateSent, LastResponse, Output,
-};
+use super::exchange::auth::AuthSent;
+use super::exchange::init::{HalfOpen, InitSent};
+use super::exchange::intermediate::IntermediateSent;
 use super::limits::Bucket;
 use super::sa::IkeSa;
 use super::settings::{Settings, Start, TunnelId};
-use super::timers::earliest;
 use super::tunnel::{ConnectState, Tunnel};
 use super::unauthenticated::DropClass;
+use super::window::LastResponse;
 use crate::crypto::Generator;
 use crate::net::{Time, TunnelState};
 use crate::wire::IkeSpi;
@@ -99,7 +100,7 @@ impl Endpoint {
     pub fn poll_timeout(&self) -> Option<Time> {
         let sas = self.sas.values().map(Sa::next_timer);
         let tunnels = self.tunnels.values().map(Tunnel::next_timer);
-        let next = earliest(sas.chain(tunnels));
+        let next = sas.chain(tunnels).min().unwrap_or(Time::MAX);
         (next < Time::MAX).then_some(next)
     }
 

@@ -1,140 +1,166 @@
-//! IKE_AUTH (RFC 7296 §1.2): both sides prove the pre-shared key and make the first Child SA.
+//! IKE_AUTH (RFC 7296 §1.2, §2.15): both sides prove the pre-shared key and create the first Child SA.
 //!
 //! ```text
 //! HDR, SK { IDi, AUTH, [N(PPK_IDENTITY), N(NO_PPK_AUTH),] [N(INITIAL_CONTACT),] SAi2, TSi, TSr }  ──▶
 //!                 ◀──  HDR, SK { IDr, AUTH, [N(PPK_IDENTITY),] SAr2, TSi, TSr }
-//!            or   ◀──  HDR, SK { IDr, AUTH, N(NO_PROPOSAL_CHOSEN | TS_UNACCEPTABLE) }     the IKE SA stands, without a Child SA
-//!            or   ◀──  HDR, SK { N(AUTHENTICATION_FAILED) }                               nothing stands
+//!            or   ◀──  HDR, SK { IDr, AUTH, N(NO_PROPOSAL_CHOSEN | TS_UNACCEPTABLE) }     an IKE SA without a Child SA
+//!            or   ◀──  HDR, SK { N(AUTHENTICATION_FAILED) }                               no IKE SA
 //! ```
 //!
-//! We do not send the optional IDr: a peer that is not who we expect then tells us who it is, and we can say so, instead of a bare refusal.
+//! We do not send the optional IDr: a peer with another identity then names it, and we can report it.
+//!
+//! With a post-quantum pre-shared key (RFC 8784 §3), the responder's use of it and both demands decide what the keys are:
+//!
+//! ```text
+//! responder: the initiator sent…            ours is required          ours is optional
+//!   no USE_PPK                              rejected                  without it
+//!   PPK_IDENTITY as ours                    with it                   with it
+//!   PPK_IDENTITY of another, NO_PPK_AUTH    rejected                  without it, by NO_PPK_AUTH
+//!   PPK_IDENTITY of another                 rejected                  rejected: its AUTH needs a key that we lack
+//! initiator: the responder sent…
+//!   PPK_IDENTITY                            with it                   with it
+//!   none                                    rejected                  without it: it has checked our NO_PPK_AUTH
+//! ```
 
-use crate::crypto::{EspSuite, IvKey};
-use crate::ike::children::{self, ChildSa, Standing};
+use super::create_child::{Parent, accept_selectors};
+use super::init::HalfOpen;
+use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, notify};
+use crate::crypto::EspSuite;
+use crate::ike::authn::{self, Signed};
+use crate::ike::child_sa::ChildSa;
 use crate::ike::closest_proposal;
-use crate::ike::error::{self, Error, HandshakeStage, Incompatible};
-use crate::ike::event::{Datagram, Role};
-use crate::ike::exchange::create_child::part_of;
-use crate::ike::exchange::init::{NAT_PORT, join, ours, selectors};
-use crate::ike::exchange::proof;
-use crate::ike::failure::Failure;
-use crate::ike::handshake::{
-    AuthSent, Context, HalfOpen, InitResult, LastResponse, Purpose, id_payload,
+use crate::ike::context::Context;
+use crate::ike::error::{
+    self, Denied, Error, HandshakeStage, Incompatible, OfferSummary, PpkFault,
 };
-use crate::ike::key_schedule::ChildSeed;
-use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer};
-use crate::ike::negotiate::{self, Pfs};
+use crate::ike::event::{Datagram, Role};
+use crate::ike::failure::Failure;
+use crate::ike::init_result::InitResult;
+use crate::ike::key_schedule::IkeKeys;
+use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer, PpkAnswer};
+use crate::ike::nat::NAT_PORT;
+use crate::ike::negotiate::{self, Chosen, Pfs};
+use crate::ike::offer::{join, selectors};
 use crate::ike::out_message::{Datagrams, SentMessage};
+use crate::ike::ppk::{self, PpkUse};
 use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
-use crate::ike::sa::IkeSa;
-use crate::ike::window::{Mark, Received};
+use crate::ike::sa::{AgreedChild, IkeSa};
+use crate::ike::settings::{Identity, PeerId, Ppk, PpkDemand, Settings};
+use crate::ike::window::{LastResponse, Mark, Received};
 use crate::net::{EspTransport, Policy, narrow};
-use crate::wire::{ExchangeType, Flags, Header, Message, Notify, NotifyType, Payload};
+use crate::wire::{
+    Auth, AuthMethod, ExchangeType, Flags, Header, Id, IdType, Message, Notify, NotifyType, Payload,
+};
 
-/// Whether we tell the peer to forget what it had with us (RFC 7296 §2.4).
+/// Whether we send INITIAL_CONTACT: the peer then deletes older IKE SAs with us (RFC 7296 §2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialContact {
-    /// This is the only IKE SA between us.
+    /// This is the only IKE SA between the two identities.
     Send,
     /// There is, or may be, another.
     Omit,
 }
 
-/// An IKE_AUTH exchange that has come to its end.
+/// Use of the IKE SA that our IKE_AUTH may create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It serves its tunnel.
+    Serve,
+    /// It is not needed any more. The peer may have created it already, so the response is awaited and the SA deleted.
+    Close,
+}
+
+/// Initiator: IKE_AUTH is sent.
+#[derive(Debug)]
+pub struct AuthSent {
+    /// State of the handshake.
+    pub init: InitResult,
+    /// What the IKE SA is for.
+    pub purpose: Purpose,
+    /// The inbound SPI of the Child SA that we offer.
+    pub spi_in: u32,
+    /// The request and its retransmission timer.
+    pub retransmit: Retransmit,
+}
+
+/// Outcome of an IKE_AUTH exchange.
 #[derive(Debug)]
 pub enum Concluded {
-    /// Both sides are who they should be. The Child SA, if there is one, has its keys beside it.
+    /// Both sides are authenticated.
     Established {
-        /// The IKE SA.
+        /// The IKE SA, with its Child SA if there is one.
         sa: Box<IkeSa>,
-        /// What went wrong with the Child SA.
+        /// Why there is no Child SA.
         failure: Option<Failure>,
-        /// Whether the peer said that this is its only IKE SA with us.
+        /// Whether the peer sent INITIAL_CONTACT.
         initial_contact: bool,
     },
-    /// The peer knows an IKE SA that we do not want: it must be told.
+    /// The peer has established an IKE SA that we reject: it must be deleted.
     Rejected {
-        /// To be closed with the notification that says why.
+        /// The IKE SA, to be closed with the notification.
         sa: Box<IkeSa>,
         /// Why.
         failure: Failure,
         /// The notification.
         notify: Notify,
     },
-    /// Nothing came about. The answer to the request, if we gave one, is kept for repetitions.
+    /// There is no IKE SA.
     Failed {
         /// Why.
         failure: Failure,
-        /// What is left.
+        /// Our response, for repetitions of the request.
         last_response: Option<Box<LastResponse>>,
     },
 }
 
-/// Sends IKE_AUTH.
-pub fn begin(
+/// State of the initiator after a message.
+#[derive(Debug)]
+pub enum Progress {
+    /// The response is still awaited.
+    Waiting(Box<AuthSent>),
+    /// The exchange is over.
+    Concluded(Concluded),
+}
+
+/// Sends IKE_AUTH; `None` if the message is too long.
+pub fn initiate(
     mut init: InitResult,
     spi_in: u32,
     contact: InitialContact,
     cx: &mut Context<'_>,
 ) -> Option<AuthSent> {
     let settings = init.conn.settings.clone();
-    let id = id_payload(&settings.id);
-    let mut payloads = proof::initiator_auth_payloads(&init, &id);
+    let mut payloads = initiator_auth_payloads(&init, &id_payload(&settings.id));
     match contact {
-        InitialContact::Send => payloads.push(Payload::Notify(Notify::new(
-            NotifyType::INITIAL_CONTACT,
-            Vec::new(),
-        ))),
+        InitialContact::Send => payloads.push(notify(NotifyType::INITIAL_CONTACT)),
         InitialContact::Omit => {}
     }
-    payloads.push(Payload::Sa(negotiate::offer_esp(
-        &settings.esp,
-        spi_in,
-        Pfs::Unnamed,
-    )));
+    let proposals = negotiate::offer_esp(&settings.esp, spi_in, Pfs::Unnamed);
+    payloads.push(Payload::Sa(proposals));
     payloads.push(Payload::TsI(settings.policy.local.clone().into()));
     payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
-    let flags = Flags {
-        initiator: true,
-        response: false,
-        version: false,
-    };
-    let header = Header::new(
-        init.spi_i,
-        init.spi_r,
-        ExchangeType::IKE_AUTH,
-        flags,
-        init.intermediates.auth_id(),
-    );
-    let (header, payloads) = cx.impaired(header, payloads);
+    let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_REQUEST), payloads);
     let message = SentMessage {
         local: init.conn.local,
         remote: init.conn.remote,
         datagrams: init.protector.seal(header, &payloads)?,
     };
-    cx.out.transmits.extend(message.transmits());
-    let jitter = cx.jitter();
-    let retransmit = Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter);
     Some(AuthSent {
         init,
         purpose: Purpose::Serve,
         spi_in,
-        retransmit,
+        retransmit: cx.send_request(message, HANDSHAKE_PATIENCE),
     })
 }
 
-/// Where an initiator is after a message.
-#[derive(Debug)]
-pub enum Progress {
-    /// Still waiting: the message was not the peer's answer.
-    Waiting(Box<AuthSent>),
-    /// The exchange is over.
-    Concluded(Concluded),
+fn header(init: &InitResult, flags: Flags) -> Header {
+    let id = init.intermediates.auth_id();
+    Header::new(init.spi_i, init.spi_r, ExchangeType::IKE_AUTH, flags, id)
 }
 
 impl AuthSent {
-    /// Takes an answer.
+    /// Handles a response.
     pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
         let Opened { payloads, .. } = match self.init.protector.open(message) {
             Ok(opened) => opened,
@@ -143,73 +169,57 @@ impl AuthSent {
                 return Progress::Waiting(Box::new(self));
             }
         };
-        let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
         let AuthSent {
             mut init, spi_in, ..
         } = self;
-        Progress::Concluded(match answer {
-            Ok(AuthAnswer::Proved {
+        let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
+        let checked = answer.and_then(|answer| match answer {
+            AuthAnswer::Proved {
                 id,
                 auth,
                 ppk,
                 child,
-            }) => match proof::check_responder(&mut init, &id, &auth, ppk) {
-                Ok(()) => proved(init, spi_in, child, cx),
-                Err(error) => reject(init, &error, cx),
-            },
-            Ok(AuthAnswer::Refused(notify)) => Concluded::Failed {
-                failure: error::refused(
-                    cx.now,
-                    &notify,
-                    &ours(&init.conn.settings, HandshakeStage::Auth),
-                ),
+            } => check_responder(&mut init, &id, &auth, ppk).map(|()| Ok(child)),
+            AuthAnswer::Refused(notify) => Ok(Err(notify)),
+        });
+        Progress::Concluded(match checked {
+            Ok(Ok(child)) => establish(init, spi_in, child, cx),
+            Ok(Err(notify)) => Concluded::Failed {
+                failure: rejected_by_peer(&init.conn.settings, &notify, cx),
                 last_response: None,
             },
-            Err(error) => reject(init, &error, cx),
+            // The peer takes the IKE SA to be established, so it must be deleted (RFC 7296 §2.21.2).
+            Err(error) => Concluded::Rejected {
+                failure: error.failure(cx.now),
+                notify: error.notify(),
+                sa: Box::new(IkeSa::establish(init, None, cx)),
+            },
         })
     }
 }
 
-/// The peer takes the IKE SA to be established; we do not want it, and say so (RFC 7296 §2.21.2).
-fn reject(init: InitResult, error: &Error, cx: &mut Context<'_>) -> Concluded {
-    Concluded::Rejected {
-        sa: Box::new(IkeSa::establish(init, None, cx)),
-        failure: error.failure(cx.now),
-        notify: error.notify(),
-    }
+fn rejected_by_peer(settings: &Settings, notify: &Notify, cx: &Context<'_>) -> Failure {
+    let ours = OfferSummary::new(settings, HandshakeStage::Auth);
+    error::refused(cx.now, notify, &ours)
 }
 
-fn proved(
+/// Establishes the IKE SA of an authenticated responder, with the Child SA of its response.
+fn establish(
     init: InitResult,
     spi_in: u32,
     child: Result<ChildAnswer, Notify>,
     cx: &mut Context<'_>,
 ) -> Concluded {
     let settings = init.conn.settings.clone();
-    let agreed = match child {
-        Ok(answer) => accept_child(&answer, &settings.policy)
-            .ok_or(Error::Misbehaved(
-                "it answered with a Child SA that we did not offer",
-            ))
-            .and_then(|policy| {
-                let (suite, spi_out) =
-                    negotiate::accept_esp(&settings.esp, &answer.sa, Pfs::Unnamed).ok_or(
-                        Error::Misbehaved("it chose an ESP suite that we did not offer"),
-                    )?;
-                Ok((suite, spi_out, policy))
-            })
-            .map_err(|error| error.failure(cx.now)),
-        Err(notify) => Err(error::refused(
-            cx.now,
-            &notify,
-            &ours(&settings, HandshakeStage::Auth),
-        )),
+    let accepted = match child {
+        Ok(answer) => accept_child(&answer, &settings).map_err(|error| error.failure(cx.now)),
+        Err(notify) => Err(rejected_by_peer(&settings, &notify, cx)),
     };
-    let (child, failure) = match agreed {
-        Ok((suite, spi_out, policy)) => (
-            Some(make_child(&init, suite, (spi_in, spi_out), policy, cx)),
-            None,
-        ),
+    let (child, failure) = match accepted {
+        Ok((suite, spi_out, policy)) => {
+            let child = create_child(&init, suite, (spi_in, spi_out), policy, cx);
+            (Some(child), None)
+        }
         Err(failure) => (None, Some(failure)),
     };
     Concluded::Established {
@@ -219,54 +229,47 @@ fn proved(
     }
 }
 
-/// The narrowed selectors, if they are what we offered or part of it (RFC 7296 §2.9).
-fn accept_child(answer: &ChildAnswer, offered: &Policy) -> Option<Policy> {
-    Some(Policy {
-        local: part_of(&answer.ts_i, &offered.local)?,
-        remote: part_of(&answer.ts_r, &offered.remote)?,
-    })
+/// Checks the Child SA of a response: its suite and its selectors must be within what we offered.
+fn accept_child(
+    answer: &ChildAnswer,
+    settings: &Settings,
+) -> Result<(EspSuite, u32, Policy), Error> {
+    let policy = accept_selectors(&answer.ts_i, &answer.ts_r, &settings.policy).ok_or(
+        Error::Misbehaved("it answered with a Child SA that we did not offer"),
+    )?;
+    let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &answer.sa, Pfs::Unnamed).ok_or(
+        Error::Misbehaved("it chose an ESP suite that we did not offer"),
+    )?;
+    Ok((suite, spi_out, policy))
 }
 
-fn make_child(
+fn create_child(
     init: &InitResult,
     suite: EspSuite,
-    spis: (u32, u32),
+    (spi_in, spi_out): (u32, u32),
     policy: Policy,
     cx: &mut Context<'_>,
 ) -> ChildSa {
-    let seed = ChildSeed {
-        prf: init.suite.prf,
-        derive: &init.keys.derive,
-        shared: None,
-        additional: None,
-        nonces: &init.nonces,
-    };
-    let (keys_out, keys_in) = seed.keys(suite, init.role);
-    let (spi_in, spi_out) = spis;
-    let lifetime = init.conn.settings.child_lifetime;
-    let (soft_expiry, renew_at) = children::rekey_schedule(cx.now, lifetime, cx.jitter());
-    ChildSa {
+    let agreed = AgreedChild {
+        suite,
+        role: init.role,
         spi_in,
         spi_out,
-        suite,
         policy,
-        role: init.role,
-        soft_expiry,
-        rekey_at: Some(soft_expiry),
-        renew_at,
-        hard_expiry: cx.now + lifetime,
-        refusals: 0,
-        keys_in,
-        keys_out,
-        iv_key: IvKey::random(cx.rng),
-        standing: Standing::Working,
-        known: init.role == Role::Initiator,
-    }
+        shared: None,
+        nonces: init.nonces.clone(),
+    };
+    let parent = Parent {
+        prf: init.suite.prf,
+        sk_d: &init.keys.derive,
+        settings: &init.conn.settings,
+    };
+    agreed.with_keys(None, parent, cx).child
 }
 
 impl HalfOpen {
-    /// Answers an IKE_AUTH request. The state comes back untouched when the message is not the peer's.
-    pub fn on_request(
+    /// Handles an IKE_AUTH request. The state comes back if the message is not the peer's.
+    pub fn on_auth(
         mut self,
         message: &Message<'_>,
         datagram: Datagram<'_>,
@@ -281,21 +284,22 @@ impl HalfOpen {
             }
         };
         let request = payloads.map_err(Error::from).and_then(AuthRequest::read);
-        // RFC 7296 §2.23: the initiator may have moved to port 4500, and a NAT may have chosen other ports for that.
+        // RFC 7296 §2.23: the initiator may have moved to port 4500, where a NAT may map it to another address or port.
         self.init.conn.local = datagram.local;
         self.init.conn.remote = datagram.remote;
-        let request = request.and_then(|request| {
-            proof::check_initiator(&mut self.init, &request)?;
+        let checked = request.and_then(|request| {
+            check_initiator(&mut self.init, &request)?;
             Ok(request)
         });
-        Ok(match request {
+        Ok(match checked {
             Ok(request) => authenticated(self.init, &request, mark, datagram, spi_in, cx),
-            Err(error) => refuse(self.init, &error, mark, datagram, cx),
+            Err(error) => reject(self.init, &error, mark, datagram, cx),
         })
     }
 }
 
-fn refuse(
+/// Answers an initiator that is not authenticated. No IKE SA is created.
+fn reject(
     mut init: InitResult,
     error: &Error,
     mark: Mark,
@@ -303,12 +307,10 @@ fn refuse(
     cx: &mut Context<'_>,
 ) -> Concluded {
     let mut received = Received::starting_at(init.intermediates.auth_id().0);
-    let (header, payloads) = cx.impaired(
-        response_header(&init),
-        vec![Payload::Notify(error.notify())],
-    );
+    let payloads = vec![Payload::Notify(error.notify())];
+    let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_RESPONSE), payloads);
     if let Some(response) = init.protector.seal(header, &payloads) {
-        answer(response, &mut received, mark, datagram, cx);
+        respond(response, &mut received, mark, datagram, cx);
     }
     Concluded::Failed {
         failure: error.failure(cx.now),
@@ -316,6 +318,7 @@ fn refuse(
     }
 }
 
+/// Answers an authenticated initiator, and establishes the IKE SA.
 fn authenticated(
     mut init: InitResult,
     request: &AuthRequest,
@@ -324,14 +327,13 @@ fn authenticated(
     spi_in: u32,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let id = id_payload(&init.conn.settings.id);
-    let mut payloads = proof::responder_auth_payloads(&init, &id);
+    let mut payloads = responder_auth_payloads(&init, &id_payload(&init.conn.settings.id));
     let (child, failure) = match choose_child(&init, request, datagram) {
         Ok((chosen, spi_out, policy)) => {
             payloads.push(Payload::Sa(negotiate::answer_esp(&chosen, spi_in)));
             payloads.push(Payload::TsI(policy.remote.clone().into()));
             payloads.push(Payload::TsR(policy.local.clone().into()));
-            let child = make_child(&init, chosen.suite, (spi_in, spi_out), policy, cx);
+            let child = create_child(&init, chosen.suite, (spi_in, spi_out), policy, cx);
             (Some(child), None)
         }
         Err(error) => {
@@ -339,13 +341,13 @@ fn authenticated(
             (None, Some(error.failure(cx.now)))
         }
     };
-    let (header, payloads) = cx.impaired(response_header(&init), payloads);
+    let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_RESPONSE), payloads);
     let Some(response) = init.protector.seal(header, &payloads) else {
         let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
-        return refuse(init, &error, mark, datagram, cx);
+        return reject(init, &error, mark, datagram, cx);
     };
     let mut sa = IkeSa::establish(init, child, cx);
-    answer(response, sa.received_mut(), mark, datagram, cx);
+    respond(response, &mut sa.received, mark, datagram, cx);
     Concluded::Established {
         sa: Box::new(sa),
         failure,
@@ -353,7 +355,8 @@ fn authenticated(
     }
 }
 
-type ChosenChild = (negotiate::Chosen<EspSuite>, u32, Policy);
+/// A Child SA chosen from the request: the proposal, the outbound SPI, the selectors.
+type ChosenChild = (Chosen<EspSuite>, u32, Policy);
 
 fn choose_child(
     init: &InitResult,
@@ -362,7 +365,7 @@ fn choose_child(
 ) -> Result<ChosenChild, Error> {
     let settings = &init.conn.settings;
     match init.transport {
-        // A peer that saw the NAT, real or forced, and stays on port 500 could not receive what we send.
+        // A peer that has detected the NAT, real or forced, and stays on port 500 could not receive ESP in UDP.
         EspTransport::Udp if datagram.local.port() != NAT_PORT => {
             return Err(Error::Incompatible(Incompatible::NatTraversal));
         }
@@ -391,23 +394,8 @@ fn choose_child(
     Ok((chosen, spi_out, policy))
 }
 
-fn response_header(init: &InitResult) -> Header {
-    let flags = Flags {
-        initiator: false,
-        response: true,
-        version: false,
-    };
-    Header::new(
-        init.spi_i,
-        init.spi_r,
-        ExchangeType::IKE_AUTH,
-        flags,
-        init.intermediates.auth_id(),
-    )
-}
-
-/// Sends a response where its request came from, and keeps it for repetitions.
-fn answer(
+/// Sends a response to where its request came from, and keeps it for repetitions of the request.
+fn respond(
     response: Datagrams,
     received: &mut Received,
     mark: Mark,
@@ -416,4 +404,192 @@ fn answer(
 ) {
     cx.out.send(datagram.local, datagram.remote, &response);
     received.answered(mark, response);
+}
+
+/// The identity payloads of an initiator: IDi, AUTH, and with a PPK its identity and, if it is optional, the proof without it.
+fn initiator_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
+    let plain = prove(init, &init.keys, id);
+    let Some(ppk) = announced(init) else {
+        return vec![Payload::IdI(id.clone()), Payload::Auth(plain)];
+    };
+    let mixed = ppk.mix(init.suite.prf, &init.keys);
+    let notify = |kind, data| Payload::Notify(Notify::new(kind, data));
+    let mut payloads = vec![
+        Payload::IdI(id.clone()),
+        Payload::Auth(prove(init, &mixed, id)),
+        notify(NotifyType::PPK_IDENTITY, ppk.identity()),
+    ];
+    match ppk.demand {
+        PpkDemand::Required => {}
+        PpkDemand::Optional => payloads.push(notify(NotifyType::NO_PPK_AUTH, plain.data)),
+    }
+    payloads
+}
+
+/// The identity payloads of a responder: IDr, AUTH, and PPK_IDENTITY if the PPK is used.
+fn responder_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
+    let mut payloads = vec![
+        Payload::IdR(id.clone()),
+        Payload::Auth(prove(init, &init.keys, id)),
+    ];
+    match init.ppk {
+        PpkUse::Mixed => payloads.push(Payload::Notify(Notify::new(
+            NotifyType::PPK_IDENTITY,
+            Vec::new(),
+        ))),
+        PpkUse::Unused | PpkUse::Announced => {}
+    }
+    payloads
+}
+
+/// Authenticates the responder. Its use of the PPK decides what the keys are.
+fn check_responder(
+    init: &mut InitResult,
+    id: &Id,
+    auth: &Auth,
+    answer: PpkAnswer,
+) -> Result<(), Error> {
+    if let Some(ppk) = announced(init).cloned() {
+        match (answer, ppk.demand) {
+            (PpkAnswer::Used, PpkDemand::Required | PpkDemand::Optional) => mix(init, &ppk),
+            (PpkAnswer::Unmentioned, PpkDemand::Optional) => init.ppk = PpkUse::Unused,
+            (PpkAnswer::Unmentioned, PpkDemand::Required) => {
+                return Err(denied(PpkFault::Declined { ours: ppk.id }));
+            }
+        }
+    }
+    check(init, id, of_method(auth)?)
+}
+
+/// Authenticates the initiator. Its use of the PPK, and our demand for it, decide what the keys are.
+fn check_initiator(init: &mut InitResult, request: &AuthRequest) -> Result<(), Error> {
+    let auth = request
+        .auth
+        .as_ref()
+        .ok_or_else(|| Error::Denied(Denied::Method("EAP".to_owned())))?;
+    let auth = of_method(auth)?;
+    let Some(ppk) = announced(init).cloned() else {
+        check(init, &request.id, auth)?;
+        // Only a peer with the pre-shared key learns that a PPK is required.
+        let required = init.conn.settings.ppk.as_ref();
+        return match required.map(|ppk| ppk.demand) {
+            Some(PpkDemand::Required) => Err(denied(PpkFault::Unused)),
+            Some(PpkDemand::Optional) | None => Ok(()),
+        };
+    };
+    if request.ppk_identity.as_deref() == Some(ppk.identity().as_slice()) {
+        let otherwise = request
+            .no_ppk_auth
+            .as_deref()
+            .is_some_and(|auth| check(init, &request.id, auth).is_ok());
+        mix(init, &ppk);
+        return check(init, &request.id, auth).map_err(|error| match error {
+            Error::Denied(Denied::Key { .. }) if otherwise => {
+                denied(PpkFault::OtherKey { id: ppk.id })
+            }
+            other => other,
+        });
+    }
+    let without = match (&request.ppk_identity, &request.no_ppk_auth, ppk.demand) {
+        (Some(_), Some(auth), PpkDemand::Optional) => auth,
+        (None, _, PpkDemand::Optional) => auth,
+        (Some(_), None, PpkDemand::Optional) | (_, _, PpkDemand::Required) => {
+            return Err(denied(PpkFault::OtherIdentity {
+                theirs: ppk::shown(request.ppk_identity.as_deref().unwrap_or_default()),
+                ours: ppk.id,
+            }));
+        }
+    };
+    init.ppk = PpkUse::Unused;
+    check(init, &request.id, without)
+}
+
+fn denied(fault: PpkFault) -> Error {
+    Error::Denied(Denied::Ppk(fault))
+}
+
+/// Our PPK, if both sides have announced one.
+fn announced(init: &InitResult) -> Option<&Ppk> {
+    match init.ppk {
+        PpkUse::Announced => init.conn.settings.ppk.as_ref(),
+        PpkUse::Unused | PpkUse::Mixed => None,
+    }
+}
+
+fn mix(init: &mut InitResult, ppk: &Ppk) {
+    init.keys = ppk.mix(init.suite.prf, &init.keys);
+    init.ppk = PpkUse::Mixed;
+}
+
+/// Our AUTH payload, under keys with the PPK or without it.
+fn prove(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
+    let signed = match init.role {
+        Role::Initiator => signed_by_initiator(init, keys, id),
+        Role::Responder => signed_by_responder(init, keys, id),
+    };
+    Auth {
+        method: AuthMethod::SHARED_KEY,
+        data: authn::auth(init.suite.prf, &init.conn.settings.psk, signed)
+            .as_bytes()
+            .to_vec(),
+    }
+}
+
+fn of_method(auth: &Auth) -> Result<&[u8], Error> {
+    if auth.method != AuthMethod::SHARED_KEY {
+        return Err(Error::Denied(Denied::Method(auth.method.to_string())));
+    }
+    Ok(&auth.data)
+}
+
+/// Checks the peer's AUTH and identity. AUTH comes first, so that only a peer with the pre-shared key learns which identity we expect.
+fn check(init: &InitResult, id: &Id, auth: &[u8]) -> Result<(), Error> {
+    let settings = &init.conn.settings;
+    let signed = match init.role {
+        Role::Initiator => signed_by_responder(init, &init.keys, id),
+        Role::Responder => signed_by_initiator(init, &init.keys, id),
+    };
+    if !authn::verify(init.suite.prf, &settings.psk, signed, auth) {
+        return Err(Error::Denied(Denied::Key { id: id.to_string() }));
+    }
+    match &settings.peer_id {
+        PeerId::Any => Ok(()),
+        PeerId::Exactly(expected) if id_payload(expected) == *id => Ok(()),
+        PeerId::Exactly(expected) => Err(Error::Denied(Denied::Identity {
+            theirs: id.to_string(),
+            ours: expected.clone(),
+        })),
+    }
+}
+
+fn signed_by_initiator<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
+    Signed {
+        first_message: &init.init_request,
+        nonce: &init.nonces.responder,
+        prove: &keys.prove_initiator,
+        id,
+        intermediates: &init.intermediates,
+    }
+}
+
+fn signed_by_responder<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
+    Signed {
+        first_message: &init.init_response,
+        nonce: &init.nonces.initiator,
+        prove: &keys.prove_responder,
+        id,
+        intermediates: &init.intermediates,
+    }
+}
+
+/// The content of an ID payload.
+fn id_payload(identity: &Identity) -> Id {
+    let (kind, data) = match identity {
+        Identity::Ipv4(address) => (IdType::IPV4_ADDR, address.octets().to_vec()),
+        Identity::Ipv6(address) => (IdType::IPV6_ADDR, address.octets().to_vec()),
+        Identity::Fqdn(name) => (IdType::FQDN, name.clone().into_bytes()),
+        Identity::Email(name) => (IdType::RFC822_ADDR, name.clone().into_bytes()),
+        Identity::KeyId(bytes) => (IdType::KEY_ID, bytes.clone()),
+    };
+    Id::new(kind, data)
 }

@@ -1,146 +1,318 @@
-//! CREATE_CHILD_SA that makes or rekeys a Child SA (RFC 7296 §1.3.1, §1.3.3).
+//! CREATE_CHILD_SA that creates a Child SA (RFC 7296 §1.3.1), and what creating and rekeying one have in common: the messages and the negotiation.
 //!
 //! ```text
 //! HDR, SK { [N(REKEY_SA, old SPI),] SA, Ni, [KEi,] TSi, TSr }  ──▶
 //!                              ◀──  HDR, SK { SA, Nr, [KEr,] TSi, TSr }
-//!            or                ◀──  HDR, SK { N(INVALID_KE_PAYLOAD, group) }        the same again with that group
-//!            or                ◀──  HDR, SK { N(TEMPORARY_FAILURE) }                later
+//!            or                ◀──  HDR, SK { N(INVALID_KE_PAYLOAD, group) }        the request is repeated with that group
+//!            or                ◀──  HDR, SK { N(TEMPORARY_FAILURE) }                the request is repeated later
 //!            or                ◀──  HDR, SK { N(NO_PROPOSAL_CHOSEN | TS_UNACCEPTABLE | …) }
-//!
-//! then, from whoever began:    HDR, SK { D(old SPI) }  ──▶
 //! ```
 //!
-//! Here are the messages; what they do to the SA is in [`sa`](crate::ike::sa).
+//! Steps of both roles, for a new Child SA and for a rekey:
+//!
+//! ```text
+//! initiator  create_child_request | rekey_child_request ─▶ ChildOffer::{new, payloads} …
+//!            on_child_response ─▶ read_child_response ─▶ ChildOffer::accept ─▶ AgreedChild::with_keys ─▶ on_child_created (rekey_child)
+//! responder  on_create_child ─▶ create_child_for_peer ─▶ choose_child ─▶ AgreedChild::with_keys ─▶ adopt_child (rekey_child)
+//! ```
 
-use crate::crypto::{EspSuite, Generator, Group, IvKey, KeyExchange, Prf, Secret};
-use crate::ike::children::{self, ChildSa, Standing};
+use super::informational;
+use super::outcome::{Rejection, Step};
+use super::payloads::{check_public_value, fresh_nonce, ke_payload, respond_ke};
+use crate::crypto::{Generator, Group, IvKey, KeyExchange, Prf, Secret};
+use crate::ike::child_sa::{ChildSa, ChildState, rekey_schedule};
 use crate::ike::closest_proposal;
+use crate::ike::collision::{self, Reply};
+use crate::ike::context::Context;
 use crate::ike::error::{Error, Incompatible};
-use crate::ike::event::Role;
-use crate::ike::exchange::followup;
-use crate::ike::exchange::init::{NONCE_LEN, join, public_value, selectors};
-use crate::ike::handshake::Context;
+use crate::ike::event::{DownReason, Role};
 use crate::ike::key_schedule::{ChildSeed, Nonces};
-use crate::ike::messages::{ChildRequest, Renewal};
+use crate::ike::messages::{ChildRequest, CreateAnswer, CreateRequest, FollowupAnswer, Renewal};
 use crate::ike::negotiate::{self, Pfs};
+use crate::ike::offer::{join, selectors};
+use crate::ike::retransmit::back_off;
+use crate::ike::sa::{
+    AgreedChild, AgreedSa, ChildOffer, FollowupOffer, IkeSa, Job, Offer, SaOutcome,
+};
 use crate::ike::settings::Settings;
 use crate::net::{Policy, Selector, narrow};
-use crate::wire::{Ke, Notify, NotifyType, Payload, TrafficSelectors};
+use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId, TrafficSelectors};
 
-/// What an exchange takes from the IKE SA it runs under.
-#[derive(Clone, Copy, Debug)]
-pub struct Parent<'a> {
-    /// What the tunnel asks for.
-    pub settings: &'a Settings,
-    /// The PRF of the IKE SA.
-    pub prf: &'static Prf,
-    /// SK_d of the IKE SA.
-    pub derive: &'a Secret,
-}
+/// How often a peer may be too busy for a first Child SA, before a new IKE SA is the faster way to one.
+const MAX_CREATE_RETRIES: u32 = 3;
 
-/// Our request, while it is under way.
+/// A Child SA with keys, and the nonces of its exchange for the collision rules.
 #[derive(Debug)]
-pub struct Asked {
-    /// The SPI at our end of the Child SA that it rekeys.
-    pub old: Option<u32>,
-    /// The SPI at our end of the one it makes.
-    pub spi_in: u32,
-    /// What the peer made meanwhile, beginning from the same Child SA.
-    pub colliding: Option<CollidingChild>,
-    /// The group is the peer's wish already.
-    obliging: bool,
-    /// The additional key exchange that completes it, once that is under way.
-    pub followup: Option<Box<followup::Asked<Agreed>>>,
-    nonce: Vec<u8>,
-    ke: Option<KeyExchange>,
-}
-
-/// A Child SA of the peer's exchange that crosses ours.
-#[derive(Debug)]
-pub struct CollidingChild {
-    /// Its SPI at our end.
-    pub spi_in: u32,
-    /// The nonces of its exchange.
-    pub nonces: Nonces,
-}
-
-/// A Child SA fresh from its exchange.
-#[derive(Debug)]
-pub struct Made {
-    /// The Child SA, working.
+pub struct CreatedChild {
+    /// The Child SA, active.
     pub child: ChildSa,
-    /// The nonces of the exchange.
+    /// The nonces.
     pub nonces: Nonces,
 }
 
-impl Asked {
-    /// Prepares a request that rekeys the Child SA `old`, or makes another. `group` is the one the peer asks for, if it does.
-    pub fn begin(
+impl IkeSa {
+    /// The request that creates a Child SA; `None` if there is one.
+    pub fn create_child_request(
+        &self,
+        group: Option<u16>,
+        cx: &mut Context<'_>,
+    ) -> Option<(Vec<Payload>, Offer)> {
+        (!self.children.any_usable()).then(|| self.child_request(None, group, cx))
+    }
+
+    /// The request that creates a Child SA in place of `old`, or of none.
+    pub fn child_request(
+        &self,
+        old: Option<u32>,
+        group: Option<u16>,
+        cx: &mut Context<'_>,
+    ) -> (Vec<Payload>, Offer) {
+        let settings = &self.conn.settings;
+        let spi_in = self.fresh_child_spi(cx);
+        let offer = ChildOffer::new(settings, old, group, spi_in, cx.rng);
+        (offer.payloads(settings), Offer::Child(Box::new(offer)))
+    }
+
+    /// Handles the response to our request that creates or rekeys a Child SA.
+    pub fn on_child_response(
+        &mut self,
+        job: &Job,
+        mut offer: ChildOffer,
+        payloads: Result<Vec<Payload>, ChainError>,
+        cx: &mut Context<'_>,
+    ) {
+        if !self.is_open() {
+            return;
+        }
+        match self.read_child_response(&mut offer, payloads, cx) {
+            Ok(Step::Created(created)) => self.on_child_created(&offer, created, cx),
+            Ok(Step::Followup(followup)) => {
+                return self.follow_up_child(job.clone(), offer, followup, cx);
+            }
+            Ok(Step::OtherGroup(group)) => self.on_other_child_group(&offer, group, cx),
+            Ok(Step::Rejected(notify)) => self.on_child_rejected(&offer, &notify, cx),
+            Err(error) => self.on_child_unusable(&offer, &error, cx),
+        }
+        // An IKE SA whose only request for a Child SA has failed is of no use.
+        let creates = |job: &Job| matches!(job, Job::CreateChild { .. });
+        let retries = self.jobs.iter().any(creates) || self.create_child_at.is_some();
+        if creates(job) && !retries && !self.children.any_usable() {
+            self.close(DownReason::Useless, None, cx);
+        }
+    }
+
+    /// Reads the response to our request for a Child SA, or to the IKE_FOLLOWUP_KE request that completes it.
+    fn read_child_response(
+        &self,
+        offer: &mut ChildOffer,
+        payloads: Result<Vec<Payload>, ChainError>,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<CreatedChild, AgreedChild>, Error> {
+        if let Some(followup) = offer.followup.take() {
+            return Ok(match FollowupAnswer::read(payloads?)? {
+                FollowupAnswer::Made(ke) => {
+                    let (agreed, shared) = followup.accept(&ke)?;
+                    Step::Created(agreed.with_keys(Some(&shared), self.parent(), cx))
+                }
+                FollowupAnswer::Refused(notify) => Step::Rejected(notify),
+            });
+        }
+        Ok(match CreateAnswer::read(payloads?)? {
+            CreateAnswer::Made { renewal, selectors } => {
+                let in_use = offer.old.and_then(|old| self.children.by_spi_in(old));
+                let in_use = in_use.map(|child| &child.policy);
+                let agreed = offer.accept(&renewal, selectors, in_use, &self.conn.settings)?;
+                match agreed.suite.additional {
+                    None => Step::Created(agreed.with_keys(None, self.parent(), cx)),
+                    Some(method) => Step::Followup(Box::new(FollowupOffer::new(
+                        agreed,
+                        method,
+                        renewal.link.as_ref(),
+                        cx.rng,
+                    )?)),
+                }
+            }
+            CreateAnswer::OtherGroup(group) => Step::OtherGroup(group),
+            CreateAnswer::Refused(notify) => Step::Rejected(notify),
+        })
+    }
+
+    /// Repeats the request with the group that the peer has asked for.
+    fn on_other_child_group(&mut self, offer: &ChildOffer, group: u16, cx: &mut Context<'_>) {
+        if !offer.may_use(&self.conn.settings, group) || offer.colliding.is_some() {
+            let wanted = group.to_be_bytes().to_vec();
+            let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
+            return self.on_child_rejected(offer, &notify, cx);
+        }
+        let group = Some(group);
+        let job = match offer.old {
+            Some(spi_in) => Job::RekeyChild { spi_in, group },
+            None => Job::CreateChild { group },
+        };
+        self.ask(job, cx);
+    }
+
+    /// Schedules the creation of a Child SA again after TEMPORARY_FAILURE.
+    pub fn retry_create_child(&mut self, jitter: u8, cx: &Context<'_>) {
+        if self.create_child_retries < MAX_CREATE_RETRIES {
+            self.create_child_retries = self.create_child_retries.saturating_add(1);
+            self.create_child_at = Some(cx.now + back_off(self.create_child_retries, jitter));
+        }
+    }
+
+    /// Handles the peer's CREATE_CHILD_SA request, of any of the three kinds.
+    pub fn on_create_child(
+        &mut self,
+        payloads: Vec<Payload>,
+        cx: &mut Context<'_>,
+    ) -> (Vec<Payload>, SaOutcome) {
+        let response = match CreateRequest::read(payloads) {
+            Ok(CreateRequest::Ike(renewal)) => self.rekey_ike_for_peer(&renewal, cx),
+            Ok(CreateRequest::Child(request)) => self.create_child_for_peer(&request, cx),
+            Err(error) => return informational::reject(&error),
+        };
+        (self.response_payloads(response, cx), SaOutcome::Open)
+    }
+
+    /// The payloads of a response. A rejection for an error is reported.
+    pub fn response_payloads(
+        &mut self,
+        response: Result<Vec<Payload>, Rejection>,
+        cx: &mut Context<'_>,
+    ) -> Vec<Payload> {
+        response.unwrap_or_else(|rejection| {
+            vec![Payload::Notify(match rejection {
+                Rejection::Notify(notify) => notify,
+                Rejection::Error(error) => {
+                    // INVALID_KE_PAYLOAD is an ordinary first answer (RFC 7296 §1.3): nothing to report.
+                    if !matches!(error, Error::Incompatible(Incompatible::Group { .. })) {
+                        self.output.failures.push(error.failure(cx.now));
+                    }
+                    rejection_notify(&error)
+                }
+            })]
+        })
+    }
+
+    /// Creates or rekeys a Child SA for the peer.
+    fn create_child_for_peer(
+        &mut self,
+        request: &ChildRequest,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Payload>, Rejection> {
+        let old = match &request.rekeys {
+            Some(rekeys) => Some(self.rekeyed_child(rekeys)?),
+            None => match collision::on_create(self.busy()) {
+                Reply::Usual => None,
+                Reply::Later | Reply::NotFound => {
+                    return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
+                }
+            },
+        };
+        if !self.children.has_room() {
+            return Err(Rejection::notify(NotifyType::NO_ADDITIONAL_SAS));
+        }
+        let spi_in = self.fresh_child_spi(cx);
+        let in_use = old.and_then(|old| self.children.by_spi_in(old));
+        let in_use = in_use.map(|child| &child.policy);
+        let (agreed, mut payloads) =
+            choose_child(request, in_use, spi_in, &self.conn.settings, cx.rng)?;
+        match agreed.suite.additional {
+            None => {
+                let created = agreed.with_keys(None, self.parent(), cx);
+                self.adopt_child(old, created, cx);
+            }
+            Some(method) => {
+                let agreed = Box::new(agreed);
+                payloads.push(self.await_followup(AgreedSa::Child { old, agreed }, method, cx));
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// The inbound SPI of the Child SA that REKEY_SA names, if the peer may rekey it now.
+    fn rekeyed_child(&self, rekeys: &Notify) -> Result<u32, Rejection> {
+        let named = <[u8; 4]>::try_from(rekeys.spi.as_slice()).ok();
+        let child = named
+            .and_then(|spi| self.children.by_spi_out(u32::from_be_bytes(spi)))
+            .filter(|_| rekeys.protocol == ProtocolId::ESP);
+        let reply = collision::on_rekey_child(self.busy(), child.map(|child| child.state));
+        match (reply, child) {
+            (Reply::Usual, Some(child)) => Ok(child.spi_in),
+            (Reply::Later, _) => Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE)),
+            // The notification names the SPI that the peer named.
+            (Reply::NotFound, _) | (Reply::Usual, None) => Err(Rejection::Notify(Notify {
+                kind: NotifyType::CHILD_SA_NOT_FOUND,
+                data: Vec::new(),
+                ..rekeys.clone()
+            })),
+        }
+    }
+}
+
+impl ChildOffer {
+    /// Prepares a request that rekeys the Child SA `old`, or creates another. `group` is the one that the peer has asked for.
+    fn new(
         settings: &Settings,
         old: Option<u32>,
         group: Option<u16>,
         spi_in: u32,
         rng: &mut Generator,
-    ) -> Asked {
-        let obliging = group.is_some();
-        let group = offered(settings, group).or_else(|| offered(settings, None));
+    ) -> ChildOffer {
+        let group_forced = group.is_some();
+        let group = offered_group(settings, group).or_else(|| offered_group(settings, None));
         let ke = group.map(|group| KeyExchange::generate(group, rng));
-        let mut nonce = vec![0; NONCE_LEN];
-        rng.fill(&mut nonce);
-        Asked {
+        ChildOffer {
             old,
             spi_in,
             colliding: None,
-            obliging,
+            group_forced,
             followup: None,
-            nonce,
+            nonce: fresh_nonce(rng),
             ke,
         }
     }
 
     /// The payloads of the request.
-    pub fn payloads(&self, settings: &Settings) -> Vec<Payload> {
+    fn payloads(&self, settings: &Settings) -> Vec<Payload> {
         let mut payloads = Vec::new();
         payloads.extend(
             self.old
                 .map(|old| Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, old))),
         );
-        let offer = negotiate::offer_esp(&settings.esp, self.spi_in, Pfs::AsProposed);
-        payloads.push(Payload::Sa(offer));
+        let proposals = negotiate::offer_esp(&settings.esp, self.spi_in, Pfs::AsProposed);
+        payloads.push(Payload::Sa(proposals));
         payloads.push(Payload::Nonce(self.nonce.clone()));
-        payloads.extend(self.ke.as_ref().map(public_value));
+        payloads.extend(self.ke.as_ref().map(ke_payload));
         payloads.push(Payload::TsI(settings.policy.local.clone().into()));
         payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
         payloads
     }
 
-    /// Whether another group than the one tried is worth trying: one that we offered. The peer may ask for another once.
-    pub fn may_use(&self, settings: &Settings, group: u16) -> bool {
+    /// Whether the group that the peer asks for is worth a second request: one that we offer and have not tried. The peer may ask once.
+    fn may_use(&self, settings: &Settings, group: u16) -> bool {
         let tried = self.ke.as_ref().map(|ke| ke.group().id);
-        !self.obliging && tried != Some(group) && offered(settings, Some(group)).is_some()
+        !self.group_forced && tried != Some(group) && offered_group(settings, Some(group)).is_some()
     }
 
-    /// Reads the Child SA out of the peer's answer. `in_use` is what the one it rekeys carries, which must not become less (RFC 7296 §2.9.2).
-    ///
-    /// # Errors
-    /// The answer is not one to what was asked.
-    pub fn conclude(
+    /// Checks the response and takes the Child SA from it. `in_use` is the traffic of the one that it rekeys, which must not shrink (RFC 7296 §2.9.2).
+    fn accept(
         &self,
-        renewal: &Renewal,
+        response: &Renewal,
         selectors: Option<(TrafficSelectors, TrafficSelectors)>,
         in_use: Option<&Policy>,
         settings: &Settings,
-    ) -> Result<Agreed, Error> {
-        let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &renewal.sa, Pfs::AsProposed)
+    ) -> Result<AgreedChild, Error> {
+        let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &response.sa, Pfs::AsProposed)
             .ok_or(Error::Misbehaved(
-            "it chose an ESP suite that we did not offer",
-        ))?;
-        let shared = match (&self.ke, &renewal.ke, suite.group) {
+                "it chose an ESP suite that we did not offer",
+            ))?;
+        let shared = match (&self.ke, &response.ke, suite.group) {
             (_, None, None) => None,
             (Some(ours), Some(theirs), Some(group))
                 if theirs.group == group.id && ours.group() == group =>
             {
-                Some(invalid(ours.agree(&theirs.data))?)
+                Some(check_public_value(ours.agree(&theirs.data))?)
             }
             _ => {
                 return Err(Error::Misbehaved(
@@ -149,12 +321,7 @@ impl Asked {
             }
         };
         let policy = selectors
-            .and_then(|(ts_i, ts_r)| {
-                Some(Policy {
-                    local: part_of(&ts_i, &settings.policy.local)?,
-                    remote: part_of(&ts_r, &settings.policy.remote)?,
-                })
-            })
+            .and_then(|(ts_i, ts_r)| accept_selectors(&ts_i, &ts_r, &settings.policy))
             .ok_or(Error::Misbehaved(
                 "it answered with a Child SA that we did not offer",
             ))?;
@@ -163,32 +330,29 @@ impl Asked {
                 "it allows less for the Child SA that it rekeyed than before",
             ));
         }
-        let nonces = Nonces {
-            initiator: self.nonce.clone(),
-            responder: renewal.nonce.clone(),
-        };
-        Ok(Agreed {
+        Ok(AgreedChild {
             role: Role::Initiator,
-            spis: (self.spi_in, spi_out),
+            spi_in: self.spi_in,
+            spi_out,
             suite,
             policy,
             shared,
-            nonces,
+            nonces: Nonces {
+                initiator: self.nonce.clone(),
+                responder: response.nonce.clone(),
+            },
         })
     }
 }
 
-/// Answers the peer's request: what comes of it and the payloads of the answer. `in_use` as in [`Asked::conclude`].
-///
-/// # Errors
-/// We want something else.
-pub fn respond(
+/// Chooses a Child SA from the peer's request. Returns it with the payloads of the response. `in_use` as in [`ChildOffer::accept`].
+fn choose_child(
     request: &ChildRequest,
     in_use: Option<&Policy>,
     spi_in: u32,
     settings: &Settings,
     rng: &mut Generator,
-) -> Result<(Agreed, Vec<Payload>), Error> {
+) -> Result<(AgreedChild, Vec<Payload>), Error> {
     let theirs = &request.renewal;
     let chosen = negotiate::choose_esp(&settings.esp, &theirs.sa, Pfs::AsProposed)
         .ok_or_else(|| no_proposal(settings, theirs))?;
@@ -198,18 +362,15 @@ pub fn respond(
         local: narrow(&request.ts_r.selectors, &settings.policy.local),
         remote: narrow(&request.ts_i.selectors, &settings.policy.remote),
     };
-    let too_little = in_use.is_some_and(|in_use| !covers(&policy, in_use));
-    if policy.local.is_empty() || policy.remote.is_empty() || too_little {
+    let too_narrow = in_use.is_some_and(|in_use| !covers(&policy, in_use));
+    if policy.local.is_empty() || policy.remote.is_empty() || too_narrow {
+        let ours = in_use.unwrap_or(&settings.policy);
         return Err(Error::Incompatible(Incompatible::Selectors {
             theirs: selectors(&request.ts_r.selectors, &request.ts_i.selectors),
-            ours: match in_use {
-                Some(in_use) => selectors(&in_use.local, &in_use.remote),
-                None => selectors(&settings.policy.local, &settings.policy.remote),
-            },
+            ours: selectors(&ours.local, &ours.remote),
         }));
     }
-    let mut nonce = vec![0; NONCE_LEN];
-    rng.fill(&mut nonce);
+    let nonce = fresh_nonce(rng);
     let mut payloads = vec![
         Payload::Sa(negotiate::answer_esp(&chosen, spi_in)),
         Payload::Nonce(nonce.clone()),
@@ -217,96 +378,72 @@ pub fn respond(
     let shared = match suite.group {
         None => None,
         Some(group) => {
-            let (shared, answer) = answer_ke(group, theirs.ke.as_ref(), rng)?;
-            payloads.push(answer);
+            let (shared, ke) = respond_ke(group, theirs.ke.as_ref(), rng)?;
+            payloads.push(ke);
             Some(shared)
         }
     };
     payloads.push(Payload::TsI(policy.remote.clone().into()));
     payloads.push(Payload::TsR(policy.local.clone().into()));
-    let nonces = Nonces {
-        initiator: theirs.nonce.clone(),
-        responder: nonce,
-    };
-    let agreed = Agreed {
+    let agreed = AgreedChild {
         role: Role::Responder,
-        spis: (spi_in, spi_out),
+        spi_in,
+        spi_out,
         suite,
         policy,
         shared,
-        nonces,
+        nonces: Nonces {
+            initiator: theirs.nonce.clone(),
+            responder: nonce,
+        },
     };
     Ok((agreed, payloads))
 }
 
-/// The responder's half of a key exchange.
-///
-/// # Errors
-/// The peer used another group, or none, or sent a value that no honest peer sends.
-pub fn answer_ke(
-    group: &'static Group,
-    theirs: Option<&Ke>,
-    rng: &mut Generator,
-) -> Result<(Secret, Payload), Error> {
-    let theirs = theirs
-        .filter(|ke| ke.group == group.id)
-        .ok_or(Error::Incompatible(Incompatible::Group {
-            wanted: group.id,
-        }))?;
-    let answer = invalid(KeyExchange::respond(group, &theirs.data, rng))?;
-    let payload = Payload::Ke(Ke {
-        group: group.id,
-        data: answer.public,
-    });
-    Ok((answer.shared, payload))
+/// What a Child SA takes from its IKE SA.
+#[derive(Clone, Copy)]
+pub struct Parent<'a> {
+    /// The PRF.
+    pub prf: &'static Prf,
+    /// SK_d.
+    pub sk_d: &'a Secret,
+    /// The settings of the tunnel.
+    pub settings: &'a Settings,
 }
 
-/// A public value that no honest peer sends ends the exchange, and no more than that.
-pub fn invalid<T>(outcome: Result<T, crate::crypto::InvalidPublicValue>) -> Result<T, Error> {
-    outcome.map_err(|_| Error::Misbehaved("its public value is not valid"))
-}
-
-/// What two sides agreed on: all of a Child SA but its keys, for which an additional key exchange may still be to come.
-#[derive(Debug)]
-pub struct Agreed {
-    /// What was chosen.
-    pub suite: EspSuite,
-    role: Role,
-    /// Ours, then theirs.
-    spis: (u32, u32),
-    policy: Policy,
-    shared: Option<Secret>,
-    nonces: Nonces,
-}
-
-impl Agreed {
-    /// The SPI at our end.
-    pub fn spi_in(&self) -> u32 {
-        self.spis.0
+impl IkeSa {
+    /// What its Child SAs take from it.
+    pub fn parent(&self) -> Parent<'_> {
+        Parent {
+            prf: self.suite.prf,
+            sk_d: &self.sk_d,
+            settings: &self.conn.settings,
+        }
     }
+}
 
-    /// The Child SA; `additional` is the secret of the additional key exchange, if there was one.
-    pub fn make(
+impl AgreedChild {
+    /// Derives the keys from SK_d. `additional` is the secret of the additional key exchange.
+    pub fn with_keys(
         self,
         additional: Option<&Secret>,
         parent: Parent<'_>,
         cx: &mut Context<'_>,
-    ) -> Made {
+    ) -> CreatedChild {
         let seed = ChildSeed {
             prf: parent.prf,
-            derive: parent.derive,
+            derive: parent.sk_d,
             shared: self.shared.as_ref(),
             additional,
             nonces: &self.nonces,
         };
         let (keys_out, keys_in) = seed.keys(self.suite, self.role);
         let lifetime = parent.settings.child_lifetime;
-        let (soft_expiry, renew_at) = children::rekey_schedule(cx.now, lifetime, cx.jitter());
-        let (spi_in, spi_out) = self.spis;
-        Made {
+        let (soft_expiry, renew_at) = rekey_schedule(cx.now, lifetime, cx.jitter());
+        CreatedChild {
             child: ChildSa {
-                spi_in,
-                spi_out,
+                spi_in: self.spi_in,
+                spi_out: self.spi_out,
                 suite: self.suite,
                 policy: self.policy,
                 role: self.role,
@@ -314,12 +451,12 @@ impl Agreed {
                 rekey_at: Some(soft_expiry),
                 renew_at,
                 hard_expiry: cx.now + lifetime,
-                refusals: 0,
+                rejections: 0,
                 keys_in,
                 keys_out,
                 iv_key: IvKey::random(cx.rng),
-                standing: Standing::Working,
-                known: self.role == Role::Initiator,
+                state: ChildState::Active,
+                confirmed: self.role == Role::Initiator,
             },
             nonces: self.nonces,
         }
@@ -327,7 +464,7 @@ impl Agreed {
 }
 
 /// The group of our proposals with this number, or the first.
-fn offered(settings: &Settings, id: Option<u16>) -> Option<&'static Group> {
+fn offered_group(settings: &Settings, id: Option<u16>) -> Option<&'static Group> {
     settings
         .esp
         .iter()
@@ -336,16 +473,26 @@ fn offered(settings: &Settings, id: Option<u16>) -> Option<&'static Group> {
         .copied()
 }
 
-/// The selectors of an answer, if they are what we offered or part of it (RFC 7296 §2.9).
-pub fn part_of(theirs: &TrafficSelectors, ours: &[Selector]) -> Option<Vec<Selector>> {
-    let within = |selector: &Selector| ours.iter().any(|offered| offered.contains(selector));
-    (!theirs.selectors.is_empty()
-        && theirs.unknown.is_empty()
-        && theirs.selectors.iter().all(within))
-    .then(|| theirs.selectors.clone())
+/// The selectors of a response to our request, if they are within what we offered (RFC 7296 §2.9).
+pub fn accept_selectors(
+    ts_i: &TrafficSelectors,
+    ts_r: &TrafficSelectors,
+    offered: &Policy,
+) -> Option<Policy> {
+    let within = |theirs: &TrafficSelectors, ours: &[Selector]| {
+        let is_offered = |selector: &Selector| ours.iter().any(|ours| ours.contains(selector));
+        (!theirs.selectors.is_empty()
+            && theirs.unknown.is_empty()
+            && theirs.selectors.iter().all(is_offered))
+        .then(|| theirs.selectors.clone())
+    };
+    Some(Policy {
+        local: within(ts_i, &offered.local)?,
+        remote: within(ts_r, &offered.remote)?,
+    })
 }
 
-/// Whether one Child SA carries all that another does.
+/// Whether a policy contains all the traffic of another.
 fn covers(policy: &Policy, in_use: &Policy) -> bool {
     let all = |these: &[Selector], those: &[Selector]| {
         those
@@ -355,14 +502,12 @@ fn covers(policy: &Policy, in_use: &Policy) -> bool {
     all(&policy.local, &in_use.local) && all(&policy.remote, &in_use.remote)
 }
 
-/// Nothing in common. If the rest fits, it is the group of PFS that differs, the classic mistake that shows at the first rekey.
+/// The error for proposals without a common one. If only the PFS group differs, the error says so: it does not show before the first rekey.
 fn no_proposal(settings: &Settings, theirs: &Renewal) -> Error {
-    let (words, ours) = (
-        negotiate::words_of_all(&theirs.sa, 8),
-        join(settings.esp.iter()),
-    );
-    let but_for_pfs = negotiate::choose_esp(&settings.esp, &theirs.sa, Pfs::Unnamed).is_some();
-    Error::Incompatible(if but_for_pfs {
+    let words = negotiate::words_of_all(&theirs.sa, 8);
+    let ours = join(settings.esp.iter());
+    let only_pfs_differs = negotiate::choose_esp(&settings.esp, &theirs.sa, Pfs::Unnamed).is_some();
+    Error::Incompatible(if only_pfs_differs {
         Incompatible::Pfs {
             theirs: words,
             ours,
@@ -374,4 +519,16 @@ fn no_proposal(settings: &Settings, theirs: &Renewal) -> Error {
             closest: closest_proposal::esp(&settings.esp, &theirs.sa),
         }
     })
+}
+
+/// The notification that rejects a request.
+fn rejection_notify(error: &Error) -> Notify {
+    match error {
+        // INVALID_SYNTAX would end the IKE SA at the peer (RFC 7296 §2.21.3), over an exchange that harms nothing else.
+        Error::Misbehaved(_) => Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()),
+        Error::Malformed(_)
+        | Error::UnsupportedCritical(_)
+        | Error::Incompatible(_)
+        | Error::Denied(_) => error.notify(),
+    }
 }

@@ -6,30 +6,30 @@
 //!            or   ◀──  HDR(SPIi, 0), N(INVALID_KE_PAYLOAD | NO_PROPOSAL_CHOSEN | COOKIE)
 //! ```
 //!
-//! Nothing here is authenticated. A refusal therefore ends an attempt only after a while in which the true answer may still come (§2.21.1), and the responder
-//! keeps no state before it has an offer it could accept. Of several answers that could be accepted the first wins (§2.4); if that was a forged one, the attempt
-//! runs out and the next begins with a new SPI.
+//! Nothing here is authenticated. The initiator therefore keeps waiting after a rejection, for a while in which the true response may still come (§2.21.1). The
+//! responder keeps no state before it has an acceptable offer. Of several acceptable responses the first counts (§2.4); if it was forged, the attempt times out,
+//! and the next one has a new SPI.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::crypto::{Group, KeResponse, KeyExchange};
+use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, fresh_nonce, ke_payload, notify};
+use crate::crypto::{Group, IkeSuite, KeResponse, KeyExchange, Secret};
 use crate::ike::authn::Intermediates;
 use crate::ike::closest_proposal;
+use crate::ike::context::Context;
 use crate::ike::error::{
     self, Denied, Error, HandshakeStage, Incompatible, OfferSummary, PpkFault,
 };
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
 use crate::ike::half_open::ReturnRoutability;
-use crate::ike::handshake::{
-    Awaits, Connection, Context, HalfOpen, InitResult, InitSent, PeerKind, VENDOR_ID,
-};
+use crate::ike::init_result::{Connection, InitResult, PeerKind};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
 use crate::ike::messages::{Init, InitAnswer};
-use crate::ike::nat;
-use crate::ike::negotiate;
-use crate::ike::offer::without_additional;
+use crate::ike::nat::{self, Detected, NAT_PORT};
+use crate::ike::negotiate::{self, Chosen};
+use crate::ike::offer::{join, without_additional};
 use crate::ike::out_message::{Datagrams, FragmentSizes, Fragmentation, SentMessage};
 use crate::ike::ppk::PpkUse;
 use crate::ike::protect::Protector;
@@ -39,71 +39,82 @@ use crate::ike::unauthenticated::DropClass;
 use crate::ike::window::Received;
 use crate::net::{EspTransport, Time};
 use crate::wire::{
-    ExchangeType, Flags, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
+    ExchangeType, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
 };
 
-/// Bytes of our nonces: at least half the key of every PRF we know (RFC 7296 §2.10).
-pub const NONCE_LEN: usize = 32;
-
-/// How often a peer may have us begin again before we take it to be playing.
+/// How often a peer may ask for another cookie or group.
 const MAX_RESTARTS: u8 = 4;
 
-/// How long after a refusal the true answer may still come.
+/// How long the true response may still come after a rejection that may be forged.
 const FORGERY_GRACE: Duration = Duration::from_secs(2);
 
-/// The UDP port where a handshake begins.
-pub const IKE_PORT: u16 = 500;
+/// The Vendor ID payload by which groundlinks recognise each other.
+const VENDOR_ID: &[u8] = b"groundlink IKEv2 1";
 
-/// The UDP port of everything behind a NAT, and of ESP in UDP (RFC 3948).
-pub const NAT_PORT: u16 = 4500;
+/// Initiator: IKE_SA_INIT is sent.
+#[derive(Debug)]
+pub struct InitSent {
+    /// Tunnel and addresses.
+    pub conn: Connection,
+    /// The last rejection, which may be forged.
+    pub refusal: Option<Failure>,
+    /// The request and its retransmission timer.
+    pub retransmit: Retransmit,
+    spi_i: IkeSpi,
+    ke: KeyExchange,
+    nonce: Vec<u8>,
+    /// The NAT detection notifications, which are the same in each request.
+    nat: [Payload; 2],
+    /// The last request, which AUTH covers.
+    request: Vec<u8>,
+    cookie: Option<Vec<u8>>,
+    restarts: u8,
+}
 
-const FROM_INITIATOR: Flags = Flags {
-    initiator: true,
-    response: false,
-    version: false,
-};
-
-const FROM_RESPONDER: Flags = Flags {
-    initiator: false,
-    response: true,
-    version: false,
-};
-
-/// Where an initiator is after a message or a timer.
+/// State of the initiator after a message.
 #[derive(Debug)]
 pub enum Progress {
-    /// Still waiting for an answer.
+    /// The response is still awaited.
     Waiting(Box<InitSent>),
-    /// The shared secret is known: IKE_AUTH comes next.
+    /// The keys are known.
     Done(Box<InitResult>),
-    /// This attempt is over.
+    /// The attempt has failed.
     Failed(Failure),
 }
 
+/// Why a response that accepts our offer is not used.
+enum Unusable {
+    /// It answers an earlier request of ours.
+    Stale,
+    /// It is invalid, incompatible or forged.
+    Error(Error),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Error(error)
+    }
+}
+
 impl InitSent {
-    /// Begins: sends the first message.
-    pub fn begin(conn: Connection, spi_i: IkeSpi, cx: &mut Context<'_>) -> Option<InitSent> {
+    /// Sends the first message; `None` if it is too long.
+    pub fn initiate(conn: Connection, spi_i: IkeSpi, cx: &mut Context<'_>) -> Option<InitSent> {
         let group = conn.settings.ike.first()?.groups.first()?;
         let ke = KeyExchange::generate(group, cx.rng);
-        let mut nonce = vec![0; NONCE_LEN];
-        cx.rng.fill(&mut nonce);
-        let nat = nat::notifies(
-            spi_i,
-            IkeSpi::ZERO,
-            conn.local,
-            conn.remote,
-            conn.settings.encapsulation,
-            cx.rng,
-        );
-        let message = request(&conn, spi_i, &ke, &nonce, &nat, None, cx)?;
-        let retransmit = send(&conn, &message, cx);
+        let nonce = fresh_nonce(cx.rng);
+        let encapsulation = conn.settings.encapsulation;
+        let (local, remote) = (conn.local, conn.remote);
+        let nat = nat::notifies(spi_i, IkeSpi::ZERO, local, remote, encapsulation, cx.rng);
+        let payloads = request_payloads(&conn.settings, &ke, &nonce, &nat, None);
+        let request = encode_request(spi_i, payloads, cx)?;
+        let retransmit = send_request(&conn, &request, cx);
         Some(InitSent {
             conn,
             spi_i,
             ke,
             nonce,
             nat,
-            message,
+            request,
             cookie: None,
             restarts: 0,
             refusal: None,
@@ -111,32 +122,25 @@ impl InitSent {
         })
     }
 
-    /// The same again, with another group or a cookie, and nothing else changed: a cookie may be bound to the rest (RFC 7296 §2.6), and a forged answer must
-    /// not weaken the proposals (§1.2).
-    fn again(mut self, cx: &mut Context<'_>) -> Progress {
+    /// Repeats the request with another group or a cookie and nothing else changed: the cookie may be bound to the rest (RFC 7296 §2.6), and a forged response
+    /// must not weaken the proposals (§1.2).
+    fn restart(mut self, cx: &mut Context<'_>) -> Progress {
         self.restarts = self.restarts.saturating_add(1);
         if self.restarts > MAX_RESTARTS {
             let error = Error::Misbehaved("it has us begin the handshake again and again");
             return Progress::Failed(error.failure(cx.now));
         }
         let cookie = self.cookie.as_deref();
-        let Some(message) = request(
-            &self.conn,
-            self.spi_i,
-            &self.ke,
-            &self.nonce,
-            &self.nat,
-            cookie,
-            cx,
-        ) else {
-            return Progress::Waiting(Box::new(self));
-        };
-        self.retransmit = send(&self.conn, &message, cx);
-        self.message = message;
+        let settings = &self.conn.settings;
+        let payloads = request_payloads(settings, &self.ke, &self.nonce, &self.nat, cookie);
+        if let Some(request) = encode_request(self.spi_i, payloads, cx) {
+            self.retransmit = send_request(&self.conn, &request, cx);
+            self.request = request;
+        }
         Progress::Waiting(Box::new(self))
     }
 
-    /// Takes an answer. What is not worth believing changes nothing.
+    /// Handles a response.
     pub fn on_response(
         mut self,
         message: &Message<'_>,
@@ -148,30 +152,32 @@ impl InitSent {
             return Progress::Waiting(Box::new(self));
         };
         match answer {
-            InitAnswer::Accepted(init) => self.accepted(*init, message, datagram, cx),
+            InitAnswer::Accepted(init) => match self.complete(*init, message, datagram, cx) {
+                Ok(result) => Progress::Done(Box::new(result)),
+                Err(Unusable::Stale) => Progress::Waiting(Box::new(self)),
+                Err(Unusable::Error(error)) => self.doubt(error.failure(cx.now)),
+            },
             InitAnswer::Cookie(cookie) => {
                 self.cookie = Some(cookie);
-                self.again(cx)
+                self.restart(cx)
             }
-            InitAnswer::OtherGroup(wanted) => match self.offered(wanted) {
+            InitAnswer::OtherGroup(wanted) => match self.untried_group(wanted) {
                 Some(group) => {
                     self.ke = KeyExchange::generate(group, cx.rng);
-                    self.again(cx)
+                    self.restart(cx)
                 }
                 None => {
-                    let notify = Notify::new(
-                        NotifyType::INVALID_KE_PAYLOAD,
-                        wanted.to_be_bytes().to_vec(),
-                    );
-                    self.refused(&notify, cx.now)
+                    let wanted = wanted.to_be_bytes().to_vec();
+                    let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
+                    self.on_rejected(&notify, cx.now)
                 }
             },
-            InitAnswer::Refused(notify) => self.refused(&notify, cx.now),
+            InitAnswer::Refused(notify) => self.on_rejected(&notify, cx.now),
         }
     }
 
-    /// A group the peer may ask for: one we offered and have not tried just now.
-    fn offered(&self, wanted: u16) -> Option<&'static Group> {
+    /// The group that the peer asks for, if we offer it and have not tried it last.
+    fn untried_group(&self, wanted: u16) -> Option<&'static Group> {
         self.conn
             .settings
             .ike
@@ -181,192 +187,216 @@ impl InitSent {
             .copied()
     }
 
-    fn refused(self, notify: &Notify, now: Time) -> Progress {
-        let failure = error::refused(
-            now,
-            notify,
-            &ours(&self.conn.settings, HandshakeStage::Init),
-        );
-        self.doubted(failure)
+    fn on_rejected(self, notify: &Notify, now: Time) -> Progress {
+        let ours = OfferSummary::new(&self.conn.settings, HandshakeStage::Init);
+        self.doubt(error::refused(now, notify, &ours))
     }
 
-    /// Nothing can come of this answer. It may be forged, so the attempt ends only after a while in which the true one may still come.
-    fn doubted(mut self, failure: Failure) -> Progress {
+    /// Keeps waiting for a short time: the response cannot be used, but it may be forged.
+    fn doubt(mut self, failure: Failure) -> Progress {
         let now = failure.at;
         self.refusal.get_or_insert(failure);
         self.retransmit.expect_end_by(now + FORGERY_GRACE);
         Progress::Waiting(Box::new(self))
     }
 
-    fn accepted(
-        mut self,
+    /// Checks a response that accepts our offer, and derives the keys.
+    fn complete(
+        &self,
         init: Init,
         message: &Message<'_>,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Progress {
-        let settings = &self.conn.settings;
-        let misbehaved = |what| Error::Misbehaved(what).failure(cx.now);
-        let Some(suite) = negotiate::accept_ike(&settings.ike, &init.sa).map(|chosen| chosen.suite)
-        else {
-            return self.doubted(misbehaved("it chose an IKE suite that we did not offer"));
-        };
-        // It may be the answer to our first message, before we changed the group.
-        if init.ke.group != suite.group.id || suite.group != self.ke.group() {
-            return Progress::Waiting(Box::new(self));
-        }
-        if message.header.spi_r.is_zero() {
-            return self.doubted(misbehaved("its answer to IKE_SA_INIT has no SPI"));
-        }
-        if suite.additional.is_some() && !says(&init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
-            return self.doubted(misbehaved(
-                "it chose an additional key exchange and no IKE_INTERMEDIATE to make it in",
-            ));
-        }
-        let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
-        if ppk == PpkUse::Unused && settings.ppk.as_ref().is_some_and(Ppk::is_required) {
-            return self.doubted(Error::Denied(Denied::Ppk(PpkFault::Unused)).failure(cx.now));
-        }
-        let Ok(shared) = self.ke.agree(&init.ke.data) else {
-            return self.doubted(misbehaved("its public value is not valid"));
-        };
-        let (spi_i, spi_r) = (self.spi_i, message.header.spi_r);
-        let detected = nat::detect(
-            init.notifies.iter(),
-            spi_i,
-            spi_r,
-            datagram.local,
-            datagram.remote,
-        );
-        // The peer hashes the source address that it sees; if that is not the one we have hashed, it sees a NAT.
-        let misnamed = match settings.encapsulation {
-            Encapsulation::Udp => false,
-            Encapsulation::Auto | Encapsulation::Esp => self.conn.local.ip() != datagram.local.ip(),
-        };
-        let detected = detected.map(|seen| nat::Detected {
-            us: seen.us || misnamed,
-            ..seen
-        });
-        let (detected, transport) = match nat::choose_transport(detected, settings.encapsulation) {
-            Ok(settled) => settled,
-            Err(what) => return self.doubted(Error::Incompatible(what).failure(cx.now)),
-        };
-        let nonces = Nonces {
-            initiator: std::mem::take(&mut self.nonce),
-            responder: init.nonce,
-        };
-        let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
-        let fragmentation = fragmentation(settings, &init.notifies, datagram.remote);
-        let Ok(protector) = Protector::new(
-            suite.protection,
-            &keys,
-            Role::Initiator,
-            fragmentation,
-            cx.rng,
-        ) else {
-            return Progress::Failed(
-                Error::Misbehaved("its answer leads to keys of the wrong length").failure(cx.now),
-            );
-        };
-        let mut conn = self.conn;
+    ) -> Result<InitResult, Unusable> {
+        let spi_r = message.header.spi_r;
+        let suite = self.check_suite(&init, spi_r)?;
+        let ppk = self.check_ppk(&init)?;
+        let shared = (self.ke.agree(&init.ke.data))
+            .map_err(|_| Error::Misbehaved("its public value is not valid"))?;
+        let (detected, transport) = self.detect_nat(&init, spi_r, datagram)?;
+        let mut conn = self.conn.clone();
         conn.local.set_ip(datagram.local.ip());
         match transport {
             EspTransport::Udp => {
                 conn.local.set_port(NAT_PORT);
                 conn.remote.set_port(NAT_PORT);
             }
-            // No NAT, no ports to keep open: IKE stays where it began (RFC 7296 §2.23).
+            // Without a NAT there is no mapping to keep: IKE stays on its port (RFC 7296 §2.23).
             EspTransport::Esp => {}
         }
-        Progress::Done(Box::new(InitResult {
+        let agreement = Agreement {
+            fragmentation: fragmentation(&conn.settings, &init, datagram.remote),
             conn,
-            spi_i,
-            spi_r,
+            spis: (self.spi_i, spi_r),
             role: Role::Initiator,
             suite,
-            nonces,
+            shared,
+            nonces: Nonces {
+                initiator: self.nonce.clone(),
+                responder: init.nonce,
+            },
+            nat: (detected, transport),
+            ppk,
+            peer: peer_kind(&init.vendors),
+            messages: (self.request.clone(), datagram.bytes.to_vec()),
+        };
+        Ok(agreement.with_keys("its answer leads to keys of the wrong length", cx)?)
+    }
+
+    fn check_suite(&self, init: &Init, spi_r: IkeSpi) -> Result<IkeSuite, Unusable> {
+        let suite = negotiate::accept_ike(&self.conn.settings.ike, &init.sa)
+            .map(|chosen| chosen.suite)
+            .ok_or(Error::Misbehaved(
+                "it chose an IKE suite that we did not offer",
+            ))?;
+        // It may answer our first request, before the group was changed.
+        if init.ke.group != suite.group.id || suite.group != self.ke.group() {
+            return Err(Unusable::Stale);
+        }
+        if spi_r.is_zero() {
+            return Err(Error::Misbehaved("its answer to IKE_SA_INIT has no SPI").into());
+        }
+        if suite.additional.is_some() && !has(init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
+            return Err(Error::Misbehaved(
+                "it chose an additional key exchange and no IKE_INTERMEDIATE to make it in",
+            )
+            .into());
+        }
+        Ok(suite)
+    }
+
+    fn check_ppk(&self, init: &Init) -> Result<PpkUse, Error> {
+        let ours = self.conn.settings.ppk.as_ref();
+        let ppk = PpkUse::announced(ours, &init.notifies);
+        if ppk == PpkUse::Unused && ours.is_some_and(Ppk::is_required) {
+            return Err(Error::Denied(Denied::Ppk(PpkFault::Unused)));
+        }
+        Ok(ppk)
+    }
+
+    fn detect_nat(
+        &self,
+        init: &Init,
+        spi_r: IkeSpi,
+        datagram: Datagram<'_>,
+    ) -> Result<(Detected, EspTransport), Error> {
+        let (local, remote) = (datagram.local, datagram.remote);
+        let detected = nat::detect(init.notifies.iter(), self.spi_i, spi_r, local, remote);
+        let encapsulation = self.conn.settings.encapsulation;
+        // The peer hashes the source address that it sees. If we have hashed another one, it sees a NAT.
+        let wrong_source = match encapsulation {
+            Encapsulation::Udp => false,
+            Encapsulation::Auto | Encapsulation::Esp => self.conn.local.ip() != local.ip(),
+        };
+        let detected = detected.map(|seen| Detected {
+            us: seen.us || wrong_source,
+            ..seen
+        });
+        nat::choose_transport(detected, encapsulation).map_err(Error::Incompatible)
+    }
+}
+
+/// Outcome of both roles before the keys are derived.
+struct Agreement {
+    conn: Connection,
+    spis: (IkeSpi, IkeSpi),
+    role: Role,
+    suite: IkeSuite,
+    shared: Secret,
+    nonces: Nonces,
+    nat: (Detected, EspTransport),
+    fragmentation: Fragmentation,
+    ppk: PpkUse,
+    peer: PeerKind,
+    messages: (Vec<u8>, Vec<u8>),
+}
+
+impl Agreement {
+    /// Derives the keys. They always fit the suite; if not, the error says `wrong_length`.
+    fn with_keys(
+        self,
+        wrong_length: &'static str,
+        cx: &mut Context<'_>,
+    ) -> Result<InitResult, Error> {
+        let (spi_i, spi_r) = self.spis;
+        let keys = IkeKeys::derive(self.suite, &self.shared, &self.nonces, spi_i, spi_r);
+        let protection = self.suite.protection;
+        let protector = Protector::new(protection, &keys, self.role, self.fragmentation, cx.rng)
+            .map_err(|_| Error::Misbehaved(wrong_length))?;
+        let (init_request, init_response) = self.messages;
+        let (detected, transport) = self.nat;
+        Ok(InitResult {
+            conn: self.conn,
+            spi_i,
+            spi_r,
+            role: self.role,
+            suite: self.suite,
+            nonces: self.nonces,
             keys,
             protector,
             detected,
             transport,
-            ppk,
+            ppk: self.ppk,
             intermediates: Intermediates::default(),
-            peer: peer_kind(&init.vendors),
-            init_request: self.message,
-            init_response: datagram.bytes.to_vec(),
-        }))
+            peer: self.peer,
+            init_request,
+            init_response,
+        })
     }
 }
 
-fn send(conn: &Connection, message: &[u8], cx: &mut Context<'_>) -> Retransmit {
-    let message = SentMessage {
-        local: conn.local,
-        remote: conn.remote,
-        datagrams: Datagrams::whole(message.to_vec()),
-    };
-    cx.out.transmits.extend(message.transmits());
-    let jitter = cx.jitter();
-    Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter)
-}
-
-fn request(
-    conn: &Connection,
-    spi_i: IkeSpi,
+fn request_payloads(
+    settings: &Settings,
     ke: &KeyExchange,
     nonce: &[u8],
     nat: &[Payload; 2],
     cookie: Option<&[u8]>,
-    cx: &Context<'_>,
-) -> Option<Vec<u8>> {
-    let settings = &conn.settings;
+) -> Vec<Payload> {
     let mut payloads = Vec::new();
     payloads.extend(
         cookie.map(|cookie| Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.to_vec()))),
     );
     payloads.push(Payload::Sa(negotiate::offer_ike(&settings.ike, &[])));
-    payloads.push(public_value(ke));
+    payloads.push(ke_payload(ke));
     payloads.push(Payload::Nonce(nonce.to_vec()));
     payloads.extend(nat.iter().cloned());
-    payloads.push(fact(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
+    payloads.push(notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
     let additional = settings.ike.iter().any(|ike| !ike.additional.is_empty());
-    payloads.extend(additional.then(|| fact(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
-    payloads.extend(settings.ppk.is_some().then(|| fact(NotifyType::USE_PPK)));
+    payloads.extend(additional.then(|| notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)));
+    payloads.extend(settings.ppk.is_some().then(|| notify(NotifyType::USE_PPK)));
     payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
+    payloads
+}
+
+fn encode_request(spi_i: IkeSpi, payloads: Vec<Payload>, cx: &Context<'_>) -> Option<Vec<u8>> {
+    let exchange = ExchangeType::IKE_SA_INIT;
     let header = Header::new(
         spi_i,
         IkeSpi::ZERO,
-        ExchangeType::IKE_SA_INIT,
-        FROM_INITIATOR,
+        exchange,
+        HANDSHAKE_REQUEST,
         MessageId(0),
     );
     let (header, payloads) = cx.impaired(header, payloads);
     Message::encode_clear(header, &payloads).ok()
 }
 
-/// The KE payload of our half of a key exchange.
-pub fn public_value(ke: &KeyExchange) -> Payload {
-    Payload::Ke(Ke {
-        group: ke.group().id,
-        data: ke.public().to_vec(),
-    })
+fn send_request(conn: &Connection, request: &[u8], cx: &mut Context<'_>) -> Retransmit {
+    let message = SentMessage {
+        local: conn.local,
+        remote: conn.remote,
+        datagrams: Datagrams::whole(request.to_vec()),
+    };
+    cx.send_request(message, HANDSHAKE_PATIENCE)
 }
 
-/// What we can do. The responder says so only to who can do it too (RFC 7383 §2.3, RFC 9242 §3.1, RFC 8784 §3).
-fn fact(kind: NotifyType) -> Payload {
-    Payload::Notify(Notify::new(kind, Vec::new()))
-}
-
-/// Whether the peer says that it can do something.
-fn says(init: &Init, kind: NotifyType) -> bool {
+fn has(init: &Init, kind: NotifyType) -> bool {
     init.notifies.iter().any(|notify| notify.kind == kind)
 }
 
-/// What comes of what the peer says; we always say that we understand fragments.
-fn fragmentation(settings: &Settings, notifies: &[Notify], remote: SocketAddr) -> Fragmentation {
-    let supported = notifies
-        .iter()
-        .any(|notify| notify.kind == NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
-    if supported {
+/// What both sides support of fragmentation; we always do.
+fn fragmentation(settings: &Settings, init: &Init, remote: SocketAddr) -> Fragmentation {
+    if has(init, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED) {
         Fragmentation::Agreed(FragmentSizes::new(settings.fragment_size, remote.ip()))
     } else {
         Fragmentation::Unsupported
@@ -381,51 +411,47 @@ fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
     }
 }
 
-/// What we ask a peer for, in words.
-pub fn ours(settings: &Settings, stage: HandshakeStage) -> OfferSummary {
-    OfferSummary {
-        stage,
-        ike: join(settings.ike.iter()),
-        esp: join(settings.esp.iter()),
-        id: settings.id.clone(),
-        selectors: selectors(&settings.policy.local, &settings.policy.remote),
-        ppk: settings.ppk.as_ref().map(|ppk| ppk.id.clone()),
-        encapsulation: settings.encapsulation,
-    }
+/// Responder: IKE_SA_INIT is answered.
+#[derive(Debug)]
+pub struct HalfOpen {
+    /// State of the handshake.
+    pub init: InitResult,
+    /// The next request.
+    pub awaits: Awaits,
+    /// The window of requests after IKE_SA_INIT, with the last response.
+    pub received: Received,
+    /// The protection of that response and its request, if the keys have changed since.
+    pub before: Option<Protector>,
+    /// Whether the peer has shown that it receives at its address.
+    pub routability: ReturnRoutability,
+    /// When the state is dropped.
+    pub expires: Time,
 }
 
-/// Values in a row, separated by commas.
-pub fn join(values: impl Iterator<Item = impl std::fmt::Display>) -> String {
-    values
-        .map(|value| value.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+/// Next request of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// IKE_INTERMEDIATE, with an additional key exchange by this method.
+    Intermediate(&'static Group),
+    /// IKE_AUTH.
+    Auth,
 }
 
-/// Traffic selectors the way people write them, ours first.
-pub fn selectors(local: &[crate::net::Selector], remote: &[crate::net::Selector]) -> String {
-    format!(
-        "{} === {}",
-        join(local.iter().take(30)),
-        join(remote.iter().take(30))
-    )
-}
-
-/// What a responder makes of an IKE_SA_INIT request.
+/// Outcome of an IKE_SA_INIT request.
 #[derive(Debug)]
 pub enum Answered {
-    /// It can go on; the answer is in the state.
+    /// The handshake continues; the response is in the state.
     HalfOpen(Box<HalfOpen>),
-    /// It cannot; the answer, if it deserves one, and what a person should know, if anything.
+    /// The request is rejected.
     Refused {
-        /// The datagram to send back.
+        /// The response, if there is one.
         answer: Option<Vec<u8>>,
-        /// What to tell.
+        /// The failure to report, if there is one.
         failure: Option<Failure>,
     },
 }
 
-/// Answers an IKE_SA_INIT request for a tunnel, and waits `patience` for IKE_AUTH.
+/// Answers an IKE_SA_INIT request for a tunnel. The state expires after `patience`.
 pub fn respond(
     conn: Connection,
     spi_r: IkeSpi,
@@ -447,7 +473,7 @@ pub fn respond(
             routability,
             expires: cx.now + patience,
         })),
-        // Being asked for another group is how a handshake may well begin (RFC 7296 §1.2): nothing to tell.
+        // INVALID_KE_PAYLOAD is an ordinary first answer (RFC 7296 §1.2): nothing to report.
         Err(error @ Error::Incompatible(Incompatible::Group { .. })) => Answered::Refused {
             answer: refuse(spi_i, error.notify()),
             failure: None,
@@ -459,13 +485,14 @@ pub fn respond(
     }
 }
 
-/// The message that refuses an IKE_SA_INIT request; it leaves no state behind, so its responder SPI is zero.
+/// The message that rejects an IKE_SA_INIT request. Its responder SPI is zero, since no state is kept.
 pub fn refuse(spi_i: IkeSpi, notify: Notify) -> Option<Vec<u8>> {
+    let exchange = ExchangeType::IKE_SA_INIT;
     let header = Header::new(
         spi_i,
         IkeSpi::ZERO,
-        ExchangeType::IKE_SA_INIT,
-        FROM_RESPONDER,
+        exchange,
+        HANDSHAKE_RESPONSE,
         MessageId(0),
     );
     Message::encode_clear(header, &[Payload::Notify(notify)]).ok()
@@ -479,41 +506,18 @@ fn try_respond(
 ) -> Result<InitResult, Error> {
     let settings = conn.settings.clone();
     let spi_i = message.header.spi_i;
-    let mut init = Init::read(message.clear.clone())?;
-    // RFC 7296 §3.3.1: the header names the SA, so what says another name beside it contradicts itself.
-    init.sa.proposals.retain(|proposal| proposal.spi.is_empty());
-    let offer = if says(&init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
-        init.sa.clone()
-    } else {
-        without_additional(&init.sa)
-    };
-    let chosen = negotiate::choose_ike(&settings.ike, &offer).ok_or_else(|| {
-        Error::Incompatible(Incompatible::Ike {
-            theirs: negotiate::words_of_all(&init.sa, 8),
-            ours: join(settings.ike.iter()),
-            closest: closest_proposal::ike(&settings.ike, &init.sa),
-        })
-    })?;
+    let init = Init::read(message.clear.clone())?;
+    let chosen = choose_suite(&settings, &init)?;
     let suite = chosen.suite;
-    if init.ke.group != suite.group.id {
-        return Err(Error::Incompatible(Incompatible::Group {
-            wanted: suite.group.id,
-        }));
-    }
-    let detected = nat::detect(
-        init.notifies.iter(),
-        spi_i,
-        IkeSpi::ZERO,
-        conn.local,
-        conn.remote,
-    );
-    let (detected, transport) =
+    let (local, remote) = (conn.local, conn.remote);
+    let detected = nat::detect(init.notifies.iter(), spi_i, IkeSpi::ZERO, local, remote);
+    let nat =
         nat::choose_transport(detected, settings.encapsulation).map_err(Error::Incompatible)?;
     let KeResponse { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
         .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
-    let mut nonce = vec![0; NONCE_LEN];
-    cx.rng.fill(&mut nonce);
-
+    let nonce = fresh_nonce(cx.rng);
+    let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
+    let fragmentation = fragmentation(&settings, &init, remote);
     let mut payloads = vec![
         Payload::Sa(negotiate::answer_ike(&chosen, &[])),
         Payload::Ke(Ke {
@@ -522,69 +526,80 @@ fn try_respond(
         }),
         Payload::Nonce(nonce.clone()),
     ];
+    let encapsulation = settings.encapsulation;
     payloads.extend(nat::notifies(
         spi_i,
         spi_r,
-        conn.local,
-        conn.remote,
-        settings.encapsulation,
+        local,
+        remote,
+        encapsulation,
         cx.rng,
     ));
-    let fragmentation = fragmentation(&settings, &init.notifies, conn.remote);
+    payloads.extend(extensions(fragmentation, suite, ppk));
+    payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
+    let exchange = ExchangeType::IKE_SA_INIT;
+    let header = Header::new(spi_i, spi_r, exchange, HANDSHAKE_RESPONSE, MessageId(0));
+    let (header, payloads) = cx.impaired(header, payloads);
+    let response = Message::encode_clear(header, &payloads)
+        .map_err(|long| Error::Malformed(long.to_string()))?;
+    let agreement = Agreement {
+        fragmentation,
+        conn,
+        spis: (spi_i, spi_r),
+        role: Role::Responder,
+        suite,
+        shared,
+        nonces: Nonces {
+            initiator: init.nonce,
+            responder: nonce,
+        },
+        nat,
+        ppk,
+        peer: peer_kind(&init.vendors),
+        messages: (message.bytes.to_vec(), response),
+    };
+    agreement.with_keys("its offer leads to keys of the wrong length", cx)
+}
+
+/// Chooses a suite from the initiator's offer. An initiator without IKE_INTERMEDIATE cannot make an additional key exchange.
+fn choose_suite(settings: &Settings, init: &Init) -> Result<Chosen<IkeSuite>, Error> {
+    let mut theirs = init.sa.clone();
+    // RFC 7296 §3.3.1: the SPI is in the header, so a proposal with another one contradicts it.
+    theirs.proposals.retain(|proposal| proposal.spi.is_empty());
+    let chosen = if has(init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
+        negotiate::choose_ike(&settings.ike, &theirs)
+    } else {
+        negotiate::choose_ike(&settings.ike, &without_additional(&theirs))
+    };
+    let chosen = chosen.ok_or_else(|| {
+        Error::Incompatible(Incompatible::Ike {
+            theirs: negotiate::words_of_all(&theirs, 8),
+            ours: join(settings.ike.iter()),
+            closest: closest_proposal::ike(&settings.ike, &theirs),
+        })
+    })?;
+    let wanted = chosen.suite.group.id;
+    if init.ke.group != wanted {
+        return Err(Error::Incompatible(Incompatible::Group { wanted }));
+    }
+    Ok(chosen)
+}
+
+/// The notifications of extensions in a response: those that the initiator supports too (RFC 7383 §2.3, RFC 9242 §3.1, RFC 8784 §3).
+fn extensions(fragmentation: Fragmentation, suite: IkeSuite, ppk: PpkUse) -> Vec<Payload> {
+    let mut payloads = Vec::new();
     match fragmentation {
         Fragmentation::Agreed(_) => {
-            payloads.push(fact(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
+            payloads.push(notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
         }
         Fragmentation::Unsupported => {}
     }
     if suite.additional.is_some() {
-        payloads.push(fact(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
+        payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
     }
-    let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
     match ppk {
-        PpkUse::Announced => payloads.push(fact(NotifyType::USE_PPK)),
+        PpkUse::Announced => payloads.push(notify(NotifyType::USE_PPK)),
         PpkUse::Unused | PpkUse::Mixed => {}
     }
-    payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
-    let header = Header::new(
-        spi_i,
-        spi_r,
-        ExchangeType::IKE_SA_INIT,
-        FROM_RESPONDER,
-        MessageId(0),
-    );
-    let (header, payloads) = cx.impaired(header, payloads);
-    let response = Message::encode_clear(header, &payloads)
-        .map_err(|long| Error::Malformed(long.to_string()))?;
-
-    let nonces = Nonces {
-        initiator: init.nonce,
-        responder: nonce,
-    };
-    let keys = IkeKeys::derive(suite, &shared, &nonces, spi_i, spi_r);
-    let protector = Protector::new(
-        suite.protection,
-        &keys,
-        Role::Responder,
-        fragmentation,
-        cx.rng,
-    )
-    .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
-    Ok(InitResult {
-        conn,
-        spi_i,
-        spi_r,
-        role: Role::Responder,
-        suite,
-        nonces,
-        keys,
-        protector,
-        detected,
-        transport,
-        ppk,
-        intermediates: Intermediates::default(),
-        peer: peer_kind(&init.vendors),
-        init_request: message.bytes.to_vec(),
-        init_response: response,
-    })
+    payloads
 }

@@ -5,86 +5,84 @@
 //!                 ◀──  HDR(1), SK { KEr(1) }
 //!            or   ◀──  HDR(1), SK { N(INVALID_SYNTAX) }
 //!
-//! SKEYSEED(1) = prf(SK_d(0), SK(1) | Ni | Nr)       SK(1): what the exchange of KEi(1) and KEr(1) gives
+//! SKEYSEED(1) = prf(SK_d(0), SK(1) | Ni | Nr)       SK(1): the secret of the key exchange of KEi(1) and KEr(1)
 //! all keys    = prf+(SKEYSEED(1), Ni | Nr | SPIi | SPIr)
 //! ```
 //!
-//! Both messages are protected by the keys of IKE_SA_INIT, IKE_AUTH by the new ones, and its AUTH covers both messages: until then nobody has proved anything.
-//! A peer that sends something else than it should is refused for good. What merely did not get through is repeated, as ever.
+//! The keys of IKE_SA_INIT protect both messages, the new ones IKE_AUTH, whose AUTH covers both messages. An unacceptable message ends the handshake.
 
+use super::init::{Awaits, HalfOpen};
+use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, ke_payload};
 use crate::crypto::{Group, InvalidPublicValue, KeResponse, KeyExchange, Secret, WrongKeyLength};
-use crate::ike::error::{self, Error, HandshakeStage};
+use crate::ike::context::Context;
+use crate::ike::error::{self, Error, HandshakeStage, OfferSummary};
 use crate::ike::event::Datagram;
-use crate::ike::exchange::init::{ours, public_value};
 use crate::ike::failure::Failure;
-use crate::ike::handshake::{
-    Awaits, Context, HalfOpen, InitResult, IntermediateSent, LastResponse,
-};
+use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
 use crate::ike::messages::{Intermediate, IntermediateAnswer};
 use crate::ike::out_message::SentMessage;
 use crate::ike::protect::{Opened, Protector};
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::unauthenticated::DropClass;
-use crate::ike::window::{Mark, Received, Request};
+use crate::ike::window::{LastResponse, Mark, Received, Request};
 use crate::wire::{ExchangeType, Flags, Header, Ke, Message, MessageId, Payload, int_auth};
 
-/// It comes right after IKE_SA_INIT.
+/// The message ID: the exchange follows IKE_SA_INIT.
 const ID: MessageId = MessageId(1);
+
+/// Initiator: IKE_INTERMEDIATE is sent.
+#[derive(Debug)]
+pub struct IntermediateSent {
+    /// State of the handshake.
+    pub init: InitResult,
+    /// The request and its retransmission timer.
+    pub retransmit: Retransmit,
+    ke: KeyExchange,
+    /// The request in the form that AUTH covers.
+    request: Vec<u8>,
+}
+
+/// State of the initiator after a message.
+#[derive(Debug)]
+pub enum Progress {
+    /// The response is still awaited.
+    Waiting(Box<IntermediateSent>),
+    /// The new keys are known.
+    Done(Box<InitResult>),
+    /// The attempt has failed.
+    Failed(Failure),
+}
+
+/// Sends our half of the additional key exchange; `None` if the message is too long.
+pub fn initiate(
+    mut init: InitResult,
+    method: &'static Group,
+    cx: &mut Context<'_>,
+) -> Option<IntermediateSent> {
+    let ke = KeyExchange::generate(method, cx.rng);
+    let payloads = vec![ke_payload(&ke)];
+    let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_REQUEST), payloads);
+    let message = SentMessage {
+        local: init.conn.local,
+        remote: init.conn.remote,
+        datagrams: init.protector.seal(header, &payloads)?,
+    };
+    Some(IntermediateSent {
+        retransmit: cx.send_request(message, HANDSHAKE_PATIENCE),
+        request: int_auth::sent(header, &payloads).ok()?,
+        ke,
+        init,
+    })
+}
 
 fn header(init: &InitResult, flags: Flags) -> Header {
     let exchange = ExchangeType::IKE_INTERMEDIATE;
     Header::new(init.spi_i, init.spi_r, exchange, flags, ID)
 }
 
-const REQUEST: Flags = Flags {
-    initiator: true,
-    response: false,
-    version: false,
-};
-
-const RESPONSE: Flags = Flags {
-    initiator: false,
-    response: true,
-    version: false,
-};
-
-/// Sends our half of the additional key exchange.
-pub fn begin(
-    mut init: InitResult,
-    method: &'static Group,
-    cx: &mut Context<'_>,
-) -> Option<IntermediateSent> {
-    let ke = KeyExchange::generate(method, cx.rng);
-    let (header, payloads) = cx.impaired(header(&init, REQUEST), vec![public_value(&ke)]);
-    let message = SentMessage {
-        local: init.conn.local,
-        remote: init.conn.remote,
-        datagrams: init.protector.seal(header, &payloads)?,
-    };
-    cx.out.transmits.extend(message.transmits());
-    let jitter = cx.jitter();
-    Some(IntermediateSent {
-        request: int_auth::sent(header, &payloads).ok()?,
-        ke,
-        retransmit: Retransmit::new(cx.now, message, HANDSHAKE_PATIENCE, jitter),
-        init,
-    })
-}
-
-/// Where an initiator is after a message.
-#[derive(Debug)]
-pub enum Progress {
-    /// Still waiting: the message was not the peer's answer, or not all of it.
-    Waiting(Box<IntermediateSent>),
-    /// The keys are new: IKE_AUTH comes next.
-    Done(Box<InitResult>),
-    /// This attempt is over.
-    Failed(Failure),
-}
-
 impl IntermediateSent {
-    /// Whether a message is where its answer would be.
+    /// Whether the header is that of a response to the request.
     pub fn awaits(&self, header: &Header) -> bool {
         header.exchange == ExchangeType::IKE_INTERMEDIATE
             && header.flags.response
@@ -92,7 +90,7 @@ impl IntermediateSent {
             && header.spi_r == self.init.spi_r
     }
 
-    /// Takes an answer.
+    /// Handles a response.
     pub fn on_response(mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Progress {
         let Opened {
             payloads, int_auth, ..
@@ -107,9 +105,10 @@ impl IntermediateSent {
             .map_err(Error::from)
             .and_then(IntermediateAnswer::read);
         let accepted = match answer {
-            Ok(IntermediateAnswer::Accepted(accepted)) => self.agree(&accepted, &int_auth, cx),
+            Ok(IntermediateAnswer::Accepted(accepted)) => self.accept(&accepted, &int_auth, cx),
             Ok(IntermediateAnswer::Refused(notify)) => {
-                let ours = ours(&self.init.conn.settings, HandshakeStage::Intermediate);
+                let settings = &self.init.conn.settings;
+                let ours = OfferSummary::new(settings, HandshakeStage::Intermediate);
                 return Progress::Failed(error::refused(cx.now, &notify, &ours));
             }
             Err(error) => Err(error),
@@ -120,35 +119,35 @@ impl IntermediateSent {
         }
     }
 
-    fn agree(
+    fn accept(
         &mut self,
         answer: &Intermediate,
         int_auth: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
-        of_method(&answer.ke, self.ke.group())?;
+        check_method(&answer.ke, self.ke.group())?;
         let shared = self.ke.agree(&answer.ke.data).map_err(invalid)?;
-        renew(&mut self.init, &shared, &self.request, int_auth, cx).map_err(unfit)?;
+        update_keys(&mut self.init, &shared, &self.request, int_auth, cx).map_err(wrong_length)?;
         Ok(())
     }
 }
 
-/// Where a responder is after a request.
+/// State of the responder after a request.
 #[derive(Debug)]
 pub enum Answered {
-    /// It has been answered, or was nothing: the peer's next request is awaited.
+    /// The request is answered or dropped. The peer's next request is awaited.
     HalfOpen(Box<HalfOpen>),
-    /// It has been refused, and nothing stands. The refusal is kept for repetitions.
+    /// The request is rejected, and the handshake is over.
     Refused {
         /// Why.
         failure: Failure,
-        /// What is left.
+        /// The response, for repetitions of the request.
         last_response: Box<LastResponse>,
     },
 }
 
 impl HalfOpen {
-    /// Answers the peer's half of the additional key exchange. Where it comes from does not move the SA yet: IKE_AUTH does.
+    /// Answers the peer's half of the additional key exchange. The peer's address does not change here: only IKE_AUTH changes it.
     pub fn on_intermediate(
         mut self,
         method: &'static Group,
@@ -164,13 +163,13 @@ impl HalfOpen {
             }
         };
         let mark = opened.mark;
-        match self.exchange(method, opened, datagram, cx) {
+        match self.exchange_keys(method, opened, datagram, cx) {
             Ok(()) => Answered::HalfOpen(Box::new(self)),
-            Err(error) => self.refuse(&error, mark, datagram, cx),
+            Err(error) => self.reject_intermediate(&error, mark, datagram, cx),
         }
     }
 
-    fn exchange(
+    fn exchange_keys(
         &mut self,
         method: &'static Group,
         opened: Opened,
@@ -178,21 +177,21 @@ impl HalfOpen {
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
         let request = Intermediate::read(opened.payloads?)?;
-        of_method(&request.ke, method)?;
+        check_method(&request.ke, method)?;
         let KeResponse { public, shared } =
             KeyExchange::respond(method, &request.ke.data, cx.rng).map_err(invalid)?;
         let payloads = vec![Payload::Ke(Ke {
             group: method.id,
             data: public,
         })];
-        let (header, payloads) = cx.impaired(header(&self.init, RESPONSE), payloads);
+        let (header, payloads) = cx.impaired(header(&self.init, HANDSHAKE_RESPONSE), payloads);
         let sealed = self.init.protector.seal(header, &payloads);
-        let (Some(response), Ok(int_auth)) = (sealed, int_auth::sent(header, &payloads)) else {
+        let (Some(response), Ok(sent)) = (sealed, int_auth::sent(header, &payloads)) else {
             let error = "our answer to its IKE_INTERMEDIATE does not fit a message";
             return Err(Error::Misbehaved(error));
         };
-        let before =
-            renew(&mut self.init, &shared, &opened.int_auth, &int_auth, cx).map_err(unfit)?;
+        let before = update_keys(&mut self.init, &shared, &opened.int_auth, &sent, cx)
+            .map_err(wrong_length)?;
         self.before = Some(before);
         self.awaits = Awaits::Auth;
         cx.out.send(datagram.local, datagram.remote, &response);
@@ -200,7 +199,7 @@ impl HalfOpen {
         Ok(())
     }
 
-    fn refuse(
+    fn reject_intermediate(
         mut self,
         error: &Error,
         mark: Mark,
@@ -209,7 +208,7 @@ impl HalfOpen {
     ) -> Answered {
         let mut received = Received::starting_at(ID.0);
         let notify = vec![Payload::Notify(error.notify())];
-        let (header, payloads) = cx.impaired(header(&self.init, RESPONSE), notify);
+        let (header, payloads) = cx.impaired(header(&self.init, HANDSHAKE_RESPONSE), notify);
         if let Some(response) = self.init.protector.seal(header, &payloads) {
             cx.out.send(datagram.local, datagram.remote, &response);
             received.answered(mark, response);
@@ -220,12 +219,10 @@ impl HalfOpen {
         }
     }
 
-    /// Repeats the answer to a repeated request.
+    /// Repeats the response to a repeated request.
     pub fn repeat(&self, message: &Message<'_>, datagram: Datagram<'_>, cx: &mut Context<'_>) {
-        let response = match self
-            .received
-            .classify(message.header.message_id, datagram.bytes)
-        {
+        let id = message.header.message_id;
+        let response = match self.received.classify(id, datagram.bytes) {
             Request::Repeated(response) => Some(response),
             Request::Refragmented(response) => self
                 .before
@@ -241,7 +238,7 @@ impl HalfOpen {
     }
 }
 
-fn of_method(ke: &Ke, method: &Group) -> Result<(), Error> {
+fn check_method(ke: &Ke, method: &Group) -> Result<(), Error> {
     if ke.group == method.id {
         return Ok(());
     }
@@ -255,20 +252,20 @@ fn invalid(invalid: InvalidPublicValue) -> Error {
     Error::Malformed(invalid.to_string())
 }
 
-fn unfit(_: WrongKeyLength) -> Error {
+fn wrong_length(_: WrongKeyLength) -> Error {
     Error::Misbehaved("its key exchange leads to keys of the wrong length")
 }
 
-/// Mixes a secret into the keys and has AUTH cover the exchange it comes from; gives back the protection as it was.
-fn renew(
+/// Mixes a secret into the keys, and has AUTH cover the exchange that it comes from. Returns the previous protection.
+fn update_keys(
     init: &mut InitResult,
     shared: &Secret,
     request: &[u8],
-    answer: &[u8],
+    response: &[u8],
     cx: &mut Context<'_>,
 ) -> Result<Protector, WrongKeyLength> {
     let suite = init.suite;
-    // RFC 9370 §2.2.2 forms SKEYSEED(n) of SK_d(n-1) in the way in which rekeying forms it of the old SK_d.
+    // RFC 9370 §2.2.2 derives SKEYSEED(n) from SK_d(n-1) as rekeying derives SKEYSEED from the old SK_d.
     let keys = IkeKeys::rekeyed(
         (suite.prf, &init.keys.derive),
         suite,
@@ -281,7 +278,7 @@ fn renew(
         .protector
         .successor(suite.protection, &keys, init.role, cx.rng)?;
     init.intermediates
-        .add(suite.prf, &init.keys, request, answer);
+        .add(suite.prf, &init.keys, request, response);
     init.keys = keys;
     Ok(std::mem::replace(&mut init.protector, protector))
 }

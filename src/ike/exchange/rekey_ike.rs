@@ -1,75 +1,272 @@
-//! CREATE_CHILD_SA that rekeys the IKE SA (RFC 7296 §1.3.2, §2.18).
+//! CREATE_CHILD_SA that rekeys the IKE SA (RFC 7296 §1.3.2, §2.8, §2.18); collisions follow [`collision`].
 //!
 //! ```text
-//! HDR, SK { SA (new SPIi), Ni, KEi }  ──▶
-//!         ◀──  HDR, SK { SA (new SPIr), Nr, KEr }
-//!
-//! then the new IKE SA has all Child SAs, its message ids begin at 0, and whoever began closes the old one:
-//!
-//! HDR, SK { D(IKE) }  ──▶      ◀──  HDR, SK { }
+//!     initiator                                         responder
+//! 1.  rekey_ike ─▶ rekey_ike_request
+//!     HDR, SK { SA (new SPIi), Ni, KEi }  ──▶            create_child::on_create_child ─▶ rekey_ike_for_peer ─▶ adopt_ike
+//! 2.  on_rekey_ike_response ─▶ on_ike_created  ◀──  HDR, SK { SA (new SPIr), Nr, KEr }
+//! 3.  HDR, SK { D(IKE) }  ──▶                           informational::on_ike_deleted
+//!                              ◀──  HDR, SK { }
 //! ```
 //!
-//! Here are the messages; what they do to the SA is in [`sa`](crate::ike::sa).
+//! The Child SAs move to the new IKE SA (`hand_over`), whose message IDs start at 0. The initiator deletes the old one.
 
-use crate::crypto::{Generator, IkeSuite, KeyExchange, Secret};
+use super::outcome::{MAX_TEMPORARY_FAILURES, Rejection, RequestFailure, Step, retry_pause};
+use super::payloads::{check_public_value, fresh_nonce, ke_payload, respond_ke};
+use crate::crypto::{Generator, KeyExchange, Secret};
+use crate::ike::child_sa::PEER_DELETE_TIMEOUT;
 use crate::ike::closest_proposal;
-use crate::ike::error::{Error, Incompatible};
-use crate::ike::event::Role;
-use crate::ike::exchange::create_child::{Parent, answer_ke, invalid};
-use crate::ike::exchange::followup;
-use crate::ike::exchange::init::{NONCE_LEN, join, public_value};
+use crate::ike::collision::{self, Reply, Survivor};
+use crate::ike::context::Context;
+use crate::ike::error::{Error, Incompatible, rekey_rejected};
+use crate::ike::event::{DownReason, Event, Rekey, Role};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
-use crate::ike::messages::Renewal;
+use crate::ike::messages::{CreateAnswer, FollowupAnswer, Renewal};
 use crate::ike::negotiate;
-use crate::ike::sa::IkeSa;
+use crate::ike::offer::join;
+use crate::ike::sa::{
+    AgreedIke, AgreedSa, FollowupOffer, IkeOffer, IkeSa, Job, NewIkeSa, Offer, Phase,
+};
 use crate::ike::settings::Settings;
-use crate::wire::{IkeSpi, Payload};
+use crate::wire::{ChainError, IkeSpi, Notify, NotifyType, Payload};
 
-/// Our request, while it is under way.
-#[derive(Debug)]
-pub struct Asked {
-    /// The IKE SA that the peer's crossing exchange made. It takes no part until it is settled which one stays.
-    pub colliding: Option<Box<IkeSa>>,
-    /// The additional key exchange that completes it, once that is under way.
-    pub followup: Option<Box<followup::Asked<Agreed>>>,
-    spi: IkeSpi,
-    /// The group is the peer's wish already.
-    obliging: bool,
-    nonce: Vec<u8>,
-    ke: KeyExchange,
+impl IkeSa {
+    /// Starts to rekey the IKE SA.
+    pub fn rekey_ike(&mut self, cx: &mut Context<'_>) {
+        if self.is_open() {
+            self.lifetime.rekey_at = None;
+            self.ask(Job::RekeyIke { group: None }, cx);
+        }
+    }
+
+    /// The request that rekeys the IKE SA.
+    pub fn rekey_ike_request(
+        &self,
+        group: Option<u16>,
+        cx: &mut Context<'_>,
+    ) -> Option<(Vec<Payload>, Offer)> {
+        let settings = &self.conn.settings;
+        let offer = IkeOffer::new(settings, group, cx.rng)?;
+        Some((offer.payloads(settings), Offer::Ike(Box::new(offer))))
+    }
+
+    /// Handles the response to our request.
+    pub fn on_rekey_ike_response(
+        &mut self,
+        job: Job,
+        mut offer: IkeOffer,
+        payloads: Result<Vec<Payload>, ChainError>,
+        cx: &mut Context<'_>,
+    ) {
+        let step = self.read_rekey_ike_response(&mut offer, payloads, cx);
+        let created = match step {
+            Ok(Step::Created(new)) => self
+                .successor(new, cx)
+                .map_err(|_| Error::Misbehaved("its answer leads to keys of the wrong length")),
+            Ok(_) if !self.is_open() => return,
+            Ok(Step::Followup(followup)) => {
+                return self.follow_up_ike(job, offer, followup, cx);
+            }
+            Ok(Step::OtherGroup(group)) => return self.on_other_ike_group(&offer, group, cx),
+            Ok(Step::Rejected(notify)) => return self.on_rekey_ike_rejected(&notify, cx),
+            Err(error) => Err(error),
+        };
+        match (created, self.phase) {
+            // The new IKE SA is not needed any more, but it exists at the peer.
+            (Ok(mut new), Phase::Closing(reason)) => {
+                new.close(reason, None, cx);
+                self.output.successors.push(new);
+            }
+            (Err(_), Phase::Closing(_)) => {}
+            (Ok(new), Phase::Open | Phase::Replaced) => self.on_ike_created(new, cx),
+            (Err(error), Phase::Open | Phase::Replaced) => {
+                let failure = RequestFailure::Rejected(error.failure(cx.now));
+                self.on_rekey_ike_failed(failure, cx);
+            }
+        }
+    }
+
+    /// Reads the response to our request, or to the IKE_FOLLOWUP_KE request that completes it.
+    fn read_rekey_ike_response(
+        &self,
+        offer: &mut IkeOffer,
+        payloads: Result<Vec<Payload>, ChainError>,
+        cx: &mut Context<'_>,
+    ) -> Result<Step<NewIkeSa, AgreedIke>, Error> {
+        if let Some(followup) = offer.followup.take() {
+            return Ok(match FollowupAnswer::read(payloads?)? {
+                FollowupAnswer::Made(ke) => {
+                    let (agreed, shared) = followup.accept(&ke)?;
+                    Step::Created(agreed.with_keys(Some(&shared), self))
+                }
+                FollowupAnswer::Refused(notify) => Step::Rejected(notify),
+            });
+        }
+        Ok(match CreateAnswer::read(payloads?)? {
+            CreateAnswer::Made { renewal, .. } => {
+                let agreed = offer.accept(&renewal, &self.conn.settings)?;
+                match agreed.suite.additional {
+                    None => Step::Created(agreed.with_keys(None, self)),
+                    Some(method) => Step::Followup(Box::new(FollowupOffer::new(
+                        agreed,
+                        method,
+                        renewal.link.as_ref(),
+                        cx.rng,
+                    )?)),
+                }
+            }
+            CreateAnswer::OtherGroup(group) => Step::OtherGroup(group),
+            CreateAnswer::Refused(notify) => Step::Rejected(notify),
+        })
+    }
+
+    /// Replaces the IKE SA by that of our exchange. If the peer's exchange has created another, the nonces decide which stays.
+    fn on_ike_created(&mut self, mut new: Box<IkeSa>, cx: &mut Context<'_>) {
+        self.output.verdicts.push((Rekey::Ike, Ok(())));
+        let Some(mut colliding) = self.colliding.take() else {
+            self.hand_over(new, cx);
+            return self.close(DownReason::Replaced, None, cx);
+        };
+        match collision::survivor(&new.nonces, &colliding.nonces, self.role) {
+            Survivor::Ours => {
+                colliding.close_later(cx.now + PEER_DELETE_TIMEOUT, DownReason::Redundant);
+                self.hand_over(new, cx);
+                self.output.successors.push(colliding);
+                self.close(DownReason::Replaced, None, cx);
+            }
+            Survivor::Theirs => {
+                self.hand_over(colliding, cx);
+                new.close(DownReason::Redundant, None, cx);
+                self.output.successors.push(new);
+                self.await_delete(cx);
+            }
+        }
+    }
+
+    /// Repeats the request with the group that the peer has asked for.
+    fn on_other_ike_group(&mut self, offer: &IkeOffer, group: u16, cx: &mut Context<'_>) {
+        if self.colliding.is_none() && offer.may_use(&self.conn.settings, group) {
+            let group = Some(group);
+            return self.ask(Job::RekeyIke { group }, cx);
+        }
+        let wanted = group.to_be_bytes().to_vec();
+        let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);
+        self.on_rekey_ike_rejected(&notify, cx);
+    }
+
+    fn on_rekey_ike_rejected(&mut self, notify: &Notify, cx: &mut Context<'_>) {
+        let failure = || rekey_rejected(cx.now, Rekey::Ike, notify, &self.conn.settings);
+        let failure = if notify.kind == NotifyType::TEMPORARY_FAILURE {
+            let lasts = self.lifetime.rejections >= MAX_TEMPORARY_FAILURES;
+            RequestFailure::Temporary(lasts.then(failure))
+        } else {
+            RequestFailure::Rejected(failure())
+        };
+        self.on_rekey_ike_failed(failure, cx);
+    }
+
+    /// Reports a failed request and schedules the next one. If the peer's exchange has collided with it, that one has rekeyed the SA.
+    fn on_rekey_ike_failed(&mut self, failure: RequestFailure, cx: &mut Context<'_>) {
+        if let Some(colliding) = self.colliding.take() {
+            self.hand_over(colliding, cx);
+            return self.await_delete(cx);
+        }
+        let jitter = cx.jitter();
+        let lifetime = &mut self.lifetime;
+        lifetime.rejections = lifetime.rejections.saturating_add(1);
+        let pause = retry_pause(lifetime.hard_expiry, lifetime.rejections, cx.now, jitter);
+        lifetime.rekey_at = Some(failure.retry_at(cx.now + pause, lifetime.soft_expiry));
+        self.report_rekey_failure(Rekey::Ike, failure);
+    }
+
+    /// Rekeys the IKE SA for the peer.
+    pub fn rekey_ike_for_peer(
+        &mut self,
+        request: &Renewal,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Payload>, Rejection> {
+        match collision::on_rekey_ike(self.busy()) {
+            Reply::Usual => {}
+            Reply::Later | Reply::NotFound => {
+                return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
+            }
+        }
+        let (agreed, mut payloads) = choose_ike(request, &self.conn.settings, cx.rng)?;
+        match agreed.suite.additional {
+            None => {
+                let new = agreed.with_keys(None, self);
+                self.adopt_ike(new, cx)?;
+            }
+            Some(method) => {
+                let agreed = AgreedSa::Ike(Box::new(agreed));
+                payloads.push(self.await_followup(agreed, method, cx));
+            }
+        }
+        Ok(payloads)
+    }
+
+    /// Replaces the IKE SA by that of the peer's exchange. While our own request is outstanding, both are kept until its response.
+    pub fn adopt_ike(&mut self, new: NewIkeSa, cx: &mut Context<'_>) -> Result<(), Rejection> {
+        if self.colliding.is_some() {
+            return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
+        }
+        let new = self
+            .successor(new, cx)
+            .map_err(|_| Error::Misbehaved("its offer leads to keys of the wrong length"))?;
+        self.output.verdicts.push((Rekey::Ike, Ok(())));
+        match self.request.as_ref().map(|request| &request.offer) {
+            Some(Offer::Ike(_)) => self.colliding = Some(new),
+            Some(Offer::Child(_) | Offer::None) | None => {
+                self.hand_over(new, cx);
+                self.await_delete(cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the Child SAs and the queued jobs to the IKE SA that replaces this one.
+    pub fn hand_over(&mut self, mut to: Box<IkeSa>, cx: &mut Context<'_>) {
+        while let Some(child) = self.children.pop() {
+            to.children.push(child);
+        }
+        to.jobs.extend(self.jobs.drain(..).filter(|job| match job {
+            Job::RekeyChild { .. }
+            | Job::CreateChild { .. }
+            | Job::InvalidSpi { .. }
+            | Job::DeleteChild { .. } => true,
+            Job::Liveness | Job::RekeyIke { .. } | Job::DeleteIke(_) => false,
+        }));
+        to.create_child_at = self.create_child_at.take();
+        // New keys do not save an SA that was to be closed.
+        to.close_at = self.close_at.take();
+        to.idle = self.idle;
+        to.announced = self.announced;
+        to.conn.remote = self.conn.remote;
+        self.announced = false;
+        self.phase = Phase::Replaced;
+        self.output.rekeys.ike = self.output.rekeys.ike.saturating_add(1);
+        cx.out.events.push_back(Event::IkeRekeyed {
+            tunnel: self.conn.tunnel,
+            old: self.spis(),
+            ike: to.view(),
+        });
+        to.send_next(cx);
+        self.output.successors.push(to);
+    }
 }
 
-/// What an IKE SA is made of that takes the place of another.
-#[derive(Debug)]
-pub struct Made {
-    /// The initiator's SPI.
-    pub spi_i: IkeSpi,
-    /// The responder's SPI.
-    pub spi_r: IkeSpi,
-    /// Which side we were in the exchange, and are in the new SA.
-    pub role: Role,
-    /// What was negotiated.
-    pub suite: IkeSuite,
-    /// The nonces of the exchange.
-    pub nonces: Nonces,
-    /// The keys.
-    pub keys: IkeKeys,
-}
-
-impl Asked {
-    /// Prepares a request; `None` without a proposal, which no configuration gives. `group` is the one the peer asks for, if it does.
-    pub fn begin(settings: &Settings, group: Option<u16>, rng: &mut Generator) -> Option<Asked> {
-        let obliging = group.is_some();
+impl IkeOffer {
+    /// Prepares a request; `None` without a proposal, which no configuration allows. `group` is the one that the peer has asked for.
+    fn new(settings: &Settings, group: Option<u16>, rng: &mut Generator) -> Option<IkeOffer> {
+        let group_forced = group.is_some();
         let groups = || settings.ike.iter().flat_map(|proposal| &proposal.groups);
         let group = groups()
             .find(|offered| Some(offered.id) == group)
             .or_else(|| groups().next())?;
         let ke = KeyExchange::generate(group, rng);
-        let mut nonce = vec![0; NONCE_LEN];
-        rng.fill(&mut nonce);
-        Some(Asked {
-            colliding: None,
-            obliging,
+        let nonce = fresh_nonce(rng);
+        Some(IkeOffer {
+            group_forced,
             followup: None,
             spi: fresh_spi(rng),
             nonce,
@@ -78,79 +275,104 @@ impl Asked {
     }
 
     /// The payloads of the request.
-    pub fn payloads(&self, settings: &Settings) -> Vec<Payload> {
+    fn payloads(&self, settings: &Settings) -> Vec<Payload> {
         let spi = self.spi.0.to_be_bytes();
         vec![
             Payload::Sa(negotiate::offer_ike(&settings.ike, &spi)),
             Payload::Nonce(self.nonce.clone()),
-            public_value(&self.ke),
+            ke_payload(&self.ke),
         ]
     }
 
-    /// Whether another group than the one tried is worth trying: one that we offered. The peer may ask for another once.
-    pub fn may_use(&self, settings: &Settings, group: u16) -> bool {
+    /// Whether the group that the peer asks for is worth a second request: one that we offer and have not tried. The peer may ask once.
+    fn may_use(&self, settings: &Settings, group: u16) -> bool {
         let mut groups = settings.ike.iter().flat_map(|proposal| &proposal.groups);
-        !self.obliging && self.ke.group().id != group && groups.any(|offered| offered.id == group)
+        !self.group_forced
+            && self.ke.group().id != group
+            && groups.any(|offered| offered.id == group)
     }
 
-    /// Reads the new IKE SA out of the peer's answer.
-    ///
-    /// # Errors
-    /// The answer is not one to what was asked.
-    pub fn conclude(&self, renewal: &Renewal, settings: &Settings) -> Result<Agreed, Error> {
-        let chosen = negotiate::accept_ike(&settings.ike, &renewal.sa).ok_or(Error::Misbehaved(
-            "it chose an IKE suite that we did not offer",
-        ))?;
+    /// Checks the response and takes the new IKE SA from it.
+    fn accept(&self, response: &Renewal, settings: &Settings) -> Result<AgreedIke, Error> {
+        let chosen = negotiate::accept_ike(&settings.ike, &response.sa).ok_or(
+            Error::Misbehaved("it chose an IKE suite that we did not offer"),
+        )?;
         let spi_r = ike_spi(&chosen.spi).ok_or(Error::Misbehaved(
             "its answer has no SPI for the new IKE SA",
         ))?;
-        let theirs = renewal
+        let theirs = response
             .ke
             .as_ref()
             .filter(|ke| ke.group == chosen.suite.group.id && chosen.suite.group == self.ke.group())
             .ok_or(Error::Misbehaved(
                 "its key exchange is not the one it chose",
             ))?;
-        let shared = invalid(self.ke.agree(&theirs.data))?;
-        let nonces = Nonces {
-            initiator: self.nonce.clone(),
-            responder: renewal.nonce.clone(),
-        };
-        Ok(Agreed {
+        let shared = check_public_value(self.ke.agree(&theirs.data))?;
+        Ok(AgreedIke {
             spi_i: self.spi,
             spi_r,
             role: Role::Initiator,
             suite: chosen.suite,
-            nonces,
+            nonces: Nonces {
+                initiator: self.nonce.clone(),
+                responder: response.nonce.clone(),
+            },
             shared,
         })
     }
 }
 
-/// What two sides agreed on: all of an IKE SA but its keys, for which an additional key exchange may still be to come.
-#[derive(Debug)]
-pub struct Agreed {
-    /// What was chosen.
-    pub suite: IkeSuite,
-    spi_i: IkeSpi,
-    spi_r: IkeSpi,
-    role: Role,
-    nonces: Nonces,
-    shared: Secret,
+/// Chooses an IKE SA from the peer's request. Returns it with the payloads of the response.
+fn choose_ike(
+    request: &Renewal,
+    settings: &Settings,
+    rng: &mut Generator,
+) -> Result<(AgreedIke, Vec<Payload>), Error> {
+    let ours = &settings.ike;
+    let no_proposal = || {
+        Error::Incompatible(Incompatible::Ike {
+            theirs: negotiate::words_of_all(&request.sa, 8),
+            ours: join(ours.iter()),
+            closest: closest_proposal::ike(ours, &request.sa),
+        })
+    };
+    let chosen = negotiate::choose_ike(ours, &request.sa).ok_or_else(no_proposal)?;
+    let spi_i = ike_spi(&chosen.spi).ok_or_else(no_proposal)?;
+    let suite = chosen.suite;
+    let (shared, ke) = respond_ke(suite.group, request.ke.as_ref(), rng)?;
+    let spi_r = fresh_spi(rng);
+    let nonce = fresh_nonce(rng);
+    let payloads = vec![
+        Payload::Sa(negotiate::answer_ike(&chosen, &spi_r.0.to_be_bytes())),
+        Payload::Nonce(nonce.clone()),
+        ke,
+    ];
+    let agreed = AgreedIke {
+        spi_i,
+        spi_r,
+        role: Role::Responder,
+        suite,
+        nonces: Nonces {
+            initiator: request.nonce.clone(),
+            responder: nonce,
+        },
+        shared,
+    };
+    Ok((agreed, payloads))
 }
 
-impl Agreed {
-    /// What the IKE SA is made of; `additional` is the secret of the additional key exchange, if there was one.
-    pub fn make(self, additional: Option<&Secret>, parent: Parent<'_>) -> Made {
+impl AgreedIke {
+    /// Derives the keys from SK_d of the old IKE SA. `additional` is the secret of the additional key exchange.
+    pub fn with_keys(self, additional: Option<&Secret>, old: &IkeSa) -> NewIkeSa {
         let keys = IkeKeys::rekeyed(
-            (parent.prf, parent.derive),
+            (old.suite.prf, &old.sk_d),
             self.suite,
             (&self.shared, additional),
             &self.nonces,
             self.spi_i,
             self.spi_r,
         );
-        Made {
+        NewIkeSa {
             spi_i: self.spi_i,
             spi_r: self.spi_r,
             role: self.role,
@@ -161,57 +383,13 @@ impl Agreed {
     }
 }
 
-/// Answers the peer's request: what comes of it and the payloads of the answer.
-///
-/// # Errors
-/// We want something else.
-pub fn respond(
-    renewal: &Renewal,
-    settings: &Settings,
-    rng: &mut Generator,
-) -> Result<(Agreed, Vec<Payload>), Error> {
-    let ours = &settings.ike;
-    let no_proposal = || {
-        Error::Incompatible(Incompatible::Ike {
-            theirs: negotiate::words_of_all(&renewal.sa, 8),
-            ours: join(ours.iter()),
-            closest: closest_proposal::ike(ours, &renewal.sa),
-        })
-    };
-    let chosen = negotiate::choose_ike(ours, &renewal.sa).ok_or_else(no_proposal)?;
-    let spi_i = ike_spi(&chosen.spi).ok_or_else(no_proposal)?;
-    let suite = chosen.suite;
-    let (shared, answer) = answer_ke(suite.group, renewal.ke.as_ref(), rng)?;
-    let spi_r = fresh_spi(rng);
-    let mut nonce = vec![0; NONCE_LEN];
-    rng.fill(&mut nonce);
-    let payloads = vec![
-        Payload::Sa(negotiate::answer_ike(&chosen, &spi_r.0.to_be_bytes())),
-        Payload::Nonce(nonce.clone()),
-        answer,
-    ];
-    let nonces = Nonces {
-        initiator: renewal.nonce.clone(),
-        responder: nonce,
-    };
-    let agreed = Agreed {
-        spi_i,
-        spi_r,
-        role: Role::Responder,
-        suite,
-        nonces,
-        shared,
-    };
-    Ok((agreed, payloads))
-}
-
 /// An SPI of eight octets that is not zero.
 fn ike_spi(bytes: &[u8]) -> Option<IkeSpi> {
     let spi = IkeSpi(u64::from_be_bytes(bytes.try_into().ok()?));
     (!spi.is_zero()).then_some(spi)
 }
 
-/// A new SPI. Among 2^64 it is another than any in use, and one that is not would only be refused a place in the endpoint's table.
+/// A new SPI. A collision with another one of ours has a probability of 2^-64, and would only keep the new SA out of the endpoint's table.
 fn fresh_spi(rng: &mut Generator) -> IkeSpi {
     loop {
         let spi = IkeSpi(rng.u64());

@@ -1,0 +1,283 @@
+//! Child SAs of an IKE SA (RFC 7296 §1.3, §2.8): negotiated parameters, keys of both directions, lifetimes and states.
+//!
+//! ```text
+//!                 we rekey it: the new Child SA sends at once      ┌────────▶ Deleting ── DELETE answered ──▶ gone
+//!  Active ─────────────────────────────────────────────────────────┤
+//!     ▲           the peer rekeys it                               └────────▶ Replaced ── the peer's DELETE ──▶ gone
+//!     │
+//!  AwaitingPeer   created by the peer: we send over it once ESP or the next request shows that the peer has it
+//! ```
+
+use std::time::Duration;
+
+use super::event::{Child, ChildView, DownReason, Role, Sends};
+use super::init_result::Connection;
+use crate::crypto::{EspSuite, IvKey, SaKeys};
+use crate::net::{EspTransport, Policy, Time};
+
+/// A Child SA.
+#[derive(Debug)]
+pub struct ChildSa {
+    /// The SPI of packets to us.
+    pub spi_in: u32,
+    /// The SPI of packets to the peer.
+    pub spi_out: u32,
+    /// The negotiated algorithms.
+    pub suite: EspSuite,
+    /// The negotiated traffic selectors.
+    pub policy: Policy,
+    /// Our role in the exchange that created it.
+    pub role: Role,
+    /// When it is due to be rekeyed.
+    pub soft_expiry: Time,
+    /// When we rekey it next; `None` while a rekey is under way.
+    pub rekey_at: Option<Time>,
+    /// When another IKE SA is created instead, if rekeying keeps failing.
+    pub renew_at: Time,
+    /// When it is deleted at the latest.
+    pub hard_expiry: Time,
+    /// How often in a row the peer has rejected a rekey.
+    pub rejections: u32,
+    /// Keys of packets to us.
+    pub keys_in: SaKeys,
+    /// Keys of packets to the peer.
+    pub keys_out: SaKeys,
+    /// The secret from which the IVs of CBC ciphers are derived.
+    pub iv_key: IvKey,
+    /// Its state.
+    pub state: ChildState,
+    /// Whether the peer certainly has it: the peer answered our request for it, has sent ESP over it, or has sent another request since our response.
+    pub confirmed: bool,
+}
+
+/// State of a Child SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildState {
+    /// It carries traffic both ways.
+    Active,
+    /// The peer created it, and it receives. We send over it once the peer shows that it has it, or at `until`.
+    AwaitingPeer {
+        /// When we send over it in any case.
+        until: Time,
+        /// How far a repeated request, which shows that our response was lost, moves `until`.
+        extension: Duration,
+        /// The latest value of `until`.
+        latest: Time,
+    },
+    /// The peer has rekeyed it and will delete it; at `until` we do.
+    Replaced {
+        /// When we delete it.
+        until: Time,
+    },
+    /// It lost a collision. The peer created it and will delete it; at `until` we do.
+    Redundant {
+        /// When we delete it.
+        until: Time,
+    },
+    /// Our DELETE is queued or sent; it still receives.
+    Deleting {
+        /// Why.
+        reason: DownReason,
+    },
+}
+
+/// How long we wait for a sign that the peer has a Child SA before we send over it anyway.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same for the Child SA of a second IKE SA of the tunnel: longer than a peer takes to repeat its request. Repeated requests extend it three times at most,
+/// since the peer may have lost the first IKE SA.
+pub const CONFIRM_TIMEOUT_DUPLICATE: Duration = Duration::from_secs(5);
+
+/// How long the peer may take to delete an SA that it has rekeyed.
+pub const PEER_DELETE_TIMEOUT: Duration = Duration::from_secs(70);
+
+/// Child SAs of one IKE SA: one, and those that rekeying and its collisions add for a moment.
+pub const MAX_CHILDREN: usize = 6;
+
+/// When an SA with this lifetime is rekeyed, at 85 to 90 %, and when it is replaced instead, halfway from there to its end.
+pub fn rekey_schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
+    let part = 0.85 + 0.05 * f64::from(jitter) / 255.0;
+    let (soft, renew) = (
+        lifetime.mul_f64(part),
+        lifetime.mul_f64(f64::midpoint(part, 1.0)),
+    );
+    (now + soft, now + renew)
+}
+
+impl ChildSa {
+    /// The event data that installs it.
+    pub fn to_event(
+        &self,
+        conn: &Connection,
+        transport: EspTransport,
+        sends: Sends,
+        replaces: Option<u32>,
+    ) -> Child {
+        Child {
+            tunnel: conn.tunnel,
+            spi_in: self.spi_in,
+            spi_out: self.spi_out,
+            suite: self.suite,
+            keys_in: self.keys_in.clone(),
+            keys_out: self.keys_out.clone(),
+            iv_key: self.iv_key.clone(),
+            policy: self.policy.clone(),
+            local: conn.local,
+            remote: conn.remote,
+            transport,
+            role: self.role,
+            hard_expiry: self.hard_expiry,
+            sends,
+            replaces,
+        }
+    }
+
+    /// The data that status reports show.
+    pub fn view(&self, transport: EspTransport) -> ChildView {
+        ChildView {
+            spi_in: self.spi_in,
+            spi_out: self.spi_out,
+            suite: self.suite,
+            policy: self.policy.clone(),
+            transport,
+            rekey_at: self.rekey_at.unwrap_or(Time::ZERO),
+            hard_expiry: self.hard_expiry,
+        }
+    }
+
+    /// Whether it carries traffic now or soon.
+    pub fn is_usable(&self) -> bool {
+        match self.state {
+            ChildState::Active | ChildState::AwaitingPeer { .. } => true,
+            ChildState::Replaced { .. }
+            | ChildState::Redundant { .. }
+            | ChildState::Deleting { .. } => false,
+        }
+    }
+
+    /// Restarts the timer of its state: the peer repeats its request, so it has not received our response.
+    pub fn restart_timer(&mut self, now: Time) {
+        match &mut self.state {
+            ChildState::AwaitingPeer {
+                until,
+                extension,
+                latest,
+            } => *until = (now + *extension).min(*latest),
+            ChildState::Replaced { until } | ChildState::Redundant { until } => {
+                *until = now + PEER_DELETE_TIMEOUT;
+            }
+            ChildState::Active | ChildState::Deleting { .. } => {}
+        }
+    }
+
+    fn next_timer(&self) -> Time {
+        let state = match self.state {
+            ChildState::Active if self.rejections > 0 => {
+                self.rekey_at.unwrap_or(Time::MAX).min(self.renew_at)
+            }
+            ChildState::Active => self.rekey_at.unwrap_or(Time::MAX),
+            ChildState::AwaitingPeer { until, .. }
+            | ChildState::Replaced { until }
+            | ChildState::Redundant { until } => until,
+            ChildState::Deleting { .. } => Time::MAX,
+        };
+        state.min(self.hard_expiry)
+    }
+}
+
+/// The Child SAs of an IKE SA, oldest first.
+#[derive(Debug, Default)]
+pub struct Children(Vec<ChildSa>);
+
+impl Children {
+    /// A table with one Child SA, or none.
+    pub fn of(child: Option<ChildSa>) -> Children {
+        Children(child.into_iter().collect())
+    }
+
+    /// Every Child SA.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &ChildSa> {
+        self.0.iter()
+    }
+
+    /// Every Child SA.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut ChildSa> {
+        self.0.iter_mut()
+    }
+
+    /// Whether the limit allows one more.
+    pub fn has_room(&self) -> bool {
+        self.0.len() < MAX_CHILDREN
+    }
+
+    /// The Child SA that sends: the newest active one, else the newest replaced one, else the newest.
+    pub fn current(&self) -> Option<&ChildSa> {
+        let active = |child: &&ChildSa| child.state == ChildState::Active;
+        let replaced = |child: &&ChildSa| match child.state {
+            ChildState::Replaced { .. } => true,
+            ChildState::Active
+            | ChildState::AwaitingPeer { .. }
+            | ChildState::Redundant { .. }
+            | ChildState::Deleting { .. } => false,
+        };
+        (self.0.iter().rev().find(active))
+            .or_else(|| self.0.iter().rev().find(replaced))
+            .or(self.0.last())
+    }
+
+    /// Whether one carries traffic now or soon.
+    pub fn any_usable(&self) -> bool {
+        self.0.iter().any(ChildSa::is_usable)
+    }
+
+    /// The Child SA with this inbound SPI.
+    pub fn by_spi_in(&self, spi_in: u32) -> Option<&ChildSa> {
+        self.0.iter().find(|child| child.spi_in == spi_in)
+    }
+
+    /// The Child SA with this inbound SPI.
+    pub fn by_spi_in_mut(&mut self, spi_in: u32) -> Option<&mut ChildSa> {
+        self.0.iter_mut().find(|child| child.spi_in == spi_in)
+    }
+
+    /// The Child SA with this outbound SPI, by which the peer names it.
+    pub fn by_spi_out(&self, spi_out: u32) -> Option<&ChildSa> {
+        self.0.iter().find(|child| child.spi_out == spi_out)
+    }
+
+    /// Adds the newest.
+    pub fn push(&mut self, child: ChildSa) {
+        self.0.push(child);
+    }
+
+    /// Removes the Child SA with this inbound SPI.
+    pub fn remove(&mut self, spi_in: u32) -> Option<ChildSa> {
+        let index = self.0.iter().position(|child| child.spi_in == spi_in)?;
+        Some(self.0.remove(index))
+    }
+
+    /// Removes the oldest.
+    pub fn pop(&mut self) -> Option<ChildSa> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
+    }
+
+    /// The next time at which one of them has a timer.
+    pub fn next_timer(&self) -> Time {
+        let timers = self.0.iter().map(ChildSa::next_timer);
+        timers.min().unwrap_or(Time::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sa_is_rekeyed_at_85_to_90_percent_and_replaced_before_its_end() {
+        for (jitter, min, max) in [(0, 85.0, 85.1), (255, 89.9, 90.1)] {
+            let (soft, renew) = rekey_schedule(Time::ZERO, Duration::from_secs(100), jitter);
+            assert!((min..max).contains(&soft.as_secs_f64()), "{soft:?}");
+            assert!(soft < renew && renew < Time::from_secs(100));
+        }
+    }
+}
