@@ -370,3 +370,21 @@ fn p20_a_rekeyed_child_sa_carries_what_it_carried() {
         assert_unharmed(&mut scripted_peer, 2, "answered so");
     }
 }
+
+/// Without a response the peer would repeat the request and then give the SA up; INVALID_SYNTAX would end the SA (RFC 7296 §2.21.3).
+#[test]
+fn a_request_of_an_unsupported_exchange_type_is_answered_and_fails_alone() {
+    for exchange in [
+        ExchangeType(0),
+        ExchangeType(250),
+        ExchangeType::IKE_SA_INIT,
+        ExchangeType::IKE_AUTH,
+        ExchangeType::IKE_INTERMEDIATE,
+    ] {
+        let mut scripted_peer = ScriptedPeer::established();
+        let response = scripted_peer.ask(exchange, 2, &[]);
+        let expected = [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD];
+        assert_eq!(kinds(&response), expected, "{exchange}");
+        assert_unharmed(&mut scripted_peer, 3, &exchange.to_string());
+    }
+}

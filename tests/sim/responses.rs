@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::EspProposal;
-use groundlink::ike::{Command, Rekey, Settings, Start, TunnelState};
+use groundlink::ike::{Command, Rekey, RekeyCheck, RekeyVerdict, Settings, Start, TunnelState};
 use groundlink::net::Time;
 use groundlink::wire::{
     Delete, ExchangeType, Header, Ke, Notify, NotifyType, Payload, PayloadType, ProtocolId, Sa,
@@ -389,6 +389,23 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
         );
         assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
     }
+}
+
+/// TEMPORARY_FAILURE, however often, does not show that the peer cannot rekey.
+#[test]
+fn p10_a_peer_that_is_always_busy_gets_no_verdict_of_the_rekey_check() {
+    let mut b = settings(Side::B);
+    b.rekey_check = RekeyCheck::Once;
+    let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
+    let Course {
+        asked,
+        scripted_peer,
+        ..
+    } = refusing(b, Duration::from_secs(300), &busy);
+    assert!(asked.len() > 6, "{asked:?}");
+    assert!(scripted_peer.pair.b.codes().contains(&"rekey-refused"));
+    let check = scripted_peer.pair.b.view().rekey_check.unwrap();
+    assert_eq!(check.child, RekeyVerdict::Pending);
 }
 
 #[test]
