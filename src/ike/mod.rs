@@ -34,7 +34,7 @@
 //! output               context                  Output: events and transmits ─▶ Endpoint::poll_event, Endpoint::poll_transmit
 //! ```
 //!
-//! A request of ours starts at `IkeSa::ask` (sa/outbound_request), by a command or a timer (sa/timers); `build_request` (exchange/established) has the exchange
+//! A request of ours starts at `IkeSa::queue_request` (sa/outbound_request), by a command or a timer (sa/timers); `build_request` (exchange/established) has the exchange
 //! build its payloads.
 //!
 //! # Leaves

@@ -456,11 +456,15 @@ fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
         scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
         pair = scripted_peer.pair;
     }
-    let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
+    let kept = format!("{:?}", pair.b.endpoint)
+        .matches("LastResponse(")
+        .count();
     assert!((1..=256).contains(&kept), "{kept}");
     assert_eq!(pair.b.failures.len(), 2, "the same failure is told once");
     pair.run_for(Duration::from_secs(60));
-    let kept = format!("{:?}", pair.b.endpoint).matches("Remnant(").count();
+    let kept = format!("{:?}", pair.b.endpoint)
+        .matches("LastResponse(")
+        .count();
     assert_eq!(kept, 0);
 }
 

@@ -282,7 +282,7 @@ fn held(pair: &Pair, side: Side) -> usize {
         "AuthSent(",
         "HalfOpen(",
         "Established(",
-        "Remnant(",
+        "LastResponse(",
     ]
     .iter()
     .map(|kind| shown.matches(kind).count())

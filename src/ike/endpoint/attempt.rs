@@ -324,7 +324,7 @@ impl Endpoint {
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
         let works = |child: &ChildSa| child.state == ChildState::Active;
         let serves = |sa: &IkeSa| sa.child().is_some_and(works);
-        let sends = match sa.is_known() || !self.established(sa.tunnel()).any(serves) {
+        let sends = match sa.is_confirmed() || !self.established(sa.tunnel()).any(serves) {
             true => Sends::Now,
             false => Sends::Later,
         };
@@ -363,10 +363,10 @@ impl Endpoint {
         }
         let is_open = match outcome {
             SaOutcome::Open => {
-                if output.serves && sa.is_open() && !sa.is_leaving() {
+                if output.serves && sa.is_open() && !sa.will_close() {
                     self.resolve_duplicates(now, &mut sa);
                 }
-                if output.known && goes_on && !sa.has_lost() {
+                if output.confirmed && goes_on && !sa.is_redundant() {
                     self.close_losers(now, &sa);
                 }
                 let is_open = sa.is_open();

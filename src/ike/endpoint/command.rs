@@ -40,16 +40,20 @@ impl Endpoint {
             }
             Command::Resolved { tunnel, address } => self.on_resolved(now, tunnel, address),
             Command::Source { tunnel, local } => self.on_source(now, tunnel, local),
-            Command::Heard { tunnel, at } => {
-                self.established_mut(tunnel).for_each(|sa| sa.heard(at))
-            }
-            Command::Sent { tunnel, at } => self.established_mut(tunnel).for_each(|sa| sa.sent(at)),
+            Command::Heard { tunnel, at } => self
+                .established_mut(tunnel)
+                .for_each(|sa| sa.on_esp_received(at)),
+            Command::Sent { tunnel, at } => self
+                .established_mut(tunnel)
+                .for_each(|sa| sa.on_esp_sent(at)),
             Command::Rekey { tunnel, what } => self.rekey(now, tunnel, what),
             Command::SoftLimit { tunnel, spi_in } => {
-                self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_worn(spi_in, cx));
+                self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_soft_limit(spi_in, cx));
             }
             Command::ChildHeard { tunnel, spi_in } => {
-                self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_child_heard(spi_in, cx));
+                self.with_child(now, tunnel, spi_in, |sa, cx| {
+                    sa.on_child_confirmed(spi_in, cx)
+                });
             }
             Command::SeenFrom {
                 tunnel,
@@ -57,10 +61,10 @@ impl Endpoint {
                 remote,
                 at,
             } => self.with_child(now, tunnel, spi_in, |sa, cx| {
-                sa.heard(at);
+                sa.on_esp_received(at);
                 sa.follow(remote, cx);
             }),
-            Command::UnknownSpi { remote, spi } => self.tell_invalid_spi(now, remote, spi),
+            Command::UnknownSpi { remote, spi } => self.notify_invalid_spi(now, remote, spi),
             Command::InstallFailed {
                 tunnel,
                 spi_in,
@@ -164,7 +168,7 @@ impl Endpoint {
     pub(super) fn rekey(&mut self, now: Time, id: TunnelId, what: Rekey) {
         let serving = self
             .established(id)
-            .filter(|sa| sa.child().is_some() && !sa.is_leaving())
+            .filter(|sa| sa.child().is_some() && !sa.will_close())
             .max_by_key(|sa| sa.established());
         let Some((own, spi_in)) = serving.and_then(|sa| Some((sa.own_spi(), sa.child()?.spi_in)))
         else {
@@ -177,7 +181,7 @@ impl Endpoint {
     }
 
     /// Only a peer with which an IKE SA stands can be told in a way that it may believe.
-    fn tell_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
+    fn notify_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
         // The peer may use an SA before its answer, which makes it ours too, has come.
         if has_child(&self.sas, spi) {
             return;
@@ -199,7 +203,7 @@ impl Endpoint {
             | Sa::LastResponse(_) => None,
         });
         if let Some((_, own)) = with_peer.max() {
-            self.with(now, own, |sa, cx| sa.tell_invalid_spi(spi, cx));
+            self.with(now, own, |sa, cx| sa.notify_invalid_spi(spi, cx));
         }
     }
 

@@ -23,7 +23,7 @@ impl Endpoint {
         // One that is leaving has lost against another already.
         for other in self
             .established_mut(tunnel)
-            .filter(|other| !other.is_leaving())
+            .filter(|other| !other.will_close())
         {
             let Some(spi_in) = other.child().map(|child| child.spi_in) else {
                 // It was about to make a Child SA for want of one, and there is one now.
@@ -36,13 +36,13 @@ impl Endpoint {
                 Keep::Newer => !is_newer,
             };
             // As long as the peer may not have heard of the winner, the loser is all that it has.
-            let is_known = if loses {
-                other.is_known()
+            let is_confirmed = if loses {
+                other.is_confirmed()
             } else {
-                sa.is_known()
+                sa.is_confirmed()
             };
             let at = match closer {
-                Closer::Us if is_known => now + CLOSE_AFTER,
+                Closer::Us if is_confirmed => now + CLOSE_AFTER,
                 Closer::Us | Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
             };
             if loses {
@@ -61,7 +61,9 @@ impl Endpoint {
             }
             for sa in self.sas.values_mut() {
                 match sa {
-                    Sa::Established(sa) if sa.own_spi() == winner => sa.prove(&mut cx),
+                    Sa::Established(sa) if sa.own_spi() == winner => {
+                        sa.request_confirmation(&mut cx)
+                    }
                     Sa::Established(_)
                     | Sa::InitSent(_)
                     | Sa::IntermediateSent(_)
@@ -71,14 +73,14 @@ impl Endpoint {
                 }
             }
         } else if won {
-            sa.prove(&mut cx);
+            sa.request_confirmation(&mut cx);
         }
     }
 
     /// The peer has the Child SA of this one for certain, so those that have lost against it can go.
     pub(super) fn close_losers(&mut self, now: Time, sa: &IkeSa) {
         for other in self.established_mut(sa.tunnel()) {
-            if other.has_lost() && compare(other, sa).2 == Closer::Us {
+            if other.is_redundant() && compare(other, sa).2 == Closer::Us {
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
             }
         }
@@ -88,7 +90,7 @@ impl Endpoint {
     pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
         let winner = self
             .established(tunnel)
-            .filter(|sa| !sa.is_leaving() && sends(sa))
+            .filter(|sa| !sa.will_close() && sends(sa))
             .find_map(|sa| sa.child().map(|child| child.spi_in));
         if let Some(spi_in) = winner {
             let preferred = Event::ChildPreferred { tunnel, spi_in };
@@ -109,7 +111,7 @@ impl Endpoint {
         let waiting = self.established(tunnel).filter_map(|sa| {
             let child = sa.child().filter(|child| child.is_usable())?;
             Some((
-                (!sa.has_lost(), sa.established()),
+                (!sa.is_redundant(), sa.established()),
                 sa.own_spi(),
                 child.spi_in,
             ))
@@ -135,7 +137,10 @@ impl Endpoint {
     /// The IKE SA against which another one lost is gone: what is left need not go too.
     pub(super) fn cancel_close(&mut self, id: TunnelId) {
         let serves = |sa: &IkeSa| sa.child().is_some();
-        if self.established(id).any(|sa| serves(sa) && !sa.has_lost()) {
+        if self
+            .established(id)
+            .any(|sa| serves(sa) && !sa.is_redundant())
+        {
             return;
         }
         let newest = self

@@ -120,7 +120,7 @@ impl Endpoint {
         let tunnel = self.tunnels.get(&id)?;
         let sa = self
             .established(id)
-            .max_by_key(|sa| (sa.child().is_some(), !sa.is_leaving(), sa.established()));
+            .max_by_key(|sa| (sa.child().is_some(), !sa.will_close(), sa.established()));
         let (state, since) = tunnel.state;
         let waiting = match state {
             TunnelState::Connecting | TunnelState::Failed => Some(tunnel.waiting()),

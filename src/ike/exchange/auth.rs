@@ -522,7 +522,7 @@ fn mix(init: &mut InitResult, ppk: &Ppk) {
 }
 
 /// Our AUTH payload, under keys with the PPK or without it.
-fn prove(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
+fn request_confirmation(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
     let signed = match init.role {
         Role::Initiator => signed_by_initiator(init, keys, id),
         Role::Responder => signed_by_responder(init, keys, id),

@@ -149,7 +149,7 @@ impl IkeSa {
             Some(spi_in) => Job::RekeyChild { spi_in, group },
             None => Job::CreateChild { group },
         };
-        self.ask(job, cx);
+        self.queue_request(job, cx);
     }
 
     /// Schedules the creation of a Child SA again after TEMPORARY_FAILURE.

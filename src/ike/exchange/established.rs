@@ -3,7 +3,7 @@
 //! ```text
 //! request   on_message ─▶ IkeSa::open_request ─▶ the exchange ─▶ payloads ─▶ IkeSa::respond
 //! response  on_message ─▶ IkeSa::open_response ─▶ the exchange ─▶ IkeSa::send_next
-//! job       IkeSa::ask ─▶ IkeSa::send_next ─▶ build_request ─▶ IkeSa::send_request
+//! job       IkeSa::queue_request ─▶ IkeSa::send_next ─▶ build_request ─▶ IkeSa::send_request
 //! ```
 
 use super::informational;

@@ -172,7 +172,7 @@ impl IkeSa {
         if let Some(child) = self.children.by_spi_in_mut(spi_in) {
             child.state = ChildState::Deleting { reason };
             self.prefer_newest_unless_active(cx);
-            self.ask(Job::DeleteChild { spi_in }, cx);
+            self.queue_request(Job::DeleteChild { spi_in }, cx);
         }
     }
 
@@ -187,11 +187,11 @@ impl IkeSa {
     }
 
     /// Tells the peer, at a limited rate, that it sends ESP for an unknown SPI. Anybody can send such ESP, so one notification at most is queued.
-    pub fn tell_invalid_spi(&mut self, spi: u32, cx: &mut Context<'_>) {
+    pub fn notify_invalid_spi(&mut self, spi: u32, cx: &mut Context<'_>) {
         let is_queued = |job: &Job| matches!(job, Job::InvalidSpi { .. });
         if self.is_open() && self.invalid_spi_after <= cx.now && !self.jobs.iter().any(is_queued) {
             self.invalid_spi_after = cx.now + INVALID_SPI_INTERVAL;
-            self.ask(Job::InvalidSpi { spi }, cx);
+            self.queue_request(Job::InvalidSpi { spi }, cx);
         }
     }
 }

@@ -36,12 +36,12 @@ impl IkeSa {
         if child.state == ChildState::Active {
             child.rekey_at = None;
             let group = None;
-            self.ask(Job::RekeyChild { spi_in, group }, cx);
+            self.queue_request(Job::RekeyChild { spi_in, group }, cx);
         }
     }
 
     /// Starts to rekey a Child SA that has reached a soft limit. A repeated notice has no effect.
-    pub fn on_worn(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+    pub fn on_soft_limit(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         let Some(child) = self.children.by_spi_in_mut(spi_in) else {
             return;
         };
@@ -99,7 +99,7 @@ impl IkeSa {
                 let reason = DownReason::Redundant;
                 child.state = ChildState::Deleting { reason };
                 self.install_child(child, Sends::Later, offer.old, cx);
-                self.ask(Job::DeleteChild { spi_in }, cx);
+                self.queue_request(Job::DeleteChild { spi_in }, cx);
             }
         }
         if offer.old.is_some() {
@@ -155,7 +155,7 @@ impl IkeSa {
         replaces: Option<u32>,
         cx: &mut Context<'_>,
     ) {
-        self.output.reassert_winner = self.has_lost();
+        self.output.reassert_winner = self.is_redundant();
         self.output.serves |= replaces.is_none();
         let event = child.to_event(&self.conn, self.transport, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(event)));
@@ -165,7 +165,7 @@ impl IkeSa {
     /// Deletes the Child SA of an unusable response, which the peer may have created.
     pub fn on_child_unusable(&mut self, offer: &ChildOffer, error: &Error, cx: &mut Context<'_>) {
         let spi_in = offer.spi_in;
-        self.ask(Job::DeleteChild { spi_in }, cx);
+        self.queue_request(Job::DeleteChild { spi_in }, cx);
         let failure = RequestFailure::Rejected(error.failure(cx.now));
         self.on_child_failed(offer, failure, cx);
     }

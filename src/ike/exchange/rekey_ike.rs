@@ -35,7 +35,7 @@ impl IkeSa {
     pub fn rekey_ike(&mut self, cx: &mut Context<'_>) {
         if self.is_open() {
             self.lifetime.rekey_at = None;
-            self.ask(Job::RekeyIke { group: None }, cx);
+            self.queue_request(Job::RekeyIke { group: None }, cx);
         }
     }
 
@@ -147,7 +147,7 @@ impl IkeSa {
     fn on_other_ike_group(&mut self, offer: &IkeOffer, group: u16, cx: &mut Context<'_>) {
         if self.colliding.is_none() && offer.may_use(&self.conn.settings, group) {
             let group = Some(group);
-            return self.ask(Job::RekeyIke { group }, cx);
+            return self.queue_request(Job::RekeyIke { group }, cx);
         }
         let wanted = group.to_be_bytes().to_vec();
         let notify = Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted);

@@ -69,7 +69,7 @@ impl IkeSa {
                     tunnel: self.conn.tunnel,
                     spi_in,
                 });
-                self.output.reassert_winner = self.has_lost();
+                self.output.reassert_winner = self.is_redundant();
             }
             ChildState::Active
             | ChildState::Replaced { .. }
@@ -79,14 +79,14 @@ impl IkeSa {
     }
 
     /// Whether the peer certainly has the Child SA that sends.
-    pub fn is_known(&self) -> bool {
+    pub fn is_confirmed(&self) -> bool {
         self.children.current().is_some_and(|child| child.confirmed)
     }
 
     /// The peer has sent ESP over this Child SA.
-    pub fn on_child_heard(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+    pub fn on_child_confirmed(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         if let Some(child) = self.children.by_spi_in_mut(spi_in) {
-            self.output.known |= !child.confirmed;
+            self.output.confirmed |= !child.confirmed;
             child.confirmed = true;
         }
         self.prefer(spi_in, cx);
@@ -95,14 +95,14 @@ impl IkeSa {
     /// Confirms the Child SA of IKE_AUTH: the peer has answered a request, which it can only over an IKE SA that it has established, with that Child SA.
     pub fn confirm_first_child(&mut self, cx: &mut Context<'_>) {
         if let Some(spi_in) = self.unconfirmed.take() {
-            self.on_child_heard(spi_in, cx);
+            self.on_child_confirmed(spi_in, cx);
         }
     }
 
     /// Sends a liveness check, unless the peer has confirmed the Child SA of IKE_AUTH: its response confirms that.
-    pub fn prove(&mut self, cx: &mut Context<'_>) {
+    pub fn request_confirmation(&mut self, cx: &mut Context<'_>) {
         if self.unconfirmed.is_some() {
-            self.ask(Job::Liveness, cx);
+            self.queue_request(Job::Liveness, cx);
         }
     }
 
@@ -110,7 +110,7 @@ impl IkeSa {
     pub fn confirm_children(&mut self, cx: &mut Context<'_>) {
         let mut newest = None;
         for child in self.children.iter_mut() {
-            self.output.known |= !child.confirmed;
+            self.output.confirmed |= !child.confirmed;
             child.confirmed = true;
             if child.is_usable() {
                 newest = Some(child.spi_in);
@@ -132,7 +132,7 @@ impl IkeSa {
     /// Keeps an IKE SA that was to be closed for lack of a Child SA: it has one again. An SA that has lost against another is closed nevertheless.
     pub fn keep_open(&mut self) {
         (self.create_child_at, self.create_child_retries) = (None, 0);
-        if !self.has_lost() {
+        if !self.is_redundant() {
             self.close_at = None;
         }
     }
@@ -143,7 +143,7 @@ impl IkeSa {
             return;
         }
         self.drop_child(spi_in, reason, cx);
-        self.ask(Job::DeleteChild { spi_in }, cx);
+        self.queue_request(Job::DeleteChild { spi_in }, cx);
         self.reactivate_child(cx);
         if !self.children.any_usable() {
             self.close_later(cx.now, reason);
@@ -216,7 +216,7 @@ impl IkeSa {
         self.drop_child(spi_in, DownReason::PeerDeleted, cx);
         self.reactivate_child(cx);
         if !self.children.any_usable() {
-            self.ask(Job::CreateChild { group: None }, cx);
+            self.queue_request(Job::CreateChild { group: None }, cx);
         }
     }
 }

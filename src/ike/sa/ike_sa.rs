@@ -131,7 +131,7 @@ pub struct SaOutput {
     /// A Child SA was created that rekeys no other: another IKE SA of the tunnel may have one too.
     pub serves: bool,
     /// The peer has confirmed a Child SA.
-    pub known: bool,
+    pub confirmed: bool,
     /// A Child SA has begun to send although this IKE SA has lost against another: the other one's Child SA must be preferred again.
     pub reassert_winner: bool,
     /// The SA cannot be rekeyed and is about to expire: another IKE SA must be created.
@@ -324,7 +324,7 @@ impl IkeSa {
     }
 
     /// Whether it will be closed at a set time.
-    pub fn is_leaving(&self) -> bool {
+    pub fn will_close(&self) -> bool {
         self.close_at.is_some()
     }
 
@@ -334,13 +334,13 @@ impl IkeSa {
     }
 
     /// Whether another IKE SA of the tunnel has won against it, so that it will be closed.
-    pub fn has_lost(&self) -> bool {
+    pub fn is_redundant(&self) -> bool {
         matches!(self.close_at, Some((_, DownReason::Redundant)))
     }
 
     /// Cancels the closing of an SA that had lost: the winner is gone.
     pub fn cancel_close(&mut self) {
-        if self.has_lost() {
+        if self.is_redundant() {
             self.close_at = None;
         }
     }
@@ -445,7 +445,7 @@ impl IkeSa {
                     colliding.close(reason, None, cx);
                     self.output.successors.push(colliding);
                 }
-                self.ask(Job::DeleteIke(why), cx);
+                self.queue_request(Job::DeleteIke(why), cx);
             }
         }
     }
@@ -472,12 +472,12 @@ impl IkeSa {
     }
 
     /// Records authentic ESP received at that time.
-    pub fn heard(&mut self, at: Time) {
+    pub fn on_esp_received(&mut self, at: Time) {
         self.idle.on_received(at);
     }
 
     /// Records ESP sent at that time.
-    pub fn sent(&mut self, at: Time) {
+    pub fn on_esp_sent(&mut self, at: Time) {
         self.idle.on_sent(at);
     }
 

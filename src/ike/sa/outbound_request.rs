@@ -23,7 +23,7 @@ pub enum Direction {
 
 impl IkeSa {
     /// Queues a request, and sends it if none is outstanding.
-    pub fn ask(&mut self, job: Job, cx: &mut Context<'_>) {
+    pub fn queue_request(&mut self, job: Job, cx: &mut Context<'_>) {
         let under_way = self.request.as_ref().is_some_and(|out| out.job == job);
         if self.jobs.len() < MAX_JOBS && !self.jobs.contains(&job) && !under_way {
             self.jobs.push_back(job);

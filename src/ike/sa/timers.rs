@@ -67,7 +67,7 @@ impl IkeSa {
         if self.create_child_at.is_some_and(|at| at <= cx.now) {
             self.create_child_at = None;
             if !self.children.any_usable() {
-                self.ask(Job::CreateChild { group: None }, cx);
+                self.queue_request(Job::CreateChild { group: None }, cx);
             }
         }
         if self.lifetime.rekey_at.is_some_and(|at| at <= cx.now) {
@@ -78,7 +78,7 @@ impl IkeSa {
             self.output.renew = true;
         }
         if self.idle.liveness_due() <= cx.now && self.request.is_none() {
-            self.ask(Job::Liveness, cx);
+            self.queue_request(Job::Liveness, cx);
         }
         if self.idle.keepalive_due() <= cx.now {
             cx.out.transmits.push_back(Transmit {
@@ -131,7 +131,7 @@ impl IkeSa {
                 tunnel: self.conn.tunnel,
                 spi_in: newer,
             });
-            self.output.reassert_winner = self.has_lost();
+            self.output.reassert_winner = self.is_redundant();
         }
         self.delete_child(spi_in, DownReason::Redundant, cx);
     }
@@ -144,7 +144,7 @@ impl IkeSa {
             return self.close(DownReason::Expired, None, cx);
         }
         if !is_deleting {
-            self.ask(Job::DeleteChild { spi_in }, cx);
+            self.queue_request(Job::DeleteChild { spi_in }, cx);
         }
     }
 
