@@ -299,8 +299,8 @@ mod tests {
         assert_eq!(
             reply(Some(ChildState::AwaitingPeer {
                 until,
-                patience: Duration::ZERO,
-                end: until,
+                extension: Duration::ZERO,
+                latest: until,
             })),
             Reply::Usual
         );

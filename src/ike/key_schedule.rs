@@ -12,6 +12,9 @@ use super::event::Role;
 use crate::crypto::{EspSuite, IkeSuite, Prf, Protection, SaKeys, Secret};
 use crate::wire::IkeSpi;
 
+/// Octets of our nonces: at least half the key of every PRF in the registry (RFC 7296 §2.10).
+pub const NONCE_LEN: usize = 32;
+
 /// The nonces of an exchange, by who sent them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
@@ -197,7 +200,6 @@ mod tests {
     /// RFC 7296 §2.10.
     #[test]
     fn our_nonces_have_half_the_key_of_every_prf() {
-        use crate::ike::exchange::init::NONCE_LEN;
         let prfs = crate::crypto::PRF;
         assert!(prfs.iter().all(|prf| 2 * NONCE_LEN >= prf.key_len));
     }

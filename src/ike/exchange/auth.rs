@@ -408,7 +408,7 @@ fn respond(
 
 /// The identity payloads of an initiator: IDi, AUTH, and with a PPK its identity and, if it is optional, the proof without it.
 fn initiator_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
-    let plain = prove(init, &init.keys, id);
+    let plain = auth_payload(init, &init.keys, id);
     let Some(ppk) = announced(init) else {
         return vec![Payload::IdI(id.clone()), Payload::Auth(plain)];
     };
@@ -416,7 +416,7 @@ fn initiator_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
     let notify = |kind, data| Payload::Notify(Notify::new(kind, data));
     let mut payloads = vec![
         Payload::IdI(id.clone()),
-        Payload::Auth(prove(init, &mixed, id)),
+        Payload::Auth(auth_payload(init, &mixed, id)),
         notify(NotifyType::PPK_IDENTITY, ppk.identity()),
     ];
     match ppk.demand {
@@ -430,7 +430,7 @@ fn initiator_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
 fn responder_auth_payloads(init: &InitResult, id: &Id) -> Vec<Payload> {
     let mut payloads = vec![
         Payload::IdR(id.clone()),
-        Payload::Auth(prove(init, &init.keys, id)),
+        Payload::Auth(auth_payload(init, &init.keys, id)),
     ];
     match init.ppk {
         PpkUse::Mixed => payloads.push(Payload::Notify(Notify::new(
@@ -522,7 +522,7 @@ fn mix(init: &mut InitResult, ppk: &Ppk) {
 }
 
 /// Our AUTH payload, under keys with the PPK or without it.
-fn request_confirmation(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
+fn auth_payload(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
     let signed = match init.role {
         Role::Initiator => signed_by_initiator(init, keys, id),
         Role::Responder => signed_by_responder(init, keys, id),

@@ -2,10 +2,8 @@
 
 use crate::crypto::{Generator, Group, InvalidPublicValue, KeyExchange, Secret};
 use crate::ike::error::{Error, Incompatible};
+use crate::ike::key_schedule::NONCE_LEN;
 use crate::wire::{Flags, Ke, Notify, NotifyType, Payload};
-
-/// Octets of our nonces: at least half the key of every PRF in the registry (RFC 7296 §2.10).
-const NONCE_LEN: usize = 32;
 
 /// Flags of a request of the handshake.
 pub const HANDSHAKE_REQUEST: Flags = Flags {
