@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::common::{Exit, Failure, own_program, print, render};
-use crate::ike;
+use crate::ike::Encapsulation;
 use crate::lab::interrupt::{BlockedSignals, Interrupt};
-use crate::lab::options::{self, DEFAULT_SUITE, LabOptions};
+use crate::lab::options::{
+    AddressFamily, DEFAULT_SUITE, InitiatorChoice, LabOptions, NatPlacement, RemoteKind,
+    WeakAlgorithms,
+};
 use crate::lab::{self, Lab as RunningLab};
 
 /// Build two sites in network namespaces, connect them with a tunnel, and measure traffic through it
@@ -40,7 +44,7 @@ pub(crate) struct Lab {
     pub allow_weak: bool,
     /// Role of this side
     #[arg(long, value_enum, default_value = "initiator")]
-    pub role: Role,
+    pub role: InitiatorChoice,
     /// Number of tunnels between the two networks, with equal metrics
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub tunnels: u8,
@@ -49,13 +53,13 @@ pub(crate) struct Lab {
     pub seconds: u32,
     /// Put a NAT router in front of one side (needs nft)
     #[arg(long, value_enum, default_value = "none")]
-    pub nat: Nat,
+    pub nat: NatPlacement,
     /// Address family between the gateways
     #[arg(long, value_enum, default_value = "4")]
-    pub family: Family,
+    pub family: AddressFamily,
     /// Address family of the two networks
     #[arg(long, value_enum, default_value = "4")]
-    pub inner: Family,
+    pub inner: AddressFamily,
     /// Transport of ESP between the gateways
     #[arg(long, value_enum, default_value = "udp")]
     pub encapsulation: Encapsulation,
@@ -81,49 +85,45 @@ pub(crate) enum Peer {
     Alibaba,
 }
 
-/// Role of this side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    /// It initiates
-    Initiator,
-    /// It waits for the remote side
-    Responder,
-    /// Both sides initiate at once
-    Both,
+/// Implements [`ValueEnum`] for an option type of the lab: the word and the help text of each variant.
+macro_rules! value_enum {
+    ($type:ty { $($variant:ident = $word:literal: $help:literal),+ $(,)? }) => {
+        impl ValueEnum for $type {
+            fn value_variants<'a>() -> &'a [Self] {
+                &[$(Self::$variant),+]
+            }
+
+            fn to_possible_value(&self) -> Option<PossibleValue> {
+                Some(match self {
+                    $(Self::$variant => PossibleValue::new($word).help($help)),+
+                })
+            }
+        }
+    };
 }
 
-/// Location of a NAT router.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Nat {
-    /// Nowhere
-    None,
-    /// In front of this side's gateway
-    Us,
-    /// In front of the remote gateway
-    Peer,
-}
+value_enum!(InitiatorChoice {
+    Initiator = "initiator": "It initiates",
+    Responder = "responder": "It waits for the remote side",
+    Both = "both": "Both sides initiate at once",
+});
 
-/// Transport of ESP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Encapsulation {
-    /// Always in UDP
-    Udp,
-    /// As IP protocol 50 unless there is a NAT
-    Auto,
-    /// As IP protocol 50 only
-    Esp,
-}
+value_enum!(NatPlacement {
+    None = "none": "Nowhere",
+    Us = "us": "In front of this side's gateway",
+    Peer = "peer": "In front of the remote gateway",
+});
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Family {
-    /// IPv4
-    #[value(name = "4")]
-    V4,
-    /// IPv6
-    #[value(name = "6")]
-    V6,
-}
+value_enum!(Encapsulation {
+    Udp = "udp": "Always in UDP",
+    Auto = "auto": "As IP protocol 50 unless there is a NAT",
+    Esp = "esp": "As IP protocol 50 only",
+});
+
+value_enum!(AddressFamily {
+    V4 = "4": "IPv4",
+    V6 = "6": "IPv6",
+});
 
 impl Lab {
     pub fn execute(self) -> Result<Exit, Failure> {
@@ -167,8 +167,8 @@ impl Lab {
 
     fn options(&self) -> Result<LabOptions, Failure> {
         let peer = match self.peer {
-            Peer::Itself => options::RemoteKind::Groundlink,
-            Peer::Strongswan => options::RemoteKind::Strongswan,
+            Peer::Itself => RemoteKind::Groundlink,
+            Peer::Strongswan => RemoteKind::Strongswan,
             Peer::Google | Peer::Alibaba => {
                 let what = "this value of `--peer` is not in this version";
                 return Err(Failure::usage(
@@ -183,38 +183,22 @@ impl Lab {
                 .clone()
                 .or_else(|| self.preset.is_none().then(|| DEFAULT_SUITE.to_owned()))
         };
-        let family = |family| match family {
-            Family::V4 => options::AddressFamily::V4,
-            Family::V6 => options::AddressFamily::V6,
-        };
         Ok(LabOptions {
             peer,
             ike: proposals(&self.ike),
             esp: proposals(&self.esp),
-            role: match self.role {
-                Role::Initiator => options::InitiatorChoice::Initiator,
-                Role::Responder => options::InitiatorChoice::Responder,
-                Role::Both => options::InitiatorChoice::Both,
-            },
+            role: self.role,
             tunnels: self.tunnels,
             seconds: self.seconds,
-            nat: match self.nat {
-                Nat::None => options::NatPlacement::None,
-                Nat::Us => options::NatPlacement::Us,
-                Nat::Peer => options::NatPlacement::Peer,
-            },
-            outer: family(self.family),
-            inner: family(self.inner),
-            encapsulation: match self.encapsulation {
-                Encapsulation::Udp => ike::Encapsulation::Udp,
-                Encapsulation::Auto => ike::Encapsulation::Auto,
-                Encapsulation::Esp => ike::Encapsulation::Esp,
-            },
+            nat: self.nat,
+            outer: self.family,
+            inner: self.inner,
+            encapsulation: self.encapsulation,
             preset: self.preset.clone(),
             weak: if self.allow_weak {
-                options::WeakAlgorithms::Allowed
+                WeakAlgorithms::Allowed
             } else {
-                options::WeakAlgorithms::Rejected
+                WeakAlgorithms::Rejected
             },
         })
     }
