@@ -172,8 +172,7 @@ fn udp_header(packet: &mut [u8], at: usize) {
 
 pub(crate) fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> = digits.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ascii"), 16).expect("hex"))
-        .collect()
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode(&digits)
+        .expect("hexadecimal")
 }

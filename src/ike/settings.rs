@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
+
 use crate::crypto::{EspProposal, IkeProposal, Secret};
 use crate::net::Policy;
 pub use crate::net::TunnelId;
@@ -164,20 +166,8 @@ impl fmt::Display for Identity {
 }
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = hex
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect::<Option<_>>()?;
-    if digits.is_empty() {
-        return None;
-    }
-    digits
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(high << 4 | low),
-            _ => None,
-        })
-        .collect()
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 /// What the peer's identity must be.
