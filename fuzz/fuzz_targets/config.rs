@@ -1,6 +1,6 @@
-//! No text makes the reading of a configuration panic, and whatever it has to say about the text lies inside it.
+//! No text makes the configuration reader panic, and every finding points inside the text.
 //!
-//! No file is opened: secrets are taken as read, so that the input alone decides. Run on the stable toolchain with
+//! No file is opened: keys are not read, so the result depends on the input alone. Run on the stable toolchain with
 //! `cargo fuzz run -s none config fuzz/corpus/config fuzz/seeds/config`.
 #![no_main]
 
@@ -24,11 +24,11 @@ fuzz_target!(|input: &[u8]| {
         if let Some(span) = &finding.span {
             assert!(
                 text.get(span.clone()).is_some(),
-                "{finding:?} is not of this text"
+                "{finding:?} is outside the text"
             );
         }
     }
-    // Every word of it can be printed, on lines that exist.
+    // Every finding and value can be printed, with existing line numbers.
     let lines = text.matches('\n').count() + 1;
     let shown = loaded.report.to_string();
     assert_eq!(shown.is_empty(), loaded.report.findings().is_empty());
@@ -40,14 +40,14 @@ fuzz_target!(|input: &[u8]| {
     }
     assert!(loaded.settings.is_none() || !loaded.values.is_empty());
     if loaded.report.is_valid() {
-        let settings = loaded.settings.expect("nothing is wrong with it");
+        let settings = loaded.settings.expect("a valid report has settings");
         for tunnel in &settings.tunnels {
             let explained = |row: &groundlink::config::EffectiveValue| {
                 row.tunnel.as_ref() == Some(&tunnel.ike.name)
             };
             assert!(
                 loaded.values.iter().any(explained),
-                "nothing is told of {}",
+                "no effective values of {}",
                 tunnel.ike.name
             );
         }

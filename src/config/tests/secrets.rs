@@ -137,7 +137,23 @@ fn a_ppk_is_read_like_a_psk_and_required_by_default() {
     let optional = "ppk = { id = \"q-1\", file = \"ppk\", required = false }";
     let ppk = read(optional).0.unwrap().unwrap();
     assert_eq!(ppk.demand, PpkDemand::Optional);
+}
 
+#[test]
+fn an_invalid_ppk_is_an_error() {
+    let folder = folder();
+    let key = "aQ7vYd0x3LmZk9TtR2sWcUe8HnB5gJpAiaQ7vYd0x3LmZk9";
+    fs::write(folder.path().join("ppk"), key).unwrap();
+    let read = |line: &str, mode: u32| {
+        fs::set_permissions(folder.path().join("ppk"), fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = load_in(folder.path(), &with(line));
+        let shown = loaded.report.to_string();
+        assert!(
+            loaded.settings.is_none() && !shown.contains(key),
+            "{line}: {shown}"
+        );
+        shown
+    };
     for (line, complaint) in [
         ("ppk = { file = \"ppk\" }", "has no `ppk.id`"),
         (
@@ -166,16 +182,11 @@ fn a_ppk_is_read_like_a_psk_and_required_by_default() {
             "unknown key",
         ),
     ] {
-        let (settings, report) = read(line);
+        let report = read(line, 0o600);
         assert!(report.contains(complaint), "{line}: {report}");
-        assert!(settings.is_none(), "{line}");
     }
-    fs::set_permissions(folder.path().join("ppk"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (settings, report) = read("ppk = { id = \"q-1\", file = \"ppk\" }");
-    assert!(
-        settings.is_none() && report.contains("has mode 0644"),
-        "{report}"
-    );
+    let report = read("ppk = { id = \"q-1\", file = \"ppk\" }", 0o644);
+    assert!(report.contains("has mode 0644"), "{report}");
 }
 
 #[test]
