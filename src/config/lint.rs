@@ -10,7 +10,7 @@ use super::settings::{GatewaySettings, Mtu};
 use super::tunnel::ResolvedTunnel;
 use crate::crypto::AlgorithmStatus;
 use crate::ike::{Encapsulation, Peer};
-use crate::net::Prefix;
+use crate::net::{MIN_MTU_IPV6, Prefix};
 
 /// Checks each tunnel, and the tunnels against each other.
 pub fn lint(tunnels: &[ResolvedTunnel], gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
@@ -186,7 +186,9 @@ fn routes(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
         ));
     }
     // RFC 8200 §5: every IPv6 link carries 1280 bytes.
-    if let (Mtu::Fixed(mtu @ ..1280), true) = (tunnel.settings.mtu, has(&tunnel.local, false)) {
+    if let (Mtu::Fixed(mtu @ ..MIN_MTU_IPV6), true) =
+        (tunnel.settings.mtu, has(&tunnel.local, false))
+    {
         let what = format!("an MTU of {mtu} is too small for IPv6");
         let advice = "the minimum is 1280";
         findings.push(Diagnostic::error(tunnel.spans.mtu.clone(), what, advice));

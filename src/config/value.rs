@@ -432,7 +432,7 @@ fn metric(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<u32> {
 }
 
 /// Minimum MTU, inside and outside: the size that every IPv4 host must accept (RFC 1122 §3.3.2).
-const MIN_MTU: i64 = 576;
+const MIN_MTU: i64 = crate::net::MIN_MTU_IPV4 as i64;
 
 fn mtu(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Option<u16>> {
     match &value.value {

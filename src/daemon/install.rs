@@ -13,18 +13,18 @@ use crate::datapath::{Datapath, EgressPath};
 use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::ike::Child;
-use crate::net::{DropReason, EspTransport, TunnelId};
+use crate::net::{DropReason, EspTransport, MIN_MTU_IPV4, MIN_MTU_IPV6, TunnelId};
 use crate::os::Socket;
 use crate::os::netlink::Netlink;
 
 /// MTU of a device before its first SA: the minimum of IPv6 (RFC 8200 §5).
-pub(super) const INITIAL_MTU: u16 = 1280;
+pub(super) const INITIAL_MTU: u16 = MIN_MTU_IPV6;
 
 /// EgressPath MTU where the kernel reports none.
 const DEFAULT_PATH_MTU: u16 = 1500;
 
 /// Smallest inner MTU that is accepted: the datagram size that every IPv4 host must receive (RFC 791).
-const MIN_MTU: u16 = 576;
+const MIN_MTU: u16 = MIN_MTU_IPV4;
 
 /// Installs a Child SA.
 ///

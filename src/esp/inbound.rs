@@ -153,7 +153,7 @@ mod tests {
     use crate::crypto::{PRF, Secret};
     use crate::esp::lifetime::LifetimeState;
     use crate::esp::testing::*;
-    use crate::esp::trailer::{IPV4, NONE};
+    use crate::esp::trailer::{IPV4, NO_NEXT_HEADER};
 
     #[test]
     fn what_one_side_seals_the_other_opens_once() {
@@ -379,7 +379,7 @@ mod tests {
         let sealed = seal(&outbound, &udp4(60));
         let _ = guard.open(&mut sealed.clone());
         let _ = guard.open(&mut sealed.clone());
-        let _ = guard.open(&mut craft(words, 9, &padded(words, &[], NONE)));
+        let _ = guard.open(&mut craft(words, 9, &padded(words, &[], NO_NEXT_HEADER)));
         assert_eq!(guard.authentic(), 2);
     }
 

@@ -7,18 +7,10 @@
 //! ```
 
 use crate::net::DropReason;
+pub(super) use crate::net::protocol::{IPV4, IPV6, NO_NEXT_HEADER};
 
 /// Octets of the shortest trailer: pad length and next header.
 pub(super) const LEAST: usize = 2;
-
-/// Next header: the inner packet is IPv4.
-pub(super) const IPV4: u8 = 4;
-
-/// Next header: the inner packet is IPv6.
-pub(super) const IPV6: u8 = 41;
-
-/// Next header: there is no inner packet; this is a dummy (RFC 4303 §2.6).
-pub(super) const NONE: u8 = 59;
 
 /// The longest padding there can be.
 #[allow(
@@ -74,7 +66,7 @@ pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), DropReason> {
     match *next {
         IPV4 => Ok((inner, 4)),
         IPV6 => Ok((inner, 6)),
-        NONE => Err(DropReason::Dummy),
+        NO_NEXT_HEADER => Err(DropReason::Dummy),
         _ => Err(DropReason::NextHeader),
     }
 }
@@ -183,9 +175,13 @@ mod tests {
                 Err(DropReason::NextHeader),
                 "{words}: transport mode"
             );
-            assert_eq!(received(&udp4(60), NONE), Err(DropReason::Dummy), "{words}");
             assert_eq!(
-                received(&[], NONE),
+                received(&udp4(60), NO_NEXT_HEADER),
+                Err(DropReason::Dummy),
+                "{words}"
+            );
+            assert_eq!(
+                received(&[], NO_NEXT_HEADER),
                 Err(DropReason::Dummy),
                 "{words}: an empty dummy"
             );

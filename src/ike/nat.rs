@@ -12,12 +12,6 @@ use crate::crypto::{Generator, sha1};
 use crate::net::EspTransport;
 use crate::wire::{IkeSpi, Notify, NotifyType, Payload};
 
-/// The UDP port where a handshake starts.
-pub const IKE_PORT: u16 = 500;
-
-/// The UDP port of IKE behind a NAT, and of ESP in UDP (RFC 3948).
-pub const NAT_PORT: u16 = 4500;
-
 /// The hash of one end of a message.
 pub fn hash(spi_i: IkeSpi, spi_r: IkeSpi, end: SocketAddr) -> [u8; 20] {
     let port = end.port().to_be_bytes();

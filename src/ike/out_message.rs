@@ -12,6 +12,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::event::{Content, Transmit};
+use crate::net::{MIN_MTU_IPV4, MIN_MTU_IPV6};
 
 /// Octets of UDP header and non-ESP marker (RFC 3948 §2.2).
 const UDP_AND_MARKER: u16 = 8 + 4;
@@ -39,8 +40,8 @@ impl FragmentSizes {
     pub fn new(packet: u16, remote: IpAddr) -> FragmentSizes {
         // RFC 7383 §2.5.1: the packet size that each address family guarantees.
         let (header, guaranteed) = match remote {
-            IpAddr::V4(_) => (20u16, 576),
-            IpAddr::V6(_) => (40, 1280),
+            IpAddr::V4(_) => (20u16, MIN_MTU_IPV4),
+            IpAddr::V6(_) => (40, MIN_MTU_IPV6),
         };
         let around = header.saturating_add(UDP_AND_MARKER);
         FragmentSizes {

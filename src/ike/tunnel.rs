@@ -13,11 +13,10 @@ use std::time::Duration;
 use super::event::Rekeys;
 use super::failure::Failure;
 use super::limits::Bucket;
-use super::nat::IKE_PORT;
 use super::rekey_check::RekeyChecker;
 use super::retransmit::back_off;
 use super::settings::{Encapsulation, Peer, Settings, Start};
-use crate::net::{Time, TunnelState, WaitingFor};
+use crate::net::{IKE_PORT, Time, TunnelState, WaitingFor};
 
 /// One tunnel.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! ```
 
 use super::packet::{FragmentKind, fragment_kind};
+use super::protocol::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
 
 /// What stands behind the extension headers of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +67,6 @@ pub(super) fn walk_extensions(bytes: &[u8], first: u8, start: usize) -> Option<U
     None
 }
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
-
 /// More extension headers than any honest packet has.
 const MOST: usize = 8;
 
@@ -78,7 +74,7 @@ const MOST: usize = 8;
 mod tests {
     use super::*;
 
-    const TCP: u8 = 6;
+    use super::super::protocol::TCP;
 
     /// An extension header of 8 octets.
     const fn header(next: u8) -> [u8; 8] {

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::address::never_a_source;
 use super::checksum::{self, Sum};
 use super::packet::{FragmentKind, Packet};
+use super::protocol::{ICMP, ICMPV6};
+use super::{MIN_MTU_IPV4, MIN_MTU_IPV6};
 
 /// Writes "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 §3.2) with `mtu` about `packet` into `out`, as if it came
 /// from `from`. False if no error may be sent about this packet, or `from` is of another family or no single host's.
@@ -64,17 +66,15 @@ enum Multicast {
 }
 
 /// RFC 1812 §4.3.2.3: no more than this, so that it arrives whole everywhere.
-const LARGEST_V4: usize = 576;
+const MAX_V4: usize = MIN_MTU_IPV4 as usize;
 
 /// RFC 4443 §2.4 (c): the minimum MTU of IPv6.
-const LARGEST_V6: usize = 1280;
+const MAX_V6: usize = MIN_MTU_IPV6 as usize;
 
 /// RFC 1812 §4.3.2.5: internetwork control.
 const PRECEDENCE: u8 = 0xc0;
 
 const HOPS: u8 = 64;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 fn write(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>, error: &Error) -> bool {
     if never_a_source(from) || !may_answer(packet, error) {
@@ -110,7 +110,7 @@ fn may_answer(packet: &Packet<'_>, error: &Error) -> bool {
 }
 
 fn write_v4(about: &[u8], from: Ipv4Addr, to: Ipv4Addr, error: &Error, out: &mut Vec<u8>) {
-    let quote = about.get(..LARGEST_V4.saturating_sub(28)).unwrap_or(about);
+    let quote = about.get(..MAX_V4.saturating_sub(28)).unwrap_or(about);
     let total = u16::try_from(quote.len().saturating_add(28)).unwrap_or(u16::MAX);
     let [l0, l1] = total.to_be_bytes();
     // DF is set and so the identification means nothing (RFC 6864 §4.1).
@@ -127,7 +127,7 @@ fn write_v4(about: &[u8], from: Ipv4Addr, to: Ipv4Addr, error: &Error, out: &mut
 }
 
 fn write_v6(about: &[u8], from: Ipv6Addr, to: Ipv6Addr, error: &Error, out: &mut Vec<u8>) {
-    let quote = about.get(..LARGEST_V6.saturating_sub(48)).unwrap_or(about);
+    let quote = about.get(..MAX_V6.saturating_sub(48)).unwrap_or(about);
     let length = u16::try_from(quote.len().saturating_add(8)).unwrap_or(u16::MAX);
     let [l0, l1] = length.to_be_bytes();
     out.extend_from_slice(&[0x60, 0, 0, 0, l0, l1, ICMPV6, HOPS]);

@@ -6,6 +6,7 @@
 
 use super::checksum;
 use super::packet::Packet;
+use super::protocol::TCP;
 
 /// Lowers the MSS option of a TCP SYN to `max_v4` or `max_v6`; says whether it did. The checksum is kept right incrementally and
 /// so must be complete beforehand ([`checksum::complete`]). A packet that does not hold together is left alone.
@@ -23,7 +24,6 @@ pub fn clamp_mss(packet: &mut [u8], max_v4: u16, max_v6: u16) -> bool {
         .is_some_and(|segment| clamp_segment(segment, max))
 }
 
-const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const HEADER_LEN: usize = 20;
 const CHECKSUM_AT: usize = 16;

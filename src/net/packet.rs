@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::address::{never_a_destination, never_a_source};
 use super::drop_reason::DropReason;
 use super::extensions::walk_extensions;
+use super::protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
 
 /// An IPv4 or IPv6 packet whose headers hold together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,15 +187,6 @@ impl<'a> Packet<'a> {
         self.bytes.get(at).copied().unwrap_or_default()
     }
 }
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const DCCP: u8 = 33;
-const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
-const MOBILITY: u8 = 135;
-const UDP_LITE: u8 = 136;
 
 /// The DF bit in the seventh octet of an IPv4 header.
 const DONT_FRAGMENT: u8 = 0x40;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::address::{host_mask, same_family, to_bits, width};
 use super::ports::PortRange;
 use super::prefix::Prefix;
+use super::protocol;
 
 /// What traffic one side of a Child SA may carry. Two addresses of one family, the first not after the last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,11 +222,11 @@ impl fmt::Display for Selector {
         }
         match self.protocol {
             0 => f.write_str("[any")?,
-            1 => f.write_str("[icmp")?,
-            6 => f.write_str("[tcp")?,
-            17 => f.write_str("[udp")?,
-            58 => f.write_str("[icmpv6")?,
-            132 => f.write_str("[sctp")?,
+            protocol::ICMP => f.write_str("[icmp")?,
+            protocol::TCP => f.write_str("[tcp")?,
+            protocol::UDP => f.write_str("[udp")?,
+            protocol::ICMPV6 => f.write_str("[icmpv6")?,
+            protocol::SCTP => f.write_str("[sctp")?,
             other => write!(f, "[{other}")?,
         }
         if !self.ports.is_any() {
@@ -243,6 +244,7 @@ impl fmt::Debug for Selector {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protocol::{TCP, UDP};
     use super::*;
     use proptest::prelude::*;
 
@@ -253,9 +255,6 @@ mod tests {
     fn prefix(text: &str) -> Selector {
         Selector::from(text.parse::<Prefix>().unwrap())
     }
-
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
 
     #[test]
     fn selectors_print_as_prefixes_where_they_are() {

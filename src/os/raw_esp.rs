@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, Type};
 
 use super::udp::{self, BindError, mmsg};
 use super::{RecvBatch, SendBatch, Socket, SocketOffload};
+use crate::net::protocol::ESP;
 
 /// A raw socket that sends and receives ESP packets.
 #[derive(Debug)]
@@ -27,9 +28,6 @@ pub struct RawEspSocket {
     socket: socket2::Socket,
     address: IpAddr,
 }
-
-/// IP protocol number of ESP.
-const ESP: i32 = 50;
 
 impl RawEspSocket {
     /// A socket at `address`; an unspecified one stands for every address of its family.
@@ -42,7 +40,7 @@ impl RawEspSocket {
         let socket = socket2::Socket::new(
             Domain::for_address(bound),
             Type::RAW.nonblocking().cloexec(),
-            Some(Protocol::from(ESP)),
+            Some(Protocol::from(i32::from(ESP))),
         )
         .map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => BindError::NoRawSockets,

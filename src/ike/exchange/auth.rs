@@ -38,7 +38,6 @@ use crate::ike::failure::Failure;
 use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
 use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer, PpkAnswer};
-use crate::ike::nat::NAT_PORT;
 use crate::ike::negotiate::{self, Chosen, Pfs};
 use crate::ike::offer::{join, selectors};
 use crate::ike::out_message::{Datagrams, SentMessage};
@@ -48,7 +47,7 @@ use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::{AgreedChild, IkeSa};
 use crate::ike::settings::{Identity, PeerId, Ppk, PpkDemand, Settings};
 use crate::ike::window::{LastResponse, Mark, Received};
-use crate::net::{EspTransport, Policy, narrow};
+use crate::net::{EspTransport, NAT_PORT, Policy, narrow};
 use crate::wire::{
     Auth, AuthMethod, ExchangeType, Flags, Header, Id, IdType, Message, Notify, NotifyType, Payload,
 };

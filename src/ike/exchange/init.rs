@@ -27,7 +27,7 @@ use crate::ike::half_open::ReturnRoutability;
 use crate::ike::init_result::{Connection, InitResult, PeerKind};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
 use crate::ike::messages::{Init, InitAnswer};
-use crate::ike::nat::{self, Detected, NAT_PORT};
+use crate::ike::nat::{self, Detected};
 use crate::ike::negotiate::{self, Chosen};
 use crate::ike::offer::{join, without_additional};
 use crate::ike::out_message::{Datagrams, FragmentSizes, Fragmentation, SentMessage};
@@ -37,7 +37,7 @@ use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::settings::{Encapsulation, Ppk, Settings};
 use crate::ike::unauthenticated::DropClass;
 use crate::ike::window::Received;
-use crate::net::{EspTransport, Time};
+use crate::net::{EspTransport, NAT_PORT, Time};
 use crate::wire::{
     ExchangeType, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
 };

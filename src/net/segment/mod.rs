@@ -31,8 +31,7 @@ pub use coalesce::{Coalesced, Coalescer, UdpCoalescing};
 pub use offload::{GsoKind, GsoPacket, PacketOffload, PartialChecksum};
 pub use split::{Segment, Segments, segments};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use super::protocol::{TCP, UDP};
 
 /// Octets in a TCP header without options, and where its fields are.
 mod tcp {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::{Message, SendOffload};
-use crate::net::Time;
+use crate::net::{MIN_MTU_IPV4, Time};
 
 /// What one socket has learnt.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl GsoState {
     /// A route that was refused may be replaced, a path MTU that has shrunk may grow; one call in so long that fails costs nothing.
     const REST: Duration = Duration::from_secs(60);
     /// Every IPv4 host takes a packet of 576 bytes (RFC 791 §3.1): shorter segments were not too long.
-    const FITS_ANYWHERE: usize = 576 - 20 - 8;
+    const FITS_ANYWHERE: usize = MIN_MTU_IPV4 as usize - 20 - 8;
 
     pub(super) fn new(wanted: SendOffload) -> GsoState {
         let longest = match wanted {
