@@ -97,6 +97,19 @@ impl Netlink {
         )
     }
 
+    /// Renames a link, which must be down.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]; [`NetlinkError::is_exists`] if another link has the name.
+    pub fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let message = about(index, vec![LinkAttribute::IfName(name.to_owned())]);
+        self.change(
+            || format!("renaming device {index} to {name}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
     /// Sets the MTU of a link. Below 1280 the kernel removes IPv6 from it (RFC 8200 §5).
     ///
     /// # Errors

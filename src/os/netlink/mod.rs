@@ -114,6 +114,11 @@ impl NetlinkError {
         )
     }
 
+    /// Whether the object to create exists, or the name is taken.
+    pub fn is_exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+
     fn errno(&self) -> Option<i32> {
         match self {
             NetlinkError::Rejected { error, .. } => error.raw_os_error(),
