@@ -1,12 +1,12 @@
-//! What leaves through a socket in one go. Packets are written where they will leave from: reserve, seal, commit.
+//! Packets of one send, written where they are sent from: reserve, seal, commit.
 //!
 //! ```text
 //!   reserve ──▶ Slot ──▶ commit(len)      the packet is in the batch
-//!                 └────▶ dropped          rolled back: the batch is as it was
+//!                 └────▶ dropped          the batch is unchanged
 //! ```
 //!
-//! Packets to one peer lie side by side, so equal ones form a [`Message`] that one `sendmsg` with `UDP_SEGMENT` can take:
-//! all of one traffic class and of one length but the last, at most 64 of them and 65,507 bytes (the kernel's own limits).
+//! Packets to one peer are contiguous, so equal ones form a [`Message`] that one `sendmsg` with `UDP_SEGMENT` sends: one traffic
+//! class, one length except for a shorter last packet, at most 64 packets and 65,507 octets (limits of the kernel).
 //!
 //! ```text
 //!   │ 1442 │ 1442 │ 1442 │ 310 │ 120 │ …
@@ -15,14 +15,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// A batch of packets for a [`Socket`](super::super::Socket).
+/// Packets for a [`Socket`](super::super::Socket).
 pub struct SendBatch {
     arena: Vec<u8>,
     tail: usize,
     messages: Vec<MessageSpan>,
-    /// Messages at the front that have left already, every packet of them.
+    /// Messages at the front that were sent completely.
     gone: usize,
-    /// Packets at the front of the next message that have left already.
+    /// Packets at the front of the next message that were sent.
     sent: usize,
     packets: usize,
     limit: usize,
@@ -38,23 +38,23 @@ struct MessageSpan {
     count: usize,
 }
 
-/// Packets to one peer that may leave in one system call.
+/// Packets to one peer that one system call can send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Where they go.
+    /// Destination.
     pub remote: SocketAddr,
-    /// The address of ours they leave from; unspecified leaves the choice to the kernel.
+    /// Source address; the unspecified address leaves the choice to the kernel.
     pub local: IpAddr,
-    /// The outer header's whole TOS or traffic class octet: DSCP and ECN (RFC 6040 §4.1 says what ESP puts there).
+    /// TOS or traffic class of the outer header: DSCP and ECN (RFC 6040 §4.1).
     pub class: u8,
-    /// Length of each packet but the last, which may be shorter.
+    /// Length of each packet except the last, which may be shorter.
     pub segment: usize,
-    /// The packets, one behind the other.
+    /// The packets, contiguous.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    /// The packets one by one.
+    /// The single packets.
     pub fn packets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let whole = if self.bytes.is_empty() {
             Some(self.bytes)
@@ -68,22 +68,26 @@ impl<'a> Message<'a> {
 }
 
 impl SendBatch {
-    /// The most packets a batch holds: what a 64 KiB super-packet becomes, and some.
+    /// Maximum number of packets: two GSO packets of 64 KiB.
     pub const MAX_PACKETS: usize = 128;
-    /// The largest UDP payload.
+    /// Maximum UDP payload over IPv4.
     pub const MAX_UDP_PAYLOAD: usize = 65_507;
-    /// The most segments `UDP_SEGMENT` takes in one call.
+    /// Maximum number of segments of one `UDP_SEGMENT` call (`UDP_MAX_SEGMENTS`).
     const MAX_GSO_SEGMENTS: usize = 64;
 
-    /// A batch for [`SendBatch::MAX_PACKETS`] packets.
+    /// Batch for [`SendBatch::MAX_PACKETS`] packets.
     pub fn new() -> SendBatch {
         SendBatch::with_limit(Self::MAX_PACKETS)
     }
 
-    /// A batch for at most `limit` packets (at least one).
+    /// Batch for at most `limit` packets (at least one). An empty batch has space for any UDP payload. A batch for one packet, such as
+    /// an IKE message, allocates the size of the packet when it is reserved.
     pub fn with_limit(limit: usize) -> SendBatch {
         let limit = limit.max(1);
-        let arena = vec![0; limit * 2048 + Self::MAX_UDP_PAYLOAD];
+        let arena = match limit {
+            1 => Vec::new(),
+            _ => vec![0; limit * 2048 + Self::MAX_UDP_PAYLOAD],
+        };
         SendBatch {
             arena,
             tail: 0,
@@ -95,8 +99,8 @@ impl SendBatch {
         }
     }
 
-    /// Room for a packet of at most `len` bytes to `remote` from `local` (unspecified: the kernel's choice), under this traffic
-    /// class; `None` when the batch is full and must be sent first. An empty batch has room for any packet UDP can carry.
+    /// Reserves space for a packet of at most `len` octets to `remote` from `local` (unspecified: chosen by the kernel) with this
+    /// traffic class. `None` if the batch is full and must be sent first.
     #[inline]
     pub fn reserve(
         &mut self,
@@ -106,8 +110,14 @@ impl SendBatch {
         len: usize,
     ) -> Option<Slot<'_>> {
         let end = self.tail.checked_add(len)?;
-        if self.packets == self.limit || len > Self::MAX_UDP_PAYLOAD || end > self.arena.len() {
+        if self.packets == self.limit || len > Self::MAX_UDP_PAYLOAD {
             return None;
+        }
+        if end > self.arena.len() {
+            if self.limit > 1 {
+                return None;
+            }
+            self.arena.resize(end, 0);
         }
         Some(Slot {
             batch: self,
@@ -118,29 +128,29 @@ impl SendBatch {
         })
     }
 
-    /// The last `len` bytes of the packets that wait: what was laid out side by side and is to be finished now.
+    /// Last `len` octets of the waiting packets, for sealing several packets at once.
     pub fn last_mut(&mut self, len: usize) -> Option<&mut [u8]> {
         let start = self.tail.checked_sub(len)?;
         self.arena.get_mut(start..self.tail)
     }
 
-    /// How many packets wait.
+    /// Number of waiting packets.
     pub fn len(&self) -> usize {
         self.packets
     }
 
-    /// Whether none waits.
+    /// Whether no packet waits.
     pub fn is_empty(&self) -> bool {
         self.packets == 0
     }
 
-    /// Forgets everything.
+    /// Removes all packets.
     pub fn clear(&mut self) {
         self.messages.clear();
         (self.tail, self.gone, self.sent, self.packets) = (0, 0, 0, 0);
     }
 
-    /// How many packets at the front are as long as the first and go where it goes, as far as one message holds them.
+    /// Number of packets at the front that have the length and the destination of the first, within one message.
     pub fn equal_prefix(&self) -> usize {
         let first = self.messages().next();
         first.map_or(0, |message| {
@@ -149,7 +159,7 @@ impl SendBatch {
         })
     }
 
-    /// Forgets the first `count` packets: they have left, or never will.
+    /// Removes the first `count` packets, which were sent or are dropped.
     pub fn advance(&mut self, count: usize) {
         if count >= self.packets {
             return self.clear();
@@ -164,7 +174,7 @@ impl SendBatch {
         }
     }
 
-    /// What waits, grouped so that each group may leave in one system call.
+    /// Waiting packets, grouped into messages that one system call can send.
     pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
         let waiting = self.messages.iter().skip(self.gone);
         waiting.enumerate().filter_map(|(index, run)| {
@@ -209,7 +219,7 @@ impl SendBatch {
 }
 
 impl MessageSpan {
-    /// Whether one more packet keeps this a train of equal packets with at most one shorter at its end.
+    /// Whether the message can grow by a packet: all are equal but the last, which may be shorter.
     #[inline]
     fn takes(&self, remote: SocketAddr, local: IpAddr, class: u8, len: usize) -> bool {
         let all_full = self.len == self.segment * self.count;
@@ -229,7 +239,7 @@ impl Default for SendBatch {
     }
 }
 
-/// A reserved place in a [`SendBatch`]. Dropped without [`Slot::commit`], it leaves no trace.
+/// Reserved space in a [`SendBatch`]. Dropped without [`Slot::commit`], the batch is unchanged.
 pub struct Slot<'a> {
     batch: &'a mut SendBatch,
     remote: SocketAddr,
@@ -239,14 +249,14 @@ pub struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// The reserved bytes; what an earlier packet left in them is still there.
+    /// Reserved octets, with arbitrary content.
     #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         let start = self.batch.tail;
         &mut self.batch.arena[start..start + self.len]
     }
 
-    /// The first `len` of the reserved bytes are the packet.
+    /// Commits the first `len` octets as the packet.
     #[inline]
     pub fn commit(self, len: usize) {
         self.batch
@@ -314,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_stays_within_what_the_kernel_takes() {
+    fn a_message_respects_the_limits_of_the_kernel() {
         let mut batch = SendBatch::new();
         (0..100).for_each(|_| put(&mut batch, A, 1, 10));
         assert_eq!(
@@ -334,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_has_no_room_and_an_empty_one_has_room_for_the_largest() {
+    fn a_full_batch_rejects_and_an_empty_one_takes_the_maximum_payload() {
         let mut batch = SendBatch::with_limit(2);
         (0..2).for_each(|_| put(&mut batch, A, 1, 10));
         assert!(batch.reserve(A, LOCAL, 0, 1).is_none());
@@ -353,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn sending_goes_on_where_it_stopped() {
+    fn advance_continues_behind_the_sent_packets() {
         let mut batch = SendBatch::new();
         for (fill, len) in [(1, 10), (2, 10), (3, 10), (4, 20), (5, 20)] {
             put(&mut batch, A, fill, len);
@@ -384,5 +394,15 @@ mod tests {
             (batch.equal_prefix(), SendBatch::new().equal_prefix()),
             (1, 0)
         );
+    }
+
+    #[test]
+    fn a_batch_for_one_packet_allocates_the_size_of_the_packet() {
+        let mut batch = SendBatch::with_limit(1);
+        assert_eq!(batch.arena.capacity(), 0);
+        batch.reserve(A, LOCAL, 0, 300).unwrap().commit(300);
+        assert_eq!(lengths(&batch), [vec![300]]);
+        assert!(batch.arena.capacity() < 1024);
+        assert!(batch.reserve(A, LOCAL, 0, 1).is_none());
     }
 }
