@@ -22,7 +22,7 @@ use super::tables::{
     EgressPath, EgressState, InboundEntry, InboundTable, MssClamp, ReadOutcome, TunnelShared,
 };
 use crate::esp::{Inbound, Outbound};
-use crate::net::demux::NAT_PORT;
+use crate::net::NAT_PORT;
 use crate::net::{Dscp, Time, TunnelId};
 use crate::os::memory::{MemoryDevice, MemoryNetwork};
 use crate::os::poll::Waiter;

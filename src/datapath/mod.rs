@@ -44,7 +44,7 @@ mod trap_queue;
 mod workers;
 
 pub use crate::net::TunnelId;
-pub use crate::net::demux::{IKE_PORT, NAT_PORT};
+pub use crate::net::{IKE_PORT, NAT_PORT};
 pub use counters::{Counters, PacketDropCounters};
 pub use notice::{ChildSpi, MAX_IKE_MESSAGE, Notice, Notices};
 pub use profile::{ProfileStep, StepTotals};

@@ -21,8 +21,8 @@ use super::tables::{
 };
 use crate::esp::testing::{IV_KEY, header_checksum, ipv4, keys, mirrored, policy, suite, udp6};
 use crate::esp::{Inbound, Outbound};
-use crate::net::demux::{IKE_PORT, NAT_PORT};
 use crate::net::{DropReason, Dscp, Policy, Time, TunnelId};
+use crate::net::{IKE_PORT, NAT_PORT};
 use crate::os::Socket;
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
 

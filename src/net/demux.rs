@@ -6,13 +6,8 @@
 //!   SPI         │ sequence …      ESP
 //! ```
 
-use super::Packet;
-
-/// UDP port of IKE.
-pub const IKE_PORT: u16 = 500;
-
-/// UDP port of IKE and ESP behind NATs (RFC 3948), and wherever encapsulation is forced.
-pub const NAT_PORT: u16 = 4500;
+use super::protocol::{ESP, UDP};
+use super::{IKE_PORT, NAT_PORT, Packet};
 
 /// Octets in front of an IKE message on port 4500 (RFC 3948 §2.2).
 pub const NON_ESP_MARKER: [u8; 4] = [0; 4];
@@ -46,8 +41,6 @@ pub fn port_4500(datagram: &[u8]) -> NatPayload<'_> {
 
 /// Whether a packet is what IPsec tunnels consist of: ESP, or UDP to a port of IKE.
 pub fn is_ipsec(packet: &Packet<'_>) -> bool {
-    const UDP: u8 = 17;
-    const ESP: u8 = 50;
     match packet.protocol() {
         ESP => true,
         UDP => packet

@@ -1,4 +1,4 @@
-//! A descriptor of ours that an event loop waits on.
+//! Descriptors that the event loop waits for.
 
 #![allow(unsafe_code, reason = "registering a descriptor with the runtime")]
 
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Something with a descriptor that is readable when there is something to do.
+/// Owner of a descriptor, registered with tokio for reading.
 #[derive(Debug)]
 pub struct AsyncReadable<T> {
     inner: T,
@@ -16,34 +16,33 @@ pub struct AsyncReadable<T> {
 }
 
 impl<T: AsFd> AsyncReadable<T> {
-    /// Must be called inside a runtime that does IO.
+    /// Registers the descriptor with the current runtime.
     ///
     /// # Errors
-    /// No descriptor left, or one that cannot be waited on.
+    /// No descriptor left, or a descriptor that cannot be polled.
     pub fn new(inner: T) -> io::Result<AsyncReadable<T>> {
-        // A second descriptor of the same thing, so that nothing hangs on what `T` does with its own.
+        // A duplicate, so that the registration does not depend on what `T` does with its descriptor.
         let second = inner.as_fd().try_clone_to_owned()?;
-        // SAFETY: an OwnedFd is open and is the same descriptor for as long as it lives, and the AsyncFd owns it.
+        // SAFETY: the AsyncFd owns the OwnedFd, which stays open and the same descriptor during its lifetime.
         let readiness = unsafe { AsyncFd::register_with_interest(second, Interest::READABLE) }?;
         Ok(AsyncReadable { inner, readiness })
     }
 
-    /// Waits until it has become readable since the last time. Whoever is told so must do all there is to do, or come back
-    /// without waiting.
+    /// Waits until the descriptor has become readable since the last call. The caller must then read until `WouldBlock`.
     pub async fn ready(&self) {
         match self.readiness.readable().await {
             Ok(mut guard) => guard.clear_ready(),
-            // Only while the runtime ends.
+            // The runtime shuts down.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// What is watched.
+    /// Inner value.
     pub fn get(&self) -> &T {
         &self.inner
     }
 
-    /// What is watched.
+    /// Inner value.
     pub fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }
@@ -55,15 +54,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_ready_each_time_something_has_come() {
+    async fn each_event_makes_it_ready_once() {
         let signal = Signal::new().unwrap();
-        let watched = AsyncReadable::new(signal.clone()).unwrap();
+        let readable = AsyncReadable::new(signal.clone()).unwrap();
         for _ in 0..3 {
             signal.set();
-            watched.ready().await;
-            assert!(watched.get().clear());
+            readable.ready().await;
+            assert!(readable.get().clear());
         }
-        let pending = tokio::time::timeout(std::time::Duration::ZERO, watched.ready());
-        assert!(pending.await.is_err(), "nothing has come since");
+        let pending = tokio::time::timeout(std::time::Duration::ZERO, readable.ready());
+        assert!(pending.await.is_err(), "no new event");
     }
 }

@@ -1,11 +1,11 @@
-//! The clock: the only place where time comes from the system.
+//! The clock: the only place that reads the system's time.
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::net::Time;
 
-/// The time since boot. Suspends count (`CLOCK_BOOTTIME`), so that after one the peer's view and ours agree on how old an SA is;
-/// it never jumps when somebody sets the date.
+/// Time since boot. `CLOCK_BOOTTIME` includes suspends, so that after one both peers agree on the age of an SA, and does not jump
+/// when the date is set.
 pub fn now() -> Time {
     let now =
         clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists since Linux 2.6.39");
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_that_of_the_kernel_and_never_runs_back() {
+    fn time_is_the_uptime_of_the_kernel_and_is_monotonic() {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let (first, second) = (now(), now());

@@ -1,13 +1,13 @@
-//! Where all randomness of the program begins (getrandom(2)).
+//! Seed of all random generators (getrandom(2)).
 
 #![allow(unsafe_code, reason = "getrandom")]
 
 use std::io;
 
-/// 32 bytes from the kernel's generator. Early at boot this waits until that has been seeded.
+/// Returns 32 bytes of the kernel's generator. Early at boot the call blocks until the generator is seeded.
 ///
 /// # Errors
-/// What the kernel said; interrupted waits are not told.
+/// Error of getrandom(2), except interruptions.
 pub fn seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     loop {
@@ -26,7 +26,7 @@ pub fn seed() -> io::Result<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn no_two_seeds_are_equal_and_none_is_empty() {
+    fn seeds_differ_and_are_not_zero() {
         let (one, other) = (super::seed().unwrap(), super::seed().unwrap());
         assert!(one != other && one != [0; 32] && other[16..] != [0; 16]);
     }

@@ -1,20 +1,20 @@
-//! Linux: the devices, sockets, routes and namespaces the rest of the program stands on. Unsafe code lives here only, each block
-//! beside the reason why it is sound.
+//! Linux interfaces: devices, sockets, routes and namespaces. Only this module and `crypto::lanes` contain `unsafe` code; each
+//! block states why it is sound.
 //!
-//! The datapath sees Linux through two faces, both shaped for batches: [`Device`], one TUN queue, and [`Socket`], one UDP socket.
-//! Both have twins in [`memory`], so that everything above this layer is tested without privileges.
+//! The datapath uses two traits, both with batches: [`Device`], one TUN queue, and [`Socket`], one UDP or raw socket. [`memory`]
+//! implements both in memory, so that the layers above are tested without privileges.
 //!
 //! ```text
 //!   Device::read  ─▶ ReadBatch  ─▶ (egress: check, seal)  ─▶ SendBatch ─▶ Socket::send
 //!   Socket::recv  ─▶ RecvBatch  ─▶ (ingress: open, check) ─▶ OutPacket ─▶ Device::write
 //! ```
 //!
-//! Batches own their buffers and are reused for ever: nothing is allocated per packet. Every face is non-blocking; a worker that
-//! has nothing to do sleeps in [`poll::Waiter`].
+//! Batches own their buffers and are reused, so no packet costs an allocation. All calls are non-blocking; an idle worker sleeps
+//! in [`poll::Waiter`].
 //!
-//! The shapes fit offloads: an [`InnerPacket`] and an [`OutPacket`] carry a [`VnetHeader`] and may be a 64 KiB super-packet, a
-//! [`Datagram`] may be a train of equal segments (`UDP_GRO`), and a [`SendBatch`] lays packets to one peer side by side so that the
-//! kernel takes many in one piece (`UDP_SEGMENT`). What the kernel refuses is done packet by packet.
+//! Offloads: an [`InnerPacket`] or [`OutPacket`] carries a [`VnetHeader`] and can be a GSO packet of up to 64 KiB; a [`Datagram`]
+//! can be several datagrams of equal size joined by GRO (`UDP_GRO`); a [`SendBatch`] stores packets for one peer contiguously, so
+//! that one system call sends many (`UDP_SEGMENT`). Packets of an offload that the kernel rejects are processed one by one.
 
 pub mod async_fd;
 mod batch;
@@ -52,74 +52,73 @@ use crate::net::segment::GsoKind;
 
 pub use crate::net::{GsoSupport, ReceiveOffload, SendOffload};
 
-/// The largest packet IP can carry, and so the largest a device hands over or a super-packet can be.
+/// Maximum size of an IP packet, and so of a GSO packet.
 pub const MAX_PACKET: usize = 65_535;
 
 /// One queue of a TUN device.
 pub trait Device: Send + Sync {
-    /// Replaces the batch's content with up to a batch of packets and says how many there are, always at least one.
+    /// Replaces the content of the batch with the packets that wait and returns their number, at least 1.
     ///
     /// # Errors
-    /// `WouldBlock` when no packet waits, `NotConnected` when somebody has removed the device, for good. Any other error means that
-    /// nothing was read; the device may still be good.
+    /// `WouldBlock`: no packet waits. `NotConnected`: the device was deleted. After any other error nothing was read; the device
+    /// may still work.
     fn read(&self, batch: &mut ReadBatch) -> io::Result<usize>;
 
-    /// Writes packets in order and says how many were taken, always at least one of a non-empty slice.
+    /// Writes packets in order and returns how many the device took, at least 1 of a non-empty slice.
     ///
     /// # Errors
-    /// The first packet could not be written; it and the rest are still the caller's.
+    /// The first packet could not be written; no packet was taken.
     fn write(&self, packets: &[OutPacket<'_>]) -> io::Result<usize>;
 
-    /// Which super-packets it takes.
+    /// GSO packets that the device accepts.
     fn gso_support(&self) -> GsoSupport;
 
-    /// It has refused one of this kind: it gets fewer kinds of them from now on ([`GsoSupport::without`]).
+    /// Reduces the support after the device rejected a GSO packet of this kind ([`GsoSupport::without`]).
     fn disable_gso(&self, kind: GsoKind);
 
-    /// The descriptor to wait on: readable when [`Device::read`] has something.
+    /// Descriptor that becomes readable when [`Device::read`] has packets.
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
 
-/// One UDP socket, or one raw socket of ESP packets ([`raw_esp`]), unconnected: every datagram names its remote and its local
-/// address.
+/// One UDP socket, or one raw socket for ESP packets ([`raw_esp`]). Sockets are unconnected: each datagram carries its remote and
+/// local address.
 pub trait Socket: Send + Sync {
-    /// Replaces the batch's content with up to a batch of datagrams and says how many there are, always at least one.
+    /// Replaces the content of the batch with the datagrams that wait and returns their number, at least 1.
     ///
     /// # Errors
-    /// `WouldBlock` when no datagram waits. Any other error means that nothing was received; the socket is still good.
+    /// `WouldBlock`: no datagram waits. After any other error nothing was received; the socket still works.
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize>;
 
-    /// Sends the batch's packets in order and says how many the kernel took, always at least one of a non-empty batch.
-    /// Go on with [`SendBatch::advance`].
+    /// Sends the packets of the batch in order and returns how many the kernel took, at least 1 of a non-empty batch.
+    /// [`SendBatch::advance`] removes them.
     ///
     /// # Errors
-    /// The first packet could not be sent: `WouldBlock` when the socket's buffer is full; [`SendError`] says whom else it is about, so
-    /// that the caller may advance past it and those. What a peer or a router says by ICMP is never an error here: an
-    /// unauthenticated packet ends nothing.
+    /// The first packet could not be sent. [`SendError`] tells which other packets would fail too, so that the caller can skip
+    /// them. ICMP messages are never errors here, since they are not authenticated.
     fn send(&self, batch: &SendBatch) -> io::Result<usize>;
 
-    /// What this socket leaves to the kernel as things stand: less than was asked for once the kernel has refused it.
+    /// Offloads in use: fewer than requested once the kernel has rejected one.
     fn offload(&self) -> SocketOffload;
 
-    /// The address and port this socket is bound to; port 0 where its protocol has none.
+    /// Bound address and port; port 0 for a protocol without ports.
     fn local(&self) -> SocketAddr;
 
-    /// The descriptor to wait on: readable when [`Socket::recv`] has something.
+    /// Descriptor that becomes readable when [`Socket::recv`] has datagrams.
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
 
-/// A packet on its way into a device: an offload header and the bytes. Of a coalesced super-packet these are one IP and TCP or UDP header
-/// and all payloads behind it.
+/// Packet to write to a device: a virtio-net header and the bytes. A GSO packet has one IP and one TCP or UDP header, followed by
+/// all payloads.
 #[derive(Clone, Copy, Debug)]
 pub struct OutPacket<'a> {
-    /// What the kernel must still do to it: nothing, for a whole packet.
+    /// Offloads that the packet needs: none for a complete packet.
     pub vnet: VnetHeader,
-    /// The IP packet.
+    /// IP packet.
     pub bytes: &'a [u8],
 }
 
 impl<'a> OutPacket<'a> {
-    /// A complete packet with its checksums in place.
+    /// Complete packet with checksums.
     pub fn whole(bytes: &'a [u8]) -> OutPacket<'a> {
         OutPacket {
             vnet: VnetHeader::NONE,

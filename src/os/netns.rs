@@ -1,10 +1,10 @@
-//! Network namespaces without names: held by a descriptor, gone with the last process that holds or uses them, however that ends.
+//! Anonymous network namespaces: kept alive by a descriptor and gone with the last process that holds or uses them.
 //!
 //! ```text
 //!   unprivileged: become_root_in_user_namespace()      (before any thread)
-//!   Namespace::new()  ──▶ descriptor ──▶ run(closure)          a thread steps in, works, ends
-//!                                   ├──▶ enter(command)        a child steps in before it execs, and dies with us
-//!                                   └──▶ connect(other)        a virtual cable between two of them
+//!   Namespace::new()  ──▶ descriptor ──▶ run(closure)          on a thread inside
+//!                                   ├──▶ enter(command)        a child inside, killed with its parent thread
+//!                                   └──▶ connect(other)        a veth pair between two namespaces
 //! ```
 
 #![allow(unsafe_code, reason = "pre_exec")]
@@ -26,52 +26,54 @@ use nix::unistd::{getegid, geteuid, getppid};
 use super::netlink::{Netlink, NetlinkError, VethEnd};
 use super::sysctl;
 
-/// A network namespace, alive while this is.
+/// Network namespace, kept alive by its descriptor.
 #[derive(Debug)]
 pub struct Namespace(OwnedFd);
 
-/// Why there is no user namespace for us.
+/// Why no user namespace could be created.
 #[derive(Debug, thiserror::Error)]
 pub enum UserNamespaceError {
-    /// The machine's settings allow none.
+    /// A setting of the machine forbids user namespaces.
     #[error(
-        "user namespaces are switched off for ordinary users ({setting} = {value}): run with sudo, or allow them with \
+        "user namespaces are disabled for ordinary users ({setting} = {value}): run with sudo, or allow them with \
              `sudo sysctl -w {setting}={wanted}`"
     )]
     Forbidden {
-        /// The setting.
+        /// Name of the setting.
         setting: &'static str,
-        /// What it is.
+        /// Current value.
         value: String,
-        /// What it would have to be.
+        /// Necessary value.
         wanted: &'static str,
     },
-    /// Something else is in the way: a container's seccomp filter, say.
+    /// Another restriction, such as the seccomp filter of a container.
     #[error(
-        "a user namespace is refused here ({0}; a container's sandbox, perhaps): run with sudo or outside the container"
+        "creating a user namespace failed ({0}; perhaps because of a container's sandbox): run with sudo or outside the container"
     )]
     Refused(io::Error),
-    /// It is there, and we cannot make ourselves root in it.
+    /// The user namespace exists, but its ID maps could not be set up.
     #[error("becoming root in a user namespace failed: {step}: {error}")]
     Mapping {
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// What the kernel said.
+        /// Error of the system.
         error: io::Error,
     },
 }
 
-/// Moves this process into namespaces of its own (user, network, mount), where it is root: it may make devices, routes and further
-/// network namespaces, and nothing outside changes.
+/// Moves this process into new user, network and mount namespaces, where it is root: it can create devices, routes and network
+/// namespaces without effects outside.
 ///
 /// # Errors
-/// See [`UserNamespaceError`]. The process must have one thread only; the kernel refuses otherwise.
+/// See [`UserNamespaceError`]. The process must have a single thread.
 pub fn become_root_in_user_namespace() -> Result<(), UserNamespaceError> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-        .map_err(|errno| what_forbids().unwrap_or(UserNamespaceError::Refused(errno.into())))?;
+        .map_err(|errno| {
+            forbidding_setting().unwrap_or(UserNamespaceError::Refused(errno.into()))
+        })?;
     let failed = |step| move |error: io::Error| UserNamespaceError::Mapping { step, error };
-    // Without this an unprivileged group map is refused (user_namespaces(7)).
+    // Necessary for an unprivileged group map (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny").map_err(failed("writing setgroups"))?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))
         .map_err(failed("writing the user map"))?;
@@ -87,8 +89,8 @@ pub fn become_root_in_user_namespace() -> Result<(), UserNamespaceError> {
     .map_err(|errno| failed("making mounts private")(errno.into()))
 }
 
-/// The setting that keeps ordinary users from making user namespaces, if one of the known ones does.
-fn what_forbids() -> Option<UserNamespaceError> {
+/// Setting that forbids user namespaces to ordinary users, among the known ones.
+fn forbidding_setting() -> Option<UserNamespaceError> {
     const SETTINGS: [(&str, &str, &str); 3] = [
         ("user.max_user_namespaces", "0", "10000"),
         ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -105,12 +107,12 @@ fn what_forbids() -> Option<UserNamespaceError> {
 }
 
 impl Namespace {
-    /// A new namespace with nothing in it but a loopback device, which is up.
+    /// Creates an empty namespace and sets its loopback device up.
     ///
     /// # Errors
     /// `PermissionDenied` without CAP_SYS_ADMIN.
     pub fn new() -> io::Result<Namespace> {
-        on_a_thread(|| {
+        in_new_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let namespace = Namespace::current()?;
             Netlink::open()
@@ -120,7 +122,7 @@ impl Namespace {
         })?
     }
 
-    /// The namespace this thread is in.
+    /// Namespace of this thread.
     ///
     /// # Errors
     /// No /proc, or no descriptor left.
@@ -128,33 +130,33 @@ impl Namespace {
         Ok(Namespace(File::open("/proc/thread-self/ns/net")?.into()))
     }
 
-    /// Runs `work` on a thread inside. Sockets and devices it makes belong to the namespace wherever they are used later.
+    /// Runs `work` on a thread inside the namespace. Sockets and devices that it creates stay in the namespace.
     ///
     /// # Errors
-    /// The thread cannot step inside.
+    /// The thread cannot enter the namespace.
     ///
     /// # Panics
-    /// If `work` does.
+    /// If `work` panics.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        on_a_thread(|| {
+        in_new_thread(|| {
             setns(&self.0, CloneFlags::CLONE_NEWNET)?;
             Ok(work())
         })?
     }
 
-    /// Makes `command` start inside, with no signal blocked whatever this thread blocks, and die (SIGKILL) when the *thread* that
-    /// starts it ends, so that nothing outlives us.
+    /// Makes `command` start inside the namespace with no signal blocked, and receive SIGKILL when the *thread* that starts it
+    /// ends.
     ///
     /// # Errors
     /// No descriptor left.
     pub fn enter(&self, command: &mut Command) -> io::Result<()> {
         let namespace = self.0.try_clone()?;
         let parent = nix::unistd::getpid();
-        let step_in = move || {
+        let enter = move || {
             setns(&namespace, CloneFlags::CLONE_NEWNET)?;
             SigSet::empty().thread_set_mask()?;
             prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // A parent that died before the line above sends nothing any more.
+            // If the parent died before the line above, no signal would come.
             if getppid() == parent {
                 Ok(())
             } else {
@@ -162,19 +164,19 @@ impl Namespace {
             }
         };
         // SAFETY: between fork and exec, the closure makes four system calls and neither allocates nor locks.
-        unsafe { command.pre_exec(step_in) };
+        unsafe { command.pre_exec(enter) };
         Ok(())
     }
 
-    /// A connection to its routing tables.
+    /// Netlink connection inside the namespace.
     ///
     /// # Errors
-    /// The thread cannot step inside, or see [`Netlink::open`].
+    /// The thread cannot enter the namespace, or see [`Netlink::open`].
     pub fn netlink(&self) -> Result<Netlink, NetlinkError> {
         self.run(Netlink::open)?
     }
 
-    /// Lays a virtual cable to `other`: a device `ours` here, a device `theirs` there, both down.
+    /// Connects to `other` by a veth pair: device `ours` here and device `theirs` there, both down.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -189,15 +191,15 @@ impl Namespace {
             .add_veth(end(self.as_fd())(ours), end(other.as_fd())(theirs))
     }
 
-    /// Changes a setting inside, e.g. `net.ipv4.ip_forward`.
+    /// Changes a sysctl inside the namespace, such as `net.ipv4.ip_forward`.
     ///
     /// # Errors
-    /// No such setting, or /proc/sys may not be written.
+    /// No such setting, or /proc/sys is not writable.
     pub fn set(&self, setting: &str, value: &str) -> io::Result<()> {
         self.run(|| sysctl::write(setting, value))?
     }
 
-    /// A path that names it for other programs (`nsenter --net=PATH`), valid while this process holds it.
+    /// Path for other programs (`nsenter --net=PATH`), valid while this process holds the descriptor.
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
     }
@@ -209,8 +211,8 @@ impl AsFd for Namespace {
     }
 }
 
-/// A thread that changes its namespace must not be used for anything else.
-fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+/// A thread that changes its namespace must not be used for other work.
+fn in_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new()
             .name("namespace".to_owned())

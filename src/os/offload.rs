@@ -1,50 +1,51 @@
-//! What the kernel does for many packets at once, and what is left when it does not.
+//! Kernel offloads: many packets in one system call.
 //!
 //! ```text
-//!              device                         socket
-//!   out   one read, a TCP or UDP train        UDP_SEGMENT: one send, a train of datagrams
-//!   in    one write, a TCP or UDP train       UDP_GRO: one receive, a train of datagrams
+//!             device                              socket
+//!   egress    one read, a TCP or UDP GSO packet   UDP_SEGMENT: one send, many equal datagrams
+//!   ingress   one write, a TCP or UDP GSO packet  UDP_GRO: one receive, many equal datagrams
 //! ```
 //!
-//! Everything works without any of it, only slower: what a kernel or a network card refuses is done packet by packet from then on.
+//! Everything works without offloads, but slower: packets of an offload that the kernel or a device rejects are processed one by
+//! one.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::net::segment::GsoKind;
 use crate::net::{GsoSupport, ReceiveOffload, SendOffload};
 
-/// How much of it is wanted.
+/// Segmentation offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffloadMode {
-    /// Whatever the kernel grants.
+    /// Every offload that the kernel and the device support.
     Auto,
-    /// Nothing: every packet on its own, its checksum complete.
+    /// None: single packets with complete checksums.
     Off,
 }
 
-/// What a UDP socket leaves to the kernel.
+/// Offloads of a UDP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOffload {
-    /// On the way out.
+    /// Sending.
     pub send: SendOffload,
-    /// On the way in.
+    /// Receiving.
     pub receive: ReceiveOffload,
 }
 
 impl SocketOffload {
-    /// Everything there is.
+    /// All offloads.
     pub const FULL: SocketOffload = SocketOffload {
         send: SendOffload::Segments,
         receive: ReceiveOffload::Joined,
     };
 
-    /// Nothing.
+    /// No offload.
     pub const NONE: SocketOffload = SocketOffload {
         send: SendOffload::Single,
         receive: ReceiveOffload::Single,
     };
 
-    /// What both have.
+    /// Offloads that both have.
     #[must_use]
     pub fn and(self, other: SocketOffload) -> SocketOffload {
         SocketOffload {
@@ -54,13 +55,13 @@ impl SocketOffload {
     }
 }
 
-/// [`GsoSupport`] that any thread may look at and lower.
+/// [`GsoSupport`] that any thread can read and reduce.
 #[derive(Debug)]
 pub(super) struct SharedGsoSupport(AtomicU8);
 
 impl SharedGsoSupport {
-    pub(super) fn new(trains: GsoSupport) -> SharedGsoSupport {
-        SharedGsoSupport(AtomicU8::new(trains as u8))
+    pub(super) fn new(gso: GsoSupport) -> SharedGsoSupport {
+        SharedGsoSupport(AtomicU8::new(gso as u8))
     }
 
     pub(super) fn get(&self) -> GsoSupport {
@@ -73,7 +74,7 @@ impl SharedGsoSupport {
         }
     }
 
-    /// In one step, so that two workers that were refused at one moment lose what they were refused and no more.
+    /// Atomic minimum, so that concurrent reductions by two workers both count, and nothing else is lost.
     pub(super) fn disable_gso(&self, kind: GsoKind) {
         let left = GsoSupport::TcpAndUdp.without(kind);
         self.0.fetch_min(left as u8, Ordering::Relaxed);
@@ -85,21 +86,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_kind_that_was_refused_is_given_up_however_often() {
-        let taken = SharedGsoSupport::new(GsoSupport::TcpAndUdp);
-        assert_eq!(taken.get(), GsoSupport::TcpAndUdp);
+    fn only_the_rejected_kind_is_disabled() {
+        let support = SharedGsoSupport::new(GsoSupport::TcpAndUdp);
+        assert_eq!(support.get(), GsoSupport::TcpAndUdp);
         for _ in 0..3 {
-            taken.disable_gso(GsoKind::Udp);
-            assert_eq!(taken.get(), GsoSupport::Tcp);
+            support.disable_gso(GsoKind::Udp);
+            assert_eq!(support.get(), GsoSupport::Tcp);
         }
         for kind in [GsoKind::TcpV6, GsoKind::Udp, GsoKind::TcpV4] {
-            taken.disable_gso(kind);
-            assert_eq!(taken.get(), GsoSupport::None);
+            support.disable_gso(kind);
+            assert_eq!(support.get(), GsoSupport::None);
         }
     }
 
     #[test]
-    fn two_sockets_together_have_what_both_have() {
+    fn the_offloads_of_two_sockets_are_those_that_both_have() {
         let sends = SocketOffload {
             receive: ReceiveOffload::Single,
             ..SocketOffload::FULL

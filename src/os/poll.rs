@@ -1,4 +1,4 @@
-//! Sleeping until something happens: a worker waits on its devices and sockets and on being woken.
+//! Epoll: worker threads wait for their devices and sockets, and for wake-ups.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,13 +8,13 @@ use std::time::Duration;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// A flag with a descriptor (an eventfd): readable while it is set. Any thread may set it; whoever waits clears it.
-/// Clones are the same flag. Its descriptor also fits other pollers, such as tokio's `AsyncFd`.
+/// Eventfd used as a flag: readable while set. Any thread can set it, the waiting thread clears it. Clones share the flag. The
+/// descriptor also works with other pollers, such as tokio's `AsyncFd`.
 #[derive(Clone, Debug)]
 pub struct Signal(Arc<EventFd>);
 
 impl Signal {
-    /// A flag that is not set.
+    /// Creates a cleared flag.
     ///
     /// # Errors
     /// No descriptor left.
@@ -24,13 +24,13 @@ impl Signal {
         )?)))
     }
 
-    /// Sets it. Setting it twice is setting it once.
+    /// Sets the flag. Setting a set flag has no effect.
     pub fn set(&self) {
-        // Fails only when the counter is at its limit: then it is set.
+        // Fails only at the maximum of the counter, when the flag is set.
         let _ = self.0.write(1);
     }
 
-    /// Clears it and says whether it was set.
+    /// Clears the flag and returns whether it was set.
     pub fn clear(&self) -> bool {
         self.0.read().is_ok()
     }
@@ -42,32 +42,31 @@ impl AsFd for Signal {
     }
 }
 
-/// Waits on descriptors and on its own wake-up [`Signal`]. One per worker thread.
+/// Epoll instance of one worker thread, with a [`Signal`] to wake it.
 #[derive(Debug)]
 pub struct Waiter {
     epoll: Epoll,
     wake: Signal,
 }
 
-/// What a wait has found.
+/// Result of one wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
     tokens: [u32; Ready::MAX],
     len: usize,
-    /// Whether the wake-up signal was set; the wait has cleared it.
+    /// Whether the wake-up signal was set. The wait has cleared it.
     pub woken: bool,
 }
 
 impl Ready {
-    /// The most descriptors one wait reports; the others show on the next.
+    /// Maximum number of descriptors that one wait reports; the others follow with the next wait.
     pub const MAX: usize = 16;
 
-    /// These descriptors, and no wake-up: what is said instead of the kernel where there is none.
-    #[cfg(test)]
+    /// A result with these tokens and without a wake-up, for tests without epoll.
     pub(crate) fn of(found: &[u32]) -> Ready {
         let mut tokens = [0; Ready::MAX];
-        for (place, token) in tokens.iter_mut().zip(found) {
-            *place = *token;
+        for (slot, token) in tokens.iter_mut().zip(found) {
+            *slot = *token;
         }
         Ready {
             tokens,
@@ -76,7 +75,7 @@ impl Ready {
         }
     }
 
-    /// The tokens of the descriptors that may be read now. A descriptor in error counts as readable: reading it tells the error.
+    /// Tokens of the readable descriptors. Descriptors in error count as readable; reading returns the error.
     pub fn tokens(&self) -> &[u32] {
         self.tokens.get(..self.len).unwrap_or_default()
     }
@@ -85,7 +84,7 @@ impl Ready {
 impl Waiter {
     const WAKE: u64 = u64::MAX;
 
-    /// A waiter that waits for nothing but its wake-up.
+    /// Creates a waiter that watches its wake-up signal only.
     ///
     /// # Errors
     /// No descriptor left.
@@ -96,33 +95,33 @@ impl Waiter {
         Ok(Waiter { epoll, wake })
     }
 
-    /// What wakes this waiter, to be given to other threads.
+    /// Wake-up signal, for other threads.
     pub fn waker(&self) -> Signal {
         self.wake.clone()
     }
 
-    /// Also waits for `fd` to become readable; [`Ready::tokens`] then has `token`.
+    /// Watches `fd` for reading; [`Ready::tokens`] reports it by `token`.
     ///
     /// # Errors
-    /// The descriptor is watched already or cannot be waited on.
+    /// The descriptor is already watched or cannot be polled.
     pub fn watch(&self, fd: BorrowedFd<'_>, token: u32) -> io::Result<()> {
         Ok(self
             .epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, u64::from(token)))?)
     }
 
-    /// Stops waiting for `fd`. A descriptor that is closed is forgotten by itself.
+    /// Stops watching `fd`. Closed descriptors need no call.
     ///
     /// # Errors
-    /// It was not watched.
+    /// The descriptor is not watched.
     pub fn forget(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(self.epoll.delete(fd)?)
     }
 
-    /// Sleeps until a descriptor is readable, the waiter is woken or `timeout` has passed (`None`: as long as it takes).
+    /// Sleeps until a descriptor is readable, the waiter is woken, or `timeout` has passed (`None`: without a limit).
     ///
     /// # Errors
-    /// Only if the kernel refuses to wait at all. A signal that interrupts is an early, empty return.
+    /// Error of epoll_wait(2). An interrupted wait returns early with an empty result.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
         let mut events = [EpollEvent::empty(); Ready::MAX];
         let found = match self.epoll.wait(&mut events, millis(timeout)) {
@@ -148,7 +147,7 @@ impl Waiter {
     }
 }
 
-/// Rounded up, so that a wait never ends just before its time and spins.
+/// Rounds up, so that a wait never ends early and spins.
 fn millis(timeout: Option<Duration>) -> EpollTimeout {
     match timeout {
         None => EpollTimeout::NONE,

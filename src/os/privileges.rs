@@ -1,4 +1,4 @@
-//! What this process may do, and what it must not leave behind.
+//! Capabilities and the memory protection of this process.
 
 use std::fs;
 use std::io;
@@ -6,16 +6,16 @@ use std::io;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// A capability a gateway needs (capabilities(7)).
+/// Capabilities that groundlink uses (capabilities(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// To bind UDP 500.
+    /// Binding UDP port 500.
     NetBindService,
-    /// To make devices, addresses and routes.
+    /// Creating devices, addresses and routes.
     NetAdmin,
-    /// To send and receive protocol 50.
+    /// Raw sockets for IP protocol 50.
     NetRaw,
-    /// To make namespaces.
+    /// Creating namespaces.
     SysAdmin,
 }
 
@@ -29,7 +29,7 @@ impl Capability {
         }
     }
 
-    /// As systemd and the manual write it.
+    /// Name as in capabilities(7) and systemd units.
     pub const fn name(self) -> &'static str {
         match self {
             Capability::NetBindService => "CAP_NET_BIND_SERVICE",
@@ -39,7 +39,7 @@ impl Capability {
         }
     }
 
-    /// Whether this thread has it in effect.
+    /// Whether the capability is in the effective set of this thread.
     pub fn is_held(self) -> bool {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         effective(&status).is_some_and(|held| held & self.bit() != 0)
@@ -53,13 +53,13 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(hex.trim(), 16).ok()
 }
 
-/// Lets no core dump be written and nobody but root look into this process: its memory holds keys.
+/// Disables core dumps and access to this process by other users, since its memory holds keys.
 ///
 /// # Errors
-/// What the kernel said.
+/// Error of prctl(2).
 pub fn disable_core_dumps() -> io::Result<()> {
     prctl::set_dumpable(false)?;
-    // Not dumpable is enough; the limit is for those who look. A sandbox may forbid it.
+    // The dumpable flag suffices. The limit makes the setting visible; a sandbox may forbid it.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     Ok(())
 }

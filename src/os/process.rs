@@ -1,5 +1,4 @@
-//! Processes: how many descriptors ours may have, and whose socket that is which stands in the way (what /proc says about a port
-//! that is taken).
+//! Processes: the descriptor limit of this process, and the process that holds a UDP port (/proc).
 
 use std::fmt;
 use std::fs;
@@ -8,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// A process of this machine.
+/// Process on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Process ID.
     pub pid: u32,
-    /// What it calls itself.
+    /// Command name.
     pub name: String,
 }
 
@@ -23,11 +22,11 @@ impl fmt::Display for Process {
     }
 }
 
-/// Allows this process as many descriptors as its limits let it allow itself: a tunnel takes one, and the limit that a shell hands
-/// down is 1,024. Says how many that are.
+/// Raises the limit of open descriptors to the hard limit and returns it. Each tunnel needs a descriptor; the default soft limit
+/// is 1,024.
 ///
 /// # Errors
-/// The kernel does not tell, or refuses.
+/// Error of getrlimit(2) or setrlimit(2).
 pub fn raise_fd_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -36,36 +35,36 @@ pub fn raise_fd_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// The process that keeps us from binding `wanted`; `None` where /proc does not tell (another user's process, another namespace,
-/// a socket of the kernel).
+/// Process whose socket prevents binding `wanted`; `None` if /proc does not show it (another user's process, another namespace, a
+/// socket of the kernel).
 pub fn holding_udp_port(wanted: SocketAddr) -> Option<Process> {
-    // The tables are read piece by piece, and a socket that closes meanwhile can make the kernel skip its neighbour: look again.
+    // The tables are read in pieces: a socket that closes meanwhile can hide its neighbour, so the search repeats.
     (0..3).find_map(|_| {
-        sockets_in_the_way(wanted)
+        conflicting_sockets(wanted)
             .into_iter()
             .find_map(holding_socket)
     })
 }
 
-fn sockets_in_the_way(wanted: SocketAddr) -> Vec<u64> {
+fn conflicting_sockets(wanted: SocketAddr) -> Vec<u64> {
     ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
         .flat_map(|table| table.lines().filter_map(parse_line).collect::<Vec<_>>())
-        .filter(|(bound, _)| stands_in_the_way(*bound, wanted))
+        .filter(|(bound, _)| conflicts(*bound, wanted))
         .map(|(_, inode)| inode)
         .collect()
 }
 
-/// A socket on the same port and address, or on any address.
-fn stands_in_the_way(bound: SocketAddr, wanted: SocketAddr) -> bool {
+/// Whether a bound socket conflicts: same port, and the same or an unspecified address.
+fn conflicts(bound: SocketAddr, wanted: SocketAddr) -> bool {
     bound.port() == wanted.port()
         && (bound.ip() == wanted.ip()
             || bound.ip().is_unspecified()
             || wanted.ip().is_unspecified())
 }
 
-/// `sl local_address remote_address st … inode …`: addresses are host-order words in hex.
+/// Parses `sl local_address remote_address st … inode …`; addresses are words in host byte order, in hex.
 fn parse_line(line: &str) -> Option<(SocketAddr, u64)> {
     let mut columns = line.split_whitespace();
     let (address, port) = columns.nth(1)?.split_once(':')?;
@@ -128,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_descriptors_as_there_may_be_are_allowed() {
+    fn the_descriptor_limit_is_raised_to_the_hard_limit() {
         let hard = raise_fd_limit().unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
     }
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn lines_of_the_kernels_tables_are_understood() {
+    fn lines_of_proc_net_udp_are_parsed() {
         let v4 = "  483: 0100007F:01F4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 15877 2 0000 0";
         assert_eq!(
             parse_line(v4),
@@ -152,14 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_on_any_address_stands_in_the_way_of_every_address() {
+    fn a_socket_on_any_address_conflicts_of_every_address() {
         let at = |s: &str| s.parse::<SocketAddr>().unwrap();
-        assert!(stands_in_the_way(at("0.0.0.0:500"), at("192.0.2.1:500")));
-        assert!(stands_in_the_way(at("192.0.2.1:500"), at("0.0.0.0:500")));
-        assert!(!stands_in_the_way(at("192.0.2.1:500"), at("192.0.2.2:500")));
-        assert!(!stands_in_the_way(
-            at("192.0.2.1:4500"),
-            at("192.0.2.1:500")
-        ));
+        assert!(conflicts(at("0.0.0.0:500"), at("192.0.2.1:500")));
+        assert!(conflicts(at("192.0.2.1:500"), at("0.0.0.0:500")));
+        assert!(!conflicts(at("192.0.2.1:500"), at("192.0.2.2:500")));
+        assert!(!conflicts(at("192.0.2.1:4500"), at("192.0.2.1:500")));
     }
 }

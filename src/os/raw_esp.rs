@@ -1,16 +1,16 @@
-//! A raw socket for native ESP: IP protocol 50, without the UDP header (RFC 4303 §2).
+//! Raw socket for native ESP: IP protocol 50 without a UDP header (RFC 4303 §2).
 //!
 //! ```text
-//!   IPv4   the kernel hands over   │ IP header 20…60 │ SPI │ sequence │ …     the header is cut off here
-//!   IPv6                           │ SPI │ sequence │ …
-//!   sending, both                  │ SPI │ sequence │ …                       the kernel writes the header
+//!   receive IPv4   │ IP header 20…60 │ SPI │ sequence │ …     the header is removed here
+//!   receive IPv6   │ SPI │ sequence │ …
+//!   send, both     │ SPI │ sequence │ …                       the kernel adds the header
 //! ```
 //!
-//! To the rest of the program it is a [`Socket`] like UDP's: unconnected, told which of our addresses a packet came to, and with the
-//! same policy for packets that are too large. The protocol has no ports, so port 0 stands for them. The kernel reassembles before it
-//! hands over. While such a socket is open, the kernel does not answer protocol 50 with ICMP "protocol unreachable".
+//! It implements [`Socket`] like a UDP socket: unconnected, with the local address of each packet (`IP_PKTINFO`), and the same
+//! fragmentation policy. Port 0 stands for the missing port. The kernel reassembles fragments. While such a socket is open, the
+//! kernel does not answer protocol 50 with ICMP "protocol unreachable".
 //!
-//! Opening one takes CAP_NET_RAW, which is why it is opened only where a tunnel may need it.
+//! CAP_NET_RAW is necessary, so the socket is opened only if a tunnel may need it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,7 @@ use super::udp::{self, BindError, mmsg};
 use super::{RecvBatch, SendBatch, Socket, SocketOffload};
 use crate::net::protocol::ESP;
 
-/// A raw socket that sends and receives ESP packets.
+/// Raw socket for ESP packets.
 #[derive(Debug)]
 pub struct RawEspSocket {
     socket: socket2::Socket,
@@ -30,10 +30,10 @@ pub struct RawEspSocket {
 }
 
 impl RawEspSocket {
-    /// A socket at `address`; an unspecified one stands for every address of its family.
+    /// Opens a socket at `address`; the unspecified address stands for every address of its family.
     ///
     /// # Errors
-    /// [`BindError::NoRawSockets`] without CAP_NET_RAW, [`BindError::AddressNotHere`] for somebody else's address.
+    /// [`BindError::NoRawSockets`] without CAP_NET_RAW, [`BindError::AddressNotHere`] if no interface has the address.
     pub fn open(address: IpAddr) -> Result<RawEspSocket, BindError> {
         let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
         let bound = SocketAddr::new(address, 0);
@@ -68,8 +68,8 @@ impl Socket for RawEspSocket {
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
-        let pieces = batch.messages().flat_map(mmsg::Outgoing::singles);
-        mmsg::send(&self.socket, pieces)
+        let packets = batch.messages().flat_map(mmsg::Outgoing::singles);
+        mmsg::send(&self.socket, packets)
     }
 
     fn offload(&self) -> SocketOffload {
@@ -85,7 +85,7 @@ impl Socket for RawEspSocket {
     }
 }
 
-/// The length of the IPv4 header that a packet begins with. The kernel has checked it; what does not add up all the same is nothing.
+/// Length of the IPv4 header in front of a packet; `None` if it is invalid.
 fn ipv4_header(packet: &[u8]) -> Option<usize> {
     let first = *packet.first()?;
     let words = usize::from(first & 0x0f);
@@ -97,16 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_of_any_length_is_measured_and_nonsense_is_none() {
+    fn the_ipv4_header_length_is_read_and_checked() {
         assert_eq!(ipv4_header(&[0x45; 20]), Some(20));
         assert_eq!(ipv4_header(&[0x4f; 60]), Some(60));
-        for nonsense in [&[][..], &[0x44; 20], &[0x40; 20], &[0x65; 40], &[0x05; 20]] {
-            assert_eq!(ipv4_header(nonsense), None, "{nonsense:02x?}");
+        for invalid in [&[][..], &[0x44; 20], &[0x40; 20], &[0x65; 40], &[0x05; 20]] {
+            assert_eq!(ipv4_header(invalid), None, "{invalid:02x?}");
         }
     }
 
     #[test]
-    fn a_header_that_is_cut_short_leaves_nothing() {
+    fn a_truncated_ipv4_header_leaves_an_empty_datagram() {
         let address = IpAddr::from([192, 0, 2, 1]);
         let mut batch = RecvBatch::with_limit(3);
         batch.buffers().for_each(|buffer| buffer[..4].fill(0x46));
@@ -118,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn the_missing_privilege_is_named() {
-        let said = BindError::NoRawSockets.to_string();
+    fn the_error_names_the_missing_capability() {
+        let text = BindError::NoRawSockets.to_string();
         assert!(
-            said.contains("CAP_NET_RAW") && said.contains("encapsulation"),
-            "{said}"
+            text.contains("CAP_NET_RAW") && text.contains("encapsulation"),
+            "{text}"
         );
     }
 }

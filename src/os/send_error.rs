@@ -1,32 +1,33 @@
-//! What a packet that could not be sent says about those behind it.
+//! Classification of send errors: which of the following packets would fail too.
 //!
 //! ```text
-//!   EAGAIN, ENOBUFS, ENOMEM            no room        the others find none either
-//!   ENETUNREACH, EHOSTUNREACH,         no way         to this peer from this address, for the others neither: a call each would
-//!   ENETDOWN, EADDRNOTAVAIL, EINVAL                   only burn the core
-//!   EMSGSIZE                           too long       others as long are, too; a shorter one may pass
-//!   EPERM and what else there is       it alone       a firewall has looked at this one
+//!   EAGAIN, ENOBUFS, ENOMEM            NoBuffers      all
+//!   ENETUNREACH, EHOSTUNREACH,         Unreachable    all with the same remote and local address
+//!   ENETDOWN, EADDRNOTAVAIL,
+//!   EINVAL, ENODEV
+//!   EMSGSIZE                           TooLong        all that are at least as long
+//!   EPERM and others                   ThisPacket     none: a firewall dropped this packet
 //! ```
 //!
-//! `EINVAL` is what an address of ours that has gone looks like (`IP_PKTINFO`), once it is known not to be about a train.
+//! `EINVAL` is the error for a local address that no longer exists (`IP_PKTINFO`), unless it is about a GSO send.
 
 use std::io;
 
-/// Which packets share the fate of the one that was not sent.
+/// Packets that a send error affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// All: there is no room.
+    /// All packets: the send buffer is full.
     NoBuffers,
-    /// All to this peer from this address.
+    /// All packets to this peer from this local address.
     Unreachable,
-    /// Those as long.
+    /// All packets of at least this length.
     TooLong,
-    /// None, as far as one can tell.
+    /// This packet only.
     ThisPacket,
 }
 
 impl SendError {
-    /// What this error of [`Socket::send`](super::Socket::send) means.
+    /// Classifies an error of [`Socket::send`](super::Socket::send).
     #[cold]
     pub fn from(error: &io::Error) -> SendError {
         use io::ErrorKind::{
@@ -49,8 +50,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_says_whom_else_it_is_about() {
-        for (number, unsent) in [
+    fn errors_are_classified_by_the_packets_they_affect() {
+        for (number, expected) in [
             (libc::EAGAIN, SendError::NoBuffers),
             (libc::ENOBUFS, SendError::NoBuffers),
             (libc::ENOMEM, SendError::NoBuffers),
@@ -66,7 +67,7 @@ mod tests {
             (libc::ECONNREFUSED, SendError::ThisPacket),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            assert_eq!(SendError::from(&error), unsent, "{error}");
+            assert_eq!(SendError::from(&error), expected, "{error}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Socket options that no crate of ours has a type for.
+//! Socket options that neither `nix` nor `socket2` has a type for.
 
 #![allow(unsafe_code, reason = "setsockopt")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Sets an option whose value is an `int`.
+/// Sets an option with an `int` value.
 pub(super) fn set_int(
     socket: &impl AsFd,
     level: libc::c_int,

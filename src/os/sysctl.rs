@@ -1,15 +1,15 @@
-//! Settings of the kernel (/proc/sys) that decide whether tunnels work, and what to say where they are wrong.
+//! Kernel settings (/proc/sys) that tunnels depend on.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-/// Reads a setting by its name with dots, e.g. `net.ipv4.ip_forward`; slashes work too, and are needed where a device's name has
+/// Reads a setting by its dotted name, such as `net.ipv4.ip_forward`. Slashes work too, and are necessary for device names with
 /// dots.
 ///
 /// # Errors
-/// There is no such setting in this kernel or namespace.
+/// The kernel or namespace has no such setting.
 pub fn read(setting: &str) -> io::Result<String> {
     Ok(fs::read_to_string(path(setting))?.trim_end().to_owned())
 }
@@ -17,7 +17,7 @@ pub fn read(setting: &str) -> io::Result<String> {
 /// Changes a setting.
 ///
 /// # Errors
-/// There is none, or it may not be changed (CAP_NET_ADMIN for `net.*`; a read-only /proc/sys in containers).
+/// There is no such setting, or it is not writable (CAP_NET_ADMIN for `net.*`; read-only /proc/sys in containers).
 pub fn write(setting: &str, value: &str) -> io::Result<()> {
     fs::write(path(setting), value)
 }
@@ -31,8 +31,8 @@ fn path(setting: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(relative)
 }
 
-/// Loosens the reverse-path filter of one device: packets from a tunnel are welcome though the way back may be another tunnel
-/// (RFC 3704 §2.4). The kernel takes the larger of this and `all`, so 2 (loose) here wins over 1 (strict) there.
+/// Sets loose reverse-path filtering on one device, since replies may return through another tunnel (RFC 3704 §2.4). The kernel
+/// applies the maximum of this value and `all`, so 2 (loose) overrides 1 (strict).
 ///
 /// # Errors
 /// See [`write()`].
@@ -40,16 +40,16 @@ pub fn loosen_reverse_path_filter(device: &str) -> io::Result<()> {
     write(&format!("net/ipv4/conf/{device}/rp_filter"), "2")
 }
 
-/// A setting that stands in the way.
+/// A setting with an unsuitable value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Its name.
+    /// Name.
     pub setting: &'static str,
-    /// What it is.
+    /// Current value.
     pub value: String,
-    /// What it should be.
+    /// Recommended value.
     pub wanted: &'static str,
-    /// What does not work like this.
+    /// Consequence of the current value.
     pub why: &'static str,
 }
 
@@ -75,41 +75,41 @@ struct Rule {
     why: &'static str,
 }
 
-/// systemd/sysctl.conf sets the same; a test compares the two.
+/// Recommended settings. systemd/sysctl.conf sets the same; a test compares both.
 const RULES: [Rule; 5] = [
     Rule {
         setting: "net.ipv4.ip_forward",
         bad: "0",
         wanted: "1",
-        why: "IPv4 packets of other machines do not pass through this one",
+        why: "IPv4 packets of other hosts are not forwarded",
     },
     Rule {
         setting: "net.ipv6.conf.all.forwarding",
         bad: "0",
         wanted: "1",
-        why: "IPv6 packets of other machines do not pass through this one",
+        why: "IPv6 packets of other hosts are not forwarded",
     },
     Rule {
         setting: "net.ipv4.fib_multipath_hash_policy",
         bad: "0",
         wanted: "1",
-        why: "several tunnels share IPv4 flows by address only, so one pair of hosts uses one tunnel",
+        why: "multipath routes hash IPv4 flows by address only, so each pair of hosts uses one tunnel",
     },
     Rule {
         setting: "net.ipv6.fib_multipath_hash_policy",
         bad: "0",
         wanted: "1",
-        why: "several tunnels share IPv6 flows by address only, so one pair of hosts uses one tunnel",
+        why: "multipath routes hash IPv6 flows by address only, so each pair of hosts uses one tunnel",
     },
     Rule {
         setting: "net.ipv4.conf.all.rp_filter",
         bad: "1",
         wanted: "2",
-        why: "strict reverse-path filtering drops what comes back through another tunnel than it left by",
+        why: "strict reverse-path filtering drops replies that return through another tunnel",
     },
 ];
 
-/// What is wrong with the settings of this namespace. A setting that this kernel does not have is not wrong.
+/// Unsuitable settings of this namespace. Settings that this kernel does not have are skipped.
 pub fn findings() -> Vec<Finding> {
     findings_in(|setting| read(setting).ok())
 }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_found_by_their_names() {
+    fn settings_are_read_by_name() {
         assert_eq!(
             path("net.ipv4.ip_forward"),
             PathBuf::from("/proc/sys/net/ipv4/ip_forward")
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_wrong_is_a_finding_and_says_what_to_do() {
+    fn unsuitable_settings_are_findings_with_advice() {
         let settings = |name: &str| match name {
             "net.ipv4.ip_forward" => Some("1".to_owned()),
             "net.ipv4.fib_multipath_hash_policy" => Some("0".to_owned()),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_settings_are_the_ones_looked_for() {
+    fn systemd_sysctl_conf_sets_the_recommended_values() {
         let shipped = include_str!("../../systemd/sysctl.conf");
         for Rule {
             setting, wanted, ..

@@ -1,5 +1,4 @@
-//! Being a systemd service: readiness, status and watchdog (sd_notify(3)), the journal, credentials. Without systemd all of it is
-//! nothing.
+//! systemd: readiness, status and watchdog (sd_notify(3)), journal, credentials. Without systemd all functions do nothing.
 
 use std::env;
 use std::io;
@@ -9,44 +8,44 @@ use std::time::Duration;
 use nix::sys::stat::fstat;
 use sd_notify::NotifyState;
 
-/// The tunnels have been set in motion; what waits for us may start.
+/// Reports that startup is complete.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// We have begun to stop.
+/// Reports that the service stops.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// One line for `systemctl status`.
+/// Sets the status line of `systemctl status`.
 pub fn status(line: &str) {
-    // A newline would begin another assignment.
-    tell(&[NotifyState::Status(&line.replace('\n', " "))]);
+    // A newline would start another assignment.
+    notify(&[NotifyState::Status(&line.replace('\n', " "))]);
 }
 
-/// A sign of life, to be given well within [`watchdog_interval`].
+/// Sends a watchdog keep-alive, due within [`watchdog_interval`].
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
-/// How long systemd waits for a sign of life before it kills us; `None`: it does not wait. Give one twice as often.
+/// Watchdog timeout of the unit; `None` without a watchdog. Keep-alives are due at half of it.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
-/// Whether what we write to stderr goes straight into the journal, which then wants fields and not text.
+/// Whether stderr is connected to the journal, which takes structured fields.
 pub fn logs_to_journal() -> bool {
     let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
     fstat(io::stderr()).is_ok_and(|stderr| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
-/// Where the unit's `LoadCredential=` files are.
+/// Directory of the `LoadCredential=` files.
 pub fn credentials_directory() -> Option<PathBuf> {
     env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-/// Nobody listening, or not any longer, is no reason to stop.
-fn tell(state: &[NotifyState<'_>]) {
+/// Sends a notification; errors are ignored.
+fn notify(state: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(state);
 }

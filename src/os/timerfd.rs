@@ -1,7 +1,7 @@
-//! An alarm clock for an event loop: a timerfd on the clock our [`Time`] comes from (timerfd_create(2)).
+//! timerfd on `CLOCK_BOOTTIME`, the clock of [`Time`] (timerfd_create(2)).
 //!
-//! A runtime's own timers stand still while the machine sleeps; this one is due the moment it wakes, so that a peer that has
-//! given us up meanwhile is noticed at once.
+//! The timers of an async runtime stop while the machine is suspended. This timer expires right after a resume, so that dead
+//! peers are noticed at once.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,7 +11,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::net::Time;
 
-/// An alarm: readable once its time has come.
+/// A timerfd; readable once its time has come.
 #[derive(Debug)]
 pub struct Timer {
     timer: TimerFd,
@@ -19,20 +19,20 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// An alarm that is not set.
+    /// Creates a disarmed timer.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// The process has no descriptor left.
     pub fn new() -> io::Result<Timer> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
         Ok(Timer { timer, set: None })
     }
 
-    /// Sets it to a time, which may have passed already; `None` is never.
+    /// Arms the timer for a time, which may be in the past, or disarms it (`None`).
     ///
     /// # Errors
-    /// What the kernel said.
+    /// Error of timerfd_settime(2).
     pub fn set(&mut self, at: Option<Time>) -> io::Result<()> {
         if at == self.set {
             return Ok(());
@@ -40,7 +40,7 @@ impl Timer {
         match at {
             None => self.timer.unset()?,
             Some(at) => {
-                // Zero would mean never.
+                // Zero would disarm the timer.
                 let nanos = at.as_nanos().max(1);
                 let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
                 let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
@@ -55,9 +55,9 @@ impl Timer {
         Ok(())
     }
 
-    /// After it has gone off: it is not set any more.
+    /// Disarms the timer after it has expired.
     pub fn clear(&mut self) {
-        // Setting a timerfd anew, or disarming it, also takes back that it has gone off.
+        // Disarming a timerfd also clears its expirations.
         if self.timer.unset().is_ok() {
             self.set = None;
         }
@@ -78,34 +78,34 @@ mod tests {
     use super::super::poll::Waiter;
     use super::*;
 
-    fn is_due(alarm: &Timer, within: Duration) -> bool {
+    fn is_due(timer: &Timer, within: Duration) -> bool {
         let waiter = Waiter::new().unwrap();
-        waiter.watch(alarm.as_fd(), 0).unwrap();
+        waiter.watch(timer.as_fd(), 0).unwrap();
         !waiter.wait(Some(within)).unwrap().tokens().is_empty()
     }
 
     #[test]
-    fn it_goes_off_at_its_time_and_stays_so_until_cleared() {
-        let mut alarm = Timer::new().unwrap();
-        assert!(!is_due(&alarm, Duration::ZERO));
-        alarm
+    fn a_timer_is_readable_from_its_time_until_cleared() {
+        let mut timer = Timer::new().unwrap();
+        assert!(!is_due(&timer, Duration::ZERO));
+        timer
             .set(Some(clock::now() + Duration::from_millis(5)))
             .unwrap();
-        assert!(is_due(&alarm, Duration::from_secs(20)) && is_due(&alarm, Duration::ZERO));
-        alarm.clear();
-        assert!(!is_due(&alarm, Duration::ZERO));
+        assert!(is_due(&timer, Duration::from_secs(20)) && is_due(&timer, Duration::ZERO));
+        timer.clear();
+        assert!(!is_due(&timer, Duration::ZERO));
     }
 
     #[test]
-    fn a_time_that_has_passed_is_due_and_none_takes_it_back() {
-        let mut alarm = Timer::new().unwrap();
+    fn a_time_in_the_past_expires_at_once_and_none_disarms() {
+        let mut timer = Timer::new().unwrap();
         for past in [Time::ZERO, clock::now()] {
-            alarm.set(Some(past)).unwrap();
-            assert!(is_due(&alarm, Duration::from_secs(20)), "{past:?}");
-            alarm.set(None).unwrap();
-            assert!(!is_due(&alarm, Duration::ZERO));
+            timer.set(Some(past)).unwrap();
+            assert!(is_due(&timer, Duration::from_secs(20)), "{past:?}");
+            timer.set(None).unwrap();
+            assert!(!is_due(&timer, Duration::ZERO));
         }
-        alarm.set(Some(Time::MAX)).unwrap();
-        assert!(!is_due(&alarm, Duration::ZERO));
+        timer.set(Some(Time::MAX)).unwrap();
+        assert!(!is_due(&timer, Duration::ZERO));
     }
 }

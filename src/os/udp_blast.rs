@@ -1,7 +1,7 @@
-//! Plain UDP at high rates, for benches: several datagrams a system call, each a packet of its own on the wire.
+//! UDP load generator for benchmarks: many datagrams in a system call, each a packet of its own on the wire.
 //!
-//! The program itself has [`udp`](super::udp), which knows trains and addresses. A bench must not: what it sends is to come to the
-//! gateway packet by packet, as from a crowd of hosts that do not know each other.
+//! The gateway's own [`udp`](super::udp) sockets use GSO and GRO. The benchmark must not: its packets reach the gateway one by
+//! one, as from many independent hosts.
 
 #![allow(unsafe_code, reason = "sendmmsg and recvmmsg")]
 
@@ -13,21 +13,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sockopt;
 
-/// Datagrams a system call sends.
+/// Datagrams in one sendmmsg call.
 pub const BURST: usize = 16;
 
-/// Datagrams a system call receives.
-const CATCH: usize = 64;
+/// Datagrams in one recvmmsg call.
+const RECV_BURST: usize = 64;
 
-/// Bytes of a datagram that are looked at; what is longer is cut.
-const LONGEST: usize = 2048;
+/// Bytes stored of each datagram; longer ones are truncated.
+const MAX_LEN: usize = 2048;
 
-/// Sends up to [`BURST`] datagrams from a connected socket, waiting for room as the socket does; says how many have left.
+/// Sends up to [`BURST`] datagrams through a connected socket, which blocks while its buffer is full, and returns the number
+/// sent.
 ///
 /// # Errors
-/// The first one could not be sent.
+/// The first datagram could not be sent.
 pub fn send(socket: &UdpSocket, datagrams: &[&[u8]]) -> io::Result<usize> {
-    // SAFETY: C structures of integers and pointers, for which zero is a value.
+    // SAFETY: C structures of integers and pointers, for which zero is valid.
     let mut headers: [libc::mmsghdr; BURST] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; BURST] = unsafe { std::mem::zeroed() };
@@ -40,38 +41,38 @@ pub fn send(socket: &UdpSocket, datagrams: &[&[u8]]) -> io::Result<usize> {
         header.msg_hdr.msg_iovlen = 1;
         ready += 1;
     }
-    // SAFETY: the first `ready` headers point at vectors and datagrams that outlive the call.
+    // SAFETY: the first `ready` headers point to vectors and datagrams that outlive the call.
     let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), ready, 0) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Where datagrams are received to be looked at once.
+/// Buffers for one recvmmsg call.
 pub struct RecvBuffers {
     buffers: Vec<u8>,
     lengths: Vec<usize>,
 }
 
 impl RecvBuffers {
-    /// Room for one system call's worth.
+    /// Allocates the buffers.
     pub fn new() -> RecvBuffers {
         RecvBuffers {
-            buffers: vec![0; CATCH * LONGEST],
-            lengths: Vec::with_capacity(CATCH),
+            buffers: vec![0; RECV_BURST * MAX_LEN],
+            lengths: Vec::with_capacity(RECV_BURST),
         }
     }
 
-    /// Replaces what was caught with what waits, at least one; waits for that as long as the socket's read timeout says.
+    /// Replaces the content with the datagrams that wait, at least one; blocks up to the read timeout of the socket.
     ///
     /// # Errors
-    /// `WouldBlock` when the time is up, or the socket is broken.
+    /// `WouldBlock` after the timeout, or an error of the socket.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<()> {
         self.lengths.clear();
-        // SAFETY: C structures of integers and pointers, for which zero is a value.
-        let mut headers: [libc::mmsghdr; CATCH] = unsafe { std::mem::zeroed() };
+        // SAFETY: C structures of integers and pointers, for which zero is valid.
+        let mut headers: [libc::mmsghdr; RECV_BURST] = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
-        let mut vectors: [libc::iovec; CATCH] = unsafe { std::mem::zeroed() };
-        let places = headers.iter_mut().zip(&mut vectors);
-        for ((header, vector), buffer) in places.zip(self.buffers.chunks_mut(LONGEST)) {
+        let mut vectors: [libc::iovec; RECV_BURST] = unsafe { std::mem::zeroed() };
+        let slots = headers.iter_mut().zip(&mut vectors);
+        for ((header, vector), buffer) in slots.zip(self.buffers.chunks_mut(MAX_LEN)) {
             vector.iov_base = buffer.as_mut_ptr().cast();
             vector.iov_len = buffer.len();
             header.msg_hdr.msg_iov = vector;
@@ -82,7 +83,7 @@ impl RecvBuffers {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                CATCH as libc::c_uint,
+                RECV_BURST as libc::c_uint,
                 libc::MSG_WAITFORONE,
                 std::ptr::null_mut(),
             )
@@ -94,9 +95,9 @@ impl RecvBuffers {
         Ok(())
     }
 
-    /// The datagrams caught last.
+    /// Datagrams of the last call.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
-        let buffers = self.buffers.chunks(LONGEST).zip(&self.lengths);
+        let buffers = self.buffers.chunks(MAX_LEN).zip(&self.lengths);
         buffers.filter_map(|(buffer, length)| buffer.get(..*length))
     }
 }
@@ -107,11 +108,11 @@ impl Default for RecvBuffers {
     }
 }
 
-/// A socket that sends from an IPv4 address of another machine (`IP_TRANSPARENT`), as the router between would pass it on, and with
-/// a UDP checksum of zero, which is none at all.
+/// Connected socket with a source address of another host (`IP_TRANSPARENT`), as a router would forward its packets, and with UDP
+/// checksum zero.
 ///
 /// # Errors
-/// What the kernel said: it takes CAP_NET_ADMIN.
+/// Error of a system call; CAP_NET_ADMIN is necessary.
 pub fn connect_spoofed(source: SocketAddrV4, target: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
     socket.set_ip_transparent_v4(true)?;
@@ -121,16 +122,16 @@ pub fn connect_spoofed(source: SocketAddrV4, target: SocketAddr) -> io::Result<U
     Ok(socket.into())
 }
 
-/// Lets so many bytes wait in the socket: as root more than the system would allow, otherwise what it allows.
+/// Sets the buffer sizes of a socket: as root beyond the system's maximum, otherwise up to it.
 pub fn set_buffers(socket: &UdpSocket, bytes: u32) {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    for (forced, asked) in [
+    for (forced, limited) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
         (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
     ] {
-        // A bench with small buffers is a bench with more loss, which it reports.
+        // Smaller buffers cause more loss, which the benchmark reports.
         let _ = sockopt::set_int(socket, libc::SOL_SOCKET, forced, bytes)
-            .or_else(|_| sockopt::set_int(socket, libc::SOL_SOCKET, asked, bytes));
+            .or_else(|_| sockopt::set_int(socket, libc::SOL_SOCKET, limited, bytes));
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_is_sent_in_bursts_is_caught_whole_and_in_order() {
+    fn bursts_arrive_complete_and_in_order() {
         let to = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let from = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         from.connect(to.local_addr().unwrap()).unwrap();
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_the_socket_says_so() {
+    fn receive_returns_after_the_read_timeout() {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(1)))

@@ -1,5 +1,4 @@
-//! The offload header that stands before every packet on a TUN queue opened with `IFF_VNET_HDR`
-//! (`struct virtio_net_hdr`, native byte order).
+//! virtio-net header in front of every packet of a TUN queue with `IFF_VNET_HDR` (`struct virtio_net_hdr`, native byte order).
 //!
 //! ```text
 //!  0        1          2          4           6            8             10
@@ -11,27 +10,27 @@ use std::num::NonZeroU16;
 use crate::net::DropReason;
 use crate::net::segment::{GsoKind, GsoPacket, PacketOffload, PartialChecksum};
 
-/// What the kernel leaves for us to do with a packet we read, or we leave to it with a packet we write.
+/// Offloads of one packet: read, those that the kernel leaves to us; written, those that we leave to the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHeader {
     /// [`VnetHeader::NEEDS_CHECKSUM`] and [`VnetHeader::CHECKSUM_VALID`].
     pub flags: u8,
-    /// What kind of super-packet this is; [`VnetHeader::GSO_NONE`] for an ordinary packet.
+    /// Kind of GSO packet; [`VnetHeader::GSO_NONE`] for a single packet.
     pub gso_type: u8,
     /// Length of the headers that every segment repeats.
     pub header_len: u16,
-    /// Payload bytes of each segment but the last.
+    /// Payload octets of each segment except the last.
     pub gso_size: u16,
-    /// Where the transport checksum starts to count.
+    /// Offset where the transport checksum starts.
     pub checksum_start: u16,
-    /// Where it is stored, from there.
+    /// Offset of the checksum field from there.
     pub checksum_offset: u16,
 }
 
 impl VnetHeader {
-    /// Bytes on the queue.
+    /// Octets on the queue.
     pub const LEN: usize = 10;
-    /// An ordinary packet with nothing left to do.
+    /// Header of a complete single packet.
     pub const NONE: VnetHeader = VnetHeader {
         flags: 0,
         gso_type: 0,
@@ -41,22 +40,22 @@ impl VnetHeader {
         checksum_offset: 0,
     };
 
-    /// Flag: the transport checksum holds only the pseudo-header sum.
+    /// Flag: the checksum field contains the pseudo-header sum only.
     pub const NEEDS_CHECKSUM: u8 = 1;
-    /// Flag: the kernel has verified the checksum already.
+    /// Flag: the kernel has verified the checksum.
     pub const CHECKSUM_VALID: u8 = 2;
-    /// Type: an ordinary packet.
+    /// Type: single packet.
     pub const GSO_NONE: u8 = 0;
     /// Type: TCP over IPv4.
     pub const GSO_TCPV4: u8 = 1;
     /// Type: TCP over IPv6.
     pub const GSO_TCPV6: u8 = 4;
-    /// Type: UDP of either family, segmented as datagrams.
+    /// Type: UDP over IPv4 or IPv6, segmented into datagrams.
     pub const GSO_UDP_L4: u8 = 5;
-    /// Beside a TCP type: the flow uses ECN.
+    /// Flag beside a TCP type: the flow uses ECN.
     pub const GSO_ECN: u8 = 0x80;
 
-    /// Reads the header off the front of what a queue delivered; `None` if it is cut short.
+    /// Splits the header off a packet read from the queue; `None` if truncated.
     pub fn split(bytes: &[u8]) -> Option<(VnetHeader, &[u8])> {
         let (head, packet) = bytes.split_first_chunk::<{ VnetHeader::LEN }>()?;
         let [flags, gso_type, a, b, c, d, e, f, g, h] = *head;
@@ -71,7 +70,7 @@ impl VnetHeader {
         Some((header, packet))
     }
 
-    /// The header as the queue wants it.
+    /// Encodes the header.
     pub fn to_bytes(self) -> [u8; VnetHeader::LEN] {
         let [a, b] = self.header_len.to_ne_bytes();
         let [c, d] = self.gso_size.to_ne_bytes();
@@ -80,10 +79,10 @@ impl VnetHeader {
         [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
     }
 
-    /// What it says, in the words of [`segment`](crate::net::segment).
+    /// Converts the header to the types of [`segment`](crate::net::segment).
     ///
     /// # Errors
-    /// [`DropReason::Malformed`]: a super-packet of a kind there is not, or of segments without payload.
+    /// [`DropReason::Malformed`]: an unknown GSO type, or segments without payload.
     pub fn offload(self) -> Result<PacketOffload, DropReason> {
         let partial = self.needs_checksum().then_some(PartialChecksum {
             start: self.checksum_start,
@@ -107,12 +106,12 @@ impl VnetHeader {
         }))
     }
 
-    /// Whether the packet is several segments in one.
+    /// Whether the packet is a GSO packet.
     pub fn is_gso(self) -> bool {
         self.gso_type & !Self::GSO_ECN != Self::GSO_NONE
     }
 
-    /// Whether the transport checksum must be finished before the packet may leave this machine.
+    /// Whether the transport checksum is partial.
     pub fn needs_checksum(self) -> bool {
         self.flags & Self::NEEDS_CHECKSUM != 0
     }
@@ -132,18 +131,18 @@ impl From<PacketOffload> for VnetHeader {
         match offload {
             PacketOffload::None => VnetHeader::NONE,
             PacketOffload::Checksum(partial) => with(Some(partial)),
-            PacketOffload::Gso(train) => {
-                let kind = match train.kind {
+            PacketOffload::Gso(gso) => {
+                let kind = match gso.kind {
                     GsoKind::TcpV4 => VnetHeader::GSO_TCPV4,
                     GsoKind::TcpV6 => VnetHeader::GSO_TCPV6,
                     GsoKind::Udp => VnetHeader::GSO_UDP_L4,
                 };
-                let ecn = if train.ecn { VnetHeader::GSO_ECN } else { 0 };
+                let ecn = if gso.ecn { VnetHeader::GSO_ECN } else { 0 };
                 VnetHeader {
                     gso_type: kind | ecn,
-                    header_len: train.header_len,
-                    gso_size: train.size.get(),
-                    ..with(train.partial)
+                    header_len: gso.header_len,
+                    gso_size: gso.size.get(),
+                    ..with(gso.partial)
                 }
             }
         }
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_survives_the_queue() {
+    fn a_header_round_trips() {
         let header = VnetHeader {
             flags: VnetHeader::NEEDS_CHECKSUM,
             gso_type: VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN,
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_header_is_no_packet() {
+    fn a_truncated_header_is_rejected() {
         assert_eq!(VnetHeader::split(&[0; VnetHeader::LEN - 1]), None);
         assert_eq!(
             VnetHeader::split(&[0; VnetHeader::LEN]),
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_header_says_survives_there_and_back() {
+    fn offloads_round_trip_through_the_header() {
         for (flags, gso_type, header_len, gso_size) in [
             (0, VnetHeader::GSO_NONE, 0, 0),
             (1, VnetHeader::GSO_NONE, 0, 0),
@@ -207,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn e11_a_header_that_makes_no_sense_is_malformed() {
-        // Fragments of UDP (`GSO_UDP`) are not asked for, and ECN goes with TCP only.
+    fn e11_an_unknown_gso_type_or_size_zero_is_malformed() {
+        // IP fragments of UDP (`GSO_UDP`) are not requested, and ECN is a flag of TCP only.
         for (gso_type, gso_size) in [
             (3, 1448),
             (2, 1448),

@@ -1,4 +1,4 @@
-//! The buffers packets travel in. A batch is made once per worker and reused: filling it again forgets what it held.
+//! Packet buffers. Each worker allocates its batches once and reuses them; filling a batch clears it.
 
 mod read;
 mod recv;

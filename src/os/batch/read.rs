@@ -1,17 +1,17 @@
-//! What one visit to a device brings: inner packets, packed one behind the other in one arena.
+//! Packets of one read of a device, contiguous in one arena.
 //!
 //! ```text
-//!   │vnet│ packet 1 │pad│vnet│ packet 2 │pad│vnet│ packet 3 …            room for one more of the largest │
-//!   └────────────── used, dense for the cache ──────────────┴──────────────── free ───────────────────────┘
+//!   │vnet│ packet 1 │pad│vnet│ packet 2 │pad│vnet│ packet 3 …             space for one packet of maximum size │
+//!   └────────────── used ────────────────────────────────────┴──────────────── free ───────────────────────┘
 //! ```
 //!
-//! Packing lets 64 ordinary packets and four 64 KiB super-packets fit the same arena, whichever come.
+//! The arena takes 64 ordinary packets or four GSO packets of 64 KiB.
 
 use std::io;
 
 use super::super::{MAX_PACKET, VnetHeader};
 
-/// A batch of packets read from a [`Device`](super::super::Device).
+/// Packets read from a [`Device`](super::super::Device).
 pub struct ReadBatch {
     arena: Vec<u8>,
     items: Vec<Item>,
@@ -21,37 +21,37 @@ pub struct ReadBatch {
 
 struct Item {
     vnet: VnetHeader,
-    /// Where the packet starts in the arena, behind its offload header.
+    /// Start of the packet in the arena, behind its virtio-net header.
     start: usize,
     len: usize,
 }
 
-/// One packet of a [`ReadBatch`], to be changed in place.
+/// One packet of a [`ReadBatch`]; it can be changed in place.
 #[derive(Debug)]
 pub struct InnerPacket<'a> {
-    /// What the kernel left undone.
+    /// Offloads that the kernel left to us.
     pub vnet: VnetHeader,
-    /// The IP packet.
+    /// IP packet.
     pub bytes: &'a mut [u8],
 }
 
 impl ReadBatch {
-    /// The most packets one visit brings.
+    /// Maximum number of packets.
     pub const MAX_PACKETS: usize = 64;
-    /// Packets start on this boundary, so that what reads their headers in words meets them aligned.
+    /// Alignment of packets, so that headers can be read in words.
     const ALIGN: usize = 16;
     const MAX_SLOT: usize =
         (VnetHeader::LEN + MAX_PACKET).next_multiple_of(Self::ALIGN) + Self::ALIGN;
 
-    /// A batch for [`ReadBatch::MAX_PACKETS`] packets.
+    /// Batch for [`ReadBatch::MAX_PACKETS`] packets.
     pub fn new() -> ReadBatch {
         ReadBatch::with_limit(Self::MAX_PACKETS)
     }
 
-    /// A batch for at most `limit` packets (at least one).
+    /// Batch for at most `limit` packets (at least one).
     pub fn with_limit(limit: usize) -> ReadBatch {
         let limit = limit.max(1);
-        // Besides the reserve for one of the largest, ordinary Ethernet-sized packets fit `limit` times, jumbo frames fewer.
+        // Space for `limit` packets of ordinary Ethernet size (fewer jumbo frames), and for four of maximum size.
         let arena = vec![0; limit * 2048 + Self::MAX_SLOT * 4];
         ReadBatch {
             arena,
@@ -61,27 +61,27 @@ impl ReadBatch {
         }
     }
 
-    /// How many packets there are.
+    /// Number of packets.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether there is none.
+    /// Whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Whether the last visit ended because there was no more room: more packets may wait.
+    /// Whether the last fill ended for lack of space: more packets may wait.
     pub fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Forgets the packets.
+    /// Removes all packets.
     pub fn clear(&mut self) {
         self.items.clear();
     }
 
-    /// The packets in the order they came.
+    /// Packets in order of arrival.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = InnerPacket<'_>> {
         let mut rest = self.arena.as_mut_slice();
         let mut consumed = 0;
@@ -108,13 +108,13 @@ impl ReadBatch {
         })
     }
 
-    /// For devices: starts over and calls `read` with room for a header and a packet until it fails or the batch is full.
-    /// `read` says how many bytes it has put there, the header included; fewer than a header are no packet and count as one, so that
-    /// this ends whatever comes. None at all is the end of a batch, as a failure is.
+    /// For devices: clears the batch, then calls `read` with space for a header and a packet until it fails or the batch is full.
+    /// `read` returns the number of octets written, header included. A result shorter than the header counts as a packet against
+    /// the limit, so that the loop ends. A result of 0 ends the batch.
     ///
     /// # Errors
-    /// Those of the first `read`, and `UnexpectedEof` where it brings nothing; a later failure ends the batch and shows again on the
-    /// next visit, if it lasts.
+    /// Error of the first `read`, or `UnexpectedEof` if it returns 0. A later error ends the batch and appears again on the next
+    /// fill if it persists.
     pub fn fill(
         &mut self,
         mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_come_in_order_and_may_be_changed() {
+    fn packets_are_in_order_and_mutable() {
         let packets = [vec![1; 100], vec![2; 1], vec![3; 1500]];
         let mut batch = ReadBatch::new();
         assert_eq!(batch.fill(deliver(&packets)).unwrap(), 3);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_packets_fit_and_the_rest_waits() {
+    fn packets_of_maximum_size_fit_and_the_rest_waits() {
         let packets = vec![vec![7; MAX_PACKET]; 10];
         let mut batch = ReadBatch::new();
         let mut read = deliver(&packets);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waiting_is_would_block_and_an_empty_batch() {
+    fn an_empty_device_is_would_block_and_an_empty_batch() {
         let mut batch = ReadBatch::new();
         batch.fill(deliver(&[vec![1; 40]])).unwrap();
         assert_eq!(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_a_device_that_brings_only_scraps_keeps_nobody_for_ever() {
+    fn e11_reads_shorter_than_the_header_cannot_block_the_loop() {
         let mut batch = ReadBatch::with_limit(8);
         let mut reads = 0;
         let scraps = batch.fill(|_| {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_a_read_that_brings_nothing_ends_the_batch() {
+    fn e11_a_read_of_zero_octets_ends_the_batch() {
         let mut batch = ReadBatch::new();
         let error = batch.fill(|_| Ok(0)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shorter_than_the_header_is_no_packet() {
+    fn a_read_shorter_than_the_header_is_no_packet() {
         let mut reads = [Ok(3), Err(io::ErrorKind::WouldBlock.into())].into_iter();
         let mut batch = ReadBatch::new();
         assert!(batch.fill(|_| reads.next().unwrap()).is_err());

@@ -1,10 +1,10 @@
-//! What one visit to a socket brings: datagrams, each in a buffer of its own, as `recvmmsg` wants them.
+//! Datagrams of one receive, each in a buffer of its own for `recvmmsg`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::super::MAX_PACKET;
 
-/// A batch of datagrams received from a [`Socket`](super::super::Socket).
+/// Datagrams received from a [`Socket`](super::super::Socket).
 pub struct RecvBatch {
     buffers: Vec<u8>,
     items: Vec<Item>,
@@ -16,28 +16,28 @@ struct Item {
     local: IpAddr,
     class: u8,
     segment: usize,
-    /// What comes before it in its buffer.
+    /// Octets in front of the datagram in its buffer.
     front: usize,
     len: usize,
 }
 
-/// One datagram of a [`RecvBatch`], or a train of equal ones that the kernel has joined; to be opened in place.
+/// One datagram of a [`RecvBatch`], or several equal ones joined by GRO; opened in place.
 #[derive(Debug)]
 pub struct Datagram<'a> {
-    /// Who sent it, by its own account.
+    /// Source address, unauthenticated.
     pub remote: SocketAddr,
-    /// The address of ours it came to.
+    /// Local address that received the datagram.
     pub local: IpAddr,
-    /// The outer header's whole TOS or traffic class octet: DSCP and ECN (RFC 6040 §4.2 says what ESP makes of it).
+    /// TOS or traffic class of the outer header: DSCP and ECN (RFC 6040 §4.2).
     pub class: u8,
-    /// Length of each datagram in `bytes` but the last, which may be shorter; for a single one its whole length.
+    /// Length of each datagram in `bytes` except the last, which may be shorter; for a single datagram its length.
     pub segment: usize,
-    /// The datagram, or the train of them.
+    /// The datagram or datagrams.
     pub bytes: &'a mut [u8],
 }
 
 impl Datagram<'_> {
-    /// The datagrams as they were on the wire. An empty datagram is one empty segment.
+    /// Datagrams as they were on the wire. An empty datagram is one empty segment.
     pub fn segments(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let whole = if self.bytes.is_empty() {
             Some(&mut [][..])
@@ -51,20 +51,20 @@ impl Datagram<'_> {
 }
 
 impl RecvBatch {
-    /// The most datagrams one visit brings.
+    /// Maximum number of datagrams of one receive.
     pub const MAX_DATAGRAMS: usize = 32;
-    /// Bytes each buffer holds: any datagram, also a joined train, so that none is ever cut.
+    /// Octets of each buffer: any datagram, or datagrams joined by GRO, so that none is truncated.
     pub const BUFFER: usize = MAX_PACKET;
-    /// Buffers lie this far apart: not a multiple of 4096, or the starts of all of them would share few lines of the first-level
-    /// cache. Memory never written to costs nothing.
+    /// Distance between buffers. It is not a multiple of 4096, since the starts of all buffers would then share few lines of the
+    /// L1 cache. Untouched memory costs nothing.
     const STRIDE: usize = 65_536 + 5 * 64;
 
-    /// A batch for [`RecvBatch::MAX_DATAGRAMS`] datagrams.
+    /// Batch for [`RecvBatch::MAX_DATAGRAMS`] datagrams.
     pub fn new() -> RecvBatch {
         RecvBatch::with_limit(Self::MAX_DATAGRAMS)
     }
 
-    /// A batch for at most `limit` datagrams (at least one).
+    /// Batch for at most `limit` datagrams (at least one).
     pub fn with_limit(limit: usize) -> RecvBatch {
         let limit = limit.max(1);
         RecvBatch {
@@ -74,27 +74,27 @@ impl RecvBatch {
         }
     }
 
-    /// How many datagrams (or trains) there are.
+    /// Number of datagrams, where those joined by GRO count as one.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// How many there can be.
+    /// Maximum number of datagrams.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether there is none.
+    /// Whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Forgets the datagrams.
+    /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.items.clear();
     }
 
-    /// The datagrams in the order they came.
+    /// Datagrams in order of arrival.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = Datagram<'_>> {
         self.items
             .iter()
@@ -111,7 +111,8 @@ impl RecvBatch {
             })
     }
 
-    /// For sockets: the buffers in order, for datagrams that [`RecvBatch::add`] will then name in the same order.
+    /// For sockets: clears the batch and returns its buffers, for datagrams that [`RecvBatch::add`] then describes in the same
+    /// order.
     pub fn buffers(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.items.clear();
         self.buffers
@@ -119,8 +120,8 @@ impl RecvBatch {
             .map(|buffer| &mut buffer[..Self::BUFFER])
     }
 
-    /// For sockets: the next buffer holds `len` bytes from `remote`, sent to `local` under this traffic class, in segments of
-    /// `segment` (0: not joined).
+    /// For sockets: the next buffer holds `len` octets from `remote` to `local` with this traffic class, in segments of `segment`
+    /// octets (0: a single datagram).
     pub fn add(
         &mut self,
         remote: SocketAddr,
@@ -141,8 +142,8 @@ impl RecvBatch {
         });
     }
 
-    /// For sockets that are given more than the datagram: cuts off as many octets from the front of each as `header` counts. Of
-    /// what it cannot read nothing is left.
+    /// For raw sockets: removes the header, whose length `header` returns, from the front of each datagram. A datagram with an
+    /// invalid header becomes empty.
     pub fn strip_headers(&mut self, header: impl Fn(&[u8]) -> Option<usize>) {
         for (item, buffer) in self.items.iter_mut().zip(self.buffers.chunks(Self::STRIDE)) {
             let bytes = buffer.get(..item.len).unwrap_or_default();
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_joined_train_comes_apart_again() {
+    fn joined_datagrams_are_split_again() {
         let mut batch = RecvBatch::with_limit(1);
         batch
             .buffers()
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_a_datagram_is_cut_off_and_what_cannot_be_read_is_nothing() {
+    fn headers_are_stripped_and_invalid_ones_leave_empty_datagrams() {
         let mut batch = RecvBatch::with_limit(4);
         for (buffer, first) in batch.buffers().zip([2_u8, 9, 0, 3]) {
             buffer[..5].copy_from_slice(&[first, 1, 2, 3, 4]);

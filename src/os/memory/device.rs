@@ -1,4 +1,4 @@
-//! The twin of a TUN device.
+//! In-memory TUN device.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,8 +10,7 @@ use super::super::{Device, GsoSupport, OutPacket, ReadBatch, VnetHeader};
 use super::lock;
 use crate::net::segment::GsoKind;
 
-/// A TUN device without a kernel: what is [injected](MemoryDevice::inject) can be read, what is written can be
-/// [taken](MemoryDevice::take).
+/// TUN device in memory: [injected](MemoryDevice::inject) packets are read, written packets are [taken](MemoryDevice::take).
 pub struct MemoryDevice {
     state: Mutex<DeviceState>,
     readable: Signal,
@@ -21,17 +20,17 @@ pub struct MemoryDevice {
 struct DeviceState {
     to_read: VecDeque<(VnetHeader, Vec<u8>)>,
     written: VecDeque<(VnetHeader, Vec<u8>)>,
-    /// Buffers that have done their service, so that benches measure no allocator.
+    /// Buffers for reuse, so that benchmarks do not measure the allocator.
     spare: Vec<Vec<u8>>,
     read_errors: VecDeque<io::ErrorKind>,
     write_errors: VecDeque<io::ErrorKind>,
-    trains: GsoSupport,
-    /// Super-packets still to be refused.
-    unwanted: usize,
+    gso: GsoSupport,
+    /// Number of GSO packets still to be rejected.
+    gso_to_reject: usize,
 }
 
 impl MemoryDevice {
-    /// A device whose queues hold `capacity` packets each way.
+    /// Device whose queues hold `capacity` packets each way.
     ///
     /// # Errors
     /// No descriptor left.
@@ -42,8 +41,8 @@ impl MemoryDevice {
             spare: Vec::new(),
             read_errors: VecDeque::new(),
             write_errors: VecDeque::new(),
-            trains: GsoSupport::None,
-            unwanted: 0,
+            gso: GsoSupport::None,
+            gso_to_reject: 0,
         };
         Ok(MemoryDevice {
             state: Mutex::new(state),
@@ -52,12 +51,12 @@ impl MemoryDevice {
         })
     }
 
-    /// Lays a packet where the next read finds it; `false` when the queue is full.
+    /// Queues a packet for reading; `false` if the queue is full.
     pub fn inject(&self, packet: &[u8]) -> bool {
         self.inject_with(VnetHeader::NONE, packet)
     }
 
-    /// The same, with an offload header.
+    /// Like [`MemoryDevice::inject`], with a virtio-net header.
     pub fn inject_with(&self, vnet: VnetHeader, packet: &[u8]) -> bool {
         let mut state = lock(&self.state);
         if state.to_read.len() >= self.capacity {
@@ -71,17 +70,17 @@ impl MemoryDevice {
         true
     }
 
-    /// The oldest packet that was written and not yet taken.
+    /// Oldest written packet.
     pub fn take(&self) -> Option<Vec<u8>> {
         self.take_with().map(|(_, packet)| packet)
     }
 
-    /// The same, with its offload header.
+    /// Like [`MemoryDevice::take`], with its virtio-net header.
     pub fn take_with(&self) -> Option<(VnetHeader, Vec<u8>)> {
         lock(&self.state).written.pop_front()
     }
 
-    /// Hands everything written to `seen`, oldest first, and keeps the buffers for reuse.
+    /// Passes all written packets to `seen`, oldest first, and keeps their buffers for reuse.
     pub fn drain(&self, mut seen: impl FnMut(VnetHeader, &[u8])) -> usize {
         let mut state = lock(&self.state);
         let mut count = 0;
@@ -93,23 +92,23 @@ impl MemoryDevice {
         count
     }
 
-    /// The next read fails so; asked for several times, the errors queue up.
+    /// Makes the next read fail; several calls queue several errors.
     pub fn fail_read(&self, kind: io::ErrorKind) {
         lock(&self.state).read_errors.push_back(kind);
         self.readable.set();
     }
 
-    /// From now on it takes these super-packets; a new device takes none.
-    pub fn set_gso_support(&self, trains: GsoSupport) {
-        lock(&self.state).trains = trains;
+    /// Sets the accepted GSO packets; a new device accepts none.
+    pub fn set_gso_support(&self, gso: GsoSupport) {
+        lock(&self.state).gso = gso;
     }
 
-    /// It refuses the next `count` super-packets, and takes what comes between them.
+    /// Rejects the next `count` GSO packets, and no single packet between them.
     pub fn reject_gso_packets(&self, count: usize) {
-        lock(&self.state).unwanted = count;
+        lock(&self.state).gso_to_reject = count;
     }
 
-    /// The next write fails so; asked for several times, the errors queue up.
+    /// Makes the next write fail; several calls queue several errors.
     pub fn fail_write(&self, kind: io::ErrorKind) {
         lock(&self.state).write_errors.push_back(kind);
     }
@@ -154,8 +153,8 @@ impl Device for MemoryDevice {
         for (done, packet) in packets.iter().enumerate() {
             let failure = if state.written.len() >= self.capacity {
                 Some(io::ErrorKind::WouldBlock)
-            } else if packet.vnet.is_gso() && state.unwanted > 0 {
-                state.unwanted -= 1;
+            } else if packet.vnet.is_gso() && state.gso_to_reject > 0 {
+                state.gso_to_reject -= 1;
                 Some(io::ErrorKind::InvalidInput)
             } else {
                 state.write_errors.pop_front()
@@ -176,12 +175,12 @@ impl Device for MemoryDevice {
     }
 
     fn gso_support(&self) -> GsoSupport {
-        lock(&self.state).trains
+        lock(&self.state).gso
     }
 
     fn disable_gso(&self, kind: GsoKind) {
         let mut state = lock(&self.state);
-        state.trains = state.trains.without(kind);
+        state.gso = state.gso.without(kind);
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -195,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_readable_exactly_while_it_has_something_to_read() {
+    fn a_device_is_readable_exactly_while_packets_wait() {
         let device = MemoryDevice::new(2).unwrap();
         let mut batch = ReadBatch::new();
         assert_eq!(
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_comes_out_in_order_and_a_full_device_says_so() {
+    fn written_packets_are_taken_in_order_and_a_full_device_blocks() {
         let device = MemoryDevice::new(2).unwrap();
         let packets = [
             OutPacket::whole(b"whole"),

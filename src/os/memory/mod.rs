@@ -1,4 +1,5 @@
-//! The in-memory twins of [`Device`](super::Device) and [`Socket`](super::Socket): bounded queues and errors on demand, no privileges.
+//! In-memory implementations of [`Device`](super::Device) and [`Socket`](super::Socket): bounded queues and injected errors, no
+//! privileges.
 //!
 //! ```text
 //!   test ── inject ──▶ MemoryDevice ── read ──▶ datapath      MemoryNetwork
@@ -13,7 +14,7 @@ pub use network::{MemoryNetwork, MemorySocket};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Nothing here is left half done by a panic, so a poisoned lock is as good as any.
+/// Locks a mutex. A poisoned lock is usable: no panic leaves the state inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The twin of a network of UDP sockets.
+//! In-memory network of UDP sockets.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,8 +10,8 @@ use super::super::poll::Signal;
 use super::super::{Message, ReceiveOffload, RecvBatch, SendBatch, Socket, SocketOffload};
 use super::lock;
 
-/// A network of [`MemorySocket`]s: what one sends to another's address arrives there, at once and in order; what is sent to
-/// nobody's is lost. Clones are the same network.
+/// Network of [`MemorySocket`]s: a datagram arrives at the socket bound to its destination at once and in order, and is lost
+/// without one. Clones share the network.
 #[derive(Clone)]
 pub struct MemoryNetwork {
     inboxes: Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>,
@@ -70,12 +70,12 @@ impl Inbox {
 }
 
 impl MemoryNetwork {
-    /// A network with nobody in it, where every datagram arrives by itself.
+    /// Network without sockets that delivers single datagrams.
     pub fn new() -> MemoryNetwork {
         MemoryNetwork::with_gro(ReceiveOffload::Single)
     }
 
-    /// The same, where trains arrive as they were sent if they may.
+    /// Network without sockets that delivers equal datagrams joined, if `receiving` allows it.
     pub fn with_gro(receiving: ReceiveOffload) -> MemoryNetwork {
         MemoryNetwork {
             inboxes: Arc::default(),
@@ -83,7 +83,7 @@ impl MemoryNetwork {
         }
     }
 
-    /// A socket at `address` that holds `capacity` datagrams until they are received. It replaces one bound there before.
+    /// Creates a socket at `address` with a queue of `capacity` datagrams. It replaces a socket bound there before.
     ///
     /// # Errors
     /// No descriptor left.
@@ -110,41 +110,41 @@ impl Default for MemoryNetwork {
     }
 }
 
-/// A UDP socket without a kernel, in a [`MemoryNetwork`].
+/// UDP socket in memory, in a [`MemoryNetwork`].
 pub struct MemorySocket {
     network: MemoryNetwork,
     address: SocketAddr,
     inbox: Arc<Inbox>,
     errors: Mutex<VecDeque<io::ErrorKind>>,
-    /// What it says that it leaves to the kernel.
+    /// Offloads that the socket reports.
     offload: Mutex<SocketOffload>,
 }
 
 impl MemorySocket {
-    /// Lets a datagram arrive from anyone; `false` when the queue is full.
+    /// Queues a datagram from `remote`; `false` if the queue is full.
     pub fn inject(&self, remote: SocketAddr, bytes: &[u8]) -> bool {
         self.inject_class(remote, 0, bytes)
     }
 
-    /// The same, under this traffic class.
+    /// Like [`MemorySocket::inject`], with a traffic class.
     pub fn inject_class(&self, remote: SocketAddr, class: u8, bytes: &[u8]) -> bool {
         self.inbox
             .deliver(remote, self.address.ip(), class, 0, bytes)
     }
 
-    /// Lets a train of datagrams of `segment` bytes each arrive joined, as GRO would.
+    /// Queues datagrams of `segment` octets each, joined as by GRO.
     pub fn inject_gro(&self, remote: SocketAddr, segment: usize, bytes: &[u8]) -> bool {
         self.inbox
             .deliver(remote, self.address.ip(), 0, segment, bytes)
     }
 
-    /// The oldest datagram that has arrived, and who sent it: what a test that plays the peer wants.
+    /// Oldest datagram and its source, for tests that act as the peer.
     pub fn take(&self) -> Option<(SocketAddr, Vec<u8>)> {
         self.take_class()
             .map(|(remote, _class, bytes)| (remote, bytes))
     }
 
-    /// The same, with its traffic class.
+    /// Like [`MemorySocket::take`], with its traffic class.
     pub fn take_class(&self) -> Option<(SocketAddr, u8, Vec<u8>)> {
         let mut queue = lock(&self.inbox.queue);
         let arrival = queue.datagrams.pop_front()?;
@@ -157,23 +157,23 @@ impl MemorySocket {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// As [`Socket::send`].
+    /// See [`Socket::send`].
     pub fn send_to(&self, remote: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         self.send_one(remote, self.address.ip(), 0, 0, bytes)
     }
 
-    /// The next receive fails so; asked for several times, the errors queue up.
+    /// Makes the next receive fail; several calls queue several errors.
     pub fn fail_recv(&self, kind: io::ErrorKind) {
         lock(&self.inbox.queue).errors.push_back(kind);
         self.inbox.readable.set();
     }
 
-    /// From now on it says that it leaves so much to the kernel; a new socket leaves nothing. Nothing else about it changes.
+    /// Sets the reported offloads; a new socket reports none. Nothing else changes.
     pub fn set_offload(&self, offload: SocketOffload) {
         *lock(&self.offload) = offload;
     }
 
-    /// The next packet cannot be sent for this reason; asked for several times, the errors queue up.
+    /// Makes the next send fail; several calls queue several errors.
     pub fn fail_send(&self, kind: io::ErrorKind) {
         lock(&self.errors).push_back(kind);
     }
@@ -196,7 +196,7 @@ impl MemorySocket {
         };
         let inbox = lock(&self.network.inboxes).get(&remote).cloned();
         if let Some(inbox) = inbox {
-            // A full inbox loses the datagram, as the receiving kernel would.
+            // A full queue drops the datagram, like a kernel.
             inbox.deliver(
                 SocketAddr::new(source, self.address.port()),
                 remote.ip(),
@@ -248,11 +248,11 @@ impl Socket for MemorySocket {
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
         let receiving = self.network.receiving;
         let pieces = batch.messages().flat_map(|message| {
-            let (train, singles) = match receiving {
+            let (joined, singles) = match receiving {
                 ReceiveOffload::Joined => (Some(message.bytes), None),
                 ReceiveOffload::Single => (None, Some(message.packets())),
             };
-            let pieces = train.into_iter().chain(singles.into_iter().flatten());
+            let pieces = joined.into_iter().chain(singles.into_iter().flatten());
             pieces.map(move |piece| (message, piece))
         });
         let mut sent = 0;
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_joins_keeps_trains_together() {
+    fn a_network_with_gro_delivers_joined_datagrams() {
         for (receiving, pieces) in [
             (ReceiveOffload::Joined, vec![100]),
             (ReceiveOffload::Single, vec![40, 40, 20]),
@@ -370,7 +370,7 @@ mod tests {
             io::ErrorKind::NetworkUnreachable
         );
         out.advance(1);
-        assert_eq!(a.send(&out).unwrap(), 1, "the next packet is not to blame");
+        assert_eq!(a.send(&out).unwrap(), 1, "the next packet is unaffected");
         a.fail_recv(io::ErrorKind::ConnectionRefused);
         assert!(readable(a.as_fd()));
         assert!(a.recv(&mut RecvBatch::new()).is_err());

@@ -1,10 +1,10 @@
-//! Ancillary data: what is said about a datagram beside its bytes.
+//! Control messages (ancillary data) of datagrams.
 //!
 //! ```text
 //!   │ cmsghdr: length, level, type │ value │pad│ cmsghdr │ value │pad│ …
-//!     IP_PKTINFO, IPV6_PKTINFO       which of our addresses
-//!     IP_TOS, IPV6_TCLASS            the outer header's DSCP and ECN
-//!     UDP_SEGMENT, UDP_GRO           the bytes are a train; how long its datagrams are
+//!     IP_PKTINFO, IPV6_PKTINFO       local address
+//!     IP_TOS, IPV6_TCLASS            DSCP and ECN of the outer header
+//!     UDP_SEGMENT, UDP_GRO           length of datagrams sent or received as one
 //! ```
 
 #![allow(
@@ -16,12 +16,13 @@ use std::net::IpAddr;
 
 use super::super::Message;
 
-/// Room for the control messages of one datagram, aligned as their headers want.
+/// Buffer for the control messages of one datagram, with the alignment of `cmsghdr`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(super) struct ControlBuf([u8; ControlBuf::LEN]);
 
-/// There is room for all that is asked for and all that is said: else a train could come without the length of its datagrams.
+/// The buffer holds all requested and all sent control messages. Otherwise joined datagrams could arrive without their segment
+/// length.
 const _: () = {
     let address = size_of::<libc::in6_pktinfo>() as libc::c_uint;
     let number = size_of::<libc::c_int>() as libc::c_uint;
@@ -31,25 +32,24 @@ const _: () = {
 };
 
 impl ControlBuf {
-    /// Address (40 bytes for IPv6), traffic class (24) and segment length (24), and a little to spare.
+    /// Local address (40 octets for IPv6), traffic class (24), segment length (24), and a reserve.
     const LEN: usize = 96;
 
     pub(super) const EMPTY: ControlBuf = ControlBuf([0; ControlBuf::LEN]);
 
-    /// Makes this the block that `header` names, with room for what the kernel has to say.
+    /// Sets this as the control buffer of a header, for receiving.
     pub(super) fn offer(&mut self, header: &mut libc::msghdr) {
         header.msg_control = self.0.as_mut_ptr().cast();
         header.msg_controllen = self.0.len();
     }
 
-    /// Makes this the block that `header` names, and writes into it what the kernel needs to know about a message: where it leaves
-    /// from, under which traffic class, and where to cut it if it is a train.
+    /// Sets this as the control buffer of a header, with the source address, traffic class and GSO segment length of a message.
     pub(super) fn describe(&mut self, message: &Message<'_>, header: &mut libc::msghdr) {
         self.offer(header);
         header.msg_controllen = self.write(message);
     }
 
-    /// Says how many bytes are used; 0 leaves everything to the kernel.
+    /// Writes the control messages and returns their length; 0 leaves everything to the kernel.
     fn write(&mut self, message: &Message<'_>) -> usize {
         let class = libc::c_int::from(message.class);
         let mut used = 0;
@@ -79,15 +79,15 @@ impl ControlBuf {
             };
         }
         if message.bytes.len() > message.segment {
-            // A message is never larger than a UDP payload, so neither are its segments.
+            // Segments are no longer than a UDP payload.
             let segment = u16::try_from(message.segment).unwrap_or(u16::MAX);
             used = self.append(used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
         }
         used
     }
 
-    /// Appends one control message whose value is a plain C structure; says where the next one starts. One for which there is no
-    /// room is left out.
+    /// Appends one control message with a C structure as its value and returns the offset of the next. A message without space is
+    /// omitted.
     fn append<T: Copy>(
         &mut self,
         used: usize,
@@ -99,12 +99,12 @@ impl ControlBuf {
         // SAFETY: these only compute sizes.
         let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
         let end = used + space as usize;
-        let Some(place) = self.0.get_mut(used..end) else {
+        let Some(slot) = self.0.get_mut(used..end) else {
             debug_assert!(false, "the block holds every message there is");
             return used;
         };
-        let header = place.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: the block and every CMSG_SPACE are multiples of the alignment of a header, and `place` has room for header and value.
+        let header = slot.as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: the block and every CMSG_SPACE are multiples of the alignment of a header, and `slot` has room for header and value.
         unsafe {
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
@@ -115,21 +115,21 @@ impl ControlBuf {
     }
 }
 
-/// What the kernel has said about a datagram.
+/// Control data of a received datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RecvMeta {
-    /// The address of ours in its IP header.
+    /// Local address.
     pub(super) local: Option<IpAddr>,
-    /// Its traffic class.
+    /// TOS or traffic class.
     pub(super) class: u8,
-    /// How long the datagrams of a train are; 0 for a single one.
+    /// Length of datagrams joined by GRO; 0 for a single datagram.
     pub(super) segment: usize,
 }
 
-/// Reads the control messages of a header that `recvmsg` or `recvmmsg` has filled in.
+/// Reads the control messages of a header filled by `recvmsg` or `recvmmsg`.
 ///
 /// # Safety
-/// The header is as the kernel left it, and the block that it names is alive.
+/// The kernel filled the header, and its control buffer is alive.
 pub(super) unsafe fn read(header: &libc::msghdr) -> RecvMeta {
     let mut meta = RecvMeta::default();
     // SAFETY: by the caller's promise; CMSG_FIRSTHDR and CMSG_NXTHDR stay inside the block.
@@ -148,7 +148,7 @@ pub(super) unsafe fn read(header: &libc::msghdr) -> RecvMeta {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
                     meta.local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
                 }
-                // One octet, while IPv6 has an int.
+                // IP_TOS is one octet, IPV6_TCLASS an int.
                 (libc::IPPROTO_IP, libc::IP_TOS) => meta.class = data.read(),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     let class = data.cast::<libc::c_int>().read_unaligned();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_beside_a_message_is_what_the_kernel_reads() {
+    fn control_messages_round_trip() {
         for (remote, local, class) in [
             ("192.0.2.1:4500", "0.0.0.0", 0),
             ("192.0.2.1:4500", "0.0.0.0", 0xb8),

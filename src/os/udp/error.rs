@@ -1,22 +1,22 @@
-//! Why a port cannot be had, with what to do about it.
+//! Errors of opening sockets, with advice.
 
 use std::io;
 use std::net::IpAddr;
 
 use crate::os::process::Process;
 
-/// Why there is no socket.
+/// Why a socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another socket has the port.
     #[error("UDP port {port} on {address} is in use{by}: stop that program or give groundlink an address of its own \
              (`listen`, `local-address`)", by = by(holder.as_ref()))]
     PortInUse {
-        /// The address wanted.
+        /// Requested address.
         address: IpAddr,
-        /// The port wanted.
+        /// Requested port.
         port: u16,
-        /// Whose socket it is, if /proc would tell.
+        /// Process that holds the port, if /proc shows it.
         holder: Option<Process>,
     },
     /// Ports below 1024 are for the privileged.
@@ -28,7 +28,7 @@ pub enum BindError {
         /// The port wanted.
         port: u16,
     },
-    /// Raw sockets are for the privileged.
+    /// Raw sockets need a capability.
     #[error(
         "no permission to send and receive IP protocol 50 (native ESP): CAP_NET_RAW is missing; run as root, or under systemd with \
              AmbientCapabilities=CAP_NET_RAW, or set `encapsulation = \"udp\"`"
@@ -43,12 +43,12 @@ pub enum BindError {
         /// The address wanted.
         address: IpAddr,
     },
-    /// Something else.
+    /// Another step failed.
     #[error("{step} failed: {error}")]
     Io {
-        /// What was being done.
+        /// The step.
         step: &'static str,
-        /// What the kernel said.
+        /// Error of the system.
         error: io::Error,
     },
 }
@@ -56,7 +56,7 @@ pub enum BindError {
 fn by(holder: Option<&Process>) -> String {
     match holder {
         Some(process) => format!(" by {process}"),
-        None => " (`ss -lunp`, run as root, says by what)".to_owned(),
+        None => " (`sudo ss -lunp` shows the process)".to_owned(),
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use crate::os::{Socket, SocketOffload};
 
     #[test]
-    fn a_taken_port_names_its_holder() {
+    fn a_port_in_use_names_its_process() {
         let a = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOffload::FULL).unwrap();
         let error = UdpSocket::bind(a.local(), SocketOffload::FULL).unwrap_err();
         let BindError::PortInUse {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_address_is_told_from_a_taken_one() {
+    fn an_address_of_no_interface_has_its_own_error() {
         let error =
             UdpSocket::bind("192.0.2.1:4500".parse().unwrap(), SocketOffload::FULL).unwrap_err();
         assert!(matches!(error, BindError::AddressNotHere { .. }), "{error}");

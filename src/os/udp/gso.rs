@@ -1,13 +1,13 @@
-//! Which messages leave as one piece (`UDP_SEGMENT`), and what is learnt when the kernel will not have one.
+//! Use of `UDP_SEGMENT` after rejections by the kernel.
 //!
 //! ```text
-//!   EIO, ENOPROTOOPT, EOPNOTSUPP   the way out cannot do it: everything goes one by one
-//!   EINVAL, EMSGSIZE               the segments may just be larger than the device takes, while single datagrams are fragmented:
-//!                                  trains of segments this long go one by one
+//!   EIO, ENOPROTOOPT, EOPNOTSUPP   the output device does not support it: all packets are sent one by one
+//!   EINVAL, EMSGSIZE               the segments may exceed the MTU, where single datagrams are fragmented:
+//!                                  segments of at least this length are sent one by one
 //! ```
 //!
-//! Nothing is learnt unless the same packets left one by one: then it was the train, and not where it was going. Nor is it learnt
-//! for ever: one socket serves every peer, and the way to one of them may change. After a rest the next train is tried.
+//! A rejection counts only if the same packets were then sent one by one: otherwise the destination was the reason. Since one
+//! socket serves all peers and routes change, GSO is tried again after an interval.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,22 +16,22 @@ use std::time::Duration;
 use super::super::{Message, SendOffload};
 use crate::net::{MIN_MTU_IPV4, Time};
 
-/// What one socket has learnt.
+/// GSO state of one socket.
 #[derive(Debug)]
 pub(super) struct GsoState {
     wanted: SendOffload,
-    /// The longest segment of a train.
+    /// Maximum segment length sent by GSO.
     longest: AtomicUsize,
-    /// When a longer one is tried again, in nanoseconds since boot.
+    /// Time when longer segments are tried again, in nanoseconds since boot.
     again: AtomicU64,
 }
 
 impl GsoState {
     const OFF: usize = 0;
     const ANY: usize = usize::MAX;
-    /// A route that was refused may be replaced, a path MTU that has shrunk may grow; one call in so long that fails costs nothing.
-    const REST: Duration = Duration::from_secs(60);
-    /// Every IPv4 host takes a packet of 576 bytes (RFC 791 §3.1): shorter segments were not too long.
+    /// Interval between tries. The route or the path MTU may have changed; one failed call in this time costs nothing.
+    const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+    /// Every host accepts IPv4 packets of this size, so a length below was not the reason.
     const FITS_ANYWHERE: usize = MIN_MTU_IPV4 as usize - 20 - 8;
 
     pub(super) fn new(wanted: SendOffload) -> GsoState {
@@ -46,7 +46,7 @@ impl GsoState {
         }
     }
 
-    /// What is done as things stand.
+    /// Offload in use.
     pub(super) fn state(&self) -> SendOffload {
         match self.longest.load(Ordering::Relaxed) {
             Self::OFF => SendOffload::Single,
@@ -55,21 +55,21 @@ impl GsoState {
         }
     }
 
-    /// Whether this message leaves in one piece. What time it is, is asked only where one has been refused.
+    /// Whether this message is sent by GSO. The clock is read only after a rejection.
     pub(super) fn takes(&self, message: &Message<'_>, now: impl FnOnce() -> Time) -> bool {
         message.bytes.len() > message.segment
-            && (message.segment <= self.longest.load(Ordering::Relaxed) || self.tries_again(now))
+            && (message.segment <= self.longest.load(Ordering::Relaxed) || self.retries(now))
     }
 
-    /// Whether one that is longer than the kernel took is tried all the same. Of several workers one does; the others follow.
+    /// Whether a longer message is tried. One of the workers tries, the others follow.
     #[cold]
-    fn tries_again(&self, now: impl FnOnce() -> Time) -> bool {
+    fn retries(&self, now: impl FnOnce() -> Time) -> bool {
         if self.wanted != SendOffload::Segments {
             return false;
         }
         let (at, now) = (self.again.load(Ordering::Relaxed), now());
         let first = now.as_nanos() >= at && {
-            let next = (now + Self::REST).as_nanos();
+            let next = (now + Self::RETRY_INTERVAL).as_nanos();
             let mine = self
                 .again
                 .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -81,18 +81,18 @@ impl GsoState {
         first
     }
 
-    /// Whether it may have been the train that the kernel refused, and not each of its packets.
-    pub(super) fn is_in_question(error: &io::Error) -> bool {
+    /// Whether the kernel may have rejected the GSO send and not the single packets.
+    pub(super) fn may_be_about_gso(error: &io::Error) -> bool {
         matches!(
             error.raw_os_error(),
             Some(libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EINVAL | libc::EMSGSIZE)
         )
     }
 
-    /// This train was refused, and its packets left one by one.
+    /// Records that the kernel rejected a GSO send whose packets were then sent one by one.
     #[cold]
-    pub(super) fn refused(&self, message: &Message<'_>, error: &io::Error, now: Time) {
-        let next = (now + Self::REST).as_nanos();
+    pub(super) fn rejected(&self, message: &Message<'_>, error: &io::Error, now: Time) {
+        let next = (now + Self::RETRY_INTERVAL).as_nanos();
         self.again.store(next, Ordering::Relaxed);
         let may_be_its_length = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE));
         if may_be_its_length && message.segment > Self::FITS_ANYWHERE {
@@ -129,72 +129,72 @@ mod tests {
     }
 
     #[test]
-    fn one_packet_is_no_train() {
-        let segmentation = GsoState::new(SendOffload::Segments);
-        let takes = |message| segmentation.takes(&message, || unreachable!("nothing was refused"));
+    fn a_single_packet_is_not_sent_by_gso() {
+        let gso = GsoState::new(SendOffload::Segments);
+        let takes = |message| gso.takes(&message, || unreachable!("nothing was rejected"));
         assert!(!takes(message(100, &[0; 100])));
         assert!(!takes(message(0, &[])));
         assert!(takes(message(100, &[0; 101])));
     }
 
     #[test]
-    fn what_was_never_wanted_is_never_tried() {
-        let segmentation = GsoState::new(SendOffload::Single);
-        assert!(!segmentation.takes(&message(100, &[0; 101]), || Time::MAX));
-        assert_eq!(segmentation.state(), SendOffload::Single);
+    fn gso_that_was_not_requested_is_never_tried() {
+        let gso = GsoState::new(SendOffload::Single);
+        assert!(!gso.takes(&message(100, &[0; 101]), || Time::MAX));
+        assert_eq!(gso.state(), SendOffload::Single);
     }
 
     #[test]
-    fn a_way_out_that_cannot_do_it_is_believed_for_a_while_and_asked_again() {
+    fn a_device_without_gso_is_retried_after_an_interval() {
         for (number, segment) in [
             (libc::EIO, 1400),
             (libc::ENOPROTOOPT, 1400),
             (libc::EOPNOTSUPP, 1400),
             (libc::EINVAL, 500),
         ] {
-            let segmentation = GsoState::new(SendOffload::Segments);
-            assert!(GsoState::is_in_question(&error(number)));
-            segmentation.refused(&message(segment, &[0; 3000]), &error(number), NOW);
-            assert_eq!(segmentation.state(), SendOffload::Single);
-            let train = message(100, &[0; 300]);
+            let gso = GsoState::new(SendOffload::Segments);
+            assert!(GsoState::may_be_about_gso(&error(number)));
+            gso.rejected(&message(segment, &[0; 3000]), &error(number), NOW);
+            assert_eq!(gso.state(), SendOffload::Single);
+            let short = message(100, &[0; 300]);
             for second in 0..60 {
-                assert!(!segmentation.takes(&train, || later(second)));
+                assert!(!gso.takes(&short, || later(second)));
             }
-            // Refused once more, it is left alone for as long again.
-            assert!(segmentation.takes(&train, || later(60)));
-            segmentation.refused(&train, &error(number), later(60));
-            assert!(!segmentation.takes(&train, || later(119)));
-            // And where it is not, all is as it was.
-            assert!(segmentation.takes(&train, || later(120)));
-            assert_eq!(segmentation.state(), SendOffload::Segments);
-            assert!(segmentation.takes(&train, || later(121)));
+            // A second rejection starts the interval again.
+            assert!(gso.takes(&short, || later(60)));
+            gso.rejected(&short, &error(number), later(60));
+            assert!(!gso.takes(&short, || later(119)));
+            // Without a second rejection, GSO is on again.
+            assert!(gso.takes(&short, || later(120)));
+            assert_eq!(gso.state(), SendOffload::Segments);
+            assert!(gso.takes(&short, || later(121)));
         }
     }
 
     #[test]
-    fn segments_that_are_too_long_go_one_by_one_and_are_tried_again_rarely() {
-        let segmentation = GsoState::new(SendOffload::Segments);
+    fn segments_that_are_too_long_are_retried_once_an_interval() {
+        let gso = GsoState::new(SendOffload::Segments);
         let bytes = [0; 9000];
-        segmentation.refused(&message(2000, &bytes), &error(libc::EINVAL), NOW);
-        segmentation.refused(&message(1473, &bytes), &error(libc::EMSGSIZE), NOW);
-        assert_eq!(segmentation.state(), SendOffload::Short);
-        assert!(segmentation.takes(&message(1472, &bytes), || NOW));
+        gso.rejected(&message(2000, &bytes), &error(libc::EINVAL), NOW);
+        gso.rejected(&message(1473, &bytes), &error(libc::EMSGSIZE), NOW);
+        assert_eq!(gso.state(), SendOffload::Short);
+        assert!(gso.takes(&message(1472, &bytes), || NOW));
         let long = message(1473, &bytes);
         let tried = (0..600).filter(|second| {
-            let taken = segmentation.takes(&long, || later(*second));
+            let taken = gso.takes(&long, || later(*second));
             if taken {
-                segmentation.refused(&long, &error(libc::EINVAL), later(*second));
+                gso.rejected(&long, &error(libc::EINVAL), later(*second));
             }
             taken
         });
         assert_eq!(tried.count(), 9);
-        assert_eq!(segmentation.state(), SendOffload::Short);
+        assert_eq!(gso.state(), SendOffload::Short);
     }
 
     #[test]
-    fn a_way_that_is_closed_says_nothing_about_trains() {
+    fn an_unreachable_destination_does_not_disable_gso() {
         for number in [libc::ENETUNREACH, libc::EPERM, libc::EAGAIN, libc::ENOBUFS] {
-            assert!(!GsoState::is_in_question(&error(number)));
+            assert!(!GsoState::may_be_about_gso(&error(number)));
         }
     }
 }

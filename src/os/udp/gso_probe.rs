@@ -1,7 +1,7 @@
-//! Whether trains of datagrams work here, found out before anybody depends on them.
+//! Probe of UDP GSO and GRO on the loopback device at startup.
 //!
 //! ```text
-//!   127.0.0.1:a ── 500, 500, 100 octets by UDP_SEGMENT ──▶ 127.0.0.1:b      as one piece by UDP_GRO?
+//!   127.0.0.1:a ── 500, 500, 100 octets by UDP_SEGMENT ──▶ 127.0.0.1:b      joined by UDP_GRO?
 //! ```
 
 use std::io;
@@ -12,32 +12,32 @@ use super::UdpSocket;
 use crate::os::poll::Waiter;
 use crate::os::{ReceiveOffload, RecvBatch, SendBatch, SendOffload, Socket, SocketOffload};
 
-/// How long the datagrams may take over the loopback device, which usually delivers within the call that sends.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Timeout. The loopback device usually delivers within the send call.
+const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Shorter than any MTU, so that a refusal is not about the length.
+/// Shorter than any MTU, so that the length cannot be the reason of a rejection.
 const SEGMENTS: [usize; 3] = [500, 500, 100];
 
-/// Sends a train to ourselves and says what works.
+/// Sends datagrams by GSO to this host and returns the offloads that work.
 ///
 /// # Errors
-/// It could not be tried: no loopback device, no descriptor; `TimedOut` if nothing arrives, which a packet filter on the loopback device
-/// may have done and which says nothing about trains.
+/// The probe was impossible: no loopback device, no descriptor. `TimedOut` if nothing arrives, for example because of a packet
+/// filter on the loopback device; this says nothing about GSO.
 pub fn probe_gso() -> io::Result<SocketOffload> {
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let bind = || UdpSocket::bind(here, SocketOffload::FULL).map_err(io::Error::other);
     let (from, to) = (bind()?, bind()?);
-    let sent = train(&from, &to)?;
+    let sent = send(&from, &to)?;
     let arrived = receive(&to, sent.len())?;
     let works = SocketOffload {
         send: from.offload().send,
         receive: to.offload().receive,
     };
-    judge(works, &sent, &arrived)
+    evaluate(works, &sent, &arrived)
 }
 
-/// What arrived in some pieces says about sockets that have not been refused anything.
-fn judge(
+/// Offloads that work, given the datagrams that arrived and the number of receives.
+fn evaluate(
     works: SocketOffload,
     sent: &[Vec<u8>],
     (pieces, received): &(usize, Vec<Vec<u8>>),
@@ -48,7 +48,7 @@ fn judge(
     if received != sent {
         return Ok(SocketOffload::NONE);
     }
-    // What was sent one by one is not joined on this device, which says nothing about others.
+    // Datagrams sent one by one are not joined on the loopback device, which says nothing about other devices.
     let joined = *pieces == 1 || works.send == SendOffload::Single;
     Ok(SocketOffload {
         receive: if joined {
@@ -60,8 +60,8 @@ fn judge(
     })
 }
 
-/// Sends the train and says what was in it.
-fn train(from: &UdpSocket, to: &UdpSocket) -> io::Result<Vec<Vec<u8>>> {
+/// Sends the datagrams and returns them.
+fn send(from: &UdpSocket, to: &UdpSocket) -> io::Result<Vec<Vec<u8>>> {
     let mut batch = SendBatch::with_limit(SEGMENTS.len());
     let mut sent = Vec::new();
     for (fill, len) in (1..).zip(SEGMENTS) {
@@ -78,11 +78,11 @@ fn train(from: &UdpSocket, to: &UdpSocket) -> io::Result<Vec<Vec<u8>>> {
     Ok(sent)
 }
 
-/// Receives so many datagrams, and says in how many pieces they came. Fewer, if the rest takes too long.
+/// Receives `wanted` datagrams, or fewer before the timeout, and returns the number of joined pieces too.
 fn receive(socket: &UdpSocket, wanted: usize) -> io::Result<(usize, Vec<Vec<u8>>)> {
     let waiter = Waiter::new()?;
     waiter.watch(socket.as_fd(), 0)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut batch = RecvBatch::with_limit(wanted);
     let (mut pieces, mut received) = (0, Vec::new());
     while received.len() < wanted {
@@ -110,24 +110,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernel_passes() {
+    fn this_kernel_supports_gso_and_gro() {
         assert_eq!(probe_gso().unwrap(), SocketOffload::FULL);
     }
 
     #[test]
-    fn a_train_that_never_arrives_is_no_verdict_and_one_that_arrives_otherwise_is() {
+    fn a_lost_probe_is_an_error_and_a_changed_one_disables_the_offload() {
         let sent = SEGMENTS.map(|len| vec![7; len]);
-        let judged = |pieces, received: &[Vec<u8>]| {
+        let evaluated = |pieces, received: &[Vec<u8>]| {
             let arrived = (pieces, received.to_vec());
-            judge(SocketOffload::FULL, &sent, &arrived).map_err(|error| error.kind())
+            evaluate(SocketOffload::FULL, &sent, &arrived).map_err(|error| error.kind())
         };
-        assert_eq!(judged(0, &[]), Err(io::ErrorKind::TimedOut));
-        assert_eq!(judged(1, &sent), Ok(SocketOffload::FULL));
-        let apart = SocketOffload {
+        assert_eq!(evaluated(0, &[]), Err(io::ErrorKind::TimedOut));
+        assert_eq!(evaluated(1, &sent), Ok(SocketOffload::FULL));
+        let single = SocketOffload {
             receive: ReceiveOffload::Single,
             ..SocketOffload::FULL
         };
-        assert_eq!(judged(3, &sent), Ok(apart));
-        assert_eq!(judged(1, &[vec![7; 1100]]), Ok(SocketOffload::NONE));
+        assert_eq!(evaluated(3, &sent), Ok(single));
+        assert_eq!(evaluated(1, &[vec![7; 1100]]), Ok(SocketOffload::NONE));
     }
 }

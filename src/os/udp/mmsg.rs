@@ -1,9 +1,9 @@
-//! Many datagrams per system call: `recvmmsg` and `sendmmsg`, of which each piece may be a train of datagrams.
+//! Several messages in a system call: `recvmmsg` and `sendmmsg`. Each message is one datagram, or several equal ones joined.
 //!
 //! ```text
-//!   mmsghdr ─┬─▶ name     the peer's address
-//!            ├─▶ iovec ─▶ the datagram or the train, where the batch has it
-//!            └─▶ control  the address of ours, the traffic class, the length of a train's segments
+//!   mmsghdr ─┬─▶ msg_name     address of the peer
+//!            ├─▶ msg_iov ───▶ datagram or datagrams, in the batch
+//!            └─▶ msg_control  local address, traffic class, segment length
 //! ```
 
 #![allow(unsafe_code, reason = "recvmmsg and sendmmsg with ancillary data")]
@@ -16,28 +16,28 @@ use super::super::{Message, RecvBatch};
 use super::cmsg::{self, ControlBuf};
 use super::sockaddr::SockAddr;
 
-/// Pieces per system call.
+/// Messages in one system call.
 const VECTOR: usize = RecvBatch::MAX_DATAGRAMS;
 
-/// Fills the batch with what waits, without waiting.
+/// Fills the batch with the datagrams that wait, without blocking.
 pub(in crate::os) fn receive(
     socket: &socket2::Socket,
     bound: IpAddr,
     batch: &mut RecvBatch,
 ) -> io::Result<usize> {
-    // SAFETY: all of these are C structures of integers and pointers, for which zero is a value.
+    // SAFETY: C structures of integers and pointers, for which zero is valid.
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let mut vectors: [libc::iovec; VECTOR] = unsafe { std::mem::zeroed() };
     let mut names = [SockAddr::EMPTY; VECTOR];
     let mut controls = [ControlBuf::EMPTY; VECTOR];
     let mut ready = 0;
-    let places = headers
+    let slots = headers
         .iter_mut()
         .zip(&mut vectors)
         .zip(&mut names)
         .zip(&mut controls);
-    for (buffer, (((header, vector), name), control)) in batch.buffers().zip(places) {
+    for (buffer, (((header, vector), name), control)) in batch.buffers().zip(slots) {
         vector.iov_base = buffer.as_mut_ptr().cast();
         vector.iov_len = buffer.len();
         name.offer(&mut header.msg_hdr);
@@ -65,11 +65,11 @@ pub(in crate::os) fn receive(
         .zip(&names)
         .take(count.unsigned_abs() as usize)
     {
-        // The buffers hold any datagram; an unknown family cannot be, and the datagram would then be nobody's.
+        // The buffers hold any datagram. Another address family cannot occur; port 0 then matches no peer.
         let remote = name.address().unwrap_or(SocketAddr::new(bound, 0));
-        // SAFETY: the kernel has filled in the first `count` headers, and their blocks live until the end of this function.
+        // SAFETY: the kernel filled the first `count` headers, and their control buffers live until the end of this function.
         let meta = unsafe { cmsg::read(&header.msg_hdr) };
-        // Of a datagram, or what is said about it, that did not fit, nothing is left: an empty one is refused and counted.
+        // A truncated datagram, or one with truncated control data, becomes empty and is counted as dropped later.
         let whole = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
         let len = if whole { header.msg_len as usize } else { 0 };
         batch.add(
@@ -83,7 +83,7 @@ pub(in crate::os) fn receive(
     Ok(batch.len())
 }
 
-/// One piece: a single datagram, or a message that the kernel takes apart.
+/// One message of sendmmsg: a single datagram, or equal datagrams for UDP_SEGMENT.
 #[derive(Clone, Copy)]
 pub(in crate::os) struct Outgoing<'a> {
     message: Message<'a>,
@@ -91,13 +91,13 @@ pub(in crate::os) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// The whole message, to be cut into its packets by the kernel.
+    /// The message as one GSO send.
     pub(in crate::os) fn gso(message: Message<'a>) -> Outgoing<'a> {
         let packets = message.bytes.len().div_ceil(message.segment.max(1)).max(1);
         Outgoing { message, packets }
     }
 
-    /// Its packets one by one.
+    /// Its packets as single datagrams.
     pub(in crate::os) fn singles(message: Message<'a>) -> impl Iterator<Item = Outgoing<'a>> {
         message.packets().map(move |bytes| Outgoing {
             message: Message {
@@ -110,10 +110,10 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Sends the pieces in order; says how many packets have left, at least one.
+/// Sends messages in order and returns the number of packets sent, at least one.
 pub(in crate::os) fn send<'a>(
     socket: &socket2::Socket,
-    pieces: impl Iterator<Item = Outgoing<'a>>,
+    messages: impl Iterator<Item = Outgoing<'a>>,
 ) -> io::Result<usize> {
     // SAFETY: C structures of integers and pointers, for which zero is a value.
     let mut headers: [libc::mmsghdr; VECTOR] = unsafe { std::mem::zeroed() };
@@ -122,18 +122,18 @@ pub(in crate::os) fn send<'a>(
     let mut names = [SockAddr::EMPTY; VECTOR];
     let mut controls = [ControlBuf::EMPTY; VECTOR];
     let mut packets = [0; VECTOR];
-    let mut pieces = pieces.peekable();
+    let mut messages = messages.peekable();
     let mut sent = 0;
-    while pieces.peek().is_some() {
+    while messages.peek().is_some() {
         let mut ready = 0;
-        let places = headers
+        let slots = headers
             .iter_mut()
             .zip(&mut vectors)
             .zip(&mut names)
             .zip(&mut controls)
             .zip(&mut packets);
-        for (((((header, vector), name), control), count), piece) in places.zip(&mut pieces) {
-            let Outgoing { message, packets } = piece;
+        for (((((header, vector), name), control), count), outgoing) in slots.zip(&mut messages) {
+            let Outgoing { message, packets } = outgoing;
             // The kernel only reads through this pointer.
             vector.iov_base = message.bytes.as_ptr().cast_mut().cast();
             vector.iov_len = message.bytes.len();
@@ -163,7 +163,7 @@ fn send_vector(
     headers: &mut [libc::mmsghdr; VECTOR],
     ready: libc::c_uint,
 ) -> io::Result<usize> {
-    let mut refusals = 0;
+    let mut attempts = 0;
     loop {
         // SAFETY: the first `ready` headers point at packets, names and control blocks that outlive the call.
         let count = unsafe {
@@ -178,10 +178,10 @@ fn send_vector(
             return Ok(count.unsigned_abs() as usize);
         }
         let error = io::Error::last_os_error();
-        // ECONNREFUSED is news about an earlier datagram (no port there); this one has not been tried.
-        let old_news = error.raw_os_error() == Some(libc::ECONNREFUSED) && refusals < 8;
-        refusals += 1;
-        if !old_news && error.kind() != io::ErrorKind::Interrupted {
+        // ECONNREFUSED reports an ICMP error about an earlier datagram; this datagram was not sent yet.
+        let earlier_error = error.raw_os_error() == Some(libc::ECONNREFUSED) && attempts < 8;
+        attempts += 1;
+        if !earlier_error && error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
     }
@@ -194,7 +194,7 @@ mod tests {
     use crate::os::{SendBatch, Socket, SocketOffload, sockopt};
 
     #[test]
-    fn e11_a_datagram_whose_description_is_cut_short_is_nothing() {
+    fn e11_a_datagram_with_truncated_control_data_becomes_empty() {
         let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOffload::FULL).unwrap();
         let (a, b) = (bind(), bind());
         let mut out = SendBatch::new();
@@ -208,7 +208,7 @@ mod tests {
         let train = batch.iter_mut().next().unwrap();
         assert_eq!((train.segment, train.bytes.len()), (300, 700));
 
-        // More is said about each datagram than there is room for: a time, and how many hops it had left.
+        // A time stamp and the TTL of each datagram exceed the control buffer.
         sockopt::set_int(&b.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).unwrap();
         sockopt::set_int(&b.socket, libc::IPPROTO_IP, libc::IP_RECVTTL, 1).unwrap();
         assert_eq!(a.send(&out).unwrap(), 3);

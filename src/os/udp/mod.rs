@@ -1,7 +1,8 @@
-//! UDP sockets for IKE and UDP-encapsulated ESP: unconnected, so that one socket serves every peer, and told by the kernel
-//! (`IP_PKTINFO`, RFC 3542) which of our addresses a datagram came to. Datagrams are sent from a named address the same way.
+//! UDP sockets for IKE and for ESP in UDP. One unconnected socket serves all peers: the kernel reports the local address of each
+//! received datagram (`IP_PKTINFO`, RFC 3542), and the source address of each sent datagram is set the same way.
 //!
-//! Checksums are on: IPv6 demands them, and some NATs drop UDP over IPv4 without (RFC 3948 §2.1 would rather have zero, which UDP_SEGMENT cannot send).
+//! Checksums are on: IPv6 demands them, some NATs drop IPv4 datagrams without, and UDP_SEGMENT cannot send without. RFC 3948 §2.1
+//! recommends checksum zero.
 
 mod cmsg;
 mod error;
@@ -32,40 +33,39 @@ use super::{
 use gso::GsoState;
 use mmsg::Outgoing;
 
-/// A bound UDP socket.
+/// Bound UDP socket.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: socket2::Socket,
     local: SocketAddr,
-    segmentation: GsoState,
+    gso: GsoState,
     receiving: ReceiveOffload,
 }
 
-/// What becomes of a datagram larger than the way to the peer takes.
+/// Treatment of datagrams larger than the path MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// It is fragmented, here or on the way: IPv4 leaves without DF. What IKE wants, whose messages may be larger than any MTU and
-    /// must arrive all the same (RFC 7296 §2).
+    /// Fragmented, by this host or a router (IPv4 without DF): IKE messages may exceed any MTU and must arrive (RFC 7296 §2).
     Allowed,
-    /// It is refused (`EMSGSIZE` above the known path MTU): IPv4 leaves with DF.
+    /// Rejected with `EMSGSIZE` above the known path MTU (IPv4 with DF).
     Forbidden,
 }
 
-/// Whether a socket shares its port.
+/// Whether a socket shares its port (`SO_REUSEPORT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sharing {
-    /// With nobody, so that a port in use is noticed.
+    /// No: binding a port in use fails.
     Alone,
-    /// With those who share it, too.
+    /// With the other sockets of its group.
     Group,
 }
 
 impl UdpSocket {
-    /// What we ask for: a burst of some thousand full-sized packets.
+    /// Requested buffer size: some thousand full-sized packets.
     const BUFFER: usize = 7 << 20;
 
-    /// A socket at `address` that leaves as much of this to the kernel as the kernel will do; port 0 lets the kernel choose. An IPv6
-    /// socket leaves IPv4 alone.
+    /// Binds a socket to `address` with those of the `wanted` offloads that the kernel supports. Port 0 lets the kernel choose.
+    /// An IPv6 socket does not receive IPv4.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -87,7 +87,7 @@ impl UdpSocket {
         .map_err(io("creating a UDP socket"))?;
         if address.is_ipv6() {
             setsockopt(&socket, option::Ipv6V6Only, &true)
-                .map_err(|errno| io("leaving IPv4 alone")(errno.into()))?;
+                .map_err(|errno| io("setting IPV6_V6ONLY")(errno.into()))?;
         }
         prepare(&socket, address)?;
         match sharing {
@@ -120,43 +120,42 @@ impl UdpSocket {
             .and_then(|bound| bound.as_socket())
             .unwrap_or(address);
         Ok(UdpSocket {
-            segmentation: GsoState::new(sending(&socket, wanted.send)),
+            gso: GsoState::new(sending(&socket, wanted.send)),
             receiving: receiving(&socket, wanted.receive),
             socket,
             local,
         })
     }
 
-    /// Changes what becomes of datagrams that are too large.
+    /// Changes the treatment of datagrams larger than the path MTU.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// Error of setsockopt(2).
     pub fn set_fragmentation(&self, fragmentation: Fragmentation) -> io::Result<()> {
         set_fragmentation(&self.socket, self.local, fragmentation)
     }
 }
 
-/// What every socket towards peers is told before it is bound, whatever it carries: to name the address and the traffic class of
-/// what comes, to hold a burst, and what becomes of packets that are too large.
+/// Sets the options that UDP and raw sockets share: reception of local address and traffic class, buffer sizes, fragmentation.
 pub(super) fn prepare(socket: &socket2::Socket, address: SocketAddr) -> Result<(), BindError> {
     let io = |step: &'static str| move |error: io::Error| BindError::Io { step, error };
     match address {
         SocketAddr::V4(_) => setsockopt(socket, option::Ipv4PacketInfo, &true),
         SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvPacketInfo, &true),
     }
-    .map_err(|errno| io("asking for the destination of datagrams")(errno.into()))?;
+    .map_err(|errno| io("requesting the local address of datagrams")(errno.into()))?;
     match address {
         SocketAddr::V4(_) => setsockopt(socket, option::IpRecvTos, &true),
         SocketAddr::V6(_) => setsockopt(socket, option::Ipv6RecvTClass, &true),
     }
-    .map_err(|errno| io("asking for the traffic class of datagrams")(errno.into()))?;
+    .map_err(|errno| io("requesting the traffic class of datagrams")(errno.into()))?;
     grow_buffers(socket);
     set_fragmentation(socket, address, Fragmentation::Allowed)
         .map_err(io("setting the fragmentation policy"))
 }
 
-/// A kernel that does not know `UDP_SEGMENT` (before 4.18) would not refuse it beside a message but send the train as one datagram:
-/// it is asked first.
+/// Support of `UDP_SEGMENT` (4.18). An older kernel would ignore the control message and send all segments as one datagram, so
+/// the option is queried first.
 fn sending(socket: &socket2::Socket, wanted: SendOffload) -> SendOffload {
     match wanted {
         SendOffload::Segments if getsockopt(socket, option::UdpGsoSegment).is_ok() => {
@@ -166,7 +165,7 @@ fn sending(socket: &socket2::Socket, wanted: SendOffload) -> SendOffload {
     }
 }
 
-/// Asks for joined datagrams (`UDP_GRO`, Linux 5.0).
+/// Enables `UDP_GRO` (5.0).
 fn receiving(socket: &socket2::Socket, wanted: ReceiveOffload) -> ReceiveOffload {
     match wanted {
         ReceiveOffload::Joined if setsockopt(socket, option::UdpGroSegment, &true).is_ok() => {
@@ -176,8 +175,8 @@ fn receiving(socket: &socket2::Socket, wanted: ReceiveOffload) -> ReceiveOffload
     }
 }
 
-/// Beyond `net.core.rmem_max` where we may (CAP_NET_ADMIN), up to it where not. A small buffer only loses packets sooner, so
-/// failure is no error.
+/// Sets the buffer sizes, with CAP_NET_ADMIN beyond `net.core.rmem_max`. Errors are ignored: small buffers only drop packets
+/// earlier.
 fn grow_buffers(socket: &socket2::Socket) {
     if setsockopt(socket, option::RcvBufForce, &UdpSocket::BUFFER).is_err() {
         let _ = setsockopt(socket, option::RcvBuf, &UdpSocket::BUFFER);
@@ -193,7 +192,7 @@ fn set_fragmentation(
     fragmentation: Fragmentation,
 ) -> io::Result<()> {
     let (level, option, value) = match (address, fragmentation) {
-        // Fragmented to what the device takes. A smaller path MTU, which a forged ICMP message can claim, is left to the routers.
+        // Fragmented to the MTU of the device. A smaller path MTU, which a forged ICMP message can claim, is left to the routers.
         (SocketAddr::V4(_), Fragmentation::Allowed) => (
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
@@ -204,7 +203,7 @@ fn set_fragmentation(
             libc::IP_MTU_DISCOVER,
             libc::IP_PMTUDISC_DO,
         ),
-        // IPv6 routers never fragment: the sender has to know the path MTU and fragment to it.
+        // IPv6 routers do not fragment: the sender must know the path MTU and fragment to it.
         (SocketAddr::V6(_), Fragmentation::Allowed) => (
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
@@ -228,20 +227,20 @@ impl Socket for UdpSocket {
         let Some(first) = batch.messages().next() else {
             return Ok(0);
         };
-        let in_one_piece = self.segmentation.takes(&first, clock::now);
-        let pieces = batch.messages().enumerate().flat_map(|(index, message)| {
+        let as_gso = self.gso.takes(&first, clock::now);
+        let packets = batch.messages().enumerate().flat_map(|(index, message)| {
             let whole = if index == 0 {
-                in_one_piece
+                as_gso
             } else {
-                self.segmentation.takes(&message, clock::now)
+                self.gso.takes(&message, clock::now)
             };
-            pieces(message, whole)
+            outgoing(message, whole)
         });
-        match mmsg::send(&self.socket, pieces) {
-            // Only the first piece can have failed.
-            Err(error) if in_one_piece && GsoState::is_in_question(&error) => {
+        match mmsg::send(&self.socket, packets) {
+            // Only the first message can have failed.
+            Err(error) if as_gso && GsoState::may_be_about_gso(&error) => {
                 let sent = mmsg::send(&self.socket, Outgoing::singles(first))?;
-                self.segmentation.refused(&first, &error, clock::now());
+                self.gso.rejected(&first, &error, clock::now());
                 Ok(sent)
             }
             result => result,
@@ -250,7 +249,7 @@ impl Socket for UdpSocket {
 
     fn offload(&self) -> SocketOffload {
         SocketOffload {
-            send: self.segmentation.state(),
+            send: self.gso.state(),
             receive: self.receiving,
         }
     }
@@ -264,15 +263,15 @@ impl Socket for UdpSocket {
     }
 }
 
-/// Fills the batch with what waits.
+/// Fills the batch with the datagrams that wait.
 pub(super) fn receive(
     socket: &socket2::Socket,
     bound: IpAddr,
     batch: &mut RecvBatch,
 ) -> io::Result<usize> {
     batch.clear();
-    // A pending ICMP error stands before the datagrams; it is taken away by being read. More than these in a row and the next visit
-    // goes on.
+    // A pending ICMP error comes before the datagrams and is cleared by reading it. After eight in a row, the next call
+    // continues.
     for _ in 0..8 {
         match mmsg::receive(socket, bound, batch) {
             Err(error) if is_icmp(&error) || error.kind() == io::ErrorKind::Interrupted => {}
@@ -282,17 +281,17 @@ pub(super) fn receive(
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// A message as the kernel gets it: whole, or its packets one by one.
-fn pieces(message: Message<'_>, whole: bool) -> impl Iterator<Item = Outgoing<'_>> {
-    let (train, singles) = if whole {
+/// A message as passed to the kernel: as one GSO send, or packet by packet.
+fn outgoing(message: Message<'_>, whole: bool) -> impl Iterator<Item = Outgoing<'_>> {
+    let (gso, singles) = if whole {
         (Some(Outgoing::gso(message)), None)
     } else {
         (None, Some(Outgoing::singles(message)))
     };
-    train.into_iter().chain(singles.into_iter().flatten())
+    gso.into_iter().chain(singles.into_iter().flatten())
 }
 
-/// What a router or the peer's kernel said about an earlier datagram. Anyone can send such a message, so it means nothing.
+/// Whether the error comes from an ICMP message about an earlier datagram. Such messages are not authenticated and are ignored.
 fn is_icmp(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -372,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_on_any_address_tells_and_chooses_its_own() {
+    fn a_socket_on_an_unspecified_address_reports_and_sets_local_addresses() {
         let any = UdpSocket::bind("0.0.0.0:0".parse().unwrap(), SocketOffload::FULL).unwrap();
         let (peer, _) = pair("127.0.0.1");
         let to_any = SocketAddr::new("127.0.0.3".parse().unwrap(), any.local().port());
@@ -391,7 +390,11 @@ mod tests {
         assert_eq!(receive_all(&peer, 1)[0].0, to_any);
     }
 
-    fn a_train(to: &UdpSocket, from: &UdpSocket, lengths: &[usize]) -> (SendBatch, Vec<Vec<u8>>) {
+    fn equal_datagrams(
+        to: &UdpSocket,
+        from: &UdpSocket,
+        lengths: &[usize],
+    ) -> (SendBatch, Vec<Vec<u8>>) {
         let mut batch = SendBatch::new();
         let packets = lengths.iter().zip(0..).map(|(len, fill)| vec![fill; *len]);
         let packets: Vec<_> = packets.collect();
@@ -402,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_leaves_and_arrives_in_one_piece() {
+    fn a_train_leaves_and_arrives_as_gso() {
         for host in ["127.0.0.1", "::1"] {
             let (a, b) = pair(host);
             for lengths in [
@@ -411,7 +414,7 @@ mod tests {
                 &[1; 64],
                 &[32_000, 32_000],
             ] {
-                let (batch, packets) = a_train(&b, &a, lengths);
+                let (batch, packets) = equal_datagrams(&b, &a, lengths);
                 assert_eq!(a.send(&batch).unwrap(), lengths.len());
                 let mut received = RecvBatch::new();
                 assert_eq!(b.recv(&mut received).unwrap(), 1, "{host} {lengths:?}");
@@ -427,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn trains_and_single_datagrams_leave_in_order_under_their_own_classes() {
+    fn joined_and_single_datagrams_keep_order_and_traffic_class() {
         let (a, b) = pair("127.0.0.1");
         let mut batch = SendBatch::new();
         let mut expected = Vec::new();
@@ -454,38 +457,42 @@ mod tests {
     }
 
     #[test]
-    fn without_offload_every_datagram_is_its_own() {
+    fn without_offload_every_datagram_is_single() {
         let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), SocketOffload::NONE).unwrap();
         let (a, b) = (bind(), bind());
         assert_eq!(a.offload(), SocketOffload::NONE);
         let (joining, _) = pair("127.0.0.1");
         for to in [&b, &joining] {
-            let (batch, packets) = a_train(to, &a, &[1000; 20]);
+            let (batch, packets) = equal_datagrams(to, &a, &[1000; 20]);
             assert_eq!(a.send(&batch).unwrap(), 20);
             let mut received = RecvBatch::new();
             assert_eq!(to.recv(&mut received).unwrap(), 20);
             assert!(received.iter_mut().map(|d| d.bytes.to_vec()).eq(packets));
         }
-        let (batch, packets) = a_train(&b, &joining, &[1000; 20]);
-        assert_eq!(joining.send(&batch).unwrap(), 20, "a train");
+        let (batch, packets) = equal_datagrams(&b, &joining, &[1000; 20]);
+        assert_eq!(joining.send(&batch).unwrap(), 20, "one GSO send");
         let mut received = RecvBatch::new();
-        assert_eq!(b.recv(&mut received).unwrap(), 20, "cut by the kernel");
+        assert_eq!(
+            b.recv(&mut received).unwrap(),
+            20,
+            "segmented by the kernel"
+        );
         assert!(received.iter_mut().map(|d| d.bytes.to_vec()).eq(packets));
     }
 
     #[test]
-    fn a_train_that_the_kernel_refuses_leaves_packet_by_packet_and_none_is_lost() {
+    fn a_rejected_gso_send_is_repeated_packet_by_packet() {
         let (a, b) = pair("127.0.0.1");
-        // The kernel computes the checksums of a train or refuses it (EINVAL): here it is told not to.
+        // The kernel rejects GSO without checksums (EINVAL).
         sockopt::set_int(&a.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
-        let (first, mut expected) = a_train(&b, &a, &[1400; 20]);
+        let (first, mut expected) = equal_datagrams(&b, &a, &[1400; 20]);
         assert_eq!(a.send(&first).unwrap(), 20);
         assert_eq!(
             a.offload().send,
             SendOffload::Short,
-            "it may have been their length"
+            "the length may be the reason"
         );
-        let (mut second, packets) = a_train(&b, &a, &[1000, 100, 500, 500, 500]);
+        let (mut second, packets) = equal_datagrams(&b, &a, &[1000, 100, 500, 500, 500]);
         expected.extend(packets);
         while !second.is_empty() {
             let sent = a.send(&second).unwrap();
@@ -497,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_that_cannot_leave_at_all_says_nothing_about_trains() {
+    fn an_unsendable_gso_message_does_not_disable_gso() {
         let (a, b) = pair("127.0.0.1");
         let mut batch = SendBatch::new();
         for _ in 0..3 {
@@ -530,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_datagram_arrives_whole() {
+    fn a_datagram_of_maximum_size_arrives() {
         let (a, b) = pair("127.0.0.1");
         let large = vec![7; SendBatch::MAX_UDP_PAYLOAD];
         let mut batch = SendBatch::new();
@@ -540,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waiting_is_would_block() {
+    fn an_empty_socket_is_would_block() {
         let (a, _) = pair("127.0.0.1");
         assert_eq!(
             a.recv(&mut RecvBatch::new()).unwrap_err().kind(),
@@ -549,10 +556,10 @@ mod tests {
     }
 
     #[test]
-    fn e15_a_refused_port_changes_nothing() {
+    fn e15_icmp_port_unreachable_is_ignored() {
         let (a, b) = pair("127.0.0.1");
         let (dead, _) = pair("127.0.0.1");
-        // The kernel tells only those who ask; with this we hear every ICMP error there is.
+        // With this option the socket receives all ICMP errors.
         nix::sys::socket::setsockopt(&a.socket, option::Ipv4RecvErr, &true).unwrap();
         let mut to_nobody = SendBatch::new();
         put(&mut to_nobody, &dead, a.local().ip(), b"hello?");
@@ -571,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsendable_packet_is_an_error_about_it_alone() {
+    fn an_unsendable_packet_does_not_affect_the_next() {
         let (a, b) = pair("127.0.0.1");
         let mut batch = SendBatch::new();
         put(

@@ -1,16 +1,15 @@
-//! Several sockets of one port, so that several workers receive (`SO_REUSEPORT`).
+//! Several sockets on one port (`SO_REUSEPORT`), one for each worker.
 //!
 //! ```text
-//!                    ┌─▶ socket 0      IKE (its marker reads as SPI 0), keepalives, every second SPI
+//!                    ┌─▶ socket 0      IKE (its marker reads as SPI 0), keepalives, SPI mod 2 = 0
 //!   port 4500 ─ SPI ─┤
-//!                    └─▶ socket 1      every other SPI
+//!                    └─▶ socket 1      SPI mod 2 = 1
 //! ```
 //!
-//! The SPI is the first word of an ESP packet (RFC 4303 §2), and what a peer changes last: when a NAT moves it, and when its tunnels
-//! share an address and a port. Choosing the socket by it, with a filter of three instructions in the kernel, gives each inbound SA
-//! one worker and spreads the tunnels of one peer. Where there is no filter, or a train of datagrams has several SPIs, packets come to
-//! another socket. They are opened there all the same, one worker after the other; what two sockets hold at one moment may then pass
-//! each other, as on two links.
+//! The SPI is the first word of an ESP packet (RFC 4303 §2). A classic BPF program of three instructions chooses the socket by
+//! it, so that each inbound SA has one worker, independent of NAT rebindings, and the tunnels of one peer are spread. Without the
+//! program, or when datagrams of several SPIs are joined by GRO, packets reach another worker. That worker opens them too, one at
+//! a time under the lock of the SA; packets that wait in two sockets at the same time may be reordered.
 
 use std::net::SocketAddr;
 
@@ -19,8 +18,8 @@ use nix::sys::socket::{setsockopt, sockopt as option};
 use super::{BindError, Sharing, UdpSocket};
 use crate::os::SocketOffload;
 
-/// Binds `count` sockets to `address` (at least one, and fewer where the kernel has no more). The first is bound alone, so that a
-/// port that somebody else has is in use.
+/// Binds `count` sockets to `address`: at least one, and fewer if the kernel allows no more. The first is bound without sharing,
+/// so that a port in use is an error.
 ///
 /// # Errors
 /// See [`BindError`].
@@ -44,7 +43,7 @@ pub fn bind_group(
     Ok(group)
 }
 
-/// Without it the kernel chooses by the peer's address and port, which serves as well as long as those stay.
+/// Attaches the filter. Without it, the kernel chooses by the peer's address and port.
 fn choose_by_spi(group: &[UdpSocket]) {
     let instruction = |code: u32, k| libc::sock_filter {
         code: code as u16,
@@ -52,7 +51,7 @@ fn choose_by_spi(group: &[UdpSocket]) {
         jf: 0,
         k,
     };
-    // A datagram shorter than a word makes the load fail, which chooses socket 0.
+    // For a datagram shorter than a word the load fails, which chooses socket 0.
     let mut program = [
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
         instruction(
@@ -77,7 +76,7 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
-    /// The first words of what waits, and from which port each came.
+    /// First octets and source port of the datagrams that wait.
     fn received(socket: &UdpSocket) -> Vec<(Vec<u8>, u16)> {
         let mut batch = RecvBatch::new();
         let mut all = Vec::new();
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spi_has_one_socket_whoever_sends_it() {
+    fn each_spi_has_one_socket_for_all_senders() {
         let group = bind_group(here(), SocketOffload::FULL, 3).unwrap();
         assert_eq!(group.len(), 3);
         let peers = [(); 20].map(|()| std::net::UdpSocket::bind(here()).unwrap());
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_somebody_has_is_in_use_even_if_they_share_it_among_themselves() {
+    fn a_port_shared_by_another_group_is_in_use() {
         let group = bind_group(here(), SocketOffload::FULL, 2).unwrap();
         let error = bind_group(group[0].local(), SocketOffload::FULL, 2).unwrap_err();
         assert!(matches!(error, BindError::PortInUse { .. }), "{error}");
@@ -130,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_one_is_one_socket() {
+    fn a_group_of_one_shares_with_no_socket() {
         let group = bind_group(here(), SocketOffload::FULL, 1).unwrap();
         assert_eq!(group.len(), 1);
         let error = UdpSocket::open(group[0].local(), SocketOffload::FULL, Sharing::Group);
-        assert!(error.is_err(), "it shares with nobody");
+        assert!(error.is_err(), "the port is not shared");
     }
 }

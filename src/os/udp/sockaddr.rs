@@ -1,10 +1,10 @@
-//! A peer's address as the kernel has it: `sockaddr_in` or `sockaddr_in6`, in room for either.
+//! Socket addresses as C structures.
 
 #![allow(unsafe_code, reason = "socket addresses are C structures")]
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-/// Room for either kind.
+/// Space for a `sockaddr_in` or `sockaddr_in6`.
 #[derive(Clone, Copy)]
 pub(super) struct SockAddr(libc::sockaddr_in6);
 
@@ -20,18 +20,19 @@ impl SockAddr {
         sin6_scope_id: 0,
     });
 
-    /// Makes this the name that `header` has room for.
+    /// Sets this as the `msg_name` of a header, for receiving.
     pub(super) fn offer(&mut self, header: &mut libc::msghdr) {
         header.msg_name = (&raw mut self.0).cast();
         header.msg_namelen = V6 as libc::socklen_t;
     }
 
-    /// Makes this address the one that `header` names.
+    /// Sets this address as the `msg_name` of a header.
     pub(super) fn set(&mut self, address: SocketAddr, header: &mut libc::msghdr) {
         self.offer(header);
         match address {
             SocketAddr::V4(v4) => {
-                // SAFETY: a sockaddr_in is smaller than a sockaddr_in6 and no more aligned, and any bytes are a value of either.
+                // SAFETY: a sockaddr_in is smaller than a sockaddr_in6, has no stricter alignment, and any bytes are a valid
+                // value of both.
                 let name = unsafe { &mut *(&raw mut self.0).cast::<libc::sockaddr_in>() };
                 name.sin_family = libc::AF_INET as libc::sa_family_t;
                 name.sin_port = v4.port().to_be();
@@ -49,14 +50,14 @@ impl SockAddr {
         }
     }
 
-    /// The address; `None` for a family that is neither.
+    /// Decodes the address; `None` for another family.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         let name = &self.0;
         match libc::c_int::from(name.sin6_family) {
             libc::AF_INET6 => {
                 let address = std::net::Ipv6Addr::from(name.sin6_addr.s6_addr);
                 let port = u16::from_be(name.sin6_port);
-                // Elsewhere the scope says nothing, and would make equal addresses unequal.
+                // Only link-local addresses have a scope. Elsewhere it would make equal addresses unequal.
                 let scope = if address.is_unicast_link_local() {
                     name.sin6_scope_id
                 } else {
@@ -65,7 +66,8 @@ impl SockAddr {
                 Some(SocketAddrV6::new(address, port, 0, scope).into())
             }
             libc::AF_INET => {
-                // SAFETY: the family says that it is a sockaddr_in, which is smaller than a sockaddr_in6 and no more aligned.
+                // SAFETY: the family is that of a sockaddr_in, which is smaller than a sockaddr_in6 and has no stricter
+                // alignment.
                 let name = unsafe { &*(&raw const self.0).cast::<libc::sockaddr_in>() };
                 Some(SocketAddr::new(
                     IpAddr::from(name.sin_addr.s_addr.to_ne_bytes()),
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_survives_being_a_name() {
+    fn socket_addresses_round_trip() {
         // SAFETY: a C structure of integers and pointers, for which zero is a value.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         for (text, len) in [

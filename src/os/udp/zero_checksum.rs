@@ -1,9 +1,9 @@
-//! What becomes of datagrams whose UDP checksum is zero, which is none: the kernel decides, and these tests hold it to it.
+//! Tests of the kernel's treatment of datagrams with UDP checksum zero, which means no checksum.
 //!
 //! ```text
-//!   IPv4   taken: RFC 768, and RFC 3948 §2.1 wants ESP sent so
-//!   IPv6   dropped: RFC 8200 §8.1. RFC 6935 §5 would let a tunnel ask for them, but IKE comes to the same port, and
-//!          nobody sends ESP in UDP over IPv6 so: Linux fills the checksum in
+//!   IPv4   accepted: RFC 768, and RFC 3948 §2.1 recommends it for ESP
+//!   IPv6   dropped: RFC 8200 §8.1. RFC 6935 §5 lets a tunnel accept them, but IKE uses the same port, and Linux
+//!          sends ESP in UDP over IPv6 with a checksum
 //! ```
 
 use std::net::{SocketAddr, UdpSocket as StdSocket};
@@ -16,7 +16,7 @@ use super::UdpSocket;
 /// `UDP_NO_CHECK6_TX` of linux/udp.h.
 const UDP_NO_CHECK6_TX: libc::c_int = 101;
 
-/// What arrives of two datagrams, of which the first has no checksum.
+/// Sends two datagrams, the first without a checksum, and returns those that arrive.
 fn arrived(host: &str, level: libc::c_int, option: libc::c_int) -> Vec<Vec<u8>> {
     let address = SocketAddr::new(host.parse().unwrap(), 0);
     let to = UdpSocket::bind(address, SocketOffload::FULL).unwrap();
@@ -32,7 +32,7 @@ fn arrived(host: &str, level: libc::c_int, option: libc::c_int) -> Vec<Vec<u8>> 
     while all.last().is_none_or(|last| last != b"summed") {
         let ready = waiter.wait(Some(Duration::from_secs(5))).unwrap();
         assert!(!ready.tokens().is_empty(), "{all:?}");
-        // What is dropped may have woken us.
+        // A dropped datagram may also wake the socket.
         let _ = to.recv(&mut batch);
         all.extend(batch.iter_mut().map(|datagram| datagram.bytes.to_vec()));
     }
@@ -40,7 +40,7 @@ fn arrived(host: &str, level: libc::c_int, option: libc::c_int) -> Vec<Vec<u8>> 
 }
 
 #[test]
-fn over_ipv4_a_datagram_without_a_checksum_is_as_good_as_any() {
+fn over_ipv4_a_datagram_without_a_checksum_is_accepted() {
     let all = arrived("127.0.0.1", libc::SOL_SOCKET, libc::SO_NO_CHECK);
     assert_eq!(all, [&b"unsummed"[..], b"summed"]);
 }
