@@ -63,6 +63,7 @@ impl Ready {
     pub const MAX: usize = 16;
 
     /// A result with these tokens and without a wake-up, for tests without epoll.
+    #[cfg(test)]
     pub(crate) fn of(found: &[u32]) -> Ready {
         let mut tokens = [0; Ready::MAX];
         for (slot, token) in tokens.iter_mut().zip(found) {
