@@ -1,12 +1,12 @@
-//! The receiving half: an ESP packet is checked and opened where it lies, in the order RFC 4303 §3.4 and RFC 4301 §5.2 demand.
+//! Inbound SAs: an ESP packet is checked and decrypted in place, in the order of RFC 4303 §3.4 and RFC 4301 §5.2.
 //!
 //! ```text
 //!  1 lengths ─▶ 2 replay? ─▶ 3 ICV, then decrypt ─▶ 4 window moves ─▶ 5 padding ─▶ 6 next header ─▶ 7 inner packet ─▶ 8 selectors
-//!  └── anyone could have sent it ──┘                └── the peer has sent it ──────────────────────────────────────────────────┘
+//!  └── unauthenticated ─────┘                      └── authenticated ────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Only the ICV decides whether a packet is the peer's. What is found wrong afterwards is the peer's mistake, so it may be told
-//! apart without giving a forger anything to learn from.
+//! Only the ICV authenticates a packet. Later errors are mistakes of the peer, so distinct drop reasons reveal nothing to an
+//! attacker.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -19,12 +19,12 @@ use crate::crypto::lanes::{self, Kernel};
 use crate::crypto::{EspSuite, Opener, SaKeys, WrongKeyLength};
 use crate::net::{DropReason, Packet, Policy};
 
-/// An inbound SA: keys, selectors, and the window of sequence numbers already seen.
+/// Inbound SA: keys, selectors and replay window.
 pub struct Inbound {
     spi: u32,
     suite: EspSuite,
     pub(super) opener: Opener,
-    /// What opens several at once, for suites that gain by it.
+    /// Multi-buffer kernel, for suites that have one.
     pub(super) lanes: Option<lanes::BatchOpener>,
     policy: Policy,
     pub(super) lifetime: Lifetime,
@@ -33,10 +33,10 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// An SA that has received nothing yet, with a replay window of `window` packets ([`replay::SIZES`](super::replay::SIZES)).
+    /// Creates an SA with a replay window of `window` packets ([`replay::SIZES`](super::replay::SIZES)).
     ///
     /// # Errors
-    /// The keys are not of the length the suite has.
+    /// The keys have the wrong length for the suite.
     pub fn new(
         spi: u32,
         suite: EspSuite,
@@ -59,36 +59,36 @@ impl Inbound {
         })
     }
 
-    /// The same SA, allowed to carry no more than this.
+    /// The same SA with limits.
     #[must_use]
     pub fn limited(mut self, limits: Limits) -> Inbound {
         self.lifetime = Lifetime::limited(self.suite.esn, limits);
         self
     }
 
-    /// Our name for this SA, which its packets carry.
+    /// SPI.
     pub fn spi(&self) -> u32 {
         self.spi
     }
 
-    /// The algorithms.
+    /// Algorithms.
     pub fn suite(&self) -> EspSuite {
         self.suite
     }
 
-    /// What it has carried: opened and within the selectors.
+    /// Packets and octets opened and inside the selectors.
     pub fn received(&self) -> &Traffic {
         &self.received
     }
 
-    /// Takes the SA for a batch.
+    /// Locks the SA for a batch.
     pub fn lock(&self) -> InboundGuard<'_> {
-        // A window is whole after every step, so one that a panicking thread has left behind is as good as any.
+        // The window is consistent after every step, so a poisoned lock is usable.
         let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         InboundGuard::new(self, window)
     }
 
-    /// Pretends that everything up to `sequence` has been seen.
+    /// Sets the window as if everything up to `sequence` was received.
     #[cfg(test)]
     pub(crate) fn pretend_seen(&self, sequence: u64) {
         self.lock().pretend_seen(sequence);
@@ -96,8 +96,8 @@ impl Inbound {
 }
 
 impl Inbound {
-    /// Whether `esp` has the length of an ESP packet of this suite; its sequence number. The least there can be inside is a
-    /// trailer, padded to a block.
+    /// Checks the length of an ESP packet for this suite and returns its sequence number. The minimum payload is a trailer,
+    /// padded to a block.
     pub(super) fn parse_header(&self, esp: &[u8]) -> Result<u32, DropReason> {
         let protection = self.suite.protection;
         let envelope = [HEADER, protection.iv_len(), protection.icv_len()]
@@ -113,13 +113,13 @@ impl Inbound {
         Ok(u32::from_be_bytes(*sequence))
     }
 
-    /// Steps 5 to 8: takes an authentic plaintext apart. How many of its octets are the inner packet.
+    /// Steps 5 to 8: checks an authentic plaintext and returns the length of the inner packet.
     #[inline]
     pub(super) fn decapsulate(&self, plaintext: &[u8]) -> Result<usize, DropReason> {
-        // 5. and 6. What it says to be.
+        // 5. and 6. Padding and next header.
         let (inner, version) = trailer::read(plaintext)?;
 
-        // 7. What it is. Octets behind the inner packet hide its length (RFC 4303 §2.7); they are cut off here.
+        // 7. Inner packet. Octets behind it hide its length (RFC 4303 §2.7) and are removed.
         let packet = Packet::parse(inner)?;
         if packet.version() != version {
             return Err(DropReason::NextHeader);
@@ -128,7 +128,7 @@ impl Inbound {
             return Err(DropReason::Martian);
         }
 
-        // 8. The peer may send only what was agreed (RFC 4301 §5.2).
+        // 8. The selectors (RFC 4301 §5.2).
         if self.policy.permits_inbound(&packet) {
             Ok(packet.len())
         } else {
@@ -156,7 +156,7 @@ mod tests {
     use crate::esp::trailer::{IPV4, NO_NEXT_HEADER};
 
     #[test]
-    fn what_one_side_seals_the_other_opens_once() {
+    fn a_sealed_packet_opens_once() {
         for words in SUITES {
             let (outbound, inbound) = pair(words);
             for packet in [udp4(28), udp4(1400), udp6(48), udp6(1280)] {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn e01_every_packet_too_short_or_misaligned_is_refused_before_any_cryptography() {
+    fn e01_short_or_misaligned_packets_are_dropped_before_any_cryptography() {
         for words in SUITES {
             let (outbound, inbound) = pair(words);
             let sealed = seal(&outbound, &udp4(28));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn e02_one_bit_wrong_anywhere_or_a_cut_icv_is_refused() {
+    fn e02_a_flipped_bit_or_truncated_icv_is_dropped() {
         for words in SUITES {
             let (outbound, inbound) = pair(words);
             let sealed = seal(&outbound, &udp4(40));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn e02_a_sha256_icv_of_96_bits_is_refused() {
+    fn e02_a_sha256_icv_of_96_bits_is_dropped() {
         // An old kernel cut HMAC-SHA2-256 to 96 bits instead of 128 (RFC 4868); such a packet is four octets short.
         let (outbound, inbound) = pair("aes128-sha256");
         let mut sealed = seal(&outbound, &udp4(60));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn e05_an_authentic_packet_with_a_mistake_inside_spends_its_number() {
+    fn e05_an_authentic_packet_with_invalid_content_uses_its_sequence_number() {
         let words = "aes128-sha1";
         let (_, inbound) = pair(words);
         assert_eq!(
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn e05_zero_is_refused_whatever_it_is_sealed_with() {
+    fn e05_sequence_number_zero_is_dropped() {
         for words in ["aes128-sha1", "aes128gcm16", "aes128-sha1-esn"] {
             let (_, inbound) = pair(words);
             assert_eq!(
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn e06_a_packet_sealed_for_another_high_half_is_refused() {
+    fn e06_a_packet_with_another_high_half_is_dropped() {
         for words in ["aes128-sha1-esn", "aes256gcm16-esn", "chacha20poly1305-esn"] {
             let (_, inbound) = pair(words);
             let wrong_high = craft(words, (1 << 32) + 5, &padded(words, &udp4(60), 4));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn e07_inner_packets_outside_the_selectors_are_refused() {
+    fn e07_inner_packets_outside_the_selectors_are_dropped() {
         let words = "aes128gcm16";
         let (_, inbound) = pair(words);
         for (sequence, (packet, reason)) in (1..).zip([
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn e08_a_network_of_another_peer_is_refused_inside_this_peers_sa() {
+    fn e08_a_network_of_another_peer_is_dropped() {
         let words = "aes128-sha1";
         let suite = suite(words);
         let other = Policy {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn p16_only_the_newest_authentic_packet_leads() {
+    fn p16_only_the_newest_authentic_packet_is_newest() {
         let (outbound, inbound) = pair("aes128gcm16");
         let sealed: Vec<Vec<u8>> = (0..3).map(|_| seal(&outbound, &udp4(60))).collect();
         let mut forged = seal(&outbound, &udp4(60));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn p19_an_sa_that_has_carried_enough_opens_nothing_more() {
+    fn p19_an_expired_sa_opens_no_packet() {
         let (outbound, inbound) = pair("aes128gcm16");
         let inbound = inbound.limited(Limits {
             bytes: None,
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authentic_are_counted_whatever_they_carry() {
+    fn authentic_packets_are_counted_with_any_content() {
         let words = "aes128-sha1";
         let (outbound, inbound) = pair(words);
         let mut guard = inbound.lock();

@@ -1,14 +1,13 @@
-//! An inbound SA while a worker holds it: packets are opened where they lie, one by one or several at a time.
+//! Guard of an inbound SA: opens packets in place, one by one or several in parallel.
 //!
 //! ```text
-//!            one by one                 several, in lanes
+//!            one by one                 several in parallel
 //!   packet 1   1 2 3 4 5 6 7 8          1 2  ┐           4 5 6 7 8
 //!   packet 2            1 2 3 …         1 2  ├─ 3 at once   4 5 6 7 8     the steps are those of `inbound`
 //!   packet 3                            1 2  ┘              4 5 6 7 8
 //! ```
 //!
-//! The outcome is the same: what step 2 has let through for all of them is asked again at step 4, when those before it in the batch
-//! have moved the window.
+//! The results are equal: step 4 checks the window again, since earlier packets of the batch have moved it.
 
 use std::ops::Range;
 use std::sync::MutexGuard;
@@ -20,12 +19,12 @@ use crate::crypto::lanes::{self, MAX_LANES, OpenJob};
 use crate::crypto::{Esn, OpenError};
 use crate::net::{DropReason, Packet};
 
-/// An inbound SA held for a batch of packets. There is only one at a time, so a window never has two writers; a packet that
-/// reaches another worker because a NAT has moved waits here, on a lock that is otherwise free.
+/// Inbound SA locked for a batch. The lock ensures that the window has one writer; it is contended only if packets of one SA
+/// reach two workers, such as after a NAT rebinding.
 pub struct InboundGuard<'a> {
     sa: &'a Inbound,
     window: MutexGuard<'a, Window>,
-    /// What it had carried before.
+    /// Packets and octets before the batch.
     before: (u64, u64),
     authentic: u64,
     is_newest: bool,
@@ -36,25 +35,25 @@ pub struct InboundGuard<'a> {
 /// An opened packet.
 #[derive(Debug)]
 pub struct Decapsulated<'a> {
-    /// The inner packet, in the clear and within the selectors.
+    /// Inner packet, inside the selectors.
     pub packet: Packet<'a>,
-    /// Where it lies in what was received.
+    /// Position of the inner packet in the received packet.
     pub range: Range<usize>,
 }
 
 /// One of several packets to open.
 #[derive(Debug)]
 pub struct RxPacket<'p> {
-    /// An ESP packet from its SPI to its ICV, opened in place.
+    /// ESP packet from SPI to ICV, decrypted in place.
     pub esp: &'p mut [u8],
-    /// Where in it the inner packet lies, once opened, or why it is not carried. Its bytes may have been decrypted all the same.
+    /// Position of the inner packet, or the drop reason. The octets may be decrypted in both cases.
     pub inner: Result<Range<usize>, DropReason>,
-    /// Whether it was authentic and newer than all before it ([`InboundGuard::is_newest`]).
+    /// Whether the packet is authentic and newer than all before ([`InboundGuard::is_newest`]).
     pub is_newest: bool,
 }
 
 impl<'p> RxPacket<'p> {
-    /// A packet that is still to be opened.
+    /// Packet to open.
     pub fn new(esp: &'p mut [u8]) -> RxPacket<'p> {
         RxPacket {
             esp,
@@ -65,7 +64,7 @@ impl<'p> RxPacket<'p> {
 }
 
 impl<'a> InboundGuard<'a> {
-    /// So many packets at a time fill the lanes, and stay in the first-level cache.
+    /// Packets that fill the multi-buffer kernel and fit the L1 cache.
     pub const GROUP: usize = MAX_LANES;
 
     pub(super) fn new(sa: &'a Inbound, window: MutexGuard<'a, Window>) -> InboundGuard<'a> {
@@ -80,10 +79,10 @@ impl<'a> InboundGuard<'a> {
         }
     }
 
-    /// Opens `esp`, an ESP packet from its SPI to its ICV, in place.
+    /// Opens an ESP packet in place, from SPI to ICV.
     ///
     /// # Errors
-    /// Why the packet is not carried. Its bytes may have been decrypted.
+    /// The drop reason. The octets may be decrypted.
     pub fn open<'p>(&mut self, esp: &'p mut [u8]) -> Result<Decapsulated<'p>, DropReason> {
         let mut packet = RxPacket::new(esp);
         self.alone(&mut packet);
@@ -93,10 +92,10 @@ impl<'a> InboundGuard<'a> {
         Ok(Decapsulated { packet, range })
     }
 
-    /// Opens several, in order, with the outcome that [`open`](InboundGuard::open) would have for each.
+    /// Opens several packets in order, with the results that [`open`](InboundGuard::open) would have for each.
     pub fn open_all(&mut self, packets: &mut [RxPacket<'_>]) {
         match &self.sa.lanes {
-            // One alone has nobody to share the lanes with.
+            // A single packet gains nothing from the multi-buffer kernel.
             Some(lanes) if packets.len() > 1 => {
                 for group in packets.chunks_mut(MAX_LANES) {
                     self.open_group(lanes, group);
@@ -116,15 +115,15 @@ impl<'a> InboundGuard<'a> {
         packet.is_newest = self.is_newest;
     }
 
-    /// At most [`InboundGuard::GROUP`] of them.
+    /// Opens at most [`InboundGuard::GROUP`] packets.
     fn open_group(&mut self, lanes: &lanes::BatchOpener, group: &mut [RxPacket<'_>]) {
-        // 1. and 2. Each gets the number it seems to have, or a reason.
+        // 1. and 2. The sequence number of each packet, or its drop reason.
         let mut numbers = [Err(DropReason::Short); MAX_LANES];
         for (number, packet) in numbers.iter_mut().zip(group.iter()) {
             *number = self.precheck(packet.esp);
         }
 
-        // 3. Those that are left, side by side.
+        // 3. The remaining packets, in parallel.
         let mut incoming: [OpenJob<'_>; MAX_LANES] =
             std::array::from_fn(|_| OpenJob::new(&mut [], None));
         let mut count = 0_usize;
@@ -137,7 +136,7 @@ impl<'a> InboundGuard<'a> {
         lanes.open(incoming.get_mut(..count).unwrap_or_default());
         let mut plaintexts = incoming.map(|packet| packet.plaintext).into_iter();
 
-        // 4. to 8. In the order they came.
+        // 4. to 8. In order of arrival.
         for (packet, number) in group.iter_mut().zip(numbers) {
             self.is_newest = false;
             packet.inner = number.and_then(|number| {
@@ -153,14 +152,14 @@ impl<'a> InboundGuard<'a> {
         }
     }
 
-    /// Steps 1 and 2: the sequence number of a packet that is worth the cryptography.
+    /// Steps 1 and 2: sequence number of a packet that passes the checks before any cryptography.
     #[inline]
     fn precheck(&self, esp: &[u8]) -> Result<u64, DropReason> {
-        // 1. Lengths first: no packet is too short for the code behind this line. An SA that has carried enough opens nothing more.
+        // 1. Lengths and limits: the code below relies on the minimum length.
         let low = self.sa.parse_header(esp)?;
         self.may_carry()?;
 
-        // 2. What was seen already is dropped before it costs any cryptography.
+        // 2. Replays are dropped before any cryptography.
         let sequence = match self.sa.suite().esn {
             Esn::No => u64::from(low),
             Esn::Yes => replay::infer(low, self.window.top(), self.window.size())
@@ -172,8 +171,8 @@ impl<'a> InboundGuard<'a> {
         }
     }
 
-    /// Steps 4 to 8: what becomes of a packet whose ICV has been checked. Inlined, since a range that is returned through memory
-    /// costs more than finding it.
+    /// Steps 4 to 8 for a packet whose ICV was checked. Inlined, since returning the range through memory costs more than
+    /// computing it.
     #[inline(always)]
     fn finish(
         &mut self,
@@ -181,7 +180,7 @@ impl<'a> InboundGuard<'a> {
         esp: &[u8],
         plaintext: Result<Range<usize>, OpenError>,
     ) -> Result<Range<usize>, DropReason> {
-        // 3. The ICV covers everything before it; nothing was decrypted unless it is right.
+        // 3. The ICV covers everything before it; nothing is decrypted unless it is correct.
         let plaintext = plaintext.map_err(|forged| match forged {
             OpenError::TooShort | OpenError::Misaligned => DropReason::Short,
             OpenError::WrongIcv => DropReason::Auth,
@@ -206,16 +205,16 @@ impl<'a> InboundGuard<'a> {
         Ok(start..start.saturating_add(inner))
     }
 
-    /// Whether the SA may carry one more packet.
+    /// Whether the limits allow one more packet.
     fn may_carry(&self) -> Result<(), DropReason> {
         match self.sa.lifetime.admits(self.carried()) {
-            // Numbers are the sender's to spend; the last ones are as good as the first.
+            // Sequence numbers are used by the sender; all of them are valid here.
             Ok(()) | Err(DropReason::SequenceExhausted) => Ok(()),
             Err(reason) => Err(reason),
         }
     }
 
-    /// The half of the number that is authenticated and does not travel.
+    /// High half of the sequence number, which is authenticated but not sent.
     fn high(&self, sequence: u64) -> Option<u32> {
         match self.sa.suite().esn {
             Esn::No => None,
@@ -223,18 +222,18 @@ impl<'a> InboundGuard<'a> {
         }
     }
 
-    /// How many packets of this batch were the peer's own, carried or not: signs of life.
+    /// Number of authentic packets in this batch, with any content: signs of life of the peer.
     pub fn authentic(&self) -> u64 {
         self.authentic
     }
 
-    /// Whether the packet before was authentic and newer than all others. Only such a packet says where the peer is now: an old
-    /// one may have been held back by whoever wants us to believe otherwise.
+    /// Whether the last packet was authentic and newer than all others. Only such a packet updates the address of the peer: an
+    /// attacker may delay older ones.
     pub fn is_newest(&self) -> bool {
         self.is_newest
     }
 
-    /// Whether the SA should be replaced, or has ended.
+    /// Lifetime state.
     pub fn stage(&self) -> LifetimeState {
         self.sa.lifetime.stage(self.carried())
     }
@@ -248,14 +247,14 @@ impl<'a> InboundGuard<'a> {
         }
     }
 
-    /// Pretends that everything up to `sequence` has been seen.
+    /// Sets the window as if everything up to `sequence` was received.
     #[cfg(test)]
     pub(super) fn pretend_seen(&mut self, sequence: u64) {
         self.window.record(sequence);
     }
 }
 
-/// The counters others read are touched once a batch.
+/// The shared counters are updated once a batch.
 impl Drop for InboundGuard<'_> {
     fn drop(&mut self) {
         if self.packets > 0 {
@@ -278,7 +277,7 @@ mod tests {
         "aes192-sha384",
     ];
 
-    /// What becomes of these packets, opened together or one by one.
+    /// Results of these packets, opened `together` at a time.
     fn outcomes(inbound: &Inbound, packets: &[Vec<u8>], together: usize) -> Vec<Outcome> {
         let mut copies = packets.to_vec();
         let mut guard = inbound.lock();
@@ -296,7 +295,7 @@ mod tests {
 
     type Outcome = (Result<Vec<u8>, DropReason>, bool);
 
-    /// Good packets of many lengths in some disorder, and between them everything that is refused.
+    /// Valid packets of many lengths, partly reordered, mixed with invalid ones of every kind.
     fn mixture(words: &str) -> Vec<Vec<u8>> {
         let (outbound, _) = pair(words);
         let mut packets: Vec<_> = (0..90)
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn several_at_a_time_end_as_one_by_one_whatever_the_batch() {
+    fn parallel_and_single_opening_have_equal_results() {
         for words in LANED {
             let packets = mixture(words);
             let alone = outcomes(&pair(words).1, &packets, 1);
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn e06_a_batch_across_the_wrap_of_the_low_half_opens_whole() {
+    fn e06_a_batch_across_the_wrap_of_the_low_half_opens() {
         for words in ["aes128-sha1-esn", "aes256-sha256-esn", "aes128gcm16-esn"] {
             let (_, inbound) = pair(words);
             let first = (1 << 32) - 8;
@@ -374,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn e06_what_the_first_of_a_batch_says_about_the_high_half_counts_for_the_rest() {
+    fn e06_the_first_packet_of_a_batch_updates_the_high_half_for_the_rest() {
         // The window stands at 10. The first packet, authentic, takes it up by nearly 2^32; the second number's low half then means
         // the next round, where before the first it meant this one.
         let words = "aes128-sha1-esn";
@@ -390,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn p19_a_limit_inside_a_batch_is_kept_to_the_packet() {
+    fn p19_a_limit_inside_a_batch_is_exact() {
         for words in LANED {
             let (outbound, inbound) = pair(words);
             let inbound = inbound.limited(Limits {

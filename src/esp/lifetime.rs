@@ -1,32 +1,32 @@
-//! How much one SA may carry.
+//! Lifetime limits of one SA.
 //!
-//! A sequence number must never repeat under one key: the peer would drop the packet as a replay, and under an AEAD two packets
-//! with one nonce give away the plaintext (RFC 4303 §3.3.3, RFC 4106 §3.1). So the SA stops by itself, whether or not a
-//! replacement has come; long before that it says that the end is near, so that one can come. People may allow less: so many
-//! packets, so many octets (RFC 4301 §4.4.2.1). Limits of time are IKE's.
+//! A sequence number must never repeat under one key: the peer would drop the packet as a replay, and with an AEAD two packets
+//! with one nonce reveal the plaintext (RFC 4303 §3.3.3, RFC 4106 §3.1). An SA therefore stops before the wrap, with or without a
+//! successor, and requests a rekey long before. The configuration can limit packets and octets further (RFC 4301 §4.4.2.1). IKE
+//! limits the time.
 //!
 //! ```text
 //!  0 ───────────────────────── soft: 85 to 90 % ─────────────────── hard
-//!            carries                  │  carries, asks for the next SA  │   refuses
+//!            carries                  │  carries, rekey requested       │   drops
 //! ```
 //!
-//! Where between 85 and 90 % the soft limit lies is a matter of chance, so that two ends with equal limits rarely ask at once.
+//! The soft limit is random between 85 and 90 %, so that two peers with equal limits rarely rekey at the same time.
 
 use crate::crypto::Esn;
 use crate::net::DropReason;
 
-/// What people allow one SA to carry in one direction.
+/// Configured limits of one SA in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Octets of inner packets.
     pub bytes: Option<u64>,
     /// Packets.
     pub packets: Option<u64>,
-    /// Where the soft limits lie: 0 is as late as possible, 255 as early.
+    /// Position of the soft limits: 0 is the latest, 255 the earliest.
     pub jitter: u8,
 }
 
-/// The points in the life of an SA.
+/// Soft and hard limits of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     numbers: Limit,
@@ -34,17 +34,17 @@ pub struct Lifetime {
     bytes: Limit,
 }
 
-/// A soft limit and a hard one; either is the last count that has not reached it.
+/// A soft and a hard limit: the last count below each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limit {
     soft: u64,
     hard: u64,
 }
 
-/// How much an SA has carried.
+/// Counts of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// The highest sequence number.
+    /// Highest sequence number.
     pub sequence: u64,
     /// Packets.
     pub packets: u64,
@@ -52,50 +52,50 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-/// Where an SA is in its life.
+/// Lifetime state of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifetimeState {
-    /// Plenty is left.
+    /// Below the soft limits.
     Fresh,
-    /// Still carrying, but it is time for a replacement.
+    /// Above a soft limit: usable, but due for a rekey.
     NearEnd,
-    /// Carries nothing any more.
+    /// At a hard limit: carries no packet.
     Ended,
 }
 
-/// Numbers kept back at the end. More than any batch or queue holds, so that nothing in flight can reach the wrap.
-const KEPT_BACK: u64 = 1 << 20;
+/// Reserved sequence numbers at the end: more than any batch or queue holds, so that packets in flight cannot reach the wrap.
+const RESERVE: u64 = 1 << 20;
 
-/// How many packets before the end the SA asks to be replaced at the latest: over four minutes at a million packets a second.
+/// Distance of the latest soft limit from the end, in packets: over four minutes at a million packets a second.
 const NOTICE: u64 = 1 << 28;
 
-/// The largest inner packet: as many octets are kept back, so that whatever is begun fits.
-const LARGEST: u64 = 65_535;
+/// Maximum inner packet, reserved so that a packet below the limit fits.
+const MAX_INNER: u64 = 65_535;
 
 impl Lifetime {
-    /// The whole sequence space, less what is kept back.
+    /// The whole sequence space except the reserve.
     pub fn new(esn: Esn) -> Lifetime {
         Lifetime::limited(esn, Limits::default())
     }
 
-    /// The same, and no more than `limits`.
+    /// The whole sequence space except the reserve, and `limits`.
     pub fn limited(esn: Esn, limits: Limits) -> Lifetime {
         let last = match esn {
-            Esn::No => (1u64 << 32).saturating_sub(KEPT_BACK),
-            Esn::Yes => u64::MAX.saturating_sub(KEPT_BACK),
+            Esn::No => (1u64 << 32).saturating_sub(RESERVE),
+            Esn::Yes => u64::MAX.saturating_sub(RESERVE),
         };
-        let notice = NOTICE.saturating_add(u64::from(limits.jitter).saturating_mul(KEPT_BACK));
+        let notice = NOTICE.saturating_add(u64::from(limits.jitter).saturating_mul(RESERVE));
         Lifetime {
             numbers: Limit {
                 soft: last.saturating_sub(notice),
                 hard: last,
             },
             packets: Limit::of(limits.packets, 0, limits.jitter),
-            bytes: Limit::of(limits.bytes, LARGEST, limits.jitter),
+            bytes: Limit::of(limits.bytes, MAX_INNER, limits.jitter),
         }
     }
 
-    /// Where in its life an SA is that has carried so much.
+    /// State of an SA with these counts.
     pub fn stage(&self, carried: Usage) -> LifetimeState {
         let all = [
             (self.numbers, carried.sequence),
@@ -111,10 +111,10 @@ impl Lifetime {
         }
     }
 
-    /// Whether one more packet may be carried by an SA that has carried so much.
+    /// Whether an SA with these counts may carry one more packet.
     ///
     /// # Errors
-    /// Why not.
+    /// The drop reason.
     pub fn admits(&self, carried: Usage) -> Result<(), DropReason> {
         if carried.sequence >= self.numbers.hard {
             Err(DropReason::SequenceExhausted)
@@ -125,14 +125,14 @@ impl Lifetime {
         }
     }
 
-    /// The last sequence number that is sent.
+    /// Last sequence number that is sent.
     pub fn last(&self) -> u64 {
         self.numbers.hard
     }
 }
 
 impl Limit {
-    /// The limits around `most`, of which `kept` are kept back at the end; without `most` they are never reached.
+    /// Limits for a maximum `most`, of which `kept` is reserved; without `most` they are never reached.
     fn of(most: Option<u64>, kept: u64, jitter: u8) -> Limit {
         let Some(most) = most else {
             return Limit {
@@ -165,7 +165,7 @@ mod tests {
     };
 
     #[test]
-    fn an_sa_asks_for_its_successor_long_before_it_ends_and_ends_before_the_wrap() {
+    fn an_sa_requests_a_rekey_long_before_its_end_and_ends_before_the_wrap() {
         for (esn, wrap) in [(Esn::No, 1u128 << 32), (Esn::Yes, 1u128 << 64)] {
             for jitter in [0, 255] {
                 let limits = Limits {
@@ -206,21 +206,21 @@ mod tests {
     }
 
     #[test]
-    fn p19_no_packet_that_may_still_be_carried_reaches_beyond_a_limit_in_bytes() {
+    fn p19_no_admitted_packet_exceeds_a_limit_in_bytes() {
         let limits = Limits {
             bytes: Some(1_000_000),
             ..Limits::default()
         };
         let life = Lifetime::limited(Esn::No, limits);
         let carried = |bytes| Usage { bytes, ..NOTHING };
-        let last = 1_000_000 - LARGEST - 1;
+        let last = 1_000_000 - MAX_INNER - 1;
         assert_eq!(life.admits(carried(last)), Ok(()));
         assert_eq!(life.admits(carried(last + 1)), Err(DropReason::Expired));
         assert_eq!(life.stage(carried(last + 1)), LifetimeState::Ended);
     }
 
     #[test]
-    fn without_limits_only_the_numbers_end() {
+    fn without_limits_only_sequence_numbers_end() {
         let life = Lifetime::new(Esn::Yes);
         let much = Usage {
             sequence: 1,

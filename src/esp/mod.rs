@@ -1,4 +1,4 @@
-//! ESP in tunnel mode (RFC 4303): guard and guard packets under a pair of security associations.
+//! ESP in tunnel mode (RFC 4303): seals and opens packets with a pair of security associations.
 //!
 //! ```text
 //!   0                   1                   2                   3
@@ -21,14 +21,13 @@
 //!  └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Extended sequence numbers send only the low half of the sequence number; the high half is authenticated all the same.
+//! With extended sequence numbers (ESN), packets contain the low half of the sequence number only; the ICV covers both halves.
 //!
 //! - [`Outbound`] seals, [`Inbound`] opens; each holds the keys, the selectors and the counters of one direction.
 //! - [`Sad`] finds the inbound SA of a packet by its SPI.
-//! - [`replay`] is the window of sequence numbers already seen, [`lifetime`] the point where an SA has sent enough, [`mtu`] what
-//!   fits inside.
+//! - [`replay`] is the anti-replay window, [`lifetime`] the limits of an SA, [`mtu`] the inner MTU.
 //!
-//! There is no socket, clock or thread here: `datapath` brings the packets.
+//! This module uses no sockets, clocks or threads; `datapath` passes the packets.
 #![cfg_attr(
     not(test),
     deny(
@@ -60,11 +59,10 @@ pub use sad::{Entry, Sad};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;
 
-/// Octets in front of the IV: SPI and sequence number. Exactly what every ICV covers besides IV and ciphertext.
+/// Octets in front of the IV: SPI and sequence number.
 pub const HEADER: usize = 8;
 
-/// The encrypted part of a packet ends on a multiple of this: the cipher's block, and never less than four octets
-/// (RFC 4303 §2.4).
+/// Alignment of the encrypted part: the block of the cipher, and at least four octets (RFC 4303 §2.4).
 fn alignment(protection: crate::crypto::Protection) -> usize {
     protection.block().max(4)
 }

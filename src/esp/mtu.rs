@@ -1,4 +1,4 @@
-//! What fits inside: the inner MTU of a suite on a given path, and the TCP segment size that follows from it.
+//! Inner MTU of a suite on a path, and the TCP MSS that follows.
 //!
 //! ```text
 //!  ├──────────────────────────── outer MTU ────────────────────────────────┤
@@ -6,8 +6,8 @@
 //!                                  ├──── a multiple of the block ─┤
 //! ```
 //!
-//! The largest inner packet is the one that needs no padding: `align_down(outer − IP − UDP − ESP − IV − ICV, block) − 2`, where
-//! native ESP (IP protocol 50) has no UDP. For Google's gateway MTU of 1460 this gives the numbers Google documents for its suites.
+//! The maximum inner packet needs no padding: `align_down(outer − IP − UDP − ESP − IV − ICV, block) − 2`, without UDP for native
+//! ESP (IP protocol 50). For the gateway MTU of 1460 that Google uses, the results are those of Google's documentation.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use super::{HEADER, alignment, trailer};
 use crate::crypto::Protection;
 use crate::net::EspTransport;
 
-/// The largest inner packet that fits an outer packet of `outer` octets on the way to `peer`; zero if none does.
+/// Maximum inner packet for outer packets of `outer` octets to `peer`; zero if none fits.
 pub fn inner(outer: u16, peer: IpAddr, transport: EspTransport, protection: Protection) -> u16 {
     let ip: usize = match peer {
         IpAddr::V4(_) => 20,
@@ -25,16 +25,16 @@ pub fn inner(outer: u16, peer: IpAddr, transport: EspTransport, protection: Prot
     let overhead = [ip, transport.overhead(), HEADER, iv, icv].iter().sum();
     let room = usize::from(outer).saturating_sub(overhead);
     let aligned = room.saturating_sub(room.checked_rem(alignment(protection)).unwrap_or(0));
-    // Never more than `outer`, so the cast keeps every bit.
+    // At most `outer`, so the cast is exact.
     aligned.saturating_sub(trailer::LEAST) as u16
 }
 
-/// The segment size for TCP over IPv4 inside a tunnel of this MTU: without IP and TCP header.
+/// TCP MSS over IPv4 for this tunnel MTU.
 pub fn mss_ipv4(inner_mtu: u16) -> u16 {
     inner_mtu.saturating_sub(20 + 20)
 }
 
-/// The segment size for TCP over IPv6 inside a tunnel of this MTU.
+/// TCP MSS over IPv6 for this tunnel MTU.
 pub fn mss_ipv6(inner_mtu: u16) -> u16 {
     inner_mtu.saturating_sub(40 + 20)
 }
@@ -47,7 +47,8 @@ mod tests {
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
     const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
 
-    /// suite, native on IPv4, MSS inside it for IPv4 and IPv6, UDP-encapsulated on IPv4; all for an outer MTU of 1460.
+    /// Suite, inner MTU with native ESP over IPv4, MSS for IPv4 and IPv6 inside, inner MTU with ESP in UDP over IPv4; outer MTU
+    /// 1460.
     const GOOGLE: &[(&str, u16, u16, u16, u16)] = &[
         ("aes128gcm16", 1406, 1366, 1346, 1398),
         ("aes256gcm16", 1406, 1366, 1346, 1398),
@@ -58,7 +59,7 @@ mod tests {
     ];
 
     #[test]
-    fn googles_documented_values_come_out() {
+    fn google_documented_values() {
         for (words, native, mss4, mss6, udp) in GOOGLE {
             let protection = suite(words).protection;
             let mtu = inner(1460, V4, EspTransport::Esp, protection);
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mtu_is_exactly_the_largest_packet_that_fits() {
+    fn the_inner_mtu_is_the_maximum_packet_that_fits() {
         for words in crate::esp::testing::SUITES {
             let sa = crate::esp::testing::pair(words).0;
             for outer in 1200..1530 {
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_too_narrow_for_anything_has_mtu_zero() {
+    fn a_path_too_small_for_any_packet_has_mtu_zero() {
         assert_eq!(
             inner(0, V4, EspTransport::Udp, suite("aes128-sha1").protection),
             0

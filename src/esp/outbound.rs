@@ -1,7 +1,7 @@
-//! The sending half of a pair of SAs: its keys, its selectors, and how much it has carried.
+//! Outbound SAs: keys, selectors and counts.
 //!
 //! ```text
-//!   Outbound ──lock──▶ OutboundGuard     one worker at a time, for a batch; what it has counted is published at the end
+//!   Outbound ──lock──▶ OutboundGuard     one worker at a time, for a batch; the counts are published at its end
 //! ```
 
 use std::fmt;
@@ -16,23 +16,22 @@ use crate::crypto::lanes::{self, Kernel};
 use crate::crypto::{EspSuite, IvKey, SaKeys, Sealer, WrongKeyLength};
 use crate::net::{DropReason, Packet, Policy};
 
-/// An outbound SA: keys, selectors and the sequence number, which starts at 1 and is never used twice.
+/// Outbound SA: keys, selectors and the sequence number, which starts at 1 and never repeats.
 ///
-/// By design one worker seals for one SA, for a second one would send out of order and a peer with a small replay window would
-/// drop what comes late. One that did it all the same would have to wait, so that no two packets share a number (and so, under an
-/// AEAD, a nonce).
+/// One worker seals for an SA: a second one would send out of order, and a peer with a small replay window would drop late
+/// packets. The lock ensures that no two packets share a sequence number, which is the nonce of an AEAD.
 pub struct Outbound {
     pub(super) spi: u32,
     pub(super) suite: EspSuite,
     /// The alignment of the encrypted part at which the cipher is fastest.
     fast_alignment: usize,
     pub(super) sealer: Sealer,
-    /// What seals several at once, for suites that gain by it.
+    /// Multi-buffer kernel, for suites that have one.
     pub(super) lanes: Option<lanes::BatchSealer>,
     policy: Policy,
     pub(super) lifetime: Lifetime,
     used: Mutex<Counted>,
-    /// The last number used, as of the last batch.
+    /// Last sequence number, as of the last batch.
     pub(super) number: AtomicU64,
     pub(super) sent: Traffic,
 }
@@ -40,14 +39,14 @@ pub struct Outbound {
 /// Transform ID of AES-GCM with an ICV of 16 octets (RFC 4106 §8).
 const ENCR_AES_GCM_16: u16 = 20;
 
-/// Octets of a block of AES.
+/// Octets of an AES block.
 const AES_BLOCK: usize = 16;
 
 impl Outbound {
-    /// An SA that has sent nothing yet. `iv_key` makes the IVs of block ciphers unpredictable; it is no key of the peer's.
+    /// Creates an SA. `iv_key` makes the IVs of block ciphers unpredictable; it is not shared with the peer.
     ///
     /// # Errors
-    /// The keys are not of the length the suite has.
+    /// The keys have the wrong length for the suite.
     pub fn new(
         spi: u32,
         suite: EspSuite,
@@ -76,34 +75,34 @@ impl Outbound {
         })
     }
 
-    /// The same SA, allowed to carry no more than this.
+    /// The same SA with limits.
     #[must_use]
     pub fn limited(mut self, limits: Limits) -> Outbound {
         self.lifetime = Lifetime::limited(self.suite.esn, limits);
         self
     }
 
-    /// The peer's name for this SA.
+    /// SPI, chosen by the peer.
     pub fn spi(&self) -> u32 {
         self.spi
     }
 
-    /// The algorithms.
+    /// Algorithms.
     pub fn suite(&self) -> EspSuite {
         self.suite
     }
 
-    /// What it has carried.
+    /// Packets and octets sent.
     pub fn sent(&self) -> &Traffic {
         &self.sent
     }
 
-    /// The last sequence number used, as of the last batch; 0 before the first.
+    /// Last sequence number, as of the last batch; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.number.load(Relaxed)
     }
 
-    /// Whether it should be replaced, or has ended.
+    /// Lifetime state.
     pub fn stage(&self) -> LifetimeState {
         self.lifetime.stage(Usage {
             sequence: self.sequence(),
@@ -112,12 +111,12 @@ impl Outbound {
         })
     }
 
-    /// Whether the negotiated selectors cover a packet that leaves.
+    /// Whether the selectors cover a packet to send.
     pub fn permits(&self, packet: &Packet<'_>) -> bool {
         self.policy.permits_outbound(packet)
     }
 
-    /// Octets of the ESP packet around an inner packet of `inner` octets, with as little padding as there can be.
+    /// Octets of the ESP packet around an inner packet of `inner` octets with minimum padding.
     pub fn sealed_len(&self, inner: usize) -> usize {
         self.aligned_len(inner, alignment(self.suite.protection))
     }
@@ -146,7 +145,7 @@ impl Outbound {
             .saturating_add(trailer::len(inner, align))
     }
 
-    /// Octets around what is encrypted.
+    /// Octets around the encrypted part.
     pub(super) fn envelope(&self) -> usize {
         let protection = self.suite.protection;
         HEADER
@@ -154,18 +153,17 @@ impl Outbound {
             .saturating_add(protection.icv_len())
     }
 
-    /// Takes the SA for a batch.
+    /// Locks the SA for a batch.
     pub fn lock(&self) -> OutboundGuard<'_> {
-        // What is counted is counted whole at every step, so what a panicking thread has left behind is as good as ever.
+        // The counts are consistent after every step, so a poisoned lock is usable.
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         OutboundGuard::new(self, used)
     }
 
-    /// Seals `packet` into the front of `room` and says how much of it the ESP packet fills:
-    /// [`sealed_len`](Outbound::sealed_len).
+    /// Seals `packet` into the front of `room` and returns the length of the ESP packet, [`sealed_len`](Outbound::sealed_len).
     ///
     /// # Errors
-    /// Those of [`OutboundGuard::frame`].
+    /// See [`OutboundGuard::frame`].
     pub fn seal(&self, packet: &Packet<'_>, room: &mut [u8]) -> Result<usize, DropReason> {
         let room = room
             .get_mut(..self.sealed_len(packet.len()))
@@ -179,7 +177,7 @@ impl Outbound {
         Ok(room.len())
     }
 
-    /// Pretends that `sequence` numbers have been used.
+    /// Sets the sequence number as if `sequence` numbers were used.
     #[cfg(test)]
     pub(crate) fn pretend_used(&self, sequence: u64) {
         self.lock().pretend_used(sequence);
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_spi_then_a_sequence_that_starts_at_one() {
+    fn the_header_is_the_spi_and_a_sequence_number_from_one() {
         for words in SUITES {
             let (sa, _) = pair(words);
             for expected in 1..=5u32 {
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_is_padded_to_whole_blocks_and_comes_back_whole() {
+    fn every_length_is_padded_to_whole_blocks_and_opens() {
         for words in SUITES {
             let (sa, inbound) = pair(words);
             let mut guard = inbound.lock();
@@ -252,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_inside_is_announced_as_such() {
+    fn the_next_header_of_ipv6_is_41() {
         let (sa, inbound) = pair("aes128-sha1");
         let mut sealed = seal(&sa, &udp6(100)).unwrap();
         assert_eq!(
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn e17_sealers_that_race_never_share_a_sequence_number() {
+    fn e17_concurrent_seals_never_share_a_sequence_number() {
         let (sa, _) = pair("aes128gcm16");
         let packet = udp4(60);
         let numbers: Vec<Vec<u8>> = std::thread::scope(|scope| {
@@ -298,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn p19_sending_stops_before_a_number_could_repeat_and_stays_stopped() {
+    fn p19_sending_stops_before_a_sequence_number_repeats() {
         let (sa, _) = pair("aes128-sha1");
         let last = Lifetime::new(Esn::No).last();
         sa.pretend_used(last - 1);
@@ -326,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn p19_limits_in_packets_and_bytes_are_kept_to_the_packet() {
+    fn p19_limits_in_packets_and_bytes_are_exact() {
         let limits = |bytes, packets| Limits {
             bytes,
             packets,
@@ -382,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_too_small_refuses_without_using_a_number() {
+    fn a_buffer_that_is_too_small_uses_no_sequence_number() {
         let (sa, _) = pair("aes128-sha1");
         let bytes = udp4(100);
         let packet = Packet::parse(&bytes).unwrap();

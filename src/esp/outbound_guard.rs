@@ -1,12 +1,11 @@
-//! Inner packets become ESP packets, many under one outbound SA, sealed where they will leave from. The mirror image is
-//! [`guard`](super::guard).
+//! Guard of an outbound SA: turns inner packets into ESP packets in the buffer that is sent.
 //!
 //! ```text
-//!   frame   SPI, number ‖ room for the IV ‖ inner packet ‖ padding ‖ room for the ICV      a packet gets its number and place
-//!   seal_all  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓│▓▓▓▓▓▓▓▓▓▓▓▓ …       some of them, side by side, at once
+//!   frame     SPI, sequence number │ (IV) │ inner packet │ padding, pad length, next header │ (ICV)     one packet
+//!   seal_all  encrypts and authenticates contiguous packets                                             several in parallel
 //! ```
 //!
-//! Laying out and guard are two steps because AES-CBC with HMAC is several times faster over packets in parallel
+//! The steps are separate because AES-CBC with HMAC is several times faster over packets in parallel
 //! ([`lanes`](crate::crypto::lanes)).
 
 use std::sync::MutexGuard;
@@ -18,31 +17,31 @@ use crate::crypto::Esn;
 use crate::crypto::lanes::{MAX_LANES, SealJob};
 use crate::net::{DropReason, Packet};
 
-/// An outbound SA held for a batch of packets.
+/// Outbound SA locked for a batch of packets.
 pub struct OutboundGuard<'a> {
     sa: &'a Outbound,
     used: MutexGuard<'a, Counted>,
-    /// What it had carried before.
+    /// Counts before the batch.
     before: Counted,
 }
 
-/// What an SA has carried: sequence numbers, each of them one packet's, and octets of inner packets.
+/// Sequence numbers, one for each packet, and octets of inner packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counted {
     sequence: u64,
     bytes: u64,
 }
 
-/// An ESP packet that has its number and its place, but is still to be sealed.
+/// ESP packet with a sequence number, not sealed yet.
 #[derive(Clone, Copy, Debug)]
 pub struct FramedPacket {
     sequence: u64,
-    /// Octets of the whole ESP packet.
+    /// Octets of the ESP packet.
     len: usize,
 }
 
 impl<'a> OutboundGuard<'a> {
-    /// So many packets laid out are worth guard: they fill the lanes, and the first-level cache still holds them.
+    /// Packets that fill the multi-buffer kernel and fit the L1 cache.
     pub const GROUP: usize = MAX_LANES;
 
     pub(super) fn new(sa: &'a Outbound, used: MutexGuard<'a, Counted>) -> OutboundGuard<'a> {
@@ -50,7 +49,7 @@ impl<'a> OutboundGuard<'a> {
         OutboundGuard { sa, used, before }
     }
 
-    /// Whether the SA should be replaced, or has ended.
+    /// Lifetime state.
     pub fn stage(&self) -> LifetimeState {
         self.sa.lifetime.stage(self.carried())
     }
@@ -109,37 +108,37 @@ impl<'a> OutboundGuard<'a> {
         Ok(FramedPacket { sequence, len })
     }
 
-    /// Seals packets that lie side by side from the start of `room`, each as it was laid out.
+    /// Seals framed packets that are contiguous from the start of `room`.
     ///
     /// # Errors
-    /// [`DropReason::Overflow`] if they do not fill `room` as they should; then none of them may leave.
-    pub fn seal_all(&self, laid: &[FramedPacket], room: &mut [u8]) -> Result<(), DropReason> {
+    /// [`DropReason::Overflow`] if their lengths do not match `room`; none of them may be sent then.
+    pub fn seal_all(&self, framed: &[FramedPacket], room: &mut [u8]) -> Result<(), DropReason> {
         let mut rest = room;
         match &self.sa.lanes {
-            // One alone has nobody to share the lanes with.
-            Some(lanes) if laid.len() > 1 => laid.chunks(MAX_LANES).try_for_each(|group| {
+            // A single packet gains nothing from the multi-buffer kernel.
+            Some(lanes) if framed.len() > 1 => framed.chunks(MAX_LANES).try_for_each(|group| {
                 let mut packets: [SealJob<'_>; MAX_LANES] = Default::default();
-                for (packet, laid) in packets.iter_mut().zip(group) {
+                for (packet, framed) in packets.iter_mut().zip(group) {
                     *packet = SealJob {
-                        bytes: cut(&mut rest, laid.len)?,
-                        counter: laid.sequence,
-                        esn_high: self.high(laid.sequence),
+                        bytes: cut(&mut rest, framed.len)?,
+                        counter: framed.sequence,
+                        esn_high: self.high(framed.sequence),
                     };
                 }
                 let packets = packets.get_mut(..group.len()).ok_or(DropReason::Overflow)?;
                 lanes.seal(packets).map_err(|_| DropReason::Overflow)
             }),
-            Some(_) | None => laid.iter().try_for_each(|laid| {
-                let packet = cut(&mut rest, laid.len)?;
+            Some(_) | None => framed.iter().try_for_each(|framed| {
+                let packet = cut(&mut rest, framed.len)?;
                 self.sa
                     .sealer
-                    .seal(packet, HEADER, laid.sequence, self.high(laid.sequence))
+                    .seal(packet, HEADER, framed.sequence, self.high(framed.sequence))
                     .map_err(|_| DropReason::Overflow)
             }),
         }
     }
 
-    /// The half of the number that is authenticated and does not travel.
+    /// High half of the sequence number, which is authenticated but not sent.
     fn high(&self, sequence: u64) -> Option<u32> {
         match self.sa.suite.esn {
             Esn::No => None,
@@ -155,7 +154,7 @@ impl<'a> OutboundGuard<'a> {
         }
     }
 
-    /// Pretends that `sequence` numbers have been used.
+    /// Sets the sequence number as if `sequence` numbers were used.
     #[cfg(test)]
     pub(super) fn pretend_used(&mut self, sequence: u64) {
         self.used.sequence = sequence;
@@ -163,7 +162,7 @@ impl<'a> OutboundGuard<'a> {
     }
 }
 
-/// What others read is written once a batch.
+/// The shared counters are updated once a batch.
 impl Drop for OutboundGuard<'_> {
     fn drop(&mut self) {
         let Counted { sequence, bytes } = *self.used;
@@ -176,7 +175,7 @@ impl Drop for OutboundGuard<'_> {
     }
 }
 
-/// Takes the next `len` octets off the front.
+/// Splits the next `len` octets off the front.
 fn cut<'a>(rest: &mut &'a mut [u8], len: usize) -> Result<&'a mut [u8], DropReason> {
     let (packet, after) = std::mem::take(rest)
         .split_at_mut_checked(len)
@@ -191,7 +190,7 @@ mod tests {
     use crate::esp::testing::{SUITES, pair, seal, udp4};
 
     #[test]
-    fn several_sealed_at_once_are_what_each_would_be_alone() {
+    fn parallel_and_single_sealing_have_equal_results() {
         for words in SUITES
             .iter()
             .chain(&["aes128-sha1-esn", "aes256-sha256-esn"])
@@ -204,7 +203,7 @@ mod tests {
                 let mut room = vec![0; lens.sum()];
                 let mut rest = &mut room[..];
                 let mut guard = together.lock();
-                let laid: Vec<_> = packets
+                let framed: Vec<_> = packets
                     .iter()
                     .map(|inner| {
                         let packet = Packet::parse(inner).unwrap();
@@ -213,7 +212,7 @@ mod tests {
                         guard.frame(&packet, inner.len(), room).unwrap()
                     })
                     .collect();
-                guard.seal_all(&laid, &mut room).unwrap();
+                guard.seal_all(&framed, &mut room).unwrap();
                 drop(guard);
                 let expected: Vec<_> = packets.iter().map(|inner| seal(&alone, inner)).collect();
                 assert!(room == expected.concat(), "{words} {count}");
@@ -224,15 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_its_room_is_not_sealed() {
+    fn packets_that_do_not_match_the_buffer_are_not_sealed() {
         let (outbound, _) = pair("aes128-sha1");
         let inner = udp4(60);
         let packet = Packet::parse(&inner).unwrap();
         let mut room = vec![0; outbound.sealed_len(60)];
         let mut guard = outbound.lock();
-        let laid = guard.frame(&packet, 60, &mut room).unwrap();
+        let framed = guard.frame(&packet, 60, &mut room).unwrap();
         assert_eq!(
-            guard.seal_all(&[laid, laid], &mut room),
+            guard.seal_all(&[framed, framed], &mut room),
             Err(DropReason::Overflow)
         );
         for len in [0, 61] {
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_read_is_written_when_the_batch_ends() {
+    fn the_shared_counters_are_updated_at_the_end_of_the_batch() {
         let (outbound, _) = pair("aes128gcm16");
         let inner = udp4(60);
         let packet = Packet::parse(&inner).unwrap();

@@ -5,22 +5,22 @@
 //!  ───────────────────────────┼─────────────────────────────────────────┼──────────────────────────▶ sequence
 //!                       top - size                                     top
 //!
-//!  ring   [ word 0 ][ word 1 ][ word 2 ] … [ word n-1 ]      number s lives in word (s / 64) mod n, bit s mod 64
+//!  ring   [ word 0 ][ word 1 ][ word 2 ] … [ word n-1 ]      number s is in word (s / 64) mod n, bit s mod 64
 //! ```
 //!
 //! Moving the window forward clears the whole words it enters, nothing else. The ring has at least one word more than the
-//! window needs, so that clearing the word that `top` enters never forgets a number that is still inside the window.
+//! window needs, so that clearing the word that `top` enters never clears a number inside the window.
 //!
 //! Numbers are 64 bits wide throughout. Without extended sequence numbers the high half is zero; with them only the low half
 //! travels, and [`infer`] finds the high half from where the window stands.
 
-/// What a window's size may be, in packets.
+/// Allowed window sizes, in packets.
 pub const SIZES: std::ops::RangeInclusive<u32> = 64..=65_536;
 
-/// The size of a window nobody configured. Packets that take different paths, or worker threads, are late by hundreds.
+/// Default window size. Reordering across paths or worker threads delays packets by hundreds.
 pub const DEFAULT_SIZE: u32 = 4096;
 
-/// Which sequence numbers have been seen.
+/// Anti-replay window.
 #[derive(Debug)]
 pub struct Window {
     top: u64,
@@ -29,7 +29,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window of `size` packets; a size outside [`SIZES`] becomes the nearest one inside.
+    /// Empty window of `size` packets; a size outside [`SIZES`] is clamped.
     pub fn new(size: u32) -> Window {
         let size = u64::from(size.clamp(*SIZES.start(), *SIZES.end()));
         let words = size.div_ceil(64).saturating_add(1).next_power_of_two();
@@ -40,17 +40,17 @@ impl Window {
         }
     }
 
-    /// The highest number recorded so far; 0 before the first.
+    /// Highest recorded sequence number; 0 before the first.
     pub fn top(&self) -> u64 {
         self.top
     }
 
-    /// How many numbers, counted back from the highest, are told apart.
+    /// Window size.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether `sequence` is neither older than the window nor already recorded. Zero is never sent (RFC 4303 §2.2).
+    /// Whether `sequence` is inside or ahead of the window and not recorded. Zero is never sent (RFC 4303 §2.2).
     pub fn admits(&self, sequence: u64) -> bool {
         if sequence == 0 {
             return false;
@@ -66,8 +66,8 @@ impl Window {
                 .is_some_and(|word| word & bit(sequence) == 0)
     }
 
-    /// Records `sequence` and moves the window up to it. Only for a number that [`admits`](Window::admits) and whose packet
-    /// is authentic: a forged number that moved the window would shut the honest ones out (RFC 4303 §3.4.3).
+    /// Records `sequence` and moves the window up to it. The packet must be authentic and the number [admitted](Window::admits):
+    /// a forged number would exclude valid ones (RFC 4303 §3.4.3).
     pub fn record(&mut self, sequence: u64) {
         if sequence > self.top {
             let entered = (sequence / 64)
@@ -87,7 +87,7 @@ impl Window {
         }
     }
 
-    /// The ring's length is a power of two, so the mask is the remainder.
+    /// Index of the word; the ring length is a power of two.
     fn word(&self, sequence: u64) -> usize {
         (sequence / 64) as usize & self.ring.len().wrapping_sub(1)
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn e05_the_same_number_twice_is_refused() {
+    fn e05_a_repeated_number_is_rejected() {
         let mut window = Window::new(64);
         assert!(receive(&mut window, 7));
         assert!(!receive(&mut window, 7));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn e05_a_jump_of_two_to_the_31_moves_the_window_and_forgets_the_old() {
+    fn e05_a_jump_of_two_to_the_31_moves_the_window() {
         let mut window = Window::new(4096);
         assert!((1..=5000).all(|sequence| receive(&mut window, sequence)));
         let far = 5000 + (1 << 31);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_out_of_range_becomes_the_nearest() {
+    fn a_size_out_of_range_is_clamped() {
         assert_eq!(Window::new(0).size(), 64);
         assert_eq!(Window::new(1_000_000).size(), 65_536);
     }
@@ -203,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn e06_nothing_lies_before_zero_or_beyond_64_bits() {
+    fn e06_numbers_below_zero_or_beyond_64_bits_are_none() {
         assert_eq!(infer(0xffff_fff0, 5, 64), None);
         assert_eq!(infer(0, u64::MAX, 64), None);
     }
 
     #[test]
-    fn e06_a_replay_across_the_wrap_is_refused() {
+    fn e06_a_replay_across_the_wrap_is_rejected() {
         let wrap = 1u64 << 32;
         let mut window = Window::new(128);
         for sequence in wrap - 100..wrap + 20 {
@@ -252,7 +252,7 @@ mod tests {
 
         /// A sender within half the subspace of the window's top is always understood.
         #[test]
-        fn e06_inference_finds_what_was_sent(top in 70_000u64..1 << 40, ahead in 0u64..1 << 31, behind in 0u64..4096, forward: bool) {
+        fn e06_the_sent_number_is_inferred(top in 70_000u64..1 << 40, ahead in 0u64..1 << 31, behind in 0u64..4096, forward: bool) {
             let sent = if forward { top + ahead } else { top - behind };
             prop_assert_eq!(infer(sent as u32, top, 4096), Some(sent));
         }

@@ -1,7 +1,7 @@
-//! The security association database (RFC 4301 §4.4.2): which inbound SA a packet belongs to.
+//! Security association database (RFC 4301 §4.4.2): inbound SAs by SPI.
 //!
-//! An SPI is a number this gateway chose itself, so it alone names the SA, wherever the packet came from: a NAT may give the peer
-//! another address at any time (RFC 4301 §4.1, RFC 3948 §4).
+//! The gateway chooses the SPI, so it identifies the SA without the source address, which a NAT may change at any time (RFC 4301
+//! §4.1, RFC 3948 §4).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,33 +9,34 @@ use std::sync::Arc;
 
 use super::inbound::Inbound;
 
-/// Inbound SAs by SPI, each with what its owner keeps extra it. Built anew when an SA comes or goes, then only read.
+/// Inbound SAs by SPI, each with data of its owner. The table is rebuilt when an SA is added or removed, and is otherwise read
+/// only.
 #[derive(Debug)]
 pub struct Sad<T> {
     entries: HashMap<u32, Entry<T>, BuildHasherDefault<SpiHasher>>,
 }
 
-/// One SA and what is kept extra it.
+/// An SA with data of its owner.
 #[derive(Debug)]
 pub struct Entry<T> {
     /// The SA.
     pub sa: Arc<Inbound>,
-    /// Whatever its owner needs when a packet has been opened.
+    /// Data of the owner.
     pub extra: T,
 }
 
 impl<T> Sad<T> {
-    /// The SA that owns this SPI.
+    /// SA with this SPI.
     pub fn find(&self, spi: u32) -> Option<&Entry<T>> {
         self.entries.get(&spi)
     }
 
-    /// How many SAs there are.
+    /// Number of SAs.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -49,7 +50,7 @@ impl<T> Default for Sad<T> {
     }
 }
 
-/// Of two SAs with one SPI the later one stays.
+/// Of two SAs with one SPI the later one is kept.
 impl<T> FromIterator<(Arc<Inbound>, T)> for Sad<T> {
     fn from_iter<I: IntoIterator<Item = (Arc<Inbound>, T)>>(sas: I) -> Self {
         Sad {
@@ -61,7 +62,7 @@ impl<T> FromIterator<(Arc<Inbound>, T)> for Sad<T> {
     }
 }
 
-/// SPIs are our own random numbers, so nobody can aim them at one bucket and a multiplication is mixing enough.
+/// SPIs are random numbers of this gateway, which an attacker cannot choose, so a multiplication mixes enough.
 #[derive(Debug, Default)]
 struct SpiHasher(u64);
 

@@ -1,4 +1,4 @@
-//! What the tests of this folder and of `datapath` share: a pair of SAs that fit each other, and packets to carry.
+//! Shared by the tests of this folder and of `datapath`: a pair of SAs, and packets.
 
 use super::{HEADER, Inbound, Outbound};
 use crate::crypto::{Esn, EspProposal, EspSuite, Protection, SaKeys, Sealer, Secret};
@@ -29,7 +29,7 @@ pub(crate) fn suite(words: &str) -> EspSuite {
         .expect("one suite")
 }
 
-/// Keys of the right lengths; another `seed` gives other keys.
+/// Keys of the correct lengths, derived from `seed`.
 pub(crate) fn keys(protection: Protection, seed: u8) -> SaKeys {
     let integrity = protection
         .integrity
@@ -45,7 +45,7 @@ pub(crate) fn keys(protection: Protection, seed: u8) -> SaKeys {
     }
 }
 
-/// The guard side's view: 10.1.0.0/16 and fd01::/16 are behind it, 10.2.0.0/16 and fd02::/16 behind the guard side.
+/// Policy of the receiver: 10.1.0.0/16 and fd01::/16 are local, 10.2.0.0/16 and fd02::/16 remote.
 pub(crate) fn policy() -> Policy {
     let prefixes = |v4: &str, v6: &str| {
         [v4, v6]
@@ -58,7 +58,7 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
-/// The same from the guard side.
+/// The policy of the other peer.
 pub(crate) fn mirrored(policy: Policy) -> Policy {
     Policy {
         local: policy.remote,
@@ -66,7 +66,7 @@ pub(crate) fn mirrored(policy: Policy) -> Policy {
     }
 }
 
-/// What seals and what opens it.
+/// An outbound SA and its inbound SA.
 pub(crate) fn pair(words: &str) -> (Outbound, Inbound) {
     pair_with_spi(words, SPI)
 }
@@ -87,7 +87,7 @@ pub(crate) fn seal(sa: &Outbound, packet: &[u8]) -> Vec<u8> {
     room
 }
 
-/// An ESP packet with any plaintext, trailer included, as only the holder of the keys can make it.
+/// An ESP packet with any plaintext, trailer included, as only a holder of the keys can create it.
 pub(crate) fn craft(words: &str, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
     let suite = suite(words);
     let mut esp = [&SPI.to_be_bytes()[..], &(sequence as u32).to_be_bytes()].concat();
@@ -102,7 +102,7 @@ pub(crate) fn craft(words: &str, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
     esp
 }
 
-/// `inner` with proper padding and this next header.
+/// `inner` with valid padding and this next header.
 pub(crate) fn padded(words: &str, inner: &[u8], next: u8) -> Vec<u8> {
     let align = suite(words).protection.block().max(4);
     let pad = (align - (inner.len() + 2) % align) % align;
@@ -119,7 +119,7 @@ pub(crate) fn open(inbound: &Inbound, esp: &[u8]) -> Result<Vec<u8>, DropReason>
         .map(|opened| opened.packet.bytes().to_vec())
 }
 
-/// A UDP packet of `len` octets from the guard side to the guard side.
+/// A UDP packet of `len` octets from the sender's network to the receiver's.
 pub(crate) fn udp4(len: usize) -> Vec<u8> {
     ipv4([10, 2, 0, 5], [10, 1, 0, 7], len)
 }

@@ -1,8 +1,8 @@
-//! How much an SA has carried, readable from any thread.
+//! Traffic counters of one SA, readable from any thread.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Packets and octets carried. The octets are those of the inner packets.
+/// Packets, and octets of inner packets.
 #[derive(Debug, Default)]
 pub struct Traffic {
     packets: AtomicU64,
@@ -10,18 +10,18 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Adds what a batch, or one packet, has carried. The numbers guard nothing, so no order is asked of the memory.
+    /// Adds a packet or a batch. The counters order no other memory access, so relaxed ordering suffices.
     pub fn add(&self, packets: u64, bytes: u64) {
         self.packets.fetch_add(packets, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Packets so far.
+    /// Number of packets.
     pub fn packets(&self) -> u64 {
         self.packets.load(Relaxed)
     }
 
-    /// Octets of inner packets so far.
+    /// Octets of inner packets.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }

@@ -1,18 +1,18 @@
-//! What stands behind the inner packet, under the cipher (RFC 4303 §2.4 to §2.7).
+//! ESP trailer: padding, pad length and next header (RFC 4303 §2.4 to §2.7).
 //!
 //! ```text
-//!  ├───── inner packet ─────┤ [octets that hide its length] │ 1 │ 2 │ 3 │ … │ n │ pad length n │ next header │
-//!                                                             └──── padding ────┘
-//!  ├───────────────────────────────────── a multiple of the cipher's block ──────────────────────────────────┤
+//!  ├───── inner packet ─────┤ [TFC padding] │ 1 │ 2 │ 3 │ … │ n │ pad length n │ next header │
+//!                                           └──── padding ──────┘
+//!  ├─────────────────────────── a multiple of the cipher's block ────────────────────────────┤
 //! ```
 
 use crate::net::DropReason;
 pub(super) use crate::net::protocol::{IPV4, IPV6, NO_NEXT_HEADER};
 
-/// Octets of the shortest trailer: pad length and next header.
+/// Octets of the minimum trailer: pad length and next header.
 pub(super) const LEAST: usize = 2;
 
-/// The longest padding there can be.
+/// The maximum padding.
 #[allow(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -28,7 +28,7 @@ const COUNT: [u8; 255] = {
     count
 };
 
-/// Octets of the trailer that brings `inner` octets to a multiple of `align`, which is at most 256.
+/// Octets of the trailer that aligns `inner` octets to `align`, at most 256.
 pub(super) fn len(inner: usize, align: usize) -> usize {
     let over = inner.saturating_add(LEAST).checked_rem(align).unwrap_or(0);
     let padding = if over == 0 {
@@ -39,7 +39,7 @@ pub(super) fn len(inner: usize, align: usize) -> usize {
     padding.saturating_add(LEAST)
 }
 
-/// Fills `trailer` with padding that counts, its length and the next header.
+/// Writes padding, pad length and next header.
 pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
     let (padding, last) = trailer.split_last_chunk_mut::<LEAST>()?;
     padding.copy_from_slice(COUNT.get(..padding.len())?);
@@ -47,9 +47,9 @@ pub(super) fn write(trailer: &mut [u8], next: u8) -> Option<()> {
     Some(())
 }
 
-/// Takes the trailer off an authentic plaintext: what is left, and the IP version it says to be.
+/// Splits the trailer off an authentic plaintext and returns the payload and its IP version.
 pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), DropReason> {
-    // The padding counts 1, 2, 3 (RFC 4303 §2.4), and a receiver should look.
+    // Padding counts 1, 2, 3, and receivers should check it (RFC 4303 §2.4).
     let (rest, [pad_length, next]) = plaintext
         .split_last_chunk::<LEAST>()
         .ok_or(DropReason::Padding)?;
@@ -62,7 +62,7 @@ pub fn read(plaintext: &[u8]) -> Result<(&[u8], u8), DropReason> {
         return Err(DropReason::Padding);
     }
 
-    // A dummy is discarded in silence (RFC 4303 §2.6).
+    // Dummies are discarded silently (RFC 4303 §2.6).
     match *next {
         IPV4 => Ok((inner, 4)),
         IPV6 => Ok((inner, 6)),
@@ -77,7 +77,7 @@ mod tests {
     use crate::esp::testing::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn trailers_round_trip() {
         for (align, inner) in [4, 8, 16]
             .into_iter()
             .flat_map(|align| (0..40).map(move |inner| (align, inner)))
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_padding_longer_than_the_payload_is_refused() {
+    fn e04_padding_longer_than_the_payload_is_dropped() {
         for words in SUITES {
             let (_, inbound) = pair(words);
             let mut plaintext = padded(words, &udp4(40), IPV4);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_padding_that_does_not_count_is_refused() {
+    fn e04_padding_with_wrong_octets_is_dropped() {
         let words = "aes128-sha1";
         let (_, inbound) = pair(words);
         let mut plaintext = padded(words, &udp4(40), IPV4);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_the_longest_padding_is_accepted() {
+    fn e04_the_maximum_padding_is_accepted() {
         let words = "aes128gcm16";
         let (_, inbound) = pair(words);
         let mut plaintext = udp4(35);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_next_headers_other_than_what_is_inside_are_refused() {
+    fn e04_a_next_header_that_contradicts_the_payload_is_dropped() {
         for words in SUITES {
             let (_, inbound) = pair(words);
             let mut sequence = 0;
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_a_tail_behind_the_inner_packet_is_cut_and_a_length_beyond_it_refused() {
+    fn e04_tfc_padding_is_removed_and_a_truncated_inner_packet_dropped() {
         for words in SUITES {
             let (_, inbound) = pair(words);
             for (inner, next) in [(udp4(60), IPV4), (udp6(60), IPV6)] {
