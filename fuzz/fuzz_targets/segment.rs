@@ -79,7 +79,7 @@ fn cut(packet: &Packet<'_>, train: &GsoPacket) -> Option<Vec<Vec<u8>>> {
             out
         })
         .collect();
-    assert!(pieces.len() == count && (1..=Segments::MOST).contains(&count));
+    assert!(pieces.len() == count && (1..=Segments::MAX).contains(&count));
     assert_eq!(pieces.iter().map(Vec::len).max(), Some(longest));
     Some(pieces)
 }

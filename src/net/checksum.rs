@@ -2,36 +2,36 @@
 
 use std::net::IpAddr;
 
-/// A ones' complement sum that is not folded yet.
+/// Ones' complement sum, not folded.
 ///
-/// It counts in the machine's own byte order, which changes nothing but the order of the octets in the result (RFC 1071 §2 (B)),
-/// and in words longer than 16 bits whose carries are added at the end (§2 (C)).
+/// The sum uses the byte order of the machine, which only swaps the octets of the result (RFC 1071 §2 (B)), and words longer than
+/// 16 bits, whose carries are added at the end (§2 (C)).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
 /// Octets added in one step.
 const BLOCK: usize = 32;
 
-/// What the words of many blocks are added to, each to its own. A word and its carry are two instructions, and the sums do not wait
-/// for each other.
+/// Independent sums, one for each word of a block, so that additions need not wait for each other. A word and its carry are two
+/// instructions.
 #[derive(Default)]
-struct Lanes([u128; BLOCK / 8]);
+struct BlockSums([u128; BLOCK / 8]);
 
-impl Lanes {
+impl BlockSums {
     #[inline]
     fn add(&mut self, block: &[u8; BLOCK]) {
         let (words, _) = block.as_chunks::<8>();
-        for (lane, word) in self.0.iter_mut().zip(words) {
-            *lane = lane.wrapping_add(u128::from(u64::from_ne_bytes(*word)));
+        for (sum, word) in self.0.iter_mut().zip(words) {
+            *sum = sum.wrapping_add(u128::from(u64::from_ne_bytes(*word)));
         }
     }
 
-    /// Both halves of every lane, and the carries.
+    /// Sum of all words, with the carries folded in.
     fn total(&self) -> u64 {
         let sum = self
             .0
             .iter()
-            .fold(0, |sum: u128, lane| sum.wrapping_add(*lane));
+            .fold(0, |sum: u128, word| sum.wrapping_add(*word));
         let (carries, low) = ((sum >> 64) as u64, sum as u64);
         carries
             .wrapping_add(low >> 32)
@@ -40,7 +40,7 @@ impl Lanes {
 }
 
 impl Sum {
-    /// The sum over the pseudo-header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1). `None` for addresses of two families.
+    /// Sum over the pseudo-header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1). `None` for addresses of different families.
     #[must_use]
     pub fn pseudo_header(
         source: IpAddr,
@@ -58,24 +58,24 @@ impl Sum {
         }
     }
 
-    /// Adds octets. Only the last that are added may be odd in number.
+    /// Adds octets. Only the last call may add an odd number.
     #[must_use]
     pub fn plus(self, bytes: &[u8]) -> Sum {
         let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-        let mut lanes = Lanes::default();
+        let mut sums = BlockSums::default();
         for block in blocks {
-            lanes.add(block);
+            sums.add(block);
         }
-        Sum(self.0.wrapping_add(lanes.total())).plus_few(rest)
+        Sum(self.0.wrapping_add(sums.total())).plus_few(rest)
     }
 
-    /// Adds a number of 16 bits. Its complement (`!word`) takes it away again.
+    /// Adds a 16-bit number. Adding its complement (`!word`) subtracts it.
     #[must_use]
     pub const fn plus_word(self, word: u16) -> Sum {
         Sum(self.0.wrapping_add(word.to_be() as u64))
     }
 
-    /// The sum in 16 bits.
+    /// Folds the sum to 16 bits.
     #[must_use]
     pub const fn fold(self) -> u16 {
         let mut sum = self.0;
@@ -85,13 +85,13 @@ impl Sum {
         u16::from_be(sum as u16)
     }
 
-    /// The checksum: the complement of the sum.
+    /// Checksum: the complement of the folded sum.
     #[must_use]
     pub const fn finish(self) -> u16 {
         !self.fold()
     }
 
-    /// Adds what is less than a block.
+    /// Adds less than a block.
     #[inline]
     fn plus_few(self, bytes: &[u8]) -> Sum {
         let (words, rest) = bytes.as_chunks::<4>();
@@ -105,13 +105,13 @@ impl Sum {
     }
 }
 
-/// The checksum of `bytes` alone, as IPv4 headers and ICMP have it. Zero if a right checksum is among them.
+/// Checksum of `bytes`, as in IPv4 headers and ICMP. Zero if `bytes` contain a correct checksum.
 #[must_use]
 pub fn of(bytes: &[u8]) -> u16 {
     Sum::default().plus(bytes).finish()
 }
 
-/// The checksum after one aligned 16-bit word under it changed from `old` to `new` (RFC 1624 §3, equation 3).
+/// Checksum after a 16-bit word changed from `old` to `new` (RFC 1624 §3, equation 3).
 #[must_use]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::default()
@@ -121,16 +121,16 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
         .finish()
 }
 
-/// Completes a transport checksum that the kernel left to the hardware (`VIRTIO_NET_HDR_F_NEEDS_CSUM`): sums from `start` to the
-/// end of the packet, where the field `offset` octets behind `start` already holds the pseudo-header's sum, and writes the result
-/// there. False, and nothing written, if the two lie outside the packet.
+/// Completes a partial transport checksum (`VIRTIO_NET_HDR_F_NEEDS_CSUM`): sums from `start` to the end of the packet, where the
+/// field at `offset` already contains the pseudo-header sum, and writes the result there. Returns false and writes nothing if the
+/// field lies outside the packet.
 #[must_use]
 pub fn complete(packet: &mut [u8], start: usize, offset: usize) -> bool {
     let Some(covered) = packet.get_mut(start..) else {
         return false;
     };
     let checksum = match of(covered) {
-        // In UDP zero means that there is none (RFC 768), and elsewhere both zeros are the same.
+        // Checksum zero means no checksum in UDP (RFC 768); elsewhere both zeros are equivalent.
         0 => 0xffff,
         checksum => checksum,
     };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     /// RFC 1071 §4.1, word by word.
-    fn plainly(bytes: &[u8]) -> u16 {
+    fn reference_sum(bytes: &[u8]) -> u16 {
         let words = bytes.chunks(2).map(|word| {
             u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or_default())
         });
@@ -198,24 +198,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_and_words_sum_as_the_plain_way_does(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..150) {
+        fn blocks_and_words_sum_like_the_reference(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..150) {
             let (first, second) = bytes.split_at((cut * 2).min(bytes.len()));
             let sum = Sum::default().plus(first).plus(second);
-            prop_assert_eq!(sum.fold(), plainly(&bytes));
-            prop_assert_eq!(Sum::default().plus(&bytes).fold(), plainly(&bytes));
+            prop_assert_eq!(sum.fold(), reference_sum(&bytes));
+            prop_assert_eq!(Sum::default().plus(&bytes).fold(), reference_sum(&bytes));
             let words = bytes.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
             let whole = &bytes[..bytes.len() & !1];
-            prop_assert_eq!(words.fold(Sum::default(), Sum::plus_word).fold(), plainly(whole));
+            prop_assert_eq!(words.fold(Sum::default(), Sum::plus_word).fold(), reference_sum(whole));
         }
 
         #[test]
-        fn an_update_is_as_good_as_a_new_sum(mut bytes in prop::collection::vec(any::<u8>(), 4..64), new: u16) {
+        fn an_update_equals_a_new_sum(mut bytes in prop::collection::vec(any::<u8>(), 4..64), new: u16) {
             bytes.truncate(bytes.len() & !1);
             let before = of(&bytes);
             let old = u16::from_be_bytes([bytes[2], bytes[3]]);
             bytes[2..4].copy_from_slice(&new.to_be_bytes());
             let updated = update(before, old, new);
-            // Both zeros of ones' complement arithmetic stand for the same sum.
+            // Both zeros of ones' complement arithmetic represent the same sum.
             prop_assert_eq!(updated % 0xffff, of(&bytes) % 0xffff);
         }
     }

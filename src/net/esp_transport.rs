@@ -1,4 +1,4 @@
-//! What carries an ESP packet from one gateway to the other.
+//! Transport of ESP packets between gateways.
 //!
 //! ```text
 //!   Udp   │ IP │ UDP 4500 │ ESP …     RFC 3948: passes a NAT, which needs ports
@@ -9,19 +9,19 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What stands between the outer IP header and ESP.
+/// Encapsulation of ESP packets between gateways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EspTransport {
-    /// A UDP header (RFC 3948).
+    /// UDP header (RFC 3948).
     #[default]
     Udp,
-    /// Nothing: IP protocol 50.
+    /// None: IP protocol 50 (RFC 4303).
     Esp,
 }
 
 impl EspTransport {
-    /// Octets it puts between the outer IP header and ESP.
+    /// Octets between the outer IP header and ESP.
     pub const fn overhead(self) -> usize {
         match self {
             EspTransport::Udp => 8,
@@ -29,7 +29,7 @@ impl EspTransport {
         }
     }
 
-    /// The word of status reports and logs.
+    /// Word in status reports and logs.
     pub const fn word(self) -> &'static str {
         match self {
             EspTransport::Udp => "udp",

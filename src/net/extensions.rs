@@ -7,22 +7,22 @@
 use super::packet::{FragmentKind, fragment_kind};
 use super::protocol::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
 
-/// What stands behind the extension headers of a packet.
+/// Upper-layer header behind the extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Upper {
-    /// Its protocol.
+    /// Upper-layer protocol.
     pub(super) protocol: u8,
-    /// Where it starts; in a fragment that is not the first, where the fragment's payload starts.
+    /// Start of the header; in a later fragment, start of the fragment's payload.
     pub(super) offset: usize,
-    /// Which part of a packet this is.
+    /// Fragment kind of the packet.
     pub(super) fragment: FragmentKind,
 }
 
-/// Walks the headers from the one of type `first` at `start`. Those that RFC 4301 §4.4.1.1 says to skip are skipped; anything else
-/// is the upper layer. `None` if a header is cut, out of place, or one too many.
+/// Walks the headers from the one of type `first` at `start`. The headers named in RFC 4301 §4.4.1.1 are skipped; any other is
+/// the upper layer. `None` if a header is truncated or misplaced, or there are too many.
 pub(super) fn walk_extensions(bytes: &[u8], first: u8, start: usize) -> Option<Upper> {
     let (mut protocol, mut offset, mut fragment) = (first, start, None);
-    for nth in 0..=MOST {
+    for nth in 0..=MAX_HEADERS {
         let rest = bytes.get(offset..)?;
         let length = match protocol {
             // RFC 8200 §4.1: only directly behind the fixed header.
@@ -67,8 +67,8 @@ pub(super) fn walk_extensions(bytes: &[u8], first: u8, start: usize) -> Option<U
     None
 }
 
-/// More extension headers than any honest packet has.
-const MOST: usize = 8;
+/// Maximum number of extension headers.
+const MAX_HEADERS: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_header_without_fragments_means_nothing() {
+    fn an_atomic_fragment_is_a_whole_packet() {
         let upper = Upper {
             protocol: TCP,
             offset: 8,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ipsec_protects_is_an_upper_layer() {
+    fn esp_ah_and_unknown_headers_are_the_upper_layer() {
         for protocol in [50, 51, 59, 135, 139] {
             let upper = Upper {
                 protocol,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn e10_behind_the_header_of_a_later_fragment_nothing_is_read() {
+    fn e10_nothing_is_read_behind_the_fragment_header_of_a_later_fragment() {
         let later = [DESTINATION_OPTIONS, 0, 0, 8, 0, 0, 0, 9];
         let upper = Upper {
             protocol: DESTINATION_OPTIONS,
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_extension_headers_that_lie_are_refused() {
+    fn e11_inconsistent_extension_headers_are_rejected() {
         for (bytes, first, case) in [
             (vec![], HOP_BY_HOP, "a jumbogram"),
             (vec![TCP], HOP_BY_HOP, "cut"),

@@ -1,9 +1,9 @@
-//! Cutting an IPv4 packet into fragments (RFC 791 §3.2) before it is encrypted.
+//! IPv4 fragmentation (RFC 791 §3.2) before encryption.
 //!
 //! ```text
 //! | header, options | payload ………………………………………………………… |
-//! | header, options | payload …… |                     more
-//! | header, copied options | …… payload …… |           more
+//! | header, options | payload …… |                     MF
+//! | header, copied options | …… payload …… |           MF
 //! | header, copied options | …… payload |
 //! ```
 
@@ -11,33 +11,33 @@ use super::checksum;
 use super::drop_reason::DropReason;
 use super::packet::Packet;
 
-/// The fragments of a packet, in order. Nothing is copied until a fragment is written.
+/// Fragments of a packet, in order. Nothing is copied until a fragment is written.
 #[derive(Clone, Debug)]
 pub struct Fragments<'a> {
-    /// Of the next fragment.
-    header: Head,
-    /// Of those behind the first.
-    later: Head,
+    /// Header of the next fragment.
+    header: Ipv4Header,
+    /// Header of the fragments behind the first.
+    later: Ipv4Header,
     rest: &'a [u8],
-    /// Where `rest` starts in the packet as its sender sent it, in units of 8 octets.
+    /// Offset of `rest` in the original packet, in units of 8 octets.
     offset: u16,
-    /// Whether the packet is itself a fragment with others behind it.
+    /// MF bit of the packet itself, set if the packet is a fragment.
     more_behind: u16,
     mtu: usize,
     done: bool,
 }
 
-/// One fragment: a header of its own and a part of the packet's payload.
+/// One fragment: its header and a part of the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Fragment<'a> {
-    header: Head,
+    header: Ipv4Header,
     payload: &'a [u8],
 }
 
-/// Cuts `packet` so that every fragment fits `mtu`. A packet that fits comes out as one fragment, unchanged.
+/// Splits `packet` so that every fragment fits `mtu`. A packet that fits is returned unchanged as the only fragment.
 ///
 /// # Errors
-/// [`DropReason::TooBig`] if it does not fit and may not be cut: DF is set, it is IPv6, or the MTU is absurdly small.
+/// [`DropReason::TooBig`] if the packet does not fit and may not be fragmented: DF is set, it is IPv6, or the MTU is below 28.
 pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, DropReason> {
     let mtu = usize::from(mtu);
     let bytes = packet.bytes();
@@ -46,7 +46,7 @@ pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, Dro
         return Err(DropReason::TooBig);
     }
     if fits {
-        let whole = Head::default();
+        let whole = Ipv4Header::default();
         return Ok(Fragments {
             header: whole,
             later: whole,
@@ -58,7 +58,7 @@ pub fn fragments<'a>(packet: &Packet<'a>, mtu: u16) -> Result<Fragments<'a>, Dro
         });
     }
     let (header, rest) = split(bytes).ok_or(DropReason::Malformed)?;
-    // RFC 791 §3.2: at least 8 octets of payload in each.
+    // RFC 791 §3.2: each fragment has at least 8 octets of payload.
     if mtu < header.len.saturating_add(8) {
         return Err(DropReason::TooBig);
     }
@@ -101,7 +101,7 @@ impl<'a> Iterator for Fragments<'a> {
 }
 
 impl Fragment<'_> {
-    /// Octets of the whole fragment.
+    /// Octets of the fragment with its header.
     #[must_use]
     #[allow(
         clippy::len_without_is_empty,
@@ -111,7 +111,7 @@ impl Fragment<'_> {
         self.header.len.saturating_add(self.payload.len())
     }
 
-    /// Writes the fragment into `out`, which has exactly [`Fragment::len`] octets; false, and nothing written, if it has not.
+    /// Writes the fragment into `out`, whose length must be [`Fragment::len`]. Returns false and writes nothing otherwise.
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> bool {
         if out.len() != self.len() {
@@ -127,32 +127,32 @@ impl Fragment<'_> {
     }
 }
 
-/// The flags and offset field: more fragments follow.
+/// MF bit in the flags and offset field.
 const MORE: u16 = 0x2000;
 
-/// The flags and offset field: where this fragment starts, in units of 8 octets.
+/// Fragment offset in the flags and offset field, in units of 8 octets.
 const OFFSET: u16 = 0x1fff;
 
 const FIXED_LEN: usize = 20;
-const LARGEST_LEN: usize = 60;
+const MAX_LEN: usize = 60;
 
-/// An IPv4 header; of no length where the packet is passed on as it is.
+/// IPv4 header; empty if the packet is passed on unchanged.
 #[derive(Clone, Copy, Debug)]
-struct Head {
-    octets: [u8; LARGEST_LEN],
+struct Ipv4Header {
+    octets: [u8; MAX_LEN],
     len: usize,
 }
 
-impl Default for Head {
-    fn default() -> Head {
-        Head {
-            octets: [0; LARGEST_LEN],
+impl Default for Ipv4Header {
+    fn default() -> Ipv4Header {
+        Ipv4Header {
+            octets: [0; MAX_LEN],
             len: 0,
         }
     }
 }
 
-impl Head {
+impl Ipv4Header {
     fn bytes(&self) -> &[u8] {
         self.octets.get(..self.len).unwrap_or_default()
     }
@@ -170,10 +170,10 @@ impl Head {
         u16::from_be_bytes([f0, f1])
     }
 
-    /// Fills in what differs between fragments: lengths, place, checksum.
+    /// Sets the fields that differ between fragments: lengths, flags and offset, checksum.
     fn set(&mut self, payload: usize, field: u16) {
         let total = u16::try_from(self.len.saturating_add(payload)).unwrap_or(u16::MAX);
-        // At most 60 octets: fifteen words.
+        // At most 60 octets: 15 words.
         let words = u8::try_from(self.len >> 2).unwrap_or(0x0f) & 0x0f;
         let [first, _, l0, l1, _, _, f0, f1, _, _, c0, c1, ..] = &mut self.octets;
         *first = 0x40 | words;
@@ -185,9 +185,9 @@ impl Head {
         [*c0, *c1] = sum.to_be_bytes();
     }
 
-    /// The header of the fragments behind the first: only options whose copied flag is set go along (RFC 791 §3.1).
-    fn with_copied_options(&self) -> Head {
-        let mut later = Head::default();
+    /// Header of the fragments behind the first: only options with the copied flag are kept (RFC 791 §3.1).
+    fn with_copied_options(&self) -> Ipv4Header {
+        let mut later = Ipv4Header::default();
         let (fixed, mut options) = self.bytes().split_at_checked(FIXED_LEN).unwrap_or_default();
         later.push(fixed);
         while let &[kind, ref behind @ ..] = options {
@@ -196,7 +196,7 @@ impl Head {
                 (NO_OPERATION, _) => 1,
                 (_, Some(length)) => usize::from(*length),
             };
-            // An option that is cut or claims no length: what follows cannot be read.
+            // Behind a truncated option, or one of length zero, nothing can be read.
             let Some((option, rest)) = options.split_at_checked(length).filter(|_| length > 0)
             else {
                 break;
@@ -217,11 +217,11 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const COPIED: u8 = 0x80;
 
-/// The header and the payload.
-fn split(bytes: &[u8]) -> Option<(Head, &[u8])> {
+/// Splits the header off.
+fn split(bytes: &[u8]) -> Option<(Ipv4Header, &[u8])> {
     let length = usize::from(bytes.first()? & 0x0f).saturating_mul(4);
     let (header, payload) = bytes.split_at_checked(length)?;
-    let mut head = Head::default();
+    let mut head = Ipv4Header::default();
     head.push(header);
     Some((head, payload))
 }
@@ -261,7 +261,7 @@ mod tests {
         Ok(written.collect())
     }
 
-    /// What a receiver makes of fragments: the payload, each piece where its header says.
+    /// Reassembles fragments as a receiver does.
     fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
         let mut payload = Vec::new();
         for (nth, piece) in pieces.iter().enumerate() {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_a_packet_without_df_is_cut_to_fit() {
+    fn e13_a_packet_without_df_is_fragmented_to_the_mtu() {
         let bytes = packet(&[], 2900);
         let pieces = cut(&bytes, 1390).unwrap();
         assert_eq!(
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_passed_on_unchanged() {
+    fn a_packet_that_fits_is_unchanged() {
         let mut bytes = packet(&[], 1000);
         bytes[6] = 0x40;
         assert_eq!(cut(&bytes, 1028), Ok(vec![bytes.clone()]));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_what_may_not_be_cut_is_too_big() {
+    fn e13_a_packet_that_may_not_be_fragmented_is_too_big() {
         let mut v6 = Vec::new();
         PacketBuilder::ipv6([0x20; 16], [0x21; 16], 64)
             .udp(1, 2)
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn only_options_marked_so_are_copied() {
+    fn only_options_with_the_copied_flag_are_copied() {
         let options = [1, 0x07, 3, 4, 0x83, 3, 8, 0]; // no operation, record route, loose source route (copied), end
         let pieces = cut(&packet(&options, 100), 68).unwrap();
         assert_eq!(pieces[0][20..28], options);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_lie_end_the_copying() {
+    fn malformed_options_end_the_copying() {
         for options in [
             [0x83, 0, 0x83, 4],
             [0x83, 255, 0, 0],
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn e10_a_fragment_is_cut_further_in_its_place() {
+    fn e10_a_fragment_is_fragmented_again_at_its_offset() {
         let bytes = packet(&[], 2900);
         let whole = cut(&bytes, 1500).unwrap();
         let further: Vec<Vec<u8>> = whole
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_of_another_size_is_left_alone() {
+    fn a_buffer_of_wrong_length_is_unchanged() {
         let bytes = packet(&[], 100);
         let fragment = fragments(&Packet::parse(&bytes).unwrap(), 1500)
             .unwrap()
@@ -369,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_size_survives_every_mtu(size in 0_usize..4000, mtu in 28_u16..1600) {
+        fn every_size_reassembles_for_every_mtu(size in 0_usize..4000, mtu in 28_u16..1600) {
             let bytes = packet(&[], size);
             let pieces = cut(&bytes, mtu).unwrap();
             prop_assert!(pieces.iter().all(|piece| piece.len() <= usize::from(mtu)));

@@ -1,29 +1,30 @@
-//! ICMP errors towards the sender of a packet that is not carried.
+//! ICMP errors to the sender of a packet that is not carried.
 //!
 //! ```text
 //! | IP from `from` to the sender | type | code | checksum | 0 or MTU | as much of the packet as may be quoted |
 //! ```
 //!
-//! The error enters the host through the tunnel's own device. Linux drops what arrives with one of its own addresses as a martian
-//! source, so `from` is best the packet's destination: that address lies behind the device.
+//! The error enters the host through the tunnel's device. Linux drops packets with one of its own addresses as source ("martian
+//! source"), so `from` should be the destination of the packet: that address is behind the device.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::address::never_a_source;
+use super::address::is_invalid_source;
 use super::checksum::{self, Sum};
 use super::packet::{FragmentKind, Packet};
 use super::protocol::{ICMP, ICMPV6};
 use super::{MIN_MTU_IPV4, MIN_MTU_IPV6};
 
-/// Writes "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 §3.2) with `mtu` about `packet` into `out`, as if it came
-/// from `from`. False if no error may be sent about this packet, or `from` is of another family or no single host's.
+/// Writes "fragmentation needed" (RFC 1191) or "packet too big" (RFC 4443 §3.2) with `mtu` about `packet` into `out`, with source
+/// address `from`. Returns false if no error may be sent about the packet, or `from` is of the other family or not a unicast
+/// address.
 #[must_use]
 pub fn too_big(packet: &Packet<'_>, mtu: u16, from: IpAddr, out: &mut Vec<u8>) -> bool {
     write(
         packet,
         from,
         out,
-        &Error {
+        &IcmpError {
             v4: (3, 4),
             v6: (2, 0),
             mtu,
@@ -32,15 +33,15 @@ pub fn too_big(packet: &Packet<'_>, mtu: u16, from: IpAddr, out: &mut Vec<u8>) -
     )
 }
 
-/// Writes "destination unreachable, administratively prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1) about `packet` into `out`, as if
-/// it came from `from`. False if no error may be sent about this packet, or `from` is of another family or no single host's.
+/// Writes "destination unreachable, administratively prohibited" (RFC 1812 §5.2.7.1, RFC 4443 §3.1) about `packet` into `out`,
+/// with source address `from`. Returns false as [`too_big`] does.
 #[must_use]
 pub fn unreachable(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>) -> bool {
     write(
         packet,
         from,
         out,
-        &Error {
+        &IcmpError {
             v4: (3, 13),
             v6: (1, 1),
             mtu: 0,
@@ -49,15 +50,15 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>) -> bool
     )
 }
 
-/// An error in both families: type and code.
-struct Error {
+/// Type and code of an error for both families.
+struct IcmpError {
     v4: (u8, u8),
     v6: (u8, u8),
     mtu: u16,
     to_multicast: Multicast,
 }
 
-/// What happens to an error about a packet that goes to a multicast group.
+/// Whether packets to a multicast group are answered.
 #[derive(PartialEq, Eq)]
 enum Multicast {
     Silent,
@@ -65,7 +66,7 @@ enum Multicast {
     V6Answered,
 }
 
-/// RFC 1812 §4.3.2.3: no more than this, so that it arrives whole everywhere.
+/// RFC 1812 §4.3.2.3: maximum size, so that the error arrives unfragmented.
 const MAX_V4: usize = MIN_MTU_IPV4 as usize;
 
 /// RFC 4443 §2.4 (c): the minimum MTU of IPv6.
@@ -76,8 +77,8 @@ const PRECEDENCE: u8 = 0xc0;
 
 const HOPS: u8 = 64;
 
-fn write(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>, error: &Error) -> bool {
-    if never_a_source(from) || !may_answer(packet, error) {
+fn write(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>, error: &IcmpError) -> bool {
+    if is_invalid_source(from) || !may_answer(packet, error) {
         return false;
     }
     out.clear();
@@ -89,9 +90,8 @@ fn write(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>, error: &Error) ->
     true
 }
 
-/// RFC 1122 §3.2.2, RFC 4443 §2.4 (e): no error about an error, a fragment that is not the first, or a packet whose sender is not
-/// one host.
-fn may_answer(packet: &Packet<'_>, error: &Error) -> bool {
+/// RFC 1122 §3.2.2, RFC 4443 §2.4 (e): no error about an ICMP error, a later fragment, or a packet from or to several hosts.
+fn may_answer(packet: &Packet<'_>, error: &IcmpError) -> bool {
     let destination_is_group = match packet.destination() {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_multicast() && error.to_multicast == Multicast::Silent,
@@ -99,21 +99,21 @@ fn may_answer(packet: &Packet<'_>, error: &Error) -> bool {
     let is_error = match (packet.protocol(), packet.ports()) {
         (ICMP, Some((kind_and_code, _))) => matches!(kind_and_code >> 8, 3 | 4 | 5 | 11 | 12),
         (ICMPV6, Some((kind_and_code, _))) => matches!(kind_and_code >> 8, 0..=127 | 137),
-        // The type is cut off: it might be one.
+        // The type is truncated; the packet may be an error.
         (ICMP | ICMPV6, None) => true,
         (_, _) => false,
     };
     packet.fragment() != FragmentKind::Later
-        && !never_a_source(packet.source())
+        && !is_invalid_source(packet.source())
         && !destination_is_group
         && !is_error
 }
 
-fn write_v4(about: &[u8], from: Ipv4Addr, to: Ipv4Addr, error: &Error, out: &mut Vec<u8>) {
+fn write_v4(about: &[u8], from: Ipv4Addr, to: Ipv4Addr, error: &IcmpError, out: &mut Vec<u8>) {
     let quote = about.get(..MAX_V4.saturating_sub(28)).unwrap_or(about);
     let total = u16::try_from(quote.len().saturating_add(28)).unwrap_or(u16::MAX);
     let [l0, l1] = total.to_be_bytes();
-    // DF is set and so the identification means nothing (RFC 6864 §4.1).
+    // With DF set, the identification has no meaning (RFC 6864 §4.1).
     out.extend_from_slice(&[0x45, PRECEDENCE, l0, l1, 0, 0, 0x40, 0, HOPS, ICMP, 0, 0]);
     out.extend_from_slice(&from.octets());
     out.extend_from_slice(&to.octets());
@@ -126,7 +126,7 @@ fn write_v4(about: &[u8], from: Ipv4Addr, to: Ipv4Addr, error: &Error, out: &mut
     fill(out, 22, Sum::default().plus(&header).plus(quote).finish());
 }
 
-fn write_v6(about: &[u8], from: Ipv6Addr, to: Ipv6Addr, error: &Error, out: &mut Vec<u8>) {
+fn write_v6(about: &[u8], from: Ipv6Addr, to: Ipv6Addr, error: &IcmpError, out: &mut Vec<u8>) {
     let quote = about.get(..MAX_V6.saturating_sub(48)).unwrap_or(about);
     let length = u16::try_from(quote.len().saturating_add(8)).unwrap_or(u16::MAX);
     let [l0, l1] = length.to_be_bytes();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_the_sender_learns_the_mtu_of_an_ipv4_packet() {
+    fn e13_an_ipv4_sender_gets_fragmentation_needed_with_the_mtu() {
         let bytes = udp(4, 1472);
         let error = answer(&bytes, 1390).unwrap();
         assert_eq!(error.len(), 576);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_the_sender_learns_the_mtu_of_an_ipv6_packet() {
+    fn e13_an_ipv6_sender_gets_packet_too_big_with_the_mtu() {
         let bytes = udp(6, 1452);
         let error = answer(&bytes, 1370).unwrap();
         assert_eq!(error.len(), 1280);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_prohibited_is_answered_as_such() {
+    fn a_prohibited_packet_gets_administratively_prohibited() {
         for (version, expected) in [(4, (20, [3, 13])), (6, (40, [1, 1]))] {
             let bytes = udp(version, 20);
             let packet = Packet::parse(&bytes).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_no_error_answers_what_may_not_be_answered() {
+    fn e13_no_error_answers_errors_later_fragments_or_group_addresses() {
         let edit = |version: u8, edits: &[(usize, u8)]| {
             let mut bytes = udp(version, 100);
             edits.iter().for_each(|&(at, value)| bytes[at] = value);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_group_learns_the_mtu_but_not_that_it_is_prohibited() {
+    fn a_packet_to_an_ipv6_group_gets_packet_too_big_only() {
         let mut bytes = udp(6, 100);
         bytes[24] = 0xff;
         let packet = Packet::parse(&bytes).unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_the_other_family_cannot_answer() {
+    fn a_source_of_the_other_family_is_rejected() {
         let bytes = udp(4, 100);
         let packet = Packet::parse(&bytes).unwrap();
         assert!(!too_big(

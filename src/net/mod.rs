@@ -1,7 +1,7 @@
-//! Numbers and bytes of the Internet layer that every other layer shares.
+//! Types and functions of the Internet layer that all other layers share.
 //!
-//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums, packets cut
-//! and joined, and the reasons why a packet is not carried. All functions are total over hostile bytes.
+//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums,
+//! segmentation and coalescing of packets, and drop reasons. All functions are total over untrusted bytes.
 #![cfg_attr(
     not(test),
     deny(
@@ -42,7 +42,7 @@ pub use esp_transport::EspTransport;
 pub use log_limit::LogLimit;
 pub use numbers::{IKE_PORT, MIN_MTU_IPV4, MIN_MTU_IPV6, NAT_PORT, protocol};
 pub use packet::{FragmentKind, Packet};
-pub use policy::{MOST_SELECTORS, Policy, narrow};
+pub use policy::{MAX_SELECTORS, Policy, narrow};
 pub use ports::PortRange;
 pub use prefix::{Prefix, PrefixError};
 pub use selector::{Selector, SelectorError};

@@ -1,4 +1,4 @@
-//! Clamping the TCP maximum segment size, so that both ends send segments that fit the tunnel (RFC 4459 §3.2).
+//! TCP MSS clamping, so that segments fit the tunnel (RFC 4459 §3.2).
 //!
 //! ```text
 //! | IP | TCP header, SYN | … | kind 2 | length 4 | MSS (2) | … |
@@ -8,8 +8,8 @@ use super::checksum;
 use super::packet::Packet;
 use super::protocol::TCP;
 
-/// Lowers the MSS option of a TCP SYN to `max_v4` or `max_v6`; says whether it did. The checksum is kept right incrementally and
-/// so must be complete beforehand ([`checksum::complete`]). A packet that does not hold together is left alone.
+/// Lowers the MSS option of a TCP SYN to `max_v4` or `max_v6` and returns whether it changed. The checksum is updated
+/// incrementally, so it must be complete ([`checksum::complete`]). A malformed packet is left unchanged.
 pub fn clamp_mss(packet: &mut [u8], max_v4: u16, max_v6: u16) -> bool {
     let Ok(view) = Packet::parse(packet) else {
         return false;
@@ -50,7 +50,7 @@ fn clamp_segment(segment: &mut [u8], max: u16) -> bool {
     let Some(sum) = read(segment, CHECKSUM_AT) else {
         return false;
     };
-    // The option may stand at an odd offset: its octets are then the halves of two words, and change places in the sum.
+    // At an odd offset, the octets of the option are halves of two words and swap their places in the sum.
     let new_sum = match at % 2 {
         0 => checksum::update(sum, old, max),
         _ => checksum::update(sum, old.swap_bytes(), max.swap_bytes()),
@@ -60,7 +60,7 @@ fn clamp_segment(segment: &mut [u8], max: u16) -> bool {
     true
 }
 
-/// Where among the options the value of the MSS stands. An option that is cut or claims no length ends the search.
+/// Offset of the MSS value in the options; `None` behind a truncated option or one of length zero.
 fn find_mss(options: &[u8]) -> Option<usize> {
     let mut at = 0_usize;
     loop {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use etherparse::{IpHeaders, PacketBuilder};
 
-    /// A SYN with these options, and whether it is IPv4 or not, from a library that is not ours.
+    /// A SYN with these options, written by etherparse.
     fn syn(options: &[u8], version: u8) -> Vec<u8> {
         let mut bytes = Vec::new();
         let ip = match version {
@@ -132,13 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_is_clamped_in_both_families_and_its_checksum_holds() {
+    fn a_syn_of_either_family_is_clamped_with_a_valid_checksum() {
         for (version, expected) in [(4, 1350), (6, 1330)] {
             let mut bytes = syn(&[2, 4, 0x05, 0xb4, 1, 3, 3, 7], version);
             assert!(clamp_mss(&mut bytes, 1350, 1330));
             assert_eq!(mss(&bytes), Some(expected));
             assert!(checksum_holds(&bytes));
-            assert!(!clamp_mss(&mut bytes, 1350, 1330), "once is enough");
+            assert!(
+                !clamp_mss(&mut bytes, 1350, 1330),
+                "a second call changes nothing"
+            );
         }
     }
 
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_or_is_no_syn_stays() {
+    fn a_smaller_mss_and_other_packets_are_unchanged() {
         for (bytes, case) in [
             (syn(&[2, 4, 0x05, 0x00], 4), "a smaller MSS"),
             (syn(&[], 4), "no option"),
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_options_leave_the_packet_alone() {
+    fn malformed_options_leave_the_packet_unchanged() {
         for options in [
             &[8, 0, 2, 4, 0x05, 0xb4, 1, 1][..], // length 0
             &[8, 1, 2, 4, 0x05, 0xb4, 1, 1],     // length 1

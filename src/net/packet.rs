@@ -1,16 +1,16 @@
-//! A checked view of an IP packet: parsed once, then every question has an answer.
+//! Checked view of an IP packet, parsed once.
 //!
-//! What arrives from the device or out of a tunnel is hostile. Lengths are compared with what is there, IPv6 extension headers are
-//! walked a bounded way (RFC 8200 §4), and what does not hold together is refused before anything else looks at it.
+//! Packets from the device or a tunnel are untrusted. Lengths are compared with the available octets, IPv6 extension headers are
+//! walked with a limit (RFC 8200 §4), and inconsistent packets are rejected before any other code reads them.
 
 use std::net::IpAddr;
 
-use super::address::{never_a_destination, never_a_source};
+use super::address::{is_invalid_destination, is_invalid_source};
 use super::drop_reason::DropReason;
 use super::extensions::walk_extensions;
 use super::protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
 
-/// An IPv4 or IPv6 packet whose headers hold together.
+/// IPv4 or IPv6 packet with consistent headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     bytes: &'a [u8],
@@ -21,26 +21,26 @@ pub struct Packet<'a> {
     transport_offset: Option<usize>,
 }
 
-/// Addresses are read where they stand: a view with both in it is moved about more slowly than it is made.
+/// IP version. Addresses are read in place: a view that contained both would be slower to copy than to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     V4,
     V6,
 }
 
-/// Which part of a packet this is.
+/// Position of a packet in a fragmented one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FragmentKind {
     /// Not fragmented.
     Whole,
-    /// The first fragment, which shows the transport header.
+    /// First fragment, which contains the transport header.
     First,
-    /// Any other.
+    /// Any other fragment.
     Later,
 }
 
 impl<'a> Packet<'a> {
-    /// Checks the headers. Octets behind the IP packet (RFC 4303 §2.7 pads so) are cut off.
+    /// Checks the headers. Octets behind the IP packet (RFC 4303 §2.7 pads so) are excluded.
     ///
     /// # Errors
     /// [`DropReason::Malformed`].
@@ -53,7 +53,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Exactly the IP packet.
+    /// Octets of the IP packet.
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
@@ -69,7 +69,7 @@ impl<'a> Packet<'a> {
         self.bytes.len()
     }
 
-    /// Whether it is IPv4; otherwise it is IPv6.
+    /// Whether the packet is IPv4, not IPv6.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
         matches!(self.version, Version::V4)
@@ -81,46 +81,46 @@ impl<'a> Packet<'a> {
         if self.is_ipv4() { 4 } else { 6 }
     }
 
-    /// Where it comes from.
+    /// Source address.
     #[inline]
     #[must_use]
     pub fn source(&self) -> IpAddr {
         self.address(12, 8)
     }
 
-    /// Where it goes.
+    /// Destination address.
     #[inline]
     #[must_use]
     pub fn destination(&self) -> IpAddr {
         self.address(16, 24)
     }
 
-    /// The upper-layer protocol, behind IPv6 extension headers.
+    /// Upper-layer protocol, behind IPv6 extension headers.
     #[must_use]
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// Source and destination port of TCP, UDP, SCTP, DCCP and UDP-Lite. For ICMP both are the type in the high octet and the code
-    /// in the low, as selectors have it (RFC 7296 §3.13.1). `None` where the packet shows none.
+    /// Source and destination port of TCP, UDP, SCTP, DCCP and UDP-Lite. For ICMP and mobility headers both are the type in the
+    /// high octet and the code in the low one, as in selectors (RFC 7296 §3.13.1). `None` if the packet contains none.
     #[must_use]
     pub const fn ports(&self) -> Option<(u16, u16)> {
         self.ports
     }
 
-    /// Which part of a packet this is.
+    /// Fragment kind.
     #[must_use]
     pub const fn fragment(&self) -> FragmentKind {
         self.fragment
     }
 
-    /// Whether routers may not cut it: the DF bit, and every IPv6 packet.
+    /// Whether routers may not fragment the packet: the DF bit, or IPv6.
     #[must_use]
     pub fn dont_fragment(&self) -> bool {
         !self.is_ipv4() || self.octet(6) & DONT_FRAGMENT != 0
     }
 
-    /// The TOS octet or traffic class: DSCP and ECN.
+    /// TOS or traffic class: DSCP and ECN.
     #[must_use]
     pub fn traffic_class(&self) -> u8 {
         if self.is_ipv4() {
@@ -130,20 +130,20 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Time to live, or hop limit.
+    /// TTL or hop limit.
     #[must_use]
     pub fn ttl(&self) -> u8 {
         self.octet(if self.is_ipv4() { 8 } else { 7 })
     }
 
-    /// Where the transport header starts; `None` in a fragment that is not the first.
+    /// Offset of the transport header; `None` in a later fragment.
     #[must_use]
     pub const fn transport_offset(&self) -> Option<usize> {
         self.transport_offset
     }
 
-    /// Whether the kernel sends it by itself on a device that is up: router and neighbour solicitations, MLD. Nobody's traffic, so
-    /// it neither brings a tunnel up nor counts as refused.
+    /// Whether the kernel sends such packets by itself on a device that is up: router and neighbor solicitations, MLD. They
+    /// neither trigger a tunnel nor count as drops.
     #[must_use]
     pub fn is_kernel_noise(&self) -> bool {
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source(), self.destination())
@@ -151,24 +151,24 @@ impl<'a> Packet<'a> {
             return false;
         };
         let [scope, ..] = destination.segments();
-        let to_the_link = matches!(scope, 0xff01 | 0xff02);
-        let from_the_link = source.is_unspecified() || source.is_unicast_link_local();
+        let to_link_scope = matches!(scope, 0xff01 | 0xff02);
+        let from_link_scope = source.is_unspecified() || source.is_unicast_link_local();
         let (kind, _) = self.ports.unwrap_or_default();
         self.protocol == ICMPV6
-            && from_the_link
-            && to_the_link
-            && LINK_CHATTER.contains(&(kind >> 8))
+            && from_link_scope
+            && to_link_scope
+            && KERNEL_NOISE_TYPES.contains(&(kind >> 8))
     }
 
-    /// Whether an address is one that never crosses a network: a multicast, loopback, broadcast or unspecified source, or a loopback
-    /// or unspecified destination (RFC 1812 §5.3.7, RFC 4291 §2.5-2.7).
+    /// Whether an address is invalid on a network: a multicast, loopback, broadcast or unspecified source, or a loopback or
+    /// unspecified destination (RFC 1812 §5.3.7, RFC 4291 §2.5-2.7).
     #[inline]
     #[must_use]
     pub fn is_martian(&self) -> bool {
-        never_a_source(self.source()) || never_a_destination(self.destination())
+        is_invalid_source(self.source()) || is_invalid_destination(self.destination())
     }
 
-    /// The address at `v4` of an IPv4 header, or at `v6` of an IPv6 header. What was parsed has it.
+    /// Address at offset `v4` of an IPv4 header or `v6` of an IPv6 header, which parsing has checked.
     #[inline]
     fn address(&self, v4: usize, v6: usize) -> IpAddr {
         match self.version {
@@ -188,11 +188,11 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The DF bit in the seventh octet of an IPv4 header.
+/// DF bit in the seventh octet of an IPv4 header.
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// MLD query, report, done; router solicitation; neighbour solicitation; MLDv2 report.
-const LINK_CHATTER: [u16; 6] = [130, 131, 132, 133, 135, 143];
+/// MLD query, report, done; router solicitation; neighbor solicitation; MLDv2 report.
+const KERNEL_NOISE_TYPES: [u16; 6] = [130, 131, 132, 133, 135, 143];
 
 #[inline(always)]
 fn parse_ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
@@ -239,7 +239,7 @@ fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
     })
 }
 
-/// `None` for a fragment that reaches beyond the largest packet there is.
+/// Fragment kind by offset and MF bit; `None` if the fragment exceeds the maximum packet size.
 #[inline]
 pub(super) fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option<FragmentKind> {
     if offset.saturating_add(payload) > usize::from(u16::MAX) {
@@ -307,7 +307,7 @@ mod tests {
     const PORTS: [u8; 8] = [0, 80, 0x1f, 0x90, 0, 0, 0, 0];
 
     #[test]
-    fn an_ipv4_packet_answers_every_question() {
+    fn the_fields_of_an_ipv4_packet_are_read() {
         let bytes = ipv4(TCP, 0x4000, &PORTS);
         let packet = Packet::parse(&bytes).unwrap();
         assert_eq!(
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_packet_answers_every_question() {
+    fn the_fields_of_an_ipv6_packet_are_read() {
         let bytes = ipv6(UDP, &PORTS);
         let packet = Packet::parse(&bytes).unwrap();
         assert_eq!(
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn types_and_codes_stand_for_ports() {
+    fn icmp_types_and_codes_are_ports() {
         let icmp = ipv4(ICMP, 0, &[8, 1, 0, 0]);
         assert_eq!(
             Packet::parse(&icmp).unwrap().ports(),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn e04_octets_behind_the_packet_are_cut() {
+    fn e04_octets_behind_the_packet_are_excluded() {
         for packet in [ipv4(UDP, 0, &PORTS), ipv6(UDP, &PORTS)] {
             let padded = [&packet[..], &[0xaa; 100]].concat();
             assert_eq!(Packet::parse(&padded).unwrap().bytes(), packet);
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn e10_a_fragment_that_is_not_the_first_shows_no_ports() {
+    fn e10_a_later_fragment_has_no_ports() {
         let first = ipv4(UDP, 0x2000, &PORTS);
         assert_eq!(Packet::parse(&first).unwrap().ports(), Some((80, 8080)));
         for later in [ipv4(UDP, 0x2001, &PORTS), ipv4(UDP, 0x0001, &PORTS)] {
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn e10_a_first_fragment_too_small_for_its_ports_shows_none() {
+    fn e10_a_first_fragment_too_short_for_ports_has_none() {
         assert_eq!(
             Packet::parse(&ipv4(TCP, 0x2000, &[0, 80, 0]))
                 .unwrap()
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn e10_a_fragment_beyond_the_largest_packet_is_malformed() {
+    fn e10_a_fragment_beyond_the_maximum_packet_size_is_malformed() {
         assert_eq!(
             Packet::parse(&ipv4(UDP, 0x1fff, &[0; 8])),
             Err(DropReason::Malformed)
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_headers_that_lie_are_malformed() {
+    fn e11_inconsistent_headers_are_malformed() {
         let (v4, v6) = (ipv4(TCP, 0, &PORTS), ipv6(TCP, &PORTS));
         for whole in [&v4, &v6] {
             for cut in 0..whole.len() {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_chatter_is_told_apart() {
+    fn kernel_noise_is_recognized() {
         let mut solicitation = ipv6(ICMPV6, &[133, 0, 0, 0, 0, 0, 0, 0]);
         solicitation[8..24]
             .copy_from_slice(&"fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn e07_martians_are_told_apart() {
+    fn e07_martians_are_recognized() {
         let edited = |at: usize, value: u8| {
             let mut bytes = ipv4(UDP, 0, &PORTS);
             bytes[at] = value;

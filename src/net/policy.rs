@@ -1,26 +1,26 @@
-//! The traffic selectors of a Child SA: what it may carry (RFC 4301 §4.4.1, §5) and how two sides agree on them (RFC 7296 §2.9).
+//! Traffic selectors of a Child SA (RFC 4301 §4.4.1, §5) and their narrowing (RFC 7296 §2.9).
 
 use super::packet::Packet;
 use super::selector::Selector;
 
-/// The selectors of a Child SA, as seen from this gateway.
+/// Traffic selectors of a Child SA, as seen from this gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Policy {
-    /// What lies behind us.
+    /// Local traffic selectors.
     pub local: Vec<Selector>,
-    /// What lies behind the peer.
+    /// Remote traffic selectors.
     pub remote: Vec<Selector>,
 }
 
 impl Policy {
-    /// Whether a packet we are about to send fits.
+    /// Whether the selectors cover a packet to send.
     #[inline]
     #[must_use]
     pub fn permits_outbound(&self, packet: &Packet<'_>) -> bool {
         permits(&self.local, &self.remote, packet)
     }
 
-    /// Whether a packet the peer sent fits.
+    /// Whether the selectors cover a packet from the peer.
     #[inline]
     #[must_use]
     pub fn permits_inbound(&self, packet: &Packet<'_>) -> bool {
@@ -28,10 +28,10 @@ impl Policy {
     }
 }
 
-/// What of `offered` the `policy` allows: the pairwise intersections in the order offered, without repetitions.
+/// Narrows `offered` to `policy`: the pairwise intersections in the order offered, without repetitions.
 ///
-/// The order is kept because the first selector of an offer names the packet that asked for the SA (RFC 7296 §2.9). No more than
-/// [`MOST_SELECTORS`] come out, which is what fits one payload.
+/// The order is kept because the first selector of an offer is the packet that triggered the request (RFC 7296 §2.9). At most
+/// [`MAX_SELECTORS`] result, the maximum of one payload.
 #[must_use]
 pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
     let mut agreed: Vec<Selector> = Vec::new();
@@ -39,17 +39,17 @@ pub fn narrow(offered: &[Selector], policy: &[Selector]) -> Vec<Selector> {
         .iter()
         .flat_map(|theirs| policy.iter().filter_map(|ours| theirs.intersect(ours)))
     {
-        if agreed.len() < MOST_SELECTORS && !agreed.contains(&common) {
+        if agreed.len() < MAX_SELECTORS && !agreed.contains(&common) {
             agreed.push(common);
         }
     }
     agreed
 }
 
-/// The count of selectors in a payload is one octet (RFC 7296 §3.13).
-pub const MOST_SELECTORS: usize = u8::MAX as usize;
+/// Maximum number of selectors in a payload: its count is one octet (RFC 7296 §3.13).
+pub const MAX_SELECTORS: usize = u8::MAX as usize;
 
-/// A fragment that is not the first shows no port and so fits only selectors without one (RFC 4301 §7).
+/// Whether selectors of both sides match. A later fragment has no ports and matches only selectors for any port (RFC 4301 §7).
 #[inline]
 fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>) -> bool {
     let protocol = packet.protocol();
@@ -145,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn p03_no_more_selectors_are_agreed_than_a_payload_holds() {
+    fn p03_narrowing_returns_at_most_the_selectors_of_one_payload() {
         let hosts: Vec<Selector> = (0..=u16::MAX)
             .map(|n| Selector::host(std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(n)).into()))
             .take(400)
             .collect();
         assert_eq!(
             narrow(&hosts, &selectors(&["10.0.0.0/8"])).len(),
-            MOST_SELECTORS
+            MAX_SELECTORS
         );
     }
 }

@@ -1,10 +1,10 @@
-//! The ports of a traffic selector (RFC 7296 §3.13.1, RFC 4301 §4.4.1.1).
+//! Ports of a traffic selector (RFC 7296 §3.13.1, RFC 4301 §4.4.1.1).
 
 use std::fmt;
 
-/// A range of ports, or the two special ones of RFC 4301 §4.4.1.1.
+/// Range of ports, or one of the two special values of RFC 4301 §4.4.1.1.
 ///
-/// For ICMP and the mobility header, whose packets have no ports, the number is the type in the high octet and the code in the low.
+/// For ICMP and the mobility header, a port is the type in the high octet and the code in the low one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     first: u16,
@@ -12,19 +12,19 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// All ports, and packets that show none.
+    /// All ports, and packets without ports.
     pub const ANY: PortRange = PortRange {
         first: 0,
         last: u16::MAX,
     };
 
-    /// Only packets that show no port (RFC 4301 §4.4.1.1); on the wire the impossible range 65535 to 0.
+    /// Packets without ports only (RFC 4301 §4.4.1.1); on the wire the range 65535 to 0.
     pub const OPAQUE: PortRange = PortRange {
         first: u16::MAX,
         last: 0,
     };
 
-    /// The ports from `first` to `last`; `None` if the range is empty and not [`PortRange::OPAQUE`].
+    /// Ports from `first` to `last`; `None` if the range is empty and not [`PortRange::OPAQUE`].
     #[must_use]
     pub const fn new(first: u16, last: u16) -> Option<PortRange> {
         let range = PortRange { first, last };
@@ -35,7 +35,7 @@ impl PortRange {
         }
     }
 
-    /// One port.
+    /// A single port.
     #[must_use]
     pub const fn one(port: u16) -> PortRange {
         PortRange {
@@ -44,31 +44,31 @@ impl PortRange {
         }
     }
 
-    /// The lowest port.
+    /// Lowest port.
     #[must_use]
     pub const fn first(self) -> u16 {
         self.first
     }
 
-    /// The highest port.
+    /// Highest port.
     #[must_use]
     pub const fn last(self) -> u16 {
         self.last
     }
 
-    /// Whether it selects every packet.
+    /// Whether the range is [`PortRange::ANY`].
     #[must_use]
     pub const fn is_any(self) -> bool {
         self.first == 0 && self.last == u16::MAX
     }
 
-    /// Whether it selects only packets that show no port.
+    /// Whether the range is [`PortRange::OPAQUE`].
     #[must_use]
     pub const fn is_opaque(self) -> bool {
         self.first == u16::MAX && self.last == 0
     }
 
-    /// Whether all of `other` lies in it.
+    /// Whether `other` is a subset.
     #[must_use]
     pub const fn contains(self, other: PortRange) -> bool {
         if self.is_any() || other.is_opaque() {
@@ -77,7 +77,7 @@ impl PortRange {
         self.first <= other.first && other.last <= self.last
     }
 
-    /// Whether a packet with this port is selected; `None` is a packet that shows none.
+    /// Whether the range selects a packet with this port; `None` is a packet without ports.
     #[must_use]
     pub const fn matches(self, port: Option<u16>) -> bool {
         match port {
@@ -86,7 +86,7 @@ impl PortRange {
         }
     }
 
-    /// What both select.
+    /// Intersection.
     #[must_use]
     pub fn intersect(self, other: PortRange) -> Option<PortRange> {
         if self.contains(other) {
@@ -126,14 +126,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p03_a_range_that_ends_before_it_starts_is_none_but_the_opaque_one() {
+    fn p03_an_empty_range_is_rejected_except_opaque() {
         assert_eq!(PortRange::new(2, 1), None);
         assert_eq!(PortRange::new(65535, 1), None);
         assert_eq!(PortRange::new(65535, 0), Some(PortRange::OPAQUE));
     }
 
     #[test]
-    fn opaque_is_part_of_any_and_of_nothing_else() {
+    fn opaque_is_a_subset_of_any_only() {
         let (any, opaque, some) = (
             PortRange::ANY,
             PortRange::OPAQUE,

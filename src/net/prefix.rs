@@ -1,4 +1,4 @@
-//! An address prefix: `10.0.0.0/8`, `2001:db8::/32`.
+//! Address prefixes: `10.0.0.0/8`, `2001:db8::/32`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,45 +8,44 @@ use thiserror::Error;
 
 use super::address::{from_bits, host_mask, same_family, to_bits, width};
 
-/// A block of addresses whose first `length` bits are equal. The bits behind them are zero: that is what makes two prefixes
-/// comparable, and a typing mistake visible.
+/// Block of addresses with equal leading `length` bits. The host bits are zero, so that equal prefixes compare equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     address: IpAddr,
     length: u8,
 }
 
-/// Why something is not a prefix.
+/// Why a text is not a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PrefixError {
     /// The part before the slash is not an address.
     #[error("`{0}` is not an IP address")]
     Address(String),
-    /// The part after the slash is not a number, or too large for the family.
+    /// The part behind the slash is not a number, or too large for the family.
     #[error("`{given}` is not a prefix length: 0 to {limit} fit {address}")]
     Length {
         /// The address it was given for.
         address: IpAddr,
         /// What was written.
         given: String,
-        /// The largest that fits.
+        /// Maximum length of the family.
         limit: u8,
     },
-    /// Bits behind the prefix are set: the network was meant, or one host.
+    /// Host bits are set.
     #[error("{given} has host bits set: write {meant} for the network or {address} for the one host", address = given_address(given))]
     HostBits {
         /// What was written.
         given: String,
-        /// The prefix this address lies in.
+        /// Prefix that contains the address.
         meant: Prefix,
     },
 }
 
 impl Prefix {
-    /// The prefix of `length` bits starting at `address`.
+    /// Prefix of `length` bits at `address`.
     ///
     /// # Errors
-    /// The length does not fit the family, or bits behind the prefix are set.
+    /// The length exceeds the family, or host bits are set.
     pub fn new(address: IpAddr, length: u8) -> Result<Prefix, PrefixError> {
         if length > width(address) {
             return Err(PrefixError::Length {
@@ -65,7 +64,7 @@ impl Prefix {
         Ok(meant)
     }
 
-    /// The prefix of one address: /32 or /128.
+    /// Prefix of a single address: /32 or /128.
     #[must_use]
     pub const fn host(address: IpAddr) -> Prefix {
         Prefix {
@@ -74,7 +73,7 @@ impl Prefix {
         }
     }
 
-    /// The prefix of `length` bits that `address` lies in; a length too large for the family means the one address.
+    /// Prefix of `length` bits that contains `address`; a length that exceeds the family means the single address.
     #[must_use]
     pub fn containing(address: IpAddr, length: u8) -> Prefix {
         let bits = to_bits(address) & !host_mask(length, address);
@@ -84,25 +83,25 @@ impl Prefix {
         }
     }
 
-    /// The first address, which names the prefix.
+    /// First address.
     #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// How many leading bits are fixed.
+    /// Prefix length.
     #[must_use]
     pub const fn length(&self) -> u8 {
         self.length
     }
 
-    /// The lowest address in it.
+    /// First address.
     #[must_use]
     pub const fn first(&self) -> IpAddr {
         self.address
     }
 
-    /// The highest address in it.
+    /// Last address.
     #[must_use]
     pub fn last(&self) -> IpAddr {
         from_bits(
@@ -111,26 +110,26 @@ impl Prefix {
         )
     }
 
-    /// Whether `address` lies in it. Never across families.
+    /// Whether `address` is in the prefix; false for the other family.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         same_family(self.address, address)
             && to_bits(address) & !host_mask(self.length, self.address) == to_bits(self.address)
     }
 
-    /// Whether all of `other` lies in it.
+    /// Whether `other` is a subset.
     #[must_use]
     pub fn contains_prefix(&self, other: &Prefix) -> bool {
         self.length <= other.length && self.contains(other.address)
     }
 
-    /// Whether it is `0.0.0.0/0` or `::/0`.
+    /// Whether the prefix is `0.0.0.0/0` or `::/0`.
     #[must_use]
     pub const fn is_default(&self) -> bool {
         self.length == 0
     }
 
-    /// Whether it is a block of IPv4 addresses.
+    /// Whether the prefix is IPv4.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
@@ -151,7 +150,7 @@ impl FromStr for Prefix {
         let Some(given) = length else {
             return Ok(Prefix::host(address));
         };
-        // `parse` would also take "+8".
+        // `parse` would accept "+8".
         let digits = given.bytes().all(|b| b.is_ascii_digit());
         match given.parse() {
             Ok(length) if digits => Prefix::new(address, length),
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_back() {
+    fn prefixes_round_trip_as_text() {
         for text in [
             "10.0.0.0/8",
             "0.0.0.0/0",
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn host_bits_name_the_network_that_was_meant() {
+    fn host_bits_are_an_error_that_names_the_network() {
         let error = "10.1.2.3/8".parse::<Prefix>().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_is_refused() {
+    fn invalid_prefixes_are_rejected() {
         for text in [
             "",
             "/",
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn containment_respects_edges_and_family() {
+    fn containment_is_exact_and_within_one_family() {
         let p = prefix("10.1.0.0/16");
         assert!(
             p.contains("10.1.0.0".parse().unwrap()) && p.contains("10.1.255.255".parse().unwrap())

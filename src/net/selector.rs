@@ -1,4 +1,4 @@
-//! One traffic selector (RFC 7296 §3.13.1): a range of addresses, optionally of one protocol and a range of ports.
+//! Traffic selector (RFC 7296 §3.13.1): a range of addresses, optionally one protocol and a range of ports.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::ports::PortRange;
 use super::prefix::Prefix;
 use super::protocol;
 
-/// What traffic one side of a Child SA may carry. Two addresses of one family, the first not after the last.
+/// Traffic selector of one side of a Child SA: two addresses of one family in order, a protocol and ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector {
     first: IpAddr,
@@ -19,22 +19,22 @@ pub struct Selector {
     ports: PortRange,
 }
 
-/// Why two addresses and a protocol are not a selector.
+/// Why a selector is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SelectorError {
-    /// One address is IPv4, the other IPv6.
+    /// The addresses have different families.
     #[error("the range mixes IPv4 and IPv6")]
     Families,
-    /// The first address is after the last.
+    /// The first address exceeds the last.
     #[error("the range ends before it starts")]
     Order,
 }
 
 impl Selector {
-    /// All fields at once, in the order of the wire.
+    /// Selector from its fields, in the order of the wire.
     ///
     /// # Errors
-    /// The addresses are of two families or in the wrong order.
+    /// The addresses have different families or the wrong order.
     pub fn new(
         protocol: u8,
         ports: PortRange,
@@ -55,15 +55,15 @@ impl Selector {
         })
     }
 
-    /// All traffic of the addresses from `first` to `last`.
+    /// Selector for all traffic of the addresses from `first` to `last`.
     ///
     /// # Errors
-    /// The addresses are of two families or in the wrong order.
+    /// See [`Selector::new`].
     pub fn from_range(first: IpAddr, last: IpAddr) -> Result<Selector, SelectorError> {
         Selector::new(0, PortRange::ANY, first, last)
     }
 
-    /// All traffic of one address.
+    /// Selector for all traffic of one address.
     #[must_use]
     pub const fn host(address: IpAddr) -> Selector {
         Selector {
@@ -74,7 +74,7 @@ impl Selector {
         }
     }
 
-    /// The same addresses, one protocol and its ports only.
+    /// The same addresses with one protocol and its ports.
     #[must_use]
     pub const fn with_protocol(self, protocol: u8, ports: PortRange) -> Selector {
         Selector {
@@ -84,37 +84,37 @@ impl Selector {
         }
     }
 
-    /// The upper-layer protocol; 0 means any.
+    /// Upper-layer protocol; 0 is any.
     #[must_use]
     pub const fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// The ports.
+    /// Ports.
     #[must_use]
     pub const fn ports(&self) -> PortRange {
         self.ports
     }
 
-    /// The lowest address.
+    /// First address.
     #[must_use]
     pub const fn first(&self) -> IpAddr {
         self.first
     }
 
-    /// The highest address.
+    /// Last address.
     #[must_use]
     pub const fn last(&self) -> IpAddr {
         self.last
     }
 
-    /// Whether it covers IPv4 addresses.
+    /// Whether the addresses are IPv4.
     #[must_use]
     pub const fn is_ipv4(&self) -> bool {
         self.first.is_ipv4()
     }
 
-    /// The prefix that is exactly this range of addresses, if there is one.
+    /// Prefix with exactly these addresses, if there is one.
     #[must_use]
     pub fn as_prefix(&self) -> Option<Prefix> {
         let differing = to_bits(self.first) ^ to_bits(self.last);
@@ -125,13 +125,13 @@ impl Selector {
         aligned.then(|| Prefix::containing(self.first, length))
     }
 
-    /// The fewest prefixes that together cover exactly this range of addresses (for routes).
+    /// Minimum list of prefixes with exactly these addresses, for routes.
     #[must_use]
     pub fn prefixes(&self) -> Vec<Prefix> {
         let mut prefixes = Vec::new();
         let mut start = self.first;
         loop {
-            // The largest aligned block that starts here and does not pass the end.
+            // Largest aligned block that starts here and does not exceed the end.
             let block = (0..=width(start))
                 .map(|length| Prefix::containing(start, length))
                 .find(|block| block.first() == start && block.last() <= self.last)
@@ -144,7 +144,7 @@ impl Selector {
         }
     }
 
-    /// Whether everything `other` selects is selected by this one too.
+    /// Whether `other` is a subset.
     #[must_use]
     pub fn contains(&self, other: &Selector) -> bool {
         self.covers(other.first)
@@ -153,8 +153,7 @@ impl Selector {
             && self.ports.contains(other.ports)
     }
 
-    /// Whether a packet end with this address, protocol and port is selected. `port` is `None` where the packet shows none: a
-    /// protocol without ports, or a fragment that is not the first.
+    /// Whether the selector covers one end of a packet. `port` is `None` for a protocol without ports and for a later fragment.
     #[inline]
     #[must_use]
     pub fn matches(&self, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
@@ -163,7 +162,7 @@ impl Selector {
             && self.ports.matches(port)
     }
 
-    /// What both select.
+    /// Intersection.
     #[must_use]
     pub fn intersect(&self, other: &Selector) -> Option<Selector> {
         let protocol = match (self.protocol, other.protocol) {
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_print_as_prefixes_where_they_are() {
+    fn selectors_are_displayed_as_prefixes_if_possible() {
         assert_eq!(prefix("10.0.0.0/24").to_string(), "10.0.0.0/24");
         assert_eq!(range("10.0.0.0", "10.0.0.255").to_string(), "10.0.0.0/24");
         assert_eq!(range("0.0.0.0", "255.255.255.255").to_string(), "0.0.0.0/0");
@@ -299,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn any_range_is_covered_by_prefixes() {
+    fn every_range_is_a_list_of_prefixes() {
         let texts = |s: Selector| {
             s.prefixes()
                 .iter()
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_ranges_and_families_that_contradict_themselves_are_refused() {
+    fn p03_mixed_families_and_reversed_ranges_are_rejected() {
         let of = |first: &str, last: &str| {
             Selector::from_range(first.parse().unwrap(), last.parse().unwrap())
         };
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intersection_is_what_both_select() {
+    fn an_intersection_contains_what_both_select() {
         let ours = prefix("10.0.0.0/16").with_protocol(TCP, PortRange::new(80, 90).unwrap());
         let theirs = prefix("10.0.1.0/24").with_protocol(0, PortRange::new(85, 100).unwrap());
         let both = prefix("10.0.1.0/24").with_protocol(TCP, PortRange::new(85, 90).unwrap());

@@ -1,30 +1,30 @@
 //! Time as a value.
 //!
-//! Protocol code never reads a clock: whoever calls it says what time it is. The daemon feeds this from `CLOCK_BOOTTIME`, which
-//! goes on while the machine sleeps, so a lifetime or a dead peer is noticed right after a suspend.
+//! Protocol code never reads a clock: its callers pass the time. The daemon reads `CLOCK_BOOTTIME`, which includes suspends, so
+//! that expired lifetimes and dead peers are noticed right after a resume.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the machine booted. Arithmetic saturates: no moment is before boot or after the end of time.
+/// Time in nanoseconds since boot. Arithmetic saturates.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
 impl Time {
-    /// The moment of boot.
+    /// Boot.
     pub const ZERO: Time = Time(0);
 
-    /// Later than every moment a timer will ask for.
+    /// Later than any timer.
     pub const MAX: Time = Time(u64::MAX);
 
-    /// The moment `nanos` nanoseconds after boot.
+    /// Time `nanos` nanoseconds after boot.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Time {
         Time(nanos)
     }
 
-    /// The moment `seconds` after boot.
+    /// Time `seconds` after boot.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Time {
         Time(seconds.saturating_mul(1_000_000_000))
@@ -36,13 +36,13 @@ impl Time {
         self.0
     }
 
-    /// Seconds since boot, for people and JSON.
+    /// Seconds since boot, for output.
     #[must_use]
     pub fn as_secs_f64(self) -> f64 {
         Duration::from_nanos(self.0).as_secs_f64()
     }
 
-    /// How long ago `earlier` was; zero if it is not earlier.
+    /// Duration since `earlier`; zero if it is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -77,7 +77,7 @@ impl fmt::Debug for Time {
     }
 }
 
-/// 584 years fit; a longer span means "for ever".
+/// Nanoseconds of a duration; 584 years fit, and longer ones saturate.
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,12 +1,11 @@
-//! The traffic class through a tunnel: classes of service (RFC 4301 §5.1.2.1) and congestion marks (RFC 6040, which replaces
-//! RFC 4301 in this).
+//! Traffic class through a tunnel: DSCP (RFC 4301 §5.1.2.1) and ECN (RFC 6040, which updates RFC 4301).
 //!
 //! ```text
-//!   DSCP (6 bits) │ ECN (2 bits)        00 not ECN-capable · 10 ECT(0) · 01 ECT(1) · 11 congestion experienced
+//!   DSCP (6 bits) │ ECN (2 bits)        00 not ECN-capable · 10 ECT(0) · 01 ECT(1) · 11 congestion experienced (CE)
 //! ```
 //!
-//! On the way in, the outer header gets the inner header's mark, and its DSCP where the networks on the way may see it. On the way
-//! out, what routers have done to the outer mark is carried over to the inner one (RFC 6040 §4.2), whose DSCP stays as it is:
+//! Encapsulation copies the ECN field of the inner header to the outer one, and the DSCP if configured. Decapsulation combines
+//! both ECN fields (RFC 6040 §4.2) and keeps the inner DSCP:
 //!
 //! ```text
 //!              outer   00        10        01        11
@@ -22,56 +21,56 @@ use super::drop_reason::DropReason;
 const NOT_CAPABLE: u8 = 0b00;
 const ECT_1: u8 = 0b01;
 const ECT_0: u8 = 0b10;
-const CONGESTION: u8 = 0b11;
+const CE: u8 = 0b11;
 
-/// The bits of a traffic class that are the mark.
-const MARK: u8 = 0b11;
+/// ECN field of a traffic class.
+const ECN_MASK: u8 = 0b11;
 
-/// What the outer header says about the class of service of the inner packet.
+/// DSCP of the outer header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dscp {
-    /// The same: networks on the way can treat it accordingly.
+    /// Copied from the inner header, so that networks on the path can prioritize.
     #[default]
     Copied,
-    /// Nothing: nobody on the way learns of it.
+    /// Zero, so that the path learns nothing about the inner traffic.
     Cleared,
 }
 
-/// The traffic class of the outer header around a packet of class `inner`.
+/// Traffic class of the outer header around a packet of class `inner`.
 #[must_use]
 pub const fn encapsulated(inner: u8, dscp: Dscp) -> u8 {
     match dscp {
         Dscp::Copied => inner,
-        Dscp::Cleared => inner & MARK,
+        Dscp::Cleared => inner & ECN_MASK,
     }
 }
 
-/// The mark that leaves the tunnel; `None` for a packet that has to be dropped: a router wanted its sender to slow down, and its
-/// sender knows no other sign than loss.
+/// ECN field of the decapsulated packet; `None` if the packet must be dropped: the outer header is marked CE, and the inner
+/// sender does not support ECN.
 #[must_use]
 pub const fn decapsulated(inner: u8, outer: u8) -> Option<u8> {
-    match (inner & MARK, outer & MARK) {
-        (NOT_CAPABLE, CONGESTION) => None,
+    match (inner & ECN_MASK, outer & ECN_MASK) {
+        (NOT_CAPABLE, CE) => None,
         (NOT_CAPABLE, _) => Some(NOT_CAPABLE),
-        (_, CONGESTION) => Some(CONGESTION),
+        (_, CE) => Some(CE),
         (ECT_0, ECT_1) => Some(ECT_1),
         (inner, _) => Some(inner),
     }
 }
 
-/// Carries the outer header's mark over to a whole IP packet.
+/// Applies the ECN field of the outer header to an inner packet.
 ///
 /// # Errors
-/// [`DropReason::Congestion`] if it has to be dropped.
+/// [`DropReason::Congestion`] if the packet must be dropped.
 pub fn decapsulate(packet: &mut [u8], outer: u8) -> Result<(), DropReason> {
-    // Most packets have met no router that marks.
-    if matches!(outer & MARK, NOT_CAPABLE | ECT_0) {
+    // Most packets are not marked.
+    if matches!(outer & ECN_MASK, NOT_CAPABLE | ECT_0) {
         return Ok(());
     }
     let Some([first, second]) = packet.first_chunk_mut() else {
         return Ok(());
     };
-    // In IPv6 the traffic class lies across two octets, half a one to the right.
+    // In IPv6 the traffic class starts in the middle of the first octet.
     let version_4 = *first >> 4 == 4;
     let (inner, shift) = match version_4 {
         true => (*second, 0),
@@ -79,7 +78,7 @@ pub fn decapsulate(packet: &mut [u8], outer: u8) -> Result<(), DropReason> {
     };
     let mark = decapsulated(inner, outer).ok_or(DropReason::Congestion)?;
     let old = u16::from_be_bytes([*first, *second]);
-    *second = *second & !(MARK << shift) | mark << shift;
+    *second = *second & !(ECN_MASK << shift) | mark << shift;
     let new = u16::from_be_bytes([*first, *second]);
     if version_4
         && new != old
@@ -99,20 +98,14 @@ mod tests {
     /// RFC 6040 §4.2, figure 4, row by row.
     const TABLE: [(u8, [Option<u8>; 4]); 4] = [
         (NOT_CAPABLE, [Some(0), Some(0), Some(0), None]),
-        (
-            ECT_0,
-            [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CONGESTION)],
-        ),
-        (
-            ECT_1,
-            [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CONGESTION)],
-        ),
-        (CONGESTION, [Some(CONGESTION); 4]),
+        (ECT_0, [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CE)]),
+        (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
+        (CE, [Some(CE); 4]),
     ];
-    const OUTER: [u8; 4] = [NOT_CAPABLE, ECT_0, ECT_1, CONGESTION];
+    const OUTER: [u8; 4] = [NOT_CAPABLE, ECT_0, ECT_1, CE];
 
     #[test]
-    fn e12_all_sixteen_pairs_of_marks_end_as_rfc_6040_says() {
+    fn e12_all_sixteen_pairs_of_ecn_fields_follow_rfc_6040() {
         for (inner, row) in TABLE {
             for (outer, expected) in OUTER.into_iter().zip(row) {
                 for dscp in [0, 0b1011_1000, 0b1111_1100] {
@@ -145,7 +138,7 @@ mod tests {
                         if after.is_ipv4() {
                             assert_eq!(checksum::of(&packet[..20]), 0);
                         } else {
-                            assert_eq!(packet[1] & 0xf, 5, "the flow label is not the mark's");
+                            assert_eq!(packet[1] & 0xf, 5, "the flow label is unchanged");
                         }
                     }
                 }
@@ -154,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet_is_left_alone() {
-        assert_eq!(decapsulate(&mut [], CONGESTION), Ok(()));
-        assert_eq!(decapsulate(&mut [0x45], CONGESTION), Ok(()));
+    fn a_truncated_packet_is_unchanged() {
+        assert_eq!(decapsulate(&mut [], CE), Ok(()));
+        assert_eq!(decapsulate(&mut [0x45], CE), Ok(()));
     }
 }

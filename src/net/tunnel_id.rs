@@ -1,4 +1,4 @@
-//! The handle by which the layers name a tunnel to each other.
+//! Tunnel handles.
 
 /// A tunnel's handle: allocated when the tunnel is added, never reused while the process runs, and unrelated to the tunnel's place in the
 /// configuration file.

@@ -1,15 +1,16 @@
-//! Opened packets on their way into a device, joined where they follow each other.
+//! Coalescing of opened packets before they are written to the device.
 //!
 //! ```text
-//!   packet ─▶ can it be part of a run? ──no──▶ its flow's run leaves first ─▶ the packet itself
+//!   packet ─▶ can it be coalesced? ──no──▶ its flow's slot is written first ─▶ the packet itself
 //!               │ yes
-//!               ├─ its flow's run goes on with it ─▶ copied behind the others; was it the last? the run leaves
-//!               └─ otherwise that run leaves ──────▶ the packet begins a run
+//!               ├─ it continues its flow's slot ─▶ appended; written at once if it is the last
+//!               └─ otherwise that slot is written ─▶ the packet starts a new one
 //! ```
 //!
-//! What joins: TCP segments with data of one connection in sequence, alike in acknowledgment, window, options, flags, TTL, TOS or
-//! traffic class and flow label, with consecutive identifications or DF; datagrams likewise, where asked for. All are of one length
-//! but the last. PSH and FIN end a run. Packets of one flow leave in the order they came; those of two flows may pass each other.
+//! Coalesced are TCP data segments of one connection in sequence with equal acknowledgment, window, options, flags, TTL, TOS or
+//! traffic class and flow label, and consecutive identifications or DF; and UDP datagrams likewise, if enabled. All have one
+//! length, except for a shorter last packet. PSH and FIN end a GSO packet. Packets of one flow keep their order; packets of
+//! different flows may be reordered.
 
 use std::array;
 
@@ -17,38 +18,38 @@ use super::super::packet::Packet;
 use super::PacketOffload;
 use super::gro_slot::{Appended, Candidate, GroSlot};
 
-/// Runs that are not finished yet. Its buffers are made once and used for ever.
+/// Coalescer with a fixed number of slots, whose buffers are reused.
 #[derive(Debug)]
 pub struct Coalescer {
     runs: [GroSlot; Coalescer::RUNS],
-    /// Which run makes room if none is free.
+    /// Slot to evict if none is free.
     victim: usize,
 }
 
-/// Whether datagrams are joined. Linux takes trains of them on a TUN device from 6.2 on.
+/// Whether UDP datagrams are coalesced. Linux accepts UDP GSO packets on a TUN device from 6.2 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpCoalescing {
-    /// They are.
+    /// Coalesced.
     Coalesced,
-    /// Each stays alone.
+    /// Single.
     Apart,
 }
 
-/// One or more packets, ready for the device.
+/// One or more packets for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coalesced<'a> {
-    /// What the kernel has to know: how a super-packet comes apart.
+    /// Offload of the packet.
     pub offload: PacketOffload,
-    /// The packet or super-packet.
+    /// Single packet or GSO packet.
     pub bytes: &'a [u8],
-    /// How many packets have come for it.
+    /// Number of packets joined.
     pub packets: usize,
-    /// How many octets they had.
+    /// Octets of the packets joined.
     pub octets: usize,
 }
 
 impl<'a> Coalesced<'a> {
-    /// A packet by itself.
+    /// A single packet.
     #[must_use]
     pub const fn alone(packet: &Packet<'a>) -> Coalesced<'a> {
         Coalesced {
@@ -67,10 +68,10 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// The most runs that are open at a time, each of another flow.
+    /// Number of slots, each for one flow.
     pub const RUNS: usize = 16;
 
-    /// Without any run yet.
+    /// Coalescer with free slots.
     #[must_use]
     pub fn new() -> Coalescer {
         Coalescer {
@@ -79,7 +80,8 @@ impl Coalescer {
         }
     }
 
-    /// Takes a packet, which is joined with others if it is TCP, or UDP and `udp` says so, and hands to `out` what may not wait for others any longer: it, or what came before it.
+    /// Takes a packet, which is coalesced if it is TCP, or UDP and `udp` allows it, and passes to `out` what cannot wait: the
+    /// packet itself, or earlier packets of its flow.
     pub fn push(
         &mut self,
         packet: &Packet<'_>,
@@ -103,14 +105,14 @@ impl Coalescer {
         }
     }
 
-    /// Hands over all that is left. Whoever has no more packets for now calls it, so that none waits for another to come.
+    /// Passes all remaining packets to `out`, at the end of a batch.
     pub fn flush(&mut self, out: &mut impl FnMut(Coalesced<'_>)) {
         for run in &mut self.runs {
             run.leave(out);
         }
     }
 
-    /// Before a packet that is never joined, what came before it in its flow.
+    /// Passes the earlier packets of the flow of a packet that is not coalesced.
     fn let_pass(&mut self, packet: &Packet<'_>, out: &mut impl FnMut(Coalesced<'_>)) {
         for run in &mut self.runs {
             if run.flow().is_some_and(|flow| flow.may_have(packet)) {
@@ -119,7 +121,7 @@ impl Coalescer {
         }
     }
 
-    /// Room for a run, if need be that of another.
+    /// A free slot, evicting another flow if necessary.
     fn vacant(&mut self, out: &mut impl FnMut(Coalesced<'_>)) -> Option<&mut GroSlot> {
         let free = self.runs.iter().position(|run| run.flow().is_none());
         let place = free.unwrap_or_else(|| {
@@ -142,7 +144,7 @@ mod tests {
     use super::super::{GsoKind, tcp};
     use super::*;
 
-    /// How many packets each thing that comes out is made of.
+    /// Number of packets joined in each output.
     fn counts(packets: &[Vec<u8>]) -> Vec<usize> {
         let joined = join(UdpCoalescing::Coalesced, packets);
         joined.iter().map(|(count, _, _)| *count).collect()
@@ -169,10 +171,10 @@ mod tests {
                 payload: 1350 * 46,
                 ..row.clone()
             };
-            let (bytes, train) = handed_over(whole.bytes(), 1350);
-            assert_eq!(train.kind, kind);
+            let (bytes, gso) = handed_over(whole.bytes(), 1350);
+            assert_eq!(gso.kind, kind);
             let joined = join(UdpCoalescing::Apart, &row.in_a_row(46));
-            assert_eq!(joined, [(46, PacketOffload::Gso(train), bytes)]);
+            assert_eq!(joined, [(46, PacketOffload::Gso(gso), bytes)]);
         }
     }
 
@@ -181,11 +183,11 @@ mod tests {
         for version in [4, 6] {
             let row: Vec<_> = (0..5).map(|id| datagram(version, id, 1300)).collect();
             let joined = join(UdpCoalescing::Coalesced, &row);
-            let [(5, PacketOffload::Gso(train), bytes)] = &joined[..] else {
+            let [(5, PacketOffload::Gso(gso), bytes)] = &joined[..] else {
                 panic!("{joined:?}");
             };
-            assert_eq!((train.kind, train.size.get()), (GsoKind::Udp, 1300));
-            assert_eq!(cut(bytes, train), row);
+            assert_eq!((gso.kind, gso.size.get()), (GsoKind::Udp, 1300));
+            assert_eq!(cut(bytes, gso), row);
             let alone: Vec<_> = row
                 .iter()
                 .map(|p| (1, PacketOffload::None, p.clone()))
@@ -214,11 +216,11 @@ mod tests {
             row[2][at] |= end as u8;
             repair(&mut row[2]);
             let joined = join(UdpCoalescing::Apart, &row);
-            let [(3, PacketOffload::Gso(train), bytes), (2, _, _)] = &joined[..] else {
+            let [(3, PacketOffload::Gso(gso), bytes), (2, _, _)] = &joined[..] else {
                 panic!("{joined:?}");
             };
             assert_eq!(bytes[at], tcp::ACK as u8 | end as u8);
-            assert_eq!(cut(bytes, train), row[..3]);
+            assert_eq!(cut(bytes, gso), row[..3]);
         }
     }
 
@@ -230,13 +232,13 @@ mod tests {
         let joined = join(UdpCoalescing::Apart, &row);
         let [
             (1, PacketOffload::None, _),
-            (3, PacketOffload::Gso(train), bytes),
+            (3, PacketOffload::Gso(gso), bytes),
         ] = &joined[..]
         else {
             panic!("{joined:?}");
         };
-        assert!(train.ecn);
-        assert_eq!(cut(bytes, train), row[1..]);
+        assert!(gso.ecn);
+        assert_eq!(cut(bytes, gso), row[1..]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Segments that may come to be one super-packet: what fits behind what.
+//! Slot of the coalescer: the packets of one flow that are being joined.
 //!
 //! ```text
-//!   | headers | payload 1 | payload 2 | … | payload n |        in a buffer of its own, payload behind payload
+//!   | headers | payload 1 | payload 2 | … | payload n |        in a buffer of its own
 //! ```
 //!
-//! A run is a packet among others as long as it is alone. Each packet's checksums are verified before it is copied in, since
-//! the super-packet gets new ones: a damaged packet must not come out whole.
+//! A single packet stays unchanged. The checksums of each packet are verified before it is copied, since the GSO packet gets new
+//! ones: a damaged packet must not become valid.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -17,7 +17,7 @@ use super::{
     put, read, read_long, tcp, tcp_header_len, udp,
 };
 
-/// The packets between two ports in one direction.
+/// Flow: addresses, protocol and ports of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
     ports: (u16, u16),
@@ -27,7 +27,7 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// Whether `packet` belongs to the flow, or might: a fragment shows its ports or does not.
+    /// Whether `packet` belongs to the flow or may belong to it: fragments may lack ports.
     pub(super) fn may_have(&self, packet: &Packet<'_>) -> bool {
         let between = self.source == packet.source() && self.destination == packet.destination();
         let same = self.protocol == packet.protocol() && packet.ports() == Some(self.ports);
@@ -35,24 +35,24 @@ impl Flow {
     }
 }
 
-/// A packet that can be part of a run, and what decides of which.
+/// Packet that can be coalesced, with the fields that decide how.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<'p> {
     pub(super) flow: Flow,
     bytes: &'p [u8],
-    /// Where the transport header starts.
+    /// Offset of the transport header.
     transport: usize,
-    /// Where the payload starts.
+    /// Offset of the payload.
     payload_at: usize,
-    /// In TCP: where in the stream it is. Otherwise 0.
+    /// TCP sequence number; 0 for UDP.
     sequence: u32,
-    /// In TCP: its flags, and the data offset. Otherwise 0.
+    /// TCP flags and data offset; 0 for UDP.
     flags: u16,
 }
 
 impl<'p> Candidate<'p> {
-    /// `None` for what is never joined: fragments, IP options and extensions, anything but data on an established connection,
-    /// datagrams that are empty or have no checksum.
+    /// `None` for packets that are never coalesced: fragments, IP options and extension headers, TCP segments other than data on
+    /// an established connection, UDP datagrams that are empty or have no checksum.
     pub(super) fn of(packet: &Packet<'p>, udp_runs: UdpCoalescing) -> Option<Candidate<'p>> {
         let bytes = packet.bytes();
         let transport = packet.transport_offset()?;
@@ -99,7 +99,7 @@ impl<'p> Candidate<'p> {
         })
     }
 
-    /// Whether nothing may be joined behind it.
+    /// Whether no packet may be appended behind this one.
     pub(super) const fn ends_a_run(&self) -> bool {
         self.flags & (tcp::FIN | tcp::PSH) != 0
     }
@@ -108,7 +108,7 @@ impl<'p> Candidate<'p> {
         self.bytes.split_at_checked(self.payload_at)
     }
 
-    /// Whether the checksums of the packet hold.
+    /// Whether the checksums are correct.
     fn holds(&self) -> Option<bool> {
         let (network, segment) = self.bytes.split_at_checked(self.transport)?;
         let pseudo = pseudo_header(&self.flow, u16::try_from(segment.len()).ok()?)?;
@@ -126,18 +126,18 @@ fn pseudo_header(flow: &Flow, length: u16) -> Option<Sum> {
     )
 }
 
-/// What became of a packet that was to be appended.
+/// Result of appending a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Appended {
-    /// It is in the run, which goes on.
+    /// Appended; more may follow.
     Open,
-    /// It is in the run, and the last of it.
+    /// Appended as the last packet.
     Last,
-    /// It does not fit behind the others.
+    /// Not appended.
     Refused,
 }
 
-/// A run, or room for one.
+/// Packets being coalesced, or free space for them.
 #[derive(Debug)]
 pub(super) struct GroSlot {
     room: Vec<u8>,
@@ -147,20 +147,19 @@ pub(super) struct GroSlot {
     packets: u16,
     transport: usize,
     payload_at: usize,
-    /// Octets of payload in each packet but the last.
+    /// Payload octets of each packet except the last.
     size: usize,
     /// In TCP: where in the stream the next packet is.
     sequence: u32,
     /// In TCP: the flags of the first packet.
     flags: u16,
-    /// In IPv4: the identification of the next packet.
+    /// IPv4 identification of the next packet.
     id: u16,
 }
 
 impl GroSlot {
-    /// The most packets of a run of datagrams: what Linux takes as one train (`UDP_MAX_SEGMENTS`). Segments of TCP have no such limit,
-    /// but that of the packet's length.
-    const MOST_DATAGRAMS: u16 = 64;
+    /// Maximum number of UDP datagrams in a GSO packet (`UDP_MAX_SEGMENTS`). TCP is limited by the packet length only.
+    const MAX_DATAGRAMS: u16 = 64;
 
     pub(super) fn new() -> GroSlot {
         GroSlot {
@@ -181,7 +180,7 @@ impl GroSlot {
         self.flow.as_ref()
     }
 
-    /// Begins with a packet. False, and the room as free as before, if its checksums do not hold.
+    /// Starts with a packet. Returns false and leaves the slot free if its checksums are wrong.
     pub(super) fn begin(&mut self, first: &Candidate<'_>) -> bool {
         let begun = self.try_begin(first).is_some();
         if !begun {
@@ -207,7 +206,7 @@ impl GroSlot {
         Some(())
     }
 
-    /// Appends a packet of the same flow, if it continues the run and its checksums hold.
+    /// Appends a packet of the same flow if it continues the sequence and its checksums are correct.
     pub(super) fn append(&mut self, next: &Candidate<'_>) -> Appended {
         self.try_append(next).unwrap_or(Appended::Refused)
     }
@@ -234,12 +233,12 @@ impl GroSlot {
             );
             self.flags = flags;
         }
-        let full = next.flow.protocol == UDP && self.packets >= GroSlot::MOST_DATAGRAMS;
+        let full = next.flow.protocol == UDP && self.packets >= GroSlot::MAX_DATAGRAMS;
         let last = next.ends_a_run() || payload.len() < self.size || full;
         Some(if last { Appended::Last } else { Appended::Open })
     }
 
-    /// Whether a packet with these headers, cast from the run's own, would be the next segment.
+    /// Whether a packet with these headers is the next segment. The flow has compared the addresses.
     fn continues(&self, headers: &[u8], next: &Candidate<'_>) -> bool {
         let ours = self.room.get(..self.payload_at).unwrap_or_default();
         let same = |from: usize, to: usize| {
@@ -273,7 +272,7 @@ impl GroSlot {
         headers.len() == ours.len() && network && transport
     }
 
-    /// Hands over what there is, and is free again.
+    /// Passes the content to `out` and frees the slot.
     pub(super) fn leave(&mut self, out: &mut impl FnMut(Coalesced<'_>)) {
         let Some(flow) = self.flow.take() else { return };
         let offload = match self.packets {
@@ -291,7 +290,7 @@ impl GroSlot {
         });
     }
 
-    /// Makes the headers those of a super-packet.
+    /// Converts the headers to those of a GSO packet.
     fn close(&mut self, flow: &Flow) -> Option<GsoPacket> {
         let total = u16::try_from(self.len).ok()?;
         let transport = u16::try_from(self.transport).ok()?;

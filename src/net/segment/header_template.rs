@@ -1,19 +1,19 @@
-//! What all segments of a super-packet have in common: their headers, and what these add to the checksums.
+//! Header template of a GSO packet: the headers and their contribution to the checksums.
 
 use super::super::checksum::Sum;
 use super::super::packet::{FragmentKind, Packet};
 use super::{GsoKind, GsoPacket, TCP, UDP, ip, read, read_long, tcp, tcp_header_len, udp};
 
-/// The headers that all segments are cast from.
+/// Headers of all segments.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeaderTemplate<'a> {
     /// IP, extensions, transport.
     pub(super) headers: &'a [u8],
-    /// Where the transport header starts.
+    /// Offset of the transport header.
     pub(super) transport: usize,
     pub(super) ip: Ip,
     pub(super) upper: Upper,
-    /// Over the pseudo-header and the transport header, without the fields that differ between segments.
+    /// Sum over the pseudo-header and the transport header, without the fields that differ between segments.
     pub(super) sum: Sum,
 }
 
@@ -31,24 +31,24 @@ pub(super) enum Ip {
 pub(super) enum Upper {
     Tcp {
         sequence: u32,
-        /// And the data offset.
+        /// Flags and data offset.
         flags: u16,
     },
     Udp,
 }
 
 impl<'a> HeaderTemplate<'a> {
-    /// The header_template, and the payload of all segments. `None` if `train` is not about this packet.
+    /// Template and payload; `None` if `gso` does not match the packet.
     pub(super) fn of(
         packet: &Packet<'a>,
-        train: &GsoPacket,
+        gso: &GsoPacket,
     ) -> Option<(HeaderTemplate<'a>, &'a [u8])> {
-        let (v4, protocol) = match train.kind {
+        let (v4, protocol) = match gso.kind {
             GsoKind::TcpV4 => (true, TCP),
             GsoKind::TcpV6 => (false, TCP),
             GsoKind::Udp => (packet.is_ipv4(), UDP),
         };
-        let tcp_only = protocol == TCP || !train.ecn;
+        let tcp_only = protocol == TCP || !gso.ecn;
         let whole = packet.fragment() == FragmentKind::Whole;
         if packet.is_ipv4() != v4 || packet.protocol() != protocol || !tcp_only || !whole {
             return None;
@@ -68,11 +68,11 @@ impl<'a> HeaderTemplate<'a> {
         let (headers, _) = bytes.split_at_checked(transport.checked_add(header_len)?)?;
         let length = u16::try_from(segment.len()).ok()?;
         let stated = read(header, field)?;
-        let pseudo = match train.partial {
+        let pseudo = match gso.partial {
             Some(partial) => {
                 let agrees =
                     usize::from(partial.start) == transport && usize::from(partial.offset) == field;
-                // What its sender has summed: with a routing header, that is another destination (RFC 8200 §8.1).
+                // Sum of the sender: with a routing header, it contains another destination (RFC 8200 §8.1).
                 agrees.then_some(Sum::default().plus_word(stated))?
             }
             None => {
@@ -114,7 +114,7 @@ impl Ip {
 impl Upper {
     fn tcp(segment: &[u8]) -> Option<Upper> {
         let flags = read(segment, tcp::FLAGS)?;
-        // Neither carries data that could be cut; a SYN would count its own place in the sequence with every segment.
+        // SYN and RST carry no data to segment; a SYN would count in the sequence of every segment.
         (flags & (tcp::SYN | tcp::RST) == 0).then_some(Upper::Tcp {
             sequence: read_long(segment, tcp::SEQUENCE)?,
             flags,
@@ -126,7 +126,7 @@ impl Upper {
         (length == segment.len()).then_some(Upper::Udp)
     }
 
-    /// The sum without the fields that each segment has its own value for.
+    /// Sum without the fields that differ between segments.
     fn without(self, sum: Sum, length: u16) -> Sum {
         match self {
             Upper::Tcp { sequence, flags } => {

@@ -1,8 +1,8 @@
-//! PacketOffload without hardware: a super-packet comes apart into segments, and a run of segments becomes a super-packet.
+//! Software segmentation and coalescing: GSO packets are split into segments, and segments are joined into GSO packets.
 //!
-//! A TUN device with `IFF_VNET_HDR` hands over and takes packets of up to 64 KiB, as the stack has them before a network card cuts
-//! them. Cutting them here, between the read and the seal, spares a system call per packet; so does joining what has been opened
-//! before it is written.
+//! A TUN device with `IFF_VNET_HDR` reads and writes packets of up to 64 KiB, as the network stack has them before a network card
+//! segments them. Segmentation between read and seal saves a system call per packet, and so does coalescing of opened packets
+//! before the write.
 //!
 //! ```text
 //!   from the device:  | IP | TCP | payload of up to 64 KiB …………………………………… |     + PacketOffload::Gso { size: 1350, … }
@@ -16,7 +16,7 @@
 //!   to the device:    | IP | TCP | payload of up to 64 KiB …………………………………… |     + PacketOffload::Gso { size: 1350, … }
 //! ```
 //!
-//! The rules are those that Linux has for generic segmentation and receive offload: what is joined comes apart again as it was.
+//! The rules are those of Linux GSO and GRO: joined packets are split again into the same packets.
 
 mod coalesce;
 mod gro_slot;
@@ -33,7 +33,7 @@ pub use split::{Segment, Segments, segments};
 
 use super::protocol::{TCP, UDP};
 
-/// Octets in a TCP header without options, and where its fields are.
+/// TCP header: length without options, field offsets, flags.
 mod tcp {
     pub(super) const HEADER: usize = 20;
     pub(super) const SEQUENCE: usize = 4;
@@ -53,14 +53,14 @@ mod tcp {
     pub(super) const CWR: u16 = 0x80;
 }
 
-/// Octets in a UDP header, and where its fields are.
+/// UDP header: length, field offsets.
 mod udp {
     pub(super) const HEADER: usize = 8;
     pub(super) const LENGTH: usize = 4;
     pub(super) const CHECKSUM: usize = 6;
 }
 
-/// Octets in an IP header without options or extensions, and where its fields are.
+/// IP headers: lengths without options and extensions, field offsets.
 mod ip {
     pub(super) const V4_HEADER: usize = 20;
     pub(super) const V4_LENGTH: usize = 2;
@@ -70,24 +70,24 @@ mod ip {
     pub(super) const V6_LENGTH: usize = 4;
 }
 
-/// The number of 16 bits at `at`.
+/// 16-bit number at `at`.
 fn read(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// The number of 32 bits at `at`.
+/// 32-bit number at `at`.
 fn read_long(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Writes octets at `at`, where there is room for them.
+/// Writes octets at `at`, if they fit.
 fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     if let Some(field) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
         *field = value;
     }
 }
 
-/// The length of the TCP header at the front of `segment`, options included; `None` if it is not all there.
+/// Length of the TCP header at the front of `segment`, with options; `None` if truncated.
 fn tcp_header_len(segment: &[u8]) -> Option<usize> {
     let words = usize::from(segment.get(tcp::FLAGS)? >> 4);
     let length = words.saturating_mul(4);

@@ -1,34 +1,33 @@
-//! What the sender of a packet left to the hardware: the facts of a `virtio_net_hdr`, checked as far as they can be without the
-//! packet.
+//! Offloads of a packet: the fields of a `virtio_net_hdr`, checked as far as possible without the packet.
 
 use std::num::NonZeroU16;
 
 use super::super::checksum;
 use super::super::drop_reason::DropReason;
 
-/// What is left to do to a packet.
+/// Offload of one packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PacketOffload {
-    /// Nothing: it is as it goes over a wire.
+    /// None: the packet is complete.
     #[default]
     None,
-    /// Its transport checksum is to be finished.
+    /// The transport checksum is partial.
     Checksum(PartialChecksum),
-    /// It is several segments in one.
+    /// The packet is a GSO packet.
     Gso(GsoPacket),
 }
 
-/// A transport checksum of which only the pseudo-header has been summed.
+/// Transport checksum that contains the pseudo-header sum only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartialChecksum {
-    /// Where the sum starts.
+    /// Offset where the checksum starts.
     pub start: u16,
-    /// Where the checksum stands, from there.
+    /// Offset of the checksum field from there.
     pub offset: u16,
 }
 
 impl PartialChecksum {
-    /// Finishes the checksum in place.
+    /// Completes the checksum in place.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if the field lies outside the packet, which is then unchanged.
@@ -40,30 +39,30 @@ impl PartialChecksum {
     }
 }
 
-/// How a super-packet comes apart.
+/// Segmentation of a GSO packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GsoPacket {
-    /// What it carries.
+    /// Protocol.
     pub kind: GsoKind,
-    /// Octets of payload in each segment but the last, which may have fewer.
+    /// Payload octets of each segment except the last, which may have fewer.
     pub size: NonZeroU16,
-    /// Octets of headers, by its sender's account: a hint (virtio 1.2 §5.1.6.2), which is written and not believed. Linux says how
-    /// much lies in the first buffer, and hands on what a guest has said.
+    /// Octets of headers, a hint of the sender (virtio 1.2 §5.1.6.2): written, but ignored when read, since Linux passes on the
+    /// value of a guest.
     pub header_len: u16,
-    /// Where the checksum is that is to be finished in each segment; `None` if its sender has vouched for it otherwise.
+    /// Checksum to complete in each segment; `None` if the sender has verified it.
     pub partial: Option<PartialChecksum>,
-    /// The first segment says that the congestion window was reduced (RFC 3168 §6.1.2), and only the first may.
+    /// The first segment has CWR (RFC 3168 §6.1.2), and only the first may.
     pub ecn: bool,
 }
 
-/// The kinds of super-packets there are.
+/// Kinds of GSO packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoKind {
     /// TCP over IPv4.
     TcpV4,
     /// TCP over IPv6.
     TcpV6,
-    /// UDP over either, datagrams in a row.
+    /// UDP over IPv4 or IPv6.
     Udp,
 }
 
@@ -74,7 +73,7 @@ mod tests {
     use crate::net::checksum::Sum;
 
     #[test]
-    fn a_checksum_left_to_the_hardware_is_finished_in_place() {
+    fn a_partial_checksum_is_completed_in_place() {
         let whole = datagram(4, 0, 999);
         let mut partial = whole.clone();
         let length = u32::try_from(whole.len() - 20).unwrap();
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn e11_a_checksum_outside_the_packet_is_refused_and_nothing_changes() {
+    fn e11_a_checksum_field_outside_the_packet_is_rejected() {
         let whole = datagram(4, 0, 10);
         for (start, offset) in [
             (39, 0),

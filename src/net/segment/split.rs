@@ -1,4 +1,4 @@
-//! A super-packet comes apart, one segment after the other, each written where it will be sealed.
+//! Segmentation of a GSO packet. Each segment is written where it will be sealed.
 //!
 //! ```text
 //!   | IP: length, identification, checksum | TCP: sequence, flags, checksum | payload ………………………………………… |
@@ -6,8 +6,8 @@
 //!   | IP: own length, + n, own             | + n·size, own, own              | …… payload n ……  |
 //! ```
 //!
-//! Everything else in the headers is copied, IPv6 extension headers and TCP options included. What the headers add to the checksums
-//! is summed once for all segments.
+//! All other header fields are copied, with IPv6 extension headers and TCP options. The checksum contribution of the headers is
+//! computed once for all segments.
 
 use std::iter::FusedIterator;
 
@@ -16,33 +16,33 @@ use super::super::packet::Packet;
 use super::header_template::{HeaderTemplate, Ip, Upper};
 use super::{GsoPacket, ip, put, tcp, udp};
 
-/// Takes a super-packet apart as `train` says. Nothing is copied until a segment is written.
+/// Splits a GSO packet. Nothing is copied until a segment is written.
 ///
 /// # Errors
-/// [`DropReason::Malformed`] if `train` is not about this packet, [`DropReason::Overflow`] if it would be more than
-/// [`Segments::MOST`] segments.
-pub fn segments<'a>(packet: &Packet<'a>, train: &GsoPacket) -> Result<Segments<'a>, DropReason> {
-    let segments = Segments::of(packet, train).ok_or(DropReason::Malformed)?;
+/// [`DropReason::Malformed`] if `gso` does not match the packet, [`DropReason::Overflow`] for more than [`Segments::MAX`]
+/// segments.
+pub fn segments<'a>(packet: &Packet<'a>, gso: &GsoPacket) -> Result<Segments<'a>, DropReason> {
+    let segments = Segments::of(packet, gso).ok_or(DropReason::Malformed)?;
     match segments.len() {
-        ..=Segments::MOST => Ok(segments),
+        ..=Segments::MAX => Ok(segments),
         _ => Err(DropReason::Overflow),
     }
 }
 
-/// The segments of a super-packet, in order.
+/// Segments of a GSO packet, in order.
 #[derive(Clone, Debug)]
 pub struct Segments<'a> {
     header_template: HeaderTemplate<'a>,
     rest: &'a [u8],
     /// At least 1.
     size: usize,
-    /// Octets of payload in the segments before the next.
+    /// Payload octets in the segments before the next.
     before: u32,
-    /// How many they are.
+    /// Number of segments before the next.
     nth: u16,
 }
 
-/// One segment: headers of its own and a part of the payload.
+/// One segment: its headers and a part of the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     header_template: HeaderTemplate<'a>,
@@ -53,22 +53,22 @@ pub struct Segment<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// More segments than any honest super-packet has: Linux sends none with less than 36 octets of payload (`tcp_min_snd_mss`).
-    pub const MOST: usize = 2048;
+    /// More than any valid GSO packet: Linux sends no segments with less than 36 octets of payload (`tcp_min_snd_mss`).
+    pub const MAX: usize = 2048;
 
-    /// Octets of the longest segment, headers included: what must fit the path.
+    /// Octets of the longest segment with headers.
     #[must_use]
     pub fn longest(&self) -> usize {
         let payload = self.size.min(self.rest.len());
         self.header_template.headers.len().saturating_add(payload)
     }
 
-    fn of(packet: &Packet<'a>, train: &GsoPacket) -> Option<Segments<'a>> {
-        let (header_template, payload) = HeaderTemplate::of(packet, train)?;
+    fn of(packet: &Packet<'a>, gso: &GsoPacket) -> Option<Segments<'a>> {
+        let (header_template, payload) = HeaderTemplate::of(packet, gso)?;
         (!payload.is_empty()).then_some(Segments {
             header_template,
             rest: payload,
-            size: usize::from(train.size.get()),
+            size: usize::from(gso.size.get()),
             before: 0,
             nth: 0,
         })
@@ -110,7 +110,7 @@ impl ExactSizeIterator for Segments<'_> {}
 impl FusedIterator for Segments<'_> {}
 
 impl Segment<'_> {
-    /// Octets of the whole segment.
+    /// Octets of the segment.
     #[must_use]
     #[allow(
         clippy::len_without_is_empty,
@@ -123,7 +123,7 @@ impl Segment<'_> {
             .saturating_add(self.payload.len())
     }
 
-    /// Writes the segment into `out`, which has exactly [`Segment::len`] octets; false, and nothing written, if it has not.
+    /// Writes the segment into `out`, whose length must be [`Segment::len`]. Returns false and writes nothing otherwise.
     #[inline]
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> bool {
@@ -134,7 +134,7 @@ impl Segment<'_> {
             upper,
             sum,
         } = self.header_template;
-        // No longer than the packet it is a part of, whose length has 16 bits.
+        // At most the length of the packet, which has 16 bits.
         let total = self.len() as u16;
         if out.len() != self.len() {
             return false;
@@ -142,7 +142,7 @@ impl Segment<'_> {
         let Some((head, body)) = out.split_at_mut_checked(headers.len()) else {
             return false;
         };
-        // Summed first, so that the copy finds it in the nearest cache; in one pass both take longer.
+        // Summed first, so that the copy finds the payload in the L1 cache; one combined pass is slower.
         let sum = sum.plus(self.payload);
         body.copy_from_slice(self.payload);
         head.copy_from_slice(headers);
@@ -160,7 +160,7 @@ impl Segment<'_> {
                 put(network, ip::V6_LENGTH, length.to_be_bytes());
             }
         }
-        // The pseudo-header has the length of the transport alone.
+        // The pseudo-header contains the length of the transport part only.
         let length = total.saturating_sub(transport as u16);
         let sum = sum.plus_word(length);
         match upper {
@@ -173,7 +173,7 @@ impl Segment<'_> {
                 put(head, tcp::CHECKSUM, checksum.to_be_bytes());
             }
             Upper::Udp => {
-                // Zero means that there is no checksum (RFC 768); the other zero of ones' complement means the same sum.
+                // Checksum zero means no checksum (RFC 768); its complement represents the same sum.
                 let checksum = match sum.plus_word(length).finish() {
                     0 => 0xffff,
                     checksum => checksum,
@@ -185,7 +185,7 @@ impl Segment<'_> {
         true
     }
 
-    /// What ends something is said by the last segment, and what was reduced by the first (RFC 3168 §6.1.2).
+    /// FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2).
     const fn flags(&self, flags: u16) -> u16 {
         let flags = match self.last {
             true => flags,
@@ -206,8 +206,8 @@ mod tests {
     use crate::net::checksum::Sum;
     use std::num::NonZeroU16;
 
-    fn refusal(bytes: &[u8], train: &GsoPacket) -> Option<DropReason> {
-        segments(&Packet::parse(bytes).unwrap(), train).err()
+    fn refusal(bytes: &[u8], gso: &GsoPacket) -> Option<DropReason> {
+        segments(&Packet::parse(bytes).unwrap(), gso).err()
     }
 
     fn long_tcp(version: u8) -> (Vec<u8>, GsoPacket) {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_super_packet_becomes_the_segments_its_sender_would_have_sent() {
+    fn a_gso_packet_becomes_the_segments_that_its_sender_would_send() {
         for version in [4, 6] {
             let one_by_one = Tcp {
                 version,
@@ -228,8 +228,8 @@ mod tests {
                 ..Tcp::default()
             }
             .in_a_row(47);
-            let (bytes, train) = long_tcp(version);
-            let pieces = cut(&bytes, &train);
+            let (bytes, gso) = long_tcp(version);
+            let pieces = cut(&bytes, &gso);
             assert_eq!(pieces.len(), 48, "47 full ones and the rest");
             assert_eq!(pieces[..47], one_by_one);
             let rest = Tcp {
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn datagrams_get_their_own_lengths() {
         for version in [4, 6] {
-            let (bytes, train) = handed_over(datagram(version, 9, 3000), 1300);
-            let pieces = cut(&bytes, &train);
+            let (bytes, gso) = handed_over(datagram(version, 9, 3000), 1300);
+            let pieces = cut(&bytes, &gso);
             let at = if version == 4 { 20 } else { 40 };
             let lengths: Vec<_> = pieces.iter().map(|piece| read(piece, at + 4)).collect();
             assert_eq!(lengths, [Some(1308), Some(1308), Some(408)]);
@@ -258,29 +258,29 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_whose_checksum_is_zero_says_so_in_the_other_way() {
-        let (bytes, train) = handed_over(datagram(4, 9, 200), 100);
-        let first = cut(&bytes, &train).remove(0);
+    fn a_computed_udp_checksum_of_zero_becomes_ffff() {
+        let (bytes, gso) = handed_over(datagram(4, 9, 200), 100);
+        let first = cut(&bytes, &gso).remove(0);
         // What would make the sum of the first datagram all ones: its checksum, where its payload starts.
         let mut zero = bytes.clone();
         let (field, word) = (read(&first, 26).unwrap(), read(&first, 28).unwrap());
         let filler = Sum::default().plus_word(field).plus_word(word).fold();
         edit(&mut zero, 28, &filler.to_be_bytes());
-        let first = cut(&zero, &train).remove(0);
+        let first = cut(&zero, &gso).remove(0);
         assert_eq!(read(&first, 26), Some(0xffff));
         assert!(checksums_hold(&first));
     }
 
     #[test]
-    fn an_end_is_said_last_and_a_reduced_window_first() {
+    fn fin_and_psh_are_on_the_last_segment_and_cwr_on_the_first() {
         let tcp = Tcp {
             flags: tcp::ACK | tcp::PSH | tcp::FIN | tcp::CWR | 0x40,
             payload: 3000,
             ..Tcp::default()
         };
-        let (bytes, train) = handed_over(tcp.bytes(), 1000);
-        assert!(train.ecn);
-        let pieces = cut(&bytes, &train);
+        let (bytes, gso) = handed_over(tcp.bytes(), 1000);
+        assert!(gso.ecn);
+        let pieces = cut(&bytes, &gso);
         let flags: Vec<_> = pieces
             .iter()
             .map(|piece| read(piece, 20 + tcp::FLAGS).unwrap() & 0x0fff)
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_options_and_ipv6_extension_headers_go_along() {
+    fn ipv4_options_and_ipv6_extension_headers_are_copied() {
         let mut v4 = Tcp {
             payload: 2500,
             ..Tcp::default()
@@ -324,8 +324,8 @@ mod tests {
 
         for (mut bytes, headers) in [(v4, 24), (v6, 64)] {
             repair(&mut bytes);
-            let (bytes, train) = handed_over(bytes, 1000);
-            let pieces = cut(&bytes, &train);
+            let (bytes, gso) = handed_over(bytes, 1000);
+            let pieces = cut(&bytes, &gso);
             assert_eq!(pieces.len(), 3);
             for piece in &pieces {
                 assert!(checksums_hold(piece));
@@ -348,11 +348,11 @@ mod tests {
         bytes.splice(40..40, routing);
         let length = bytes.len() as u16 - 40;
         edit(&mut bytes, 4, &length.to_be_bytes());
-        let (mut bytes, train) = handed_over(bytes, 1000);
+        let (mut bytes, gso) = handed_over(bytes, 1000);
         let (source, last) = ([0x20; 16].into(), [0x77; 16].into());
         let pseudo = Sum::pseudo_header(source, last, TCP, u32::from(length) - 24).unwrap();
         edit(&mut bytes, 64 + tcp::CHECKSUM, &pseudo.fold().to_be_bytes());
-        for piece in cut(&bytes, &train) {
+        for piece in cut(&bytes, &gso) {
             let length = piece.len() as u32 - 64;
             let sum = Sum::pseudo_header(source, last, TCP, length).unwrap();
             assert_eq!(sum.plus(&piece[64..]).finish(), 0);
@@ -360,13 +360,13 @@ mod tests {
     }
 
     #[test]
-    fn a_super_packet_whose_checksum_is_not_partial_gets_new_ones_all_the_same() {
+    fn a_gso_packet_without_partial_checksum_gets_new_checksums() {
         for version in [4, 6] {
-            let (mut bytes, train) = long_tcp(version);
-            let expected = cut(&bytes, &train);
+            let (mut bytes, gso) = long_tcp(version);
+            let expected = cut(&bytes, &gso);
             let unfinished = GsoPacket {
                 partial: None,
-                ..train
+                ..gso
             };
             let at = if version == 4 { 20 } else { 40 };
             edit(&mut bytes, at + tcp::CHECKSUM, &[0xab, 0xcd]);
@@ -375,36 +375,27 @@ mod tests {
     }
 
     #[test]
-    fn a_super_packet_of_one_segment_is_that_segment() {
+    fn a_gso_packet_of_one_segment_is_that_segment() {
         let tcp = Tcp {
             flags: tcp::ACK | tcp::PSH,
             ..Tcp::default()
         };
-        let (bytes, train) = handed_over(tcp.bytes(), 1000);
-        assert_eq!(cut(&bytes, &train), [tcp.bytes()]);
+        let (bytes, gso) = handed_over(tcp.bytes(), 1000);
+        assert_eq!(cut(&bytes, &gso), [tcp.bytes()]);
     }
 
     #[test]
-    fn how_long_the_headers_are_is_read_from_them_and_not_from_the_hint() {
-        let (bytes, train) = long_tcp(4);
-        let expected = cut(&bytes, &train);
-        for header_len in [
-            0,
-            20,
-            train.header_len - 1,
-            train.header_len + 100,
-            u16::MAX,
-        ] {
-            let train = GsoPacket {
-                header_len,
-                ..train
-            };
-            assert_eq!(cut(&bytes, &train), expected, "{header_len}");
+    fn the_header_length_hint_is_ignored() {
+        let (bytes, gso) = long_tcp(4);
+        let expected = cut(&bytes, &gso);
+        for header_len in [0, 20, gso.header_len - 1, gso.header_len + 100, u16::MAX] {
+            let gso = GsoPacket { header_len, ..gso };
+            assert_eq!(cut(&bytes, &gso), expected, "{header_len}");
         }
     }
 
     #[test]
-    fn e11_facts_about_another_packet_are_malformed() {
+    fn e11_gso_fields_of_another_packet_are_malformed() {
         let (v4, of_v4) = long_tcp(4);
         let (v6, of_v6) = long_tcp(6);
         let (udp, of_udp) = handed_over(datagram(4, 0, 3000), 1000);
@@ -416,7 +407,7 @@ mod tests {
             ecn: true,
             ..of_udp
         };
-        for (bytes, train) in [
+        for (bytes, gso) in [
             (&v4, &of_v6),
             (&v6, &of_v4),
             (&v4, &of_udp),
@@ -427,17 +418,13 @@ mod tests {
             (&v4, &at(24, 16)),
             (&v4, &at(20, 6)),
         ] {
-            assert_eq!(
-                refusal(bytes, train),
-                Some(DropReason::Malformed),
-                "{train:?}"
-            );
+            assert_eq!(refusal(bytes, gso), Some(DropReason::Malformed), "{gso:?}");
         }
     }
 
     #[test]
-    fn e10_e11_what_is_no_super_packet_is_malformed() {
-        let (good, train) = long_tcp(4);
+    fn e10_e11_an_invalid_gso_packet_is_malformed() {
+        let (good, gso) = long_tcp(4);
         let bent = |at: usize, octets: &[u8]| {
             let mut bytes = good.clone();
             edit(&mut bytes, at, octets);
@@ -450,39 +437,35 @@ mod tests {
             (bent(33, &[0x12]), "a SYN"),
             (bent(33, &[0x14]), "a reset"),
         ] {
-            assert_eq!(
-                refusal(&bytes, &train),
-                Some(DropReason::Malformed),
-                "{case}"
-            );
+            assert_eq!(refusal(&bytes, &gso), Some(DropReason::Malformed), "{case}");
         }
         let empty = Tcp {
             payload: 0,
             ..Tcp::default()
         };
-        let (bytes, train) = handed_over(empty.bytes(), 1000);
-        assert_eq!(refusal(&bytes, &train), Some(DropReason::Malformed));
-        let (mut bytes, train) = handed_over(datagram(4, 0, 3000), 1000);
+        let (bytes, gso) = handed_over(empty.bytes(), 1000);
+        assert_eq!(refusal(&bytes, &gso), Some(DropReason::Malformed));
+        let (mut bytes, gso) = handed_over(datagram(4, 0, 3000), 1000);
         edit(&mut bytes, 24, &3007_u16.to_be_bytes());
-        assert_eq!(refusal(&bytes, &train), Some(DropReason::Malformed));
+        assert_eq!(refusal(&bytes, &gso), Some(DropReason::Malformed));
     }
 
     #[test]
-    fn e11_more_segments_than_anybody_sends_are_too_many() {
-        let (bytes, train) = long_tcp(4);
+    fn e11_too_many_segments_are_an_overflow() {
+        let (bytes, gso) = long_tcp(4);
         let of = |size| GsoPacket {
             size: NonZeroU16::new(size).unwrap(),
-            ..train
+            ..gso
         };
         assert_eq!(refusal(&bytes, &of(31)), Some(DropReason::Overflow));
         assert_eq!(cut(&bytes, &of(32)).len(), 2000);
     }
 
     #[test]
-    fn a_place_of_another_length_is_left_alone() {
-        let (bytes, train) = long_tcp(4);
+    fn a_buffer_of_wrong_length_is_unchanged() {
+        let (bytes, gso) = long_tcp(4);
         let packet = Packet::parse(&bytes).unwrap();
-        let segment = segments(&packet, &train).unwrap().next().unwrap();
+        let segment = segments(&packet, &gso).unwrap().next().unwrap();
         for length in [0, 39, segment.len() - 1, segment.len() + 1] {
             let mut out = vec![9; length];
             assert!(!segment.write(&mut out));

@@ -186,7 +186,7 @@ pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket)
     let (source, destination) = (packet.source(), packet.destination());
     let pseudo = checksum::Sum::pseudo_header(source, destination, protocol, length).unwrap();
     let cwr = protocol == TCP && read(segment, tcp::FLAGS).unwrap() & tcp::CWR != 0;
-    let train = GsoPacket {
+    let gso = GsoPacket {
         kind,
         size: size.try_into().unwrap(),
         header_len: (start + header_len) as u16,
@@ -197,12 +197,12 @@ pub(crate) fn handed_over(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket)
         ecn: cwr,
     };
     edit(&mut bytes, start + offset, &pseudo.fold().to_be_bytes());
-    (bytes, train)
+    (bytes, gso)
 }
 
-pub(crate) fn cut(bytes: &[u8], train: &GsoPacket) -> Vec<Vec<u8>> {
+pub(crate) fn cut(bytes: &[u8], gso: &GsoPacket) -> Vec<Vec<u8>> {
     let packet = Packet::parse(bytes).unwrap();
-    let pieces = segments(&packet, train).unwrap();
+    let pieces = segments(&packet, gso).unwrap();
     let (count, longest) = (pieces.len(), pieces.longest());
     let written: Vec<Vec<u8>> = pieces
         .map(|segment| {
@@ -245,8 +245,8 @@ fn apart((count, offload, bytes): &(usize, PacketOffload, Vec<u8>)) -> Vec<Vec<u
             vec![bytes.clone()]
         }
         PacketOffload::Checksum(_) => panic!("a coalescer leaves none behind"),
-        PacketOffload::Gso(train) => {
-            let pieces = cut(bytes, train);
+        PacketOffload::Gso(gso) => {
+            let pieces = cut(bytes, gso);
             assert_eq!(pieces.len(), *count);
             pieces
         }
@@ -337,12 +337,12 @@ proptest! {
             TCP => Tcp { version, payload, flags, ..Tcp::default() }.bytes(),
             _ => datagram(version, 0xfff0, payload),
         };
-        let (bytes, train) = handed_over(whole, size);
-        let pieces = cut(&bytes, &train);
+        let (bytes, gso) = handed_over(whole, size);
+        let pieces = cut(&bytes, &gso);
         for piece in &pieces {
             prop_assert!(checksums_hold(piece));
         }
-        prop_assert_eq!(join(UdpCoalescing::Coalesced, &pieces), vec![(pieces.len(), PacketOffload::Gso(train), bytes)]);
+        prop_assert_eq!(join(UdpCoalescing::Coalesced, &pieces), vec![(pieces.len(), PacketOffload::Gso(gso), bytes)]);
     }
 
     #[test]
@@ -354,23 +354,23 @@ proptest! {
         honest in 0_u8..32,
     ) {
         let whole = Tcp { version, payload, ..Tcp::default() }.bytes();
-        let (mut bytes, mut train) = handed_over(whole, 500);
+        let (mut bytes, mut gso) = handed_over(whole, 500);
         let (kind, size, header_len, start, offset) = facts;
         // Each fact is wrong in half of the cases.
         let wrong = |bit: u8| honest >> bit & 1 == 0;
-        if wrong(0) { train.kind = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][usize::from(kind) % 3]; }
-        if wrong(1) { train.size = size.max(1).try_into().unwrap(); }
-        if wrong(2) { train.header_len = header_len; }
-        if wrong(3) { train.partial = Some(PartialChecksum { start, offset }); }
-        train.ecn = wrong(4);
+        if wrong(0) { gso.kind = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][usize::from(kind) % 3]; }
+        if wrong(1) { gso.size = size.max(1).try_into().unwrap(); }
+        if wrong(2) { gso.header_len = header_len; }
+        if wrong(3) { gso.partial = Some(PartialChecksum { start, offset }); }
+        gso.ecn = wrong(4);
         for (at, value) in edits {
             if let Some(octet) = bytes.get_mut(at) {
                 *octet = value;
             }
         }
         let Ok(packet) = Packet::parse(&bytes) else { return Ok(()) };
-        let Ok(pieces) = segments(&packet, &train) else { return Ok(()) };
-        prop_assert!(pieces.len() <= Segments::MOST);
+        let Ok(pieces) = segments(&packet, &gso) else { return Ok(()) };
+        prop_assert!(pieces.len() <= Segments::MAX);
         let longest = pieces.longest();
         for piece in pieces {
             let mut out = vec![0; piece.len()];
