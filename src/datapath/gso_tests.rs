@@ -1,4 +1,4 @@
-//! Super-packets on the whole road: cut, sealed and sent by one side, opened, joined and written by the other.
+//! Tests of GSO packets from device to device: split, sealed and sent by one gateway, opened, coalesced and written by the other.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::net::segment::{GsoPacket, PacketOffload};
 use crate::net::{DropReason, Dscp, Packet};
 use crate::os::{Device, GsoSupport, VnetHeader};
 
-/// A connection's next 60 KB, as the stack behind `b` leaves them to a network card, in segments that just fit.
+/// A TCP GSO packet of 60 kB from behind `b`, whose segments just fit the tunnel.
 fn long_tcp(version: u8) -> (Vec<u8>, GsoPacket) {
     let headers = if version == 4 { 52 } else { 72 };
     let size = MTU - headers;
@@ -28,7 +28,7 @@ fn long_tcp(version: u8) -> (Vec<u8>, GsoPacket) {
     of_ours(tcp.bytes(), size)
 }
 
-/// Addresses that are behind `b` and behind `a`, in both families.
+/// The packet with a source behind `b` and a destination behind `a`.
 fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket) {
     if bytes[0] >> 4 == 6 {
         for (at, network) in [(8, 2), (24, 1)] {
@@ -39,43 +39,40 @@ fn of_ours(mut bytes: Vec<u8>, size: u16) -> (Vec<u8>, GsoPacket) {
     handed_over(bytes, size)
 }
 
-fn inject(side: &Side, (bytes, train): &(Vec<u8>, GsoPacket)) {
-    let vnet = VnetHeader::from(PacketOffload::Gso(*train));
+fn inject(side: &Side, (bytes, gso_packet): &(Vec<u8>, GsoPacket)) {
+    let vnet = VnetHeader::from(PacketOffload::Gso(*gso_packet));
     assert!(side.device.inject_with(vnet, bytes));
 }
 
-/// What has come out of the device, taken apart where it was joined, and how many writes it was.
-fn taken_apart(side: &Side) -> (usize, Vec<Vec<u8>>) {
+/// The number of writes into the device, and the packets they hold, GSO packets split.
+fn segments_out_of(side: &Side) -> (usize, Vec<Vec<u8>>) {
     let mut writes = 0;
     let mut packets = Vec::new();
     while let Some((vnet, bytes)) = side.device.take_with() {
         writes += 1;
         match vnet.offload().unwrap() {
-            PacketOffload::Gso(train) => packets.extend(cut(&bytes, &train)),
+            PacketOffload::Gso(gso_packet) => packets.extend(cut(&bytes, &gso_packet)),
             PacketOffload::None => packets.push(bytes),
-            PacketOffload::Checksum(_) => panic!("nothing is left undone in a whole packet"),
+            PacketOffload::Checksum(_) => panic!("a whole packet has its checksums"),
         }
     }
     (writes, packets)
 }
 
 #[test]
-fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
+fn a_gso_packet_is_split_sealed_opened_and_coalesced_again_in_every_suite() {
     for words in SUITES {
         for version in [4, 6] {
             let mut pair = Pair::connected(words);
             pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
-            let train = long_tcp(version);
-            let expected = cut(&train.0, &train.1);
+            let gso_packet = long_tcp(version);
+            let expected = cut(&gso_packet.0, &gso_packet.1);
             assert!(expected.len() > 40 && expected.iter().all(|one| checksums_hold(one)));
-            inject(&pair.b, &train);
+            inject(&pair.b, &gso_packet);
             pair.run(NOW);
-            let (writes, packets) = taken_apart(&pair.a);
+            let (writes, packets) = segments_out_of(&pair.a);
             assert!(packets == expected, "{words} {version}");
-            assert_eq!(
-                writes, 2,
-                "{words}: one that is full, and the rest behind the next batch"
-            );
+            assert_eq!(writes, 2, "{words}: a full GSO packet, and the rest");
             for side in [&pair.a, &pair.b] {
                 assert_eq!(side.all_dropped(), [], "{words}");
             }
@@ -89,32 +86,32 @@ fn a_super_packet_is_cut_sealed_opened_and_joined_again_in_every_suite() {
 }
 
 #[test]
-fn a_device_that_takes_no_trains_gets_whole_packets() {
+fn a_device_without_gso_gets_whole_packets() {
     let mut pair = Pair::connected("aes128-sha1");
-    let train = long_tcp(4);
-    inject(&pair.b, &train);
+    let gso_packet = long_tcp(4);
+    inject(&pair.b, &gso_packet);
     pair.run(NOW);
-    let expected = cut(&train.0, &train.1);
-    assert!(taken_apart(&pair.a) == (expected.len(), expected));
+    let expected = cut(&gso_packet.0, &gso_packet.1);
+    assert!(segments_out_of(&pair.a) == (expected.len(), expected));
 }
 
 #[test]
-fn datagrams_in_a_row_are_joined_where_the_device_takes_them() {
-    for (trains, writes) in [(GsoSupport::TcpAndUdp, 1), (GsoSupport::Tcp, 20)] {
+fn udp_datagrams_are_coalesced_where_the_device_takes_them() {
+    for (gso, writes) in [(GsoSupport::TcpAndUdp, 1), (GsoSupport::Tcp, 20)] {
         let mut pair = Pair::connected("aes128gcm16");
-        pair.a.device.set_gso_support(trains);
-        let train = of_ours(datagram(4, 0, 20_000), 1000);
-        inject(&pair.b, &train);
+        pair.a.device.set_gso_support(gso);
+        let gso_packet = of_ours(datagram(4, 0, 20_000), 1000);
+        inject(&pair.b, &gso_packet);
         pair.run(NOW);
-        assert!(taken_apart(&pair.a) == (writes, cut(&train.0, &train.1)));
+        assert!(segments_out_of(&pair.a) == (writes, cut(&gso_packet.0, &gso_packet.1)));
     }
 }
 
 #[test]
-fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
+fn a_device_that_rejects_a_gso_packet_gets_its_segments_and_no_more_gso_packets() {
     let mut pair = Pair::connected("aes128-sha1");
     pair.a.device.set_gso_support(GsoSupport::Tcp);
-    let train = of_ours(
+    let gso_packet = of_ours(
         Tcp {
             payload: 9_000,
             ..Tcp::default()
@@ -122,18 +119,18 @@ fn a_device_that_refuses_a_train_gets_its_packets_and_no_more_trains() {
         .bytes(),
         1_000,
     );
-    let expected = cut(&train.0, &train.1);
+    let expected = cut(&gso_packet.0, &gso_packet.1);
     pair.a.device.fail_write(io::ErrorKind::InvalidInput);
     for _ in 0..2 {
-        inject(&pair.b, &train);
+        inject(&pair.b, &gso_packet);
         pair.run(NOW);
-        assert!(taken_apart(&pair.a) == (9, expected.clone()));
+        assert!(segments_out_of(&pair.a) == (9, expected.clone()));
     }
     assert_eq!(pair.a.all_dropped(), []);
     assert_eq!(pair.a.counters().rx.packets(), 18);
 }
 
-/// A run of datagrams from a port of its own.
+/// A UDP GSO packet from this port.
 fn datagrams_from(port: u8) -> (Vec<u8>, GsoPacket) {
     let mut bytes = datagram(4, 0, 4_000);
     edit(&mut bytes, 21, &[port]);
@@ -142,14 +139,14 @@ fn datagrams_from(port: u8) -> (Vec<u8>, GsoPacket) {
 }
 
 #[test]
-fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
+fn two_udp_gso_packets_rejected_in_one_batch_leave_tcp_gso_on() {
     let mut pair = Pair::connected("aes128-sha1");
     pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
     pair.a.device.reject_gso_packets(2);
     let runs = [1, 2].map(datagrams_from);
     runs.iter().for_each(|run| inject(&pair.b, run));
     pair.run(NOW);
-    let (writes, mut packets) = taken_apart(&pair.a);
+    let (writes, mut packets) = segments_out_of(&pair.a);
     let mut expected: Vec<_> = runs.iter().flat_map(|run| cut(&run.0, &run.1)).collect();
     packets.sort();
     expected.sort();
@@ -164,26 +161,30 @@ fn two_runs_of_datagrams_refused_in_one_batch_cost_no_tcp() {
     inject(&pair.b, &of_ours(tcp.bytes(), 1_000));
     inject(&pair.b, &runs[0]);
     pair.run(NOW);
-    assert_eq!(taken_apart(&pair.a).0, 1 + 4, "TCP is joined as before");
+    assert_eq!(
+        segments_out_of(&pair.a).0,
+        1 + 4,
+        "TCP is coalesced as before"
+    );
 }
 
 #[test]
-fn after_a_refusal_the_same_batch_brings_no_more_of_that_kind() {
+fn after_a_rejection_the_same_batch_has_no_more_gso_packets_of_that_kind() {
     let mut pair = Pair::connected("aes128-sha1");
     pair.a.device.set_gso_support(GsoSupport::TcpAndUdp);
     pair.a.device.reject_gso_packets(1);
     for _ in 0..8 {
-        // The last of each is short, and ends a run.
+        // The last datagram of each is short, and ends the GSO packet.
         inject(&pair.b, &of_ours(datagram(4, 0, 3_500), 1000));
     }
     pair.run(NOW);
-    let (writes, packets) = taken_apart(&pair.a);
+    let (writes, packets) = segments_out_of(&pair.a);
     assert_eq!((writes, packets.len()), (32, 32));
     assert_eq!(pair.a.all_dropped(), []);
 }
 
 #[test]
-fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
+fn e19_a_gso_packet_for_a_full_device_counts_as_its_packets() {
     let mut pair = Pair::connected("aes128-sha1");
     pair.a.device.set_gso_support(GsoSupport::Tcp);
     pair.a.device.fail_write(io::ErrorKind::WouldBlock);
@@ -203,10 +204,10 @@ fn e19_a_train_that_finds_the_device_full_counts_as_its_packets() {
 }
 
 #[test]
-fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() {
-    // DF is not set: each segment goes in fragments.
+fn e13_segments_too_long_for_the_tunnel_are_fragmented_or_answered_by_icmp() {
+    // DF is not set: each segment is fragmented.
     let mut pair = Pair::connected("aes128-sha1");
-    let (mut bytes, train) = of_ours(
+    let (mut bytes, gso_packet) = of_ours(
         Tcp {
             payload: 6_000,
             ..Tcp::default()
@@ -214,15 +215,15 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
         .bytes(),
         2_000,
     );
-    inject(&pair.b, &(bytes.clone(), train));
+    inject(&pair.b, &(bytes.clone(), gso_packet));
     pair.run(NOW);
-    let (_, pieces) = taken_apart(&pair.a);
+    let (_, pieces) = segments_out_of(&pair.a);
     assert_eq!(pieces.len(), 6);
     let payload: Vec<u8> = pieces
         .iter()
         .flat_map(|piece| piece[20..].to_vec())
         .collect();
-    let expected: Vec<u8> = cut(&bytes, &train)
+    let expected: Vec<u8> = cut(&bytes, &gso_packet)
         .iter()
         .flat_map(|one| one[20..].to_vec())
         .collect();
@@ -232,7 +233,7 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
     let mut whole = bytes.clone();
     repair(&mut whole);
     edit(&mut bytes, 10, &whole[10..12]);
-    inject(&pair.b, &(bytes, train));
+    inject(&pair.b, &(bytes, gso_packet));
     pair.run(NOW);
     assert_eq!(pair.b.all_dropped(), [(DropReason::TooBig, 1)]);
     assert_eq!(
@@ -240,15 +241,15 @@ fn e13_segments_too_long_for_the_tunnel_are_cut_again_or_their_sender_is_told() 
         [3, 4],
         "fragmentation needed"
     );
-    assert_eq!(taken_apart(&pair.a).0, 0);
+    assert_eq!(segments_out_of(&pair.a).0, 0);
 }
 
 #[test]
-fn e11_facts_about_another_packet_are_refused() {
+fn e11_offload_headers_that_do_not_fit_the_packet_are_rejected() {
     let mut pair = Pair::connected("aes128-sha1");
-    let (bytes, train) = long_tcp(4);
+    let (bytes, gso_packet) = long_tcp(4);
     let (v6, _) = long_tcp(6);
-    inject(&pair.b, &(v6, train));
+    inject(&pair.b, &(v6, gso_packet));
     let nonsense = VnetHeader {
         gso_type: 0x7f,
         gso_size: 1000,
@@ -257,14 +258,14 @@ fn e11_facts_about_another_packet_are_refused() {
     assert!(pair.b.device.inject_with(nonsense, &bytes));
     pair.run(NOW);
     assert_eq!(pair.b.all_dropped(), [(DropReason::Malformed, 2)]);
-    assert_eq!(taken_apart(&pair.a).0, 0);
+    assert_eq!(segments_out_of(&pair.a).0, 0);
 }
 
 #[test]
-fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room_for() {
+fn a_trapped_gso_packet_waits_in_segments_up_to_the_queues_capacity() {
     let mut pair = Pair::new();
     pair.b.set_egress(EgressState::Trap(mirrored(policy())));
-    let train = of_ours(
+    let gso_packet = of_ours(
         Tcp {
             payload: 70 * 500,
             ..Tcp::default()
@@ -272,13 +273,13 @@ fn a_super_packet_waits_for_its_tunnel_in_pieces_and_not_more_than_there_is_room
         .bytes(),
         500,
     );
-    inject(&pair.b, &train);
+    inject(&pair.b, &gso_packet);
     pair.run(NOW);
     assert_eq!(pair.b.notices(), [Notice::Demand(TUNNEL)]);
     assert_eq!(pair.b.all_dropped(), [(DropReason::QueueFull, 6)]);
     pair.connect("aes128-sha1", 1);
     pair.run(NOW);
-    assert!(taken_apart(&pair.a).1 == cut(&train.0, &train.1)[..MAX_PACKETS]);
+    assert!(segments_out_of(&pair.a).1 == cut(&gso_packet.0, &gso_packet.1)[..MAX_PACKETS]);
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn e12_the_outer_header_has_the_traffic_class_of_the_inner_one() {
 }
 
 #[test]
-fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
+fn e12_a_cleared_dscp_stays_inside_the_tunnel() {
     let mut pair = Pair::new();
     pair.a.dscp = Dscp::Cleared;
     pair.connect("aes128gcm16", 1);
@@ -311,9 +312,9 @@ fn e12_a_class_of_service_that_is_nobodys_business_stays_inside() {
     assert_eq!(pair.b.delivered(), [packet]);
 }
 
-/// The kernel's forwarding counts each gateway once, before the device and behind it; a tunnel that counted, too, would make it two hops.
+/// The kernel's forwarding decrements the TTL once at each gateway; a tunnel that did so, too, would be a second hop.
 #[test]
-fn e12_the_time_to_live_inside_is_counted_by_the_kernel_and_not_here() {
+fn e12_the_inner_ttl_is_decremented_by_the_kernel_and_not_by_the_tunnel() {
     let mut pair = Pair::connected("aes128-sha1");
     for ttl in [1, 2, 64, 255] {
         let mut packet = to_b(60);
@@ -326,7 +327,7 @@ fn e12_the_time_to_live_inside_is_counted_by_the_kernel_and_not_here() {
 }
 
 #[test]
-fn e12_congestion_on_the_way_reaches_the_receiver_or_ends_the_packet() {
+fn e12_congestion_on_the_outer_path_is_passed_in_or_drops_the_packet() {
     let mut pair = Pair::connected("aes128-sha1");
     for (inner, arrives) in [(0b10, true), (0b01, true), (0b11, true), (0b00, false)] {
         let mut packet = to_b(60);

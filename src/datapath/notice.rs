@@ -75,7 +75,7 @@ pub enum Notice {
         /// The SA.
         sa: ChildSpi,
     },
-    /// The tunnel's device was removed by somebody else. Repeated once a minute until the tunnel is removed or added again.
+    /// Another process has removed the tunnel's device. Repeated once a minute until the tunnel is removed or added again.
     DeviceGone(TunnelId),
 }
 
@@ -261,7 +261,7 @@ impl RateLimitedNotice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{B, STRANGER, message};
+    use super::super::testing::{B, OTHER_ADDRESS, message};
     use super::*;
     use crate::os::poll::Waiter;
 
@@ -277,7 +277,7 @@ mod tests {
         bytes[8..16].fill(responder_spi);
         Notice::Ike {
             local: SocketAddr::new(B, 500),
-            remote: STRANGER,
+            remote: OTHER_ADDRESS,
             bytes,
         }
     }
@@ -286,7 +286,7 @@ mod tests {
         Notice::UnknownSpi {
             spi,
             local: SocketAddr::new(B, 4500),
-            remote: STRANGER,
+            remote: OTHER_ADDRESS,
         }
     }
 

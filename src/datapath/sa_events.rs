@@ -167,7 +167,7 @@ mod tests {
     const ELSEWHERE: SocketAddr =
         SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 1024);
 
-    /// An ESP packet as `a` seals it, on its way.
+    /// An ESP packet that `a` has sent.
     fn sealed(pair: &mut Pair) -> Vec<u8> {
         assert!(pair.a.device.inject(&to_b(60)));
         pair.a.egress.run_batch(NOW);
@@ -190,30 +190,30 @@ mod tests {
     }
 
     #[test]
-    fn p16_a_fresh_authentic_packet_from_elsewhere_is_told_once_a_place() {
+    fn p16_a_new_authentic_packet_from_elsewhere_is_reported_once_an_address() {
         let mut pair = Pair::connected("aes128-sha1");
-        let home = port(NAT_PORT);
+        let known = port(NAT_PORT);
         let packets: Vec<_> = (0..40).map(|_| sealed(&mut pair)).collect();
         let mut next = packets.iter();
         let mut send = |from, now| arrive(&mut pair, from, next.next().unwrap(), now);
-        assert_eq!(send(home, NOW), []);
+        assert_eq!(send(known, NOW), []);
         assert_eq!(send(port(1111), NOW), [seen_from(port(1111), NOW)]);
         for _ in 0..10 {
             assert_eq!(send(port(1111), NOW), []);
         }
         let soon = NOW + Duration::from_millis(500);
-        assert_eq!(send(ELSEWHERE, soon), [], "not two places in a second");
+        assert_eq!(send(ELSEWHERE, soon), [], "one address a second");
         let later = NOW + Duration::from_secs(1);
         assert_eq!(send(ELSEWHERE, later), [seen_from(ELSEWHERE, later)]);
-        assert_eq!(send(home, later), [], "where it is known to be");
+        assert_eq!(send(known, later), [], "the known address");
         let again = later + SAME_ADDRESS_INTERVAL;
         assert_eq!(send(ELSEWHERE, again), [seen_from(ELSEWHERE, again)]);
     }
 
     #[test]
-    fn p16_forged_replayed_and_held_back_packets_move_nobody() {
+    fn p16_forged_replayed_and_delayed_packets_move_no_peer() {
         let mut pair = Pair::connected("aes128-sha1");
-        let held_back = sealed(&mut pair);
+        let delayed = sealed(&mut pair);
         let first = sealed(&mut pair);
         let mut forged = sealed(&mut pair);
         *forged.last_mut().unwrap() ^= 1;
@@ -221,7 +221,7 @@ mod tests {
         for (esp, why) in [
             (&first, "replayed"),
             (&forged, "forged"),
-            (&held_back, "held back"),
+            (&delayed, "delayed"),
         ] {
             assert_eq!(arrive(&mut pair, ELSEWHERE, esp, NOW), [], "{why}");
         }
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn p16_a_run_whose_newest_packet_came_from_home_moves_nobody() {
+    fn p16_a_batch_whose_newest_packet_came_from_the_known_address_moves_no_peer() {
         let mut pair = Pair::connected("aes128-sha1");
         let packets: Vec<_> = (0..3).map(|_| sealed(&mut pair)).collect();
         for (from, esp) in [port(NAT_PORT), ELSEWHERE, port(NAT_PORT)]
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_authentic_packet_of_an_awaited_sa_is_told_once() {
+    fn the_first_authentic_packet_of_an_awaited_sa_is_reported_once() {
         let mut pair = Pair::new();
         let (a_out, b_in) = half("aes128gcm16", 1, policy());
         pair.a.open(a_out, B);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_queue_had_no_room_for_is_told_with_the_next_packet() {
+    fn a_notice_without_room_in_the_queue_is_sent_with_the_next_batch() {
         let (sender, notices) = notice::channel(1).unwrap();
         sender.send(Notice::Demand(TUNNEL)).unwrap();
         let events = InboundEvents::new(FirstPacket::Awaited);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn p19_an_inbound_sa_that_has_carried_enough_says_so_before_and_when_it_stops() {
+    fn p19_an_inbound_sa_reports_when_it_reaches_its_hard_limit() {
         let mut pair = Pair::new();
         let (a_out, b_in) = half("aes128gcm16", 1, policy());
         let limits = Limits {
@@ -294,14 +294,14 @@ mod tests {
         let b_in: Inbound = b_in.limited(limits);
         pair.b.accept([b_in]);
         let (tunnel, sa) = (TUNNEL, ChildSpi::In(0x1001));
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         for second in 0..12 {
             let esp = sealed(&mut pair);
             let now = NOW + Duration::from_millis(second * 10);
-            told.extend(arrive(&mut pair, port(NAT_PORT), &esp, now));
+            sent.extend(arrive(&mut pair, port(NAT_PORT), &esp, now));
         }
         assert_eq!(
-            told,
+            sent,
             [Notice::Ended { tunnel, sa }],
             "9 of 10 is not above 90 %"
         );

@@ -42,7 +42,7 @@ impl AddressSockets {
         }
     }
 
-    /// The present offload of each socket of port 4500. The sockets that only receive count with the first one's way of sending.
+    /// The present offload of each socket of port 4500. The first socket's send offload counts for all, since the others only receive.
     fn offloads(&self) -> impl Iterator<Item = (SocketAddr, SocketOffload)> {
         let first = self.nat.offload();
         let others = self.others.iter().map(move |socket| SocketOffload {
@@ -130,16 +130,16 @@ mod tests {
         // The second socket only receives.
         second.set_offload(SocketOffload::NONE);
         device.set_gso_support(GsoSupport::Tcp);
-        let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.gso, GsoSupport::Tcp);
-        assert_eq!(at_work.sockets.send, SendOffload::Segments);
-        assert_eq!(at_work.sockets.receive, ReceiveOffload::Single);
+        let offload = datapath.offload(Offload::FULL);
+        assert_eq!(offload.gso, GsoSupport::Tcp);
+        assert_eq!(offload.sockets.send, SendOffload::Segments);
+        assert_eq!(offload.sockets.receive, ReceiveOffload::Single);
         first.set_offload(SocketOffload {
             send: SendOffload::Short,
             ..SocketOffload::FULL
         });
-        let at_work = datapath.offload(Offload::FULL);
-        assert_eq!(at_work.sockets.send, SendOffload::Short);
+        let offload = datapath.offload(Offload::FULL);
+        assert_eq!(offload.sockets.send, SendOffload::Short);
         assert_eq!(datapath.offload(Offload::NONE), Offload::NONE);
     }
 

@@ -157,10 +157,10 @@ impl InboundTable {
 
     /// Replaces one shard. Only the control plane's thread does this.
     fn change(&self, spi: u32, change: impl FnOnce(&mut Shard)) {
-        let place = self.at(spi);
-        let mut shard = Shard::clone(&place.load());
+        let shared = self.at(spi);
+        let mut shard = Shard::clone(&shared.load());
         change(&mut shard);
-        place.store(Arc::new(shard));
+        shared.store(Arc::new(shard));
     }
 
     #[allow(clippy::indexing_slicing, reason = "an octet indexes an array of 256")]
@@ -178,7 +178,7 @@ impl Default for InboundTable {
     }
 }
 
-/// A hash of an SPI. SPIs are random numbers of our own, so nobody can aim them at one bucket.
+/// A hash of an SPI. SPIs are random numbers of our own, so no peer can aim them at one bucket.
 #[derive(Debug, Default)]
 pub(super) struct SpiHasher(u64);
 

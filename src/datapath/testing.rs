@@ -32,8 +32,8 @@ pub(super) const NOW: Time = Time::from_secs(1000);
 pub(super) const MTU: u16 = 1390;
 pub(super) const TUNNEL: TunnelId = TunnelId(7);
 
-/// An address that is no peer's.
-pub(super) const STRANGER: SocketAddr =
+/// An address that is not the peer's.
+pub(super) const OTHER_ADDRESS: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), 1024);
 
 /// One gateway with one tunnel.

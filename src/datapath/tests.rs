@@ -13,14 +13,14 @@ struct Gateway {
     nat: Arc<MemorySocket>,
 }
 
-fn gateway(network: &MemoryNetwork, address: IpAddr, idle: NoSaAction) -> Gateway {
+fn gateway(network: &MemoryNetwork, address: IpAddr, action: NoSaAction) -> Gateway {
     let bind = |port| Arc::new(network.bind(SocketAddr::new(address, port), 1000).unwrap());
     let (mut datapath, notices) = Datapath::new().unwrap();
     let device = Arc::new(MemoryDevice::new(1000).unwrap());
     let nat = bind(NAT_PORT);
     let group: [Arc<dyn Socket>; 1] = [nat.clone()];
     datapath.listen(bind(IKE_PORT), &group).unwrap();
-    datapath.add_tunnel(ID, device.clone(), idle).unwrap();
+    datapath.add_tunnel(ID, device.clone(), action).unwrap();
     Gateway {
         datapath,
         notices,
@@ -58,7 +58,7 @@ fn two_datapaths_carry_traffic_both_ways_and_wake_for_a_new_sa() {
     let mut a = gateway(&network, A, NoSaAction::Trap(policy()));
     let mut b = gateway(&network, B, NoSaAction::Drop);
 
-    // The first packet asks for a tunnel and waits for it.
+    // The first packet is trapped and asks for an SA.
     assert!(a.device.inject(&to_b(99)));
     assert_eq!(eventually(|| a.notices.next()), Notice::Demand(ID));
 
@@ -103,12 +103,12 @@ fn two_datapaths_carry_traffic_both_ways_and_wake_for_a_new_sa() {
 }
 
 #[test]
-fn e05_one_spi_at_two_workers_is_opened_once_a_packet() {
+fn e05_one_spi_at_two_workers_opens_each_packet_once() {
     const PACKETS: usize = 2000;
     let network = MemoryNetwork::new();
     let (mut datapath, notices) = Datapath::new().unwrap();
     let bind = |port| Arc::new(network.bind(SocketAddr::new(B, port), 2 * PACKETS).unwrap());
-    // In memory an address has one socket: the second of the group stands beside it.
+    // An address has one socket in memory: another port stands for the second socket of the group.
     let sockets = [bind(NAT_PORT), bind(NAT_PORT + 1)];
     let group = sockets.clone().map(|socket| socket as Arc<dyn Socket>);
     datapath.listen(bind(IKE_PORT), &group).unwrap();
@@ -124,7 +124,7 @@ fn e05_one_spi_at_two_workers_is_opened_once_a_packet() {
         .iter()
         .map(|packet| crate::esp::testing::seal(&a_out, packet))
         .collect();
-    // From two ports, each packet to each socket, both at once.
+    // Each packet to both sockets at once, from two ports.
     std::thread::scope(|scope| {
         for (port, socket) in (NAT_PORT..).zip(&sockets) {
             let (peer, sealed) = (SocketAddr::new(A, port), &sealed);
@@ -132,9 +132,9 @@ fn e05_one_spi_at_two_workers_is_opened_once_a_packet() {
         }
     });
     let counters = datapath.counters(ID).unwrap();
-    let refused = || counters.dropped.count(crate::net::DropReason::Replay);
-    eventually(|| Some(()).filter(|()| counters.rx.packets() + refused() == 2 * PACKETS as u64));
-    assert_eq!(refused(), PACKETS as u64);
+    let replayed = || counters.dropped.count(crate::net::DropReason::Replay);
+    eventually(|| Some(()).filter(|()| counters.rx.packets() + replayed() == 2 * PACKETS as u64));
+    assert_eq!(replayed(), PACKETS as u64);
     let mut delivered: Vec<_> = std::iter::from_fn(|| device.take()).collect();
     let mut expected = packets;
     delivered.sort();
@@ -144,7 +144,7 @@ fn e05_one_spi_at_two_workers_is_opened_once_a_packet() {
 }
 
 #[test]
-fn what_waits_is_refused_once_the_tunnel_is_taken_down() {
+fn trapped_packets_are_dropped_once_the_trap_is_removed() {
     let network = MemoryNetwork::new();
     let mut a = gateway(&network, A, NoSaAction::Trap(policy()));
     assert!(a.device.inject(&to_b(99)));
@@ -185,7 +185,7 @@ fn the_control_plane_sends_ike_behind_a_marker_only_on_port_4500() {
 }
 
 #[test]
-fn a_datapath_that_is_dropped_ends_its_workers() {
+fn dropping_the_datapath_ends_its_workers() {
     let network = MemoryNetwork::new();
     let a = gateway(&network, A, NoSaAction::Drop);
     let (device, nat) = (Arc::downgrade(&a.device), Arc::downgrade(&a.nat));
@@ -215,7 +215,7 @@ fn forty_addresses_are_served_by_as_many_workers_as_one() {
     }
     assert_eq!(datapath.workers.ingress_workers(), 2);
 
-    // Each socket is heard.
+    // Every socket is served.
     let remote = SocketAddr::new(B, IKE_PORT);
     for socket in &sockets {
         let mut message = vec![0; 60];
@@ -225,10 +225,10 @@ fn forty_addresses_are_served_by_as_many_workers_as_one() {
         }
         assert!(socket.inject(remote, &message));
         let local = socket.local();
-        let heard = eventually(|| notices.next());
+        let notice = eventually(|| notices.next());
         assert!(
-            matches!(&heard, Notice::Ike { local: at, .. } if *at == local),
-            "{heard:?}"
+            matches!(&notice, Notice::Ike { local: at, .. } if *at == local),
+            "{notice:?}"
         );
     }
 }

@@ -1,16 +1,16 @@
-//! A token bucket: how often something may be said that anyone can provoke (ICMP errors, notices about unknown SPIs).
+//! A token bucket, which limits the rate of answers and reports that anybody can cause.
 
 use std::time::Duration;
 
 use super::Time;
 
-/// Allows `burst` at once and one more every `interval`.
+/// A token bucket of `burst` tokens that gains one token an `interval`.
 #[derive(Debug)]
 pub struct TokenBucket {
     interval: Duration,
     burst: u32,
     tokens: u32,
-    /// When the last whole token was added.
+    /// When the last whole token was added; the remainder of an interval is kept.
     counted: Time,
 }
 
@@ -51,38 +51,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_then_one_an_interval() {
-        let mut limiter = TokenBucket::new(3, Duration::from_millis(100));
+    fn a_burst_is_allowed_and_then_one_an_interval() {
+        let mut bucket = TokenBucket::new(3, Duration::from_millis(100));
         let start = Time::from_secs(50);
-        assert_eq!((0..10).filter(|_| limiter.allow(start)).count(), 3);
+        assert_eq!((0..10).filter(|_| bucket.allow(start)).count(), 3);
         let mut passed = 0;
         for step in 1..=100u64 {
-            passed += u32::from(limiter.allow(start + Duration::from_millis(step * 10)));
+            passed += u32::from(bucket.allow(start + Duration::from_millis(step * 10)));
         }
         assert_eq!(passed, 10);
     }
 
     #[test]
-    fn a_long_rest_fills_the_bucket_once() {
-        let mut limiter = TokenBucket::new(3, Duration::from_millis(100));
+    fn a_long_pause_fills_the_bucket_once() {
+        let mut bucket = TokenBucket::new(3, Duration::from_millis(100));
         assert_eq!(
-            (0..10)
-                .filter(|_| limiter.allow(Time::from_secs(1)))
-                .count(),
+            (0..10).filter(|_| bucket.allow(Time::from_secs(1))).count(),
             3
         );
         assert_eq!(
             (0..10)
-                .filter(|_| limiter.allow(Time::from_secs(1_000_000)))
+                .filter(|_| bucket.allow(Time::from_secs(1_000_000)))
                 .count(),
             3
         );
     }
 
     #[test]
-    fn a_clock_that_stands_still_gives_nothing_more() {
-        let mut limiter = TokenBucket::new(1, Duration::from_secs(1));
-        assert!(limiter.allow(Time::ZERO));
-        assert!((0..100).all(|_| !limiter.allow(Time::ZERO)));
+    fn a_clock_that_does_not_advance_adds_no_token() {
+        let mut bucket = TokenBucket::new(1, Duration::from_secs(1));
+        assert!(bucket.allow(Time::ZERO));
+        assert!((0..100).all(|_| !bucket.allow(Time::ZERO)));
     }
 }

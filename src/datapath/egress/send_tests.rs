@@ -11,7 +11,7 @@ use crate::esp::testing::policy;
 use crate::os::memory::MemorySocket;
 use crate::os::{RecvBatch, Socket, SocketOffload};
 
-/// A socket on which sending packets of `longest` octets and more fails so, or every first of a call.
+/// A socket on which the send of a packet of `longest` octets or more fails with `errno`.
 struct Failing {
     inner: Arc<MemorySocket>,
     errno: i32,
@@ -54,7 +54,7 @@ impl Socket for Failing {
     }
 }
 
-/// Sends these in one batch through such a socket; says what arrived and how many calls it took.
+/// Sends packets in one batch through a failing socket. Returns the gateways, the lengths that arrived and the number of sends.
 fn sent(errno: i32, longest: usize, packets: &[Vec<u8>]) -> (Pair, Vec<usize>, usize) {
     let mut pair = Pair::connected("aes128-sha1");
     let socket = Arc::new(Failing {
@@ -84,7 +84,7 @@ fn sent(errno: i32, longest: usize, packets: &[Vec<u8>]) -> (Pair, Vec<usize>, u
 }
 
 #[test]
-fn a_way_that_is_closed_costs_one_call_a_batch() {
+fn an_unreachable_peer_costs_one_send_a_batch() {
     let packets: Vec<_> = (0..60).map(|n| to_b(100 + n * 20)).collect();
     for errno in [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL] {
         let (pair, arrived, calls) = sent(errno, 0, &packets);
@@ -95,7 +95,7 @@ fn a_way_that_is_closed_costs_one_call_a_batch() {
 }
 
 #[test]
-fn a_firewall_that_takes_nothing_costs_few_calls_and_each_packet_is_counted() {
+fn a_firewall_that_rejects_everything_costs_few_sends_and_each_packet_is_counted() {
     let packets: Vec<_> = (0..60).map(|n| to_b(100 + n * 20)).collect();
     let (pair, arrived, calls) = sent(libc::EPERM, 0, &packets);
     assert_eq!((arrived.len(), calls), (0, 6));
@@ -103,14 +103,14 @@ fn a_firewall_that_takes_nothing_costs_few_calls_and_each_packet_is_counted() {
 }
 
 #[test]
-fn packets_that_are_too_long_cost_a_call_a_message_and_shorter_ones_leave() {
+fn packets_too_long_for_the_path_cost_a_send_a_message_and_shorter_ones_leave() {
     let row = |count, len| (0..count).map(move |_| to_b(len));
     let packets: Vec<_> = row(20, 1300)
         .chain(row(2, 100))
         .chain(row(20, 1300))
         .collect();
     let (pair, arrived, calls) = sent(libc::EMSGSIZE, 1000, &packets);
-    // The first short one ends the first train of long ones, and leaves without it.
+    // The first short packet ends the first message of long ones, and leaves without them.
     assert_eq!((arrived, calls), (vec![100, 100], 4));
     assert_eq!(pair.a.all_dropped(), [(DropReason::SendFailed, 40)]);
     assert_eq!(

@@ -48,7 +48,7 @@ fn more_than_a_batch_passes_in_order() {
 }
 
 #[test]
-fn e09_what_no_selector_covers_is_refused_and_its_sender_told() {
+fn e09_a_packet_outside_the_selectors_is_dropped_and_answered_by_icmp() {
     let mut pair = Pair::connected("aes128-sha1");
     let outside = [
         ipv4([10, 1, 0, 7], [10, 9, 0, 1], 60),
@@ -77,7 +77,7 @@ fn e09_without_an_sa_nothing_leaves() {
 }
 
 #[test]
-fn e11_garbage_from_the_device_is_refused() {
+fn e11_malformed_packets_from_the_device_are_dropped() {
     let mut pair = Pair::connected("aes128-sha1");
     let mut lying = to_b(60);
     lying[3] = 61;
@@ -102,7 +102,7 @@ fn e11_garbage_from_the_device_is_refused() {
 }
 
 #[test]
-fn e13_too_big_and_not_to_be_cut_is_answered_with_the_right_mtu() {
+fn e13_a_packet_too_big_to_fragment_is_answered_with_the_mtu() {
     let mut pair = Pair::connected("aes128-sha1");
     // Behind a, IPv6 hosts are in fd01::/16: turn the packet around.
     let mut six = udp6(1391);
@@ -128,7 +128,7 @@ fn e13_too_big_and_not_to_be_cut_is_answered_with_the_right_mtu() {
 }
 
 #[test]
-fn e13_answers_are_limited_in_rate_refusals_are_not() {
+fn e13_icmp_errors_are_limited_in_rate_and_every_drop_is_counted() {
     let mut pair = Pair::connected("aes128-sha1");
     for round in 0..10u64 {
         pair.a_to_b(&vec![whole_only(to_b(1400)); 64]);
@@ -141,7 +141,7 @@ fn e13_answers_are_limited_in_rate_refusals_are_not() {
 }
 
 #[test]
-fn e13_too_big_without_df_is_cut_before_it_is_encrypted() {
+fn e13_a_packet_too_big_without_df_is_fragmented_before_encryption() {
     for len in [1391, 1500, 9000, 65_000] {
         let mut pair = Pair::connected("aes256gcm16");
         let pieces = pair.a_to_b(&[to_b(len)]);
@@ -176,7 +176,7 @@ fn e15_e19_a_packet_that_cannot_be_sent_is_counted_and_the_next_one_goes() {
 }
 
 #[test]
-fn e18_the_tunnel_routed_into_itself_is_refused() {
+fn e18_the_tunnels_own_packets_routed_into_its_device_are_dropped() {
     let mut pair = Pair::new();
     // Selectors wide enough to cover the gateways themselves.
     let all: Vec<_> = vec!["0.0.0.0/0".parse::<crate::net::Prefix>().unwrap().into()];
@@ -207,7 +207,7 @@ fn e18_the_tunnel_routed_into_itself_is_refused() {
 }
 
 #[test]
-fn tcp_connections_learn_what_fits() {
+fn the_mss_of_outbound_tcp_connections_is_clamped() {
     let mut pair = Pair::connected("aes128-sha1");
     let (_, b_in) = half("aes128-sha1", 1, policy());
     for (offered, clamped) in [(1460, 1350), (1000, 1000)] {
@@ -228,7 +228,7 @@ fn tcp_connections_learn_what_fits() {
 }
 
 #[test]
-fn a_checksum_the_kernel_left_undone_is_finished() {
+fn a_partial_checksum_from_the_kernel_is_completed() {
     let mut pair = Pair::connected("aes128-sha1");
     let right = syn([10, 1, 0, 7], [10, 2, 0, 5], 1000);
     let undone = without_checksum(&right);
@@ -250,7 +250,7 @@ fn a_checksum_the_kernel_left_undone_is_finished() {
 }
 
 #[test]
-fn the_kernels_own_noise_neither_counts_nor_triggers() {
+fn kernel_noise_is_neither_counted_nor_asks_for_an_sa() {
     let mut pair = Pair::new();
     pair.a.set_egress(EgressState::Trap(policy()));
     pair.a_to_b(&[router_solicitation()]);
@@ -263,7 +263,7 @@ fn the_kernels_own_noise_neither_counts_nor_triggers() {
 }
 
 #[test]
-fn the_first_packets_wait_for_the_sa_and_go_first() {
+fn trapped_packets_wait_for_the_sa_and_leave_first() {
     let mut pair = Pair::new();
     pair.a.set_egress(EgressState::Trap(policy()));
     let packets: Vec<_> = (0..70).map(|n| to_b(100 + n)).collect();
@@ -286,7 +286,7 @@ fn the_first_packets_wait_for_the_sa_and_go_first() {
 }
 
 #[test]
-fn a_packet_waits_no_longer_than_it_is_worth() {
+fn a_trapped_packet_expires() {
     let mut pair = Pair::new();
     pair.a.set_egress(EgressState::Trap(policy()));
     pair.a_to_b(&[to_b(60)]);
@@ -297,7 +297,7 @@ fn a_packet_waits_no_longer_than_it_is_worth() {
 }
 
 #[test]
-fn a_demand_is_said_again_while_there_is_one_once_a_second() {
+fn a_demand_is_repeated_once_a_second_while_packets_arrive() {
     let mut pair = Pair::new();
     pair.a.set_egress(EgressState::Trap(policy()));
     for tenth in 0..20u64 {
@@ -308,7 +308,7 @@ fn a_demand_is_said_again_while_there_is_one_once_a_second() {
 }
 
 #[test]
-fn p19_the_control_plane_hears_before_the_numbers_run_out_and_then_nothing_is_sent() {
+fn p19_an_outbound_sa_reports_before_its_sequence_numbers_end_and_then_sends_nothing() {
     let mut pair = Pair::connected("aes128-sha1");
     let (a_out, _) = half("aes128-sha1", 1, policy());
     let last = Lifetime::new(Esn::No).last();
@@ -324,7 +324,7 @@ fn p19_the_control_plane_hears_before_the_numbers_run_out_and_then_nothing_is_se
 }
 
 #[test]
-fn a_device_that_cannot_be_read_is_not_read_again_at_once() {
+fn a_device_that_fails_sends_no_notice() {
     let mut pair = Pair::connected("aes128-sha1");
     pair.a.device.fail_read(io::ErrorKind::Other);
     assert_eq!(pair.a.egress.run_batch(NOW), ReadOutcome::Failed);
@@ -333,7 +333,7 @@ fn a_device_that_cannot_be_read_is_not_read_again_at_once() {
 }
 
 #[test]
-fn a_device_that_was_removed_is_missed_once_a_minute() {
+fn a_removed_device_is_reported_once_a_minute() {
     let mut pair = Pair::connected("aes128-sha1");
     for second in 0..120u64 {
         pair.a.device.fail_read(io::ErrorKind::NotConnected);

@@ -16,19 +16,19 @@ fn sealed(pair: &mut Pair, packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn ike_goes_up_from_both_ports_without_its_marker() {
+fn ike_messages_of_both_ports_are_passed_on_without_the_marker() {
     let mut pair = Pair::new();
     let request = message(60, 60);
-    assert!(pair.b.ike.inject(STRANGER, &request));
+    assert!(pair.b.ike.inject(OTHER_ADDRESS, &request));
     assert!(
         pair.b
             .nat
-            .inject(STRANGER, &[&[0; 4], &request[..]].concat())
+            .inject(OTHER_ADDRESS, &[&[0; 4], &request[..]].concat())
     );
     pair.run(NOW);
     let from = |port| Notice::Ike {
         local: SocketAddr::new(B, port),
-        remote: STRANGER,
+        remote: OTHER_ADDRESS,
         bytes: request.clone(),
     };
     assert_eq!(pair.b.notices(), [from(500), from(4500)]);
@@ -36,7 +36,7 @@ fn ike_goes_up_from_both_ports_without_its_marker() {
 }
 
 #[test]
-fn p17_neither_ike_nor_esp_changes_nothing() {
+fn p17_a_datagram_that_is_neither_ike_nor_esp_changes_nothing() {
     let cases: &[(u16, Vec<u8>, Option<DropReason>)] = &[
         (4500, vec![0xff], None),
         (4500, vec![], Some(DropReason::Stray)),
@@ -49,7 +49,7 @@ fn p17_neither_ike_nor_esp_changes_nothing() {
             [vec![0; 4], vec![1; 27]].concat(),
             Some(DropReason::Stray),
         ),
-        // IKE without its marker reads as an SPI nobody has.
+        // IKE without the marker reads as an unknown SPI.
         (4500, message(60, 60), Some(DropReason::UnknownSpi)),
         (500, vec![0xff], Some(DropReason::Stray)),
         (500, vec![], Some(DropReason::Stray)),
@@ -63,7 +63,7 @@ fn p17_neither_ike_nor_esp_changes_nothing() {
         } else {
             &pair.b.nat
         };
-        assert!(socket.inject(STRANGER, bytes));
+        assert!(socket.inject(OTHER_ADDRESS, bytes));
         pair.run(NOW);
         let unmatched: Vec<_> = pair.b.unmatched.iter().map(|(reason, _)| reason).collect();
         assert_eq!(
@@ -87,25 +87,25 @@ fn p17_neither_ike_nor_esp_changes_nothing() {
 }
 
 #[test]
-fn p17_a_flood_of_keepalives_neither_counts_nor_keeps_a_packet_out() {
+fn p17_a_flood_of_keepalives_is_not_counted_and_delays_no_packet() {
     let mut pair = Pair::connected("aes128-sha1");
     let packet = sealed(&mut pair, &to_b(60));
     for _ in 0..20 {
         for _ in 0..50 {
-            assert!(pair.b.nat.inject(STRANGER, &[0xff]));
+            assert!(pair.b.nat.inject(OTHER_ADDRESS, &[0xff]));
         }
         pair.run(NOW);
     }
     assert_eq!(pair.b.counters().last_received(), None);
     assert_eq!((pair.b.all_dropped(), pair.b.notices().len()), (vec![], 0));
     assert_eq!(pair.b.unmatched.iter().count(), 0);
-    assert!(pair.b.nat.inject(STRANGER, &packet));
+    assert!(pair.b.nat.inject(OTHER_ADDRESS, &packet));
     pair.run(NOW);
     assert_eq!(pair.b.delivered(), [to_b(60)]);
 }
 
 #[test]
-fn n01_a_message_that_lies_about_its_length_does_not_reach_the_control_plane() {
+fn n01_a_message_with_a_wrong_length_does_not_reach_the_control_plane() {
     let mut pair = Pair::new();
     for (len, stated) in [
         (60, 0),
@@ -115,12 +115,11 @@ fn n01_a_message_that_lies_about_its_length_does_not_reach_the_control_plane() {
         (60, u32::MAX),
         (MAX_IKE_MESSAGE + 1, MAX_IKE_MESSAGE as u32 + 1),
     ] {
-        assert!(pair.b.ike.inject(STRANGER, &message(len, stated)));
-        assert!(
-            pair.b
-                .nat
-                .inject(STRANGER, &[&[0; 4], &message(len, stated)[..]].concat())
-        );
+        assert!(pair.b.ike.inject(OTHER_ADDRESS, &message(len, stated)));
+        assert!(pair.b.nat.inject(
+            OTHER_ADDRESS,
+            &[&[0; 4], &message(len, stated)[..]].concat()
+        ));
     }
     pair.run(NOW);
     assert_eq!(pair.b.notices(), []);
@@ -133,22 +132,22 @@ fn e01_a_packet_of_the_right_spi_and_any_length_never_panics() {
         let mut pair = Pair::connected(words);
         let whole = sealed(&mut pair, &to_b(60));
         for len in 4..whole.len() {
-            assert!(pair.b.nat.inject(STRANGER, &whole[..len]));
+            assert!(pair.b.nat.inject(OTHER_ADDRESS, &whole[..len]));
         }
         while pair.b.ingress.run_batches(NOW) {}
-        let refused = pair.b.dropped(DropReason::Short) + pair.b.dropped(DropReason::Auth);
-        assert_eq!(refused, whole.len() as u64 - 4, "{words}");
+        let dropped = pair.b.dropped(DropReason::Short) + pair.b.dropped(DropReason::Auth);
+        assert_eq!(dropped, whole.len() as u64 - 4, "{words}");
         assert_eq!(pair.b.counters().last_received(), None, "{words}");
     }
 }
 
 #[test]
-fn e05_a_replayed_packet_is_refused_whoever_sends_it() {
+fn e05_a_replayed_packet_is_dropped_from_any_source() {
     let mut pair = Pair::connected("aes128-sha1");
     let packet = sealed(&mut pair, &to_b(60));
     // From another address than the peer's: only the SPI and the ICV count (RFC 4301 §4.1).
     for _ in 0..3 {
-        assert!(pair.b.nat.inject(STRANGER, &packet));
+        assert!(pair.b.nat.inject(OTHER_ADDRESS, &packet));
     }
     pair.run(NOW);
     assert_eq!(pair.b.delivered(), [to_b(60)]);
@@ -156,7 +155,7 @@ fn e05_a_replayed_packet_is_refused_whoever_sends_it() {
 }
 
 #[test]
-fn e08_a_peers_packet_reaches_only_its_own_tunnels_device_and_only_from_its_own_network() {
+fn e08_a_peers_packet_reaches_only_its_tunnels_device_and_only_from_its_network() {
     let mut pair = Pair::connected("aes128-sha1");
     // b has a second tunnel, to a peer with 10.77.0.0/16 behind it.
     let other_device = Arc::new(MemoryDevice::new(10).unwrap());
@@ -183,7 +182,7 @@ fn e08_a_peers_packet_reaches_only_its_own_tunnels_device_and_only_from_its_own_
     ];
     batch
         .iter()
-        .for_each(|esp| assert!(pair.b.nat.inject(STRANGER, esp)));
+        .for_each(|esp| assert!(pair.b.nat.inject(OTHER_ADDRESS, esp)));
     pair.run(NOW);
     assert_eq!(pair.b.delivered(), [to_b(99)]);
     let others: Vec<_> = std::iter::from_fn(|| other_device.take()).collect();
@@ -231,7 +230,7 @@ fn e16_a_new_sa_takes_over_and_the_old_one_loses_nothing() {
     pair.a.open(new_out, B);
     assert_eq!(pair.a_to_b(&[to_b(200)]), [to_b(200)]);
     old.iter()
-        .for_each(|esp| assert!(pair.b.nat.inject(STRANGER, esp)));
+        .for_each(|esp| assert!(pair.b.nat.inject(OTHER_ADDRESS, esp)));
     pair.run(NOW + Duration::from_secs(5));
     assert_eq!(
         pair.b.delivered(),
@@ -239,10 +238,10 @@ fn e16_a_new_sa_takes_over_and_the_old_one_loses_nothing() {
     );
     assert_eq!(pair.b.all_dropped(), []);
 
-    // Once the old SA is deleted, its SPI is nobody's.
+    // Once the old SA is deleted, its SPI is unknown.
     let (_, new_in) = half("aes256gcm16", 2, policy());
     pair.b.accept([new_in]);
-    assert!(pair.b.nat.inject(STRANGER, &old[0]));
+    assert!(pair.b.nat.inject(OTHER_ADDRESS, &old[0]));
     pair.run(NOW);
     assert_eq!(
         pair.b.unmatched.iter().collect::<Vec<_>>(),
@@ -251,7 +250,7 @@ fn e16_a_new_sa_takes_over_and_the_old_one_loses_nothing() {
 }
 
 #[test]
-fn e18_what_would_open_another_layer_of_this_tunnel_is_refused() {
+fn e18_an_inner_packet_that_would_be_opened_again_is_dropped() {
     let mut pair = Pair::new();
     let all: Vec<_> = vec!["0.0.0.0/0".parse::<Prefix>().unwrap().into()];
     let (a_out, b_in) = half(
@@ -296,7 +295,7 @@ fn e19_a_full_device_is_counted_and_does_not_stop_the_next_packet() {
 }
 
 #[test]
-fn esp_is_opened_however_it_came_and_moves_nobody() {
+fn native_esp_is_opened_under_the_same_sa_and_moves_no_peer() {
     let mut pair = Pair::connected("aes128-sha1");
     let network = crate::os::memory::MemoryNetwork::new();
     let raw = Arc::new(network.bind(SocketAddr::new(B, 0), 100).unwrap());
@@ -304,16 +303,16 @@ fn esp_is_opened_however_it_came_and_moves_nobody() {
     let (table, unmatched) = (pair.b.table.clone(), pair.b.unmatched.clone());
     let ingress = Ingress::new(table, unmatched, sender, Arc::default());
     let mut native = DrivenIngress::new(ingress, vec![socket_entry(&raw, Receives::Esp)]);
-    let bare = SocketAddr::new(STRANGER.ip(), 0);
+    let native_peer = SocketAddr::new(OTHER_ADDRESS.ip(), 0);
 
-    // What was agreed on is UDP; bare it is as good, and says nothing about ports.
+    // The SA was negotiated for UDP; native ESP is accepted and has no port.
     let packet = sealed(&mut pair, &to_b(60));
-    assert!(raw.inject(bare, &packet));
+    assert!(raw.inject(native_peer, &packet));
     native.run_batches(NOW);
     assert_eq!(pair.b.delivered(), [to_b(60)]);
-    // The same once more, by the other road: one window for both.
-    assert!(pair.b.nat.inject(STRANGER, &packet));
-    assert!(raw.inject(bare, &packet));
+    // The same packet through both sockets: they share one replay window.
+    assert!(pair.b.nat.inject(OTHER_ADDRESS, &packet));
+    assert!(raw.inject(native_peer, &packet));
     pair.run(NOW);
     native.run_batches(NOW);
     assert_eq!(pair.b.delivered(), Vec::<Vec<u8>>::new());
@@ -321,10 +320,10 @@ fn esp_is_opened_however_it_came_and_moves_nobody() {
     assert_eq!(notices.next(), None);
 
     // Neither a marker nor a keepalive means anything here.
-    for stray in [vec![], vec![0xff], vec![0, 0, 0]] {
-        assert!(raw.inject(bare, &stray));
+    for payload in [vec![], vec![0xff], vec![0, 0, 0]] {
+        assert!(raw.inject(native_peer, &payload));
     }
-    assert!(raw.inject(bare, &[&[0; 4], &message(60, 60)[..]].concat()));
+    assert!(raw.inject(native_peer, &[&[0; 4], &message(60, 60)[..]].concat()));
     native.run_batches(NOW);
     let unmatched: Vec<_> = pair.b.unmatched.iter().collect();
     assert_eq!(
@@ -334,32 +333,32 @@ fn esp_is_opened_however_it_came_and_moves_nobody() {
     let unknown = Notice::UnknownSpi {
         spi: 0,
         local: SocketAddr::new(B, 0),
-        remote: bare,
+        remote: native_peer,
     };
     assert_eq!(notices.next(), Some(unknown));
     assert_eq!(notices.next(), None);
 }
 
 #[test]
-fn a_joined_train_is_taken_apart() {
+fn a_gro_datagram_is_split() {
     let mut pair = Pair::connected("aes128gcm16");
-    let train: Vec<u8> = [100, 100, 60]
+    let datagram: Vec<u8> = [100, 100, 60]
         .iter()
         .flat_map(|len| sealed(&mut pair, &to_b(*len)))
         .collect();
     let segment = sealed(&mut Pair::connected("aes128gcm16"), &to_b(100)).len();
-    assert!(pair.b.nat.inject_gro(STRANGER, segment, &train));
+    assert!(pair.b.nat.inject_gro(OTHER_ADDRESS, segment, &datagram));
     pair.run(NOW);
     assert_eq!(pair.b.delivered(), [to_b(100), to_b(100), to_b(60)]);
 }
 
 #[test]
-fn the_far_ends_connections_learn_what_fits_too() {
-    // The peer does not clamp: seal a SYN as it is.
+fn the_mss_of_inbound_tcp_connections_is_clamped() {
+    // A peer that does not clamp.
     let mut pair = Pair::connected("aes128-sha1");
     let (a_out, _) = half("aes128-sha1", 1, policy());
     let esp = crate::esp::testing::seal(&a_out, &syn([10, 1, 0, 7], [10, 2, 0, 5], 1460));
-    assert!(pair.b.nat.inject(STRANGER, &esp));
+    assert!(pair.b.nat.inject(OTHER_ADDRESS, &esp));
     pair.run(NOW);
     let out = pair.b.delivered();
     assert_eq!((mss_of(&out[0]), tcp_sum(&out[0])), (1350, 0xffff));
@@ -369,7 +368,7 @@ fn the_far_ends_connections_learn_what_fits_too() {
 fn a_full_queue_of_notices_drops_ike_and_carries_esp() {
     let mut pair = Pair::connected("aes128-sha1");
     for _ in 0..140 {
-        assert!(pair.b.ike.inject(STRANGER, &message(60, 60)));
+        assert!(pair.b.ike.inject(OTHER_ADDRESS, &message(60, 60)));
     }
     assert_eq!(pair.a_to_b(&[to_b(60)]), [to_b(60)]);
     assert_eq!(pair.b.notices().len(), 128);
@@ -377,13 +376,13 @@ fn a_full_queue_of_notices_drops_ike_and_carries_esp() {
 }
 
 #[test]
-fn e01_unknown_and_reserved_spis_are_refused_and_mentioned_now_and_then() {
+fn e01_unknown_and_reserved_spis_are_dropped_and_reported_at_a_limited_rate() {
     let mut pair = Pair::connected("aes128-sha1");
     for spi in (1..=255u32).chain([0xdead_beef]) {
         assert!(
             pair.b
                 .nat
-                .inject(STRANGER, &[&spi.to_be_bytes()[..], &[0; 60]].concat())
+                .inject(OTHER_ADDRESS, &[&spi.to_be_bytes()[..], &[0; 60]].concat())
         );
     }
     while pair.b.ingress.run_batches(NOW) {}
@@ -425,7 +424,7 @@ fn interleaved_packets_of_two_sas_are_opened_in_groups_and_in_order() {
             let packet = to_b(len + n);
             sent.push(packet.clone());
             let esp = crate::esp::testing::seal(out, &packet);
-            assert!(pair.b.nat.inject(STRANGER, &esp));
+            assert!(pair.b.nat.inject(OTHER_ADDRESS, &esp));
         }
     }
     pair.run(NOW);

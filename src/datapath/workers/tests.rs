@@ -2,7 +2,7 @@ use super::super::counters::{Counters, PacketDropCounters};
 use super::super::ingress::Receives;
 use super::super::notice::{self, Notice, NoticeSender, Notices};
 use super::super::tables::EgressState;
-use super::super::testing::{B, STRANGER, eventually, socket_entry, to_a};
+use super::super::testing::{B, OTHER_ADDRESS, eventually, socket_entry, to_a};
 use super::*;
 use crate::esp::testing::{mirrored, policy};
 use crate::net::segment::GsoKind;
@@ -228,7 +228,7 @@ fn a_failing_socket_is_counted_and_backed_off_while_no_other_source_has_anything
     for _ in 0..2 {
         assert_eq!(service.turn(&ready, NOW), PollOutcome::Backoff);
     }
-    assert!(sockets[0].inject(STRANGER, &[0xff]));
+    assert!(sockets[0].inject(OTHER_ADDRESS, &[0xff]));
     assert_eq!(service.turn(&ready, NOW), PollOutcome::Done);
     assert_eq!(
         service.turn(&ready, NOW),
@@ -253,7 +253,7 @@ fn is_watched(service: &Service, device: &FaultyDevice) -> bool {
 
 #[test]
 fn trapped_packets_keep_their_deadline_though_a_batch_panics() {
-    let (mut service, device, lane, _notices) = driven();
+    let (mut service, device, tunnel, _notices) = driven();
     assert!(device.inner.inject(&to_a(60)));
     service.turn(&Ready::of(&[TOKEN]), NOW);
     let until = service.wake_at().expect("a packet is trapped");
@@ -270,9 +270,9 @@ fn trapped_packets_keep_their_deadline_though_a_batch_panics() {
 
     // The tunnel's new state is seen.
     device.panics.store(false, Ordering::Relaxed);
-    lane.egress.store(Arc::new(EgressState::Closed));
+    tunnel.egress.store(Arc::new(EgressState::Closed));
     service.turn(&nothing_ready(), NOW);
-    assert_eq!(lane.counters.dropped.count(DropReason::NoSa), 1);
+    assert_eq!(tunnel.counters.dropped.count(DropReason::NoSa), 1);
     assert_eq!(service.wake_at(), None);
 
     // A packet without a deadline yet is not lost either.
@@ -303,14 +303,14 @@ fn a_device_is_watched_again_though_the_batch_of_its_retry_panics() {
 
 #[test]
 fn a_device_that_cannot_be_watched_is_retried_and_counted_until_it_can() {
-    let (mut service, device, lane, _notices) = driven();
+    let (mut service, device, tunnel, _notices) = driven();
     device.inner.fail_read(ErrorKind::Other);
     service.turn(&Ready::of(&[TOKEN]), NOW);
     device.unwatchable.store(true, Ordering::Relaxed);
     for failures in 2..6 {
         let at = service.wake_at().expect("a retry");
         service.turn(&nothing_ready(), at);
-        let counted = lane.counters.dropped.count(DropReason::DeviceFailed);
+        let counted = tunnel.counters.dropped.count(DropReason::DeviceFailed);
         assert_eq!(counted, failures);
     }
     device.unwatchable.store(false, Ordering::Relaxed);
