@@ -24,7 +24,6 @@
 //! With extended sequence numbers (ESN), packets contain the low half of the sequence number only; the ICV covers both halves.
 //!
 //! - [`Outbound`] seals, [`Inbound`] opens; each holds the keys, the selectors and the counters of one direction.
-//! - [`Sad`] finds the inbound SA of a packet by its SPI.
 //! - [`replay`] is the anti-replay window, [`lifetime`] the limits of an SA, [`mtu`] the inner MTU.
 //!
 //! This module uses no sockets, clocks or threads; `datapath` passes the packets.
@@ -47,7 +46,6 @@ pub mod mtu;
 mod outbound;
 mod outbound_guard;
 pub mod replay;
-mod sad;
 mod traffic;
 mod trailer;
 
@@ -55,7 +53,6 @@ pub use inbound::Inbound;
 pub use inbound_guard::{Decapsulated, InboundGuard, RxPacket};
 pub use outbound::Outbound;
 pub use outbound_guard::{FramedPacket, OutboundGuard};
-pub use sad::{Entry, Sad};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;
 
