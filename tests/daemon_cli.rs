@@ -191,7 +191,7 @@ fn a_port_in_use_is_reported_with_its_process() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn missing_capabilities_are_reported() {
+fn h05_missing_capabilities_are_reported() {
     for (capability, name) in [
         ("net_admin", "CAP_NET_ADMIN"),
         ("net_bind_service", "CAP_NET_BIND_SERVICE"),
@@ -211,7 +211,7 @@ fn missing_capabilities_are_reported() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn without_cap_net_raw_esp_is_an_error_with_advice_and_auto_uses_udp() {
+fn h05_without_cap_net_raw_esp_is_an_error_with_advice_and_auto_uses_udp() {
     const DEPRIVED: [&str; 2] = ["setpriv", "--bounding-set=-net_raw"];
     let site = Site::new();
     site.configure("encapsulation = \"esp\"");

@@ -13,7 +13,7 @@ fn file(path: &str) -> String {
 }
 
 #[test]
-fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
+fn docs_list_every_dependency_and_no_other() {
     let manifest: toml::Table = file("Cargo.toml").parse().unwrap();
     let used: BTreeSet<String> = ["dependencies", "dev-dependencies"]
         .iter()
@@ -36,7 +36,7 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn every_reason_not_to_carry_a_packet_is_explained() {
+fn docs_explain_every_packet_drop_reason() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);
     for refusal in DropReason::ALL {
@@ -48,7 +48,7 @@ fn every_reason_not_to_carry_a_packet_is_explained() {
 }
 
 #[test]
-fn every_reason_not_to_believe_an_ike_message_is_explained() {
+fn docs_explain_every_ike_message_drop_class() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);
     for refused in groundlink::ike::DropClass::ALL {
@@ -57,7 +57,7 @@ fn every_reason_not_to_believe_an_ike_message_is_explained() {
 }
 
 #[test]
-fn every_failure_code_is_explained() {
+fn docs_explain_every_failure_code() {
     let page = file("docs/interface.md");
     let explained = quoted(&page);
     let mut codes = 0;
@@ -91,7 +91,7 @@ fn every_failure_code_is_explained() {
 }
 
 #[test]
-fn every_option_of_the_lab_is_explained() {
+fn docs_explain_every_lab_option() {
     let page = file("docs/interface.md");
     let help = Command::new(env!("CARGO_BIN_EXE_groundlink"))
         .args(["lab", "--help"])
@@ -113,7 +113,7 @@ fn every_option_of_the_lab_is_explained() {
 }
 
 #[test]
-fn the_configuration_in_the_readme_is_good() {
+fn readme_configuration_is_valid() {
     let readme = file("README.md");
     let config = readme
         .split("```toml\n")
@@ -135,7 +135,7 @@ fn the_configuration_in_the_readme_is_good() {
 }
 
 #[test]
-fn links_between_the_documents_lead_somewhere() {
+fn links_between_documents_resolve() {
     for page in [
         "README.md",
         "docs/decode.md",

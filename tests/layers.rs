@@ -122,7 +122,7 @@ static ASYNCHRONOUS: &[&str] = &["os", "control", "daemon"];
 static UNSAFE: &[&str] = &["src/os/", "src/crypto/lanes/"];
 
 #[test]
-fn every_import_goes_down() {
+fn every_import_points_to_a_lower_layer() {
     let mut files = Vec::new();
     rust_files(&root().join("src"), &mut files);
     assert!(
@@ -171,7 +171,7 @@ fn every_top_level_module_is_in_the_table() {
 }
 
 #[test]
-fn an_upward_import_is_caught_however_it_is_written() {
+fn an_upward_import_is_detected_in_every_syntax() {
     let seen = |path: &str, text: &str| {
         breaches(path, text)
             .iter()
@@ -217,7 +217,7 @@ fn an_upward_import_is_caught_however_it_is_written() {
 }
 
 #[test]
-fn the_world_is_kept_out_of_the_pure_layers() {
+fn pure_layers_use_no_io_clock_or_threads() {
     for text in [
         "fn f() { let t = Instant::now(); }",
         "use std::time::{Duration, Instant};",
@@ -244,7 +244,7 @@ fn the_world_is_kept_out_of_the_pure_layers() {
 }
 
 #[test]
-fn what_is_no_code_and_what_is_a_test_does_not_count() {
+fn comments_strings_and_test_items_are_ignored() {
     for text in [
         "// use crate::daemon::X;",
         "/// [`crate::daemon`] and std::fs\nfn f() {}",

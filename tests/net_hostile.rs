@@ -67,7 +67,7 @@ fn bent() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn e11_a_bent_packet_is_refused_or_stays_inside_its_bytes(bytes in bent()) {
+    fn e11_a_corrupted_packet_is_rejected_or_parsed_within_its_bounds(bytes in bent()) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };
@@ -78,7 +78,7 @@ proptest! {
     }
 
     #[test]
-    fn e11_clamping_changes_four_octets_at_most(bytes in bent(), max in 500_u16..1500) {
+    fn e11_mss_clamping_changes_at_most_four_octets(bytes in bent(), max in 500_u16..1500) {
         let mut clamped = bytes.clone();
         let changed = mss::clamp_mss(&mut clamped, max, max);
         let differing = bytes.iter().zip(&clamped).filter(|(a, b)| a != b).count();
@@ -87,7 +87,7 @@ proptest! {
     }
 
     #[test]
-    fn e13_an_error_about_a_bent_packet_is_itself_honest(bytes in bent(), mtu: u16) {
+    fn e13_an_icmp_error_about_a_corrupted_packet_is_valid(bytes in bent(), mtu: u16) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn e10_fragments_of_a_bent_packet_fit_and_add_up(bytes in bent(), mtu in 20_u16..1700) {
+    fn e10_fragments_of_a_corrupted_packet_fit_the_mtu_and_cover_it(bytes in bent(), mtu in 20_u16..1700) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 const UNIT_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
 
 #[test]
-fn systemd_accepts_the_unit() {
+fn h05_systemd_accepts_the_hardened_unit() {
     let folder = tempfile::tempdir().unwrap();
     let unit = fs::read_to_string(Path::new(UNIT_FOLDER).join("groundlink.service")).unwrap();
     let line = "ExecStart=/usr/bin/groundlink run";

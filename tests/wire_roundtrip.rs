@@ -53,7 +53,7 @@ fn notifies(payloads: &[Payload]) -> Vec<NotifyType> {
 }
 
 #[test]
-fn charons_first_request_is_understood() {
+fn charons_first_request_is_parsed() {
     let bytes = octets(include_str!("vectors/charon/ike_sa_init_request.hex"));
     let message = Message::parse(&bytes).unwrap();
     assert_eq!(message.header.spi_i, IkeSpi(0x9b32_d595_4fd0_79d6));
@@ -106,7 +106,7 @@ fn charons_first_request_is_understood() {
 }
 
 #[test]
-fn charons_first_response_is_understood() {
+fn charons_first_response_is_parsed() {
     let bytes = octets(include_str!("vectors/charon/ike_sa_init_response.hex"));
     let message = Message::parse(&bytes).unwrap();
     assert_eq!(message.header.spi_r, IkeSpi(0x57ac_e34b_6380_7e51));
@@ -122,7 +122,7 @@ fn charons_first_response_is_understood() {
 }
 
 #[test]
-fn charons_sealed_messages_are_framed_as_ours() {
+fn charons_encrypted_messages_have_our_framing() {
     for (vector, first, exchange_len) in [
         (
             include_str!("vectors/charon/ike_auth_request.hex"),
@@ -147,7 +147,7 @@ fn charons_sealed_messages_are_framed_as_ours() {
 }
 
 #[test]
-fn charons_authentication_is_understood() {
+fn charons_ike_auth_payloads_are_parsed() {
     let bytes = octets(include_str!("vectors/charon/ike_auth_request_inner.hex"));
     let payloads = chain::parse(PayloadType::IDI, &bytes, 48).unwrap();
     let address = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
@@ -328,7 +328,7 @@ fn some_header() -> impl Strategy<Value = Header> {
 
 proptest! {
     #[test]
-    fn any_value_comes_back(header in some_header(), payloads in vec(some_payload(), 0..8)) {
+    fn any_message_round_trips(header in some_header(), payloads in vec(some_payload(), 0..8)) {
         let bytes = Message::encode_clear(header, &payloads).unwrap();
         let read = Message::parse(&bytes).unwrap();
         prop_assert_eq!(&read.clear, &payloads);
@@ -338,7 +338,7 @@ proptest! {
 
     /// N02: most edits break the message; what is still accepted keeps its meaning.
     #[test]
-    fn n02_an_edited_message_is_refused_or_lays_out_as_it_was_read(
+    fn n02_an_edited_message_is_rejected_or_round_trips(
         header in some_header(),
         payloads in vec(some_payload(), 1..5),
         edits in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
@@ -352,7 +352,7 @@ proptest! {
     }
 
     #[test]
-    fn n01_any_bytes_are_refused_or_lay_out_as_they_were_read(mut bytes in some_bytes(200)) {
+    fn n01_arbitrary_bytes_are_rejected_or_round_trip(mut bytes in some_bytes(200)) {
         assert_lays_out_as_it_was_read(&bytes);
         // Past the first checks, which random bytes seldom pass.
         if bytes.len() >= Header::LEN {
@@ -364,7 +364,7 @@ proptest! {
     }
 
     #[test]
-    fn n26_one_critical_unknown_payload_refuses_the_message(
+    fn n26_one_unknown_critical_payload_rejects_the_message(
         header in some_header(), mut payloads in vec(some_payload(), 0..5), at: prop::sample::Index, kind in 54_u8..
     ) {
         let kind = PayloadType(kind);

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn h06_answers_to_strangers_are_limited_and_come_back_with_time() {
+    fn h06_responses_to_unauthenticated_peers_are_rate_limited_and_resume_with_time() {
         let mut bucket = Bucket::default();
         let mut now = Time::from_secs(100);
         let sent = (0..1000).filter(|_| bucket.take(now)).count();

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn h06_each_class_is_told_at_once_and_then_once_a_minute_with_what_was_not() {
+    fn h06_each_class_is_logged_at_once_and_then_once_a_minute_with_its_suppressed_count() {
         let mut tally = DropCounters::default();
         let at = Time::from_secs;
         assert_eq!(tally.poll_report(at(1)), None);

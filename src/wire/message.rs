@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn n27_other_major_versions_are_told_apart_from_nonsense() {
+    fn n27_other_major_versions_are_distinguished_from_malformed_messages() {
         let mut bytes =
             Message::encode_clear(header(ExchangeType::IKE_SA_INIT), &[notify()]).unwrap();
         for (octet, major) in [(0x00, 0), (0x10, 1), (0x30, 3), (0xf0, 15)] {

@@ -15,7 +15,7 @@ use crate::scripted_peer::{SPI_OUT, ScriptedPeer, kinds, notify, raw};
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 #[test]
-fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
+fn an_independent_key_schedule_and_auth_give_the_same_sa() {
     let mut scripted_peer = ScriptedPeer::established();
     assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
     let child = &scripted_peer.pair.b.children[0];
@@ -26,7 +26,7 @@ fn an_independent_key_schedule_and_auth_lead_to_the_same_sa() {
 }
 
 #[test]
-fn an_independent_key_schedule_leads_to_the_same_rekeyed_ike_sa_and_child_sas_of_it() {
+fn an_independent_key_schedule_gives_the_same_rekeyed_ike_sa_and_child_sas() {
     let mut scripted_peer = ScriptedPeer::established();
     let before = scripted_peer.pair.b.view().ike.unwrap();
     scripted_peer.rekey_ike(2);
@@ -51,7 +51,7 @@ fn an_independent_key_schedule_leads_to_the_same_rekeyed_ike_sa_and_child_sas_of
 }
 
 #[test]
-fn n18_other_exchanges_with_the_right_keys_do_not_stand_in_for_ike_auth() {
+fn n18_other_exchanges_with_valid_keys_do_not_replace_ike_auth() {
     let mut scripted_peer = ScriptedPeer::keyed();
     for exchange in [INFORMATIONAL, ExchangeType::CREATE_CHILD_SA] {
         for id in 0..3 {
@@ -68,7 +68,7 @@ fn n18_other_exchanges_with_the_right_keys_do_not_stand_in_for_ike_auth() {
 }
 
 #[test]
-fn n20_every_other_way_to_authenticate_is_refused_inside_the_protection() {
+fn n20_other_auth_methods_are_rejected_in_an_encrypted_response() {
     let mut tried = 0;
     let mut refuse = |change: &dyn Fn(&mut Vec<Payload>)| {
         let mut scripted_peer = ScriptedPeer::keyed();
@@ -108,7 +108,7 @@ fn n20_every_other_way_to_authenticate_is_refused_inside_the_protection() {
 }
 
 #[test]
-fn n21_an_identity_is_proved_as_it_is_said_and_told_without_control_characters() {
+fn n21_auth_covers_the_identity_sent_and_logs_escape_control_characters() {
     for data in [
         Vec::new(),
         b"two\nlines\0and\x1b[31mcolour".to_vec(),
@@ -130,7 +130,7 @@ fn n21_an_identity_is_proved_as_it_is_said_and_told_without_control_characters()
 }
 
 #[test]
-fn n05_payloads_missing_or_doubled_in_ike_auth_are_a_syntax_error() {
+fn n05_missing_or_duplicate_payloads_in_ike_auth_get_invalid_syntax() {
     for missing in [0, 2, 3, 4] {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
@@ -157,7 +157,7 @@ fn n05_payloads_missing_or_doubled_in_ike_auth_are_a_syntax_error() {
 }
 
 #[test]
-fn n26_unknown_payloads_inside_the_protection_are_skipped_unless_critical() {
+fn n26_unknown_encrypted_payloads_are_skipped_unless_critical() {
     let unknown = |kind: u8, critical| Payload::Unknown {
         kind: PayloadType(kind),
         critical,
@@ -185,7 +185,7 @@ fn n26_unknown_payloads_inside_the_protection_are_skipped_unless_critical() {
 }
 
 #[test]
-fn p01_numbers_out_of_turn_answers_nobody_asked_for_and_wrong_flags_are_ignored() {
+fn p01_message_ids_outside_the_window_unsolicited_responses_and_wrong_flags_are_ignored() {
     let mut scripted_peer = ScriptedPeer::established();
     for id in [0, 1, 3, 100, u32::MAX] {
         let bytes = scripted_peer.seal(INFORMATIONAL, id, false, &[Payload::Delete(Delete::ike())]);
@@ -207,7 +207,7 @@ fn p01_numbers_out_of_turn_answers_nobody_asked_for_and_wrong_flags_are_ignored(
 }
 
 #[test]
-fn p03_selectors_that_say_nothing_or_nonsense_give_no_child() {
+fn p03_empty_or_invalid_selectors_give_no_child_sa() {
     let mut scripted_peer = ScriptedPeer::keyed();
     let mut request = scripted_peer.auth_request();
     request[3] = raw(PayloadType::TSI, &[0, 0, 0, 0]);
@@ -237,7 +237,7 @@ fn p03_selectors_that_say_nothing_or_nonsense_give_no_child() {
 }
 
 #[test]
-fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once() {
+fn p06_deletes_of_unknown_spis_do_nothing_and_a_valid_one_closes_the_pair_once() {
     let mut scripted_peer = ScriptedPeer::established();
     let spi_in = scripted_peer.pair.b.children[0].spi_in;
     for (id, delete) in (2..).zip([
@@ -273,7 +273,7 @@ fn p06_deletes_of_strange_spis_do_nothing_and_the_right_one_closes_the_pair_once
 }
 
 #[test]
-fn p09_a_request_that_makes_no_sense_ends_the_sa_and_takes_its_child_out() {
+fn p09_a_malformed_request_closes_the_ike_sa_and_its_child_sa() {
     let nonsense: [&[Payload]; 3] = [
         &[raw(PayloadType::DELETE, &[3, 4, 0, 9])],
         &[raw(PayloadType::NOTIFY, &[0])],
@@ -296,7 +296,7 @@ fn p09_a_request_that_makes_no_sense_ends_the_sa_and_takes_its_child_out() {
 }
 
 #[test]
-fn p09_a_syntax_error_in_an_answer_ends_the_sa_and_takes_its_child_out() {
+fn p09_invalid_syntax_in_a_response_closes_the_ike_sa_and_its_child_sa() {
     let mut scripted_peer = ScriptedPeer::established();
     let asked = scripted_peer.await_liveness();
     let bytes = scripted_peer.seal(
@@ -311,7 +311,7 @@ fn p09_a_syntax_error_in_an_answer_ends_the_sa_and_takes_its_child_out() {
 }
 
 #[test]
-fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itself() {
+fn p12_initial_contact_counts_only_in_ike_auth_from_an_authenticated_peer() {
     let mut scripted_peer = ScriptedPeer::established();
     let contact = || notify(NotifyType::INITIAL_CONTACT);
     assert!(scripted_peer.ask(INFORMATIONAL, 2, &[contact()]).is_empty());
@@ -341,7 +341,7 @@ fn p12_initial_contact_counts_only_in_ike_auth_and_from_a_peer_that_proves_itsel
 }
 
 #[test]
-fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_sa_lives() {
+fn p13_further_child_sas_with_the_same_selectors_are_created_up_to_a_limit() {
     let mut scripted_peer = ScriptedPeer::established();
     let mut made = 0;
     for id in 2..1002 {
@@ -360,7 +360,7 @@ fn p13_further_child_sas_with_the_same_selectors_are_made_up_to_a_bound_and_the_
 
 /// Rekeyed, two would stay two for ever.
 #[test]
-fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due() {
+fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_rekeying_is_due() {
     let mut b = settings(Side::B);
     b.child_lifetime = Duration::from_secs(20);
     b.dpd.delay = Duration::from_secs(100);
@@ -388,7 +388,7 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_it_is_due
 
 /// A peer that gives two Child SAs one SPI at its end has only itself to blame: they go together.
 #[test]
-fn p13_child_sas_under_one_spi_of_the_peers_go_together() {
+fn p13_child_sas_with_the_same_peer_spi_are_closed_together() {
     let mut scripted_peer = ScriptedPeer::established();
     let request = scripted_peer.another_child(SPI_OUT);
     assert_eq!(
@@ -410,7 +410,7 @@ fn p13_child_sas_under_one_spi_of_the_peers_go_together() {
 }
 
 #[test]
-fn p14_the_window_stays_one_whatever_the_peer_asks_for() {
+fn p14_the_window_size_stays_one_whatever_the_peer_requests() {
     let mut scripted_peer = ScriptedPeer::established();
     for (id, size) in (2..).zip([0u32, 1, 100, u32::MAX]) {
         let wish = Notify::new(NotifyType::SET_WINDOW_SIZE, size.to_be_bytes().to_vec());
@@ -431,7 +431,7 @@ fn p14_the_window_stays_one_whatever_the_peer_asks_for() {
 }
 
 #[test]
-fn p15_a_flood_of_liveness_checks_is_answered_one_by_one_and_leaves_nothing() {
+fn p15_a_flood_of_liveness_checks_is_answered_in_order_and_keeps_no_state() {
     let mut scripted_peer = ScriptedPeer::established();
     let before = format!("{:?}", scripted_peer.pair.b.endpoint).len();
     for id in 2..1002 {
@@ -443,7 +443,7 @@ fn p15_a_flood_of_liveness_checks_is_answered_one_by_one_and_leaves_nothing() {
 }
 
 #[test]
-fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
+fn n12_endless_rejected_handshakes_keep_a_bounded_number_of_responses() {
     let mut pair = ScriptedPeer::keyed().pair;
     pair.run_for(Duration::from_secs(31));
     for spi in 1..=400 {
@@ -469,7 +469,7 @@ fn n12_refused_handshakes_without_end_leave_a_bounded_number_of_answers() {
 }
 
 #[test]
-fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
+fn n02_wrong_encrypted_lengths_and_padding_get_invalid_syntax() {
     let longer_than_all = [0, 0, 0xff, 0xff, 1, 2, 3, 4];
     let shorter_than_its_header = [0, 0, 0, 3, 1, 2, 3, 4];
     let padding_longer_than_all = [0xff; 16];
@@ -491,7 +491,7 @@ fn n02_lengths_and_padding_that_lie_inside_the_protection_are_a_syntax_error() {
 
 /// Each is replaced before it ever sent; the first goes, and the peer deletes the last.
 #[test]
-fn p05_a_child_sa_that_never_sent_serves_when_those_around_it_are_gone() {
+fn p05_a_child_sa_that_never_sent_is_used_once_the_others_are_deleted() {
     let mut scripted_peer = ScriptedPeer::established();
     let first = scripted_peer.pair.b.children[0].spi_in;
     for (id, old, new) in [(2, SPI_OUT, 0x2000), (3, 0x2000, 0x3000)] {

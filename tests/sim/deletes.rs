@@ -171,7 +171,7 @@ fn delete_then_create() {
 /// │── DELETE the IKE SA ──╳          │   as long as A has patience
 /// ```
 #[test]
-fn a_goodbye_that_never_arrives_is_made_up_for_by_liveness() {
+fn a_lost_delete_is_recovered_by_liveness_checks() {
     for side in BOTH {
         let mut pair = Pair::busy();
         pair.slow_traffic();

@@ -47,7 +47,7 @@ fn assert_carries(pair: &Pair, transport: EspTransport, port: u16) {
 }
 
 #[test]
-fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
+fn without_a_nat_esp_is_native_and_ike_stays_on_port_500() {
     use Encapsulation::{Auto, Esp};
     for (a, b) in [(Auto, Auto), (Esp, Esp), (Auto, Esp), (Esp, Auto)] {
         let mut pair = between(a, b);
@@ -71,7 +71,7 @@ fn without_a_nat_esp_goes_bare_and_ike_stays_on_port_500() {
 }
 
 #[test]
-fn auto_goes_into_udp_where_a_nat_is_seen() {
+fn auto_uses_udp_where_a_nat_is_detected() {
     use Encapsulation::{Auto, Udp};
     for (a, b) in [(Auto, Auto), (Udp, Auto), (Auto, Udp)] {
         assert_carries(&translated(a, b), EspTransport::Udp, 4500);
@@ -79,14 +79,14 @@ fn auto_goes_into_udp_where_a_nat_is_seen() {
 }
 
 #[test]
-fn auto_follows_a_peer_that_forces_udp() {
+fn auto_follows_a_peer_that_forces_udp_encapsulation() {
     use Encapsulation::{Auto, Udp};
     assert_carries(&between(Auto, Udp), EspTransport::Udp, 4500);
     assert_carries(&between(Udp, Auto), EspTransport::Udp, 4500);
 }
 
 #[test]
-fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
+fn native_esp_is_rejected_across_a_nat_or_with_a_peer_that_forces_udp_and_this_is_reported() {
     use Encapsulation::{Auto, Esp, Udp};
     let said = |pair: &Pair, side: Side| {
         let node = match side {
@@ -108,7 +108,7 @@ fn esp_is_refused_across_a_nat_and_to_a_peer_that_forces_udp_and_says_so() {
 }
 
 #[test]
-fn who_is_refused_for_a_nat_and_insists_on_esp_too_is_told_that_it_may_be_that() {
+fn a_rejected_peer_that_requires_native_esp_gets_advice_about_the_nat() {
     use Encapsulation::{Auto, Esp};
     let told = |a| {
         let pair = translated(a, Esp);
@@ -125,7 +125,7 @@ fn who_is_refused_for_a_nat_and_insists_on_esp_too_is_told_that_it_may_be_that()
 }
 
 #[test]
-fn an_address_of_ours_that_is_left_open_is_asked_for_before_its_hash_is_sent() {
+fn an_unspecified_local_address_is_resolved_before_its_nat_detection_hash_is_sent() {
     let mut a = with(Side::A, Encapsulation::Auto);
     a.local = IpAddr::from([0, 0, 0, 0]);
     let mut pair = Pair::new(a.clone(), with(Side::B, Encapsulation::Auto));

@@ -45,7 +45,7 @@ fn ten_minutes_of(
 }
 
 #[test]
-fn loss_each_way_and_both() {
+fn loss_in_one_and_both_directions() {
     for loss in [1, 10, 30, 50] {
         for lossy in [[true, false], [false, true], [true, true]] {
             let mut dice = Generator::from_seed([loss; 32]);
@@ -65,7 +65,7 @@ fn loss_each_way_and_both() {
 }
 
 #[test]
-fn everything_twice() {
+fn every_message_duplicated() {
     for apart in [0, 5, 400, 3000] {
         let apart = Duration::from_millis(apart);
         let name = format!("everything twice, {apart:?} apart");
@@ -76,7 +76,7 @@ fn everything_twice() {
 }
 
 #[test]
-fn a_quarter_half_a_second_late() {
+fn a_quarter_of_messages_delayed_by_half_a_second() {
     for seed in 0..4 {
         let mut dice = Generator::from_seed([seed; 32]);
         let pair = ten_minutes_of(seed, "reordering", move |_, _| match dice.below(4) {
@@ -90,7 +90,7 @@ fn a_quarter_half_a_second_late() {
 
 /// Longer than the first copies of a message are apart, so each answer comes to a question asked again.
 #[test]
-fn answers_that_take_seconds() {
+fn responses_delayed_by_seconds() {
     for delay in [2, 5] {
         let name = format!("{delay} s each way");
         ten_minutes_of(3, &name, move |_, _| vec![Duration::from_secs(delay)]);
@@ -99,7 +99,7 @@ fn answers_that_take_seconds() {
 
 /// 20 seconds there and back: less than the patience with a handshake and with a silent peer, so that the tunnel comes up and stays.
 #[test]
-fn answers_that_take_twenty_seconds() {
+fn responses_delayed_by_twenty_seconds() {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
     for end in [&mut a, &mut b] {
         end.dpd.timeout = 60 * SECOND;
@@ -233,7 +233,7 @@ fn a_restart_at_every_point() {
 
 /// Only what one side says arrives: that side hears nothing and finds the other dead; the other is told so by silence.
 #[test]
-fn one_way_only() {
+fn one_direction_blocked() {
     for deaf in BOTH {
         let (a, b) = fast();
         let mut pair = Pair::new(a, b);
@@ -251,7 +251,7 @@ fn one_way_only() {
 
 /// A peer that is away for half a day costs a message now and then, and nothing grows.
 #[test]
-fn half_a_day_without_the_peer() {
+fn peer_unreachable_for_half_a_day() {
     let (a, b) = fast();
     let mut pair = Pair::new(a, b);
     pair.run_for(10 * SECOND);
@@ -276,7 +276,7 @@ fn half_a_day_without_the_peer() {
 
 /// One side sleeps, for less or more than its lifetimes and the patience of the other; then all is well again, with one SA.
 #[test]
-fn a_machine_that_sleeps() {
+fn host_suspend_and_resume() {
     for side in BOTH {
         for span in [3, 20, 55, 70, 300, 3600, 86_400 * 30] {
             let (a, b) = fast();

@@ -42,7 +42,7 @@ fn rekeys(pair: &Pair) -> [(u64, u64); 2] {
 }
 
 #[test]
-fn both_kinds_of_sa_are_rekeyed_by_each_side_without_a_lost_packet() {
+fn both_kinds_of_sa_are_rekeyed_by_each_side_without_packet_loss() {
     for side in [Side::A, Side::B] {
         let mut pair = busy();
         let before = pair.a.children[0].keys_in.encryption.clone();
@@ -75,7 +75,7 @@ fn both_kinds_of_sa_are_rekeyed_by_each_side_without_a_lost_packet() {
 /// │── DELETE X ────────────────────────────▶│
 /// ```
 #[test]
-fn nothing_is_made_before_the_additional_key_exchange() {
+fn no_sa_is_installed_before_the_additional_key_exchange() {
     let mut pair = busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);
@@ -99,7 +99,7 @@ fn nothing_is_made_before_the_additional_key_exchange() {
 }
 
 #[test]
-fn a_repeated_followup_gets_the_same_answer_and_makes_nothing_twice() {
+fn a_retransmitted_followup_gets_the_same_response_and_installs_nothing_twice() {
     let mut pair = busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);
@@ -129,7 +129,7 @@ fn a_repeated_followup_gets_the_same_answer_and_makes_nothing_twice() {
 /// │◀── KEr(1) ──────────────╱ ╲─── KEr(1) ─▶│   both are made; the nonces decide
 /// ```
 #[test]
-fn p11_crossed_rekeyings_of_either_kind_leave_one_sa_whoever_wins() {
+fn p11_simultaneous_rekeys_of_either_kind_leave_one_sa_whichever_side_wins() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut winners = std::collections::BTreeSet::new();
         for seed in 0..8u8 {
@@ -164,7 +164,7 @@ fn p11_crossed_rekeyings_of_either_kind_leave_one_sa_whoever_wins() {
 /// │── TEMPORARY_FAILURE ──────────────────▶ │   A's stands
 /// ```
 #[test]
-fn p11_a_rekeying_that_comes_too_late_to_cross_is_put_off() {
+fn p11_a_rekey_request_after_the_collision_window_gets_temporary_failure() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = busy();
         pair.by_hand();
@@ -196,7 +196,7 @@ fn p11_a_rekeying_that_comes_too_late_to_cross_is_put_off() {
 /// │◀──────────────────── TEMPORARY_FAILURE ─│
 /// ```
 #[test]
-fn p11_what_was_replaced_before_its_followup_came_is_not_replaced_again() {
+fn p11_an_sa_replaced_before_its_followup_arrives_is_not_replaced_again() {
     let mut pair = busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);
@@ -235,7 +235,7 @@ fn p11_what_was_replaced_before_its_followup_came_is_not_replaced_again() {
 /// │◀────────────────────── STATE_NOT_FOUND ─│
 /// ```
 #[test]
-fn what_the_peer_does_not_complete_is_forgotten_and_tried_again() {
+fn an_incomplete_rekey_expires_and_is_retried() {
     for what in [Rekey::Child, Rekey::Ike] {
         // Longer than the peer remembers, so that nobody takes the other for dead before.
         let mut patient = hybrid(Side::A);

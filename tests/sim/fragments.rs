@@ -71,7 +71,7 @@ fn long_messages_cross_in_fragments_no_larger_than_configured() {
 }
 
 #[test]
-fn what_was_agreed_about_fragments_holds_for_the_sa_that_an_ike_sa_is_rekeyed_to() {
+fn fragmentation_support_carries_over_to_the_rekeyed_ike_sa() {
     // The public values of this group are too long for a small packet.
     let [a, b] = [Side::A, Side::B].map(|side| {
         let mut settings = settings(side);
@@ -96,7 +96,7 @@ fn what_was_agreed_about_fragments_holds_for_the_sa_that_an_ike_sa_is_rekeyed_to
 }
 
 #[test]
-fn f02_fragments_lost_doubled_and_out_of_order_still_make_one_handshake() {
+fn f02_lost_duplicated_and_reordered_fragments_complete_one_handshake() {
     for seed in 0..60u8 {
         let mut pair = long_winded_with(576, (seed, seed.wrapping_add(100)));
         let mut dice = Generator::from_seed([seed; 32]);
@@ -127,7 +127,7 @@ fn narrow(pair: &mut Pair, side: Option<Side>) {
 }
 
 #[test]
-fn a_path_narrower_than_configured_is_found_by_who_asks_and_heeded_by_who_answers() {
+fn the_initiator_detects_a_smaller_path_mtu_and_the_responder_adapts() {
     // Both ways, so that the answer must come smaller at once; then each way alone.
     for side in [None, Some(Side::A), Some(Side::B)] {
         let mut pair = long_winded(1280);
@@ -142,7 +142,7 @@ fn a_path_narrower_than_configured_is_found_by_who_asks_and_heeded_by_who_answer
 }
 
 #[test]
-fn a_repeated_answer_is_not_sealed_again() {
+fn a_retransmitted_response_is_not_encrypted_again() {
     let mut pair = long_winded(576);
     let mut first_answer = true;
     pair.weather(move |from, transmit| {
@@ -209,7 +209,7 @@ fn still_answers(scripted_peer: &mut ScriptedPeer, what: &str) {
 }
 
 #[test]
-fn f01_numbers_that_cannot_be_are_dropped() {
+fn f01_invalid_fragment_numbers_are_dropped() {
     for (number, total) in [
         (0, 0),
         (0, 3),
@@ -230,7 +230,7 @@ fn f01_numbers_that_cannot_be_are_dropped() {
 }
 
 #[test]
-fn f02_the_last_first_a_duplicate_and_an_old_cut_make_one_request() {
+fn f02_reversed_duplicate_and_refragmented_pieces_make_one_request() {
     let mut scripted_peer = scripted_peer();
     let old = scripted_peer.fragments(INFORMATIONAL, 2, &[filler()], 300);
     let old = sealed(&mut scripted_peer, old);
@@ -251,7 +251,7 @@ fn f02_the_last_first_a_duplicate_and_an_old_cut_make_one_request() {
 }
 
 #[test]
-fn f03_a_forged_fragment_does_not_take_the_place_of_the_good_one() {
+fn f03_a_forged_fragment_does_not_displace_the_authentic_one() {
     let mut scripted_peer = scripted_peer();
     let frames = request(&scripted_peer);
     let fragments = sealed(&mut scripted_peer, frames);
@@ -267,7 +267,7 @@ fn f03_a_forged_fragment_does_not_take_the_place_of_the_good_one() {
 }
 
 #[test]
-fn f04_fragments_that_say_wrongly_what_is_inside_are_dropped() {
+fn f04_fragments_with_a_wrong_next_payload_are_dropped() {
     for (which, next) in [
         (0, PayloadType::NONE),
         (1, PayloadType::NOTIFY),
@@ -284,7 +284,7 @@ fn f04_fragments_that_say_wrongly_what_is_inside_are_dropped() {
 }
 
 #[test]
-fn f04_payloads_outside_a_fragment_make_it_none() {
+fn f04_a_fragment_with_unencrypted_payloads_is_dropped() {
     for count in [1, 63, 64, 200] {
         let mut scripted_peer = scripted_peer();
         for mut frame in request(&scripted_peer) {
@@ -308,7 +308,7 @@ fn f04_payloads_outside_a_fragment_make_it_none() {
 }
 
 #[test]
-fn f04_what_comes_whole_ends_what_came_in_part() {
+fn f04_an_unfragmented_message_discards_its_partial_fragments() {
     let mut scripted_peer = scripted_peer();
     let frames = request(&scripted_peer);
     let fragments = sealed(&mut scripted_peer, frames);
@@ -323,7 +323,7 @@ fn f04_what_comes_whole_ends_what_came_in_part() {
 }
 
 #[test]
-fn f05_fragments_of_a_peer_that_never_spoke_of_them_are_dropped() {
+fn f05_fragments_of_a_peer_that_did_not_negotiate_them_are_dropped() {
     let mut scripted_peer = ScriptedPeer::established();
     let frames = request(&scripted_peer);
     for fragment in sealed(&mut scripted_peer, frames) {
@@ -334,7 +334,7 @@ fn f05_fragments_of_a_peer_that_never_spoke_of_them_are_dropped() {
 }
 
 #[test]
-fn f05_fragments_in_ike_sa_init_are_no_message() {
+fn f05_fragments_in_ike_sa_init_are_dropped() {
     let mut scripted_peer = ScriptedPeer::keyed_for_fragments();
     for exchange in [ExchangeType::IKE_SA_INIT, ExchangeType(0)] {
         let frames = scripted_peer.fragments(exchange, 0, &[filler()], 200);
@@ -350,7 +350,7 @@ fn f05_fragments_in_ike_sa_init_are_no_message() {
 }
 
 #[test]
-fn f05_whoever_does_not_speak_of_fragments_gets_none() {
+fn f05_a_peer_that_did_not_negotiate_fragmentation_gets_no_fragments() {
     let pair = long_winded(576);
     let request = Message::parse(&pair.a.sent_ike(0)).unwrap().clear;
     assert!(
@@ -370,7 +370,7 @@ fn f05_whoever_does_not_speak_of_fragments_gets_none() {
 }
 
 #[test]
-fn f06_requests_never_completed_hold_up_nothing() {
+fn f06_incomplete_requests_block_nothing() {
     let mut scripted_peer = scripted_peer();
     for id in [2, 3, 4, 1000] {
         let frames = scripted_peer.fragments(INFORMATIONAL, id, &[filler(), filler()], 128);
@@ -396,7 +396,7 @@ fn f06_requests_never_completed_hold_up_nothing() {
 }
 
 #[test]
-fn f07_only_the_first_fragment_of_an_answered_request_brings_the_answer_again() {
+fn f07_only_the_first_fragment_of_an_answered_request_resends_the_response() {
     let mut scripted_peer = scripted_peer();
     let again = request(&scripted_peer);
     let fragments = {
@@ -446,7 +446,7 @@ fn broken() -> Payload {
 }
 
 #[test]
-fn f08_nonsense_in_good_fragments_is_refused_as_invalid_syntax() {
+fn f08_malformed_content_in_valid_fragments_gets_invalid_syntax() {
     let mut scripted_peer = scripted_peer();
     let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[broken()], 200);
     for fragment in sealed(&mut scripted_peer, frames) {
@@ -486,7 +486,7 @@ fn f09_a_fragment_shorter_than_its_own_header_or_longer_than_its_datagram_is_dro
 }
 
 #[test]
-fn f02_a_handshake_in_tiny_fragments_from_another_implementation_is_understood() {
+fn f02_a_handshake_in_tiny_fragments_from_another_implementation_is_accepted() {
     let mut scripted_peer = ScriptedPeer::keyed_for_fragments();
     let request = scripted_peer.auth_request();
     let frames = scripted_peer.fragments(ExchangeType::IKE_AUTH, 1, &request, 90);

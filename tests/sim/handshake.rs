@@ -38,7 +38,7 @@ fn with(side: Side, change: impl FnOnce(&mut Settings)) -> Settings {
 }
 
 #[test]
-fn four_messages_bring_a_tunnel_up_and_both_sides_agree() {
+fn four_messages_establish_a_tunnel_with_the_same_sas_on_both_sides() {
     let pair = Pair::established();
     assert_eq!(pair.a.sent.len(), 2);
     assert_eq!(pair.b.sent.len(), 2);
@@ -63,7 +63,7 @@ fn forced_encapsulation_moves_everything_after_the_first_exchange_to_port_4500()
 }
 
 #[test]
-fn every_kind_of_suite_leads_to_the_same_keys_on_both_sides() {
+fn every_kind_of_suite_gives_the_same_keys_on_both_sides() {
     for (ike_words, esp_words) in [
         ("aes128-sha1-modp1024", "aes128-sha1-modp1024"),
         ("aes256-sha256-ecp256", "aes256-sha256"),
@@ -87,7 +87,7 @@ fn every_kind_of_suite_leads_to_the_same_keys_on_both_sides() {
 }
 
 #[test]
-fn another_group_is_asked_for_and_given() {
+fn invalid_ke_payload_is_answered_with_the_requested_group() {
     let a = with(Side::A, |settings| {
         settings.ike = ike(&["aes128-sha256-modp1024-curve25519"])
     });
@@ -122,7 +122,7 @@ fn the_responders_order_of_proposals_decides() {
 }
 
 #[test]
-fn p03_selectors_are_narrowed_to_what_both_allow_and_never_widened() {
+fn p03_selectors_are_narrowed_to_the_intersection_and_never_widened() {
     let a = with(Side::A, |settings| {
         settings.policy.local = prefixes(&["10.1.0.0/16", "10.9.0.0/24"]);
         settings.policy.remote = prefixes(&["0.0.0.0/0"]);
@@ -140,7 +140,7 @@ fn p03_selectors_are_narrowed_to_what_both_allow_and_never_widened() {
 }
 
 #[test]
-fn a_wrong_key_is_told_to_both_sides_and_tried_again() {
+fn a_wrong_psk_is_reported_on_both_sides_and_retried() {
     let b = with(Side::B, |settings| {
         settings.psk = Psk(Secret::from_slice(b"another key"))
     });
@@ -157,7 +157,7 @@ fn a_wrong_key_is_told_to_both_sides_and_tried_again() {
 }
 
 #[test]
-fn n21_the_right_key_with_another_identity_is_refused_and_both_names_are_told() {
+fn n21_the_right_key_with_another_identity_is_rejected_and_both_identities_are_reported() {
     let b = with(Side::B, |settings| {
         settings.peer_id = PeerId::Exactly(Identity::Fqdn("office.example.org".to_owned()));
     });
@@ -184,7 +184,7 @@ fn n21_the_right_key_with_another_identity_is_refused_and_both_names_are_told() 
 }
 
 #[test]
-fn n21_the_same_bytes_under_another_identity_type_are_another_identity() {
+fn n21_the_same_octets_with_another_id_type_are_another_identity() {
     let a = with(Side::A, |settings| {
         settings.id = Identity::KeyId(b"gw".to_vec())
     });
@@ -197,7 +197,7 @@ fn n21_the_same_bytes_under_another_identity_type_are_another_identity() {
 }
 
 #[test]
-fn without_a_common_ike_proposal_both_sides_say_theirs_against_ours() {
+fn without_a_common_ike_proposal_both_sides_report_both_offers() {
     let b = with(Side::B, |settings| {
         settings.ike = ike(&["aes256-sha512-modp2048"])
     });
@@ -218,7 +218,7 @@ fn without_a_common_ike_proposal_both_sides_say_theirs_against_ours() {
 }
 
 #[test]
-fn without_a_common_esp_proposal_the_useless_ike_sa_goes_again() {
+fn without_a_common_esp_proposal_the_ike_sa_is_deleted() {
     let b = with(Side::B, |settings| settings.esp = esp(&["aes256gcm16"]));
     let mut pair = Pair::new(settings(Side::A), b);
     pair.run_for(Duration::from_secs(2));
@@ -236,7 +236,7 @@ fn without_a_common_esp_proposal_the_useless_ike_sa_goes_again() {
 }
 
 #[test]
-fn p03_selectors_without_anything_in_common_are_unacceptable() {
+fn p03_disjoint_selectors_get_ts_unacceptable() {
     let b = with(Side::B, |settings| {
         settings.policy.local = prefixes(&["10.77.0.0/24"])
     });
@@ -248,7 +248,7 @@ fn p03_selectors_without_anything_in_common_are_unacceptable() {
 }
 
 #[test]
-fn a_silent_peer_is_told_of_early_and_tried_for_ever_with_pauses() {
+fn an_unresponsive_peer_is_reported_early_and_retried_with_backoff() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     pair.run_for(Duration::from_secs(6));
@@ -270,7 +270,7 @@ fn a_silent_peer_is_told_of_early_and_tried_for_ever_with_pauses() {
 }
 
 #[test]
-fn retransmissions_are_the_same_bytes_and_get_the_same_answer() {
+fn retransmissions_are_identical_and_get_the_same_response() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     let mut dropped = 0;
     // The first answer of B is lost, twice.
@@ -288,7 +288,7 @@ fn retransmissions_are_the_same_bytes_and_get_the_same_answer() {
 }
 
 #[test]
-fn each_single_message_may_be_lost_once_and_the_tunnel_still_comes_up() {
+fn the_tunnel_comes_up_when_any_single_message_is_lost_once() {
     for lost in 0..4 {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let mut seen = 0;
@@ -322,7 +322,7 @@ fn duplicates_and_late_copies_of_every_message_change_nothing() {
 }
 
 #[test]
-fn heavy_random_loss_delay_and_duplication_end_in_one_agreed_tunnel() {
+fn heavy_random_loss_delay_and_duplication_converge_on_one_tunnel() {
     for seed in 0..60u8 {
         let mut pair = Pair::with_seeds(
             settings(Side::A),
@@ -348,7 +348,7 @@ fn heavy_random_loss_delay_and_duplication_end_in_one_agreed_tunnel() {
 }
 
 #[test]
-fn p11_both_sides_starting_at_once_settle_on_one_sa_whoever_wins() {
+fn p11_simultaneous_initiation_leaves_one_sa_whichever_side_wins() {
     let mut winners = std::collections::BTreeSet::new();
     for seed in 0..20u8 {
         let b = with(Side::B, |settings| settings.start = Start::Auto);
@@ -371,7 +371,7 @@ fn p11_both_sides_starting_at_once_settle_on_one_sa_whoever_wins() {
 }
 
 #[test]
-fn both_sides_starting_with_loss_still_settle() {
+fn simultaneous_initiation_with_loss_converges() {
     for seed in 0..30u8 {
         let b = with(Side::B, |settings| settings.start = Start::Auto);
         let mut pair = Pair::with_seeds(settings(Side::A), b, (seed, seed.wrapping_add(50)));
@@ -388,7 +388,7 @@ fn both_sides_starting_with_loss_still_settle() {
 }
 
 #[test]
-fn behind_a_nat_both_sides_see_it_and_only_the_inner_one_keeps_it_alive() {
+fn both_sides_detect_a_nat_and_only_the_one_behind_it_sends_keepalives() {
     // The NAT rewrites A's source to 203.0.113.9 with other ports, and back.
     let a = with(Side::A, |settings| {
         settings.encapsulation = groundlink::ike::Encapsulation::Auto

@@ -91,7 +91,7 @@ fn p02_a_half_open_sa_survives_every_flipped_bit_of_its_ike_auth() {
 }
 
 #[test]
-fn n15_forged_refusals_that_come_before_the_true_answer_do_not_end_the_attempt() {
+fn n15_forged_error_responses_before_the_authentic_one_do_not_end_the_attempt() {
     for kind in [
         NotifyType::NO_PROPOSAL_CHOSEN,
         NotifyType::INVALID_SYNTAX,
@@ -114,7 +114,7 @@ fn n15_forged_refusals_that_come_before_the_true_answer_do_not_end_the_attempt()
 }
 
 #[test]
-fn n11_a_peer_that_has_us_begin_again_for_ever_is_given_up() {
+fn n11_endless_cookie_requests_end_the_attempt() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     for round in 0..20u8 {
@@ -135,7 +135,7 @@ fn n11_a_peer_that_has_us_begin_again_for_ever_is_given_up() {
 }
 
 #[test]
-fn n10_a_cookie_is_repeated_in_front_of_an_otherwise_unchanged_message() {
+fn n10_a_cookie_is_prepended_to_an_otherwise_unchanged_request() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     let first = sent_bytes(&pair, Side::A, 0);
@@ -158,7 +158,7 @@ fn n10_a_cookie_is_repeated_in_front_of_an_otherwise_unchanged_message() {
 
 /// RFC 7296 §2.6.1, in both orders. The answers may be forged, so what is offered stays the same.
 #[test]
-fn n10_a_cookie_holds_through_a_change_of_group_and_a_change_of_group_through_a_cookie() {
+fn n10_a_cookie_survives_a_change_of_group_and_the_group_survives_a_cookie() {
     let cookie = Payload::Notify(Notify::new(NotifyType::COOKIE, b"remember me".to_vec()));
     let group = Payload::Notify(Notify::new(NotifyType::INVALID_KE_PAYLOAD, vec![0, 31]));
     for order in [[&cookie, &group], [&group, &cookie]] {
@@ -211,7 +211,7 @@ fn n13_an_init_request_with_wrong_ids_or_flags_is_dropped() {
 }
 
 #[test]
-fn n14_the_same_init_gets_the_same_answer_and_another_body_under_its_spi_none() {
+fn n14_the_same_ike_sa_init_gets_the_same_response_and_another_body_with_its_spi_gets_none() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
@@ -228,7 +228,7 @@ fn n14_the_same_init_gets_the_same_answer_and_another_body_under_its_spi_none() 
 }
 
 #[test]
-fn n12_a_flood_of_half_open_handshakes_is_bounded_and_forgotten() {
+fn n12_a_flood_of_half_open_handshakes_is_bounded_and_expires() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let mut victim = Pair::established();
@@ -249,7 +249,7 @@ fn n12_a_flood_of_half_open_handshakes_is_bounded_and_forgotten() {
 }
 
 #[test]
-fn n25_a_handshake_without_ike_auth_is_forgotten() {
+fn n25_a_handshake_without_ike_auth_expires() {
     let pair = Pair::established();
     let (init, auth) = (sent_bytes(&pair, Side::A, 0), sent_bytes(&pair, Side::A, 1));
     let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
@@ -287,7 +287,8 @@ fn n17_unprotected_messages_of_an_established_sa_do_nothing() {
 }
 
 #[test]
-fn n27_other_major_versions_are_told_so_at_a_limited_rate_and_minor_ones_accepted() {
+fn n27_other_major_versions_get_invalid_major_version_at_a_limited_rate_and_minor_ones_are_accepted()
+ {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
@@ -313,7 +314,7 @@ fn n27_other_major_versions_are_told_so_at_a_limited_rate_and_minor_ones_accepte
 }
 
 #[test]
-fn n28_answers_to_strangers_are_never_larger_than_what_they_answer() {
+fn n28_responses_to_unauthenticated_peers_are_never_larger_than_the_request() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
@@ -332,7 +333,7 @@ fn n28_answers_to_strangers_are_never_larger_than_what_they_answer() {
 }
 
 #[test]
-fn a_stranger_is_refused_like_a_peer_without_configuration_and_named() {
+fn an_unconfigured_peer_gets_no_proposal_chosen_and_is_reported_by_address() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let mut fresh = Pair::new(settings(Side::A), settings(Side::B));
@@ -343,7 +344,7 @@ fn a_stranger_is_refused_like_a_peer_without_configuration_and_named() {
 }
 
 #[test]
-fn h06_strangers_do_not_fill_the_log_even_with_requests_too_short_to_answer() {
+fn h06_unauthenticated_peers_do_not_flood_the_log_even_with_requests_too_short_to_answer() {
     let mut pair = Pair::established();
     let flags = Flags {
         initiator: true,
@@ -386,8 +387,7 @@ fn h06_strangers_do_not_fill_the_log_even_with_requests_too_short_to_answer() {
 }
 
 #[test]
-fn n15_forged_requests_from_the_peers_address_do_not_write_into_the_status_of_a_tunnel_that_is_up()
-{
+fn n15_forged_requests_from_the_peers_address_do_not_change_the_status_of_an_established_tunnel() {
     let mut pair = Pair::established();
     let events = pair.b.events.len();
     let flags = Flags {
@@ -415,7 +415,7 @@ fn n15_forged_requests_from_the_peers_address_do_not_write_into_the_status_of_a_
 }
 
 #[test]
-fn n05_init_payloads_missing_or_doubled_are_refused_and_their_order_is_free() {
+fn n05_missing_or_duplicate_payloads_in_ike_sa_init_are_rejected_and_any_order_is_accepted() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let whole = Message::parse(&init).unwrap();
@@ -449,7 +449,7 @@ fn n05_init_payloads_missing_or_doubled_are_refused_and_their_order_is_free() {
 }
 
 #[test]
-fn n07_public_values_that_give_the_secret_away_lead_nowhere() {
+fn n07_weak_public_values_are_rejected() {
     let pair = Pair::established();
     let init = sent_bytes(&pair, Side::A, 0);
     let whole = Message::parse(&init).unwrap();
@@ -472,7 +472,7 @@ fn n07_public_values_that_give_the_secret_away_lead_nowhere() {
 }
 
 #[test]
-fn p08_an_answer_that_chooses_what_we_did_not_offer_is_told_and_the_true_one_still_taken() {
+fn p08_a_response_with_a_choice_not_offered_is_reported_and_the_authentic_one_still_accepted() {
     let honest = Pair::established();
     let answer = sent_bytes(&honest, Side::B, 0);
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
@@ -500,7 +500,7 @@ fn p08_an_answer_that_chooses_what_we_did_not_offer_is_told_and_the_true_one_sti
 }
 
 #[test]
-fn n23_our_own_messages_reflected_to_us_lead_nowhere() {
+fn n23_our_own_messages_reflected_to_us_are_ignored() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     let own = sent_bytes(&pair, Side::A, 0);

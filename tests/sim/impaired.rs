@@ -88,7 +88,7 @@ fn behave(pair: &mut Pair) {
 }
 
 #[test]
-fn one_wrong_thing_at_a_time_is_survived_and_both_agree_once_the_peer_behaves_again() {
+fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
     for exchange in EXCHANGES {
         for which in [Which::Request, Which::Response] {
             for change in changes(&KINDS) {
@@ -149,7 +149,7 @@ fn answered_with(what: Rekey, change: Change) -> Pair {
 }
 
 #[test]
-fn p08_a_wrong_answer_to_a_rekey_costs_its_new_child_sa_and_not_the_old_one() {
+fn p08_an_invalid_rekey_response_discards_the_new_child_sa_and_keeps_the_old() {
     for change in [
         Change::Replace(PayloadType::SA, child_answer(|_| {})),
         Change::Replace(PayloadType::SA, child_answer(|sa| sa[4] = 9)),
@@ -205,7 +205,7 @@ fn anything() -> Vec<u8> {
 }
 
 #[test]
-fn p09_invalid_syntax_or_an_unknown_critical_payload_in_an_answer_ends_the_sa_and_a_new_one_follows()
+fn p09_invalid_syntax_or_an_unknown_critical_payload_in_a_response_closes_the_sa_and_a_new_one_follows()
  {
     for kind in [7u16, 1] {
         let body = [&[0, 0][..], &kind.to_be_bytes()].concat();
@@ -223,7 +223,7 @@ fn p09_invalid_syntax_or_an_unknown_critical_payload_in_an_answer_ends_the_sa_an
 }
 
 #[test]
-fn n26_an_unknown_critical_payload_in_a_request_is_refused_by_name_and_the_sa_lives() {
+fn n26_an_unknown_critical_payload_in_a_request_is_rejected_with_its_type_and_the_sa_stays() {
     let mut pair = Pair::established();
     pair.a.endpoint.impair().add(Rule {
         exchange: ExchangeType::CREATE_CHILD_SA,
@@ -245,7 +245,7 @@ fn n26_an_unknown_critical_payload_in_a_request_is_refused_by_name_and_the_sa_li
 }
 
 #[test]
-fn payloads_in_another_order_and_unknown_ones_among_them_are_no_hindrance() {
+fn reordered_and_unknown_payloads_are_accepted() {
     for change in [
         Change::Reverse,
         Change::Prepend(vec![unknown(49, Critical::No)]),
@@ -261,7 +261,7 @@ fn payloads_in_another_order_and_unknown_ones_among_them_are_no_hindrance() {
 }
 
 #[test]
-fn p07_a_wrong_request_to_rekey_the_ike_sa_is_refused_and_the_old_one_lives() {
+fn p07_an_invalid_request_to_rekey_the_ike_sa_is_rejected_and_the_old_one_stays() {
     for change in [
         Change::Omit(PayloadType::KE),
         Change::Replace(PayloadType::KE, vec![0, 2, 0, 0, 1]),
@@ -307,7 +307,7 @@ fn ike_offer(spi: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_header_changed_by_a_rule_is_what_goes_out() {
+fn a_rule_can_change_the_header_sent() {
     let mut pair = Pair::established();
     let change: fn(&mut Header) = |header| header.exchange = ExchangeType(250);
     pair.a.endpoint.impair().add(Rule {
@@ -357,7 +357,7 @@ fn never_rekeying(b: groundlink::ike::Settings, kind: u16) -> Pair {
 }
 
 #[test]
-fn p10_a_peer_that_never_rekeys_gets_another_ike_sa_before_the_end_and_traffic_never_stops() {
+fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_expiry_without_traffic_loss() {
     for kind in REFUSALS {
         for (child, ike) in [(100, 86_400), (86_400, 100)] {
             let mut b = settings(Side::B);
@@ -378,7 +378,7 @@ fn p10_a_peer_that_never_rekeys_gets_another_ike_sa_before_the_end_and_traffic_n
 }
 
 #[test]
-fn p19_a_worn_child_sa_that_the_peer_does_not_rekey_is_replaced_by_another_ike_sa() {
+fn p19_a_child_sa_near_its_limit_that_the_peer_does_not_rekey_is_replaced_by_a_new_ike_sa() {
     let mut pair = never_rekeying(settings(Side::B), 14);
     let spi_in = pair.b.children[0].spi_in;
     for _ in 0..15 {

@@ -58,7 +58,7 @@ fn assert_heals(mut pair: Pair) {
 }
 
 #[test]
-fn one_wrong_thing_at_a_time_is_survived_and_both_agree_once_the_peer_behaves_again() {
+fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
     for exchange in [INTERMEDIATE, FOLLOWUP] {
         for which in [Which::Request, Which::Response] {
             for change in changes(&[PayloadType::KE, PayloadType::NOTIFY]) {
@@ -86,7 +86,7 @@ fn one_wrong_thing_at_a_time_is_survived_and_both_agree_once_the_peer_behaves_ag
 }
 
 #[test]
-fn n06_an_encapsulation_key_of_another_method_or_length_is_a_syntax_error() {
+fn n06_an_encapsulation_key_of_another_method_or_length_gets_invalid_syntax() {
     for change in [
         ke(37, 1568, 1),
         ke(31, 32, 9),
@@ -110,7 +110,7 @@ fn n06_an_encapsulation_key_of_another_method_or_length_is_a_syntax_error() {
 }
 
 #[test]
-fn n07_an_encapsulation_key_beyond_the_modulus_is_a_syntax_error() {
+fn n07_an_encapsulation_key_beyond_the_modulus_gets_invalid_syntax() {
     let pair = with_intermediate(Side::A, Which::Request, ke(36, 1184, 0xff));
     assert_eq!(pair.b.codes()[0], "invalid-syntax");
     assert!(pair.b.failures[0].text.contains("modulus"));
@@ -136,7 +136,7 @@ fn n06_a_ciphertext_of_another_method_or_length_ends_the_attempt() {
 
 /// FIPS 203 §6.3: a ciphertext that was not made for the key gives a secret that nobody else has. What follows does not open, and nobody is let in.
 #[test]
-fn n07_a_ciphertext_made_of_nothing_leads_to_keys_that_nobody_shares() {
+fn n07_an_invented_ciphertext_gives_keys_that_do_not_match() {
     let mut pair = with_intermediate(Side::B, Which::Response, ke(36, 1088, 0x5a));
     pair.run_for(MINUTE);
     assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
@@ -145,7 +145,7 @@ fn n07_a_ciphertext_made_of_nothing_leads_to_keys_that_nobody_shares() {
 }
 
 #[test]
-fn n18_another_exchange_in_place_of_ike_intermediate_is_nothing() {
+fn n18_another_exchange_in_place_of_ike_intermediate_is_ignored() {
     for exchange in [
         ExchangeType::IKE_AUTH,
         ExchangeType::INFORMATIONAL,
@@ -168,7 +168,7 @@ fn n18_another_exchange_in_place_of_ike_intermediate_is_nothing() {
 }
 
 #[test]
-fn ike_intermediate_has_no_place_in_an_established_sa() {
+fn ike_intermediate_on_an_established_sa_is_rejected() {
     for side in [Side::A, Side::B] {
         let mut pair = Pair::new(hybrid(Side::A), hybrid(Side::B));
         pair.run_for(Duration::from_secs(2));
@@ -187,7 +187,7 @@ fn ike_intermediate_has_no_place_in_an_established_sa() {
 
 /// B, which answers, gives no link, or one that is not its own.
 #[test]
-fn p08_an_answer_that_does_not_say_how_to_go_on_leaves_the_old_sa_alone() {
+fn p08_a_response_without_a_followup_link_leaves_the_old_sa_unchanged() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = Pair::new(hybrid(Side::A), hybrid(Side::B));
         pair.run_for(Duration::from_secs(2));
@@ -206,7 +206,7 @@ fn p08_an_answer_that_does_not_say_how_to_go_on_leaves_the_old_sa_alone() {
 }
 
 #[test]
-fn a_link_that_means_nothing_finds_no_state_and_leaves_the_old_sa_alone() {
+fn an_unknown_link_gets_state_not_found_and_leaves_the_old_sa_unchanged() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = Pair::new(hybrid(Side::A), hybrid(Side::B));
         pair.run_for(Duration::from_secs(2));

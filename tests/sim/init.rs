@@ -74,7 +74,7 @@ fn assert_not_served(bytes: &[u8]) {
 }
 
 #[test]
-fn n02_payload_lengths_that_lie_and_chains_without_end_are_dropped() {
+fn n02_wrong_payload_lengths_and_endless_chains_are_dropped() {
     let whole = init();
     let set = |at: usize, value: &[u8]| {
         let mut bytes = whole.clone();
@@ -119,7 +119,7 @@ fn offering(proposals: Vec<Proposal>) -> Vec<u8> {
 }
 
 #[test]
-fn n03_proposals_that_contradict_themselves_are_skipped_and_the_others_chosen() {
+fn n03_contradictory_proposals_are_skipped_and_the_others_considered() {
     assert_served(&offering(vec![ike_proposal(honest())]));
     let none = NotifyType::NO_PROPOSAL_CHOSEN;
     let key_length = |bits: Option<u16>, more: &[u8]| {
@@ -153,7 +153,7 @@ fn n03_proposals_that_contradict_themselves_are_skipped_and_the_others_chosen() 
 }
 
 #[test]
-fn n03_counts_and_lengths_inside_the_sa_payload_that_lie_are_survived() {
+fn n03_wrong_counts_and_lengths_inside_the_sa_payload_are_survived() {
     let whole = init();
     let end = 28 + usize::from(u16::from_be_bytes([whole[30], whole[31]]));
     let mut unserved = 0;
@@ -171,7 +171,7 @@ fn n03_counts_and_lengths_inside_the_sa_payload_that_lie_are_survived() {
 }
 
 #[test]
-fn n04_proposals_without_one_of_their_kinds_or_with_one_too_many_are_not_chosen() {
+fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen() {
     let none = NotifyType::NO_PROPOSAL_CHOSEN;
     for missing in 0..4 {
         let mut transforms = honest();
@@ -222,7 +222,7 @@ fn with_ke(group: u16, data: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn n06_a_public_value_of_another_group_or_length_is_refused() {
+fn n06_a_public_value_of_another_group_or_length_is_rejected() {
     let wanted = 31u16.to_be_bytes();
     for group in [0, 1, 2, 14, 19, 1025, 65535] {
         for len in [0, 32, 256] {
@@ -240,7 +240,7 @@ fn n06_a_public_value_of_another_group_or_length_is_refused() {
 }
 
 #[test]
-fn n09_a_nonce_of_unlawful_length_is_refused() {
+fn n09_a_nonce_of_invalid_length_is_rejected() {
     let with_nonce = |len: usize| {
         init_with(|payloads| {
             for payload in payloads {
@@ -282,7 +282,7 @@ fn n08_an_invalid_ke_payload_without_a_group_or_with_one_we_never_offered_is_not
 }
 
 #[test]
-fn n08_a_peer_that_asks_for_other_groups_without_end_is_given_up() {
+fn n08_endless_invalid_ke_payload_responses_end_the_attempt() {
     let mut a = settings(Side::A);
     a.ike = vec![
         groundlink::crypto::IkeProposal::parse("aes128-sha256-curve25519-ecp256")
@@ -305,7 +305,7 @@ fn n08_a_peer_that_asks_for_other_groups_without_end_is_given_up() {
 
 /// The first of several answers that could be accepted wins; if it was forged, the attempt runs out, and the next is under another SPI.
 #[test]
-fn n16_a_forged_answer_costs_an_attempt_and_no_more() {
+fn n16_a_forged_response_costs_one_attempt_at_most() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     let first = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
     let other = Pair::established().b.sent_ike(0);
@@ -326,7 +326,7 @@ fn n16_a_forged_answer_costs_an_attempt_and_no_more() {
 }
 
 #[test]
-fn n26_unknown_payloads_in_the_clear_are_skipped_unless_critical() {
+fn n26_unknown_unencrypted_payloads_are_skipped_unless_critical() {
     for kind in [1, 32, 49, 255] {
         let unknown = |critical| {
             init_with(|payloads| {
@@ -392,7 +392,7 @@ fn n27_every_version_and_every_reserved_bit() {
 }
 
 #[test]
-fn n29_vendor_ids_certificates_and_configuration_that_nobody_asked_for_are_ignored() {
+fn n29_vendor_ids_and_unsolicited_certificates_and_configuration_payloads_are_ignored() {
     for len in [0, 1, 1000, 64_000] {
         assert_served(&init_with(|payloads| {
             payloads.push(Payload::Vendor(vec![0xaa; len]));
@@ -437,7 +437,7 @@ fn n29_vendor_ids_certificates_and_configuration_that_nobody_asked_for_are_ignor
 const EXTENSIONS: [u16; 6] = [16396, 16406, 16407, 16418, 16431, 16438];
 
 #[test]
-fn n30_extensions_that_we_never_offered_are_neither_answered_nor_used() {
+fn n30_extensions_not_offered_are_neither_answered_nor_used() {
     let extensions = || EXTENSIONS.map(|kind| notify(NotifyType(kind)));
     // In requests.
     let request = init_with(|payloads| payloads.extend(extensions()));

@@ -12,7 +12,7 @@ use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
-fn liveness_is_asked_only_when_nothing_authentic_was_heard() {
+fn liveness_checks_are_sent_only_without_authenticated_inbound_traffic() {
     let mut pair = Pair::established();
     let quiet = (pair.a.sent.len(), pair.b.sent.len());
     for _ in 0..60 {
@@ -32,7 +32,7 @@ fn liveness_is_asked_only_when_nothing_authentic_was_heard() {
 }
 
 #[test]
-fn a_dead_peer_is_noticed_after_delay_and_timeout_and_not_before() {
+fn a_dead_peer_is_detected_after_delay_and_timeout_and_not_before() {
     let mut pair = Pair::established();
     pair.cut();
     pair.run_for(Duration::from_secs(38));
@@ -47,7 +47,7 @@ fn a_dead_peer_is_noticed_after_delay_and_timeout_and_not_before() {
 }
 
 #[test]
-fn one_lost_liveness_check_is_no_reason_to_part() {
+fn one_lost_liveness_check_does_not_close_the_tunnel() {
     let mut pair = Pair::established();
     let spi = pair.a.children[0].spi_in;
     pair.cut();
@@ -59,7 +59,7 @@ fn one_lost_liveness_check_is_no_reason_to_part() {
 }
 
 #[test]
-fn down_says_goodbye_and_holds_until_up() {
+fn down_deletes_the_sas_and_holds_until_up() {
     let mut pair = Pair::established();
     pair.command(Side::A, Command::Down(TUNNEL));
     assert!(pair.a.children.is_empty(), "traffic stops at once");
@@ -74,7 +74,7 @@ fn down_says_goodbye_and_holds_until_up() {
 }
 
 #[test]
-fn a_tunnel_that_is_down_does_not_answer_the_peer_either() {
+fn a_tunnel_taken_down_rejects_the_peer() {
     let mut pair = Pair::established();
     pair.command(Side::B, Command::Down(TUNNEL));
     pair.run_for(10 * MINUTE);
@@ -90,7 +90,7 @@ fn a_tunnel_that_is_down_does_not_answer_the_peer_either() {
 }
 
 #[test]
-fn shutdown_tells_the_peer_and_is_over_when_it_has_answered() {
+fn shutdown_sends_deletes_and_ends_when_the_peer_has_answered() {
     let mut pair = Pair::established();
     pair.command(Side::B, Command::Shutdown);
     assert!(!pair.b.endpoint.is_idle());
@@ -100,7 +100,7 @@ fn shutdown_tells_the_peer_and_is_over_when_it_has_answered() {
 }
 
 #[test]
-fn reset_begins_anew() {
+fn reset_reconnects() {
     let mut pair = Pair::established();
     let spi = pair.a.children[0].spi_in;
     pair.command(Side::A, Command::Reset(TUNNEL));
@@ -110,7 +110,7 @@ fn reset_begins_anew() {
 }
 
 #[test]
-fn before_its_lifetime_ends_a_child_sa_is_rekeyed_and_the_tunnel_never_stops() {
+fn a_child_sa_is_rekeyed_before_its_lifetime_ends_without_interruption() {
     let mut a = settings(Side::A);
     a.child_lifetime = Duration::from_secs(100);
     let mut pair = Pair::new(a, settings(Side::B));
@@ -128,7 +128,7 @@ fn before_its_lifetime_ends_a_child_sa_is_rekeyed_and_the_tunnel_never_stops() {
 }
 
 #[test]
-fn before_its_lifetime_ends_the_ike_sa_is_rekeyed_and_takes_its_child_sa_along() {
+fn the_ike_sa_is_rekeyed_before_its_lifetime_ends_and_keeps_its_child_sa() {
     let mut b = settings(Side::B);
     b.ike_lifetime = Duration::from_secs(50);
     let mut pair = Pair::new(settings(Side::A), b);
@@ -144,7 +144,7 @@ fn before_its_lifetime_ends_the_ike_sa_is_rekeyed_and_takes_its_child_sa_along()
 }
 
 #[test]
-fn p19_used_up_sequence_numbers_end_the_sa_and_a_new_one_follows() {
+fn p19_exhausted_sequence_numbers_close_the_child_sa_and_a_new_one_follows() {
     let mut pair = Pair::established();
     let spi_in = pair.a.children[0].spi_in;
     pair.command(
@@ -161,7 +161,7 @@ fn p19_used_up_sequence_numbers_end_the_sa_and_a_new_one_follows() {
 }
 
 #[test]
-fn p18_a_child_that_cannot_be_installed_is_deleted_at_the_peer_too() {
+fn p18_a_child_sa_that_cannot_be_installed_is_deleted_at_the_peer_too() {
     let mut pair = Pair::established();
     let spi_in = pair.a.children[0].spi_in;
     let why = "the device is gone".to_owned();
@@ -179,7 +179,7 @@ fn p18_a_child_that_cannot_be_installed_is_deleted_at_the_peer_too() {
 }
 
 #[test]
-fn a_rebooted_peer_is_taken_back_at_once_by_initial_contact() {
+fn initial_contact_replaces_the_sas_of_a_rebooted_peer_at_once() {
     let mut pair = Pair::established();
     let old = pair.b.children[0].spi_in;
     pair.reboot(Side::A, settings(Side::A), 9);
@@ -189,7 +189,7 @@ fn a_rebooted_peer_is_taken_back_at_once_by_initial_contact() {
 }
 
 #[test]
-fn a_rebooted_responder_is_noticed_by_liveness() {
+fn a_rebooted_responder_is_detected_by_liveness_checks() {
     let mut pair = Pair::established();
     pair.reboot(Side::B, settings(Side::B), 9);
     pair.run_for(2 * MINUTE);
@@ -214,7 +214,7 @@ fn trap_connects_on_demand_and_waits_for_the_next_packet_after_a_failure() {
 }
 
 #[test]
-fn add_waits_for_the_peer_and_gives_up_after_one_try_of_its_own() {
+fn add_waits_for_the_peer_and_initiates_once_on_request() {
     let mut a = settings(Side::A);
     a.start = Start::Add;
     let mut pair = Pair::new(a, settings(Side::B));
@@ -230,7 +230,7 @@ fn add_waits_for_the_peer_and_gives_up_after_one_try_of_its_own() {
 }
 
 #[test]
-fn a_nat_in_front_of_us_is_kept_open_every_20_seconds_of_silence() {
+fn nat_keepalives_are_sent_after_20_seconds_without_traffic() {
     let mut a = settings(Side::A);
     a.encapsulation = Encapsulation::Auto;
     // Liveness would speak first.
@@ -256,7 +256,7 @@ fn a_nat_in_front_of_us_is_kept_open_every_20_seconds_of_silence() {
 }
 
 #[test]
-fn a_jump_of_the_clock_is_survived() {
+fn a_clock_jump_is_survived() {
     let mut pair = Pair::established();
     // The machine of A sleeps for an hour; its clock goes on.
     pair.now += Duration::from_secs(3600);
@@ -277,7 +277,7 @@ fn on_trial(a_esp: &str, b_esp: &str) -> Pair {
 }
 
 #[test]
-fn a_trial_soon_after_the_connect_shows_that_the_peer_rekeys() {
+fn the_rekey_check_shows_that_the_peer_rekeys() {
     let pfs = "aes128-sha256-curve25519";
     let mut pair = on_trial(pfs, pfs);
     pair.run_for(MINUTE);
@@ -296,7 +296,7 @@ fn a_trial_soon_after_the_connect_shows_that_the_peer_rekeys() {
 }
 
 #[test]
-fn a_trial_finds_another_pfs_group_and_leaves_the_running_tunnel_alone() {
+fn the_rekey_check_finds_a_pfs_mismatch_and_leaves_the_tunnel_unchanged() {
     for (a, b) in [
         ("aes128-sha256-modp2048", "aes128-sha256-curve25519"),
         ("aes128-sha256-curve25519", "aes128-sha256"),
@@ -337,7 +337,7 @@ fn a_trial_finds_another_pfs_group_and_leaves_the_running_tunnel_alone() {
 //  │── DELETE (old), again ────────▶│
 //  │◀──────── rekey the IKE SA ─────│   asked again soon, though it is not due for a day
 #[test]
-fn a_rekey_that_somebody_asked_for_at_a_bad_moment_is_tried_again_soon() {
+fn a_requested_rekey_that_gets_temporary_failure_is_retried_soon() {
     let mut pair = Pair::established();
     let rekey = |what| Command::Rekey {
         tunnel: TUNNEL,

@@ -39,7 +39,7 @@ fn asking() -> (Pair, Letter) {
 /// │◀── 2 {} ───────────│  the same bytes
 /// ```
 #[test]
-fn a_lost_answer_is_given_again_for_the_same_question() {
+fn a_lost_response_is_resent_for_a_retransmitted_request() {
     let (mut pair, request) = asking();
     let lost = pair.answer_to(&request);
     pair.run_for(2 * SECOND);
@@ -62,7 +62,7 @@ fn a_lost_answer_is_given_again_for_the_same_question() {
 /// │◀── 2 {} ───────────│  still not
 /// ```
 #[test]
-fn an_answer_that_comes_twice_or_late_counts_once() {
+fn a_duplicate_or_late_response_counts_once() {
     let (mut pair, request) = asking();
     let first = pair.answer_to(&request);
     pair.give(&first);
@@ -86,7 +86,7 @@ fn an_answer_that_comes_twice_or_late_counts_once() {
 /// │               ╲───▶│  long answered
 /// ```
 #[test]
-fn a_question_that_comes_after_its_successor_is_not_answered() {
+fn a_request_that_arrives_after_its_successor_is_not_answered() {
     let (mut pair, delayed) = asking();
     let first = pair.answer_to(&delayed);
     pair.give(&first);
@@ -116,7 +116,7 @@ fn a_question_that_comes_after_its_successor_is_not_answered() {
 /// │◀── 2 {} ───────────│  and answers still
 /// ```
 #[test]
-fn a_lost_goodbye_is_answered_by_what_is_left_of_the_sa() {
+fn a_retransmitted_delete_gets_the_last_response_of_the_closed_sa() {
     let mut pair = Pair::established();
     pair.by_hand();
     pair.command(Side::A, Command::Down(TUNNEL));
@@ -141,7 +141,7 @@ fn a_lost_goodbye_is_answered_by_what_is_left_of_the_sa() {
 /// │◀─────────╱ ╲──────▶│
 /// ```
 #[test]
-fn each_side_counts_its_own_questions_and_answers_while_it_waits() {
+fn each_side_numbers_its_own_requests_and_responds_while_waiting() {
     let mut pair = Pair::established();
     pair.by_hand();
     pair.run_for(10 * SECOND);

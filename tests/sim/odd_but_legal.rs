@@ -39,7 +39,7 @@ fn auto(side: Side) -> Settings {
 }
 
 #[test]
-fn p11_crossed_beginnings_are_settled_alike_though_one_was_rekeyed_before_the_other_was_known() {
+fn p11_simultaneous_initiation_is_resolved_alike_though_one_sa_was_rekeyed_early() {
     // A                                B
     // │── IKE_AUTH 1 ─────────────────▶│
     // │◀───────────────────── answer ──│
@@ -68,7 +68,7 @@ fn p11_crossed_beginnings_are_settled_alike_though_one_was_rekeyed_before_the_ot
 }
 
 #[test]
-fn a_child_sa_rekeyed_within_an_ike_sa_that_is_about_to_be_closed_does_not_keep_it() {
+fn an_ike_sa_due_to_close_is_not_kept_by_a_child_sa_rekey() {
     for side in [Side::A, Side::B] {
         let mut pair = with_two_ike_sas();
         let children: Vec<u32> = pair.node(side).children.iter().map(|c| c.spi_in).collect();
@@ -82,7 +82,7 @@ fn a_child_sa_rekeyed_within_an_ike_sa_that_is_about_to_be_closed_does_not_keep_
 }
 
 #[test]
-fn an_ike_sa_that_is_about_to_be_closed_is_not_saved_by_being_rekeyed() {
+fn an_ike_sa_due_to_close_is_not_kept_by_being_rekeyed() {
     // Both IKE SAs are due to be rekeyed within the second in which one of them is still to be closed.
     let short = |side| {
         let mut settings = auto(side);
@@ -96,7 +96,7 @@ fn an_ike_sa_that_is_about_to_be_closed_is_not_saved_by_being_rekeyed() {
 }
 
 #[test]
-fn esp_before_the_answer_that_makes_its_sa_is_no_reason_to_complain() {
+fn esp_before_the_response_that_creates_its_sa_causes_no_invalid_spi() {
     // B                                      A
     // │── CREATE_CHILD_SA ──────────────────▶│
     // │◀── ESP over the new SA ──────────────│    the answer is late
@@ -119,7 +119,7 @@ fn esp_before_the_answer_that_makes_its_sa_is_no_reason_to_complain() {
 }
 
 #[test]
-fn strangers_cannot_fill_the_queue_of_what_is_to_be_asked() {
+fn unauthenticated_peers_cannot_fill_the_request_queue() {
     // ESP with invented SPIs, which anybody can send, while B does not answer A's request.
     let mut pair = Pair::established();
     pair.by_hand();
@@ -146,7 +146,7 @@ fn strangers_cannot_fill_the_queue_of_what_is_to_be_asked() {
 }
 
 #[test]
-fn p11_a_peer_that_deletes_the_child_sa_that_should_stay_leaves_one_that_works() {
+fn p11_a_working_child_sa_remains_when_the_peer_deletes_the_survivor() {
     // Both rekey; whichever wins, B deletes the one that it made itself before A knows how it ended.
     for seed in 1..9 {
         let mut pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
@@ -180,7 +180,7 @@ fn p11_a_peer_that_deletes_the_child_sa_that_should_stay_leaves_one_that_works()
 }
 
 #[test]
-fn a_rekey_answer_that_comes_after_its_ike_sa_is_closed_leaves_nothing_at_the_peer() {
+fn a_rekey_response_after_its_ike_sa_is_closed_leaves_no_sa_at_the_peer() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = Pair::established();
         pair.by_hand();

@@ -19,7 +19,7 @@ fn remote(scripted_peer: &ScriptedPeer) -> String {
 }
 
 #[test]
-fn p16_only_fresh_authentic_messages_move_a_peer_and_only_one_behind_a_nat() {
+fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_nat() {
     let mut scripted_peer = ScriptedPeer::behind_a_nat();
     let home = remote(&scripted_peer);
     let first = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
@@ -58,7 +58,7 @@ fn p16_only_fresh_authentic_messages_move_a_peer_and_only_one_behind_a_nat() {
 }
 
 #[test]
-fn p16_without_a_nat_or_behind_one_ourselves_nobody_moves() {
+fn p16_without_a_nat_or_behind_one_ourselves_no_peer_address_changes() {
     // `established` is behind a NAT on both sides.
     for mut scripted_peer in [ScriptedPeer::behind_no_nat(), ScriptedPeer::established()] {
         let home = remote(&scripted_peer);
@@ -88,7 +88,7 @@ fn p16_without_a_nat_or_behind_one_ourselves_nobody_moves() {
 }
 
 #[test]
-fn p16_a_request_under_way_follows_the_peer() {
+fn p16_an_outstanding_request_follows_the_new_peer_address() {
     let mut scripted_peer = ScriptedPeer::behind_a_nat();
     scripted_peer.await_liveness();
     let fresh = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
@@ -112,7 +112,7 @@ fn p16_a_request_under_way_follows_the_peer() {
 /// peer ── SK { N(INVALID_SPI, SPI of the one that B sends over) } ──▶ B: another is made
 /// ```
 #[test]
-fn esp_for_an_spi_nobody_has_is_told_under_the_ike_sa_and_believed_there_only() {
+fn esp_with_an_unknown_spi_gets_invalid_spi_which_counts_only_inside_the_ike_sa() {
     let mut scripted_peer = ScriptedPeer::established();
     let at = scripted_peer.pair.b.view().remote.unwrap();
     for spi in 1..1000 {

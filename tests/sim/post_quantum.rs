@@ -57,7 +57,7 @@ fn is_post_quantum(pair: &Pair) -> (bool, bool) {
 }
 
 #[test]
-fn ml_kem_comes_between_ike_sa_init_and_ike_auth_and_both_sides_agree() {
+fn ml_kem_runs_between_ike_sa_init_and_ike_auth_and_both_sides_agree() {
     for word in ["ke1_mlkem768", "ke1_mlkem1024"] {
         for rest in [
             "aes256gcm16-prfsha384-ecp384",
@@ -82,7 +82,7 @@ fn ml_kem_comes_between_ike_sa_init_and_ike_auth_and_both_sides_agree() {
 }
 
 #[test]
-fn after_ml_kem_both_sides_go_on_counting_where_ike_auth_left_off() {
+fn message_ids_continue_after_ml_kem() {
     let mut pair = hybrid();
     pair.run_for(Duration::from_secs(120));
     pair.assert_agreed();
@@ -99,7 +99,7 @@ fn after_ml_kem_both_sides_go_on_counting_where_ike_auth_left_off() {
 }
 
 #[test]
-fn a_list_with_and_without_ml_kem_meets_peers_of_both_kinds() {
+fn proposals_with_and_without_ml_kem_match_peers_of_both_kinds() {
     for (a, b, agreed) in [
         (vec![HYBRID, CLASSIC], vec![HYBRID], HYBRID),
         (vec![HYBRID, CLASSIC], vec![CLASSIC], CLASSIC),
@@ -117,7 +117,7 @@ fn a_list_with_and_without_ml_kem_meets_peers_of_both_kinds() {
 }
 
 #[test]
-fn who_insists_on_ml_kem_and_who_does_not_have_it_are_told_what_differs() {
+fn an_ml_kem_mismatch_is_reported_on_both_sides() {
     let mut pair = Pair::new(
         proposing(Side::A, &[HYBRID]),
         proposing(Side::B, &[CLASSIC]),
@@ -135,7 +135,7 @@ fn who_insists_on_ml_kem_and_who_does_not_have_it_are_told_what_differs() {
 }
 
 #[test]
-fn nothing_of_it_is_on_the_wire_unless_it_is_configured() {
+fn without_ml_kem_configured_nothing_of_it_is_sent() {
     let pair = Pair::established();
     let first = pair.a.sent_ike(0);
     let contains = |number: u16| {
@@ -150,7 +150,7 @@ fn nothing_of_it_is_on_the_wire_unless_it_is_configured() {
 }
 
 #[test]
-fn each_single_datagram_may_be_lost_once_and_the_tunnel_still_comes_up() {
+fn the_tunnel_comes_up_when_any_single_datagram_is_lost_once() {
     for lost in 0..12 {
         let mut pair = hybrid();
         let mut seen = 0;
@@ -186,7 +186,7 @@ fn duplicates_and_late_copies_of_every_message_change_nothing() {
 }
 
 #[test]
-fn loss_delay_and_reordering_end_in_one_agreed_tunnel() {
+fn loss_delay_and_reordering_converge_on_one_tunnel() {
     for seed in 0..30u8 {
         let mut pair = Pair::with_seeds(
             proposing(Side::A, &[HYBRID]),
@@ -212,7 +212,7 @@ fn loss_delay_and_reordering_end_in_one_agreed_tunnel() {
 }
 
 #[test]
-fn p11_both_sides_starting_at_once_settle_on_one_sa() {
+fn p11_simultaneous_initiation_leaves_one_sa() {
     for seed in 0..10u8 {
         let b = with(Side::B, |settings| {
             *settings = proposing(Side::B, &[HYBRID]);
@@ -226,7 +226,7 @@ fn p11_both_sides_starting_at_once_settle_on_one_sa() {
 }
 
 #[test]
-fn a_peer_that_never_answers_ike_intermediate_is_told_of() {
+fn a_peer_that_never_answers_ike_intermediate_is_reported() {
     let mut pair = hybrid();
     pair.weather(|_, transmit| match exchange(&transmit.content) {
         Some(ExchangeType::IKE_INTERMEDIATE) => Vec::new(),
@@ -255,7 +255,7 @@ fn n25_a_half_open_sa_is_not_kept_longer_by_ike_intermediate() {
 }
 
 #[test]
-fn n24_other_bytes_with_the_number_of_ike_intermediate_change_nothing() {
+fn n24_other_content_with_the_message_id_of_ike_intermediate_changes_nothing() {
     let mut pair = hybrid();
     pair.weather(|side, transmit| match (side, exchange(&transmit.content)) {
         (Side::A, Some(ExchangeType::IKE_AUTH)) => Vec::new(),
@@ -301,7 +301,7 @@ fn ppk_pair(a: Option<Ppk>, b: Option<Ppk>) -> Pair {
 }
 
 #[test]
-fn the_same_ppk_on_both_sides_goes_into_the_keys_whether_required_or_not() {
+fn a_common_ppk_is_mixed_into_the_keys_whether_required_or_not() {
     use PpkDemand::{Optional, Required};
     for (a, b) in [
         (Required, Required),
@@ -317,7 +317,7 @@ fn the_same_ppk_on_both_sides_goes_into_the_keys_whether_required_or_not() {
 }
 
 #[test]
-fn an_optional_ppk_that_the_peer_lacks_is_done_without() {
+fn an_optional_ppk_that_the_peer_lacks_is_not_used() {
     use PpkDemand::{Optional, Required};
     for (a, b) in [
         (ppk("q", KEY, Optional), None),
@@ -346,7 +346,7 @@ fn an_optional_ppk_that_the_peer_lacks_is_done_without() {
 }
 
 #[test]
-fn a_required_ppk_that_the_peer_does_not_use_is_told_to_whoever_requires_it() {
+fn a_required_ppk_that_the_peer_does_not_use_is_reported_on_the_side_that_requires_it() {
     let mut pair = ppk_pair(ppk("q", KEY, PpkDemand::Required), None);
     pair.run_for(Duration::from_secs(5));
     assert_eq!(pair.a.codes()[0], "ppk-unused");
@@ -359,7 +359,7 @@ fn a_required_ppk_that_the_peer_does_not_use_is_told_to_whoever_requires_it() {
 }
 
 #[test]
-fn a_stranger_without_the_pre_shared_key_does_not_learn_that_a_ppk_is_required() {
+fn a_peer_without_the_psk_does_not_learn_that_a_ppk_is_required() {
     let a = with(Side::A, |settings| {
         settings.psk = Psk(Secret::from_slice(b"another key"));
     });
@@ -372,7 +372,7 @@ fn a_stranger_without_the_pre_shared_key_does_not_learn_that_a_ppk_is_required()
 }
 
 #[test]
-fn another_ppk_under_the_same_name_is_told_apart_from_another_psk() {
+fn a_ppk_mismatch_is_distinguished_from_a_psk_mismatch() {
     let other = || ppk("q", b"other bytes", PpkDemand::Required);
     let pair = ppk_pair(ppk("q", KEY, PpkDemand::Optional), other());
     assert_eq!(pair.b.codes()[0], "ppk-mismatch");

@@ -282,7 +282,7 @@ fn walk_all(count: u64) {
 }
 
 #[test]
-fn p11_after_any_walk_both_ends_agree_on_one_tunnel_and_lose_nothing() {
+fn p11_after_any_random_walk_both_ends_agree_on_one_tunnel_without_packet_loss() {
     walk_all(if cfg!(debug_assertions) { 32 } else { 10_000 });
 }
 

@@ -29,7 +29,7 @@ fn unanswered_auth(mut pair: Pair) -> Pair {
 }
 
 #[test]
-fn a_tunnel_taken_down_while_its_ike_auth_is_out_stays_down_when_nobody_answers() {
+fn a_tunnel_taken_down_during_ike_auth_stays_down_without_a_response() {
     let mut pair = unanswered_auth(Pair::new(settings(Side::A), settings(Side::B)));
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(10 * MINUTE);
@@ -40,7 +40,7 @@ fn a_tunnel_taken_down_while_its_ike_auth_is_out_stays_down_when_nobody_answers(
 }
 
 #[test]
-fn a_tunnel_taken_down_while_its_ike_auth_is_out_is_closed_when_the_answer_comes() {
+fn a_tunnel_taken_down_during_ike_auth_is_closed_when_the_response_arrives() {
     let mut pair = unanswered_auth(Pair::new(settings(Side::A), settings(Side::B)));
     assert_eq!(pair.b.children.len(), 1);
     pair.command(Side::A, Command::Shutdown);
@@ -52,7 +52,7 @@ fn a_tunnel_taken_down_while_its_ike_auth_is_out_is_closed_when_the_answer_comes
 }
 
 #[test]
-fn a_reset_while_ike_auth_is_out_ends_in_one_tunnel() {
+fn a_reset_during_ike_auth_leaves_one_tunnel() {
     for seed in 0..10 {
         let pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
         let mut pair = unanswered_auth(pair);
@@ -67,7 +67,7 @@ fn a_reset_while_ike_auth_is_out_ends_in_one_tunnel() {
 }
 
 #[test]
-fn a_pause_between_tries_ends_without_a_try_when_the_peer_has_connected_meanwhile() {
+fn a_retry_is_skipped_when_the_peer_has_connected_meanwhile() {
     let mut pair = both_start();
     pair.command(Side::B, Command::Down(TUNNEL));
     pair.run_for(2 * MINUTE);
@@ -83,7 +83,7 @@ fn a_pause_between_tries_ends_without_a_try_when_the_peer_has_connected_meanwhil
 }
 
 #[test]
-fn an_own_try_that_fails_while_the_peers_has_succeeded_is_not_repeated() {
+fn a_failed_attempt_is_not_retried_when_the_peers_attempt_succeeded() {
     // B does not take A's identity as initiator, but A takes B's: only B's attempt can succeed.
     let mut b = settings(Side::B);
     b.start = Start::Auto;
@@ -107,7 +107,7 @@ fn an_own_try_that_fails_while_the_peers_has_succeeded_is_not_repeated() {
 }
 
 #[test]
-fn a_failed_tunnel_that_the_peer_connects_waits_for_the_peer_again_when_it_goes() {
+fn a_failed_tunnel_connected_by_the_peer_waits_for_the_peer_again_after_its_delete() {
     let mut b = settings(Side::B);
     b.start = Start::Add;
     let mut a = settings(Side::A);
@@ -128,7 +128,7 @@ fn a_failed_tunnel_that_the_peer_connects_waits_for_the_peer_again_when_it_goes(
 }
 
 #[test]
-fn up_during_the_goodbye_connects_again() {
+fn up_during_a_delete_reconnects() {
     let mut pair = Pair::established();
     pair.cut();
     pair.command(Side::A, Command::Down(TUNNEL));
@@ -159,7 +159,7 @@ fn named(start: Start) -> Pair {
 }
 
 #[test]
-fn a_waiting_tunnel_looks_its_peers_name_up_until_it_knows_it_and_follows_when_it_changes() {
+fn a_waiting_tunnel_resolves_its_peers_name_and_follows_changes() {
     let mut pair = named(Start::Add);
     resolve(&mut pair, Side::B, None);
     assert_eq!(pair.b.codes(), ["peer-unresolved"]);
@@ -177,7 +177,7 @@ fn a_waiting_tunnel_looks_its_peers_name_up_until_it_knows_it_and_follows_when_i
 }
 
 #[test]
-fn what_is_asked_of_a_tunnel_while_it_looks_its_peer_up_is_not_lost() {
+fn commands_during_name_resolution_are_not_lost() {
     for (start, command) in [
         (Start::Add, Command::Up(TUNNEL)),
         (Start::Trap, Command::Demand(TUNNEL)),
@@ -193,7 +193,7 @@ fn what_is_asked_of_a_tunnel_while_it_looks_its_peer_up_is_not_lost() {
 }
 
 #[test]
-fn a_peer_that_died_is_called_where_its_name_leads_then() {
+fn a_dead_peer_is_contacted_at_its_newly_resolved_address() {
     let mut pair = named(Start::Auto);
     resolve(&mut pair, Side::B, Some("192.0.2.1"));
     pair.run_for(MINUTE);
@@ -213,7 +213,7 @@ fn a_peer_that_died_is_called_where_its_name_leads_then() {
 }
 
 #[test]
-fn a_peer_that_is_away_for_a_day_costs_no_more_in_its_last_hour_than_in_its_first() {
+fn an_unreachable_peer_costs_no_more_after_a_day_than_in_the_first_hour() {
     const HOUR: Duration = Duration::from_secs(3600);
     let mut b = settings(Side::B);
     b.start = Start::Add;
@@ -234,7 +234,7 @@ fn a_peer_that_is_away_for_a_day_costs_no_more_in_its_last_hour_than_in_its_firs
 }
 
 #[test]
-fn a_name_service_that_never_answers_is_told_of_and_asked_again() {
+fn an_unresponsive_name_service_is_reported_and_retried() {
     let mut pair = named(Start::Auto);
     pair.cut();
     pair.run_for(5 * MINUTE);
@@ -244,7 +244,7 @@ fn a_name_service_that_never_answers_is_told_of_and_asked_again() {
 }
 
 #[test]
-fn a_tunnel_without_anything_to_offer_fails_with_pauses_instead_of_spinning() {
+fn a_tunnel_without_proposals_fails_with_backoff() {
     let mut a = settings(Side::A);
     a.ike.clear();
     let mut pair = Pair::new(a, settings(Side::B));
@@ -254,7 +254,7 @@ fn a_tunnel_without_anything_to_offer_fails_with_pauses_instead_of_spinning() {
 }
 
 #[test]
-fn one_end_that_expects_another_peer_neither_flaps_nor_gives_up() {
+fn a_one_sided_identity_mismatch_neither_flaps_nor_stops_retrying() {
     let mut b = settings(Side::B);
     b.start = Start::Auto;
     b.peer_id = PeerId::Exactly("somebody.example.org".parse().unwrap());
@@ -290,7 +290,7 @@ fn held(pair: &Pair, side: Side) -> usize {
 }
 
 #[test]
-fn p11_after_any_walk_of_losses_orders_and_crashes_both_ends_agree_on_one_tunnel() {
+fn p11_after_random_losses_reordering_and_crashes_both_ends_agree_on_one_tunnel() {
     for seed in 0..48u8 {
         let mut chance = Generator::from_seed([seed; 32]);
         let starts = [Start::Auto, Start::Add, Start::Trap];

@@ -85,7 +85,7 @@ fn regular() {
 /// │      ╳────────────── DELETE X ───│
 /// ```
 #[test]
-fn the_responder_follows_the_first_packet_over_the_new_one() {
+fn the_responder_sends_over_the_new_sa_after_the_first_packet_on_it() {
     let mut pair = Pair::busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);
@@ -159,7 +159,7 @@ fn ke_invalid_in_a_collision() {
 /// │◀─────── NO_PROPOSAL_CHOSEN ──────│
 /// ```
 #[test]
-fn p10_a_refusal_leaves_the_child_sa_alone_until_it_is_due() {
+fn p10_a_rejected_rekey_leaves_the_child_sa_unchanged_until_the_retry_is_due() {
     let (a, b) = with_esp("aes128-sha256-curve25519", "aes128-sha256-ecp256");
     let mut pair = Pair::busy_with(a, b);
     pair.rekey(Side::A, Rekey::Child);
@@ -176,7 +176,7 @@ fn p10_a_refusal_leaves_the_child_sa_alone_until_it_is_due() {
 /// │◀─────────────────────────── Y ───│   the limits of X do not matter any more
 /// ```
 #[test]
-fn the_responder_ignores_soft_limits_of_what_has_been_rekeyed() {
+fn the_responder_ignores_soft_limits_of_a_rekeyed_sa() {
     let mut pair = Pair::busy();
     let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
     pair.by_hand();
@@ -217,7 +217,7 @@ fn soft_limits_of_both_sides_at_once() {
 /// │── {} ────────────────╲ ╱─────────│ {}
 /// ```
 #[test]
-fn the_responder_deletes_what_has_been_rekeyed_as_well() {
+fn the_responder_may_also_delete_the_rekeyed_sa() {
     let begin = || {
         let mut pair = Pair::busy();
         let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
@@ -402,7 +402,7 @@ fn delayed_response() {
 
 /// A request that comes after everything else of its exchange, and even after the DELETE.
 #[test]
-fn p11_delayed_request_comes_again_when_all_is_over() {
+fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
         let mut pair = Pair::busy();
         pair.by_hand();
@@ -444,7 +444,7 @@ fn p05_rekeyed_twice_in_a_row() {
 /// │── DELETE X ─────╳                │  for ever
 /// ```
 #[test]
-fn a_delete_that_is_never_answered_ends_the_ike_sa_and_the_tunnel_comes_back() {
+fn an_unanswered_delete_ends_the_ike_sa_and_the_tunnel_reconnects() {
     for side in BOTH {
         let mut pair = Pair::busy();
         pair.by_hand();
@@ -467,7 +467,7 @@ fn a_delete_that_is_never_answered_ends_the_ike_sa_and_the_tunnel_comes_back() {
 
 /// Nothing is answered from the request on: the old one serves until its hard lifetime, and then the tunnel begins anew.
 #[test]
-fn hard_expiry_while_nobody_answers() {
+fn hard_expiry_without_a_response() {
     let (mut a, b) = (settings(Side::A), settings(Side::B));
     a.child_lifetime = 100 * SECOND;
     let mut pair = Pair::busy_with(a, b);
@@ -483,7 +483,7 @@ fn hard_expiry_while_nobody_answers() {
 
 /// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
 #[test]
-fn soft_expiry_again_and_again() {
+fn repeated_soft_expiry() {
     for lives in [(40, 1000), (1000, 40), (40, 40), (60, 45)] {
         let (mut a, mut b) = (settings(Side::A), settings(Side::B));
         a.child_lifetime = Duration::from_secs(lives.0);
@@ -501,7 +501,7 @@ fn soft_expiry_again_and_again() {
 
 /// The self-test of a fresh tunnel: both SAs once, and not again.
 #[test]
-fn the_trial_after_connecting_costs_no_packet() {
+fn the_rekey_check_after_connecting_loses_no_packet() {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
     a.rekey_check = RekeyCheck::Once;
     b.rekey_check = RekeyCheck::Once;
@@ -594,7 +594,7 @@ fn child_rekey_against_ike_delete_in_every_order() {
 
 /// A Child SA that cannot be put to work leaves the old one at work.
 #[test]
-fn p18_a_rekeyed_child_sa_that_cannot_be_installed_costs_nothing_but_another_try() {
+fn p18_a_rekeyed_child_sa_that_cannot_be_installed_is_retried_without_packet_loss() {
     for broken in BOTH {
         for side in BOTH {
             let mut pair = Pair::busy();
@@ -610,7 +610,7 @@ fn p18_a_rekeyed_child_sa_that_cannot_be_installed_costs_nothing_but_another_try
 
 /// An answer that nobody asked for does nothing.
 #[test]
-fn an_answer_after_the_fact_is_no_answer() {
+fn a_response_after_the_exchange_is_ignored() {
     let mut pair = Pair::busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);
@@ -636,7 +636,7 @@ fn an_answer_after_the_fact_is_no_answer() {
 /// │── DELETE X ─────────────────────▶│   and no INVALID_SPI
 /// ```
 #[test]
-fn a_complaint_about_an_spi_that_has_come_meanwhile_is_not_made() {
+fn invalid_spi_is_not_sent_for_an_spi_installed_meanwhile() {
     let mut pair = Pair::busy();
     pair.by_hand();
     pair.rekey(Side::A, Rekey::Child);

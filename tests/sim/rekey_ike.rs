@@ -63,7 +63,7 @@ fn regular() {
 
 /// The new SA can all that the old one could: it is asked for liveness, rekeys its Child SA and itself, and says goodbye.
 #[test]
-fn the_new_ike_sa_serves_the_child_sa_that_it_took_over() {
+fn the_new_ike_sa_manages_the_inherited_child_sa() {
     for side in BOTH {
         for next in BOTH {
             let mut pair = Pair::busy();
@@ -85,7 +85,7 @@ fn the_new_ike_sa_serves_the_child_sa_that_it_took_over() {
 
 /// A peer that is dead is noticed over the new SA as over the old one.
 #[test]
-fn liveness_is_asked_over_the_new_ike_sa() {
+fn liveness_checks_use_the_new_ike_sa() {
     let mut pair = Pair::established();
     pair.rekey(Side::B, Rekey::Ike);
     pair.run_for(60 * SECOND);
@@ -258,7 +258,7 @@ fn delayed_response() {
 
 /// A request that comes again when the SA it came over is gone.
 #[test]
-fn p11_delayed_request_comes_again_when_all_is_over() {
+fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
         let mut pair = Pair::busy();
         pair.by_hand();
@@ -334,7 +334,7 @@ fn ike_rekey_against_child_delete_in_every_order() {
 
 /// Each side wants both SAs rekeyed at once.
 #[test]
-fn p11_everything_at_once() {
+fn p11_all_rekeys_at_once() {
     for seed in 0..20 {
         let mut pair = Pair::busy_with_seeds(seed);
         for side in BOTH {
@@ -358,7 +358,7 @@ fn p11_everything_at_once() {
 
 /// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
 #[test]
-fn soft_expiry_again_and_again() {
+fn repeated_soft_expiry() {
     for lives in [(60, 1000), (1000, 60), (60, 60), (90, 70)] {
         let (mut a, mut b) = (settings(Side::A), settings(Side::B));
         a.ike_lifetime = Duration::from_secs(lives.0);
@@ -376,7 +376,7 @@ fn soft_expiry_again_and_again() {
 
 /// Nobody answers any more: the SA ends with its hard lifetime, and the tunnel comes back.
 #[test]
-fn hard_expiry_while_nobody_answers() {
+fn hard_expiry_without_a_response() {
     let (mut a, b) = (settings(Side::A), settings(Side::B));
     a.ike_lifetime = 100 * SECOND;
     let mut pair = Pair::busy_with(a, b);

@@ -58,7 +58,7 @@ fn ipv4(ports: (u16, u16), first: [u8; 4], last: [u8; 4]) -> Vec<u8> {
 const ANY_PORT: (u16, u16) = (0, 65_535);
 
 #[test]
-fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() {
+fn p03_selectors_of_create_child_sa_are_narrowed_or_rejected_and_never_widened() {
     let inside = || ipv4(ANY_PORT, [10, 1, 0, 0], [10, 1, 0, 255]);
     let disjoint = ipv4(ANY_PORT, [172, 16, 0, 0], [172, 16, 0, 255]);
     let ipv6 = [&[8, 0, 0, 40, 0, 0, 255, 255][..], &[0; 16], &[255; 16]].concat();
@@ -130,7 +130,7 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_refused_and_never_widened() 
 }
 
 #[test]
-fn p04_what_names_no_child_sa_of_this_ike_sa_is_not_found() {
+fn p04_a_rekey_of_an_unknown_child_sa_gets_child_sa_not_found() {
     let mut scripted_peer = ScriptedPeer::established();
     let spi_in = scripted_peer.pair.b.children[0].spi_in;
     let named = |protocol: u8, spi: &[u8]| Notify {
@@ -198,7 +198,7 @@ fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
 }
 
 #[test]
-fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_the_old_ones_go() {
+fn p05_endless_rekeying_keeps_a_bounded_number_of_child_sas_with_or_without_deletes() {
     let mut scripted_peer = ScriptedPeer::established();
     let mut old = SPI_OUT;
     for id in (2..402).step_by(2) {
@@ -231,7 +231,7 @@ fn p05_rekeying_without_end_leaves_a_bounded_number_of_child_sas_whether_or_not_
 }
 
 #[test]
-fn p06_an_ike_sa_deleted_beside_its_child_sas_is_answered_with_nothing() {
+fn p06_a_delete_of_the_ike_sa_with_its_child_sas_gets_an_empty_response() {
     for order in [[0, 1], [1, 0]] {
         let mut scripted_peer = ScriptedPeer::established();
         let both = [
@@ -247,7 +247,7 @@ fn p06_an_ike_sa_deleted_beside_its_child_sas_is_answered_with_nothing() {
 }
 
 #[test]
-fn p06_a_delete_that_contradicts_itself_is_a_syntax_error() {
+fn p06_a_contradictory_delete_gets_invalid_syntax() {
     let spi = SPI_OUT.to_be_bytes();
     for body in [
         [&[3, 4, 0xff, 0xff][..], &spi].concat(),
@@ -271,7 +271,7 @@ fn p06_a_delete_that_contradicts_itself_is_a_syntax_error() {
 /// │── (nothing) ────────────────────│ DELETE X, and again, and again
 /// ```
 #[test]
-fn p06_deletes_that_cross_name_nothing_in_their_answers() {
+fn p06_crossing_deletes_get_empty_responses() {
     let mut scripted_peer = ScriptedPeer::established();
     let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
     let accepted = scripted_peer.accepting(&request, 0x2000);
@@ -297,7 +297,7 @@ fn p06_deletes_that_cross_name_nothing_in_their_answers() {
 }
 
 #[test]
-fn p12_initial_contact_in_the_clear_or_of_another_identity_closes_nothing() {
+fn p12_initial_contact_unencrypted_or_from_another_identity_closes_nothing() {
     let mut b = settings(Side::B);
     b.peer_id = PeerId::Exactly("192.0.2.1".parse().unwrap());
     let scripted_peer = ScriptedPeer::keyed_with(mute_pair(b), 0x4444).authenticated();
@@ -320,7 +320,7 @@ fn p12_initial_contact_in_the_clear_or_of_another_identity_closes_nothing() {
 }
 
 #[test]
-fn p20_a_rekeyed_child_sa_carries_what_it_carried() {
+fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
     let any = raw(
         PayloadType::TSI,
         &selectors(1, &[ipv4(ANY_PORT, [0; 4], [255; 4])]),

@@ -81,7 +81,7 @@ fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
 
 /// KEYMAT takes in both secrets.
 #[test]
-fn an_independent_key_schedule_with_an_additional_key_exchange_leads_to_the_same_keys() {
+fn an_independent_key_schedule_with_an_additional_key_exchange_gives_the_same_keys() {
     let mut scripted_peer = hybrid();
     let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000));
     let created = scripted_peer.ask(CREATE, 2, &request);
@@ -114,7 +114,7 @@ fn an_independent_key_schedule_with_an_additional_key_exchange_leads_to_the_same
 }
 
 #[test]
-fn p05_a_rekeying_is_completed_once_and_by_its_own_link() {
+fn p05_a_rekey_is_completed_once_and_only_with_its_own_link() {
     let mut scripted_peer = hybrid();
     let kem = || half(proposal().additional[0]);
     let not_found = [NotifyType::STATE_NOT_FOUND];
@@ -145,7 +145,7 @@ fn p05_a_rekeying_is_completed_once_and_by_its_own_link() {
 }
 
 #[test]
-fn p07_an_additional_key_exchange_that_is_not_the_one_agreed_on_makes_nothing() {
+fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
     let kem = || half(proposal().additional[0]);
     let other = half(
         EspProposal::parse("aes128-sha256-curve25519-ke1_mlkem1024")
@@ -209,7 +209,7 @@ fn encapsulated(request: &[Payload]) -> Payload {
 }
 
 #[test]
-fn p08_an_additional_key_exchange_answered_wrongly_costs_its_own_child_sa_only() {
+fn p08_an_invalid_additional_key_exchange_response_discards_only_its_own_child_sa() {
     let (mut scripted_peer, asked, request) = asked_to_follow();
     scripted_peer.answer(&asked, &[encapsulated(&request)]);
     assert_eq!(scripted_peer.pair.b.children.len(), 2, "answered well");
@@ -255,7 +255,7 @@ fn p08_an_additional_key_exchange_answered_wrongly_costs_its_own_child_sa_only()
 }
 
 #[test]
-fn p05_what_is_begun_and_not_completed_is_forgotten_after_a_minute() {
+fn p05_an_incomplete_rekey_expires_after_a_minute() {
     let mut scripted_peer = hybrid();
     let link = begin(&mut scripted_peer, 2);
     for id in 3..16 {

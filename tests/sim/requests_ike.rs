@@ -44,7 +44,7 @@ fn curve25519(len: usize) -> Option<Ke> {
 }
 
 #[test]
-fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
+fn p07_invalid_requests_to_rekey_the_ike_sa_are_rejected() {
     let aead = |transforms: &mut Vec<Transform>| {
         transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
     };
@@ -149,7 +149,7 @@ fn p07_an_ike_sa_is_not_rekeyed_into_nonsense() {
 }
 
 #[test]
-fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
+fn p07_reusing_the_spi_of_an_established_ike_sa_harms_neither() {
     let mut scripted_peer = ScriptedPeer::established();
     for (spi, told) in [
         (scripted_peer.line.spi_i, "the peer's own"),
@@ -174,7 +174,7 @@ fn p07_the_spi_of_an_ike_sa_that_stands_harms_neither() {
 }
 
 #[test]
-fn p07_an_ike_sa_rekeyed_without_end_leaves_a_bounded_number_and_its_child_sa_serves_on() {
+fn p07_endless_ike_sa_rekeys_keep_a_bounded_number_and_the_child_sa_stays_in_use() {
     let mut scripted_peer = ScriptedPeer::established();
     let mut id = 2;
     let mut former = Vec::new();
@@ -197,7 +197,7 @@ fn p07_an_ike_sa_rekeyed_without_end_leaves_a_bounded_number_and_its_child_sa_se
 /// peer ── rekey the IKE SA ──▶ B        peer ── over the old one: rekey, make, delete a Child SA, rekey it again ──▶ B
 /// ```
 #[test]
-fn p07_an_ike_sa_that_was_rekeyed_does_nothing_any_more_but_end() {
+fn p07_a_rekeyed_ike_sa_accepts_only_its_delete() {
     let mut scripted_peer = ScriptedPeer::established();
     let mut old = scripted_peer.rekey_ike(2);
     std::mem::swap(&mut scripted_peer.line, &mut old);
@@ -228,7 +228,7 @@ fn p07_an_ike_sa_that_was_rekeyed_does_nothing_any_more_but_end() {
 }
 
 #[test]
-fn beside_an_ike_sa_that_serves_a_new_one_sends_and_closes_the_old_one_once_the_peer_answers() {
+fn a_second_ike_sa_takes_over_sending_and_closes_the_old_one_once_the_peer_answers() {
     let scripted_peer = ScriptedPeer::established();
     let mut second = ScriptedPeer::keyed_with(scripted_peer.pair, 0x5555);
     let mut request = second.auth_request();
@@ -254,7 +254,7 @@ fn beside_an_ike_sa_that_serves_a_new_one_sends_and_closes_the_old_one_once_the_
 
 /// A peer that authenticates anew beside the old IKE SA (RFC 7296 §2.8.3), as some do in place of rekeying.
 #[test]
-fn a_peer_that_reauthenticates_make_before_break_is_never_without_a_child_sa() {
+fn make_before_break_reauthentication_always_has_a_child_sa() {
     let scripted_peer = ScriptedPeer::established();
     let mut second = ScriptedPeer::keyed_with(scripted_peer.pair, 0x5555);
     let mut request = second.auth_request();

@@ -82,7 +82,7 @@ fn assert_costs_only_itself(
 }
 
 #[test]
-fn p08_an_answer_that_is_none_costs_its_own_child_sa_only() {
+fn p08_an_invalid_create_child_sa_response_discards_only_its_own_child_sa() {
     let spi = |spi: Vec<u8>| move |sa: &mut Sa| sa.proposals[0].spi = spi;
     let plain = || settings(Side::B);
     let check = |told: &str, change: &dyn Fn(Vec<Payload>) -> Vec<Payload>| {
@@ -150,7 +150,7 @@ fn p08_an_answer_that_is_none_costs_its_own_child_sa_only() {
 }
 
 #[test]
-fn p08_a_key_exchange_that_is_not_the_one_agreed_on_costs_its_own_child_sa_only() {
+fn p08_a_key_exchange_other_than_negotiated_discards_only_its_own_child_sa() {
     let check = |told: &str, answer: &dyn Fn(Vec<Payload>, Payload) -> Vec<Payload>| {
         let mut b = settings(Side::B);
         b.esp = vec![EspProposal::parse("aes128-sha256-curve25519").unwrap().0];
@@ -187,7 +187,7 @@ fn p08_a_key_exchange_that_is_not_the_one_agreed_on_costs_its_own_child_sa_only(
 }
 
 #[test]
-fn p08_an_answer_that_makes_no_ike_sa_leaves_the_old_one() {
+fn p08_an_invalid_ike_sa_rekey_response_keeps_the_old_ike_sa() {
     let answer = |spi: &[u8], change: &dyn Fn(&mut Sa)| {
         let mut sa = ike_offer();
         sa.proposals[0].spi = spi.to_vec();
@@ -250,7 +250,7 @@ fn p08_an_answer_that_makes_no_ike_sa_leaves_the_old_one() {
 }
 
 #[test]
-fn p09_a_fatal_answer_to_any_request_ends_the_ike_sa_without_another_word() {
+fn p09_a_fatal_error_response_to_any_request_closes_the_ike_sa_silently() {
     for kind in [
         NotifyType::INVALID_SYNTAX,
         NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
@@ -326,7 +326,7 @@ fn mortal(what: Rekey) -> Settings {
 }
 
 #[test]
-fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_ends() {
+fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_expires() {
     for what in [Rekey::Child, Rekey::Ike] {
         for kind in [
             NotifyType::NO_PROPOSAL_CHOSEN,
@@ -355,7 +355,7 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_ends() {
 }
 
 #[test]
-fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
+fn p10_endless_temporary_failure_backs_off_and_then_replaces_the_ike_sa() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut b = mortal(what);
         let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
@@ -393,7 +393,7 @@ fn p10_a_peer_that_is_busy_for_ever_is_asked_ever_less_often_and_then_left() {
 
 /// TEMPORARY_FAILURE, however often, does not show that the peer cannot rekey.
 #[test]
-fn p10_a_peer_that_is_always_busy_gets_no_verdict_of_the_rekey_check() {
+fn p10_temporary_failure_gives_no_rekey_check_verdict() {
     let mut b = settings(Side::B);
     b.rekey_check = RekeyCheck::Once;
     let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
@@ -409,7 +409,7 @@ fn p10_a_peer_that_is_always_busy_gets_no_verdict_of_the_rekey_check() {
 }
 
 #[test]
-fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
+fn p10_every_rekey_rejection_is_reported_backed_off_and_survived() {
     for what in [Rekey::Child, Rekey::Ike] {
         for kind in (1..=47u16).chain([8191, 16383]).map(NotifyType) {
             let fatal = [
@@ -446,7 +446,7 @@ fn p10_every_refusal_of_a_rekey_is_told_backed_off_from_and_survived() {
 }
 
 #[test]
-fn p10_a_child_sa_that_the_peer_has_lost_is_made_again_at_once() {
+fn p10_a_child_sa_that_the_peer_has_lost_is_created_again_at_once() {
     let mut scripted_peer = ScriptedPeer::established();
     let (asked, _) = scripted_peer.have_b_rekey(Rekey::Child);
     let lost = Notify::about_esp(NotifyType::CHILD_SA_NOT_FOUND, SPI_OUT);
@@ -468,7 +468,7 @@ fn p10_a_child_sa_that_the_peer_has_lost_is_made_again_at_once() {
 }
 
 #[test]
-fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_goes_too() {
+fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_is_deleted_too() {
     let mut scripted_peer = ScriptedPeer::established();
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
     let mut b = settings(Side::B);
@@ -491,7 +491,7 @@ fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_goes_too() {
 }
 
 #[test]
-fn p19_a_child_sa_at_its_limit_whose_rekey_is_refused_stops_and_is_replaced_by_a_new_tunnel() {
+fn p19_a_child_sa_at_its_limit_whose_rekey_is_rejected_stops_and_the_tunnel_reconnects() {
     let mut b = settings(Side::B);
     b.start = Start::Auto;
     let mut scripted_peer = ScriptedPeer::established_with(b);
@@ -538,7 +538,7 @@ fn p19_a_child_sa_at_its_limit_whose_rekey_is_refused_stops_and_is_replaced_by_a
 }
 
 #[test]
-fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_tried_again_whoever_asked_for_it() {
+fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_retried_in_both_roles() {
     // Rekeyed by the peer: the old one serves on.
     let mut scripted_peer = ScriptedPeer::established();
     scripted_peer.pair.b.broken_installs = 1;

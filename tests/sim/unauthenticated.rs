@@ -101,7 +101,7 @@ fn refused(pair: &Pair, class: DropClass) -> u64 {
 }
 
 #[test]
-fn n10_under_load_a_request_gets_a_cookie_and_nothing_is_kept_until_it_comes_back() {
+fn n10_under_load_a_request_gets_a_cookie_and_no_state_is_kept_until_the_cookie_returns() {
     let mut pair = crowded();
     let request = init_of(1);
     let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
@@ -127,7 +127,7 @@ fn n10_under_load_a_request_gets_a_cookie_and_nothing_is_kept_until_it_comes_bac
 }
 
 #[test]
-fn n10_a_cookie_that_is_wrong_or_stale_or_somebody_elses_is_asked_for_again() {
+fn n10_a_wrong_stale_or_foreign_cookie_gets_a_new_cookie() {
     let mut pair = crowded();
     let request = init_of(1);
     let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
@@ -180,7 +180,7 @@ fn n10_a_cookie_that_is_wrong_or_stale_or_somebody_elses_is_asked_for_again() {
 }
 
 #[test]
-fn n10_a_request_that_makes_no_sense_is_not_even_asked_for_a_cookie() {
+fn n10_a_malformed_request_gets_no_cookie() {
     let mut pair = crowded();
     let request = init_of(1);
     let message = Message::parse(&request).unwrap();
@@ -196,7 +196,7 @@ fn n10_a_request_that_makes_no_sense_is_not_even_asked_for_a_cookie() {
 }
 
 #[test]
-fn n10_a_cookie_for_a_request_that_was_never_challenged_does_no_harm() {
+fn n10_an_unsolicited_cookie_is_ignored() {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
     for cookie in [&b""[..], b"never asked for", &[7; 65]] {
@@ -207,7 +207,7 @@ fn n10_a_cookie_for_a_request_that_was_never_challenged_does_no_harm() {
 }
 
 #[test]
-fn n10_a_cookie_of_no_or_too_many_octets_is_not_returned() {
+fn n10_a_cookie_of_invalid_length_is_not_returned() {
     for len in [0, 65, 4000] {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let spi_i = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;
@@ -227,7 +227,7 @@ fn n10_a_cookie_of_no_or_too_many_octets_is_not_returned() {
 }
 
 #[test]
-fn n12_a_true_peer_comes_up_through_cookies_while_somebody_writes_its_address() {
+fn n12_a_configured_peer_connects_with_a_cookie_while_its_address_is_spoofed() {
     let mut pair = crowded();
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
@@ -256,7 +256,7 @@ fn other_groups() -> (Settings, Settings) {
 ///   ── N(COOKIE), SAi1, KEi (x25519), Ni ────▶
 /// ```
 #[test]
-fn n10_first_the_cookie_and_then_another_group() {
+fn n10_cookie_then_invalid_ke_payload() {
     let (mut a, b) = other_groups();
     a.start = groundlink::ike::Start::Add;
     let mut pair = Pair::new(a, b);
@@ -274,7 +274,7 @@ fn n10_first_the_cookie_and_then_another_group() {
 
 /// The other way round: the crowd comes between the two requests.
 #[test]
-fn n10_first_another_group_and_then_the_cookie() {
+fn n10_invalid_ke_payload_then_cookie() {
     let (a, b) = other_groups();
     let mut pair = Pair::new(a, b);
     pair.run_for(Duration::from_millis(7));
@@ -323,7 +323,7 @@ fn throw(pair: &mut Pair, remote: &str, bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn n12_a_hundred_thousand_forged_requests_leave_memory_flat_and_the_tunnel_alive() {
+fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel() {
     let mut pair = hub();
     let mut chance = Generator::from_seed([12; 32]);
     let mut request = init();
@@ -385,7 +385,7 @@ fn n12_a_hundred_thousand_forged_requests_leave_memory_flat_and_the_tunnel_alive
 }
 
 #[test]
-fn n12_valid_cookies_and_no_ike_auth_take_a_bounded_number_of_slots_for_a_short_time() {
+fn n12_valid_cookies_without_ike_auth_take_a_bounded_number_of_slots_for_a_short_time() {
     let mut pair = hub();
     let mut served = 0;
     for spi in 1..200 {
@@ -434,7 +434,7 @@ fn n13_requests_with_wrong_ids_or_flags_take_no_slot() {
 }
 
 #[test]
-fn n28_what_is_half_open_is_answered_when_asked_and_never_by_itself() {
+fn n28_a_half_open_sa_sends_only_responses_and_never_retransmits() {
     let mut pair = crowded();
     let before = pair.b.sent.len();
     pair.run_for(120 * SECOND);
@@ -443,7 +443,7 @@ fn n28_what_is_half_open_is_answered_when_asked_and_never_by_itself() {
 }
 
 #[test]
-fn n28_a_cookie_is_not_asked_of_a_request_shorter_than_the_question() {
+fn n28_no_cookie_is_requested_for_a_request_shorter_than_the_response() {
     let mut pair = crowded();
     let message = init_of(1);
     let header = Message::parse(&message).unwrap().header;
@@ -453,7 +453,7 @@ fn n28_a_cookie_is_not_asked_of_a_request_shorter_than_the_question() {
 }
 
 #[test]
-fn every_refusal_is_counted_by_its_class() {
+fn every_dropped_message_is_counted_by_its_class() {
     let mut pair = Pair::established();
     let count = |pair: &Pair| DropClass::ALL.map(|class| refused(pair, class));
     assert_eq!(count(&pair), [0; 9]);
@@ -488,7 +488,7 @@ fn every_refusal_is_counted_by_its_class() {
 }
 
 #[test]
-fn n23_a_gateway_that_is_shown_its_own_messages_does_not_connect_with_itself() {
+fn n23_a_gateway_does_not_connect_with_itself_over_reflected_messages() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     let request = pair.a.sent_ike(0);

@@ -45,7 +45,7 @@ fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
 }
 
 #[test]
-fn n21_the_proof_of_another_peers_key_is_no_proof() {
+fn n21_auth_with_another_peers_key_fails() {
     let mut scripted_peer = ScriptedPeer::keyed();
     let mut request = scripted_peer.auth_request();
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
@@ -57,7 +57,7 @@ fn n21_the_proof_of_another_peers_key_is_no_proof() {
 }
 
 #[test]
-fn n22_a_peer_without_configuration_leaves_nothing_behind_however_often_it_asks() {
+fn n22_an_unconfigured_peer_leaves_no_state_however_often_it_retries() {
     let honest = Pair::established();
     let (first, second) = (honest.a.sent_ike(0), honest.a.sent_ike(1));
     let mut pair = fresh();
@@ -93,7 +93,7 @@ fn n22_a_peer_without_configuration_leaves_nothing_behind_however_often_it_asks(
 
 /// A's own values come back as if they were the responder's: whatever secret that makes, A's own AUTH is not B's.
 #[test]
-fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
+fn n23_our_own_nonce_key_spi_and_auth_reflected_do_not_authenticate() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     let own = pair.a.sent_ike(0);
@@ -120,7 +120,7 @@ fn n23_our_own_nonce_key_spi_and_proof_reflected_lead_nowhere() {
 }
 
 #[test]
-fn n24_ike_auth_again_with_other_content_is_ignored_and_the_same_gets_the_same() {
+fn n24_ike_auth_with_other_content_is_ignored_and_a_retransmission_gets_the_same_response() {
     let mut scripted_peer = ScriptedPeer::keyed();
     let request = scripted_peer.auth_request();
     let bytes = scripted_peer.seal(ExchangeType::IKE_AUTH, 1, false, &request);
