@@ -7,12 +7,12 @@
 use super::codec::{Cursor, Malformed};
 use super::numbers::AuthMethod;
 
-/// The proof that a side is who its identity says.
+/// The AUTH payload: proof of a side's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Auth {
-    /// How it is proved.
+    /// Authentication method.
     pub method: AuthMethod,
-    /// The proof.
+    /// Authentication data.
     pub data: Vec<u8>,
 }
 

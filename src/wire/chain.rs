@@ -1,4 +1,4 @@
-//! The chain of payloads (RFC 7296 §3.2): each names the type of the next, the header that of the first.
+//! The chain of payloads (RFC 7296 §3.2): each payload names the type of the next one, the header names that of the first.
 //!
 //! ```text
 //! | next payload (1) | critical (1 bit) | length (2) | body … |
@@ -17,78 +17,78 @@ use super::numbers::PayloadType;
 use super::sa::Sa;
 use super::ts::TrafficSelectors;
 
-/// One payload.
+/// A payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
-    /// Proposals, or the one chosen.
+    /// Security association: proposals, or the chosen one.
     Sa(Sa),
-    /// A public value.
+    /// Key exchange: a public value.
     Ke(Ke),
-    /// Who the initiator is.
+    /// Identity of the initiator.
     IdI(Id),
-    /// Who the responder is, or should be.
+    /// Identity of the responder, or the one that the initiator expects.
     IdR(Id),
-    /// The proof of it.
+    /// Authentication.
     Auth(Auth),
-    /// Randomness.
+    /// Nonce.
     Nonce(Vec<u8>),
-    /// An error or a fact.
+    /// Notification.
     Notify(Notify),
-    /// SAs that are gone.
+    /// Deleted SAs.
     Delete(Delete),
-    /// A vendor's mark.
+    /// Vendor ID.
     Vendor(Vec<u8>),
-    /// What the initiator's side may carry.
+    /// Traffic selectors of the initiator's side.
     TsI(TrafficSelectors),
-    /// What the responder's side may carry.
+    /// Traffic selectors of the responder's side.
     TsR(TrafficSelectors),
-    /// A payload of RFC 7296 that we do not read: certificates, configuration, EAP.
+    /// A payload of RFC 7296 that this parser does not decode: certificates, configuration, EAP.
     Other {
-        /// Which.
+        /// Payload type.
         kind: PayloadType,
-        /// Its critical bit, which means nothing.
+        /// Critical bit, to be ignored.
         critical: Critical,
-        /// What it holds.
+        /// Body.
         body: Vec<u8>,
     },
-    /// A payload that RFC 7296 does not define; if it arrived, it is not critical.
+    /// A payload of a type that RFC 7296 does not define; a received one is not critical.
     Unknown {
-        /// Which.
+        /// Payload type.
         kind: PayloadType,
-        /// Whether the receiver must understand it.
+        /// Whether the receiver must understand the payload.
         critical: Critical,
-        /// What it holds.
+        /// Body.
         body: Vec<u8>,
     },
 }
 
-/// Whether a message may be understood without this payload.
+/// The critical bit of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Critical {
-    /// Skip it if unknown.
+    /// The receiver skips the payload if it does not know the type.
     No,
-    /// Refuse the message if unknown.
+    /// The receiver rejects the message if it does not know the type.
     Yes,
 }
 
-/// Why payloads were not read.
+/// Why payloads could not be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ChainError {
-    /// They are not what they should be.
+    /// The payloads are malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// One that RFC 7296 does not define is critical (RFC 7296 §2.5).
+    /// A critical payload has a type that RFC 7296 does not define (RFC 7296 §2.5).
     #[error("payload type {0} is critical and unknown")]
     UnsupportedCritical(PayloadType),
-    /// The message is of another version of IKE.
+    /// The message has another major version.
     #[error("major version {0} is not 2")]
     MajorVersion(u8),
 }
 
-/// More payloads than any honest message has; what has more is malformed.
+/// Maximum of payloads in a message; a message with more is malformed.
 pub const MAX_PAYLOADS: usize = 64;
 
-/// Reads the payloads of `body`, whose first is a `first` and lies at `base_offset` of the message.
+/// Parses the payloads of `body`. `first` is the type of the first one, and `base_offset` is the offset of `body` in the message.
 ///
 /// # Errors
 /// A payload is malformed, encrypted, or unknown and critical; or there are more than [`MAX_PAYLOADS`].
@@ -110,21 +110,21 @@ pub fn parse(
 /// Appends `payloads` and returns the type of the first.
 ///
 /// # Errors
-/// A payload does not fit its length field.
+/// A payload exceeds its length field.
 pub fn encode(payloads: &[Payload], out: &mut Vec<u8>) -> Result<PayloadType, TooLong> {
     encode_before(payloads, PayloadType::NONE, out)
 }
 
-/// A payload with its generic header read.
+/// A payload with its generic header parsed.
 pub(super) struct GenericPayload<'a> {
     pub(super) kind: PayloadType,
     pub(super) critical: Critical,
-    /// What the header says of the payload behind it; behind an encrypted one stands nothing, and it speaks of the first inside.
+    /// The next payload field. In an encrypted payload, which is the last one, it is the type of the first payload inside.
     pub(super) next: PayloadType,
     pub(super) body: Cursor<'a>,
 }
 
-/// Reads payloads up to the end, or up to an encrypted one, which must be the last.
+/// Iterates over payloads up to the end, or up to an encrypted one, which must be the last.
 pub(super) fn parse_to_seal<'a>(
     first: PayloadType,
     mut cursor: Cursor<'a>,
@@ -151,7 +151,7 @@ pub(super) fn parse_to_seal<'a>(
     Ok((payloads, None))
 }
 
-/// Appends `payloads` with a payload of type `then` to follow, and returns the type of the first.
+/// Appends `payloads`, followed by a payload of type `then`, and returns the type of the first.
 pub(super) fn encode_before(
     payloads: &[Payload],
     then: PayloadType,
@@ -202,7 +202,7 @@ impl<'a> GenericPayload<'a> {
 }
 
 impl Payload {
-    /// Its type.
+    /// The payload type.
     #[must_use]
     pub const fn kind(&self) -> PayloadType {
         match self {
@@ -256,7 +256,7 @@ impl Payload {
         })
     }
 
-    /// RFC 7296 §2.5: the bit is clear on every payload that RFC defines.
+    /// The critical bit: clear on every payload that RFC 7296 defines (§2.5).
     const fn critical(&self) -> Critical {
         match self {
             Payload::Other { critical, .. } | Payload::Unknown { critical, .. } => *critical,

@@ -1,28 +1,28 @@
-//! Reading and writing bounded fields, big-endian as everything on the wire.
+//! Reader and writer helpers for length-checked, big-endian fields.
 
 use std::ops::Range;
 
 use thiserror::Error;
 
-/// Bytes that are not what they should be.
+/// A parse error: the error and its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{what} at octet {offset}")]
 pub struct Malformed {
-    /// What is wrong.
+    /// Description of the error.
     pub what: &'static str,
-    /// Where, counted from the start of the message.
+    /// Offset from the start of the message.
     pub offset: usize,
 }
 
-/// A value whose encoding does not fit the length field in front of it.
+/// A value that exceeds its length field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{what} is too long for its length field")]
 pub struct TooLong {
-    /// What does not fit.
+    /// Name of the value.
     pub what: &'static str,
 }
 
-/// A reader that cannot leave its bytes, and knows where in the message they lie.
+/// A bounds-checked reader that tracks its offset in the message.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
@@ -30,7 +30,7 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Reads `bytes`, of which the first lies at `offset` of the message.
+    /// A reader of `bytes`, which start at `offset` of the message.
     #[must_use]
     pub const fn new(bytes: &'a [u8], offset: usize) -> Cursor<'a> {
         Cursor {
@@ -39,25 +39,25 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Where the next octet lies in the message.
+    /// Offset of the next octet in the message.
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.offset
     }
 
-    /// What has not been read.
+    /// The unread octets.
     #[must_use]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Whether everything has been read.
+    /// Whether all octets have been read.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// An error about the place where the cursor stands.
+    /// An error at the current offset.
     #[must_use]
     pub const fn malformed(&self, what: &'static str) -> Malformed {
         Malformed {
@@ -69,7 +69,7 @@ impl<'a> Cursor<'a> {
     /// The next `count` octets.
     ///
     /// # Errors
-    /// There are fewer; `what` names the field that is cut.
+    /// Fewer octets are left; `what` is the error text.
     pub fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self
             .rest
@@ -80,23 +80,23 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
-    /// The next `count` octets as a cursor of their own.
+    /// The next `count` octets as a separate cursor.
     ///
     /// # Errors
-    /// There are fewer.
+    /// Fewer octets are left.
     pub fn sub(&mut self, count: usize, what: &'static str) -> Result<Cursor<'a>, Malformed> {
         let offset = self.offset;
         Ok(Cursor::new(self.take(count, what)?, offset))
     }
 
-    /// What was read since `start`, an earlier copy of this cursor.
+    /// The octets read since `start`, an earlier copy of this cursor.
     #[must_use]
     pub fn read_since(&self, start: Cursor<'a>) -> &'a [u8] {
         let count = self.offset.saturating_sub(start.offset);
         start.rest.get(..count).unwrap_or_default()
     }
 
-    /// Everything that is left.
+    /// All remaining octets.
     pub fn take_rest(&mut self) -> &'a [u8] {
         let taken = self.rest;
         self.offset = self.offset.saturating_add(taken.len());
@@ -107,7 +107,7 @@ impl<'a> Cursor<'a> {
     /// The next `N` octets.
     ///
     /// # Errors
-    /// There are fewer.
+    /// Fewer octets are left.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Malformed> {
         let (taken, rest) = self
             .rest
@@ -121,7 +121,7 @@ impl<'a> Cursor<'a> {
     /// One octet.
     ///
     /// # Errors
-    /// There is none left.
+    /// No octet is left.
     pub fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
         let [octet] = self.array(what)?;
         Ok(octet)
@@ -130,7 +130,7 @@ impl<'a> Cursor<'a> {
     /// Two octets as a number.
     ///
     /// # Errors
-    /// There are fewer left.
+    /// Fewer octets are left.
     pub fn u16(&mut self, what: &'static str) -> Result<u16, Malformed> {
         Ok(u16::from_be_bytes(self.array(what)?))
     }
@@ -138,7 +138,7 @@ impl<'a> Cursor<'a> {
     /// Four octets as a number.
     ///
     /// # Errors
-    /// There are fewer left.
+    /// Fewer octets are left.
     pub fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
         Ok(u32::from_be_bytes(self.array(what)?))
     }
@@ -146,15 +146,15 @@ impl<'a> Cursor<'a> {
     /// Eight octets as a number.
     ///
     /// # Errors
-    /// There are fewer left.
+    /// Fewer octets are left.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, Malformed> {
         Ok(u64::from_be_bytes(self.array(what)?))
     }
 }
 
-/// Fills in the length of the structure that begins at `start` of `out` and ends where `out` ends.
+/// Fills in the length field of the structure from `start` to the end of `out`.
 ///
-/// Lengths on the wire count their own header, so a structure is written first and measured afterwards:
+/// Length fields count their own header, so a structure is written first and its length filled in afterwards:
 ///
 /// ```text
 /// start ─▶ next │ flags │ length (start + 2) │ …    ◀─ out.len()
@@ -172,12 +172,12 @@ pub(super) fn fill_length_u16(
     Ok(())
 }
 
-/// A count or size that the wire gives one octet.
+/// A count or size in a field of one octet.
 pub(super) fn octet(count: usize, what: &'static str) -> Result<u8, TooLong> {
     u8::try_from(count).map_err(|_| TooLong { what })
 }
 
-/// A count or size that the wire gives two octets.
+/// A count or size in a field of two octets.
 pub(super) fn two_octets(count: usize, what: &'static str) -> Result<u16, TooLong> {
     u16::try_from(count).map_err(|_| TooLong { what })
 }

@@ -1,4 +1,4 @@
-//! SAs that the sender has deleted (RFC 7296 §3.11).
+//! The DELETE payload (RFC 7296 §3.11).
 //!
 //! ```text
 //! | protocol (1) | SPI size (1) | count (2) | SPIs … |
@@ -7,17 +7,17 @@
 use super::codec::{Cursor, Malformed, TooLong, two_octets};
 use super::numbers::ProtocolId;
 
-/// The SPIs that the sender of the payload no longer receives on; for IKE, whose SPIs stand in the header, none.
+/// The inbound SPIs of the SAs that the sender has deleted. A deleted IKE SA has none, since its SPIs are in the header.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Delete {
-    /// What kind of SA.
+    /// Protocol of the SAs.
     pub protocol: ProtocolId,
-    /// Their SPIs. Empty for [`ProtocolId::IKE`].
+    /// The SPIs. Empty for [`ProtocolId::IKE`].
     pub spis: Vec<u32>,
 }
 
 impl Delete {
-    /// The IKE SA that carries the message.
+    /// Deletes the IKE SA that carries the message.
     #[must_use]
     pub const fn ike() -> Delete {
         Delete {
@@ -26,7 +26,7 @@ impl Delete {
         }
     }
 
-    /// ESP SAs.
+    /// Deletes ESP SAs.
     #[must_use]
     pub const fn esp(spis: Vec<u32>) -> Delete {
         Delete {
@@ -39,7 +39,7 @@ impl Delete {
         let protocol = ProtocolId(body.u8("delete payload cut")?);
         let size = body.u8("delete payload cut")?;
         let count = body.u16("delete payload cut")?;
-        // The IKE SA has no SPI here, so its count is meaningless; every other SA has one of four octets.
+        // An IKE SA has no SPI here, so its count is ignored; every other SA has an SPI of four octets.
         let fits = match protocol {
             ProtocolId::IKE => size == 0,
             _ => size == 4 || (size == 0 && count == 0),

@@ -1,4 +1,4 @@
-//! The header of every IKE message (RFC 7296 §3.1).
+//! The IKE header (RFC 7296 §3.1).
 //!
 //! ```text
 //!  0               1               2               3
@@ -18,45 +18,45 @@ use std::fmt;
 use super::codec::{Cursor, Malformed, TooLong};
 use super::numbers::{ExchangeType, PayloadType};
 
-/// Names one side of an IKE SA; zero until the responder has chosen.
+/// SPI of one side of an IKE SA; zero until the responder has chosen one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct IkeSpi(pub u64);
 
-/// Counts the requests of one side of an IKE SA; a response repeats its request's.
+/// Message ID: counts the requests of one side of an IKE SA; a response has the ID of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MessageId(pub u32);
 
-/// The flag bits. Reserved ones are neither read nor sent.
+/// The flags. Reserved bits are ignored on receipt and sent as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Flags {
-    /// Sent by the side that initiated the IKE SA.
+    /// The sender is the original initiator of the IKE SA.
     pub initiator: bool,
-    /// Answers the request with the same message id.
+    /// The message is a response.
     pub response: bool,
-    /// The sender could speak a higher major version.
+    /// The sender supports a higher major version.
     pub version: bool,
 }
 
-/// The header of an IKE message.
+/// The IKE header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// Chosen by the side that initiated the IKE SA.
+    /// SPI of the initiator.
     pub spi_i: IkeSpi,
-    /// Chosen by the other side; zero in the first request.
+    /// SPI of the responder; zero in the first request.
     pub spi_r: IkeSpi,
-    /// What the first payload is.
+    /// Type of the first payload.
     pub next: PayloadType,
-    /// 2; what else arrives is answered, not read.
+    /// Major version: 2 is parsed, others are answered.
     pub major: u8,
-    /// 0; a higher one is accepted and ignored.
+    /// Minor version: sent as 0, ignored on receipt.
     pub minor: u8,
-    /// What the message is about.
+    /// Exchange type.
     pub exchange: ExchangeType,
-    /// Who speaks, and whether it answers.
+    /// Flags.
     pub flags: Flags,
-    /// Which request it is, or answers.
+    /// Message ID.
     pub message_id: MessageId,
-    /// Octets of the whole message.
+    /// Length of the message in octets.
     pub length: u32,
 }
 
@@ -65,10 +65,10 @@ const VERSION: u8 = 0x10;
 const RESPONSE: u8 = 0x20;
 
 impl Header {
-    /// Octets of a header.
+    /// Length of the header in octets.
     pub const LEN: usize = 28;
 
-    /// A header of version 2.0. `next` and `length` are filled in by whoever lays out the message.
+    /// A header of version 2.0. The encoder of the message fills in `next` and `length`.
     #[must_use]
     pub const fn new(
         spi_i: IkeSpi,
@@ -90,10 +90,10 @@ impl Header {
         }
     }
 
-    /// Reads the header of `datagram`, of any version.
+    /// Parses the header of `datagram`, of any version.
     ///
     /// # Errors
-    /// The datagram is shorter than a header, or its length is not the one the header says.
+    /// The datagram is shorter than a header, or its length differs from the length field.
     pub fn parse(datagram: &[u8]) -> Result<Header, Malformed> {
         let mut cursor = Cursor::new(datagram, 0);
         let spi_i = IkeSpi(cursor.u64("initiator's SPI cut")?);
@@ -128,7 +128,7 @@ impl Header {
         })
     }
 
-    /// Appends the header as it is.
+    /// Appends the header without changes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.spi_i.0.to_be_bytes());
         out.extend_from_slice(&self.spi_r.0.to_be_bytes());
@@ -145,7 +145,7 @@ impl Header {
         out.extend_from_slice(&self.length.to_be_bytes());
     }
 
-    /// Fills in the length of a message that `message` holds whole.
+    /// Fills in the length field of a complete message.
     pub(super) fn fill_length(message: &mut [u8]) -> Result<(), TooLong> {
         let too_long = TooLong { what: "message" };
         let length = u32::try_from(message.len()).map_err(|_| too_long)?;
@@ -155,14 +155,14 @@ impl Header {
     }
 }
 
-/// Where the length stands.
+/// Offset of the length field.
 const LENGTH_AT: usize = 24;
 
 impl IkeSpi {
-    /// No SPI chosen yet.
+    /// The SPI of a side that has not chosen one.
     pub const ZERO: IkeSpi = IkeSpi(0);
 
-    /// Whether none is chosen yet.
+    /// Whether no SPI is chosen.
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
@@ -182,7 +182,7 @@ impl fmt::Debug for IkeSpi {
 }
 
 impl MessageId {
-    /// The one after it; `None` at the end, where the IKE SA must close (RFC 7296 §2.2).
+    /// The next message ID; `None` after the last, when the IKE SA must be closed (RFC 7296 §2.2).
     #[must_use]
     pub const fn next(self) -> Option<MessageId> {
         match self.0.checked_add(1) {

@@ -11,19 +11,19 @@ use std::net::IpAddr;
 use super::codec::{Cursor, Malformed};
 use super::numbers::IdType;
 
-/// Who a side says it is. The data is what the peer sent, fitting its type or not.
+/// The identity of a side, as received. The data may not fit the type.
 #[derive(Clone)]
 pub struct Id {
-    /// What kind of name.
+    /// Type of the identity.
     pub kind: IdType,
-    /// The name.
+    /// Data of the identity.
     pub data: Vec<u8>,
-    /// Means nothing, but authentication covers it as it was sent (RFC 7296 §2.15).
+    /// Reserved octets: without meaning, but covered by AUTH as sent (RFC 7296 §2.15).
     reserved: [u8; 3],
 }
 
 impl Id {
-    /// An identity of our own.
+    /// An identity to send.
     #[must_use]
     pub const fn new(kind: IdType, data: Vec<u8>) -> Id {
         Id {
@@ -33,7 +33,7 @@ impl Id {
         }
     }
 
-    /// The identity of an address.
+    /// An identity from an address.
     #[must_use]
     pub fn address(address: IpAddr) -> Id {
         match address {
@@ -57,8 +57,8 @@ impl Id {
         out.extend_from_slice(&self.data);
     }
 
-    /// What authentication covers as `RestOfInitIDPayload` and `RestOfRespIDPayload` (RFC 7296 §2.15): type, reserved octets as
-    /// they were sent, data.
+    /// The octets that AUTH covers as `RestOfInitIDPayload` or `RestOfRespIDPayload` (RFC 7296 §2.15): type, reserved octets as
+    /// sent, data.
     #[must_use]
     pub fn authenticated_octets(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -67,7 +67,7 @@ impl Id {
     }
 }
 
-/// Whom it names decides, not the reserved octets.
+/// Type and data are compared, the reserved octets are not.
 impl PartialEq for Id {
     fn eq(&self, other: &Id) -> bool {
         self.kind == other.kind && self.data == other.data
@@ -83,10 +83,10 @@ impl Hash for Id {
     }
 }
 
-/// Octets of an identity that are printed; a hostile peer's would otherwise fill the log.
+/// Maximum of octets printed, so that a hostile peer's identity cannot flood the log.
 const SHOWN: usize = 96;
 
-/// As people write it, safe to log: what is not printable ASCII is escaped, what is long is cut.
+/// Text form, safe for logs: characters other than printable ASCII are escaped, long identities are truncated.
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match (self.kind, self.data.len()) {

@@ -1,8 +1,8 @@
-//! What a responder under load reads of an IKE_SA_INIT request before it spends anything on it: the cookie in front, and the nonce the cookie is bound to
-//! (RFC 7296 §2.6). Nothing is copied, and nothing else is looked into.
+//! The fields of an IKE_SA_INIT request that a responder under load checks before it spends any state: the cookie, and the nonce
+//! that the cookie is bound to (RFC 7296 §2.6). Nothing is copied, and no other payload is parsed.
 //!
 //! ```text
-//! header | N(COOKIE) | SA | KE | Ni | …        the cookie is the first payload or there is none
+//! header | N(COOKIE) | SA | KE | Ni | …        a cookie must be the first payload
 //! ```
 
 use super::chain::{self, GenericPayload};
@@ -11,18 +11,18 @@ use super::header::Header;
 use super::notify::Notify;
 use super::numbers::{NotifyType, PayloadType};
 
-/// The part of an IKE_SA_INIT request that can be judged without state.
+/// The fields of an IKE_SA_INIT request that can be checked without state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitPeek<'a> {
-    /// The cookie, if one of lawful length stands in front.
+    /// The cookie, if the first payload is one of valid length.
     pub cookie: Option<&'a [u8]>,
-    /// Ni.
+    /// The initiator's nonce (Ni).
     pub nonce: &'a [u8],
 }
 
 impl<'a> InitPeek<'a> {
     /// # Errors
-    /// The chain of payloads breaks, or there is not exactly one nonce.
+    /// The chain of payloads is malformed, or the number of nonces is not one.
     pub fn read(datagram: &'a [u8]) -> Result<InitPeek<'a>, Malformed> {
         let header = Header::parse(datagram)?;
         let body = datagram.get(Header::LEN..).unwrap_or_default();
@@ -52,7 +52,7 @@ impl<'a> InitPeek<'a> {
 }
 
 impl Notify {
-    /// The cookie in the body of a notification, if that is what it is (RFC 7296 §3.10.1: 1 to 64 octets).
+    /// The cookie in a notification body, if the notification is a COOKIE of 1 to 64 octets (RFC 7296 §3.10.1).
     fn cookie(mut body: Cursor<'_>) -> Option<&[u8]> {
         let [_protocol, spi_size] = body.array("").ok()?;
         let kind = NotifyType(body.u16("").ok()?);

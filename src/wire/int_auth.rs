@@ -1,11 +1,11 @@
-//! A sealed message bare of its sealing, as IKE_AUTH authenticates the messages of IKE_INTERMEDIATE (RFC 9242 §3.3.2).
+//! The form of an IKE_INTERMEDIATE message that AUTH covers: without IV, padding and ICV (RFC 9242 §3.3.2).
 //!
 //! ```text
 //! on the wire   | header | SK generic header | IV | inner payloads | padding | pad length | ICV |
 //! bare          | header | SK generic header |      inner payloads |                                both lengths adjusted
 //! ```
 //!
-//! A message that travels in fragments has the same bare form as one that does not: fragments are a matter of the way.
+//! A fragmented message has the same form as an unfragmented one.
 
 use super::chain::{self, Payload};
 use super::codec::{TooLong, fill_length_u16};
@@ -13,10 +13,10 @@ use super::header::Header;
 use super::message::Envelope;
 use super::numbers::PayloadType;
 
-/// A message of our own.
+/// The form of a message to send.
 ///
 /// # Errors
-/// The payloads do not fit their length fields.
+/// A payload exceeds its length field.
 pub fn sent(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
     let mut start = Vec::new();
     header.encode(&mut start);
@@ -26,11 +26,12 @@ pub fn sent(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
     content(start, first, &inner)
 }
 
-/// A message of the peer's: `datagram` is the one it came in, or the first of its fragments; `inner` what was sealed, without padding. A payload in the clear
-/// in front of the sealed one, which nobody sends, is left out, and the peer's AUTH is not believed then.
+/// The form of a received message. `datagram` is its datagram, or that of its first fragment; `inner` is the decrypted content
+/// without padding. Cleartext payloads in front of the encrypted one are omitted; no implementation sends them, and the peer's
+/// AUTH fails with them.
 ///
 /// # Errors
-/// The datagram is shorter than a header, or the payloads are longer than a message.
+/// The datagram is shorter than a header, or the payloads exceed the length field.
 pub fn received(datagram: &[u8], first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {
     let start = datagram.get(..Header::LEN).ok_or(TOO_LONG)?;
     content(start.to_vec(), first, inner)
@@ -38,7 +39,7 @@ pub fn received(datagram: &[u8], first: PayloadType, inner: &[u8]) -> Result<Vec
 
 const TOO_LONG: TooLong = TooLong { what: "message" };
 
-/// Where the header says what the first payload is.
+/// Offset of the header's next payload field.
 const NEXT_AT: usize = 16;
 
 fn content(mut message: Vec<u8>, first: PayloadType, inner: &[u8]) -> Result<Vec<u8>, TooLong> {

@@ -1,4 +1,4 @@
-//! Key exchange data (RFC 7296 §3.4).
+//! The KE payload (RFC 7296 §3.4).
 //!
 //! ```text
 //! | group (2) | reserved (2) | public value … |
@@ -6,10 +6,10 @@
 
 use super::codec::{Cursor, Malformed};
 
-/// One side's public value. Its length is the group's matter.
+/// A public value. Its length depends on the group and is checked later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ke {
-    /// The number of the group (transform type 4).
+    /// Number of the group (transform type 4).
     pub group: u16,
     /// The public value.
     pub data: Vec<u8>,

@@ -1,53 +1,54 @@
-//! A whole message: header, payloads in the clear, and the sealed part if it has one (RFC 7296 §3.14, RFC 7383 §2.5).
+//! A complete message: header, cleartext payloads, and the encrypted payload if present (RFC 7296 §3.14, RFC 7383 §2.5).
 
 use super::chain::{self, ChainError, GenericPayload, Payload};
 use super::codec::{Cursor, Malformed, TooLong, fill_length_u16};
 use super::header::Header;
 use super::numbers::{ExchangeType, PayloadType};
 
-/// An IKE message as it lies in a datagram (without the non-ESP marker of port 4500).
+/// An IKE message in a datagram, without the non-ESP marker of port 4500.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// The header.
     pub header: Header,
-    /// The payloads in the clear, in front of the sealed one.
+    /// The cleartext payloads, in front of the encrypted one.
     pub clear: Vec<Payload>,
-    /// The sealed payload, always the last.
+    /// The encrypted payload, always the last.
     pub sealed: Option<Sealed>,
-    /// All of the message.
+    /// The complete message.
     pub bytes: &'a [u8],
 }
 
-/// Where the sealed part lies, and what is inside.
+/// Position and content type of the encrypted payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sealed {
-    /// The type of the first payload inside.
+    /// Type of the first payload inside.
     pub first: PayloadType,
-    /// Octets from the start of the message that are authenticated but not encrypted; the IV starts behind them.
+    /// Length of the associated data: the octets from the start of the message that are authenticated but not encrypted. The IV
+    /// follows.
     pub aad_len: usize,
-    /// Whether it is all of the message.
+    /// Whether the payload is the complete message or a fragment.
     pub envelope: Envelope,
 }
 
-/// Whether a sealed payload holds all payloads or a part of them.
+/// Whether an encrypted payload contains all payloads or a fragment of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Envelope {
-    /// SK: all of them.
+    /// SK: all payloads.
     Whole,
-    /// SKF: a fragment, to be joined with the others of the same message id (RFC 7383).
+    /// SKF: a fragment of the payloads of this message ID (RFC 7383).
     Fragment {
-        /// Which one, from 1.
+        /// Fragment number, from 1.
         number: u16,
-        /// Of how many.
+        /// Total of fragments.
         total: u16,
     },
 }
 
 impl<'a> Message<'a> {
-    /// Reads a datagram.
+    /// Parses a datagram.
     ///
     /// # Errors
-    /// It is not a message of IKEv2, or holds a critical payload that nobody knows.
+    /// The datagram is not an IKEv2 message, or has an unknown critical payload.
     pub fn parse(datagram: &'a [u8]) -> Result<Message<'a>, ChainError> {
         let header = Header::parse(datagram)?;
         if header.major != 2 {
@@ -66,10 +67,10 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Lays out a message without a sealed part; `next` and `length` of the header are filled in.
+    /// Encodes a message without an encrypted payload; `next` and `length` of the header are filled in.
     ///
     /// # Errors
-    /// A payload does not fit its length field.
+    /// A payload exceeds its length field.
     pub fn encode_clear(header: Header, payloads: &[Payload]) -> Result<Vec<u8>, TooLong> {
         let next = payloads.first().map_or(PayloadType::NONE, Payload::kind);
         let mut out = Vec::new();
@@ -79,10 +80,10 @@ impl<'a> Message<'a> {
         Ok(out)
     }
 
-    /// Lays out the message again: reserved bits are zero then, everything else is as it was read.
+    /// Encodes the message again: reserved bits become zero, everything else is unchanged.
     ///
     /// # Errors
-    /// A payload does not fit its length field.
+    /// A payload exceeds its length field.
     pub fn encode(&self) -> Result<Vec<u8>, TooLong> {
         let Some(sealed) = self.sealed else {
             return Message::encode_clear(self.header, &self.clear);
@@ -133,7 +134,7 @@ impl Envelope {
         if number == 0 || number > total {
             return Err(start.malformed("fragment number outside the number of fragments"));
         }
-        // RFC 7383 §2.5: only the first says what is inside.
+        // RFC 7383 §2.5: only the first fragment carries the type of the first payload inside.
         if (number == 1) == (first == PayloadType::NONE) {
             return Err(
                 start.malformed("next payload missing in the first fragment or present in another")
@@ -149,7 +150,7 @@ impl Envelope {
         }
     }
 
-    /// Appends what stands in front of the IV; the length is filled in later.
+    /// Appends the octets in front of the IV; the length is filled in later.
     pub(super) fn encode(self, first: PayloadType, out: &mut Vec<u8>) {
         out.extend_from_slice(&[first.0, 0, 0, 0]);
         match self {
@@ -182,7 +183,7 @@ mod tests {
         Payload::Notify(Notify::new(NotifyType::COOKIE, vec![1; 20]))
     }
 
-    /// A message of one payload with this body.
+    /// A message with one payload with this body.
     fn with_payload(
         exchange: ExchangeType,
         kind: PayloadType,

@@ -1,12 +1,13 @@
-//! IKEv2 messages as bytes and as values (RFC 7296 §3).
+//! Parser and encoder of IKEv2 messages (RFC 7296 §3).
 //!
-//! Total functions without keys, state or policy: every byte string is either a message or [`Malformed`] at an offset, and what was
-//! accepted encodes to bytes that parse to the same value. [`Message`] is the door; one file a payload stands behind it.
+//! All functions are total and have no keys, state or policy. A byte string is either a message or [`Malformed`] at an offset,
+//! and an accepted message encodes to bytes that parse to the same value. [`Message`] is the entry point; each payload has its
+//! own file.
 //!
 //! ```text
-//! datagram ─▶ Message::parse ─▶ header · clear payloads · where the sealed part lies ─▶ (crypto opens) ─▶ sk::unpad ─▶ chain::parse
+//! datagram ─▶ Message::parse ─▶ header · clear payloads · position of the encrypted payload ─▶ (crypto decrypts) ─▶ sk::unpad ─▶ chain::parse
 //! payloads ─▶ Message::encode_clear                                                                    ─▶ datagram
-//! payloads ─▶ sk::frame ─▶ (crypto seals in place)                                                     ─▶ datagram
+//! payloads ─▶ sk::frame ─▶ (crypto encrypts in place)                                                     ─▶ datagram
 //! ```
 #![cfg_attr(
     not(test),

@@ -1,4 +1,4 @@
-//! The nonce (RFC 7296 §3.9): 16 to 256 octets of randomness, nothing around them.
+//! The nonce payload (RFC 7296 §3.9): 16 to 256 random octets.
 
 use super::codec::{Cursor, Malformed};
 

@@ -1,4 +1,4 @@
-//! A notification (RFC 7296 §3.10): an error or a fact, about an SA or about everything.
+//! The NOTIFY payload (RFC 7296 §3.10): an error or a status, for one SA or for the message.
 //!
 //! ```text
 //! | protocol (1) | SPI size (1) | type (2) | SPI … | data … |
@@ -10,18 +10,18 @@ use super::numbers::{NotifyType, ProtocolId};
 /// A notification.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Notify {
-    /// Whose SPI follows; [`ProtocolId::NONE`] without one.
+    /// Protocol of the SPI; [`ProtocolId::NONE`] without an SPI.
     pub protocol: ProtocolId,
-    /// The SA it is about; empty for the IKE SA itself or none.
+    /// SPI of the SA; empty for the IKE SA or none.
     pub spi: Vec<u8>,
-    /// What it says.
+    /// Notify message type.
     pub kind: NotifyType,
-    /// What the kind adds.
+    /// Notification data.
     pub data: Vec<u8>,
 }
 
 impl Notify {
-    /// A notification about no SPI.
+    /// A notification without an SPI.
     #[must_use]
     pub const fn new(kind: NotifyType, data: Vec<u8>) -> Notify {
         Notify {
@@ -32,7 +32,7 @@ impl Notify {
         }
     }
 
-    /// A notification about an ESP SA.
+    /// A notification for an ESP SA.
     #[must_use]
     pub fn about_esp(kind: NotifyType, spi: u32) -> Notify {
         Notify {

@@ -1,6 +1,7 @@
-//! The numbers of the IKEv2 registry (IANA "Internet Key Exchange Version 2 (IKEv2) Parameters"): name, number and text share a row.
+//! Numbers of the IKEv2 registry (IANA "Internet Key Exchange Version 2 (IKEv2) Parameters"): name, number and description in one
+//! row.
 //!
-//! A number that has no row is still a value of its type: the peer may speak of what came after us.
+//! A number without a row is a valid value: the peer may use newer registrations.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ macro_rules! numbers {
                 pub const $name: $type = $type($number);
             )*
 
-            /// The registry's name, if it has a row here.
+            /// The registry's name, if the number has a row here.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
@@ -26,7 +27,7 @@ macro_rules! numbers {
             }
         }
 
-        /// The registry's name, or the bare number.
+        /// The registry's name, or the number.
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self.name() {
@@ -45,7 +46,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// What a message is about (RFC 7296 §3.1).
+    /// Exchange type (RFC 7296 §3.1).
     ExchangeType: u8 {
         IKE_SA_INIT = 34,
         IKE_AUTH = 35,
@@ -60,7 +61,7 @@ numbers! {
         IKE_FOLLOWUP_KE = 44,
     }
 
-    /// What a payload is (RFC 7296 §3.2).
+    /// Payload type (RFC 7296 §3.2).
     PayloadType: u8 {
         NONE = 0,
         SA = 33,
@@ -87,7 +88,7 @@ numbers! {
         PS = 54,
     }
 
-    /// Whose SPI is meant (RFC 7296 §3.3.1).
+    /// Protocol of an SPI (RFC 7296 §3.3.1).
     ProtocolId: u8 {
         NONE = 0,
         IKE = 1,
@@ -97,7 +98,7 @@ numbers! {
         FC_CT_AUTHENTICATION = 5,
     }
 
-    /// What a transform chooses (RFC 7296 §3.3.2, RFC 9370 §2.2.1).
+    /// Transform type (RFC 7296 §3.3.2, RFC 9370 §2.2.1).
     TransformType: u8 {
         ENCR = 1,
         PRF = 2,
@@ -113,7 +114,7 @@ numbers! {
         ADDKE7 = 12,
     }
 
-    /// What kind of name an identity is (RFC 7296 §3.5).
+    /// Type of an identity (RFC 7296 §3.5).
     IdType: u8 {
         IPV4_ADDR = 1,
         FQDN = 2,
@@ -126,7 +127,7 @@ numbers! {
         NULL = 13,
     }
 
-    /// How a peer proves who it is (RFC 7296 §3.8).
+    /// Authentication method (RFC 7296 §3.8).
     AuthMethod: u8 {
         RSA_SIGNATURE = 1,
         SHARED_KEY = 2,
@@ -139,7 +140,7 @@ numbers! {
         DIGITAL_SIGNATURE = 14,
     }
 
-    /// What a traffic selector ranges over (RFC 7296 §3.13.1).
+    /// Type of a traffic selector (RFC 7296 §3.13.1).
     TsType: u8 {
         IPV4_ADDR_RANGE = 7,
         IPV6_ADDR_RANGE = 8,
@@ -147,7 +148,7 @@ numbers! {
         SECLABEL = 10,
     }
 
-    /// An error or a fact (RFC 7296 §3.10.1).
+    /// Notify message type: an error or a status (RFC 7296 §3.10.1).
     NotifyType: u16 {
         UNSUPPORTED_CRITICAL_PAYLOAD = 1,
         INVALID_IKE_SPI = 4,
@@ -241,7 +242,7 @@ numbers! {
 }
 
 impl NotifyType {
-    /// Whether it reports an error rather than a fact (RFC 7296 §3.10.1).
+    /// Whether the type is an error type, not a status type (RFC 7296 §3.10.1).
     #[must_use]
     pub const fn is_error(self) -> bool {
         self.0 < 16384
@@ -249,7 +250,8 @@ impl NotifyType {
 }
 
 impl PayloadType {
-    /// Whether RFC 7296 (or RFC 7383, for fragments) defines it. The critical bit of such a payload means nothing (RFC 7296 §2.5).
+    /// Whether RFC 7296 or, for fragments, RFC 7383 defines the type. The critical bit of such a payload is ignored (RFC 7296
+    /// §2.5).
     #[must_use]
     pub const fn is_known(self) -> bool {
         PayloadType::SA.0 <= self.0 && self.0 <= PayloadType::EAP.0 || self.0 == PayloadType::SKF.0

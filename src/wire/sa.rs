@@ -1,4 +1,4 @@
-//! Proposals (RFC 7296 §3.3).
+//! The SA payload and its proposals (RFC 7296 §3.3).
 //!
 //! ```text
 //! proposal:  | 0 last, 2 more | 0 | length (2) | number (1) | protocol (1) | SPI size (1) | transforms (1) | SPI … | transforms … |
@@ -9,52 +9,52 @@
 use super::codec::{Cursor, Malformed, TooLong, fill_length_u16, octet};
 use super::numbers::{ProtocolId, TransformType};
 
-/// Proposals, most wanted first.
+/// Proposals, in order of preference.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Sa {
     /// The proposals.
     pub proposals: Vec<Proposal>,
 }
 
-/// One proposal: for each type of transform it names, one of them is to be chosen.
+/// A proposal: one transform of each of its types is to be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposal {
-    /// Its number, repeated in the answer that chooses it.
+    /// Proposal number; the response repeats that of the chosen proposal.
     pub number: u8,
-    /// What kind of SA.
+    /// Protocol of the SA.
     pub protocol: ProtocolId,
     /// The sender's SPI; empty for the first IKE SA.
     pub spi: Vec<u8>,
     /// The transforms, in order of preference within a type.
     pub transforms: Vec<Transform>,
-    /// Why it cannot be chosen, if its inside contradicts itself; it then shows no transforms.
+    /// The parse error of a malformed proposal, which cannot be chosen and has no transforms here.
     pub invalid: Option<Invalid>,
 }
 
-/// What is wrong inside a proposal.
+/// The error of a malformed proposal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Invalid {
-    /// What is wrong.
+    /// Description of the error.
     pub what: &'static str,
-    /// The proposal as it came, from its number on.
+    /// The octets of the proposal, from its number on.
     pub raw: Vec<u8>,
 }
 
-/// One algorithm.
+/// A transform: one algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transform {
-    /// What it is for.
+    /// Transform type.
     pub kind: TransformType,
-    /// Its number within that type.
+    /// Transform ID.
     pub id: u16,
-    /// The key length in bits, where the algorithm has several.
+    /// Key length in bits, for algorithms with several.
     pub key_bits: Option<u16>,
-    /// Attributes we do not understand, a second key length among them. A transform that has any must not be chosen (RFC 7296 §3.3.6).
+    /// Unknown attributes, or a second key length. A transform with any must not be chosen (RFC 7296 §3.3.6).
     pub unknown_attributes: Vec<u8>,
 }
 
 impl Proposal {
-    /// A proposal of our own.
+    /// A proposal to send.
     #[must_use]
     pub const fn new(
         number: u8,
@@ -73,7 +73,7 @@ impl Proposal {
 }
 
 impl Transform {
-    /// A transform of our own.
+    /// A transform to send.
     #[must_use]
     pub const fn new(kind: TransformType, id: u16, key_bits: Option<u16>) -> Transform {
         Transform {
@@ -120,7 +120,7 @@ impl Sa {
 }
 
 impl Proposal {
-    /// What contradicts itself inside one proposal spoils that one only: the peer may have meant another for us.
+    /// A malformed proposal invalidates only itself: the peer may offer another one that is acceptable.
     fn parse(inside: Cursor<'_>) -> Proposal {
         Proposal::read(inside).unwrap_or_else(|malformed| {
             let mut octets = inside.rest().iter().copied();
@@ -222,31 +222,31 @@ impl Transform {
     }
 }
 
-/// Proposals are numbered with one octet.
+/// Proposal numbers have one octet.
 const MAX_PROPOSALS: usize = u8::MAX as usize;
 
 const LAST: u8 = 0;
 const MORE_PROPOSALS: u8 = 2;
 const MORE_TRANSFORMS: u8 = 3;
 
-/// The attribute's value stands where the length of a long one would.
+/// Attribute format bit: the value is in the length field.
 const SHORT_FORM: u16 = 0x8000;
 
-/// Attribute 14, which has the short form only (RFC 7296 §3.3.5).
+/// Attribute 14, key length, which has only the short form (RFC 7296 §3.3.5).
 const KEY_LENGTH: u16 = SHORT_FORM | 14;
 
-/// The octet that says whether another substructure follows.
+/// The octet that states whether another substructure follows.
 #[derive(PartialEq, Eq)]
 struct Mark(u8);
 
 impl Mark {
-    /// What it must be, seen from behind the substructure.
+    /// The required value; `rest` is what follows the substructure.
     fn of(rest: &Cursor<'_>, more: u8) -> Mark {
         Mark(if rest.is_empty() { LAST } else { more })
     }
 }
 
-/// Reads the frame that proposals and transforms share: `| mark | reserved | length (2) | inside … |`.
+/// Parses the header that proposals and transforms share: `| mark | reserved | length (2) | inside … |`.
 fn substructure<'a>(cursor: &mut Cursor<'a>) -> Result<(Mark, Cursor<'a>), Malformed> {
     let start = *cursor;
     let mark = Mark(cursor.u8("proposal or transform cut")?);

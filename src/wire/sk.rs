@@ -1,4 +1,4 @@
-//! The encrypted payload (RFC 7296 §3.14) and the encrypted fragment (RFC 7383 §2.5), as frames for `crypto` to seal or open in place.
+//! The encrypted payload (RFC 7296 §3.14) and the encrypted fragment (RFC 7383 §2.5), laid out for encryption in place.
 //!
 //! ```text
 //! | header | SK generic header                    | IV | inner payloads         | padding | pad length | ICV |
@@ -6,7 +6,7 @@
 //! |◀────── aad_len ──────────────────────────────▶|    |◀──────────── encrypted ───────────────────▶|     |
 //! ```
 //!
-//! Only the first fragment says what the first payload inside is; each is padded and sealed by itself.
+//! Only the first fragment carries the type of the first payload inside. Each fragment is padded and encrypted separately.
 
 use super::chain::{self, Payload};
 use super::codec::{Malformed, TooLong, fill_length_u16};
@@ -14,30 +14,30 @@ use super::header::Header;
 use super::message::Envelope;
 use super::numbers::PayloadType;
 
-/// What a suite needs around the payloads, in octets.
+/// Overhead of a suite, in octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Overhead {
-    /// In front, for the IV.
+    /// IV length.
     pub iv: usize,
-    /// Behind, for the ICV.
+    /// ICV length.
     pub icv: usize,
-    /// What the encrypted part is a multiple of.
+    /// Block size: the length of the encrypted part is a multiple of it.
     pub block: usize,
 }
 
-/// A message ready to be sealed in place.
+/// A message laid out for encryption in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedLayout {
-    /// The whole message, the room for IV and ICV zero.
+    /// The complete message; IV and ICV are zero.
     pub bytes: Vec<u8>,
-    /// Octets from the start that are authenticated but not encrypted.
+    /// Length of the associated data: the octets from the start that are authenticated but not encrypted.
     pub aad_len: usize,
 }
 
-/// Lays out a message whose payloads are all sealed; lengths are filled in, so that sealing changes none.
+/// Lays out a message with all payloads encrypted. Lengths are filled in, so that encryption changes none.
 ///
 /// # Errors
-/// The payloads do not fit their length fields, or the block is none.
+/// A payload exceeds its length field, or the block size is zero.
 pub fn frame(
     header: Header,
     inner: &[Payload],
@@ -48,10 +48,10 @@ pub fn frame(
     lay_out(header, Envelope::Whole, first, &content, overhead)
 }
 
-/// Lays out the same as fragments of at most `most` octets each, header included.
+/// Lays out the same message as fragments of at most `most` octets, header included.
 ///
 /// # Errors
-/// `most` has no room for content, or more fragments would be needed than can be counted.
+/// `most` leaves no room for content, or more fragments would be needed than the field can count.
 pub fn frame_fragments(
     header: Header,
     inner: &[Payload],
@@ -84,7 +84,8 @@ pub fn frame_fragments(
         .collect()
 }
 
-/// Octets of content in a fragment of `most` octets: what is left behind headers, IV and ICV in whole blocks, less the pad length. `None` when that is nothing.
+/// Octets of content in a fragment of `most` octets: the space after headers, IV and ICV in whole blocks, less the pad length.
+/// `None` if there is no space.
 fn content_of_fragment(overhead: Overhead, most: usize) -> Option<usize> {
     let around = FRAGMENT_HEADERS
         .checked_add(overhead.iv)?
@@ -123,10 +124,10 @@ fn lay_out(
     Ok(SealedLayout { bytes, aad_len })
 }
 
-/// Cuts padding and pad length off what was decrypted. Any content of the padding is accepted (RFC 7296 §3.14).
+/// Removes padding and pad length from decrypted content. Padding may have any value (RFC 7296 §3.14).
 ///
 /// # Errors
-/// The pad length exceeds what is there.
+/// The pad length exceeds the content.
 pub fn unpad(plaintext: &[u8]) -> Result<&[u8], Malformed> {
     let malformed = Malformed {
         what: "padding longer than what it pads",
@@ -140,7 +141,7 @@ pub fn unpad(plaintext: &[u8]) -> Result<&[u8], Malformed> {
     padded.get(..length).ok_or(malformed)
 }
 
-/// Pads what stands from `plaintext_at` on, and the pad length behind it, to a multiple of `block`.
+/// Pads the octets from `plaintext_at` on, with the pad length, to a multiple of `block`.
 fn append_padding(bytes: &mut Vec<u8>, plaintext_at: usize, block: usize) -> Result<(), TooLong> {
     let too_long = TooLong { what: "padding" };
     let with_pad_length = bytes.len().saturating_sub(plaintext_at).saturating_add(1);

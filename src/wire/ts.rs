@@ -1,4 +1,4 @@
-//! Traffic selectors (RFC 7296 §3.13).
+//! The traffic selector payload (RFC 7296 §3.13).
 //!
 //! ```text
 //! | count (1) | reserved (3) | selectors …
@@ -12,12 +12,12 @@ use crate::net::{PortRange, Selector};
 use super::codec::{Cursor, Malformed, TooLong, fill_length_u16, octet};
 use super::numbers::TsType;
 
-/// What one side of a Child SA may carry.
+/// Traffic selectors of one side of a Child SA.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct TrafficSelectors {
-    /// The ranges of addresses, in the order of the wire.
+    /// The address range selectors, in the order of the payload.
     pub selectors: Vec<Selector>,
-    /// Selectors of types we do not read, such as security labels (RFC 9478): type and body.
+    /// Selectors of types that are not decoded, such as security labels (RFC 9478): type and body.
     pub unknown: Vec<(TsType, Vec<u8>)>,
 }
 
@@ -84,7 +84,7 @@ impl From<Vec<Selector>> for TrafficSelectors {
     }
 }
 
-/// The inside of an address range; `N` octets make an address.
+/// The body of an address range selector; `N` is the length of an address in octets.
 fn range<const N: usize>(protocol: u8, mut inside: Cursor<'_>) -> Result<Selector, Malformed>
 where
     IpAddr: From<[u8; N]>,
