@@ -1,15 +1,15 @@
-//! Proof of the pre-shared key (RFC 7296 §2.15).
+//! Authentication with a pre-shared key: the AUTH payload (RFC 7296 §2.15).
 //!
 //! ```text
 //! AUTH = prf( prf(PSK, "Key Pad for IKEv2"), first message as sent | peer's nonce | prf(SK_p, IDType | RESERVED | IDData) [| IntAuth] )
 //! ```
 //!
-//! IntAuth is there if IKE_INTERMEDIATE came before (RFC 9242 §3.3.2). Both sides cover the messages of both:
+//! IntAuth is present after IKE_INTERMEDIATE (RFC 9242 §3.3.2). Each side covers the messages of both:
 //!
 //! ```text
-//! IntAuth    = IntAuth_i | IntAuth_r | message id of IKE_AUTH
-//! IntAuth_i1 = prf(SK_pi (before the exchange), first request, bare)       IntAuth_i2 = prf(SK_pi, IntAuth_i1 | second request, bare)  …
-//! IntAuth_r1 = prf(SK_pr (before the exchange), first answer, bare)        likewise
+//! IntAuth    = IntAuth_i | IntAuth_r | message ID of IKE_AUTH
+//! IntAuth_i1 = prf(SK_pi (before the exchange), first request)       IntAuth_i2 = prf(SK_pi, IntAuth_i1 | second request)  …
+//! IntAuth_r1 = prf(SK_pr (before the exchange), first response)        likewise
 //! ```
 
 use super::key_schedule::IkeKeys;
@@ -17,16 +17,17 @@ use super::settings::Psk;
 use crate::crypto::{Prf, Secret, equal};
 use crate::wire::{Id, MessageId};
 
-/// What one side signs: its own first message, the other side's nonce and its own identity; and what both have said in IKE_INTERMEDIATE.
+/// Input of one side's AUTH: its own first message, the other side's nonce, its own identity, and the IKE_INTERMEDIATE messages
+/// of both.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
-    /// The IKE_SA_INIT message this side sent, every byte of it.
+    /// The complete IKE_SA_INIT message that this side sent.
     pub first_message: &'a [u8],
-    /// The nonce this side received.
+    /// The nonce that this side received.
     pub nonce: &'a [u8],
     /// SK_pi for the initiator, SK_pr for the responder.
     pub prove: &'a Secret,
-    /// The ID payload this side sends.
+    /// The ID payload that this side sends.
     pub id: &'a Id,
     /// The IKE_INTERMEDIATE exchanges.
     pub intermediates: &'a Intermediates,
@@ -41,7 +42,7 @@ pub struct Intermediates {
 }
 
 impl Intermediates {
-    /// Adds an exchange, both messages bare. `keys` are those that protected it.
+    /// Adds an exchange. Both messages have the IntAuth form; `keys` protected the exchange.
     pub fn add(&mut self, prf: &Prf, keys: &IkeKeys, request: &[u8], answer: &[u8]) {
         let cover = |key: &Secret, before: &Secret, message: &[u8]| {
             prf.compute(key.as_bytes(), &[before.as_bytes(), message])
@@ -51,7 +52,7 @@ impl Intermediates {
         self.count = self.count.saturating_add(1);
     }
 
-    /// The number of the IKE_AUTH exchange that follows; IKE_SA_INIT was number 0.
+    /// The message ID of the IKE_AUTH exchange that follows; that of IKE_SA_INIT is 0.
     pub fn auth_id(&self) -> MessageId {
         MessageId(self.count.saturating_add(1))
     }
@@ -84,7 +85,7 @@ pub fn auth(prf: &Prf, psk: &Psk, signed: Signed<'_>) -> Secret {
     )
 }
 
-/// Whether the peer knows the key; in constant time.
+/// Whether the peer's AUTH value matches, in constant time.
 pub fn verify(prf: &Prf, psk: &Psk, signed: Signed<'_>, theirs: &[u8]) -> bool {
     equal(auth(prf, psk, signed).as_bytes(), theirs)
 }
@@ -95,7 +96,7 @@ mod tests {
     use crate::crypto;
     use crate::wire::IdType;
 
-    /// Computed with Python's `hmac`, from the formula of RFC 7296 §2.15.
+    /// Computed with Python's `hmac` from the formula of RFC 7296 §2.15.
     const EXPECTED: &str = "6af61048b0fb95adad896d378eec897cbe008225cbec2df386f7274ebcc32dd0";
 
     fn hex(bytes: &[u8]) -> String {
@@ -138,7 +139,7 @@ mod tests {
         assert!(!verify(prf, &psk, signed, &[]));
     }
 
-    /// The same, from the formulas of RFC 9242 §3.3.2.
+    /// Expected values computed with Python's `hmac` from the formulas of RFC 9242 §3.3.2.
     #[test]
     fn what_was_said_in_ike_intermediate_is_covered_in_order_and_by_the_keys_of_its_time() {
         let prf = crypto::prf(5).unwrap();

@@ -75,7 +75,7 @@ fn closest<P>(
             let nearer = found
                 .as_ref()
                 .is_none_or(|found| differ.len() < found.differ.len());
-            // A pair without a difference contradicts itself elsewhere: it would have matched.
+            // A closest pair without a difference would have been chosen.
             if nearer && !differ.is_empty() {
                 found = Some(ClosestProposal { differ, words });
             }
@@ -120,7 +120,7 @@ fn additional(
     })
 }
 
-/// A row that both have, else one that only the peer has, noted as a difference.
+/// The row that both sides have; else one that only the peer has, recorded as a difference.
 fn agree<R>(
     kind: &'static str,
     ours: &[&'static R],

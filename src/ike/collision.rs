@@ -1,20 +1,21 @@
-//! Both sides touch the same SA at the same time: what to answer, and which SA stays. Pure decisions.
+//! Collisions: both sides act on the same SA at once. Pure decisions on the response and on the SA that stays.
 //!
-//! # Both begin
+//! # Both initiate
 //!
-//! When both sides start at once, each ends up with the SA it initiated and the one the peer did:
+//! When both sides initiate at once, each has the SA that it initiated and the one that the peer initiated:
 //!
 //! ```text
 //! A                         B
-//! │── IKE_SA_INIT ──╲ ╱─────│        both handshakes run to their end,
-//! │◀────────────────╱ ╲────▶│        so both sides hold both SAs;
-//! │── IKE_AUTH … ───────────│        both see the same four nonces:
+//! │── IKE_SA_INIT ──╲ ╱─────│        both handshakes complete,
+//! │◀────────────────╱ ╲────▶│        so both sides have both SAs;
+//! │── IKE_AUTH … ───────────│        both have the same four nonces:
 //! │                         │        the SA with the lowest one is closed
 //! │── DELETE ──────────────▶│        by the side that initiated it
 //! ```
 //!
-//! That is the rule of RFC 7296 §2.8.1 for crossed rekeys, applied to crossed beginnings; a groundlink knows another by its Vendor ID, so both apply it. Any
-//! other peer keeps what it likes: there the newest authenticated SA stays, and we close the older. [`choose_survivor`] decides.
+//! That is the rule of RFC 7296 §2.8.1 for simultaneous rekeys, applied to simultaneous IKE_SA_INIT exchanges. Two groundlinks
+//! recognise each other by Vendor ID and both apply it. Other peers choose freely: with them the newest authenticated SA stays,
+//! and we close the older one. [`choose_survivor`] decides.
 //!
 //! # Both rekey the same SA (§2.8.1, §2.8.2)
 //!
@@ -24,13 +25,14 @@
 //! │◀─────────────────────────╱ ╲───────────▶│
 //! │── Nr2, making Y2 ────────╲ ╱────────────│ Nr1, making Y1
 //! │◀─────────────────────────╱ ╲───────────▶│
-//! │      both compare min(Ni1, Nr1) with min(Ni2, Nr2): the SA of the exchange with the lowest nonce goes
-//! │── DELETE X ────────────────────────────▶│    if Y1 stays: A began it, so A deletes X,
+//! │      both compare min(Ni1, Nr1) with min(Ni2, Nr2): the SA of the exchange with the lowest nonce is deleted
+//! │── DELETE X ────────────────────────────▶│    if Y1 stays: A initiated it, so A deletes X,
 //! │◀──────────────────────────── DELETE Y2 ─│    and B deletes its own Y2
 //! ```
 //!
-//! [`survivor`] decides. A side that did not see the collision, because the peer's answer came before the peer's request, has begun to delete X: it answers
-//! TEMPORARY_FAILURE, and the peer, which did see it, then has the other's SA already:
+//! [`survivor`] decides. If the peer's response arrives before the peer's request, a side does not see the collision and has
+//! already sent the DELETE of X. That side responds TEMPORARY_FAILURE, and the peer, which did see the collision, already has the
+//! new SA:
 //!
 //! ```text
 //! A                                         B
@@ -39,23 +41,23 @@
 //! │◀──────╱──────────────────────── Y1 ─────│
 //! │── DELETE X ───────────────────────────▶ │
 //! │◀─────╯                                  │
-//! │── TEMPORARY_FAILURE ──────────────────▶ │   Y1 stands
+//! │── TEMPORARY_FAILURE ──────────────────▶ │   Y1 stays
 //! ```
 //!
-//! # A request meets something of ours under way (§2.25)
+//! # A request arrives while our own request is pending (§2.25)
 //!
-//! | the peer wants to | while we | answer |
+//! | request of the peer | our pending operation | response |
 //! |---|---|---|
-//! | rekey a Child SA | rekey it too | as usual; the nonces decide |
-//! | | delete it, or it has been replaced | TEMPORARY_FAILURE |
-//! | | do not know it | CHILD_SA_NOT_FOUND |
-//! | make or rekey a Child SA | rekey or close the IKE SA | TEMPORARY_FAILURE |
-//! | delete a Child SA | delete it too | as usual, without naming it again |
-//! | | rekey it, or the IKE SA | as usual |
-//! | rekey the IKE SA | rekey it too | as usual; the nonces decide |
-//! | | make, rekey or delete a Child SA | TEMPORARY_FAILURE |
-//! | | close it, or it has been replaced | TEMPORARY_FAILURE |
-//! | close the IKE SA | rekey or close it | as usual, and our own request is forgotten |
+//! | rekey a Child SA | its rekey | as usual; the nonces decide |
+//! | | its deletion, or it has been replaced | TEMPORARY_FAILURE |
+//! | | unknown Child SA | CHILD_SA_NOT_FOUND |
+//! | create or rekey a Child SA | rekey or deletion of the IKE SA | TEMPORARY_FAILURE |
+//! | delete a Child SA | its deletion | as usual, without its SPI |
+//! | | its rekey, or that of the IKE SA | as usual |
+//! | rekey the IKE SA | its rekey | as usual; the nonces decide |
+//! | | creation, rekey or deletion of a Child SA | TEMPORARY_FAILURE |
+//! | | its deletion, or it has been replaced | TEMPORARY_FAILURE |
+//! | delete the IKE SA | its rekey or deletion | as usual, and our request is discarded |
 
 use std::cmp::Ordering;
 
@@ -65,16 +67,16 @@ use super::init_result::PeerKind;
 use super::key_schedule::Nonces;
 use crate::net::Time;
 
-/// What the decision needs to know of an SA.
+/// An SA as the decision sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct DuplicateSa<'a> {
-    /// Its nonces.
+    /// The nonces.
     pub nonces: &'a Nonces,
-    /// Whether we initiated it.
+    /// Our role in the handshake.
     pub role: Role,
-    /// When its handshake began.
+    /// Start of the handshake.
     pub started: Time,
-    /// When it was established.
+    /// Time of establishment.
     pub established: Time,
 }
 
@@ -87,22 +89,23 @@ pub enum Keep {
     Newer,
 }
 
-/// Who tells the peer that the other one goes.
+/// Which side deletes the other SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closer {
-    /// We do.
+    /// We send the DELETE.
     Us,
-    /// The peer does; we only wait for it.
+    /// The peer sends the DELETE.
     Peer,
 }
 
-/// Decides between two SAs.
+/// Chooses between two SAs.
 pub fn choose_survivor(
     older: DuplicateSa<'_>,
     newer: DuplicateSa<'_>,
     peer: PeerKind,
 ) -> (Keep, Closer) {
-    // A handshake begun after the other was established does not cross it: the peer knows the first SA no more, or wants a new one.
+    // A handshake that starts after the other SA was established is no collision: the peer has lost the first SA, or wants to
+    // replace it.
     let crossed = newer.started <= older.established;
     match peer {
         PeerKind::Groundlink if crossed => {
@@ -121,17 +124,17 @@ pub fn choose_survivor(
     }
 }
 
-/// Which of two exchanges that rekeyed the same SA stands.
+/// Which of two simultaneous rekeys of the same SA stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survivor {
-    /// The one we began.
+    /// The exchange that we initiated.
     Ours,
-    /// The one the peer began.
+    /// The exchange that the peer initiated.
     Theirs,
 }
 
-/// Decides between two exchanges that rekeyed the same SA: the one with the lowest of the four nonces loses. Should both have it, which takes a broken random
-/// generator, the exchange begun by the side that initiated the IKE SA stands; `role` says which side that is.
+/// Chooses between two simultaneous rekeys of the same SA: the one with the lowest of the four nonces loses. If both have it,
+/// because a random generator is broken, the exchange of the IKE SA's initiator stays; `role` is our role in the IKE SA.
 pub fn survivor(ours: &Nonces, theirs: &Nonces, role: Role) -> Survivor {
     match (lowest(ours).cmp(lowest(theirs)), role) {
         (Ordering::Less, _) | (Ordering::Equal, Role::Responder) => Survivor::Theirs,
@@ -143,31 +146,31 @@ fn lowest(nonces: &Nonces) -> &[u8] {
     nonces.initiator.as_slice().min(&nonces.responder)
 }
 
-/// What we have under way on an IKE SA when a request of the peer comes.
+/// Our pending operation on an IKE SA when the peer's request arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
-    /// Nothing that touches an SA.
+    /// None that concerns an SA.
     Idle,
-    /// A Child SA is being made, rekeyed or deleted.
+    /// A Child SA is being created, rekeyed or deleted.
     Child,
     /// The IKE SA is being rekeyed.
     Rekeying,
-    /// The IKE SA is being closed, or another has taken its conn.
+    /// The IKE SA is being closed, or another has replaced it.
     Leaving,
 }
 
-/// How to answer a request of the peer.
+/// How to answer the peer's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Do what it asks.
+    /// The request is executed.
     Usual,
-    /// TEMPORARY_FAILURE: it may ask again.
+    /// TEMPORARY_FAILURE: the peer may retry.
     Later,
     /// CHILD_SA_NOT_FOUND.
     NotFound,
 }
 
-/// The peer wants to make a Child SA.
+/// A request to create a Child SA.
 pub fn on_create(busy: Busy) -> Reply {
     match busy {
         Busy::Idle | Busy::Child => Reply::Usual,
@@ -175,13 +178,14 @@ pub fn on_create(busy: Busy) -> Reply {
     }
 }
 
-/// The peer wants to rekey the Child SA that stands so with us, if we have it.
-pub fn on_rekey_child(busy: Busy, standing: Option<ChildState>) -> Reply {
-    match (on_create(busy), standing) {
+/// A request to rekey a Child SA in this state; `None` if the Child SA does not exist.
+pub fn on_rekey_child(busy: Busy, state: Option<ChildState>) -> Reply {
+    match (on_create(busy), state) {
         (Reply::Later | Reply::NotFound, _) => Reply::Later,
         (Reply::Usual, None) => Reply::NotFound,
         (Reply::Usual, Some(ChildState::Active | ChildState::AwaitingPeer { .. })) => Reply::Usual,
-        // It has one already in its place, or is about to lose this one: a second rekeying of the same SA is never granted.
+        // The peer already has a successor, or the Child SA is about to be deleted: a second rekey of the same SA is never
+        // accepted.
         (
             Reply::Usual,
             Some(
@@ -193,7 +197,7 @@ pub fn on_rekey_child(busy: Busy, standing: Option<ChildState>) -> Reply {
     }
 }
 
-/// The peer wants to rekey the IKE SA.
+/// A request to rekey the IKE SA.
 pub fn on_rekey_ike(busy: Busy) -> Reply {
     match busy {
         Busy::Idle | Busy::Rekeying => Reply::Usual,
@@ -215,7 +219,7 @@ mod tests {
         }
     }
 
-    fn rival(nonces: &Nonces, role: Role, started: u64, established: u64) -> DuplicateSa<'_> {
+    fn duplicate(nonces: &Nonces, role: Role, started: u64, established: u64) -> DuplicateSa<'_> {
         DuplicateSa {
             nonces,
             role,
@@ -227,21 +231,22 @@ mod tests {
     #[test]
     fn p11_crossed_handshakes_are_settled_alike_on_both_sides_whoever_wins() {
         for (first, second) in [(nonces(1, 9), nonces(5, 6)), (nonces(7, 9), nonces(5, 6))] {
-            // The same two SAs seen from A, which initiated the first, and from B, which initiated the second and heard of both in the other order.
+            // The same two SAs as A sees them, which initiated the first, and as B does, which initiated the second and saw both
+            // in the other order.
             let at_a = choose_survivor(
-                rival(&first, Role::Initiator, 0, 30),
-                rival(&second, Role::Responder, 10, 40),
+                duplicate(&first, Role::Initiator, 0, 30),
+                duplicate(&second, Role::Responder, 10, 40),
                 PeerKind::Groundlink,
             );
             let at_b = choose_survivor(
-                rival(&second, Role::Initiator, 5, 35),
-                rival(&first, Role::Responder, 15, 45),
+                duplicate(&second, Role::Initiator, 5, 35),
+                duplicate(&first, Role::Responder, 15, 45),
                 PeerKind::Groundlink,
             );
             let a_keeps_first = at_a.0 == Keep::Older;
             let b_keeps_first = at_b.0 == Keep::Newer;
             assert_eq!(a_keeps_first, b_keeps_first);
-            // Exactly one of them closes the redundant SA: its creator.
+            // Exactly one side closes the redundant SA: its initiator.
             assert_ne!(at_a.1, at_b.1);
             assert_eq!(at_a.1 == Closer::Us, !a_keeps_first);
         }
@@ -251,8 +256,8 @@ mod tests {
     fn a_peer_that_begins_again_later_gets_the_new_sa() {
         let (old, new) = (nonces(9, 9), nonces(1, 1));
         let verdict = choose_survivor(
-            rival(&old, Role::Initiator, 0, 30),
-            rival(&new, Role::Responder, 5000, 5030),
+            duplicate(&old, Role::Initiator, 0, 30),
+            duplicate(&new, Role::Responder, 5000, 5030),
             PeerKind::Groundlink,
         );
         assert_eq!(verdict, (Keep::Newer, Closer::Us));
@@ -262,8 +267,8 @@ mod tests {
     fn with_other_peers_the_newest_stays() {
         let (old, new) = (nonces(9, 9), nonces(1, 1));
         let verdict = choose_survivor(
-            rival(&old, Role::Initiator, 0, 30),
-            rival(&new, Role::Responder, 10, 40),
+            duplicate(&old, Role::Initiator, 0, 30),
+            duplicate(&new, Role::Responder, 10, 40),
             PeerKind::Other,
         );
         assert_eq!(verdict, (Keep::Newer, Closer::Us));
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn p05_what_is_on_its_way_out_is_not_rekeyed_again() {
         let until = Time::ZERO;
-        let reply = |standing| on_rekey_child(Busy::Idle, standing);
+        let reply = |state| on_rekey_child(Busy::Idle, state);
         assert_eq!(reply(None), Reply::NotFound);
         assert_eq!(reply(Some(ChildState::Active)), Reply::Usual);
         assert_eq!(

@@ -1,16 +1,17 @@
-//! Cookies (RFC 7296 §2.6): whoever wants to begin while many do must first return what was sent to the address he writes from.
+//! Cookies (RFC 7296 §2.6): under load, an initiator must return a cookie sent to its source address before any state is kept.
 //!
 //! ```text
 //! HDR(A, 0), SAi1, KEi, Ni               ──▶
-//!                                        ◀──  HDR(A, 0), N(COOKIE)          nothing is kept
-//! HDR(A, 0), N(COOKIE), SAi1, KEi, Ni    ──▶                                now it is worth a key exchange
+//!                                        ◀──  HDR(A, 0), N(COOKIE)          no state is kept
+//! HDR(A, 0), N(COOKIE), SAi1, KEi, Ni    ──▶                                key exchange
 //!
 //! cookie = version (1) | HMAC-SHA-256(secret of that version, SPIi | address | port | Ni), 16 octets of it
 //! ```
 //!
-//! The port is part of it, though §2.6 asks for the address only: so a cookie opens one handshake and not one for each of 65535 ports, and only a NAT that
-//! changed its mapping between two messages of one second could be in the way. SAi1 and KEi are not part of it, so the cookie still holds when the peer
-//! repeats its request with another group after INVALID_KE_PAYLOAD (§2.6.1), and when it does not send the cookie along, it gets the same one again.
+//! The cookie covers the port, though §2.6 requires only the address: one cookie admits one handshake, not one for each of 65535
+//! ports. A NAT that changes its mapping between two messages would be the only obstacle. The cookie does not cover SAi1 and KEi,
+//! so it stays valid when the peer repeats its request with another group after INVALID_KE_PAYLOAD (§2.6.1). A request without
+//! the cookie gets the same cookie again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -19,19 +20,19 @@ use crate::crypto::{Generator, Secret, equal, hmac_sha256};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
-/// How long a secret makes new cookies.
-const TURN: Duration = Duration::from_secs(30);
+/// How long a secret generates cookies.
+const ROTATION: Duration = Duration::from_secs(30);
 
-/// How long the cookies it has made are good.
+/// How long a cookie secret is accepted.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// Octets of the HMAC in a cookie: nobody guesses 128 bits in a minute.
+/// Octets of the HMAC in a cookie: 128 bits cannot be guessed within a minute.
 const TAG_LEN: usize = 16;
 
 /// The secrets of the cookies.
 #[derive(Debug, Default)]
 pub struct Cookies {
-    /// Drawn when the first cookie is needed.
+    /// Generated when the first cookie is needed.
     current: Option<Generation>,
     previous: Option<Generation>,
 }
@@ -43,19 +44,19 @@ struct Generation {
     born: Time,
 }
 
-/// What a cookie is bound to.
+/// The data that a cookie is bound to.
 #[derive(Clone, Copy, Debug)]
 pub struct CookieInput<'a> {
-    /// Where the request came from.
+    /// Source of the request.
     pub remote: SocketAddr,
-    /// Its SPI.
+    /// SPI of the initiator.
     pub spi_i: IkeSpi,
-    /// Its Ni.
+    /// Nonce of the initiator (Ni).
     pub nonce: &'a [u8],
 }
 
 impl Cookies {
-    /// The cookie to ask this initiator for.
+    /// Generates the cookie for an initiator.
     pub fn generate(&mut self, now: Time, input: CookieInput<'_>, rng: &mut Generator) -> Vec<u8> {
         self.age(now);
         let current = self.current.take().unwrap_or_else(|| Generation {
@@ -71,7 +72,7 @@ impl Cookies {
         cookie
     }
 
-    /// Whether this is a cookie that we gave this initiator lately.
+    /// Whether the cookie was generated for this initiator and has not expired.
     pub fn is_valid(&mut self, now: Time, cookie: &[u8], input: CookieInput<'_>) -> bool {
         self.age(now);
         [&self.current, &self.previous]
@@ -81,11 +82,11 @@ impl Cookies {
             .any(|generation| equal(&generation.cookie(input), cookie))
     }
 
-    /// Lets go of secrets whose time is over.
+    /// Removes expired secrets.
     fn age(&mut self, now: Time) {
         if let Some(current) = self
             .current
-            .take_if(|current| now.since(current.born) >= TURN)
+            .take_if(|current| now.since(current.born) >= ROTATION)
         {
             self.previous = Some(current);
         }
@@ -103,7 +104,7 @@ impl Generation {
         } = input;
         let spi_i = spi_i.0.to_be_bytes();
         let port = remote.port().to_be_bytes();
-        // Only Ni has no fixed length, once the address says which kind it is by its own; it stands last.
+        // The address family determines the length of the address, so only Ni has a variable length; it comes last.
         let tag = match remote.ip() {
             IpAddr::V4(address) => hmac_sha256(
                 &self.secret,

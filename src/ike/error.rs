@@ -1,4 +1,4 @@
-//! What can be wrong with a peer's message, by whose fault it is: one match says which notification answers it, one what a person should know.
+//! Errors of IKE exchanges: the notification that answers each, and the failure text for the operator.
 
 use super::closest_proposal::ClosestProposal;
 use super::event::{NatLocation, Rekey};
@@ -8,111 +8,111 @@ use super::settings::{Encapsulation, Identity, Settings};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
 
-/// Why an exchange did not succeed.
+/// Why an exchange failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The message breaks the rules of the wire or lacks a required payload.
+    /// The message violates the message format or lacks a required payload.
     Malformed(String),
-    /// A payload we do not know insists on being understood.
+    /// A critical payload has an unknown type.
     UnsupportedCritical(PayloadType),
-    /// Both sides are well, but want different things.
+    /// The two configurations are incompatible.
     Incompatible(Incompatible),
-    /// The peer answered with something its role or our request does not allow.
+    /// The peer's response violates the protocol.
     Misbehaved(&'static str),
-    /// The peer did not prove who it is.
+    /// The peer failed to authenticate.
     Denied(Denied),
 }
 
-/// What two configurations disagree about.
+/// A difference between the two configurations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incompatible {
-    /// No proposal for the IKE SA is acceptable to both.
+    /// No common proposal for the IKE SA.
     Ike {
-        /// The peer's, in words.
+        /// The peer's proposals, in words.
         theirs: String,
-        /// Ours, in words.
+        /// Our proposals, in words.
         ours: String,
-        /// The pair that comes closest.
+        /// The pair of proposals with the fewest differences.
         closest: Option<ClosestProposal>,
     },
-    /// No proposal for the Child SA is.
+    /// No common proposal for the Child SA.
     Esp {
-        /// The peer's, in words.
+        /// The peer's proposals, in words.
         theirs: String,
-        /// Ours, in words.
+        /// Our proposals, in words.
         ours: String,
-        /// The pair that comes closest.
+        /// The pair of proposals with the fewest differences.
         closest: Option<ClosestProposal>,
     },
-    /// The proposals for the Child SA differ in nothing but the group of its own key exchange.
+    /// The proposals for the Child SA differ only in the PFS group.
     Pfs {
-        /// The peer's, in words.
+        /// The peer's proposals, in words.
         theirs: String,
-        /// Ours, in words.
+        /// Our proposals, in words.
         ours: String,
     },
-    /// The key exchange was made with another group than the one chosen.
+    /// The KE payload uses a group other than the chosen one.
     Group {
-        /// The group to use instead.
+        /// The chosen group.
         wanted: u16,
     },
-    /// The traffic selectors have nothing in common.
+    /// No common traffic selectors.
     Selectors {
-        /// What the peer wants to reach, and from where.
+        /// The peer's traffic selectors.
         theirs: String,
-        /// What our configuration allows.
+        /// Our traffic selectors.
         ours: String,
     },
-    /// The peer does not know NAT traversal, and the configuration demands UDP encapsulation.
+    /// The peer does not support NAT traversal, and the configuration requires UDP encapsulation.
     NatTraversal,
-    /// A NAT stands in between, or the peer forces UDP encapsulation, and the configuration demands protocol 50.
+    /// A NAT is on the path, or the peer forces UDP encapsulation, and the configuration requires IP protocol 50.
     NatBetween {
-        /// Where.
+        /// Location of the NAT.
         seen: NatLocation,
     },
 }
 
-/// Why a peer is not believed.
+/// Why the authentication of a peer failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Its AUTH does not prove our pre-shared key.
+    /// The AUTH payload does not match our pre-shared key.
     Key {
-        /// Who it says it is.
+        /// The peer's identity.
         id: String,
     },
-    /// It proves the key, but it is not who it should be.
+    /// The pre-shared key is right, but the identity is not the configured one.
     Identity {
-        /// Who it says it is.
+        /// The peer's identity.
         theirs: String,
-        /// Who it should be.
+        /// The configured identity.
         ours: Identity,
     },
-    /// It does not have our post-quantum pre-shared key (RFC 8784).
+    /// The post-quantum pre-shared key (RFC 8784) is missing or differs.
     Ppk(PpkFault),
-    /// It authenticates by something else than a pre-shared key.
+    /// The authentication method is not a pre-shared key.
     Method(String),
 }
 
-/// How a peer turns out not to have our post-quantum pre-shared key.
+/// A mismatch of the post-quantum pre-shared keys (PPK, RFC 8784).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PpkFault {
-    /// It does not use any.
+    /// The peer does not use a PPK.
     Unused,
-    /// It asks for one that we do not have.
+    /// The peer uses a PPK identity that we do not have.
     OtherIdentity {
-        /// Which, in words.
+        /// The peer's PPK identity, in words.
         theirs: String,
-        /// Ours.
+        /// Our PPK identity.
         ours: String,
     },
-    /// The identity is the same, the key is not.
+    /// The PPK identities match, the keys differ.
     OtherKey {
-        /// Which.
+        /// The PPK identity.
         id: String,
     },
-    /// It went on without.
+    /// The peer authenticated without the PPK.
     Declined {
-        /// Ours.
+        /// Our PPK identity.
         ours: String,
     },
 }
@@ -128,7 +128,7 @@ impl From<ChainError> for Error {
 }
 
 impl Error {
-    /// The notification that answers the peer (RFC 7296 §2.21).
+    /// The notification that rejects the peer's message (RFC 7296 §2.21).
     pub fn notify(&self) -> Notify {
         match self {
             Error::Malformed(_) | Error::Misbehaved(_) => {
@@ -157,30 +157,30 @@ impl Error {
         }
     }
 
-    /// What a person should know: we refuse the peer because of this.
+    /// The failure to report: we reject the peer's message because of this error.
     pub fn failure(&self, at: Time) -> Failure {
         let (code, text, advice) = match self {
             Error::Malformed(what) => (
                 "invalid-syntax",
-                format!("the peer sent a message we cannot read: {what}"),
-                "Capture the exchange and report it: one of the two implementations is wrong."
+                format!("the peer sent an invalid message: {what}"),
+                "Capture the exchange and report it: one of the two implementations has a bug."
                     .to_owned(),
             ),
             Error::UnsupportedCritical(kind) => (
                 "unsupported-critical-payload",
                 format!(
-                    "the peer insists on payload type {kind}, which this version does not know"
+                    "the peer sent the critical payload type {kind}, which this version does not support"
                 ),
-                "Turn off the extension on the peer.".to_owned(),
+                "Disable this extension on the peer.".to_owned(),
             ),
-            Error::Incompatible(what) => what.told(),
+            Error::Incompatible(what) => what.describe(),
             Error::Misbehaved(what) => (
                 "peer-misbehaved",
-                format!("the peer broke the protocol: {what}"),
-                "Capture the exchange and report it: one of the two implementations is wrong."
+                format!("the peer violated the protocol: {what}"),
+                "Capture the exchange and report it: one of the two implementations has a bug."
                     .to_owned(),
             ),
-            Error::Denied(why) => why.told(),
+            Error::Denied(why) => why.describe(),
         };
         Failure {
             at,
@@ -192,7 +192,7 @@ impl Error {
 }
 
 impl Incompatible {
-    fn told(&self) -> (&'static str, String, String) {
+    fn describe(&self) -> (&'static str, String, String) {
         match self {
             Incompatible::Ike {
                 theirs,
@@ -214,61 +214,61 @@ impl Incompatible {
                     "esp",
                     ours,
                     closest.as_ref(),
-                    " The peer's PFS group does not show before the first rekey.",
+                    " The PFS group is negotiated only at the first rekey.",
                 ),
             ),
             Incompatible::Pfs { theirs, ours } => (
                 "pfs-mismatch",
                 format!("the peer rekeys the Child SA with {theirs}; we accept {ours}"),
                 format!(
-                    "Give both sides the same PFS group: set `esp = \"{theirs}\"` on this tunnel, or {ours} on the peer (phase 2)."
+                    "Use the same PFS group on both sides: set `esp = \"{theirs}\"` on this tunnel, or {ours} on the peer (phase 2)."
                 ),
             ),
             Incompatible::Group { wanted } => (
                 "invalid-ke-payload",
-                format!("the key exchange came with another group than the chosen one, {wanted}"),
-                "Name the same group first on both sides.".to_owned(),
+                format!("the KE payload does not use the chosen group {wanted}"),
+                "List the same group first on both sides.".to_owned(),
             ),
             Incompatible::Selectors { theirs, ours } => (
                 "ts-unacceptable",
                 format!(
-                    "the traffic selectors have nothing in common: the peer wants {theirs}; we allow {ours}"
+                    "no common traffic selectors: the peer proposes {theirs}; we allow {ours}"
                 ),
-                "Make `local` and `remote` on this tunnel the mirror image of the peer's."
+                "Make `local` and `remote` on this tunnel the mirror image of the peer's traffic selectors."
                     .to_owned(),
             ),
             Incompatible::NatTraversal => (
                 "no-nat-traversal",
-                "the peer does not know NAT traversal, so it cannot receive ESP in UDP".to_owned(),
-                "Turn on NAT traversal on the peer.".to_owned(),
+                "the peer does not support NAT traversal, so it cannot receive UDP-encapsulated ESP".to_owned(),
+                "Enable NAT traversal on the peer.".to_owned(),
             ),
             Incompatible::NatBetween { seen } => (
                 "nat-in-between",
                 match seen {
-                    NatLocation::Us => "a NAT stands in front of us, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass it".to_owned(),
-                    NatLocation::Both => "NATs stand in front of us and of the peer, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass them".to_owned(),
-                    NatLocation::Peer | NatLocation::Forced | NatLocation::None => "a NAT stands in front of the peer, or the peer forces UDP encapsulation, and this tunnel has `encapsulation = \"esp\"`".to_owned(),
+                    NatLocation::Us => "we are behind a NAT, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass a NAT".to_owned(),
+                    NatLocation::Both => "we and the peer are behind NATs, and this tunnel has `encapsulation = \"esp\"`: IP protocol 50 does not pass a NAT".to_owned(),
+                    NatLocation::Peer | NatLocation::Forced | NatLocation::None => "the peer is behind a NAT or forces UDP encapsulation, and this tunnel has `encapsulation = \"esp\"`".to_owned(),
                 },
-                "Set `encapsulation = \"auto\"` (or \"udp\") on this tunnel; on the peer do not force UDP encapsulation.".to_owned(),
+                "Set `encapsulation = \"auto\"` (or \"udp\") on this tunnel, or stop forcing UDP encapsulation on the peer.".to_owned(),
             ),
         }
     }
 }
 
 impl Denied {
-    fn told(&self) -> (&'static str, String, String) {
+    fn describe(&self) -> (&'static str, String, String) {
         match self {
             Denied::Key { id } => (
                 "authentication-failed",
-                format!("the peer {id} does not prove the pre-shared key of this tunnel"),
-                "Compare the pre-shared keys of both sides; mind blanks and newlines at their ends.".to_owned(),
+                format!("the pre-shared key of the peer {id} is not that of this tunnel"),
+                "Compare the pre-shared keys of both sides; check for trailing spaces and newlines.".to_owned(),
             ),
             Denied::Identity { theirs, ours } => (
                 "peer-id-mismatch",
-                format!("the peer says it is {theirs}; this tunnel expects {ours}"),
+                format!("the peer identifies as {theirs}; this tunnel expects {ours}"),
                 format!("Set `peer-id = \"{theirs}\"` (or \"any\") on this tunnel, or {ours} as the peer's own identity."),
             ),
-            Denied::Ppk(fault) => fault.told(),
+            Denied::Ppk(fault) => fault.describe(),
             Denied::Method(method) => (
                 "authentication-method",
                 format!("the peer authenticates by {method}; this tunnel uses a pre-shared key"),
@@ -279,13 +279,13 @@ impl Denied {
 }
 
 impl PpkFault {
-    fn told(&self) -> (&'static str, String, String) {
+    fn describe(&self) -> (&'static str, String, String) {
         match self {
             PpkFault::Unused => (
                 "ppk-unused",
-                "this tunnel requires a post-quantum pre-shared key, and the peer does not use any"
+                "this tunnel requires a post-quantum pre-shared key, and the peer does not use one"
                     .to_owned(),
-                "Give the peer the same PPK, or set `required = false` in this tunnel's `ppk`."
+                "Configure the same PPK on the peer, or set `required = false` in this tunnel's `ppk`."
                     .to_owned(),
             ),
             PpkFault::OtherIdentity { theirs, ours } => (
@@ -293,39 +293,39 @@ impl PpkFault {
                 format!(
                     "the peer uses the post-quantum pre-shared key {theirs}; this tunnel has \"{ours}\""
                 ),
-                "Give the PPK the same `id` on both sides.".to_owned(),
+                "Use the same `id` for the PPK on both sides.".to_owned(),
             ),
             PpkFault::OtherKey { id } => (
                 "ppk-mismatch",
                 format!(
-                    "the peer proves the pre-shared key, but its post-quantum pre-shared key \"{id}\" is another one"
+                    "the pre-shared keys match, but the post-quantum pre-shared keys \"{id}\" differ"
                 ),
-                "Compare the PPKs of both sides; mind blanks and newlines at their ends."
+                "Compare the PPKs of both sides; check for trailing spaces and newlines."
                     .to_owned(),
             ),
             PpkFault::Declined { ours } => (
                 "ppk-declined",
                 format!(
-                    "the peer has no post-quantum pre-shared key \"{ours}\" and went on without, though this tunnel requires it"
+                    "the peer has no post-quantum pre-shared key \"{ours}\" and continued without it, but this tunnel requires it"
                 ),
-                "Give the peer the PPK under this `id`.".to_owned(),
+                "Configure the PPK with this `id` on the peer.".to_owned(),
             ),
         }
     }
 }
 
-/// What to write so that the closest pair of proposals meets.
+/// Advice that makes the closest pair of proposals match.
 fn edit(key: &str, ours: &str, closest: Option<&ClosestProposal>, note: &str) -> String {
     match closest {
         Some(closest) => format!(
-            "The nearest {closest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
+            "Closest match {closest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
             closest.words
         ),
-        None => format!("Set {ours} on the peer: it offers nothing this version has."),
+        None => format!("Set {ours} on the peer: this version supports none of its algorithms."),
     }
 }
 
-/// What a person should know: the peer refuses us, in IKE_SA_INIT or with `ours` in IKE_AUTH.
+/// The failure to report: the peer rejected our request in the stage that `ours` names.
 pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
     let OfferSummary {
         stage,
@@ -337,11 +337,11 @@ pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
         encapsulation,
     } = ours;
     let (code, text, advice) = if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN {
-        // A peer that sees a NAT and insists on protocol 50, as we do here, has no better word for it either.
+        // A peer behind a NAT that requires IP protocol 50 sends NO_PROPOSAL_CHOSEN too, as we do.
         let (or_nat, without_nat) = match encapsulation {
             Encapsulation::Udp | Encapsulation::Auto => ("", ""),
             Encapsulation::Esp => (
-                "; or it sees a NAT in between, which `encapsulation = \"esp\"` does not pass",
+                "; or it detected a NAT, which `encapsulation = \"esp\"` does not pass",
                 " Across a NAT set `encapsulation = \"auto\"` on both sides.",
             ),
         };
@@ -349,15 +349,15 @@ pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
             HandshakeStage::Init | HandshakeStage::Intermediate => (
                 "no-proposal-chosen",
                 format!(
-                    "the peer refuses our IKE proposal {ike}, or has no configuration for our address{or_nat}"
+                    "the peer rejected our IKE proposal {ike}, or has no configuration for our address{or_nat}"
                 ),
                 format!(
-                    "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check the address the peer expects us at.{without_nat}"
+                    "Set the peer's phase 1 (IKE) to {ike}, or `ike` on this tunnel to the peer's; check which address the peer has configured for us.{without_nat}"
                 ),
             ),
             HandshakeStage::Auth => (
                 "no-proposal-chosen-esp",
-                format!("the peer refuses our ESP proposal {esp}"),
+                format!("the peer rejected our ESP proposal {esp}"),
                 format!(
                     "Set the peer's phase 2 (ESP) to {esp}, or `esp` on this tunnel to the peer's."
                 ),
@@ -371,7 +371,7 @@ pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
         (
             "authentication-failed",
             format!(
-                "the peer does not believe that we are {id}: it has another pre-shared key, or expects another identity{}",
+                "the peer rejected our authentication as {id}: its pre-shared key differs, or it expects another identity{}",
                 also(", or does not have our PPK ")
             ),
             format!(
@@ -382,20 +382,20 @@ pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
     } else if notify.kind == NotifyType::TS_UNACCEPTABLE {
         (
             "ts-unacceptable",
-            format!("the peer refuses our traffic selectors: {selectors}"),
-            "Make `local` and `remote` on this tunnel the mirror image of the peer's.".to_owned(),
+            format!("the peer rejected our traffic selectors: {selectors}"),
+            "Make `local` and `remote` on this tunnel the mirror image of the peer's traffic selectors.".to_owned(),
         )
     } else if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
         (
             "invalid-ke-payload",
-            format!("the peer asks for a key exchange group that {ike} does not name"),
-            "Name the peer's group in `ike` on this tunnel.".to_owned(),
+            format!("the peer requires a key exchange group that {ike} does not contain"),
+            "Add the peer's group to `ike` on this tunnel.".to_owned(),
         )
     } else {
         (
             "refused-by-peer",
-            format!("the peer refuses with {}", notify.kind),
-            "Look into the peer's log for its reason.".to_owned(),
+            format!("the peer rejected the request with {}", notify.kind),
+            "See the peer's log for the reason.".to_owned(),
         )
     };
     Failure {
@@ -406,10 +406,10 @@ pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
     }
 }
 
-/// What we had asked for when the peer refused.
+/// Our side of a request that the peer rejected.
 #[derive(Clone, Debug)]
 pub struct OfferSummary {
-    /// In which exchange.
+    /// The exchange.
     pub stage: HandshakeStage,
     /// Our IKE proposals, in words.
     pub ike: String,
@@ -421,11 +421,11 @@ pub struct OfferSummary {
     pub selectors: String,
     /// The identity of our post-quantum pre-shared key.
     pub ppk: Option<String>,
-    /// What we would have carry ESP.
+    /// The configured encapsulation of ESP.
     pub encapsulation: Encapsulation,
 }
 
-/// The exchange in which a peer refused.
+/// The exchange in which a peer rejected our request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeStage {
     /// IKE_SA_INIT.
@@ -437,7 +437,7 @@ pub enum HandshakeStage {
 }
 
 impl OfferSummary {
-    /// What we offer under these settings.
+    /// A summary of the offer made with these settings.
     pub fn new(settings: &Settings, stage: HandshakeStage) -> OfferSummary {
         OfferSummary {
             stage,
@@ -465,24 +465,25 @@ pub fn rekey_rejected(at: Time, what: Rekey, notify: &Notify, settings: &Setting
         || notify.kind == NotifyType::INVALID_KE_PAYLOAD
     {
         let group = match what {
-            Rekey::Child => " Mind the PFS group: it takes part in rekeying only.",
+            Rekey::Child => " Check the PFS group: it is used only in rekeys.",
             Rekey::Ike => "",
         };
         format!(
-            "Set the peer's {phase} to {ours}, or `{key}` on this tunnel to the peer's.{group} Until then the tunnel is made anew before its SAs expire."
+            "Set the peer's {phase} to {ours}, or `{key}` on this tunnel to the peer's.{group} Until then the tunnel is re-established before its SAs expire."
         )
     } else if notify.kind == NotifyType::NO_ADDITIONAL_SAS {
-        "The peer does not rekey at all: the tunnel is made anew before its SAs expire. Turn rekeying on at the peer, if it can.".to_owned()
+        "The peer does not support rekeying: the tunnel is re-established before its SAs expire. Enable rekeying on the peer if possible.".to_owned()
     } else if notify.kind == NotifyType::TS_UNACCEPTABLE {
-        "Make `local` and `remote` on this tunnel the mirror image of the peer's.".to_owned()
+        "Make `local` and `remote` on this tunnel the mirror image of the peer's traffic selectors."
+            .to_owned()
     } else {
-        "Look into the peer's log for its reason.".to_owned()
+        "See the peer's log for the reason.".to_owned()
     };
     Failure {
         at,
         code: "rekey-refused",
         text: format!(
-            "the peer refuses to rekey the {sa} with {}; we propose {ours}",
+            "the peer rejected the rekey of the {sa} with {}; we propose {ours}",
             notify.kind
         ),
         advice,

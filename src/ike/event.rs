@@ -1,4 +1,4 @@
-//! What goes in and out of the engine besides time: datagrams, commands, events and the view that status reports read.
+//! Inputs and outputs of the engine besides time: datagrams, commands, events and the status view.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,25 +11,25 @@ use crate::wire::IkeSpi;
 
 pub use crate::net::{NatLocation, Role};
 
-/// A received IKE message; the non-ESP marker of port 4500 is already taken off.
+/// A received IKE message, without the non-ESP marker of port 4500.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// Where it came to: the port tells which socket.
+    /// Destination; the port names the receiving socket.
     pub local: SocketAddr,
-    /// Where it came from.
+    /// Source.
     pub remote: SocketAddr,
-    /// The message, header first.
+    /// The message, starting with the IKE header.
     pub bytes: &'a [u8],
 }
 
 /// A datagram to send.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where it leaves from. The port is 500 or 4500 and names the socket; an unspecified address leaves the choice to routing.
+    /// Source. The port is 500 or 4500 and names the socket; routing chooses the address if it is unspecified.
     pub local: SocketAddr,
-    /// Where it goes.
+    /// Destination.
     pub remote: SocketAddr,
-    /// What it carries.
+    /// Payload of the datagram.
     pub content: Content,
 }
 
@@ -43,114 +43,115 @@ impl std::fmt::Debug for Transmit {
     }
 }
 
-/// What a datagram to send carries.
+/// Content of a datagram to send.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
-    /// An IKE message: from port 4500 it needs the non-ESP marker in front (RFC 3948 §2.2).
+    /// An IKE message; port 4500 requires the non-ESP marker in front (RFC 3948 §2.2).
     Ike(Vec<u8>),
     /// A NAT keepalive: the single byte 0xff without a marker (RFC 3948 §2.3).
     Keepalive,
 }
 
-/// What the rest of the program asks or tells the engine.
+/// A command from the daemon to the engine.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Connect, and for `start = auto` keep connected.
+    /// Connects the tunnel; with `start = auto` the engine keeps it connected.
     Up(TunnelId),
-    /// Disconnect and stay so until `Up`.
+    /// Disconnects the tunnel until the next `Up`.
     Down(TunnelId),
-    /// Throw everything away and begin anew.
+    /// Discards all SAs of the tunnel and reconnects.
     Reset(TunnelId),
-    /// A packet wants through a tunnel with `start = trap`.
+    /// An outbound packet arrived for a tunnel with `start = trap`.
     Demand(TunnelId),
-    /// The answer to [`Event::Resolve`]; `None` when the name has no address now.
+    /// Response to [`Event::Resolve`]; `None` if the name has no address.
     Resolved {
-        /// Whose peer was looked up.
+        /// The tunnel of the peer.
         tunnel: TunnelId,
-        /// What the name stands for.
+        /// The resolved address.
         address: Option<IpAddr>,
     },
-    /// The answer to [`Event::Source`]; `None` when nothing leads to the peer now.
+    /// Response to [`Event::Source`]; `None` if there is no route to the peer.
     Source {
-        /// Whose attempt waits for it.
+        /// The tunnel of the attempt.
         tunnel: TunnelId,
-        /// The address that the kernel would send from.
+        /// The source address that the kernel would select.
         local: Option<IpAddr>,
     },
-    /// Authentic ESP came in at that time: liveness needs no proof (RFC 7296 §2.4).
+    /// An authentic ESP packet arrived: no liveness check is needed (RFC 7296 §2.4).
     Heard {
-        /// Over which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// When.
+        /// Time of arrival.
         at: Time,
     },
-    /// ESP left at that time: the NAT needs no keepalive.
+    /// An ESP packet was sent: no NAT keepalive is needed.
     Sent {
-        /// Over which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// When.
+        /// Time of sending.
         at: Time,
     },
-    /// A Child SA could not be put to work, so it is deleted at the peer too.
+    /// The installation of a Child SA failed; the engine deletes the Child SA at the peer too.
     InstallFailed {
-        /// Whose.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its inbound SPI.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
-        /// What went wrong, for people.
+        /// The error text for the log and `status`.
         why: String,
     },
-    /// A person wants fresh keys.
+    /// A rekey requested by the operator.
     Rekey {
-        /// Of which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Of which SA.
+        /// The SA to rekey.
         what: Rekey,
     },
-    /// The bytes, packets or sequence numbers of a Child SA come to their end: it is rekeyed.
+    /// A soft limit (bytes, packets or sequence numbers) of a Child SA was reached: the engine rekeys the Child SA.
     SoftLimit {
-        /// Whose.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its inbound SPI.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
     },
-    /// The first authentic packet came in over a Child SA that was told to wait with its own ([`Sends::Later`]): the peer has it installed.
+    /// The first authentic packet arrived on a Child SA installed with [`Sends::Later`]: the peer has installed the Child SA.
     ChildHeard {
-        /// Whose.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its inbound SPI.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
     },
-    /// A fresh authentic ESP packet came from another address or port than the peer's last known one.
+    /// A fresh authentic ESP packet arrived from an address or port other than the peer's last known one.
     SeenFrom {
-        /// Over which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// The inbound SPI of its Child SA.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
-        /// Where it came from.
+        /// The source of the packet.
         remote: SocketAddr,
-        /// When.
+        /// Time of arrival.
         at: Time,
     },
-    /// ESP came for an SPI that no Child SA has: a peer with which an IKE SA stands is told, under its protection (RFC 7296 §1.5).
+    /// An ESP packet arrived with an SPI of no Child SA. A peer with an established IKE SA receives a protected INVALID_SPI (RFC
+    /// 7296 §1.5).
     UnknownSpi {
-        /// Where it came from; port 0 as IP protocol 50.
+        /// The source of the packet; the port is 0 for IP protocol 50.
         remote: SocketAddr,
         /// The SPI.
         spi: u32,
     },
-    /// The bytes, packets or sequence numbers of a Child SA are used up: it may not send any more.
+    /// A hard limit (bytes, packets or sequence numbers) of a Child SA was reached: the Child SA must not send any more.
     SequenceExhausted {
-        /// Whose.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its inbound SPI.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
     },
-    /// Say goodbye to every peer. The endpoint tells when all have answered.
+    /// Sends a DELETE to every peer. [`Endpoint::is_idle`](super::Endpoint::is_idle) reports when all peers have responded.
     Shutdown,
 }
 
-/// An SA that can be given fresh keys (RFC 7296 §2.8).
+/// An SA that can be rekeyed (RFC 7296 §2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rekey {
     /// The Child SA.
@@ -159,269 +160,269 @@ pub enum Rekey {
     Ike,
 }
 
-/// What the engine tells the rest of the program, in order.
+/// An event from the engine to the daemon, in order.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A peer given by name must be looked up; answered with [`Command::Resolved`].
+    /// A peer's name is to be resolved; the response is [`Command::Resolved`].
     Resolve {
-        /// Whose peer.
+        /// The tunnel of the peer.
         tunnel: TunnelId,
         /// The name.
         name: String,
     },
-    /// An attempt waits to hear which address of ours leads to the peer: without NAT detection of the right one, the peer would see a NAT where there is none.
-    /// Answered with [`Command::Source`].
+    /// An attempt needs the source address of the route to the peer: with another address in NAT detection, the peer would detect
+    /// a NAT where there is none. The response is [`Command::Source`].
     Source {
-        /// Whose attempt.
+        /// The tunnel of the attempt.
         tunnel: TunnelId,
-        /// Where the peer is.
+        /// The peer's address.
         peer: IpAddr,
     },
-    /// An attempt begins.
+    /// A connection attempt starts.
     Connecting {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Where the first message goes.
+        /// Destination of the first message.
         remote: SocketAddr,
     },
-    /// An IKE SA is authenticated.
+    /// An IKE SA is established.
     IkeUp {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
         /// The IKE SA.
         ike: IkeView,
     },
-    /// An IKE SA is gone, and its Child SAs with it (each has had its own [`Event::ChildDown`]).
+    /// An IKE SA was removed with its Child SAs, each of which had its own [`Event::ChildDown`].
     IkeDown {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its SPIs, initiator's first.
+        /// SPIs of the IKE SA, the initiator's first.
         spis: (IkeSpi, IkeSpi),
-        /// Why.
+        /// The reason.
         reason: DownReason,
     },
-    /// An IKE SA has taken the place of another, with its Child SAs (RFC 7296 §2.8).
+    /// An IKE SA has replaced another one and inherited its Child SAs (RFC 7296 §2.8).
     IkeRekeyed {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// The SPIs of the old one, initiator's first.
+        /// SPIs of the old IKE SA, the initiator's first.
         old: (IkeSpi, IkeSpi),
-        /// The new one.
+        /// The new IKE SA.
         ike: IkeView,
     },
-    /// The peer is somewhere else now: a NAT in front of it has changed its mind (RFC 7296 §2.23). ESP goes there from now on.
+    /// The peer's address or port changed, because a NAT changed its mapping (RFC 7296 §2.23). ESP is sent to the new address.
     PeerMoved {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Where the peer is.
+        /// The peer's new address and port.
         remote: SocketAddr,
     },
-    /// What came of trying whether the peer rekeys at all.
+    /// Result of a check whether the peer accepts a rekey.
     RekeyChecked {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Which SA.
+        /// The SA that was rekeyed.
         what: Rekey,
-        /// Why the peer refuses.
+        /// The failure, if the peer rejected the rekey.
         result: Result<(), Failure>,
     },
-    /// A Child SA is to be put to work: inbound first, then outbound.
+    /// A Child SA is to be installed: inbound first, then outbound.
     ChildUp(Box<Child>),
-    /// From now on send over this Child SA, which is installed already: the peer has it too, or its rival is about to be closed.
+    /// An installed Child SA becomes the sending one: the peer has installed it too, or its duplicate is about to be closed.
     ChildPreferred {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// The inbound SPI of the one to use.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
     },
-    /// A Child SA is to be taken out.
+    /// A Child SA is to be removed.
     ChildDown {
-        /// Which tunnel.
+        /// The tunnel.
         tunnel: TunnelId,
-        /// Its inbound SPI.
+        /// The inbound SPI of the Child SA.
         spi_in: u32,
-        /// Why.
+        /// The reason.
         reason: DownReason,
     },
-    /// Something was refused or did not come about.
+    /// An attempt or a request failed.
     Failed {
-        /// Which tunnel; `None` when the peer belongs to none.
+        /// The tunnel; `None` if the peer belongs to no tunnel.
         tunnel: Option<TunnelId>,
-        /// What, and what to do.
+        /// The failure, with advice.
         failure: Failure,
     },
-    /// Messages of people who have proved nothing came to nothing: told at once, and then once a minute for each class.
+    /// Unauthenticated messages were dropped: reported at once, and then once a minute for each class.
     Dropped {
-        /// Why.
+        /// The class.
         class: DropClass,
-        /// Where the last one came from, if that can be believed.
+        /// The source of the last message; it may be spoofed.
         remote: SocketAddr,
-        /// How many there were since the last time.
+        /// Number of messages since the last report.
         count: u64,
     },
 }
 
-/// Why an SA went away.
+/// Reason for the removal of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownReason {
-    /// A person or the shutdown asked for it.
+    /// A command or the shutdown closed it.
     Asked,
     /// The peer deleted it.
     PeerDeleted,
-    /// The peer deleted it because it does not believe who we are.
+    /// The peer deleted it because it rejected our identity.
     PeerDisbelieves,
-    /// The peer did not answer any more.
+    /// The peer stopped responding.
     PeerDead,
-    /// Its hard lifetime or its sequence numbers ran out.
+    /// Its hard lifetime or its sequence numbers were exhausted.
     Expired,
-    /// The peer began anew (INITIAL_CONTACT).
+    /// The peer restarted (INITIAL_CONTACT).
     PeerRestarted,
-    /// Another SA for the same tunnel took its conn.
+    /// Another SA of the same tunnel is used instead.
     Redundant,
-    /// It was rekeyed. Of a Child SA nothing more is sent, but what the peer sent last may still come in for a while.
+    /// It was rekeyed. A replaced Child SA no longer sends, but may still receive for a while.
     Replaced,
-    /// It came without a Child SA, or the Child SA could not be installed.
+    /// It was established without a Child SA, or the Child SA could not be installed.
     Useless,
 }
 
 impl DownReason {
-    /// The reason in words.
+    /// The reason as log text.
     pub fn text(self) -> &'static str {
         match self {
-            DownReason::Asked => "asked for",
+            DownReason::Asked => "closed by a command",
             DownReason::PeerDeleted => "deleted by the peer",
-            DownReason::PeerDisbelieves => "the peer does not believe who we are",
-            DownReason::PeerDead => "the peer stopped answering",
-            DownReason::Expired => "its lifetime or its sequence numbers ran out",
-            DownReason::PeerRestarted => "the peer started anew",
-            DownReason::Redundant => "another SA took its place",
+            DownReason::PeerDisbelieves => "the peer rejected our identity",
+            DownReason::PeerDead => "the peer stopped responding",
+            DownReason::Expired => "its lifetime or sequence numbers are exhausted",
+            DownReason::PeerRestarted => "the peer restarted",
+            DownReason::Redundant => "another SA of the tunnel is used",
             DownReason::Replaced => "it was rekeyed",
             DownReason::Useless => "it had no working Child SA",
         }
     }
 }
 
-/// A Child SA, ready to be installed.
+/// A Child SA to install.
 #[derive(Clone, Debug)]
 pub struct Child {
-    /// Whose.
+    /// The tunnel.
     pub tunnel: TunnelId,
-    /// The SPI of packets to us.
+    /// The SPI of inbound packets.
     pub spi_in: u32,
-    /// The SPI of packets to the peer.
+    /// The SPI of outbound packets.
     pub spi_out: u32,
-    /// What was negotiated.
+    /// The negotiated algorithms.
     pub suite: EspSuite,
-    /// Keys of packets to us.
+    /// Keys of inbound packets.
     pub keys_in: SaKeys,
-    /// Keys of packets to the peer.
+    /// Keys of outbound packets.
     pub keys_out: SaKeys,
-    /// The secret from which the IVs of CBC ciphers come.
+    /// The secret from which the IVs of CBC ciphers are derived.
     pub iv_key: IvKey,
-    /// The traffic the SA carries, as negotiated.
+    /// The negotiated traffic selectors.
     pub policy: Policy,
-    /// Where our IKE and our ESP-in-UDP leave from.
+    /// Local address and port of IKE and of UDP-encapsulated ESP.
     pub local: SocketAddr,
-    /// Where our IKE and our ESP-in-UDP go.
+    /// Remote address and port of IKE and of UDP-encapsulated ESP.
     pub remote: SocketAddr,
-    /// What carries ESP.
+    /// The ESP transport.
     pub transport: EspTransport,
-    /// Who started the exchange that made it.
+    /// Our role in the exchange that created the Child SA.
     pub role: Role,
-    /// When it must be gone.
+    /// Time of its removal at the latest.
     pub hard_expiry: Time,
-    /// Whether to send over it at once.
+    /// When it starts to send.
     pub sends: Sends,
     /// The inbound SPI of the Child SA that it rekeys.
     pub replaces: Option<u32>,
 }
 
-/// When a new Child SA begins to send.
+/// When a new Child SA starts to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sends {
-    /// At once: the peer has it installed already.
+    /// At once: the peer has installed it already.
     Now,
-    /// With [`Event::ChildPreferred`]: the peer may not even know yet that it exists (RFC 7296 §2.8).
+    /// With [`Event::ChildPreferred`]: the peer may not have received the response that creates it (RFC 7296 §2.8).
     Later,
 }
 
-/// A tunnel as status reports show it.
+/// Status of a tunnel.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// How it is doing.
+    /// The state.
     pub state: TunnelState,
     /// What it waits for while connecting.
     pub waiting: Option<WaitingFor>,
-    /// Since when it is in this state.
+    /// Start time of the state.
     pub since: Time,
-    /// Where the peer is, once known.
+    /// The peer's address, if known.
     pub remote: Option<SocketAddr>,
     /// The newest IKE SA.
     pub ike: Option<IkeView>,
-    /// The Child SA in use.
+    /// The Child SA that sends.
     pub child: Option<ChildView>,
-    /// How often each SA got fresh keys, whoever began.
+    /// Completed rekeys of each SA, initiated by either side.
     pub rekeys: Rekeys,
-    /// What is known of the peer's rekeying, where the tunnel was asked to find out.
+    /// Results of the rekey check, if configured.
     pub rekey_check: Option<RekeyVerdicts>,
-    /// The last thing that went wrong.
+    /// The last failure.
     pub last_failure: Option<Failure>,
 }
 
-/// Completed rekeys, begun by either side.
+/// Completed rekeys, initiated by either side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rekeys {
-    /// Of IKE SAs.
+    /// Rekeys of IKE SAs.
     pub ike: u64,
-    /// Of Child SAs.
+    /// Rekeys of Child SAs.
     pub child: u64,
 }
 
-/// What came of trying whether the peer rekeys.
+/// Results of the rekey check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RekeyVerdicts {
-    /// Of the Child SA.
+    /// Result for the Child SA.
     pub child: RekeyVerdict,
-    /// Of the IKE SA.
+    /// Result for the IKE SA.
     pub ike: RekeyVerdict,
 }
 
-/// An IKE SA as status reports show it.
+/// Status of an IKE SA.
 #[derive(Clone, Debug)]
 pub struct IkeView {
     /// The initiator's SPI.
     pub spi_i: IkeSpi,
     /// The responder's SPI.
     pub spi_r: IkeSpi,
-    /// What was negotiated.
+    /// The negotiated algorithms.
     pub suite: IkeSuite,
-    /// Which side we were.
+    /// Our role.
     pub role: Role,
-    /// When we rekey it, unless the peer does before.
+    /// Time of our next rekey, unless the peer rekeys before.
     pub rekey_at: Time,
-    /// When it must be gone.
+    /// Time of its removal at the latest.
     pub hard_expiry: Time,
-    /// Where a NAT was seen.
+    /// Where a NAT was detected.
     pub nat: NatLocation,
-    /// Whether its keys withstand a quantum computer: ML-KEM or a PPK went into them.
+    /// Whether its keys resist a quantum computer: ML-KEM or a PPK contributed to them.
     pub post_quantum: bool,
 }
 
-/// A Child SA as status reports show it.
+/// Status of a Child SA.
 #[derive(Clone, Debug)]
 pub struct ChildView {
-    /// The SPI of packets to us.
+    /// The SPI of inbound packets.
     pub spi_in: u32,
-    /// The SPI of packets to the peer.
+    /// The SPI of outbound packets.
     pub spi_out: u32,
-    /// What was negotiated.
+    /// The negotiated algorithms.
     pub suite: EspSuite,
-    /// The traffic it carries.
+    /// The negotiated traffic selectors.
     pub policy: Policy,
-    /// What carries ESP.
+    /// The ESP transport.
     pub transport: EspTransport,
-    /// When we rekey it, unless the peer does before.
+    /// Time of our next rekey, unless the peer rekeys before.
     pub rekey_at: Time,
-    /// When it must be gone.
+    /// Time of its removal at the latest.
     pub hard_expiry: Time,
 }

@@ -1,15 +1,15 @@
-//! What went wrong, told to a person: what happened, theirs against ours, what to change and where.
+//! Failures as the operator sees them: what happened, the peer's values against ours, what to change and where.
 
 use crate::net::Time;
 
-/// One failure of a tunnel, as the log and `status` show it.
+/// One failure of a tunnel, for the log and `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// When it happened.
+    /// Time of the failure.
     pub at: Time,
-    /// A stable word for scripts, such as `no-proposal-chosen`.
+    /// A stable code for scripts, such as `no-proposal-chosen`.
     pub code: &'static str,
-    /// What happened, theirs against ours.
+    /// What happened: the peer's values against ours.
     pub text: String,
     /// What to change, and on which side.
     pub advice: String,

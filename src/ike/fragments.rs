@@ -1,26 +1,27 @@
-//! Putting the fragments of a message together (RFC 7383 §2.6): one direction of one IKE SA, one message at a time.
+//! Reassembly of message fragments (RFC 7383 §2.6): one direction of one IKE SA, one message at a time.
 //!
 //! ```text
 //!  3 of 3 ─┐                       ┌─────────┐
-//!  1 of 3 ─┼─ authentic? ─ wanted? │ 1  ·  3 │ ── 2 of 3 ──▶ content of 1 · 2 · 3, once
+//!  1 of 3 ─┼─ needed? ─ authentic? │ 1  ·  3 │ ── 2 of 3 ──▶ content of 1 · 2 · 3, once
 //!  1 of 3 ─┘                       └─────────┘
 //! ```
 //!
-//! Nothing gets in here that has not been opened with the keys of the SA, so a stranger can neither fill nor poison it. A peer can hold [`MOST_BYTES`] of one
-//! message, in [`MOST_FRAGMENTS`]; they go when the message is whole, when another begins, or with the SA.
+//! Only authenticated fragments are stored, so an unauthenticated peer can neither fill nor corrupt the buffer. A peer can occupy
+//! [`MAX_BYTES`] and [`MAX_FRAGMENTS`] of one message. They are released when the message is complete, when another message
+//! starts, or with the SA.
 
 use std::collections::BTreeMap;
 
 use super::window::Mark;
 use crate::wire::{ExchangeType, Header, MessageId, PayloadType};
 
-/// More fragments than any honest message has: 64 of the smallest sensible size are more than [`MOST_BYTES`] for a path of 1280.
-pub const MOST_FRAGMENTS: u16 = 64;
+/// Maximum of fragments of a message: 64 fragments for the smallest path MTU, 1280, exceed [`MAX_BYTES`].
+pub const MAX_FRAGMENTS: u16 = 64;
 
-/// More content than any message may have that could also go whole.
-pub const MOST_BYTES: usize = 65_535;
+/// Maximum of content of a message: that of an unfragmented one.
+pub const MAX_BYTES: usize = 65_535;
 
-/// Which message a fragment belongs to. The direction is the owner's business.
+/// The message that a fragment belongs to. The owner keeps one assembly for each direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageKey {
     id: MessageId,
@@ -28,7 +29,7 @@ pub struct MessageKey {
 }
 
 impl MessageKey {
-    /// The message that this is the header of.
+    /// The key of the message with this header.
     pub fn of(header: &Header) -> MessageKey {
         MessageKey {
             id: header.message_id,
@@ -37,38 +38,38 @@ impl MessageKey {
     }
 }
 
-/// Which part of its message a fragment is: 1 to `total`, as the parser of messages has made sure.
+/// Position of a fragment in its message: 1 to `total`, as the message parser has checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which one.
+    /// Fragment number.
     pub number: u16,
-    /// Of how many.
+    /// Total of fragments.
     pub total: u16,
 }
 
-/// What an opened fragment holds.
+/// Content of a decrypted fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// The type of the first payload of the message; only fragment 1 knows it.
+    /// Type of the first payload of the message; only fragment 1 carries it.
     pub first: PayloadType,
-    /// Its part of the payloads.
+    /// The fragment's part of the payloads.
     pub content: Vec<u8>,
-    /// The mark of its datagram.
+    /// Hash of the datagram.
     pub mark: Mark,
-    /// How long its datagram was.
+    /// Length of the datagram.
     pub datagram_len: usize,
 }
 
-/// A message whose fragments are all there.
+/// A reassembled message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// The type of the first payload.
+    /// Type of the first payload.
     pub first: PayloadType,
     /// All payloads.
     pub content: Vec<u8>,
-    /// The mark of fragment 1.
+    /// Hash of the datagram of fragment 1.
     pub mark: Mark,
-    /// How long the longest datagram was.
+    /// Length of the longest datagram.
     pub datagram_len: usize,
 }
 
@@ -85,13 +86,14 @@ struct Begun {
 }
 
 impl Assembly {
-    /// Whether a fragment would be of use. Asked before it is opened, so that what is not costs nothing.
-    pub fn wants(&self, key: MessageKey, part: Part) -> bool {
-        if part.total > MOST_FRAGMENTS {
+    /// Whether a fragment is needed. The check comes before decryption, so that useless fragments cost nothing.
+    pub fn needs(&self, key: MessageKey, part: Part) -> bool {
+        if part.total > MAX_FRAGMENTS {
             return false;
         }
         match &self.0 {
-            // RFC 7383 §2.6: more fragments than before are a new cut of the message, fewer are late ones of an old cut.
+            // RFC 7383 §2.6: a larger total is a new fragmentation of the message; a smaller one is a late fragment of an old
+            // one.
             Some(begun) if begun.key.id == key.id => {
                 begun.key == key
                     && (part.total > begun.total
@@ -101,9 +103,9 @@ impl Assembly {
         }
     }
 
-    /// Takes an authentic fragment; gives the message back if that was the last one missing.
+    /// Adds an authenticated fragment; returns the message if it is complete.
     pub fn add(&mut self, key: MessageKey, part: Part, fragment: Fragment) -> Option<Joined> {
-        if !self.wants(key, part) {
+        if !self.needs(key, part) {
             return None;
         }
         let fresh = || Begun {
@@ -118,7 +120,7 @@ impl Assembly {
             .filter(|begun| begun.key == key && begun.total == part.total)
             .unwrap_or_else(fresh);
         begun.bytes = begun.bytes.saturating_add(fragment.content.len());
-        if begun.bytes > MOST_BYTES {
+        if begun.bytes > MAX_BYTES {
             return None;
         }
         begun.parts.insert(part.number, fragment);
@@ -129,12 +131,12 @@ impl Assembly {
         begun.join()
     }
 
-    /// Lets go of what is there: the message has come whole.
+    /// Discards the fragments: the message arrived unfragmented.
     pub fn clear(&mut self) {
         self.0 = None;
     }
 
-    /// How many octets wait for the rest of their message.
+    /// Octets held for an incomplete message.
     #[cfg(test)]
     fn held(&self) -> usize {
         self.0.as_ref().map_or(0, |begun| begun.bytes)
@@ -224,7 +226,7 @@ mod tests {
     fn f02_a_duplicate_changes_nothing_and_the_first_copy_stays() {
         let mut assembly = Assembly::default();
         assert_eq!(add(&mut assembly, 2, 2, b"two"), None);
-        assert!(!assembly.wants(KEY, part(2, 2)));
+        assert!(!assembly.needs(KEY, part(2, 2)));
         assert_eq!(add(&mut assembly, 2, 2, b"other"), None);
         assert_eq!(assembly.held(), 3);
         assert_eq!(add(&mut assembly, 1, 2, b"one").unwrap().content, b"onetwo");
@@ -236,7 +238,7 @@ mod tests {
         add(&mut assembly, 1, 2, b"half");
         add(&mut assembly, 1, 3, b"a");
         assert_eq!(assembly.held(), 1, "the old cut is gone");
-        assert!(!assembly.wants(KEY, part(2, 2)));
+        assert!(!assembly.needs(KEY, part(2, 2)));
         assert_eq!(add(&mut assembly, 2, 2, b"half"), None);
         add(&mut assembly, 2, 3, b"b");
         assert_eq!(add(&mut assembly, 3, 3, b"c").unwrap().content, b"abc");
@@ -245,12 +247,12 @@ mod tests {
     #[test]
     fn f01_more_fragments_than_the_cap_are_not_wanted() {
         let mut assembly = Assembly::default();
-        for total in [MOST_FRAGMENTS + 1, u16::MAX] {
-            assert!(!assembly.wants(KEY, part(1, total)));
+        for total in [MAX_FRAGMENTS + 1, u16::MAX] {
+            assert!(!assembly.needs(KEY, part(1, total)));
             assert_eq!(add(&mut assembly, 1, total, b"x"), None);
             assert_eq!(assembly.held(), 0);
         }
-        assert!(assembly.wants(KEY, part(1, MOST_FRAGMENTS)));
+        assert!(assembly.needs(KEY, part(1, MAX_FRAGMENTS)));
     }
 
     #[test]

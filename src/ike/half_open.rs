@@ -1,46 +1,47 @@
-//! Who may begin a handshake: half-open IKE SAs are counted by where they came from (RFC 8019 §4).
+//! Admission of IKE_SA_INIT requests: half-open IKE SAs are counted by source (RFC 8019 §4).
 //!
-//! An IKE_SA_INIT request costs its sender nothing and its receiver a key exchange and a state, and anybody can write our peer's address on it. So
+//! An IKE_SA_INIT request costs the sender nothing and the receiver a key exchange and a state, and its source address may be
+//! spoofed. Therefore:
 //!
 //! ```text
-//!                 fewer than 3 half-open from there, and fewer than 30 in all ──▶ welcome
+//!                 fewer than 3 half-open of the source, and fewer than 30 in total ──▶ accepted
 //!  a new request ─┤
-//!                 otherwise, without a valid cookie ──▶ asked for one (RFC 7296 §2.6), and nothing is kept
-//!                 otherwise, with one: fewer than 5 such from there, and fewer than 1000 in all ──▶ welcome
+//!                 otherwise, without a valid cookie ──▶ a cookie is sent (RFC 7296 §2.6), and no state is kept
+//!                 otherwise, with one: fewer than 5 such of the source, and fewer than 1000 in total ──▶ accepted
 //!                                      otherwise ──▶ dropped
 //! ```
 //!
-//! Handshakes with a cookie and those without are counted apart: whoever forges addresses fills only the slots that need none, and a true peer, who
-//! returns the cookie, gets another. The numbers in all do not bind a peer whose tunnel has an SA: it is let in before anybody new.
+//! Half-open SAs with and without a cookie are counted separately: spoofed requests fill only the slots without a cookie, and a
+//! real peer, which returns the cookie, gets one of the others. The total limits do not apply to a peer whose tunnel has an SA.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// From so many half-open SAs in all on, a cookie is asked for.
+/// Total of half-open SAs from which on a cookie is required.
 const COOKIES_FROM: usize = 30;
 
-/// From so many with one source on, likewise.
+/// Half-open SAs of one source from which on a cookie is required.
 const COOKIES_FROM_OF_ONE: usize = 3;
 
-/// The most half-open SAs in all.
-const MOST: usize = 1000;
+/// Maximum of half-open SAs in total.
+const MAX: usize = 1000;
 
-/// The most that one source has with a cookie.
-const MOST_OF_ONE: usize = 5;
+/// Maximum of half-open SAs of one source with a cookie.
+const MAX_OF_ONE: usize = 5;
 
-/// How long IKE_AUTH is awaited.
+/// Lifetime of a half-open SA without an IKE_AUTH request.
 const LIFE: Duration = Duration::from_secs(30);
 
-/// How long while cookies are being asked for (RFC 8019 §4.2): time for three copies of it.
+/// The same lifetime while cookies are required (RFC 8019 §4.2): time for three copies of the request.
 const LIFE_UNDER_LOAD: Duration = Duration::from_secs(10);
 
-/// What counts as one sender: an IPv4 address, or the /64 in which an IPv6 host takes whatever address it likes.
+/// The source of a request: an IPv4 address, or an IPv6 /64, in which a host chooses its addresses freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// An address.
+    /// An IPv4 address.
     V4(Ipv4Addr),
-    /// The first 64 bits of one.
+    /// The first 64 bits of an IPv6 address.
     V6([u16; 4]),
 }
 
@@ -56,47 +57,47 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// Whether somebody receives what is sent to the address he writes from.
+/// Whether the initiator has shown that it receives at its source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnRoutability {
-    /// Nobody has asked.
+    /// Not shown.
     None,
-    /// He has returned a cookie that went there.
+    /// The initiator returned a cookie sent to that address.
     Cookie,
 }
 
-/// Whether the tunnel of a peer has an IKE SA already.
+/// Whether the tunnel of a peer has an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerStatus {
-    /// It has: the peer is let in before anybody new.
+    /// The tunnel has an IKE SA: the total limits do not apply.
     Established,
-    /// It has none.
+    /// The tunnel has no IKE SA.
     New,
 }
 
-/// What becomes of a request to begin.
+/// Decision on an IKE_SA_INIT request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is served.
+    /// The request is processed.
     Accept,
-    /// It is served if it holds a valid cookie.
+    /// The request is processed if it has a valid cookie.
     RequireCookie,
-    /// Not even then.
+    /// The request is dropped.
     Reject,
 }
 
-/// The half-open SAs of one source, or of all.
+/// Half-open SAs of one source, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Slots {
     without: usize,
     with_cookie: usize,
 }
 
-/// The half-open SAs.
+/// Counters of half-open SAs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HalfOpenTable {
     all: Slots,
-    /// Only sources that have any.
+    /// Sources with at least one half-open SA.
     sources: BTreeMap<Source, Slots>,
 }
 
@@ -114,7 +115,7 @@ impl Slots {
 }
 
 impl HalfOpenTable {
-    /// One more.
+    /// Adds a half-open SA.
     pub fn enter(&mut self, source: Source, routability: ReturnRoutability) {
         let slots = self.sources.entry(source).or_default();
         for slot in [slots.of(routability), self.all.of(routability)] {
@@ -122,7 +123,7 @@ impl HalfOpenTable {
         }
     }
 
-    /// One less.
+    /// Removes a half-open SA.
     pub fn leave(&mut self, source: Source, routability: ReturnRoutability) {
         let Some(slots) = self.sources.get_mut(&source) else {
             return;
@@ -135,14 +136,14 @@ impl HalfOpenTable {
         }
     }
 
-    /// What becomes of one more request from there.
+    /// Decides on another request from the source.
     pub fn admission(&self, source: Source, peer: PeerStatus) -> Admission {
         let of_one = self.of(source);
         let (crowded, full) = match peer {
             PeerStatus::Established => (false, false),
-            PeerStatus::New => (self.all.count() >= COOKIES_FROM, self.all.count() >= MOST),
+            PeerStatus::New => (self.all.count() >= COOKIES_FROM, self.all.count() >= MAX),
         };
-        if full || of_one.with_cookie >= MOST_OF_ONE {
+        if full || of_one.with_cookie >= MAX_OF_ONE {
             Admission::Reject
         } else if crowded || of_one.count() >= COOKIES_FROM_OF_ONE {
             Admission::RequireCookie
@@ -151,7 +152,7 @@ impl HalfOpenTable {
         }
     }
 
-    /// How long a half-open SA with that source is kept, as things stand.
+    /// Lifetime of a half-open SA of the source under the present load.
     pub fn life(&self, source: Source) -> Duration {
         match self.admission(source, PeerStatus::New) {
             Admission::Accept => LIFE,
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(
             table.admission(a, PeerStatus::Established),
             Admission::RequireCookie,
-            "its address may be forged as well"
+            "its address may be spoofed as well"
         );
         assert_eq!(table.admission(b, NEW), Admission::Accept);
         let network = ["2001:db8::1", "2001:db8::2:3", "2001:db8::ffff:0:0:1"].map(source);

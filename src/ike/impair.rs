@@ -1,77 +1,78 @@
-//! Misbehaviour on purpose, for tests that play the hostile or broken peer with our own engine (feature `testing`, never in a shipped binary).
+//! Deliberate protocol deviations, for tests that play a hostile or broken peer with our own engine (feature `testing`, never in
+//! a released binary).
 //!
-//! A [`Rule`] changes messages after they are put together and before they are encoded and sealed, so that what goes out carries valid keys and a valid ICV and
-//! is wrong in exactly one way:
+//! A [`Rule`] changes a message after it is built and before it is encoded and encrypted. The changed message has valid keys and
+//! a valid ICV and deviates in exactly one respect:
 //!
 //! ```text
 //! exchange ──▶ header, payloads ──▶ rules ──▶ encode ──▶ seal ──▶ datagrams
 //! ```
 //!
-//! What a network does (losing, repeating, delaying, replaying) needs no rule: whoever carries the datagrams does it.
+//! Faults of the network (loss, duplication, delay, replay) need no rule: the simulated network applies them.
 
 use crate::wire::{Critical, ExchangeType, Header, Payload, PayloadType};
 
-/// Which messages are changed, and how.
+/// A rule: the messages to change, and the change.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Of this exchange.
+    /// The exchange.
     pub exchange: ExchangeType,
     /// Requests or responses.
     pub which: Which,
-    /// What becomes of them.
+    /// The change.
     pub change: Change,
 }
 
 /// Requests or responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// What asks.
+    /// Requests.
     Request,
-    /// What answers.
+    /// Responses.
     Response,
 }
 
-/// What becomes of a message.
+/// A change to a message.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Payloads of this kind are left out.
+    /// Removes the payloads of this type.
     Omit(PayloadType),
-    /// Payloads of this kind hold nothing.
+    /// Empties the payloads of this type.
     Empty(PayloadType),
-    /// Payloads of this kind hold these octets instead.
+    /// Replaces the bodies of the payloads of this type.
     Replace(PayloadType, Vec<u8>),
-    /// Payloads of this kind stand twice.
+    /// Duplicates the payloads of this type.
     Duplicate(PayloadType),
-    /// These payloads stand in front.
+    /// Inserts these payloads in front.
     Prepend(Vec<Payload>),
-    /// These payloads follow.
+    /// Appends these payloads.
     Append(Vec<Payload>),
-    /// These payloads stand there and no others.
+    /// Replaces all payloads by these.
     Only(Vec<Payload>),
-    /// The last payload comes first.
+    /// Moves the last payload to the front.
     Reverse,
-    /// The header says something else.
+    /// Changes the header.
     Header(fn(&mut Header)),
 }
 
-/// The rules in force.
+/// The active rules.
 #[derive(Clone, Debug, Default)]
 pub struct Impair {
     rules: Vec<Rule>,
 }
 
 impl Impair {
-    /// Puts a rule in force, behind those that are.
+    /// Adds a rule after the active ones.
     pub fn add(&mut self, rule: Rule) {
         self.rules.push(rule);
     }
 
-    /// Behaves again.
+    /// Removes all rules.
     pub fn clear(&mut self) {
         self.rules.clear();
     }
 
-    /// What goes out in place of this message.
+    /// The message to send instead of this one.
     pub(super) fn apply(
         &self,
         mut header: Header,

@@ -12,10 +12,10 @@ use super::event::Role;
 use crate::crypto::{EspSuite, IkeSuite, Prf, Protection, SaKeys, Secret};
 use crate::wire::IkeSpi;
 
-/// Octets of our nonces: at least half the key of every PRF in the registry (RFC 7296 §2.10).
+/// Length of our nonces: at least half the key of every PRF in the registry (RFC 7296 §2.10).
 pub const NONCE_LEN: usize = 32;
 
-/// The nonces of an exchange, by who sent them.
+/// The nonces of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nonces {
     /// Ni.
@@ -27,15 +27,15 @@ pub struct Nonces {
 /// The keys of an IKE SA.
 #[derive(Clone, Debug)]
 pub struct IkeKeys {
-    /// SK_d: from which the keys of Child SAs come.
+    /// SK_d, from which the keys of Child SAs are derived.
     pub derive: Secret,
     /// SK_ei and SK_ai.
     pub initiator: SaKeys,
     /// SK_er and SK_ar.
     pub responder: SaKeys,
-    /// SK_pi: goes into the initiator's AUTH.
+    /// SK_pi, the key of the initiator's AUTH.
     pub prove_initiator: Secret,
-    /// SK_pr: goes into the responder's AUTH.
+    /// SK_pr, the key of the responder's AUTH.
     pub prove_responder: Secret,
 }
 
@@ -50,11 +50,11 @@ impl IkeKeys {
     ) -> IkeKeys {
         let both = [nonces.initiator.as_slice(), nonces.responder.as_slice()].concat();
         let seed = suite.prf.compute(&both, &[shared.as_bytes()]);
-        IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
+        IkeKeys::expand(suite, &seed, nonces, spi_i, spi_r)
     }
 
-    /// Derives the keys of the IKE SA that takes the place of one with the PRF `old` and the SK_d `derive`. `additional` is the secret of a second key
-    /// exchange (RFC 9370 §2.2.4).
+    /// Derives the keys of the IKE SA that replaces one with the PRF `old` and the SK_d `derive`. `additional` is the secret of
+    /// an additional key exchange (RFC 9370 §2.2.4).
     pub fn rekeyed(
         (old, derive): (&Prf, &Secret),
         suite: IkeSuite,
@@ -72,11 +72,11 @@ impl IkeKeys {
                 additional.map_or(&[], Secret::as_bytes),
             ],
         );
-        IkeKeys::stretch(suite, &seed, nonces, spi_i, spi_r)
+        IkeKeys::expand(suite, &seed, nonces, spi_i, spi_r)
     }
 
-    /// Stretches SKEYSEED and cuts it.
-    fn stretch(
+    /// Expands SKEYSEED and splits the result into keys.
+    fn expand(
         suite: IkeSuite,
         seed: &Secret,
         nonces: &Nonces,
@@ -119,23 +119,23 @@ impl IkeKeys {
     }
 }
 
-/// What the keys of a Child SA are made of.
+/// Input of the key derivation of a Child SA.
 #[derive(Clone, Copy, Debug)]
 pub struct ChildSeed<'a> {
     /// The PRF of the IKE SA.
     pub prf: &'a Prf,
     /// SK_d of the IKE SA.
     pub derive: &'a Secret,
-    /// The secret of a Diffie-Hellman exchange of its own (PFS).
+    /// The secret of the Child SA's own Diffie-Hellman exchange (PFS).
     pub shared: Option<&'a Secret>,
-    /// The secret of another key exchange on top of that (RFC 9370 §2.2.4).
+    /// The secret of an additional key exchange (RFC 9370 §2.2.4).
     pub additional: Option<&'a Secret>,
-    /// The nonces of the exchange that makes it.
+    /// The nonces of the exchange that creates the Child SA.
     pub nonces: &'a Nonces,
 }
 
 impl ChildSeed<'_> {
-    /// The keys of a Child SA: ours to send with, ours to receive with. `role` is ours in the exchange that makes it.
+    /// The outbound and the inbound keys of a Child SA. `role` is our role in the exchange that creates it.
     pub fn keys(self, esp: EspSuite, role: Role) -> (SaKeys, SaKeys) {
         let (integrity, encryption) = lengths(esp.protection);
         let one_way = integrity.saturating_add(encryption);
@@ -162,7 +162,7 @@ impl ChildSeed<'_> {
     }
 }
 
-/// The lengths of one direction's integrity and encryption keys; a salt counts to the encryption key (RFC 5282 §7.1).
+/// Lengths of the integrity and the encryption key of one direction; a salt is part of the encryption key (RFC 5282 §7.1).
 fn lengths(protection: Protection) -> (usize, usize) {
     let encryption = protection.encryption;
     (
@@ -173,7 +173,7 @@ fn lengths(protection: Protection) -> (usize, usize) {
     )
 }
 
-/// Cuts a key stream into keys; the stream is made as long as the sum of all cuts.
+/// Splits a key stream into keys; the length of the stream is the sum of all keys.
 struct Cut<'a>(&'a [u8]);
 
 impl Cut<'_> {
@@ -204,7 +204,7 @@ mod tests {
         assert!(prfs.iter().all(|prf| 2 * NONCE_LEN >= prf.key_len));
     }
 
-    /// Computed with Python's `hmac`, from the formulas of RFC 7296 §2.13, §2.14 and §2.17.
+    /// Expected values computed with Python's `hmac` from the formulas of RFC 7296 §2.13, §2.14 and §2.17.
     #[test]
     fn keys_are_what_another_hmac_makes_of_the_formulas_in_the_order_of_the_rfc() {
         let ike = IkeProposal::parse("aes128-sha1-modp1024").unwrap().0;
@@ -288,7 +288,7 @@ mod tests {
         );
     }
 
-    /// The same, from the formulas of RFC 9370 §2.2.4: the secret of the additional key exchange comes behind the nonces.
+    /// Expected values from the formulas of RFC 9370 §2.2.4: the secret of the additional key exchange follows the nonces.
     #[test]
     fn an_additional_secret_goes_into_the_keys_of_rekeyed_sas_behind_the_nonces() {
         let ike = IkeProposal::parse("aes128gcm16-prfsha256-curve25519-ke1_mlkem768");

@@ -1,7 +1,8 @@
 //! NAT detection (RFC 7296 §2.23).
 //!
-//! Each side sends SHA-1(SPIi | SPIr | address | port) of where it believes the message leaves from and goes to; the other side hashes what it sees.
-//! A source hash that does not match shows a NAT in front of the sender; a destination hash that does not, one in front of the receiver.
+//! Each side sends SHA-1(SPIi | SPIr | address | port) of the source and the destination of the message as it sees them; the
+//! receiver hashes what it sees. A source hash that does not match shows a NAT in front of the sender; a destination hash that
+//! does not match, one in front of the receiver.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +13,7 @@ use crate::crypto::{Generator, sha1};
 use crate::net::EspTransport;
 use crate::wire::{IkeSpi, Notify, NotifyType, Payload};
 
-/// The hash of one end of a message.
+/// The NAT detection hash of one end of a message.
 pub fn hash(spi_i: IkeSpi, spi_r: IkeSpi, end: SocketAddr) -> [u8; 20] {
     let port = end.port().to_be_bytes();
     let (spi_i, spi_r) = (spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes());
@@ -22,8 +23,8 @@ pub fn hash(spi_i: IkeSpi, spi_r: IkeSpi, end: SocketAddr) -> [u8; 20] {
     }
 }
 
-/// The two notifies we put into IKE_SA_INIT. Forcing UDP encapsulation means a source hash that matches nothing: the peer then takes us to be behind a NAT.
-/// An unspecified local address (there is no way to the peer yet) forces it as well, since its hash could not match either.
+/// The two NAT detection notifications of our IKE_SA_INIT. Forced UDP encapsulation sends a source hash that cannot match, so the
+/// peer detects a NAT in front of us. An unspecified local address (no route to the peer yet) has the same effect.
 pub fn notifies(
     spi_i: IkeSpi,
     spi_r: IkeSpi,
@@ -46,25 +47,26 @@ pub fn notifies(
     .map(|(kind, hash)| Payload::Notify(Notify::new(kind, hash.to_vec())))
 }
 
-/// What the peer's notifies told.
+/// Result of NAT detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detected {
-    /// A NAT stands in front of us.
+    /// We are behind a NAT.
     pub us: bool,
-    /// A NAT stands in front of the peer, or the peer wants UDP encapsulation and pretends so.
+    /// The peer is behind a NAT, or pretends so to force UDP encapsulation.
     pub peer: bool,
 }
 
-/// What is known of NATs once IKE_SA_INIT has come through, and what carries ESP then.
+/// The ESP transport, chosen from the configuration and NAT detection:
 ///
 /// ```text
 ///   encapsulation   no NAT seen     a NAT seen, or the peer forces encapsulation
 ///   udp             UDP 4500        UDP 4500
 ///   auto            protocol 50     UDP 4500
-///   esp             protocol 50     refused: behind a NAT nobody would know whose a packet without ports is
+///   esp             protocol 50     rejected: a NAT cannot forward packets without ports
 /// ```
 ///
-/// A peer that does not speak of NATs (`None`) receives no ESP in UDP; for everything but `udp` that means that there is none.
+/// A peer that does not send the notifications (`None`) cannot receive ESP in UDP; for every `encapsulation` but `udp` that
+/// counts as no NAT.
 pub fn choose_transport(
     detected: Option<Detected>,
     encapsulation: Encapsulation,
@@ -87,7 +89,8 @@ pub fn choose_transport(
     }
 }
 
-/// Compares the peer's notifies with the addresses its message came with; `None` when it sent none and so does not know NAT traversal.
+/// Compares the peer's notifications with the addresses of its message; `None` if the peer sent none, so it does not support NAT
+/// traversal.
 pub fn detect<'a>(
     notifies: impl Iterator<Item = &'a Notify>,
     spi_i: IkeSpi,
@@ -99,7 +102,7 @@ pub fn detect<'a>(
     let mut destination_fits = None;
     for notify in notifies {
         if notify.kind == NotifyType::NAT_DETECTION_SOURCE_IP {
-            // RFC 7296 §2.23: a host with several addresses may send several.
+            // RFC 7296 §2.23: a host with several addresses may send several source hashes.
             sources = sources.saturating_add(1);
             source_fits |= notify.data == hash(spi_i, spi_r, remote);
         } else if notify.kind == NotifyType::NAT_DETECTION_DESTINATION_IP {
@@ -114,7 +117,8 @@ pub fn detect<'a>(
 }
 
 impl Detected {
-    /// What status reports say. With forced encapsulation the peer's hash proves nothing (it may force it too), but a NAT in front of us is real.
+    /// The NAT location for status reports. With forced encapsulation the peer's source hash is no evidence, since the peer may
+    /// force it too; a NAT in front of us is certain.
     pub fn view(self, encapsulation: Encapsulation) -> NatLocation {
         match (encapsulation, self.us, self.peer) {
             (Encapsulation::Udp, false, _) => NatLocation::Forced,
@@ -216,7 +220,7 @@ mod tests {
         assert_eq!(transport(clear, Udp), Ok(EspTransport::Udp));
         assert_eq!(transport(clear, Auto), Ok(EspTransport::Esp));
         assert_eq!(transport(clear, Esp), Ok(EspTransport::Esp));
-        // A peer that does not speak of NATs at all.
+        // A peer that does not support NAT traversal.
         assert_eq!(transport(None, Udp), Err(Incompatible::NatTraversal));
         assert_eq!(transport(None, Auto), Ok(EspTransport::Esp));
         assert_eq!(transport(None, Esp), Ok(EspTransport::Esp));

@@ -1,12 +1,12 @@
-//! Choosing what to protect traffic with (RFC 7296 §2.7, §3.3).
+//! Selection of proposals (RFC 7296 §2.7, §3.3).
 //!
 //! ```text
 //! initiator   SA { 1: aes128 | sha1 | prfsha1 | modp1024,  2: … }  ──▶
-//!             ◀──  SA { 1: one transform of each kind }              responder: its own order of preference decides
+//!             ◀──  SA { 1: one transform of each type }              responder: its own order of preference decides
 //! ```
 //!
-//! A proposal may ask for a second key exchange on top of the first (ADDKE1, RFC 9370). A peer that does not know that kind of transform skips the proposal, so
-//! one without it behind it is the way out.
+//! A proposal may require an additional key exchange (ADDKE1, RFC 9370). A peer without support for that transform type skips the
+//! proposal and takes a later one without it.
 
 use super::offer::{ADDITIONAL, INTEG_NONE, METHOD_NONE, Offer, usable};
 use crate::crypto::{Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Protection};
@@ -14,7 +14,8 @@ use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
 
 pub use super::offer::words_of_all;
 
-/// Our IKE proposals as an SA payload. `spi` is empty in IKE_SA_INIT, whose header has it, and the new SPI where an IKE SA is rekeyed (RFC 7296 §3.3.1).
+/// Our IKE proposals as an SA payload. `spi` is empty in IKE_SA_INIT, whose header carries the SPI, and the new SPI in a rekey
+/// (RFC 7296 §3.3.1).
 pub fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Sa {
     offer(ours.iter().map(|ours| {
         let mut transforms = Vec::new();
@@ -35,12 +36,12 @@ pub fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Sa {
     }))
 }
 
-/// Whether a Child SA gets a key exchange of its own.
+/// Whether the exchange can include a PFS key exchange for the Child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pfs {
-    /// In IKE_AUTH there is none, so no group is named (RFC 7296 §1.2).
+    /// IKE_AUTH: no KE payload, so no group is proposed (RFC 7296 §1.2).
     Unnamed,
-    /// In CREATE_CHILD_SA, if the proposal names a group.
+    /// CREATE_CHILD_SA: if the proposal has a group.
     AsProposed,
 }
 
@@ -84,7 +85,7 @@ fn offer(proposals: impl Iterator<Item = (ProtocolId, Vec<u8>, Vec<Transform>)>)
     Sa { proposals }
 }
 
-/// What a responder chose: the suite, and which of the initiator's proposals it came from.
+/// The responder's choice: a suite, and the initiator's proposal that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen<S> {
     /// The suite.
@@ -93,11 +94,12 @@ pub struct Chosen<S> {
     pub number: u8,
     /// The SPI in that proposal.
     pub spi: Vec<u8>,
-    /// Additional key exchanges that the proposal leaves to the responder, and that do not take place (RFC 9370 §2.2.1).
+    /// Optional additional key exchanges of the proposal that are not performed (RFC 9370 §2.2.1).
     pub declined: Vec<TransformType>,
 }
 
-/// Chooses an IKE suite from a peer's offer: our first proposal that fits any of theirs, and in it our first word of each kind that they have.
+/// Chooses an IKE suite from a peer's offer: the first of our proposals that matches any of the peer's, with the first of our
+/// transforms of each type that the peer offers.
 pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>> {
     ours.iter().find_map(|ours| {
         usable(theirs, ProtocolId::IKE).find_map(|proposal| {
@@ -124,8 +126,8 @@ pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>>
     })
 }
 
-/// Chooses an ESP suite from a peer's offer. A group named in IKE_AUTH is skipped: the exchange has no KE to use it with. In CREATE_CHILD_SA both sides
-/// must want the same: a group that both name, or none.
+/// Chooses an ESP suite from a peer's offer. A group in IKE_AUTH is ignored, since that exchange has no KE payload. In
+/// CREATE_CHILD_SA both sides must have a common group, or none.
 pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<EspSuite>> {
     ours.iter().find_map(|ours| {
         usable(theirs, ProtocolId::ESP).find_map(|proposal| {
@@ -157,7 +159,7 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<
     })
 }
 
-/// The answer that says what was chosen: the initiator's number, our SPI, one transform of each kind.
+/// The SA payload of the response: the initiator's proposal number, our SPI, one transform of each type.
 pub fn answer_ike(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
     let suite = chosen.suite;
     let mut transforms = protection(suite.protection);
@@ -168,7 +170,7 @@ pub fn answer_ike(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
     answer(chosen.number, ProtocolId::IKE, spi.to_vec(), transforms)
 }
 
-/// The same for ESP.
+/// The SA payload of the response for ESP.
 pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
     let mut transforms = protection(chosen.suite.protection);
     transforms.extend(
@@ -194,8 +196,8 @@ fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transf
     }
 }
 
-/// Reads the suite, and the SPI if there is one, out of a responder's answer. `None` when it is anything but one transform of each kind out of the proposal of ours that it names
-/// (RFC 7296 §3.3.6).
+/// Reads the suite and the SPI, if any, from a response. `None` unless the response has exactly one transform of each type from
+/// the proposal that it names (RFC 7296 §3.3.6).
 pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>> {
     let (proposal, number) = single(answer, ProtocolId::IKE)?;
     let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), answer)?;
@@ -208,7 +210,7 @@ pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>>
     (counted(proposal) == expected).then_some(chosen)
 }
 
-/// The same for ESP; also gives the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
+/// The same for ESP; also returns the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
 pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSuite, u32)> {
     let (proposal, number) = single(answer, ProtocolId::ESP)?;
     let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), answer, pfs)?;
@@ -220,7 +222,7 @@ pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSui
     for exchange in [chosen.suite.group, chosen.suite.additional] {
         expected = expected.saturating_add(usize::from(exchange.is_some()));
     }
-    // A responder without extended sequence numbers may leave their transform out.
+    // A responder without extended sequence numbers may omit their transform.
     if proposal
         .transforms
         .iter()
@@ -234,7 +236,7 @@ pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSui
     Some((chosen.suite, esp_spi(&chosen.spi)?))
 }
 
-/// An ESP SPI as it stands in a proposal; `None` if it is not four bytes or one of the reserved values.
+/// An ESP SPI in a proposal; `None` if it is not four bytes or one of the reserved values.
 pub fn esp_spi(bytes: &[u8]) -> Option<u32> {
     let spi = u32::from_be_bytes(bytes.try_into().ok()?);
     (spi > 255).then_some(spi)
@@ -249,7 +251,7 @@ fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
     }
 }
 
-/// How many transforms an answer holds, not counting an explicit "no integrity" beside an AEAD cipher, nor an explicit "no key exchange".
+/// Number of transforms in a response, without an explicit "no integrity" of an AEAD cipher or an explicit "no key exchange".
 fn counted(proposal: &Proposal) -> usize {
     let says_none = |transform: &Transform| {
         transform.kind == TransformType::INTEG && transform.id == INTEG_NONE
@@ -300,7 +302,7 @@ mod tests {
         vec![EspProposal::parse(words).unwrap().0]
     }
 
-    /// A proposal of a peer, changed.
+    /// A peer's proposal with a change.
     fn theirs(words: &str, change: impl FnOnce(&mut Proposal)) -> Sa {
         let mut sa = offer_ike(&ike(words), &[]);
         change(&mut sa.proposals[0]);
@@ -372,7 +374,7 @@ mod tests {
         assert_eq!(of_kind(&answer, TransformType::ADDKE1), [36]);
         assert_eq!(of_kind(&answer, TransformType::ADDKE3), [METHOD_NONE]);
 
-        // A second one on top is more than we make.
+        // A second additional key exchange is not supported.
         let strict = theirs(with, |proposal| {
             proposal.transforms.push(plain(TransformType::ADDKE2, 37));
         });
@@ -535,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_proposal_is_told_in_our_words_and_unknown_numbers_as_numbers() {
+    fn a_peers_proposal_is_printed_in_configuration_words_and_unknown_ids_as_numbers() {
         let known = offer_ike(&ike("aes256-sha256-modp2048"), &[]);
         assert_eq!(words_of_all(&known, 3), "aes256-sha256-modp2048");
         let several = theirs("aes256gcm16-prfsha384-ecp384-ke1_mlkem768", |proposal| {

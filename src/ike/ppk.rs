@@ -1,34 +1,35 @@
-//! Post-quantum pre-shared keys (RFC 8784): a second secret goes into the keys, so that who breaks the key exchange some day still lacks it.
+//! Post-quantum pre-shared keys (RFC 8784): a PPK is mixed into the keys, so an attacker who breaks the key exchange later still
+//! lacks the PPK.
 //!
 //! ```text
-//! IKE_SA_INIT     … N(USE_PPK)  ──▶                ◀──  … N(USE_PPK)           both have one
-//! IKE_AUTH        SK { IDi, AUTH, …, N(PPK_IDENTITY: which), [N(NO_PPK_AUTH: proof without it)] }  ──▶
+//! IKE_SA_INIT     … N(USE_PPK)  ──▶                ◀──  … N(USE_PPK)           both have a PPK
+//! IKE_AUTH        SK { IDi, AUTH, …, N(PPK_IDENTITY), [N(NO_PPK_AUTH)] }  ──▶
 //!                                                  ◀──  SK { IDr, AUTH, …, N(PPK_IDENTITY) }           used
 //!                                             or   ◀──  SK { IDr, AUTH, … }                            not used
 //!
 //! SK_d = prf+(PPK, SK_d')    SK_pi = prf+(PPK, SK_pi')    SK_pr = prf+(PPK, SK_pr')        from IKE_AUTH on
 //! ```
 //!
-//! The keys that protect the messages stay as they are: what the peer is asked for can be read before both sides know that they have the same PPK.
+//! The keys SK_e and SK_a do not change: PPK_IDENTITY must be readable before both sides know that they have the same PPK.
 
 use super::key_schedule::IkeKeys;
 use super::settings::{Ppk, PpkDemand};
 use crate::crypto::{Prf, Secret};
 use crate::wire::{Notify, NotifyType};
 
-/// Whether a PPK goes into the keys of an IKE SA.
+/// Whether a PPK is mixed into the keys of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PpkUse {
-    /// One of the two has none, or does without.
+    /// One side has no PPK, or continues without it.
     Unused,
-    /// Both have said that they have one; whether it is the same shows in IKE_AUTH.
+    /// Both sides have announced a PPK; IKE_AUTH shows whether it is the same.
     Announced,
-    /// It is in the keys.
+    /// The PPK is mixed into the keys.
     Mixed,
 }
 
 impl PpkUse {
-    /// After IKE_SA_INIT, in which the peer sent these.
+    /// State after an IKE_SA_INIT with these notifications from the peer.
     pub fn announced(ours: Option<&Ppk>, theirs: &[Notify]) -> PpkUse {
         let wanted = theirs
             .iter()
@@ -40,11 +41,11 @@ impl PpkUse {
     }
 }
 
-/// The only type of identity that two configurations can agree on (RFC 8784 §5.1): the same bytes on both sides.
+/// PPK_ID_FIXED, the identity type that is configured on both sides (RFC 8784 §5.1).
 const PPK_ID_FIXED: u8 = 2;
 
 impl Ppk {
-    /// Whether an IKE SA comes about only with it.
+    /// Whether an IKE SA requires the PPK.
     pub fn is_required(&self) -> bool {
         match self.demand {
             PpkDemand::Required => true,
@@ -52,7 +53,7 @@ impl Ppk {
         }
     }
 
-    /// The keys with the PPK in them.
+    /// Mixes the PPK into the keys.
     pub fn mix(&self, prf: &Prf, keys: &IkeKeys) -> IkeKeys {
         let mixed = |key: &Secret| prf.expand(self.key.as_bytes(), &[key.as_bytes()], key.len());
         IkeKeys {
@@ -63,19 +64,19 @@ impl Ppk {
         }
     }
 
-    /// Its identity as the data of PPK_IDENTITY.
+    /// The data of PPK_IDENTITY.
     pub fn identity(&self) -> Vec<u8> {
         [&[PPK_ID_FIXED], self.id.as_bytes()].concat()
     }
 }
 
-/// The identity that a peer asks for, for people.
+/// The peer's PPK identity as log text.
 pub fn shown(identity: &[u8]) -> String {
     match identity {
         [PPK_ID_FIXED, id @ ..] => {
             let id: String = String::from_utf8_lossy(id)
                 .chars()
-                .take(MOST_SHOWN)
+                .take(MAX_SHOWN)
                 .collect();
             format!("\"{}\"", id.escape_debug())
         }
@@ -84,8 +85,8 @@ pub fn shown(identity: &[u8]) -> String {
     }
 }
 
-/// A peer may send kilobytes.
-const MOST_SHOWN: usize = 64;
+/// Maximum length shown: a peer may send kilobytes.
+const MAX_SHOWN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +115,7 @@ mod tests {
         }
     }
 
-    /// Computed with Python's `hmac`, from the formulas of RFC 8784 §3 and RFC 7296 §2.13.
+    /// Expected values computed with Python's `hmac` from the formulas of RFC 8784 §3 and RFC 7296 §2.13.
     #[test]
     fn mixing_is_what_another_hmac_makes_of_the_formulas_and_leaves_the_protection_alone() {
         let hex = |secret: &Secret| -> String {

@@ -1,9 +1,9 @@
-//! Sealing and opening the messages of one IKE SA (RFC 7296 §3.14), whole or in fragments (RFC 7383): the one door for what is protected.
+//! Protection of the messages of one IKE SA (RFC 7296 §3.14): encryption and decryption, with fragmentation (RFC 7383).
 //!
 //! ```text
 //! payloads ──▶ seal ──▶ Datagrams: SK, or SKF 1 … SKF n
 //! SK  ────────▶ open ──▶ Opened
-//! SKF ────────▶ open ──▶ waits in an Assembly ──▶ Opened with the last one
+//! SKF ────────▶ open ──▶ Assembly ──▶ Opened when complete
 //! ```
 
 use super::event::Role;
@@ -16,18 +16,18 @@ use crate::wire::{
     ChainError, Envelope, Header, Message, Payload, PayloadType, Sealed, chain, int_auth, sk,
 };
 
-/// Both directions of an IKE SA.
+/// The keys and counters of both directions of an IKE SA.
 pub struct Protector {
     sealer: Sealer,
     opener: Opener,
     overhead: sk::Overhead,
-    /// How many frames were sealed: the IV or its seed, so it never repeats (retransmissions are the same bytes, not sealed again).
+    /// Number of encrypted messages: the IV or its seed, so an IV never repeats. Retransmissions reuse the encrypted bytes.
     sealed: u64,
     fragmentation: Fragmentation,
     requests: Assembly,
     responses: Assembly,
-    /// How long the longest fragment of the peer's last request was; `None` when that came whole.
-    asked_in: Option<usize>,
+    /// Length of the longest fragment of the peer's last request; `None` if that request was not fragmented.
+    request_fragment_len: Option<usize>,
 }
 
 impl std::fmt::Debug for Protector {
@@ -39,28 +39,28 @@ impl std::fmt::Debug for Protector {
     }
 }
 
-/// A message from the peer.
+/// A decrypted message from the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// By which a repetition is known, if it is a request.
+    /// Hash by which a repeated request is recognised.
     pub mark: Mark,
-    /// What is inside, unless that makes no sense.
+    /// The payloads, unless they are malformed.
     pub payloads: Result<Vec<Payload>, ChainError>,
-    /// The message bare of its sealing and of fragments, as a later AUTH may cover it (RFC 9242 §3.3.2); empty if that makes no sense.
+    /// The message as IntAuth covers it (RFC 9242 §3.3.2); empty if the message is malformed.
     pub int_auth: Vec<u8>,
 }
 
-/// Why a datagram made no message.
+/// Why a datagram yields no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unopened {
-    /// Not from the peer, damaged, or a fragment of no use: it never happened.
+    /// The integrity check failed, or the fragment is not needed: the datagram is ignored.
     Forged,
-    /// From the peer, but the rest of the message is still to come.
+    /// The fragment is authentic, but the message is incomplete.
     Partial,
 }
 
 impl Protector {
-    /// Protection with the keys of the side that `role` names.
+    /// Protection with our role's keys.
     ///
     /// # Errors
     /// The keys do not fit the algorithms.
@@ -87,11 +87,11 @@ impl Protector {
             fragmentation,
             requests: Assembly::default(),
             responses: Assembly::default(),
-            asked_in: None,
+            request_fragment_len: None,
         })
     }
 
-    /// Protection of the same peer's messages with the keys of the IKE SA that takes this one's conn.
+    /// Protection with the keys of the IKE SA that replaces this one.
     ///
     /// # Errors
     /// The keys do not fit the algorithms.
@@ -105,20 +105,21 @@ impl Protector {
         Protector::new(protection, keys, role, self.fragmentation, rng)
     }
 
-    /// What was agreed about fragments.
+    /// Whether both sides announced fragmentation, and the sizes.
     pub fn fragmentation(&self) -> Fragmentation {
         self.fragmentation
     }
 
-    /// Seals `payloads` into a message, in fragments where it would be too long. `None` if it does not fit even so, or if the counter is used up.
+    /// Encrypts `payloads` into a message, fragmented if it is too long. `None` if it does not fit even so, or if the counter is
+    /// exhausted.
     pub fn seal(&mut self, header: Header, payloads: &[Payload]) -> Option<Datagrams> {
         let Fragmentation::Agreed(sizes) = self.fragmentation else {
             return self
                 .seal_in(header, payloads, usize::MAX)
                 .map(|datagrams| Datagrams::fragmented(datagrams, Vec::new()));
         };
-        // Who asks in smaller datagrams than ours may know the path better (RFC 7383 §2.5.1).
-        let usual = match self.asked_in {
+        // A peer that sends smaller datagrams than we do may know the path MTU better (RFC 7383 §2.5.1).
+        let usual = match self.request_fragment_len {
             Some(asked) if header.flags.response => asked.clamp(sizes.minimum, sizes.configured),
             Some(_) | None => sizes.configured,
         };
@@ -131,7 +132,7 @@ impl Protector {
         Some(Datagrams::fragmented(datagrams, smaller))
     }
 
-    /// Seals `payloads` into datagrams of at most `most` octets.
+    /// Encrypts `payloads` into datagrams of at most `most` octets.
     fn seal_in(
         &mut self,
         header: Header,
@@ -156,10 +157,10 @@ impl Protector {
         Some(layout.bytes)
     }
 
-    /// Opens a datagram of a message that is awaited. Payloads outside the sealed one are not believed and not returned.
+    /// Decrypts a datagram of an expected message. Payloads outside the encrypted one are ignored.
     ///
     /// # Errors
-    /// It has no sealed payload, does not authenticate, or is a fragment that makes no message yet.
+    /// The datagram has no encrypted payload, fails authentication, or is a fragment of an incomplete message.
     pub fn open(&mut self, message: &Message<'_>) -> Result<Opened, Unopened> {
         let sealed = message.sealed.ok_or(Unopened::Forged)?;
         match sealed.envelope {
@@ -174,7 +175,7 @@ impl Protector {
         let plain = self.decrypt(message, sealed)?;
         self.assembly(message).clear();
         if !message.header.flags.response {
-            self.asked_in = None;
+            self.request_fragment_len = None;
         }
         Ok(match sk::unpad(&plain) {
             Ok(content) => self.opened(message, Mark::of(message.bytes), sealed.first, content),
@@ -193,10 +194,10 @@ impl Protector {
         part: Part,
     ) -> Result<Opened, Unopened> {
         let key = MessageKey::of(&message.header);
-        if !self.may_be_fragment(message) || !self.assembly(message).wants(key, part) {
+        if !self.may_be_fragment(message) || !self.assembly(message).needs(key, part) {
             return Err(Unopened::Forged);
         }
-        // Authentic first, kept then: a stranger's fragment must not take the place of a good one.
+        // A fragment is authenticated before it is stored: a forged fragment must not replace a valid one.
         let plain = self.decrypt(message, sealed)?;
         let content = sk::unpad(&plain).map_err(|_| Unopened::Forged)?;
         let fragment = Fragment {
@@ -215,12 +216,12 @@ impl Protector {
             .add(key, part, fragment)
             .ok_or(Unopened::Partial)?;
         if !message.header.flags.response {
-            self.asked_in = Some(datagram_len);
+            self.request_fragment_len = Some(datagram_len);
         }
         Ok(self.opened(message, mark, first, &content))
     }
 
-    /// The whole `content`, of which `message` brought the last.
+    /// The message with the complete `content`; `message` is its last datagram.
     fn opened(
         &self,
         message: &Message<'_>,
@@ -236,8 +237,8 @@ impl Protector {
         }
     }
 
-    /// Whether this is fragment 1 of an authentic message. The first fragment of a request that was answered asks for the answer again, also when the peer has cut
-    /// the request anew (RFC 7383 §2.6.1).
+    /// Whether the message is an authentic fragment 1. The first fragment of an answered request triggers retransmission of the
+    /// response, also if the peer has fragmented the request in another size (RFC 7383 §2.6.1).
     pub fn is_first_fragment(&self, message: &Message<'_>) -> bool {
         message.sealed.is_some_and(|sealed| match sealed.envelope {
             Envelope::Fragment { number: 1, .. } => {
@@ -247,7 +248,8 @@ impl Protector {
         })
     }
 
-    /// Fragments are the peer's only if both sides said that they understand them, and nothing stands in front of their sealed part (RFC 7383 §2.3, §2.5).
+    /// Whether a fragment is allowed: both sides announced fragmentation, and no payload precedes the encrypted one (RFC 7383
+    /// §2.3, §2.5).
     fn may_be_fragment(&self, message: &Message<'_>) -> bool {
         match self.fragmentation {
             Fragmentation::Unsupported => false,
@@ -263,7 +265,7 @@ impl Protector {
         }
     }
 
-    /// What is inside, padding included.
+    /// The decrypted content, padding included.
     fn decrypt(&self, message: &Message<'_>, sealed: Sealed) -> Result<Vec<u8>, Unopened> {
         let mut bytes = message.bytes.to_vec();
         let plain = self
@@ -327,7 +329,7 @@ mod tests {
         protector.open(&Message::parse(datagram).unwrap())
     }
 
-    /// How many datagrams both cuts of a message have.
+    /// Number of datagrams of a message in both sizes.
     fn counts(datagrams: &Datagrams) -> [usize; 2] {
         [FragmentSize::Configured, FragmentSize::Minimum].map(|size| datagrams.in_size(size).len())
     }

@@ -1,5 +1,6 @@
-//! The retransmission schedule (RFC 7296 §2.1, §2.4): identical bytes, exponentially further apart, until the peer counts as gone. What is too long for some paths
-//! goes in smaller fragments every other time, after a few copies (RFC 7383 §2.5.1): every other, since a peer that has answered may know only the first cut.
+//! Retransmission schedule (RFC 7296 §2.1, §2.4): identical bytes at exponentially growing intervals until the timeout. After a
+//! few copies, every second copy of a long message has smaller fragments (RFC 7383 §2.5.1). The copies between keep the
+//! configured size, since a peer that has responded may recognise only the first fragmentation.
 //!
 //! ```text
 //! sent ──1 s──▶ again ──1.8 s──▶ again ──3.2 s──▶ again ──5.8 s──▶ … up to `patience` after the first
@@ -11,23 +12,23 @@ use super::event::Transmit;
 use super::out_message::{FragmentSize, SentMessage};
 use crate::net::Time;
 
-/// How long after the first copy the second follows.
+/// Interval between the first and the second copy.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// How many copies go out as they were before a smaller cut is tried.
+/// Copies sent in the configured size before smaller fragments are tried.
 const COPIES_BEFORE_SMALLER: u32 = 3;
 
-/// How long an unanswered handshake message is repeated before the attempt counts as failed.
+/// How long a handshake message is retransmitted before the attempt fails.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(45);
 
-/// How long copy number `attempt` (0 for the first) waits for an answer: 1.8 times the one before, up to a quarter more by `jitter`.
+/// Interval after copy number `attempt` (0 for the first): 1.8 times the previous one, plus up to a quarter by `jitter`.
 pub fn pause(attempt: u32, jitter: u8) -> Duration {
     let attempt = attempt.min(12);
     let factor = 1.8f64.powi(i32::try_from(attempt).unwrap_or(12));
     FIRST.mul_f64(factor * (1.0 + f64::from(jitter) / 1024.0))
 }
 
-/// A request on its way: what to send again, when, and when to give up.
+/// Retransmission state of a request.
 #[derive(Clone, Debug)]
 pub struct Retransmit {
     message: SentMessage,
@@ -36,19 +37,19 @@ pub struct Retransmit {
     deadline: Time,
 }
 
-/// What the schedule asks for when its timer fires.
+/// Result of a timer of the schedule.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Not yet.
+    /// Not due yet.
     Wait,
     /// Send these datagrams again.
     Again(Vec<Transmit>),
-    /// The peer does not answer.
+    /// The timeout has expired.
     GiveUp,
 }
 
 impl Retransmit {
-    /// The schedule for a message sent just now that may stay unanswered for `patience`.
+    /// The schedule of a message sent at `now` that times out after `patience`.
     pub fn new(now: Time, message: SentMessage, patience: Duration, jitter: u8) -> Retransmit {
         let deadline = now + patience;
         Retransmit {
@@ -64,23 +65,24 @@ impl Retransmit {
         self.due
     }
 
-    /// The peer has moved: copies go there from now on.
+    /// Sends further copies to another address, because the peer has moved.
     pub fn redirect(&mut self, remote: std::net::SocketAddr) {
         self.message.remote = remote;
     }
 
-    /// How many copies have left.
+    /// Number of copies sent.
     pub fn sent(&self) -> u32 {
         self.sent
     }
 
-    /// Brings the end forward: the peer has refused, and only a forged refusal is worth waiting out (RFC 7296 §2.21.1).
+    /// Shortens the timeout: the peer has rejected the request, and the response is awaited only in case the rejection was forged
+    /// (RFC 7296 §2.21.1).
     pub fn expect_end_by(&mut self, end: Time) {
         self.deadline = self.deadline.min(end);
         self.due = self.due.min(self.deadline);
     }
 
-    /// What to do at `now`.
+    /// The action due at `now`.
     pub fn step(&mut self, now: Time, jitter: u8) -> Step {
         if now < self.due {
             return Step::Wait;
@@ -94,7 +96,7 @@ impl Retransmit {
         Step::Again(self.message.transmits_in(size).collect())
     }
 
-    /// How the next copy is cut.
+    /// The fragment size of the next copy.
     fn next_size(&self) -> FragmentSize {
         match self.sent.checked_sub(COPIES_BEFORE_SMALLER) {
             Some(after) if after.is_multiple_of(2) => FragmentSize::Minimum,
@@ -103,8 +105,8 @@ impl Retransmit {
     }
 }
 
-/// How long to pause before attempt number `failed` (how many in a row have failed): 1 s doubling to a minute, of which jitter may take up to half, so
-/// that many tunnels which fell together do not come back together.
+/// Delay before the next attempt after `failed` failures in a row: 1 s doubling to a minute. Jitter shortens the delay by up to
+/// half, so that many tunnels that failed together do not reconnect together.
 pub fn back_off(failed: u32, jitter: u8) -> Duration {
     let ceiling = Duration::from_secs(60);
     let full = Duration::from_secs(1)

@@ -1,4 +1,4 @@
-//! What one tunnel asks of the engine: fully resolved, no defaults left to fill in.
+//! Settings of one tunnel, with all defaults resolved.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,46 +10,46 @@ use crate::crypto::{EspProposal, IkeProposal, Secret};
 use crate::net::Policy;
 pub use crate::net::TunnelId;
 
-/// One tunnel: who the peer is, how both prove themselves, what is negotiated and when to connect.
+/// Settings of a tunnel: the peer, the authentication of both sides, the proposals, and when to connect.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name people gave the tunnel.
+    /// The configured name of the tunnel.
     pub name: String,
-    /// Where the peer is.
+    /// The peer's address or name.
     pub peer: Peer,
-    /// The address we send from; unspecified means whichever the routing table picks, or the one a request came to.
+    /// The local address; if unspecified, the routing table selects it, or the response uses the address of the request.
     pub local: IpAddr,
-    /// How we identify ourselves (IDi as initiator, IDr as responder).
+    /// Our identity (IDi as initiator, IDr as responder).
     pub id: Identity,
-    /// How the peer must identify itself.
+    /// The identity that the peer must have.
     pub peer_id: PeerId,
     /// The pre-shared key.
     pub psk: Psk,
-    /// The post-quantum pre-shared key, if there is one.
+    /// The post-quantum pre-shared key, if any.
     pub ppk: Option<Ppk>,
     /// IKE proposals in order of preference.
     pub ike: Vec<IkeProposal>,
     /// ESP proposals in order of preference.
     pub esp: Vec<EspProposal>,
-    /// Our traffic selectors and theirs.
+    /// The traffic selectors of both sides.
     pub policy: Policy,
-    /// How long an IKE SA may live.
+    /// Hard lifetime of an IKE SA.
     pub ike_lifetime: Duration,
-    /// How long a Child SA may live.
+    /// Hard lifetime of a Child SA.
     pub child_lifetime: Duration,
     /// When to connect.
     pub start: Start,
-    /// How a dead peer is noticed.
+    /// Dead peer detection.
     pub dpd: Dpd,
-    /// How ESP travels.
+    /// Encapsulation of ESP.
     pub encapsulation: Encapsulation,
-    /// The largest IP packet that may carry an IKE message or a fragment of one (RFC 7383).
+    /// Maximum length of an IP packet that carries an IKE message or a fragment of one (RFC 7383).
     pub fragment_size: u16,
-    /// Whether to find out soon after the first connect that the peer rekeys.
+    /// Whether a rekey check runs soon after the first connect.
     pub rekey_check: RekeyCheck,
 }
 
-/// Where a peer is: at an address, or at whatever address its name has at each attempt.
+/// The peer's address: fixed, or resolved from its name for each attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A fixed address.
@@ -91,7 +91,7 @@ impl From<IpAddr> for Identity {
     }
 }
 
-/// The longest identity we take from a configuration or a peer, in bytes.
+/// Maximum length of an identity from the configuration or a peer, in bytes.
 pub const MAX_IDENTITY_LEN: usize = 1024;
 
 impl std::str::FromStr for Identity {
@@ -131,23 +131,23 @@ impl std::str::FromStr for Identity {
     }
 }
 
-/// Why a text is no identity.
+/// Why a text is not a valid identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("an identity cannot be empty")]
     Empty,
-    /// Longer than [`MAX_IDENTITY_LEN`].
+    /// The identity is longer than [`MAX_IDENTITY_LEN`].
     #[error("an identity may have at most 1024 bytes")]
     TooLong,
-    /// `key-id:` without whole bytes of hex behind it.
-    #[error("`key-id:` wants an even number of hex digits")]
+    /// `key-id:` without an even number of hex digits.
+    #[error("`key-id:` requires an even number of hex digits")]
     Hex,
-    /// Spaces, control or non-ASCII characters.
-    #[error("a name identity holds printable ASCII without spaces")]
+    /// The text contains spaces, control or non-ASCII characters.
+    #[error("a host name or e-mail identity must be printable ASCII without spaces")]
     Characters,
-    /// `@` without something on both sides.
-    #[error("an e-mail identity is `user@host`")]
+    /// `@` without text on both sides.
+    #[error("an e-mail identity must have the form `user@host`")]
     Email,
 }
 
@@ -170,81 +170,82 @@ fn unhex(hex: &str) -> Option<Vec<u8>> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// What the peer's identity must be.
+/// The identity that the peer must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerId {
-    /// Whoever holds the pre-shared key will do.
+    /// Any identity that authenticates with the pre-shared key.
     Any,
     /// Type and value must both match.
     Exactly(Identity),
 }
 
-/// A pre-shared key, of any bytes.
+/// A pre-shared key of arbitrary bytes.
 #[derive(Clone, Debug)]
 pub struct Psk(pub Secret);
 
-/// A post-quantum pre-shared key (RFC 8784), which goes into the keys beside the key exchange.
+/// A post-quantum pre-shared key (RFC 8784), mixed into the keys in addition to the key exchange.
 #[derive(Clone, Debug)]
 pub struct Ppk {
-    /// Its name, the same on both sides.
+    /// The identity of the PPK, the same on both sides.
     pub id: String,
     /// The key itself.
     pub key: Secret,
-    /// What to do with a peer that lacks it.
+    /// Whether the peer must have the PPK.
     pub demand: PpkDemand,
 }
 
-/// What becomes of an IKE SA whose peer does not have our PPK.
+/// What happens to an IKE SA if the peer does not have our PPK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PpkDemand {
-    /// It does not come about.
+    /// The authentication fails.
     Required,
-    /// It does without.
+    /// The IKE SA is established without the PPK.
     Optional,
 }
 
 /// When a tunnel connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At start, and again whenever it drops.
+    /// At start, and again whenever the tunnel goes down.
     Auto,
-    /// When the first packet wants through.
+    /// When the first outbound packet arrives.
     Trap,
-    /// When the peer does, or a person asks.
+    /// When the peer connects, or by command.
     Add,
 }
 
 /// Dead peer detection (RFC 7296 §2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dpd {
-    /// How long nothing authentic may be heard before we ask.
+    /// Time without an authentic message after which a liveness check is sent.
     pub delay: Duration,
-    /// How long the question is repeated before the peer counts as dead.
+    /// Time for which the liveness check is repeated before the peer counts as dead.
     pub timeout: Duration,
 }
 
-/// Whether both SAs are rekeyed once soon after a tunnel first came up: a PFS group that the peer does not want shows then, and not hours later.
+/// Whether both SAs are rekeyed once soon after a tunnel first comes up. A PFS group that the peer rejects then shows at once,
+/// not hours later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RekeyCheck {
-    /// They are.
+    /// One rekey of each SA.
     Once,
-    /// Only their lifetimes decide.
+    /// No check.
     Never,
 }
 
-/// How ESP packets travel between the gateways.
+/// Encapsulation of ESP between the gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulation {
-    /// Always in UDP 4500 (RFC 3948), forced on the peer by a NAT detection hash that cannot match.
+    /// Always UDP 4500 (RFC 3948); a NAT detection hash that cannot match forces the peer to use it too.
     Udp,
-    /// In UDP where a NAT is seen, as IP protocol 50 otherwise.
+    /// IP protocol 50 only: if a NAT is detected, the tunnel is not established.
     Auto,
     /// As IP protocol 50 or not at all: where a NAT is seen, there is no tunnel.
     Esp,
 }
 
 impl Encapsulation {
-    /// The word of the configuration.
+    /// The keyword of the configuration.
     pub const fn word(self) -> &'static str {
         match self {
             Encapsulation::Udp => "udp",
@@ -258,7 +259,7 @@ impl Encapsulation {
 pub mod tests {
     use super::*;
 
-    /// Settings of which a test cares for the proposals only.
+    /// Settings for tests in which only the proposals matter.
     pub fn settings(ike: &str, esp: &str) -> Settings {
         Settings {
             name: "t".to_owned(),

@@ -1,9 +1,9 @@
-//! What a tunnel wants and where it stands, apart from its SAs: when to try, when to pause, when to give up.
+//! State of a tunnel apart from its SAs: when to connect, when to wait, when to give up.
 //!
 //! ```text
-//!            ┌──────────── lost, or refused: pause, longer each time ───────────┐
+//!            ┌──────────── lost or failed: delay, doubling each time  ───────────┐
 //!            ▼                                                                   │
-//! Rest ──▶ Retry{at} ──▶ Resolving (peers given by name) ──▶ Attempt ──▶ an SA ──┘
+//! Idle ──▶ Retry{at} ──▶ Resolving (peers given by name) ──▶ Connecting ──▶ an SA ──┘
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,86 +12,86 @@ use std::time::Duration;
 
 use super::event::Rekeys;
 use super::failure::Failure;
-use super::limits::Bucket;
+use super::limits;
 use super::rekey_check::RekeyChecker;
 use super::retransmit::back_off;
 use super::settings::{Encapsulation, Peer, Settings, Start};
-use crate::net::{IKE_PORT, Time, TunnelState, WaitingFor};
+use crate::net::{IKE_PORT, Time, TokenBucket, TunnelState, WaitingFor};
 
 /// One tunnel.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// As configured.
+    /// The settings.
     pub settings: Arc<Settings>,
-    /// Whether it should be connected at all.
+    /// Whether the tunnel is administratively up.
     pub admin: AdminState,
-    /// What happens next.
+    /// What the tunnel does while it has no SA.
     pub connect_state: ConnectState,
-    /// Where the peer is, as far as known.
+    /// The peer's address, if known.
     pub address: Option<IpAddr>,
-    /// When to look the peer's name up again, for a tunnel that waits for a peer with a name.
-    pub look_again: Time,
-    /// Answers to unauthenticated messages from the peer's address.
-    pub replies: Bucket,
-    /// How many tries in a row came to nothing.
+    /// When the peer's name is resolved again, for a tunnel that waits for a peer with a name.
+    pub next_resolve: Time,
+    /// Rate limit of responses to unauthenticated messages from the peer's address.
+    pub replies: TokenBucket,
+    /// Number of failed attempts in a row.
     pub failures: u32,
-    /// Before this, traffic does not start another attempt.
+    /// Traffic does not start another attempt before this time.
     pub not_before: Time,
     /// Completed rekeys.
     pub rekeys: Rekeys,
-    /// Whether the peer rekeys, where somebody wants to know.
+    /// State of the rekey check.
     pub rekey_check: RekeyChecker,
-    /// The last thing that went wrong.
+    /// The last failure.
     pub last_failure: Option<Failure>,
-    /// The state and since when, for status reports.
+    /// The state and its start time, for status reports.
     pub state: (TunnelState, Time),
 }
 
-/// What people want of a tunnel.
+/// Administrative state of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminState {
-    /// As its `start` says.
+    /// Connects as `start` configures.
     Up,
-    /// Nothing until they ask again.
+    /// Stays down until a command.
     Down,
 }
 
 /// What a tunnel does while it has no SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectState {
-    /// Nothing: it is connected, or waits for traffic or the peer.
+    /// Nothing: the tunnel is connected, or waits for traffic or the peer.
     Idle,
-    /// It waits for the name service, or to hear which address of ours leads to the peer, to connect then.
+    /// Waits for the name service, or for the source address of the route to the peer, and then connects.
     Resolving {
-        /// When that counts as failed.
+        /// Timeout.
         until: Time,
     },
-    /// A handshake is under way.
+    /// A handshake is in progress.
     Connecting,
-    /// A pause before the next try.
+    /// A delay before the next attempt.
     Retry {
-        /// When it ends.
+        /// End of the delay.
         at: Time,
     },
-    /// It will not try again by itself.
+    /// No further attempt without a command or traffic.
     Failed,
 }
 
-/// How long the name service may take.
+/// Timeout of the name service.
 pub const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often a peer's name is looked up by a tunnel that waits, to recognise the peer when it begins.
-pub const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Interval at which a waiting tunnel resolves the peer's name, so that it recognises the peer's requests.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A tunnel that was up this long starts again with a short pause.
-const SETTLED: Duration = Duration::from_secs(30);
+/// A tunnel that was up for this time reconnects with a short delay.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
 impl Tunnel {
-    /// A tunnel that has not done anything yet.
+    /// A tunnel without SAs and without attempts.
     pub fn new(settings: Arc<Settings>, now: Time) -> Tunnel {
-        let (address, look_again) = match (&settings.peer, settings.start) {
+        let (address, next_resolve) = match (&settings.peer, settings.start) {
             (Peer::Address(address), _) => (Some(*address), Time::MAX),
-            // Every attempt looks the name up.
+            // Every attempt resolves the name.
             (Peer::Name(_), Start::Auto) => (None, Time::MAX),
             (Peer::Name(_), Start::Trap | Start::Add) => (None, now),
         };
@@ -102,8 +102,8 @@ impl Tunnel {
             admin: AdminState::Up,
             connect_state: ConnectState::Idle,
             address,
-            look_again,
-            replies: Bucket::default(),
+            next_resolve,
+            replies: limits::response_limit(),
             failures: 0,
             not_before: now,
             last_failure: None,
@@ -111,8 +111,8 @@ impl Tunnel {
         }
     }
 
-    /// The peer, if it must be asked which of our addresses leads there before a handshake can begin: NAT detection speaks of addresses, and forced
-    /// encapsulation is the only thing that needs none.
+    /// The peer's address, if the source address of the route to it must be known before a handshake: NAT detection covers
+    /// addresses, and only forced encapsulation does not need them.
     pub fn needs_source(&self) -> Option<IpAddr> {
         let open = self.settings.local.is_unspecified();
         match self.settings.encapsulation {
@@ -121,18 +121,18 @@ impl Tunnel {
         }
     }
 
-    /// Where its handshakes begin, sent from `local`.
+    /// Local and remote address and port of its handshakes, sent from `local`.
     pub fn ends(&self, local: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
         let remote = SocketAddr::new(self.address?, IKE_PORT);
         Some((SocketAddr::new(local, IKE_PORT), remote))
     }
 
-    /// Whether it keeps trying without being asked.
+    /// Whether the tunnel reconnects without a command.
     pub fn reconnects(&self) -> bool {
         self.admin == AdminState::Up && self.settings.start == Start::Auto
     }
 
-    /// A try came to nothing.
+    /// Records a failed attempt.
     pub fn on_failure(&mut self, failure: Failure, jitter: u8) {
         let now = failure.at;
         self.last_failure = Some(failure);
@@ -147,15 +147,15 @@ impl Tunnel {
         };
     }
 
-    /// Its last SA is gone after having been up for `lived`.
+    /// Schedules the reconnect after the last SA, which was up for `lived`, was removed.
     pub fn on_lost(&mut self, now: Time, lived: Duration, jitter: u8) {
-        self.failures = if lived >= SETTLED {
+        self.failures = if lived >= STABLE_AFTER {
             0
         } else {
             self.failures.saturating_add(1)
         };
         let pause = match self.failures {
-            // Half a second at most: both ends of a lost tunnel come back, and rather not in the same instant.
+            // Up to half a second: both ends of a lost tunnel reconnect, and jitter keeps them apart.
             0 => Duration::from_millis(u64::from(jitter).saturating_mul(2)),
             failures => back_off(failures, jitter),
         };
@@ -169,7 +169,7 @@ impl Tunnel {
         };
     }
 
-    /// How it is doing, given whether a Child SA is up.
+    /// The current state; `up` is whether the tunnel has a Child SA.
     pub fn current_state(&self, up: bool) -> TunnelState {
         match (up, self.admin, self.connect_state) {
             (true, _, _) => TunnelState::Up,
@@ -186,7 +186,7 @@ impl Tunnel {
         }
     }
 
-    /// What it waits for while connecting.
+    /// What the tunnel waits for while connecting.
     pub fn waiting(&self) -> WaitingFor {
         match (self.connect_state, self.settings.start) {
             (ConnectState::Retry { .. }, _) => WaitingFor::Retry,
@@ -202,7 +202,7 @@ impl Tunnel {
         }
     }
 
-    /// When it has something to do.
+    /// When the next timer is due.
     pub fn next_timer(&self) -> Time {
         let connect_state = match self.connect_state {
             ConnectState::Retry { at } => at,
@@ -210,14 +210,14 @@ impl Tunnel {
             ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => Time::MAX,
         };
         connect_state
-            .min(self.next_look())
+            .min(self.next_resolve_due())
             .min(self.rekey_check.due())
     }
 
-    /// When it looks its peer's name up just to recognise the peer.
-    pub fn next_look(&self) -> Time {
+    /// When the peer's name is resolved only to recognise the peer.
+    pub fn next_resolve_due(&self) -> Time {
         match self.admin {
-            AdminState::Up => self.look_again,
+            AdminState::Up => self.next_resolve,
             AdminState::Down => Time::MAX,
         }
     }

@@ -1,7 +1,7 @@
-//! What is refused before its sender has proved anything: counted by class, and reported rarely.
+//! Counters and rate-limited reports of messages dropped before authentication.
 //!
 //! ```text
-//! datagram ─▶ header ─▶ version ─▶ SPI ─▶ state ─▶ ICV ─▶ believed        IKE_SA_INIT: header ─▶ version ─▶ peer ─▶ limits ─▶ cookie ─▶ offer
+//! datagram ─▶ header ─▶ version ─▶ SPI ─▶ state ─▶ ICV ─▶ accepted        IKE_SA_INIT: header ─▶ version ─▶ peer ─▶ limits ─▶ cookie ─▶ offer
 //!          malformed │ wrong-version │ unknown-spi │ stray │ forged                             unknown-peer │ half-open-full │ cookie-asked │ declined
 //! ```
 
@@ -9,26 +9,26 @@ use std::time::Duration;
 
 use crate::net::Time;
 
-/// Why a message of somebody unproved came to nothing.
+/// Why an unauthenticated message was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropClass {
-    /// It contradicts itself.
+    /// The message is malformed.
     Malformed,
-    /// It is not IKEv2.
+    /// The message is not IKEv2.
     WrongVersion,
-    /// It wants to begin, but no tunnel has that peer.
+    /// An IKE_SA_INIT request from an address that no tunnel has as its peer.
     UnknownPeer,
-    /// It wants to begin while many do, so its sender has to show first that he receives at his address.
+    /// An IKE_SA_INIT request under load without a valid cookie: the response is a cookie.
     CookieAsked,
-    /// It wants to begin while too many do.
+    /// An IKE_SA_INIT request while the limit of half-open IKE SAs is reached.
     HalfOpenFull,
-    /// It wants to begin something that the tunnel cannot agree to.
+    /// An IKE_SA_INIT request that the tunnel's configuration rejects.
     Declined,
-    /// It is of an IKE SA that does not exist.
+    /// A message with SPIs of no IKE SA.
     UnknownSpi,
-    /// It has no place in the IKE SA it names: unprotected, out of turn, or with the wrong flags.
+    /// A message that is invalid in the state of its IKE SA: unprotected, out of order, or with wrong flags.
     Stray,
-    /// Its integrity check fails.
+    /// A message whose integrity check fails.
     Forged,
 }
 
@@ -46,7 +46,7 @@ impl DropClass {
         DropClass::Forged,
     ];
 
-    /// The word status reports use.
+    /// The key in status reports.
     pub fn word(self) -> &'static str {
         match self {
             DropClass::Malformed => "malformed",
@@ -61,22 +61,26 @@ impl DropClass {
         }
     }
 
-    /// For people: what came.
+    /// Description for the log.
     pub fn text(self) -> &'static str {
         match self {
-            DropClass::Malformed => "an IKE message that contradicts itself",
-            DropClass::WrongVersion => "a message of another version of IKE",
-            DropClass::UnknownPeer => "a handshake of a peer that no tunnel has",
-            DropClass::CookieAsked => "many handshakes at once: cookies are being asked for",
-            DropClass::HalfOpenFull => "too many handshakes at once: new ones are dropped",
-            DropClass::Declined => "a handshake that its tunnel cannot agree to",
-            DropClass::UnknownSpi => "a message for an IKE SA that does not exist",
-            DropClass::Stray => "a message out of place in its IKE SA",
-            DropClass::Forged => "a forged or damaged message for an IKE SA of ours",
+            DropClass::Malformed => "a malformed IKE message",
+            DropClass::WrongVersion => "a message of another IKE version",
+            DropClass::UnknownPeer => "an IKE_SA_INIT request from an address of no tunnel",
+            DropClass::CookieAsked => {
+                "many half-open IKE SAs: IKE_SA_INIT requests must return a cookie"
+            }
+            DropClass::HalfOpenFull => {
+                "too many half-open IKE SAs: new IKE_SA_INIT requests are dropped"
+            }
+            DropClass::Declined => "an IKE_SA_INIT request that the tunnel rejects",
+            DropClass::UnknownSpi => "a message for an unknown IKE SA",
+            DropClass::Stray => "a message that is unexpected in its IKE SA",
+            DropClass::Forged => "a forged or corrupted message for an IKE SA",
         }
     }
 
-    /// Whether it is reported apart from its being counted, with what it was about.
+    /// Whether another event reports the message in detail.
     fn is_reported_elsewhere(self) -> bool {
         match self {
             DropClass::UnknownPeer | DropClass::Declined => true,
@@ -91,7 +95,7 @@ impl DropClass {
     }
 }
 
-/// How much of each class there was since the start.
+/// Counters of each class since the start.
 #[derive(Clone, Debug)]
 pub struct DropCounters {
     rows: [Row; DropClass::ALL.len()],
@@ -104,7 +108,7 @@ struct Row {
     reported: Option<(Time, u64)>,
 }
 
-/// The least time between two lines about one class.
+/// Minimum interval between two reports of one class.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Default for DropCounters {
@@ -121,19 +125,19 @@ impl Default for DropCounters {
 }
 
 impl DropCounters {
-    /// One more.
+    /// Counts a message.
     pub fn count(&mut self, class: DropClass) {
         for row in self.rows.iter_mut().filter(|row| row.class == class) {
             row.count = row.count.saturating_add(1);
         }
     }
 
-    /// Every class with its count.
+    /// All classes with their counters.
     pub fn counts(&self) -> impl Iterator<Item = (DropClass, u64)> + '_ {
         self.rows.iter().map(|row| (row.class, row.count))
     }
 
-    /// A class of which something is to be reported now, and how many of it there were since the last time; from then on it counts as reported.
+    /// A class whose report is due, with the number of messages since its last report. The call marks the class as reported.
     pub fn poll_report(&mut self, now: Time) -> Option<(DropClass, u64)> {
         let row = self.rows.iter_mut().find(|row| {
             let is_new = match row.reported {
@@ -154,30 +158,36 @@ mod tests {
 
     #[test]
     fn h06_each_class_is_logged_at_once_and_then_once_a_minute_with_its_suppressed_count() {
-        let mut tally = DropCounters::default();
+        let mut counters = DropCounters::default();
         let at = Time::from_secs;
-        assert_eq!(tally.poll_report(at(1)), None);
-        tally.count(DropClass::Forged);
-        assert_eq!(tally.poll_report(at(1)), Some((DropClass::Forged, 1)));
-        assert_eq!(tally.poll_report(at(100)), None, "nothing new");
-        (0..500).for_each(|_| tally.count(DropClass::Forged));
-        assert_eq!(tally.poll_report(at(100)), Some((DropClass::Forged, 500)));
-        tally.count(DropClass::Forged);
-        tally.count(DropClass::Malformed);
-        assert_eq!(tally.poll_report(at(159)), Some((DropClass::Malformed, 1)));
-        assert_eq!(tally.poll_report(at(159)), None);
-        assert_eq!(tally.poll_report(at(160)), Some((DropClass::Forged, 1)));
+        assert_eq!(counters.poll_report(at(1)), None);
+        counters.count(DropClass::Forged);
+        assert_eq!(counters.poll_report(at(1)), Some((DropClass::Forged, 1)));
+        assert_eq!(counters.poll_report(at(100)), None, "nothing new");
+        (0..500).for_each(|_| counters.count(DropClass::Forged));
+        assert_eq!(
+            counters.poll_report(at(100)),
+            Some((DropClass::Forged, 500))
+        );
+        counters.count(DropClass::Forged);
+        counters.count(DropClass::Malformed);
+        assert_eq!(
+            counters.poll_report(at(159)),
+            Some((DropClass::Malformed, 1))
+        );
+        assert_eq!(counters.poll_report(at(159)), None);
+        assert_eq!(counters.poll_report(at(160)), Some((DropClass::Forged, 1)));
     }
 
     #[test]
-    fn every_class_has_a_row_and_a_word_of_its_own() {
-        let mut tally = DropCounters::default();
+    fn every_class_has_a_row_and_a_distinct_word() {
+        let mut counters = DropCounters::default();
         for class in DropClass::ALL {
-            tally.count(class);
+            counters.count(class);
         }
         let words: std::collections::BTreeSet<_> =
-            tally.counts().map(|(class, _)| class.word()).collect();
+            counters.counts().map(|(class, _)| class.word()).collect();
         assert_eq!(words.len(), DropClass::ALL.len());
-        assert!(tally.counts().all(|(_, count)| count == 1));
+        assert!(counters.counts().all(|(_, count)| count == 1));
     }
 }

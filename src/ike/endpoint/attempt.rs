@@ -1,4 +1,4 @@
-//! The course of an attempt: connect, authenticate, settle with what stands already; and what follows when it fails or when an SA goes.
+//! Connection attempts: initiate, authenticate, resolve duplicates; and the steps after an attempt fails or an SA is removed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -39,7 +39,8 @@ impl Endpoint {
         self.begin(now, id);
     }
 
-    /// The peer's address is known; where ours is left open and matters, it is asked for first.
+    /// Continues once the peer's address is known. If the local address is unspecified and NAT detection needs it,
+    /// [`Event::Source`] requests it first.
     pub(super) fn begin(&mut self, now: Time, id: TunnelId) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
@@ -56,7 +57,7 @@ impl Endpoint {
             .push_back(Event::Source { tunnel: id, peer });
     }
 
-    /// The answer to the question of [`begin`](Self::begin). Without one the kernel chooses, if there is a way after all, and the peer sees a NAT.
+    /// Handles the response to [`Event::Source`]. Without an address the kernel selects the source, and the peer detects a NAT.
     pub(super) fn on_source(&mut self, now: Time, id: TunnelId, local: Option<IpAddr>) {
         let Some(tunnel) = self.tunnels.get(&id) else {
             return;
@@ -102,7 +103,8 @@ impl Endpoint {
         }
     }
 
-    /// Lets go of the attempts of a tunnel. An IKE_AUTH on its way may already stand at the peer: it is closed when the answer comes.
+    /// Abandons the attempts of a tunnel. The peer may already have established the SA of a pending IKE_AUTH, so that SA is
+    /// closed when the response arrives.
     pub(super) fn abandon_attempts(&mut self, id: TunnelId) {
         self.sas.retain(|_, sa| match sa {
             Sa::InitSent(sent) => sent.conn.tunnel != id,
@@ -117,8 +119,8 @@ impl Endpoint {
         });
     }
 
-    /// IKE_SA_INIT is done: what comes next is what the suite says.
-    pub(super) fn go_on(&mut self, now: Time, own: IkeSpi, init: InitResult) {
+    /// Starts the exchange after IKE_SA_INIT: IKE_INTERMEDIATE if the suite has an additional key exchange, IKE_AUTH otherwise.
+    pub(super) fn continue_handshake(&mut self, now: Time, own: IkeSpi, init: InitResult) {
         let Some(method) = init.suite.additional else {
             return self.authenticate(now, own, init);
         };
@@ -143,8 +145,9 @@ impl Endpoint {
         }
     }
 
-    /// INITIAL_CONTACT says that no other IKE SA exists between two identities. It is left out while any SA or attempt with the same peer exists: two tunnels to
-    /// one peer must not push each other out, nor two attempts that cross.
+    /// INITIAL_CONTACT states that no other IKE SA exists between two identities. The notification is omitted while any SA or
+    /// attempt with the same peer exists: two tunnels to one peer, or two simultaneous attempts, must not delete each other's
+    /// SAs.
     pub(super) fn initial_contact(&self, init: &InitResult) -> InitialContact {
         let (id, peer) = (&init.conn.settings.id, init.conn.remote.ip());
         let same = |conn: &Connection| conn.settings.id == *id && conn.remote.ip() == peer;
@@ -173,7 +176,7 @@ impl Endpoint {
     ) {
         match concluded {
             Concluded::Established { sa, .. } if purpose == Purpose::Close => {
-                self.on_unwanted(now, own, sa);
+                self.close_unwanted(now, own, sa);
             }
             Concluded::Established { sa, failure, .. } => {
                 match failure {
@@ -210,8 +213,8 @@ impl Endpoint {
         }
     }
 
-    /// An SA came about that nobody wants any more.
-    fn on_unwanted(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
+    /// Closes an SA that was established after its attempt was abandoned.
+    fn close_unwanted(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         sa.announce(Sends::Now, &mut cx);
         sa.close(DownReason::Asked, None, &mut cx);
@@ -232,18 +235,18 @@ impl Endpoint {
                 initial_contact,
             } => {
                 if let Some(failure) = failure {
-                    self.note(tunnel, failure);
+                    self.record_failure(tunnel, failure);
                 }
                 if initial_contact {
-                    self.forget_before(tunnel, sa.started());
+                    self.remove_sas_before(tunnel, sa.started());
                 }
                 if sa.child().is_some() {
-                    self.yield_to_peer(tunnel);
+                    self.abandon_unproven_attempts(tunnel);
                 }
                 self.on_established(now, own, sa);
             }
-            // Only an initiator disowns: a responder refuses before anything stands.
-            Concluded::Rejected { failure, .. } => self.note_unless_up(tunnel, failure),
+            // `Rejected` occurs only as the initiator: a responder rejects before an SA exists.
+            Concluded::Rejected { failure, .. } => self.record_failure_unless_up(tunnel, failure),
             Concluded::Failed {
                 failure,
                 last_response,
@@ -263,13 +266,13 @@ impl Endpoint {
         if let Some(last_response) = last_response {
             self.keep_last_response(own, last_response);
         }
-        // Whoever that was has proved nothing.
-        self.note_unless_up(tunnel, failure);
+        // The peer is unauthenticated.
+        self.record_failure_unless_up(tunnel, failure);
     }
 
-    /// The peer has connected, so we need not. An attempt of ours that has shown no proof yet leaves nothing behind at the peer; one that has is settled with
-    /// when its answer comes.
-    fn yield_to_peer(&mut self, tunnel: TunnelId) {
+    /// Abandons our attempts, because the peer has connected. An attempt before IKE_AUTH leaves no SA at the peer; an attempt in
+    /// IKE_AUTH is resolved as a duplicate when its response arrives.
+    fn abandon_unproven_attempts(&mut self, tunnel: TunnelId) {
         self.sas.retain(|_, sa| match sa {
             Sa::InitSent(sent) => sent.conn.tunnel != tunnel,
             Sa::IntermediateSent(sent) => sent.init.conn.tunnel != tunnel,
@@ -278,7 +281,7 @@ impl Endpoint {
         self.set_connect_state(tunnel, ConnectState::Idle);
     }
 
-    /// Keeps the last answer of an SA that is gone. There is room for so many; the oldest makes conn.
+    /// Keeps the last response of a removed SA. At [`limits::MAX_LAST_RESPONSES`] the oldest one is discarded.
     fn keep_last_response(&mut self, own: IkeSpi, last_response: Box<LastResponse>) {
         let kept = self.sas.iter().filter_map(|(spi, sa)| match sa {
             Sa::LastResponse(last_response) => Some((last_response.expires, *spi)),
@@ -303,9 +306,9 @@ impl Endpoint {
         self.sas.insert(own, Sa::LastResponse(last_response));
     }
 
-    /// The peer has started anew (RFC 7296 §2.4): what stood before its handshake began is gone at its end. Scoped to the tunnel, since several tunnels may
-    /// join the same identities over different addresses.
-    pub(super) fn forget_before(&mut self, tunnel: TunnelId, started: Time) {
+    /// Removes the SAs established before the handshake of a restarted peer (INITIAL_CONTACT, RFC 7296 §2.4). Only SAs of the
+    /// same tunnel are removed, since several tunnels may connect the same identities over different addresses.
+    pub(super) fn remove_sas_before(&mut self, tunnel: TunnelId, started: Time) {
         let mut cx = cx_without_time(&mut self.rng, &mut self.out);
         self.sas.retain(|_, sa| match sa {
             Sa::Established(sa) if sa.tunnel() == tunnel && sa.established() < started => {
@@ -336,7 +339,7 @@ impl Endpoint {
         self.sas.insert(own, Sa::Established(sa));
     }
 
-    /// Lets an established SA take a step, and acts on what has become of it.
+    /// Runs one step of an established SA and applies its outputs.
     pub(super) fn step(
         &mut self,
         now: Time,
@@ -375,13 +378,13 @@ impl Endpoint {
             }
             SaOutcome::Closed(reason) => {
                 sa.emit_down(reason, &mut cx);
-                // Why a useless SA is useless has been said, and says more.
+                // The reason why the SA is useless has already been reported in more detail.
                 if was_open
                     && !self.is_up(tunnel)
                     && !sa.is_useless()
                     && let Some(failure) = limits::lost(now, reason, sa.remote())
                 {
-                    self.note(tunnel, failure);
+                    self.record_failure(tunnel, failure);
                 }
                 self.keep_last_response(own, Box::new(sa.into_last_response(now)));
                 false
@@ -389,24 +392,24 @@ impl Endpoint {
         };
         self.prune(tunnel);
         for failure in output.failures {
-            self.note(tunnel, failure);
+            self.record_failure(tunnel, failure);
         }
         self.count(tunnel, output.rekeys, output.verdicts);
         if output.reassert_winner {
             self.prefer_winner(tunnel);
         }
         if output.renew {
-            self.renew(now, tunnel);
+            self.replace_ike_sa(now, tunnel);
         }
-        // The traffic is without an SA from the DELETE on, not only from its answer.
+        // Traffic has no SA from the DELETE on, not only from its response.
         if was_open && !is_open {
             self.cancel_close(tunnel);
             self.on_lost(now, tunnel, lived);
         }
-        self.let_waiting_send(now, tunnel, before);
+        self.promote_waiting_child(now, tunnel, before);
     }
 
-    /// Counts rekeys, and tells what has shown of the peer where somebody wants to know.
+    /// Counts rekeys and records the results of the rekey check.
     fn count(&mut self, id: TunnelId, rekeys: Rekeys, verdicts: Vec<(Rekey, Result<(), Failure>)>) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
@@ -424,8 +427,8 @@ impl Endpoint {
         }
     }
 
-    /// The IKE SA cannot be rekeyed and comes to its end: another is made beside it, which then takes over.
-    fn renew(&mut self, now: Time, id: TunnelId) {
+    /// Connects again, because the IKE SA cannot be rekeyed and nears its end: the new SA replaces the old one.
+    fn replace_ike_sa(&mut self, now: Time, id: TunnelId) {
         let rests = self.tunnels.get(&id).is_some_and(|tunnel| {
             tunnel.connect_state == ConnectState::Idle && tunnel.admin == AdminState::Up
         });
@@ -434,7 +437,8 @@ impl Endpoint {
         }
     }
 
-    /// A peer that rekeys again and again, or never answers a DELETE, leaves IKE SAs behind: so many are kept, and the oldest make conn.
+    /// Bounds the closing IKE SAs of a tunnel, which a peer accumulates by rekeying repeatedly or by never answering a DELETE.
+    /// The oldest are removed.
     fn prune(&mut self, id: TunnelId) {
         loop {
             let mut ending: Vec<(Time, IkeSpi)> = Vec::new();
@@ -475,7 +479,8 @@ impl Endpoint {
         }
     }
 
-    /// The attempt that a tunnel waits for came to nothing. One it no longer waits for, since the peer has connected meanwhile, is nothing to tell.
+    /// Handles the failure of the attempt that a tunnel waits for. The failure of an attempt superseded by the peer's is not
+    /// reported.
     pub(super) fn on_attempt_failed(&mut self, id: TunnelId, failure: Failure) {
         let jitter = self.jitter();
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
@@ -491,13 +496,14 @@ impl Endpoint {
         }
     }
 
-    /// Remembers and reports something that went wrong without ending an attempt. The same thing twice in a row is not news.
-    pub(super) fn note(&mut self, id: TunnelId, failure: Failure) {
+    /// Records and reports a failure that does not end an attempt. Repetitions of the same failure are suppressed for
+    /// [`limits::REPORT_AGAIN_AFTER`].
+    pub(super) fn record_failure(&mut self, id: TunnelId, failure: Failure) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
         let known = tunnel.last_failure.as_ref().is_some_and(|last| {
-            last.text == failure.text && failure.at.since(last.at) < limits::NEWS_AGAIN
+            last.text == failure.text && failure.at.since(last.at) < limits::REPORT_AGAIN_AFTER
         });
         if !known {
             tunnel.last_failure = Some(failure.clone());
@@ -508,10 +514,11 @@ impl Endpoint {
         }
     }
 
-    /// The same for what does not matter, or is not to be believed, while traffic flows: strangers must not write into the status of a tunnel that is up.
-    pub(super) fn note_unless_up(&mut self, id: TunnelId, failure: Failure) {
+    /// Records a failure only while the tunnel is down: unauthenticated messages must not change the status of a tunnel that is
+    /// up.
+    pub(super) fn record_failure_unless_up(&mut self, id: TunnelId, failure: Failure) {
         if !self.is_up(id) {
-            self.note(id, failure);
+            self.record_failure(id, failure);
         }
     }
 

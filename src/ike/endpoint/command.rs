@@ -1,4 +1,4 @@
-//! What the rest of the program asks.
+//! Commands from the daemon.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::net::Time;
 use crate::wire::IkeSpi;
 
 impl Endpoint {
-    /// Does what the rest of the program asks.
+    /// Executes a command.
     pub fn handle_command(&mut self, now: Time, command: Command) {
         match command {
             Command::Up(id) => self.up(now, id),
@@ -70,7 +70,7 @@ impl Endpoint {
                 spi_in,
                 why,
             } => {
-                self.note(tunnel, limits::not_installed(now, why));
+                self.record_failure(tunnel, limits::not_installed(now, why));
                 self.give_up_child(now, tunnel, spi_in, DownReason::Useless);
             }
             Command::SequenceExhausted { tunnel, spi_in } => {
@@ -83,7 +83,7 @@ impl Endpoint {
                 }
             }
         }
-        self.tend(now);
+        self.update_states(now);
     }
 
     pub(super) fn up(&mut self, now: Time, id: TunnelId) {
@@ -152,7 +152,7 @@ impl Endpoint {
                 if connects {
                     self.on_attempt_failed(id, failure);
                 } else {
-                    self.note_unless_up(id, failure);
+                    self.record_failure_unless_up(id, failure);
                 }
             }
         }
@@ -164,7 +164,7 @@ impl Endpoint {
         });
     }
 
-    /// Fresh keys for the SA that serves a tunnel.
+    /// Rekeys the SA that carries the traffic of a tunnel.
     pub(super) fn rekey(&mut self, now: Time, id: TunnelId, what: Rekey) {
         let serving = self
             .established(id)
@@ -180,9 +180,9 @@ impl Endpoint {
         });
     }
 
-    /// Only a peer with which an IKE SA stands can be told in a way that it may believe.
+    /// Sends INVALID_SPI. Only a peer with an established IKE SA can receive an authenticated notification.
     fn notify_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
-        // The peer may use an SA before its answer, which makes it ours too, has come.
+        // A peer may send over a new SA before its response, which creates the SA here, has arrived.
         if has_child(&self.sas, spi) {
             return;
         }
@@ -207,7 +207,7 @@ impl Endpoint {
         }
     }
 
-    /// Lets the IKE SA that has this Child SA take a step.
+    /// Runs a step of the IKE SA that has this Child SA.
     fn with_child(
         &mut self,
         now: Time,

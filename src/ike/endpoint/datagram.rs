@@ -1,9 +1,9 @@
-//! Datagrams: which SA they belong to, and what becomes of those that belong to none.
+//! Received datagrams: lookup of the IKE SA, IKE_SA_INIT requests, and messages without an SA.
 //!
 //! ```text
-//!  header ─┬─ another version ──▶ told so, at a limited rate
-//!          ├─ IKE_SA_INIT request ──▶ peer? ──▶ the same again? ──▶ room? ──▶ cookie? ──▶ payloads ──▶ key exchange: a half-open SA
-//!          └─ anything else ──▶ an SA of ours? ──▶ payloads ──▶ its state ──▶ its keys
+//!  header ─┬─ another version ──▶ INVALID_MAJOR_VERSION, rate-limited
+//!          ├─ IKE_SA_INIT request ──▶ peer? ──▶ repeated? ──▶ limits? ──▶ cookie? ──▶ payloads ──▶ key exchange: a half-open SA
+//!          └─ anything else ──▶ IKE SA? ──▶ payloads ──▶ its state ──▶ its keys
 //! ```
 
 use std::net::IpAddr;
@@ -51,16 +51,16 @@ impl Endpoint {
         }
     }
 
-    /// RFC 7296 §2.5: a request of another major version is worth an answer, at a limited rate.
+    /// Answers a request of another major version, at a limited rate (RFC 7296 §2.5).
     fn on_other_version(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
         self.out.drops.count(DropClass::WrongVersion);
-        if !header.flags.response && self.replies.take(now) {
+        if !header.flags.response && self.replies.allow(now) {
             let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new());
             self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
         }
     }
 
-    /// Answers somebody who has proved nothing: never with more than we got.
+    /// Answers an unauthenticated message. The answer is never longer than the message.
     fn reply_in_clear(&mut self, answer: Option<Vec<u8>>, datagram: Datagram<'_>) {
         if let Some(bytes) = answer
             && bytes.len() <= datagram.bytes.len()
@@ -77,23 +77,23 @@ impl Endpoint {
         });
     }
 
-    /// Somebody wants to begin. Whoever that is may be forged, so what costs more comes later: lookups, then the limits, then the cookie, and only then the
-    /// payloads and the key exchange.
+    /// Handles an IKE_SA_INIT request. The source may be spoofed, so the checks are ordered by cost: lookups, limits, cookie,
+    /// payloads, key exchange.
     fn on_init_request(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
         let begins = header.flags.initiator
             && header.message_id.0 == 0
             && header.spi_r.is_zero()
             && !header.spi_i.is_zero();
-        // An SPI that we have drawn ourselves: somebody shows us our own request, and would have us connected with ourselves.
+        // The SPI is one of ours: our own request was reflected to us, and answering it would connect us with ourselves.
         let reflected = self.sas.contains_key(&header.spi_i);
         if !begins || reflected {
             return self.out.drops.count(DropClass::Stray);
         }
         let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
-            return self.on_stranger(now, header.spi_i, datagram);
+            return self.on_unknown_peer(now, header.spi_i, datagram);
         };
         if let Some(Sa::HalfOpen(half_open)) = self.sas.half_open(datagram.remote, header.spi_i) {
-            // RFC 7296 §2.1: the same bytes get the same bytes back; other bytes under the same SPI get nothing.
+            // RFC 7296 §2.1: identical bytes get the identical response; other bytes with the same SPI are dropped.
             if half_open.init.init_request == datagram.bytes {
                 let response = half_open.init.init_response.clone();
                 self.reply(response, datagram);
@@ -107,9 +107,9 @@ impl Endpoint {
         }
         match self.tunnels.get(&id).map(|tunnel| tunnel.admin) {
             Some(AdminState::Up) => {}
-            // Somebody has asked for that, so it is nothing to tell.
+            // The operator has disconnected the tunnel: no failure is reported.
             Some(AdminState::Down) | None => {
-                return self.decline(now, id, no_proposal_chosen(header.spi_i), None, datagram);
+                return self.reject_init(now, id, no_proposal_chosen(header.spi_i), None, datagram);
             }
         }
         let Some(routability) = self.admit(now, id, header.spi_i, datagram) else {
@@ -120,7 +120,7 @@ impl Endpoint {
             Err(ChainError::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
                 let answer = init::refuse(header.spi_i, notify);
-                self.decline(now, id, answer, None, datagram);
+                self.reject_init(now, id, answer, None, datagram);
             }
             Err(ChainError::Malformed(_) | ChainError::MajorVersion(_)) => {
                 self.out.drops.count(DropClass::Malformed);
@@ -128,8 +128,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether there is room for one more handshake from there, and what its sender has shown for it. If he has yet to show that he receives at his address,
-    /// he is told how: with a cookie, which costs us nothing to make or to check, so that no limit on answers can keep it from the one who needs it.
+    /// Admission of an IKE_SA_INIT request, and the return routability that it has shown. If a cookie is required, the response
+    /// carries one. Generating and checking a cookie needs no state, so cookie responses are not rate-limited.
     fn admit(
         &mut self,
         now: Time,
@@ -137,12 +137,12 @@ impl Endpoint {
         spi_i: IkeSpi,
         datagram: Datagram<'_>,
     ) -> Option<ReturnRoutability> {
-        let standing = self.sas.standing(id);
-        let peer = match standing {
+        let established_count = self.sas.established_count(id);
+        let peer = match established_count {
             0 => PeerStatus::New,
             _ => PeerStatus::Established,
         };
-        let admission = match standing {
+        let admission = match established_count {
             limits::MAX_OF_TUNNEL.. => Admission::Reject,
             _ => self
                 .sas
@@ -177,7 +177,7 @@ impl Endpoint {
         None
     }
 
-    /// Makes a half-open SA of a request, or refuses it.
+    /// Creates a half-open SA for a request, or rejects the request.
     fn begin_with_peer(
         &mut self,
         now: Time,
@@ -204,19 +204,19 @@ impl Endpoint {
                 self.reply(half_open.init.init_response.clone(), datagram);
                 self.sas.insert(spi_r, Sa::HalfOpen(half_open));
                 match routability {
-                    ReturnRoutability::None => self.sas.hurry(),
-                    // It came under load, so the others have been hurried before.
+                    ReturnRoutability::None => self.sas.shorten_lifetimes(),
+                    // The request arrived under load, so the lifetimes of the others have already been shortened.
                     ReturnRoutability::Cookie => {}
                 }
             }
             Answered::Refused { answer, failure } => {
-                self.decline(now, id, answer, failure, datagram);
+                self.reject_init(now, id, answer, failure, datagram);
             }
         }
     }
 
-    /// Refuses a peer's request to begin, at a limited rate.
-    fn decline(
+    /// Rejects an IKE_SA_INIT request, at a limited rate.
+    fn reject_init(
         &mut self,
         now: Time,
         id: TunnelId,
@@ -226,15 +226,15 @@ impl Endpoint {
     ) {
         self.out.drops.count(DropClass::Declined);
         let tunnel = self.tunnels.get_mut(&id);
-        if tunnel.is_some_and(|tunnel| tunnel.replies.take(now)) {
+        if tunnel.is_some_and(|tunnel| tunnel.replies.allow(now)) {
             if let Some(failure) = failure {
-                self.note_unless_up(id, failure);
+                self.record_failure_unless_up(id, failure);
             }
             self.reply_in_clear(answer, datagram);
         }
     }
 
-    /// A message of an IKE SA, or said to be.
+    /// Handles a message that carries the SPIs of an IKE SA.
     fn on_message_of_sa(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
         let own = if header.flags.initiator {
             header.spi_r
@@ -261,13 +261,13 @@ impl Endpoint {
         if let Some(sa) = self.sas.remove(&own) {
             self.on_message(now, own, sa, &message, datagram);
         }
-        self.tend(now);
+        self.update_states(now);
     }
 
-    /// Somebody knocks who belongs to no tunnel.
-    fn on_stranger(&mut self, now: Time, spi_i: IkeSpi, datagram: Datagram<'_>) {
+    /// Reports an IKE_SA_INIT request from an address that belongs to no tunnel.
+    fn on_unknown_peer(&mut self, now: Time, spi_i: IkeSpi, datagram: Datagram<'_>) {
         self.out.drops.count(DropClass::UnknownPeer);
-        if self.replies.take(now) {
+        if self.replies.allow(now) {
             self.out.events.push_back(Event::Failed {
                 tunnel: None,
                 failure: limits::unknown_peer(now, datagram),
@@ -276,7 +276,7 @@ impl Endpoint {
         }
     }
 
-    /// The tunnel of a peer: by both addresses, or by the peer's alone where the tunnel leaves ours open.
+    /// The tunnel of a peer: by both addresses, or by the peer's address alone if the tunnel leaves the local one unspecified.
     fn tunnel_between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
         let of_peer = || {
             self.tunnels
@@ -315,10 +315,10 @@ impl Endpoint {
                         let refusal = sent.refusal.clone();
                         self.sas.insert(own, Sa::InitSent(sent));
                         if let Some(failure) = refusal {
-                            self.note_unless_up(tunnel, failure);
+                            self.record_failure_unless_up(tunnel, failure);
                         }
                     }
-                    init::Progress::Done(init) => self.go_on(now, own, *init),
+                    init::Progress::Done(init) => self.continue_handshake(now, own, *init),
                     init::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
                 }
             }
@@ -374,7 +374,7 @@ impl Endpoint {
                     window::Request::Repeated(response) => {
                         self.out.send(datagram.local, datagram.remote, &response);
                     }
-                    // Whether a request cut otherwise is the same could be told only with the keys, which are gone.
+                    // Recognising the same request in another fragmentation needs the keys, which have been deleted.
                     window::Request::New
                     | window::Request::Refragmented(_)
                     | window::Request::Stray => {
@@ -386,7 +386,7 @@ impl Endpoint {
         }
     }
 
-    /// A message for a half-open SA: the next request of its handshake, the last one again, or nothing.
+    /// Handles a message for a half-open SA: the next request of its handshake, or a repeated one.
     fn on_handshake(
         &mut self,
         now: Time,

@@ -1,4 +1,4 @@
-//! Time: repeating, giving up, trying again.
+//! Timers: retransmissions, timeouts and reconnection attempts.
 
 use super::{Endpoint, Sa};
 use crate::ike::event::Event;
@@ -8,12 +8,12 @@ use crate::ike::limits;
 use crate::ike::retransmit::Step;
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{ConnectState, LOOK_AGAIN};
+use crate::ike::tunnel::{ConnectState, RESOLVE_INTERVAL};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
 impl Endpoint {
-    /// Does everything that is due at `now`.
+    /// Handles every timer that is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         let due: Vec<IkeSpi> = self
             .sas
@@ -27,10 +27,10 @@ impl Endpoint {
             }
         }
         for (id, tunnel) in &mut self.tunnels {
-            if tunnel.next_look() <= now
+            if tunnel.next_resolve_due() <= now
                 && let Peer::Name(name) = &tunnel.settings.peer
             {
-                tunnel.look_again = now + LOOK_AGAIN;
+                tunnel.next_resolve = now + RESOLVE_INTERVAL;
                 let (tunnel, name) = (*id, name.clone());
                 self.out.events.push_back(Event::Resolve { tunnel, name });
             }
@@ -54,7 +54,7 @@ impl Endpoint {
                 ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => {}
             }
         }
-        self.tend(now);
+        self.update_states(now);
     }
 
     fn check_rekeying(&mut self, now: Time, id: TunnelId) {
@@ -82,8 +82,8 @@ impl Endpoint {
                         self.out.transmits.extend(transmits);
                         let copies = sent.retransmit.sent();
                         self.sas.insert(own, Sa::InitSent(sent));
-                        if copies == limits::COPIES_BEFORE_NEWS {
-                            self.note(tunnel, limits::silent_at_init(now, remote));
+                        if copies == limits::COPIES_BEFORE_REPORT {
+                            self.record_failure(tunnel, limits::silent_at_init(now, remote));
                         }
                     }
                     Step::GiveUp => {
@@ -104,8 +104,8 @@ impl Endpoint {
                         self.out.transmits.extend(transmits);
                         let copies = sent.retransmit.sent();
                         self.sas.insert(own, Sa::IntermediateSent(sent));
-                        if copies == limits::COPIES_BEFORE_NEWS {
-                            self.note_unless_up(
+                        if copies == limits::COPIES_BEFORE_REPORT {
+                            self.record_failure_unless_up(
                                 tunnel,
                                 limits::silent_at_intermediate(now, remote),
                             );
@@ -126,8 +126,11 @@ impl Endpoint {
                         self.out.transmits.extend(transmits);
                         let (copies, purpose) = (sent.retransmit.sent(), sent.purpose);
                         self.sas.insert(own, Sa::AuthSent(sent));
-                        if copies == limits::COPIES_BEFORE_NEWS && purpose == Purpose::Serve {
-                            self.note_unless_up(tunnel, limits::silent_at_auth(now, remote));
+                        if copies == limits::COPIES_BEFORE_REPORT && purpose == Purpose::Serve {
+                            self.record_failure_unless_up(
+                                tunnel,
+                                limits::silent_at_auth(now, remote),
+                            );
                         }
                     }
                     Step::GiveUp => {
@@ -142,7 +145,7 @@ impl Endpoint {
                     self.sas.insert(own, Sa::HalfOpen(half_open));
                 } else {
                     let failure = limits::silent_after_init(now, conn.remote);
-                    self.note_unless_up(conn.tunnel, failure);
+                    self.record_failure_unless_up(conn.tunnel, failure);
                 }
             }
             Sa::LastResponse(last_response) => {

@@ -1,9 +1,9 @@
-//! Two IKE SAs of one tunnel: which stays, and when the other goes. Both ends may start at once, and an SA that comes to its end is replaced by a new one
-//! beside it, so two for a moment are usual.
+//! Duplicate IKE SAs of one tunnel: which one stays, and when the other is closed. Both sides may initiate at once, and an
+//! expiring SA is replaced by a new one established beside it, so two SAs for a moment are normal.
 //!
 //! ```text
-//!  another serves ──▶ resolve_duplicates ──▶ the loser is closed once the peer has the winner for certain (`close_losers`), or after 30 s; from then it sends no more
-//!                                └─ the winner goes first ──▶ the loser stays after all (`cancel_close`)
+//!  another SA carries traffic ──▶ resolve_duplicates ──▶ the loser is closed once the peer certainly has the winner (`close_losers`), or after 30 s
+//!                                └─ the winner is removed first ──▶ the loser stays (`cancel_close`)
 //! ```
 
 use super::{Endpoint, Sa, cx};
@@ -16,17 +16,17 @@ use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
 use crate::net::Time;
 
 impl Endpoint {
-    /// Decides between an SA that has come to serve and those of the tunnel that do already.
+    /// Chooses between an SA that now carries traffic and those of the tunnel that already do.
     pub(super) fn resolve_duplicates(&mut self, now: Time, sa: &mut IkeSa) {
         let tunnel = sa.tunnel();
         let (mut lost_to, mut won) = (None, false);
-        // One that is leaving has lost against another already.
+        // An SA that is closing has already lost to another one.
         for other in self
             .established_mut(tunnel)
             .filter(|other| !other.will_close())
         {
             let Some(spi_in) = other.child().map(|child| child.spi_in) else {
-                // It was about to make a Child SA for want of one, and there is one now.
+                // The other SA was about to create a Child SA because it had none; now the tunnel has one.
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
                 continue;
             };
@@ -35,7 +35,7 @@ impl Endpoint {
                 Keep::Older => is_newer,
                 Keep::Newer => !is_newer,
             };
-            // As long as the peer may not have heard of the winner, the loser is all that it has.
+            // Until the peer has certainly established the winner, the peer may have no SA but the loser.
             let is_confirmed = if loses {
                 other.is_confirmed()
             } else {
@@ -77,7 +77,7 @@ impl Endpoint {
         }
     }
 
-    /// The peer has the Child SA of this one for certain, so those that have lost against it can go.
+    /// Closes the SAs that lost to this one: the peer certainly has the Child SA of this one.
     pub(super) fn close_losers(&mut self, now: Time, sa: &IkeSa) {
         for other in self.established_mut(sa.tunnel()) {
             if other.is_redundant() && compare(other, sa).2 == Closer::Us {
@@ -86,7 +86,7 @@ impl Endpoint {
         }
     }
 
-    /// What an IKE SA does that has lost against another does not keep the Child SA of that one from sending.
+    /// Lets the Child SA of the winner send, whatever the loser has done meanwhile.
     pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
         let winner = self
             .established(tunnel)
@@ -98,9 +98,9 @@ impl Endpoint {
         }
     }
 
-    /// Where the Child SA that sends has gone since the event number `before`, one beside it that still waits for the peer takes its place, and first, so that there
-    /// is never a moment without.
-    pub(super) fn let_waiting_send(&mut self, now: Time, tunnel: TunnelId, before: usize) {
+    /// Promotes a Child SA that waits for the peer, if the sending one was removed since event number `before`. Its event comes
+    /// first, so that the tunnel always has a sending Child SA.
+    pub(super) fn promote_waiting_child(&mut self, now: Time, tunnel: TunnelId, before: usize) {
         let is_down = |event: &Event| matches!(event, Event::ChildDown { .. });
         let Some(at) = self.out.events.range(before..).position(is_down) else {
             return;
@@ -125,7 +125,7 @@ impl Endpoint {
                 && sa.own_spi() == own
             {
                 sa.prefer(spi_in, &mut cx);
-                // What sends now is the best there is.
+                // The sending Child SA is already the preferred one.
                 sa.take_output();
             }
         }
@@ -134,7 +134,7 @@ impl Endpoint {
         }
     }
 
-    /// The IKE SA against which another one lost is gone: what is left need not go too.
+    /// Cancels the closing of a loser: the IKE SA that won was removed.
     pub(super) fn cancel_close(&mut self, id: TunnelId) {
         let serves = |sa: &IkeSa| sa.child().is_some();
         if self
@@ -153,14 +153,14 @@ impl Endpoint {
     }
 }
 
-/// Whether it has a Child SA that sends, not only one that waits for the peer.
+/// Whether the SA has a Child SA that sends, rather than one that waits for the peer.
 fn sends(sa: &IkeSa) -> bool {
     let works = |child: &ChildSa| child.state == ChildState::Active;
     sa.child().is_some_and(works)
 }
 
-/// Decides between two SAs of a tunnel. Mostly the second is the newer one, which the first of the answer says; but an old one that had lost its Child SA may have
-/// made another.
+/// Chooses between two SAs of a tunnel; the first value is whether `sa` is the newer one. Usually it is, but an old SA that had
+/// lost its Child SA may have created another.
 fn compare(other: &IkeSa, sa: &IkeSa) -> (bool, Keep, Closer) {
     let (one, another) = (other.as_duplicate(), sa.as_duplicate());
     let is_newer = one.established <= another.established;

@@ -1,4 +1,4 @@
-//! The engine's one door: datagrams, commands and time go in; datagrams, events and the next deadline come out.
+//! The engine's interface: datagrams, commands and time go in; datagrams, events and the next deadline come out.
 
 mod attempt;
 mod command;
@@ -17,14 +17,14 @@ use super::event::{Event, Transmit, View};
 use super::exchange::auth::AuthSent;
 use super::exchange::init::{HalfOpen, InitSent};
 use super::exchange::intermediate::IntermediateSent;
-use super::limits::Bucket;
+use super::limits;
 use super::sa::IkeSa;
 use super::settings::{Settings, Start, TunnelId};
 use super::tunnel::{ConnectState, Tunnel};
 use super::unauthenticated::DropClass;
 use super::window::LastResponse;
 use crate::crypto::Generator;
-use crate::net::{Time, TunnelState};
+use crate::net::{Time, TokenBucket, TunnelState};
 use crate::wire::IkeSpi;
 
 /// All tunnels and all IKE SAs of one daemon.
@@ -33,13 +33,13 @@ pub struct Endpoint {
     rng: Generator,
     out: Output,
     tunnels: BTreeMap<TunnelId, Tunnel>,
-    /// By our own SPI.
+    /// IKE SAs by our own SPI.
     sas: Sas,
-    replies: Bucket,
+    replies: TokenBucket,
     cookies: Cookies,
 }
 
-/// An IKE SA, from the first message to the last echo.
+/// An IKE SA in any state, from its first message to its last response.
 #[derive(Debug)]
 enum Sa {
     InitSent(Box<InitSent>),
@@ -51,19 +51,19 @@ enum Sa {
 }
 
 impl Endpoint {
-    /// An engine without tunnels. All its randomness comes from `rng`.
+    /// An engine without tunnels. `rng` is its only source of randomness.
     pub fn new(rng: Generator) -> Endpoint {
         Endpoint {
             rng,
             out: Output::default(),
             tunnels: BTreeMap::new(),
             sas: Sas::default(),
-            replies: Bucket::default(),
+            replies: limits::response_limit(),
             cookies: Cookies::default(),
         }
     }
 
-    /// Adds a tunnel; with `start = auto` it begins connecting.
+    /// Adds a tunnel; a tunnel with `start = auto` connects at once.
     pub fn add_tunnel(&mut self, now: Time, id: TunnelId, settings: Settings) {
         let mut tunnel = Tunnel::new(Arc::new(settings), now);
         match tunnel.settings.start {
@@ -74,29 +74,30 @@ impl Endpoint {
         self.handle_timeout(now);
     }
 
-    /// How to misbehave from now on.
+    /// The deviations from the protocol that a test has set.
     #[cfg(feature = "testing")]
     pub fn impair(&mut self) -> &mut super::impair::Impair {
         &mut self.out.impair
     }
 
-    /// How many IKE SAs there are, from the first message to the last echo.
+    /// Number of IKE SAs in any state.
     #[cfg(feature = "testing")]
     pub fn sa_count(&self) -> usize {
         self.sas.values().len()
     }
 
-    /// The next datagram to send. Events come first: see [`poll_event`](Self::poll_event).
+    /// The next datagram to send. The caller handles all events first: see [`poll_event`](Self::poll_event).
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.out.transmits.pop_front()
     }
 
-    /// The next event. All events are to be acted on before datagrams are sent, so that a Child SA is installed before the peer may use it.
+    /// The next event. The caller handles all events before it sends datagrams, so that a Child SA is installed before the peer
+    /// may use it.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.out.events.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) if nothing else happens.
+    /// When to call [`handle_timeout`](Self::handle_timeout) next, if no other call comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
         let sas = self.sas.values().map(Sa::next_timer);
         let tunnels = self.tunnels.values().map(Tunnel::next_timer);
@@ -104,10 +105,10 @@ impl Endpoint {
         (next < Time::MAX).then_some(next)
     }
 
-    /// Whether every goodbye has been answered or given up: after [`Command::Shutdown`](crate::ike::Command::Shutdown) there is nothing left to wait for.
+    /// Whether every DELETE of [`Command::Shutdown`](crate::ike::Command::Shutdown) has been answered or has timed out.
     pub fn is_idle(&self) -> bool {
         !self.sas.values().any(|sa| match sa {
-            // What an IKE_AUTH has brought about at the peer is closed when its answer comes.
+            // The SA that a pending IKE_AUTH has established at the peer is closed when the response arrives.
             Sa::Established(_) | Sa::AuthSent(_) => true,
             Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::LastResponse(_) => {
                 false
@@ -115,7 +116,7 @@ impl Endpoint {
         })
     }
 
-    /// A tunnel as status reports show it.
+    /// The status of a tunnel.
     pub fn view(&self, id: TunnelId) -> Option<View> {
         let tunnel = self.tunnels.get(&id)?;
         let sa = self
@@ -141,7 +142,7 @@ impl Endpoint {
         })
     }
 
-    /// How many messages of people who had proved nothing came to nothing since the start, by class.
+    /// Counters of dropped unauthenticated messages, by class.
     pub fn drop_counts(&self) -> impl Iterator<Item = (DropClass, u64)> + '_ {
         self.out.drops.counts()
     }
@@ -176,8 +177,8 @@ impl Endpoint {
         })
     }
 
-    /// Brings the states that status reports show up to date.
-    fn tend(&mut self, now: Time) {
+    /// Updates the states of the tunnels in the status view.
+    fn update_states(&mut self, now: Time) {
         debug_assert!(
             self.sas.is_consistent(),
             "the index of SAs is not of these SAs"
@@ -227,7 +228,7 @@ impl Endpoint {
     }
 }
 
-/// An ESP SPI that no SA of ours uses; the first 256 are reserved (RFC 4303 §2.1).
+/// An unused ESP SPI; the first 256 are reserved (RFC 4303 §2.1).
 fn fresh_child_spi(sas: &Sas, rng: &mut Generator) -> u32 {
     loop {
         let spi = rng.u32();
@@ -237,7 +238,7 @@ fn fresh_child_spi(sas: &Sas, rng: &mut Generator) -> u32 {
     }
 }
 
-/// Whether some SA has, or is about to have, a Child SA with this SPI at our end.
+/// Whether an SA has, or is about to have, a Child SA with this inbound SPI.
 fn has_child(sas: &Sas, spi_in: u32) -> bool {
     sas.values().any(|sa| match sa {
         Sa::Established(sa) => sa.has_child(spi_in),
@@ -259,7 +260,7 @@ impl Sa {
     }
 }
 
-/// For steps that make no Child SA.
+/// Context of a step that creates no Child SA.
 fn cx<'a>(now: Time, rng: &'a mut Generator, out: &'a mut Output) -> Context<'a> {
     Context {
         now,
@@ -269,7 +270,7 @@ fn cx<'a>(now: Time, rng: &'a mut Generator, out: &'a mut Output) -> Context<'a>
     }
 }
 
-/// For steps that set no timer.
+/// Context of a step that sets no timer.
 fn cx_without_time<'a>(rng: &'a mut Generator, out: &'a mut Output) -> Context<'a> {
     cx(Time::ZERO, rng, out)
 }

@@ -1,11 +1,11 @@
-//! All IKE SAs, and beside them what a stranger's first message is looked up in, so that it costs O(log n) however many there are.
+//! Table of all IKE SAs, with the indexes that make lookups for unauthenticated messages O(log n).
 //!
 //! ```text
 //!  our SPI ─────────────────────────────────▶ SA
-//!  (address and port, SPIi) of a half-open ──▶ our SPI          the same message again?
-//!  SPIi of one that a peer has begun ────────▶ how many         ... or again after its handshake is over?
-//!  tunnel ───────────────────────────────────▶ how many stand
-//!  source ───────────────────────────────────▶ how many are half-open
+//!  (address and port, SPIi) of a half-open ──▶ our SPI          repeated request?
+//!  SPIi of an SA that a peer initiated ──────▶ count            ... repeated after the handshake?
+//!  tunnel ───────────────────────────────────▶ count of established SAs
+//!  source ───────────────────────────────────▶ count of half-open SAs
 //! ```
 
 use std::collections::BTreeMap;
@@ -18,23 +18,24 @@ use crate::ike::half_open::{HalfOpenTable, Source};
 use crate::ike::settings::TunnelId;
 use crate::wire::IkeSpi;
 
-/// All IKE SAs by our own SPI. None changes its SPIs, tunnel, or (while half-open) address where it lies: it is taken out and put back.
+/// All IKE SAs by our own SPI. An SA must be removed and inserted again to change its SPIs, tunnel or (while half-open) address,
+/// which are indexed.
 #[derive(Debug, Default)]
 pub(super) struct Sas {
     all: BTreeMap<IkeSpi, Sa>,
     index: Index,
 }
 
-/// What is known without walking over them.
+/// Indexes and counters of the SAs.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Index {
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSpi>,
     begun_by_peers: Counts<IkeSpi>,
-    standing: Counts<TunnelId>,
+    established_count: Counts<TunnelId>,
     half_open_table: HalfOpenTable,
 }
 
-/// How many there are of each; nothing for those of which there are none.
+/// Number of SAs for each key; keys with none are absent.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts<K: Ord>(BTreeMap<K, usize>);
 
@@ -83,29 +84,29 @@ impl Sas {
         });
     }
 
-    /// The half-open SA that this peer has begun under this SPI.
+    /// The half-open SA that this peer has initiated with this SPI.
     pub fn half_open(&self, remote: SocketAddr, spi_i: IkeSpi) -> Option<&Sa> {
         let own = self.index.half_open.get(&(remote, spi_i))?;
         self.all.get(own)
     }
 
-    /// Whether a peer has begun an SA under this SPI that is past its handshake.
+    /// Whether a peer has initiated an SA with this SPI that is past its handshake.
     pub fn is_past_handshake(&self, spi_i: IkeSpi) -> bool {
         self.index.begun_by_peers.of(&spi_i) > 0
     }
 
-    /// How many established SAs a tunnel has, those being closed included.
-    pub fn standing(&self, tunnel: TunnelId) -> usize {
-        self.index.standing.of(&tunnel)
+    /// Number of established SAs of a tunnel, including those being closed.
+    pub fn established_count(&self, tunnel: TunnelId) -> usize {
+        self.index.established_count.of(&tunnel)
     }
 
-    /// Those that are half-open, counted.
+    /// Counters of the half-open SAs.
     pub fn half_open_table(&self) -> &HalfOpenTable {
         &self.index.half_open_table
     }
 
-    /// Under load those who came before are awaited no longer than those who come now.
-    pub fn hurry(&mut self) {
+    /// Shortens the lifetimes of older half-open SAs to that of new ones under load.
+    pub fn shorten_lifetimes(&mut self) {
         let half_open_table = &self.index.half_open_table;
         for sa in self.all.values_mut() {
             match sa {
@@ -123,7 +124,7 @@ impl Sas {
         }
     }
 
-    /// Whether what was kept up to date is what a recount finds.
+    /// Whether the indexes equal newly built ones.
     pub fn is_consistent(&self) -> bool {
         let mut recount = Index::default();
         self.all
@@ -146,7 +147,7 @@ impl Index {
                 if sa.role() == Role::Responder {
                     self.begun_by_peers.add(sa.spis().0);
                 }
-                self.standing.add(sa.tunnel());
+                self.established_count.add(sa.tunnel());
             }
             Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
@@ -164,7 +165,7 @@ impl Index {
                 if sa.role() == Role::Responder {
                     self.begun_by_peers.take(sa.spis().0);
                 }
-                self.standing.take(sa.tunnel());
+                self.established_count.take(sa.tunnel());
             }
             Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
