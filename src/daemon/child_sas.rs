@@ -260,10 +260,10 @@ impl ChildSas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{IKE_PORT, NAT_PORT, NoSaAction, Notices};
+    use crate::datapath::{NoSaAction, Notices};
     use crate::esp::Outbound;
     use crate::esp::testing::{IV_KEY, ipv4, keys, mirrored, policy, seal, suite};
-    use crate::net::{DropReason, Policy};
+    use crate::net::{DropReason, IKE_PORT, NAT_PORT, Policy};
     use crate::os::Socket;
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
     use std::net::{IpAddr, Ipv4Addr};

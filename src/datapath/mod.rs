@@ -44,7 +44,6 @@ mod trap_queue;
 mod workers;
 
 pub use crate::net::TunnelId;
-pub use crate::net::{IKE_PORT, NAT_PORT};
 pub use counters::{Counters, PacketDropCounters};
 pub use notice::{ChildSpi, MAX_IKE_MESSAGE, Notice, Notices};
 pub use profile::{ProfileStep, StepTotals};
@@ -59,8 +58,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::esp::Inbound;
-use crate::net::Policy;
 use crate::net::demux::NON_ESP_MARKER;
+use crate::net::{NAT_PORT, Policy};
 use crate::os::{Device, GsoSupport, SendBatch, Socket, SocketOffload};
 use egress::TunnelEgress;
 use ingress::{Ingress, Receives, SocketEntry};

@@ -152,12 +152,13 @@ impl LifetimeEvents {
 
 #[cfg(test)]
 mod tests {
+    use super::super::notice;
     use super::super::testing::*;
-    use super::super::{NAT_PORT, notice};
     use super::*;
     use crate::esp::Inbound;
     use crate::esp::lifetime::Limits;
     use crate::esp::testing::policy;
+    use crate::net::NAT_PORT;
     use std::net::IpAddr;
 
     fn port(port: u16) -> SocketAddr {

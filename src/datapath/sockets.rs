@@ -98,8 +98,9 @@ fn best<T>(sockets: &[T], local: IpAddr, bound: impl Fn(&T) -> IpAddr) -> Option
 #[cfg(test)]
 mod tests {
     use super::super::testing::{A, B};
-    use super::super::{Datapath, IKE_PORT, NAT_PORT, NoSaAction, Offload, TunnelId};
+    use super::super::{Datapath, NoSaAction, Offload, TunnelId};
     use super::*;
+    use crate::net::{IKE_PORT, NAT_PORT};
     use crate::os::memory::{MemoryDevice, MemoryNetwork};
     use crate::os::{GsoSupport, ReceiveOffload, SendOffload};
 

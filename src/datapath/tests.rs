@@ -1,6 +1,7 @@
 use super::testing::{A, B, MTU, eventually, half, to_a, to_b};
 use super::*;
 use crate::esp::testing::{mirrored, policy};
+use crate::net::IKE_PORT;
 use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
 
 const ID: TunnelId = TunnelId(3);

@@ -24,8 +24,8 @@ use etherparse::{
 };
 
 use super::capture::LinkType;
-use crate::datapath::{IKE_PORT, NAT_PORT};
 use crate::net::demux::{self, NatPayload};
+use crate::net::{IKE_PORT, NAT_PORT};
 use crate::wire::{Cursor, Malformed};
 
 /// The content of a link-layer frame.

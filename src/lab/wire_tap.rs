@@ -12,8 +12,8 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::addressing::Addressing;
 use super::report::WireCounters;
-use crate::datapath::{IKE_PORT, NAT_PORT};
 use crate::net::demux::{self, NatPayload};
+use crate::net::{IKE_PORT, NAT_PORT};
 
 /// A packet socket on the router. Packets wait in its buffer, which holds a handshake and some pings, until [`WireTap::counters`].
 #[derive(Debug)]

@@ -18,13 +18,12 @@ use etherparse::{IpNumber, Ipv4Header, UdpHeader};
 use super::pair::{GatewayPair, TunnelBenchError};
 use super::udp_rate::{MAX_PAYLOAD, UdpSender};
 use crate::crypto::Generator;
-use crate::datapath::{IKE_PORT, NAT_PORT};
 use crate::esp::{FramedPacket, Outbound};
 use crate::ike::{Child, Content, Datagram, Endpoint, Event, Settings, TunnelId};
 use crate::lab::LabError;
 use crate::lab::interrupt::Interrupt;
 use crate::net::demux::NON_ESP_MARKER;
-use crate::net::{DropReason, Packet};
+use crate::net::{DropReason, IKE_PORT, NAT_PORT, Packet};
 use crate::os::udp_blast::{self, BURST};
 use crate::os::{clock, entropy};
 
