@@ -34,7 +34,6 @@ mod selector;
 mod time;
 mod token_bucket;
 pub mod traffic_class;
-mod tunnel_id;
 mod words;
 
 pub use drop_reason::DropReason;
@@ -49,8 +48,12 @@ pub use selector::{Selector, SelectorError};
 pub use time::Time;
 pub use token_bucket::TokenBucket;
 pub use traffic_class::Dscp;
-pub use tunnel_id::TunnelId;
 pub use words::{
     GsoSupport, NatLocation, ReceiveOffload, RekeyVerdict, Role, SendOffload, TunnelState,
     WaitingFor,
 };
+
+/// A tunnel's handle: allocated when the tunnel is added, never reused while the process runs, and unrelated to the tunnel's place in the
+/// configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelId(pub u32);
