@@ -65,8 +65,8 @@ fn permits(sources: &[Selector], destinations: &[Selector], packet: &Packet<'_>)
 
 #[cfg(test)]
 mod tests {
-    use super::super::ports::PortRange;
     use super::super::prefix::Prefix;
+    use super::super::selector::PortRange;
     use super::*;
 
     fn selectors(texts: &[&str]) -> Vec<Selector> {
