@@ -14,7 +14,6 @@
     )
 )]
 
-mod address;
 pub mod checksum;
 pub mod demux;
 mod drop_reason;

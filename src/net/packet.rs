@@ -5,9 +5,9 @@
 
 use std::net::IpAddr;
 
-use super::address::{is_invalid_destination, is_invalid_source};
 use super::drop_reason::DropReason;
 use super::extensions::walk_extensions;
+use super::prefix::{is_invalid_destination, is_invalid_source};
 use super::protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
 
 /// IPv4 or IPv6 packet with consistent headers.

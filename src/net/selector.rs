@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::address::{host_mask, same_family, to_bits, width};
-use super::prefix::Prefix;
+use super::prefix::{Prefix, host_mask, same_family, to_bits, width};
 use super::protocol;
 
 /// Traffic selector of one side of a Child SA: two addresses of one family in order, a protocol and ports.
@@ -139,7 +138,7 @@ impl Selector {
             if block.last() >= self.last {
                 return prefixes;
             }
-            start = super::address::from_bits(to_bits(block.last()).wrapping_add(1), start);
+            start = super::prefix::from_bits(to_bits(block.last()).wrapping_add(1), start);
         }
     }
 
