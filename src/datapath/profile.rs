@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::os::cycles;
+use crate::os::clock;
 
 /// A processing step of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ thread_local! {
 impl StepTimer {
     /// Adds the ticks since the last switch to the current step, and makes `next` current. Returns the former step.
     fn switch(&self, next: ProfileStep) -> ProfileStep {
-        let now = cycles::now().unwrap_or(0);
+        let now = clock::cycles().unwrap_or(0);
         let step = self.step.replace(next);
         let since = self.since.replace(now);
         if let Some(ticks) = self.ticks.get(step as usize) {
@@ -136,7 +136,7 @@ pub(super) struct BatchGuard<'t> {
 pub(super) fn batch(step: ProfileStep, totals: &StepTotals) -> BatchGuard<'_> {
     TIMER.with(|timer| {
         timer.step.set(step);
-        timer.since.set(cycles::now().unwrap_or(0));
+        timer.since.set(clock::cycles().unwrap_or(0));
     });
     BatchGuard { totals }
 }

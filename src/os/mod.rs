@@ -19,7 +19,6 @@
 pub mod async_fd;
 mod batch;
 pub mod clock;
-pub mod cycles;
 pub mod entropy;
 pub mod memory;
 pub mod netlink;

@@ -18,7 +18,7 @@ use super::machine::MachineInfo;
 use super::progress::Progress;
 use crate::crypto::lanes::Kernel;
 use crate::crypto::{EspProposal, EspSuite, ProposalError};
-use crate::os::cycles;
+use crate::os::clock;
 
 use workload::{BATCH, Workload};
 
@@ -132,9 +132,9 @@ struct BatchTime {
 impl BatchTime {
     /// Times one batch.
     fn of(work: impl FnOnce()) -> BatchTime {
-        let (start, first) = (Instant::now(), cycles::now());
+        let (start, first) = (Instant::now(), clock::cycles());
         work();
-        let last = cycles::now();
+        let last = clock::cycles();
         let ticks = first.zip(last);
         BatchTime {
             time: start.elapsed(),
