@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use groundlink::os::netns::{Namespace, become_root_in_user_namespace};
-use groundlink::os::privileges::{Capability, disable_core_dumps};
+use groundlink::os::process::{Capability, disable_core_dumps};
 use groundlink::os::sysctl;
 use groundlink::os::tun::{Tun, TunError};
 use groundlink::os::udp::UdpSocket;

@@ -28,7 +28,7 @@ use crate::datapath::{Datapath, NoSaAction, Offload};
 use crate::ike::{Encapsulation, Endpoint, Peer};
 use crate::net::{IKE_PORT, NAT_PORT, TunnelId};
 use crate::os::netlink::Netlink;
-use crate::os::privileges::{self, Capability};
+use crate::os::process::Capability;
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
@@ -130,7 +130,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
 
 /// Checks permissions before anything is changed, and warns about unsuitable system settings.
 fn check_environment() -> Result<(), StartError> {
-    if let Err(error) = privileges::disable_core_dumps() {
+    if let Err(error) = process::disable_core_dumps() {
         warn!(%error, "cannot disable core dumps, which would contain keys");
     }
     drop(tun::open_node()?);

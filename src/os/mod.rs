@@ -25,7 +25,6 @@ pub mod netlink;
 pub mod netns;
 mod offload;
 pub mod poll;
-pub mod privileges;
 pub mod process;
 pub mod raw_esp;
 mod send_error;

@@ -1,10 +1,11 @@
-//! Processes: the descriptor limit of this process, and the process that holds a UDP port (/proc).
+//! Processes: capabilities, core dumps and descriptor limit of this process, and the process that holds a UDP port (/proc).
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Process on this machine.
@@ -20,6 +21,64 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.pid)
     }
+}
+
+/// Capabilities that groundlink uses (capabilities(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Binding UDP port 500.
+    NetBindService,
+    /// Creating devices, addresses and routes.
+    NetAdmin,
+    /// Raw sockets for IP protocol 50.
+    NetRaw,
+    /// Creating namespaces.
+    SysAdmin,
+}
+
+impl Capability {
+    const fn bit(self) -> u64 {
+        match self {
+            Capability::NetBindService => 1 << 10,
+            Capability::NetAdmin => 1 << 12,
+            Capability::NetRaw => 1 << 13,
+            Capability::SysAdmin => 1 << 21,
+        }
+    }
+
+    /// Name as in capabilities(7) and systemd units.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Capability::NetBindService => "CAP_NET_BIND_SERVICE",
+            Capability::NetAdmin => "CAP_NET_ADMIN",
+            Capability::NetRaw => "CAP_NET_RAW",
+            Capability::SysAdmin => "CAP_SYS_ADMIN",
+        }
+    }
+
+    /// Whether the capability is in the effective set of this thread.
+    pub fn is_held(self) -> bool {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        effective(&status).is_some_and(|held| held & self.bit() != 0)
+    }
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let hex = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+/// Disables core dumps and access to this process by other users, since its memory holds keys.
+///
+/// # Errors
+/// Error of prctl(2).
+pub fn disable_core_dumps() -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    // The dumpable flag suffices. The limit makes the setting visible; a sandbox may forbid it.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    Ok(())
 }
 
 /// Raises the limit of open descriptors to the hard limit and returns it. Each tunnel needs a descriptor; the default soft limit
@@ -125,6 +184,17 @@ fn has_descriptor(pid: u32, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_effective_set() {
+        let status = "Name:\tx\nCapPrm:\tffffffffffffffff\nCapEff:\t0000000000001400\nCapBnd:\tffffffffffffffff\n";
+        let held = effective(status).unwrap();
+        assert_eq!(
+            held,
+            Capability::NetBindService.bit() | Capability::NetAdmin.bit()
+        );
+        assert_eq!(effective("Name:\tx\n"), None);
+    }
 
     #[test]
     fn the_descriptor_limit_is_raised_to_the_hard_limit() {
