@@ -235,15 +235,15 @@ impl Scene {
                 what: Rekey::Ike,
             },
             2 => Command::SoftLimit { tunnel, spi_in },
-            3 => Command::ChildHeard { tunnel, spi_in },
+            3 => Command::ChildConfirmed { tunnel, spi_in },
             4 => Command::UnknownSpi {
                 remote,
                 spi: u32::from(input.byte()),
             },
             5 => Command::Demand(tunnel),
             6 => Command::Up(tunnel),
-            7 => Command::Heard { tunnel, at: now },
-            8 => Command::Sent { tunnel, at: now },
+            7 => Command::EspReceived { tunnel, at: now },
+            8 => Command::EspSent { tunnel, at: now },
             _ => Command::Resolved {
                 tunnel,
                 address: None,

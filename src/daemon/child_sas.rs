@@ -170,9 +170,9 @@ impl ChildSas {
         self.select_outbound(datapath);
         let retires = match reason {
             DownReason::Replaced | DownReason::Redundant => !self.installed.is_empty(),
-            DownReason::Asked
+            DownReason::Requested
             | DownReason::PeerDeleted
-            | DownReason::PeerDisbelieves
+            | DownReason::IdentityRejected
             | DownReason::PeerDead
             | DownReason::Expired
             | DownReason::PeerRestarted
@@ -544,7 +544,7 @@ mod tests {
             a.remove(n - 1, DownReason::Replaced, NOW);
         }
         assert_eq!(a.children.retiring.len(), MAX_RETIRING);
-        a.remove(199, DownReason::Asked, NOW);
+        a.remove(199, DownReason::Requested, NOW);
         assert_eq!(
             a.children.retiring.len(),
             0,

@@ -99,9 +99,9 @@ impl ControlPlane {
                 continue;
             };
             let heard = rx.filter(|_| rx > tunnel.reported_rx);
-            commands.extend(heard.map(|at| Command::Heard { tunnel: id, at }));
+            commands.extend(heard.map(|at| Command::EspReceived { tunnel: id, at }));
             let sent = tx.filter(|_| tx > tunnel.reported_tx);
-            commands.extend(sent.map(|at| Command::Sent { tunnel: id, at }));
+            commands.extend(sent.map(|at| Command::EspSent { tunnel: id, at }));
             self.tunnels.update(id, |tunnel| {
                 tunnel.reported_rx = rx.max(tunnel.reported_rx);
                 tunnel.reported_tx = tx.max(tunnel.reported_tx);
@@ -133,14 +133,14 @@ impl ControlPlane {
                 self.command(Command::UnknownSpi { remote, spi });
             }
             Notice::FirstPacket { tunnel, spi_in } => {
-                self.command(Command::ChildHeard { tunnel, spi_in });
+                self.command(Command::ChildConfirmed { tunnel, spi_in });
             }
             Notice::PeerMoved {
                 tunnel,
                 spi_in,
                 remote,
                 at,
-            } => self.command(Command::SeenFrom {
+            } => self.command(Command::EspSource {
                 tunnel,
                 spi_in,
                 remote,
@@ -393,9 +393,9 @@ impl ControlPlane {
                 .remove(spi_in, reason, now, &mut self.datapath);
             if was_up && tunnel.children.is_empty() {
                 match reason {
-                    DownReason::Asked => tunnel.loss.taken_down(drops),
+                    DownReason::Requested => tunnel.loss.taken_down(drops),
                     DownReason::PeerDeleted
-                    | DownReason::PeerDisbelieves
+                    | DownReason::IdentityRejected
                     | DownReason::PeerDead
                     | DownReason::Expired
                     | DownReason::PeerRestarted

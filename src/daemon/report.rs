@@ -275,9 +275,9 @@ fn child_down(tunnel: &str, spi_in: Spi, reason: DownReason) {
         DownReason::PeerDead => warn!(tunnel, %spi_in, "Child SA down: {text}"),
         // The line "Child SA rekeyed" has named both.
         DownReason::Replaced => debug!(tunnel, %spi_in, "Child SA down: {text}"),
-        DownReason::Asked
+        DownReason::Requested
         | DownReason::PeerDeleted
-        | DownReason::PeerDisbelieves
+        | DownReason::IdentityRejected
         | DownReason::Expired
         | DownReason::PeerRestarted
         | DownReason::Redundant

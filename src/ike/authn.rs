@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn auth_is_what_another_hmac_makes_of_the_formula_and_every_part_counts() {
+    fn auth_matches_an_independent_computation_and_covers_every_part() {
         let prf = crypto::prf(5).unwrap();
         let psk = Psk(Secret::from_slice(b"correct horse battery staple"));
         let first_message: Vec<u8> = (0..40).collect();
@@ -141,7 +141,7 @@ mod tests {
 
     /// Expected values computed with Python's `hmac` from the formulas of RFC 9242 §3.3.2.
     #[test]
-    fn what_was_said_in_ike_intermediate_is_covered_in_order_and_by_the_keys_of_its_time() {
+    fn auth_covers_the_ike_intermediate_exchanges_in_order_with_their_keys() {
         let prf = crypto::prf(5).unwrap();
         let psk = Psk(Secret::from_slice(b"correct horse battery staple"));
         let first_message: Vec<u8> = (0..40).collect();

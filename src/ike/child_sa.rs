@@ -1,9 +1,9 @@
 //! Child SAs of an IKE SA (RFC 7296 §1.3, §2.8): negotiated parameters, keys of both directions, lifetimes and states.
 //!
 //! ```text
-//!                 we rekey it: the new Child SA sends at once      ┌────────▶ Deleting ── DELETE answered ──▶ gone
+//!                 we rekey it: the new Child SA sends at once      ┌────────▶ Deleting ── DELETE answered ──▶ removed
 //!  Active ─────────────────────────────────────────────────────────┤
-//!     ▲           the peer rekeys it                               └────────▶ Replaced ── the peer's DELETE ──▶ gone
+//!     ▲           the peer rekeys it                               └────────▶ Replaced ── the peer's DELETE ──▶ removed
 //!     │
 //!  AwaitingPeer   created by the peer: we send over it once ESP or the next request shows that the peer has it
 //! ```
@@ -30,7 +30,7 @@ pub struct ChildSa {
     pub role: Role,
     /// When it is due to be rekeyed.
     pub soft_expiry: Time,
-    /// When we rekey it next; `None` while a rekey is under way.
+    /// When we rekey it next; `None` while a rekey is in progress.
     pub rekey_at: Option<Time>,
     /// When another IKE SA is created instead, if rekeying keeps failing.
     pub renew_at: Time,
@@ -53,7 +53,7 @@ pub struct ChildSa {
 /// State of a Child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildState {
-    /// It carries traffic both ways.
+    /// It carries traffic in both directions.
     Active,
     /// The peer created it, and it receives. We send over it once the peer shows that it has it, or at `until`.
     AwaitingPeer {
@@ -84,17 +84,17 @@ pub enum ChildState {
 /// How long we wait for a sign that the peer has a Child SA before we send over it anyway.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same for the Child SA of a second IKE SA of the tunnel: longer than a peer takes to repeat its request. Repeated requests extend it three times at most,
-/// since the peer may have lost the first IKE SA.
+/// The same timeout for the Child SA of a second IKE SA of the tunnel: longer than the interval at which a peer repeats its request.
+/// Repeated requests extend the timeout at most three times, since the peer may have lost the first IKE SA.
 pub const CONFIRM_TIMEOUT_DUPLICATE: Duration = Duration::from_secs(5);
 
 /// How long the peer may take to delete an SA that it has rekeyed.
 pub const PEER_DELETE_TIMEOUT: Duration = Duration::from_secs(70);
 
-/// Child SAs of one IKE SA: one, and those that rekeying and its collisions add for a moment.
+/// Maximum of Child SAs of one IKE SA: one, and temporarily those created by rekeys and their collisions.
 pub const MAX_CHILDREN: usize = 6;
 
-/// When an SA with this lifetime is rekeyed, at 85 to 90 %, and when it is replaced instead, halfway from there to its end.
+/// Times at which an SA with this lifetime is rekeyed (at 85 to 90 %), and replaced if rekeying fails (halfway from there to its end).
 pub fn rekey_schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
     let part = 0.85 + 0.05 * f64::from(jitter) / 255.0;
     let (soft, renew) = (

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_with_the_fewest_differences_is_named_with_what_to_write() {
+    fn the_pair_with_the_fewest_differences_is_reported_with_its_configuration() {
         let ours = proposals(&["aes128-sha1-modp1024"]);
         let theirs = offer_ike(
             &proposals(&[
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_have_is_not_advised() {
+    fn unsupported_algorithms_are_not_advised() {
         let ours = proposals(&["aes128-sha1-modp1024"]);
         let mut theirs = offer_ike(&proposals(&["aes128-sha1-modp2048"]), &[]);
         theirs.proposals[0].transforms[0].id = 23;

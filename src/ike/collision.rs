@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn p11_crossed_handshakes_are_settled_alike_on_both_sides_whoever_wins() {
+    fn p11_both_sides_choose_the_same_survivor_of_simultaneous_handshakes() {
         for (first, second) in [(nonces(1, 9), nonces(5, 6)), (nonces(7, 9), nonces(5, 6))] {
             // The same two SAs as A sees them, which initiated the first, and as B does, which initiated the second and saw both
             // in the other order.
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_begins_again_later_gets_the_new_sa() {
+    fn a_peer_that_initiates_again_later_gets_the_new_sa() {
         let (old, new) = (nonces(9, 9), nonces(1, 1));
         let verdict = choose_survivor(
             duplicate(&old, Role::Initiator, 0, 30),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn p11_of_two_rekeyings_the_one_with_the_lowest_nonce_goes_and_both_sides_say_the_same() {
+    fn p11_both_sides_delete_the_rekey_with_the_lowest_nonce() {
         for (first, second, first_stands) in [
             (nonces(1, 9), nonces(5, 6), false),
             (nonces(7, 8), nonces(6, 9), true),
@@ -289,14 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn p11_equal_nonces_are_settled_alike_on_both_sides() {
+    fn p11_both_sides_choose_the_same_survivor_with_equal_nonces() {
         let same = nonces(4, 4);
         assert_eq!(survivor(&same, &same, Role::Initiator), Survivor::Ours);
         assert_eq!(survivor(&same, &same, Role::Responder), Survivor::Theirs);
     }
 
     #[test]
-    fn p05_what_is_on_its_way_out_is_not_rekeyed_again() {
+    fn p05_an_sa_being_deleted_is_not_rekeyed_again() {
         let until = Time::ZERO;
         let reply = |state| on_rekey_child(Busy::Idle, state);
         assert_eq!(reply(None), Reply::NotFound);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_meet_ours_are_answered_as_section_2_25_says() {
+    fn colliding_requests_are_answered_by_section_2_25() {
         for (busy, create, rekey_ike) in [
             (Busy::Idle, Reply::Usual, Reply::Usual),
             (Busy::Child, Reply::Usual, Reply::Later),

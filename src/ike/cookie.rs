@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn n10_a_cookie_is_good_for_its_bearer_only() {
+    fn n10_a_cookie_is_valid_for_its_initiator_only() {
         let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([1; 32]));
         let alice = input("192.0.2.1:500");
         let cookie = cookies.generate(at(1), alice, &mut rng);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn n10_a_cookie_goes_stale_with_its_secret_whether_or_not_others_are_baked() {
+    fn n10_a_cookie_expires_with_its_secret_whether_or_not_others_are_generated() {
         for busy in [false, true] {
             let (mut cookies, mut rng) = (Cookies::default(), Generator::from_seed([2; 32]));
             let alice = input("192.0.2.1:500");

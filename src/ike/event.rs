@@ -78,14 +78,14 @@ pub enum Command {
         local: Option<IpAddr>,
     },
     /// An authentic ESP packet arrived: no liveness check is needed (RFC 7296 §2.4).
-    Heard {
+    EspReceived {
         /// The tunnel.
         tunnel: TunnelId,
         /// Time of arrival.
         at: Time,
     },
     /// An ESP packet was sent: no NAT keepalive is needed.
-    Sent {
+    EspSent {
         /// The tunnel.
         tunnel: TunnelId,
         /// Time of sending.
@@ -115,14 +115,14 @@ pub enum Command {
         spi_in: u32,
     },
     /// The first authentic packet arrived on a Child SA installed with [`Sends::Later`]: the peer has installed the Child SA.
-    ChildHeard {
+    ChildConfirmed {
         /// The tunnel.
         tunnel: TunnelId,
         /// The inbound SPI of the Child SA.
         spi_in: u32,
     },
     /// A fresh authentic ESP packet arrived from an address or port other than the peer's last known one.
-    SeenFrom {
+    EspSource {
         /// The tunnel.
         tunnel: TunnelId,
         /// The inbound SPI of the Child SA.
@@ -266,11 +266,11 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownReason {
     /// A command or the shutdown closed it.
-    Asked,
+    Requested,
     /// The peer deleted it.
     PeerDeleted,
     /// The peer deleted it because it rejected our identity.
-    PeerDisbelieves,
+    IdentityRejected,
     /// The peer stopped responding.
     PeerDead,
     /// Its hard lifetime or its sequence numbers were exhausted.
@@ -289,9 +289,9 @@ impl DownReason {
     /// The reason as log text.
     pub fn text(self) -> &'static str {
         match self {
-            DownReason::Asked => "closed by a command",
+            DownReason::Requested => "closed by a command",
             DownReason::PeerDeleted => "deleted by the peer",
-            DownReason::PeerDisbelieves => "the peer rejected our identity",
+            DownReason::IdentityRejected => "the peer rejected our identity",
             DownReason::PeerDead => "the peer stopped responding",
             DownReason::Expired => "its lifetime or sequence numbers are exhausted",
             DownReason::PeerRestarted => "the peer restarted",

@@ -94,10 +94,10 @@ impl Assembly {
         match &self.0 {
             // RFC 7383 §2.6: a larger total is a new fragmentation of the message; a smaller one is a late fragment of an old
             // one.
-            Some(begun) if begun.key.id == key.id => {
-                begun.key == key
-                    && (part.total > begun.total
-                        || part.total == begun.total && !begun.parts.contains_key(&part.number))
+            Some(pending) if pending.key.id == key.id => {
+                pending.key == key
+                    && (part.total > pending.total
+                        || part.total == pending.total && !pending.parts.contains_key(&part.number))
             }
             Some(_) | None => true,
         }
@@ -114,21 +114,21 @@ impl Assembly {
             parts: BTreeMap::new(),
             bytes: 0,
         };
-        let mut begun = self
+        let mut pending = self
             .0
             .take()
-            .filter(|begun| begun.key == key && begun.total == part.total)
+            .filter(|pending| pending.key == key && pending.total == part.total)
             .unwrap_or_else(fresh);
-        begun.bytes = begun.bytes.saturating_add(fragment.content.len());
-        if begun.bytes > MAX_BYTES {
+        pending.bytes = pending.bytes.saturating_add(fragment.content.len());
+        if pending.bytes > MAX_BYTES {
             return None;
         }
-        begun.parts.insert(part.number, fragment);
-        if begun.parts.len() < usize::from(begun.total) {
-            self.0 = Some(begun);
+        pending.parts.insert(part.number, fragment);
+        if pending.parts.len() < usize::from(pending.total) {
+            self.0 = Some(pending);
             return None;
         }
-        begun.join()
+        pending.join()
     }
 
     /// Discards the fragments: the message arrived unfragmented.
@@ -139,7 +139,7 @@ impl Assembly {
     /// Octets held for an incomplete message.
     #[cfg(test)]
     fn held(&self) -> usize {
-        self.0.as_ref().map_or(0, |begun| begun.bytes)
+        self.0.as_ref().map_or(0, |pending| pending.bytes)
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn f02_every_order_gives_the_same_message_once() {
+    fn f02_fragments_in_any_order_give_the_same_message_once() {
         for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [3, 1, 2]] {
             let mut assembly = Assembly::default();
             let mut joined = None;
@@ -233,11 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn f02_a_growing_total_discards_what_was_there_and_a_shrinking_one_is_dropped() {
+    fn f02_a_larger_total_discards_stored_fragments_and_a_smaller_one_is_dropped() {
         let mut assembly = Assembly::default();
         add(&mut assembly, 1, 2, b"half");
         add(&mut assembly, 1, 3, b"a");
-        assert_eq!(assembly.held(), 1, "the old cut is gone");
+        assert_eq!(assembly.held(), 1, "the old fragments are discarded");
         assert!(!assembly.needs(KEY, part(2, 2)));
         assert_eq!(add(&mut assembly, 2, 2, b"half"), None);
         add(&mut assembly, 2, 3, b"b");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn f01_more_fragments_than_the_cap_are_not_wanted() {
+    fn f01_more_fragments_than_the_limit_are_dropped() {
         let mut assembly = Assembly::default();
         for total in [MAX_FRAGMENTS + 1, u16::MAX] {
             assert!(!assembly.needs(KEY, part(1, total)));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn f01_a_message_that_outgrows_the_bound_is_let_go_of() {
+    fn f01_a_message_beyond_the_limit_is_discarded() {
         let mut assembly = Assembly::default();
         add(&mut assembly, 1, 3, &[0; 40_000]);
         assert_eq!(add(&mut assembly, 2, 3, &[0; 40_000]), None);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn f04_fragments_of_another_exchange_under_the_same_number_are_not_mixed_in() {
+    fn f04_fragments_of_another_exchange_with_the_same_message_id_are_not_mixed() {
         let mut assembly = Assembly::default();
         add(&mut assembly, 1, 2, b"one");
         let other = MessageKey {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn f06_another_message_takes_the_place_of_one_never_completed() {
+    fn f06_another_message_replaces_an_incomplete_one() {
         let mut assembly = Assembly::default();
         add(&mut assembly, 1, 2, &[0; 1000]);
         let next = MessageKey {

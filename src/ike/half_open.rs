@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn n12_from_thirty_on_everybody_new_needs_a_cookie_and_an_established_peer_does_not() {
+    fn n12_from_30_half_open_sas_on_new_peers_need_a_cookie_and_established_ones_do_not() {
         let a = source("192.0.2.1");
         assert_eq!(
             filled(sources(29), ReturnRoutability::None).admission(a, NEW),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn n12_cookies_get_their_own_slots_up_to_a_bound() {
+    fn n12_half_open_sas_with_a_cookie_have_separate_slots_up_to_a_limit() {
         let a = source("192.0.2.1");
         let mut table = filled([a; 3].into_iter(), ReturnRoutability::None);
         (0..4).for_each(|_| table.enter(a, ReturnRoutability::Cookie));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn n25_under_load_ike_auth_is_awaited_for_a_shorter_time() {
+    fn n25_half_open_sas_live_shorter_under_load() {
         let a = source("192.0.2.1");
         let table = filled([a; 3].into_iter(), ReturnRoutability::None);
         assert_eq!(table.life(a), LIFE_UNDER_LOAD);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_leaves_nothing_behind() {
+    fn removed_half_open_sas_leave_no_counters() {
         let mut table = filled(sources(100), ReturnRoutability::None);
         sources(100).for_each(|source| table.leave(source, ReturnRoutability::None));
         table.leave(source("192.0.2.1"), ReturnRoutability::Cookie);

@@ -199,14 +199,14 @@ mod tests {
 
     /// RFC 7296 §2.10.
     #[test]
-    fn our_nonces_have_half_the_key_of_every_prf() {
+    fn our_nonces_have_at_least_half_the_key_length_of_every_prf() {
         let prfs = crate::crypto::PRF;
         assert!(prfs.iter().all(|prf| 2 * NONCE_LEN >= prf.key_len));
     }
 
     /// Expected values computed with Python's `hmac` from the formulas of RFC 7296 §2.13, §2.14 and §2.17.
     #[test]
-    fn keys_are_what_another_hmac_makes_of_the_formulas_in_the_order_of_the_rfc() {
+    fn keys_match_an_independent_computation_of_the_rfc_formulas() {
         let ike = IkeProposal::parse("aes128-sha1-modp1024").unwrap().0;
         let protection = Protection {
             encryption: ike.encryption[0],
@@ -290,7 +290,7 @@ mod tests {
 
     /// Expected values from the formulas of RFC 9370 §2.2.4: the secret of the additional key exchange follows the nonces.
     #[test]
-    fn an_additional_secret_goes_into_the_keys_of_rekeyed_sas_behind_the_nonces() {
+    fn an_additional_secret_follows_the_nonces_in_the_keys_of_rekeyed_sas() {
         let ike = IkeProposal::parse("aes128gcm16-prfsha256-curve25519-ke1_mlkem768");
         let suite = ike.unwrap().0.first().unwrap();
         let esp = EspProposal::parse("aes128gcm16-curve25519-ke1_mlkem768");

@@ -145,12 +145,12 @@ pub fn lost(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure>
             format!("{remote} deleted the tunnel"),
             "See the peer's log for the reason.",
         ),
-        DownReason::PeerDisbelieves => (
+        DownReason::IdentityRejected => (
             "authentication-failed",
             format!("{remote} accepted the pre-shared key but rejected our identity"),
             "Set `id` on this tunnel to the identity that the peer expects.",
         ),
-        DownReason::Asked
+        DownReason::Requested
         | DownReason::Expired
         | DownReason::PeerRestarted
         | DownReason::Redundant

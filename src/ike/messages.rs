@@ -28,9 +28,9 @@ pub struct Init {
 pub enum InitAnswer {
     /// The peer accepts.
     Accepted(Box<Init>),
-    /// The peer asks for this cookie (RFC 7296 §2.6).
+    /// The peer requires this cookie (RFC 7296 §2.6).
     Cookie(Vec<u8>),
-    /// The peer asks for a key exchange of this group.
+    /// The peer requires a key exchange with this group.
     OtherGroup(u16),
     /// The peer rejects.
     Refused(Notify),
@@ -41,7 +41,7 @@ pub enum InitAnswer {
 pub struct AuthRequest {
     /// The initiator's identity.
     pub id: Id,
-    /// AUTH; absent if the initiator asks for EAP.
+    /// AUTH; absent if the initiator requests EAP.
     pub auth: Option<Auth>,
     /// The initiator's proposals for the Child SA.
     pub sa: Sa,
@@ -174,7 +174,7 @@ pub enum CreateAnswer {
         /// The selectors of a Child SA, the initiator's side first.
         selectors: Option<(TrafficSelectors, TrafficSelectors)>,
     },
-    /// The peer asks for a key exchange of this group.
+    /// The peer requires a key exchange with this group.
     OtherGroup(u16),
     /// The peer rejects.
     Refused(Notify),
@@ -220,7 +220,7 @@ impl InitAnswer {
         }
         for notify in set.notifies {
             if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
-                return group_asked_for(&notify).map(InitAnswer::OtherGroup);
+                return required_group(&notify).map(InitAnswer::OtherGroup);
             }
             if notify.kind == NotifyType::COOKIE && (1..=64).contains(&notify.data.len()) {
                 return Ok(InitAnswer::Cookie(notify.data));
@@ -343,7 +343,7 @@ impl CreateAnswer {
         let refusal = set.notifies.iter().find(|notify| notify.kind.is_error());
         match refusal {
             Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
-                group_asked_for(notify).map(CreateAnswer::OtherGroup)
+                required_group(notify).map(CreateAnswer::OtherGroup)
             }
             Some(notify) => Ok(CreateAnswer::Refused(notify.clone())),
             None => Ok(CreateAnswer::Made {
@@ -469,7 +469,7 @@ const MAX_NONCE: usize = 256;
 
 fn once<T>(slot: &mut Option<T>, value: T, name: &str) -> Result<(), Error> {
     if slot.replace(value).is_some() {
-        return Err(Error::Malformed(format!("payload {name} stands twice")));
+        return Err(Error::Malformed(format!("payload {name} is repeated")));
     }
     Ok(())
 }
@@ -479,7 +479,7 @@ fn required<T>(payload: Option<T>, name: &str) -> Result<T, Error> {
 }
 
 /// The group in an INVALID_KE_PAYLOAD notification (RFC 7296 §1.2, §1.3).
-fn group_asked_for(notify: &Notify) -> Result<u16, Error> {
+fn required_group(notify: &Notify) -> Result<u16, Error> {
     <[u8; 2]>::try_from(notify.data.as_slice())
         .map(u16::from_be_bytes)
         .map_err(|_| Error::Malformed("INVALID_KE_PAYLOAD without a group".to_owned()))
@@ -513,7 +513,7 @@ pub fn validate(header: &Header, payloads: &[Payload]) -> Result<(), String> {
         Error::Malformed(what) => what,
         Error::UnsupportedCritical(kind) => format!("payload {kind} is critical and unknown"),
         Error::Misbehaved(what) => what.to_owned(),
-        Error::Incompatible(_) | Error::Denied(_) => "it is refused".to_owned(),
+        Error::Incompatible(_) | Error::Denied(_) => "the message is rejected".to_owned(),
     })
 }
 
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_payload_is_named_in_the_error() {
         let request = header(ExchangeType::IKE_SA_INIT, false);
         let answer = header(ExchangeType::IKE_SA_INIT, true);
         let ke = Payload::Ke(Ke {
@@ -542,7 +542,7 @@ mod tests {
         let short = validate(&request, std::slice::from_ref(&sa));
         assert_eq!(short, Err("payload KE is missing".to_owned()));
         let twice = validate(&request, &[ke.clone(), ke.clone()]);
-        assert_eq!(twice, Err("payload KE stands twice".to_owned()));
+        assert_eq!(twice, Err("payload KE is repeated".to_owned()));
         let whole = [sa, ke, Payload::Nonce(vec![0; 32])];
         assert_eq!(validate(&request, &whole), Ok(()));
         let refusal = Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_nat_both_hashes_fit() {
+    fn without_a_nat_both_hashes_match() {
         let mut rng = Generator::from_seed([1; 32]);
         let (a, b) = (at("192.0.2.1:500"), at("192.0.2.2:500"));
         let sent = notes(&notifies(I, R, a, b, Encapsulation::Auto, &mut rng));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn esp_goes_bare_only_where_no_nat_is_seen() {
+    fn esp_uses_ip_protocol_50_only_without_a_nat() {
         use Encapsulation::{Auto, Esp, Udp};
         let seen = |us, peer| Some(Detected { us, peer });
         let transport =
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_the_notifies_does_not_know_nat_traversal() {
+    fn a_peer_without_the_notifications_does_not_support_nat_traversal() {
         assert_eq!(
             detect([].iter(), I, R, at("192.0.2.1:500"), at("192.0.2.2:500")),
             None

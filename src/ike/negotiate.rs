@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_offer_ourselves_we_accept_with_its_number_echoed() {
+    fn our_own_offer_is_accepted_with_its_proposal_number() {
         let ours = [
             ike("aes128-sha1-modp1024"),
             ike("aes256gcm16-prfsha384-ecp384"),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_additional_key_exchange_that_may_be_left_out_is_declined_in_the_answer() {
+    fn an_optional_additional_key_exchange_is_declined_in_the_response() {
         let with = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
         let lenient = theirs(with, |proposal| {
             for kind in [TransformType::ADDKE1, TransformType::ADDKE3] {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn for_a_peer_without_ike_intermediate_proposals_that_insist_on_more_are_not_there() {
+    fn proposals_that_require_ike_intermediate_are_ignored_without_support_for_it() {
         let with = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
         let both = [ike(with), ike("aes256gcm16-prfsha384-ecp384")].concat();
         let left = without_additional(&offer_ike(&both, &[]));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn n08_an_answer_with_more_or_less_than_was_asked_for_is_not_accepted() {
+    fn n08_a_response_with_more_or_fewer_transforms_than_offered_is_rejected() {
         let with = ike("aes256gcm16-prfsha384-ecp384-ke1_mlkem768-ke1_mlkem1024");
         let chosen = choose_ike(&with, &offer_ike(&with, &[])).unwrap();
         let good = answer_ike(&chosen, &[]);
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_sa_gets_the_additional_exchange_only_where_it_has_one_of_its_own() {
+    fn a_child_sa_has_an_additional_key_exchange_only_with_pfs() {
         let ours = esp("aes256gcm16-ecp384-ke1_mlkem768");
         let suite = |pfs| {
             let chosen = choose_esp(&ours, &offer_esp(&ours, 0x1000, pfs), pfs).unwrap();
@@ -427,8 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn n03_a_transform_with_an_unknown_attribute_is_out_and_an_unknown_kind_takes_its_proposal_with_it()
-     {
+    fn n03_an_unknown_attribute_disables_a_transform_and_an_unknown_type_its_proposal() {
         let ours = ike("aes128-sha256-curve25519");
         let attribute = theirs("aes128-sha256-curve25519", |proposal| {
             proposal.transforms[0].unknown_attributes = vec![0x80, 0x63, 0, 1];
@@ -447,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn n04_a_proposal_without_one_of_its_kinds_or_an_aead_with_integrity_is_not_chosen() {
+    fn n04_a_proposal_with_a_missing_type_or_an_aead_with_integrity_is_not_chosen() {
         let ours = ike("aes128-sha256-curve25519");
         for kind in [
             TransformType::ENCR,
@@ -476,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn p08_an_answer_with_anything_we_did_not_offer_is_not_accepted() {
+    fn p08_a_response_with_anything_not_offered_is_rejected() {
         let ours = esp("aes128-sha256");
         let chosen = choose_esp(
             &ours,
@@ -515,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_in_the_first_child_sas_offer_is_skipped_as_it_has_no_key_exchange() {
+    fn a_group_in_the_esp_offer_of_ike_auth_is_ignored() {
         let ours = esp("aes128-sha1-modp1024");
         let mut offer = offer_esp(&ours, 0x1234_5678, Pfs::Unnamed);
         assert!(
@@ -555,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_its_own_is_what_both_sides_name_or_neither() {
+    fn a_pfs_group_must_be_common_or_absent_on_both_sides() {
         let chosen = |ours: &str, theirs: &str| {
             let offer = offer_esp(&esp(theirs), 0x1000, Pfs::AsProposed);
             let ours = esp(ours);

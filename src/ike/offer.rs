@@ -33,7 +33,7 @@ const KNOWN: [TransformType; 5] = [
     TransformType::ESN,
 ];
 
-/// The transform types of additional key exchanges, in order. We make one at most.
+/// The transform types of additional key exchanges, in order. We support at most one.
 pub const ADDITIONAL: [TransformType; 7] = [
     TransformType::ADDKE1,
     TransformType::ADDKE2,
@@ -91,7 +91,7 @@ impl Offer<'_> {
         named.any(|transform| transform.id == esn.id())
     }
 
-    /// The first key exchange method of ours in the proposal, or `Some(None)` if both sides want none; `None` if only one side requires one.
+    /// The first key exchange method of ours in the proposal, or `Some(None)` if neither side proposes one; `None` if only one side requires one.
     pub fn method(
         &self,
         kind: TransformType,
@@ -107,7 +107,7 @@ impl Offer<'_> {
             .map(|row| Some(*row))
     }
 
-    /// The same for the additional key exchanges: the first as both sides want it, none of the others.
+    /// The same for the additional key exchanges: the first one as negotiated, none of the others.
     pub fn additional(&self, ours: &[&'static Group]) -> Option<Option<&'static Group>> {
         let [first, others @ ..] = ADDITIONAL;
         others
@@ -116,7 +116,7 @@ impl Offer<'_> {
             .then(|| self.method(first, ours))?
     }
 
-    /// The additional key exchanges of the proposal that are not made.
+    /// The additional key exchanges of the proposal that are not performed.
     pub fn declined(&self, chosen: Option<&Group>) -> Vec<TransformType> {
         let takes_place = |kind: &TransformType| *kind == TransformType::ADDKE1 && chosen.is_some();
         ADDITIONAL

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_smaller_cut_the_usual_one_goes_again() {
+    fn without_smaller_fragments_the_configured_ones_are_sent_again() {
         let whole = Datagrams::whole(vec![1]);
         assert_eq!(whole.in_size(FragmentSize::Minimum), [vec![1]]);
         let cut = Datagrams::fragmented(vec![vec![1]], vec![vec![2], vec![3]]);

@@ -81,7 +81,7 @@ pub fn shown(identity: &[u8]) -> String {
             format!("\"{}\"", id.escape_debug())
         }
         [kind, ..] => format!("of type {kind}"),
-        [] => "without a name".to_owned(),
+        [] => "without an identity".to_owned(),
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     /// Expected values computed with Python's `hmac` from the formulas of RFC 8784 §3 and RFC 7296 §2.13.
     #[test]
-    fn mixing_is_what_another_hmac_makes_of_the_formulas_and_leaves_the_protection_alone() {
+    fn mixing_matches_an_independent_computation_and_keeps_the_message_keys() {
         let hex = |secret: &Secret| -> String {
             let bytes = secret.as_bytes().iter();
             bytes.map(|byte| format!("{byte:02x}")).collect()
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_used_only_where_both_have_announced_it() {
+    fn a_ppk_is_used_only_if_both_sides_announce_it() {
         let ours = ppk();
         let announced = [Notify::new(NotifyType::USE_PPK, Vec::new())];
         assert_eq!(
@@ -152,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn n21_what_a_peer_asks_for_is_shown_short_and_escaped() {
+    fn n21_a_ppk_identity_of_the_peer_is_truncated_and_escaped() {
         assert_eq!(shown(&ppk().identity()), "\"quantum-1\"");
         assert_eq!(shown(b"\x02a\nb"), "\"a\\nb\"");
         assert_eq!(shown(&[2; 4000]).chars().filter(|c| *c == '\\').count(), 64);
         assert_eq!(shown(&[1, 2, 3]), "of type 1");
-        assert_eq!(shown(&[]), "without a name");
+        assert_eq!(shown(&[]), "without an identity");
     }
 }

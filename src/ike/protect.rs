@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn f02_a_message_goes_whole_up_to_the_limit_and_in_either_cut_beyond() {
+    fn f02_a_message_above_the_limit_is_fragmented_in_both_sizes() {
         for (size, expected) in [(0, [1, 1]), (400, [1, 1]), (900, [1, 3]), (2000, [3, 5])] {
             let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
             let datagrams = ours.seal(header(false), &payloads(size)).unwrap();
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn f05_without_the_peers_word_messages_go_whole_and_fragments_are_none() {
+    fn f05_without_negotiated_fragmentation_messages_are_whole_and_fragments_are_dropped() {
         let [mut ours, _] = ends(Fragmentation::Agreed(SIZES));
         let [mut silent, mut theirs] = ends(Fragmentation::Unsupported);
         let datagrams = silent.seal(header(false), &payloads(2000)).unwrap();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_cut_no_larger_than_the_question_was() {
+    fn response_fragments_are_no_larger_than_those_of_the_request() {
         let [mut ours, mut theirs] = ends(Fragmentation::Agreed(SIZES));
         let question = ours.seal(header(false), &payloads(900)).unwrap();
         for (size, expected) in [

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(now, Time::ZERO + FIRST);
         assert_eq!(check.on_due(now), Some(Rekey::Child));
         assert!(check.record(Rekey::Child, false));
-        assert!(!check.record(Rekey::Child, false), "told once");
+        assert!(!check.record(Rekey::Child, false), "recorded once");
         assert_eq!(check.on_due(check.due()), Some(Rekey::Ike));
         assert!(check.record(Rekey::Ike, true));
         assert_eq!(check.on_due(check.due()), None);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_never_gives_a_verdict_is_not_asked_for_ever() {
+    fn the_check_stops_after_the_maximum_of_attempts_without_a_verdict() {
         let mut check = RekeyChecker::new(RekeyCheck::Once);
         check.on_up(Time::ZERO, 0);
         let mut tries = 0;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_asked_nothing_tried() {
+    fn without_a_check_nothing_is_rekeyed() {
         let mut check = RekeyChecker::new(RekeyCheck::Never);
         check.on_up(Time::ZERO, 0);
         assert_eq!(check.due(), Time::MAX);

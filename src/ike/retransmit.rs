@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_identical_and_ever_further_apart_until_patience_ends() {
+    fn copies_are_identical_at_growing_intervals_until_the_timeout() {
         let mut now = Time::ZERO;
         let mut retransmit = Retransmit::new(now, message(), Duration::from_secs(30), 0);
         let mut gaps = Vec::new();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_path_may_carry_is_tried_smaller_every_other_time_after_three_copies() {
+    fn after_three_copies_every_second_one_has_smaller_fragments() {
         let datagrams = Datagrams::fragmented(vec![vec![1; 9]], vec![vec![1; 5], vec![2; 4]]);
         let message = SentMessage {
             datagrams,
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ladder_asked_early_waits() {
+    fn a_step_before_the_timer_is_due_waits() {
         let mut retransmit = Retransmit::new(Time::ZERO, message(), Duration::from_secs(30), 0);
         assert_eq!(retransmit.step(Time::ZERO, 0), Step::Wait);
     }

@@ -238,9 +238,9 @@ pub enum RekeyCheck {
 pub enum Encapsulation {
     /// Always UDP 4500 (RFC 3948); a NAT detection hash that cannot match forces the peer to use it too.
     Udp,
-    /// IP protocol 50 only: if a NAT is detected, the tunnel is not established.
+    /// UDP if a NAT is detected, IP protocol 50 otherwise.
     Auto,
-    /// As IP protocol 50 or not at all: where a NAT is seen, there is no tunnel.
+    /// IP protocol 50 only: if a NAT is detected, the tunnel is not established.
     Esp,
 }
 
@@ -286,7 +286,7 @@ pub mod tests {
     }
 
     #[test]
-    fn identities_are_read_by_their_shape_and_print_back() {
+    fn identities_are_parsed_by_their_form_and_round_trip() {
         for text in [
             "203.0.113.7",
             "2001:db8::7",
@@ -301,7 +301,7 @@ pub mod tests {
     }
 
     #[test]
-    fn h01_identities_that_cannot_be_meant_are_refused() {
+    fn h01_invalid_identities_are_rejected() {
         assert_eq!("".parse::<Identity>(), Err(IdentityError::Empty));
         assert_eq!("key-id:abc".parse::<Identity>(), Err(IdentityError::Hex));
         assert_eq!("a b".parse::<Identity>(), Err(IdentityError::Characters));

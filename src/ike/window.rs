@@ -85,12 +85,12 @@ impl Received {
     }
 }
 
-/// The last response of an IKE SA that is gone, in case it was lost.
+/// The last response of a removed IKE SA, in case the response was lost.
 #[derive(Debug)]
 pub struct LastResponse {
     /// The request and its response.
     pub received: Received,
-    /// When it is forgotten.
+    /// When it is discarded.
     pub expires: Time,
 }
 

@@ -18,7 +18,7 @@ pub struct Auth {
 
 impl Auth {
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Auth, Malformed> {
-        let [method, _, _, _] = body.array("AUTH payload cut")?;
+        let [method, _, _, _] = body.array("AUTH payload truncated")?;
         Ok(Auth {
             method: AuthMethod(method),
             data: body.take_rest().to_vec(),

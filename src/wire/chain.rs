@@ -138,7 +138,7 @@ pub(super) fn parse_to_seal<'a>(
         let generic = GenericPayload::read(kind, &mut cursor)?;
         if generic.kind == PayloadType::SK || generic.kind == PayloadType::SKF {
             if !cursor.is_empty() {
-                return Err(cursor.malformed("payload behind the encrypted one").into());
+                return Err(cursor.malformed("payload after the encrypted one").into());
             }
             return Ok((payloads, Some(generic)));
         }
@@ -146,7 +146,7 @@ pub(super) fn parse_to_seal<'a>(
         payloads.push(Payload::parse(&generic)?);
     }
     if !cursor.is_empty() {
-        return Err(cursor.malformed("octets behind the last payload").into());
+        return Err(cursor.malformed("octets after the last payload").into());
     }
     Ok((payloads, None))
 }
@@ -180,13 +180,13 @@ impl<'a> GenericPayload<'a> {
         cursor: &mut Cursor<'a>,
     ) -> Result<GenericPayload<'a>, Malformed> {
         let start = *cursor;
-        let next = PayloadType(cursor.u8("payload header cut")?);
-        let flags = cursor.u8("payload header cut")?;
-        let length = cursor.u16("payload header cut")?;
+        let next = PayloadType(cursor.u8("payload header truncated")?);
+        let flags = cursor.u8("payload header truncated")?;
+        let length = cursor.u16("payload header truncated")?;
         let inside = usize::from(length)
             .checked_sub(4)
-            .ok_or(start.malformed("length of a payload below its header"))?;
-        let body = cursor.sub(inside, "length of a payload beyond the message")?;
+            .ok_or(start.malformed("payload length shorter than its header"))?;
+        let body = cursor.sub(inside, "payload length exceeds the message")?;
         let critical = if flags & CRITICAL == 0 {
             Critical::No
         } else {
@@ -323,13 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn n02_lengths_that_lie_and_chains_that_break_are_malformed() {
+    fn n02_wrong_lengths_and_broken_chains_are_malformed() {
         let (first, good) = encoded(&[notify(1), notify(2)]);
         for length in 0..4 {
             let mut bytes = good.clone();
             bytes[3] = length;
             let error = parse(first, &bytes, 28).unwrap_err();
-            let what = "length of a payload below its header";
+            let what = "payload length shorter than its header";
             assert_eq!(error, Malformed { what, offset: 28 }.into());
         }
         for cut in (1..good.len()).filter(|&cut| cut != 8) {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn n29_vendor_ids_of_any_size_and_certificates_of_any_kind_are_read_over() {
+    fn n29_vendor_ids_of_any_size_and_certificates_of_any_kind_are_ignored() {
         let payloads = [
             Payload::Vendor(vec![0xff; 65_531]),
             Payload::Other {

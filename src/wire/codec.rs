@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_stops_at_the_end_and_says_where() {
+    fn a_cursor_stops_at_the_end_and_reports_the_offset() {
         let mut cursor = Cursor::new(&[1, 2, 3, 4, 5], 28);
         assert_eq!(cursor.u16("a"), Ok(0x0102));
         assert_eq!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_can_be_had_again() {
+    fn read_octets_can_be_retrieved_again() {
         let mut cursor = Cursor::new(&[1, 2, 3, 4], 0);
         let start = cursor;
         cursor.u16("a").unwrap();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_counts_its_own_header() {
+    fn a_length_includes_its_own_header() {
         let mut out = vec![9, 9, 0, 0, 0, 0, 7];
         fill_length_u16(&mut out, 2, "thing").unwrap();
         assert_eq!(out, [9, 9, 0, 0, 0, 5, 7]);

@@ -36,9 +36,9 @@ impl Delete {
     }
 
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Delete, Malformed> {
-        let protocol = ProtocolId(body.u8("delete payload cut")?);
-        let size = body.u8("delete payload cut")?;
-        let count = body.u16("delete payload cut")?;
+        let protocol = ProtocolId(body.u8("delete payload truncated")?);
+        let size = body.u8("delete payload truncated")?;
+        let count = body.u16("delete payload truncated")?;
         // An IKE SA has no SPI here, so its count is ignored; every other SA has an SPI of four octets.
         let fits = match protocol {
             ProtocolId::IKE => size == 0,
@@ -50,11 +50,11 @@ impl Delete {
         let mut spis = Vec::new();
         if size == 4 {
             for _ in 0..count {
-                spis.push(body.u32("SPIs of the delete payload cut")?);
+                spis.push(body.u32("SPIs of the delete payload truncated")?);
             }
         }
         if !body.is_empty() {
-            return Err(body.malformed("octets behind the SPIs of the delete payload"));
+            return Err(body.malformed("octets after the SPIs of the delete payload"));
         }
         Ok(Delete { protocol, spis })
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn p06_spis_come_back_even_twice_and_unknown() {
+    fn p06_spis_round_trip_even_duplicate_and_unknown_ones() {
         assert_eq!(parse(&[1, 0, 0, 0]), Ok(Delete::ike()));
         assert_eq!(
             parse(&[3, 4, 0, 2, 0, 0, 1, 0, 0, 0, 1, 0]),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn p06_size_protocol_and_count_that_disagree_are_malformed() {
+    fn p06_inconsistent_size_protocol_and_count_are_malformed() {
         for bytes in [
             &[1, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1][..], // IKE SPIs belong in the header
             &[1, 4, 0, 1, 0, 0, 0, 1],

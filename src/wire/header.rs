@@ -96,18 +96,18 @@ impl Header {
     /// The datagram is shorter than a header, or its length differs from the length field.
     pub fn parse(datagram: &[u8]) -> Result<Header, Malformed> {
         let mut cursor = Cursor::new(datagram, 0);
-        let spi_i = IkeSpi(cursor.u64("initiator's SPI cut")?);
-        let spi_r = IkeSpi(cursor.u64("responder's SPI cut")?);
-        let next = PayloadType(cursor.u8("header cut")?);
-        let version = cursor.u8("header cut")?;
-        let exchange = ExchangeType(cursor.u8("header cut")?);
-        let flags = cursor.u8("header cut")?;
-        let message_id = MessageId(cursor.u32("message id cut")?);
+        let spi_i = IkeSpi(cursor.u64("initiator's SPI truncated")?);
+        let spi_r = IkeSpi(cursor.u64("responder's SPI truncated")?);
+        let next = PayloadType(cursor.u8("header truncated")?);
+        let version = cursor.u8("header truncated")?;
+        let exchange = ExchangeType(cursor.u8("header truncated")?);
+        let flags = cursor.u8("header truncated")?;
+        let message_id = MessageId(cursor.u32("message id truncated")?);
         let mismatch = Malformed {
-            what: "length is not the datagram's",
+            what: "length differs from that of the datagram",
             offset: cursor.offset(),
         };
-        let length = cursor.u32("length cut")?;
+        let length = cursor.u32("length truncated")?;
         if usize::try_from(length) != Ok(datagram.len()) {
             return Err(mismatch);
         }
@@ -227,14 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_28_octets_and_comes_back() {
+    fn a_header_is_28_octets_and_round_trips() {
         let bytes = bytes(header());
         assert_eq!(bytes.len(), Header::LEN);
         assert_eq!(Header::parse(&bytes), Ok(header()));
     }
 
     #[test]
-    fn n01_a_length_that_is_not_the_datagrams_is_refused() {
+    fn n01_a_length_other_than_the_datagrams_is_rejected() {
         let whole = bytes(header());
         for cut in 0..whole.len() {
             assert!(Header::parse(&whole[..cut]).is_err(), "{cut} octets");

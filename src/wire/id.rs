@@ -43,7 +43,7 @@ impl Id {
     }
 
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Id, Malformed> {
-        let [kind, reserved @ ..] = body.array::<4>("identity cut")?;
+        let [kind, reserved @ ..] = body.array::<4>("identity truncated")?;
         Ok(Id {
             kind: IdType(kind),
             data: body.take_rest().to_vec(),
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identities_print_as_people_write_them() {
+    fn identities_print_in_configuration_syntax() {
         let address = Id::address("203.0.113.7".parse().unwrap());
         assert_eq!(address.to_string(), "203.0.113.7");
         assert_eq!(
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_octets_are_authenticated_but_name_nobody_else() {
+    fn reserved_octets_are_authenticated_but_do_not_change_the_identity() {
         let id = Id::parse(Cursor::new(&[2, 9, 8, 7, b'x'], 0)).unwrap();
         assert_eq!(id, Id::new(IdType::FQDN, b"x".to_vec()));
         assert_eq!(id.authenticated_octets(), [2, 9, 8, 7, b'x']);

@@ -40,7 +40,7 @@ impl<'a> InitPeek<'a> {
             if generic.kind == PayloadType::NOTIFY && index == 0 {
                 cookie = Notify::cookie(generic.body);
             } else if generic.kind == PayloadType::NONCE && nonce.replace(generic.body).is_some() {
-                return Err(generic.body.malformed("a second nonce"));
+                return Err(generic.body.malformed("more than one nonce"));
             }
         }
         let nonce = nonce.ok_or(cursor.malformed("no nonce"))?;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn n10_a_cookie_is_one_only_in_front_and_of_1_to_64_octets() {
+    fn n10_a_cookie_must_be_the_first_payload_and_have_1_to_64_octets() {
         for (len, lawful) in [(0, false), (1, true), (64, true), (65, false)] {
             let cookie = vec![5; len];
             let bytes = request(&[notify(NotifyType::COOKIE, &cookie), nonce()]);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn n02_what_breaks_or_has_no_nonce_of_its_own_is_malformed() {
+    fn n02_a_broken_chain_or_a_number_of_nonces_other_than_one_is_malformed() {
         let whole = request(&[notify(NotifyType::COOKIE, b"c"), nonce()]);
         for len in 0..whole.len() {
             assert!(InitPeek::read(&whole[..len]).is_err());

@@ -17,8 +17,8 @@ pub struct Ke {
 
 impl Ke {
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Ke, Malformed> {
-        let group = body.u16("group of the KE payload cut")?;
-        body.u16("reserved octets of the KE payload cut")?;
+        let group = body.u16("group of the KE payload truncated")?;
+        body.u16("reserved octets of the KE payload truncated")?;
         Ok(Ke {
             group,
             data: body.take_rest().to_vec(),

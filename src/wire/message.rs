@@ -112,7 +112,7 @@ impl Sealed {
     fn parse(header: &Header, generic: &GenericPayload<'_>) -> Result<Sealed, Malformed> {
         let mut body = generic.body;
         if header.exchange == ExchangeType::IKE_SA_INIT {
-            return Err(body.malformed("encrypted payload before there are keys"));
+            return Err(body.malformed("encrypted payload in IKE_SA_INIT"));
         }
         let envelope = match generic.kind {
             PayloadType::SKF => Envelope::fragment(generic.next, &mut body)?,
@@ -129,10 +129,10 @@ impl Sealed {
 impl Envelope {
     fn fragment(first: PayloadType, body: &mut Cursor<'_>) -> Result<Envelope, Malformed> {
         let start = *body;
-        let number = body.u16("fragment number cut")?;
-        let total = body.u16("number of fragments cut")?;
+        let number = body.u16("fragment number truncated")?;
+        let total = body.u16("number of fragments truncated")?;
         if number == 0 || number > total {
-            return Err(start.malformed("fragment number outside the number of fragments"));
+            return Err(start.malformed("fragment number exceeds the total or is zero"));
         }
         // RFC 7383 §2.5: only the first fragment carries the type of the first payload inside.
         if (number == 1) == (first == PayloadType::NONE) {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_message_comes_back() {
+    fn a_cleartext_message_round_trips() {
         let bytes = Message::encode_clear(header(ExchangeType::IKE_SA_INIT), &[notify(), notify()])
             .unwrap();
         let read = Message::parse(&bytes).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_part_starts_behind_its_generic_header() {
+    fn an_encrypted_part_starts_after_its_generic_header() {
         let bytes = with_payload(
             ExchangeType::IKE_AUTH,
             PayloadType::SK,
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn n17_nothing_stands_behind_the_sealed_part() {
+    fn n17_a_payload_after_the_encrypted_one_is_malformed() {
         let mut bytes = with_payload(
             ExchangeType::IKE_AUTH,
             PayloadType::SK,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn n17_nothing_is_sealed_before_there_are_keys() {
+    fn n17_an_encrypted_payload_in_ike_sa_init_is_malformed() {
         for kind in [PayloadType::SK, PayloadType::SKF] {
             let bytes = with_payload(
                 ExchangeType::IKE_SA_INIT,
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn f01_f04_fragments_that_contradict_themselves_are_malformed() {
+    fn f01_f04_inconsistent_fragments_are_malformed() {
         let fragment = |number: u16, total: u16, next: PayloadType| {
             let body = [number.to_be_bytes(), total.to_be_bytes(), [9, 9]].concat();
             with_payload(ExchangeType::IKE_AUTH, PayloadType::SKF, next, &body)

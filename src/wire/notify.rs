@@ -44,11 +44,11 @@ impl Notify {
     }
 
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<Notify, Malformed> {
-        let protocol = ProtocolId(body.u8("notify payload cut")?);
-        let spi_size = body.u8("notify payload cut")?;
-        let kind = NotifyType(body.u16("notify payload cut")?);
+        let protocol = ProtocolId(body.u8("notify payload truncated")?);
+        let spi_size = body.u8("notify payload truncated")?;
+        let kind = NotifyType(body.u16("notify payload truncated")?);
         let spi = body
-            .take(usize::from(spi_size), "SPI of the notify payload cut")?
+            .take(usize::from(spi_size), "SPI of the notify payload truncated")?
             .to_vec();
         Ok(Notify {
             protocol,

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_prints_as_its_name_or_as_itself() {
+    fn a_number_prints_as_its_name_or_as_digits() {
         assert_eq!(
             NotifyType::NO_PROPOSAL_CHOSEN.to_string(),
             "NO_PROPOSAL_CHOSEN"
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_end_where_status_starts() {
+    fn error_types_end_where_status_types_start() {
         assert!(NotifyType(16383).is_error());
         assert!(!NotifyType::INITIAL_CONTACT.is_error());
     }

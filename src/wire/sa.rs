@@ -91,11 +91,11 @@ impl Sa {
         while !body.is_empty() {
             let start = body;
             if proposals.len() >= MAX_PROPOSALS {
-                return Err(start.malformed("more proposals than there are numbers"));
+                return Err(start.malformed("more than 255 proposals"));
             }
             let (mark, inside) = substructure(&mut body)?;
             if mark != Mark::of(&body, MORE_PROPOSALS) {
-                return Err(start.malformed("the last proposal is not marked so, or another is"));
+                return Err(start.malformed("last-proposal marker missing or misplaced"));
             }
             proposals.push(Proposal::parse(inside));
         }
@@ -141,24 +141,24 @@ impl Proposal {
     }
 
     fn read(mut inside: Cursor<'_>) -> Result<Proposal, Malformed> {
-        let number = inside.u8("proposal cut")?;
-        let protocol = ProtocolId(inside.u8("proposal cut")?);
-        let spi_size = inside.u8("proposal cut")?;
-        let count = inside.u8("proposal cut")?;
+        let number = inside.u8("proposal truncated")?;
+        let protocol = ProtocolId(inside.u8("proposal truncated")?);
+        let spi_size = inside.u8("proposal truncated")?;
+        let count = inside.u8("proposal truncated")?;
         let spi = inside
-            .take(usize::from(spi_size), "SPI of a proposal cut")?
+            .take(usize::from(spi_size), "SPI of a proposal truncated")?
             .to_vec();
         let mut transforms = Vec::new();
         for _ in 0..count {
             let start = inside;
             let (mark, transform) = substructure(&mut inside)?;
             if mark != Mark::of(&inside, MORE_TRANSFORMS) {
-                return Err(start.malformed("the last transform is not marked so, or another is"));
+                return Err(start.malformed("last-transform marker missing or misplaced"));
             }
             transforms.push(Transform::parse(transform)?);
         }
         if !inside.is_empty() {
-            return Err(inside.malformed("more transforms than the proposal counts"));
+            return Err(inside.malformed("more transforms than the proposal states"));
         }
         Ok(Proposal::new(number, protocol, spi, transforms))
     }
@@ -190,19 +190,19 @@ impl Proposal {
 
 impl Transform {
     fn parse(mut inside: Cursor<'_>) -> Result<Transform, Malformed> {
-        let kind = TransformType(inside.u8("transform cut")?);
-        inside.u8("transform cut")?;
-        let mut transform = Transform::new(kind, inside.u16("transform cut")?, None);
+        let kind = TransformType(inside.u8("transform truncated")?);
+        inside.u8("transform truncated")?;
+        let mut transform = Transform::new(kind, inside.u16("transform truncated")?, None);
         while !inside.is_empty() {
             let start = inside;
-            let attribute = inside.u16("attribute cut")?;
-            let value = inside.u16("attribute cut")?;
+            let attribute = inside.u16("attribute truncated")?;
+            let value = inside.u16("attribute truncated")?;
             if attribute == KEY_LENGTH && transform.key_bits.is_none() {
                 transform.key_bits = Some(value);
                 continue;
             }
             if attribute & SHORT_FORM == 0 {
-                inside.take(usize::from(value), "value of an attribute cut")?;
+                inside.take(usize::from(value), "value of an attribute truncated")?;
             }
             transform
                 .unknown_attributes
@@ -249,15 +249,18 @@ impl Mark {
 /// Parses the header that proposals and transforms share: `| mark | reserved | length (2) | inside … |`.
 fn substructure<'a>(cursor: &mut Cursor<'a>) -> Result<(Mark, Cursor<'a>), Malformed> {
     let start = *cursor;
-    let mark = Mark(cursor.u8("proposal or transform cut")?);
-    cursor.u8("proposal or transform cut")?;
-    let length = cursor.u16("proposal or transform cut")?;
+    let mark = Mark(cursor.u8("proposal or transform truncated")?);
+    cursor.u8("proposal or transform truncated")?;
+    let length = cursor.u16("proposal or transform truncated")?;
     let inside = usize::from(length)
         .checked_sub(4)
-        .ok_or(start.malformed("length of a proposal or transform below its header"))?;
+        .ok_or(start.malformed("proposal or transform length shorter than its header"))?;
     Ok((
         mark,
-        cursor.sub(inside, "length of a proposal or transform beyond its frame")?,
+        cursor.sub(
+            inside,
+            "proposal or transform length exceeds the enclosing structure",
+        )?,
     ))
 }
 
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn n03_a_flaw_inside_one_proposal_leaves_the_other() {
+    fn n03_a_malformed_proposal_does_not_affect_the_other() {
         let good = encode(&two_proposals());
         // Offsets in the first proposal: its transforms start at 12, the attribute of the first at 20.
         for (at, value, case) in [
@@ -319,7 +322,7 @@ mod tests {
             (7, 3, "three transforms counted"),
             (12, 0, "first transform marked last"),
             (15, 3, "transform length below its header"),
-            (15, 11, "attribute cut"),
+            (15, 11, "attribute truncated"),
             (15, 255, "transform beyond the proposal"),
             (20, 0, "long form reaching beyond"),
             (24, 3, "last transform marked as followed"),
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn n03_proposals_that_do_not_fit_their_frame_are_malformed() {
+    fn n03_proposals_that_exceed_their_length_are_malformed() {
         let good = encode(&two_proposals());
         for (at, value) in [(0, 0), (0, 3), (2, 255), (3, 0), (3, 3), (32, 2)] {
             let mut bytes = good.clone();
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn n03_key_lengths_are_read_once_and_in_the_short_form_only() {
+    fn n03_only_one_key_length_in_the_short_form_is_accepted() {
         let transform = |attributes: &[u8]| {
             let bytes = [&[1, 0, 0, 12], attributes].concat();
             Transform::parse(Cursor::new(&bytes, 0))

@@ -130,7 +130,7 @@ fn lay_out(
 /// The pad length exceeds the content.
 pub fn unpad(plaintext: &[u8]) -> Result<&[u8], Malformed> {
     let malformed = Malformed {
-        what: "padding longer than what it pads",
+        what: "pad length exceeds the content",
         offset: plaintext.len(),
     };
     let (pad_length, padded) = plaintext.split_last().ok_or(malformed)?;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn f02_fragments_fill_the_limit_and_their_content_in_order_is_the_message() {
+    fn f02_fragments_fill_the_limit_and_concatenate_to_the_message() {
         let inner = payloads(1000);
         let mut expected = Vec::new();
         chain::encode(&inner, &mut expected).unwrap();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_without_room_for_content_is_an_error() {
+    fn a_limit_without_space_for_content_is_an_error() {
         let overhead = Overhead {
             iv: 16,
             icv: 16,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn p02_padding_may_hold_anything_but_not_exceed_what_is_there() {
+    fn p02_padding_may_have_any_value_but_not_exceed_the_content() {
         assert_eq!(unpad(&[1, 2, 0xde, 0xad, 2]), Ok(&[1, 2][..]));
         assert_eq!(unpad(&[7, 7, 2]), Ok(&[][..]));
         assert!(unpad(&[7, 7, 3]).is_err());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn payloads_that_exceed_their_length_field_are_an_error() {
         assert!(
             frame(
                 header(),

@@ -23,15 +23,15 @@ pub struct TrafficSelectors {
 
 impl TrafficSelectors {
     pub(super) fn parse(mut body: Cursor<'_>) -> Result<TrafficSelectors, Malformed> {
-        let [count, _, _, _] = body.array("traffic selectors cut")?;
+        let [count, _, _, _] = body.array("traffic selectors truncated")?;
         let mut read = TrafficSelectors::default();
         for _ in 0..count {
-            let kind = TsType(body.u8("traffic selector cut")?);
-            let protocol = body.u8("traffic selector cut")?;
-            let short = body.malformed("length of a traffic selector below its header");
-            let length = body.u16("traffic selector cut")?;
+            let kind = TsType(body.u8("traffic selector truncated")?);
+            let protocol = body.u8("traffic selector truncated")?;
+            let short = body.malformed("traffic selector length shorter than its header");
+            let length = body.u16("traffic selector truncated")?;
             let length = usize::from(length).checked_sub(4).ok_or(short)?;
-            let inside = body.sub(length, "traffic selector cut")?;
+            let inside = body.sub(length, "traffic selector truncated")?;
             match kind {
                 TsType::IPV4_ADDR_RANGE => read.selectors.push(range::<4>(protocol, inside)?),
                 TsType::IPV6_ADDR_RANGE => read.selectors.push(range::<16>(protocol, inside)?),
@@ -39,7 +39,7 @@ impl TrafficSelectors {
             }
         }
         if !body.is_empty() {
-            return Err(body.malformed("octets behind the last traffic selector"));
+            return Err(body.malformed("octets after the last traffic selector"));
         }
         Ok(read)
     }
@@ -90,15 +90,18 @@ where
     IpAddr: From<[u8; N]>,
 {
     let start = inside;
-    let ports = PortRange::new(inside.u16("start port cut")?, inside.u16("end port cut")?)
-        .ok_or(start.malformed("ports of a traffic selector end before they start"))?;
-    let first = IpAddr::from(inside.array::<N>("first address cut")?);
-    let last = IpAddr::from(inside.array::<N>("last address cut")?);
+    let ports = PortRange::new(
+        inside.u16("start port truncated")?,
+        inside.u16("end port truncated")?,
+    )
+    .ok_or(start.malformed("end port of a traffic selector below its start port"))?;
+    let first = IpAddr::from(inside.array::<N>("first address truncated")?);
+    let last = IpAddr::from(inside.array::<N>("last address truncated")?);
     if !inside.is_empty() {
-        return Err(inside.malformed("octets behind the last address"));
+        return Err(inside.malformed("octets after the last address"));
     }
     Selector::new(protocol, ports, first, last)
-        .map_err(|_| start.malformed("addresses of a traffic selector end before they start"))
+        .map_err(|_| start.malformed("last address of a traffic selector below its first address"))
 }
 
 #[cfg(test)]
@@ -114,7 +117,7 @@ mod tests {
     ];
 
     #[test]
-    fn selectors_come_back() {
+    fn selectors_round_trip() {
         let read = parse(&ONE).unwrap();
         assert_eq!(
             read.selectors[0].to_string(),
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_counts_and_lengths_that_lie_are_malformed() {
+    fn p03_wrong_counts_and_lengths_are_malformed() {
         let edit = |at: usize, value: u8| {
             let mut bytes = ONE;
             bytes[at] = value;
@@ -153,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn p03_no_selector_at_all_is_left_to_policy() {
+    fn p03_an_empty_list_of_selectors_is_parsed() {
         assert_eq!(parse(&[0, 0, 0, 0]), Ok(TrafficSelectors::default()));
     }
 
     #[test]
-    fn unknown_types_are_kept_aside() {
+    fn selectors_of_unknown_types_are_kept_separately() {
         let bytes = [&[2, 0, 0, 0, 10, 0, 0, 6, b'h', b'i'][..], &ONE[4..]].concat();
         let read = parse(&bytes).unwrap();
         assert_eq!(read.unknown, [(TsType::SECLABEL, b"hi".to_vec())]);
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_255_do_not_fit() {
+    fn more_than_255_selectors_are_an_error() {
         let many = vec![parse(&ONE).unwrap().selectors[0]; 256];
         assert!(
             TrafficSelectors::from(many)

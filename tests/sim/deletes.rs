@@ -96,7 +96,7 @@ fn ike_delete() {
         let deleted = pair.answer_to(&delete);
         assert_eq!(pair.node(side.other()).downs, [DownReason::PeerDeleted]);
         pair.give(&deleted);
-        assert_eq!(pair.node(side).downs, [DownReason::Asked]);
+        assert_eq!(pair.node(side).downs, [DownReason::Requested]);
         assert!(pair.a.ikes.is_empty() && pair.b.ikes.is_empty());
         assert_eq!(pair.node(side).state(), TunnelState::Down);
     }

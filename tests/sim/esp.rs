@@ -220,14 +220,14 @@ impl Esp {
         };
         assert_eq!(sa.key, packet.key, "one SPI, two keys: {:08x}", packet.spi);
         let (tunnel, spi_in, at) = (sa.tunnel, packet.spi, now);
-        news.push(Command::Heard { tunnel, at });
+        news.push(Command::EspReceived { tunnel, at });
         if std::mem::take(&mut sa.awaited) {
-            news.push(Command::ChildHeard { tunnel, spi_in });
+            news.push(Command::ChildConfirmed { tunnel, spi_in });
         }
         if packet.sequence > sa.highest {
             sa.highest = packet.sequence;
             if remote != sa.remote {
-                news.push(Command::SeenFrom {
+                news.push(Command::EspSource {
                     tunnel,
                     spi_in,
                     remote,
@@ -273,9 +273,9 @@ impl Esp {
 pub fn is_soft(reason: DownReason) -> bool {
     match reason {
         DownReason::Replaced | DownReason::Redundant => true,
-        DownReason::Asked
+        DownReason::Requested
         | DownReason::PeerDeleted
-        | DownReason::PeerDisbelieves
+        | DownReason::IdentityRejected
         | DownReason::PeerDead
         | DownReason::Expired
         | DownReason::PeerRestarted

@@ -17,8 +17,8 @@ fn liveness_checks_are_sent_only_without_authenticated_inbound_traffic() {
     let quiet = (pair.a.sent.len(), pair.b.sent.len());
     for _ in 0..60 {
         let at = pair.now;
-        pair.command(Side::A, Command::Heard { tunnel: TUNNEL, at });
-        pair.command(Side::B, Command::Heard { tunnel: TUNNEL, at });
+        pair.command(Side::A, Command::EspReceived { tunnel: TUNNEL, at });
+        pair.command(Side::B, Command::EspReceived { tunnel: TUNNEL, at });
         pair.run_for(Duration::from_secs(5));
     }
     assert_eq!(
@@ -250,7 +250,7 @@ fn nat_keepalives_are_sent_after_20_seconds_without_traffic() {
     assert_eq!(keepalives(&pair.a.sent), 5);
     assert_eq!(keepalives(&pair.b.sent), 0);
     let at = pair.now;
-    pair.command(Side::A, Command::Sent { tunnel: TUNNEL, at });
+    pair.command(Side::A, Command::EspSent { tunnel: TUNNEL, at });
     pair.run_for(Duration::from_secs(19));
     assert_eq!(keepalives(&pair.a.sent), 5, "ESP keeps it open as well");
 }

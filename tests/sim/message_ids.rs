@@ -25,7 +25,7 @@ fn asking() -> (Pair, Letter) {
     // Only A is to ask.
     pair.run_for(9 * SECOND - Duration::from_millis(100));
     let (tunnel, at) = (TUNNEL, pair.now);
-    pair.command(Side::B, Command::Heard { tunnel, at });
+    pair.command(Side::B, Command::EspReceived { tunnel, at });
     pair.run_for(SECOND);
     let request = pair.take(Side::A, ask(INFORM));
     (pair, request)

@@ -177,7 +177,7 @@ impl Pair {
 
     pub fn command(&mut self, side: Side, command: Command) {
         let now = self.now;
-        if self.told == Told::Everything && !matches!(command, Command::Sent { .. }) {
+        if self.told == Told::Everything && !matches!(command, Command::EspSent { .. }) {
             println!("{now:?} {side:?} is told {command:?}");
         }
         self.node(side).endpoint.handle_command(now, command);
@@ -314,7 +314,7 @@ impl Pair {
             self.monitor.gap(now, side, Gap::Lost);
         }
         let (tunnel, at) = (TUNNEL, now);
-        self.command(side, Command::Sent { tunnel, at });
+        self.command(side, Command::EspSent { tunnel, at });
     }
 
     /// Lets the next thing happen, if it does before `end`.

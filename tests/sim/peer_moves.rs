@@ -69,7 +69,7 @@ fn p16_without_a_nat_or_behind_one_ourselves_no_peer_address_changes() {
         assert_eq!(remote(&scripted_peer), home);
         let (tunnel, spi_in) = (TUNNEL, scripted_peer.pair.b.children[0].spi_in);
         let (remote, at) = (ANOTHER_ADDRESS.parse().unwrap(), scripted_peer.pair.now);
-        let seen = Command::SeenFrom {
+        let seen = Command::EspSource {
             tunnel,
             spi_in,
             remote,

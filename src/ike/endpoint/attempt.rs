@@ -36,18 +36,18 @@ impl Endpoint {
                 .push_back(Event::Resolve { tunnel: id, name });
             return;
         }
-        self.begin(now, id);
+        self.initiate(now, id);
     }
 
     /// Continues once the peer's address is known. If the local address is unspecified and NAT detection needs it,
     /// [`Event::Source`] requests it first.
-    pub(super) fn begin(&mut self, now: Time, id: TunnelId) {
+    pub(super) fn initiate(&mut self, now: Time, id: TunnelId) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
         let Some(peer) = tunnel.needs_source() else {
             let local = tunnel.settings.local;
-            return self.begin_from(now, id, local);
+            return self.initiate_from(now, id, local);
         };
         tunnel.connect_state = ConnectState::Resolving {
             until: now + RESOLVE_PATIENCE,
@@ -65,7 +65,7 @@ impl Endpoint {
         match tunnel.connect_state {
             ConnectState::Resolving { .. } => {
                 let local = local.unwrap_or(tunnel.settings.local);
-                self.begin_from(now, id, local);
+                self.initiate_from(now, id, local);
             }
             ConnectState::Idle
             | ConnectState::Connecting
@@ -74,7 +74,7 @@ impl Endpoint {
         }
     }
 
-    fn begin_from(&mut self, now: Time, id: TunnelId, local: IpAddr) {
+    fn initiate_from(&mut self, now: Time, id: TunnelId, local: IpAddr) {
         self.abandon_attempts(id);
         let spi = self.fresh_spi();
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
@@ -217,7 +217,7 @@ impl Endpoint {
     fn close_unwanted(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         sa.announce(Sends::Now, &mut cx);
-        sa.close(DownReason::Asked, None, &mut cx);
+        sa.close(DownReason::Requested, None, &mut cx);
         self.sas.insert(own, Sa::Established(sa));
     }
 
@@ -359,7 +359,7 @@ impl Endpoint {
         let outcome = step(&mut sa, &mut cx);
         let output = sa.take_output();
         let mut cx = self::cx(now, &mut self.rng, &mut self.out);
-        let goes_on = sa.is_open() || !output.successors.is_empty();
+        let is_continued = sa.is_open() || !output.successors.is_empty();
         for successor in output.successors {
             self.sas
                 .insert(successor.own_spi(), Sa::Established(successor));
@@ -369,7 +369,7 @@ impl Endpoint {
                 if output.serves && sa.is_open() && !sa.will_close() {
                     self.resolve_duplicates(now, &mut sa);
                 }
-                if output.confirmed && goes_on && !sa.is_redundant() {
+                if output.confirmed && is_continued && !sa.is_redundant() {
                     self.close_losers(now, &sa);
                 }
                 let is_open = sa.is_open();
@@ -429,10 +429,10 @@ impl Endpoint {
 
     /// Connects again, because the IKE SA cannot be rekeyed and nears its end: the new SA replaces the old one.
     fn replace_ike_sa(&mut self, now: Time, id: TunnelId) {
-        let rests = self.tunnels.get(&id).is_some_and(|tunnel| {
+        let idle = self.tunnels.get(&id).is_some_and(|tunnel| {
             tunnel.connect_state == ConnectState::Idle && tunnel.admin == AdminState::Up
         });
-        if rests {
+        if idle {
             self.connect(now, id);
         }
     }
@@ -502,10 +502,10 @@ impl Endpoint {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
-        let known = tunnel.last_failure.as_ref().is_some_and(|last| {
+        let repeated = tunnel.last_failure.as_ref().is_some_and(|last| {
             last.text == failure.text && failure.at.since(last.at) < limits::REPORT_AGAIN_AFTER
         });
-        if !known {
+        if !repeated {
             tunnel.last_failure = Some(failure.clone());
             self.out.events.push_back(Event::Failed {
                 tunnel: Some(id),

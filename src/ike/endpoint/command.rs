@@ -28,34 +28,34 @@ impl Endpoint {
                 self.up(now, id);
             }
             Command::Demand(id) => {
-                let wants = self.tunnels.get(&id).is_some_and(|tunnel| {
+                let connects = self.tunnels.get(&id).is_some_and(|tunnel| {
                     tunnel.admin == AdminState::Up
                         && tunnel.settings.start == Start::Trap
                         && tunnel.connect_state == ConnectState::Idle
                         && tunnel.not_before <= now
                 });
-                if wants && !self.is_up(id) {
+                if connects && !self.is_up(id) {
                     self.connect(now, id);
                 }
             }
             Command::Resolved { tunnel, address } => self.on_resolved(now, tunnel, address),
             Command::Source { tunnel, local } => self.on_source(now, tunnel, local),
-            Command::Heard { tunnel, at } => self
+            Command::EspReceived { tunnel, at } => self
                 .established_mut(tunnel)
                 .for_each(|sa| sa.on_esp_received(at)),
-            Command::Sent { tunnel, at } => self
+            Command::EspSent { tunnel, at } => self
                 .established_mut(tunnel)
                 .for_each(|sa| sa.on_esp_sent(at)),
             Command::Rekey { tunnel, what } => self.rekey(now, tunnel, what),
             Command::SoftLimit { tunnel, spi_in } => {
                 self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_soft_limit(spi_in, cx));
             }
-            Command::ChildHeard { tunnel, spi_in } => {
+            Command::ChildConfirmed { tunnel, spi_in } => {
                 self.with_child(now, tunnel, spi_in, |sa, cx| {
                     sa.on_child_confirmed(spi_in, cx)
                 });
             }
-            Command::SeenFrom {
+            Command::EspSource {
                 tunnel,
                 spi_in,
                 remote,
@@ -125,7 +125,7 @@ impl Endpoint {
             | Sa::LastResponse(_) => None,
         });
         for own in own.collect::<Vec<_>>() {
-            self.with(now, own, |sa, cx| sa.close(DownReason::Asked, None, cx));
+            self.with(now, own, |sa, cx| sa.close(DownReason::Requested, None, cx));
         }
     }
 
@@ -144,7 +144,7 @@ impl Endpoint {
             Some(address) => {
                 tunnel.address = Some(address);
                 if connects {
-                    self.begin(now, id);
+                    self.initiate(now, id);
                 }
             }
             None => {

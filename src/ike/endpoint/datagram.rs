@@ -80,13 +80,13 @@ impl Endpoint {
     /// Handles an IKE_SA_INIT request. The source may be spoofed, so the checks are ordered by cost: lookups, limits, cookie,
     /// payloads, key exchange.
     fn on_init_request(&mut self, now: Time, header: Header, datagram: Datagram<'_>) {
-        let begins = header.flags.initiator
+        let is_valid = header.flags.initiator
             && header.message_id.0 == 0
             && header.spi_r.is_zero()
             && !header.spi_i.is_zero();
         // The SPI is one of ours: our own request was reflected to us, and answering it would connect us with ourselves.
         let reflected = self.sas.contains_key(&header.spi_i);
-        if !begins || reflected {
+        if !is_valid || reflected {
             return self.out.drops.count(DropClass::Stray);
         }
         let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
@@ -116,7 +116,7 @@ impl Endpoint {
             return;
         };
         match Message::parse(datagram.bytes) {
-            Ok(message) => self.begin_with_peer(now, id, &message, routability, datagram),
+            Ok(message) => self.create_half_open(now, id, &message, routability, datagram),
             Err(ChainError::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
                 let answer = init::refuse(header.spi_i, notify);
@@ -178,7 +178,7 @@ impl Endpoint {
     }
 
     /// Creates a half-open SA for a request, or rejects the request.
-    fn begin_with_peer(
+    fn create_half_open(
         &mut self,
         now: Time,
         id: TunnelId,

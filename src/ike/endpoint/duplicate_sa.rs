@@ -2,8 +2,9 @@
 //! expiring SA is replaced by a new one established beside it, so two SAs for a moment are normal.
 //!
 //! ```text
-//!  another SA carries traffic ──▶ resolve_duplicates ──▶ the loser is closed once the peer certainly has the winner (`close_losers`), or after 30 s
-//!                                └─ the winner is removed first ──▶ the loser stays (`cancel_close`)
+//!  another SA carries traffic ──▶ resolve_duplicates ─┬─▶ the loser is closed once the peer certainly has the winner
+//!                                                    │   (`close_losers`), or after 30 s
+//!                                                    └─ the winner is removed first ──▶ the loser stays (`cancel_close`)
 //! ```
 
 use super::{Endpoint, Sa, cx};
@@ -86,7 +87,7 @@ impl Endpoint {
         }
     }
 
-    /// Lets the Child SA of the winner send, whatever the loser has done meanwhile.
+    /// Selects the Child SA of the winner for sending again, after a step of a loser.
     pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
         let winner = self
             .established(tunnel)

@@ -30,7 +30,7 @@ pub(super) struct Sas {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Index {
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSpi>,
-    begun_by_peers: Counts<IkeSpi>,
+    initiated_by_peers: Counts<IkeSpi>,
     established_count: Counts<TunnelId>,
     half_open_table: HalfOpenTable,
 }
@@ -92,7 +92,7 @@ impl Sas {
 
     /// Whether a peer has initiated an SA with this SPI that is past its handshake.
     pub fn is_past_handshake(&self, spi_i: IkeSpi) -> bool {
-        self.index.begun_by_peers.of(&spi_i) > 0
+        self.index.initiated_by_peers.of(&spi_i) > 0
     }
 
     /// Number of established SAs of a tunnel, including those being closed.
@@ -145,7 +145,7 @@ impl Index {
             }
             Sa::Established(sa) => {
                 if sa.role() == Role::Responder {
-                    self.begun_by_peers.add(sa.spis().0);
+                    self.initiated_by_peers.add(sa.spis().0);
                 }
                 self.established_count.add(sa.tunnel());
             }
@@ -163,7 +163,7 @@ impl Index {
             }
             Sa::Established(sa) => {
                 if sa.role() == Role::Responder {
-                    self.begun_by_peers.take(sa.spis().0);
+                    self.initiated_by_peers.take(sa.spis().0);
                 }
                 self.established_count.take(sa.tunnel());
             }

@@ -69,7 +69,7 @@ impl IkeSa {
             .iter()
             .any(|notify| notify.kind == NotifyType::AUTHENTICATION_FAILED)
         {
-            return (Vec::new(), SaOutcome::Closed(DownReason::PeerDisbelieves));
+            return (Vec::new(), SaOutcome::Closed(DownReason::IdentityRejected));
         }
         if request
             .deletes
