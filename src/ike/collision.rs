@@ -23,7 +23,7 @@
 //! A                                         B
 //! │── rekey X, Ni1 ──────────╲ ╱────────────│ rekey X, Ni2
 //! │◀─────────────────────────╱ ╲───────────▶│
-//! │── Nr2, making Y2 ────────╲ ╱────────────│ Nr1, making Y1
+//! │── Nr2, creates Y2 ───────╲ ╱────────────│ Nr1, creates Y1
 //! │◀─────────────────────────╱ ╲───────────▶│
 //! │      both compare min(Ni1, Nr1) with min(Ni2, Nr2): the SA of the exchange with the lowest nonce is deleted
 //! │── DELETE X ────────────────────────────▶│    if Y1 stays: A initiated it, so A deletes X,
@@ -156,52 +156,54 @@ pub enum Busy {
     /// The IKE SA is being rekeyed.
     Rekeying,
     /// The IKE SA is being closed, or another has replaced it.
-    Leaving,
+    Closing,
 }
 
 /// How to answer the peer's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The request is executed.
-    Usual,
+    Execute,
     /// TEMPORARY_FAILURE: the peer may retry.
-    Later,
+    TemporaryFailure,
     /// CHILD_SA_NOT_FOUND.
-    NotFound,
+    ChildNotFound,
 }
 
 /// A request to create a Child SA.
 pub fn on_create(busy: Busy) -> Reply {
     match busy {
-        Busy::Idle | Busy::Child => Reply::Usual,
-        Busy::Rekeying | Busy::Leaving => Reply::Later,
+        Busy::Idle | Busy::Child => Reply::Execute,
+        Busy::Rekeying | Busy::Closing => Reply::TemporaryFailure,
     }
 }
 
 /// A request to rekey a Child SA in this state; `None` if the Child SA does not exist.
 pub fn on_rekey_child(busy: Busy, state: Option<ChildState>) -> Reply {
     match (on_create(busy), state) {
-        (Reply::Later | Reply::NotFound, _) => Reply::Later,
-        (Reply::Usual, None) => Reply::NotFound,
-        (Reply::Usual, Some(ChildState::Active | ChildState::AwaitingPeer { .. })) => Reply::Usual,
+        (Reply::TemporaryFailure | Reply::ChildNotFound, _) => Reply::TemporaryFailure,
+        (Reply::Execute, None) => Reply::ChildNotFound,
+        (Reply::Execute, Some(ChildState::Active | ChildState::AwaitingPeer { .. })) => {
+            Reply::Execute
+        }
         // The peer already has a successor, or the Child SA is about to be deleted: a second rekey of the same SA is never
         // accepted.
         (
-            Reply::Usual,
+            Reply::Execute,
             Some(
                 ChildState::Replaced { .. }
                 | ChildState::Redundant { .. }
                 | ChildState::Deleting { .. },
             ),
-        ) => Reply::Later,
+        ) => Reply::TemporaryFailure,
     }
 }
 
 /// A request to rekey the IKE SA.
 pub fn on_rekey_ike(busy: Busy) -> Reply {
     match busy {
-        Busy::Idle | Busy::Rekeying => Reply::Usual,
-        Busy::Child | Busy::Leaving => Reply::Later,
+        Busy::Idle | Busy::Rekeying => Reply::Execute,
+        Busy::Child | Busy::Closing => Reply::TemporaryFailure,
     }
 }
 
@@ -299,31 +301,41 @@ mod tests {
     fn p05_an_sa_being_deleted_is_not_rekeyed_again() {
         let until = Time::ZERO;
         let reply = |state| on_rekey_child(Busy::Idle, state);
-        assert_eq!(reply(None), Reply::NotFound);
-        assert_eq!(reply(Some(ChildState::Active)), Reply::Usual);
+        assert_eq!(reply(None), Reply::ChildNotFound);
+        assert_eq!(reply(Some(ChildState::Active)), Reply::Execute);
         assert_eq!(
             reply(Some(ChildState::AwaitingPeer {
                 until,
                 extension: Duration::ZERO,
                 latest: until,
             })),
-            Reply::Usual
+            Reply::Execute
         );
-        assert_eq!(reply(Some(ChildState::Replaced { until })), Reply::Later);
-        assert_eq!(reply(Some(ChildState::Redundant { until })), Reply::Later);
+        assert_eq!(
+            reply(Some(ChildState::Replaced { until })),
+            Reply::TemporaryFailure
+        );
+        assert_eq!(
+            reply(Some(ChildState::Redundant { until })),
+            Reply::TemporaryFailure
+        );
         let leaving = ChildState::Deleting {
             reason: DownReason::Replaced,
         };
-        assert_eq!(reply(Some(leaving)), Reply::Later);
+        assert_eq!(reply(Some(leaving)), Reply::TemporaryFailure);
     }
 
     #[test]
     fn colliding_requests_are_answered_by_section_2_25() {
         for (busy, create, rekey_ike) in [
-            (Busy::Idle, Reply::Usual, Reply::Usual),
-            (Busy::Child, Reply::Usual, Reply::Later),
-            (Busy::Rekeying, Reply::Later, Reply::Usual),
-            (Busy::Leaving, Reply::Later, Reply::Later),
+            (Busy::Idle, Reply::Execute, Reply::Execute),
+            (Busy::Child, Reply::Execute, Reply::TemporaryFailure),
+            (Busy::Rekeying, Reply::TemporaryFailure, Reply::Execute),
+            (
+                Busy::Closing,
+                Reply::TemporaryFailure,
+                Reply::TemporaryFailure,
+            ),
         ] {
             assert_eq!(on_create(busy), create, "{busy:?}");
             let working = Some(ChildState::Active);

@@ -75,10 +75,10 @@ pub struct Joined {
 
 /// The fragments of at most one message.
 #[derive(Debug, Default)]
-pub struct Assembly(Option<Begun>);
+pub struct Assembly(Option<Incomplete>);
 
 #[derive(Debug)]
-struct Begun {
+struct Incomplete {
     key: MessageKey,
     total: u16,
     parts: BTreeMap<u16, Fragment>,
@@ -108,7 +108,7 @@ impl Assembly {
         if !self.needs(key, part) {
             return None;
         }
-        let fresh = || Begun {
+        let fresh = || Incomplete {
             key,
             total: part.total,
             parts: BTreeMap::new(),
@@ -143,7 +143,7 @@ impl Assembly {
     }
 }
 
-impl Begun {
+impl Incomplete {
     fn join(self) -> Option<Joined> {
         let mut parts = self.parts.into_values();
         let Fragment {

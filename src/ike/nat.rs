@@ -59,7 +59,7 @@ pub struct Detected {
 /// The ESP transport, chosen from the configuration and NAT detection:
 ///
 /// ```text
-///   encapsulation   no NAT seen     a NAT seen, or the peer forces encapsulation
+///   encapsulation   no NAT          NAT detected, or the peer forces encapsulation
 ///   udp             UDP 4500        UDP 4500
 ///   auto            protocol 50     UDP 4500
 ///   esp             protocol 50     rejected: a NAT cannot forward packets without ports
@@ -71,11 +71,11 @@ pub fn choose_transport(
     detected: Option<Detected>,
     encapsulation: Encapsulation,
 ) -> Result<(Detected, EspTransport), Incompatible> {
-    let nowhere = Detected {
+    let no_nat = Detected {
         us: false,
         peer: false,
     };
-    let seen = detected.unwrap_or(nowhere);
+    let seen = detected.unwrap_or(no_nat);
     match (encapsulation, seen.us || seen.peer) {
         (Encapsulation::Udp, _) => match detected {
             Some(detected) => Ok((detected, EspTransport::Udp)),
@@ -141,7 +141,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn notes(payloads: &[Payload]) -> Vec<Notify> {
+    fn notifications(payloads: &[Payload]) -> Vec<Notify> {
         payloads
             .iter()
             .filter_map(|payload| match payload {
@@ -155,7 +155,7 @@ mod tests {
     fn without_a_nat_both_hashes_match() {
         let mut rng = Generator::from_seed([1; 32]);
         let (a, b) = (at("192.0.2.1:500"), at("192.0.2.2:500"));
-        let sent = notes(&notifies(I, R, a, b, Encapsulation::Auto, &mut rng));
+        let sent = notifications(&notifies(I, R, a, b, Encapsulation::Auto, &mut rng));
         let seen = detect(sent.iter(), I, R, b, a).unwrap();
         assert_eq!((seen.us, seen.peer), (false, false));
         assert_eq!(seen.view(Encapsulation::Auto), NatLocation::None);
@@ -170,7 +170,7 @@ mod tests {
             at("203.0.113.9:1024"),
             at("192.0.2.2:500"),
         );
-        let sent = notes(&notifies(
+        let sent = notifications(&notifies(
             I,
             R,
             private,
@@ -181,7 +181,7 @@ mod tests {
         let at_server = detect(sent.iter(), I, R, server, public).unwrap();
         assert_eq!(at_server.view(Encapsulation::Auto), NatLocation::Peer);
 
-        let answer = notes(&notifies(
+        let answer = notifications(&notifies(
             I,
             R,
             server,
@@ -198,7 +198,7 @@ mod tests {
     fn forced_encapsulation_sends_a_source_hash_that_cannot_match() {
         let mut rng = Generator::from_seed([1; 32]);
         let (a, b) = (at("192.0.2.1:500"), at("192.0.2.2:500"));
-        let sent = notes(&notifies(I, R, a, b, Encapsulation::Udp, &mut rng));
+        let sent = notifications(&notifies(I, R, a, b, Encapsulation::Udp, &mut rng));
         let seen = detect(sent.iter(), I, R, b, a).unwrap();
         assert_eq!((seen.us, seen.peer), (false, true));
         assert_eq!(seen.view(Encapsulation::Udp), NatLocation::Forced);

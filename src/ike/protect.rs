@@ -119,12 +119,15 @@ impl Protector {
                 .map(|datagrams| Datagrams::fragmented(datagrams, Vec::new()));
         };
         // A peer that sends smaller datagrams than we do may know the path MTU better (RFC 7383 §2.5.1).
-        let usual = match self.request_fragment_len {
-            Some(asked) if header.flags.response => asked.clamp(sizes.minimum, sizes.configured),
+        let configured = match self.request_fragment_len {
+            Some(len) if header.flags.response => len.clamp(sizes.minimum, sizes.configured),
             Some(_) | None => sizes.configured,
         };
-        let datagrams = self.seal_in(header, payloads, usual)?;
-        let smaller = if datagrams.iter().any(|piece| piece.len() > sizes.minimum) {
+        let datagrams = self.seal_in(header, payloads, configured)?;
+        let smaller = if datagrams
+            .iter()
+            .any(|datagram| datagram.len() > sizes.minimum)
+        {
             self.seal_in(header, payloads, sizes.minimum)?
         } else {
             Vec::new()
@@ -132,16 +135,16 @@ impl Protector {
         Some(Datagrams::fragmented(datagrams, smaller))
     }
 
-    /// Encrypts `payloads` into datagrams of at most `most` octets.
+    /// Encrypts `payloads` into datagrams of at most `max_len` octets.
     fn seal_in(
         &mut self,
         header: Header,
         payloads: &[Payload],
-        most: usize,
+        max_len: usize,
     ) -> Option<Vec<Vec<u8>>> {
         let frames = match sk::frame(header, payloads, self.overhead) {
-            Ok(whole) if whole.bytes.len() <= most => vec![whole],
-            Ok(_) | Err(_) => sk::frame_fragments(header, payloads, self.overhead, most).ok()?,
+            Ok(whole) if whole.bytes.len() <= max_len => vec![whole],
+            Ok(_) | Err(_) => sk::frame_fragments(header, payloads, self.overhead, max_len).ok()?,
         };
         frames
             .into_iter()

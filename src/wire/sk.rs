@@ -48,22 +48,22 @@ pub fn frame(
     lay_out(header, Envelope::Whole, first, &content, overhead)
 }
 
-/// Lays out the same message as fragments of at most `most` octets, header included.
+/// Lays out the same message as fragments of at most `max_len` octets, header included.
 ///
 /// # Errors
-/// `most` leaves no room for content, or more fragments would be needed than the field can count.
+/// `max_len` leaves no room for content, or more fragments would be needed than the field can count.
 pub fn frame_fragments(
     header: Header,
     inner: &[Payload],
     overhead: Overhead,
-    most: usize,
+    max_len: usize,
 ) -> Result<Vec<SealedLayout>, TooLong> {
     let too_long = TooLong {
         what: "fragmented message",
     };
     let mut content = Vec::new();
     let first = chain::encode(inner, &mut content)?;
-    let each = content_of_fragment(overhead, most).ok_or(too_long)?;
+    let each = content_of_fragment(overhead, max_len).ok_or(too_long)?;
     let total = u16::try_from(content.len().div_ceil(each)).map_err(|_| too_long)?;
     (1..=total)
         .zip(content.chunks(each))
@@ -84,13 +84,13 @@ pub fn frame_fragments(
         .collect()
 }
 
-/// Octets of content in a fragment of `most` octets: the space after headers, IV and ICV in whole blocks, less the pad length.
+/// Octets of content in a fragment of `max_len` octets: the space after headers, IV and ICV in whole blocks, less the pad length.
 /// `None` if there is no space.
-fn content_of_fragment(overhead: Overhead, most: usize) -> Option<usize> {
+fn content_of_fragment(overhead: Overhead, max_len: usize) -> Option<usize> {
     let around = FRAGMENT_HEADERS
         .checked_add(overhead.iv)?
         .checked_add(overhead.icv)?;
-    let encrypted = most.checked_sub(around)?;
+    let encrypted = max_len.checked_sub(around)?;
     let whole_blocks = encrypted.checked_sub(encrypted.checked_rem(overhead.block)?)?;
     whole_blocks.checked_sub(1).filter(|content| *content > 0)
 }
@@ -247,11 +247,11 @@ mod tests {
                 icv: 12,
                 block,
             };
-            for most in [128, 200, 545] {
-                let layout = frame_fragments(header(), &inner, overhead, most).unwrap();
+            for max_len in [128, 200, 545] {
+                let layout = frame_fragments(header(), &inner, overhead, max_len).unwrap();
                 let mut content = Vec::new();
                 for (index, fragment) in layout.iter().enumerate() {
-                    assert!(fragment.bytes.len() <= most);
+                    assert!(fragment.bytes.len() <= max_len);
                     let sealed = Message::parse(&fragment.bytes).unwrap().sealed.unwrap();
                     let number = u16::try_from(index + 1).unwrap();
                     let total = u16::try_from(layout.len()).unwrap();
@@ -270,7 +270,10 @@ mod tests {
                         [fragment.aad_len + overhead.iv..fragment.bytes.len() - overhead.icv];
                     assert_eq!(plaintext.len() % block, 0);
                     if number < total {
-                        assert!(fragment.bytes.len() + block > most, "no overhead is wasted");
+                        assert!(
+                            fragment.bytes.len() + block > max_len,
+                            "no overhead is wasted"
+                        );
                     }
                     content.extend_from_slice(unpad(plaintext).unwrap());
                 }
@@ -286,8 +289,8 @@ mod tests {
             icv: 16,
             block: 16,
         };
-        for most in [0, 67, 68, 83] {
-            assert!(frame_fragments(header(), &payloads(9), overhead, most).is_err());
+        for max_len in [0, 67, 68, 83] {
+            assert!(frame_fragments(header(), &payloads(9), overhead, max_len).is_err());
         }
         assert!(frame_fragments(header(), &payloads(9), overhead, 84).is_ok());
         let none = Overhead {

@@ -203,8 +203,8 @@ impl IkeSa {
         let old = match &request.rekeys {
             Some(rekeys) => Some(self.rekeyed_child(rekeys)?),
             None => match collision::on_create(self.busy()) {
-                Reply::Usual => None,
-                Reply::Later | Reply::NotFound => {
+                Reply::Execute => None,
+                Reply::TemporaryFailure | Reply::ChildNotFound => {
                     return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
                 }
             },
@@ -238,10 +238,10 @@ impl IkeSa {
             .filter(|_| rekeys.protocol == ProtocolId::ESP);
         let reply = collision::on_rekey_child(self.busy(), child.map(|child| child.state));
         match (reply, child) {
-            (Reply::Usual, Some(child)) => Ok(child.spi_in),
-            (Reply::Later, _) => Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE)),
+            (Reply::Execute, Some(child)) => Ok(child.spi_in),
+            (Reply::TemporaryFailure, _) => Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE)),
             // The notification names the SPI that the peer named.
-            (Reply::NotFound, _) | (Reply::Usual, None) => Err(Rejection::Notify(Notify {
+            (Reply::ChildNotFound, _) | (Reply::Execute, None) => Err(Rejection::Notify(Notify {
                 kind: NotifyType::CHILD_SA_NOT_FOUND,
                 data: Vec::new(),
                 ..rekeys.clone()

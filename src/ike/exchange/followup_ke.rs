@@ -148,9 +148,11 @@ impl IkeSa {
             AgreedSa::Ike(_) => collision::on_rekey_ike(self.busy()),
         };
         match reply {
-            Reply::Usual => {}
-            Reply::Later => return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE)),
-            Reply::NotFound => return Err(Rejection::notify(NotifyType::CHILD_SA_NOT_FOUND)),
+            Reply::Execute => {}
+            Reply::TemporaryFailure => {
+                return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
+            }
+            Reply::ChildNotFound => return Err(Rejection::notify(NotifyType::CHILD_SA_NOT_FOUND)),
         }
         if request.ke.group != pending.method.id {
             return Err(Rejection::Error(Error::Misbehaved(

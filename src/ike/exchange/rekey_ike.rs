@@ -186,8 +186,8 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) -> Result<Vec<Payload>, Rejection> {
         match collision::on_rekey_ike(self.busy()) {
-            Reply::Usual => {}
-            Reply::Later | Reply::NotFound => {
+            Reply::Execute => {}
+            Reply::TemporaryFailure | Reply::ChildNotFound => {
                 return Err(Rejection::notify(NotifyType::TEMPORARY_FAILURE));
             }
         }

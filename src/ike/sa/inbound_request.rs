@@ -115,7 +115,7 @@ impl IkeSa {
     /// What we have under way, for the collision rules (RFC 7296 §2.25).
     pub fn busy(&self) -> Busy {
         if self.phase != Phase::Open {
-            return Busy::Leaving;
+            return Busy::Closing;
         }
         match self.request.as_ref().map(|out| (&out.offer, &out.job)) {
             Some((Offer::Ike(_), _)) => Busy::Rekeying,
