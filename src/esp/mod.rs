@@ -40,19 +40,17 @@
 )]
 
 mod inbound;
-mod inbound_guard;
 pub mod lifetime;
 pub mod mtu;
 mod outbound;
-mod outbound_guard;
 pub mod replay;
 mod traffic;
 mod trailer;
 
 pub use inbound::Inbound;
-pub use inbound_guard::{Decapsulated, InboundGuard, RxPacket};
+pub use inbound::{Decapsulated, InboundGuard, RxPacket};
 pub use outbound::Outbound;
-pub use outbound_guard::{FramedPacket, OutboundGuard};
+pub use outbound::{FramedPacket, OutboundGuard};
 pub use traffic::Traffic;
 pub use trailer::read as read_trailer;
 

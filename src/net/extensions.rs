@@ -1,11 +1,21 @@
-//! IPv6 extension headers: where they end (RFC 8200 §4).
+//! IPv6 extension headers and where they end (RFC 8200 §4); the kind of fragment of both IP versions.
 //!
 //! ```text
 //! | fixed header | hop-by-hop | destination options | routing | fragment | destination options | upper layer … |
 //! ```
 
-use super::packet::{FragmentKind, fragment_kind};
 use super::protocol::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
+
+/// Position of a packet in a fragmented one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FragmentKind {
+    /// Not fragmented.
+    Whole,
+    /// First fragment, which contains the transport header.
+    First,
+    /// Any other fragment.
+    Later,
+}
 
 /// Upper-layer header behind the extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +79,19 @@ pub(super) fn walk_extensions(bytes: &[u8], first: u8, start: usize) -> Option<U
 
 /// Maximum number of extension headers.
 const MAX_HEADERS: usize = 8;
+
+/// Fragment kind by offset and MF bit; `None` if the fragment exceeds the maximum packet size.
+#[inline]
+pub(super) fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option<FragmentKind> {
+    if offset.saturating_add(payload) > usize::from(u16::MAX) {
+        return None;
+    }
+    Some(match (offset, more) {
+        (0, false) => FragmentKind::Whole,
+        (0, true) => FragmentKind::First,
+        (_, _) => FragmentKind::Later,
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -228,7 +228,7 @@ fn split(bytes: &[u8]) -> Option<(Ipv4Header, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::FragmentKind;
+    use super::super::extensions::FragmentKind;
     use super::*;
     use etherparse::PacketBuilder;
     use proptest::prelude::*;

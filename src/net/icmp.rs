@@ -10,7 +10,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::checksum::{self, Sum};
-use super::packet::{FragmentKind, Packet};
+use super::extensions::FragmentKind;
+use super::packet::Packet;
 use super::prefix::is_invalid_source;
 use super::protocol::{ICMP, ICMPV6};
 use super::{MIN_MTU_IPV4, MIN_MTU_IPV6};

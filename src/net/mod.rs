@@ -36,9 +36,10 @@ mod words;
 
 pub use drop_reason::DropReason;
 pub use esp_transport::EspTransport;
+pub use extensions::FragmentKind;
 pub use log_limit::LogLimit;
 pub use numbers::{IKE_PORT, MIN_MTU_IPV4, MIN_MTU_IPV6, NAT_PORT, protocol};
-pub use packet::{FragmentKind, Packet};
+pub use packet::Packet;
 pub use policy::{MAX_SELECTORS, Policy, narrow};
 pub use prefix::{Prefix, PrefixError};
 pub use selector::{PortRange, Selector, SelectorError};

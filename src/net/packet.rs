@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::drop_reason::DropReason;
-use super::extensions::walk_extensions;
+use super::extensions::{FragmentKind, fragment_kind, walk_extensions};
 use super::prefix::{is_invalid_destination, is_invalid_source};
 use super::protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
 
@@ -26,17 +26,6 @@ pub struct Packet<'a> {
 enum Version {
     V4,
     V6,
-}
-
-/// Position of a packet in a fragmented one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FragmentKind {
-    /// Not fragmented.
-    Whole,
-    /// First fragment, which contains the transport header.
-    First,
-    /// Any other fragment.
-    Later,
 }
 
 impl<'a> Packet<'a> {
@@ -236,19 +225,6 @@ fn parse_ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
         ports: transport_offset.and_then(|at| ports(upper.protocol, bytes.get(at..)?)),
         fragment: upper.fragment,
         transport_offset,
-    })
-}
-
-/// Fragment kind by offset and MF bit; `None` if the fragment exceeds the maximum packet size.
-#[inline]
-pub(super) fn fragment_kind(offset: usize, more: bool, payload: usize) -> Option<FragmentKind> {
-    if offset.saturating_add(payload) > usize::from(u16::MAX) {
-        return None;
-    }
-    Some(match (offset, more) {
-        (0, false) => FragmentKind::Whole,
-        (0, true) => FragmentKind::First,
-        (_, _) => FragmentKind::Later,
     })
 }
 

@@ -15,8 +15,8 @@
 use std::array;
 
 use super::super::packet::Packet;
-use super::PacketOffload;
 use super::gro_slot::{Appended, Candidate, GroSlot};
+use super::{Coalesced, UdpCoalescing};
 
 /// Coalescer with a fixed number of slots, whose buffers are reused.
 #[derive(Debug)]
@@ -24,41 +24,6 @@ pub struct Coalescer {
     runs: [GroSlot; Coalescer::RUNS],
     /// Slot to evict if none is free.
     victim: usize,
-}
-
-/// Whether UDP datagrams are coalesced. Linux accepts UDP GSO packets on a TUN device from 6.2 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UdpCoalescing {
-    /// Coalesced.
-    Coalesced,
-    /// Single.
-    Apart,
-}
-
-/// One or more packets for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Coalesced<'a> {
-    /// Offload of the packet.
-    pub offload: PacketOffload,
-    /// Single packet or GSO packet.
-    pub bytes: &'a [u8],
-    /// Number of packets joined.
-    pub packets: usize,
-    /// Octets of the packets joined.
-    pub octets: usize,
-}
-
-impl<'a> Coalesced<'a> {
-    /// A single packet.
-    #[must_use]
-    pub const fn alone(packet: &Packet<'a>) -> Coalesced<'a> {
-        Coalesced {
-            offload: PacketOffload::None,
-            bytes: packet.bytes(),
-            packets: 1,
-            octets: packet.len(),
-        }
-    }
 }
 
 impl Default for Coalescer {
@@ -140,6 +105,7 @@ impl Coalescer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PacketOffload;
     use super::super::tests::{Tcp, cut, datagram, edit, handed_over, join, repair};
     use super::super::{GsoKind, tcp};
     use super::*;

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use super::super::checksum::{self, Sum};
-use super::super::packet::{FragmentKind, Packet};
+use super::super::extensions::FragmentKind;
+use super::super::packet::Packet;
 use super::{
     Coalesced, GsoKind, GsoPacket, PacketOffload, PartialChecksum, TCP, UDP, UdpCoalescing, ip,
     put, read, read_long, tcp, tcp_header_len, udp,

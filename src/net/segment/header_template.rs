@@ -1,7 +1,8 @@
 //! Header template of a GSO packet: the headers and their contribution to the checksums.
 
 use super::super::checksum::Sum;
-use super::super::packet::{FragmentKind, Packet};
+use super::super::extensions::FragmentKind;
+use super::super::packet::Packet;
 use super::{GsoKind, GsoPacket, TCP, UDP, ip, read, read_long, tcp, tcp_header_len, udp};
 
 /// Headers of all segments.

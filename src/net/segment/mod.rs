@@ -27,8 +27,8 @@ mod split;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use coalesce::{Coalesced, Coalescer, UdpCoalescing};
-pub use offload::{GsoKind, GsoPacket, PacketOffload, PartialChecksum};
+pub use coalesce::Coalescer;
+pub use offload::{Coalesced, GsoKind, GsoPacket, PacketOffload, PartialChecksum, UdpCoalescing};
 pub use split::{Segment, Segments, segments};
 
 use super::protocol::{TCP, UDP};

@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use super::super::checksum;
 use super::super::drop_reason::DropReason;
+use super::super::packet::Packet;
 
 /// Offload of one packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,41 @@ pub enum GsoKind {
     TcpV6,
     /// UDP over IPv4 or IPv6.
     Udp,
+}
+
+/// Whether UDP datagrams are coalesced. Linux accepts UDP GSO packets on a TUN device from 6.2 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpCoalescing {
+    /// Coalesced.
+    Coalesced,
+    /// Single.
+    Apart,
+}
+
+/// One or more packets for the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coalesced<'a> {
+    /// Offload of the packet.
+    pub offload: PacketOffload,
+    /// Single packet or GSO packet.
+    pub bytes: &'a [u8],
+    /// Number of packets joined.
+    pub packets: usize,
+    /// Octets of the packets joined.
+    pub octets: usize,
+}
+
+impl<'a> Coalesced<'a> {
+    /// A single packet.
+    #[must_use]
+    pub const fn alone(packet: &Packet<'a>) -> Coalesced<'a> {
+        Coalesced {
+            offload: PacketOffload::None,
+            bytes: packet.bytes(),
+            packets: 1,
+            octets: packet.len(),
+        }
+    }
 }
 
 #[cfg(test)]
