@@ -1,10 +1,10 @@
-//! No packet costs an allocation: the datapath over in-memory pair, under an allocator that counts.
+//! The datapath processes packets without allocation: an in-memory pair of gateways under a counting allocator.
 //!
 //! ```text
-//!   inject ─▶ [ device ─ egress ─▶ socket ───▶ socket ─ ingress ─▶ device ] ─▶ drain        [ ] is counted
+//!   inject ─▶ [ device ─ egress ─▶ socket ───▶ socket ─ ingress ─▶ device ] ─▶ drain        [ ] counted
 //! ```
 //!
-//! Both directions are in it: A seals what B opens.
+//! Both directions are counted: A seals, B opens.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -17,34 +17,34 @@ use groundlink::os::{ReceiveOffload, VnetHeader};
 #[path = "../benches/common/mod.rs"]
 mod common;
 
-/// The system's allocator, which counts what each thread asks it for.
+/// System allocator that counts the allocations of each thread.
 struct Counting;
 
 thread_local! {
-    static ASKED: Cell<u64> = const { Cell::new(0) };
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-fn count() {
-    ASKED.set(ASKED.get() + 1);
+fn count_allocation() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
-// SAFETY: the system's allocator does everything; the counter neither allocates nor has a destructor.
-#[allow(unsafe_code, reason = "an allocator of one's own")]
+// SAFETY: every call is forwarded to the system allocator; the counter neither allocates nor has a destructor.
+#[allow(unsafe_code, reason = "a global allocator")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise is handed on.
+        count_allocation();
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise is handed on.
+        count_allocation();
+        // SAFETY: the caller upholds the contract.
         unsafe { System.realloc(at, layout, size) }
     }
 }
@@ -52,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Every kind of suite: both hashes in lanes, a hash without, each length of AES, and the AEADs.
+/// Suites: both hashes with multi-buffer kernels, one without, each AES key length, and the AEADs.
 const SUITES: &[&str] = &[
     "aes128-sha1",
     "aes192-sha256",
@@ -63,60 +63,61 @@ const SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Until every buffer has found its size: the pair' own spare ones are handed around in turn.
+/// Rounds until every buffer has its final size; the spare buffers of the pair are used in turn.
 const WARM_UP: usize = 400;
 
+/// Counted rounds.
 const BATCHES: usize = 50;
 
-/// What allocates while `batch` is carried, after a warm-up.
-fn allocations(words: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
-    let (outbound, inbound) = common::pair(common::suite(words));
+/// Number of allocations while the pair carries `batch`, after the warm-up.
+fn allocations(suite: &str, receiving: ReceiveOffload, batch: &[(VnetHeader, Vec<u8>)]) -> u64 {
+    let (outbound, inbound) = common::pair(common::suite(suite));
     let mut pair = LoopbackPair::new(outbound, inbound, receiving).expect("descriptors");
-    let mut asked = 0;
+    let mut counted = 0;
     for round in 0..WARM_UP + BATCHES {
         for (vnet, packet) in batch {
             assert!(pair.inject(*vnet, packet));
         }
-        let before = ASKED.get();
+        let before = ALLOCATIONS.get();
         pair.carry(Time::from_secs(1000));
         if round >= WARM_UP {
-            asked += ASKED.get() - before;
+            counted += ALLOCATIONS.get() - before;
         }
         assert!(pair.delivered(|_, _| ()) > 0);
     }
     assert_eq!(pair.dropped(), 0);
-    asked
+    counted
 }
 
 #[test]
-fn the_allocator_counts() {
-    let before = ASKED.get();
+fn the_allocator_counts_allocations() {
+    let before = ALLOCATIONS.get();
     drop(std::hint::black_box(vec![1_u8; 100]));
-    assert_eq!(ASKED.get() - before, 1);
+    assert_eq!(ALLOCATIONS.get() - before, 1);
 }
 
 #[test]
-fn packets_of_every_size_cost_no_allocation() {
+fn packets_of_every_size_are_processed_without_allocation() {
     let sizes = [64, 65, 576, 1328, 1408];
     let batch: Vec<_> = (0..46)
         .map(|n| (VnetHeader::NONE, common::udp(sizes[n % sizes.len()])))
         .collect();
-    for words in SUITES {
+    for suite in SUITES {
         for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
-            let asked = allocations(words, receiving, &batch);
-            assert_eq!(asked, 0, "{words} {receiving:?}");
+            let counted = allocations(suite, receiving, &batch);
+            assert_eq!(counted, 0, "{suite} {receiving:?}");
         }
     }
 }
 
 #[test]
-fn gso_packets_cost_no_allocation() {
+fn gso_packets_are_processed_without_allocation() {
     let (gso, bytes) = common::gso_packet(45, MTU - 40);
     let batch = [(PacketOffload::Gso(gso).into(), bytes)];
-    for words in SUITES {
+    for suite in SUITES {
         for receiving in [ReceiveOffload::Single, ReceiveOffload::Joined] {
-            let asked = allocations(words, receiving, &batch);
-            assert_eq!(asked, 0, "{words} {receiving:?}");
+            let counted = allocations(suite, receiving, &batch);
+            assert_eq!(counted, 0, "{suite} {receiving:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Inner packets that somebody bent: nothing panics, and what is accepted stays inside its bytes.
+//! Corrupted inner packets: no function panics, and accepted packets stay within their bytes.
 
 use etherparse::PacketBuilder;
 use groundlink::net::{FragmentKind, Packet, fragment, icmp, mss};
@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Honest packets to bend: a SYN of each family, and an IPv6 packet behind extension headers.
-fn honest() -> impl Strategy<Value = Vec<u8>> {
+/// Valid packets to corrupt: a TCP SYN of each family, and an IPv6 packet with extension headers.
+fn valid_packet() -> impl Strategy<Value = Vec<u8>> {
     let syn = |v6: bool, options: &[u8], payload: usize| {
         let ip = match v6 {
             true => PacketBuilder::ipv6([0x20; 16], [0x21; 16], 64),
@@ -42,15 +42,16 @@ fn honest() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn bent() -> impl Strategy<Value = Vec<u8>> {
-    // Headers are where it hurts: most edits go there.
+/// Valid packets with up to five octets changed, and truncated at random.
+fn corrupted_packet() -> impl Strategy<Value = Vec<u8>> {
+    // Most edits are in the headers, which are parsed.
     let at = prop_oneof![4 => (0_usize..70).prop_map(Ok), 1 => any::<Index>().prop_map(Err)];
     (
-        honest(),
+        valid_packet(),
         vec((at, any::<u8>()), 0..6),
         prop::option::of(any::<Index>()),
     )
-        .prop_map(|(mut bytes, edits, cut)| {
+        .prop_map(|(mut bytes, edits, truncation)| {
             for (at, value) in edits {
                 let at = at.map_or_else(
                     |index| index.index(bytes.len()),
@@ -58,8 +59,8 @@ fn bent() -> impl Strategy<Value = Vec<u8>> {
                 );
                 bytes[at] = value;
             }
-            if let Some(cut) = cut {
-                bytes.truncate(cut.index(bytes.len() + 1));
+            if let Some(at) = truncation {
+                bytes.truncate(at.index(bytes.len() + 1));
             }
             bytes
         })
@@ -67,7 +68,7 @@ fn bent() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn e11_a_corrupted_packet_is_rejected_or_parsed_within_its_bounds(bytes in bent()) {
+    fn e11_a_corrupted_packet_is_rejected_or_parsed_within_its_bounds(bytes in corrupted_packet()) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };
@@ -78,7 +79,7 @@ proptest! {
     }
 
     #[test]
-    fn e11_mss_clamping_changes_at_most_four_octets(bytes in bent(), max in 500_u16..1500) {
+    fn e11_mss_clamping_changes_at_most_four_octets(bytes in corrupted_packet(), max in 500_u16..1500) {
         let mut clamped = bytes.clone();
         let changed = mss::clamp_mss(&mut clamped, max, max);
         let differing = bytes.iter().zip(&clamped).filter(|(a, b)| a != b).count();
@@ -87,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn e13_an_icmp_error_about_a_corrupted_packet_is_valid(bytes in bent(), mtu: u16) {
+    fn e13_an_icmp_error_about_a_corrupted_packet_is_valid(bytes in corrupted_packet(), mtu: u16) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };
@@ -96,12 +97,12 @@ proptest! {
             let view = Packet::parse(&error).unwrap();
             prop_assert_eq!((view.source(), view.destination()), (packet.destination(), packet.source()));
             prop_assert!(view.len() == error.len() && !view.is_martian());
-            prop_assert!(!icmp::too_big(&view, mtu, view.destination(), &mut Vec::new()), "no error about an error");
+            prop_assert!(!icmp::too_big(&view, mtu, view.destination(), &mut Vec::new()), "no ICMP error about an ICMP error");
         }
     }
 
     #[test]
-    fn e10_fragments_of_a_corrupted_packet_fit_the_mtu_and_cover_it(bytes in bent(), mtu in 20_u16..1700) {
+    fn e10_fragments_of_a_corrupted_packet_fit_the_mtu_and_cover_it(bytes in corrupted_packet(), mtu in 20_u16..1700) {
         let Ok(packet) = Packet::parse(&bytes) else {
             return Ok(());
         };
@@ -112,10 +113,10 @@ proptest! {
         for fragment in fragments {
             let mut written = vec![0; fragment.len()];
             prop_assert!(fragment.write(&mut written) && written.len() <= usize::from(mtu));
-            let piece = Packet::parse(&written).unwrap();
-            prop_assert_eq!(piece.len(), written.len());
-            let header = if piece.is_ipv4() { usize::from(written[0] & 0x0f) * 4 } else { 40 };
-            payload += piece.len() - header;
+            let parsed = Packet::parse(&written).unwrap();
+            prop_assert_eq!(parsed.len(), written.len());
+            let header = if parsed.is_ipv4() { usize::from(written[0] & 0x0f) * 4 } else { 40 };
+            payload += parsed.len() - header;
         }
         let header = if packet.is_ipv4() { usize::from(bytes[0] & 0x0f) * 4 } else { 40 };
         prop_assert_eq!(payload, packet.len() - header);

@@ -1,7 +1,7 @@
-//! An ordinary user becomes root of a user namespace and builds a small network there: what `groundlink lab` stands on.
+//! Networks of an unprivileged user in a user namespace, as `groundlink lab` needs them.
 //!
-//! A program of its own (`harness = false`), because only a process with one thread may enter a user namespace. Started by root,
-//! it gives root up first and starts itself again.
+//! The test is a program without harness (`harness = false`), because only a process with one thread may enter a user namespace.
+//! Started by root, the program runs itself again as nobody.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -20,16 +20,16 @@ const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
     if nix::unistd::geteuid().is_root() {
-        return again_as_nobody();
+        return rerun_as_nobody();
     }
-    an_ordinary_user_is_refused_with_advice();
-    an_ordinary_user_builds_a_network();
-    a_guarded_process_leaves_no_core_and_works_on();
+    tun_creation_without_cap_net_admin_names_the_capability();
+    an_unprivileged_user_creates_namespaces_and_devices();
+    a_process_without_core_dumps_keeps_its_capabilities();
     println!("os_userns: ok");
     ExitCode::SUCCESS
 }
 
-fn an_ordinary_user_is_refused_with_advice() {
+fn tun_creation_without_cap_net_admin_names_the_capability() {
     assert!(!Capability::NetAdmin.is_held());
     let error = Tun::create("gl-userns", OffloadMode::Auto).unwrap_err();
     assert!(matches!(error, TunError::Permission { .. }), "{error}");
@@ -37,7 +37,7 @@ fn an_ordinary_user_is_refused_with_advice() {
     assert!(Namespace::new().is_err());
 }
 
-fn an_ordinary_user_builds_a_network() {
+fn an_unprivileged_user_creates_namespaces_and_devices() {
     become_root_in_user_namespace().unwrap();
     assert!(nix::unistd::geteuid().is_root() && Capability::NetAdmin.is_held());
     let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
@@ -59,16 +59,16 @@ fn an_ordinary_user_builds_a_network() {
         tun.index()
     );
     one.set("net.ipv4.ip_forward", "1").unwrap();
-    let mut inside = Command::new("cat");
-    other.enter(inside.arg("/proc/net/dev")).unwrap();
+    let mut cat = Command::new("cat");
+    other.enter(cat.arg("/proc/net/dev")).unwrap();
     assert!(
-        String::from_utf8(inside.output().unwrap().stdout)
+        String::from_utf8(cat.output().unwrap().stdout)
             .unwrap()
             .contains("c1")
     );
 }
 
-fn a_guarded_process_leaves_no_core_and_works_on() {
+fn a_process_without_core_dumps_keeps_its_capabilities() {
     disable_core_dumps().unwrap();
     assert!(!prctl::get_dumpable().unwrap());
     assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
@@ -82,18 +82,18 @@ fn a_guarded_process_leaves_no_core_and_works_on() {
         .run(|| sysctl::loosen_reverse_path_filter("gl-guarded"))
         .unwrap()
         .unwrap();
-    let taken = namespace
+    let in_use = namespace
         .run(|| {
             let _first =
                 UdpSocket::bind("127.0.0.1:500".parse().unwrap(), SocketOffload::FULL).unwrap();
             UdpSocket::bind("127.0.0.1:500".parse().unwrap(), SocketOffload::FULL).unwrap_err()
         })
         .unwrap();
-    assert!(taken.to_string().contains("os_userns"), "{taken}");
+    assert!(in_use.to_string().contains("os_userns"), "{in_use}");
 }
 
-/// From a copy that nobody may read, wherever this was built.
-fn again_as_nobody() -> ExitCode {
+/// Runs a copy of this program as nobody, since nobody may be unable to read the build folder.
+fn rerun_as_nobody() -> ExitCode {
     let folder = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()

@@ -11,7 +11,7 @@ use groundlink::os::{Device, OffloadMode, OutPacket, ReadBatch};
 use super::{as_root, eventually, ip, ip_tool, next_packet, site};
 
 #[test]
-fn a_packet_goes_out_and_comes_in_through_a_tun_device() {
+fn a_tun_device_passes_packets_in_both_directions() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let socket = namespace
@@ -23,13 +23,13 @@ fn a_packet_goes_out_and_comes_in_through_a_tun_device() {
         let packet = next_packet(&tun, 17);
         assert_eq!(&packet[12..20], [10, 9, 0, 1, 10, 9, 0, 2]);
         assert_eq!(packet[28..], *b"out");
-        assert_ne!(packet[26..28], [0, 0], "the UDP checksum is real");
+        assert_ne!(packet[26..28], [0, 0], "the UDP checksum is complete");
 
-        // The same datagram with its ends exchanged is the answer; the checksums do not care about the order.
-        let mut answer = packet.clone();
-        answer[12..20].rotate_left(4);
-        answer[20..24].rotate_left(2);
-        assert_eq!(tun.write(&[OutPacket::whole(&answer)]).unwrap(), 1);
+        // The reply is the same datagram with addresses and ports exchanged; the checksums do not depend on their order.
+        let mut reply = packet.clone();
+        reply[12..20].rotate_left(4);
+        reply[20..24].rotate_left(2);
+        assert_eq!(tun.write(&[OutPacket::whole(&reply)]).unwrap(), 1);
         let mut buffer = [0; 16];
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -42,7 +42,7 @@ fn a_packet_goes_out_and_comes_in_through_a_tun_device() {
 }
 
 #[test]
-fn a_new_tunnel_device_has_its_mtu_and_queue_no_address_and_no_noise_but_the_kernels() {
+fn a_new_tunnel_device_has_its_mtu_and_queue_length_and_no_link_local_address() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
@@ -52,9 +52,13 @@ fn a_new_tunnel_device_has_its_mtu_and_queue_no_address_and_no_noise_but_the_ker
             ("gl-a", 1400, true, true)
         );
         assert_eq!(netlink.link_named("gl-a").unwrap(), link);
-        let of_it = |a: &&HostAddress| a.device == tun.index();
+        let on_device = |a: &&HostAddress| a.device == tun.index();
         let addresses = netlink.addresses().unwrap();
-        let addresses: Vec<IpAddr> = addresses.iter().filter(of_it).map(|a| a.address).collect();
+        let addresses: Vec<IpAddr> = addresses
+            .iter()
+            .filter(on_device)
+            .map(|a| a.address)
+            .collect();
         assert_eq!(addresses, [ip("10.9.0.1")], "no link-local address");
         assert!(ip_tool(&namespace, "link show gl-a").contains("qlen 1000"));
 
@@ -68,7 +72,7 @@ fn a_new_tunnel_device_has_its_mtu_and_queue_no_address_and_no_noise_but_the_ker
         drop(tun);
         assert!(
             netlink.link_named("gl-a").unwrap_err().is_not_found(),
-            "a device dies with its descriptor"
+            "closing the descriptor deletes the device"
         );
     });
 }
@@ -94,7 +98,7 @@ fn packets_sent_to_an_operational_device_are_never_dropped() {
 }
 
 #[test]
-fn a_device_removed_by_somebody_else_is_gone_and_not_just_silent() {
+fn reads_and_writes_of_a_deleted_device_fail_as_not_connected() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         ip_tool(&namespace, "link del gl-a");
@@ -105,13 +109,13 @@ fn a_device_removed_by_somebody_else_is_gone_and_not_just_silent() {
         let written = tun
             .write(&[OutPacket::whole(&packet)])
             .map_err(|error| error.kind());
-        let gone = Err(io::ErrorKind::NotConnected);
-        assert_eq!((read, written), (gone, gone));
+        let not_connected = Err(io::ErrorKind::NotConnected);
+        assert_eq!((read, written), (not_connected, not_connected));
     });
 }
 
 #[test]
-fn a_device_name_in_use_is_never_taken_over() {
+fn a_device_name_in_use_is_rejected() {
     as_root(|| {
         let (namespace, _tun) = site("gl-a", "10.9.0.1");
         ip_tool(&namespace, "tuntap add dev gl-kept mode tun");
@@ -130,14 +134,14 @@ fn a_device_name_in_use_is_never_taken_over() {
 }
 
 #[test]
-fn a_write_the_kernel_refuses_is_an_error_about_that_packet() {
+fn a_write_rejected_by_the_kernel_fails_for_that_packet_only() {
     as_root(|| {
         let (_namespace, tun) = site("gl-a", "10.9.0.1");
-        let no_ip = [0xf0; 40];
-        assert!(tun.write(&[OutPacket::whole(&no_ip)]).is_err());
-        let good = [0x45; 40];
+        let not_ip = [0xf0; 40];
+        assert!(tun.write(&[OutPacket::whole(&not_ip)]).is_err());
+        let ip_packet = [0x45; 40];
         assert_eq!(
-            tun.write(&[OutPacket::whole(&good), OutPacket::whole(&no_ip)])
+            tun.write(&[OutPacket::whole(&ip_packet), OutPacket::whole(&not_ip)])
                 .unwrap(),
             1
         );

@@ -1,7 +1,7 @@
-//! `os` on a real kernel, in network namespaces: devices, routes, cables, commands.
+//! `os` on the real kernel, in network namespaces: devices, routes, veth pairs, commands.
 //!
-//! As root each test makes its namespaces directly; as anyone else it runs itself again inside a user namespace (`unshare`), and
-//! fails where there is none.
+//! As root, each test creates its namespaces directly. As another user, each test runs itself again in a user namespace (`unshare`), and
+//! fails if the system does not allow one.
 
 mod devices;
 mod namespaces;
@@ -19,7 +19,7 @@ use groundlink::os::poll::Waiter;
 use groundlink::os::tun::Tun;
 use groundlink::os::{Device, OffloadMode, ReadBatch, VnetHeader};
 
-/// A namespace with one device in it that has an address.
+/// Namespace with one TUN device that has an address.
 fn site(name: &str, address: &str) -> (Namespace, Tun) {
     let namespace = Namespace::new().unwrap();
     let tun = device(&namespace, name);
@@ -48,7 +48,8 @@ fn device_with(namespace: &Namespace, name: &str, offloading: OffloadMode) -> Tu
     tun
 }
 
-fn cable(one: &Namespace, name: &str, ours: &[&str], other: &Namespace, theirs: &[&str]) {
+/// Connects two namespaces by a veth pair with addresses at both ends.
+fn veth_pair(one: &Namespace, name: &str, ours: &[&str], other: &Namespace, theirs: &[&str]) {
     one.connect(name, other, "far").unwrap();
     for (namespace, name, addresses) in [(one, name, ours), (other, "far", theirs)] {
         let mut netlink = namespace.netlink().unwrap();
@@ -77,7 +78,7 @@ fn ip_tool(namespace: &Namespace, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The next packet of a transport protocol; the kernel's own noise is passed over.
+/// Next packet of a transport protocol. Packets that the kernel sends by itself are skipped.
 fn next_packet(tun: &Tun, protocol: u8) -> Vec<u8> {
     let mut batch = ReadBatch::new();
     loop {
@@ -98,10 +99,10 @@ fn wait_readable(fd: BorrowedFd<'_>) {
     let waiter = Waiter::new().unwrap();
     waiter.watch(fd, 0).unwrap();
     let ready = waiter.wait(Some(Duration::from_secs(5))).unwrap();
-    assert!(!ready.tokens().is_empty(), "nothing came within 5 seconds");
+    assert!(!ready.tokens().is_empty(), "not readable within 5 seconds");
 }
 
-/// For what the kernel does in its own time.
+/// Waits for an asynchronous change in the kernel.
 fn eventually(mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done() {
@@ -110,7 +111,7 @@ fn eventually(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Runs a test as it is for root, and otherwise this test alone once more as root of a user namespace.
+/// Runs a test directly as root. As another user, runs this test alone in a new process as root of a user namespace.
 fn as_root(test: impl FnOnce()) {
     if nix::unistd::geteuid().is_root() {
         return test();
@@ -125,10 +126,10 @@ fn as_root(test: impl FnOnce()) {
         .args(["--exact", &name])
         .output()
         .expect("unshare (util-linux) is installed");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{complained}"
+        output.status.success() && stdout.contains("1 passed"),
+        "{stdout}{stderr}"
     );
 }

@@ -1,4 +1,4 @@
-//! Cables, settings and commands.
+//! veth pairs, sysctls and commands in namespaces.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -7,13 +7,13 @@ use groundlink::os::netns::Namespace;
 use groundlink::os::udp::{Fragmentation, UdpSocket};
 use groundlink::os::{RecvBatch, SendBatch, SendOffload, Socket, SocketOffload, sysctl};
 
-use super::{as_root, cable, device, eventually, wait_readable};
+use super::{as_root, device, eventually, veth_pair, wait_readable};
 
 #[test]
-fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragmented_if_allowed() {
+fn sockets_communicate_over_a_veth_pair_and_large_datagrams_are_fragmented_if_allowed() {
     as_root(|| {
         let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-        cable(
+        veth_pair(
             &one,
             "c0",
             &["192.0.2.1", "2001:db8::1"],
@@ -49,14 +49,14 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
             );
 
             a.set_fragmentation(Fragmentation::Forbidden).unwrap();
-            let refused = a.send(&batch).unwrap_err();
+            let rejected = a.send(&batch).unwrap_err();
             assert_eq!(
-                refused.raw_os_error(),
+                rejected.raw_os_error(),
                 Some(nix::errno::Errno::EMSGSIZE as i32),
-                "{refused}"
+                "{rejected}"
             );
         }
-        // Both ends are gone with one of the namespaces.
+        // Deleting one namespace deletes both ends of the veth pair.
         drop(other);
         let mut netlink = one.netlink().unwrap();
         eventually(|| netlink.link_named("c0").is_err());
@@ -64,11 +64,11 @@ fn sockets_talk_over_a_cable_between_namespaces_and_large_datagrams_are_fragment
 }
 
 #[test]
-fn a_train_of_segments_larger_than_the_device_takes_arrives_fragmented_and_trains_go_on() {
+fn udp_gso_segments_above_the_device_mtu_arrive_fragmented_and_gso_stays_on_for_shorter_ones() {
     as_root(|| {
         let (one, other) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         let (ours, theirs) = (["192.0.2.1", "2001:db8::1"], ["192.0.2.2", "2001:db8::2"]);
-        cable(&one, "c0", &ours, &other, &theirs);
+        veth_pair(&one, "c0", &ours, &other, &theirs);
         for (a, b) in [
             ("192.0.2.1:4500", "192.0.2.2:4500"),
             ("[2001:db8::1]:4500", "[2001:db8::2]:4500"),
@@ -80,8 +80,8 @@ fn a_train_of_segments_larger_than_the_device_takes_arrives_fragmented_and_train
                     .unwrap()
             };
             let (a, b) = (bind(&one, a), bind(&other, b));
-            // The cable takes 1500 octets.
-            for (segment, pieces, still) in [
+            // The MTU of the veth pair is 1500.
+            for (segment, datagrams, offload) in [
                 (1400, 1, SendOffload::Segments),
                 (1600, 10, SendOffload::Short),
                 (1400, 1, SendOffload::Short),
@@ -96,26 +96,26 @@ fn a_train_of_segments_larger_than_the_device_takes_arrives_fragmented_and_train
                     expected.push(vec![fill; segment]);
                 }
                 assert_eq!(a.send(&batch).unwrap(), 10);
-                let (mut arrived, mut received, mut visits) = (Vec::new(), RecvBatch::new(), 0);
+                let (mut arrived, mut received, mut reads) = (Vec::new(), RecvBatch::new(), 0);
                 while arrived.len() < 10 {
                     wait_readable(Socket::as_fd(&b));
-                    visits += b.recv(&mut received).unwrap();
-                    for mut piece in received.iter_mut() {
-                        arrived.extend(piece.segments().map(|bytes| bytes.to_vec()));
+                    reads += b.recv(&mut received).unwrap();
+                    for mut datagram in received.iter_mut() {
+                        arrived.extend(datagram.segments().map(|bytes| bytes.to_vec()));
                     }
                 }
-                assert_eq!((visits, arrived), (pieces, expected), "{segment}");
-                assert_eq!(a.offload().send, still, "{segment}");
+                assert_eq!((reads, arrived), (datagrams, expected), "{segment}");
+                assert_eq!(a.offload().send, offload, "{segment}");
             }
         }
     });
 }
 
 #[test]
-fn settings_are_those_of_the_namespace() {
+fn sysctls_are_read_in_the_namespace() {
     as_root(|| {
         let namespace = Namespace::new().unwrap();
-        let wrong = || {
+        let findings = || {
             namespace
                 .run(sysctl::findings)
                 .unwrap()
@@ -123,11 +123,11 @@ fn settings_are_those_of_the_namespace() {
                 .map(|f| f.setting)
                 .collect::<Vec<_>>()
         };
-        for off in ["net.ipv4.ip_forward", "net.ipv4.fib_multipath_hash_policy"] {
-            namespace.set(off, "0").unwrap();
-            assert!(wrong().contains(&off), "{off}");
-            namespace.set(off, "1").unwrap();
-            assert!(!wrong().contains(&off), "{off}");
+        for setting in ["net.ipv4.ip_forward", "net.ipv4.fib_multipath_hash_policy"] {
+            namespace.set(setting, "0").unwrap();
+            assert!(findings().contains(&setting), "{setting}");
+            namespace.set(setting, "1").unwrap();
+            assert!(!findings().contains(&setting), "{setting}");
         }
         let _tun = device(&namespace, "gl-a");
         namespace
@@ -145,13 +145,13 @@ fn settings_are_those_of_the_namespace() {
 }
 
 #[test]
-fn a_command_runs_inside_and_dies_with_the_thread_that_started_it() {
+fn a_command_runs_in_the_namespace_and_is_killed_with_its_parent_thread() {
     as_root(|| {
         let namespace = Namespace::new().unwrap();
         let _tun = device(&namespace, "gl-inside");
-        let mut list = Command::new("cat");
-        namespace.enter(list.arg("/proc/net/dev")).unwrap();
-        let devices = String::from_utf8(list.output().unwrap().stdout).unwrap();
+        let mut cat = Command::new("cat");
+        namespace.enter(cat.arg("/proc/net/dev")).unwrap();
+        let devices = String::from_utf8(cat.output().unwrap().stdout).unwrap();
         assert!(devices.contains("gl-inside"), "{devices}");
 
         let mut child = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Super-packets through TUN devices: what the kernel hands out at one end it takes back at the other.
+//! GSO packets through TUN devices: the kernel accepts at one device the GSO packets that it sends at the other.
 //!
 //! ```text
 //!   one: TCP or UDP ─▶ gl-a ─ read ─▶ relay ─ write ─▶ gl-b ─▶ TCP or UDP :other
@@ -22,7 +22,7 @@ use groundlink::os::{
 
 use super::{as_root, device_with, ip, wait_readable};
 
-/// Two namespaces with a device each, in one network of either family.
+/// Two namespaces with one device each, in one IPv4 and one IPv6 network.
 fn sites(offloading: OffloadMode) -> [(Namespace, Tun); 2] {
     [
         ("gl-a", "10.9.0.1", "fd09::1"),
@@ -38,20 +38,20 @@ fn sites(offloading: OffloadMode) -> [(Namespace, Tun); 2] {
     })
 }
 
-/// What has passed.
+/// Counts of relayed packets.
 #[derive(Default)]
-struct Seen {
-    tcp_trains: usize,
-    udp_trains: usize,
-    undone_checksums: usize,
+struct Relayed {
+    tcp_gso: usize,
+    udp_gso: usize,
+    partial_checksums: usize,
 }
 
-/// Carries packets both ways, as they are, until told to end.
-fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
+/// Forwards packets unchanged in both directions until `end` is set.
+fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Relayed {
     let waiter = Waiter::new().unwrap();
     waiter.watch(Device::as_fd(a), 0).unwrap();
     waiter.watch(Device::as_fd(b), 1).unwrap();
-    let (mut batch, mut seen) = (ReadBatch::new(), Seen::default());
+    let (mut batch, mut relayed) = (ReadBatch::new(), Relayed::default());
     while !end.load(Ordering::Acquire) {
         waiter.wait(Some(Duration::from_millis(20))).unwrap();
         for (from, to) in [(a, b), (b, a)] {
@@ -59,10 +59,10 @@ fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
                 for packet in batch.iter_mut() {
                     match packet.vnet.gso_type & !VnetHeader::GSO_ECN {
                         VnetHeader::GSO_NONE => {}
-                        VnetHeader::GSO_UDP_L4 => seen.udp_trains += 1,
-                        _ => seen.tcp_trains += 1,
+                        VnetHeader::GSO_UDP_L4 => relayed.udp_gso += 1,
+                        _ => relayed.tcp_gso += 1,
                     }
-                    seen.undone_checksums += usize::from(packet.vnet.needs_checksum());
+                    relayed.partial_checksums += usize::from(packet.vnet.needs_checksum());
                     let out = OutPacket {
                         vnet: packet.vnet,
                         bytes: packet.bytes,
@@ -72,48 +72,48 @@ fn relay(a: &Tun, b: &Tun, end: &AtomicBool) -> Seen {
             }
         }
     }
-    seen
+    relayed
 }
 
-/// Sends some megabytes over TCP and looks at each of them, and says what the relay has seen.
-fn transfer(offloading: OffloadMode, at: SocketAddr) -> Seen {
+/// Sends some megabytes over TCP, compares what arrives, and returns the counts of the relay.
+fn transfer(offloading: OffloadMode, at: SocketAddr) -> Relayed {
     let [(one, a), (other, b)] = sites(offloading);
-    let wanted: Vec<u8> = (0..4_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
+    let expected: Vec<u8> = (0..4_000_000_u32).map(|n| (n ^ (n >> 9)) as u8).collect();
     let listener = other.run(|| TcpListener::bind(at)).unwrap().unwrap();
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         let relay = scope.spawn(|| relay(&a, &b, &end));
         let receiver = scope.spawn(|| {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut got = Vec::new();
-            stream.read_to_end(&mut got).unwrap();
-            got
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received
         });
         let mut stream = one.run(|| TcpStream::connect(at)).unwrap().unwrap();
-        stream.write_all(&wanted).unwrap();
+        stream.write_all(&expected).unwrap();
         drop(stream);
-        assert!(receiver.join().unwrap() == wanted, "the bytes are others");
+        assert!(receiver.join().unwrap() == expected, "the bytes differ");
         end.store(true, Ordering::Release);
         relay.join().unwrap()
     })
 }
 
 #[test]
-fn e11_tcp_passes_in_super_packets_where_they_are_wanted_and_packet_by_packet_where_not() {
+fn e11_tcp_passes_as_gso_packets_with_offload_and_as_single_packets_without() {
     as_root(|| {
         for at in ["10.9.0.2:8000", "[fd09::2]:8000"] {
             let at = at.parse().unwrap();
-            let seen = transfer(OffloadMode::Auto, at);
-            assert!(seen.tcp_trains > 50, "{} trains {at}", seen.tcp_trains);
-            assert!(seen.undone_checksums > 0);
-            let seen = transfer(OffloadMode::Off, at);
-            assert_eq!((seen.tcp_trains, seen.undone_checksums), (0, 0), "{at}");
+            let relayed = transfer(OffloadMode::Auto, at);
+            assert!(relayed.tcp_gso > 50, "{} GSO packets {at}", relayed.tcp_gso);
+            assert!(relayed.partial_checksums > 0);
+            let relayed = transfer(OffloadMode::Off, at);
+            assert_eq!((relayed.tcp_gso, relayed.partial_checksums), (0, 0), "{at}");
         }
     });
 }
 
 #[test]
-fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
+fn e11_consecutive_datagrams_pass_as_one_udp_gso_packet() {
     as_root(|| {
         let [(one, a), (other, b)] = sites(OffloadMode::Auto);
         assert_eq!(a.gso_support(), GsoSupport::TcpAndUdp, "Linux 6.2 or newer");
@@ -130,42 +130,42 @@ fn e11_datagrams_in_a_row_pass_as_one_where_the_kernel_can() {
             };
             let (from, to) = (bind(&one, from), bind(&other, to));
             let mut batch = SendBatch::new();
-            let mut wanted = Vec::new();
+            let mut expected = Vec::new();
             for fill in 0..20 {
                 let slot = batch.reserve(to.local(), from.local().ip(), 0, 1200);
                 let mut slot = slot.unwrap();
                 slot.bytes().fill(fill);
                 slot.commit(1200);
-                wanted.push(vec![fill; 1200]);
+                expected.push(vec![fill; 1200]);
             }
             let end = AtomicBool::new(false);
-            let seen = thread::scope(|scope| {
+            let relayed = thread::scope(|scope| {
                 let relay = scope.spawn(|| relay(&a, &b, &end));
                 assert_eq!(from.send(&batch).unwrap(), 20);
                 wait_readable(Socket::as_fd(&to));
                 let mut received = RecvBatch::new();
                 assert_eq!(to.recv(&mut received).unwrap(), 1);
-                let mut train = received.iter_mut().next().unwrap();
-                assert!(train.segments().eq(&wanted));
+                let mut datagram = received.iter_mut().next().unwrap();
+                assert!(datagram.segments().eq(&expected));
                 end.store(true, Ordering::Release);
                 relay.join().unwrap()
             });
-            assert_eq!(seen.udp_trains, 1);
+            assert_eq!(relayed.udp_gso, 1);
         }
     });
 }
 
 #[test]
-fn a_device_that_refuses_a_train_is_asked_for_fewer_kinds() {
+fn disabling_a_gso_kind_reduces_the_gso_support_of_the_device() {
     as_root(|| {
         let [(_one, a), (_other, _b)] = sites(OffloadMode::Auto);
-        for (kind, fewer) in [
+        for (kind, support) in [
             (GsoKind::Udp, GsoSupport::Tcp),
             (GsoKind::Udp, GsoSupport::Tcp),
             (GsoKind::TcpV6, GsoSupport::None),
         ] {
             a.disable_gso(kind);
-            assert_eq!(a.gso_support(), fewer);
+            assert_eq!(a.gso_support(), support);
         }
         let [(_one, off), _] = sites(OffloadMode::Off);
         assert_eq!(off.gso_support(), GsoSupport::None);

@@ -12,7 +12,7 @@ use groundlink::os::netns::Namespace;
 use groundlink::os::udp::UdpSocket as UdpTransport;
 use groundlink::os::{SendBatch, Socket, SocketOffload};
 
-use super::{as_root, cable, device, eventually, ip, ip_tool, next_packet, site};
+use super::{as_root, device, eventually, ip, ip_tool, next_packet, site, veth_pair};
 
 #[test]
 fn routes_are_installed_replaced_without_a_gap_and_withdrawn() {
@@ -224,7 +224,7 @@ fn packets_to_the_peer_stay_outside_the_tunnel() {
     as_root(|| {
         let (gateway, tun) = site("gl-a", "10.9.0.1");
         let world = Namespace::new().unwrap();
-        cable(
+        veth_pair(
             &gateway,
             "wan",
             &["198.51.100.2", "2001:db8::2"],
@@ -315,7 +315,7 @@ fn the_peer_route_keeps_the_source_and_a_router_outside_our_network() {
         let (gateway, tun) = site("gl-a", "10.9.0.1");
         let world = Namespace::new().unwrap();
         let ours = ["198.51.100.2", "198.51.100.3"];
-        cable(&gateway, "wan", &ours, &world, &["198.51.100.1"]);
+        veth_pair(&gateway, "wan", &ours, &world, &["198.51.100.1"]);
         ip_tool(
             &gateway,
             "route add default via 172.31.1.1 dev wan onlink src 198.51.100.3",
@@ -343,7 +343,7 @@ fn the_peer_route_keeps_the_source_and_a_router_outside_our_network() {
 fn e14_a_path_mtu_learnt_from_icmp_is_not_reported() {
     as_root(|| {
         let (gateway, world) = (Namespace::new().unwrap(), Namespace::new().unwrap());
-        cable(
+        veth_pair(
             &gateway,
             "wan",
             &["198.51.100.2"],
