@@ -2,13 +2,13 @@
 //! device.
 //!
 //! ```text
-//!   super     a TCP GSO packet of 45 segments, split at A, one UDP GSO batch on the network, coalesced at B
+//!   gso       a TCP GSO packet of 45 segments, split at A, one UDP GSO batch on the network, coalesced at B
 //!   1300 B    46 UDP packets, read one at a time, sent as UDP GSO batches and coalesced at B
 //!   64 B      the same with 64 B packets
-//!   alone     46 UDP packets of 1300 B, received and written one at a time, without any offload
+//!   single    46 UDP packets of 1300 B, received and written one at a time, without any offload
 //! ```
 //!
-//! `cargo bench --bench datapath` measures; `cargo bench --bench datapath -- super/aes128gcm16` only cases whose name fits; `cargo test
+//! `cargo bench --bench datapath` measures; `cargo bench --bench datapath -- gso/aes128gcm16` only cases whose name fits; `cargo test
 //! --benches` runs every case once. Throughput counts inner packets with their headers; one core runs both gateways.
 
 use std::hint::black_box;
@@ -49,9 +49,9 @@ fn main() {
         let mut group = criterion.benchmark_group(load.name);
         let bytes: usize = load.packets.iter().map(|(_, packet)| packet.len()).sum();
         group.throughput(Throughput::BytesDecimal(bytes as u64));
-        for words in SUITES {
-            let mut pair = pair(words, load.receiving);
-            group.bench_function(*words, |bencher| {
+        for proposal in SUITES {
+            let mut pair = pair(proposal, load.receiving);
+            group.bench_function(*proposal, |bencher| {
                 bencher.iter(|| carry(&mut pair, &load));
             });
             assert_eq!(pair.dropped(), 0);
@@ -86,18 +86,18 @@ fn loads() -> [Load; 4] {
     let (gso, bytes) = common::gso_packet(BATCH - 1, MTU - 40);
     [
         Load {
-            name: "super",
+            name: "gso",
             receiving: ReceiveOffload::Joined,
             packets: vec![(PacketOffload::Gso(gso).into(), bytes)],
         },
         udp("1300 B", ReceiveOffload::Joined, 1300),
         udp("64 B", ReceiveOffload::Joined, 64),
-        udp("alone", ReceiveOffload::Single, 1300),
+        udp("single", ReceiveOffload::Single, 1300),
     ]
 }
 
 /// Two gateways with a tunnel for all traffic.
-fn pair(words: &str, receiving: ReceiveOffload) -> LoopbackPair {
-    let (outbound, inbound) = common::pair(common::suite(words));
+fn pair(proposal: &str, receiving: ReceiveOffload) -> LoopbackPair {
+    let (outbound, inbound) = common::pair(common::suite(proposal));
     LoopbackPair::new(outbound, inbound, receiving).expect("descriptors")
 }

@@ -27,7 +27,7 @@ static SUITES: &[&str] = &[
     "chacha20poly1305",
 ];
 
-/// Octets of the inner packet: a TCP acknowledgement, a medium packet, and the largest that every cloud accepts.
+/// Octets of the inner packet: a TCP acknowledgement, a medium packet, and the largest that fits the MTU of every cloud.
 static SIZES: &[usize] = &[64, 512, 1408];
 
 /// Packets in a batch: one, two, the lanes of a narrow kernel, and the segments of a GSO packet of 64 KiB.
@@ -40,12 +40,16 @@ fn main() {
         .configure_from_args();
     for (name, case) in [("seal", seal as Case), ("open", open)] {
         let mut group = criterion.benchmark_group(name);
-        for words in SUITES {
+        for proposal in SUITES {
             for size in SIZES {
                 for fill in FILLS {
                     group.throughput(Throughput::Bytes((fill * size) as u64));
-                    let id = BenchmarkId::new(*words, format!("{fill}x{size}"));
-                    case(&mut group, id, &mut Batch::new(suite(words), *fill, *size));
+                    let id = BenchmarkId::new(*proposal, format!("{fill}x{size}"));
+                    case(
+                        &mut group,
+                        id,
+                        &mut Batch::new(suite(proposal), *fill, *size),
+                    );
                 }
             }
         }
@@ -56,14 +60,14 @@ fn main() {
 
 type Case = fn(&mut BenchmarkGroup<'_, WallTime>, BenchmarkId, &mut Batch);
 
-/// A batch of equal packets, next to each other when sealed.
+/// Batch of equal packets, contiguous when sealed.
 struct Batch {
     outbound: Outbound,
     inner: Vec<u8>,
     fill: usize,
     /// Octets of an ESP packet.
     len: usize,
-    laid: Vec<FramedPacket>,
+    framed: Vec<FramedPacket>,
 }
 
 impl Batch {
@@ -75,34 +79,34 @@ impl Batch {
             inner: udp(size),
             fill,
             len,
-            laid: Vec::with_capacity(OutboundGuard::GROUP),
+            framed: Vec::with_capacity(OutboundGuard::GROUP),
         }
     }
 
-    fn room(&self) -> Vec<u8> {
+    fn buffer(&self) -> Vec<u8> {
         vec![0; self.len * self.fill]
     }
 
     /// Seals like the datapath: packets are framed until the lanes are full, then sealed.
-    fn seal(&mut self, room: &mut [u8]) {
+    fn seal(&mut self, buffer: &mut [u8]) {
         let packet = Packet::parse(black_box(&self.inner)).expect("a packet");
-        let mut sealing = self.outbound.lock();
-        for room in room.chunks_mut(self.len * OutboundGuard::GROUP) {
-            self.laid.clear();
-            for place in room.chunks_mut(self.len) {
-                place[self.outbound.payload(packet.len())].copy_from_slice(packet.bytes());
-                let laid = sealing.frame(&packet, packet.len(), place);
-                self.laid.push(laid.expect("room enough"));
+        let mut guard = self.outbound.lock();
+        for buffer in buffer.chunks_mut(self.len * OutboundGuard::GROUP) {
+            self.framed.clear();
+            for slot in buffer.chunks_mut(self.len) {
+                slot[self.outbound.payload(packet.len())].copy_from_slice(packet.bytes());
+                let framed = guard.frame(&packet, packet.len(), slot);
+                self.framed.push(framed.expect("enough room"));
             }
-            let sealed = sealing.seal_all(&self.laid, room);
-            sealed.expect("they fill the room");
+            let sealed = guard.seal_all(&self.framed, buffer);
+            sealed.expect("the packets fill the buffer");
         }
     }
 }
 
 fn seal(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut Batch) {
-    let mut room = batch.room();
-    group.bench_function(id, |bencher| bencher.iter(|| batch.seal(&mut room)));
+    let mut buffer = batch.buffer();
+    group.bench_function(id, |bencher| bencher.iter(|| batch.seal(&mut buffer)));
 }
 
 /// A sequence number opens once, so each round opens fresh packets, sealed outside the measured time.
@@ -112,17 +116,17 @@ fn open(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, batch: &mut B
     group.bench_function(id, |bencher| {
         bencher.iter_batched_ref(
             || {
-                let mut room = batch.room();
-                batch.seal(&mut room);
-                room
+                let mut buffer = batch.buffer();
+                batch.seal(&mut buffer);
+                buffer
             },
-            |room| {
-                let mut packets = room.chunks_mut(len);
-                let mut arrivals: [RxPacket<'_>; 46] =
-                    std::array::from_fn(|_| RxPacket::new(packets.next().unwrap_or_default()));
-                let arrivals = &mut arrivals[..fill];
-                inbound.lock().open_all(arrivals);
-                assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));
+            |buffer| {
+                let mut chunks = buffer.chunks_mut(len);
+                let mut packets: [RxPacket<'_>; 46] =
+                    std::array::from_fn(|_| RxPacket::new(chunks.next().unwrap_or_default()));
+                let packets = &mut packets[..fill];
+                inbound.lock().open_all(packets);
+                assert!(packets.iter().all(|packet| packet.inner.is_ok()));
             },
             BatchSize::SmallInput,
         );

@@ -36,9 +36,9 @@ const BATCH: usize = 45;
 /// Octets of a packet.
 const SIZE: usize = MTU as usize;
 
-/// A kind of case.
+/// Kind of case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum Case {
     /// A batch of packets, sealed.
     Seal,
     /// A batch of packets, sealed and opened.
@@ -46,86 +46,86 @@ enum What {
     /// A GSO packet, split into segments.
     Split,
     /// The segments, coalesced again.
-    Join,
+    Coalesce,
     /// A GSO packet from device to device, through both gateways.
     Carry,
 }
 
-impl What {
-    const ALL: [(What, &'static str); 5] = [
-        (What::Seal, "seal"),
-        (What::SealAndOpen, "seal-and-open"),
-        (What::Split, "split"),
-        (What::Join, "join"),
-        (What::Carry, "carry"),
+impl Case {
+    const ALL: [(Case, &'static str); 5] = [
+        (Case::Seal, "seal"),
+        (Case::SealAndOpen, "seal-and-open"),
+        (Case::Split, "split"),
+        (Case::Coalesce, "coalesce"),
+        (Case::Carry, "carry"),
     ];
 
     fn needs_suite(self) -> bool {
         match self {
-            What::Seal | What::SealAndOpen | What::Carry => true,
-            What::Split | What::Join => false,
+            Case::Seal | Case::SealAndOpen | Case::Carry => true,
+            Case::Split | Case::Coalesce => false,
         }
     }
 
     /// Runs the case `rounds` times.
-    fn run(self, words: &str, rounds: u32) {
+    fn run(self, proposal: &str, rounds: u32) {
         match self {
-            What::Seal => seal(words, rounds, &mut |_| ()),
-            What::SealAndOpen => {
-                let inbound = common::pair(common::suite(words)).1;
-                seal(words, rounds, &mut |room| {
-                    let mut packets = room.chunks_mut(room.len() / BATCH);
-                    let mut arrivals: [RxPacket<'_>; BATCH] =
-                        std::array::from_fn(|_| RxPacket::new(packets.next().unwrap_or_default()));
-                    inbound.lock().open_all(&mut arrivals);
-                    assert!(arrivals.iter().all(|arrival| arrival.inner.is_ok()));
+            Case::Seal => seal(proposal, rounds, &mut |_| ()),
+            Case::SealAndOpen => {
+                let inbound = common::pair(common::suite(proposal)).1;
+                seal(proposal, rounds, &mut |buffer| {
+                    let mut chunks = buffer.chunks_mut(buffer.len() / BATCH);
+                    let mut packets: [RxPacket<'_>; BATCH] =
+                        std::array::from_fn(|_| RxPacket::new(chunks.next().unwrap_or_default()));
+                    inbound.lock().open_all(&mut packets);
+                    assert!(packets.iter().all(|packet| packet.inner.is_ok()));
                 });
             }
-            What::Split => split(rounds),
-            What::Join => join(rounds),
-            What::Carry => carry(words, rounds),
+            Case::Split => split(rounds),
+            Case::Coalesce => coalesce(rounds),
+            Case::Carry => carry(proposal, rounds),
         }
     }
 }
 
-/// The cases: name, kind and suite.
-fn cases() -> impl Iterator<Item = (String, What, &'static str)> {
-    What::ALL.into_iter().flat_map(|(what, name)| {
-        let suites = if what.needs_suite() { SUITES } else { &[""] };
-        suites.iter().map(move |words| {
-            let name = if words.is_empty() {
+/// Cases: name, kind and suite.
+fn cases() -> impl Iterator<Item = (String, Case, &'static str)> {
+    Case::ALL.into_iter().flat_map(|(case, name)| {
+        let suites = if case.needs_suite() { SUITES } else { &[""] };
+        suites.iter().map(move |proposal| {
+            let name = if proposal.is_empty() {
                 name.to_owned()
             } else {
-                format!("{name}/{words}")
+                format!("{name}/{proposal}")
             };
-            (name, what, *words)
+            (name, case, *proposal)
         })
     })
 }
 
 fn main() -> ExitCode {
-    let words: Vec<String> = env::args().skip(1).collect();
-    if let [name, rounds] = &words[..]
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let [name, rounds] = &args[..]
         && let Ok(rounds) = rounds.parse()
     {
         // This process runs under valgrind.
-        if let Some((_, what, suite)) = cases().find(|(case, ..)| case == name) {
-            what.run(suite, rounds);
+        if let Some((_, case, suite)) = cases().find(|(full_name, ..)| full_name == name) {
+            case.run(suite, rounds);
         } else {
             eprintln!("{}", Kernel::best());
         }
         return ExitCode::SUCCESS;
     }
-    if !words.iter().any(|word| word == "--bench") {
-        cases().for_each(|(_, what, suite)| what.run(suite, 1));
+    if !args.iter().any(|arg| arg == "--bench") {
+        cases().for_each(|(_, case, suite)| case.run(suite, 1));
         return ExitCode::SUCCESS;
     }
-    let wanted = words.iter().find(|word| !word.starts_with('-'));
-    let wanted = |name: &str| wanted.is_none_or(|word| name.contains(word.as_str()));
+    let filter = args.iter().find(|arg| !arg.starts_with('-'));
+    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter.as_str()));
     match report(wanted) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("{why}");
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -137,8 +137,8 @@ const ROUNDS: [u32; 2] = [10, 30];
 fn report(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     let (kernel, _) = under_valgrind("kernel", 0)?;
     println!("AES-CBC and HMAC: {}", kernel.trim());
-    println!("{BATCH} packets of {SIZE} bytes a round\n");
-    println!("{:<32}{:>16}{:>14}", "", "a packet", "a byte");
+    println!("{BATCH} packets of {SIZE} bytes per round\n");
+    println!("{:<32}{:>16}{:>14}", "", "per packet", "per byte");
     for (name, ..) in cases().filter(|(name, ..)| wanted(name)) {
         let [few, many] = ROUNDS.map(|rounds| under_valgrind(&name, rounds));
         let rounds = f64::from(ROUNDS[1] - ROUNDS[0]);
@@ -162,39 +162,41 @@ fn under_valgrind(case: &str, rounds: u32) -> Result<(String, u64), String> {
         .args([case, &rounds.to_string()])
         .output()
         .map_err(|error| format!("valgrind: {error} (apt install valgrind)"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let own = said.lines().filter(|line| !line.starts_with("=="));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let own = stderr.lines().filter(|line| !line.starts_with("=="));
     let own: String = own.collect();
-    let collected = said
+    let collected = stderr
         .lines()
         .find_map(|line| line.split_once("Collected : "))
         .and_then(|(_, count)| count.trim().parse().ok());
     match collected {
         Some(count) if output.status.success() => Ok((own, count)),
-        Some(_) | None => Err(format!("{case}: {said}")),
+        Some(_) | None => Err(format!("{case}: {stderr}")),
     }
 }
 
 /// Seals batches like the datapath: packets are framed until the lanes are full, then sealed.
-fn seal(words: &str, rounds: u32, then: &mut dyn FnMut(&mut [u8])) {
-    let outbound = common::pair(common::suite(words)).0;
+fn seal(proposal: &str, rounds: u32, on_batch: &mut dyn FnMut(&mut [u8])) {
+    let outbound = common::pair(common::suite(proposal)).0;
     let inner = common::udp(SIZE);
     let len = outbound.padded_len(SIZE, usize::MAX);
-    let mut room = vec![0; len * BATCH];
-    let mut laid: Vec<FramedPacket> = Vec::with_capacity(OutboundGuard::GROUP);
+    let mut buffer = vec![0; len * BATCH];
+    let mut framed: Vec<FramedPacket> = Vec::with_capacity(OutboundGuard::GROUP);
     for _ in 0..rounds {
         let packet = Packet::parse(black_box(&inner)).expect("a packet");
-        let mut sealing = outbound.lock();
-        for room in room.chunks_mut(len * OutboundGuard::GROUP) {
-            laid.clear();
-            for place in room.chunks_mut(len) {
-                place[outbound.payload(packet.len())].copy_from_slice(packet.bytes());
-                let one = sealing.frame(&packet, packet.len(), place);
-                laid.push(one.expect("room enough"));
+        let mut guard = outbound.lock();
+        for buffer in buffer.chunks_mut(len * OutboundGuard::GROUP) {
+            framed.clear();
+            for slot in buffer.chunks_mut(len) {
+                slot[outbound.payload(packet.len())].copy_from_slice(packet.bytes());
+                let one = guard.frame(&packet, packet.len(), slot);
+                framed.push(one.expect("enough room"));
             }
-            sealing.seal_all(&laid, room).expect("they fill the room");
+            guard
+                .seal_all(&framed, buffer)
+                .expect("the packets fill the buffer");
         }
-        then(black_box(&mut room));
+        on_batch(black_box(&mut buffer));
     }
 }
 
@@ -204,29 +206,29 @@ const SEGMENT: u16 = MTU - 40;
 fn split(rounds: u32) {
     let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     let packet = Packet::parse(&bytes).expect("a packet");
-    let mut room = vec![0; BATCH * SIZE];
+    let mut buffer = vec![0; BATCH * SIZE];
     for _ in 0..rounds {
-        let pieces = segments(black_box(&packet), &gso).expect("a GSO packet");
-        for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
-            assert!(piece.write(&mut place[..piece.len()]));
+        let segments = segments(black_box(&packet), &gso).expect("a GSO packet");
+        for (segment, slot) in segments.zip(buffer.chunks_mut(SIZE)) {
+            assert!(segment.write(&mut slot[..segment.len()]));
         }
-        black_box(&mut room);
+        black_box(&mut buffer);
     }
 }
 
-fn join(rounds: u32) {
+fn coalesce(rounds: u32) {
     let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);
     let packet = Packet::parse(&bytes).expect("a packet");
-    let mut room = vec![0; BATCH * SIZE];
-    let pieces = segments(&packet, &gso).expect("a GSO packet");
-    for (piece, place) in pieces.zip(room.chunks_mut(SIZE)) {
-        assert!(piece.write(place));
+    let mut buffer = vec![0; BATCH * SIZE];
+    let segments = segments(&packet, &gso).expect("a GSO packet");
+    for (segment, slot) in segments.zip(buffer.chunks_mut(SIZE)) {
+        assert!(segment.write(slot));
     }
     let mut coalescer = Coalescer::new();
     for _ in 0..rounds {
         let mut count = 0;
-        for piece in black_box(&room).chunks(SIZE) {
-            let packet = Packet::parse(piece).expect("a packet");
+        for segment in black_box(&buffer).chunks(SIZE) {
+            let packet = Packet::parse(segment).expect("a packet");
             coalescer.push(&packet, UdpCoalescing::Coalesced, &mut |_| count += 1);
         }
         coalescer.flush(&mut |_| count += 1);
@@ -234,8 +236,8 @@ fn join(rounds: u32) {
     }
 }
 
-fn carry(words: &str, rounds: u32) {
-    let (outbound, inbound) = common::pair(common::suite(words));
+fn carry(proposal: &str, rounds: u32) {
+    let (outbound, inbound) = common::pair(common::suite(proposal));
     let mut pair =
         LoopbackPair::new(outbound, inbound, ReceiveOffload::Joined).expect("descriptors");
     let (gso, bytes) = common::gso_packet(BATCH, SEGMENT);

@@ -32,8 +32,8 @@ fn main() {
             for kernel in Kernel::all() {
                 cbc(&mut criterion, kernel, *fill, *size);
                 hmac(&mut criterion, kernel, *fill, *size);
-                for words in SUITES {
-                    let proposal = EspProposal::parse(words).expect("known words");
+                for proposal in SUITES {
+                    let proposal = EspProposal::parse(proposal).expect("known proposal");
                     let suite = proposal.0.first().expect("one suite");
                     esp(&mut criterion, kernel, suite.protection, *fill, *size);
                 }

@@ -19,33 +19,33 @@ const SEGMENTS: usize = 46;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    segment(&mut criterion);
+    bench_segment(&mut criterion);
     criterion.final_summary();
 }
 
-fn segment(criterion: &mut Criterion) {
+fn bench_segment(criterion: &mut Criterion) {
     let (gso, bytes) = common::gso_packet(SEGMENTS, SIZE);
     let packet = Packet::parse(&bytes).expect("a packet");
-    let pieces: Vec<Vec<u8>> = segments(&packet, &gso)
+    let inputs: Vec<Vec<u8>> = segments(&packet, &gso)
         .expect("a GSO packet")
-        .map(|piece| {
-            let mut out = vec![0; piece.len()];
-            assert!(piece.write(&mut out));
+        .map(|segment| {
+            let mut out = vec![0; segment.len()];
+            assert!(segment.write(&mut out));
             out
         })
         .collect();
-    assert_eq!(pieces.len(), SEGMENTS);
+    assert_eq!(inputs.len(), SEGMENTS);
 
     let mut group = criterion.benchmark_group("segment");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
 
     // The distance leaves room for the ESP headers and trailers around each segment.
-    let mut room = vec![0; SEGMENTS * 1500];
+    let mut buffer = vec![0; SEGMENTS * 1500];
     group.bench_function("split", |bencher| {
         bencher.iter(|| {
-            let pieces = segments(black_box(&packet), &gso).expect("a GSO packet");
-            for (piece, place) in pieces.zip(room.chunks_mut(1500)) {
-                assert!(piece.write(&mut place[20..20 + piece.len()]));
+            let segments = segments(black_box(&packet), &gso).expect("a GSO packet");
+            for (segment, slot) in segments.zip(buffer.chunks_mut(1500)) {
+                assert!(segment.write(&mut slot[20..20 + segment.len()]));
             }
         });
     });
@@ -54,13 +54,13 @@ fn segment(criterion: &mut Criterion) {
     group.bench_function("coalesce", |bencher| {
         bencher.iter(|| {
             let mut octets = 0;
-            for piece in &pieces {
-                let packet = Packet::parse(black_box(piece)).expect("a packet");
-                coalescer.push(&packet, UdpCoalescing::Coalesced, &mut |joined| {
-                    octets += joined.octets
+            for segment in &inputs {
+                let packet = Packet::parse(black_box(segment)).expect("a packet");
+                coalescer.push(&packet, UdpCoalescing::Coalesced, &mut |coalesced| {
+                    octets += coalesced.octets
                 });
             }
-            coalescer.flush(&mut |joined| octets += joined.octets);
+            coalescer.flush(&mut |coalesced| octets += coalesced.octets);
             octets
         });
     });

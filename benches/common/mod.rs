@@ -1,8 +1,8 @@
-//! Test packets and SAs of the benches.
+//! Packets and SAs for benchmarks.
 
 #![allow(
     dead_code,
-    reason = "every bench has a copy of its own and uses a part of it"
+    reason = "each benchmark compiles its own copy and uses a part of it"
 )]
 
 use std::num::NonZeroU16;
@@ -14,10 +14,10 @@ use groundlink::net::checksum::Sum;
 use groundlink::net::segment::{GsoKind, GsoPacket, PartialChecksum};
 use groundlink::net::{Policy, Prefix};
 
-/// A suite, in the words of swanctl.conf.
-pub fn suite(words: &str) -> EspSuite {
-    EspProposal::parse(words)
-        .expect("known words")
+/// Suite from a proposal in the syntax of swanctl.conf.
+pub fn suite(proposal: &str) -> EspSuite {
+    EspProposal::parse(proposal)
+        .expect("a known proposal")
         .0
         .first()
         .expect("one suite")
