@@ -172,8 +172,8 @@ impl ControlPlane {
         self.command(Command::SequenceExhausted { tunnel: id, spi_in });
     }
 
-    /// Takes a tunnel down whose device was removed: the peer is told, and tunnels that share a route with it keep theirs. Connecting
-    /// again would be in vain.
+    /// Takes down a tunnel whose device was removed. The peer is notified, and tunnels that share a route with it keep the route. The
+    /// tunnel does not connect again, since it has no device.
     fn on_device_removed(&mut self, id: TunnelId) {
         let text = self.tunnels.update(id, |tunnel| {
             tunnel.device_removed = true;

@@ -179,7 +179,9 @@ mod tests {
         devices: &[(u32, GsoSupport)],
         sockets: &[(u16, SocketOffload)],
     ) -> Vec<(&'static str, Vec<String>)> {
-        let devices = devices.iter().map(|(id, trains)| (TunnelId(*id), *trains));
+        let devices = devices
+            .iter()
+            .map(|(id, support)| (TunnelId(*id), *support));
         let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let sockets = sockets.iter().map(|(port, has)| (at(*port), *has));
         let losses = fallback.losses(devices, sockets, |id| Some(format!("site-{}", id.0)));

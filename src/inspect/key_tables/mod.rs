@@ -295,7 +295,7 @@ fn esp_opener(
     let TableAlgorithm::Supported(cipher) = cipher else {
         return Ok(Err(unsupported));
     };
-    // An AEAD verifies itself, whatever ICV Wireshark is told to skip.
+    // An AEAD verifies itself, whichever ICV check is disabled in Wireshark.
     let mac = match mac {
         TableAlgorithm::Supported(mac) => mac,
         TableAlgorithm::Unsupported if cipher.is_aead() => None,

@@ -189,8 +189,8 @@ mod tests {
             .buffers()
             .for_each(|b| (0..10).for_each(|i| b[i] = i as u8));
         batch.add(REMOTE, LOCAL, 0, 4, 10);
-        let mut train = batch.iter_mut().next().unwrap();
-        let segments: Vec<_> = train.segments().map(|s| s.to_vec()).collect();
+        let mut datagram = batch.iter_mut().next().unwrap();
+        let segments: Vec<_> = datagram.segments().map(|s| s.to_vec()).collect();
         assert_eq!(segments, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
     }
 

@@ -205,8 +205,8 @@ mod tests {
         let mut batch = RecvBatch::new();
         assert_eq!(a.send(&out).unwrap(), 3);
         assert_eq!(b.recv(&mut batch).unwrap(), 1);
-        let train = batch.iter_mut().next().unwrap();
-        assert_eq!((train.segment, train.bytes.len()), (300, 700));
+        let datagram = batch.iter_mut().next().unwrap();
+        assert_eq!((datagram.segment, datagram.bytes.len()), (300, 700));
 
         // A time stamp and the TTL of each datagram exceed the control buffer.
         sockopt::set_int(&b.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).unwrap();

@@ -108,9 +108,9 @@ fn a_train_leaves_and_arrives_as_gso() {
             assert_eq!(a.send(&batch).unwrap(), lengths.len());
             let mut received = RecvBatch::new();
             assert_eq!(b.recv(&mut received).unwrap(), 1, "{host} {lengths:?}");
-            let mut train = received.iter_mut().next().unwrap();
-            assert_eq!((train.remote, train.segment), (a.local(), lengths[0]));
-            assert!(train.segments().eq(&packets), "{host} {lengths:?}");
+            let mut datagram = received.iter_mut().next().unwrap();
+            assert_eq!((datagram.remote, datagram.segment), (a.local(), lengths[0]));
+            assert!(datagram.segments().eq(&packets), "{host} {lengths:?}");
         }
         assert_eq!(
             (a.offload(), b.offload()),
