@@ -252,7 +252,7 @@ mod tests {
         bytes
     }
 
-    fn cut(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, DropReason> {
+    fn fragmented(bytes: &[u8], mtu: u16) -> Result<Vec<Vec<u8>>, DropReason> {
         let written = fragments(&Packet::parse(bytes).unwrap(), mtu)?.map(|fragment| {
             let mut out = vec![0; fragment.len()];
             assert!(fragment.write(&mut out));
@@ -262,17 +262,17 @@ mod tests {
     }
 
     /// Reassembles fragments as a receiver does.
-    fn reassemble(pieces: &[Vec<u8>]) -> Vec<u8> {
+    fn reassemble(parts: &[Vec<u8>]) -> Vec<u8> {
         let mut payload = Vec::new();
-        for (nth, piece) in pieces.iter().enumerate() {
-            let header_len = usize::from(piece[0] & 0x0f) * 4;
-            let field = u16::from_be_bytes([piece[6], piece[7]]);
+        for (nth, part) in parts.iter().enumerate() {
+            let header_len = usize::from(part[0] & 0x0f) * 4;
+            let field = u16::from_be_bytes([part[6], part[7]]);
             assert_eq!(usize::from(field & OFFSET) * 8, payload.len());
-            assert_eq!(field & MORE != 0, nth + 1 < pieces.len());
-            assert_eq!(checksum::of(&piece[..header_len]), 0);
-            assert_eq!(Packet::parse(piece).unwrap().len(), piece.len());
-            assert_eq!(piece[4..6], [0xab, 0xcd]);
-            payload.extend_from_slice(&piece[header_len..]);
+            assert_eq!(field & MORE != 0, nth + 1 < parts.len());
+            assert_eq!(checksum::of(&part[..header_len]), 0);
+            assert_eq!(Packet::parse(part).unwrap().len(), part.len());
+            assert_eq!(part[4..6], [0xab, 0xcd]);
+            payload.extend_from_slice(&part[header_len..]);
         }
         payload
     }
@@ -280,18 +280,18 @@ mod tests {
     #[test]
     fn e13_a_packet_without_df_is_fragmented_to_the_mtu() {
         let bytes = packet(&[], 2900);
-        let pieces = cut(&bytes, 1390).unwrap();
+        let parts = fragmented(&bytes, 1390).unwrap();
         assert_eq!(
-            pieces.iter().map(Vec::len).collect::<Vec<_>>(),
+            parts.iter().map(Vec::len).collect::<Vec<_>>(),
             [1388, 1388, 20 + 2908 - 2 * 1368]
         );
-        assert_eq!(reassemble(&pieces), bytes[20..]);
+        assert_eq!(reassemble(&parts), bytes[20..]);
         assert_eq!(
-            Packet::parse(&pieces[0]).unwrap().fragment(),
+            Packet::parse(&parts[0]).unwrap().fragment(),
             FragmentKind::First
         );
         assert_eq!(
-            Packet::parse(&pieces[2]).unwrap().fragment(),
+            Packet::parse(&parts[2]).unwrap().fragment(),
             FragmentKind::Later
         );
     }
@@ -300,8 +300,8 @@ mod tests {
     fn a_packet_that_fits_is_unchanged() {
         let mut bytes = packet(&[], 1000);
         bytes[6] = 0x40;
-        assert_eq!(cut(&bytes, 1028), Ok(vec![bytes.clone()]));
-        assert_eq!(cut(&bytes, 1027), Err(DropReason::TooBig));
+        assert_eq!(fragmented(&bytes, 1028), Ok(vec![bytes.clone()]));
+        assert_eq!(fragmented(&bytes, 1027), Err(DropReason::TooBig));
     }
 
     #[test]
@@ -311,10 +311,10 @@ mod tests {
             .udp(1, 2)
             .write(&mut v6, &[0; 1400])
             .unwrap();
-        assert_eq!(cut(&v6, 1280), Err(DropReason::TooBig));
-        assert_eq!(cut(&packet(&[], 1000), 27), Err(DropReason::TooBig));
+        assert_eq!(fragmented(&v6, 1280), Err(DropReason::TooBig));
+        assert_eq!(fragmented(&packet(&[], 1000), 27), Err(DropReason::TooBig));
         assert_eq!(
-            reassemble(&cut(&packet(&[], 1000), 28).unwrap()),
+            reassemble(&fragmented(&packet(&[], 1000), 28).unwrap()),
             packet(&[], 1000)[20..]
         );
     }
@@ -322,11 +322,11 @@ mod tests {
     #[test]
     fn only_options_with_the_copied_flag_are_copied() {
         let options = [1, 0x07, 3, 4, 0x83, 3, 8, 0]; // no operation, record route, loose source route (copied), end
-        let pieces = cut(&packet(&options, 100), 68).unwrap();
-        assert_eq!(pieces[0][20..28], options);
-        assert_eq!(pieces[1][0], 0x46);
-        assert_eq!(pieces[1][20..24], [0x83, 3, 8, 0]);
-        assert_eq!(reassemble(&pieces), packet(&options, 100)[28..]);
+        let parts = fragmented(&packet(&options, 100), 68).unwrap();
+        assert_eq!(parts[0][20..28], options);
+        assert_eq!(parts[1][0], 0x46);
+        assert_eq!(parts[1][20..24], [0x83, 3, 8, 0]);
+        assert_eq!(reassemble(&parts), packet(&options, 100)[28..]);
     }
 
     #[test]
@@ -337,21 +337,21 @@ mod tests {
             [0x83, 5, 0, 0],
             [1, 1, 1, 0x83],
         ] {
-            let pieces = cut(&packet(&options, 100), 68).unwrap();
-            assert_eq!(pieces[1][0], 0x45, "{options:?}");
-            assert_eq!(reassemble(&pieces), packet(&options, 100)[24..]);
+            let parts = fragmented(&packet(&options, 100), 68).unwrap();
+            assert_eq!(parts[1][0], 0x45, "{options:?}");
+            assert_eq!(reassemble(&parts), packet(&options, 100)[24..]);
         }
     }
 
     #[test]
     fn e10_a_fragment_is_fragmented_again_at_its_offset() {
         let bytes = packet(&[], 2900);
-        let whole = cut(&bytes, 1500).unwrap();
+        let whole = fragmented(&bytes, 1500).unwrap();
         let further: Vec<Vec<u8>> = whole
             .iter()
-            .flat_map(|piece| cut(piece, 600).unwrap())
+            .flat_map(|part| fragmented(part, 600).unwrap())
             .collect();
-        assert!(further.iter().all(|piece| piece.len() <= 600));
+        assert!(further.iter().all(|part| part.len() <= 600));
         assert_eq!(reassemble(&further), bytes[20..]);
     }
 
@@ -371,9 +371,9 @@ mod tests {
         #[test]
         fn every_size_reassembles_for_every_mtu(size in 0_usize..4000, mtu in 28_u16..1600) {
             let bytes = packet(&[], size);
-            let pieces = cut(&bytes, mtu).unwrap();
-            prop_assert!(pieces.iter().all(|piece| piece.len() <= usize::from(mtu)));
-            prop_assert_eq!(reassemble(&pieces), &bytes[20..]);
+            let parts = fragmented(&bytes, mtu).unwrap();
+            prop_assert!(parts.iter().all(|part| part.len() <= usize::from(mtu)));
+            prop_assert_eq!(reassemble(&parts), &bytes[20..]);
         }
     }
 }

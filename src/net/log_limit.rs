@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn same_text_is_logged_once_an_interval_and_another_text_at_once() {
         let mut limit = LogLimit::new(INTERVAL, 8);
-        assert_eq!(limit.check(1, "refused", at(10)), Some(0));
-        assert_eq!(limit.check(1, "refused", at(309)), None);
-        assert_eq!(limit.check(2, "refused", at(309)), Some(0));
-        assert_eq!(limit.check(1, "refused", at(310)), Some(1));
+        assert_eq!(limit.check(1, "rejected", at(10)), Some(0));
+        assert_eq!(limit.check(1, "rejected", at(309)), None);
+        assert_eq!(limit.check(2, "rejected", at(309)), Some(0));
+        assert_eq!(limit.check(1, "rejected", at(310)), Some(1));
         assert_eq!(limit.check(1, "dead", at(311)), Some(0));
         limit.forget(&1);
         assert_eq!(limit.check(1, "dead", at(312)), Some(0));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_subject_gives_way_when_the_limit_is_full() {
+    fn the_oldest_subject_is_evicted_when_the_limit_is_full() {
         let mut limit = LogLimit::new(INTERVAL, 2);
         for (subject, seconds) in [("a", 1), ("b", 2), ("c", 3)] {
             assert_eq!(limit.check(subject, "x", at(seconds)), Some(0));

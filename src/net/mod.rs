@@ -1,6 +1,6 @@
 //! Types and functions of the Internet layer that all other layers share.
 //!
-//! Nothing here knows IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums,
+//! The module is independent of IPsec: time as a value, address prefixes, traffic selectors, a checked view of a packet, checksums,
 //! segmentation and coalescing of packets, and drop reasons. All functions are total over untrusted bytes.
 #![cfg_attr(
     not(test),

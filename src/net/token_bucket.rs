@@ -1,4 +1,4 @@
-//! A token bucket, which limits the rate of answers and reports that anybody can cause.
+//! Token bucket that limits the rate of responses and log messages caused by unauthenticated packets.
 
 use std::time::Duration;
 

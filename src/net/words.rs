@@ -40,7 +40,7 @@ word_enum! {
 word_enum! {
     /// Event that a connecting or failed tunnel waits for.
     WaitingFor {
-        /// An answer from the peer or the name service.
+        /// A response from the peer or the name service.
         Answer = "answer",
         /// The end of the pause before the next attempt.
         Retry = "retry",
@@ -119,7 +119,7 @@ word_enum! {
         Pending = "pending",
         /// The peer rekeyed the SA.
         Accepted = "accepted",
-        /// The peer refused to rekey the SA.
+        /// The peer rejected the rekeying of the SA.
         Refused = "refused",
     }
 }
@@ -137,7 +137,7 @@ word_enum! {
 }
 
 impl GsoSupport {
-    /// What is left after the device refused a GSO packet of this kind: without UDP, TCP may still work; without TCP, nothing does.
+    /// Support that remains after the device rejected a GSO packet of this kind: TCP without UDP, or none without TCP.
     #[must_use]
     pub fn without(self, kind: GsoKind) -> GsoSupport {
         self.min(match kind {
@@ -152,7 +152,7 @@ word_enum! {
     SendOffload {
         /// None: one datagram a message, many messages a system call.
         Single = "single",
-        /// `UDP_SEGMENT` for short datagrams only: an outgoing interface refused longer ones.
+        /// `UDP_SEGMENT` for short datagrams only: an outgoing interface rejected longer ones.
         Short = "short",
         /// `UDP_SEGMENT`: the kernel or the network card splits one buffer into equal datagrams.
         Segments = "segments",

@@ -91,7 +91,7 @@ pub trait Socket: Send + Sync {
     /// [`SendBatch::advance`] removes them.
     ///
     /// # Errors
-    /// The first packet could not be sent. [`SendError`] tells which other packets would fail too, so that the caller can skip
+    /// The first packet could not be sent. [`SendError`] states which other packets would fail too, so that the caller can skip
     /// them. ICMP messages are never errors here, since they are not authenticated.
     fn send(&self, batch: &SendBatch) -> io::Result<usize>;
 

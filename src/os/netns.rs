@@ -50,7 +50,7 @@ pub enum UserNamespaceError {
     #[error(
         "creating a user namespace failed ({0}; perhaps because of a container's sandbox): run with sudo or outside the container"
     )]
-    Refused(io::Error),
+    Rejected(io::Error),
     /// The user namespace exists, but its ID maps could not be set up.
     #[error("becoming root in a user namespace failed: {step}: {error}")]
     Mapping {
@@ -70,7 +70,7 @@ pub fn become_root_in_user_namespace() -> Result<(), UserNamespaceError> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .map_err(|errno| {
-            forbidding_setting().unwrap_or(UserNamespaceError::Refused(errno.into()))
+            forbidding_setting().unwrap_or(UserNamespaceError::Rejected(errno.into()))
         })?;
     let failed = |step| move |error: io::Error| UserNamespaceError::Mapping { step, error };
     // Necessary for an unprivileged group map (user_namespaces(7)).

@@ -97,7 +97,7 @@ pub fn raise_fd_limit() -> io::Result<u64> {
 /// Process whose socket prevents binding `wanted`; `None` if /proc does not show it (another user's process, another namespace, a
 /// socket of the kernel).
 pub fn holding_udp_port(wanted: SocketAddr) -> Option<Process> {
-    // The tables are read in pieces: a socket that closes meanwhile can hide its neighbour, so the search repeats.
+    // The kernel returns a table in several reads. A socket that closes meanwhile can hide the next one, so the search repeats.
     (0..3).find_map(|_| {
         conflicting_sockets(wanted)
             .into_iter()

@@ -247,16 +247,16 @@ impl Socket for MemorySocket {
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
         let receiving = self.network.receiving;
-        let pieces = batch.messages().flat_map(|message| {
+        let datagrams = batch.messages().flat_map(|message| {
             let (joined, singles) = match receiving {
                 ReceiveOffload::Joined => (Some(message.bytes), None),
                 ReceiveOffload::Single => (None, Some(message.packets())),
             };
-            let pieces = joined.into_iter().chain(singles.into_iter().flatten());
-            pieces.map(move |piece| (message, piece))
+            let datagrams = joined.into_iter().chain(singles.into_iter().flatten());
+            datagrams.map(move |datagram| (message, datagram))
         });
         let mut sent = 0;
-        for (message, piece) in pieces {
+        for (message, datagram) in datagrams {
             let Message {
                 remote,
                 local,
@@ -264,8 +264,8 @@ impl Socket for MemorySocket {
                 segment,
                 ..
             } = message;
-            match self.send_one(remote, local, class, segment, piece) {
-                Ok(()) => sent += piece.len().div_ceil(segment.max(1)).max(1),
+            match self.send_one(remote, local, class, segment, datagram) {
+                Ok(()) => sent += datagram.len().div_ceil(segment.max(1)).max(1),
                 Err(error) if sent == 0 => return Err(error),
                 Err(error) => {
                     lock(&self.errors).push_front(error.kind());

@@ -5,8 +5,8 @@
 //!   kernel ── RTM_NEWLINK, RTM_DELROUTE … ──▶ NetworkMonitor ──▶ NetworkEvent: read that table again
 //! ```
 //!
-//! An event says which table may have changed and for which prefix or device. Its reader decides whether that matters, and reads the
-//! table again if so: a lost or unknown message then costs one more read, never a wrong view.
+//! An event names the table that may have changed, and the prefix or device. Its receiver decides whether to read the table again. A lost
+//! or unknown message thus costs one more read and never leaves a stale view.
 
 use std::io;
 use std::net::IpAddr;

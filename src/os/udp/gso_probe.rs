@@ -22,7 +22,7 @@ const SEGMENTS: [usize; 3] = [500, 500, 100];
 ///
 /// # Errors
 /// The probe was impossible: no loopback device, no descriptor. `TimedOut` if nothing arrives, for example because of a packet
-/// filter on the loopback device; this says nothing about GSO.
+/// filter on the loopback device; such an error does not concern GSO.
 pub fn probe_gso() -> io::Result<SocketOffload> {
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let bind = || UdpSocket::bind(here, SocketOffload::FULL).map_err(io::Error::other);
@@ -40,7 +40,7 @@ pub fn probe_gso() -> io::Result<SocketOffload> {
 fn evaluate(
     works: SocketOffload,
     sent: &[Vec<u8>],
-    (pieces, received): &(usize, Vec<Vec<u8>>),
+    (receives, received): &(usize, Vec<Vec<u8>>),
 ) -> io::Result<SocketOffload> {
     if received.is_empty() {
         return Err(io::ErrorKind::TimedOut.into());
@@ -48,8 +48,8 @@ fn evaluate(
     if received != sent {
         return Ok(SocketOffload::NONE);
     }
-    // Datagrams sent one by one are not joined on the loopback device, which says nothing about other devices.
-    let joined = *pieces == 1 || works.send == SendOffload::Single;
+    // Datagrams sent one by one are not joined on the loopback device, although other devices may join them.
+    let joined = *receives == 1 || works.send == SendOffload::Single;
     Ok(SocketOffload {
         receive: if joined {
             works.receive
@@ -78,16 +78,16 @@ fn send(from: &UdpSocket, to: &UdpSocket) -> io::Result<Vec<Vec<u8>>> {
     Ok(sent)
 }
 
-/// Receives `wanted` datagrams, or fewer before the timeout, and returns the number of joined pieces too.
+/// Receives `wanted` datagrams, or fewer before the timeout, and returns the number of messages that contained them too.
 fn receive(socket: &UdpSocket, wanted: usize) -> io::Result<(usize, Vec<Vec<u8>>)> {
     let waiter = Waiter::new()?;
     waiter.watch(socket.as_fd(), 0)?;
     let deadline = Instant::now() + TIMEOUT;
     let mut batch = RecvBatch::with_limit(wanted);
-    let (mut pieces, mut received) = (0, Vec::new());
+    let (mut receives, mut received) = (0, Vec::new());
     while received.len() < wanted {
         match socket.recv(&mut batch) {
-            Ok(count) => pieces += count,
+            Ok(count) => receives += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let rest = deadline.saturating_duration_since(Instant::now());
                 if rest.is_zero() {
@@ -98,11 +98,11 @@ fn receive(socket: &UdpSocket, wanted: usize) -> io::Result<(usize, Vec<Vec<u8>>
             }
             Err(error) => return Err(error),
         }
-        for mut piece in batch.iter_mut() {
-            received.extend(piece.segments().map(|segment| segment.to_vec()));
+        for mut datagram in batch.iter_mut() {
+            received.extend(datagram.segments().map(|segment| segment.to_vec()));
         }
     }
-    Ok((pieces, received))
+    Ok((receives, received))
 }
 
 #[cfg(test)]
@@ -117,8 +117,8 @@ mod tests {
     #[test]
     fn a_lost_probe_is_an_error_and_a_changed_one_disables_the_offload() {
         let sent = SEGMENTS.map(|len| vec![7; len]);
-        let evaluated = |pieces, received: &[Vec<u8>]| {
-            let arrived = (pieces, received.to_vec());
+        let evaluated = |receives, received: &[Vec<u8>]| {
+            let arrived = (receives, received.to_vec());
             evaluate(SocketOffload::FULL, &sent, &arrived).map_err(|error| error.kind())
         };
         assert_eq!(evaluated(0, &[]), Err(io::ErrorKind::TimedOut));

@@ -47,7 +47,7 @@ pub struct UdpSocket {
 pub enum BindError {
     /// Another socket has the port.
     #[error("UDP port {port} on {address} is in use{by}: stop that program or give groundlink an address of its own \
-             (`listen`, `local-address`)", by = by(holder.as_ref()))]
+             (`listen`, `local-address`)", by = by_holder(holder.as_ref()))]
     PortInUse {
         /// Requested address.
         address: IpAddr,
@@ -56,13 +56,13 @@ pub enum BindError {
         /// Process that holds the port, if /proc shows it.
         holder: Option<Process>,
     },
-    /// Ports below 1024 are for the privileged.
+    /// Ports below 1024 need a capability.
     #[error(
         "no permission to bind UDP port {port}: CAP_NET_BIND_SERVICE is missing; run as root, or under systemd with \
              AmbientCapabilities=CAP_NET_BIND_SERVICE"
     )]
     Permission {
-        /// The port wanted.
+        /// Requested port.
         port: u16,
     },
     /// Raw sockets need a capability.
@@ -77,20 +77,20 @@ pub enum BindError {
              (behind one-to-one NAT the private one), `address` the one the peer knows"
     )]
     AddressNotHere {
-        /// The address wanted.
+        /// Requested address.
         address: IpAddr,
     },
     /// Another step failed.
     #[error("{step} failed: {error}")]
     Io {
-        /// The step.
+        /// Name of the step.
         step: &'static str,
         /// Error of the system.
         error: io::Error,
     },
 }
 
-fn by(holder: Option<&Process>) -> String {
+fn by_holder(holder: Option<&Process>) -> String {
     match holder {
         Some(process) => format!(" by {process}"),
         None => " (`sudo ss -lunp` shows the process)".to_owned(),

@@ -30,9 +30,9 @@ fn receive_all(socket: &UdpSocket, count: usize) -> Vec<(SocketAddr, IpAddr, Vec
             all.len()
         );
         socket.recv(&mut batch).unwrap();
-        for mut piece in batch.iter_mut() {
-            let ends = (piece.remote, piece.local);
-            let segments = piece.segments();
+        for mut datagram in batch.iter_mut() {
+            let ends = (datagram.remote, datagram.local);
+            let segments = datagram.segments();
             all.extend(segments.map(|bytes| (ends.0, ends.1, bytes.to_vec())));
         }
     }
@@ -95,7 +95,7 @@ fn equal_datagrams(
 }
 
 #[test]
-fn a_train_leaves_and_arrives_as_gso() {
+fn equal_datagrams_are_sent_with_gso_and_received_with_gro() {
     for host in ["127.0.0.1", "::1"] {
         let (a, b) = pair(host);
         for lengths in [
@@ -138,9 +138,9 @@ fn joined_and_single_datagrams_keep_order_and_traffic_class() {
     }
     let (mut received, mut all) = (RecvBatch::new(), Vec::new());
     while b.recv(&mut received).is_ok() {
-        for mut piece in received.iter_mut() {
-            let class = piece.class;
-            all.extend(piece.segments().map(|bytes| (class, bytes.to_vec())));
+        for mut datagram in received.iter_mut() {
+            let class = datagram.class;
+            all.extend(datagram.segments().map(|bytes| (class, bytes.to_vec())));
         }
     }
     assert_eq!(all, expected);
