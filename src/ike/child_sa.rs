@@ -46,7 +46,8 @@ pub struct ChildSa {
     pub iv_key: IvKey,
     /// Its state.
     pub state: ChildState,
-    /// Whether the peer certainly has it: the peer answered our request for it, has sent ESP over it, or has sent another request since our response.
+    /// Whether the peer certainly has it: the peer answered our request for it, has sent ESP over it, or has sent another request
+    /// since our response.
     pub confirmed: bool,
 }
 
@@ -84,8 +85,8 @@ pub enum ChildState {
 /// How long we wait for a sign that the peer has a Child SA before we send over it anyway.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same timeout for the Child SA of a second IKE SA of the tunnel: longer than the interval at which a peer repeats its request.
-/// Repeated requests extend the timeout at most three times, since the peer may have lost the first IKE SA.
+/// The same timeout for the Child SA of a second IKE SA of the tunnel: longer than the interval at which a peer repeats its
+/// request. Repeated requests extend the timeout at most three times, since the peer may have lost the first IKE SA.
 pub const CONFIRM_TIMEOUT_DUPLICATE: Duration = Duration::from_secs(5);
 
 /// How long the peer may take to delete an SA that it has rekeyed.
@@ -94,7 +95,8 @@ pub const PEER_DELETE_TIMEOUT: Duration = Duration::from_secs(70);
 /// Maximum of Child SAs of one IKE SA: one, and temporarily those created by rekeys and their collisions.
 pub const MAX_CHILDREN: usize = 6;
 
-/// Times at which an SA with this lifetime is rekeyed (at 85 to 90 %), and replaced if rekeying fails (halfway from there to its end).
+/// Times at which an SA with this lifetime is rekeyed (at 85 to 90 %), and replaced if rekeying fails (halfway from there to its
+/// end).
 pub fn rekey_schedule(now: Time, lifetime: Duration, jitter: u8) -> (Time, Time) {
     let part = 0.85 + 0.05 * f64::from(jitter) / 255.0;
     let (soft, renew) = (

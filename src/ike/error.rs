@@ -326,7 +326,7 @@ fn edit(key: &str, ours: &str, closest: Option<&ClosestProposal>, note: &str) ->
 }
 
 /// The failure to report: the peer rejected our request in the stage that `ours` names.
-pub fn refused(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
+pub fn rejected_by_peer(at: Time, notify: &Notify, ours: &OfferSummary) -> Failure {
     let OfferSummary {
         stage,
         ike,

@@ -25,7 +25,7 @@ pub struct Datagram<'a> {
 /// A datagram to send.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Source. The port is 500 or 4500 and names the socket; routing chooses the address if it is unspecified.
+    /// Source. The port is 500 or 4500 and names the socket; the kernel selects an unspecified address by route.
     pub local: SocketAddr,
     /// Destination.
     pub remote: SocketAddr,
@@ -265,23 +265,23 @@ pub enum Event {
 /// Reason for the removal of an SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownReason {
-    /// A command or the shutdown closed it.
+    /// A command or the shutdown closed the SA.
     Requested,
-    /// The peer deleted it.
+    /// The peer deleted the SA.
     PeerDeleted,
-    /// The peer deleted it because it rejected our identity.
+    /// The peer deleted the IKE SA after rejecting our identity.
     IdentityRejected,
     /// The peer stopped responding.
     PeerDead,
-    /// Its hard lifetime or its sequence numbers were exhausted.
+    /// The hard lifetime or the sequence numbers of the SA were exhausted.
     Expired,
     /// The peer restarted (INITIAL_CONTACT).
     PeerRestarted,
     /// Another SA of the same tunnel is used instead.
     Redundant,
-    /// It was rekeyed. A replaced Child SA no longer sends, but may still receive for a while.
+    /// The SA was rekeyed. A replaced Child SA no longer sends, but may still receive for a while.
     Replaced,
-    /// It was established without a Child SA, or the Child SA could not be installed.
+    /// The SA was established without a Child SA, or the Child SA could not be installed.
     Useless,
 }
 
@@ -329,18 +329,18 @@ pub struct Child {
     pub transport: EspTransport,
     /// Our role in the exchange that created the Child SA.
     pub role: Role,
-    /// Time of its removal at the latest.
+    /// Latest time of removal.
     pub hard_expiry: Time,
-    /// When it starts to send.
+    /// When the Child SA starts to send.
     pub sends: Sends,
-    /// The inbound SPI of the Child SA that it rekeys.
+    /// The inbound SPI of the Child SA that the new one replaces.
     pub replaces: Option<u32>,
 }
 
 /// When a new Child SA starts to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sends {
-    /// At once: the peer has installed it already.
+    /// At once: the peer has installed the Child SA.
     Now,
     /// With [`Event::ChildPreferred`]: the peer may not have received the response that creates it (RFC 7296 §2.8).
     Later,
@@ -351,7 +351,7 @@ pub enum Sends {
 pub struct View {
     /// The state.
     pub state: TunnelState,
-    /// What it waits for while connecting.
+    /// What the tunnel waits for while connecting.
     pub waiting: Option<WaitingFor>,
     /// Start time of the state.
     pub since: Time,
@@ -400,11 +400,11 @@ pub struct IkeView {
     pub role: Role,
     /// Time of our next rekey, unless the peer rekeys before.
     pub rekey_at: Time,
-    /// Time of its removal at the latest.
+    /// Latest time of removal.
     pub hard_expiry: Time,
     /// Where a NAT was detected.
     pub nat: NatLocation,
-    /// Whether its keys resist a quantum computer: ML-KEM or a PPK contributed to them.
+    /// Whether the keys resist a quantum computer: ML-KEM or a PPK contributed to them.
     pub post_quantum: bool,
 }
 
@@ -423,6 +423,6 @@ pub struct ChildView {
     pub transport: EspTransport,
     /// Time of our next rekey, unless the peer rekeys before.
     pub rekey_at: Time,
-    /// Time of its removal at the latest.
+    /// Latest time of removal.
     pub hard_expiry: Time,
 }

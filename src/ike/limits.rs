@@ -7,7 +7,7 @@ use super::event::{Datagram, DownReason};
 use super::failure::Failure;
 use crate::net::{Time, TokenBucket};
 
-/// Maximum of IKE SAs of one tunnel, established or closing. Only a peer that reconnects repeatedly reaches it.
+/// Maximum of IKE SAs of one tunnel, established or closing. Only a peer that reconnects repeatedly reaches the limit.
 pub const MAX_OF_TUNNEL: usize = 16;
 
 /// Maximum of IKE SAs of one tunnel that are being closed or have been replaced.
@@ -33,7 +33,7 @@ pub fn response_limit() -> TokenBucket {
 }
 
 /// The peer does not answer IKE_SA_INIT.
-pub fn silent_at_init(at: Time, remote: SocketAddr) -> Failure {
+pub fn no_response_to_init(at: Time, remote: SocketAddr) -> Failure {
     Failure {
         at,
         code: "peer-not-responding",
@@ -46,7 +46,7 @@ pub fn silent_at_init(at: Time, remote: SocketAddr) -> Failure {
 }
 
 /// The peer answers IKE_SA_INIT, but not IKE_INTERMEDIATE.
-pub fn silent_at_intermediate(at: Time, remote: SocketAddr) -> Failure {
+pub fn no_response_to_intermediate(at: Time, remote: SocketAddr) -> Failure {
     Failure {
         at,
         code: "peer-not-responding",
@@ -60,7 +60,7 @@ pub fn silent_at_intermediate(at: Time, remote: SocketAddr) -> Failure {
 }
 
 /// The peer answers IKE_SA_INIT, but not IKE_AUTH.
-pub fn silent_at_auth(at: Time, remote: SocketAddr) -> Failure {
+pub fn no_response_to_auth(at: Time, remote: SocketAddr) -> Failure {
     Failure {
         at,
         code: "peer-not-responding",
@@ -75,7 +75,7 @@ pub fn silent_at_auth(at: Time, remote: SocketAddr) -> Failure {
 }
 
 /// The peer initiated IKE_SA_INIT, but sent no IKE_AUTH.
-pub fn silent_after_init(at: Time, remote: SocketAddr) -> Failure {
+pub fn no_auth_after_init(at: Time, remote: SocketAddr) -> Failure {
     Failure {
         at,
         code: "peer-not-responding",
@@ -133,7 +133,7 @@ pub fn not_installed(at: Time, why: String) -> Failure {
 }
 
 /// The failure to report when an SA is removed; `None` for a normal removal.
-pub fn lost(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure> {
+pub fn sa_removed(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Failure> {
     let (code, text, advice) = match reason {
         DownReason::PeerDead => (
             "peer-dead",

@@ -44,7 +44,8 @@ pub const ADDITIONAL: [TransformType; 7] = [
     TransformType::ADDKE7,
 ];
 
-/// The proposals that do not require an additional key exchange, for a peer that has not announced IKE_INTERMEDIATE (RFC 9370 §2.2.2).
+/// The proposals that do not require an additional key exchange, for a peer that has not announced IKE_INTERMEDIATE (RFC 9370
+/// §2.2.2).
 pub fn without_additional(theirs: &Sa) -> Sa {
     let lenient = |proposal: &&Proposal| {
         let offer = Offer(proposal);
@@ -91,7 +92,8 @@ impl Offer<'_> {
         named.any(|transform| transform.id == esn.id())
     }
 
-    /// The first key exchange method of ours in the proposal, or `Some(None)` if neither side proposes one; `None` if only one side requires one.
+    /// The first key exchange method of ours in the proposal, or `Some(None)` if neither side proposes one; `None` if only one
+    /// side requires one.
     pub fn method(
         &self,
         kind: TransformType,
@@ -125,8 +127,8 @@ impl Offer<'_> {
             .collect()
     }
 
-    /// The first cipher of ours in the proposal, and for a cipher without authentication the first integrity algorithm. A proposal of an AEAD cipher with an
-    /// integrity algorithm is invalid (RFC 5282 §8), as is CBC without one.
+    /// The first cipher of ours in the proposal, and for a cipher without authentication the first integrity algorithm. A
+    /// proposal of an AEAD cipher with an integrity algorithm is invalid (RFC 5282 §8), as is CBC without one.
     pub fn protection(
         &self,
         encryption: &[&'static Encryption],

@@ -6,8 +6,8 @@
 //!                                     ◀─── FragmentSizes::configured ──▶
 //! ```
 //!
-//! A message too long for the smallest path is fragmented twice: in the configured size, and in the minimum size for the case that no larger fragment arrives
-//! (RFC 7383 §2.5.1). So retransmission needs neither the message nor the keys.
+//! A message too long for the smallest path is fragmented twice: in the configured size, and in the minimum size for the case
+//! that no larger fragment arrives (RFC 7383 §2.5.1). So retransmission needs neither the message nor the keys.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! Rekey check: a rekey of both SAs soon after a tunnel first comes up. A PFS group that the peer rejects would otherwise show hours later, since the Child SA of
-//! IKE_AUTH has no key exchange of its own (RFC 7296 §1.2).
+//! Rekey check: a rekey of both SAs soon after a tunnel first comes up. A PFS group that the peer rejects would otherwise show
+//! hours later, since the Child SA of IKE_AUTH has no key exchange of its own (RFC 7296 §1.2).
 //!
 //! ```text
 //! up ── 15 to 30 s ──▶ rekey the Child SA ── accepted | rejected ──▶ rekey the IKE SA ── accepted | rejected ──▶ done
@@ -48,7 +48,7 @@ impl RekeyChecker {
     }
 
     /// The verdicts; `None` without a check.
-    pub fn known(&self) -> Option<RekeyVerdicts> {
+    pub fn verdicts(&self) -> Option<RekeyVerdicts> {
         self.known
     }
 
@@ -136,7 +136,7 @@ mod tests {
         assert!(check.record(Rekey::Ike, true));
         assert_eq!(check.on_due(check.due()), None);
         assert_eq!(check.due(), Time::MAX);
-        let known = check.known().unwrap();
+        let known = check.verdicts().unwrap();
         assert_eq!(
             (known.child, known.ike),
             (RekeyVerdict::Refused, RekeyVerdict::Accepted)

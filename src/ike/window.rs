@@ -21,8 +21,8 @@ struct Answered {
     response: Datagrams,
 }
 
-/// Hash by which a repeated request is recognised: SHA-1 of its datagram, or of the first fragment, since only the first causes the response to be repeated
-/// (RFC 7383 §2.6.1).
+/// Hash by which a repeated request is recognised: SHA-1 of its datagram, or of the first fragment, since only the first causes
+/// the response to be repeated (RFC 7383 §2.6.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark([u8; 20]);
 
@@ -40,7 +40,8 @@ pub enum Request {
     New,
     /// The last request again: the same response is sent.
     Repeated(Datagrams),
-    /// Other bytes with the last message ID. If they are the first fragment of the same request in another size, the response is sent again in the minimum size.
+    /// Other bytes with the last message ID. If they are the first fragment of the same request in another size, the response is
+    /// sent again in the minimum size.
     Refragmented(Datagrams),
     /// Outside the window.
     Stray,
@@ -70,8 +71,8 @@ impl Received {
         }
     }
 
-    /// Keeps the response to the expected request and expects the next one. Returns `false` when all message IDs are used: the SA must be closed before they wrap
-    /// (RFC 7296 §2.2).
+    /// Keeps the response to the expected request and expects the next one. Returns `false` when all message IDs are used: the SA
+    /// must be closed before they wrap (RFC 7296 §2.2).
     pub fn answered(&mut self, request: Mark, response: Datagrams) -> bool {
         if let Some(id) = self.next {
             self.last = Some(Answered {

@@ -153,11 +153,11 @@ fn esp_across_a_nat_or_with_a_peer_that_forces_udp_is_refused_and_the_way_out_is
         ),
         (
             translated(NatPlacement::Us, InitiatorChoice::Initiator),
-            "in front of us",
+            "we are behind a NAT",
         ),
         (
             translated(NatPlacement::Peer, InitiatorChoice::Initiator),
-            "in front of the peer",
+            "the peer is behind a NAT",
         ),
     ] {
         // The other side goes along, so that it is ours to refuse.

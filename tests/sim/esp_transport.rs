@@ -113,12 +113,12 @@ fn a_rejected_peer_that_requires_native_esp_gets_advice_about_the_nat() {
     let told = |a| {
         let pair = translated(a, Esp);
         let failure = pair.a.view().last_failure.unwrap();
-        // The peer has no other word for it.
+        // The peer sends the same notification for both reasons.
         assert_eq!(failure.code, "no-proposal-chosen");
         format!("{failure:?}")
     };
     let both = told(Esp);
-    assert!(both.contains("sees a NAT in between"), "{both}");
+    assert!(both.contains("detected a NAT"), "{both}");
     assert!(both.contains("on both sides"), "{both}");
     let theirs = told(Auto);
     assert!(!theirs.contains("NAT"), "{theirs}");

@@ -382,7 +382,7 @@ impl Endpoint {
                 if was_open
                     && !self.is_up(tunnel)
                     && !sa.is_useless()
-                    && let Some(failure) = limits::lost(now, reason, sa.remote())
+                    && let Some(failure) = limits::sa_removed(now, reason, sa.remote())
                 {
                     self.record_failure(tunnel, failure);
                 }
@@ -390,11 +390,11 @@ impl Endpoint {
                 false
             }
         };
-        self.prune(tunnel);
+        self.remove_excess_closing(tunnel);
         for failure in output.failures {
             self.record_failure(tunnel, failure);
         }
-        self.count(tunnel, output.rekeys, output.verdicts);
+        self.record_rekeys(tunnel, output.rekeys, output.verdicts);
         if output.reassert_winner {
             self.prefer_winner(tunnel);
         }
@@ -410,7 +410,12 @@ impl Endpoint {
     }
 
     /// Counts rekeys and records the results of the rekey check.
-    fn count(&mut self, id: TunnelId, rekeys: Rekeys, verdicts: Vec<(Rekey, Result<(), Failure>)>) {
+    fn record_rekeys(
+        &mut self,
+        id: TunnelId,
+        rekeys: Rekeys,
+        verdicts: Vec<(Rekey, Result<(), Failure>)>,
+    ) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
@@ -439,7 +444,7 @@ impl Endpoint {
 
     /// Bounds the closing IKE SAs of a tunnel, which a peer accumulates by rekeying repeatedly or by never answering a DELETE.
     /// The oldest are removed.
-    fn prune(&mut self, id: TunnelId) {
+    fn remove_excess_closing(&mut self, id: TunnelId) {
         loop {
             let mut ending: Vec<(Time, IkeSpi)> = Vec::new();
             for (own, sa) in self.sas.iter() {

@@ -83,13 +83,13 @@ impl Endpoint {
                         let copies = sent.retransmit.sent();
                         self.sas.insert(own, Sa::InitSent(sent));
                         if copies == limits::COPIES_BEFORE_REPORT {
-                            self.record_failure(tunnel, limits::silent_at_init(now, remote));
+                            self.record_failure(tunnel, limits::no_response_to_init(now, remote));
                         }
                     }
                     Step::GiveUp => {
                         let failure = sent
                             .refusal
-                            .unwrap_or_else(|| limits::silent_at_init(now, remote));
+                            .unwrap_or_else(|| limits::no_response_to_init(now, remote));
                         self.on_attempt_failed(tunnel, Failure { at: now, ..failure });
                     }
                 }
@@ -107,12 +107,15 @@ impl Endpoint {
                         if copies == limits::COPIES_BEFORE_REPORT {
                             self.record_failure_unless_up(
                                 tunnel,
-                                limits::silent_at_intermediate(now, remote),
+                                limits::no_response_to_intermediate(now, remote),
                             );
                         }
                     }
                     Step::GiveUp => {
-                        self.on_attempt_failed(tunnel, limits::silent_at_intermediate(now, remote));
+                        self.on_attempt_failed(
+                            tunnel,
+                            limits::no_response_to_intermediate(now, remote),
+                        );
                     }
                 }
             }
@@ -129,12 +132,12 @@ impl Endpoint {
                         if copies == limits::COPIES_BEFORE_REPORT && purpose == Purpose::Serve {
                             self.record_failure_unless_up(
                                 tunnel,
-                                limits::silent_at_auth(now, remote),
+                                limits::no_response_to_auth(now, remote),
                             );
                         }
                     }
                     Step::GiveUp => {
-                        let failure = limits::silent_at_auth(now, remote);
+                        let failure = limits::no_response_to_auth(now, remote);
                         self.on_own_attempt_failed(tunnel, sent.purpose, failure);
                     }
                 }
@@ -144,7 +147,7 @@ impl Endpoint {
                 if now < half_open.expires {
                     self.sas.insert(own, Sa::HalfOpen(half_open));
                 } else {
-                    let failure = limits::silent_after_init(now, conn.remote);
+                    let failure = limits::no_auth_after_init(now, conn.remote);
                     self.record_failure_unless_up(conn.tunnel, failure);
                 }
             }

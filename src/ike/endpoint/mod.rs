@@ -92,7 +92,7 @@ impl Endpoint {
     }
 
     /// The next event. The caller handles all events before it sends datagrams, so that a Child SA is installed before the peer
-    /// may use it.
+    /// may send over it.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.out.events.pop_front()
     }
@@ -137,7 +137,7 @@ impl Endpoint {
             ike: sa.map(IkeSa::view),
             child: sa.and_then(IkeSa::child_view),
             rekeys: tunnel.rekeys,
-            rekey_check: tunnel.rekey_check.known(),
+            rekey_check: tunnel.rekey_check.verdicts(),
             last_failure: tunnel.last_failure.clone(),
         })
     }

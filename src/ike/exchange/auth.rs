@@ -199,7 +199,7 @@ impl AuthSent {
 
 fn rejected_by_peer(settings: &Settings, notify: &Notify, cx: &Context<'_>) -> Failure {
     let ours = OfferSummary::new(settings, HandshakeStage::Auth);
-    error::refused(cx.now, notify, &ours)
+    error::rejected_by_peer(cx.now, notify, &ours)
 }
 
 /// Establishes the IKE SA of an authenticated responder, with the Child SA of its response.

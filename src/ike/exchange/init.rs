@@ -189,7 +189,7 @@ impl InitSent {
 
     fn on_rejected(self, notify: &Notify, now: Time) -> Progress {
         let ours = OfferSummary::new(&self.conn.settings, HandshakeStage::Init);
-        self.doubt(error::refused(now, notify, &ours))
+        self.doubt(error::rejected_by_peer(now, notify, &ours))
     }
 
     /// Keeps waiting for a short time: the response cannot be used, but it may be forged.

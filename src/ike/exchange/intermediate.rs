@@ -109,7 +109,7 @@ impl IntermediateSent {
             Ok(IntermediateAnswer::Refused(notify)) => {
                 let settings = &self.init.conn.settings;
                 let ours = OfferSummary::new(settings, HandshakeStage::Intermediate);
-                return Progress::Failed(error::refused(cx.now, &notify, &ours));
+                return Progress::Failed(error::rejected_by_peer(cx.now, &notify, &ours));
             }
             Err(error) => Err(error),
         };

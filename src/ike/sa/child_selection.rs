@@ -4,7 +4,7 @@
 //! the sending one goes ──▶ one that awaits the peer sends ──▶ else a replaced one is reactivated ──▶ else another is created ──▶ else the IKE SA goes too
 //! ```
 //!
-//! An IKE SA without a Child SA carries no traffic, and looks alive to whoever only checks the IKE SA.
+//! An IKE SA without a Child SA carries no traffic, and appears healthy to a check of the IKE SA alone.
 
 use std::time::Duration;
 
