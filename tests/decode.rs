@@ -277,15 +277,15 @@ fn exit_status_is_1_for_an_unreadable_file_and_2_for_a_wrong_table() {
         (
             &["nowhere.pcap"][..],
             1,
-            "nowhere.pcap cannot be read: No such file",
+            "cannot read nowhere.pcap: No such file",
         ),
         (&["connect.esp_sa"], 1, "not a pcap or pcapng file"),
         (&["/dev/null"], 1, "the file is empty"),
-        (&["."], 1, "cannot be read"),
+        (&["."], 1, "cannot read ."),
         (
             &["connect.pcapng", "--ike-keys", "nowhere"],
             2,
-            "nowhere cannot be read",
+            "cannot read nowhere",
         ),
         (
             &["connect.pcapng", "--ike-keys", "connect.esp_sa"],
