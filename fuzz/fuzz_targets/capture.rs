@@ -50,12 +50,12 @@ fn file(input: &[u8], mut decoder: Decoder) {
     while let Some(item) = reader.next_item().expect("a slice can be read") {
         items += 1;
         assert!(items <= input.len(), "more items than octets");
-        tell(&mut decoder, &item);
+        decode_item(&mut decoder, &item);
     }
     let _ = decoder.summary();
 }
 
-fn frames(frames: impl Iterator<CaptureItem = (u16, Vec<u8>)>, mut decoder: Decoder) {
+fn frames(frames: impl Iterator<Item = (u16, Vec<u8>)>, mut decoder: Decoder) {
     for (link, bytes) in frames {
         let item = CaptureItem::Frame(Frame {
             number: 1,
@@ -65,13 +65,13 @@ fn frames(frames: impl Iterator<CaptureItem = (u16, Vec<u8>)>, mut decoder: Deco
             wire_len: 0,
         });
         // Twice: what is repeated takes other ways.
-        tell(&mut decoder, &item);
-        tell(&mut decoder, &item);
+        decode_item(&mut decoder, &item);
+        decode_item(&mut decoder, &item);
     }
     let _ = decoder.summary();
 }
 
-fn tell(decoder: &mut Decoder, item: &CaptureItem) {
+fn decode_item(decoder: &mut Decoder, item: &CaptureItem) {
     if let Some(line) = decoder.item(item) {
         assert!(!line.to_string().is_empty());
         line.json().expect("every line is an object");

@@ -25,38 +25,38 @@ use groundlink_fuzz::node::Node;
 use groundlink_fuzz::pair::{Side, settings};
 use libfuzzer_sys::fuzz_target;
 
-const MOST_STEPS: usize = 150;
+const MAX_STEPS: usize = 150;
 
 /// Messages that the input can show again.
-const MOST_KNOWN: usize = 64;
+const MAX_KNOWN: usize = 64;
 
 /// IKE SAs of all four tunnels: those that stand or are being rekeyed, half-open ones of seven sources, and last answers.
-const MOST_SAS: usize = 120;
+const MAX_SAS: usize = 120;
 
 /// Datagrams that one datagram may bring about.
-const MOST_ANSWERS: usize = 4;
+const MAX_ANSWERS: usize = 4;
 
 const GATEWAY: &str = "192.0.2.1";
 
 /// The two that are up; a third peer that never answers, and a fourth for which the gateway waits.
 const PEERS: [&str; 4] = ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
 
-const STRANGERS: [&str; 3] = ["198.51.100.7", "2001:db8::7", "2001:db8::8"];
+const UNCONFIGURED_PEERS: [&str; 3] = ["198.51.100.7", "2001:db8::7", "2001:db8::8"];
 
 fuzz_target!(|input: &[u8]| {
     let mut input = FuzzInput::new(input);
-    let mut scene = Scene::new();
-    for _ in 0..MOST_STEPS {
+    let mut scenario = Scenario::new();
+    for _ in 0..MAX_STEPS {
         let Some(step) = input.step() else { break };
-        scene.step(step, &mut input);
-        scene.assert_unharmed();
+        scenario.step(step, &mut input);
+        scenario.assert_unharmed();
     }
     // Nobody is worse off later either.
-    scene.pass(Duration::from_secs(120));
-    scene.assert_unharmed();
+    scenario.pass(Duration::from_secs(120));
+    scenario.assert_unharmed();
 });
 
-struct Scene {
+struct Scenario {
     now: Time,
     gateway: Node,
     /// Those that are up.
@@ -70,7 +70,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// What the gateway (side A) and its peers (side B) want.
-fn wants(side: Side, index: usize, start: Start) -> Settings {
+fn tunnel_settings(side: Side, index: usize, start: Start) -> Settings {
     let mut settings = settings(side);
     let (local, remote) = match side {
         Side::A => (GATEWAY, PEERS[index]),
@@ -86,10 +86,10 @@ fn wants(side: Side, index: usize, start: Start) -> Settings {
     settings
 }
 
-impl Scene {
-    fn new() -> Scene {
+impl Scenario {
+    fn new() -> Scenario {
         let now = Time::from_secs(1000);
-        let mut scene = Scene {
+        let mut scenario = Scenario {
             now,
             gateway: Node::new(now, [1; 32]),
             peers: [Node::new(now, [2; 32]), Node::new(now, [3; 32])],
@@ -103,32 +103,32 @@ impl Scene {
         ];
         for (index, (ours, theirs)) in starts.into_iter().enumerate() {
             let number = u32::try_from(index).expect("few tunnels");
-            let ours = wants(Side::A, index, ours);
-            scene
+            let ours = tunnel_settings(Side::A, index, ours);
+            scenario
                 .gateway
                 .endpoint
                 .add_tunnel(now, TunnelId(number), ours);
-            if let Some(peer) = scene.peers.get_mut(index) {
-                let theirs = wants(Side::B, index, theirs);
+            if let Some(peer) = scenario.peers.get_mut(index) {
+                let theirs = tunnel_settings(Side::B, index, theirs);
                 peer.endpoint.add_tunnel(now, TunnelId(0), theirs);
             }
         }
-        scene.settle();
-        scene.assert_unharmed();
-        scene
+        scenario.settle();
+        scenario.assert_unharmed();
+        scenario
     }
 
     fn step(&mut self, step: u8, input: &mut FuzzInput) {
         match step % 8 {
             0 => {
                 let bytes = input.bytes().to_vec();
-                self.intrude(input, &bytes);
+                self.inject(input, &bytes);
             }
             1 | 2 => {
                 let bytes = self.with_header(input);
-                self.intrude(input, &bytes);
+                self.inject(input, &bytes);
             }
-            3..=5 => self.show_again(step >> 3, input),
+            3..=5 => self.replay(step >> 3, input),
             6 => self.pass(input.span()),
             _ => self.command(input),
         }
@@ -165,13 +165,13 @@ impl Scene {
     }
 
     /// Something that was there before, perhaps from elsewhere, perhaps changed.
-    fn show_again(&mut self, how: u8, input: &mut FuzzInput) {
+    fn replay(&mut self, how: u8, input: &mut FuzzInput) {
         let (from, to, mut bytes) = input.one(&self.known);
         if how & 1 != 0 {
-            input.twist(&mut bytes);
+            input.corrupt(&mut bytes);
         }
         if how & 2 != 0 {
-            return self.intrude(input, &bytes);
+            return self.inject(input, &bytes);
         }
         // From where it came, or back to where it came from.
         let (local, remote) = if to.ip() == ip(GATEWAY) {
@@ -183,9 +183,9 @@ impl Scene {
     }
 
     /// A datagram of the input arrives.
-    fn intrude(&mut self, input: &mut FuzzInput, bytes: &[u8]) {
+    fn inject(&mut self, input: &mut FuzzInput, bytes: &[u8]) {
         let from = input.byte();
-        let addresses = [&PEERS[..], &STRANGERS[..]].concat();
+        let addresses = [&PEERS[..], &UNCONFIGURED_PEERS[..]].concat();
         let remote = ip(addresses[usize::from(from & 15) % addresses.len()]);
         let ports = [(500, 500), (4500, 4500), (500, 4500), (4500, 1024)];
         let (local_port, remote_port) = ports[usize::from(from >> 4 & 3)];
@@ -200,7 +200,7 @@ impl Scene {
             bytes,
         };
         self.gateway.endpoint.handle_datagram(self.now, datagram);
-        act(self.now, &mut self.gateway);
+        apply_events(self.now, &mut self.gateway);
         let mut answers = Vec::new();
         while let Some(transmit) = self.gateway.endpoint.poll_transmit() {
             let target = transmit.remote.ip();
@@ -209,7 +209,7 @@ impl Scene {
             answers.push(transmit);
         }
         let count = answers.len();
-        assert!(count <= MOST_ANSWERS, "{count} datagrams for one");
+        assert!(count <= MAX_ANSWERS, "{count} datagrams for one");
         for transmit in answers {
             self.carry(transmit);
         }
@@ -258,7 +258,7 @@ impl Scene {
         for _ in 0..1000 {
             let mut sent = Vec::new();
             for node in [&mut self.gateway].into_iter().chain(&mut self.peers) {
-                act(self.now, node);
+                apply_events(self.now, node);
                 sent.extend(std::iter::from_fn(|| node.endpoint.poll_transmit()));
             }
             if sent.is_empty() {
@@ -275,7 +275,7 @@ impl Scene {
             return;
         };
         let (local, remote) = (transmit.remote, transmit.local);
-        if self.known.len() < MOST_KNOWN {
+        if self.known.len() < MAX_KNOWN {
             self.known.push((remote, local, bytes.clone()));
         }
         let node = if local.ip() == ip(GATEWAY) {
@@ -293,13 +293,13 @@ impl Scene {
             bytes: &bytes,
         };
         node.endpoint.handle_datagram(self.now, datagram);
-        act(self.now, node);
+        apply_events(self.now, node);
     }
 
     /// Lets time pass.
     fn pass(&mut self, span: Duration) {
         let end = self.now + span;
-        let mut spins = 0;
+        let mut timer_repeats = 0;
         loop {
             let nodes = || [&self.gateway].into_iter().chain(&self.peers);
             let next = nodes()
@@ -308,8 +308,12 @@ impl Scene {
             let Some(next) = next.filter(|next| *next <= end) else {
                 break;
             };
-            spins = if next > self.now { 0 } else { spins + 1 };
-            assert!(spins < 20, "timers spin");
+            timer_repeats = if next > self.now {
+                0
+            } else {
+                timer_repeats + 1
+            };
+            assert!(timer_repeats < 20, "timers spin");
             self.now = self.now.max(next);
             for node in [&mut self.gateway].into_iter().chain(&mut self.peers) {
                 if node
@@ -339,18 +343,22 @@ impl Scene {
         // Rekeyed, also by both sides at once: one of two goes then.
         let rekeyed =
             |reason: &DownReason| matches!(reason, DownReason::Replaced | DownReason::Redundant);
-        assert!(gateway.downs.iter().all(rekeyed), "{:?}", gateway.downs);
+        assert!(
+            gateway.down_reasons.iter().all(rekeyed),
+            "{:?}",
+            gateway.down_reasons
+        );
         assert!(gateway.ikes.len() <= 4 && gateway.children.len() <= 4);
         let count = gateway.endpoint.sa_count();
-        assert!(count <= MOST_SAS, "{count} IKE SAs");
+        assert!(count <= MAX_SAS, "{count} IKE SAs");
         gateway.assert_sends();
     }
 }
 
 /// Acts on the news of a gateway.
-fn act(now: Time, node: &mut Node) {
+fn apply_events(now: Time, node: &mut Node) {
     while let Some(event) = node.endpoint.poll_event() {
-        if let Some(command) = node.act(now, event) {
+        if let Some(command) = node.apply_event(now, event) {
             node.endpoint.handle_command(now, command);
         }
     }

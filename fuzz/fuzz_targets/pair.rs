@@ -17,46 +17,46 @@ use groundlink::crypto::{EspProposal, IkeProposal};
 use groundlink::ike::{Command, Dpd, Rekey, RekeyCheck, Start};
 use groundlink_fuzz::fuzz_input::FuzzInput;
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
-use groundlink_fuzz::wire::{Letter, Load, Nat, Wire};
+use groundlink_fuzz::wire::{Nat, SimContent, SimDatagram, Wire};
 use libfuzzer_sys::fuzz_target;
 
 /// Steps of one story: what is found in more is found in fewer.
-const MOST_STEPS: usize = 150;
+const MAX_STEPS: usize = 150;
 
 /// Messages that the middle holds back or remembers.
-const MOST_LETTERS: usize = 64;
+const MAX_LETTERS: usize = 64;
 
 /// How much time may pass before the network heals.
-const MOST_TIME: Duration = Duration::from_secs(3600);
+const MAX_TIME: Duration = Duration::from_secs(3600);
 
 /// How long after that both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
-const HEALING: Duration = Duration::from_secs(300);
+const RECOVERY_TIME: Duration = Duration::from_secs(300);
 
 /// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fuzz_target!(|input: &[u8]| {
     let mut input = FuzzInput::new(input);
-    let mut middle = Middle::new(&mut input);
-    for _ in 0..MOST_STEPS {
+    let mut on_path = OnPath::new(&mut input);
+    for _ in 0..MAX_STEPS {
         let Some(step) = input.step() else { break };
-        middle.step(step, &mut input);
+        on_path.step(step, &mut input);
     }
-    middle.heal();
+    on_path.end_faults();
 });
 
-struct Middle {
+struct OnPath {
     pair: Pair,
     /// On their way.
-    held: Vec<Letter>,
+    held: Vec<SimDatagram>,
     /// Seen before.
-    known: Vec<Letter>,
+    known: Vec<SimDatagram>,
     /// How much time has passed.
     spent: Duration,
 }
 
-impl Middle {
-    fn new(input: &mut FuzzInput) -> Middle {
+impl OnPath {
+    fn new(input: &mut FuzzInput) -> OnPath {
         let traits = input.byte();
         let esp = ["aes128gcm16", "aes128gcm16-curve25519"];
         let [a, b] = [Side::A, Side::B].map(|side| {
@@ -84,10 +84,10 @@ impl Middle {
         if traits & 16 != 0 {
             wire.nat = Some(nat(10_000));
         }
-        wire.by_hand = traits & 32 == 0;
+        wire.hold_messages = traits & 32 == 0;
         let mut pair = Pair::on_wire(wire, (a, [1; 32]), (b, [2; 32]));
-        if std::env::var_os("FUZZ_TELL").is_some() {
-            pair.tell();
+        if std::env::var_os("FUZZ_TRACE").is_some() {
+            pair.enable_trace();
         }
         if traits & 64 != 0 {
             pair.traffic(Duration::from_secs(5));
@@ -95,9 +95,9 @@ impl Middle {
         // Connected already, unless the input wants to be there from the first message on.
         if traits & 32 != 0 {
             pair.run_for(Duration::from_secs(1));
-            pair.wire.by_hand = true;
+            pair.wire.hold_messages = true;
         }
-        Middle {
+        OnPath {
             pair,
             held: Vec::new(),
             known: Vec::new(),
@@ -106,7 +106,7 @@ impl Middle {
     }
 
     fn step(&mut self, step: u8, input: &mut FuzzInput) {
-        self.look();
+        self.collect_sent();
         match step % 24 {
             // Most of a story is messages that arrive.
             0..=5 => self.all_in_order(usize::from(step >> 5) + 1),
@@ -118,16 +118,16 @@ impl Middle {
                 self.held.extend(again);
             }
             10 => {
-                if let Some(mut letter) = self.take(input) {
-                    twist(&mut letter, input);
-                    self.pair.deliver(letter);
+                if let Some(mut datagram) = self.take(input) {
+                    corrupt(&mut datagram, input);
+                    self.pair.deliver(datagram);
                 }
             }
             11 | 12 => self.replay(input),
-            13 => self.make_up(input),
+            13 => self.forge(input),
             14 | 15 => self.pass(input.span()),
             16..=18 => self.command(input),
-            19 => self.misfortune(input),
+            19 => self.inject_fault(input),
             20 => {
                 let nat = input
                     .flag()
@@ -140,48 +140,48 @@ impl Middle {
             }
             _ => {
                 // An exchange as it should be, and the time that it takes.
-                self.all_in_order(MOST_LETTERS);
+                self.all_in_order(MAX_LETTERS);
                 self.pass(Duration::from_millis(200));
-                self.all_in_order(MOST_LETTERS);
+                self.all_in_order(MAX_LETTERS);
             }
         }
     }
 
     /// What was sent is in our hands.
-    fn look(&mut self) {
+    fn collect_sent(&mut self) {
         for side in [Side::A, Side::B] {
-            while let Some(letter) = self.pair.wire.take(side) {
-                self.known.push(letter.clone());
-                self.held.push(letter);
+            while let Some(datagram) = self.pair.wire.take(side) {
+                self.known.push(datagram.clone());
+                self.held.push(datagram);
             }
         }
-        for letters in [&mut self.held, &mut self.known] {
-            let surplus = letters.len().saturating_sub(MOST_LETTERS);
-            letters.drain(..surplus);
+        for datagrams in [&mut self.held, &mut self.known] {
+            let surplus = datagrams.len().saturating_sub(MAX_LETTERS);
+            datagrams.drain(..surplus);
         }
     }
 
-    fn take(&mut self, input: &mut FuzzInput) -> Option<Letter> {
+    fn take(&mut self, input: &mut FuzzInput) -> Option<SimDatagram> {
         let index = usize::from(input.byte());
         let held = self.held.len();
         (held > 0).then(|| self.held.remove(index % held))
     }
 
     /// The oldest, and what comes of it, up to so many.
-    fn all_in_order(&mut self, most: usize) {
-        for _ in 0..most {
-            self.look();
+    fn all_in_order(&mut self, max: usize) {
+        for _ in 0..max {
+            self.collect_sent();
             if self.held.is_empty() {
                 return;
             }
-            let letter = self.held.remove(0);
-            self.pair.deliver(letter);
+            let datagram = self.held.remove(0);
+            self.pair.deliver(datagram);
         }
     }
 
     fn deliver_some(&mut self, input: &mut FuzzInput) {
-        if let Some(letter) = self.take(input) {
-            self.pair.deliver(letter);
+        if let Some(datagram) = self.take(input) {
+            self.pair.deliver(datagram);
         }
     }
 
@@ -190,29 +190,29 @@ impl Middle {
         if self.known.is_empty() {
             return;
         }
-        let mut letter = input.one(&self.known);
+        let mut datagram = input.one(&self.known);
         let how = input.byte();
         if how & 1 != 0 {
-            twist(&mut letter, input);
+            corrupt(&mut datagram, input);
         }
         if how & 2 != 0 {
-            letter.to = letter.to.other();
-            std::mem::swap(&mut letter.local, &mut letter.remote);
+            datagram.to = datagram.to.other();
+            std::mem::swap(&mut datagram.local, &mut datagram.remote);
         }
         if how & 4 != 0 {
-            letter.remote.set_port(input.one(&[500, 4500, 14_500, 7]));
+            datagram.remote.set_port(input.one(&[500, 4500, 14_500, 7]));
         }
-        self.pair.deliver(letter);
+        self.pair.deliver(datagram);
     }
 
-    fn make_up(&mut self, input: &mut FuzzInput) {
+    fn forge(&mut self, input: &mut FuzzInput) {
         let (to, port) = (side(input), input.one(&[500, 4500]));
         let bytes = input.bytes().to_vec();
         self.pair.inject(to, port, &bytes);
     }
 
     fn pass(&mut self, span: Duration) {
-        let span = span.min(MOST_TIME.saturating_sub(self.spent));
+        let span = span.min(MAX_TIME.saturating_sub(self.spent));
         self.spent += span;
         self.pair.run_for(span);
     }
@@ -249,7 +249,7 @@ impl Middle {
         self.pair.command(side, command);
     }
 
-    fn misfortune(&mut self, input: &mut FuzzInput) {
+    fn inject_fault(&mut self, input: &mut FuzzInput) {
         let side = side(input);
         match input.byte() % 3 {
             0 => self.pair.node(side).broken_installs = 1,
@@ -263,14 +263,14 @@ impl Middle {
     }
 
     /// The middle is honest from now on; what it held back comes late.
-    fn heal(mut self) {
-        self.look();
-        for letter in std::mem::take(&mut self.held) {
-            self.pair.deliver(letter);
+    fn end_faults(mut self) {
+        self.collect_sent();
+        for datagram in std::mem::take(&mut self.held) {
+            self.pair.deliver(datagram);
         }
         let now = self.pair.now;
-        self.pair.fair();
-        self.pair.wire.let_go(now);
+        self.pair.no_impairment();
+        self.pair.wire.release_messages(now);
         self.pair.wire.esp_delay = Duration::from_millis(5);
         for side in [Side::A, Side::B] {
             let node = self.pair.node(side);
@@ -278,8 +278,8 @@ impl Middle {
             node.asleep_until = node.asleep_until.min(now);
             self.pair.command(side, Command::Up(TUNNEL));
         }
-        self.pair.run_for(HEALING);
-        let end = self.pair.now + PATIENCE;
+        self.pair.run_for(RECOVERY_TIME);
+        let end = self.pair.now + AGREEMENT_TIMEOUT;
         while let Some(why) = self.pair.disagreement() {
             assert!(self.pair.step(end), "no agreement: {why}");
         }
@@ -295,9 +295,9 @@ fn nat(shift: u16) -> Nat {
     Nat { outside, shift }
 }
 
-fn twist(letter: &mut Letter, input: &mut FuzzInput) {
-    match &mut letter.load {
-        Load::Ike(bytes) => input.twist(bytes),
-        Load::Esp(_) => {}
+fn corrupt(datagram: &mut SimDatagram, input: &mut FuzzInput) {
+    match &mut datagram.content {
+        SimContent::Ike(bytes) => input.corrupt(bytes),
+        SimContent::Esp(_) => {}
     }
 }

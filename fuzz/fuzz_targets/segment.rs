@@ -27,7 +27,7 @@ fn as_handed_over(input: &[u8]) {
     };
     let Ok(offload) = vnet.offload() else { return };
     let mut bytes = bytes.to_vec();
-    let train = match offload {
+    let gso = match offload {
         PacketOffload::None => return,
         PacketOffload::Checksum(partial) => {
             let before = bytes.clone();
@@ -36,12 +36,12 @@ fn as_handed_over(input: &[u8]) {
             assert!(changed <= 2 && (completed.is_ok() || changed == 0));
             return;
         }
-        PacketOffload::Gso(train) => train,
+        PacketOffload::Gso(gso) => gso,
     };
     let Ok(packet) = Packet::parse(&bytes) else {
         return;
     };
-    let Some(pieces) = cut(&packet, &train) else {
+    let Some(pieces) = split(&packet, &gso) else {
         return;
     };
     let headers = headers_of(&packet);
@@ -50,9 +50,9 @@ fn as_handed_over(input: &[u8]) {
         .flat_map(|piece| piece[headers..].to_vec())
         .collect();
     assert_eq!(payload, packet.bytes()[headers..]);
-    if train.partial.is_none() {
+    if gso.partial.is_none() {
         for piece in &pieces {
-            assert!(holds(piece), "its checksum was ours to make");
+            assert!(checksums_valid(piece), "the checksum must be valid");
         }
     }
 }
@@ -66,8 +66,8 @@ fn headers_of(packet: &Packet<'_>) -> usize {
     }
 }
 
-fn cut(packet: &Packet<'_>, train: &GsoPacket) -> Option<Vec<Vec<u8>>> {
-    let pieces = segments(packet, train).ok()?;
+fn split(packet: &Packet<'_>, gso: &GsoPacket) -> Option<Vec<Vec<u8>>> {
+    let pieces = segments(packet, gso).ok()?;
     let (count, longest) = (pieces.len(), pieces.longest());
     let pieces: Vec<Vec<u8>> = pieces
         .map(|piece| {
@@ -98,13 +98,15 @@ fn as_flows(mut input: FuzzInput<'_>) {
         let Ok(parsed) = Packet::parse(&packet) else {
             continue;
         };
-        coalescer.push(&parsed, udp, &mut |joined| take_apart(joined, &mut after));
+        coalescer.push(&parsed, udp, &mut |joined| {
+            split_coalesced(joined, &mut after)
+        });
         before.push(parsed.bytes().to_vec());
         if step & 0xe0 == 0xe0 {
-            coalescer.flush(&mut |joined| take_apart(joined, &mut after));
+            coalescer.flush(&mut |joined| split_coalesced(joined, &mut after));
         }
     }
-    coalescer.flush(&mut |joined| take_apart(joined, &mut after));
+    coalescer.flush(&mut |joined| split_coalesced(joined, &mut after));
     assert_eq!(by_flow(&after), by_flow(&before));
 }
 
@@ -144,12 +146,12 @@ fn made(which: usize, (sequence, id): &mut (u32, u16), input: &mut FuzzInput<'_>
     match input.byte() & 7 {
         // Twisted, its checksums right; right and then twisted; right.
         0 => {
-            input.twist(&mut packet);
+            input.corrupt(&mut packet);
             repair(&mut packet);
         }
         1 => {
             repair(&mut packet);
-            input.twist(&mut packet);
+            input.corrupt(&mut packet);
         }
         _ => repair(&mut packet),
     }
@@ -196,7 +198,7 @@ fn transport_sum(bytes: &[u8], at: usize) -> checksum::Sum {
     .plus(&packet.bytes()[at..])
 }
 
-fn holds(bytes: &[u8]) -> bool {
+fn checksums_valid(bytes: &[u8]) -> bool {
     let (at, _, v4) = checksum_place(bytes).expect("TCP or UDP");
     let header = if v4 {
         &bytes[..usize::from(bytes[0] & 15) * 4]
@@ -206,17 +208,17 @@ fn holds(bytes: &[u8]) -> bool {
     transport_sum(bytes, at).finish() == 0 && (!v4 || checksum::of(header) == 0)
 }
 
-fn take_apart(joined: Coalesced<'_>, after: &mut Vec<Vec<u8>>) {
+fn split_coalesced(joined: Coalesced<'_>, after: &mut Vec<Vec<u8>>) {
     let pieces = match joined.offload {
         PacketOffload::None => vec![joined.bytes.to_vec()],
         PacketOffload::Checksum(_) => panic!("a coalescer leaves none behind"),
-        PacketOffload::Gso(train) => {
+        PacketOffload::Gso(gso) => {
             // Also what the kernel is told survives the words it is told in.
             let vnet = VnetHeader::from(joined.offload);
             assert_eq!(vnet.offload(), Ok(joined.offload));
             let packet = Packet::parse(joined.bytes).expect("a packet");
             assert_eq!(packet.len(), joined.bytes.len());
-            cut(&packet, &train).expect("a super-packet")
+            split(&packet, &gso).expect("a GSO packet")
         }
     };
     assert_eq!(pieces.len(), joined.packets);

@@ -18,18 +18,18 @@ use groundlink::ike::impair::{Change, Rule, Which};
 use groundlink::ike::{Command, Content, Rekey, Start};
 use groundlink::wire::{ExchangeType, Header, Payload, PayloadType};
 use groundlink_fuzz::fuzz_input::FuzzInput;
-use groundlink_fuzz::monitor::Most;
+use groundlink_fuzz::monitor::SaLimit;
 use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
 use groundlink_fuzz::scripted_peer::ScriptedPeer;
 use libfuzzer_sys::fuzz_target;
 
-const MOST_STEPS: usize = 40;
+const MAX_STEPS: usize = 40;
 
 /// IKE SAs of the one tunnel, and last answers of many that are gone.
-const MOST_SAS: usize = 300;
+const MAX_SAS: usize = 300;
 
 /// Datagrams that one message may bring about: the answer, and perhaps in fragments a question of our own.
-const MOST_ANSWERS: usize = 16;
+const MAX_ANSWERS: usize = 16;
 
 const EXCHANGES: [ExchangeType; 3] = [
     ExchangeType::IKE_AUTH,
@@ -40,13 +40,13 @@ const EXCHANGES: [ExchangeType; 3] = [
 fuzz_target!(|input: &[u8]| {
     let mut input = FuzzInput::new(input);
     match input.byte() % 2 {
-        0 => meet_rogue(&mut input),
-        _ => meet_impaired(&mut input),
+        0 => run_scripted_peer(&mut input),
+        _ => run_impaired_peer(&mut input),
     }
 });
 
 /// A person at B, or its own device, wants something: it will ask the peer.
-fn bestir(pair: &mut Pair, side: Side, input: &mut FuzzInput) {
+fn local_command(pair: &mut Pair, side: Side, input: &mut FuzzInput) {
     let tunnel = TUNNEL;
     let spi_in = pair.node(side).outbound().unwrap_or(0);
     let remote = std::net::SocketAddr::new(side.other().ip().parse().expect("an address"), 4500);
@@ -69,15 +69,15 @@ fn bestir(pair: &mut Pair, side: Side, input: &mut FuzzInput) {
 
 fn assert_bounded(pair: &Pair) {
     let count = pair.b.endpoint.sa_count();
-    assert!(count <= MOST_SAS, "{count} IKE SAs");
+    assert!(count <= MAX_SAS, "{count} IKE SAs");
 }
 
-fn meet_rogue(input: &mut FuzzInput) {
+fn run_scripted_peer(input: &mut FuzzInput) {
     let mut scripted_peer = ScriptedPeer::keyed();
     if input.flag() {
         scripted_peer = scripted_peer.authenticated();
     }
-    scripted_peer.pair.monitor.most = Most::HOSTILE;
+    scripted_peer.pair.monitor.limit = SaLimit::HOSTILE;
     let mut ids = Ids {
         ours: if scripted_peer.pair.b.children.is_empty() {
             1
@@ -87,14 +87,14 @@ fn meet_rogue(input: &mut FuzzInput) {
         theirs: 0,
         seen: scripted_peer.pair.b.sent.len(),
     };
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let Some(step) = input.step() else { break };
         match step % 8 {
-            0 => bestir(&mut scripted_peer.pair, Side::B, input),
+            0 => local_command(&mut scripted_peer.pair, Side::B, input),
             1 => scripted_peer.pair.run_for(input.span()),
-            _ => say(&mut scripted_peer, &mut ids, step, input),
+            _ => send_message(&mut scripted_peer, &mut ids, step, input),
         }
-        ids.look(&scripted_peer);
+        ids.track_requests(&scripted_peer);
         assert_bounded(&scripted_peer.pair);
     }
 }
@@ -111,14 +111,14 @@ struct Ids {
 
 impl Ids {
     /// Looks for requests of B in the SA that we share.
-    fn look(&mut self, scripted_peer: &ScriptedPeer) {
+    fn track_requests(&mut self, scripted_peer: &ScriptedPeer) {
         let fresh = &scripted_peer.pair.b.sent[self.seen..];
         self.seen += fresh.len();
         for transmit in fresh {
             if let Content::Ike(bytes) = &transmit.content
                 && let Ok(header) = Header::parse(bytes)
                 && (header.spi_i, header.spi_r)
-                    == (scripted_peer.line.spi_i, scripted_peer.line.spi_r)
+                    == (scripted_peer.ike_sa.spi_i, scripted_peer.ike_sa.spi_r)
                 && !header.flags.response
             {
                 self.theirs = header.message_id.0;
@@ -127,7 +127,7 @@ impl Ids {
     }
 }
 
-fn say(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input: &mut FuzzInput) {
+fn send_message(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input: &mut FuzzInput) {
     let response = step & 8 != 0;
     let exchange = match input.byte() {
         known @ 0..240 => EXCHANGES[usize::from(known) % 3],
@@ -148,21 +148,21 @@ fn say(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input: &mut Fu
         // What an honest peer says, and more.
         _ => {
             let mut payloads = scripted_peer.auth_request();
-            mix(&mut payloads, input);
+            vary_payloads(&mut payloads, input);
             scripted_peer.seal(exchange, id, response, &payloads)
         }
     };
     let before = scripted_peer.pair.b.sent.len();
     scripted_peer.deliver(&sealed);
     let sent = scripted_peer.pair.b.sent.len() - before;
-    assert!(sent <= MOST_ANSWERS, "{sent} datagrams for one");
+    assert!(sent <= MAX_ANSWERS, "{sent} datagrams for one");
     if !response && id == ids.ours && sent > 0 {
         ids.ours = ids.ours.wrapping_add(1);
     }
 }
 
 /// Some are left out, others come in between.
-fn mix(payloads: &mut Vec<Payload>, input: &mut FuzzInput) {
+fn vary_payloads(payloads: &mut Vec<Payload>, input: &mut FuzzInput) {
     let omitted = input.byte();
     let mut index = 0;
     payloads.retain(|_| {
@@ -173,7 +173,7 @@ fn mix(payloads: &mut Vec<Payload>, input: &mut FuzzInput) {
     payloads.splice(at..at, input.payloads());
 }
 
-fn meet_impaired(input: &mut FuzzInput) {
+fn run_impaired_peer(input: &mut FuzzInput) {
     let [mut a, mut b] = [settings(Side::A), settings(Side::B)];
     let traits = input.byte();
     if traits & 1 != 0 {
@@ -185,18 +185,18 @@ fn meet_impaired(input: &mut FuzzInput) {
         settings.ike_lifetime = Duration::from_secs(1000);
     }
     let mut pair = Pair::new(a, b);
-    pair.monitor.most = Most::HOSTILE;
-    if std::env::var_os("FUZZ_TELL").is_some() {
-        pair.tell();
+    pair.monitor.limit = SaLimit::HOSTILE;
+    if std::env::var_os("FUZZ_TRACE").is_some() {
+        pair.enable_trace();
     }
     if traits & 2 != 0 {
         pair.run_for(Duration::from_secs(1));
     }
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let Some(step) = input.step() else { break };
         match step % 8 {
-            0 | 1 => bestir(&mut pair, Side::A, input),
-            2 | 3 => bestir(&mut pair, Side::B, input),
+            0 | 1 => local_command(&mut pair, Side::A, input),
+            2 | 3 => local_command(&mut pair, Side::B, input),
             4 => pair.run_for(input.span()),
             5 => pair.a.endpoint.impair().clear(),
             _ => {

@@ -88,7 +88,7 @@ impl<'a> FuzzInput<'a> {
     }
 
     /// The same bytes, some of them changed.
-    pub fn twist(&mut self, bytes: &mut [u8]) {
+    pub fn corrupt(&mut self, bytes: &mut [u8]) {
         for _ in 0..self.byte() & 7 {
             let at = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));
             let change = self.byte();

@@ -17,10 +17,10 @@ const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 #[test]
 fn an_independent_key_schedule_and_auth_give_the_same_sa() {
     let mut scripted_peer = ScriptedPeer::established();
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 2, &[]).is_empty());
     let child = &scripted_peer.pair.b.children[0];
     assert_eq!(child.spi_out, SPI_OUT);
-    let (of_initiator, of_responder) = scripted_peer.line.child_keys(scripted_peer.nonces());
+    let (of_initiator, of_responder) = scripted_peer.ike_sa.child_keys(scripted_peer.nonces());
     assert_eq!(key(&child.keys_in), key(&of_initiator));
     assert_eq!(key(&child.keys_out), key(&of_responder));
 }
@@ -31,11 +31,11 @@ fn an_independent_key_schedule_gives_the_same_rekeyed_ike_sa_and_child_sas() {
     let before = scripted_peer.pair.b.view().ike.unwrap();
     scripted_peer.rekey_ike(2);
     // Its numbers begin at 0 (RFC 7296 §2.18).
-    assert!(scripted_peer.ask(INFORMATIONAL, 0, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 0, &[]).is_empty());
     let after = scripted_peer.pair.b.view().ike.unwrap();
     assert_ne!(before.spi_i, after.spi_i);
     let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
-    let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 1, &request);
+    let answer = scripted_peer.send_request(ExchangeType::CREATE_CHILD_SA, 1, &request);
     let nonce = |payloads: &[Payload]| {
         let nonce = payloads.iter().find_map(|payload| match payload {
             Payload::Nonce(nonce) => Some(nonce.clone()),
@@ -44,7 +44,7 @@ fn an_independent_key_schedule_gives_the_same_rekeyed_ike_sa_and_child_sas() {
         nonce.unwrap()
     };
     let (ours, theirs) = (nonce(&request), nonce(&answer));
-    let (of_initiator, of_responder) = scripted_peer.line.child_keys((&ours, &theirs));
+    let (of_initiator, of_responder) = scripted_peer.ike_sa.child_keys((&ours, &theirs));
     let child = &scripted_peer.pair.b.children[1];
     assert_eq!(key(&child.keys_in), key(&of_initiator));
     assert_eq!(key(&child.keys_out), key(&of_responder));
@@ -63,7 +63,7 @@ fn n18_other_exchanges_with_valid_keys_do_not_replace_ike_auth() {
     assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
     // It is still there for the real one.
     let request = scripted_peer.auth_request();
-    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
@@ -74,9 +74,9 @@ fn n20_other_auth_methods_are_rejected_in_an_encrypted_response() {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
         change(&mut request);
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
-        assert_eq!(answer.len(), 1, "nothing else is told: {answer:?}");
+        assert_eq!(answer.len(), 1, "no other payload: {answer:?}");
         assert!(scripted_peer.pair.b.children.is_empty());
         assert_eq!(scripted_peer.pair.b.codes().len(), 1);
         // The SA is gone: only the same bytes get the same answer.
@@ -119,12 +119,12 @@ fn n21_auth_covers_the_identity_sent_and_logs_escape_control_characters() {
         let mut request = scripted_peer.auth_request();
         // The proof of the right key, but for another identity than the one it stands beside.
         request[0] = Payload::IdI(id);
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
-        let told = &scripted_peer.pair.b.failures[0].text;
+        let text = &scripted_peer.pair.b.failures[0].text;
         assert!(
-            told.len() < 600 && !told.chars().any(char::is_control),
-            "{told:?}"
+            text.len() < 600 && !text.chars().any(char::is_control),
+            "{text:?}"
         );
     }
 }
@@ -135,20 +135,20 @@ fn n05_missing_or_duplicate_payloads_in_ike_auth_get_invalid_syntax() {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
         request.remove(missing);
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{missing}");
     }
     for doubled in 0..5 {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
         request.push(request[doubled].clone());
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{doubled}");
     }
     let mut scripted_peer = ScriptedPeer::keyed();
     let mut request = scripted_peer.auth_request();
     request.reverse();
-    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(
         scripted_peer.pair.b.state(),
         TunnelState::Up,
@@ -165,9 +165,9 @@ fn n26_unknown_encrypted_payloads_are_skipped_unless_critical() {
     };
     for kind in [1, 32, 49, 255] {
         let mut scripted_peer = ScriptedPeer::established();
-        let answer = scripted_peer.ask(INFORMATIONAL, 2, &[unknown(kind, Critical::No)]);
+        let answer = scripted_peer.send_request(INFORMATIONAL, 2, &[unknown(kind, Critical::No)]);
         assert!(answer.is_empty());
-        let answer = scripted_peer.ask(INFORMATIONAL, 3, &[unknown(kind, Critical::Yes)]);
+        let answer = scripted_peer.send_request(INFORMATIONAL, 3, &[unknown(kind, Critical::Yes)]);
         assert!(
             matches!(&answer[..], [Payload::Notify(notify)]
                 if notify.kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD && notify.data == [kind]),
@@ -178,7 +178,7 @@ fn n26_unknown_encrypted_payloads_are_skipped_unless_critical() {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
         request.push(unknown(kind, Critical::Yes));
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD]);
         assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
     }
@@ -211,7 +211,7 @@ fn p03_empty_or_invalid_selectors_give_no_child_sa() {
     let mut scripted_peer = ScriptedPeer::keyed();
     let mut request = scripted_peer.auth_request();
     request[3] = raw(PayloadType::TSI, &[0, 0, 0, 0]);
-    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
     for body in [
         &[
@@ -226,7 +226,7 @@ fn p03_empty_or_invalid_selectors_give_no_child_sa() {
         let mut scripted_peer = ScriptedPeer::keyed();
         let mut request = scripted_peer.auth_request();
         request[3] = raw(PayloadType::TSI, body);
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         let kinds = kinds(&answer);
         assert!(
             kinds == [NotifyType::INVALID_SYNTAX] || kinds == [NotifyType::TS_UNACCEPTABLE],
@@ -253,20 +253,20 @@ fn p06_deletes_of_unknown_spis_do_nothing_and_a_valid_one_closes_the_pair_once()
     ]) {
         assert!(
             scripted_peer
-                .ask(INFORMATIONAL, id, &[Payload::Delete(delete)])
+                .send_request(INFORMATIONAL, id, &[Payload::Delete(delete)])
                 .is_empty()
         );
     }
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
     let twice = Payload::Delete(Delete::esp(vec![SPI_OUT, SPI_OUT]));
-    let answer = scripted_peer.ask(INFORMATIONAL, 7, &[twice.clone(), twice]);
+    let answer = scripted_peer.send_request(INFORMATIONAL, 7, &[twice.clone(), twice]);
     assert_eq!(answer, [Payload::Delete(Delete::esp(vec![spi_in]))]);
     assert!(scripted_peer.pair.b.children.is_empty());
     assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
     // The IKE SA without a child goes as well, crossing with the peer's own delete, which is answered with nothing.
     scripted_peer.pair.run_for(Duration::from_secs(2));
     assert_eq!(scripted_peer.heard()[0].1, [Payload::Delete(Delete::ike())]);
-    let answer = scripted_peer.ask(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
+    let answer = scripted_peer.send_request(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
     assert!(answer.is_empty());
     assert!(scripted_peer.pair.b.endpoint.is_idle());
     assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
@@ -284,7 +284,7 @@ fn p09_a_malformed_request_closes_the_ike_sa_and_its_child_sa() {
     ];
     for payloads in nonsense {
         let mut scripted_peer = ScriptedPeer::established();
-        let answer = scripted_peer.ask(INFORMATIONAL, 2, payloads);
+        let answer = scripted_peer.send_request(INFORMATIONAL, 2, payloads);
         assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX]);
         assert!(
             scripted_peer.pair.b.children.is_empty(),
@@ -314,7 +314,11 @@ fn p09_invalid_syntax_in_a_response_closes_the_ike_sa_and_its_child_sa() {
 fn p12_initial_contact_counts_only_in_ike_auth_from_an_authenticated_peer() {
     let mut scripted_peer = ScriptedPeer::established();
     let contact = || notify(NotifyType::INITIAL_CONTACT);
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[contact()]).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 2, &[contact()])
+            .is_empty()
+    );
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
 
     // A second handshake with another key.
@@ -324,10 +328,10 @@ fn p12_initial_contact_counts_only_in_ike_auth_from_an_authenticated_peer() {
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
     request[1] = second.auth(&id, b"a guess");
     request.push(contact());
-    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = second.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
     assert_eq!(second.pair.b.children.len(), 1);
-    assert_eq!(second.pair.b.events.len(), before, "and nobody is told");
+    assert_eq!(second.pair.b.events.len(), before, "no event is emitted");
     assert!(second.pair.b.view().last_failure.is_none());
 
     // With the right one the old SA goes at once.
@@ -335,7 +339,7 @@ fn p12_initial_contact_counts_only_in_ike_auth_from_an_authenticated_peer() {
     let mut third = ScriptedPeer::keyed_with(second.pair, 0x6666);
     let mut request = third.auth_request();
     request.push(contact());
-    third.ask(ExchangeType::IKE_AUTH, 1, &request);
+    third.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(third.pair.b.children.len(), 1);
     assert_eq!(third.pair.b.state(), TunnelState::Up);
 }
@@ -346,7 +350,7 @@ fn p13_further_child_sas_with_the_same_selectors_are_created_up_to_a_limit() {
     let mut made = 0;
     for id in 2..1002 {
         let request = scripted_peer.another_child(0x1000 + id);
-        let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let answer = scripted_peer.send_request(ExchangeType::CREATE_CHILD_SA, id, &request);
         if kinds(&answer).is_empty() {
             made += 1;
         } else {
@@ -368,8 +372,8 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_rekeying_
     let older = scripted_peer.pair.b.children[0].spi_in;
     scripted_peer.pair.run_for(Duration::from_secs(5));
     let request = scripted_peer.another_child(0x1001);
-    scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 2, &request);
-    scripted_peer.ask(INFORMATIONAL, 3, &[]);
+    scripted_peer.send_request(ExchangeType::CREATE_CHILD_SA, 2, &request);
+    scripted_peer.send_request(INFORMATIONAL, 3, &[]);
     scripted_peer.pair.run_for(Duration::from_millis(13_100));
     let (request, payloads) = scripted_peer.asked();
     assert_eq!(payloads, [Payload::Delete(Delete::esp(vec![older]))]);
@@ -392,7 +396,7 @@ fn p13_child_sas_with_the_same_peer_spi_are_closed_together() {
     let mut scripted_peer = ScriptedPeer::established();
     let request = scripted_peer.another_child(SPI_OUT);
     assert_eq!(
-        kinds(&scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, 2, &request)),
+        kinds(&scripted_peer.send_request(ExchangeType::CREATE_CHILD_SA, 2, &request)),
         []
     );
     let spis = scripted_peer
@@ -404,7 +408,7 @@ fn p13_child_sas_with_the_same_peer_spi_are_closed_together() {
     let spis: Vec<u32> = spis.collect();
     assert_eq!(spis.len(), 2);
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    let answer = scripted_peer.ask(INFORMATIONAL, 3, &gone);
+    let answer = scripted_peer.send_request(INFORMATIONAL, 3, &gone);
     assert_eq!(answer, [Payload::Delete(Delete::esp(spis))]);
     assert_eq!(scripted_peer.pair.b.count("ChildDown"), 2);
 }
@@ -416,7 +420,7 @@ fn p14_the_window_size_stays_one_whatever_the_peer_requests() {
         let wish = Notify::new(NotifyType::SET_WINDOW_SIZE, size.to_be_bytes().to_vec());
         assert!(
             scripted_peer
-                .ask(INFORMATIONAL, id, &[Payload::Notify(wish)])
+                .send_request(INFORMATIONAL, id, &[Payload::Notify(wish)])
                 .is_empty()
         );
     }
@@ -435,7 +439,11 @@ fn p15_a_flood_of_liveness_checks_is_answered_in_order_and_keeps_no_state() {
     let mut scripted_peer = ScriptedPeer::established();
     let before = format!("{:?}", scripted_peer.pair.b.endpoint).len();
     for id in 2..1002 {
-        assert!(scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty());
+        assert!(
+            scripted_peer
+                .send_request(INFORMATIONAL, id, &[])
+                .is_empty()
+        );
     }
     let after = format!("{:?}", scripted_peer.pair.b.endpoint).len();
     assert!(after < before + 2000, "{before} {after}");
@@ -453,14 +461,18 @@ fn n12_endless_rejected_handshakes_keep_a_bounded_number_of_responses() {
             method: AuthMethod::SHARED_KEY,
             data: vec![0; 32],
         });
-        scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         pair = scripted_peer.pair;
     }
     let kept = format!("{:?}", pair.b.endpoint)
         .matches("LastResponse(")
         .count();
     assert!((1..=256).contains(&kept), "{kept}");
-    assert_eq!(pair.b.failures.len(), 2, "the same failure is told once");
+    assert_eq!(
+        pair.b.failures.len(),
+        2,
+        "the same failure is reported once"
+    );
     pair.run_for(Duration::from_secs(60));
     let kept = format!("{:?}", pair.b.endpoint)
         .matches("LastResponse(")
@@ -496,7 +508,7 @@ fn p05_a_child_sa_that_never_sent_is_used_once_the_others_are_deleted() {
     let first = scripted_peer.pair.b.children[0].spi_in;
     for (id, old, new) in [(2, SPI_OUT, 0x2000), (3, 0x2000, 0x3000)] {
         let request = scripted_peer.rekeying(old, new);
-        let answer = scripted_peer.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let answer = scripted_peer.send_request(ExchangeType::CREATE_CHILD_SA, id, &request);
         assert_eq!(kinds(&answer), []);
     }
     let second = scripted_peer.pair.b.children[1].spi_in;
@@ -509,7 +521,7 @@ fn p05_a_child_sa_that_never_sent_is_used_once_the_others_are_deleted() {
     );
     scripted_peer.asked();
     let gone = [Payload::Delete(Delete::esp(vec![0x3000]))];
-    scripted_peer.ask(INFORMATIONAL, 4, &gone);
+    scripted_peer.send_request(INFORMATIONAL, 4, &gone);
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
     assert_eq!(scripted_peer.pair.b.outbound(), Some(second));
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);

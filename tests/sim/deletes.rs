@@ -7,7 +7,7 @@ use groundlink::ike::{Command, DownReason, Rekey, Start, TunnelState};
 use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, INFORM};
-use crate::wire::ask;
+use crate::wire::request_kind;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,13 +45,13 @@ fn p19_child_delete() {
 fn p06_child_deletes_cross_in_every_order() {
     let begin = || {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         exhaust(&mut pair, Side::A);
         exhaust(&mut pair, Side::B);
         pair
     };
     every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.slow_traffic();
         pair.run_for(60 * SECOND);
         pair.assert_agreed();
@@ -67,13 +67,13 @@ fn child_delete_against_ike_delete_in_every_order() {
     for side in BOTH {
         let begin = || {
             let mut pair = Pair::busy();
-            pair.by_hand();
+            pair.hold_messages();
             exhaust(&mut pair, side);
             pair.command(side.other(), Command::Reset(TUNNEL));
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.slow_traffic();
             pair.run_for(120 * SECOND);
             pair.assert_agreed();
@@ -90,13 +90,16 @@ fn child_delete_against_ike_delete_in_every_order() {
 fn ike_delete() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.command(side, Command::Down(TUNNEL));
-        let delete = pair.take(side, ask(INFORM));
-        let deleted = pair.answer_to(&delete);
-        assert_eq!(pair.node(side.other()).downs, [DownReason::PeerDeleted]);
-        pair.give(&deleted);
-        assert_eq!(pair.node(side).downs, [DownReason::Requested]);
+        let delete = pair.take(side, request_kind(INFORM));
+        let deleted = pair.response_to(&delete);
+        assert_eq!(
+            pair.node(side.other()).down_reasons,
+            [DownReason::PeerDeleted]
+        );
+        pair.deliver_copy(&deleted);
+        assert_eq!(pair.node(side).down_reasons, [DownReason::Requested]);
         assert!(pair.a.ikes.is_empty() && pair.b.ikes.is_empty());
         assert_eq!(pair.node(side).state(), TunnelState::Down);
     }
@@ -112,14 +115,14 @@ fn ike_delete() {
 fn p06_ike_deletes_cross_in_every_order() {
     let begin = || {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         for side in BOTH {
             pair.command(side, Command::Down(TUNNEL));
         }
         pair
     };
     every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.slow_traffic();
         pair.run_for(60 * SECOND);
         for side in BOTH {
@@ -135,14 +138,14 @@ fn p06_ike_deletes_cross_in_every_order() {
 fn both_reset_at_once_in_every_order() {
     let begin = || {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         for side in BOTH {
             pair.command(side, Command::Reset(TUNNEL));
         }
         pair
     };
     every_order(8, Losses::None, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.slow_traffic();
         pair.run_for(120 * SECOND);
         pair.assert_agreed();
@@ -181,7 +184,7 @@ fn a_lost_delete_is_recovered_by_liveness_checks() {
         for side in BOTH {
             assert!(pair.node(side).ikes.is_empty(), "{side:?}");
         }
-        pair.fair();
+        pair.no_impairment();
         pair.command(side, Command::Up(TUNNEL));
         pair.run_for(120 * SECOND);
         pair.assert_agreed();
@@ -197,7 +200,7 @@ fn a_tunnel_taken_down_while_its_sas_are_rekeyed_stays_down() {
                 let (a, mut b) = (settings(Side::A), settings(Side::B));
                 b.start = Start::Auto;
                 let mut pair = Pair::busy_with(a, b);
-                pair.by_hand();
+                pair.hold_messages();
                 pair.rekey(side, what);
                 for side in BOTH {
                     pair.command(side, Command::Down(TUNNEL));
@@ -205,7 +208,7 @@ fn a_tunnel_taken_down_while_its_sas_are_rekeyed_stays_down() {
                 pair
             };
             every_order(8, Losses::None, begin, |mut pair| {
-                pair.let_go();
+                pair.release_messages();
                 pair.run_for(120 * SECOND);
                 for side in BOTH {
                     let node = pair.node(side);

@@ -11,10 +11,10 @@ use groundlink::ike::{Child, Command, DownReason, Sends, TunnelId};
 use groundlink::net::Time;
 
 /// How long a Child SA that was replaced still receives.
-pub const STRAGGLERS: Duration = Duration::from_secs(5);
+pub const RETIRED_SA_GRACE: Duration = Duration::from_secs(5);
 
 /// How often somebody who sends over an SA that is not there is reported.
-const STRANGERS: Duration = Duration::from_secs(1);
+const UNKNOWN_SPI_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Both keys of one direction: whoever has the same can open the packet.
 pub type Key = Vec<u8>;
@@ -80,7 +80,7 @@ pub struct Esp {
     pairs: BTreeMap<u32, u32>,
     /// Which took the place of which, by inbound SPI: the old one, the new one.
     successions: Vec<(u32, u32)>,
-    strangers_told: Time,
+    unknown_spi_reported_at: Time,
 }
 
 impl Esp {
@@ -116,7 +116,7 @@ impl Esp {
             remote: child.remote,
         };
         match child.sends {
-            Sends::Now => self.put_above(outbound),
+            Sends::Now => self.make_preferred(outbound),
             Sends::Later => self.waiting.push(outbound),
         }
     }
@@ -127,10 +127,10 @@ impl Esp {
             Some(from.remove(index))
         };
         let preferred = moves(&mut self.outbound).or_else(|| moves(&mut self.waiting));
-        self.put_above(preferred.expect("only what is installed is preferred"));
+        self.make_preferred(preferred.expect("only what is installed is preferred"));
     }
 
-    fn put_above(&mut self, mut best: Outbound) {
+    fn make_preferred(&mut self, mut best: Outbound) {
         let tunnel = best.packet.tunnel;
         best.packet.last_resort = false;
         let others = self.outbound.iter_mut();
@@ -143,7 +143,7 @@ impl Esp {
     pub fn remove(&mut self, now: Time, spi_in: u32, reason: DownReason) {
         let was_best = |sa: &Outbound| self.sender(sa.packet.tunnel) == Some(spi_in);
         let found = self.outbound.iter().find(|sa| sa.spi_in == spi_in);
-        let succeeds = found.filter(|sa| was_best(sa) && is_soft(reason));
+        let succeeds = found.filter(|sa| was_best(sa) && leaves_replacement(reason));
         let tunnel = succeeds.map(|sa| sa.packet.tunnel);
         self.outbound.retain(|sa| sa.spi_in != spi_in);
         self.waiting.retain(|sa| sa.spi_in != spi_in);
@@ -152,10 +152,10 @@ impl Esp {
             next.packet.last_resort = false;
         }
         self.inbound.retain(|_, sa| sa.until > now);
-        if !is_soft(reason) {
+        if !leaves_replacement(reason) {
             self.inbound.remove(&spi_in);
         } else if let Some(sa) = self.inbound.get_mut(&spi_in) {
-            sa.until = now + STRAGGLERS;
+            sa.until = now + RETIRED_SA_GRACE;
         }
         self.gone.insert(spi_in, (now, reason));
     }
@@ -183,10 +183,9 @@ impl Esp {
 
     /// A packet to send, with where it leaves from and where it goes.
     pub fn send(&mut self, tunnel: TunnelId) -> Option<(SocketAddr, SocketAddr, Packet)> {
-        let is_lost =
-            |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !is_soft(*reason));
+        let is_lost = |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !leaves_replacement(*reason));
         // What another had replaced before, which then was lost, could not carry it.
-        let could_carry = |spi: &u32| !is_lost(spi) && !self.heirs(*spi).iter().any(is_lost);
+        let could_carry = |spi: &u32| !is_lost(spi) && !self.successors(*spi).iter().any(is_lost);
         let mut best = self.outbound.iter();
         let best = best.rposition(|sa| sa.packet.tunnel == tunnel)?;
         let replaced = self.outbound[best].replaces.filter(could_carry);
@@ -204,30 +203,30 @@ impl Esp {
         remote: SocketAddr,
         packet: &Packet,
     ) -> (Arrival, Vec<Command>) {
-        let mut news = Vec::new();
+        let mut commands = Vec::new();
         let found = self.inbound.get_mut(&packet.spi);
         let Some(sa) = found.filter(|sa| sa.until > now) else {
             let arrival = match self.gone.get(&packet.spi) {
                 Some((at, reason)) => Arrival::Gone(*at, *reason),
                 None => Arrival::Unknown,
             };
-            if now >= self.strangers_told + STRANGERS {
-                self.strangers_told = now;
+            if now >= self.unknown_spi_reported_at + UNKNOWN_SPI_INTERVAL {
+                self.unknown_spi_reported_at = now;
                 let spi = packet.spi;
-                news.push(Command::UnknownSpi { remote, spi });
+                commands.push(Command::UnknownSpi { remote, spi });
             }
-            return (arrival, news);
+            return (arrival, commands);
         };
         assert_eq!(sa.key, packet.key, "one SPI, two keys: {:08x}", packet.spi);
         let (tunnel, spi_in, at) = (sa.tunnel, packet.spi, now);
-        news.push(Command::EspReceived { tunnel, at });
+        commands.push(Command::EspReceived { tunnel, at });
         if std::mem::take(&mut sa.awaited) {
-            news.push(Command::ChildConfirmed { tunnel, spi_in });
+            commands.push(Command::ChildConfirmed { tunnel, spi_in });
         }
         if packet.sequence > sa.highest {
             sa.highest = packet.sequence;
             if remote != sa.remote {
-                news.push(Command::EspSource {
+                commands.push(Command::EspSource {
                     tunnel,
                     spi_in,
                     remote,
@@ -235,30 +234,30 @@ impl Esp {
                 });
             }
         }
-        (Arrival::Opened, news)
+        (Arrival::Opened, commands)
     }
 
     /// What has taken the place of an SA, and then of that.
-    fn heirs(&self, spi_in: u32) -> Vec<u32> {
-        let mut line = vec![spi_in];
+    fn successors(&self, spi_in: u32) -> Vec<u32> {
+        let mut chain = vec![spi_in];
         let mut next = 0;
-        while let Some(old) = line.get(next).copied() {
-            let heirs = self.successions.iter().filter(|(from, _)| *from == old);
-            line.extend(heirs.map(|(_, heir)| heir));
+        while let Some(old) = chain.get(next).copied() {
+            let successors = self.successions.iter().filter(|(from, _)| *from == old);
+            chain.extend(successors.map(|(_, successor)| successor));
             next += 1;
         }
-        line.split_off(1)
+        chain.split_off(1)
     }
 
     /// Whether it once had an SA that it has not any more.
-    pub fn has_gone(&self, spi_in: u32) -> bool {
+    pub fn was_removed(&self, spi_in: u32) -> bool {
         self.gone.contains_key(&spi_in)
     }
 
     /// Whether it has an SA, or has had it until another took its place.
     pub fn has_or_has_replaced(&self, spi_in: u32) -> bool {
         match self.gone.get(&spi_in) {
-            Some((_, reason)) => is_soft(*reason),
+            Some((_, reason)) => leaves_replacement(*reason),
             None => self.inbound.contains_key(&spi_in),
         }
     }
@@ -270,7 +269,7 @@ impl Esp {
 }
 
 /// Whether an SA that goes for this reason leaves another in its place.
-pub fn is_soft(reason: DownReason) -> bool {
+pub fn leaves_replacement(reason: DownReason) -> bool {
     match reason {
         DownReason::Replaced | DownReason::Redundant => true,
         DownReason::Requested

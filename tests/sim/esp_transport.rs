@@ -88,7 +88,7 @@ fn auto_follows_a_peer_that_forces_udp_encapsulation() {
 #[test]
 fn native_esp_is_rejected_across_a_nat_or_with_a_peer_that_forces_udp_and_this_is_reported() {
     use Encapsulation::{Auto, Esp, Udp};
-    let said = |pair: &Pair, side: Side| {
+    let reported_code = |pair: &Pair, side: Side| {
         let node = match side {
             Side::A => &pair.a,
             Side::B => &pair.b,
@@ -99,10 +99,10 @@ fn native_esp_is_rejected_across_a_nat_or_with_a_peer_that_forces_udp_and_this_i
     };
     for mut pair in [translated(Esp, Auto), between(Esp, Udp)] {
         pair.run_for(Duration::from_secs(5));
-        assert_eq!(said(&pair, Side::A), Some("nat-in-between"));
+        assert_eq!(reported_code(&pair, Side::A), Some("nat-in-between"));
     }
     for pair in [translated(Auto, Esp), between(Udp, Esp)] {
-        assert_eq!(said(&pair, Side::B), Some("nat-in-between"));
+        assert_eq!(reported_code(&pair, Side::B), Some("nat-in-between"));
         assert_ne!(pair.a.state(), TunnelState::Up);
     }
 }
@@ -110,17 +110,17 @@ fn native_esp_is_rejected_across_a_nat_or_with_a_peer_that_forces_udp_and_this_i
 #[test]
 fn a_rejected_peer_that_requires_native_esp_gets_advice_about_the_nat() {
     use Encapsulation::{Auto, Esp};
-    let told = |a| {
+    let reported = |a| {
         let pair = translated(a, Esp);
         let failure = pair.a.view().last_failure.unwrap();
         // The peer sends the same notification for both reasons.
         assert_eq!(failure.code, "no-proposal-chosen");
         format!("{failure:?}")
     };
-    let both = told(Esp);
+    let both = reported(Esp);
     assert!(both.contains("detected a NAT"), "{both}");
     assert!(both.contains("on both sides"), "{both}");
-    let theirs = told(Auto);
+    let theirs = reported(Auto);
     assert!(!theirs.contains("NAT"), "{theirs}");
 }
 

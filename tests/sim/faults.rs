@@ -28,14 +28,14 @@ fn fast() -> (Settings, Settings) {
 fn ten_minutes_of(
     seed: u8,
     name: &str,
-    weather: impl FnMut(Side, &groundlink::ike::Transmit) -> Vec<Duration> + 'static,
+    impairment: impl FnMut(Side, &groundlink::ike::Transmit) -> Vec<Duration> + 'static,
 ) -> Pair {
     let (a, b) = fast();
     let mut pair = Pair::with_seeds(a, b, (seed, seed + 100));
-    pair.weather(weather);
+    pair.impairment(impairment);
     pair.traffic(SECOND / 2);
     pair.run_for(10 * MINUTE);
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(3 * MINUTE);
     let end = pair.now + MINUTE;
     while let Some(why) = pair.disagreement() {
@@ -105,7 +105,7 @@ fn responses_delayed_by_twenty_seconds() {
         end.dpd.timeout = 60 * SECOND;
     }
     let mut pair = Pair::new(a, b);
-    pair.weather(|_, _| vec![10 * SECOND]);
+    pair.impairment(|_, _| vec![10 * SECOND]);
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();
     let spi = pair.a.children[0].spi_in;
@@ -143,7 +143,7 @@ fn each_single_message_lost_once() {
     for lost in 0..count {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let mut number = 0;
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             number += 1;
             if number == lost + 1 {
                 Vec::new()
@@ -167,7 +167,7 @@ fn each_single_message_lost_always() {
     for lost in 0..count {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let (mut number, mut victim) = (0, None);
-        pair.weather(move |_, transmit| {
+        pair.impairment(move |_, transmit| {
             number += 1;
             if number == lost + 1 {
                 victim = Some(transmit.content.clone());
@@ -196,7 +196,7 @@ fn a_restart_at_every_point() {
             let mut pair = Pair::new(settings(Side::A), settings(Side::B));
             let (mut number, crash) = (0, std::rc::Rc::new(std::cell::Cell::new(false)));
             let bell = crash.clone();
-            pair.weather(move |_, _| {
+            pair.impairment(move |_, _| {
                 number += 1;
                 bell.set(number > at);
                 vec![LATENCY]
@@ -224,7 +224,7 @@ fn a_restart_at_every_point() {
             }
             let fresh = settings(side);
             pair.reboot(side, fresh, 77);
-            pair.fair();
+            pair.no_impairment();
             pair.run_for(3 * MINUTE);
             pair.await_agreement(MINUTE);
         }
@@ -243,7 +243,7 @@ fn one_direction_blocked() {
         pair.wire.cut[deaf.other() as usize] = true;
         pair.run_for(3 * MINUTE);
         assert!(pair.node(deaf).children.is_empty(), "traffic stops");
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(2 * MINUTE);
         pair.await_agreement(MINUTE);
     }
@@ -269,7 +269,7 @@ fn peer_unreachable_for_half_a_day() {
     let (sent, later) = most_in(Duration::from_secs(12 * 3600));
     assert!((500..6000).contains(&sent), "{sent} messages in 12 hours");
     assert!(later <= at_first + 100, "{at_first} became {later}");
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(3 * MINUTE);
     pair.await_agreement(MINUTE);
 }

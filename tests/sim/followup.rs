@@ -8,7 +8,7 @@ use groundlink::wire::ExchangeType;
 
 use crate::pair::{Pair, Side, settings};
 use crate::script::{CREATE, INFORM};
-use crate::wire::ask;
+use crate::wire::request_kind;
 
 const FOLLOWUP: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
 
@@ -77,22 +77,22 @@ fn both_kinds_of_sa_are_rekeyed_by_each_side_without_packet_loss() {
 #[test]
 fn no_sa_is_installed_before_the_additional_key_exchange() {
     let mut pair = busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let create = pair.take(Side::A, ask(CREATE));
-    let created = pair.answer_to(&create);
+    let create = pair.take(Side::A, request_kind(CREATE));
+    let created = pair.response_to(&create);
     assert_eq!(pair.b.children.len(), 1);
-    pair.give(&created);
+    pair.deliver_copy(&created);
     assert_eq!(pair.a.children.len(), 1);
-    let followup = pair.take(Side::A, ask(FOLLOWUP));
-    let followed = pair.answer_to(&followup);
+    let followup = pair.take(Side::A, request_kind(FOLLOWUP));
+    let followed = pair.response_to(&followup);
     assert_eq!(pair.b.children.len(), 2);
-    pair.give(&followed);
+    pair.deliver_copy(&followed);
     assert_eq!(pair.a.children.len(), 2);
-    let delete = pair.take(Side::A, ask(INFORM));
-    let deleted = pair.answer_to(&delete);
-    pair.give(&deleted);
-    pair.let_go();
+    let delete = pair.take(Side::A, request_kind(INFORM));
+    let deleted = pair.response_to(&delete);
+    pair.deliver_copy(&deleted);
+    pair.release_messages();
     pair.run_for(Duration::from_secs(20));
     pair.assert_agreed();
     pair.assert_no_gap();
@@ -101,19 +101,22 @@ fn no_sa_is_installed_before_the_additional_key_exchange() {
 #[test]
 fn a_retransmitted_followup_gets_the_same_response_and_installs_nothing_twice() {
     let mut pair = busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let create = pair.take(Side::A, ask(CREATE));
-    let created = pair.answer_to(&create);
-    pair.give(&created);
-    let followup = pair.take(Side::A, ask(FOLLOWUP));
-    let first = pair.answer_to(&followup);
-    let again = pair.answer_to(&followup);
-    assert_eq!(format!("{:?}", first.load), format!("{:?}", again.load));
+    let create = pair.take(Side::A, request_kind(CREATE));
+    let created = pair.response_to(&create);
+    pair.deliver_copy(&created);
+    let followup = pair.take(Side::A, request_kind(FOLLOWUP));
+    let first = pair.response_to(&followup);
+    let again = pair.response_to(&followup);
+    assert_eq!(
+        format!("{:?}", first.content),
+        format!("{:?}", again.content)
+    );
     assert_eq!(pair.b.children.len(), 2);
-    pair.give(&again);
-    pair.give(&first);
-    pair.let_go();
+    pair.deliver_copy(&again);
+    pair.deliver_copy(&first);
+    pair.release_messages();
     pair.run_for(Duration::from_secs(20));
     pair.assert_agreed();
     pair.assert_no_gap();
@@ -167,19 +170,19 @@ fn p11_simultaneous_rekeys_of_either_kind_leave_one_sa_whichever_side_wins() {
 fn p11_a_rekey_request_after_the_collision_window_gets_temporary_failure() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, what);
-        let create = pair.take(Side::A, ask(CREATE));
-        let created = pair.answer_to(&create);
-        pair.give(&created);
+        let create = pair.take(Side::A, request_kind(CREATE));
+        let created = pair.response_to(&create);
+        pair.deliver_copy(&created);
         pair.rekey(Side::B, what);
-        let late = pair.take(Side::B, ask(CREATE));
-        let followup = pair.take(Side::A, ask(FOLLOWUP));
-        let followed = pair.answer_to(&followup);
-        pair.give(&followed);
-        let _delete = pair.take(Side::A, ask(INFORM));
-        pair.give(&late);
-        pair.let_go();
+        let late = pair.take(Side::B, request_kind(CREATE));
+        let followup = pair.take(Side::A, request_kind(FOLLOWUP));
+        let followed = pair.response_to(&followup);
+        pair.deliver_copy(&followed);
+        let _delete = pair.take(Side::A, request_kind(INFORM));
+        pair.deliver_copy(&late);
+        pair.release_messages();
         pair.run_for(Duration::from_secs(90));
         pair.assert_agreed();
         pair.assert_no_gap();
@@ -198,28 +201,28 @@ fn p11_a_rekey_request_after_the_collision_window_gets_temporary_failure() {
 #[test]
 fn p11_an_sa_replaced_before_its_followup_arrives_is_not_replaced_again() {
     let mut pair = busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let create = pair.take(Side::A, ask(CREATE));
-    let created = pair.answer_to(&create);
-    pair.give(&created);
-    let followup = pair.take(Side::A, ask(FOLLOWUP));
+    let create = pair.take(Side::A, request_kind(CREATE));
+    let created = pair.response_to(&create);
+    pair.deliver_copy(&created);
+    let followup = pair.take(Side::A, request_kind(FOLLOWUP));
 
     pair.rekey(Side::B, Rekey::Child);
-    let other = pair.take(Side::B, ask(CREATE));
-    let answered = pair.answer_to(&other);
-    pair.give(&answered);
-    let other = pair.take(Side::B, ask(FOLLOWUP));
-    let answered = pair.answer_to(&other);
-    pair.give(&answered);
+    let other = pair.take(Side::B, request_kind(CREATE));
+    let answered = pair.response_to(&other);
+    pair.deliver_copy(&answered);
+    let other = pair.take(Side::B, request_kind(FOLLOWUP));
+    let answered = pair.response_to(&other);
+    pair.deliver_copy(&answered);
     assert_eq!((pair.a.children.len(), pair.b.children.len()), (2, 2));
 
-    let delete = pair.take(Side::B, ask(INFORM));
-    let refused = pair.answer_to(&followup);
+    let delete = pair.take(Side::B, request_kind(INFORM));
+    let refused = pair.response_to(&followup);
     assert_eq!(pair.b.children.len(), 2, "nothing is made");
-    pair.give(&delete);
-    pair.give(&refused);
-    pair.let_go();
+    pair.deliver_copy(&delete);
+    pair.deliver_copy(&refused);
+    pair.release_messages();
     pair.run_for(Duration::from_secs(90));
     pair.assert_agreed();
     pair.assert_no_gap();
@@ -244,23 +247,23 @@ fn an_incomplete_rekey_expires_and_is_retried() {
         other.dpd.timeout = Duration::from_secs(300);
         let mut pair = Pair::new(patient, other);
         pair.run_for(Duration::from_secs(2));
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, what);
-        let create = pair.take(Side::A, ask(CREATE));
-        let created = pair.answer_to(&create);
-        pair.give(&created);
-        let followup = pair.take(Side::A, ask(FOLLOWUP));
+        let create = pair.take(Side::A, request_kind(CREATE));
+        let created = pair.response_to(&create);
+        pair.deliver_copy(&created);
+        let followup = pair.take(Side::A, request_kind(FOLLOWUP));
         pair.run_for(Duration::from_secs(61));
         // What else was said meanwhile is lost.
         while pair.wire.take(Side::B).is_some() {}
-        let refused = pair.answer_to(&followup);
-        pair.give(&refused);
+        let refused = pair.response_to(&followup);
+        pair.deliver_copy(&refused);
         assert!(
             pair.a.failures[0].text.contains("STATE_NOT_FOUND"),
             "{:?}",
             pair.a.failures
         );
-        pair.let_go();
+        pair.release_messages();
         pair.run_for(Duration::from_secs(120));
         pair.rekey(Side::A, what);
         pair.run_for(Duration::from_secs(60));

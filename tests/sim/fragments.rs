@@ -14,14 +14,14 @@ use crate::scripted_peer::{ScriptedPeer, notify};
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 /// The least packet of the configuration, less IPv4, UDP and marker.
-const LEAST: usize = 576 - 32;
+const MIN_DATAGRAM: usize = 576 - 32;
 
 /// Two ends whose IKE_AUTH is too long for one such packet in either direction.
-fn long_winded(fragment_size: u16) -> Pair {
-    long_winded_with(fragment_size, (1, 2))
+fn with_long_ike_auth(fragment_size: u16) -> Pair {
+    with_long_ike_auth_seeded(fragment_size, (1, 2))
 }
 
-fn long_winded_with(fragment_size: u16, seeds: (u8, u8)) -> Pair {
+fn with_long_ike_auth_seeded(fragment_size: u16, seeds: (u8, u8)) -> Pair {
     let [a, b] = [Side::A, Side::B].map(|side| {
         let mut settings = settings(side);
         settings.id = Identity::Fqdn(format!("{side:?}.").repeat(450));
@@ -55,7 +55,7 @@ fn fragments(sent: &[Transmit]) -> usize {
 #[test]
 fn long_messages_cross_in_fragments_no_larger_than_configured() {
     for fragment_size in [576, 700, 1000] {
-        let mut pair = long_winded(fragment_size);
+        let mut pair = with_long_ike_auth(fragment_size);
         pair.run_for(Duration::from_secs(1));
         pair.assert_agreed();
         for node in [&pair.a, &pair.b] {
@@ -91,16 +91,16 @@ fn fragmentation_support_carries_over_to_the_rekeyed_ike_sa() {
     assert!(pair.b.view().rekeys.ike >= 1 && pair.b.view().rekeys.child >= 1);
     for node in [&pair.a, &pair.b] {
         assert!(fragments(&node.sent) >= 2);
-        assert!(node.sent.iter().all(|sent| length(sent) <= LEAST));
+        assert!(node.sent.iter().all(|sent| length(sent) <= MIN_DATAGRAM));
     }
 }
 
 #[test]
 fn f02_lost_duplicated_and_reordered_fragments_complete_one_handshake() {
     for seed in 0..60u8 {
-        let mut pair = long_winded_with(576, (seed, seed.wrapping_add(100)));
+        let mut pair = with_long_ike_auth_seeded(576, (seed, seed.wrapping_add(100)));
         let mut dice = Generator::from_seed([seed; 32]);
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             let [loss, copies, first, second] = dice.bytes::<4>();
             let delay = |byte: u8| Duration::from_millis(1 + u64::from(byte));
             match (loss % 4, copies % 3) {
@@ -110,7 +110,7 @@ fn f02_lost_duplicated_and_reordered_fragments_complete_one_handshake() {
             }
         });
         pair.run_for(Duration::from_secs(80));
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(Duration::from_secs(80));
         pair.assert_agreed();
         assert!(fragments(&pair.a.sent) >= 2, "seed {seed}");
@@ -120,8 +120,8 @@ fn f02_lost_duplicated_and_reordered_fragments_complete_one_handshake() {
 
 /// Loses what is longer than `narrow` on the way from `side`.
 fn narrow(pair: &mut Pair, side: Option<Side>) {
-    pair.weather(move |from, transmit| {
-        let through = side.is_some_and(|side| side != from) || length(transmit) <= LEAST;
+    pair.impairment(move |from, transmit| {
+        let through = side.is_some_and(|side| side != from) || length(transmit) <= MIN_DATAGRAM;
         if through { vec![LATENCY] } else { vec![] }
     });
 }
@@ -130,12 +130,12 @@ fn narrow(pair: &mut Pair, side: Option<Side>) {
 fn the_initiator_detects_a_smaller_path_mtu_and_the_responder_adapts() {
     // Both ways, so that the answer must come smaller at once; then each way alone.
     for side in [None, Some(Side::A), Some(Side::B)] {
-        let mut pair = long_winded(1280);
+        let mut pair = with_long_ike_auth(1280);
         narrow(&mut pair, side);
         pair.run_for(Duration::from_secs(20));
         pair.assert_agreed();
         assert!(
-            pair.a.sent.iter().any(|sent| length(sent) > LEAST),
+            pair.a.sent.iter().any(|sent| length(sent) > MIN_DATAGRAM),
             "whole first"
         );
     }
@@ -143,9 +143,9 @@ fn the_initiator_detects_a_smaller_path_mtu_and_the_responder_adapts() {
 
 #[test]
 fn a_retransmitted_response_is_not_encrypted_again() {
-    let mut pair = long_winded(576);
+    let mut pair = with_long_ike_auth(576);
     let mut first_answer = true;
-    pair.weather(move |from, transmit| {
+    pair.impairment(move |from, transmit| {
         let lost = from == Side::B && envelope(transmit).is_some() && first_answer;
         first_answer &= !matches!(envelope(transmit), Some(Envelope::Fragment { number, total }) if from == Side::B && number == total);
         if lost { vec![] } else { vec![LATENCY] }
@@ -316,10 +316,10 @@ fn f04_an_unfragmented_message_discards_its_partial_fragments() {
     for fragment in others {
         scripted_peer.deliver(fragment);
     }
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 2, &[]).is_empty());
     scripted_peer.deliver(last);
     assert!(scripted_peer.heard().is_empty(), "its message is answered");
-    assert!(scripted_peer.ask(INFORMATIONAL, 3, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 3, &[]).is_empty());
 }
 
 #[test]
@@ -330,7 +330,11 @@ fn f05_fragments_of_a_peer_that_did_not_negotiate_them_are_dropped() {
         scripted_peer.deliver(&fragment);
     }
     assert!(scripted_peer.heard().is_empty());
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[filler()]).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 2, &[filler()])
+            .is_empty()
+    );
 }
 
 #[test]
@@ -351,7 +355,7 @@ fn f05_fragments_in_ike_sa_init_are_dropped() {
 
 #[test]
 fn f05_a_peer_that_did_not_negotiate_fragmentation_gets_no_fragments() {
-    let pair = long_winded(576);
+    let pair = with_long_ike_auth(576);
     let request = Message::parse(&pair.a.sent_ike(0)).unwrap().clear;
     assert!(
         request.contains(&notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)),
@@ -379,8 +383,8 @@ fn f06_incomplete_requests_block_nothing() {
             scripted_peer.deliver(fragment);
         }
     }
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty());
-    assert!(scripted_peer.ask(INFORMATIONAL, 3, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 3, &[]).is_empty());
     // Nor does a handshake that never completes outlive its time.
     let mut half_open = ScriptedPeer::keyed_for_fragments();
     let request = half_open.auth_request();
@@ -437,7 +441,7 @@ fn f07_only_the_first_fragment_of_an_answered_request_resends_the_response() {
 }
 
 /// A payload whose content cannot be.
-fn broken() -> Payload {
+fn invalid_payload() -> Payload {
     Payload::Unknown {
         kind: PayloadType::SA,
         critical: Critical::No,
@@ -448,7 +452,7 @@ fn broken() -> Payload {
 #[test]
 fn f08_malformed_content_in_valid_fragments_gets_invalid_syntax() {
     let mut scripted_peer = scripted_peer();
-    let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[broken()], 200);
+    let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[invalid_payload()], 200);
     for fragment in sealed(&mut scripted_peer, frames) {
         scripted_peer.deliver(&fragment);
     }
@@ -457,7 +461,7 @@ fn f08_malformed_content_in_valid_fragments_gets_invalid_syntax() {
     assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
 
     let mut half_open = ScriptedPeer::keyed_for_fragments();
-    let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &[broken()], 200);
+    let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &[invalid_payload()], 200);
     for fragment in sealed(&mut half_open, frames) {
         half_open.deliver(&fragment);
     }

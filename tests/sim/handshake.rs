@@ -164,10 +164,10 @@ fn n21_the_right_key_with_another_identity_is_rejected_and_both_identities_are_r
     let mut pair = Pair::new(settings(Side::A), b);
     pair.run_for(Duration::from_millis(400));
     assert_eq!(pair.b.codes(), ["peer-id-mismatch"]);
-    let told = &pair.b.failures[0];
+    let failure = &pair.b.failures[0];
     assert!(
-        told.text.contains("192.0.2.1") && told.text.contains("office.example.org"),
-        "{told:?}"
+        failure.text.contains("192.0.2.1") && failure.text.contains("office.example.org"),
+        "{failure:?}"
     );
     assert_eq!(pair.a.codes(), ["authentication-failed"]);
 
@@ -210,10 +210,10 @@ fn without_a_common_ike_proposal_both_sides_report_both_offers() {
         advice.contains("`ike = \"aes128-sha256-curve25519\"`"),
         "{advice}"
     );
-    let told = &pair.b.failures[0].text;
+    let text = &pair.b.failures[0].text;
     assert!(
-        told.contains("aes128-sha256-curve25519") && told.contains("aes256-sha512-modp2048"),
-        "{told}"
+        text.contains("aes128-sha256-curve25519") && text.contains("aes256-sha512-modp2048"),
+        "{text}"
     );
 }
 
@@ -264,7 +264,7 @@ fn an_unresponsive_peer_is_reported_early_and_retried_with_backoff() {
         "{per_hour} datagrams an hour"
     );
     assert!(pair.a.failures.len() < 12 * 60 * 2);
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(Duration::from_secs(120));
     pair.assert_agreed();
 }
@@ -274,7 +274,7 @@ fn retransmissions_are_identical_and_get_the_same_response() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     let mut dropped = 0;
     // The first answer of B is lost, twice.
-    pair.weather(move |side, _| {
+    pair.impairment(move |side, _| {
         if side == Side::B && dropped < 2 {
             dropped += 1;
             return Vec::new();
@@ -292,7 +292,7 @@ fn the_tunnel_comes_up_when_any_single_message_is_lost_once() {
     for lost in 0..4 {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         let mut seen = 0;
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             seen += 1;
             if seen == lost {
                 Vec::new()
@@ -308,7 +308,7 @@ fn the_tunnel_comes_up_when_any_single_message_is_lost_once() {
 #[test]
 fn duplicates_and_late_copies_of_every_message_change_nothing() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
-    pair.weather(|_, _| {
+    pair.impairment(|_, _| {
         vec![
             LATENCY,
             LATENCY * 2,
@@ -330,7 +330,7 @@ fn heavy_random_loss_delay_and_duplication_converge_on_one_tunnel() {
             (seed, seed.wrapping_add(100)),
         );
         let mut chance = groundlink::crypto::Generator::from_seed([seed ^ 0x5a; 32]);
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             let copies = match chance.below(10) {
                 0..3 => 0,
                 3..5 => 2,
@@ -341,7 +341,7 @@ fn heavy_random_loss_delay_and_duplication_converge_on_one_tunnel() {
                 .collect()
         });
         pair.run_for(Duration::from_secs(120));
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(Duration::from_secs(180));
         pair.assert_agreed();
     }
@@ -376,12 +376,12 @@ fn simultaneous_initiation_with_loss_converges() {
         let b = with(Side::B, |settings| settings.start = Start::Auto);
         let mut pair = Pair::with_seeds(settings(Side::A), b, (seed, seed.wrapping_add(50)));
         let mut chance = groundlink::crypto::Generator::from_seed([seed ^ 0x33; 32]);
-        pair.weather(move |_, _| match chance.below(10) {
+        pair.impairment(move |_, _| match chance.below(10) {
             0..3 => Vec::new(),
             _ => vec![Duration::from_millis(chance.below(400))],
         });
         pair.run_for(Duration::from_secs(60));
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(Duration::from_secs(240));
         pair.assert_agreed();
     }

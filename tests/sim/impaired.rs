@@ -83,7 +83,7 @@ fn misbehaving(rules: impl IntoIterator<Item = Rule>) -> Pair {
     pair
 }
 
-fn behave(pair: &mut Pair) {
+fn stop_misbehaving(pair: &mut Pair) {
     pair.a.endpoint.impair().clear();
 }
 
@@ -97,7 +97,7 @@ fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
                     which,
                     change,
                 };
-                let told = format!("{rule:?}");
+                let case = format!("{rule:?}");
                 let result = std::panic::catch_unwind(|| {
                     let mut pair = misbehaving([]);
                     pair.run_for(Duration::from_secs(1));
@@ -119,11 +119,11 @@ fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
                         },
                     );
                     pair.run_for(MINUTE);
-                    behave(&mut pair);
+                    stop_misbehaving(&mut pair);
                     pair.run_for(5 * MINUTE);
                     pair.assert_agreed();
                 });
-                assert!(result.is_ok(), "with {told}");
+                assert!(result.is_ok(), "with {case}");
             }
         }
     }
@@ -158,19 +158,19 @@ fn p08_an_invalid_rekey_response_discards_the_new_child_sa_and_keeps_the_old() {
             PayloadType::SA,
             child_answer(|sa| sa[8..12].copy_from_slice(&[0, 0, 0, 255])),
         ),
-        Change::Replace(PayloadType::TSI, anything()),
-        Change::Replace(PayloadType::TSR, anything()),
+        Change::Replace(PayloadType::TSI, all_ipv4_addresses()),
+        Change::Replace(PayloadType::TSR, all_ipv4_addresses()),
         Change::Append(vec![Payload::Ke(groundlink::wire::Ke {
             group: 31,
             data: vec![9; 32],
         })]),
     ] {
-        let told = format!("{change:?}");
+        let case = format!("{change:?}");
         let mut pair = answered_with(Rekey::Child, change);
-        assert_eq!(pair.b.state(), TunnelState::Up, "{told}");
-        assert_eq!(pair.b.view().rekeys.child, 0, "{told}");
-        assert_eq!(pair.b.codes(), ["peer-misbehaved"], "{told}");
-        behave(&mut pair);
+        assert_eq!(pair.b.state(), TunnelState::Up, "{case}");
+        assert_eq!(pair.b.view().rekeys.child, 0, "{case}");
+        assert_eq!(pair.b.codes(), ["peer-misbehaved"], "{case}");
+        stop_misbehaving(&mut pair);
         pair.command(
             Side::B,
             Command::Rekey {
@@ -180,8 +180,8 @@ fn p08_an_invalid_rekey_response_discards_the_new_child_sa_and_keeps_the_old() {
         );
         pair.run_for(5 * MINUTE);
         pair.assert_agreed();
-        assert_eq!(pair.b.view().rekeys.child, 1, "tried again: {told}");
-        assert_eq!(pair.b.count("IkeUp"), 1, "the IKE SA stood: {told}");
+        assert_eq!(pair.b.view().rekeys.child, 1, "tried again: {case}");
+        assert_eq!(pair.b.count("IkeUp"), 1, "the IKE SA stood: {case}");
     }
 }
 
@@ -198,7 +198,7 @@ fn child_answer(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 }
 
 /// A TS payload's body: every IPv4 address.
-fn anything() -> Vec<u8> {
+fn all_ipv4_addresses() -> Vec<u8> {
     vec![
         1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255,
     ]
@@ -216,7 +216,7 @@ fn p09_invalid_syntax_or_an_unknown_critical_payload_in_a_response_closes_the_sa
         };
         let mut pair = answered_with(Rekey::Child, Change::Only(vec![notify]));
         assert_eq!(pair.b.count("IkeDown"), 1, "type {kind}");
-        behave(&mut pair);
+        stop_misbehaving(&mut pair);
         pair.run_for(5 * MINUTE);
         pair.assert_agreed();
     }
@@ -269,7 +269,7 @@ fn p07_an_invalid_request_to_rekey_the_ike_sa_is_rejected_and_the_old_one_stays(
         Change::Replace(PayloadType::SA, ike_offer(&[0; 8])),
         Change::Replace(PayloadType::SA, ike_offer(&[1, 2, 3, 4])),
     ] {
-        let told = format!("{change:?}");
+        let case = format!("{change:?}");
         let mut pair = Pair::established();
         pair.a.endpoint.impair().add(Rule {
             exchange: ExchangeType::CREATE_CHILD_SA,
@@ -284,13 +284,13 @@ fn p07_an_invalid_request_to_rekey_the_ike_sa_is_rejected_and_the_old_one_stays(
             },
         );
         pair.run_for(Duration::from_secs(2));
-        assert_eq!(pair.b.state(), TunnelState::Up, "{told}");
-        assert_eq!(pair.b.count("IkeRekeyed"), 0, "{told}");
-        assert_eq!(pair.b.count("IkeDown"), 0, "{told}");
-        behave(&mut pair);
+        assert_eq!(pair.b.state(), TunnelState::Up, "{case}");
+        assert_eq!(pair.b.count("IkeRekeyed"), 0, "{case}");
+        assert_eq!(pair.b.count("IkeDown"), 0, "{case}");
+        stop_misbehaving(&mut pair);
         pair.run_for(10 * MINUTE);
         pair.assert_agreed();
-        assert_eq!(pair.b.count("IkeUp"), 1, "{told}");
+        assert_eq!(pair.b.count("IkeUp"), 1, "{case}");
     }
 }
 
@@ -394,7 +394,7 @@ fn p19_a_child_sa_near_its_limit_that_the_peer_does_not_rekey_is_replaced_by_a_n
     assert_eq!(pair.b.count("IkeUp"), 2);
     assert_eq!(pair.b.state(), TunnelState::Up);
     assert_ne!(pair.b.children[0].spi_in, spi_in);
-    behave(&mut pair);
+    stop_misbehaving(&mut pair);
     pair.run_for(MINUTE);
     pair.assert_agreed();
 }

@@ -63,7 +63,7 @@ fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
         for which in [Which::Request, Which::Response] {
             for change in changes(&[PayloadType::KE, PayloadType::NOTIFY]) {
                 let rule = rule(exchange, which, change);
-                let told = format!("{rule:?}");
+                let case = format!("{rule:?}");
                 let result = std::panic::catch_unwind(|| {
                     let mut pair = Pair::new(hybrid(Side::A), hybrid(Side::B));
                     for side in [Side::A, Side::B] {
@@ -79,7 +79,7 @@ fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
                     }
                     assert_heals(pair);
                 });
-                assert!(result.is_ok(), "with {told}");
+                assert!(result.is_ok(), "with {case}");
             }
         }
     }
@@ -98,9 +98,9 @@ fn n06_an_encapsulation_key_of_another_method_or_length_gets_invalid_syntax() {
         Change::Duplicate(PayloadType::KE),
         Change::Replace(PayloadType::KE, vec![0, 36]),
     ] {
-        let told = format!("{change:?}");
+        let case = format!("{change:?}");
         let pair = with_intermediate(Side::A, Which::Request, change);
-        assert_eq!(pair.b.codes()[0], "invalid-syntax", "{told:.80}");
+        assert_eq!(pair.b.codes()[0], "invalid-syntax", "{case:.80}");
         let refused = &pair.a.failures[0];
         assert!(refused.text.contains("INVALID_SYNTAX"), "{refused:?}");
         assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
@@ -126,9 +126,9 @@ fn n06_a_ciphertext_of_another_method_or_length_ends_the_attempt() {
         Change::Omit(PayloadType::KE),
         Change::Duplicate(PayloadType::KE),
     ] {
-        let told = format!("{change:?}");
+        let case = format!("{change:?}");
         let pair = with_intermediate(Side::B, Which::Response, change);
-        assert_eq!(pair.a.codes()[0], "invalid-syntax", "{told:.80}");
+        assert_eq!(pair.a.codes()[0], "invalid-syntax", "{case:.80}");
         assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
         assert_heals(pair);
     }
@@ -217,8 +217,8 @@ fn an_unknown_link_gets_state_not_found_and_leaves_the_old_sa_unchanged() {
         let tunnel = TUNNEL;
         pair.command(Side::A, Command::Rekey { tunnel, what });
         pair.run_for(Duration::from_secs(2));
-        let told = &pair.a.failures[0];
-        assert!(told.text.contains("STATE_NOT_FOUND"), "{told:?}");
+        let failure = &pair.a.failures[0];
+        assert!(failure.text.contains("STATE_NOT_FOUND"), "{failure:?}");
         assert_eq!((pair.a.children.len(), pair.b.children.len()), (1, 1));
         assert_eq!(pair.a.state(), TunnelState::Up);
         assert_heals(pair);

@@ -105,7 +105,7 @@ fn ike_proposal(transforms: Vec<Transform>) -> Proposal {
 }
 
 /// What A offers: AES-128, HMAC-SHA-256, its PRF, Curve25519.
-fn honest() -> Vec<Transform> {
+fn valid_transforms() -> Vec<Transform> {
     vec![
         Transform::new(TransformType::ENCR, 12, Some(128)),
         Transform::new(TransformType::INTEG, 12, None),
@@ -120,10 +120,10 @@ fn offering(proposals: Vec<Proposal>) -> Vec<u8> {
 
 #[test]
 fn n03_contradictory_proposals_are_skipped_and_the_others_considered() {
-    assert_served(&offering(vec![ike_proposal(honest())]));
+    assert_served(&offering(vec![ike_proposal(valid_transforms())]));
     let none = NotifyType::NO_PROPOSAL_CHOSEN;
     let key_length = |bits: Option<u16>, more: &[u8]| {
-        let mut transforms = honest();
+        let mut transforms = valid_transforms();
         transforms[0].key_bits = bits;
         transforms[0].unknown_attributes = more.to_vec();
         ike_proposal(transforms)
@@ -140,13 +140,13 @@ fn n03_contradictory_proposals_are_skipped_and_the_others_considered() {
         key_length(Some(128), &[0x80, 99, 0, 0]),
     ] {
         assert_refused(&offering(vec![flawed.clone()]), none);
-        let mut good = ike_proposal(honest());
+        let mut good = ike_proposal(valid_transforms());
         good.number = 2;
         assert_served(&offering(vec![flawed, good]));
     }
     for size in 1..=255 {
         let spi = vec![7; size];
-        let proposal = Proposal::new(1, ProtocolId::IKE, spi, honest());
+        let proposal = Proposal::new(1, ProtocolId::IKE, spi, valid_transforms());
         assert_refused(&offering(vec![proposal]), none);
     }
     assert_refused(&offering(Vec::new()), none);
@@ -174,7 +174,7 @@ fn n03_wrong_counts_and_lengths_inside_the_sa_payload_are_survived() {
 fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen() {
     let none = NotifyType::NO_PROPOSAL_CHOSEN;
     for missing in 0..4 {
-        let mut transforms = honest();
+        let mut transforms = valid_transforms();
         transforms.remove(missing);
         assert_refused(&offering(vec![ike_proposal(transforms)]), none);
     }
@@ -183,7 +183,7 @@ fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen(
         Transform::new(TransformType::ENCR, 20, Some(128)),
         Transform::new(TransformType::ENCR, 11, None),
     ] {
-        let mut transforms = honest();
+        let mut transforms = valid_transforms();
         transforms[0] = encryption;
         assert_refused(&offering(vec![ike_proposal(transforms)]), none);
     }
@@ -199,7 +199,7 @@ fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen(
         a.start = groundlink::ike::Start::Add;
         Pair::new(a, b)
     };
-    let mut transforms = honest();
+    let mut transforms = valid_transforms();
     transforms[0] = Transform::new(TransformType::ENCR, 20, Some(128));
     let bytes = offering(vec![ike_proposal(transforms.clone())]);
     pair.inject(Side::B, 500, &bytes);
@@ -226,11 +226,11 @@ fn n06_a_public_value_of_another_group_or_length_is_rejected() {
     let wanted = 31u16.to_be_bytes();
     for group in [0, 1, 2, 14, 19, 1025, 65535] {
         for len in [0, 32, 256] {
-            let told = assert_refused(
+            let notified = assert_refused(
                 &with_ke(group, vec![9; len]),
                 NotifyType::INVALID_KE_PAYLOAD,
             );
-            assert_eq!(told, wanted, "{group}");
+            assert_eq!(notified, wanted, "{group}");
         }
     }
     for len in [0, 1, 31, 33, 64, 1000] {
@@ -338,11 +338,11 @@ fn n26_unknown_unencrypted_payloads_are_skipped_unless_critical() {
             })
         };
         assert_served(&unknown(Critical::No));
-        let told = assert_refused(
+        let notified = assert_refused(
             &unknown(Critical::Yes),
             NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD,
         );
-        assert_eq!(told, [kind]);
+        assert_eq!(notified, [kind]);
     }
     // On payloads that everybody knows the bit means nothing.
     let mut critical = init();
@@ -426,7 +426,7 @@ fn n29_vendor_ids_and_unsolicited_certificates_and_configuration_payloads_are_ig
             let mut scripted_peer = ScriptedPeer::keyed();
             let mut request = scripted_peer.auth_request();
             request.push(junk(kind, body));
-            let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+            let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
             assert_eq!(answer.len(), 5, "IDr, AUTH, SA, TSi, TSr: {answer:?}");
             assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
         }
@@ -452,7 +452,7 @@ fn n30_extensions_not_offered_are_neither_answered_nor_used() {
     let mut scripted_peer = ScriptedPeer::keyed();
     let mut request = scripted_peer.auth_request();
     request.extend(extensions());
-    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(answer.len(), 5, "{answer:?}");
     // In an answer: the next message is IKE_AUTH all the same.
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));

@@ -47,7 +47,7 @@ pub fn seed(shared: &Secret, nonces: Nonces<'_>) -> Vec<u8> {
 }
 
 /// One IKE SA as its initiator has it.
-pub struct Line {
+pub struct IkeSaKeys {
     pub spi_i: IkeSpi,
     pub spi_r: IkeSpi,
     /// SK_pi.
@@ -60,8 +60,8 @@ pub struct Line {
     counter: u64,
 }
 
-impl Line {
-    pub fn new(seed: &[u8], nonces: Nonces<'_>, spi_i: IkeSpi, spi_r: IkeSpi) -> Line {
+impl IkeSaKeys {
+    pub fn new(seed: &[u8], nonces: Nonces<'_>, spi_i: IkeSpi, spi_r: IkeSpi) -> IkeSaKeys {
         let spis = [spi_i.0.to_be_bytes(), spi_r.0.to_be_bytes()].concat();
         // SK_d 32 | SK_ai 32 | SK_ar 32 | SK_ei 16 | SK_er 16 | SK_pi 32
         let stream = prf_plus(seed, &[nonces.0, nonces.1, &spis].concat());
@@ -69,8 +69,8 @@ impl Line {
             encryption: suite().encryption[0],
             integrity: Some(suite().integrity[0]),
         };
-        let made = || -> Result<Line, WrongKeyLength> {
-            Ok(Line {
+        let made = || -> Result<IkeSaKeys, WrongKeyLength> {
+            Ok(IkeSaKeys {
                 spi_i,
                 spi_r,
                 prove: stream[128..160].to_vec(),

@@ -41,7 +41,7 @@ fn a_dead_peer_is_detected_after_delay_and_timeout_and_not_before() {
     assert_eq!(pair.a.state(), TunnelState::Connecting);
     assert_eq!(pair.a.codes()[0], "peer-dead");
     assert!(pair.a.children.is_empty());
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(3 * MINUTE);
     pair.assert_agreed();
 }
@@ -52,7 +52,7 @@ fn one_lost_liveness_check_does_not_close_the_tunnel() {
     let spi = pair.a.children[0].spi_in;
     pair.cut();
     pair.run_for(Duration::from_secs(20));
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(10 * MINUTE);
     pair.assert_agreed();
     assert_eq!(pair.a.children[0].spi_in, spi);
@@ -265,7 +265,7 @@ fn a_clock_jump_is_survived() {
 }
 
 /// A tunnel whose B side tries out soon whether A rekeys, each with these ESP proposals.
-fn on_trial(a_esp: &str, b_esp: &str) -> Pair {
+fn with_rekey_check(a_esp: &str, b_esp: &str) -> Pair {
     let esp = |words: &str| vec![EspProposal::parse(words).unwrap().0];
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
     (a.esp, b.esp) = (esp(a_esp), esp(b_esp));
@@ -279,7 +279,7 @@ fn on_trial(a_esp: &str, b_esp: &str) -> Pair {
 #[test]
 fn the_rekey_check_shows_that_the_peer_rekeys() {
     let pfs = "aes128-sha256-curve25519";
-    let mut pair = on_trial(pfs, pfs);
+    let mut pair = with_rekey_check(pfs, pfs);
     pair.run_for(MINUTE);
     pair.assert_agreed();
     let view = pair.b.view();
@@ -302,7 +302,7 @@ fn the_rekey_check_finds_a_pfs_mismatch_and_leaves_the_tunnel_unchanged() {
         ("aes128-sha256-curve25519", "aes128-sha256"),
         ("aes128-sha256", "aes128-sha256-curve25519"),
     ] {
-        let mut pair = on_trial(a, b);
+        let mut pair = with_rekey_check(a, b);
         let (since, spi) = (pair.b.view().since, pair.b.children[0].spi_in);
         pair.run_for(60 * MINUTE);
         pair.assert_agreed();
@@ -317,12 +317,12 @@ fn the_rekey_check_finds_a_pfs_mismatch_and_leaves_the_tunnel_unchanged() {
         assert_eq!(failure.code, "rekey-refused");
         assert!(failure.text.contains(b), "{}", failure.text);
         // The other side says theirs against ours, too.
-        let told = pair.a.view().last_failure.unwrap();
-        assert_eq!(told.code, "pfs-mismatch");
+        let reported = pair.a.view().last_failure.unwrap();
+        assert_eq!(reported.code, "pfs-mismatch");
         assert!(
-            told.text.contains(a) && told.text.contains(b),
+            reported.text.contains(a) && reported.text.contains(b),
             "{}",
-            told.text
+            reported.text
         );
         assert_eq!(pair.b.count("RekeyChecked"), 2);
     }
@@ -347,7 +347,7 @@ fn a_requested_rekey_that_gets_temporary_failure_is_retried_soon() {
     pair.run_for(LATENCY * 2);
     // The DELETE is on its way, and is lost.
     let mut deletes = 0;
-    pair.weather(move |from, _| {
+    pair.impairment(move |from, _| {
         deletes += u32::from(from == Side::A);
         if from == Side::A && deletes == 1 {
             Vec::new()
@@ -357,7 +357,7 @@ fn a_requested_rekey_that_gets_temporary_failure_is_retried_soon() {
     });
     pair.command(Side::B, rekey(Rekey::Ike));
     pair.run_for(Duration::from_secs(10));
-    pair.fair();
+    pair.no_impairment();
     pair.assert_agreed();
     for node in [&pair.a, &pair.b] {
         assert_eq!(node.view().rekeys.ike, 1);

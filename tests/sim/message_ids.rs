@@ -7,27 +7,27 @@ use groundlink::ike::{Command, TunnelState};
 
 use crate::pair::{Pair, Side, TUNNEL};
 use crate::script::INFORM;
-use crate::wire::{Letter, Load, answer, ask};
+use crate::wire::{SimContent, SimDatagram, request_kind, response_kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn bytes(letter: &Letter) -> &[u8] {
-    match &letter.load {
-        Load::Ike(bytes) => bytes,
-        Load::Esp(_) => panic!("not IKE"),
+fn bytes(datagram: &SimDatagram) -> &[u8] {
+    match &datagram.content {
+        SimContent::Ike(bytes) => bytes,
+        SimContent::Esp(_) => panic!("not IKE"),
     }
 }
 
 /// A pair of which A asks whether B lives.
-fn asking() -> (Pair, Letter) {
+fn asking() -> (Pair, SimDatagram) {
     let mut pair = Pair::established();
-    pair.by_hand();
+    pair.hold_messages();
     // Only A is to ask.
     pair.run_for(9 * SECOND - Duration::from_millis(100));
     let (tunnel, at) = (TUNNEL, pair.now);
     pair.command(Side::B, Command::EspReceived { tunnel, at });
     pair.run_for(SECOND);
-    let request = pair.take(Side::A, ask(INFORM));
+    let request = pair.take(Side::A, request_kind(INFORM));
     (pair, request)
 }
 
@@ -41,13 +41,13 @@ fn asking() -> (Pair, Letter) {
 #[test]
 fn a_lost_response_is_resent_for_a_retransmitted_request() {
     let (mut pair, request) = asking();
-    let lost = pair.answer_to(&request);
+    let lost = pair.response_to(&request);
     pair.run_for(2 * SECOND);
-    let again = pair.take(Side::A, ask(INFORM));
+    let again = pair.take(Side::A, request_kind(INFORM));
     assert_eq!(bytes(&again), bytes(&request));
-    let answered = pair.answer_to(&again);
+    let answered = pair.response_to(&again);
     assert_eq!(bytes(&answered), bytes(&lost));
-    pair.give(&answered);
+    pair.deliver_copy(&answered);
     pair.run_for(5 * SECOND);
     pair.assert_silent(Side::A);
     pair.assert_agreed();
@@ -64,15 +64,15 @@ fn a_lost_response_is_resent_for_a_retransmitted_request() {
 #[test]
 fn a_duplicate_or_late_response_counts_once() {
     let (mut pair, request) = asking();
-    let first = pair.answer_to(&request);
-    pair.give(&first);
-    pair.give(&first);
+    let first = pair.response_to(&request);
+    pair.deliver_copy(&first);
+    pair.deliver_copy(&first);
     // The last it heard was 10 seconds ago, whatever came again.
     pair.run_for(10 * SECOND + SECOND / 2);
-    let next = pair.take(Side::A, ask(INFORM));
-    pair.give(&first);
+    let next = pair.take(Side::A, request_kind(INFORM));
+    pair.deliver_copy(&first);
     pair.run_for(2 * SECOND);
-    let repeated = pair.take(Side::A, ask(INFORM));
+    let repeated = pair.take(Side::A, request_kind(INFORM));
     assert_eq!(bytes(&repeated), bytes(&next), "it is asked still");
 }
 
@@ -88,22 +88,22 @@ fn a_duplicate_or_late_response_counts_once() {
 #[test]
 fn a_request_that_arrives_after_its_successor_is_not_answered() {
     let (mut pair, delayed) = asking();
-    let first = pair.answer_to(&delayed);
-    pair.give(&first);
+    let first = pair.response_to(&delayed);
+    pair.deliver_copy(&first);
     let mut downs = 0;
     for _ in 0..3 {
         pair.run_for(10 * SECOND);
-        while let Some(letter) = pair.wire.take(Side::A) {
-            pair.give(&letter);
+        while let Some(datagram) = pair.wire.take(Side::A) {
+            pair.deliver_copy(&datagram);
         }
-        while let Some(letter) = pair.wire.take(Side::B) {
+        while let Some(datagram) = pair.wire.take(Side::B) {
             downs += 1;
-            pair.give(&letter);
+            pair.deliver_copy(&datagram);
         }
     }
     assert!(downs > 2);
     let heard = pair.b.sent.len();
-    pair.give(&delayed);
+    pair.deliver_copy(&delayed);
     assert_eq!(pair.b.sent.len(), heard);
     assert_eq!(pair.b.state(), TunnelState::Up);
 }
@@ -118,17 +118,17 @@ fn a_request_that_arrives_after_its_successor_is_not_answered() {
 #[test]
 fn a_retransmitted_delete_gets_the_last_response_of_the_closed_sa() {
     let mut pair = Pair::established();
-    pair.by_hand();
+    pair.hold_messages();
     pair.command(Side::A, Command::Down(TUNNEL));
-    let goodbye = pair.take(Side::A, ask(INFORM));
-    let lost = pair.answer_to(&goodbye);
+    let delete = pair.take(Side::A, request_kind(INFORM));
+    let lost = pair.response_to(&delete);
     assert!(pair.b.ikes.is_empty());
     pair.run_for(2 * SECOND);
-    let again = pair.take(Side::A, ask(INFORM));
-    let answered = pair.answer_to(&again);
+    let again = pair.take(Side::A, request_kind(INFORM));
+    let answered = pair.response_to(&again);
     assert_eq!(bytes(&answered), bytes(&lost));
     assert!(!pair.a.endpoint.is_idle());
-    pair.give(&answered);
+    pair.deliver_copy(&answered);
     assert!(pair.a.endpoint.is_idle());
     assert_eq!(pair.b.count("IkeDown"), 1);
 }
@@ -143,21 +143,21 @@ fn a_retransmitted_delete_gets_the_last_response_of_the_closed_sa() {
 #[test]
 fn each_side_numbers_its_own_requests_and_responds_while_waiting() {
     let mut pair = Pair::established();
-    pair.by_hand();
+    pair.hold_messages();
     pair.run_for(10 * SECOND);
     let (of_a, of_b) = (
-        pair.take(Side::A, ask(INFORM)),
-        pair.take(Side::B, ask(INFORM)),
+        pair.take(Side::A, request_kind(INFORM)),
+        pair.take(Side::B, request_kind(INFORM)),
     );
-    let to_a = pair.answer_to(&of_a);
-    let to_b = pair.answer_to(&of_b);
-    pair.give(&to_a);
-    pair.give(&to_b);
+    let to_a = pair.response_to(&of_a);
+    let to_b = pair.response_to(&of_b);
+    pair.deliver_copy(&to_a);
+    pair.deliver_copy(&to_b);
     pair.run_for(3 * SECOND);
     pair.assert_silent(Side::A);
     pair.assert_silent(Side::B);
     assert_eq!(
-        Some(answer(INFORM)),
+        Some(response_kind(INFORM)),
         Some(crate::wire::Kind::of(bytes(&to_a)))
     );
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use crate::pair::Pair;
 
 /// Between two arrivals: long enough for ESP over whatever the last one has changed, short enough that nothing is repeated.
-const BETWEEN: Duration = Duration::from_millis(25);
+const STEP_DELAY: Duration = Duration::from_millis(25);
 
 /// A scenario longer than this has no end.
-const LONGEST: usize = 40;
+const MAX_STEPS: usize = 40;
 
 /// How many messages a path may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,15 +59,15 @@ pub fn every_order(
             }
             let (way, known) = path[depth];
             assert_eq!(known, ways, "the same path twice is not the same");
-            let letter = pair.wire.take_nth(way % waiting);
+            let datagram = pair.wire.take_nth(way % waiting);
             if way < waiting {
-                pair.give(&letter);
+                pair.deliver_copy(&datagram);
             } else {
                 lost += 1;
             }
-            pair.run_for(BETWEEN);
+            pair.run_for(STEP_DELAY);
             depth += 1;
-            assert!(depth < LONGEST, "no end on {path:?}");
+            assert!(depth < MAX_STEPS, "no end on {path:?}");
         }
         check(pair);
         runs += 1;

@@ -13,34 +13,34 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use groundlink::ike::{Child, DownReason};
 use groundlink::net::Time;
 
-use crate::esp::{Arrival, Key, Packet, is_soft, key};
+use crate::esp::{Arrival, Key, Packet, key, leaves_replacement};
 use crate::node::Node;
 use crate::pair::Side;
 
 /// The most SAs of a tunnel at one time.
 #[derive(Clone, Copy, Debug)]
-pub struct Most {
+pub struct SaLimit {
     pub ikes: usize,
     pub children: usize,
 }
 
-impl Most {
+impl SaLimit {
     /// Of two that keep to the protocol: one IKE SA, the one that replaces it, their rivals from the other side, and those whose DELETE gets lost again and again.
-    const HONEST: Most = Most {
+    const COOPERATIVE: SaLimit = SaLimit {
         ikes: 6,
         children: 6,
     };
 
     /// For fuzzing: of one whose peer has the keys and no good will: each of the IKE SAs that it may have holds all the Child SAs that one can.
     #[allow(dead_code, reason = "for the fuzz targets")]
-    pub const HOSTILE: Most = Most {
+    pub const HOSTILE: SaLimit = SaLimit {
         ikes: 16,
         children: 16 * 6,
     };
 }
 
 /// A timer that fires this often without time going on spins.
-const SPINS: u32 = 10;
+const MAX_TIMER_REPEATS: u32 = 10;
 
 /// Why an ESP packet did not get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +60,22 @@ pub enum Gap {
 #[derive(Default)]
 pub struct Monitor {
     /// Where an IV was used, by (SPIs, direction and generation of the keys, IV).
-    sealed: HashMap<[u8; 25], u64>,
+    ivs: HashMap<[u8; 25], u64>,
     /// What was said, by (SPIs, flags, message ID, fragment number and count: a message may be cut anew).
-    said: HashMap<[u8; 25], u64>,
+    sent_messages: HashMap<[u8; 25], u64>,
     keys: HashSet<Key>,
     /// Packets that were opened, by receiver.
     pub opened: [u64; 2],
     /// Packets that were not, by sender.
     pub gaps: Vec<(Time, Side, Gap)>,
-    spins: (Time, u32),
+    timer_repeats: (Time, u32),
     /// What a side may have.
-    pub most: Most,
+    pub limit: SaLimit,
 }
 
-impl Default for Most {
-    fn default() -> Most {
-        Most::HONEST
+impl Default for SaLimit {
+    fn default() -> SaLimit {
+        SaLimit::COOPERATIVE
     }
 }
 
@@ -92,22 +92,22 @@ impl Monitor {
         bytes.hash(&mut hasher);
         let digest = hasher.finish();
 
-        let mut sealing = [0; 25];
-        sealing[..16].copy_from_slice(&bytes[..16]);
+        let mut iv_key = [0; 25];
+        iv_key[..16].copy_from_slice(&bytes[..16]);
         // IKE_INTERMEDIATE changes the keys, and the next ones count from one again.
-        sealing[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43);
-        sealing[17..].copy_from_slice(&bytes[iv_at..iv_at + 8]);
-        let known = *self.sealed.entry(sealing).or_insert(digest);
+        iv_key[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43);
+        iv_key[17..].copy_from_slice(&bytes[iv_at..iv_at + 8]);
+        let known = *self.ivs.entry(iv_key).or_insert(digest);
         assert_eq!(known, digest, "one IV for two messages: {bytes:02x?}");
 
-        let mut saying = [0; 25];
-        saying[..16].copy_from_slice(&bytes[..16]);
-        saying[16] = bytes[19];
-        saying[17..21].copy_from_slice(&bytes[20..24]);
+        let mut message_key = [0; 25];
+        message_key[..16].copy_from_slice(&bytes[..16]);
+        message_key[16] = bytes[19];
+        message_key[17..21].copy_from_slice(&bytes[20..24]);
         if bytes[16] == 53 {
-            saying[21..].copy_from_slice(&bytes[32..36]);
+            message_key[21..].copy_from_slice(&bytes[32..36]);
         }
-        let known = *self.said.entry(saying).or_insert(digest);
+        let known = *self.sent_messages.entry(message_key).or_insert(digest);
         assert_eq!(known, digest, "one message ID, two contents: {bytes:02x?}");
     }
 
@@ -138,8 +138,8 @@ impl Monitor {
             }
             Arrival::Gone(at, reason) => {
                 // Of two whole IKE SAs one goes, and its Child SA with it, though the peer may not have heard of the other yet.
-                let rival = packet.instead_of.is_none() && reason == DownReason::Redundant;
-                let excused = rival || packet.last_resort || !is_soft(reason);
+                let duplicate = packet.instead_of.is_none() && reason == DownReason::Redundant;
+                let excused = duplicate || packet.last_resort || !leaves_replacement(reason);
                 assert!(
                     excused,
                     "{:?} sends over {:08x}, which {side:?} closed {:?} ago: {reason:?}",
@@ -165,20 +165,23 @@ impl Monitor {
 
     /// A timer fires.
     pub fn timer(&mut self, now: Time, side: Side) {
-        self.spins = match self.spins {
+        self.timer_repeats = match self.timer_repeats {
             (at, count) if at == now => (at, count + 1),
             _ => (now, 1),
         };
-        assert!(self.spins.1 < SPINS, "the timers of {side:?} spin");
+        assert!(
+            self.timer_repeats.1 < MAX_TIMER_REPEATS,
+            "the timers of {side:?} spin"
+        );
     }
 
     /// A side has acted on everything.
     pub fn settled(&self, side: Side, node: &Node) {
         let ikes = node.ikes.len();
-        assert!(ikes <= self.most.ikes, "{side:?} has {ikes} IKE SAs");
+        assert!(ikes <= self.limit.ikes, "{side:?} has {ikes} IKE SAs");
         let children = node.children.len();
         assert!(
-            children <= self.most.children,
+            children <= self.limit.children,
             "{side:?} has {children} Child SAs"
         );
         node.assert_sends();

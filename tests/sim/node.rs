@@ -24,7 +24,7 @@ pub struct Node {
     pub failures: Vec<Failure>,
     pub events: Vec<&'static str>,
     /// Why Child SAs went, in order.
-    pub downs: Vec<DownReason>,
+    pub down_reasons: Vec<DownReason>,
     pub sent: Vec<Transmit>,
     /// Before this it sleeps: nothing comes in and no timer fires.
     pub asleep_until: Time,
@@ -41,7 +41,7 @@ impl Node {
             esp: Esp::default(),
             failures: Vec::new(),
             events: Vec::new(),
-            downs: Vec::new(),
+            down_reasons: Vec::new(),
             sent: Vec::new(),
             asleep_until: now,
             broken_installs: 0,
@@ -67,7 +67,10 @@ impl Node {
 
     /// How often it has told this.
     pub fn count(&self, event: &str) -> usize {
-        self.events.iter().filter(|told| **told == event).count()
+        self.events
+            .iter()
+            .filter(|recorded| **recorded == event)
+            .count()
     }
 
     /// The IKE message it sent as number `index`.
@@ -79,7 +82,7 @@ impl Node {
     }
 
     /// Acts on an event as the daemon does; what the engine is to know of that comes back. An event that makes no sense is a failure.
-    pub fn act(&mut self, now: Time, event: Event) -> Option<Command> {
+    pub fn apply_event(&mut self, now: Time, event: Event) -> Option<Command> {
         // No news of a tunnel, and whatever a test injects may cause one.
         if matches!(event, Event::Dropped { .. }) {
             return None;
@@ -93,7 +96,7 @@ impl Node {
                 self.children.retain(|child| child.spi_in != spi_in);
                 assert_eq!(self.children.len() + 1, before, "{spi_in:08x} was not up");
                 self.esp.remove(now, spi_in, reason);
-                self.downs.push(reason);
+                self.down_reasons.push(reason);
             }
             Event::PeerMoved { tunnel, remote } => self.esp.moved(tunnel, remote),
             Event::IkeUp { ike, .. } => self.ike_up(&ike),
@@ -119,7 +122,7 @@ impl Node {
         let up = |spi| self.children.iter().any(|child| child.spi_in == spi);
         assert!(!up(spi_in), "{spi_in:08x} is up already");
         // It may be gone already, deleted by the peer while the answer was under way.
-        let known = |spi| up(spi) || self.esp.has_gone(spi);
+        let known = |spi| up(spi) || self.esp.was_removed(spi);
         let replaced = child.replaces.is_none_or(known);
         assert!(replaced, "{:08x?} was never up", child.replaces);
         self.esp.install(&child);

@@ -7,7 +7,7 @@ use groundlink::wire::ExchangeType;
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 use crate::script::{CREATE, INFORM};
-use crate::wire::{Kind, answer, ask};
+use crate::wire::{Kind, request_kind, response_kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -51,8 +51,8 @@ fn p11_simultaneous_initiation_is_resolved_alike_though_one_sa_was_rekeyed_early
     for seed in 1..9 {
         let (a, b) = (auto(Side::A), auto(Side::B));
         let mut pair = Pair::with_seeds(a, b, (seed, seed + 50));
-        pair.weather(|from, transmit| {
-            let late = from == Side::A && kind(transmit) == answer(ExchangeType::IKE_AUTH);
+        pair.impairment(|from, transmit| {
+            let late = from == Side::A && kind(transmit) == response_kind(ExchangeType::IKE_AUTH);
             vec![if late { SECOND / 2 } else { LATENCY }]
         });
         pair.run_for(SECOND / 4);
@@ -102,41 +102,45 @@ fn esp_before_the_response_that_creates_its_sa_causes_no_invalid_spi() {
     // │◀── ESP over the new SA ──────────────│    the answer is late
     // │◀── answer ───────────────────────────│
     let mut pair = Pair::established();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::B, Rekey::Child);
-    let request = pair.take(Side::B, ask(CREATE));
-    let made = pair.answer_to(&request);
+    let request = pair.take(Side::B, request_kind(CREATE));
+    let made = pair.response_to(&request);
     let new = pair.a.children.last().unwrap();
     let (remote, spi) = (new.local, new.spi_out);
     pair.command(Side::B, Command::UnknownSpi { remote, spi });
-    pair.give(&made);
-    pair.let_go();
+    pair.deliver_copy(&made);
+    pair.release_messages();
     pair.run_for(SECOND);
     pair.assert_agreed();
-    assert_eq!(pair.a.downs, [DownReason::Replaced]);
-    let told = pair.b.sent.iter().filter(|sent| kind(sent) == ask(INFORM));
-    assert_eq!(told.count(), 1, "the DELETE of the old one");
+    assert_eq!(pair.a.down_reasons, [DownReason::Replaced]);
+    let deletes = pair
+        .b
+        .sent
+        .iter()
+        .filter(|sent| kind(sent) == request_kind(INFORM));
+    assert_eq!(deletes.count(), 1, "the DELETE of the old one");
 }
 
 #[test]
 fn unauthenticated_peers_cannot_fill_the_request_queue() {
     // ESP with invented SPIs, which anybody can send, while B does not answer A's request.
     let mut pair = Pair::established();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let rekey = pair.take(Side::A, ask(CREATE));
+    let rekey = pair.take(Side::A, request_kind(CREATE));
     let remote = pair.a.children[0].remote;
     for spi in 1000..1025 {
         pair.command(Side::A, Command::UnknownSpi { remote, spi });
         pair.run_for(SECOND);
     }
     while pair.wire.take(Side::A).is_some() || pair.wire.take(Side::B).is_some() {}
-    let made = pair.answer_to(&rekey);
-    pair.give(&made);
+    let made = pair.response_to(&rekey);
+    pair.deliver_copy(&made);
     let mut asked = 0;
     while let Some(request) = pair.wire.take(Side::A) {
-        let back = pair.answer_to(&request);
-        pair.give(&back);
+        let back = pair.response_to(&request);
+        pair.deliver_copy(&back);
         asked += 1;
     }
     assert_eq!(
@@ -152,16 +156,16 @@ fn p11_a_working_child_sa_remains_when_the_peer_deletes_the_survivor() {
         let mut pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
         pair.run_for(SECOND);
         pair.traffic(Duration::from_millis(100));
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, Rekey::Child);
         pair.rekey(Side::B, Rekey::Child);
         let (of_a, of_b) = (
-            pair.take(Side::A, ask(CREATE)),
-            pair.take(Side::B, ask(CREATE)),
+            pair.take(Side::A, request_kind(CREATE)),
+            pair.take(Side::B, request_kind(CREATE)),
         );
-        let to_a = pair.answer_to(&of_a);
-        let to_b = pair.answer_to(&of_b);
-        pair.give(&to_b);
+        let to_a = pair.response_to(&of_a);
+        let to_b = pair.response_to(&of_b);
+        pair.deliver_copy(&to_b);
         let own = pair.b.children.last().unwrap().spi_in;
         pair.command(
             Side::B,
@@ -171,9 +175,9 @@ fn p11_a_working_child_sa_remains_when_the_peer_deletes_the_survivor() {
                 why: "a whim".to_owned(),
             },
         );
-        pair.let_go();
+        pair.release_messages();
         pair.run_for(Duration::from_millis(50));
-        pair.give(&to_a);
+        pair.deliver_copy(&to_a);
         pair.run_for(3 * 60 * SECOND);
         pair.assert_agreed();
     }
@@ -183,13 +187,13 @@ fn p11_a_working_child_sa_remains_when_the_peer_deletes_the_survivor() {
 fn a_rekey_response_after_its_ike_sa_is_closed_leaves_no_sa_at_the_peer() {
     for what in [Rekey::Child, Rekey::Ike] {
         let mut pair = Pair::established();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, what);
-        let request = pair.take(Side::A, ask(CREATE));
-        let made = pair.answer_to(&request);
+        let request = pair.take(Side::A, request_kind(CREATE));
+        let made = pair.response_to(&request);
         pair.command(Side::A, Command::Down(TUNNEL));
-        pair.give(&made);
-        pair.let_go();
+        pair.deliver_copy(&made);
+        pair.release_messages();
         pair.run_for(2 * SECOND);
         assert!(pair.a.endpoint.is_idle() && pair.b.endpoint.is_idle());
         assert!(pair.b.ikes.is_empty() && pair.b.children.is_empty());

@@ -14,7 +14,7 @@ use groundlink::net::{Policy, Prefix, Time};
 use crate::esp::key;
 use crate::monitor::{Gap, Monitor};
 use crate::node::Node;
-use crate::wire::{Kind, Letter, Load, Nat, Thrown, Wire};
+use crate::wire::{Kind, Nat, SendOutcome, SimContent, SimDatagram, Wire};
 
 pub use crate::wire::LATENCY;
 
@@ -51,14 +51,14 @@ pub struct Pair {
     pub wire: Wire,
     pub monitor: Monitor,
     traffic: Option<Traffic>,
-    told: Told,
+    trace: Trace,
 }
 
 /// Whether everything that happens is printed: a test that fails tells more with `TELL=1`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Everything,
+enum Trace {
+    Off,
+    On,
 }
 
 /// Both sides send an ESP packet every so often.
@@ -124,9 +124,9 @@ impl Pair {
             wire,
             monitor: Monitor::default(),
             traffic: None,
-            told: match std::env::var_os("TELL") {
-                Some(_) => Told::Everything,
-                None => Told::Nothing,
+            trace: match std::env::var_os("SIM_TRACE") {
+                Some(_) => Trace::On,
+                None => Trace::Off,
             },
         };
         pair.b.endpoint.add_tunnel(now, TUNNEL, b.0);
@@ -152,8 +152,11 @@ impl Pair {
     }
 
     /// From now on the wire does this.
-    pub fn weather(&mut self, weather: impl FnMut(Side, &Transmit) -> Vec<Duration> + 'static) {
-        self.wire.weather = Box::new(weather);
+    pub fn impairment(
+        &mut self,
+        impairment: impl FnMut(Side, &Transmit) -> Vec<Duration> + 'static,
+    ) {
+        self.wire.impairment = Box::new(impairment);
     }
 
     /// From now on A stands behind a NAT with this address, which moves its ports by 10000. What is already flying is sent again from there.
@@ -165,9 +168,9 @@ impl Pair {
     }
 
     /// From now on everything arrives.
-    pub fn fair(&mut self) {
+    pub fn no_impairment(&mut self) {
         self.wire.cut = [false; 2];
-        self.weather(|_, _| vec![LATENCY]);
+        self.impairment(|_, _| vec![LATENCY]);
     }
 
     /// From now on nothing arrives.
@@ -177,8 +180,8 @@ impl Pair {
 
     pub fn command(&mut self, side: Side, command: Command) {
         let now = self.now;
-        if self.told == Told::Everything && !matches!(command, Command::EspSent { .. }) {
-            println!("{now:?} {side:?} is told {command:?}");
+        if self.trace == Trace::On && !matches!(command, Command::EspSent { .. }) {
+            println!("{now:?} {side:?} gets command {command:?}");
         }
         self.node(side).endpoint.handle_command(now, command);
         self.collect(side);
@@ -198,8 +201,8 @@ impl Pair {
     }
 
     /// From now on everything that happens is printed.
-    pub fn tell(&mut self) {
-        self.told = Told::Everything;
+    pub fn enable_trace(&mut self) {
+        self.trace = Trace::On;
     }
 
     /// Hands bytes to a side as if they came from the other.
@@ -212,11 +215,11 @@ impl Pair {
     }
 
     pub fn inject_from(&mut self, to: Side, local: &str, remote: &str, bytes: &[u8]) {
-        self.deliver(Letter {
+        self.deliver(SimDatagram {
             to,
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
-            load: Load::Ike(bytes.to_vec()),
+            content: SimContent::Ike(bytes.to_vec()),
         });
     }
 
@@ -240,13 +243,13 @@ impl Pair {
             Side::B => &mut self.b,
         };
         while let Some(event) = node.endpoint.poll_event() {
-            if self.told == Told::Everything {
+            if self.trace == Trace::On {
                 println!("{now:?} {side:?} {}", shown(&event));
             }
             if let Event::ChildUp(child) = &event {
                 self.monitor.child_up(child);
             }
-            if let Some(command) = node.act(now, event) {
+            if let Some(command) = node.apply_event(now, event) {
                 node.endpoint.handle_command(now, command);
             }
         }
@@ -254,29 +257,29 @@ impl Pair {
         while let Some(transmit) = node.endpoint.poll_transmit() {
             if let Content::Ike(bytes) = &transmit.content {
                 self.monitor.ike_sent(bytes);
-                if self.told == Told::Everything {
+                if self.trace == Trace::On {
                     println!("{now:?} {side:?} sends {}", outline(bytes));
                 }
             }
-            self.wire.throw(now, side, &transmit);
+            self.wire.send(now, side, &transmit);
             node.sent.push(transmit);
         }
     }
 
     /// What has come arrives.
-    pub fn deliver(&mut self, letter: Letter) {
-        let (now, side) = (self.now, letter.to);
+    pub fn deliver(&mut self, datagram: SimDatagram) {
+        let (now, side) = (self.now, datagram.to);
         let node = match side {
             Side::A => &mut self.a,
             Side::B => &mut self.b,
         };
-        match &letter.load {
-            Load::Ike(_) if node.asleep_until > now => {}
-            Load::Ike(bytes) => {
-                if self.told == Told::Everything {
+        match &datagram.content {
+            SimContent::Ike(_) if node.asleep_until > now => {}
+            SimContent::Ike(bytes) => {
+                if self.trace == Trace::On {
                     println!("{now:?} {side:?} gets {}", outline(bytes));
                 }
-                let (local, remote) = (letter.local, letter.remote);
+                let (local, remote) = (datagram.local, datagram.remote);
                 node.endpoint.handle_datagram(
                     now,
                     Datagram {
@@ -286,13 +289,13 @@ impl Pair {
                     },
                 );
             }
-            Load::Esp(_) if node.asleep_until > now => {
+            SimContent::Esp(_) if node.asleep_until > now => {
                 self.monitor.gap(now, side.other(), Gap::Asleep);
             }
-            Load::Esp(packet) => {
-                let (arrival, news) = node.esp.receive(now, letter.remote, packet);
+            SimContent::Esp(packet) => {
+                let (arrival, commands) = node.esp.receive(now, datagram.remote, packet);
                 self.monitor.esp_arrived(now, side, node, packet, arrival);
-                for command in news {
+                for command in commands {
                     node.endpoint.handle_command(now, command);
                 }
             }
@@ -309,8 +312,8 @@ impl Pair {
         let Some((local, remote, packet)) = self.node(side).esp.send(TUNNEL) else {
             return self.monitor.gap(now, side, Gap::NoSa);
         };
-        let thrown = self.wire.throw_esp(now, side, (local, remote), packet);
-        if thrown == Thrown::Lost {
+        let outcome = self.wire.send_esp(now, side, (local, remote), packet);
+        if outcome == SendOutcome::Lost {
             self.monitor.gap(now, side, Gap::Lost);
         }
         let (tunnel, at) = (TUNNEL, now);
@@ -334,8 +337,8 @@ impl Pair {
         self.now = self.now.max(next);
         let now = self.now;
         if arrival == next {
-            if let Some(letter) = self.wire.arrive() {
-                self.deliver(letter);
+            if let Some(datagram) = self.wire.arrive() {
+                self.deliver(datagram);
             }
         } else if a == next || b == next {
             let side = if a == next { Side::A } else { Side::B };

@@ -10,7 +10,7 @@ use crate::scripted_peer::{SPI_OUT, ScriptedPeer};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 const B: &str = "192.0.2.2:4500";
-const ELSEWHERE: &str = "192.0.2.1:61000";
+const MOVED_ADDRESS: &str = "192.0.2.1:61000";
 const ANOTHER_ADDRESS: &str = "198.51.100.7:4500";
 
 /// Where B takes the peer to be.
@@ -32,7 +32,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     let early = scripted_peer.seal(INFORMATIONAL, 9, false, &[]);
     let answer = scripted_peer.seal(INFORMATIONAL, 7, true, &[]);
     for stale in [&first, &damaged, &early, &answer, &second[..40].to_vec()] {
-        for place in [ELSEWHERE, ANOTHER_ADDRESS] {
+        for place in [MOVED_ADDRESS, ANOTHER_ADDRESS] {
             scripted_peer.pair.inject_from(Side::B, B, place, stale);
             assert_eq!(remote(&scripted_peer), home);
         }
@@ -40,7 +40,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 0);
 
     // A fresh one: another port, and back at another address. The answer goes there too.
-    for (id, place) in [(3, ELSEWHERE), (4, ANOTHER_ADDRESS)] {
+    for (id, place) in [(3, MOVED_ADDRESS), (4, ANOTHER_ADDRESS)] {
         let fresh = scripted_peer.seal(INFORMATIONAL, id, false, &[]);
         scripted_peer.pair.inject_from(Side::B, B, place, &fresh);
         assert_eq!(remote(&scripted_peer), place);
@@ -52,7 +52,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     // Held back until now: its number has been answered, so it is none of the newest.
     scripted_peer
         .pair
-        .inject_from(Side::B, B, ELSEWHERE, &second);
+        .inject_from(Side::B, B, MOVED_ADDRESS, &second);
     assert_eq!(remote(&scripted_peer), ANOTHER_ADDRESS);
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
@@ -94,7 +94,7 @@ fn p16_an_outstanding_request_follows_the_new_peer_address() {
     let fresh = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
     scripted_peer
         .pair
-        .inject_from(Side::B, B, ELSEWHERE, &fresh);
+        .inject_from(Side::B, B, MOVED_ADDRESS, &fresh);
     let before = scripted_peer.pair.b.sent.len();
     scripted_peer.pair.run_for(Duration::from_secs(3));
     let again = &scripted_peer.pair.b.sent[before..];
@@ -102,7 +102,7 @@ fn p16_an_outstanding_request_follows_the_new_peer_address() {
     assert!(
         again
             .iter()
-            .all(|sent| sent.remote.to_string() == ELSEWHERE)
+            .all(|sent| sent.remote.to_string() == MOVED_ADDRESS)
     );
 }
 
@@ -120,22 +120,26 @@ fn esp_with_an_unknown_spi_gets_invalid_spi_which_counts_only_inside_the_ike_sa(
             .pair
             .command(Side::B, Command::UnknownSpi { remote: at, spi });
     }
-    let stranger = ANOTHER_ADDRESS.parse().unwrap();
+    let unknown_source = ANOTHER_ADDRESS.parse().unwrap();
     let strange = Command::UnknownSpi {
-        remote: stranger,
+        remote: unknown_source,
         spi: 7,
     };
     scripted_peer.pair.command(Side::B, strange);
     let (asked, payloads) = scripted_peer.asked();
-    let told = Notify::new(NotifyType::INVALID_SPI, 1u32.to_be_bytes().to_vec());
-    assert_eq!(payloads, [Payload::Notify(told)]);
+    let notify = Notify::new(NotifyType::INVALID_SPI, 1u32.to_be_bytes().to_vec());
+    assert_eq!(payloads, [Payload::Notify(notify)]);
     scripted_peer.answer(&asked, &[]);
 
     // Of an SPI that is none of its own nothing follows.
     let unknown = Notify::new(NotifyType::INVALID_SPI, vec![1, 2, 3, 4]);
     let short = Notify::new(NotifyType::INVALID_SPI, vec![1, 2]);
     let strange = [Payload::Notify(unknown), Payload::Notify(short)];
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &strange).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 2, &strange)
+            .is_empty()
+    );
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
 
     // The peer has lost what B sends over, and says so under protection.

@@ -39,16 +39,16 @@ fn exchange(content: &Content) -> Option<ExchangeType> {
 }
 
 /// What a side sent, by exchange and message id, repetitions and further fragments left out.
-fn conversation(pair: &mut Pair, side: Side) -> Vec<(ExchangeType, u32)> {
-    let mut said = Vec::new();
+fn sent_exchanges(pair: &mut Pair, side: Side) -> Vec<(ExchangeType, u32)> {
+    let mut sent = Vec::new();
     for transmit in &pair.node(side).sent {
         if let Content::Ike(bytes) = &transmit.content {
             let header = Header::parse(bytes).unwrap();
-            said.push((header.exchange, header.message_id.0));
+            sent.push((header.exchange, header.message_id.0));
         }
     }
-    said.dedup();
-    said
+    sent.dedup();
+    sent
 }
 
 fn is_post_quantum(pair: &Pair) -> (bool, bool) {
@@ -75,8 +75,8 @@ fn ml_kem_runs_between_ike_sa_init_and_ike_auth_and_both_sides_agree() {
                 (ExchangeType::IKE_INTERMEDIATE, 1),
                 (ExchangeType::IKE_AUTH, 2),
             ];
-            assert_eq!(conversation(&mut pair, Side::A), expected);
-            assert_eq!(conversation(&mut pair, Side::B), expected);
+            assert_eq!(sent_exchanges(&mut pair, Side::A), expected);
+            assert_eq!(sent_exchanges(&mut pair, Side::B), expected);
         }
     }
 }
@@ -88,7 +88,7 @@ fn message_ids_continue_after_ml_kem() {
     pair.assert_agreed();
     for side in [Side::A, Side::B] {
         assert!(
-            conversation(&mut pair, side)
+            sent_exchanges(&mut pair, side)
                 .iter()
                 .any(|(exchange, _)| *exchange == ExchangeType::INFORMATIONAL),
             "liveness was proved"
@@ -125,12 +125,12 @@ fn an_ml_kem_mismatch_is_reported_on_both_sides() {
     pair.run_for(Duration::from_secs(5));
     assert_eq!(pair.a.codes()[0], "no-proposal-chosen");
     assert_eq!(pair.b.codes()[0], "no-proposal-chosen");
-    let told = &pair.b.failures[0];
-    assert!(told.text.contains(HYBRID), "{}", told.text);
+    let failure = &pair.b.failures[0];
+    assert!(failure.text.contains(HYBRID), "{}", failure.text);
     assert!(
-        told.advice.contains("additional key exchange") && told.advice.contains(HYBRID),
+        failure.advice.contains("additional key exchange") && failure.advice.contains(HYBRID),
         "{}",
-        told.advice
+        failure.advice
     );
 }
 
@@ -154,7 +154,7 @@ fn the_tunnel_comes_up_when_any_single_datagram_is_lost_once() {
     for lost in 0..12 {
         let mut pair = hybrid();
         let mut seen = 0;
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             seen += 1;
             if seen == lost {
                 Vec::new()
@@ -171,7 +171,7 @@ fn the_tunnel_comes_up_when_any_single_datagram_is_lost_once() {
 #[test]
 fn duplicates_and_late_copies_of_every_message_change_nothing() {
     let mut pair = hybrid();
-    pair.weather(|_, _| {
+    pair.impairment(|_, _| {
         vec![
             LATENCY,
             LATENCY * 2,
@@ -194,7 +194,7 @@ fn loss_delay_and_reordering_converge_on_one_tunnel() {
             (seed, seed.wrapping_add(100)),
         );
         let mut chance = Generator::from_seed([seed ^ 0x5a; 32]);
-        pair.weather(move |_, _| {
+        pair.impairment(move |_, _| {
             let copies = match chance.below(10) {
                 0..3 => 0,
                 3..5 => 2,
@@ -205,7 +205,7 @@ fn loss_delay_and_reordering_converge_on_one_tunnel() {
                 .collect()
         });
         pair.run_for(Duration::from_secs(120));
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(Duration::from_secs(180));
         pair.assert_agreed();
     }
@@ -228,17 +228,21 @@ fn p11_simultaneous_initiation_leaves_one_sa() {
 #[test]
 fn a_peer_that_never_answers_ike_intermediate_is_reported() {
     let mut pair = hybrid();
-    pair.weather(|_, transmit| match exchange(&transmit.content) {
+    pair.impairment(|_, transmit| match exchange(&transmit.content) {
         Some(ExchangeType::IKE_INTERMEDIATE) => Vec::new(),
         _ => vec![LATENCY],
     });
     pair.run_for(Duration::from_secs(10));
-    let told = &pair.a.failures[0];
-    assert_eq!(told.code, "peer-not-responding");
-    assert!(told.text.contains("IKE_INTERMEDIATE"), "{}", told.text);
+    let failure = &pair.a.failures[0];
+    assert_eq!(failure.code, "peer-not-responding");
+    assert!(
+        failure.text.contains("IKE_INTERMEDIATE"),
+        "{}",
+        failure.text
+    );
     pair.run_for(Duration::from_secs(600));
     assert_ne!(pair.a.state(), TunnelState::Up);
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(Duration::from_secs(120));
     pair.assert_agreed();
 }
@@ -246,7 +250,7 @@ fn a_peer_that_never_answers_ike_intermediate_is_reported() {
 #[test]
 fn n25_a_half_open_sa_is_not_kept_longer_by_ike_intermediate() {
     let mut pair = hybrid();
-    pair.weather(|_, transmit| match exchange(&transmit.content) {
+    pair.impairment(|_, transmit| match exchange(&transmit.content) {
         Some(ExchangeType::IKE_AUTH) => Vec::new(),
         _ => vec![LATENCY],
     });
@@ -257,7 +261,7 @@ fn n25_a_half_open_sa_is_not_kept_longer_by_ike_intermediate() {
 #[test]
 fn n24_other_content_with_the_message_id_of_ike_intermediate_changes_nothing() {
     let mut pair = hybrid();
-    pair.weather(|side, transmit| match (side, exchange(&transmit.content)) {
+    pair.impairment(|side, transmit| match (side, exchange(&transmit.content)) {
         (Side::A, Some(ExchangeType::IKE_AUTH)) => Vec::new(),
         _ => vec![LATENCY],
     });
@@ -276,7 +280,7 @@ fn n24_other_content_with_the_message_id_of_ike_intermediate_changes_nothing() {
         pair.inject(Side::B, 4500, &other);
     }
     assert_eq!(pair.b.sent.len(), repeated);
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(Duration::from_secs(20));
     pair.assert_agreed();
 }
@@ -337,10 +341,10 @@ fn an_optional_ppk_that_the_peer_lacks_is_not_used() {
         let pair = ppk_pair(a, b);
         assert_ne!(pair.a.state(), TunnelState::Up);
         assert_eq!(pair.b.codes()[0], "ppk-identity");
-        let told = &pair.b.failures[0].text;
+        let failure = &pair.b.failures[0].text;
         assert!(
-            told.contains("\"q\"") && told.contains("\"other\""),
-            "{told}"
+            failure.contains("\"q\"") && failure.contains("\"other\""),
+            "{failure}"
         );
     }
 }
@@ -377,8 +381,8 @@ fn a_ppk_mismatch_is_distinguished_from_a_psk_mismatch() {
     let pair = ppk_pair(ppk("q", KEY, PpkDemand::Optional), other());
     assert_eq!(pair.b.codes()[0], "ppk-mismatch");
     assert_eq!(pair.a.codes()[0], "authentication-failed");
-    let told = &pair.a.failures[0].text;
-    assert!(told.contains("PPK \"q\""), "{told}");
+    let failure = &pair.a.failures[0].text;
+    assert!(failure.contains("PPK \"q\""), "{failure}");
 
     // Without the proof that an optional PPK brings along nobody can tell.
     let pair = ppk_pair(ppk("q", KEY, PpkDemand::Required), other());

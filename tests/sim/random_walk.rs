@@ -23,19 +23,19 @@ use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::wire::{Nat, Wire};
 
 /// How long after the network has healed both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
-const HEALING: Duration = Duration::from_secs(300);
+const RECOVERY_TIME: Duration = Duration::from_secs(300);
 
 /// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long nothing may be lost then.
-const CALM: Duration = Duration::from_secs(150);
+const LOSS_FREE_TIME: Duration = Duration::from_secs(150);
 
 /// After that long without anybody who wants a tunnel, nothing of it is left.
-const OBLIVION: Duration = Duration::from_secs(400);
+const EXPIRY_TIME: Duration = Duration::from_secs(400);
 
 /// After so many that failed, no further ones are tried.
-const ENOUGH: usize = 20;
+const MAX_FAILURES: usize = 20;
 
 const OUTSIDE: &str = "192.0.2.1";
 
@@ -111,7 +111,7 @@ impl Walk {
     }
 
     /// One thing goes wrong, or at least differently.
-    fn misfortune(&mut self) {
+    fn inject_fault(&mut self) {
         let side = one(&mut self.chance, &[Side::A, Side::B]);
         let child = self.pair.node(side).outbound();
         let tunnel = TUNNEL;
@@ -125,9 +125,9 @@ impl Walk {
                 self.pair.reboot_with(side, settings, seed);
             }
             5 => self.pair.command(side, Command::Demand(TUNNEL)),
-            6..=8 => self.weather(),
+            6..=8 => self.impairment(),
             9 => self.pair.wire.cut[side as usize] ^= true,
-            10 | 11 => self.pair.fair(),
+            10 | 11 => self.pair.no_impairment(),
             12..=14 => {
                 let what = one(&mut self.chance, &[Rekey::Child, Rekey::Ike]);
                 self.pair.command(side, Command::Rekey { tunnel, what });
@@ -167,12 +167,12 @@ impl Walk {
         }
     }
 
-    fn weather(&mut self) {
+    fn impairment(&mut self) {
         let loss = self.chance.below(60);
         let twice = one(&mut self.chance, &[0, 20, 100]);
         let delay = one(&mut self.chance, &[10, 400, 3000, 20_000]);
         let mut dice = Generator::from_seed(self.chance.bytes());
-        self.pair.weather(move |_, _| {
+        self.pair.impairment(move |_, _| {
             if dice.below(100) < loss {
                 return Vec::new();
             }
@@ -185,16 +185,16 @@ impl Walk {
     fn run(&mut self) {
         let count = 5 + self.chance.below(25);
         for _ in 0..count {
-            self.misfortune();
+            self.inject_fault();
             let pause = one(&mut self.chance, &[5, 40, 300, 2000, 9000, 30_000]);
             let pause = between(&mut self.chance, 0, pause);
             self.pair.run_for(pause);
         }
-        self.heal();
-        self.pair.run_for(HEALING);
+        self.end_faults();
+        self.pair.run_for(RECOVERY_TIME);
         self.await_agreement();
         let calm = self.pair.now;
-        self.pair.run_for(CALM);
+        self.pair.run_for(LOSS_FREE_TIME);
         let [a, b] = &self.settings;
         // Where one end refuses to rekey, and only the end that may go on longer can reach the other, there is a gap.
         if a.esp == b.esp {
@@ -205,8 +205,8 @@ impl Walk {
         self.end();
     }
 
-    fn heal(&mut self) {
-        self.pair.fair();
+    fn end_faults(&mut self) {
+        self.pair.no_impairment();
         self.pair.wire.esp_delay = crate::wire::LATENCY;
         for side in [Side::A, Side::B] {
             let now = self.pair.now;
@@ -218,7 +218,7 @@ impl Walk {
     }
 
     fn await_agreement(&mut self) {
-        let end = self.pair.now + PATIENCE;
+        let end = self.pair.now + AGREEMENT_TIMEOUT;
         while let Some(why) = self.pair.disagreement() {
             assert!(self.pair.step(end), "no agreement: {why}");
         }
@@ -228,7 +228,7 @@ impl Walk {
         for side in [Side::A, Side::B] {
             self.pair.command(side, Command::Down(TUNNEL));
         }
-        self.pair.run_for(OBLIVION);
+        self.pair.run_for(EXPIRY_TIME);
         for side in [Side::A, Side::B] {
             let now = self.pair.now;
             let node = self.pair.node(side);
@@ -245,7 +245,7 @@ fn walk_all(count: u64) {
     if let Ok(seed) = std::env::var("WALK_SEED") {
         let seed = seed.parse().expect("WALK_SEED is a number");
         let mut walk = Walk::new(seed);
-        walk.pair.tell();
+        walk.pair.enable_trace();
         return walk.run();
     }
     let first = std::env::var("WALK_FIRST").map_or(0, |first| first.parse().unwrap());
@@ -257,7 +257,7 @@ fn walk_all(count: u64) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count || failed.lock().unwrap().len() >= ENOUGH {
+                    if seed >= first + count || failed.lock().unwrap().len() >= MAX_FAILURES {
                         break;
                     }
                     if catch_unwind(AssertUnwindSafe(|| Walk::new(seed).run())).is_err() {

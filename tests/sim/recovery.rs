@@ -19,7 +19,7 @@ fn both_start() -> Pair {
 
 /// A has sent IKE_AUTH, and B's answer is lost.
 fn unanswered_auth(mut pair: Pair) -> Pair {
-    pair.weather(|side, transmit| match side {
+    pair.impairment(|side, transmit| match side {
         Side::B if transmit.local.port() == 4500 => Vec::new(),
         _ => vec![LATENCY],
     });
@@ -45,7 +45,7 @@ fn a_tunnel_taken_down_during_ike_auth_is_closed_when_the_response_arrives() {
     assert_eq!(pair.b.children.len(), 1);
     pair.command(Side::A, Command::Shutdown);
     assert!(!pair.a.endpoint.is_idle(), "the peer takes it to be up");
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(5 * SECOND);
     assert!(pair.a.endpoint.is_idle());
     assert!(pair.b.children.is_empty());
@@ -57,7 +57,7 @@ fn a_reset_during_ike_auth_leaves_one_tunnel() {
         let pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
         let mut pair = unanswered_auth(pair);
         pair.command(Side::A, Command::Reset(TUNNEL));
-        pair.fair();
+        pair.no_impairment();
         pair.run_for(MINUTE);
         pair.assert_agreed();
         let before = pair.a.events.len();
@@ -89,7 +89,7 @@ fn a_failed_attempt_is_not_retried_when_the_peers_attempt_succeeded() {
     b.start = Start::Auto;
     let mut pair = Pair::new(settings(Side::A), b);
     // A's IKE_AUTH never arrives; B's does.
-    pair.weather(|side, transmit| {
+    pair.impairment(|side, transmit| {
         let groundlink::ike::Content::Ike(bytes) = &transmit.content else {
             return Vec::new();
         };
@@ -117,7 +117,7 @@ fn a_failed_tunnel_connected_by_the_peer_waits_for_the_peer_again_after_its_dele
     pair.command(Side::B, Command::Up(TUNNEL));
     pair.run_for(2 * MINUTE);
     assert_eq!(pair.b.state(), TunnelState::Failed);
-    pair.fair();
+    pair.no_impairment();
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
@@ -134,7 +134,7 @@ fn up_during_a_delete_reconnects() {
     pair.command(Side::A, Command::Down(TUNNEL));
     pair.run_for(2 * SECOND);
     pair.command(Side::A, Command::Up(TUNNEL));
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(MINUTE);
     pair.assert_agreed();
 }
@@ -171,9 +171,9 @@ fn a_waiting_tunnel_resolves_its_peers_name_and_follows_changes() {
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();
     // A look-up that fails while the tunnel is up is nothing to tell.
-    let told = pair.b.codes().len();
+    let failures = pair.b.codes().len();
     resolve(&mut pair, Side::B, None);
-    assert_eq!(pair.b.codes().len(), told);
+    assert_eq!(pair.b.codes().len(), failures);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_one_sided_identity_mismatch_neither_flaps_nor_stops_retrying() {
 }
 
 /// How many SAs of any kind an endpoint holds.
-fn held(pair: &Pair, side: Side) -> usize {
+fn sa_count(pair: &Pair, side: Side) -> usize {
     let node = match side {
         Side::A => &pair.a,
         Side::B => &pair.b,
@@ -323,7 +323,7 @@ fn p11_after_random_losses_reordering_and_crashes_both_ends_agree_on_one_tunnel(
                 6 => {
                     let loss = chance.below(10);
                     let mut dice = Generator::from_seed(chance.bytes());
-                    pair.weather(move |_, _| {
+                    pair.impairment(move |_, _| {
                         if dice.below(10) < loss {
                             return Vec::new();
                         }
@@ -337,9 +337,9 @@ fn p11_after_random_losses_reordering_and_crashes_both_ends_agree_on_one_tunnel(
             }
             let pause = [5, 40, 300, 2000, 9000, 30_000][usize::try_from(chance.below(6)).unwrap()];
             pair.run_for(Duration::from_millis(chance.below(pause)));
-            assert!(held(&pair, Side::A) < 40 && held(&pair, Side::B) < 40);
+            assert!(sa_count(&pair, Side::A) < 40 && sa_count(&pair, Side::B) < 40);
         }
-        pair.fair();
+        pair.no_impairment();
         pair.command(Side::A, Command::Up(TUNNEL));
         pair.command(Side::B, Command::Up(TUNNEL));
         pair.run_for(5 * MINUTE);
@@ -347,7 +347,7 @@ fn p11_after_random_losses_reordering_and_crashes_both_ends_agree_on_one_tunnel(
         let (ike_a, ike_b) = (pair.a.view().ike.unwrap(), pair.b.view().ike.unwrap());
         assert_eq!((ike_a.spi_i, ike_a.spi_r), (ike_b.spi_i, ike_b.spi_r));
         assert_eq!(
-            (held(&pair, Side::A), held(&pair, Side::B)),
+            (sa_count(&pair, Side::A), sa_count(&pair, Side::B)),
             (1, 1),
             "{seed}"
         );

@@ -11,7 +11,7 @@ use groundlink::ike::{Command, DownReason, Rekey, RekeyCheck, Settings};
 use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, CREATE, INFORM};
-use crate::wire::{answer, ask};
+use crate::wire::{request_kind, response_kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -26,7 +26,7 @@ fn with_esp(a: &str, b: &str) -> (Settings, Settings) {
 /// Both sides have asked to rekey X, and neither has heard of the other's wish.
 fn crossed(seed: u8) -> Pair {
     let mut pair = Pair::busy_with_seeds(seed);
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
     pair.rekey(Side::B, Rekey::Child);
     pair
@@ -52,24 +52,24 @@ fn regular() {
             let (a, b) = with_esp(esp, esp);
             let mut pair = Pair::busy_with(a, b);
             let old = pair.a.children[0].spi_in;
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Child);
-            let request = pair.take(side, ask(CREATE));
-            let response = pair.answer_to(&request);
+            let request = pair.take(side, request_kind(CREATE));
+            let response = pair.response_to(&request);
             assert_eq!(pair.node(side.other()).children.len(), 2);
             assert_eq!(pair.node(side).children.len(), 1);
             pair.run_for(SECOND / 2);
-            pair.give(&response);
+            pair.deliver_copy(&response);
             pair.run_for(SECOND / 2);
-            let delete = pair.take(side, ask(INFORM));
-            let deleted = pair.answer_to(&delete);
+            let delete = pair.take(side, request_kind(INFORM));
+            let deleted = pair.response_to(&delete);
             assert_eq!(pair.node(side.other()).children.len(), 1);
-            pair.give(&deleted);
+            pair.deliver_copy(&deleted);
             assert_eq!(pair.node(side).children.len(), 1);
             pair.assert_done((1, 0));
             assert_ne!(pair.a.children[0].spi_in, old);
-            assert_eq!(pair.a.downs, [DownReason::Replaced]);
-            assert_eq!(pair.b.downs, [DownReason::Replaced]);
+            assert_eq!(pair.a.down_reasons, [DownReason::Replaced]);
+            assert_eq!(pair.b.down_reasons, [DownReason::Replaced]);
         }
     }
 }
@@ -87,17 +87,17 @@ fn regular() {
 #[test]
 fn the_responder_sends_over_the_new_sa_after_the_first_packet_on_it() {
     let mut pair = Pair::busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
     let old = pair.b.outbound();
-    let request = pair.take(Side::A, ask(CREATE));
-    let response = pair.answer_to(&request);
+    let request = pair.take(Side::A, request_kind(CREATE));
+    let response = pair.response_to(&request);
     pair.run_for(SECOND / 2);
     assert_eq!(pair.b.outbound(), old, "A does not know Y yet");
-    pair.give(&response);
+    pair.deliver_copy(&response);
     pair.run_for(SECOND / 2);
     assert_ne!(pair.b.outbound(), old, "A has shown that it knows Y");
-    pair.let_go();
+    pair.release_messages();
     pair.assert_done((1, 0));
 }
 
@@ -113,16 +113,16 @@ fn ke_invalid() {
     let many = "aes128-sha256-curve25519-ecp256";
     let (a, b) = with_esp(many, "aes128-sha256-ecp256");
     let mut pair = Pair::busy_with(a, b);
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let first = pair.take(Side::A, ask(CREATE));
-    let refused = pair.answer_to(&first);
+    let first = pair.take(Side::A, request_kind(CREATE));
+    let refused = pair.response_to(&first);
     assert_eq!(pair.b.children.len(), 1);
-    pair.give(&refused);
-    let second = pair.take(Side::A, ask(CREATE));
-    let made = pair.answer_to(&second);
-    pair.give(&made);
-    pair.let_go();
+    pair.deliver_copy(&refused);
+    let second = pair.take(Side::A, request_kind(CREATE));
+    let made = pair.response_to(&second);
+    pair.deliver_copy(&made);
+    pair.release_messages();
     pair.assert_done((1, 0));
 }
 
@@ -140,13 +140,13 @@ fn ke_invalid_in_a_collision() {
     let begin = || {
         let (a, b) = with_esp(many, "aes128-sha256-ecp256");
         let mut pair = Pair::busy_with(a, b);
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, Rekey::Child);
         pair.rekey(Side::B, Rekey::Child);
         pair
     };
     every_order(8, Losses::None, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.assert_connected_throughout();
     });
 }
@@ -166,8 +166,8 @@ fn p10_a_rejected_rekey_leaves_the_child_sa_unchanged_until_the_retry_is_due() {
     pair.run_for(20 * SECOND);
     pair.assert_agreed();
     pair.assert_no_gap();
-    assert!(pair.a.downs.is_empty() && pair.b.downs.is_empty());
-    assert!(!pair.a.codes().is_empty(), "it is told");
+    assert!(pair.a.down_reasons.is_empty() && pair.b.down_reasons.is_empty());
+    assert!(!pair.a.codes().is_empty(), "the failure is reported");
 }
 
 /// ```text
@@ -179,14 +179,14 @@ fn p10_a_rejected_rekey_leaves_the_child_sa_unchanged_until_the_retry_is_due() {
 fn the_responder_ignores_soft_limits_of_a_rekeyed_sa() {
     let mut pair = Pair::busy();
     let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let request = pair.take(Side::A, ask(CREATE));
-    let response = pair.answer_to(&request);
+    let request = pair.take(Side::A, request_kind(CREATE));
+    let response = pair.response_to(&request);
     pair.command(Side::B, Command::SoftLimit { tunnel, spi_in });
     pair.assert_silent(Side::B);
-    pair.give(&response);
-    pair.let_go();
+    pair.deliver_copy(&response);
+    pair.release_messages();
     pair.assert_done((1, 0));
 }
 
@@ -195,7 +195,7 @@ fn the_responder_ignores_soft_limits_of_a_rekeyed_sa() {
 fn soft_limits_of_both_sides_at_once() {
     let begin = || {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         for side in BOTH {
             let (tunnel, spi_in) = (TUNNEL, pair.node(side).children[0].spi_in);
             pair.command(side, Command::SoftLimit { tunnel, spi_in });
@@ -203,7 +203,7 @@ fn soft_limits_of_both_sides_at_once() {
         pair
     };
     every_order(8, Losses::None, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.assert_connected_throughout();
     });
 }
@@ -221,16 +221,16 @@ fn the_responder_may_also_delete_the_rekeyed_sa() {
     let begin = || {
         let mut pair = Pair::busy();
         let (tunnel, spi_in) = (TUNNEL, pair.b.children[0].spi_in);
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(Side::A, Rekey::Child);
-        let request = pair.take(Side::A, ask(CREATE));
-        let response = pair.answer_to(&request);
-        pair.give(&response);
+        let request = pair.take(Side::A, request_kind(CREATE));
+        let response = pair.response_to(&request);
+        pair.deliver_copy(&response);
         pair.command(Side::B, Command::SequenceExhausted { tunnel, spi_in });
         pair
     };
     every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-        pair.let_go();
+        pair.release_messages();
         pair.slow_traffic();
         pair.run_for(60 * SECOND);
         pair.assert_agreed();
@@ -251,25 +251,25 @@ fn the_responder_may_also_delete_the_rekeyed_sa() {
 fn p11_collision_each_side_wins() {
     Pair::until_each_side_has_won(crossed, |pair| {
         let (of_a, of_b) = (
-            pair.take(Side::A, ask(CREATE)),
-            pair.take(Side::B, ask(CREATE)),
+            pair.take(Side::A, request_kind(CREATE)),
+            pair.take(Side::B, request_kind(CREATE)),
         );
-        let to_b = pair.answer_to(&of_b);
-        let to_a = pair.answer_to(&of_a);
+        let to_b = pair.response_to(&of_b);
+        let to_a = pair.response_to(&of_a);
         pair.run_for(SECOND / 10);
-        pair.give(&to_a);
-        pair.give(&to_b);
+        pair.deliver_copy(&to_a);
+        pair.deliver_copy(&to_b);
         pair.run_for(SECOND / 10);
         assert_eq!(pair.a.children.len(), 3);
         assert_eq!(pair.b.children.len(), 3);
         let (of_a, of_b) = (
-            pair.take(Side::A, ask(INFORM)),
-            pair.take(Side::B, ask(INFORM)),
+            pair.take(Side::A, request_kind(INFORM)),
+            pair.take(Side::B, request_kind(INFORM)),
         );
-        let to_a = pair.answer_to(&of_a);
-        let to_b = pair.answer_to(&of_b);
-        pair.give(&to_a);
-        pair.give(&to_b);
+        let to_a = pair.response_to(&of_a);
+        let to_b = pair.response_to(&of_b);
+        pair.deliver_copy(&to_a);
+        pair.deliver_copy(&to_b);
         pair.assert_silent(Side::A);
         pair.assert_silent(Side::B);
         pair.assert_done((1, 0));
@@ -293,17 +293,17 @@ fn p11_collision_that_one_side_does_not_see() {
         for side in BOTH {
             let mut pair = crossed(seed);
             let other = side.other();
-            let of_side = pair.take(side, ask(CREATE));
-            let delayed = pair.take(other, ask(CREATE));
-            let made = pair.answer_to(&of_side);
-            pair.give(&made);
+            let of_side = pair.take(side, request_kind(CREATE));
+            let delayed = pair.take(other, request_kind(CREATE));
+            let made = pair.response_to(&of_side);
+            pair.deliver_copy(&made);
             pair.run_for(SECOND / 10);
-            let delete = pair.take(side, ask(INFORM));
-            let refused = pair.answer_to(&delayed);
-            pair.give(&refused);
-            let deleted = pair.answer_to(&delete);
-            pair.give(&deleted);
-            pair.let_go();
+            let delete = pair.take(side, request_kind(INFORM));
+            let refused = pair.response_to(&delayed);
+            pair.deliver_copy(&refused);
+            let deleted = pair.response_to(&delete);
+            pair.deliver_copy(&deleted);
+            pair.release_messages();
             pair.assert_connected_throughout();
         }
     }
@@ -318,7 +318,7 @@ fn p11_collision_in_every_order() {
             Losses::None,
             || crossed(seed),
             |mut pair| {
-                pair.let_go();
+                pair.release_messages();
                 pair.assert_connected_throughout();
             },
         );
@@ -336,7 +336,7 @@ fn p11_collision_in_every_order_with_each_message_lost_once() {
             ONE_WHEN_FAST,
             || crossed(seed),
             |mut pair| {
-                pair.let_go();
+                pair.release_messages();
                 pair.assert_connected_throughout();
             },
         );
@@ -357,12 +357,12 @@ fn p11_collision_with_requests_lost() {
         for seed in 0..6 {
             let mut pair = crossed(seed);
             for side in BOTH {
-                let request = pair.take(side, ask(CREATE));
+                let request = pair.take(side, request_kind(CREATE));
                 if !lost[side as usize] {
-                    pair.wire.fly(pair.now, request);
+                    pair.wire.schedule(pair.now, request);
                 }
             }
-            pair.let_go();
+            pair.release_messages();
             pair.assert_connected_throughout();
         }
     }
@@ -381,19 +381,19 @@ fn p11_collision_with_requests_lost() {
 fn delayed_response() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(side, Rekey::Child);
-        let request = pair.take(side, ask(CREATE));
-        let delayed = pair.answer_to(&request);
+        let request = pair.take(side, request_kind(CREATE));
+        let delayed = pair.response_to(&request);
         pair.run_for(3 * SECOND / 2);
-        let again = pair.take(side, ask(CREATE));
-        let response = pair.answer_to(&again);
-        pair.give(&response);
-        let delete = pair.take(side, ask(INFORM));
-        let deleted = pair.answer_to(&delete);
-        pair.give(&delayed);
-        pair.give(&deleted);
-        pair.give(&delayed);
+        let again = pair.take(side, request_kind(CREATE));
+        let response = pair.response_to(&again);
+        pair.deliver_copy(&response);
+        let delete = pair.take(side, request_kind(INFORM));
+        let deleted = pair.response_to(&delete);
+        pair.deliver_copy(&delayed);
+        pair.deliver_copy(&deleted);
+        pair.deliver_copy(&delayed);
         pair.assert_silent(Side::A);
         pair.assert_silent(Side::B);
         pair.assert_done((1, 0));
@@ -405,17 +405,17 @@ fn delayed_response() {
 fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(side, Rekey::Child);
-        let delayed = pair.take(side, ask(CREATE));
+        let delayed = pair.take(side, request_kind(CREATE));
         pair.run_for(3 * SECOND / 2);
-        let again = pair.take(side, ask(CREATE));
-        let response = pair.answer_to(&again);
-        pair.give(&response);
-        let delete = pair.take(side, ask(INFORM));
-        let deleted = pair.answer_to(&delete);
-        pair.give(&deleted);
-        pair.give(&delayed);
+        let again = pair.take(side, request_kind(CREATE));
+        let response = pair.response_to(&again);
+        pair.deliver_copy(&response);
+        let delete = pair.take(side, request_kind(INFORM));
+        let deleted = pair.response_to(&delete);
+        pair.deliver_copy(&deleted);
+        pair.deliver_copy(&delayed);
         pair.assert_silent(side.other());
         pair.assert_done((1, 0));
     }
@@ -447,18 +447,18 @@ fn p05_rekeyed_twice_in_a_row() {
 fn an_unanswered_delete_ends_the_ike_sa_and_the_tunnel_reconnects() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(side, Rekey::Child);
-        let request = pair.take(side, ask(CREATE));
-        let response = pair.answer_to(&request);
-        pair.give(&response);
+        let request = pair.take(side, request_kind(CREATE));
+        let response = pair.response_to(&request);
+        pair.deliver_copy(&response);
         pair.slow_traffic();
         // Everything that A and B say from now on is lost, but ESP goes on.
         pair.run_for(100 * SECOND);
         while pair.wire.waiting() > 0 {
             pair.wire.take_nth(0);
         }
-        pair.let_go();
+        pair.release_messages();
         pair.slow_traffic();
         pair.run_for(120 * SECOND);
         pair.assert_agreed();
@@ -476,7 +476,7 @@ fn hard_expiry_without_a_response() {
     pair.cut();
     pair.run_for(40 * SECOND);
     assert!(pair.a.children.is_empty(), "its lifetime is over");
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(120 * SECOND);
     pair.assert_agreed();
 }
@@ -529,13 +529,13 @@ fn p05_rekey_against_delete_in_every_order() {
             let mut pair = Pair::busy();
             let other = side.other();
             let (tunnel, spi_in) = (TUNNEL, pair.node(other).children[0].spi_in);
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Child);
             pair.command(other, Command::SequenceExhausted { tunnel, spi_in });
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.slow_traffic();
             pair.run_for(120 * SECOND);
             pair.assert_agreed();
@@ -555,13 +555,13 @@ fn p11_child_rekey_against_ike_rekey_in_every_order() {
     for side in BOTH {
         let begin = || {
             let mut pair = Pair::busy();
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Child);
             pair.rekey(side.other(), Rekey::Ike);
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.assert_connected_throughout();
         });
     }
@@ -578,13 +578,13 @@ fn child_rekey_against_ike_delete_in_every_order() {
     for side in BOTH {
         let begin = || {
             let mut pair = Pair::busy();
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Child);
             pair.command(side.other(), Command::Reset(TUNNEL));
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.slow_traffic();
             pair.run_for(120 * SECOND);
             pair.assert_agreed();
@@ -612,16 +612,16 @@ fn p18_a_rekeyed_child_sa_that_cannot_be_installed_is_retried_without_packet_los
 #[test]
 fn a_response_after_the_exchange_is_ignored() {
     let mut pair = Pair::busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let request = pair.take(Side::A, ask(CREATE));
-    pair.give(&request);
-    let response = pair.take(Side::B, answer(CREATE));
-    pair.give(&response);
-    pair.give(&response);
-    pair.give(&response);
+    let request = pair.take(Side::A, request_kind(CREATE));
+    pair.deliver_copy(&request);
+    let response = pair.take(Side::B, response_kind(CREATE));
+    pair.deliver_copy(&response);
+    pair.deliver_copy(&response);
+    pair.deliver_copy(&response);
     assert_eq!(pair.a.children.len(), 2);
-    pair.let_go();
+    pair.release_messages();
     pair.assert_done((1, 0));
 }
 
@@ -638,13 +638,13 @@ fn a_response_after_the_exchange_is_ignored() {
 #[test]
 fn invalid_spi_is_not_sent_for_an_spi_installed_meanwhile() {
     let mut pair = Pair::busy();
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
-    let request = pair.take(Side::A, ask(CREATE));
-    let response = pair.answer_to(&request);
+    let request = pair.take(Side::A, request_kind(CREATE));
+    let response = pair.response_to(&request);
     let (remote, spi) = (pair.b.children[1].local, pair.b.children[1].spi_out);
     pair.command(Side::A, Command::UnknownSpi { remote, spi });
-    pair.give(&response);
-    pair.let_go();
+    pair.deliver_copy(&response);
+    pair.release_messages();
     pair.assert_done((1, 0));
 }

@@ -10,7 +10,7 @@ use groundlink::ike::{Command, Rekey, Settings, TunnelState};
 use crate::message_orders::{Losses, ONE_WHEN_FAST, every_order};
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::script::{BOTH, CREATE, INFORM};
-use crate::wire::ask;
+use crate::wire::request_kind;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ fn with_ike(a: &str, b: &str) -> (Settings, Settings) {
 
 fn crossed(seed: u8) -> Pair {
     let mut pair = Pair::busy_with_seeds(seed);
-    pair.by_hand();
+    pair.hold_messages();
     pair.rekey(Side::A, Rekey::Ike);
     pair.rekey(Side::B, Rekey::Ike);
     pair
@@ -44,19 +44,19 @@ fn regular() {
             let (a, b) = with_ike(ike, ike);
             let mut pair = Pair::busy_with(a, b);
             let (old, child) = (pair.a.ikes.clone(), pair.a.children[0].spi_in);
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Ike);
-            let request = pair.take(side, ask(CREATE));
-            let response = pair.answer_to(&request);
+            let request = pair.take(side, request_kind(CREATE));
+            let response = pair.response_to(&request);
             pair.run_for(SECOND / 2);
-            pair.give(&response);
-            let delete = pair.take(side, ask(INFORM));
-            let deleted = pair.answer_to(&delete);
-            pair.give(&deleted);
+            pair.deliver_copy(&response);
+            let delete = pair.take(side, request_kind(INFORM));
+            let deleted = pair.response_to(&delete);
+            pair.deliver_copy(&deleted);
             pair.assert_done((0, 1));
             assert!(pair.a.ikes.is_disjoint(&old));
             assert_eq!(pair.a.children[0].spi_in, child, "it has moved along");
-            assert!(pair.a.downs.is_empty() && pair.b.downs.is_empty());
+            assert!(pair.a.down_reasons.is_empty() && pair.b.down_reasons.is_empty());
         }
     }
 }
@@ -93,7 +93,7 @@ fn liveness_checks_use_the_new_ike_sa() {
     pair.cut();
     pair.run_for(60 * SECOND);
     assert_eq!(pair.a.codes()[0], "peer-dead");
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(120 * SECOND);
     pair.assert_agreed();
 }
@@ -132,14 +132,14 @@ fn ke_invalid() {
 fn p11_collision_each_side_wins() {
     Pair::until_each_side_has_won(crossed, |pair| {
         let (of_a, of_b) = (
-            pair.take(Side::A, ask(CREATE)),
-            pair.take(Side::B, ask(CREATE)),
+            pair.take(Side::A, request_kind(CREATE)),
+            pair.take(Side::B, request_kind(CREATE)),
         );
-        let to_b = pair.answer_to(&of_b);
-        let to_a = pair.answer_to(&of_a);
-        pair.give(&to_a);
-        pair.give(&to_b);
-        pair.let_go();
+        let to_b = pair.response_to(&of_b);
+        let to_a = pair.response_to(&of_a);
+        pair.deliver_copy(&to_a);
+        pair.deliver_copy(&to_b);
+        pair.release_messages();
         pair.assert_done((0, 1));
         pair.ike_winner()
     });
@@ -154,7 +154,7 @@ fn p11_collision_in_every_order() {
             Losses::None,
             || crossed(seed),
             |mut pair| {
-                pair.let_go();
+                pair.release_messages();
                 pair.assert_connected_throughout();
             },
         );
@@ -172,7 +172,7 @@ fn p11_collision_in_every_order_with_each_message_lost_once() {
             ONE_WHEN_FAST,
             || crossed(seed),
             |mut pair| {
-                pair.let_go();
+                pair.release_messages();
                 pair.assert_connected_throughout();
             },
         );
@@ -195,12 +195,12 @@ fn p11_collision_that_one_side_does_not_see() {
         for side in BOTH {
             let mut pair = crossed(seed);
             let other = side.other();
-            let of_side = pair.take(side, ask(CREATE));
-            let delayed = pair.take(other, ask(CREATE));
-            let made = pair.answer_to(&of_side);
-            pair.give(&made);
-            pair.give(&delayed);
-            pair.let_go();
+            let of_side = pair.take(side, request_kind(CREATE));
+            let delayed = pair.take(other, request_kind(CREATE));
+            let made = pair.response_to(&of_side);
+            pair.deliver_copy(&made);
+            pair.deliver_copy(&delayed);
+            pair.release_messages();
             pair.assert_connected_throughout();
         }
     }
@@ -213,12 +213,12 @@ fn p11_collision_with_requests_lost() {
         for seed in 0..6 {
             let mut pair = crossed(seed);
             for side in BOTH {
-                let request = pair.take(side, ask(CREATE));
+                let request = pair.take(side, request_kind(CREATE));
                 if !lost[side as usize] {
-                    pair.wire.fly(pair.now, request);
+                    pair.wire.schedule(pair.now, request);
                 }
             }
-            pair.let_go();
+            pair.release_messages();
             pair.assert_connected_throughout();
         }
     }
@@ -237,19 +237,19 @@ fn p11_collision_with_requests_lost() {
 fn delayed_response() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(side, Rekey::Ike);
-        let request = pair.take(side, ask(CREATE));
-        let delayed = pair.answer_to(&request);
+        let request = pair.take(side, request_kind(CREATE));
+        let delayed = pair.response_to(&request);
         pair.run_for(3 * SECOND / 2);
-        let again = pair.take(side, ask(CREATE));
-        let response = pair.answer_to(&again);
-        pair.give(&response);
-        let delete = pair.take(side, ask(INFORM));
-        let deleted = pair.answer_to(&delete);
-        pair.give(&delayed);
-        pair.give(&deleted);
-        pair.give(&delayed);
+        let again = pair.take(side, request_kind(CREATE));
+        let response = pair.response_to(&again);
+        pair.deliver_copy(&response);
+        let delete = pair.take(side, request_kind(INFORM));
+        let deleted = pair.response_to(&delete);
+        pair.deliver_copy(&delayed);
+        pair.deliver_copy(&deleted);
+        pair.deliver_copy(&delayed);
         pair.assert_silent(Side::A);
         pair.assert_silent(Side::B);
         pair.assert_done((0, 1));
@@ -261,23 +261,23 @@ fn delayed_response() {
 fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
         let mut pair = Pair::busy();
-        pair.by_hand();
+        pair.hold_messages();
         pair.rekey(side, Rekey::Ike);
-        let delayed = pair.take(side, ask(CREATE));
+        let delayed = pair.take(side, request_kind(CREATE));
         pair.run_for(3 * SECOND / 2);
-        let again = pair.take(side, ask(CREATE));
-        let response = pair.answer_to(&again);
-        pair.give(&response);
-        let delete = pair.take(side, ask(INFORM));
-        let deleted = pair.answer_to(&delete);
-        pair.give(&deleted);
-        pair.give(&delayed);
+        let again = pair.take(side, request_kind(CREATE));
+        let response = pair.response_to(&again);
+        pair.deliver_copy(&response);
+        let delete = pair.take(side, request_kind(INFORM));
+        let deleted = pair.response_to(&delete);
+        pair.deliver_copy(&deleted);
+        pair.deliver_copy(&delayed);
         pair.assert_silent(side.other());
         pair.slow_traffic();
         pair.run_for(300 * SECOND);
-        pair.give(&delayed);
+        pair.deliver_copy(&delayed);
         pair.assert_silent(side.other());
-        pair.let_go();
+        pair.release_messages();
         pair.assert_done((0, 1));
     }
 }
@@ -293,13 +293,13 @@ fn ike_rekey_against_ike_delete_in_every_order() {
     for side in BOTH {
         let begin = || {
             let mut pair = Pair::busy();
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Ike);
             pair.command(side.other(), Command::Reset(TUNNEL));
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.slow_traffic();
             pair.run_for(120 * SECOND);
             pair.assert_agreed();
@@ -318,13 +318,13 @@ fn ike_rekey_against_child_delete_in_every_order() {
             let mut pair = Pair::busy();
             let other = side.other();
             let (tunnel, spi_in) = (TUNNEL, pair.node(other).children[0].spi_in);
-            pair.by_hand();
+            pair.hold_messages();
             pair.rekey(side, Rekey::Ike);
             pair.command(other, Command::SequenceExhausted { tunnel, spi_in });
             pair
         };
         every_order(8, ONE_WHEN_FAST, begin, |mut pair| {
-            pair.let_go();
+            pair.release_messages();
             pair.slow_traffic();
             pair.run_for(120 * SECOND);
             pair.assert_agreed();
@@ -385,7 +385,7 @@ fn hard_expiry_without_a_response() {
     pair.cut();
     pair.run_for(60 * SECOND);
     assert!(pair.a.ikes.is_empty());
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(120 * SECOND);
     pair.assert_agreed();
 }

@@ -16,20 +16,22 @@ const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
 /// B still has its one Child SA, and answers.
-pub fn assert_unharmed(scripted_peer: &mut ScriptedPeer, id: u32, told: &str) {
-    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
-    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+pub fn assert_unharmed(scripted_peer: &mut ScriptedPeer, id: u32, case: &str) {
+    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{case}");
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{case}");
     assert!(
-        scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty(),
-        "{told}"
+        scripted_peer
+            .send_request(INFORMATIONAL, id, &[])
+            .is_empty(),
+        "{case}"
     );
 }
 
 /// The IKE SA is closed and has taken its Child SA along.
-pub fn assert_ended(scripted_peer: &ScriptedPeer, told: &str) {
-    assert!(scripted_peer.pair.b.children.is_empty(), "{told}");
-    assert!(scripted_peer.pair.b.ikes.is_empty(), "{told}");
+pub fn assert_ended(scripted_peer: &ScriptedPeer, case: &str) {
+    assert!(scripted_peer.pair.b.children.is_empty(), "{case}");
+    assert!(scripted_peer.pair.b.ikes.is_empty(), "{case}");
 }
 
 fn replaced(mut payloads: Vec<Payload>, kind: PayloadType, with: Payload) -> Vec<Payload> {
@@ -92,39 +94,39 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_rejected_and_never_widened()
     ];
     // A new Child SA, and one in place of another.
     for old in [None, Some(SPI_OUT)] {
-        let ask = |body: &[u8]| {
+        let send_with_selectors = |body: &[u8]| {
             let mut scripted_peer = ScriptedPeer::established();
             let request = match old {
                 None => scripted_peer.another_child(0x2000),
                 Some(old) => scripted_peer.rekeying(old, 0x2000),
             };
             let request = replaced(request, PayloadType::TSI, raw(PayloadType::TSI, body));
-            let answer = scripted_peer.ask(CREATE, 2, &request);
+            let answer = scripted_peer.send_request(CREATE, 2, &request);
             (scripted_peer, answer)
         };
-        for (told, body) in &refused {
-            let (mut scripted_peer, answer) = ask(body);
-            assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{told}");
-            assert_unharmed(&mut scripted_peer, 3, told);
+        for (case, body) in &refused {
+            let (mut scripted_peer, answer) = send_with_selectors(body);
+            assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{case}");
+            assert_unharmed(&mut scripted_peer, 3, case);
         }
-        for (told, body) in &broken {
-            let (scripted_peer, answer) = ask(body);
-            assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
-            assert_ended(&scripted_peer, told);
+        for (case, body) in &broken {
+            let (scripted_peer, answer) = send_with_selectors(body);
+            assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{case}");
+            assert_ended(&scripted_peer, case);
         }
-        for (told, body) in &fine {
-            let (scripted_peer, answer) = ask(body);
+        for (case, body) in &fine {
+            let (scripted_peer, answer) = send_with_selectors(body);
             let policy = settings(Side::B).policy;
             // One in place of another must carry what that one did (§2.9.2).
-            if *told == "255 hosts" && old.is_some() {
-                assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{told}");
+            if *case == "255 hosts" && old.is_some() {
+                assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{case}");
                 continue;
             }
-            assert_eq!(kinds(&answer), [], "{told}");
+            assert_eq!(kinds(&answer), [], "{case}");
             let child = scripted_peer.pair.b.children.last().unwrap();
             let within = |selector| policy.remote[0].contains(selector);
-            assert!(child.policy.remote.iter().all(within), "{told}: {child:?}");
-            assert_eq!(child.policy.local, policy.local, "{told}");
+            assert!(child.policy.remote.iter().all(within), "{case}: {child:?}");
+            assert_eq!(child.policy.local, policy.local, "{case}");
         }
     }
 }
@@ -157,16 +159,16 @@ fn p04_a_rekey_of_an_unknown_child_sa_gets_child_sa_not_found() {
         named(3, &spi_in.to_be_bytes()),
     ];
     for (id, name) in (2..).step_by(2).zip(wrong) {
-        let told = format!("{name:?}");
+        let case = format!("{name:?}");
         let mut request = scripted_peer.rekeying(SPI_OUT, 0x2000 + id);
         request[0] = Payload::Notify(name.clone());
-        let answer = scripted_peer.ask(CREATE, id, &request);
-        assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND], "{told}");
+        let answer = scripted_peer.send_request(CREATE, id, &request);
+        assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND], "{case}");
         let [Payload::Notify(answer)] = &answer[..] else {
             panic!("{answer:?}")
         };
         assert_eq!((answer.protocol, &answer.spi), (name.protocol, &name.spi));
-        assert_unharmed(&mut scripted_peer, id + 1, &told);
+        assert_unharmed(&mut scripted_peer, id + 1, &case);
     }
 }
 
@@ -174,10 +176,10 @@ fn p04_a_rekey_of_an_unknown_child_sa_gets_child_sa_not_found() {
 fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
     let mut scripted_peer = ScriptedPeer::established();
     let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
-    assert_eq!(kinds(&scripted_peer.ask(CREATE, 2, &request)), []);
+    assert_eq!(kinds(&scripted_peer.send_request(CREATE, 2, &request)), []);
     for id in 3..103 {
         let again = scripted_peer.rekeying(SPI_OUT, 0x2000 + id);
-        let answer = scripted_peer.ask(CREATE, id, &again);
+        let answer = scripted_peer.send_request(CREATE, id, &again);
         assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
     }
     assert_eq!(scripted_peer.pair.b.children.len(), 2);
@@ -189,10 +191,10 @@ fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
     scripted_peer.answer(&asked, &accepted);
     let (delete, _) = scripted_peer.asked();
     let request = scripted_peer.rekeying(SPI_OUT, 0x3000);
-    let answer = scripted_peer.ask(CREATE, 2, &request);
+    let answer = scripted_peer.send_request(CREATE, 2, &request);
     assert_eq!(kinds(&answer), [NotifyType::TEMPORARY_FAILURE]);
     scripted_peer.answer(&delete, &[]);
-    let answer = scripted_peer.ask(CREATE, 3, &request);
+    let answer = scripted_peer.send_request(CREATE, 3, &request);
     assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
 }
@@ -204,9 +206,14 @@ fn p05_endless_rekeying_keeps_a_bounded_number_of_child_sas_with_or_without_dele
     for id in (2..402).step_by(2) {
         let new = 0x2000 + id;
         let request = scripted_peer.rekeying(old, new);
-        assert_eq!(kinds(&scripted_peer.ask(CREATE, id, &request)), []);
+        assert_eq!(kinds(&scripted_peer.send_request(CREATE, id, &request)), []);
         let gone = [Payload::Delete(Delete::esp(vec![old]))];
-        assert_eq!(scripted_peer.ask(INFORMATIONAL, id + 1, &gone).len(), 1);
+        assert_eq!(
+            scripted_peer
+                .send_request(INFORMATIONAL, id + 1, &gone)
+                .len(),
+            1
+        );
         assert_eq!(scripted_peer.pair.b.children.len(), 1);
         old = new;
     }
@@ -218,7 +225,7 @@ fn p05_endless_rekeying_keeps_a_bounded_number_of_child_sas_with_or_without_dele
     for id in 2..102 {
         let new = 0x2000 + id;
         let request = scripted_peer.rekeying(old, new);
-        let answer = scripted_peer.ask(CREATE, id, &request);
+        let answer = scripted_peer.send_request(CREATE, id, &request);
         if kinds(&answer).is_empty() {
             old = new;
         } else {
@@ -238,7 +245,8 @@ fn p06_a_delete_of_the_ike_sa_with_its_child_sas_gets_an_empty_response() {
             Payload::Delete(Delete::ike()),
             Payload::Delete(Delete::esp(vec![SPI_OUT])),
         ];
-        let answer = scripted_peer.ask(INFORMATIONAL, 2, &order.map(|index| both[index].clone()));
+        let answer =
+            scripted_peer.send_request(INFORMATIONAL, 2, &order.map(|index| both[index].clone()));
         assert!(answer.is_empty(), "{answer:?}");
         assert_ended(&scripted_peer, "both");
         assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
@@ -256,11 +264,12 @@ fn p06_a_contradictory_delete_gets_invalid_syntax() {
         [&[1, 4, 0, 1][..], &spi].concat(),
         [&[3, 4, 0, 0][..], &spi].concat(),
     ] {
-        let told = format!("{body:?}");
+        let case = format!("{body:?}");
         let mut scripted_peer = ScriptedPeer::established();
-        let answer = scripted_peer.ask(INFORMATIONAL, 2, &[raw(PayloadType::DELETE, &body)]);
-        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{told}");
-        assert_ended(&scripted_peer, &told);
+        let answer =
+            scripted_peer.send_request(INFORMATIONAL, 2, &[raw(PayloadType::DELETE, &body)]);
+        assert_eq!(kinds(&answer), [NotifyType::INVALID_SYNTAX], "{case}");
+        assert_ended(&scripted_peer, &case);
     }
 }
 
@@ -282,10 +291,18 @@ fn p06_crossing_deletes_get_empty_responses() {
         "{payloads:?}"
     );
     let same = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    assert!(scripted_peer.ask(INFORMATIONAL, 2, &same).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 2, &same)
+            .is_empty()
+    );
     scripted_peer.answer(&delete, &same);
     for id in 3..50 {
-        assert!(scripted_peer.ask(INFORMATIONAL, id, &same).is_empty());
+        assert!(
+            scripted_peer
+                .send_request(INFORMATIONAL, id, &same)
+                .is_empty()
+        );
     }
     assert!(
         scripted_peer.heard().is_empty(),
@@ -302,7 +319,7 @@ fn p12_initial_contact_unencrypted_or_from_another_identity_closes_nothing() {
     b.peer_id = PeerId::Exactly("192.0.2.1".parse().unwrap());
     let scripted_peer = ScriptedPeer::keyed_with(mute_pair(b), 0x4444).authenticated();
     let contact = [notify(NotifyType::INITIAL_CONTACT)];
-    let mut second = ScriptedPeer::keyed_saying(scripted_peer.pair, 0x5555, &contact);
+    let mut second = ScriptedPeer::keyed_with_payloads(scripted_peer.pair, 0x5555, &contact);
     assert_eq!(second.pair.b.children.len(), 1);
 
     // The right key, but somebody else's name.
@@ -311,7 +328,7 @@ fn p12_initial_contact_unencrypted_or_from_another_identity_closes_nothing() {
     request[1] = second.auth(&id, PSK);
     request[0] = Payload::IdI(id);
     request.extend(contact);
-    let answer = second.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = second.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
     second.pair.run_for(Duration::from_secs(1));
     assert_eq!(second.pair.b.children.len(), 1);
@@ -338,7 +355,7 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
         panic!("raw")
     };
     let request = replaced(request, PayloadType::TSR, raw(PayloadType::TSR, &body));
-    assert_eq!(kinds(&scripted_peer.ask(CREATE, 2, &request)), []);
+    assert_eq!(kinds(&scripted_peer.send_request(CREATE, 2, &request)), []);
     assert_eq!(scripted_peer.pair.b.children[1].policy, before);
 
     // Less, on either side: refused, and the old one stays.
@@ -346,7 +363,7 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
         let mut scripted_peer = ScriptedPeer::established();
         let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
         let request = replaced(request, kind, host(kind, net));
-        let answer = scripted_peer.ask(CREATE, 2, &request);
+        let answer = scripted_peer.send_request(CREATE, 2, &request);
         assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE]);
         assert_unharmed(&mut scripted_peer, 3, "a host");
     }
@@ -381,7 +398,7 @@ fn a_request_of_an_unsupported_exchange_type_is_answered_and_fails_alone() {
         ExchangeType::IKE_INTERMEDIATE,
     ] {
         let mut scripted_peer = ScriptedPeer::established();
-        let response = scripted_peer.ask(exchange, 2, &[]);
+        let response = scripted_peer.send_request(exchange, 2, &[]);
         let expected = [NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD];
         assert_eq!(kinds(&response), expected, "{exchange}");
         assert_unharmed(&mut scripted_peer, 3, &exchange.to_string());

@@ -73,7 +73,7 @@ fn link(data: &[u8]) -> Payload {
 /// Asks B to rekey its Child SA; gives the link of what is to follow.
 fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
     let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000 + id));
-    let answer = scripted_peer.ask(CREATE, id, &request);
+    let answer = scripted_peer.send_request(CREATE, id, &request);
     let is_link =
         |payload: &&Payload| kinds(&[(*payload).clone()]) == [NotifyType::ADDITIONAL_KEY_EXCHANGE];
     answer.iter().find(is_link).cloned().unwrap()
@@ -84,7 +84,7 @@ fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
 fn an_independent_key_schedule_with_an_additional_key_exchange_gives_the_same_keys() {
     let mut scripted_peer = hybrid();
     let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000));
-    let created = scripted_peer.ask(CREATE, 2, &request);
+    let created = scripted_peer.send_request(CREATE, 2, &request);
     let part = |payloads: &[Payload], kind| {
         let part = payloads.iter().find_map(|payload| match payload {
             Payload::Nonce(nonce) if kind == PayloadType::NONCE => Some(nonce.clone()),
@@ -96,14 +96,14 @@ fn an_independent_key_schedule_with_an_additional_key_exchange_gives_the_same_ke
     let is_link = |payload: &&Payload| matches!(payload, Payload::Notify(_));
     let link = created.iter().find(is_link).unwrap().clone();
     let kem = proposal().additional[0];
-    let followed = scripted_peer.ask(FOLLOWUP, 3, &[half(kem), link]);
+    let followed = scripted_peer.send_request(FOLLOWUP, 3, &[half(kem), link]);
     let agree = |group, answer: &[Payload]| {
         let theirs = part(answer, PayloadType::KE);
         ours(group).agree(&theirs).unwrap()
     };
     let (first, additional) = (agree(proposal().groups[0], &created), agree(kem, &followed));
     let nonces = [&request, &created].map(|payloads| part(payloads, PayloadType::NONCE));
-    let (of_initiator, of_responder) = scripted_peer.line.fresh_child_keys(
+    let (of_initiator, of_responder) = scripted_peer.ike_sa.fresh_child_keys(
         first.as_bytes(),
         (&nonces[0], &nonces[1]),
         additional.as_bytes(),
@@ -118,7 +118,7 @@ fn p05_a_rekey_is_completed_once_and_only_with_its_own_link() {
     let mut scripted_peer = hybrid();
     let kem = || half(proposal().additional[0]);
     let not_found = [NotifyType::STATE_NOT_FOUND];
-    let answer = scripted_peer.ask(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
+    let answer = scripted_peer.send_request(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
     assert_eq!(kinds(&answer), not_found, "nothing has begun");
 
     // A hundred that nobody completes leave one to complete: the last.
@@ -129,16 +129,19 @@ fn p05_a_rekey_is_completed_once_and_only_with_its_own_link() {
         .unwrap();
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
     for (id, wrong) in (103..).zip([vec![kem(), first], vec![kem(), link(&[])], vec![kem()]]) {
-        assert_eq!(kinds(&scripted_peer.ask(FOLLOWUP, id, &wrong)), not_found);
+        assert_eq!(
+            kinds(&scripted_peer.send_request(FOLLOWUP, id, &wrong)),
+            not_found
+        );
     }
-    let answer = scripted_peer.ask(FOLLOWUP, 106, &[kem(), last.clone()]);
+    let answer = scripted_peer.send_request(FOLLOWUP, 106, &[kem(), last.clone()]);
     assert!(
         matches!(&answer[..], [Payload::Ke(ke)] if ke.group == 36),
         "{answer:?}"
     );
     assert_eq!(scripted_peer.pair.b.children.len(), 2);
     assert_eq!(
-        kinds(&scripted_peer.ask(FOLLOWUP, 107, &[kem(), last])),
+        kinds(&scripted_peer.send_request(FOLLOWUP, 107, &[kem(), last])),
         not_found
     );
     assert_eq!(scripted_peer.pair.b.children.len(), 2);
@@ -154,21 +157,24 @@ fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
             .additional[0],
     );
     let refused = [NotifyType::NO_PROPOSAL_CHOSEN];
-    for (told, ke) in [
+    for (case, ke) in [
         ("another method", other),
         ("the first one again", half(proposal().groups[0])),
         ("a key that is too short", cut(&kem())),
     ] {
         let mut scripted_peer = hybrid();
         let link = begin(&mut scripted_peer, 2);
-        let answer = scripted_peer.ask(FOLLOWUP, 3, &[ke, link.clone()]);
-        assert_eq!(kinds(&answer), refused, "{told}");
-        let answer = scripted_peer.ask(FOLLOWUP, 4, &[kem(), link]);
-        assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND], "{told}");
-        assert_unharmed(&mut scripted_peer, 5, told);
+        let answer = scripted_peer.send_request(FOLLOWUP, 3, &[ke, link.clone()]);
+        assert_eq!(kinds(&answer), refused, "{case}");
+        let answer = scripted_peer.send_request(FOLLOWUP, 4, &[kem(), link]);
+        assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND], "{case}");
+        assert_unharmed(&mut scripted_peer, 5, case);
         // And it may begin anew.
         let link = begin(&mut scripted_peer, 6);
-        assert_eq!(kinds(&scripted_peer.ask(FOLLOWUP, 7, &[kem(), link])), []);
+        assert_eq!(
+            kinds(&scripted_peer.send_request(FOLLOWUP, 7, &[kem(), link])),
+            []
+        );
         assert_eq!(scripted_peer.pair.b.children.len(), 2);
     }
 
@@ -176,8 +182,8 @@ fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
     let mut scripted_peer = hybrid();
     let link = begin(&mut scripted_peer, 2);
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    scripted_peer.ask(INFORMATIONAL, 3, &gone);
-    let answer = scripted_peer.ask(FOLLOWUP, 4, &[kem(), link]);
+    scripted_peer.send_request(INFORMATIONAL, 3, &gone);
+    let answer = scripted_peer.send_request(FOLLOWUP, 4, &[kem(), link]);
     assert_eq!(kinds(&answer), [NotifyType::CHILD_SA_NOT_FOUND]);
     assert!(scripted_peer.pair.b.children.is_empty());
 }
@@ -228,20 +234,20 @@ fn p08_an_invalid_additional_key_exchange_response_discards_only_its_own_child_s
     ] {
         answers.push(("a refusal", vec![notify(refusal)]));
     }
-    for (told, answer) in answers {
+    for (case, answer) in answers {
         let (mut scripted_peer, asked, _) = asked_to_follow();
         scripted_peer.answer(&asked, &answer);
         for (header, payloads) in scripted_peer.heard() {
             assert!(
                 matches!(&payloads[..], [Payload::Delete(_)]),
-                "{told}: {payloads:?}"
+                "{case}: {payloads:?}"
             );
             scripted_peer.answer(&header, &[]);
         }
-        assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{told}");
-        assert_unharmed(&mut scripted_peer, 2, told);
+        assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{case}");
+        assert_unharmed(&mut scripted_peer, 2, case);
         let (again, _) = scripted_peer.have_b_rekey(Rekey::Child);
-        assert_eq!(again.exchange, CREATE, "{told}: it begins at the beginning");
+        assert_eq!(again.exchange, CREATE, "{case}: it begins at the beginning");
     }
 
     // Chosen, without a word on how to go on.
@@ -260,10 +266,14 @@ fn p05_an_incomplete_rekey_expires_after_a_minute() {
     let link = begin(&mut scripted_peer, 2);
     for id in 3..16 {
         scripted_peer.pair.run_for(Duration::from_secs(5));
-        assert!(scripted_peer.ask(INFORMATIONAL, id, &[]).is_empty());
+        assert!(
+            scripted_peer
+                .send_request(INFORMATIONAL, id, &[])
+                .is_empty()
+        );
     }
     let kem = half(proposal().additional[0]);
-    let answer = scripted_peer.ask(FOLLOWUP, 16, &[kem, link]);
+    let answer = scripted_peer.send_request(FOLLOWUP, 16, &[kem, link]);
     assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND]);
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);

@@ -71,7 +71,7 @@ fn p07_invalid_requests_to_rekey_the_ike_sa_are_rejected() {
             .0,
     );
     let mut scripted_peer = ScriptedPeer::established_with(b);
-    for (id, (told, sa, ke, expected)) in (2..).step_by(2).zip([
+    for (id, (case, sa, ke, expected)) in (2..).step_by(2).zip([
         ("no SPI", offer(&[], |_| {}), whole(), no_proposal),
         (
             "an SPI of four octets",
@@ -137,38 +137,40 @@ fn p07_invalid_requests_to_rekey_the_ike_sa_are_rejected() {
             NotifyType::INVALID_SYNTAX,
         ),
     ]) {
-        let answer = scripted_peer.ask(CREATE, id, &rekeying_ike(sa, ke));
-        assert_eq!(kinds(&answer), [expected], "{told}");
+        let answer = scripted_peer.send_request(CREATE, id, &rekeying_ike(sa, ke));
+        assert_eq!(kinds(&answer), [expected], "{case}");
         if expected == NotifyType::INVALID_SYNTAX {
-            assert_ended(&scripted_peer, told);
+            assert_ended(&scripted_peer, case);
             break;
         }
-        assert_unharmed(&mut scripted_peer, id + 1, told);
-        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
+        assert_unharmed(&mut scripted_peer, id + 1, case);
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{case}");
     }
 }
 
 #[test]
 fn p07_reusing_the_spi_of_an_established_ike_sa_harms_neither() {
     let mut scripted_peer = ScriptedPeer::established();
-    for (spi, told) in [
-        (scripted_peer.line.spi_i, "the peer's own"),
-        (scripted_peer.line.spi_r, "the one at our end"),
+    for (spi, case) in [
+        (scripted_peer.ike_sa.spi_i, "the peer's own"),
+        (scripted_peer.ike_sa.spi_r, "the one at our end"),
     ] {
         let mut scripted_peer = ScriptedPeer::established();
         let sa = offer(&spi.0.to_be_bytes(), |_| {});
-        let answer = scripted_peer.ask(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
-        assert_eq!(kinds(&answer), [], "{told}");
-        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
+        let answer = scripted_peer.send_request(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
+        assert_eq!(kinds(&answer), [], "{case}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{case}");
         // The old one has given its Child SA away, and goes alone.
         let gone = [Payload::Delete(Delete::ike())];
         assert!(
-            scripted_peer.ask(INFORMATIONAL, 3, &gone).is_empty(),
-            "{told}"
+            scripted_peer
+                .send_request(INFORMATIONAL, 3, &gone)
+                .is_empty(),
+            "{case}"
         );
-        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
-        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{case}");
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{case}");
     }
     assert!(scripted_peer.heard().is_empty());
 }
@@ -190,7 +192,7 @@ fn p07_endless_ike_sa_rekeys_keep_a_bounded_number_and_the_child_sa_stays_in_use
         .matches("Established(")
         .count();
     assert!((2..=9).contains(&kept), "{kept}");
-    assert!(scripted_peer.ask(INFORMATIONAL, 0, &[]).is_empty());
+    assert!(scripted_peer.send_request(INFORMATIONAL, 0, &[]).is_empty());
 }
 
 /// ```text
@@ -200,17 +202,30 @@ fn p07_endless_ike_sa_rekeys_keep_a_bounded_number_and_the_child_sa_stays_in_use
 fn p07_a_rekeyed_ike_sa_accepts_only_its_delete() {
     let mut scripted_peer = ScriptedPeer::established();
     let mut old = scripted_peer.rekey_ike(2);
-    std::mem::swap(&mut scripted_peer.line, &mut old);
+    std::mem::swap(&mut scripted_peer.ike_sa, &mut old);
     let later = [NotifyType::TEMPORARY_FAILURE];
     let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
-    assert_eq!(kinds(&scripted_peer.ask(CREATE, 3, &request)), later);
+    assert_eq!(
+        kinds(&scripted_peer.send_request(CREATE, 3, &request)),
+        later
+    );
     let request = scripted_peer.another_child(0x2000);
-    assert_eq!(kinds(&scripted_peer.ask(CREATE, 4, &request)), later);
+    assert_eq!(
+        kinds(&scripted_peer.send_request(CREATE, 4, &request)),
+        later
+    );
     let sa = offer(&[9; 8], |_| {});
     let request = rekeying_ike(sa, curve25519(32));
-    assert_eq!(kinds(&scripted_peer.ask(CREATE, 5, &request)), later);
+    assert_eq!(
+        kinds(&scripted_peer.send_request(CREATE, 5, &request)),
+        later
+    );
     let delete = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
-    assert!(scripted_peer.ask(INFORMATIONAL, 6, &delete).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 6, &delete)
+            .is_empty()
+    );
     assert_eq!(
         scripted_peer.pair.b.children.len(),
         1,
@@ -218,11 +233,19 @@ fn p07_a_rekeyed_ike_sa_accepts_only_its_delete() {
     );
     let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
     let lost = [Payload::Notify(lost)];
-    assert!(scripted_peer.ask(INFORMATIONAL, 7, &lost).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 7, &lost)
+            .is_empty()
+    );
     let end = [Payload::Delete(Delete::ike())];
-    assert!(scripted_peer.ask(INFORMATIONAL, 8, &end).is_empty());
+    assert!(
+        scripted_peer
+            .send_request(INFORMATIONAL, 8, &end)
+            .is_empty()
+    );
 
-    std::mem::swap(&mut scripted_peer.line, &mut old);
+    std::mem::swap(&mut scripted_peer.ike_sa, &mut old);
     assert_unharmed(&mut scripted_peer, 0, "over the new one");
     assert_eq!(scripted_peer.pair.b.count("IkeDown"), 0);
 }
@@ -272,17 +295,17 @@ fn make_before_break_reauthentication_always_has_a_child_sa() {
     let mark = second.pair.b.events.len();
     assert!(second.pair.b.children[1].sends == Sends::Later);
     // It closes the old one, or we do: either way the new one serves.
-    let mut old = scripted_peer.line;
-    std::mem::swap(&mut second.line, &mut old);
+    let mut old = scripted_peer.ike_sa;
+    std::mem::swap(&mut second.ike_sa, &mut old);
     let end = [Payload::Delete(Delete::ike())];
-    assert!(second.ask(INFORMATIONAL, 2, &end).is_empty());
+    assert!(second.send_request(INFORMATIONAL, 2, &end).is_empty());
     let done = &second.pair.b.events[mark..];
     assert_eq!(done, ["ChildPreferred", "ChildDown", "IkeDown"]);
-    std::mem::swap(&mut second.line, &mut old);
+    std::mem::swap(&mut second.ike_sa, &mut old);
     second.pair.run_for(Duration::from_secs(5));
     assert_eq!(second.pair.b.children.len(), 1);
     assert_eq!(second.pair.b.children[0].spi_out, 0x2000);
     assert_eq!(second.pair.b.state(), TunnelState::Up);
     second.heard();
-    assert!(second.ask(INFORMATIONAL, 2, &[]).is_empty());
+    assert!(second.send_request(INFORMATIONAL, 2, &[]).is_empty());
 }

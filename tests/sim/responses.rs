@@ -38,7 +38,7 @@ fn with(mut payloads: Vec<Payload>, more: Payload) -> Vec<Payload> {
 }
 
 /// The same answer with another SA payload.
-fn choosing(answer: &[Payload], change: impl FnOnce(&mut Sa)) -> Vec<Payload> {
+fn with_changed_sa(answer: &[Payload], change: impl FnOnce(&mut Sa)) -> Vec<Payload> {
     let mut payloads = answer.to_vec();
     for payload in &mut payloads {
         if let Payload::Sa(sa) = payload {
@@ -56,7 +56,7 @@ fn ke(group: u16, data: Vec<u8>) -> Payload {
 /// B, asked to rekey the Child SA, gets this answer: it deletes what came of it, keeps what it had, and asks again later.
 fn assert_costs_only_itself(
     b: Settings,
-    told: &str,
+    case: &str,
     answer: impl FnOnce(&ScriptedPeer, &[Payload]) -> Vec<Payload>,
 ) {
     let mut scripted_peer = ScriptedPeer::established_with(b);
@@ -67,61 +67,65 @@ fn assert_costs_only_itself(
     let (delete, payloads) = scripted_peer.asked();
     let spi: [u8; 4] = offer.proposals[0].spi[..].try_into().unwrap();
     let gone = Delete::esp(vec![u32::from_be_bytes(spi)]);
-    assert_eq!(payloads, [Payload::Delete(gone)], "{told}");
+    assert_eq!(payloads, [Payload::Delete(gone)], "{case}");
     scripted_peer.answer(&delete, &[]);
-    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
-    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{told}");
-    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
-    assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{told}");
+    assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
+    assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{case}");
+    assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{case}");
+    assert_eq!(scripted_peer.pair.b.view().rekeys.child, 0, "{case}");
     assert!(
         !scripted_peer.pair.b.failures.is_empty(),
-        "{told}: it is told"
+        "{case}: it is reported"
     );
     let (again, _) = scripted_peer.have_b_rekey(Rekey::Child);
-    assert_eq!(again.exchange, CREATE, "{told}: it can be asked again");
+    assert_eq!(again.exchange, CREATE, "{case}: it can be asked again");
 }
 
 #[test]
 fn p08_an_invalid_create_child_sa_response_discards_only_its_own_child_sa() {
     let spi = |spi: Vec<u8>| move |sa: &mut Sa| sa.proposals[0].spi = spi;
     let plain = || settings(Side::B);
-    let check = |told: &str, change: &dyn Fn(Vec<Payload>) -> Vec<Payload>| {
-        assert_costs_only_itself(plain(), told, |scripted_peer, request| {
+    let check = |case: &str, change: &dyn Fn(Vec<Payload>) -> Vec<Payload>| {
+        assert_costs_only_itself(plain(), case, |scripted_peer, request| {
             change(scripted_peer.accepting(request, 0x2000))
         });
     };
     check("the number of another proposal", &|good| {
-        choosing(&good, |sa| sa.proposals[0].number = 2)
+        with_changed_sa(&good, |sa| sa.proposals[0].number = 2)
     });
     check("two proposals", &|good| {
-        choosing(&good, |sa| sa.proposals.extend(sa.proposals.clone()))
+        with_changed_sa(&good, |sa| sa.proposals.extend(sa.proposals.clone()))
     });
     check("no proposal", &|good| {
-        choosing(&good, |sa| sa.proposals.clear())
+        with_changed_sa(&good, |sa| sa.proposals.clear())
     });
     check("another protocol", &|good| {
-        choosing(&good, |sa| sa.proposals[0].protocol = ProtocolId::AH)
+        with_changed_sa(&good, |sa| sa.proposals[0].protocol = ProtocolId::AH)
     });
     check("a key of another length", &|good| {
-        choosing(&good, |sa| {
+        with_changed_sa(&good, |sa| {
             sa.proposals[0].transforms[0].key_bits = Some(256)
         })
     });
     check("a transform not offered", &|good| {
-        choosing(&good, |sa| {
+        with_changed_sa(&good, |sa| {
             let transforms = &mut sa.proposals[0].transforms;
             transforms.push(Transform::new(TransformType::INTEG, 2, None));
         })
     });
     check("extended sequence numbers, not offered", &|good| {
-        choosing(&good, |sa| sa.proposals[0].transforms[2].id = 1)
+        with_changed_sa(&good, |sa| sa.proposals[0].transforms[2].id = 1)
     });
-    check("SPI 0", &|good| choosing(&good, spi(vec![0; 4])));
-    check("SPI 1", &|good| choosing(&good, spi(vec![0, 0, 0, 1])));
-    check("SPI 255", &|good| choosing(&good, spi(vec![0, 0, 0, 255])));
-    check("no SPI", &|good| choosing(&good, spi(Vec::new())));
+    check("SPI 0", &|good| with_changed_sa(&good, spi(vec![0; 4])));
+    check("SPI 1", &|good| {
+        with_changed_sa(&good, spi(vec![0, 0, 0, 1]))
+    });
+    check("SPI 255", &|good| {
+        with_changed_sa(&good, spi(vec![0, 0, 0, 255]))
+    });
+    check("no SPI", &|good| with_changed_sa(&good, spi(Vec::new())));
     check("an SPI of eight octets", &|good| {
-        choosing(&good, spi(vec![9; 8]))
+        with_changed_sa(&good, spi(vec![9; 8]))
     });
     check("a KE that nobody asked for", &|good| {
         with(good, ke(31, vec![9; 32]))
@@ -151,12 +155,12 @@ fn p08_an_invalid_create_child_sa_response_discards_only_its_own_child_sa() {
 
 #[test]
 fn p08_a_key_exchange_other_than_negotiated_discards_only_its_own_child_sa() {
-    let check = |told: &str, answer: &dyn Fn(Vec<Payload>, Payload) -> Vec<Payload>| {
+    let check = |case: &str, answer: &dyn Fn(Vec<Payload>, Payload) -> Vec<Payload>| {
         let mut b = settings(Side::B);
         b.esp = vec![EspProposal::parse("aes128-sha256-curve25519").unwrap().0];
-        assert_costs_only_itself(b, told, |scripted_peer, request| {
+        assert_costs_only_itself(b, case, |scripted_peer, request| {
             let transform = Transform::new(TransformType::KE, 31, None);
-            let good = choosing(&scripted_peer.accepting(request, 0x2000), |sa| {
+            let good = with_changed_sa(&scripted_peer.accepting(request, 0x2000), |sa| {
                 sa.proposals[0].transforms.push(transform);
             });
             let ours = request
@@ -179,7 +183,7 @@ fn p08_a_key_exchange_other_than_negotiated_discards_only_its_own_child_sa() {
         with(with(good, ours.clone()), ours)
     });
     check("a KE, but no group chosen", &|good, ours| {
-        let good = choosing(&good, |sa| {
+        let good = with_changed_sa(&good, |sa| {
             sa.proposals[0].transforms.pop();
         });
         with(good, ours)
@@ -200,7 +204,7 @@ fn p08_an_invalid_ike_sa_rekey_response_keeps_the_old_ike_sa() {
             ke(31, [&[9; 31][..], &[0]].concat()),
         )
     };
-    for (told, answer) in [
+    for (case, answer) in [
         ("no KE", answer(&[9; 8], &|_| {})),
         ("no SPI", with(answer(&[], &|_| {}), ke(31, vec![9; 32]))),
         (
@@ -213,15 +217,15 @@ fn p08_an_invalid_ike_sa_rekey_response_keeps_the_old_ike_sa() {
         ),
         (
             "another number",
-            choosing(&whole(), |sa| sa.proposals[0].number = 7),
+            with_changed_sa(&whole(), |sa| sa.proposals[0].number = 7),
         ),
         (
             "two proposals",
-            choosing(&whole(), |sa| sa.proposals.extend(sa.proposals.clone())),
+            with_changed_sa(&whole(), |sa| sa.proposals.extend(sa.proposals.clone())),
         ),
         (
             "another group",
-            choosing(&whole(), |sa| sa.proposals[0].transforms[3].id = 19),
+            with_changed_sa(&whole(), |sa| sa.proposals[0].transforms[3].id = 19),
         ),
         (
             "a KE of another group",
@@ -238,13 +242,13 @@ fn p08_an_invalid_ike_sa_rekey_response_keeps_the_old_ike_sa() {
         let mut scripted_peer = ScriptedPeer::established();
         let (asked, _) = scripted_peer.have_b_rekey(Rekey::Ike);
         scripted_peer.answer(&asked, &answer);
-        assert_eq!(scripted_peer.pair.b.view().rekeys.ike, 0, "{told}");
-        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{told}");
-        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
-        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+        assert_eq!(scripted_peer.pair.b.view().rekeys.ike, 0, "{case}");
+        assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{case}");
+        assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
+        assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{case}");
         assert!(
-            scripted_peer.ask(INFORMATIONAL, 2, &[]).is_empty(),
-            "{told}"
+            scripted_peer.send_request(INFORMATIONAL, 2, &[]).is_empty(),
+            "{case}"
         );
     }
 }
@@ -276,7 +280,7 @@ fn p09_a_fatal_error_response_to_any_request_closes_the_ike_sa_silently() {
 }
 
 /// How B fares with a peer that refuses to rekey.
-struct Course {
+struct RekeyAttempts {
     /// When it asked to.
     asked: Vec<Time>,
     /// When it began another IKE SA.
@@ -285,7 +289,7 @@ struct Course {
 }
 
 /// B, whose SAs live `life`, gets `answer` to every request to rekey and honest ones to all others.
-fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> Course {
+fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> RekeyAttempts {
     let mut scripted_peer = ScriptedPeer::established_with(b);
     let mut course = (Vec::new(), None);
     let end = scripted_peer.pair.now + span;
@@ -306,7 +310,7 @@ fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> Course {
             scripted_peer.answer(&header, if create { answer } else { &[] });
         }
     }
-    Course {
+    RekeyAttempts {
         asked: course.0,
         began: course.1,
         scripted_peer,
@@ -314,7 +318,7 @@ fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> Course {
 }
 
 /// Which of B's SAs comes to its end after 1000 s.
-fn mortal(what: Rekey) -> Settings {
+fn short_lived(what: Rekey) -> Settings {
     let mut b = settings(Side::B);
     b.start = Start::Auto;
     let life = Duration::from_secs(1000);
@@ -335,20 +339,20 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_expires() {
             // One that no RFC knows.
             NotifyType(8000),
         ] {
-            let told = format!("{what:?} {kind}");
+            let case = format!("{what:?} {kind}");
             let span = Duration::from_secs(990);
-            let Course {
+            let RekeyAttempts {
                 asked,
                 began,
                 scripted_peer,
-            } = refusing(mortal(what), span, &[notify(kind)]);
-            assert!((3..15).contains(&asked.len()), "{told}: {asked:?}");
-            assert!(began.is_some(), "{told}");
-            assert_eq!(scripted_peer.pair.b.children.len(), 1, "{told}");
-            assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{told}");
+            } = refusing(short_lived(what), span, &[notify(kind)]);
+            assert!((3..15).contains(&asked.len()), "{case}: {asked:?}");
+            assert!(began.is_some(), "{case}");
+            assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
+            assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up, "{case}");
             assert!(
                 scripted_peer.pair.b.codes().contains(&"rekey-refused"),
-                "{told}"
+                "{case}"
             );
         }
     }
@@ -357,7 +361,7 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_expires() {
 #[test]
 fn p10_endless_temporary_failure_backs_off_and_then_replaces_the_ike_sa() {
     for what in [Rekey::Child, Rekey::Ike] {
-        let mut b = mortal(what);
+        let mut b = short_lived(what);
         let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
         let life = 20 * Duration::from_secs(1000);
         match what {
@@ -365,7 +369,7 @@ fn p10_endless_temporary_failure_backs_off_and_then_replaces_the_ike_sa() {
             Rekey::Ike => b.ike_lifetime = life,
         }
         let begin = Time::from_secs(1000);
-        let Course {
+        let RekeyAttempts {
             asked,
             began,
             scripted_peer,
@@ -397,7 +401,7 @@ fn p10_temporary_failure_gives_no_rekey_check_verdict() {
     let mut b = settings(Side::B);
     b.rekey_check = RekeyCheck::Once;
     let busy = [notify(NotifyType::TEMPORARY_FAILURE)];
-    let Course {
+    let RekeyAttempts {
         asked,
         scripted_peer,
         ..
@@ -475,7 +479,7 @@ fn p10_an_ike_sa_whose_child_sa_cannot_be_restored_is_deleted_too() {
     b.start = Start::Auto;
     for answer in [NotifyType::NO_ADDITIONAL_SAS, NotifyType::TEMPORARY_FAILURE] {
         let mut course = ScriptedPeer::established_with(b.clone());
-        course.ask(INFORMATIONAL, 2, &gone);
+        course.send_request(INFORMATIONAL, 2, &gone);
         let mut requests = 0;
         while course.pair.b.ikes.len() == 1 && requests < 100 {
             course.pair.run_for(Duration::from_millis(100));

@@ -20,7 +20,7 @@ use groundlink::net::Time;
 use groundlink::wire::ExchangeType;
 
 use crate::pair::{Pair, Side, TUNNEL, settings};
-use crate::wire::{Kind, Letter, Load};
+use crate::wire::{Kind, SimContent, SimDatagram};
 
 pub const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub const INFORM: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -29,47 +29,48 @@ pub const BOTH: [Side; 2] = [Side::A, Side::B];
 
 impl Pair {
     /// From now on every message of an established IKE SA waits until it is taken and given.
-    pub fn by_hand(&mut self) {
-        self.wire.by_hand = true;
+    pub fn hold_messages(&mut self) {
+        self.wire.hold_messages = true;
     }
 
     /// The messages that wait go on, and from now on every message by itself.
-    pub fn let_go(&mut self) {
-        self.wire.let_go(self.now);
+    pub fn release_messages(&mut self) {
+        self.wire.release_messages(self.now);
     }
 
     /// Takes the oldest waiting message of a side, which must be of this kind.
-    pub fn take(&mut self, from: Side, kind: Kind) -> Letter {
-        let letter = self.wire.take(from);
-        let letter = letter.unwrap_or_else(|| panic!("{from:?} has said nothing, not {kind:?}"));
-        let Load::Ike(bytes) = &letter.load else {
+    pub fn take(&mut self, from: Side, kind: Kind) -> SimDatagram {
+        let datagram = self.wire.take(from);
+        let datagram =
+            datagram.unwrap_or_else(|| panic!("{from:?} has sent nothing, expected {kind:?}"));
+        let SimContent::Ike(bytes) = &datagram.content else {
             panic!("only IKE waits")
         };
         assert_eq!(Kind::of(bytes), kind, "from {from:?}");
-        letter
+        datagram
     }
 
     /// A side has nothing to say.
     pub fn assert_silent(&mut self, from: Side) {
-        let letter = self.wire.take(from);
-        assert!(letter.is_none(), "{from:?} says {letter:02x?}");
+        let datagram = self.wire.take(from);
+        assert!(datagram.is_none(), "{from:?} sent {datagram:02x?}");
     }
 
     /// A message arrives.
-    pub fn give(&mut self, letter: &Letter) {
-        self.deliver(letter.clone());
+    pub fn deliver_copy(&mut self, datagram: &SimDatagram) {
+        self.deliver(datagram.clone());
     }
 
     /// A request arrives, and this is the answer.
-    pub fn answer_to(&mut self, request: &Letter) -> Letter {
-        let Load::Ike(bytes) = &request.load else {
+    pub fn response_to(&mut self, request: &SimDatagram) -> SimDatagram {
+        let SimContent::Ike(bytes) = &request.content else {
             panic!("only IKE is answered")
         };
         let kind = Kind {
             response: true,
             ..Kind::of(bytes)
         };
-        self.give(request);
+        self.deliver_copy(request);
         self.take(request.to, kind)
     }
 
@@ -110,8 +111,8 @@ impl Pair {
     }
 
     /// Waits until both sides agree: an SA that is being rekeyed is two for a moment.
-    pub fn await_agreement(&mut self, patience: Duration) {
-        let end = self.now + patience;
+    pub fn await_agreement(&mut self, timeout: Duration) {
+        let end = self.now + timeout;
         while let Some(why) = self.disagreement() {
             assert!(self.step(end), "no agreement: {why}");
         }
@@ -136,12 +137,12 @@ impl Pair {
 
     /// Who began the exchange that made the Child SA in use.
     pub fn child_winner(&self) -> Side {
-        began(self.a.children[0].role)
+        initiator_side(self.a.children[0].role)
     }
 
     /// Who began the exchange that made the IKE SA.
     pub fn ike_winner(&self) -> Side {
-        began(self.a.view().ike.expect("it is up").role)
+        initiator_side(self.a.view().ike.expect("it is up").role)
     }
 
     /// Runs a scenario, which tells the winner, with other nonces until each side has won.
@@ -157,7 +158,7 @@ impl Pair {
     }
 }
 
-fn began(role_of_a: Role) -> Side {
+fn initiator_side(role_of_a: Role) -> Side {
     match role_of_a {
         Role::Initiator => Side::A,
         Role::Responder => Side::B,

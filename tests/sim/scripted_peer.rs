@@ -14,7 +14,7 @@ use groundlink::wire::{
     TransformType, sk,
 };
 
-use crate::keys::{self, Line, suite};
+use crate::keys::{self, IkeSaKeys, suite};
 use crate::pair::{Pair, Side, settings};
 
 pub const PSK: &[u8] = b"a key both sides know";
@@ -23,7 +23,7 @@ pub const SPI_OUT: u32 = 0x0bad_cafe;
 /// A scripted initiator in front of endpoint B of a pair whose A is mute.
 pub struct ScriptedPeer {
     pub pair: Pair,
-    pub line: Line,
+    pub ike_sa: IkeSaKeys,
     prf: &'static Prf,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
@@ -138,14 +138,14 @@ impl ScriptedPeer {
 
     /// The same with B as it stands in `pair`.
     pub fn keyed_with(pair: Pair, spi_i: u64) -> ScriptedPeer {
-        ScriptedPeer::keyed_saying(pair, spi_i, &[])
+        ScriptedPeer::keyed_with_payloads(pair, spi_i, &[])
     }
 
     /// The same with a peer that says that it understands fragments.
     pub fn keyed_for_fragments() -> ScriptedPeer {
         let supported = [notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)];
         let pair = mute_pair(settings(Side::B));
-        ScriptedPeer::keyed_saying(pair, SPI_I, &supported)
+        ScriptedPeer::keyed_with_payloads(pair, SPI_I, &supported)
     }
 
     /// Established, as if behind a NAT, with a B that is behind none and takes the addresses of its peer for what they are.
@@ -170,7 +170,7 @@ impl ScriptedPeer {
     }
 
     /// IKE_SA_INIT is done with B as it stands in `pair`, with `more` payloads in it.
-    pub fn keyed_saying(pair: Pair, spi_i: u64, more: &[Payload]) -> ScriptedPeer {
+    pub fn keyed_with_payloads(pair: Pair, spi_i: u64, more: &[Payload]) -> ScriptedPeer {
         ScriptedPeer::begin(pair, spi_i, &Nats::Both, more)
     }
 
@@ -219,7 +219,7 @@ impl ScriptedPeer {
         let nonces = (&nonce_i[..], &nonce_r[..]);
         let seed = keys::seed(&shared, nonces);
         ScriptedPeer {
-            line: Line::new(&seed, nonces, spi_i, spi_r),
+            ike_sa: IkeSaKeys::new(&seed, nonces, spi_i, spi_r),
             heard: pair.b.sent.len(),
             pair,
             prf: suite.prf[0],
@@ -238,7 +238,7 @@ impl ScriptedPeer {
     pub fn authenticated(self) -> ScriptedPeer {
         let mut scripted_peer = self;
         let request = scripted_peer.auth_request();
-        let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+        let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert!(
             answer
                 .iter()
@@ -251,7 +251,7 @@ impl ScriptedPeer {
 
     pub fn auth(&self, id: &Id, psk: &[u8]) -> Payload {
         let body = id.authenticated_octets();
-        let maced = self.prf.compute(&self.line.prove, &[&body]);
+        let maced = self.prf.compute(&self.ike_sa.prove, &[&body]);
         let pad = self.prf.compute(psk, &[b"Key Pad for IKEv2"]);
         let signed = [&self.init_request, &self.nonce_r, maced.as_bytes()];
         Payload::Auth(Auth {
@@ -285,7 +285,7 @@ impl ScriptedPeer {
         payloads: &[Payload],
     ) -> Vec<u8> {
         let header = self.header(exchange, id, response);
-        self.seal_frame(sk::frame(header, payloads, self.line.room()).unwrap())
+        self.seal_frame(sk::frame(header, payloads, self.ike_sa.room()).unwrap())
     }
 
     /// The same with this where payloads and padding would be, down to the pad length: a `first` payload and whatever follows, true to its lengths or not. Zeros fill
@@ -297,7 +297,7 @@ impl ScriptedPeer {
         response: bool,
         (first, plaintext): (PayloadType, &[u8]),
     ) -> Vec<u8> {
-        let room = self.line.room();
+        let room = self.ike_sa.room();
         let len = plaintext.len().max(1).next_multiple_of(room.block);
         // Its generic header and the pad length are the rest of the last block.
         let stand_in = Payload::Unknown {
@@ -320,8 +320,8 @@ impl ScriptedPeer {
             version: false,
         };
         Header::new(
-            self.line.spi_i,
-            self.line.spi_r,
+            self.ike_sa.spi_i,
+            self.ike_sa.spi_r,
             exchange,
             flags,
             MessageId(id),
@@ -334,14 +334,14 @@ impl ScriptedPeer {
         exchange: ExchangeType,
         id: u32,
         payloads: &[Payload],
-        most: usize,
+        max: usize,
     ) -> Vec<sk::SealedLayout> {
         let header = self.header(exchange, id, false);
-        sk::frame_fragments(header, payloads, self.line.room(), most).unwrap()
+        sk::frame_fragments(header, payloads, self.ike_sa.room(), max).unwrap()
     }
 
     pub fn seal_frame(&mut self, framed: sk::SealedLayout) -> Vec<u8> {
-        self.line.seal(framed)
+        self.ike_sa.seal(framed)
     }
 
     pub fn deliver(&mut self, bytes: &[u8]) {
@@ -349,7 +349,12 @@ impl ScriptedPeer {
     }
 
     /// Sends a request and opens the one answer.
-    pub fn ask(&mut self, exchange: ExchangeType, id: u32, payloads: &[Payload]) -> Vec<Payload> {
+    pub fn send_request(
+        &mut self,
+        exchange: ExchangeType,
+        id: u32,
+        payloads: &[Payload],
+    ) -> Vec<Payload> {
         let bytes = self.seal(exchange, id, false, payloads);
         self.deliver(&bytes);
         let mut heard = self.heard();
@@ -413,12 +418,12 @@ impl ScriptedPeer {
     pub fn heard(&mut self) -> Vec<(Header, Vec<Payload>)> {
         let from = std::mem::replace(&mut self.heard, self.pair.b.sent.len());
         (from..self.heard)
-            .filter_map(|index| self.line.open(&self.pair.b.sent_ike(index)))
+            .filter_map(|index| self.ike_sa.open(&self.pair.b.sent_ike(index)))
             .collect()
     }
 
     /// Rekeys the IKE SA with request number `id`, and goes on with the new one; gives the old one.
-    pub fn rekey_ike(&mut self, id: u32) -> Line {
+    pub fn rekey_ike(&mut self, id: u32) -> IkeSaKeys {
         let mut rng = Generator::from_seed([u8::try_from(id % 251).unwrap(); 32]);
         let ke = KeyExchange::generate(suite().groups[0], &mut rng);
         let (spi_i, nonce_i) = (IkeSpi(rng.u64()), rng.bytes::<32>());
@@ -431,7 +436,7 @@ impl ScriptedPeer {
             Payload::Nonce(nonce_i.to_vec()),
             Payload::Ke(Ke { group, data }),
         ];
-        let answer = self.ask(ExchangeType::CREATE_CHILD_SA, id, &request);
+        let answer = self.send_request(ExchangeType::CREATE_CHILD_SA, id, &request);
         let [
             Payload::Sa(sa),
             Payload::Nonce(nonce_r),
@@ -444,9 +449,9 @@ impl ScriptedPeer {
         let spi_r = IkeSpi(u64::from_be_bytes(spi_r));
         let nonces = (&nonce_i[..], &nonce_r[..]);
         let shared = ke.agree(&theirs.data).unwrap();
-        let seed = self.line.next_seed(&shared, nonces);
-        let new = Line::new(&seed, nonces, spi_i, spi_r);
-        std::mem::replace(&mut self.line, new)
+        let seed = self.ike_sa.next_seed(&shared, nonces);
+        let new = IkeSaKeys::new(&seed, nonces, spi_i, spi_r);
+        std::mem::replace(&mut self.ike_sa, new)
     }
 
     /// The nonces of the handshake.

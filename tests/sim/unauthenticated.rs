@@ -25,7 +25,7 @@ fn init_of(spi: u64) -> Vec<u8> {
 }
 
 /// The same with this in front.
-fn led_by(notify: NotifyType, data: &[u8], request: &[u8]) -> Vec<u8> {
+fn with_first_payload(notify: NotifyType, data: &[u8], request: &[u8]) -> Vec<u8> {
     let message = Message::parse(request).unwrap();
     let mut payloads = vec![Payload::Notify(Notify::new(notify, data.to_vec()))];
     payloads.extend(message.clear);
@@ -33,7 +33,7 @@ fn led_by(notify: NotifyType, data: &[u8], request: &[u8]) -> Vec<u8> {
 }
 
 fn with_cookie(cookie: &[u8], request: &[u8]) -> Vec<u8> {
-    led_by(NotifyType::COOKIE, cookie, request)
+    with_first_payload(NotifyType::COOKIE, cookie, request)
 }
 
 /// What B answers.
@@ -45,7 +45,7 @@ enum Answer {
     Refusal(NotifyType),
 }
 
-fn answer_to(pair: &mut Pair, remote: &str, bytes: &[u8]) -> Answer {
+fn response_to(pair: &mut Pair, remote: &str, bytes: &[u8]) -> Answer {
     let before = pair.b.sent.len();
     pair.inject_from(Side::B, "192.0.2.2:500", remote, bytes);
     assert!(pair.b.sent.len() <= before + 1, "one answer at most");
@@ -68,18 +68,18 @@ fn answer_to(pair: &mut Pair, remote: &str, bytes: &[u8]) -> Answer {
 const A: &str = "192.0.2.1:500";
 
 /// A B of which a stranger who writes A's address has taken the slots that need no cookie.
-fn crowded() -> Pair {
+fn pair_under_load() -> Pair {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
     let mut pair = Pair::new(a, settings(Side::B));
-    crowd(&mut pair, 1000);
+    fill_half_open_slots(&mut pair, 1000);
     pair
 }
 
-fn crowd(pair: &mut Pair, first_spi: u64) {
+fn fill_half_open_slots(pair: &mut Pair, first_spi: u64) {
     for spi in first_spi..first_spi + 3 {
         assert_eq!(
-            answer_to(pair, "192.0.2.1:7", &init_of(spi)),
+            response_to(pair, "192.0.2.1:7", &init_of(spi)),
             Answer::InEarnest
         );
     }
@@ -102,35 +102,35 @@ fn refused(pair: &Pair, class: DropClass) -> u64 {
 
 #[test]
 fn n10_under_load_a_request_gets_a_cookie_and_no_state_is_kept_until_the_cookie_returns() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     let request = init_of(1);
-    let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
+    let Answer::Cookie(cookie) = response_to(&mut pair, A, &request) else {
         panic!("no cookie was asked for");
     };
     assert!((1..=64).contains(&cookie.len()));
     assert_eq!(half_open(&pair), 3);
     // The same request gets the same cookie: there is nothing to remember.
     assert_eq!(
-        answer_to(&mut pair, A, &request),
+        response_to(&mut pair, A, &request),
         Answer::Cookie(cookie.clone())
     );
     let returned = with_cookie(&cookie, &request);
-    assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
+    assert_eq!(response_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
     assert_eq!(refused(&pair, DropClass::CookieAsked), 2);
     // Said again it is the same handshake; from another port it is nobody's.
-    assert_eq!(answer_to(&mut pair, A, &returned), Answer::InEarnest);
+    assert_eq!(response_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
-    let elsewhere = answer_to(&mut pair, "192.0.2.1:501", &returned);
+    let elsewhere = response_to(&mut pair, "192.0.2.1:501", &returned);
     assert!(matches!(elsewhere, Answer::Cookie(_)), "{elsewhere:?}");
     assert_eq!(half_open(&pair), 4);
 }
 
 #[test]
 fn n10_a_wrong_stale_or_foreign_cookie_gets_a_new_cookie() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     let request = init_of(1);
-    let Answer::Cookie(cookie) = answer_to(&mut pair, A, &request) else {
+    let Answer::Cookie(cookie) = response_to(&mut pair, A, &request) else {
         panic!("no cookie was asked for");
     };
     let other_nonce = {
@@ -161,17 +161,17 @@ fn n10_a_wrong_stale_or_foreign_cookie_gets_a_new_cookie() {
         with_cookie(&flipped, &request),
         with_cookie(&cookie, &init_of(2)),
         with_cookie(&cookie, &other_nonce),
-        led_by(NotifyType::INITIAL_CONTACT, &cookie, &request),
+        with_first_payload(NotifyType::INITIAL_CONTACT, &cookie, &request),
         late,
     ] {
-        let answer = answer_to(&mut pair, A, &bytes);
+        let answer = response_to(&mut pair, A, &bytes);
         assert!(matches!(answer, Answer::Cookie(_)), "{answer:?}");
     }
     assert_eq!(half_open(&pair), 3);
     // A minute later, in another crowd.
     pair.run_for(61 * SECOND);
-    crowd(&mut pair, 2000);
-    let answer = answer_to(&mut pair, A, &with_cookie(&cookie, &request));
+    fill_half_open_slots(&mut pair, 2000);
+    let answer = response_to(&mut pair, A, &with_cookie(&cookie, &request));
     assert!(
         matches!(&answer, Answer::Cookie(fresh) if *fresh != cookie),
         "{answer:?}"
@@ -181,7 +181,7 @@ fn n10_a_wrong_stale_or_foreign_cookie_gets_a_new_cookie() {
 
 #[test]
 fn n10_a_malformed_request_gets_no_cookie() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     let request = init_of(1);
     let message = Message::parse(&request).unwrap();
     let payloads: Vec<Payload> = message
@@ -191,7 +191,7 @@ fn n10_a_malformed_request_gets_no_cookie() {
         .cloned()
         .collect();
     let without = Message::encode_clear(message.header, &payloads).unwrap();
-    assert_eq!(answer_to(&mut pair, A, &without), Answer::Nothing);
+    assert_eq!(response_to(&mut pair, A, &without), Answer::Nothing);
     assert_eq!(refused(&pair, DropClass::Malformed), 1);
 }
 
@@ -202,7 +202,7 @@ fn n10_an_unsolicited_cookie_is_ignored() {
     for cookie in [&b""[..], b"never asked for", &[7; 65]] {
         let mut pair = Pair::new(a.clone(), settings(Side::B));
         let bytes = with_cookie(cookie, &init());
-        assert_eq!(answer_to(&mut pair, A, &bytes), Answer::InEarnest);
+        assert_eq!(response_to(&mut pair, A, &bytes), Answer::InEarnest);
     }
 }
 
@@ -228,7 +228,7 @@ fn n10_a_cookie_of_invalid_length_is_not_returned() {
 
 #[test]
 fn n12_a_configured_peer_connects_with_a_cookie_while_its_address_is_spoofed() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
@@ -260,7 +260,7 @@ fn n10_cookie_then_invalid_ke_payload() {
     let (mut a, b) = other_groups();
     a.start = groundlink::ike::Start::Add;
     let mut pair = Pair::new(a, b);
-    crowd(&mut pair, 1000);
+    fill_half_open_slots(&mut pair, 1000);
     pair.command(Side::A, Command::Up(TUNNEL));
     pair.run_for(SECOND);
     pair.assert_agreed();
@@ -279,7 +279,7 @@ fn n10_invalid_ke_payload_then_cookie() {
     let mut pair = Pair::new(a, b);
     pair.run_for(Duration::from_millis(7));
     assert_eq!(refused(&pair, DropClass::Declined), 1);
-    crowd(&mut pair, 1000);
+    fill_half_open_slots(&mut pair, 1000);
     pair.run_for(SECOND);
     pair.assert_agreed();
     assert_eq!(refused(&pair, DropClass::CookieAsked), 1);
@@ -290,7 +290,7 @@ fn hub() -> Pair {
     let mut pair = Pair::established();
     for n in 1..=40u8 {
         let mut more = settings(Side::B);
-        more.peer = groundlink::ike::Peer::Address(spoke(n).parse().unwrap());
+        more.peer = groundlink::ike::Peer::Address(extra_peer_address(n).parse().unwrap());
         let now = pair.now;
         pair.b
             .endpoint
@@ -299,12 +299,12 @@ fn hub() -> Pair {
     pair
 }
 
-fn spoke(n: u8) -> String {
+fn extra_peer_address(n: u8) -> String {
     format!("198.51.100.{n}")
 }
 
 /// Hands B a datagram without letting anybody see what comes of it, and returns the bytes of its answers.
-fn throw(pair: &mut Pair, remote: &str, bytes: &[u8]) -> usize {
+fn send(pair: &mut Pair, remote: &str, bytes: &[u8]) -> usize {
     let now = pair.now;
     let datagram = Datagram {
         local: "192.0.2.2:500".parse().unwrap(),
@@ -338,11 +338,14 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
                 // Random sources, the peer that is up, one that is not, and all of those.
                 0 => format!("{}:500", std::net::Ipv4Addr::from(chance.u32())),
                 1 => format!("192.0.2.1:{}", chance.below(65535) + 1),
-                2 => format!("{}:500", spoke(1)),
-                _ => format!("{}:500", spoke(u8::try_from(chance.below(40)).unwrap() + 1)),
+                2 => format!("{}:500", extra_peer_address(1)),
+                _ => format!(
+                    "{}:500",
+                    extra_peer_address(u8::try_from(chance.below(40)).unwrap() + 1)
+                ),
             };
             sent += request.len();
-            answered += throw(&mut pair, &remote, &request);
+            answered += send(&mut pair, &remote, &request);
         }
         if round % 10 == 0 {
             most = most.max(half_open(&pair));
@@ -368,18 +371,21 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
         assert!(refused(&pair, class) > 20_000, "{class:?}");
     }
     // A true peer among all of them gets in.
-    let remote = format!("{}:500", spoke(7));
+    let remote = format!("{}:500", extra_peer_address(7));
     let request = init_of(77);
-    let Answer::Cookie(cookie) = answer_to(&mut pair, &remote, &request) else {
+    let Answer::Cookie(cookie) = response_to(&mut pair, &remote, &request) else {
         panic!("no cookie was asked for");
     };
     let returned = with_cookie(&cookie, &request);
-    assert_eq!(answer_to(&mut pair, &remote, &returned), Answer::InEarnest);
+    assert_eq!(
+        response_to(&mut pair, &remote, &returned),
+        Answer::InEarnest
+    );
     // And when the flood is over, so is the memory of it.
     pair.run_for(31 * SECOND);
     assert_eq!(half_open(&pair), 0);
     assert_eq!(
-        answer_to(&mut pair, &remote, &init_of(78)),
+        response_to(&mut pair, &remote, &init_of(78)),
         Answer::InEarnest
     );
 }
@@ -390,10 +396,10 @@ fn n12_valid_cookies_without_ike_auth_take_a_bounded_number_of_slots_for_a_short
     let mut served = 0;
     for spi in 1..200 {
         let request = init_of(spi);
-        match answer_to(&mut pair, A, &request) {
+        match response_to(&mut pair, A, &request) {
             Answer::InEarnest => served += 1,
             Answer::Cookie(cookie) => {
-                match answer_to(&mut pair, A, &with_cookie(&cookie, &request)) {
+                match response_to(&mut pair, A, &with_cookie(&cookie, &request)) {
                     Answer::InEarnest => served += 1,
                     other => panic!("{other:?}"),
                 }
@@ -406,9 +412,9 @@ fn n12_valid_cookies_without_ike_auth_take_a_bounded_number_of_slots_for_a_short
     assert_eq!(half_open(&pair), 8);
     assert!(refused(&pair, DropClass::HalfOpenFull) > 100);
     // Nobody else is in their way.
-    let other = format!("{}:500", spoke(1));
+    let other = format!("{}:500", extra_peer_address(1));
     assert_eq!(
-        answer_to(&mut pair, &other, &init_of(300)),
+        response_to(&mut pair, &other, &init_of(300)),
         Answer::InEarnest
     );
     pair.run_for(11 * SECOND);
@@ -418,24 +424,24 @@ fn n12_valid_cookies_without_ike_auth_take_a_bounded_number_of_slots_for_a_short
 
 #[test]
 fn n13_requests_with_wrong_ids_or_flags_take_no_slot() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     pair.run_for(31 * SECOND);
     for (at, value) in [(8, 1), (15, 1), (20, 1), (23, 1), (19, 0), (19, 0x10)] {
         for spi in 1..10 {
             let mut bytes = init_of(spi);
             bytes[at] = value;
-            assert_eq!(answer_to(&mut pair, A, &bytes), Answer::Nothing);
+            assert_eq!(response_to(&mut pair, A, &bytes), Answer::Nothing);
         }
     }
-    assert_eq!(answer_to(&mut pair, A, &init_of(0)), Answer::Nothing);
+    assert_eq!(response_to(&mut pair, A, &init_of(0)), Answer::Nothing);
     assert_eq!(half_open(&pair), 0);
     assert_eq!(refused(&pair, DropClass::Stray), 6 * 9 + 1);
-    crowd(&mut pair, 2000);
+    fill_half_open_slots(&mut pair, 2000);
 }
 
 #[test]
 fn n28_a_half_open_sa_sends_only_responses_and_never_retransmits() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     let before = pair.b.sent.len();
     pair.run_for(120 * SECOND);
     assert_eq!(pair.b.sent.len(), before);
@@ -444,12 +450,12 @@ fn n28_a_half_open_sa_sends_only_responses_and_never_retransmits() {
 
 #[test]
 fn n28_no_cookie_is_requested_for_a_request_shorter_than_the_response() {
-    let mut pair = crowded();
+    let mut pair = pair_under_load();
     let message = init_of(1);
     let header = Message::parse(&message).unwrap().header;
     let tiny = Message::encode_clear(header, &[Payload::Nonce(vec![1; 16])]).unwrap();
     assert_eq!(tiny.len(), 48);
-    assert_eq!(answer_to(&mut pair, A, &tiny), Answer::Nothing);
+    assert_eq!(response_to(&mut pair, A, &tiny), Answer::Nothing);
 }
 
 #[test]
@@ -495,7 +501,7 @@ fn n23_a_gateway_does_not_connect_with_itself_over_reflected_messages() {
     pair.inject(Side::A, 500, &request);
     assert_eq!(pair.a.sent.len(), 1, "the reflection is not answered");
     // It is not in the way of the real peer either.
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(Duration::from_secs(5));
     pair.assert_agreed();
 }

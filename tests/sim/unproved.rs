@@ -40,7 +40,7 @@ fn n19_nothing_is_rekeyed_or_deleted_before_ike_auth() {
     }
     assert!(scripted_peer.heard().is_empty());
     let request = scripted_peer.auth_request();
-    scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
@@ -51,7 +51,7 @@ fn n21_auth_with_another_peers_key_fails() {
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
     assert_eq!(request[1], scripted_peer.auth(&id, PSK));
     request[1] = scripted_peer.auth(&id, b"the key of somebody else");
-    let answer = scripted_peer.ask(ExchangeType::IKE_AUTH, 1, &request);
+    let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(answer, [notify(NotifyType::AUTHENTICATION_FAILED)]);
     assert!(scripted_peer.pair.b.children.is_empty());
 }
@@ -114,7 +114,7 @@ fn n23_our_own_nonce_key_spi_and_auth_reflected_do_not_authenticate() {
     }
     assert!(pair.a.children.is_empty());
     assert_eq!(pair.a.state(), TunnelState::Connecting);
-    pair.fair();
+    pair.no_impairment();
     pair.run_for(300 * SECOND);
     pair.assert_agreed();
 }

@@ -16,20 +16,20 @@ use crate::pair::Side;
 pub const LATENCY: Duration = Duration::from_millis(5);
 
 /// What the wire does to one IKE message: nothing, or copies of it that arrive after these delays.
-pub type Weather = Box<dyn FnMut(Side, &Transmit) -> Vec<Duration>>;
+pub type Impairment = Box<dyn FnMut(Side, &Transmit) -> Vec<Duration>>;
 
 /// A datagram on the wire, with the addresses that its receiver sees.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct SimDatagram {
     pub to: Side,
     pub local: SocketAddr,
     pub remote: SocketAddr,
-    pub load: Load,
+    pub content: SimContent,
 }
 
 /// What a datagram carries.
 #[derive(Clone, Debug)]
-pub enum Load {
+pub enum SimContent {
     Ike(Vec<u8>),
     Esp(Packet),
 }
@@ -42,7 +42,7 @@ pub struct Kind {
 }
 
 /// A request of this exchange.
-pub const fn ask(exchange: ExchangeType) -> Kind {
+pub const fn request_kind(exchange: ExchangeType) -> Kind {
     Kind {
         exchange,
         response: false,
@@ -50,7 +50,7 @@ pub const fn ask(exchange: ExchangeType) -> Kind {
 }
 
 /// The answer to one.
-pub const fn answer(exchange: ExchangeType) -> Kind {
+pub const fn response_kind(exchange: ExchangeType) -> Kind {
     Kind {
         exchange,
         response: true,
@@ -76,65 +76,68 @@ pub struct Nat {
 
 /// Whether what was thrown arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thrown {
-    Flies,
+pub enum SendOutcome {
+    InFlight,
     Lost,
 }
 
 pub struct Wire {
-    flying: BTreeMap<(Time, u64), Letter>,
-    thrown: u64,
-    pub weather: Weather,
+    in_flight: BTreeMap<(Time, u64), SimDatagram>,
+    sent_count: u64,
+    pub impairment: Impairment,
     /// How long an ESP packet takes.
     pub esp_delay: Duration,
     /// Nothing that A, or B, sends arrives.
     pub cut: [bool; 2],
     pub nat: Option<Nat>,
     /// Messages of established IKE SAs wait for the test; handshakes go by themselves.
-    pub by_hand: bool,
-    waiting: VecDeque<Letter>,
+    pub hold_messages: bool,
+    waiting: VecDeque<SimDatagram>,
 }
 
 impl Wire {
     pub fn new() -> Wire {
         Wire {
-            flying: BTreeMap::new(),
-            thrown: 0,
-            weather: Box::new(|_, _| vec![LATENCY]),
+            in_flight: BTreeMap::new(),
+            sent_count: 0,
+            impairment: Box::new(|_, _| vec![LATENCY]),
             esp_delay: LATENCY,
             cut: [false; 2],
             nat: None,
-            by_hand: false,
+            hold_messages: false,
             waiting: VecDeque::new(),
         }
     }
 
     /// When the next datagram arrives.
     pub fn next(&self) -> Time {
-        self.flying.keys().next().map_or(Time::MAX, |(at, _)| *at)
+        self.in_flight
+            .keys()
+            .next()
+            .map_or(Time::MAX, |(at, _)| *at)
     }
 
     /// Takes the datagram that arrives next.
-    pub fn arrive(&mut self) -> Option<Letter> {
-        self.flying.pop_first().map(|(_, letter)| letter)
+    pub fn arrive(&mut self) -> Option<SimDatagram> {
+        self.in_flight.pop_first().map(|(_, datagram)| datagram)
     }
 
-    pub fn fly(&mut self, at: Time, letter: Letter) {
-        self.flying.insert((at, self.thrown), letter);
-        self.thrown += 1;
+    pub fn schedule(&mut self, at: Time, datagram: SimDatagram) {
+        self.in_flight.insert((at, self.sent_count), datagram);
+        self.sent_count += 1;
     }
 
     /// What a side sends is thrown on the wire.
-    pub fn throw(&mut self, now: Time, from: Side, transmit: &Transmit) {
-        let delays = (self.weather)(from, transmit);
+    pub fn send(&mut self, now: Time, from: Side, transmit: &Transmit) {
+        let delays = (self.impairment)(from, transmit);
         let Content::Ike(bytes) = &transmit.content else {
             return;
         };
         if self.cut[from as usize] {
             return;
         }
-        let load = Load::Ike(bytes.clone());
-        let Some(letter) = self.address(from, transmit.local, transmit.remote, load) else {
+        let content = SimContent::Ike(bytes.clone());
+        let Some(datagram) = self.address(from, transmit.local, transmit.remote, content) else {
             return;
         };
         let exchange = Kind::of(bytes).exchange;
@@ -143,31 +146,31 @@ impl Wire {
             ExchangeType::INFORMATIONAL,
             ExchangeType::IKE_FOLLOWUP_KE,
         ];
-        if self.by_hand && of_established.contains(&exchange) {
-            return self.waiting.push_back(letter);
+        if self.hold_messages && of_established.contains(&exchange) {
+            return self.waiting.push_back(datagram);
         }
         for delay in delays {
-            self.fly(now + delay, letter.clone());
+            self.schedule(now + delay, datagram.clone());
         }
     }
 
     /// The same for an ESP packet, which the weather spares.
-    pub fn throw_esp(
+    pub fn send_esp(
         &mut self,
         now: Time,
         from: Side,
         (local, remote): (SocketAddr, SocketAddr),
         packet: Packet,
-    ) -> Thrown {
+    ) -> SendOutcome {
         if self.cut[from as usize] {
-            return Thrown::Lost;
+            return SendOutcome::Lost;
         }
-        match self.address(from, local, remote, Load::Esp(packet)) {
-            Some(letter) => {
-                self.fly(now + self.esp_delay, letter);
-                Thrown::Flies
+        match self.address(from, local, remote, SimContent::Esp(packet)) {
+            Some(datagram) => {
+                self.schedule(now + self.esp_delay, datagram);
+                SendOutcome::InFlight
             }
-            None => Thrown::Lost,
+            None => SendOutcome::Lost,
         }
     }
 
@@ -177,8 +180,8 @@ impl Wire {
         from: Side,
         local: SocketAddr,
         remote: SocketAddr,
-        load: Load,
-    ) -> Option<Letter> {
+        content: SimContent,
+    ) -> Option<SimDatagram> {
         // An address that is left open is the kernel's to choose, and each side has but one.
         let local = match local.ip().is_unspecified() {
             true => SocketAddr::new(from.ip().parse().ok()?, local.port()),
@@ -197,27 +200,27 @@ impl Wire {
                 (local, target?)
             }
         };
-        Some(Letter {
+        Some(SimDatagram {
             to: from.other(),
             local: target,
             remote: source,
-            load,
+            content,
         })
     }
 
     /// From now on this NAT stands before A. What A has sent and has not arrived yet comes from there as well.
     pub fn put_nat(&mut self, nat: Nat) {
-        for letter in self.flying.values_mut() {
-            if letter.to == Side::B && self.nat.is_none() {
-                let port = letter.remote.port().wrapping_add(nat.shift);
-                letter.remote = SocketAddr::new(nat.outside, port);
+        for datagram in self.in_flight.values_mut() {
+            if datagram.to == Side::B && self.nat.is_none() {
+                let port = datagram.remote.port().wrapping_add(nat.shift);
+                datagram.remote = SocketAddr::new(nat.outside, port);
             }
         }
         self.nat = Some(nat);
     }
 
     /// The oldest message that a side has sent and that waits for the test.
-    pub fn take(&mut self, from: Side) -> Option<Letter> {
+    pub fn take(&mut self, from: Side) -> Option<SimDatagram> {
         let index = self.waiting.iter().position(|l| l.to == from.other())?;
         self.waiting.remove(index)
     }
@@ -228,15 +231,15 @@ impl Wire {
     }
 
     /// One of them.
-    pub fn take_nth(&mut self, index: usize) -> Letter {
+    pub fn take_nth(&mut self, index: usize) -> SimDatagram {
         self.waiting.remove(index).expect("so many wait")
     }
 
     /// Messages go by themselves again, beginning with those that wait.
-    pub fn let_go(&mut self, now: Time) {
-        self.by_hand = false;
-        while let Some(letter) = self.waiting.pop_front() {
-            self.fly(now + LATENCY, letter);
+    pub fn release_messages(&mut self, now: Time) {
+        self.hold_messages = false;
+        while let Some(datagram) = self.waiting.pop_front() {
+            self.schedule(now + LATENCY, datagram);
         }
     }
 }
