@@ -1,4 +1,4 @@
-//! `docs/rfc-compliance.md` speaks of this program: every file and every test it names is there, and every id of the list of known attacks has a test.
+//! Checks `docs/rfc-compliance.md`: every file and every test it names exists, and every id of a known attack has a test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +14,13 @@ fn page() -> String {
     fs::read_to_string(root().join(PAGE)).unwrap()
 }
 
-/// A line of a table: its cells.
+/// The cells of a table row.
 fn cells(line: &str) -> Option<Vec<&str>> {
     let inside = line.strip_prefix('|')?.strip_suffix('|')?;
     Some(inside.split('|').map(str::trim).collect())
 }
 
-/// What the cells of a page name, by the head of their column.
+/// The cells of all columns with this head.
 fn column<'a>(page: &'a str, head: &str) -> Vec<&'a str> {
     let mut named = Vec::new();
     let mut place = None;
@@ -38,7 +38,7 @@ fn column<'a>(page: &'a str, head: &str) -> Vec<&'a str> {
     named
 }
 
-/// What stands between backquotes.
+/// The texts between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -74,7 +74,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// All tests of the program.
+/// All tests of the package.
 fn all_tests() -> BTreeSet<String> {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
@@ -83,7 +83,7 @@ fn all_tests() -> BTreeSet<String> {
     files.iter().flat_map(read).collect()
 }
 
-/// What a page names that is not there.
+/// The named files and tests that do not exist.
 fn missing(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
     let paths = column(page, "where").into_iter();
     let gone = paths.filter(|path| path.is_empty() || !root().join(path).is_file());
@@ -92,7 +92,7 @@ fn missing(page: &str, tests: &BTreeSet<String>) -> Vec<String> {
     gone.chain(unknown).map(str::to_owned).collect()
 }
 
-/// Rows that name no test and do not say so.
+/// Rows that name no test and are not marked with a dash.
 fn unproved(page: &str) -> Vec<&str> {
     let empty = |cell: &&str| quoted(cell).next().is_none() && *cell != "—";
     column(page, "shown by").into_iter().filter(empty).collect()

@@ -1,4 +1,4 @@
-//! What the documents say of the program is so.
+//! Checks statements of the documents against the program.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ fn docs_list_every_dependency_and_no_other() {
     assert_eq!(used, explained);
 }
 
-/// What stands between backquotes.
+/// The texts between backquotes.
 fn quoted(text: &str) -> BTreeSet<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -63,7 +63,7 @@ fn docs_explain_every_failure_code() {
     let mut codes = 0;
     for source in ["src/ike/error.rs", "src/ike/limits.rs"] {
         let source = file(source);
-        // A code stands alone on its line, as a field or as the first of a tuple.
+        // A code is alone on its line, as a field or as the first item of a tuple.
         let lines: Vec<&str> = source.lines().map(str::trim).collect();
         for pair in lines.windows(2) {
             let (before, line) = (pair[0], pair[1]);
@@ -101,7 +101,7 @@ fn docs_explain_every_lab_option() {
         .collect();
     assert!(options.len() >= 10, "{help}");
     for option in options {
-        // These two belong to every verb.
+        // These two options belong to every subcommand.
         if !matches!(option, "config" | "socket") {
             assert!(page.contains(&format!("`--{option}")), "--{option}");
         }

@@ -1,4 +1,4 @@
-//! The walls between the layers, checked.
+//! Checks the import rules between layers.
 //!
 //! `src/lib.rs` draws the layers; this test reads every path under `src/` that starts at `crate::`, `super::` or a crate's name and
 //! compares it with the tables below. It reads tokens, not types: comments, strings and `#[cfg(test)]` items do not count, groups
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use source::{TEST_MARK, paths, tokens, without_tests};
 
-/// What a top-level module may import of ours.
+/// The modules that a top-level module may import.
 static IMPORTS: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("crypto", &[]),
@@ -66,10 +66,10 @@ static IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// L0 to L2: bytes and a `now` argument, nothing of the world.
+/// Pure layers (L0 to L2): bytes and a `now` argument, no I/O.
 static PURE: &[&str] = &["net", "crypto", "wire", "ike", "esp", "paths"];
 
-/// Paths that reach for the world; a pure module names none of them.
+/// Paths of I/O, clocks and threads, which a pure module must not name.
 static WORLDLY: &[&str] = &[
     "Instant::now",
     "SystemTime",
@@ -95,7 +95,7 @@ static WORLDLY: &[&str] = &[
     "tun",
 ];
 
-/// Crates that only `crypto` names.
+/// Crates that only `crypto` may use.
 static CIPHERS: &[&str] = &[
     "aes",
     "cbc",
@@ -118,7 +118,7 @@ static CIPHERS: &[&str] = &[
 /// Modules that run on tokio; the datapath has threads of its own, and the lab calls the control socket's client.
 static ASYNCHRONOUS: &[&str] = &["os", "control", "daemon"];
 
-/// Folders that may hold `unsafe`.
+/// Folders that may contain `unsafe`.
 static UNSAFE: &[&str] = &["src/os/", "src/crypto/lanes/"];
 
 #[test]
@@ -261,7 +261,7 @@ fn comments_strings_and_test_items_are_ignored() {
         test_modules("src/ike/mod.rs", "#[cfg(test)]\nmod pair;\nmod sa;"),
         ["src/ike/pair"]
     );
-    // What follows a test module counts again.
+    // Items after a test module count again.
     assert_eq!(
         breaches(
             "src/ike/a.rs",
@@ -272,7 +272,7 @@ fn comments_strings_and_test_items_are_ignored() {
     );
 }
 
-/// One path on the wrong side of a wall.
+/// One import that breaks a rule.
 struct Breach {
     file: String,
     line: usize,

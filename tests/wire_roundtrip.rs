@@ -1,4 +1,4 @@
-//! Messages as bytes and as values: what one means the other says, for charon's messages, for any value, and for any bytes.
+//! Round trips between encoded and parsed messages: charon's messages, arbitrary values, and arbitrary bytes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,7 +25,7 @@ fn octets(vector: &str) -> Vec<u8> {
         .collect()
 }
 
-/// What an accepted message must hold to: it lays out to bytes that are read as the same.
+/// Checks that an accepted message encodes to bytes that parse to the same message.
 fn assert_lays_out_as_it_was_read(bytes: &[u8]) {
     let Ok(read) = Message::parse(bytes) else {
         return;
@@ -336,7 +336,7 @@ proptest! {
         prop_assert_eq!(read.encode(), Ok(bytes.clone()));
     }
 
-    /// N02: most edits break the message; what is still accepted keeps its meaning.
+    /// N02: most edits break the message; an accepted one keeps its meaning.
     #[test]
     fn n02_an_edited_message_is_rejected_or_round_trips(
         header in some_header(),
@@ -354,7 +354,7 @@ proptest! {
     #[test]
     fn n01_arbitrary_bytes_are_rejected_or_round_trip(mut bytes in some_bytes(200)) {
         assert_lays_out_as_it_was_read(&bytes);
-        // Past the first checks, which random bytes seldom pass.
+        // Passes the first checks, which random bytes seldom pass.
         if bytes.len() >= Header::LEN {
             bytes[17] = 0x20;
             let length = u32::try_from(bytes.len()).unwrap();

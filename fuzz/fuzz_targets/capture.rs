@@ -1,8 +1,8 @@
-//! No file makes `decode` panic, whether it has keys or not.
+//! No file makes `decode` panic, with or without keys.
 //!
-//! The input is a capture file. It is also taken as one frame of every link layer, as an outer packet's datagram on both ports, and as
-//! a table of keys, so that the fuzzer need not guess the layers around what it changes. Run on the stable toolchain with
-//! `cargo fuzz run -s none capture fuzz/corpus/capture fuzz/seeds/capture`; the seeds are the captures of `tests/captures`.
+//! The input is a capture file. It is also used as one frame of every link layer, as a UDP payload on both ports, and as a key
+//! table, so that the fuzzer need not guess the outer layers. Run on the stable toolchain with `cargo fuzz run -s none capture
+//! fuzz/corpus/capture fuzz/seeds/capture`; the seeds are the captures of `tests/captures`.
 #![no_main]
 
 use groundlink::inspect::capture::{CaptureItem, CaptureReader, Frame, LinkType};
@@ -20,7 +20,7 @@ const ESP: [&str; 2] = [
     include_str!("../../tests/captures/fragments-rekey.esp_sa"),
 ];
 
-/// Null, Ethernet, raw, loopback, cooked, IPv4, IPv6, cooked 2, and one that nobody knows.
+/// Null, Ethernet, raw, loopback, cooked, IPv4, IPv6, cooked 2, and an unknown link layer.
 const LINKS: [u16; 9] = [0, 1, 101, 108, 113, 228, 229, 276, 105];
 
 fuzz_target!(|input: &[u8]| {
@@ -41,7 +41,7 @@ fn with_keys() -> Decoder {
     Decoder::new(ike, esp)
 }
 
-/// The reader ends, and takes no more frames out of a file than fit in.
+/// The reader terminates and returns at most one item for each octet of the file.
 fn file(input: &[u8], mut decoder: Decoder) {
     let Ok(mut reader) = CaptureReader::open(input) else {
         return;
@@ -64,7 +64,7 @@ fn frames(frames: impl Iterator<Item = (u16, Vec<u8>)>, mut decoder: Decoder) {
             bytes,
             wire_len: 0,
         });
-        // Twice: what is repeated takes other ways.
+        // Decoded twice: a retransmission has its own code path.
         decode_item(&mut decoder, &item);
         decode_item(&mut decoder, &item);
     }

@@ -1,4 +1,4 @@
-//! No text makes the configuration reader panic, and every finding points inside the text.
+//! No text makes the configuration parser panic, and every finding points inside the text.
 //!
 //! No file is opened: keys are not read, so the result depends on the input alone. Run on the stable toolchain with
 //! `cargo fuzz run -s none config fuzz/corpus/config fuzz/seeds/config`.

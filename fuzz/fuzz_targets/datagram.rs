@@ -1,11 +1,11 @@
-//! Whatever arrives from the network, nothing panics, everything stays bounded, and established SAs are not harmed by what does not authenticate.
+//! Arbitrary datagrams cause no panic and no unbounded state, and unauthenticated ones do not harm established SAs.
 //!
-//! One gateway stands with four tunnels: one that it began, one that its peer began, one whose peer never answers, and one that waits. The two peers are honest and
-//! their wire is perfect; beside it the input sends what it likes, from where it likes: bytes of its own, with or without a header that fits, and what was on the
-//! wire before, changed or not. Meanwhile time passes and people ask for fresh keys.
+//! One gateway has four tunnels: one that it initiated, one that its peer initiated, one whose peer never responds, and one that
+//! waits. The two peers are compliant and their network is perfect; the input adds datagrams from any address: arbitrary bytes,
+//! with or without a valid header, and earlier datagrams, changed or not. Meanwhile time passes and operators request rekeys.
 //!
 //! ```text
-//!   peers ◀══════ honest ═══════▶ gateway ◀── the input, from any address
+//!   peers ◀════ compliant ═════▶ gateway ◀── the input, from any address
 //! ```
 //!
 //! Run on the stable toolchain with `cargo fuzz run -s none datagram fuzz/corpus/datagram fuzz/seeds/datagram`.
@@ -27,18 +27,19 @@ use libfuzzer_sys::fuzz_target;
 
 const MAX_STEPS: usize = 150;
 
-/// Messages that the input can show again.
+/// Upper bound on the earlier messages available for replay.
 const MAX_KNOWN: usize = 64;
 
-/// IKE SAs of all four tunnels: those that stand or are being rekeyed, half-open ones of seven sources, and last answers.
+/// Upper bound on IKE SAs of all four tunnels: established ones and those being rekeyed, half-open ones of seven sources, and
+/// closed ones that keep a response.
 const MAX_SAS: usize = 120;
 
-/// Datagrams that one datagram may bring about.
+/// Upper bound on datagrams sent in reaction to one datagram.
 const MAX_ANSWERS: usize = 4;
 
 const GATEWAY: &str = "192.0.2.1";
 
-/// The two that are up; a third peer that never answers, and a fourth for which the gateway waits.
+/// The two connected peers, a third that never responds, and a fourth for which the gateway waits.
 const PEERS: [&str; 4] = ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
 
 const UNCONFIGURED_PEERS: [&str; 3] = ["198.51.100.7", "2001:db8::7", "2001:db8::8"];
@@ -51,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
         scenario.step(step, &mut input);
         scenario.assert_unharmed();
     }
-    // Nobody is worse off later either.
+    // No tunnel is harmed later either.
     scenario.pass(Duration::from_secs(120));
     scenario.assert_unharmed();
 });
@@ -59,9 +60,9 @@ fuzz_target!(|input: &[u8]| {
 struct Scenario {
     now: Time,
     gateway: Node,
-    /// Those that are up.
+    /// The connected peers.
     peers: [Node; 2],
-    /// What was on the wire, with where it came from and went to.
+    /// Earlier datagrams with their source and destination.
     known: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
 }
 
@@ -69,7 +70,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// What the gateway (side A) and its peers (side B) want.
+/// Tunnel settings of the gateway (side A) and its peers (side B).
 fn tunnel_settings(side: Side, index: usize, start: Start) -> Settings {
     let mut settings = settings(side);
     let (local, remote) = match side {
@@ -134,7 +135,7 @@ impl Scenario {
         }
     }
 
-    /// A message with the SPIs of one that was there, and a body of the input.
+    /// A message with the SPIs of an earlier one and a body from the input.
     fn with_header(&self, input: &mut FuzzInput) -> Vec<u8> {
         let (_, _, model) = input.one(&self.known);
         let model = Header::parse(&model).expect("it was a message");
@@ -164,7 +165,7 @@ impl Scenario {
         bytes
     }
 
-    /// Something that was there before, perhaps from elsewhere, perhaps changed.
+    /// Replays an earlier datagram, possibly from another address, possibly changed.
     fn replay(&mut self, how: u8, input: &mut FuzzInput) {
         let (from, to, mut bytes) = input.one(&self.known);
         if how & 1 != 0 {
@@ -173,7 +174,7 @@ impl Scenario {
         if how & 2 != 0 {
             return self.inject(input, &bytes);
         }
-        // From where it came, or back to where it came from.
+        // From its original source, or back to it.
         let (local, remote) = if to.ip() == ip(GATEWAY) {
             (to, from)
         } else {
@@ -182,7 +183,7 @@ impl Scenario {
         self.arrive(local, remote, &bytes);
     }
 
-    /// A datagram of the input arrives.
+    /// Delivers a datagram of the input.
     fn inject(&mut self, input: &mut FuzzInput, bytes: &[u8]) {
         let from = input.byte();
         let addresses = [&PEERS[..], &UNCONFIGURED_PEERS[..]].concat();
@@ -216,7 +217,7 @@ impl Scenario {
         self.settle();
     }
 
-    /// What people ask and the datapath tells.
+    /// Commands of operators and of the datapath.
     fn command(&mut self, input: &mut FuzzInput) {
         let tunnel = TunnelId(u32::from(input.byte() & 3));
         let spi_in = match self.gateway.children.len() {
@@ -253,7 +254,7 @@ impl Scenario {
         self.settle();
     }
 
-    /// The three talk until nobody has anything to say.
+    /// Exchanges datagrams between the three gateways until none is pending.
     fn settle(&mut self) {
         for _ in 0..1000 {
             let mut sent = Vec::new();
@@ -269,7 +270,7 @@ impl Scenario {
         panic!("they keep each other busy for ever");
     }
 
-    /// Takes a datagram to the one it is for, if that is one of the three.
+    /// Delivers a datagram to its receiver if that is one of the three.
     fn carry(&mut self, transmit: Transmit) {
         let Content::Ike(bytes) = transmit.content else {
             return;
@@ -340,7 +341,7 @@ impl Scenario {
                 gateway.events
             );
         }
-        // Rekeyed, also by both sides at once: one of two goes then.
+        // Rekeyed, possibly by both sides at once: one of two SAs is closed then.
         let rekeyed =
             |reason: &DownReason| matches!(reason, DownReason::Replaced | DownReason::Redundant);
         assert!(
@@ -355,7 +356,7 @@ impl Scenario {
     }
 }
 
-/// Acts on the news of a gateway.
+/// Applies the events of a gateway.
 fn apply_events(now: Time, node: &mut Node) {
     while let Some(event) = node.endpoint.poll_event() {
         if let Some(command) = node.apply_event(now, event) {

@@ -1,7 +1,7 @@
-//! No bytes make the opening of an ESP packet panic, and what it lets through is an IP packet within the selectors, once.
+//! No input makes ESP decapsulation panic, and an accepted packet is an IP packet within the selectors, accepted once.
 //!
-//! The first octet picks a suite. The rest is read three times: as an ESP packet; as the plaintext of one, trailer included, that
-//! a peer with the keys has sealed, so that the fuzzer gets behind the ICV; and as an inner packet that we seal and open again.
+//! The first octet selects a suite. The rest is used three times: as an ESP packet; as the plaintext of an ESP packet, trailer
+//! included, sealed with valid keys so that the fuzzer passes the ICV; and as an inner packet that is sealed and opened again.
 //! Run on the stable toolchain with `cargo fuzz run -s none esp_open fuzz/corpus/esp_open fuzz/seeds/esp_open`.
 #![no_main]
 
@@ -112,7 +112,7 @@ fn keys(suite: EspSuite) -> SaKeys {
     }
 }
 
-/// Half of the addresses there are, so that a packet may lie inside or outside.
+/// Half of all addresses, so that a packet may lie inside or outside.
 fn policy() -> Policy {
     let half = || {
         ["0.0.0.0/1", "8000::/1"]

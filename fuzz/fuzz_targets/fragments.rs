@@ -1,8 +1,9 @@
-//! No sequence of fragments makes the door of an IKE SA panic, hold more than its bound, or take a stranger's word for the peer's.
+//! No sequence of fragments makes the Protector of an IKE SA panic, exceed its memory bound, or accept unauthenticated content.
 //!
-//! The input is a script of datagrams: fragments and whole messages, sealed with the peer's keys or not sealed at all, with any number, total, id and content.
-//! One Protector gets all of them, another only the sealed ones: both must say the same about those. What a third party seals and cuts itself must
-//! come out whole again in any order. Run on the stable toolchain with `cargo fuzz run -s none fragments fuzz/corpus/fragments fuzz/seeds/fragments`.
+//! The input is a script of datagrams: fragments and whole messages, encrypted with the peer's keys or not, with any number,
+//! total, message ID and content. One Protector gets all of them, another only the authentic ones: both must return the same for
+//! those. A message fragmented by the engine must be reassembled in any order. Run on the stable toolchain with `cargo fuzz run
+//! -s none fragments fuzz/corpus/fragments fuzz/seeds/fragments`.
 #![no_main]
 
 use groundlink::crypto::{Generator, IkeProposal, IkeSuite, SaKeys, Sealer, Secret};
@@ -21,7 +22,7 @@ const SUITES: [&str; 3] = [
     "3des-sha1-modp2048",
 ];
 
-/// Octets in front of the content of [`Opened::bare`]: IKE header and generic header.
+/// Octets before the content of [`Opened::int_auth`]: IKE header and generic header.
 const BARE_HEADERS: usize = Header::LEN + 4;
 
 fuzz_target!(|input: &[u8]| {
@@ -51,11 +52,11 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// Takes a step off the script: six octets, then as much content as the last says.
+    /// Takes a step from the script: six octets, then the content with the length in the last one.
     fn take(script: &mut &'a [u8]) -> Option<Step<'a>> {
         let (fixed, rest) = script.split_first_chunk::<6>()?;
         let [kind, id, number, total, first, length] = *fixed;
-        // An octet says short contents, and now and then one that strains the bound of bytes.
+        // Short contents, and occasionally one near the memory bound.
         let length = match length {
             0..=0xef => usize::from(length),
             _ => 0x200 * usize::from(length - 0xee),
@@ -72,7 +73,7 @@ impl<'a> Step<'a> {
             0x10 => ExchangeType::IKE_SA_INIT,
             _ => ExchangeType::CREATE_CHILD_SA,
         };
-        // Mostly numbers that can be, and the largest.
+        // Mostly valid numbers, and the largest one.
         let wide = |octet: u8| {
             if octet == 0xff {
                 u16::MAX
@@ -97,7 +98,7 @@ impl<'a> Step<'a> {
         })
     }
 
-    /// Its datagram. Padding is part of the content, so the peer may pad wrongly too.
+    /// The datagram of the step. Padding is part of the content, so it may be invalid.
     fn datagram(&self, suite: IkeSuite, sealer: &Sealer, counter: u64) -> Option<Vec<u8>> {
         let protection = suite.protection;
         let mut body = Vec::new();
@@ -173,7 +174,7 @@ fn compare_protectors(suite: IkeSuite, agreed: Fragmentation, mut script: &[u8])
                     || bare.is_empty(),
                 "the last part is in the whole"
             );
-            // The message is used up: a copy of its last part begins it anew.
+            // The message is complete: a copy of its last fragment starts a new reassembly.
             if !step.whole && step.total > 1 {
                 assert_eq!(all_datagrams.open(&message), Err(Unopened::Partial));
                 assert_eq!(peer_only.open(&message), Err(Unopened::Partial));
@@ -182,7 +183,7 @@ fn compare_protectors(suite: IkeSuite, agreed: Fragmentation, mut script: &[u8])
     }
 }
 
-/// What we cut ourselves comes out whole, in the order that the script wants.
+/// A message fragmented by the engine is reassembled in the order of the script.
 fn round_trip(suite: IkeSuite, agreed: Fragmentation, script: &[u8]) {
     let mut ours = protector(suite, Role::Initiator, agreed);
     let mut theirs = protector(suite, Role::Responder, agreed);

@@ -1,8 +1,8 @@
-//! No bytes make the parser of IKE messages panic, and what it accepts lays out to bytes that it reads as the same.
+//! No input makes the parser of IKE messages panic, and an accepted message encodes to bytes that parse to the same message.
 //!
-//! The input is a datagram. It is also read once more with its length and version put right, so that the fuzzer need not guess
-//! them, and once as what a peer with keys may put inside an encrypted payload. Run on the stable toolchain with
-//! `cargo fuzz run -s none message fuzz/corpus/message fuzz/seeds/message`; the seeds are charon's own messages.
+//! The input is a datagram. It is also parsed with corrected length and version, so that the fuzzer need not guess them, and as
+//! the plaintext of an Encrypted payload. Run on the stable toolchain with `cargo fuzz run -s none message fuzz/corpus/message
+//! fuzz/seeds/message`; the seeds are charon's own messages.
 #![no_main]
 
 use groundlink::wire::{Header, Message, PayloadType, chain, sk};

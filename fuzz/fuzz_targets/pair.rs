@@ -1,14 +1,14 @@
-//! Whatever a network between two gateways does, and whatever their people ask of them meanwhile, nothing panics, everything stays bounded, and once the network is
-//! honest again both find together.
+//! Arbitrary network behaviour between two gateways and arbitrary operator commands cause no panic and no unbounded state, and
+//! both sides agree once the network works again.
 //!
 //! ```text
-//!             ┌─ deliver, drop, repeat, reorder, twist, replay, make up ─┐
+//!             ┌─ deliver, drop, repeat, reorder, corrupt, replay, forge ─┐
 //!   A ── NAT ─┤                        the input                         ├── B
-//!             └─ time · up, down, rekey, limits, broken devices, sleep ──┘
+//!             └─ time · up, down, rekey, limits, failed devices, sleep ──┘
 //! ```
 //!
-//! Run on the stable toolchain with `cargo fuzz run -s none pair fuzz/corpus/pair fuzz/seeds/pair`. With `FUZZ_TELL=1` it prints all that happens, which is how an
-//! input that breaks something is understood.
+//! Run on the stable toolchain with `cargo fuzz run -s none pair fuzz/corpus/pair fuzz/seeds/pair`. With `FUZZ_TRACE=1` it prints
+//! all messages and events, to analyse a failing input.
 #![no_main]
 
 use std::time::Duration;
@@ -20,19 +20,19 @@ use groundlink_fuzz::pair::{Pair, Side, TUNNEL, settings};
 use groundlink_fuzz::wire::{Nat, SimContent, SimDatagram, Wire};
 use libfuzzer_sys::fuzz_target;
 
-/// Steps of one story: what is found in more is found in fewer.
+/// Upper bound on the steps of one input.
 const MAX_STEPS: usize = 150;
 
-/// Messages that the middle holds back or remembers.
+/// Upper bound on messages that the on-path attacker holds or remembers.
 const MAX_LETTERS: usize = 64;
 
-/// How much time may pass before the network heals.
+/// Upper bound on the time before the network works again.
 const MAX_TIME: Duration = Duration::from_secs(3600);
 
-/// How long after that both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
+/// Time limit for agreement after that: retries pause up to a minute, and a redundant SA is kept for half a minute.
 const RECOVERY_TIME: Duration = Duration::from_secs(300);
 
-/// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
+/// Time limit for agreement during a rekey, when two SAs exist for a moment.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fuzz_target!(|input: &[u8]| {
@@ -47,11 +47,11 @@ fuzz_target!(|input: &[u8]| {
 
 struct OnPath {
     pair: Pair,
-    /// On their way.
+    /// Held datagrams.
     held: Vec<SimDatagram>,
-    /// Seen before.
+    /// Datagrams seen before.
     known: Vec<SimDatagram>,
-    /// How much time has passed.
+    /// Elapsed time.
     spent: Duration,
 }
 
@@ -92,7 +92,7 @@ impl OnPath {
         if traits & 64 != 0 {
             pair.traffic(Duration::from_secs(5));
         }
-        // Connected already, unless the input wants to be there from the first message on.
+        // Connected already, unless the input starts with the first message.
         if traits & 32 != 0 {
             pair.run_for(Duration::from_secs(1));
             pair.wire.hold_messages = true;
@@ -108,7 +108,7 @@ impl OnPath {
     fn step(&mut self, step: u8, input: &mut FuzzInput) {
         self.collect_sent();
         match step % 24 {
-            // Most of a story is messages that arrive.
+            // Most steps deliver messages.
             0..=5 => self.all_in_order(usize::from(step >> 5) + 1),
             6 | 7 => self.deliver_some(input),
             8 => drop(self.take(input)),
@@ -139,7 +139,7 @@ impl OnPath {
                 self.pair.wire.cut[side as usize] ^= true;
             }
             _ => {
-                // An exchange as it should be, and the time that it takes.
+                // A complete exchange and the time that it takes.
                 self.all_in_order(MAX_LETTERS);
                 self.pass(Duration::from_millis(200));
                 self.all_in_order(MAX_LETTERS);
@@ -147,7 +147,7 @@ impl OnPath {
         }
     }
 
-    /// What was sent is in our hands.
+    /// Collects all sent datagrams.
     fn collect_sent(&mut self) {
         for side in [Side::A, Side::B] {
             while let Some(datagram) = self.pair.wire.take(side) {
@@ -167,7 +167,7 @@ impl OnPath {
         (held > 0).then(|| self.held.remove(index % held))
     }
 
-    /// The oldest, and what comes of it, up to so many.
+    /// Delivers the oldest held datagrams and their responses, up to this number.
     fn all_in_order(&mut self, max: usize) {
         for _ in 0..max {
             self.collect_sent();
@@ -185,7 +185,7 @@ impl OnPath {
         }
     }
 
-    /// Something that was there before, perhaps from elsewhere, perhaps back to its sender, perhaps changed.
+    /// Replays an earlier datagram, possibly from another address, back to its sender, or changed.
     fn replay(&mut self, input: &mut FuzzInput) {
         if self.known.is_empty() {
             return;
@@ -257,12 +257,12 @@ impl OnPath {
                 let span = input.span();
                 self.pair.node(side).asleep_until = self.pair.now + span;
             }
-            // A replaced SA receives for five seconds more.
+            // A replaced SA receives for five more seconds.
             _ => self.pair.wire.esp_delay = input.span().min(Duration::from_secs(4)),
         }
     }
 
-    /// The middle is honest from now on; what it held back comes late.
+    /// Ends all manipulation; held datagrams arrive late.
     fn end_faults(mut self) {
         self.collect_sent();
         for datagram in std::mem::take(&mut self.held) {

@@ -1,8 +1,8 @@
-//! No bytes make cutting and joining panic, what is cut holds together, and what is joined comes apart as it was.
+//! No input makes segmentation and coalescing panic; segments are consistent, and coalesced packets split into the originals.
 //!
-//! The input is read twice: as what a TUN device hands over, an offload header and a packet; and as decisions that make packets of
-//! a few flows, some of them twisted, which are joined and cut again.
-//! Run on the stable toolchain with `cargo fuzz run -s none segment fuzz/corpus/segment fuzz/seeds/segment`.
+//! The input is used twice: as a virtio-net header and a packet from a TUN device; and as decisions that build packets of a few
+//! flows, some of them corrupted, which are coalesced and split again. Run on the stable toolchain with `cargo fuzz run -s none
+//! segment fuzz/corpus/segment fuzz/seeds/segment`.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ fn as_handed_over(input: &[u8]) {
     }
 }
 
-/// Where the payload of a packet of TCP or UDP starts.
+/// The offset of the TCP or UDP payload.
 fn headers_of(packet: &Packet<'_>) -> usize {
     let at = packet.transport_offset().expect("not a fragment");
     match packet.protocol() {
@@ -110,7 +110,7 @@ fn as_flows(mut input: FuzzInput<'_>) {
     assert_eq!(by_flow(&after), by_flow(&before));
 }
 
-/// The next packet of a flow, or what the input makes of it.
+/// The next packet of a flow, possibly corrupted.
 fn made(which: usize, (sequence, id): &mut (u32, u16), input: &mut FuzzInput<'_>) -> Vec<u8> {
     let (v4, tcp) = (which & 1 == 0, which & 6 != 6);
     let payload = input.one(&[64, 64, 64, 64, 0, 63, 65, 9000]);
@@ -144,7 +144,7 @@ fn made(which: usize, (sequence, id): &mut (u32, u16), input: &mut FuzzInput<'_>
     *sequence = sequence.wrapping_add(payload as u32);
     *id = id.wrapping_add(1);
     match input.byte() & 7 {
-        // Twisted, its checksums right; right and then twisted; right.
+        // Corrupted before the checksums are set; corrupted after; not corrupted.
         0 => {
             input.corrupt(&mut packet);
             repair(&mut packet);
@@ -158,7 +158,7 @@ fn made(which: usize, (sequence, id): &mut (u32, u16), input: &mut FuzzInput<'_>
     packet
 }
 
-/// Makes the checksums right, if the packet is one.
+/// Sets valid checksums if the bytes are a packet.
 fn repair(bytes: &mut [u8]) {
     let Some((at, field, v4)) = checksum_place(bytes) else {
         return;
@@ -173,7 +173,7 @@ fn repair(bytes: &mut [u8]) {
     bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Where a packet's transport header starts, where its checksum is, and whether it is IPv4.
+/// The offset of the transport header, the offset of its checksum, and whether the packet is IPv4.
 fn checksum_place(bytes: &[u8]) -> Option<(usize, usize, bool)> {
     let packet = Packet::parse(bytes).ok()?;
     let at = packet.transport_offset()?;
@@ -213,7 +213,7 @@ fn split_coalesced(joined: Coalesced<'_>, after: &mut Vec<Vec<u8>>) {
         PacketOffload::None => vec![joined.bytes.to_vec()],
         PacketOffload::Checksum(_) => panic!("a coalescer leaves none behind"),
         PacketOffload::Gso(gso) => {
-            // Also what the kernel is told survives the words it is told in.
+            // The offload survives a round trip through the virtio-net header.
             let vnet = VnetHeader::from(joined.offload);
             assert_eq!(vnet.offload(), Ok(joined.offload));
             let packet = Packet::parse(joined.bytes).expect("a packet");
@@ -237,8 +237,8 @@ fn flow(packet: &Packet<'_>) -> Flow {
     )
 }
 
-/// The packets of each flow, without what may differ: an identification that means nothing, which of its two zeros a right checksum
-/// is.
+/// The packets of each flow without fields that may differ: an identification without meaning, and the representation of a zero
+/// checksum.
 fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Flow, Vec<Vec<u8>>> {
     let mut flows = BTreeMap::<Flow, Vec<Vec<u8>>>::new();
     for bytes in packets {

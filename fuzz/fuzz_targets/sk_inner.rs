@@ -1,15 +1,17 @@
-//! Nothing that a peer puts inside the protection, with the right keys, makes the engine panic or grow without bound.
+//! No decrypted content from an authenticated peer makes the engine panic or grow without bound.
 //!
-//! The first byte picks one of two stories. In the first, B meets a [`ScriptedPeer`] that seals whatever the input says, down to lengths and padding that lie:
+//! The first byte selects one of two scenarios. In the first, B meets a [`ScriptedPeer`] that encrypts any content of the input,
+//! including wrong lengths and padding:
 //!
 //! ```text
-//! scripted_peer ── IKE_SA_INIT ──▶ B     as it should be
+//! scripted_peer ── IKE_SA_INIT ──▶ B     valid
 //! scripted_peer ── any exchange, any id, SK { input } ──▶ B ──▶ requests of its own ──▶ scripted_peer ── SK { input } ──▶ B
 //! ```
 //!
-//! In the second, A is our own engine, and the input takes the place of payloads in its IKE_AUTH, CREATE_CHILD_SA and INFORMATIONAL, as initiator and responder,
-//! so that B is reached also with keys of later IKE SAs and as the one who asks; once A behaves, both must find together again. Run on the stable toolchain with
-//! `cargo fuzz run -s none sk_inner fuzz/corpus/sk_inner fuzz/seeds/sk_inner`.
+//! In the second, A runs the engine, and the input replaces payloads in its IKE_AUTH, CREATE_CHILD_SA and INFORMATIONAL messages
+//! in both roles, so that B is also reached with the keys of later IKE SAs and as the initiator of exchanges; once A behaves,
+//! both sides must agree again. Run on the stable toolchain with `cargo fuzz run -s none sk_inner fuzz/corpus/sk_inner
+//! fuzz/seeds/sk_inner`.
 #![no_main]
 
 use std::time::Duration;
@@ -25,10 +27,10 @@ use libfuzzer_sys::fuzz_target;
 
 const MAX_STEPS: usize = 40;
 
-/// IKE SAs of the one tunnel, and last answers of many that are gone.
+/// Upper bound on IKE SAs of the tunnel, including closed ones that keep a response.
 const MAX_SAS: usize = 300;
 
-/// Datagrams that one message may bring about: the answer, and perhaps in fragments a question of our own.
+/// Upper bound on datagrams sent in reaction to one message: the response, and possibly a fragmented request.
 const MAX_ANSWERS: usize = 16;
 
 const EXCHANGES: [ExchangeType; 3] = [
@@ -45,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// A person at B, or its own device, wants something: it will ask the peer.
+/// An operator command or a datapath event that makes this side initiate an exchange.
 fn local_command(pair: &mut Pair, side: Side, input: &mut FuzzInput) {
     let tunnel = TUNNEL;
     let spi_in = pair.node(side).outbound().unwrap_or(0);
@@ -99,18 +101,18 @@ fn run_scripted_peer(input: &mut FuzzInput) {
     }
 }
 
-/// Which message ids make sense.
+/// The message IDs that are valid next.
 struct Ids {
-    /// Of our next request.
+    /// The ID of the scripted peer's next request.
     ours: u32,
-    /// Of B's last one.
+    /// The ID of B's last request.
     theirs: u32,
-    /// How much of what B has sent we have seen.
+    /// The number of B's messages already examined.
     seen: usize,
 }
 
 impl Ids {
-    /// Looks for requests of B in the SA that we share.
+    /// Records new requests of B on the shared IKE SA.
     fn track_requests(&mut self, scripted_peer: &ScriptedPeer) {
         let fresh = &scripted_peer.pair.b.sent[self.seen..];
         self.seen += fresh.len();
@@ -145,7 +147,7 @@ fn send_message(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input
             scripted_peer.seal_plaintext(exchange, id, response, plaintext)
         }
         2 => scripted_peer.seal(exchange, id, response, &input.payloads()),
-        // What an honest peer says, and more.
+        // The payloads of a valid peer, and more.
         _ => {
             let mut payloads = scripted_peer.auth_request();
             vary_payloads(&mut payloads, input);
@@ -161,7 +163,7 @@ fn send_message(scripted_peer: &mut ScriptedPeer, ids: &mut Ids, step: u8, input
     }
 }
 
-/// Some are left out, others come in between.
+/// Removes some payloads and inserts others.
 fn vary_payloads(payloads: &mut Vec<Payload>, input: &mut FuzzInput) {
     let omitted = input.byte();
     let mut index = 0;
@@ -177,7 +179,7 @@ fn run_impaired_peer(input: &mut FuzzInput) {
     let [mut a, mut b] = [settings(Side::A), settings(Side::B)];
     let traits = input.byte();
     if traits & 1 != 0 {
-        // Then B asks first.
+        // B initiates then.
         (a.start, b.start) = (Start::Add, Start::Auto);
     }
     for settings in [&mut a, &mut b] {
@@ -211,7 +213,7 @@ fn run_impaired_peer(input: &mut FuzzInput) {
     for side in [Side::A, Side::B] {
         pair.command(side, Command::Up(TUNNEL));
     }
-    // Whatever A has made B do, the next rekeying of every SA, at 90 % of its lifetime at the latest, puts an end to.
+    // The next rekey of every SA, at 90 % of its lifetime at the latest, ends all effects of A's messages.
     pair.run_for(Duration::from_secs(420));
     let end = pair.now + Duration::from_secs(60);
     while let Some(why) = pair.disagreement() {

@@ -1,21 +1,21 @@
-//! The fuzzer's bytes, read as decisions from the front. What is asked of an empty input is zero or empty, so every input is a whole story and a longer one goes on
-//! where a shorter one ended.
+//! Decisions read from the start of the fuzzer's bytes. An empty input yields zero or empty values, so every input is complete
+//! and a longer input continues a shorter one.
 
 use std::time::Duration;
 
 use groundlink::wire::{Critical, Payload, PayloadType};
 
-/// What is left of the input.
+/// The remaining input.
 #[derive(Clone, Copy, Debug)]
 pub struct FuzzInput<'a>(&'a [u8]);
 
 impl<'a> FuzzInput<'a> {
-    /// All of it.
+    /// A reader of the whole input.
     pub fn new(input: &'a [u8]) -> FuzzInput<'a> {
         FuzzInput(input)
     }
 
-    /// The next step, if the story goes on.
+    /// The next step, or `None` at the end of the input.
     pub fn step(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -27,17 +27,17 @@ impl<'a> FuzzInput<'a> {
         self.step().unwrap_or(0)
     }
 
-    /// Yes or no.
+    /// One boolean.
     pub fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }
 
-    /// One of several.
+    /// One of several items.
     pub fn one<T: Clone>(&mut self, of: &[T]) -> T {
         of[usize::from(self.byte()) % of.len()].clone()
     }
 
-    /// Bytes behind their length, or what is there of them.
+    /// Bytes after a length octet, or the remaining ones if fewer.
     pub fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte());
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
@@ -45,7 +45,7 @@ impl<'a> FuzzInput<'a> {
         taken
     }
 
-    /// More bytes than one byte can count: everything that is left, but for the last so many.
+    /// All remaining bytes.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
@@ -62,13 +62,13 @@ impl<'a> FuzzInput<'a> {
         Duration::from_millis(unit * (1 + u64::from(byte & 63)))
     }
 
-    /// What a peer may put inside its protection: payloads of any kind with any body.
+    /// Payloads of any type with any body, as the content of an Encrypted payload.
     pub fn payloads(&mut self) -> Vec<Payload> {
         let count = self.byte() & 15;
         (0..count)
             .map(|_| {
                 let kind = match self.byte() {
-                    // The kinds that RFC 7296 defines, twice as often as all others together.
+                    // The types of RFC 7296, twice as often as all others together.
                     known @ 0..170 => PayloadType(33 + known % 17),
                     _ => PayloadType(self.byte()),
                 };
@@ -87,7 +87,7 @@ impl<'a> FuzzInput<'a> {
             .collect()
     }
 
-    /// The same bytes, some of them changed.
+    /// Changes some of the bytes.
     pub fn corrupt(&mut self, bytes: &mut [u8]) {
         for _ in 0..self.byte() & 7 {
             let at = usize::from(u16::from_be_bytes([self.byte(), self.byte()]));

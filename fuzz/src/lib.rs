@@ -1,8 +1,8 @@
-//! What the fuzz targets share: a [`FuzzInput`](fuzz_input::FuzzInput) that cuts the fuzzer's bytes into decisions, and the two gateways of the simulation in `tests/sim`, with the wire between
-//! them and the rules that must hold at every moment.
+//! Shared code of the fuzz targets: a [`FuzzInput`](fuzz_input::FuzzInput) that turns bytes into decisions, and the simulation of
+//! `tests/sim`: two gateways, the network between them and the invariants.
 //!
 //! ```text
-//! input ──input──▶ decisions ──▶ target ──▶ pair: A ──wire── B, each step under the eyes of monitor
+//! input ──input──▶ decisions ──▶ target ──▶ pair: A ──wire── B, each step checked by monitor
 //! ```
 
 pub mod fuzz_input;

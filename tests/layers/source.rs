@@ -1,6 +1,6 @@
-//! A Rust file as the walls see it: tokens, and the paths they spell. No types, no macros: what is written is what counts.
+//! A Rust source file as tokens and the paths they spell, without types and macro expansion.
 
-/// A name or a mark, and where it stands.
+/// An identifier or punctuation mark and its position.
 #[derive(Debug, Clone)]
 pub struct Token {
     pub text: String,
@@ -136,7 +136,7 @@ pub fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     kept
 }
 
-/// Rust's tokens, as far as the walls need them: names, `::`, and single marks; no comments, no literals.
+/// Rust's tokens as far as the import rules need them: names, `::` and single marks; no comments, no literals.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -218,7 +218,7 @@ fn quoted(chars: &[char], mut i: usize) -> usize {
     i + 1
 }
 
-/// The end of `r"…"`, `br#"…"#` and their kin, if one opens at `i`.
+/// The end of a raw string literal (`r"…"`, `br#"…"#`), if one opens at `i`.
 fn raw_string(chars: &[char], mut i: usize) -> Option<usize> {
     while matches!(chars.get(i), Some('b' | 'c')) {
         i += 1;

@@ -1,4 +1,4 @@
-//! What a peer may do that has the keys: broken, hostile or merely odd.
+//! Behaviour of an authenticated peer: broken, hostile or unusual.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn an_independent_key_schedule_gives_the_same_rekeyed_ike_sa_and_child_sas() {
     let mut scripted_peer = ScriptedPeer::established();
     let before = scripted_peer.pair.b.view().ike.unwrap();
     scripted_peer.rekey_ike(2);
-    // Its numbers begin at 0 (RFC 7296 §2.18).
+    // Message IDs of the new IKE SA start at 0 (RFC 7296 §2.18).
     assert!(scripted_peer.send_request(INFORMATIONAL, 0, &[]).is_empty());
     let after = scripted_peer.pair.b.view().ike.unwrap();
     assert_ne!(before.spi_i, after.spi_i);
@@ -61,7 +61,7 @@ fn n18_other_exchanges_with_valid_keys_do_not_replace_ike_auth() {
     }
     assert!(scripted_peer.heard().is_empty());
     assert_ne!(scripted_peer.pair.b.state(), TunnelState::Up);
-    // It is still there for the real one.
+    // The half-open SA still accepts the real IKE_AUTH.
     let request = scripted_peer.auth_request();
     scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
@@ -79,7 +79,7 @@ fn n20_other_auth_methods_are_rejected_in_an_encrypted_response() {
         assert_eq!(answer.len(), 1, "no other payload: {answer:?}");
         assert!(scripted_peer.pair.b.children.is_empty());
         assert_eq!(scripted_peer.pair.b.codes().len(), 1);
-        // The SA is gone: only the same bytes get the same answer.
+        // The SA is closed: only a retransmission gets the same response.
         let honest = scripted_peer.auth_request();
         let bytes = scripted_peer.seal(ExchangeType::IKE_AUTH, 1, false, &honest);
         scripted_peer.deliver(&bytes);
@@ -117,7 +117,7 @@ fn n21_auth_covers_the_identity_sent_and_logs_escape_control_characters() {
         let mut scripted_peer = ScriptedPeer::keyed();
         let id = Id::new(IdType::FQDN, data);
         let mut request = scripted_peer.auth_request();
-        // The proof of the right key, but for another identity than the one it stands beside.
+        // AUTH with the right key, but for another identity than the one in the message.
         request[0] = Payload::IdI(id);
         let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
         assert_eq!(kinds(&answer), [NotifyType::AUTHENTICATION_FAILED]);
@@ -198,7 +198,7 @@ fn p01_message_ids_outside_the_window_unsolicited_responses_and_wrong_flags_are_
     }
     assert!(scripted_peer.heard().is_empty());
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
-    // An answer with the right number but of another exchange is not the answer.
+    // A response with the right message ID but another exchange type is ignored.
     let asked = scripted_peer.await_liveness();
     let bytes = scripted_peer.seal(ExchangeType::CREATE_CHILD_SA, asked, true, &[]);
     scripted_peer.deliver(&bytes);
@@ -243,7 +243,7 @@ fn p06_deletes_of_unknown_spis_do_nothing_and_a_valid_one_closes_the_pair_once()
     for (id, delete) in (2..).zip([
         Delete::esp(vec![]),
         Delete::esp(vec![1, 0xdead_beef]),
-        // Our own inbound SPI is the peer's outbound one, which a delete does not name.
+        // B's inbound SPI is the peer's outbound SPI, which a DELETE does not list.
         Delete::esp(vec![spi_in]),
         Delete::esp((0..16_000).collect()),
         Delete {
@@ -263,7 +263,7 @@ fn p06_deletes_of_unknown_spis_do_nothing_and_a_valid_one_closes_the_pair_once()
     assert_eq!(answer, [Payload::Delete(Delete::esp(vec![spi_in]))]);
     assert!(scripted_peer.pair.b.children.is_empty());
     assert_eq!(scripted_peer.pair.b.count("ChildDown"), 1);
-    // The IKE SA without a child goes as well, crossing with the peer's own delete, which is answered with nothing.
+    // The IKE SA without a Child SA is closed too, crossing the peer's own DELETE, which gets an empty response.
     scripted_peer.pair.run_for(Duration::from_secs(2));
     assert_eq!(scripted_peer.heard()[0].1, [Payload::Delete(Delete::ike())]);
     let answer = scripted_peer.send_request(INFORMATIONAL, 8, &[Payload::Delete(Delete::ike())]);
@@ -334,7 +334,7 @@ fn p12_initial_contact_counts_only_in_ike_auth_from_an_authenticated_peer() {
     assert_eq!(second.pair.b.events.len(), before, "no event is emitted");
     assert!(second.pair.b.view().last_failure.is_none());
 
-    // With the right one the old SA goes at once.
+    // With the right key the old SA is closed at once.
     second.pair.run_for(Duration::from_millis(10));
     let mut third = ScriptedPeer::keyed_with(second.pair, 0x6666);
     let mut request = third.auth_request();
@@ -362,7 +362,7 @@ fn p13_further_child_sas_with_the_same_selectors_are_created_up_to_a_limit() {
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
-/// Rekeyed, two would stay two for ever.
+/// Without this limit both Child SAs would be rekeyed for ever.
 #[test]
 fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_rekeying_is_due() {
     let mut b = settings(Side::B);
@@ -390,7 +390,7 @@ fn p13_of_two_child_sas_for_the_same_traffic_the_older_is_deleted_when_rekeying_
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 }
 
-/// A peer that gives two Child SAs one SPI at its end has only itself to blame: they go together.
+/// Two Child SAs with the same peer SPI are closed together.
 #[test]
 fn p13_child_sas_with_the_same_peer_spi_are_closed_together() {
     let mut scripted_peer = ScriptedPeer::established();
@@ -424,7 +424,7 @@ fn p14_the_window_size_stays_one_whatever_the_peer_requests() {
                 .is_empty()
         );
     }
-    // A hundred at once, in the wrong order: the first in turn is answered.
+    // A hundred requests at once in the wrong order: the one with the next message ID gets a response.
     for id in (6..106).rev() {
         let bytes = scripted_peer.seal(INFORMATIONAL, id, false, &[]);
         scripted_peer.deliver(&bytes);
@@ -501,7 +501,7 @@ fn n02_wrong_encrypted_lengths_and_padding_get_invalid_syntax() {
     }
 }
 
-/// Each is replaced before it ever sent; the first goes, and the peer deletes the last.
+/// Each Child SA is replaced before it sent a packet; the first is closed, and the peer deletes the last.
 #[test]
 fn p05_a_child_sa_that_never_sent_is_used_once_the_others_are_deleted() {
     let mut scripted_peer = ScriptedPeer::established();

@@ -1,4 +1,4 @@
-//! Deleting SAs (RFC 7296 §1.4.1, §2.25): alone, crossing each other, against rekeying, and lost.
+//! Deletion of SAs (RFC 7296 §1.4.1, §2.25): alone, crossing, during rekeys, and lost.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ fn exhaust(pair: &mut Pair, side: Side) {
 
 /// ```text
 /// A                                  B
-/// │── DELETE X (used up) ───────────▶│
+/// │── DELETE X (limit) ─────────────▶│
 /// │◀────────────────── DELETE X ─────│
-/// │   and the tunnel comes back      │
+/// │   and the tunnel reconnects       │
 /// ```
 #[test]
 fn p19_child_delete() {
@@ -39,7 +39,7 @@ fn p19_child_delete() {
 /// A                                  B
 /// │── DELETE X ──────────╲ ╱─────────│ DELETE X
 /// │◀─────────────────────╱ ╲────────▶│
-/// │── {} ────────────────╲ ╱─────────│ {}       neither names it again
+/// │── {} ────────────────╲ ╱─────────│ {}       neither lists it again
 /// ```
 #[test]
 fn p06_child_deletes_cross_in_every_order() {
@@ -133,7 +133,7 @@ fn p06_ike_deletes_cross_in_every_order() {
     });
 }
 
-/// Both ends begin anew at once: the goodbyes cross, and so do the handshakes after them.
+/// Both sides reset at once: the DELETEs cross, and so do the handshakes that follow.
 #[test]
 fn both_reset_at_once_in_every_order() {
     let begin = || {
@@ -152,7 +152,7 @@ fn both_reset_at_once_in_every_order() {
     });
 }
 
-/// A peer that deletes and then makes anew, at once: the new one is not hit by what was meant for the old one.
+/// A peer that deletes a Child SA and creates a new one at once: the DELETE does not affect the new one.
 #[test]
 fn delete_then_create() {
     for side in BOTH {
@@ -171,7 +171,7 @@ fn delete_then_create() {
 
 /// ```text
 /// A                                  B
-/// │── DELETE the IKE SA ──╳          │   as long as A has patience
+/// │── DELETE the IKE SA ──╳          │   until A times out
 /// ```
 #[test]
 fn a_lost_delete_is_recovered_by_liveness_checks() {
@@ -191,7 +191,7 @@ fn a_lost_delete_is_recovered_by_liveness_checks() {
     }
 }
 
-/// Both rekey the IKE SA while a person takes the tunnel down: it is down, and stays so.
+/// Both sides rekey the IKE SA while the operator takes the tunnel down: it stays down.
 #[test]
 fn a_tunnel_taken_down_while_its_sas_are_rekeyed_stays_down() {
     for what in [Rekey::Child, Rekey::Ike] {

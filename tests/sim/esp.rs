@@ -1,6 +1,7 @@
-//! A model of ESP: packets that carry what matters of a real one, namely the SPI, the keys and the sequence number.
+//! A model of ESP: packets with the SPI, the keys and the sequence number of a real one.
 //!
-//! It does with Child SAs what the daemon does with them: inbound first, outbound when told, and a Child SA that was replaced still receives for a while.
+//! The model handles Child SAs as the daemon does: inbound installed first, outbound on request, and a replaced Child SA still
+//! receives for a while.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,40 +11,41 @@ use groundlink::crypto::SaKeys;
 use groundlink::ike::{Child, Command, DownReason, Sends, TunnelId};
 use groundlink::net::Time;
 
-/// How long a Child SA that was replaced still receives.
+/// Time for which a replaced Child SA still receives.
 pub const RETIRED_SA_GRACE: Duration = Duration::from_secs(5);
 
-/// How often somebody who sends over an SA that is not there is reported.
+/// Minimum interval between two reports of packets with an unknown SPI.
 const UNKNOWN_SPI_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Both keys of one direction: whoever has the same can open the packet.
+/// Both keys of one direction, which identify the SA of a packet.
 pub type Key = Vec<u8>;
 
 pub fn key(keys: &SaKeys) -> Key {
     [keys.encryption.as_bytes(), keys.integrity.as_bytes()].concat()
 }
 
-/// What flies in place of an ESP packet.
+/// A simulated ESP packet.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub tunnel: TunnelId,
     pub spi: u32,
     pub key: Key,
     pub sequence: u64,
-    /// The outbound SPI of the SA that this one replaces, if that could have carried the packet as well: while the receiver has either, it must open the packet.
+    /// The outbound SPI of the replaced SA, if that SA could have carried the packet as well: a receiver with either SA must
+    /// decrypt the packet.
     pub instead_of: Option<u32>,
-    /// Whether this SA was out of use, and nothing better is left: whether it gets through is a matter of luck.
+    /// Whether this SA was out of use and is the only one left: delivery of the packet is not guaranteed.
     pub last_resort: bool,
 }
 
-/// What becomes of a packet that arrives.
+/// The result of a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// Opened.
+    /// The packet was decrypted.
     Opened,
-    /// The SA was never there.
+    /// The SA never existed.
     Unknown,
-    /// It was, and went at that time for this reason.
+    /// The SA was removed at this time for this reason.
     Gone(Time, DownReason),
 }
 
@@ -52,15 +54,15 @@ struct Inbound {
     key: Key,
     remote: SocketAddr,
     awaited: bool,
-    /// Once replaced, it is kept so long.
+    /// The time until which a replaced SA still receives.
     until: Time,
-    /// The highest sequence number so far: what is not higher moves nobody.
+    /// The highest sequence number so far: only a higher one updates the peer address.
     highest: u64,
 }
 
 struct Outbound {
     spi_in: u32,
-    /// The inbound SPI of the one that it replaces.
+    /// The inbound SPI of the SA that this one replaces.
     replaces: Option<u32>,
     packet: Packet,
     local: SocketAddr,
@@ -71,14 +73,14 @@ struct Outbound {
 #[derive(Default)]
 pub struct Esp {
     inbound: BTreeMap<u32, Inbound>,
-    /// The last of a tunnel sends.
+    /// Outbound SAs; the last one of a tunnel is used for sending.
     outbound: Vec<Outbound>,
-    /// Those that may not send yet.
+    /// Outbound SAs that may not send yet.
     waiting: Vec<Outbound>,
     gone: BTreeMap<u32, (Time, DownReason)>,
-    /// The outbound SPI of each inbound one that ever was.
+    /// The outbound SPI for each inbound SPI that ever existed.
     pairs: BTreeMap<u32, u32>,
-    /// Which took the place of which, by inbound SPI: the old one, the new one.
+    /// Replacements as (old, new) inbound SPIs.
     successions: Vec<(u32, u32)>,
     unknown_spi_reported_at: Time,
 }
@@ -160,7 +162,7 @@ impl Esp {
         self.gone.insert(spi_in, (now, reason));
     }
 
-    /// The peer of a tunnel is somewhere else.
+    /// The peer of a tunnel has a new address.
     pub fn moved(&mut self, tunnel: TunnelId, remote: SocketAddr) {
         let waiting = self.waiting.iter_mut();
         for sa in self.outbound.iter_mut().chain(waiting) {
@@ -173,7 +175,7 @@ impl Esp {
         }
     }
 
-    /// The inbound SPI of the Child SA that sends.
+    /// The inbound SPI of the Child SA used for sending.
     pub fn sender(&self, tunnel: TunnelId) -> Option<u32> {
         let mut of_tunnel = self.outbound.iter().rev();
         of_tunnel
@@ -181,10 +183,10 @@ impl Esp {
             .map(|sa| sa.spi_in)
     }
 
-    /// A packet to send, with where it leaves from and where it goes.
+    /// The next packet to send, with its local and remote address.
     pub fn send(&mut self, tunnel: TunnelId) -> Option<(SocketAddr, SocketAddr, Packet)> {
         let is_lost = |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !leaves_replacement(*reason));
-        // What another had replaced before, which then was lost, could not carry it.
+        // An SA whose replacement was closed for good could not carry the packet.
         let could_carry = |spi: &u32| !is_lost(spi) && !self.successors(*spi).iter().any(is_lost);
         let mut best = self.outbound.iter();
         let best = best.rposition(|sa| sa.packet.tunnel == tunnel)?;
@@ -196,7 +198,7 @@ impl Esp {
         Some((sa.local, sa.remote, sa.packet.clone()))
     }
 
-    /// A packet came: what it is, and what the engine is to know of it.
+    /// Processes a received packet; returns the result and the commands for the engine.
     pub fn receive(
         &mut self,
         now: Time,
@@ -237,7 +239,7 @@ impl Esp {
         (Arrival::Opened, commands)
     }
 
-    /// What has taken the place of an SA, and then of that.
+    /// All direct and indirect replacements of an SA.
     fn successors(&self, spi_in: u32) -> Vec<u32> {
         let mut chain = vec![spi_in];
         let mut next = 0;
@@ -249,12 +251,12 @@ impl Esp {
         chain.split_off(1)
     }
 
-    /// Whether it once had an SA that it has not any more.
+    /// Whether the gateway once had this SA and removed it.
     pub fn was_removed(&self, spi_in: u32) -> bool {
         self.gone.contains_key(&spi_in)
     }
 
-    /// Whether it has an SA, or has had it until another took its place.
+    /// Whether the gateway has this SA, or had it until it was replaced.
     pub fn has_or_has_replaced(&self, spi_in: u32) -> bool {
         match self.gone.get(&spi_in) {
             Some((_, reason)) => leaves_replacement(*reason),
@@ -262,13 +264,13 @@ impl Esp {
         }
     }
 
-    /// How many SAs it holds at `now`, stragglers too.
+    /// The number of SAs at `now`, including replaced ones that still receive.
     pub fn len(&self, now: Time) -> usize {
         self.inbound.values().filter(|sa| sa.until > now).count()
     }
 }
 
-/// Whether an SA that goes for this reason leaves another in its place.
+/// Whether an SA removed for this reason has a replacement.
 pub fn leaves_replacement(reason: DownReason) -> bool {
     match reason {
         DownReason::Replaced | DownReason::Redundant => true,

@@ -1,4 +1,5 @@
-//! What carries ESP, and where IKE goes on: UDP 4500 where a NAT is seen or encapsulation is forced, IP protocol 50 and port 500 where not.
+//! The ESP transport and the IKE port: UDP 4500 where a NAT is detected or encapsulation is forced, IP protocol 50 and port 500
+//! otherwise.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,14 +18,14 @@ fn with(side: Side, encapsulation: Encapsulation) -> Settings {
     }
 }
 
-/// Both sides, after they have had time to come up.
+/// Both sides, after the time that a set-up takes.
 fn between(a: Encapsulation, b: Encapsulation) -> Pair {
     let mut pair = Pair::new(with(Side::A, a), with(Side::B, b));
     pair.run_for(Duration::from_secs(3));
     pair
 }
 
-/// The same with a NAT in front of A.
+/// Both sides with a NAT in front of A.
 fn translated(a: Encapsulation, b: Encapsulation) -> Pair {
     let b = Settings {
         peer: Peer::Address(OUTSIDE.parse().unwrap()),
@@ -55,7 +56,7 @@ fn without_a_nat_esp_is_native_and_ike_stays_on_port_500() {
         let sent = pair.a.sent.iter().chain(&pair.b.sent);
         assert!(sent.clone().all(|sent| sent.remote.port() == 500));
         assert_eq!(pair.a.view().ike.unwrap().nat, NatLocation::None);
-        // What is decided once holds for what comes of it.
+        // The decision also holds for later SAs of the tunnel.
         for what in [Rekey::Child, Rekey::Ike, Rekey::Child] {
             pair.command(
                 Side::A,
@@ -139,12 +140,12 @@ fn an_unspecified_local_address_is_resolved_before_its_nat_detection_hash_is_sen
     pair.command(Side::A, answer.clone());
     pair.run_for(Duration::from_secs(3));
     assert_carries(&pair, EspTransport::Esp, 500);
-    // Nobody has asked again: such an answer begins nothing.
+    // Without an outstanding request such a response starts nothing.
     let sent = pair.a.sent.len();
     pair.command(Side::A, answer);
     assert_eq!(pair.a.sent.len(), sent);
 
-    // Without an answer the peer cannot but see a NAT, and we know that it does.
+    // Without a response to the query the peer detects a NAT, and our side expects that.
     let mut pair = Pair::new(a, with(Side::B, Encapsulation::Auto));
     pair.run_for(Duration::from_secs(1));
     let nothing = Command::Source {

@@ -1,5 +1,5 @@
-//! The matrix of failures: networks that lose, repeat, reorder and delay; messages lost one by one; ends that restart at every point; clocks that jump; peers
-//! that are away for half a day.
+//! The fault matrix: networks that lose, duplicate, reorder and delay; single lost messages; restarts at every point; clock
+//! jumps; peers that are unreachable for half a day.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::script::BOTH;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Both ends start, and live fast.
+/// Both sides initiate, with short lifetimes.
 fn fast() -> (Settings, Settings) {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
     b.start = Start::Auto;
@@ -24,7 +24,8 @@ fn fast() -> (Settings, Settings) {
     (a, b)
 }
 
-/// A tunnel that lives fast in this weather for ten minutes, and is one tunnel three minutes after it clears.
+/// Runs a tunnel with short lifetimes and this impairment for ten minutes, and checks three minutes later that one tunnel
+/// remains.
 fn ten_minutes_of(
     seed: u8,
     name: &str,
@@ -54,7 +55,7 @@ fn loss_in_one_and_both_directions() {
                 let lost = lossy[side as usize] && dice.below(100) < u64::from(loss);
                 if lost { Vec::new() } else { vec![LATENCY] }
             });
-            // Rekeying survives what set-up survives: a tenth of all messages costs nothing at all once the tunnel is up.
+            // Rekeys tolerate the loss that set-up tolerates: a loss of a tenth has no effect once the tunnel is up.
             if loss <= 10 {
                 let after_set_up = groundlink::net::Time::from_secs(1060);
                 assert_eq!(pair.monitor.gaps_since(after_set_up), [], "{name}");
@@ -88,7 +89,7 @@ fn a_quarter_of_messages_delayed_by_half_a_second() {
     }
 }
 
-/// Longer than the first copies of a message are apart, so each answer comes to a question asked again.
+/// Longer than the first retransmission intervals, so each response answers a retransmitted request.
 #[test]
 fn responses_delayed_by_seconds() {
     for delay in [2, 5] {
@@ -97,7 +98,7 @@ fn responses_delayed_by_seconds() {
     }
 }
 
-/// 20 seconds there and back: less than the patience with a handshake and with a silent peer, so that the tunnel comes up and stays.
+/// A round trip of 20 seconds: less than the timeouts of handshake and liveness check, so the tunnel comes up and stays up.
 #[test]
 fn responses_delayed_by_twenty_seconds() {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
@@ -114,7 +115,7 @@ fn responses_delayed_by_twenty_seconds() {
     assert_eq!(pair.a.children[0].spi_in, spi);
 }
 
-/// Set-up, liveness, a rekey of each kind by each side, and goodbye: every message that this takes.
+/// Set-up, liveness checks, a rekey of each kind by each side, and deletion: all messages of a tunnel's life.
 fn a_whole_life(pair: &mut Pair) {
     pair.run_for(5 * SECOND);
     pair.run_for(15 * SECOND);
@@ -129,7 +130,7 @@ fn a_whole_life(pair: &mut Pair) {
     pair.run_for(10 * SECOND);
 }
 
-/// How many messages a whole life takes when none is lost.
+/// The number of messages of a tunnel's life without loss.
 fn messages_of_a_life() -> usize {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     a_whole_life(&mut pair);
@@ -160,7 +161,8 @@ fn each_single_message_lost_once() {
     }
 }
 
-/// Every message of a kind is lost as long as the weather lasts: nothing comes of it, nothing breaks, and afterwards all is well.
+/// All messages of one kind are lost during the impairment: the exchange fails, nothing else does, and afterwards the tunnel
+/// recovers.
 #[test]
 fn each_single_message_lost_always() {
     let count = messages_of_a_life();
@@ -187,7 +189,7 @@ fn each_single_message_lost_always() {
     }
 }
 
-/// Either end crashes after each message of a whole life.
+/// Either side crashes after each message of a tunnel's life.
 #[test]
 fn a_restart_at_every_point() {
     let count = messages_of_a_life();
@@ -231,7 +233,7 @@ fn a_restart_at_every_point() {
     }
 }
 
-/// Only what one side says arrives: that side hears nothing and finds the other dead; the other is told so by silence.
+/// Only the messages of one side arrive: that side declares the other dead; the other side detects it by missing responses.
 #[test]
 fn one_direction_blocked() {
     for deaf in BOTH {
@@ -249,7 +251,7 @@ fn one_direction_blocked() {
     }
 }
 
-/// A peer that is away for half a day costs a message now and then, and nothing grows.
+/// A peer that is unreachable for half a day costs a datagram now and then, and no state grows.
 #[test]
 fn peer_unreachable_for_half_a_day() {
     let (a, b) = fast();
@@ -274,7 +276,7 @@ fn peer_unreachable_for_half_a_day() {
     pair.await_agreement(MINUTE);
 }
 
-/// One side sleeps, for less or more than its lifetimes and the patience of the other; then all is well again, with one SA.
+/// One side is suspended for a shorter or longer time than its lifetimes and the other's timeouts; afterwards one SA remains.
 #[test]
 fn host_suspend_and_resume() {
     for side in BOTH {
@@ -285,7 +287,7 @@ fn host_suspend_and_resume() {
             pair.run_for(30 * SECOND);
             let now = pair.now;
             pair.node(side).asleep_until = now + Duration::from_secs(span);
-            // The other side does not sleep; of a month a day is enough.
+            // The other side keeps running; a day stands for a month.
             pair.run_for(Duration::from_secs(span.min(86_400)));
             let now = pair.now;
             pair.node(side).asleep_until = now;

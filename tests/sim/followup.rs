@@ -1,4 +1,4 @@
-//! Rekeying with an additional key exchange: CREATE_CHILD_SA and then IKE_FOLLOWUP_KE (RFC 9370 §2.2.4), and what crosses them.
+//! Rekeys with an additional key exchange: CREATE_CHILD_SA, then IKE_FOLLOWUP_KE (RFC 9370 §2.2.4), and messages that cross them.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn hybrid(side: Side) -> Settings {
     let mut settings = settings(side);
     settings.ike = vec![IkeProposal::parse(IKE).unwrap().0];
     settings.esp = vec![EspProposal::parse(ESP).unwrap().0];
-    // A message is one letter, so that it can be given by hand.
+    // A message fits one datagram, so that the test can hold it back.
     settings.fragment_size = 4000;
     settings
 }
@@ -69,9 +69,9 @@ fn both_kinds_of_sa_are_rekeyed_by_each_side_without_packet_loss() {
 /// ```text
 /// A                                         B
 /// │── rekey X ─────────────────────────────▶│
-/// │◀──────────────── N(ADDITIONAL, link) ───│   nothing is made yet
+/// │◀──────────────── N(ADDITIONAL, link) ───│   no SA is created yet
 /// │── KEi(1), link ────────────────────────▶│
-/// │◀──────────────────────────── KEr(1) ────│   now it is
+/// │◀──────────────────────────── KEr(1) ────│   the SA is created
 /// │── DELETE X ────────────────────────────▶│
 /// ```
 #[test]
@@ -129,7 +129,7 @@ fn a_retransmitted_followup_gets_the_same_response_and_installs_nothing_twice() 
 /// │◀── link ────────────────╱ ╲───── link ─▶│
 /// │── KEi(1) ───────────────╲ ╱──── KEi(1) ─│
 /// │◀────────────────────────╱ ╲────────────▶│
-/// │◀── KEr(1) ──────────────╱ ╲─── KEr(1) ─▶│   both are made; the nonces decide
+/// │◀── KEr(1) ──────────────╱ ╲─── KEr(1) ─▶│   both SAs exist; the nonces decide
 /// ```
 #[test]
 fn p11_simultaneous_rekeys_of_either_kind_leave_one_sa_whichever_side_wins() {
@@ -164,7 +164,7 @@ fn p11_simultaneous_rekeys_of_either_kind_leave_one_sa_whichever_side_wins() {
 /// │◀─────────────────────────── KEr(1) ─────│
 /// │── DELETE X ───────────────────────────▶ │
 /// │◀─────╯                                  │
-/// │── TEMPORARY_FAILURE ──────────────────▶ │   A's stands
+/// │── TEMPORARY_FAILURE ──────────────────▶ │   A's SA stays
 /// ```
 #[test]
 fn p11_a_rekey_request_after_the_collision_window_gets_temporary_failure() {
@@ -194,8 +194,8 @@ fn p11_a_rekey_request_after_the_collision_window_gets_temporary_failure() {
 /// │── rekey X ─────────────────────────────▶│
 /// │◀──────────────────────────── link ──────│
 /// │── KEi(1) ──╲                            │
-/// │◀────────────────── rekey X, complete ──▶│   B begins and finishes meanwhile
-/// │             ╲──────────────────────────▶│   X is replaced already
+/// │◀────────────────── rekey X, complete ──▶│   B completes its own rekey meanwhile
+/// │             ╲──────────────────────────▶│   X is already replaced
 /// │◀──────────────────── TEMPORARY_FAILURE ─│
 /// ```
 #[test]
@@ -233,14 +233,14 @@ fn p11_an_sa_replaced_before_its_followup_arrives_is_not_replaced_again() {
 /// A                                         B
 /// │── rekey X ─────────────────────────────▶│
 /// │◀──────────────────────────── link ──────│
-/// │            (a minute and more)          │   B forgets
+/// │            (a minute and more)          │   B discards its state
 /// │── KEi(1), link ────────────────────────▶│
 /// │◀────────────────────── STATE_NOT_FOUND ─│
 /// ```
 #[test]
 fn an_incomplete_rekey_expires_and_is_retried() {
     for what in [Rekey::Child, Rekey::Ike] {
-        // Longer than the peer remembers, so that nobody takes the other for dead before.
+        // Longer than the peer keeps its state, so that neither side declares the other dead before.
         let mut patient = hybrid(Side::A);
         patient.dpd.timeout = Duration::from_secs(300);
         let mut other = hybrid(Side::B);
@@ -254,7 +254,7 @@ fn an_incomplete_rekey_expires_and_is_retried() {
         pair.deliver_copy(&created);
         let followup = pair.take(Side::A, request_kind(FOLLOWUP));
         pair.run_for(Duration::from_secs(61));
-        // What else was said meanwhile is lost.
+        // All other messages meanwhile are lost.
         while pair.wire.take(Side::B).is_some() {}
         let refused = pair.response_to(&followup);
         pair.deliver_copy(&refused);

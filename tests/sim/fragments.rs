@@ -1,4 +1,4 @@
-//! Messages in fragments (RFC 7383): between two of us over a bad wire, and from a peer that has the keys and means harm.
+//! Fragmented messages (RFC 7383): between two engines over an impaired network, and from a hostile authenticated peer.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::scripted_peer::{ScriptedPeer, notify};
 
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
-/// The least packet of the configuration, less IPv4, UDP and marker.
+/// The smallest configurable packet minus IPv4 header, UDP header and non-ESP marker.
 const MIN_DATAGRAM: usize = 576 - 32;
 
-/// Two ends whose IKE_AUTH is too long for one such packet in either direction.
+/// Two sides whose IKE_AUTH messages exceed one such packet in both directions.
 fn with_long_ike_auth(fragment_size: u16) -> Pair {
     with_long_ike_auth_seeded(fragment_size, (1, 2))
 }
@@ -45,7 +45,7 @@ fn length(transmit: &Transmit) -> usize {
     }
 }
 
-/// How many fragments a side has sent.
+/// The number of fragments that a side has sent.
 fn fragments(sent: &[Transmit]) -> usize {
     sent.iter()
         .filter(|transmit| matches!(envelope(transmit), Some(Envelope::Fragment { .. })))
@@ -118,7 +118,7 @@ fn f02_lost_duplicated_and_reordered_fragments_complete_one_handshake() {
     }
 }
 
-/// Loses what is longer than `narrow` on the way from `side`.
+/// Drops datagrams of `side` longer than `narrow`.
 fn narrow(pair: &mut Pair, side: Option<Side>) {
     pair.impairment(move |from, transmit| {
         let through = side.is_some_and(|side| side != from) || length(transmit) <= MIN_DATAGRAM;
@@ -128,7 +128,7 @@ fn narrow(pair: &mut Pair, side: Option<Side>) {
 
 #[test]
 fn the_initiator_detects_a_smaller_path_mtu_and_the_responder_adapts() {
-    // Both ways, so that the answer must come smaller at once; then each way alone.
+    // In both directions, so that the response must be smaller at once; then in each direction alone.
     for side in [None, Some(Side::A), Some(Side::B)] {
         let mut pair = with_long_ike_auth(1280);
         narrow(&mut pair, side);
@@ -168,12 +168,12 @@ fn filler() -> Payload {
     Payload::Notify(Notify::new(NotifyType(40_000), vec![7; 300]))
 }
 
-/// An established SA with a peer that may send fragments.
+/// An established SA with a peer that supports fragmentation.
 fn scripted_peer() -> ScriptedPeer {
     ScriptedPeer::keyed_for_fragments().authenticated()
 }
 
-/// Request 2 in three fragments or so, not sealed yet.
+/// The fragments of request 2, about three, not encrypted yet.
 fn request(scripted_peer: &ScriptedPeer) -> Vec<sk::SealedLayout> {
     let frames = scripted_peer.fragments(INFORMATIONAL, 2, &[filler()], 200);
     assert!(frames.len() >= 3);
@@ -187,13 +187,13 @@ fn sealed(scripted_peer: &mut ScriptedPeer, frames: Vec<sk::SealedLayout>) -> Ve
         .collect()
 }
 
-/// Puts a number where the fragment number (4 octets before the sealed part) or the total (2) stands.
+/// Overwrites the fragment number (4 octets before the encrypted part) or the total (2 octets before it).
 fn put(frame: &mut sk::SealedLayout, before: usize, number: u16) {
     let at = frame.aad_len - before;
     frame.bytes[at..at + 2].copy_from_slice(&number.to_be_bytes());
 }
 
-/// B has not answered, and answers the true request after all.
+/// B has not responded, and responds to the authentic request afterwards.
 fn still_answers(scripted_peer: &mut ScriptedPeer, what: &str) {
     assert!(scripted_peer.heard().is_empty(), "{what} was answered");
     let frames = request(scripted_peer);
@@ -385,7 +385,7 @@ fn f06_incomplete_requests_block_nothing() {
     }
     assert!(scripted_peer.send_request(INFORMATIONAL, 2, &[]).is_empty());
     assert!(scripted_peer.send_request(INFORMATIONAL, 3, &[]).is_empty());
-    // Nor does a handshake that never completes outlive its time.
+    // An incomplete handshake expires as usual, too.
     let mut half_open = ScriptedPeer::keyed_for_fragments();
     let request = half_open.auth_request();
     let frames = half_open.fragments(ExchangeType::IKE_AUTH, 1, &request, 128);
@@ -423,7 +423,7 @@ fn f07_only_the_first_fragment_of_an_answered_request_resends_the_response() {
         "the same bytes"
     );
     assert_eq!(scripted_peer.heard().len(), 1);
-    // The same when the request is cut anew, but not for what only looks so.
+    // The same when the request is refragmented, but not for a fragment that only resembles it.
     for (index, fragment) in sealed(&mut scripted_peer, again).into_iter().enumerate() {
         let mut forged = fragment.clone();
         *forged.last_mut().unwrap() ^= 1;
@@ -440,7 +440,7 @@ fn f07_only_the_first_fragment_of_an_answered_request_resends_the_response() {
     );
 }
 
-/// A payload whose content cannot be.
+/// A payload with invalid content.
 fn invalid_payload() -> Payload {
     Payload::Unknown {
         kind: PayloadType::SA,
@@ -479,7 +479,7 @@ fn f09_a_fragment_shorter_than_its_own_header_or_longer_than_its_datagram_is_dro
             let mut bytes = fragment.clone();
             bytes[Header::LEN + 2..Header::LEN + 4].copy_from_slice(&length.to_be_bytes());
             scripted_peer.deliver(&bytes);
-            // The same with a datagram that ends where the payload says.
+            // The same with a datagram that ends at the end of the payload.
             bytes.truncate((Header::LEN + usize::from(length)).max(Header::LEN));
             let whole = u32::try_from(bytes.len()).unwrap();
             bytes[24..28].copy_from_slice(&whole.to_be_bytes());

@@ -1,4 +1,4 @@
-//! IKE_SA_INIT and IKE_AUTH: the good way, the bad ways, and every way a wire can disturb them.
+//! IKE_SA_INIT and IKE_AUTH: success, errors, and every kind of loss, delay and duplication.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ fn n21_the_right_key_with_another_identity_is_rejected_and_both_identities_are_r
     );
     assert_eq!(pair.a.codes(), ["authentication-failed"]);
 
-    // The initiator expects another responder: the responder has to be told, since it takes the SA to be up.
+    // The initiator expects another responder: it has to delete the IKE SA, which the responder considers established.
     let a = with(Side::A, |settings| {
         settings.peer_id = PeerId::Exactly(Identity::Fqdn("cloud.example.org".to_owned()));
     });
@@ -224,7 +224,7 @@ fn without_a_common_esp_proposal_the_ike_sa_is_deleted() {
     pair.run_for(Duration::from_secs(2));
     assert_eq!(pair.a.codes()[0], "no-proposal-chosen-esp");
     assert_eq!(pair.b.codes()[0], "no-proposal-chosen-esp");
-    // That the useless SA is deleted then is no news, and must not hide why.
+    // The deletion of the IKE SA that follows is not a new failure and must not replace the cause.
     for node in [&pair.a, &pair.b] {
         let last = node.view().last_failure.map(|failure| failure.code);
         assert_eq!(last, Some("no-proposal-chosen-esp"), "{:?}", node.codes());
@@ -273,7 +273,7 @@ fn an_unresponsive_peer_is_reported_early_and_retried_with_backoff() {
 fn retransmissions_are_identical_and_get_the_same_response() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     let mut dropped = 0;
-    // The first answer of B is lost, twice.
+    // The first response of B is lost twice.
     pair.impairment(move |side, _| {
         if side == Side::B && dropped < 2 {
             dropped += 1;

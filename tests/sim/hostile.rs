@@ -1,4 +1,4 @@
-//! Messages nobody should send: nothing unauthenticated changes an established SA, and nothing costs much.
+//! Invalid messages: unauthenticated messages do not change an established SA and cost little.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn p02_every_flipped_bit_of_a_protected_message_is_dropped() {
     let mut pair = Pair::established();
     let request = sent_bytes(&pair, Side::A, 1);
     let quiet = (pair.b.sent.len(), pair.b.events.len());
-    // Not those of the major version, which is worth an answer (n27).
+    // Except bits of the major version, which gets a response (n27).
     let version = 17 * 8 + 4..18 * 8;
     for bit in (0..request.len() * 8).filter(|bit| !version.contains(bit)) {
         let mut damaged = request.clone();
@@ -67,7 +67,7 @@ fn p02_every_flipped_bit_of_a_protected_message_is_dropped() {
     }
     assert_eq!((pair.b.sent.len(), pair.b.events.len()), quiet);
     pair.assert_agreed();
-    // The intact one is a repetition and gets its answer again.
+    // The unmodified message is a retransmission and gets its response again.
     pair.inject(Side::B, 4500, &request);
     assert_eq!(pair.b.sent.len(), quiet.0 + 1);
     assert_eq!(pair.b.sent[quiet.0], pair.b.sent[quiet.0 - 1]);
@@ -156,7 +156,7 @@ fn n10_a_cookie_is_prepended_to_an_otherwise_unchanged_request() {
     assert_eq!(second.clear[1..], first.clear[..]);
 }
 
-/// RFC 7296 §2.6.1, in both orders. The answers may be forged, so what is offered stays the same.
+/// RFC 7296 §2.6.1 in both orders. The responses may be forged, so the offer does not change.
 #[test]
 fn n10_a_cookie_survives_a_change_of_group_and_the_group_survives_a_cookie() {
     let cookie = Payload::Notify(Notify::new(NotifyType::COOKIE, b"remember me".to_vec()));
@@ -238,7 +238,7 @@ fn n12_a_flood_of_half_open_handshakes_is_bounded_and_expires() {
         bytes[..8].copy_from_slice(&spi.to_be_bytes());
         victim.inject(Side::B, 500, &bytes);
     }
-    // Three are answered in earnest, the others asked for a cookie.
+    // Three get a full response, the others a cookie request.
     let begun = (before..victim.b.sent.len())
         .map(|index| Header::parse(&sent_bytes(&victim, Side::B, index)).unwrap())
         .filter(|header| !header.spi_r.is_zero());
@@ -362,7 +362,7 @@ fn h06_unauthenticated_peers_do_not_flood_the_log_even_with_requests_too_short_t
         pair.inject_from(Side::B, "192.0.2.2:500", "198.51.100.99:500", &empty);
     }
     assert!(pair.b.codes().len() <= 20, "{}", pair.b.codes().len());
-    // And they leave the peer's own bucket alone.
+    // The peer's own rate limit is not affected.
     pair.reboot(Side::B, settings(Side::B), 5);
     let mut a = settings(Side::A);
     a.ike = vec![

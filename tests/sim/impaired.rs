@@ -1,8 +1,8 @@
-//! A peer that is ours in everything but one: its messages are wrong in exactly one way, under valid keys.
+//! A peer that runs the engine with exactly one defect in its messages, under valid keys.
 //!
-//! [`one_wrong_thing_at_a_time`] goes through them all: every exchange, request and response, every payload left out, emptied, cut, bloated or doubled. Whatever
-//! happens meanwhile, nothing panics, the rules of the monitor hold, and once the peer behaves again both agree. The other tests say what must happen in
-//! particular.
+//! The exhaustive test covers every exchange, request and response, and every payload omitted, emptied, truncated, enlarged or
+//! duplicated. The engine must not panic, the invariants of the monitor hold, and both sides agree once the peer behaves. The
+//! other tests check specific results.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn unknown(kind: u8, critical: Critical) -> Payload {
     }
 }
 
-/// What can be wrong with a message that has payloads of these kinds.
+/// The defects of a message with payloads of these types.
 pub fn changes(kinds: &[PayloadType]) -> Vec<Change> {
     let mut changes: Vec<Change> = kinds
         .iter()
@@ -71,7 +71,7 @@ pub fn changes(kinds: &[PayloadType]) -> Vec<Change> {
     changes
 }
 
-/// A misbehaves, whichever side it is on; its SAs are short-lived, so that every exchange takes place.
+/// A sends the defective messages in both roles; its SAs have short lifetimes, so that every exchange takes place.
 fn misbehaving(rules: impl IntoIterator<Item = Rule>) -> Pair {
     let mut a = settings(Side::A);
     a.child_lifetime = Duration::from_secs(40);
@@ -129,7 +129,7 @@ fn any_single_defect_is_survived_and_both_sides_agree_once_the_peer_behaves() {
     }
 }
 
-/// B asks to rekey, and A's answers are changed so.
+/// B requests a rekey, and A's responses are changed.
 fn answered_with(what: Rekey, change: Change) -> Pair {
     let mut pair = Pair::established();
     pair.a.endpoint.impair().add(Rule {
@@ -185,7 +185,7 @@ fn p08_an_invalid_rekey_response_discards_the_new_child_sa_and_keeps_the_old() {
     }
 }
 
-/// An SA payload's body: proposal 1, ESP, our SPI, AES-CBC-192 with HMAC-SHA1-96, which nobody offered.
+/// The body of an SA payload: proposal 1, ESP, our SPI, AES-CBC-192 with HMAC-SHA1-96, which was not offered.
 fn child_answer(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut sa = vec![
         0, 0, 0, 40, 1, 3, 4, 3, 0x11, 0x22, 0x33, 0x44, //
@@ -197,7 +197,7 @@ fn child_answer(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     sa
 }
 
-/// A TS payload's body: every IPv4 address.
+/// The body of a TS payload: every IPv4 address.
 fn all_ipv4_addresses() -> Vec<u8> {
     vec![
         1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255,
@@ -238,7 +238,7 @@ fn n26_an_unknown_critical_payload_in_a_request_is_rejected_with_its_type_and_th
         },
     );
     pair.run_for(LATENCY * 3);
-    // The answer ends the SA for the side that asked so, and not for the one that refused.
+    // The response closes the SA on the side that sent the request, not on the side that rejected it.
     assert_eq!(pair.a.count("IkeDown"), 1);
     assert_eq!(pair.b.count("IkeDown"), 0);
     assert_eq!(pair.b.state(), TunnelState::Up);
@@ -294,7 +294,7 @@ fn p07_an_invalid_request_to_rekey_the_ike_sa_is_rejected_and_the_old_one_stays(
     }
 }
 
-/// An SA payload's body that offers what the other side wants, with this SPI.
+/// The body of an SA payload with an acceptable offer and this SPI.
 fn ike_offer(spi: &[u8]) -> Vec<u8> {
     let length = u8::try_from(8 + spi.len() + 12 + 8 + 8 + 8).unwrap();
     let mut sa = vec![0, 0, 0, length, 1, 1, u8::try_from(spi.len()).unwrap(), 4];

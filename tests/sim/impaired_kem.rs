@@ -1,5 +1,5 @@
-//! A peer whose additional key exchange is wrong in exactly one way, under valid keys: in IKE_INTERMEDIATE, before anybody has proved anything, and in
-//! IKE_FOLLOWUP_KE.
+//! A peer with exactly one defect in its additional key exchange, under valid keys: in IKE_INTERMEDIATE, before authentication,
+//! and in IKE_FOLLOWUP_KE.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn rule(exchange: ExchangeType, which: Which, change: Change) -> Rule {
     }
 }
 
-/// A pair of which one side's messages of IKE_INTERMEDIATE are changed.
+/// A pair with changed IKE_INTERMEDIATE messages of one side.
 fn with_intermediate(side: Side, which: Which, change: Change) -> Pair {
     let mut pair = Pair::new(hybrid(Side::A), hybrid(Side::B));
     let rule = rule(INTERMEDIATE, which, change);
@@ -42,7 +42,7 @@ fn with_intermediate(side: Side, which: Which, change: Change) -> Pair {
     pair
 }
 
-/// A KE payload with this method and so many octets of one value.
+/// A KE payload with this method and a value of this many equal octets.
 fn ke(method: u16, len: usize, value: u8) -> Change {
     let mut body = method.to_be_bytes().to_vec();
     body.extend([0, 0]);
@@ -134,7 +134,8 @@ fn n06_a_ciphertext_of_another_method_or_length_ends_the_attempt() {
     }
 }
 
-/// FIPS 203 §6.3: a ciphertext that was not made for the key gives a secret that nobody else has. What follows does not open, and nobody is let in.
+/// FIPS 203 §6.3: a ciphertext that was not made for the key gives an unrelated secret. The messages that follow do not decrypt,
+/// and the peer is not authenticated.
 #[test]
 fn n07_an_invented_ciphertext_gives_keys_that_do_not_match() {
     let mut pair = with_intermediate(Side::B, Which::Response, ke(36, 1088, 0x5a));
@@ -176,7 +177,7 @@ fn ike_intermediate_on_an_established_sa_is_rejected() {
         let rule = rule(ExchangeType::INFORMATIONAL, Which::Request, change);
         pair.node(side).endpoint.impair().add(rule);
         let before = format!("{:?}", pair.node(side.other()).view().ike);
-        // Its liveness check comes as IKE_INTERMEDIATE, and again and again.
+        // The liveness check is sent as IKE_INTERMEDIATE, repeatedly.
         pair.run_for(Duration::from_secs(14));
         let other = pair.node(side.other());
         assert_eq!(format!("{:?}", other.view().ike), before);
@@ -185,7 +186,7 @@ fn ike_intermediate_on_an_established_sa_is_rejected() {
     }
 }
 
-/// B, which answers, gives no link, or one that is not its own.
+/// B as the responder sends no link, or one that is not its own.
 #[test]
 fn p08_a_response_without_a_followup_link_leaves_the_old_sa_unchanged() {
     for what in [Rekey::Child, Rekey::Ike] {

@@ -1,4 +1,4 @@
-//! IKE_SA_INIT as nobody should send it: every payload missing, broken, unknown or too much (RFC 7296 §2.5, §3).
+//! Invalid IKE_SA_INIT messages: every payload missing, malformed, unknown or superfluous (RFC 7296 §2.5, §3).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::scripted_peer::{ScriptedPeer, notify};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A B that nobody has spoken to.
+/// A new B without any SA.
 pub fn fresh() -> Pair {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
@@ -35,7 +35,7 @@ fn init_with(change: impl FnOnce(&mut Vec<Payload>)) -> Vec<u8> {
     Message::encode_clear(message.header, &payloads).unwrap()
 }
 
-/// What B says to its first message: nothing, or a header and payloads.
+/// B's response to its first message: none, or a header and payloads.
 fn answer(bytes: &[u8]) -> Option<(Header, Vec<Payload>)> {
     let mut pair = fresh();
     pair.inject(Side::B, 500, bytes);
@@ -51,7 +51,7 @@ fn assert_served(bytes: &[u8]) {
     assert!(!header.spi_r.is_zero(), "{payloads:?}");
 }
 
-/// Refused with this notification, and nothing kept.
+/// The request is rejected with this notification and keeps no state.
 #[track_caller]
 fn assert_refused(bytes: &[u8], kind: NotifyType) -> Vec<u8> {
     match answer(bytes) {
@@ -65,7 +65,7 @@ fn assert_refused(bytes: &[u8], kind: NotifyType) -> Vec<u8> {
     }
 }
 
-/// Refused with a notification or nothing.
+/// The request is rejected with a notification or dropped.
 #[track_caller]
 fn assert_not_served(bytes: &[u8]) {
     if let Some((header, payloads)) = answer(bytes) {
@@ -84,11 +84,11 @@ fn n02_wrong_payload_lengths_and_endless_chains_are_dropped() {
     for length in [0u16, 1, 2, 3, 0x7fff, 0xffff] {
         assert_eq!(answer(&set(30, &length.to_be_bytes())), None, "{length}");
     }
-    // The first payload says that the next is like it, which ends where the message does.
+    // The first payload points to another of the same type beyond the end of the message.
     for kind in [33, 40, 41, 43] {
         assert_not_served(&set(28, &[kind]));
     }
-    // Cut inside each payload, with a header that knows.
+    // Truncated inside each payload, with a matching header length.
     for len in 28..whole.len() {
         let mut cut = whole[..len].to_vec();
         cut[24..28].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
@@ -104,7 +104,7 @@ fn ike_proposal(transforms: Vec<Transform>) -> Proposal {
     Proposal::new(1, ProtocolId::IKE, Vec::new(), transforms)
 }
 
-/// What A offers: AES-128, HMAC-SHA-256, its PRF, Curve25519.
+/// A's offer: AES-128, HMAC-SHA-256, its PRF, Curve25519.
 fn valid_transforms() -> Vec<Transform> {
     vec![
         Transform::new(TransformType::ENCR, 12, Some(128)),
@@ -178,7 +178,7 @@ fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen(
         transforms.remove(missing);
         assert_refused(&offering(vec![ike_proposal(transforms)]), none);
     }
-    // AES-GCM beside an integrity algorithm, and no encryption at all.
+    // AES-GCM with an integrity algorithm, and no encryption at all.
     for encryption in [
         Transform::new(TransformType::ENCR, 20, Some(128)),
         Transform::new(TransformType::ENCR, 11, None),
@@ -187,7 +187,7 @@ fn n04_proposals_that_lack_a_transform_type_or_have_an_extra_one_are_not_chosen(
         transforms[0] = encryption;
         assert_refused(&offering(vec![ike_proposal(transforms)]), none);
     }
-    // Not even where AES-GCM is what the tunnel wants.
+    // Also rejected where the tunnel is configured with AES-GCM.
     let mut pair = {
         let mut b = settings(Side::B);
         b.ike = vec![
@@ -303,7 +303,7 @@ fn n08_endless_invalid_ke_payload_responses_end_the_attempt() {
     assert!(pair.a.sent.len() <= 6, "{}", pair.a.sent.len());
 }
 
-/// The first of several answers that could be accepted wins; if it was forged, the attempt runs out, and the next is under another SPI.
+/// The first acceptable response wins; if it was forged, the attempt times out, and the next attempt has another SPI.
 #[test]
 fn n16_a_forged_response_costs_one_attempt_at_most() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
@@ -344,7 +344,7 @@ fn n26_unknown_unencrypted_payloads_are_skipped_unless_critical() {
         );
         assert_eq!(notified, [kind]);
     }
-    // On payloads that everybody knows the bit means nothing.
+    // The critical bit has no meaning on known payloads.
     let mut critical = init();
     let (mut at, mut marked) = (28, 0);
     while at < critical.len() {
@@ -369,13 +369,13 @@ fn n27_every_version_and_every_reserved_bit() {
     for version in [0x20, 0x21, 0x2f] {
         assert_served(&with(17, version));
     }
-    // IKEv1: main, aggressive, quick, informational; and AuthIP, which is IKEv1 with an exchange of its own.
+    // IKEv1 main, aggressive, quick and informational mode; and AuthIP, an IKEv1 variant with its own exchange type.
     for exchange in [2, 4, 32, 5, 243] {
         let mut bytes = with(17, 0x10);
         bytes[18] = exchange;
         bytes[19] = 0;
         assert_refused(&bytes, NotifyType::INVALID_MAJOR_VERSION);
-        // An answer to nothing is not answered.
+        // An unsolicited response gets no response.
         bytes[19] = 0x20;
         assert_eq!(answer(&bytes), None);
     }
@@ -413,7 +413,7 @@ fn n29_vendor_ids_and_unsolicited_certificates_and_configuration_payloads_are_ig
         critical: Critical::No,
         body: body.to_vec(),
     };
-    // CERT, CERTREQ, CP of each type; the addresses are not ours to give.
+    // CERT, CERTREQ and CP of each type; the gateway assigns no addresses.
     for body in [
         &[][..],
         &[0],
@@ -433,7 +433,7 @@ fn n29_vendor_ids_and_unsolicited_certificates_and_configuration_payloads_are_ig
     }
 }
 
-/// MOBIKE, redirection, signatures, early CHILDLESS: what others speak, and we have never offered.
+/// Extensions that are not offered: MOBIKE, redirection, signatures, childless initiation.
 const EXTENSIONS: [u16; 6] = [16396, 16406, 16407, 16418, 16431, 16438];
 
 #[test]
@@ -454,7 +454,7 @@ fn n30_extensions_not_offered_are_neither_answered_nor_used() {
     request.extend(extensions());
     let answer = scripted_peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
     assert_eq!(answer.len(), 5, "{answer:?}");
-    // In an answer: the next message is IKE_AUTH all the same.
+    // In a response: the next message is IKE_AUTH all the same.
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
     let spi_i = Header::parse(&pair.a.sent_ike(0)).unwrap().spi_i;

@@ -1,5 +1,5 @@
-//! The key schedule once more, written from RFC 7296 §2.13 to §2.18, for the one suite that the scripted_peer peer speaks: so the engine is checked against another
-//! reading of them.
+//! A second key schedule, written from RFC 7296 §2.13 to §2.18 for the one suite of the scripted peer: it checks the engine
+//! against an independent implementation.
 
 use groundlink::crypto::{
     IkeProposal, Opener, Prf, Protection, SaKeys, Sealer, Secret, WrongKeyLength,
@@ -46,7 +46,7 @@ pub fn seed(shared: &Secret, nonces: Nonces<'_>) -> Vec<u8> {
         .to_vec()
 }
 
-/// One IKE SA as its initiator has it.
+/// The keys of one IKE SA on the initiator's side.
 pub struct IkeSaKeys {
     pub spi_i: IkeSpi,
     pub spi_r: IkeSpi,
@@ -84,25 +84,26 @@ impl IkeSaKeys {
         made().unwrap()
     }
 
-    /// SKEYSEED of the IKE SA that takes the place of this one (§2.18).
+    /// SKEYSEED of the IKE SA that replaces this one (§2.18).
     pub fn next_seed(&self, shared: &Secret, nonces: Nonces<'_>) -> Vec<u8> {
         let parts = [shared.as_bytes(), nonces.0, nonces.1];
         prf().compute(&self.derive, &parts).as_bytes().to_vec()
     }
 
-    /// The keys of a Child SA without a key exchange of its own (§2.17): those of the initiator of its exchange first.
+    /// The keys of a Child SA without its own key exchange (§2.17): the keys of the exchange's initiator first.
     pub fn child_keys(&self, nonces: Nonces<'_>) -> (SaKeys, SaKeys) {
         self.fresh_child_keys(b"", nonces, b"")
     }
 
-    /// The same with one, and an additional one (RFC 9370 §2.2.4): KEYMAT = prf+(SK_d, SK(0) | Ni | Nr | SK(1)).
+    /// The keys of a Child SA with its own and an additional key exchange (RFC 9370 §2.2.4): KEYMAT = prf+(SK_d, SK(0) | Ni | Nr
+    /// | SK(1)).
     pub fn fresh_child_keys(
         &self,
         first: &[u8],
         nonces: Nonces<'_>,
         additional: &[u8],
     ) -> (SaKeys, SaKeys) {
-        // Encryption 16 | integrity 32, and the same for the responder.
+        // Encryption 16 | integrity 32, then the same for the responder.
         let seed = [first, nonces.0, nonces.1, additional].concat();
         let stream = prf_plus(&self.derive, &seed);
         (keys(&stream, 0, 16), keys(&stream, 48, 64))
@@ -124,7 +125,7 @@ impl IkeSaKeys {
         framed.bytes
     }
 
-    /// What B has said over this IKE SA; nothing if that was another.
+    /// Decrypts a message of B on this IKE SA; `None` for another IKE SA.
     pub fn open(&self, bytes: &[u8]) -> Option<(Header, Vec<Payload>)> {
         let message = Message::parse(bytes).unwrap();
         let header = message.header;

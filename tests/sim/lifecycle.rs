@@ -1,4 +1,4 @@
-//! An established tunnel: liveness, goodbyes, expiry, restarts.
+//! An established tunnel: liveness checks, deletion, expiry, restarts.
 
 use std::time::Duration;
 
@@ -233,7 +233,7 @@ fn add_waits_for_the_peer_and_initiates_once_on_request() {
 fn nat_keepalives_are_sent_after_20_seconds_without_traffic() {
     let mut a = settings(Side::A);
     a.encapsulation = Encapsulation::Auto;
-    // Liveness would speak first.
+    // Liveness checks would be sent first.
     a.dpd.delay = Duration::from_secs(3600);
     let mut b = settings(Side::B);
     b.encapsulation = Encapsulation::Auto;
@@ -258,13 +258,13 @@ fn nat_keepalives_are_sent_after_20_seconds_without_traffic() {
 #[test]
 fn a_clock_jump_is_survived() {
     let mut pair = Pair::established();
-    // The machine of A sleeps for an hour; its clock goes on.
+    // The host of A is suspended for an hour; its clock continues.
     pair.now += Duration::from_secs(3600);
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();
 }
 
-/// A tunnel whose B side tries out soon whether A rekeys, each with these ESP proposals.
+/// A tunnel whose B runs the rekey check, with these ESP proposals on each side.
 fn with_rekey_check(a_esp: &str, b_esp: &str) -> Pair {
     let esp = |words: &str| vec![EspProposal::parse(words).unwrap().0];
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
@@ -316,7 +316,7 @@ fn the_rekey_check_finds_a_pfs_mismatch_and_leaves_the_tunnel_unchanged() {
         let failure = view.last_failure.unwrap();
         assert_eq!(failure.code, "rekey-refused");
         assert!(failure.text.contains(b), "{}", failure.text);
-        // The other side says theirs against ours, too.
+        // The other side reports both proposals, too.
         let reported = pair.a.view().last_failure.unwrap();
         assert_eq!(reported.code, "pfs-mismatch");
         assert!(
@@ -332,10 +332,10 @@ fn the_rekey_check_finds_a_pfs_mismatch_and_leaves_the_tunnel_unchanged() {
 //  │── rekey the Child SA ─────────▶│
 //  │◀────────────────────────────── │
 //  │── DELETE (old) ── lost         │
-//  │◀──────── rekey the IKE SA ─────│   a person asks for it
+//  │◀──────── rekey the IKE SA ─────│   manual rekey command
 //  │── TEMPORARY_FAILURE ──────────▶│
 //  │── DELETE (old), again ────────▶│
-//  │◀──────── rekey the IKE SA ─────│   asked again soon, though it is not due for a day
+//  │◀──────── rekey the IKE SA ─────│   retried soon, although not due for a day
 #[test]
 fn a_requested_rekey_that_gets_temporary_failure_is_retried_soon() {
     let mut pair = Pair::established();
@@ -345,7 +345,7 @@ fn a_requested_rekey_that_gets_temporary_failure_is_retried_soon() {
     };
     pair.command(Side::A, rekey(Rekey::Child));
     pair.run_for(LATENCY * 2);
-    // The DELETE is on its way, and is lost.
+    // The DELETE is in flight and lost.
     let mut deletes = 0;
     pair.impairment(move |from, _| {
         deletes += u32::from(from == Side::A);

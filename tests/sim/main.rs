@@ -1,4 +1,5 @@
-//! The IKE engine without a network: two endpoints, a clock that jumps, and a wire that loses, delays, duplicates and reorders as the test says.
+//! Tests of the IKE engine without a network: two endpoints, a simulated clock, and a simulated network that loses, delays,
+//! duplicates and reorders messages.
 
 mod authenticated_peer;
 mod deletes;

@@ -1,5 +1,5 @@
-//! Message IDs and the window of one (RFC 7296 §2.1 to §2.3) between two honest ends on a wire that repeats, delays and loses: whatever is lost, everything
-//! happens once.
+//! Message IDs and the window of one (RFC 7296 §2.1 to §2.3) between two compliant peers on a network that duplicates, delays and
+//! loses: every request takes effect once.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ fn bytes(datagram: &SimDatagram) -> &[u8] {
     }
 }
 
-/// A pair of which A asks whether B lives.
+/// A pair of which A sends liveness checks.
 fn asking() -> (Pair, SimDatagram) {
     let mut pair = Pair::established();
     pair.hold_messages();
-    // Only A is to ask.
+    // Only A sends liveness checks.
     pair.run_for(9 * SECOND - Duration::from_millis(100));
     let (tunnel, at) = (TUNNEL, pair.now);
     pair.command(Side::B, Command::EspReceived { tunnel, at });
@@ -57,9 +57,9 @@ fn a_lost_response_is_resent_for_a_retransmitted_request() {
 /// A                    B
 /// │── 2 {} ───────────▶│
 /// │◀── 2 {} ───────────│
-/// │◀── 2 {} ───────────│  nobody waits for it any more
+/// │◀── 2 {} ───────────│  not expected any more
 /// │── 3 {} ───────────▶│
-/// │◀── 2 {} ───────────│  still not
+/// │◀── 2 {} ───────────│  still not expected
 /// ```
 #[test]
 fn a_duplicate_or_late_response_counts_once() {
@@ -67,7 +67,7 @@ fn a_duplicate_or_late_response_counts_once() {
     let first = pair.response_to(&request);
     pair.deliver_copy(&first);
     pair.deliver_copy(&first);
-    // The last it heard was 10 seconds ago, whatever came again.
+    // The last new message arrived 10 seconds ago; duplicates do not count.
     pair.run_for(10 * SECOND + SECOND / 2);
     let next = pair.take(Side::A, request_kind(INFORM));
     pair.deliver_copy(&first);
@@ -83,7 +83,7 @@ fn a_duplicate_or_late_response_counts_once() {
 /// │◀── 2 {} ───╲───────│
 /// │── 3 {} ─────╲─────▶│
 /// │◀── 3 {} ─────╲─────│
-/// │               ╲───▶│  long answered
+/// │               ╲───▶│  already answered
 /// ```
 #[test]
 fn a_request_that_arrives_after_its_successor_is_not_answered() {
@@ -113,7 +113,7 @@ fn a_request_that_arrives_after_its_successor_is_not_answered() {
 /// │── 2 {D(IKE)} ─────▶│
 /// │        ╳── 2 {} ───│  the SA is gone at B
 /// │── 2 {D(IKE)} ─────▶│
-/// │◀── 2 {} ───────────│  and answers still
+/// │◀── 2 {} ───────────│  and still responds
 /// ```
 #[test]
 fn a_retransmitted_delete_gets_the_last_response_of_the_closed_sa() {
@@ -137,7 +137,7 @@ fn a_retransmitted_delete_gets_the_last_response_of_the_closed_sa() {
 /// A                    B
 /// │── 2 {} ──╲ ╱─ 0 {}─│
 /// │◀─────────╱ ╲──────▶│
-/// │── 0 {} ──╲ ╱─ 2 {}─│  each has numbers of its own
+/// │── 0 {} ──╲ ╱─ 2 {}─│  each side has its own message IDs
 /// │◀─────────╱ ╲──────▶│
 /// ```
 #[test]

@@ -1,46 +1,49 @@
-//! Every order in which the messages of a scenario can arrive, one after the other, and every one of them lost once.
+//! Every order in which the messages of a scenario can arrive, and every one of them lost once.
 //!
 //! ```text
 //! two requests wait ─┬─ A's arrives: its answer and B's request wait ─┬─ …
 //!                    └─ B's arrives: its answer and A's request wait ─┴─ …
 //! ```
 //!
-//! A scenario is run from its beginning for each path through that tree. While it runs ESP goes both ways, so each path is checked for lost packets as well.
+//! A scenario runs from its start for each path through the tree. ESP flows in both directions meanwhile, so each path is also
+//! checked for lost packets.
 
 use std::time::Duration;
 
 use crate::pair::Pair;
 
-/// Between two arrivals: long enough for ESP over whatever the last one has changed, short enough that nothing is repeated.
+/// Time between two arrivals: long enough for ESP over a changed SA, short enough to avoid retransmissions.
 const STEP_DELAY: Duration = Duration::from_millis(25);
 
-/// A scenario longer than this has no end.
+/// Upper bound on the steps of a scenario.
 const MAX_STEPS: usize = 40;
 
-/// How many messages a path may lose.
+/// Number of messages that a path may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Losses {
     None,
     One,
 }
 
-/// Orders and losses together are thousands of paths, which an unoptimised build does not walk in reasonable time: there it walks the orders.
+/// Orders and losses together are thousands of paths, which take too long in an unoptimised build: there only the orders run.
 pub const ONE_WHEN_FAST: Losses = if cfg!(debug_assertions) {
     Losses::None
 } else {
     Losses::One
 };
 
-/// Runs `scenario` (which returns with messages waiting) in every order and hands each outcome to `check`. Returns how many there were.
+/// Runs `scenario` (which returns with messages waiting) in every order, passes each outcome to `check`, and returns the number
+/// of paths.
 ///
-/// Among all that wait the first `forks` arrivals are chosen, and after that the oldest is next: a crossed rekey takes eight messages.
+/// The first `forks` arrivals vary among all waiting messages; after that the oldest arrives next: a simultaneous rekey takes
+/// eight messages.
 pub fn every_order(
     forks: usize,
     losses: Losses,
     scenario: impl Fn() -> Pair,
     mut check: impl FnMut(Pair),
 ) -> usize {
-    // At each fork, the way taken and how many there are.
+    // The branch taken at each fork and the number of branches.
     let mut path: Vec<(usize, usize)> = Vec::new();
     let mut runs = 0;
     loop {

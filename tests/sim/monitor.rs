@@ -1,11 +1,11 @@
-//! What must hold at every moment, whatever the wire, the operators and the clocks do.
+//! Invariants checked at every moment, whatever the network, the operators and the clocks do.
 //!
-//! - No IV is used twice under one IKE key: the same bytes may go out again, other bytes may not; nor may one message ID have two contents (RFC 7296 §2.1).
-//! - No two Child SAs have a key in common, in either direction; each counts from one, so no key meets a sequence number twice.
-//! - An ESP packet that arrives is opened, unless its receiver has closed the SA for good: rekeying alone never loses one.
-//! - Who has a Child SA has one to send over.
-//! - SAs are few, and no timer asks to be called again at once for ever.
-//! - Events make sense (checked where they are acted on, in `node` and `esp`).
+//! - No IV is used twice with one IKE key, except to send the same octets again; no message ID has two contents (RFC 7296 §2.1).
+//! - No two Child SAs share a key in either direction; each counts from one, so no key meets a sequence number twice.
+//! - An ESP packet that arrives is decrypted unless its receiver has closed the SA for good: a rekey never loses a packet.
+//! - A gateway with a Child SA has one to send over.
+//! - The number of SAs is bounded, and no timer expires at the same instant endlessly.
+//! - Events are consistent (checked where `node` and `esp` apply them).
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,7 +17,7 @@ use crate::esp::{Arrival, Key, Packet, key, leaves_replacement};
 use crate::node::Node;
 use crate::pair::Side;
 
-/// The most SAs of a tunnel at one time.
+/// Upper bound on the SAs of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct SaLimit {
     pub ikes: usize,
@@ -25,13 +25,14 @@ pub struct SaLimit {
 }
 
 impl SaLimit {
-    /// Of two that keep to the protocol: one IKE SA, the one that replaces it, their rivals from the other side, and those whose DELETE gets lost again and again.
+    /// The bound with two compliant peers: one IKE SA, its replacement, the same from a simultaneous rekey of the peer, and those
+    /// whose DELETE is lost repeatedly.
     const COOPERATIVE: SaLimit = SaLimit {
         ikes: 6,
         children: 6,
     };
 
-    /// For fuzzing: of one whose peer has the keys and no good will: each of the IKE SAs that it may have holds all the Child SAs that one can.
+    /// The bound with a hostile authenticated peer, for fuzzing: each permitted IKE SA has the maximum number of Child SAs.
     #[allow(dead_code, reason = "for the fuzz targets")]
     pub const HOSTILE: SaLimit = SaLimit {
         ikes: 16,
@@ -39,37 +40,37 @@ impl SaLimit {
     };
 }
 
-/// A timer that fires this often without time going on spins.
+/// Number of timer expirations at one instant that counts as an endless loop.
 const MAX_TIMER_REPEATS: u32 = 10;
 
-/// Why an ESP packet did not get through.
+/// The reason why an ESP packet was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// There was no SA to send it over.
+    /// The sender had no SA.
     NoSa,
-    /// The receiver has no such SA yet, or not any more since it began anew.
+    /// The receiver does not have the SA yet, or lost it by a restart.
     Unknown,
-    /// The receiver has closed the SA, and not to put another in its place.
+    /// The receiver has closed the SA without a replacement.
     Closed(DownReason),
-    /// The receiver was asleep.
+    /// The receiver was suspended.
     Asleep,
-    /// The wire was cut, or the NAT had forgotten.
+    /// The network was blocked, or the NAT had no mapping.
     Lost,
 }
 
 #[derive(Default)]
 pub struct Monitor {
-    /// Where an IV was used, by (SPIs, direction and generation of the keys, IV).
+    /// The digest of the message for each (SPIs, direction and generation of the keys, IV).
     ivs: HashMap<[u8; 25], u64>,
-    /// What was said, by (SPIs, flags, message ID, fragment number and count: a message may be cut anew).
+    /// The digest of the message for each (SPIs, flags, message ID, fragment number and total: a message may be refragmented).
     sent_messages: HashMap<[u8; 25], u64>,
     keys: HashSet<Key>,
-    /// Packets that were opened, by receiver.
+    /// Decrypted packets, by receiver.
     pub opened: [u64; 2],
-    /// Packets that were not, by sender.
+    /// Packets that were not delivered, by sender.
     pub gaps: Vec<(Time, Side, Gap)>,
     timer_repeats: (Time, u32),
-    /// What a side may have.
+    /// The bound for each side.
     pub limit: SaLimit,
 }
 
@@ -94,7 +95,7 @@ impl Monitor {
 
         let mut iv_key = [0; 25];
         iv_key[..16].copy_from_slice(&bytes[..16]);
-        // IKE_INTERMEDIATE changes the keys, and the next ones count from one again.
+        // IKE_INTERMEDIATE changes the keys, and the IV counter starts again.
         iv_key[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43);
         iv_key[17..].copy_from_slice(&bytes[iv_at..iv_at + 8]);
         let known = *self.ivs.entry(iv_key).or_insert(digest);
@@ -117,7 +118,7 @@ impl Monitor {
         assert!(fresh, "{:08x} has keys used before", child.spi_in);
     }
 
-    /// A packet has come to `to`.
+    /// An ESP packet has arrived at `to`.
     pub fn esp_arrived(&mut self, now: Time, side: Side, to: &Node, packet: &Packet, is: Arrival) {
         let gap = match is {
             Arrival::Opened => {
@@ -137,7 +138,7 @@ impl Monitor {
                 Gap::Unknown
             }
             Arrival::Gone(at, reason) => {
-                // Of two whole IKE SAs one goes, and its Child SA with it, though the peer may not have heard of the other yet.
+                // Of two complete IKE SAs one is closed with its Child SA, although the peer may not know of the other one yet.
                 let duplicate = packet.instead_of.is_none() && reason == DownReason::Redundant;
                 let excused = duplicate || packet.last_resort || !leaves_replacement(reason);
                 assert!(
@@ -157,7 +158,7 @@ impl Monitor {
         self.gaps.push((now, from, gap));
     }
 
-    /// What did not get through since `time`.
+    /// The packets not delivered since `time`.
     pub fn gaps_since(&self, time: Time) -> Vec<(Time, Side, Gap)> {
         let since = |(at, ..): &&(Time, Side, Gap)| *at >= time;
         self.gaps.iter().filter(since).copied().collect()
@@ -175,7 +176,7 @@ impl Monitor {
         );
     }
 
-    /// A side has acted on everything.
+    /// A side has applied all its events.
     pub fn settled(&self, side: Side, node: &Node) {
         let ikes = node.ikes.len();
         assert!(ikes <= self.limit.ikes, "{side:?} has {ikes} IKE SAs");

@@ -1,4 +1,4 @@
-//! One gateway: the engine, and around it what acts on its events.
+//! One gateway: the IKE engine and a model of the daemon that applies its events.
 
 use std::collections::BTreeSet;
 
@@ -13,22 +13,22 @@ use groundlink::wire::IkeSpi;
 use crate::esp::Esp;
 use crate::pair::TUNNEL;
 
-/// One gateway, and what it has told so far.
+/// One gateway and its recorded events.
 pub struct Node {
     pub endpoint: Endpoint,
-    /// The Child SAs installed now.
+    /// The Child SAs that are installed.
     pub children: Vec<Child>,
-    /// The IKE SAs established now, by their SPIs.
+    /// The IKE SAs that are established, by their SPIs.
     pub ikes: BTreeSet<(IkeSpi, IkeSpi)>,
     pub esp: Esp,
     pub failures: Vec<Failure>,
     pub events: Vec<&'static str>,
-    /// Why Child SAs went, in order.
+    /// The reasons of all Child SA removals, in order.
     pub down_reasons: Vec<DownReason>,
     pub sent: Vec<Transmit>,
-    /// Before this it sleeps: nothing comes in and no timer fires.
+    /// The gateway is suspended until this time: no datagram arrives and no timer fires.
     pub asleep_until: Time,
-    /// The next so many Child SAs cannot be installed.
+    /// The number of next Child SAs that fail to install.
     pub broken_installs: u32,
 }
 
@@ -56,7 +56,7 @@ impl Node {
         self.view().state
     }
 
-    /// The inbound SPI of the Child SA in use for sending.
+    /// The inbound SPI of the Child SA used for sending.
     pub fn outbound(&self) -> Option<u32> {
         self.esp.sender(TUNNEL)
     }
@@ -65,7 +65,7 @@ impl Node {
         self.failures.iter().map(|failure| failure.code).collect()
     }
 
-    /// How often it has told this.
+    /// The number of recorded events with this name.
     pub fn count(&self, event: &str) -> usize {
         self.events
             .iter()
@@ -73,7 +73,7 @@ impl Node {
             .count()
     }
 
-    /// The IKE message it sent as number `index`.
+    /// The IKE message sent as number `index`.
     pub fn sent_ike(&self, index: usize) -> Vec<u8> {
         match &self.sent[index].content {
             Content::Ike(bytes) => bytes.clone(),
@@ -81,9 +81,9 @@ impl Node {
         }
     }
 
-    /// Acts on an event as the daemon does; what the engine is to know of that comes back. An event that makes no sense is a failure.
+    /// Applies an event as the daemon does and returns a resulting command for the engine. An inconsistent event fails the test.
     pub fn apply_event(&mut self, now: Time, event: Event) -> Option<Command> {
-        // No news of a tunnel, and whatever a test injects may cause one.
+        // Injected messages may cause this event, which belongs to no tunnel.
         if matches!(event, Event::Dropped { .. }) {
             return None;
         }
@@ -121,7 +121,7 @@ impl Node {
         let (tunnel, spi_in) = (child.tunnel, child.spi_in);
         let up = |spi| self.children.iter().any(|child| child.spi_in == spi);
         assert!(!up(spi_in), "{spi_in:08x} is up already");
-        // It may be gone already, deleted by the peer while the answer was under way.
+        // The old Child SA may be gone already: deleted by the peer while the response was in flight.
         let known = |spi| up(spi) || self.esp.was_removed(spi);
         let replaced = child.replaces.is_none_or(known);
         assert!(replaced, "{:08x?} was never up", child.replaces);
@@ -143,7 +143,8 @@ impl Node {
         assert!(self.ikes.insert(spis), "{spis:?} is up already");
     }
 
-    /// Who has a Child SA has one to send over. One of our own exchanges that waits to send has lost a collision and only waits for its end.
+    /// A gateway with a Child SA has one to send over. Exception: a Child SA of our own exchange that does not send yet has lost
+    /// a collision and waits for its deletion.
     pub fn assert_sends(&self) {
         let lost = |child: &&Child| child.role == Role::Initiator && child.sends == Sends::Later;
         for child in self.children.iter().filter(|child| !lost(child)) {

@@ -1,4 +1,4 @@
-//! Renewal at a bad moment: SAs that are on their way out already, and peers whose messages come in an order that is theirs alone.
+//! Rekeys at an unfavourable moment: SAs that are about to close, and peers with an unusual message order.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::wire::{Kind, request_kind, response_kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Both sides have begun, and both IKE SAs stand; one is about to be closed.
+/// Both sides have initiated, and both IKE SAs are established; one is about to be closed.
 fn with_two_ike_sas() -> Pair {
     let mut pair = Pair::new(auto(Side::A), auto(Side::B));
     while pair.a.ikes.len() < 2 || pair.b.ikes.len() < 2 {
@@ -31,7 +31,7 @@ fn kind(transmit: &Transmit) -> Kind {
     }
 }
 
-/// Settings of a side that begins by itself.
+/// Settings of a side that initiates.
 fn auto(side: Side) -> Settings {
     let mut settings = settings(side);
     settings.start = Start::Auto;
@@ -42,12 +42,12 @@ fn auto(side: Side) -> Settings {
 fn p11_simultaneous_initiation_is_resolved_alike_though_one_sa_was_rekeyed_early() {
     // A                                B
     // │── IKE_AUTH 1 ─────────────────▶│
-    // │◀───────────────────── answer ──│
+    // │◀─────────────────── response ──│
     // │◀─────────────────── IKE_AUTH 2 │
-    // │── answer ─ ─ ─ ─ ─ ─ ─ ─ ─╮    │      late
+    // │── response ─ ─ ─ ─ ─ ─ ─ ─╮    │      late
     // │◀─────────────────── rekey 1 ───│
-    // │── answer ─────────────────│───▶│
-    // │                           ╰───▶│      the two handshakes have crossed, whatever has become of the first
+    // │── response ───────────────│───▶│
+    // │                           ╰───▶│      simultaneous initiation, although the first SA was rekeyed
     for seed in 1..9 {
         let (a, b) = (auto(Side::A), auto(Side::B));
         let mut pair = Pair::with_seeds(a, b, (seed, seed + 50));
@@ -83,7 +83,7 @@ fn an_ike_sa_due_to_close_is_not_kept_by_a_child_sa_rekey() {
 
 #[test]
 fn an_ike_sa_due_to_close_is_not_kept_by_being_rekeyed() {
-    // Both IKE SAs are due to be rekeyed within the second in which one of them is still to be closed.
+    // Both IKE SAs are due for a rekey within the second in which one of them is still to be closed.
     let short = |side| {
         let mut settings = auto(side);
         settings.ike_lifetime = Duration::from_millis(900);
@@ -99,8 +99,8 @@ fn an_ike_sa_due_to_close_is_not_kept_by_being_rekeyed() {
 fn esp_before_the_response_that_creates_its_sa_causes_no_invalid_spi() {
     // B                                      A
     // │── CREATE_CHILD_SA ──────────────────▶│
-    // │◀── ESP over the new SA ──────────────│    the answer is late
-    // │◀── answer ───────────────────────────│
+    // │◀── ESP over the new SA ──────────────│    the response is late
+    // │◀── response ─────────────────────────│
     let mut pair = Pair::established();
     pair.hold_messages();
     pair.rekey(Side::B, Rekey::Child);
@@ -124,7 +124,7 @@ fn esp_before_the_response_that_creates_its_sa_causes_no_invalid_spi() {
 
 #[test]
 fn unauthenticated_peers_cannot_fill_the_request_queue() {
-    // ESP with invented SPIs, which anybody can send, while B does not answer A's request.
+    // ESP with invented SPIs, which any host can send, while B's request is outstanding.
     let mut pair = Pair::established();
     pair.hold_messages();
     pair.rekey(Side::A, Rekey::Child);
@@ -151,7 +151,7 @@ fn unauthenticated_peers_cannot_fill_the_request_queue() {
 
 #[test]
 fn p11_a_working_child_sa_remains_when_the_peer_deletes_the_survivor() {
-    // Both rekey; whichever wins, B deletes the one that it made itself before A knows how it ended.
+    // Both sides rekey; whichever wins, B deletes its own new SA before A has the result of the collision.
     for seed in 1..9 {
         let mut pair = Pair::with_seeds(settings(Side::A), settings(Side::B), (seed, seed + 50));
         pair.run_for(SECOND);

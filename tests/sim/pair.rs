@@ -1,6 +1,6 @@
-//! Two endpoints and the wire between them.
+//! Two endpoints and the simulated network between them.
 //!
-//! Time jumps from event to event; randomness comes from seeds. So a test runs in no time, and a failing one runs the same again.
+//! Time jumps from event to event, and randomness comes from seeds, so a test is fast and repeatable.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub use crate::wire::LATENCY;
 /// The one tunnel of each endpoint.
 pub const TUNNEL: TunnelId = TunnelId(0);
 
-/// One of the two ends.
+/// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     A,
@@ -54,14 +54,14 @@ pub struct Pair {
     trace: Trace,
 }
 
-/// Whether everything that happens is printed: a test that fails tells more with `TELL=1`.
+/// Whether all messages and events are printed; `SIM_TRACE=1` enables it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trace {
     Off,
     On,
 }
 
-/// Both sides send an ESP packet every so often.
+/// ESP traffic: both sides send a packet at this interval.
 #[derive(Clone, Copy)]
 struct Traffic {
     every: Duration,
@@ -105,7 +105,7 @@ pub fn settings(side: Side) -> Settings {
 }
 
 impl Pair {
-    /// Both endpoints with these settings, and fair weather.
+    /// Both endpoints with these settings and no impairment.
     pub fn new(a: Settings, b: Settings) -> Pair {
         Pair::with_seeds(a, b, (1, 2))
     }
@@ -114,7 +114,7 @@ impl Pair {
         Pair::on_wire(Wire::new(), (a, [seeds.0; 32]), (b, [seeds.1; 32]))
     }
 
-    /// The same on a wire that has its weather already.
+    /// Both endpoints on this network.
     pub fn on_wire(wire: Wire, a: (Settings, [u8; 32]), b: (Settings, [u8; 32])) -> Pair {
         let now = Time::from_secs(1000);
         let mut pair = Pair {
@@ -136,7 +136,7 @@ impl Pair {
         pair
     }
 
-    /// The usual pair, connected.
+    /// The default pair, connected.
     pub fn established() -> Pair {
         let mut pair = Pair::new(settings(Side::A), settings(Side::B));
         pair.run_for(Duration::from_secs(1));
@@ -151,7 +151,7 @@ impl Pair {
         }
     }
 
-    /// From now on the wire does this.
+    /// Sets the impairment of IKE messages.
     pub fn impairment(
         &mut self,
         impairment: impl FnMut(Side, &Transmit) -> Vec<Duration> + 'static,
@@ -159,7 +159,7 @@ impl Pair {
         self.wire.impairment = Box::new(impairment);
     }
 
-    /// From now on A stands behind a NAT with this address, which moves its ports by 10000. What is already flying is sent again from there.
+    /// Puts A behind a NAT with this address, which adds 10000 to ports. Datagrams in flight get the new address as well.
     pub fn nat(&mut self, outside: &str) {
         self.wire.put_nat(Nat {
             outside: outside.parse().unwrap(),
@@ -167,13 +167,13 @@ impl Pair {
         });
     }
 
-    /// From now on everything arrives.
+    /// Removes all impairment.
     pub fn no_impairment(&mut self) {
         self.wire.cut = [false; 2];
         self.impairment(|_, _| vec![LATENCY]);
     }
 
-    /// From now on nothing arrives.
+    /// Blocks both directions.
     pub fn cut(&mut self) {
         self.wire.cut = [true; 2];
     }
@@ -187,25 +187,25 @@ impl Pair {
         self.collect(side);
     }
 
-    /// From now on both sides send an ESP packet every so often, and tell the engine what they hear.
+    /// Starts ESP traffic at this interval and reports received packets to the engine.
     pub fn traffic(&mut self, every: Duration) {
         let next = [self.now, self.now + every / 2];
         self.traffic = Some(Traffic { every, next });
     }
 
-    /// ESP goes on, but less of it.
+    /// Reduces the ESP traffic.
     pub fn slow_traffic(&mut self) {
         if let Some(traffic) = &mut self.traffic {
             traffic.every = Duration::from_millis(500);
         }
     }
 
-    /// From now on everything that happens is printed.
+    /// Prints all messages and events from now on.
     pub fn enable_trace(&mut self) {
         self.trace = Trace::On;
     }
 
-    /// Hands bytes to a side as if they came from the other.
+    /// Delivers octets to a side as if they came from the other side.
     pub fn inject(&mut self, to: Side, port: u16, bytes: &[u8]) {
         let (local, remote) = (
             format!("{}:{port}", to.ip()),
@@ -235,7 +235,7 @@ impl Pair {
         self.collect(side);
     }
 
-    /// Acts on what a side has to say and throws it on the wire.
+    /// Applies the events of a side and sends its messages.
     fn collect(&mut self, side: Side) {
         let now = self.now;
         let node = match side {
@@ -266,7 +266,7 @@ impl Pair {
         }
     }
 
-    /// What has come arrives.
+    /// Delivers a datagram.
     pub fn deliver(&mut self, datagram: SimDatagram) {
         let (now, side) = (self.now, datagram.to);
         let node = match side {
@@ -303,7 +303,7 @@ impl Pair {
         self.collect(side);
     }
 
-    /// A side sends an ESP packet, if it has an SA to send it over.
+    /// Sends an ESP packet of a side if it has an outbound SA.
     fn send_esp(&mut self, side: Side) {
         let now = self.now;
         if self.node(side).asleep_until > now {
@@ -320,7 +320,7 @@ impl Pair {
         self.command(side, Command::EspSent { tunnel, at });
     }
 
-    /// Lets the next thing happen, if it does before `end`.
+    /// Processes the next event if it is due before `end`.
     pub fn step(&mut self, end: Time) -> bool {
         let timer = |node: &Node| {
             let timer = node.endpoint.poll_timeout().unwrap_or(Time::MAX);
@@ -365,7 +365,7 @@ impl Pair {
         }
     }
 
-    /// Why the two sides do not have exactly one IKE SA and one Child SA, the same ones, with each other's keys, both in use.
+    /// The reason why the two sides do not share exactly one IKE SA and one Child SA with matching keys, both in use.
     pub fn disagreement(&self) -> Option<String> {
         for (side, node) in [(Side::A, &self.a), (Side::B, &self.b)] {
             let counts = (node.ikes.len(), node.children.len());
@@ -392,7 +392,7 @@ impl Pair {
         }
     }
 
-    /// Both sides have exactly one IKE SA and one Child SA in use, the same ones, with each other's keys.
+    /// Checks that both sides share exactly one IKE SA and one Child SA with matching keys, both in use.
     pub fn assert_agreed(&self) {
         if let Some(why) = self.disagreement() {
             panic!("{why}");
@@ -400,14 +400,14 @@ impl Pair {
     }
 }
 
-/// A message as it looks from outside.
+/// The header of a message as text.
 fn outline(bytes: &[u8]) -> String {
     let spi = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
     let id = u32::from_be_bytes(bytes[20..24].try_into().unwrap());
     format!("{:08x}:{:08x} {:?} {id}", spi(0), spi(8), Kind::of(bytes))
 }
 
-/// An event, short.
+/// An event as short text.
 fn shown(event: &Event) -> String {
     match event {
         Event::ChildUp(child) => format!(

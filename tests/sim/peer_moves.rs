@@ -1,4 +1,5 @@
-//! Where the peer is: only what is fresh and authentic says so, and only of a peer behind a NAT, and never while we are behind one (RFC 7296 §2.23).
+//! Updates of the peer's address (RFC 7296 §2.23): only by new authenticated messages, only for a peer behind a NAT, and never
+//! while we are behind a NAT.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const B: &str = "192.0.2.2:4500";
 const MOVED_ADDRESS: &str = "192.0.2.1:61000";
 const ANOTHER_ADDRESS: &str = "198.51.100.7:4500";
 
-/// Where B takes the peer to be.
+/// The peer address that B uses.
 fn remote(scripted_peer: &ScriptedPeer) -> String {
     scripted_peer.pair.b.view().remote.unwrap().to_string()
 }
@@ -26,7 +27,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     let second = scripted_peer.seal(INFORMATIONAL, 3, false, &[]);
     scripted_peer.deliver(&first);
 
-    // Heard before, damaged, out of turn, in the clear, an answer to nothing.
+    // Replayed, corrupted, out of the window, unencrypted, an unsolicited response.
     let mut damaged = second.clone();
     *damaged.last_mut().unwrap() ^= 1;
     let early = scripted_peer.seal(INFORMATIONAL, 9, false, &[]);
@@ -39,7 +40,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     }
     assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 0);
 
-    // A fresh one: another port, and back at another address. The answer goes there too.
+    // A new message from another port, and a later one from another address. The response goes there too.
     for (id, place) in [(3, MOVED_ADDRESS), (4, ANOTHER_ADDRESS)] {
         let fresh = scripted_peer.seal(INFORMATIONAL, id, false, &[]);
         scripted_peer.pair.inject_from(Side::B, B, place, &fresh);
@@ -49,7 +50,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
     }
     assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 2);
 
-    // Held back until now: its number has been answered, so it is none of the newest.
+    // A delayed message whose ID has been answered is not the newest.
     scripted_peer
         .pair
         .inject_from(Side::B, B, MOVED_ADDRESS, &second);
@@ -59,7 +60,7 @@ fn p16_only_fresh_authenticated_messages_update_the_address_of_a_peer_behind_a_n
 
 #[test]
 fn p16_without_a_nat_or_behind_one_ourselves_no_peer_address_changes() {
-    // `established` is behind a NAT on both sides.
+    // `established` has a NAT on both sides.
     for mut scripted_peer in [ScriptedPeer::behind_no_nat(), ScriptedPeer::established()] {
         let home = remote(&scripted_peer);
         let fresh = scripted_peer.seal(INFORMATIONAL, 2, false, &[]);
@@ -78,7 +79,7 @@ fn p16_without_a_nat_or_behind_one_ourselves_no_peer_address_changes() {
         scripted_peer.pair.command(Side::B, seen);
         assert_eq!(self::remote(&scripted_peer), home);
         assert_eq!(scripted_peer.pair.b.count("PeerMoved"), 0);
-        // The answer went where the question came from all the same (§2.11).
+        // The response still goes to the source of the request (§2.11).
         let went = |place: &str| {
             let sent = scripted_peer.pair.b.sent.iter();
             sent.filter(|sent| sent.remote.to_string() == place).count()
@@ -107,9 +108,9 @@ fn p16_an_outstanding_request_follows_the_new_peer_address() {
 }
 
 /// ```text
-/// peer ── ESP, an SPI that B does not have ──▶ B
+/// peer ── ESP, an SPI unknown to B ──▶ B
 ///      ◀── SK { N(INVALID_SPI) } ─────────────      at most once in ten seconds
-/// peer ── SK { N(INVALID_SPI, SPI of the one that B sends over) } ──▶ B: another is made
+/// peer ── SK { N(INVALID_SPI, SPI of B's outbound SA) } ──▶ B: a new Child SA
 /// ```
 #[test]
 fn esp_with_an_unknown_spi_gets_invalid_spi_which_counts_only_inside_the_ike_sa() {
@@ -131,7 +132,7 @@ fn esp_with_an_unknown_spi_gets_invalid_spi_which_counts_only_inside_the_ike_sa(
     assert_eq!(payloads, [Payload::Notify(notify)]);
     scripted_peer.answer(&asked, &[]);
 
-    // Of an SPI that is none of its own nothing follows.
+    // An SPI that is not the peer's own has no effect.
     let unknown = Notify::new(NotifyType::INVALID_SPI, vec![1, 2, 3, 4]);
     let short = Notify::new(NotifyType::INVALID_SPI, vec![1, 2]);
     let strange = [Payload::Notify(unknown), Payload::Notify(short)];
@@ -142,7 +143,7 @@ fn esp_with_an_unknown_spi_gets_invalid_spi_which_counts_only_inside_the_ike_sa(
     );
     assert_eq!(scripted_peer.pair.b.children.len(), 1);
 
-    // The peer has lost what B sends over, and says so under protection.
+    // The peer has lost B's outbound SA and reports it inside the IKE SA.
     let lost = Notify::new(NotifyType::INVALID_SPI, SPI_OUT.to_be_bytes().to_vec());
     let bytes = scripted_peer.seal(INFORMATIONAL, 3, false, &[Payload::Notify(lost)]);
     scripted_peer.deliver(&bytes);

@@ -1,4 +1,4 @@
-//! Keys that outlive a quantum computer: ML-KEM in IKE_INTERMEDIATE (RFC 9370, RFC 9242) and post-quantum pre-shared keys (RFC 8784).
+//! Post-quantum security: ML-KEM in IKE_INTERMEDIATE (RFC 9370, RFC 9242) and post-quantum pre-shared keys (RFC 8784).
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn hybrid() -> Pair {
     Pair::new(proposing(Side::A, &[HYBRID]), proposing(Side::B, &[HYBRID]))
 }
 
-/// The exchange that a datagram is of.
+/// The exchange type of a datagram.
 fn exchange(content: &Content) -> Option<ExchangeType> {
     match content {
         Content::Ike(bytes) => Some(Header::parse(bytes).unwrap().exchange),
@@ -38,7 +38,7 @@ fn exchange(content: &Content) -> Option<ExchangeType> {
     }
 }
 
-/// What a side sent, by exchange and message id, repetitions and further fragments left out.
+/// The exchanges that a side sent, by type and message ID, without retransmissions and further fragments.
 fn sent_exchanges(pair: &mut Pair, side: Side) -> Vec<(ExchangeType, u32)> {
     let mut sent = Vec::new();
     for transmit in &pair.node(side).sent {
@@ -333,7 +333,7 @@ fn an_optional_ppk_that_the_peer_lacks_is_not_used() {
         assert_eq!(is_post_quantum(&pair), (false, false));
         assert_eq!(pair.a.view().ike.unwrap().role, Role::Initiator);
     }
-    // One side insists: nothing comes about.
+    // One side requires it: no tunnel comes up.
     for (a, b) in [
         (ppk("q", KEY, Required), ppk("other", KEY, Optional)),
         (ppk("q", KEY, Optional), ppk("other", KEY, Required)),
@@ -384,7 +384,7 @@ fn a_ppk_mismatch_is_distinguished_from_a_psk_mismatch() {
     let failure = &pair.a.failures[0].text;
     assert!(failure.contains("PPK \"q\""), "{failure}");
 
-    // Without the proof that an optional PPK brings along nobody can tell.
+    // Without NO_PPK_AUTH of an optional PPK the cause is not known.
     let pair = ppk_pair(ppk("q", KEY, PpkDemand::Required), other());
     assert_eq!(pair.b.codes()[0], "authentication-failed");
     assert_eq!(pair.a.codes()[0], "authentication-failed");

@@ -1,11 +1,12 @@
-//! Random walks: two gateways with drawn settings meet drawn misfortunes; then the network heals, and both must find together and stay so.
+//! Random walks: two gateways with random settings run through random faults; then the faults end, and both sides must agree and
+//! stay so.
 //!
 //! ```text
-//! draw settings ─▶ misfortunes ─▶ heal ─▶ agreed in time? ─▶ a while of rekeys without a lost packet ─▶ down: nothing is left
-//!                  └─ at every moment: the rules of `monitor` ─────────────────────────────────────┘
+//! draw settings ─▶ faults ─▶ end of faults ─▶ agreed in time? ─▶ rekeys without a lost packet ─▶ down: no SA is left
+//!                  └─ at every moment: the invariants of `monitor` ─────────────────────────────────────┘
 //! ```
 //!
-//! A walk is its seed. Those that fail are named, and one runs again, telling everything it does, with
+//! The seed determines a walk. Failed seeds are printed, and one of them runs again with a trace with
 //!
 //! ```text
 //! WALK_SEED=4711 cargo test --release --test sim walk -- --nocapture
@@ -22,24 +23,24 @@ use groundlink::ike::{Command, Dpd, Rekey, RekeyCheck, Settings, Start, TunnelSt
 use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::wire::{Nat, Wire};
 
-/// How long after the network has healed both ends must agree: retries pause up to a minute, and a redundant SA is kept for half a one.
+/// Time limit for agreement after the faults end: retries pause up to a minute, and a redundant SA is kept for half a minute.
 const RECOVERY_TIME: Duration = Duration::from_secs(300);
 
-/// An SA that is being rekeyed is two for a moment, so agreement is looked for this long.
+/// Time limit for agreement during a rekey, when two SAs exist for a moment.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long nothing may be lost then.
+/// Period without packet loss that follows.
 const LOSS_FREE_TIME: Duration = Duration::from_secs(150);
 
-/// After that long without anybody who wants a tunnel, nothing of it is left.
+/// Time after which a tunnel that is down on both sides has no SA left.
 const EXPIRY_TIME: Duration = Duration::from_secs(400);
 
-/// After so many that failed, no further ones are tried.
+/// Number of failed walks after which no further ones run.
 const MAX_FAILURES: usize = 20;
 
 const OUTSIDE: &str = "192.0.2.1";
 
-/// One of several, all alike likely.
+/// One of several items with equal probability.
 fn one<T: Copy>(chance: &mut Generator, of: &[T]) -> T {
     of[usize::try_from(chance.below(of.len() as u64)).unwrap()]
 }
@@ -61,12 +62,12 @@ impl Walk {
         let mut chance = Generator::from_seed(start);
         let ike = match chance.below(16) {
             0 => ["aes128-sha256-curve25519"; 2],
-            // The first guess is wrong: INVALID_KE_PAYLOAD.
+            // The first group differs: INVALID_KE_PAYLOAD.
             1 => [
                 "aes128gcm16-prfsha256-curve25519-ecp256",
                 "aes128gcm16-prfsha256-ecp256",
             ],
-            // IKE_INTERMEDIATE, and IKE_FOLLOWUP_KE when it is rekeyed.
+            // IKE_INTERMEDIATE, and IKE_FOLLOWUP_KE for a rekey.
             2 => ["aes128gcm16-prfsha256-curve25519-ke1_mlkem768"; 2],
             _ => ["aes128gcm16-prfsha256-curve25519"; 2],
         };
@@ -110,7 +111,7 @@ impl Walk {
         }
     }
 
-    /// One thing goes wrong, or at least differently.
+    /// Injects one random fault or command.
     fn inject_fault(&mut self) {
         let side = one(&mut self.chance, &[Side::A, Side::B]);
         let child = self.pair.node(side).outbound();
@@ -132,7 +133,7 @@ impl Walk {
                 let what = one(&mut self.chance, &[Rekey::Child, Rekey::Ike]);
                 self.pair.command(side, Command::Rekey { tunnel, what });
             }
-            // Both at once, perhaps each another SA.
+            // Both sides at once, perhaps for different SAs.
             15..=17 => {
                 for side in [Side::A, Side::B] {
                     let what = one(&mut self.chance, &[Rekey::Child, Rekey::Ike]);
@@ -196,7 +197,7 @@ impl Walk {
         let calm = self.pair.now;
         self.pair.run_for(LOSS_FREE_TIME);
         let [a, b] = &self.settings;
-        // Where one end refuses to rekey, and only the end that may go on longer can reach the other, there is a gap.
+        // A gap occurs where one side rejects rekeys and only the side with the longer lifetime can reach the other.
         if a.esp == b.esp {
             let gaps = self.pair.monitor.gaps_since(calm);
             assert!(gaps.is_empty(), "lost though nothing is wrong: {gaps:?}");
@@ -240,7 +241,7 @@ impl Walk {
     }
 }
 
-/// Walks with these seeds, over all cores.
+/// Runs the walks with these seeds on all cores.
 fn walk_all(count: u64) {
     if let Ok(seed) = std::env::var("WALK_SEED") {
         let seed = seed.parse().expect("WALK_SEED is a number");

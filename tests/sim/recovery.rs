@@ -1,4 +1,4 @@
-//! Whatever happens, a tunnel that should be connected gets there, one that should not stays away, and neither goes round in circles.
+//! Recovery: a tunnel that should be connected connects, one that should not stays down, and neither loops.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn a_retry_is_skipped_when_the_peer_has_connected_meanwhile() {
 
 #[test]
 fn a_failed_attempt_is_not_retried_when_the_peers_attempt_succeeded() {
-    // B does not take A's identity as initiator, but A takes B's: only B's attempt can succeed.
+    // B rejects A's identity as initiator, but A accepts B's: only B's attempt can succeed.
     let mut b = settings(Side::B);
     b.start = Start::Auto;
     let mut pair = Pair::new(settings(Side::A), b);
@@ -170,7 +170,7 @@ fn a_waiting_tunnel_resolves_its_peers_name_and_follows_changes() {
     resolve(&mut pair, Side::B, Some("192.0.2.1"));
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();
-    // A look-up that fails while the tunnel is up is nothing to tell.
+    // A failed name resolution while the tunnel is up is not reported.
     let failures = pair.b.codes().len();
     resolve(&mut pair, Side::B, None);
     assert_eq!(pair.b.codes().len(), failures);
@@ -227,7 +227,7 @@ fn an_unreachable_peer_costs_no_more_after_a_day_than_in_the_first_hour() {
         hours.push((sent.len() - before.0, events.len() - before.1));
     }
     let first = hours[0];
-    // A datagram in six seconds, and three events an attempt.
+    // One datagram in six seconds, and three events for each attempt.
     assert!(first.0 < 600 && first.1 < 600, "{hours:?}");
     let more = |hour: &(usize, usize)| hour.0 > first.0 + 20 || hour.1 > first.1 + 20;
     assert!(!hours.iter().any(more), "{hours:?}");
@@ -270,7 +270,7 @@ fn a_one_sided_identity_mismatch_neither_flaps_nor_stops_retrying() {
     assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
 }
 
-/// How many SAs of any kind an endpoint holds.
+/// The number of SAs of any kind of an endpoint.
 fn sa_count(pair: &Pair, side: Side) -> usize {
     let node = match side {
         Side::A => &pair.a,

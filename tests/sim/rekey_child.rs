@@ -1,7 +1,7 @@
-//! Rekeying a Child SA (RFC 7296 §1.3.3, §2.8, §2.25): alone, against the peer's rekeying of the same one, and against a wire that loses and delays. In every
-//! case ESP goes both ways all the time, and not a packet is lost.
+//! Rekeying a Child SA (RFC 7296 §1.3.3, §2.8, §2.25): alone, simultaneous with the peer's rekey, and with loss and delay. ESP
+//! flows in both directions in every test, and no packet is lost.
 //!
-//! X is the Child SA to be rekeyed, Y the one in its place; of two, Ya is the one that A began.
+//! X is the Child SA to be rekeyed and Y its replacement; in a collision Ya is the one that A initiated.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::wire::{request_kind, response_kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Both ends with this for ESP.
+/// Both sides with this ESP proposal.
 fn with_esp(a: &str, b: &str) -> (Settings, Settings) {
     let mut ends = (settings(Side::A), settings(Side::B));
     ends.0.esp = vec![EspProposal::parse(a).unwrap().0];
@@ -23,7 +23,7 @@ fn with_esp(a: &str, b: &str) -> (Settings, Settings) {
     ends
 }
 
-/// Both sides have asked to rekey X, and neither has heard of the other's wish.
+/// Both sides have requested a rekey of X, and neither request has arrived.
 fn crossed(seed: u8) -> Pair {
     let mut pair = Pair::busy_with_seeds(seed);
     pair.hold_messages();
@@ -74,7 +74,7 @@ fn regular() {
     }
 }
 
-/// The responder sends over Y as soon as it hears somebody there, and not before.
+/// The responder sends over Y after the first packet received on Y, and not before.
 ///
 /// ```text
 /// A                                  B
@@ -151,7 +151,7 @@ fn ke_invalid_in_a_collision() {
     });
 }
 
-/// Different groups for PFS do not show before the first rekey. The tunnel in use stays in use.
+/// Different PFS groups do not show before the first rekey. The existing Child SA stays in use.
 ///
 /// ```text
 /// A                                  B
@@ -173,7 +173,7 @@ fn p10_a_rejected_rekey_leaves_the_child_sa_unchanged_until_the_retry_is_due() {
 /// ```text
 /// A                                  B
 /// │── rekey X ──────────────────────▶│ Y
-/// │◀─────────────────────────── Y ───│   the limits of X do not matter any more
+/// │◀─────────────────────────── Y ───│   the limits of X have no effect any more
 /// ```
 #[test]
 fn the_responder_ignores_soft_limits_of_a_rekeyed_sa() {
@@ -190,7 +190,7 @@ fn the_responder_ignores_soft_limits_of_a_rekeyed_sa() {
     pair.assert_done((1, 0));
 }
 
-/// A limit is near, at both ends at once since both count the same packets: in every order one Y is left.
+/// Both sides approach the same limit at once since both count the same packets: one Y remains in every order.
 #[test]
 fn soft_limits_of_both_sides_at_once() {
     let begin = || {
@@ -212,7 +212,7 @@ fn soft_limits_of_both_sides_at_once() {
 /// A                                  B
 /// │── rekey X ──────────────────────▶│ Y
 /// │◀─────────────────────────── Y ───│
-/// │── DELETE X ──────────╲ ╱─────────│ DELETE X (X is used up)
+/// │── DELETE X ──────────╲ ╱─────────│ DELETE X (X has reached its limit)
 /// │◀─────────────────────╱ ╲────────▶│
 /// │── {} ────────────────╲ ╱─────────│ {}
 /// ```
@@ -277,7 +277,8 @@ fn p11_collision_each_side_wins() {
     });
 }
 
-/// The same where the answer overtakes the peer's own request, so that A does not see the collision in time (RFC 7296 §2.8.1).
+/// The same collision where the response overtakes the peer's request, so that A detects the collision too late (RFC 7296
+/// §2.8.1).
 ///
 /// ```text
 /// A                                  B
@@ -285,7 +286,7 @@ fn p11_collision_each_side_wins() {
 /// │     ╱────────────────── rekey X ─│
 /// │◀───╱──────────────────────── Ya ─│
 /// │── DELETE X ──╲─────────────────▶ │
-/// │◀─╯             whatever comes now│
+/// │◀─╯             any request now    │
 /// ```
 #[test]
 fn p11_collision_that_one_side_does_not_see() {
@@ -309,7 +310,7 @@ fn p11_collision_that_one_side_does_not_see() {
     }
 }
 
-/// Both rekey X, and the eight messages of that arrive in every order.
+/// Both sides rekey X, and the eight messages arrive in every order.
 #[test]
 fn p11_collision_in_every_order() {
     for seed in 0..4 {
@@ -326,7 +327,7 @@ fn p11_collision_in_every_order() {
     }
 }
 
-/// The same with each of them lost once, so that it comes again a second later.
+/// The same collision with each message lost once and retransmitted a second later.
 #[test]
 fn p11_collision_in_every_order_with_each_message_lost_once() {
     let seeds = if cfg!(debug_assertions) { 1 } else { 4 };
@@ -343,7 +344,7 @@ fn p11_collision_in_every_order_with_each_message_lost_once() {
     }
 }
 
-/// The four loss patterns of a collision: either request lost on its first way, both, or neither.
+/// The four loss patterns of a collision: either request lost at first, both, or neither.
 ///
 /// ```text
 /// A                                  B
@@ -372,10 +373,10 @@ fn p11_collision_with_requests_lost() {
 /// A                                  B
 /// │── rekey X ──────────────────────▶│ Y
 /// │            ╱──────────────── Y ──│
-/// │── rekey X ╱─────────────────────▶│  again: the same answer
+/// │── rekey X ╱─────────────────────▶│  retransmitted: the same response
 /// │◀─────────╱────────────────── Y ──│
 /// │── DELETE╱X ─────────────────────▶│
-/// │◀───────╯                         │  nobody waits for it
+/// │◀───────╯                         │  not expected any more
 /// ```
 #[test]
 fn delayed_response() {
@@ -400,7 +401,7 @@ fn delayed_response() {
     }
 }
 
-/// A request that comes after everything else of its exchange, and even after the DELETE.
+/// A request that arrives after all other messages of its exchange, even after the DELETE.
 #[test]
 fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
@@ -421,8 +422,7 @@ fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     }
 }
 
-/// The peer rekeys the same SA a second time before it has deleted it: with a window of one it can only want to once the first is over, so this takes a person in
-/// a hurry.
+/// The peer rekeys the same SA a second time before it has deleted it. With a window of one this takes a manual rekey command.
 #[test]
 fn p05_rekeyed_twice_in_a_row() {
     for side in BOTH {
@@ -441,7 +441,7 @@ fn p05_rekeyed_twice_in_a_row() {
 /// A                                  B
 /// │── rekey X ──────────────────────▶│ Y
 /// │◀─────────────────────────── Y ───│
-/// │── DELETE X ─────╳                │  for ever
+/// │── DELETE X ─────╳                │  endlessly
 /// ```
 #[test]
 fn an_unanswered_delete_ends_the_ike_sa_and_the_tunnel_reconnects() {
@@ -453,7 +453,7 @@ fn an_unanswered_delete_ends_the_ike_sa_and_the_tunnel_reconnects() {
         let response = pair.response_to(&request);
         pair.deliver_copy(&response);
         pair.slow_traffic();
-        // Everything that A and B say from now on is lost, but ESP goes on.
+        // All IKE messages of A and B are lost from now on; ESP continues.
         pair.run_for(100 * SECOND);
         while pair.wire.waiting() > 0 {
             pair.wire.take_nth(0);
@@ -465,7 +465,7 @@ fn an_unanswered_delete_ends_the_ike_sa_and_the_tunnel_reconnects() {
     }
 }
 
-/// Nothing is answered from the request on: the old one serves until its hard lifetime, and then the tunnel begins anew.
+/// No response arrives after the request: the old SA stays in use until its hard lifetime ends, and then the tunnel reconnects.
 #[test]
 fn hard_expiry_without_a_response() {
     let (mut a, b) = (settings(Side::A), settings(Side::B));
@@ -481,7 +481,7 @@ fn hard_expiry_without_a_response() {
     pair.assert_agreed();
 }
 
-/// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
+/// Repeated rekeys before the lifetime ends, without a gap, whichever side has the shorter lifetime.
 #[test]
 fn repeated_soft_expiry() {
     for lives in [(40, 1000), (1000, 40), (40, 40), (60, 45)] {
@@ -499,7 +499,7 @@ fn repeated_soft_expiry() {
     }
 }
 
-/// The self-test of a fresh tunnel: both SAs once, and not again.
+/// The rekey check of a new tunnel: both SAs once and not again.
 #[test]
 fn the_rekey_check_after_connecting_loses_no_packet() {
     let (mut a, mut b) = (settings(Side::A), settings(Side::B));
@@ -518,7 +518,7 @@ fn the_rekey_check_after_connecting_loses_no_packet() {
 
 /// ```text
 /// A                                  B
-/// │── rekey X ───────────╲ ╱─────────│ DELETE X (it is used up)
+/// │── rekey X ───────────╲ ╱─────────│ DELETE X (limit reached)
 /// │◀─────────────────────╱ ╲────────▶│
 /// │── DELETE X ──────────╲ ╱─────────│ TEMPORARY_FAILURE
 /// ```
@@ -548,7 +548,7 @@ fn p05_rekey_against_delete_in_every_order() {
 /// │── rekey X ───────────╲ ╱─────────│ rekey the IKE SA
 /// │◀─────────────────────╱ ╲────────▶│
 /// │── TEMPORARY_FAILURE ─╲ ╱─────────│ TEMPORARY_FAILURE
-/// │   later, each for itself         │
+/// │   later, each side by itself      │
 /// ```
 #[test]
 fn p11_child_rekey_against_ike_rekey_in_every_order() {
@@ -592,7 +592,7 @@ fn child_rekey_against_ike_delete_in_every_order() {
     }
 }
 
-/// A Child SA that cannot be put to work leaves the old one at work.
+/// A Child SA that cannot be installed leaves the old one in use.
 #[test]
 fn p18_a_rekeyed_child_sa_that_cannot_be_installed_is_retried_without_packet_loss() {
     for broken in BOTH {
@@ -608,7 +608,7 @@ fn p18_a_rekeyed_child_sa_that_cannot_be_installed_is_retried_without_packet_los
     }
 }
 
-/// An answer that nobody asked for does nothing.
+/// An unsolicited response does nothing.
 #[test]
 fn a_response_after_the_exchange_is_ignored() {
     let mut pair = Pair::busy();
@@ -625,8 +625,8 @@ fn a_response_after_the_exchange_is_ignored() {
     pair.assert_done((1, 0));
 }
 
-/// B's X has expired, so it sends over Y at once, and that arrives before the answer that tells A of Y. A's complaint waits behind its request, and is not made
-/// any more when the answer has come: B would take Y for lost.
+/// B's X has expired, so B sends over Y at once, and the packet arrives before the response that creates Y at A. A's INVALID_SPI
+/// notification waits behind its request and is dropped when the response arrives: otherwise B would close Y.
 ///
 /// ```text
 /// A                                  B

@@ -1,6 +1,7 @@
-//! Rekeying the IKE SA (RFC 7296 §1.3.2, §2.8.2, §2.18, §2.25): the Child SA moves along untouched, and ESP does not notice.
+//! Rekeying the IKE SA (RFC 7296 §1.3.2, §2.8.2, §2.18, §2.25): the new IKE SA inherits the Child SA unchanged, and ESP is not
+//! interrupted.
 //!
-//! X is the IKE SA to be rekeyed, Y the one in its place; of two, Ya is the one that A began.
+//! X is the IKE SA to be rekeyed and Y its replacement; in a collision Ya is the one that A initiated.
 
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ fn regular() {
     }
 }
 
-/// The new SA can all that the old one could: it is asked for liveness, rekeys its Child SA and itself, and says goodbye.
+/// The new IKE SA has all functions of the old one: liveness checks, rekeys of the Child SA and of itself, and deletion.
 #[test]
 fn the_new_ike_sa_manages_the_inherited_child_sa() {
     for side in BOTH {
@@ -83,7 +84,7 @@ fn the_new_ike_sa_manages_the_inherited_child_sa() {
     }
 }
 
-/// A peer that is dead is noticed over the new SA as over the old one.
+/// A dead peer is detected over the new IKE SA as over the old one.
 #[test]
 fn liveness_checks_use_the_new_ike_sa() {
     let mut pair = Pair::established();
@@ -106,7 +107,7 @@ fn liveness_checks_use_the_new_ike_sa() {
 /// │◀─────────────────────────── Y ───│
 /// ```
 ///
-/// Our own rekeys begin with the group that X was made with, so B has to want another one than when X was made.
+/// A rekey starts with the group of X, so B's configured group has to change after X is established.
 #[test]
 fn ke_invalid() {
     let (a, b) = with_ike("aes128-sha256-curve25519-ecp256", "aes128-sha256-ecp256");
@@ -145,7 +146,7 @@ fn p11_collision_each_side_wins() {
     });
 }
 
-/// All messages of a collision in every order.
+/// All messages of a collision arrive in every order.
 #[test]
 fn p11_collision_in_every_order() {
     for seed in 0..4 {
@@ -162,7 +163,7 @@ fn p11_collision_in_every_order() {
     }
 }
 
-/// The same with each of them lost once.
+/// The same collision with each message lost once.
 #[test]
 fn p11_collision_in_every_order_with_each_message_lost_once() {
     let seeds = if cfg!(debug_assertions) { 1 } else { 4 };
@@ -179,7 +180,7 @@ fn p11_collision_in_every_order_with_each_message_lost_once() {
     }
 }
 
-/// A does not hear of B's wish before it has its own Ya and closes X (RFC 7296 §2.8.2).
+/// A receives B's request after it has its own Ya and closes X (RFC 7296 §2.8.2).
 ///
 /// ```text
 /// A                                  B
@@ -187,7 +188,7 @@ fn p11_collision_in_every_order_with_each_message_lost_once() {
 /// │     ╱────────────────── rekey X ─│
 /// │◀───╱──────────────────────── Ya ─│
 /// │── DELETE X ──╲─────────────────▶ │
-/// │◀─╯             whatever comes now│
+/// │◀─╯             any request now    │
 /// ```
 #[test]
 fn p11_collision_that_one_side_does_not_see() {
@@ -228,10 +229,10 @@ fn p11_collision_with_requests_lost() {
 /// A                                  B
 /// │── rekey X ──────────────────────▶│ Y
 /// │            ╱──────────────── Y ──│
-/// │── rekey X ╱─────────────────────▶│  again: the same answer
+/// │── rekey X ╱─────────────────────▶│  retransmitted: the same response
 /// │◀─────────╱────────────────── Y ──│
 /// │── DELETE╱X ─────────────────────▶│
-/// │◀───────╯                         │  nobody waits for it
+/// │◀───────╯                         │  not expected any more
 /// ```
 #[test]
 fn delayed_response() {
@@ -256,7 +257,7 @@ fn delayed_response() {
     }
 }
 
-/// A request that comes again when the SA it came over is gone.
+/// A retransmitted request that arrives after its IKE SA is closed.
 #[test]
 fn p11_a_delayed_duplicate_request_after_the_exchange_is_ignored() {
     for side in BOTH {
@@ -309,7 +310,7 @@ fn ike_rekey_against_ike_delete_in_every_order() {
 
 /// ```text
 /// A                                  B
-/// │── rekey X ───────────╲ ╱─────────│ DELETE the Child SA (it is used up)
+/// │── rekey X ───────────╲ ╱─────────│ DELETE the Child SA (limit reached)
 /// ```
 #[test]
 fn ike_rekey_against_child_delete_in_every_order() {
@@ -332,7 +333,7 @@ fn ike_rekey_against_child_delete_in_every_order() {
     }
 }
 
-/// Each side wants both SAs rekeyed at once.
+/// Each side rekeys both SAs at once.
 #[test]
 fn p11_all_rekeys_at_once() {
     for seed in 0..20 {
@@ -356,7 +357,7 @@ fn p11_all_rekeys_at_once() {
     }
 }
 
-/// Lifetimes: rekeyed before they end, again and again, without a gap, whichever side has the shorter one.
+/// Repeated rekeys before the lifetime ends, without a gap, whichever side has the shorter lifetime.
 #[test]
 fn repeated_soft_expiry() {
     for lives in [(60, 1000), (1000, 60), (60, 60), (90, 70)] {
@@ -374,7 +375,7 @@ fn repeated_soft_expiry() {
     }
 }
 
-/// Nobody answers any more: the SA ends with its hard lifetime, and the tunnel comes back.
+/// No response arrives any more: the SA ends with its hard lifetime, and the tunnel reconnects.
 #[test]
 fn hard_expiry_without_a_response() {
     let (mut a, b) = (settings(Side::A), settings(Side::B));

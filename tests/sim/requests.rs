@@ -1,6 +1,6 @@
-//! What a peer with the keys may ask about Child SAs: every variant of a wrong CREATE_CHILD_SA and DELETE, each under valid keys.
+//! Child SA requests from a peer with the keys: every variant of an invalid CREATE_CHILD_SA and DELETE, each under valid keys.
 //!
-//! What cannot be done is refused, what cannot be read ends the IKE SA (RFC 7296 §2.21.3), and what can be done is done once.
+//! An unacceptable request is rejected, a malformed one closes the IKE SA (RFC 7296 §2.21.3), and a valid one is executed once.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::scripted_peer::{PSK, SPI_OUT, ScriptedPeer, kinds, mute_pair, notify,
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
-/// B still has its one Child SA, and answers.
+/// B still has its one Child SA and responds.
 pub fn assert_unharmed(scripted_peer: &mut ScriptedPeer, id: u32, case: &str) {
     assert_eq!(scripted_peer.pair.b.children.len(), 1, "{case}");
     assert_eq!(scripted_peer.pair.b.children[0].spi_out, SPI_OUT, "{case}");
@@ -28,7 +28,7 @@ pub fn assert_unharmed(scripted_peer: &mut ScriptedPeer, id: u32, case: &str) {
     );
 }
 
-/// The IKE SA is closed and has taken its Child SA along.
+/// The IKE SA and its Child SA are closed.
 pub fn assert_ended(scripted_peer: &ScriptedPeer, case: &str) {
     assert!(scripted_peer.pair.b.children.is_empty(), "{case}");
     assert!(scripted_peer.pair.b.ikes.is_empty(), "{case}");
@@ -50,7 +50,7 @@ fn selectors(count: u8, each: &[Vec<u8>]) -> Vec<u8> {
     body
 }
 
-/// An IPv4 selector as it lies on the wire, of all protocols.
+/// An encoded IPv4 selector for all protocols.
 fn ipv4(ports: (u16, u16), first: [u8; 4], last: [u8; 4]) -> Vec<u8> {
     let (from, to) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
     let head = [7, 0, 0, 16, from[0], from[1], to[0], to[1]];
@@ -92,7 +92,7 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_rejected_and_never_widened()
         ("wider", selectors(1, &[everything])),
         ("255 hosts", selectors(255, &hosts)),
     ];
-    // A new Child SA, and one in place of another.
+    // A new Child SA, and a replacement for another.
     for old in [None, Some(SPI_OUT)] {
         let send_with_selectors = |body: &[u8]| {
             let mut scripted_peer = ScriptedPeer::established();
@@ -117,7 +117,7 @@ fn p03_selectors_of_create_child_sa_are_narrowed_or_rejected_and_never_widened()
         for (case, body) in &fine {
             let (scripted_peer, answer) = send_with_selectors(body);
             let policy = settings(Side::B).policy;
-            // One in place of another must carry what that one did (§2.9.2).
+            // A replacement must have at least the selectors of the old Child SA (§2.9.2).
             if *case == "255 hosts" && old.is_some() {
                 assert_eq!(kinds(&answer), [NotifyType::TS_UNACCEPTABLE], "{case}");
                 continue;
@@ -155,7 +155,7 @@ fn p04_a_rekey_of_an_unknown_child_sa_gets_child_sa_not_found() {
         named(3, &[0; 255]),
         named(3, &[0; 4]),
         named(3, &0xdead_beef_u32.to_be_bytes()),
-        // Its own outbound SPI: the one at our end.
+        // The peer's outbound SPI, which is B's inbound SPI.
         named(3, &spi_in.to_be_bytes()),
     ];
     for (id, name) in (2..).step_by(2).zip(wrong) {
@@ -184,7 +184,7 @@ fn p05_a_child_sa_is_rekeyed_once_and_not_while_it_is_being_deleted() {
     }
     assert_eq!(scripted_peer.pair.b.children.len(), 2);
 
-    // B has rekeyed it, and is about to be told that its DELETE is heard.
+    // B has rekeyed it, and the response to its DELETE is about to arrive.
     let mut scripted_peer = ScriptedPeer::established();
     let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
     let accepted = scripted_peer.accepting(&request, 0x2000);
@@ -277,7 +277,7 @@ fn p06_a_contradictory_delete_gets_invalid_syntax() {
 /// B (rekeys X)                     peer
 /// │── DELETE X ─────────╲ ╱─────────│ DELETE X
 /// │◀────────────────────╱ ╲────────▶│
-/// │── (nothing) ────────────────────│ DELETE X, and again, and again
+/// │── (nothing) ────────────────────│ DELETE X, retransmitted
 /// ```
 #[test]
 fn p06_crossing_deletes_get_empty_responses() {
@@ -322,7 +322,7 @@ fn p12_initial_contact_unencrypted_or_from_another_identity_closes_nothing() {
     let mut second = ScriptedPeer::keyed_with_payloads(scripted_peer.pair, 0x5555, &contact);
     assert_eq!(second.pair.b.children.len(), 1);
 
-    // The right key, but somebody else's name.
+    // The right key with another peer's identity.
     let mut request = second.auth_request();
     let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 9]);
     request[1] = second.auth(&id, PSK);
@@ -346,7 +346,7 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
         let address = [10, net, 0, 7];
         raw(kind, &selectors(1, &[ipv4(ANY_PORT, address, address)]))
     };
-    // Everything, on both sides: it stays what it was.
+    // All addresses on both sides: the selectors stay the same.
     let mut scripted_peer = ScriptedPeer::established();
     let before = scripted_peer.pair.b.children[0].policy.clone();
     let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
@@ -358,7 +358,7 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
     assert_eq!(kinds(&scripted_peer.send_request(CREATE, 2, &request)), []);
     assert_eq!(scripted_peer.pair.b.children[1].policy, before);
 
-    // Less, on either side: refused, and the old one stays.
+    // Narrower selectors on either side: rejected, and the old Child SA stays.
     for (kind, net) in [(PayloadType::TSI, 1), (PayloadType::TSR, 2)] {
         let mut scripted_peer = ScriptedPeer::established();
         let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
@@ -368,7 +368,7 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
         assert_unharmed(&mut scripted_peer, 3, "a host");
     }
 
-    // Asked by us and answered so: the new one is deleted, and the old one stays.
+    // B's rekey with such a response: the new Child SA is deleted, and the old one stays.
     for (kind, with) in [
         (PayloadType::TSI, raw(PayloadType::TSI, &body)),
         (PayloadType::TSR, raw(PayloadType::TSR, &body)),
@@ -388,7 +388,8 @@ fn p20_a_rekeyed_child_sa_keeps_its_selectors() {
     }
 }
 
-/// Without a response the peer would repeat the request and then give the SA up; INVALID_SYNTAX would end the SA (RFC 7296 §2.21.3).
+/// Without a response the peer would repeat the request and then give the SA up; INVALID_SYNTAX would end the SA (RFC 7296
+/// §2.21.3).
 #[test]
 fn a_request_of_an_unsupported_exchange_type_is_answered_and_fails_alone() {
     for exchange in [

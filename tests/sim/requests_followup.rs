@@ -1,6 +1,6 @@
-//! What a peer with the keys may do to an additional key exchange (RFC 9370 §2.2.4): leave it out, spoil it, complete it twice, answer it wrongly.
+//! Additional key exchanges from a peer with the keys (RFC 9370 §2.2.4): omitted, invalid, completed twice, answered wrongly.
 //!
-//! Nothing is made until it is completed as agreed, and the Child SA in use stays whatever comes of it.
+//! No SA is created before the exchange completes as negotiated, and the Child SA in use always stays.
 
 use std::time::Duration;
 
@@ -24,19 +24,19 @@ fn proposal() -> EspProposal {
     EspProposal::parse(words).unwrap().0
 }
 
-/// B wants ML-KEM on top of Curve25519 in every Child SA but the first.
+/// B requires ML-KEM in addition to Curve25519 for every Child SA except the first.
 fn hybrid() -> ScriptedPeer {
     let mut b = settings(Side::B);
     b.esp = vec![proposal()];
     ScriptedPeer::established_with(b)
 }
 
-/// Our side of every key exchange.
+/// The peer's side of a key exchange.
 fn ours(group: &'static Group) -> KeyExchange {
     KeyExchange::generate(group, &mut Generator::from_seed([5; 32]))
 }
 
-/// Our half of it, as a payload.
+/// The peer's KE payload.
 fn half(group: &'static Group) -> Payload {
     let ke = ours(group);
     let (group, data) = (group.id, ke.public().to_vec());
@@ -52,7 +52,7 @@ fn cut(ke: &Payload) -> Payload {
     Payload::Ke(ke)
 }
 
-/// Chooses, or offers, both key exchanges.
+/// Chooses or offers both key exchanges.
 fn both_exchanges(mut payloads: Vec<Payload>) -> Vec<Payload> {
     for payload in &mut payloads {
         if let Payload::Sa(sa) = payload {
@@ -70,7 +70,7 @@ fn link(data: &[u8]) -> Payload {
     Payload::Notify(Notify::new(kind, data.to_vec()))
 }
 
-/// Asks B to rekey its Child SA; gives the link of what is to follow.
+/// Requests a rekey of B's Child SA and returns the link to the IKE_FOLLOWUP_KE exchange.
 fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
     let request = both_exchanges(scripted_peer.rekeying(SPI_OUT, 0x2000 + id));
     let answer = scripted_peer.send_request(CREATE, id, &request);
@@ -79,7 +79,7 @@ fn begin(scripted_peer: &mut ScriptedPeer, id: u32) -> Payload {
     answer.iter().find(is_link).cloned().unwrap()
 }
 
-/// KEYMAT takes in both secrets.
+/// KEYMAT includes both secrets.
 #[test]
 fn an_independent_key_schedule_with_an_additional_key_exchange_gives_the_same_keys() {
     let mut scripted_peer = hybrid();
@@ -121,7 +121,7 @@ fn p05_a_rekey_is_completed_once_and_only_with_its_own_link() {
     let answer = scripted_peer.send_request(FOLLOWUP, 2, &[kem(), link(&[7; 8])]);
     assert_eq!(kinds(&answer), not_found, "nothing has begun");
 
-    // A hundred that nobody completes leave one to complete: the last.
+    // A hundred incomplete rekeys leave one that can be completed: the last.
     let first = begin(&mut scripted_peer, 3);
     let last = (4..103)
         .map(|id| begin(&mut scripted_peer, id))
@@ -169,7 +169,7 @@ fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
         let answer = scripted_peer.send_request(FOLLOWUP, 4, &[kem(), link]);
         assert_eq!(kinds(&answer), [NotifyType::STATE_NOT_FOUND], "{case}");
         assert_unharmed(&mut scripted_peer, 5, case);
-        // And it may begin anew.
+        // A new rekey may start.
         let link = begin(&mut scripted_peer, 6);
         assert_eq!(
             kinds(&scripted_peer.send_request(FOLLOWUP, 7, &[kem(), link])),
@@ -178,7 +178,7 @@ fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
         assert_eq!(scripted_peer.pair.b.children.len(), 2);
     }
 
-    // Begun, and then deleted: there is nothing to put it in place of.
+    // The Child SA is deleted after the start of the rekey: there is nothing to replace.
     let mut scripted_peer = hybrid();
     let link = begin(&mut scripted_peer, 2);
     let gone = [Payload::Delete(Delete::esp(vec![SPI_OUT]))];
@@ -188,7 +188,7 @@ fn p07_an_additional_key_exchange_other_than_negotiated_creates_no_sa() {
     assert!(scripted_peer.pair.b.children.is_empty());
 }
 
-/// B asks to rekey, is answered as it should be, and gives what it asks next.
+/// B requests a rekey and gets a valid response; returns B's next request.
 fn asked_to_follow() -> (ScriptedPeer, groundlink::wire::Header, Vec<Payload>) {
     let mut scripted_peer = hybrid();
     let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
@@ -201,7 +201,7 @@ fn asked_to_follow() -> (ScriptedPeer, groundlink::wire::Header, Vec<Payload>) {
     (scripted_peer, asked, request)
 }
 
-/// What an honest responder answers.
+/// A valid response.
 fn encapsulated(request: &[Payload]) -> Payload {
     let theirs = request.iter().find_map(|payload| match payload {
         Payload::Ke(ke) => Some(&ke.data),
@@ -250,7 +250,7 @@ fn p08_an_invalid_additional_key_exchange_response_discards_only_its_own_child_s
         assert_eq!(again.exchange, CREATE, "{case}: it begins at the beginning");
     }
 
-    // Chosen, without a word on how to go on.
+    // A choice without a link for the next exchange.
     let mut scripted_peer = hybrid();
     let (asked, request) = scripted_peer.have_b_rekey(Rekey::Child);
     let answer = both_exchanges(scripted_peer.accepting(&request, 0x2000));

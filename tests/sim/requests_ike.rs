@@ -1,4 +1,5 @@
-//! What a peer with the keys may ask for the IKE SA itself: to rekey it into nonsense, or without end; to go on with one that was rekeyed; to begin beside it.
+//! Requests for the IKE SA itself from a peer with the keys: invalid and endless rekeys, requests on an IKE SA that was rekeyed,
+//! reauthentication.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::scripted_peer::{SPI_OUT, ScriptedPeer, esp_offer, ike_offer, kinds};
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORMATIONAL: ExchangeType = ExchangeType::INFORMATIONAL;
 
-/// A request to rekey the IKE SA: what is offered, and the KE if there is one.
+/// A request to rekey the IKE SA with this offer and an optional KE payload.
 fn rekeying_ike(sa: Sa, ke: Option<Ke>) -> Vec<Payload> {
     let mut payloads = vec![Payload::Sa(sa), Payload::Nonce(vec![8; 32])];
     payloads.extend(ke.map(Payload::Ke));
@@ -160,7 +161,7 @@ fn p07_reusing_the_spi_of_an_established_ike_sa_harms_neither() {
         let answer = scripted_peer.send_request(CREATE, 2, &rekeying_ike(sa, curve25519(32)));
         assert_eq!(kinds(&answer), [], "{case}");
         assert_eq!(scripted_peer.pair.b.ikes.len(), 1, "{case}");
-        // The old one has given its Child SA away, and goes alone.
+        // The old IKE SA has handed over its Child SA and closes without one.
         let gone = [Payload::Delete(Delete::ike())];
         assert!(
             scripted_peer
@@ -196,7 +197,7 @@ fn p07_endless_ike_sa_rekeys_keep_a_bounded_number_and_the_child_sa_stays_in_use
 }
 
 /// ```text
-/// peer ── rekey the IKE SA ──▶ B        peer ── over the old one: rekey, make, delete a Child SA, rekey it again ──▶ B
+/// peer ── rekey the IKE SA ──▶ B        peer ── over the old IKE SA: rekey, create, delete a Child SA, rekey it again ──▶ B
 /// ```
 #[test]
 fn p07_a_rekeyed_ike_sa_accepts_only_its_delete() {
@@ -260,7 +261,7 @@ fn a_second_ike_sa_takes_over_sending_and_closes_the_old_one_once_the_peer_answe
     second.deliver(&sealed);
     let (first, new) = (&second.pair.b.children[0], &second.pair.b.children[1]);
     let (first, new) = (first.spi_in, new.spi_in);
-    // It asks again, so our answer was lost.
+    // The peer retransmits, so our response was lost.
     second.pair.run_for(Duration::from_secs(4));
     second.deliver(&sealed);
     second.pair.run_for(Duration::from_secs(4));
@@ -275,7 +276,8 @@ fn a_second_ike_sa_takes_over_sending_and_closes_the_old_one_once_the_peer_answe
     assert_eq!(second.pair.b.count("ChildDown"), 1);
 }
 
-/// A peer that authenticates anew beside the old IKE SA (RFC 7296 §2.8.3), as some do in place of rekeying.
+/// Reauthentication (RFC 7296 §2.8.3): a peer authenticates a second IKE SA beside the old one, as some peers do in place of
+/// rekeying.
 #[test]
 fn make_before_break_reauthentication_always_has_a_child_sa() {
     let scripted_peer = ScriptedPeer::established();
@@ -289,12 +291,12 @@ fn make_before_break_reauthentication_always_has_a_child_sa() {
         panic!("{heard:?}")
     };
     assert_eq!(kinds(answer), []);
-    // Whoever answers that has heard the answer to IKE_AUTH.
+    // A response to this request shows that the peer received the response to IKE_AUTH.
     assert_eq!((asked.exchange, &probe[..]), (INFORMATIONAL, &[][..]));
     assert_eq!(second.pair.b.children.len(), 2, "both receive");
     let mark = second.pair.b.events.len();
     assert!(second.pair.b.children[1].sends == Sends::Later);
-    // It closes the old one, or we do: either way the new one serves.
+    // The peer closes the old IKE SA, or B does: the new one is in use either way.
     let mut old = scripted_peer.ike_sa;
     std::mem::swap(&mut second.ike_sa, &mut old);
     let end = [Payload::Delete(Delete::ike())];

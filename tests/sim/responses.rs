@@ -1,6 +1,7 @@
-//! What a peer with the keys may answer to our requests to rekey: every variant of a wrong answer, and every refusal, once and for ever.
+//! Responses of a peer with the keys to our rekey requests: every variant of an invalid response, and every error, once and
+//! endlessly.
 //!
-//! A wrong answer costs the SA it was about and no other; a peer that never rekeys gets a new IKE SA before the old one ends.
+//! An invalid response affects only the SA of its request; a peer that never rekeys gets a new IKE SA before the old one expires.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn with(mut payloads: Vec<Payload>, more: Payload) -> Vec<Payload> {
     payloads
 }
 
-/// The same answer with another SA payload.
+/// The same response with a changed SA payload.
 fn with_changed_sa(answer: &[Payload], change: impl FnOnce(&mut Sa)) -> Vec<Payload> {
     let mut payloads = answer.to_vec();
     for payload in &mut payloads {
@@ -53,7 +54,7 @@ fn ke(group: u16, data: Vec<u8>) -> Payload {
     Payload::Ke(Ke { group, data })
 }
 
-/// B, asked to rekey the Child SA, gets this answer: it deletes what came of it, keeps what it had, and asks again later.
+/// B gets this response to its Child SA rekey: it deletes the new Child SA, keeps the old one, and retries later.
 fn assert_costs_only_itself(
     b: Settings,
     case: &str,
@@ -279,16 +280,16 @@ fn p09_a_fatal_error_response_to_any_request_closes_the_ike_sa_silently() {
     }
 }
 
-/// How B fares with a peer that refuses to rekey.
+/// The attempts of B with a peer that rejects rekeys.
 struct RekeyAttempts {
-    /// When it asked to.
+    /// The times of its rekey requests.
     asked: Vec<Time>,
-    /// When it began another IKE SA.
+    /// The time of its IKE_SA_INIT for a new IKE SA.
     began: Option<Time>,
     scripted_peer: ScriptedPeer,
 }
 
-/// B, whose SAs live `life`, gets `answer` to every request to rekey and honest ones to all others.
+/// B with these lifetimes gets `answer` to every rekey request and valid responses to all other requests.
 fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> RekeyAttempts {
     let mut scripted_peer = ScriptedPeer::established_with(b);
     let mut course = (Vec::new(), None);
@@ -317,7 +318,7 @@ fn refusing(b: Settings, span: Duration, answer: &[Payload]) -> RekeyAttempts {
     }
 }
 
-/// Which of B's SAs comes to its end after 1000 s.
+/// Settings with which this SA of B expires after 1000 s.
 fn short_lived(what: Rekey) -> Settings {
     let mut b = settings(Side::B);
     b.start = Start::Auto;
@@ -336,7 +337,7 @@ fn p10_a_peer_that_never_rekeys_gets_a_new_ike_sa_before_the_old_one_expires() {
             NotifyType::NO_PROPOSAL_CHOSEN,
             NotifyType::NO_ADDITIONAL_SAS,
             NotifyType::TS_UNACCEPTABLE,
-            // One that no RFC knows.
+            // An error type that no RFC defines.
             NotifyType(8000),
         ] {
             let case = format!("{what:?} {kind}");
@@ -378,13 +379,13 @@ fn p10_endless_temporary_failure_backs_off_and_then_replaces_the_ike_sa() {
             .windows(2)
             .map(|pair| pair[1].since(pair[0]))
             .collect();
-        // §2.25: never at once, and ever less often.
+        // §2.25: never retried at once, and with growing intervals.
         assert!(
             pauses[0] >= Duration::from_millis(400),
             "{what:?} {pauses:?}"
         );
         assert!(pauses[8] >= Duration::from_secs(25), "{what:?} {pauses:?}");
-        // Another IKE SA is begun before the end, while the old one serves.
+        // Another IKE SA is initiated before expiry, while the old one is in use.
         let age = began.expect("it begins anew").since(begin);
         assert!(age < life.mul_f64(0.96), "{what:?} {age:?}");
         assert!(
@@ -395,7 +396,7 @@ fn p10_endless_temporary_failure_backs_off_and_then_replaces_the_ike_sa() {
     }
 }
 
-/// TEMPORARY_FAILURE, however often, does not show that the peer cannot rekey.
+/// Repeated TEMPORARY_FAILURE does not show that the peer cannot rekey.
 #[test]
 fn p10_temporary_failure_gives_no_rekey_check_verdict() {
     let mut b = settings(Side::B);
@@ -427,7 +428,7 @@ fn p10_every_rekey_rejection_is_reported_backed_off_and_survived() {
             let (asked, _) = scripted_peer.have_b_rekey(what);
             scripted_peer.answer(&asked, &[notify(kind)]);
             for (header, payloads) in scripted_peer.heard() {
-                // An INVALID_KE_PAYLOAD that names no group cannot be read.
+                // An INVALID_KE_PAYLOAD without a group is malformed.
                 assert!(matches!(&payloads[..], [Payload::Delete(_)]), "{kind}");
                 scripted_peer.answer(&header, &[]);
             }
@@ -459,7 +460,7 @@ fn p10_a_child_sa_that_the_peer_has_lost_is_created_again_at_once() {
     let (asked, request) = scripted_peer.asked();
     assert_eq!(asked.exchange, CREATE);
     assert_eq!(kinds(&request), [], "one of its own, in place of nothing");
-    // The peer is busy, once: the IKE SA stands, and the Child SA comes a little later.
+    // One TEMPORARY_FAILURE: the IKE SA stays, and the Child SA follows a little later.
     scripted_peer.answer(&asked, &[notify(NotifyType::TEMPORARY_FAILURE)]);
     assert!(scripted_peer.heard().is_empty(), "not at once (§2.25)");
     scripted_peer.pair.run_for(Duration::from_secs(2));
@@ -543,7 +544,7 @@ fn p19_a_child_sa_at_its_limit_whose_rekey_is_rejected_stops_and_the_tunnel_reco
 
 #[test]
 fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_retried_in_both_roles() {
-    // Rekeyed by the peer: the old one serves on.
+    // Rekeyed by the peer: the old Child SA stays in use.
     let mut scripted_peer = ScriptedPeer::established();
     scripted_peer.pair.b.broken_installs = 1;
     let request = scripted_peer.rekeying(SPI_OUT, 0x2000);
@@ -559,7 +560,7 @@ fn p18_a_child_sa_that_cannot_be_installed_is_deleted_and_retried_in_both_roles(
     assert!(scripted_peer.pair.b.codes().contains(&"install-failed"));
     assert_eq!(scripted_peer.pair.b.state(), TunnelState::Up);
 
-    // Rekeyed by B, and the first one of a tunnel: what is left is closed, and tried again.
+    // Rekeyed by B, and the first one of a tunnel: the remaining SAs are closed, and the tunnel reconnects.
     for what in [Some(Rekey::Child), None] {
         let mut b = settings(Side::B);
         b.start = Start::Auto;

@@ -1,16 +1,16 @@
-//! Message by message: a scenario in the order of its arrows.
+//! Scenarios message by message, in the order of their arrows.
 //!
 //! ```text
-//! pair.by_hand();                                     from now on messages wait
+//! pair.hold_messages();                               from now on messages are held
 //! pair.rekey(Side::A, Rekey::Child);
-//! let request = pair.take(Side::A, ask(CREATE));      what A has sent; a test fails if that is something else
-//! pair.give(&request);                                it arrives at B; not given, it is lost; given twice, it is repeated
-//! pair.let_go();                                      and the rest goes by itself
+//! let request = pair.take(Side::A, request_kind(CREATE)); the request of A; another message fails the test
+//! pair.deliver_copy(&request);                        it arrives at B; not delivered, it is lost; delivered twice, it is a duplicate
+//! pair.release_messages();                            and sends the rest
 //! ```
 
 #![allow(
     dead_code,
-    reason = "a face for scenarios, of which some are still to come"
+    reason = "the fuzz targets use a part of these helpers"
 )]
 
 use std::time::Duration;
@@ -28,17 +28,17 @@ pub const INFORM: ExchangeType = ExchangeType::INFORMATIONAL;
 pub const BOTH: [Side; 2] = [Side::A, Side::B];
 
 impl Pair {
-    /// From now on every message of an established IKE SA waits until it is taken and given.
+    /// Holds every message of an established IKE SA until the test takes and delivers it.
     pub fn hold_messages(&mut self) {
         self.wire.hold_messages = true;
     }
 
-    /// The messages that wait go on, and from now on every message by itself.
+    /// Sends the held messages and stops holding messages.
     pub fn release_messages(&mut self) {
         self.wire.release_messages(self.now);
     }
 
-    /// Takes the oldest waiting message of a side, which must be of this kind.
+    /// Takes the oldest held message of a side, which must be of this kind.
     pub fn take(&mut self, from: Side, kind: Kind) -> SimDatagram {
         let datagram = self.wire.take(from);
         let datagram =
@@ -50,18 +50,18 @@ impl Pair {
         datagram
     }
 
-    /// A side has nothing to say.
+    /// Checks that a side has sent no message.
     pub fn assert_silent(&mut self, from: Side) {
         let datagram = self.wire.take(from);
         assert!(datagram.is_none(), "{from:?} sent {datagram:02x?}");
     }
 
-    /// A message arrives.
+    /// Delivers a copy of a message.
     pub fn deliver_copy(&mut self, datagram: &SimDatagram) {
         self.deliver(datagram.clone());
     }
 
-    /// A request arrives, and this is the answer.
+    /// Delivers a request and takes the response.
     pub fn response_to(&mut self, request: &SimDatagram) -> SimDatagram {
         let SimContent::Ike(bytes) = &request.content else {
             panic!("only IKE is answered")
@@ -74,13 +74,13 @@ impl Pair {
         self.take(request.to, kind)
     }
 
-    /// A person wants fresh keys.
+    /// Commands a side to rekey.
     pub fn rekey(&mut self, side: Side, what: Rekey) {
         let tunnel = TUNNEL;
         self.command(side, Command::Rekey { tunnel, what });
     }
 
-    /// Connected, with ESP in both directions a hundred times a second.
+    /// A connected pair with ESP in both directions a hundred times a second.
     pub fn busy() -> Pair {
         Pair::busy_with(settings(Side::A), settings(Side::B))
     }
@@ -104,13 +104,13 @@ impl Pair {
         self
     }
 
-    /// Everything that was sent over ESP has been opened.
+    /// Checks that every ESP packet was decrypted.
     pub fn assert_no_gap(&self) {
         assert_eq!(self.monitor.gaps_since(Time::ZERO), []);
         assert!(self.monitor.opened.iter().all(|count| *count > 0));
     }
 
-    /// Waits until both sides agree: an SA that is being rekeyed is two for a moment.
+    /// Waits until both sides agree: during a rekey two SAs exist for a moment.
     pub fn await_agreement(&mut self, timeout: Duration) {
         let end = self.now + timeout;
         while let Some(why) = self.disagreement() {
@@ -118,7 +118,7 @@ impl Pair {
         }
     }
 
-    /// Both sides agree in the end, and no packet was lost on the way there.
+    /// Checks that both sides agree in the end and that no packet was lost.
     pub fn assert_connected_throughout(&mut self) {
         self.slow_traffic();
         self.run_for(Duration::from_secs(120));
@@ -127,7 +127,7 @@ impl Pair {
         assert_eq!((self.a.count("IkeDown"), self.b.count("IkeDown")), (0, 0));
     }
 
-    /// The same, with so many Child SAs and IKE SAs rekeyed on the way, as both sides count.
+    /// The same, and that both sides count this many rekeyed Child SAs and IKE SAs.
     pub fn assert_done(&mut self, (child, ike): (u64, u64)) {
         self.assert_connected_throughout();
         let rekeys = Rekeys { ike, child };
@@ -135,17 +135,17 @@ impl Pair {
         assert_eq!(self.b.view().rekeys, rekeys);
     }
 
-    /// Who began the exchange that made the Child SA in use.
+    /// The side that initiated the exchange of the SA in use.
     pub fn child_winner(&self) -> Side {
         initiator_side(self.a.children[0].role)
     }
 
-    /// Who began the exchange that made the IKE SA.
+    /// The side that initiated the exchange of the SA in use.
     pub fn ike_winner(&self) -> Side {
         initiator_side(self.a.view().ike.expect("it is up").role)
     }
 
-    /// Runs a scenario, which tells the winner, with other nonces until each side has won.
+    /// Runs a scenario, which returns the winner, with other nonces until each side has won.
     pub fn until_each_side_has_won(
         begin: impl Fn(u8) -> Pair,
         scenario: impl Fn(&mut Pair) -> Side,

@@ -1,7 +1,7 @@
-//! A peer that holds the pre-shared key, or at least completes a Diffie-Hellman exchange, and then says whatever the test wants.
+//! A peer that holds the pre-shared key, or at least completes the key exchange, and then sends the messages of a test.
 //!
-//! Its AUTH is written here once more, from RFC 7296 §2.15, and its key schedule in [`keys`](crate::keys), so the engine is also checked against another
-//! reading of them.
+//! The AUTH computation is written here from RFC 7296 §2.15, and the key schedule in [`keys`](crate::keys), so the engine is also
+//! checked against an independent implementation.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::pair::{Pair, Side, settings};
 pub const PSK: &[u8] = b"a key both sides know";
 pub const SPI_OUT: u32 = 0x0bad_cafe;
 
-/// A scripted initiator in front of endpoint B of a pair whose A is mute.
+/// A scripted initiator for endpoint B of a pair whose A is silent.
 pub struct ScriptedPeer {
     pub pair: Pair,
     pub ike_sa: IkeSaKeys,
@@ -76,7 +76,7 @@ pub fn kinds(payloads: &[Payload]) -> Vec<NotifyType> {
         .collect()
 }
 
-/// A payload whose body is nonsense for its kind.
+/// A payload with an invalid body for its type.
 pub fn raw(kind: PayloadType, body: &[u8]) -> Payload {
     Payload::Unknown {
         kind,
@@ -85,7 +85,7 @@ pub fn raw(kind: PayloadType, body: &[u8]) -> Payload {
     }
 }
 
-/// A pair whose A never says anything, and B as it is given.
+/// A pair with a silent A and this B.
 pub fn mute_pair(b: Settings) -> Pair {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
@@ -94,16 +94,16 @@ pub fn mute_pair(b: Settings) -> Pair {
     pair
 }
 
-/// The SPI that the peer first offers.
+/// The SPI of the peer's first IKE_SA_INIT.
 const SPI_I: u64 = 0x1111_2222_3333_4444;
 
-/// What the peer says of NATs.
+/// The NAT detection hashes of the peer.
 enum Nats {
-    /// Hashes that fit nothing: there is one on both sides.
+    /// Hashes that match no address: a NAT on both sides.
     Both,
-    /// There is one in front of the peer only.
+    /// A NAT in front of the peer only.
     Peer,
-    /// There is none.
+    /// No NAT.
     None,
 }
 
@@ -131,29 +131,29 @@ impl Nats {
 }
 
 impl ScriptedPeer {
-    /// IKE_SA_INIT is done.
+    /// A peer that has completed IKE_SA_INIT.
     pub fn keyed() -> ScriptedPeer {
         ScriptedPeer::keyed_with(mute_pair(settings(Side::B)), SPI_I)
     }
 
-    /// The same with B as it stands in `pair`.
+    /// The same with the B of `pair`.
     pub fn keyed_with(pair: Pair, spi_i: u64) -> ScriptedPeer {
         ScriptedPeer::keyed_with_payloads(pair, spi_i, &[])
     }
 
-    /// The same with a peer that says that it understands fragments.
+    /// The same with a peer that supports fragmentation.
     pub fn keyed_for_fragments() -> ScriptedPeer {
         let supported = [notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)];
         let pair = mute_pair(settings(Side::B));
         ScriptedPeer::keyed_with_payloads(pair, SPI_I, &supported)
     }
 
-    /// Established, as if behind a NAT, with a B that is behind none and takes the addresses of its peer for what they are.
+    /// Established as if behind a NAT, with a B that is behind none and uses the peer's addresses.
     pub fn behind_a_nat() -> ScriptedPeer {
         ScriptedPeer::seen_by_b(&Nats::Peer)
     }
 
-    /// The same without any NAT.
+    /// Established without a NAT.
     pub fn behind_no_nat() -> ScriptedPeer {
         ScriptedPeer::seen_by_b(&Nats::None)
     }
@@ -164,12 +164,12 @@ impl ScriptedPeer {
         ScriptedPeer::begin(mute_pair(b), SPI_I, nats, &[]).authenticated()
     }
 
-    /// Established with a B of these settings.
+    /// Established with a B with these settings.
     pub fn established_with(b: Settings) -> ScriptedPeer {
         ScriptedPeer::keyed_with(mute_pair(b), SPI_I).authenticated()
     }
 
-    /// IKE_SA_INIT is done with B as it stands in `pair`, with `more` payloads in it.
+    /// A peer that has completed IKE_SA_INIT with the B of `pair` and these additional payloads.
     pub fn keyed_with_payloads(pair: Pair, spi_i: u64, more: &[Payload]) -> ScriptedPeer {
         ScriptedPeer::begin(pair, spi_i, &Nats::Both, more)
     }
@@ -229,12 +229,12 @@ impl ScriptedPeer {
         }
     }
 
-    /// IKE_AUTH is done as well, and the tunnel up.
+    /// A peer that has completed IKE_AUTH, with the tunnel up.
     pub fn established() -> ScriptedPeer {
         ScriptedPeer::keyed().authenticated()
     }
 
-    /// IKE_AUTH is done as well.
+    /// Completes IKE_AUTH.
     pub fn authenticated(self) -> ScriptedPeer {
         let mut scripted_peer = self;
         let request = scripted_peer.auth_request();
@@ -264,7 +264,7 @@ impl ScriptedPeer {
         })
     }
 
-    /// What an honest initiator says.
+    /// The payloads of a valid initiator.
     pub fn auth_request(&self) -> Vec<Payload> {
         let id = Id::new(IdType::IPV4_ADDR, vec![192, 0, 2, 1]);
         let policy = settings(Side::A).policy;
@@ -288,8 +288,8 @@ impl ScriptedPeer {
         self.seal_frame(sk::frame(header, payloads, self.ike_sa.room()).unwrap())
     }
 
-    /// The same with this where payloads and padding would be, down to the pad length: a `first` payload and whatever follows, true to its lengths or not. Zeros fill
-    /// the last block.
+    /// An encrypted message with this plaintext in place of payloads and padding, including the pad length: a payload of type
+    /// `first` and any octets after it, with correct lengths or not. Zeros fill the last block.
     pub fn seal_plaintext(
         &mut self,
         exchange: ExchangeType,
@@ -299,7 +299,7 @@ impl ScriptedPeer {
     ) -> Vec<u8> {
         let room = self.ike_sa.room();
         let len = plaintext.len().max(1).next_multiple_of(room.block);
-        // Its generic header and the pad length are the rest of the last block.
+        // The generic header and the pad length complete the last block.
         let stand_in = Payload::Unknown {
             kind: first,
             critical: Critical::No,
@@ -328,7 +328,7 @@ impl ScriptedPeer {
         )
     }
 
-    /// A request in fragments of at most `most` octets, not sealed yet.
+    /// The fragments of a request, at most `max` octets each, not encrypted yet.
     pub fn fragments(
         &self,
         exchange: ExchangeType,
@@ -348,7 +348,7 @@ impl ScriptedPeer {
         self.pair.inject(Side::B, 4500, bytes);
     }
 
-    /// Sends a request and opens the one answer.
+    /// Sends a request and decrypts the one response.
     pub fn send_request(
         &mut self,
         exchange: ExchangeType,
@@ -364,7 +364,7 @@ impl ScriptedPeer {
         payloads
     }
 
-    /// The one request that B has sent since the last time, however often.
+    /// The one request that B has sent since the last call, possibly retransmitted.
     pub fn asked(&mut self) -> (Header, Vec<Payload>) {
         let mut heard = self.heard();
         heard.dedup();
@@ -374,20 +374,20 @@ impl ScriptedPeer {
         (header, payloads)
     }
 
-    /// Answers a request of B.
+    /// Responds to a request of B.
     pub fn answer(&mut self, request: &Header, payloads: &[Payload]) {
         let id = request.message_id.0;
         let bytes = self.seal(request.exchange, id, true, payloads);
         self.deliver(&bytes);
     }
 
-    /// A person at B wants fresh keys: what B asks of the peer for that.
+    /// Commands B to rekey, and returns B's request.
     pub fn have_b_rekey(&mut self, what: Rekey) -> (Header, Vec<Payload>) {
         self.pair.rekey(Side::B, what);
         self.asked()
     }
 
-    /// A request for a Child SA with this SPI at the peer's end and the selectors of the first.
+    /// A request for a Child SA with this peer SPI and the selectors of the first Child SA.
     pub fn another_child(&self, spi: u32) -> Vec<Payload> {
         let [.., ts_i, ts_r] = &self.auth_request()[..] else {
             panic!("no selectors")
@@ -396,7 +396,7 @@ impl ScriptedPeer {
         vec![sa, nonce, ts_i.clone(), ts_r.clone()]
     }
 
-    /// The same that takes the place of the one with the SPI `old` at the peer's end.
+    /// A request that rekeys the Child SA with the peer SPI `old`.
     pub fn rekeying(&self, old: u32, spi: u32) -> Vec<Payload> {
         let rekeys = Payload::Notify(Notify::about_esp(NotifyType::REKEY_SA, old));
         let mut payloads = self.another_child(spi);
@@ -404,7 +404,7 @@ impl ScriptedPeer {
         payloads
     }
 
-    /// What an honest responder answers to B's request for a Child SA without a group of its own; `spi` is the one at the peer's end.
+    /// A valid response to B's request for a Child SA without PFS, with the peer SPI `spi`.
     pub fn accepting(&self, request: &[Payload], spi: u32) -> Vec<Payload> {
         let selectors = request.iter().filter(|payload| {
             let kinds = [PayloadType::TSI, PayloadType::TSR];
@@ -414,7 +414,7 @@ impl ScriptedPeer {
         [sa, nonce].into_iter().chain(selectors.cloned()).collect()
     }
 
-    /// What B has sent over this IKE SA since the last time.
+    /// The messages that B has sent over this IKE SA since the last call.
     pub fn heard(&mut self) -> Vec<(Header, Vec<Payload>)> {
         let from = std::mem::replace(&mut self.heard, self.pair.b.sent.len());
         (from..self.heard)
@@ -422,7 +422,7 @@ impl ScriptedPeer {
             .collect()
     }
 
-    /// Rekeys the IKE SA with request number `id`, and goes on with the new one; gives the old one.
+    /// Rekeys the IKE SA with message ID `id`, continues on the new one, and returns the old one.
     pub fn rekey_ike(&mut self, id: u32) -> IkeSaKeys {
         let mut rng = Generator::from_seed([u8::try_from(id % 251).unwrap(); 32]);
         let ke = KeyExchange::generate(suite().groups[0], &mut rng);
@@ -459,7 +459,7 @@ impl ScriptedPeer {
         (&self.nonce_i, &self.nonce_r)
     }
 
-    /// Lets B's liveness check come, and returns its message id.
+    /// Waits for B's liveness check and returns its message ID.
     pub fn await_liveness(&mut self) -> u32 {
         self.pair.run_for(Duration::from_millis(10_100));
         let heard = self.heard();

@@ -1,4 +1,4 @@
-//! Floods of handshakes that nobody means: cookies, limits by source, and what a refusal may cost (RFC 7296 §2.6, RFC 8019).
+//! Floods of IKE_SA_INIT requests: cookies, limits by source, and the cost of a rejection (RFC 7296 §2.6, RFC 8019).
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::pair::{Pair, Side, TUNNEL, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The first message of an honest A.
+/// The IKE_SA_INIT request of a compliant A.
 fn init() -> Vec<u8> {
     Pair::new(settings(Side::A), settings(Side::B))
         .a
         .sent_ike(0)
 }
 
-/// The same under another SPI.
+/// The same request with another SPI.
 fn init_of(spi: u64) -> Vec<u8> {
     let mut bytes = init();
     bytes[..8].copy_from_slice(&spi.to_be_bytes());
     bytes
 }
 
-/// The same with this in front.
+/// The same request with this notification first.
 fn with_first_payload(notify: NotifyType, data: &[u8], request: &[u8]) -> Vec<u8> {
     let message = Message::parse(request).unwrap();
     let mut payloads = vec![Payload::Notify(Notify::new(notify, data.to_vec()))];
@@ -36,7 +36,7 @@ fn with_cookie(cookie: &[u8], request: &[u8]) -> Vec<u8> {
     with_first_payload(NotifyType::COOKIE, cookie, request)
 }
 
-/// What B answers.
+/// B's responses.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Nothing,
@@ -67,7 +67,7 @@ fn response_to(pair: &mut Pair, remote: &str, bytes: &[u8]) -> Answer {
 
 const A: &str = "192.0.2.1:500";
 
-/// A B of which a stranger who writes A's address has taken the slots that need no cookie.
+/// A B whose half-open slots without a cookie are taken by spoofed requests from A's address.
 fn pair_under_load() -> Pair {
     let mut a = settings(Side::A);
     a.start = groundlink::ike::Start::Add;
@@ -109,7 +109,7 @@ fn n10_under_load_a_request_gets_a_cookie_and_no_state_is_kept_until_the_cookie_
     };
     assert!((1..=64).contains(&cookie.len()));
     assert_eq!(half_open(&pair), 3);
-    // The same request gets the same cookie: there is nothing to remember.
+    // The same request gets the same cookie: no state is kept.
     assert_eq!(
         response_to(&mut pair, A, &request),
         Answer::Cookie(cookie.clone())
@@ -118,7 +118,7 @@ fn n10_under_load_a_request_gets_a_cookie_and_no_state_is_kept_until_the_cookie_
     assert_eq!(response_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
     assert_eq!(refused(&pair, DropClass::CookieAsked), 2);
-    // Said again it is the same handshake; from another port it is nobody's.
+    // A retransmission belongs to the same handshake; the same request from another port is not accepted.
     assert_eq!(response_to(&mut pair, A, &returned), Answer::InEarnest);
     assert_eq!(half_open(&pair), 4);
     let elsewhere = response_to(&mut pair, "192.0.2.1:501", &returned);
@@ -168,7 +168,7 @@ fn n10_a_wrong_stale_or_foreign_cookie_gets_a_new_cookie() {
         assert!(matches!(answer, Answer::Cookie(_)), "{answer:?}");
     }
     assert_eq!(half_open(&pair), 3);
-    // A minute later, in another crowd.
+    // A minute later, under load again.
     pair.run_for(61 * SECOND);
     fill_half_open_slots(&mut pair, 2000);
     let answer = response_to(&mut pair, A, &with_cookie(&cookie, &request));
@@ -233,11 +233,11 @@ fn n12_a_configured_peer_connects_with_a_cookie_while_its_address_is_spoofed() {
     pair.run_for(SECOND);
     pair.assert_agreed();
     assert!(refused(&pair, DropClass::CookieAsked) >= 1);
-    // And its IKE_SA_INIT as AUTH covers it is the one with the cookie, or it would not have come up.
+    // AUTH covers the IKE_SA_INIT with the cookie, or the tunnel would not be up.
     assert!(pair.a.sent.len() >= 3);
 }
 
-/// Two settings of which A's first group is not B's.
+/// Settings where A's first group is not acceptable to B.
 fn other_groups() -> (Settings, Settings) {
     let mut a = settings(Side::A);
     a.ike = vec![
@@ -249,7 +249,7 @@ fn other_groups() -> (Settings, Settings) {
 }
 
 /// ```text
-/// A ── SAi1, KEi (ecp256), Ni ───────────────▶ B     crowded
+/// A ── SAi1, KEi (ecp256), Ni ───────────────▶ B     under load
 ///   ◀───────────────────────────── N(COOKIE) ──
 ///   ── N(COOKIE), SAi1, KEi (ecp256), Ni ────▶
 ///   ◀───────────────── N(INVALID_KE_PAYLOAD) ──
@@ -272,7 +272,7 @@ fn n10_cookie_then_invalid_ke_payload() {
     assert_eq!(refused(&pair, DropClass::Declined), 1);
 }
 
-/// The other way round: the crowd comes between the two requests.
+/// The reverse order: the load starts between the two requests.
 #[test]
 fn n10_invalid_ke_payload_then_cookie() {
     let (a, b) = other_groups();
@@ -285,7 +285,7 @@ fn n10_invalid_ke_payload_then_cookie() {
     assert_eq!(refused(&pair, DropClass::CookieAsked), 1);
 }
 
-/// An established pair whose B knows forty more peers, none of them connected.
+/// An established pair whose B has forty more configured peers, none of them connected.
 fn hub() -> Pair {
     let mut pair = Pair::established();
     for n in 1..=40u8 {
@@ -303,7 +303,7 @@ fn extra_peer_address(n: u8) -> String {
     format!("198.51.100.{n}")
 }
 
-/// Hands B a datagram without letting anybody see what comes of it, and returns the bytes of its answers.
+/// Delivers a datagram to B alone and returns the octets of its responses.
 fn send(pair: &mut Pair, remote: &str, bytes: &[u8]) -> usize {
     let now = pair.now;
     let datagram = Datagram {
@@ -330,12 +330,12 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
     let (mut sent, mut answered) = (0, 0);
     let mut most = 0;
     for round in 0..100u32 {
-        // Thirty seconds and more in all: every liveness check comes due during the flood.
+        // More than thirty seconds in total: every liveness check comes due during the flood.
         pair.run_for(Duration::from_millis(400));
         for count in 0..1000u32 {
             request[..8].copy_from_slice(&(chance.u64() | 1).to_be_bytes());
             let remote = match count % 4 {
-                // Random sources, the peer that is up, one that is not, and all of those.
+                // Random sources, the connected peer, one unconnected peer, and all peers.
                 0 => format!("{}:500", std::net::Ipv4Addr::from(chance.u32())),
                 1 => format!("192.0.2.1:{}", chance.below(65535) + 1),
                 2 => format!("{}:500", extra_peer_address(1)),
@@ -351,7 +351,7 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
             most = most.max(half_open(&pair));
         }
     }
-    // Thirty in all, and three of the peer that is up, whom the thirty do not bind.
+    // Thirty in total, and three for the connected peer, which the limit of thirty does not cover.
     assert!((30..=33).contains(&most), "{most} half-open");
     assert!(answered < sent, "{answered} octets answered to {sent}");
     pair.assert_agreed();
@@ -370,7 +370,7 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
     for class in [DropClass::CookieAsked, DropClass::UnknownPeer] {
         assert!(refused(&pair, class) > 20_000, "{class:?}");
     }
-    // A true peer among all of them gets in.
+    // A configured peer among all of them connects.
     let remote = format!("{}:500", extra_peer_address(7));
     let request = init_of(77);
     let Answer::Cookie(cookie) = response_to(&mut pair, &remote, &request) else {
@@ -381,7 +381,7 @@ fn n12_a_hundred_thousand_forged_requests_do_not_grow_memory_or_harm_the_tunnel(
         response_to(&mut pair, &remote, &returned),
         Answer::InEarnest
     );
-    // And when the flood is over, so is the memory of it.
+    // After the flood its state expires.
     pair.run_for(31 * SECOND);
     assert_eq!(half_open(&pair), 0);
     assert_eq!(
@@ -411,7 +411,7 @@ fn n12_valid_cookies_without_ike_auth_take_a_bounded_number_of_slots_for_a_short
     assert_eq!(served, 3 + 5);
     assert_eq!(half_open(&pair), 8);
     assert!(refused(&pair, DropClass::HalfOpenFull) > 100);
-    // Nobody else is in their way.
+    // No other request competes for the slots.
     let other = format!("{}:500", extra_peer_address(1));
     assert_eq!(
         response_to(&mut pair, &other, &init_of(300)),
@@ -500,7 +500,7 @@ fn n23_a_gateway_does_not_connect_with_itself_over_reflected_messages() {
     let request = pair.a.sent_ike(0);
     pair.inject(Side::A, 500, &request);
     assert_eq!(pair.a.sent.len(), 1, "the reflection is not answered");
-    // It is not in the way of the real peer either.
+    // The reflected handshake does not block the real peer either.
     pair.no_impairment();
     pair.run_for(Duration::from_secs(5));
     pair.assert_agreed();

@@ -1,4 +1,4 @@
-//! IKE_AUTH before anybody is believed: requests out of turn, proofs of other keys, our own values thrown back (RFC 7296 §2.15, §2.21.2).
+//! IKE_AUTH before authentication: requests out of order, AUTH with other keys, reflected values (RFC 7296 §2.15, §2.21.2).
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ fn n22_an_unconfigured_peer_leaves_no_state_however_often_it_retries() {
     assert_eq!(unknown, Some((DropClass::UnknownSpi, 20)));
 }
 
-/// A's own values come back as if they were the responder's: whatever secret that makes, A's own AUTH is not B's.
+/// A's own values are reflected as if they were the responder's: A's own AUTH is not valid as B's.
 #[test]
 fn n23_our_own_nonce_key_spi_and_auth_reflected_do_not_authenticate() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));

@@ -1,5 +1,5 @@
-//! The wire between two gateways: it loses, delays, duplicates and reorders, is cut one way or both, has a NAT before A that forgets its mappings; and it can be
-//! held by hand, message by message.
+//! The simulated network between two gateways: it loses, delays, duplicates and reorders datagrams, can be blocked in one or both
+//! directions, has an optional NAT in front of A, and can hold back messages for a test.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -15,10 +15,10 @@ use crate::pair::Side;
 /// The usual delay of a datagram.
 pub const LATENCY: Duration = Duration::from_millis(5);
 
-/// What the wire does to one IKE message: nothing, or copies of it that arrive after these delays.
+/// The impairment of one IKE message: the delays of the copies that arrive; none if the message is lost.
 pub type Impairment = Box<dyn FnMut(Side, &Transmit) -> Vec<Duration>>;
 
-/// A datagram on the wire, with the addresses that its receiver sees.
+/// A datagram in flight, with the addresses that its receiver sees.
 #[derive(Clone, Debug)]
 pub struct SimDatagram {
     pub to: Side,
@@ -27,21 +27,21 @@ pub struct SimDatagram {
     pub content: SimContent,
 }
 
-/// What a datagram carries.
+/// The content of a datagram.
 #[derive(Clone, Debug)]
 pub enum SimContent {
     Ike(Vec<u8>),
     Esp(Packet),
 }
 
-/// What can be seen of a message from outside.
+/// The exchange type and the response flag of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     pub exchange: ExchangeType,
     pub response: bool,
 }
 
-/// A request of this exchange.
+/// A request of this exchange type.
 pub const fn request_kind(exchange: ExchangeType) -> Kind {
     Kind {
         exchange,
@@ -49,7 +49,7 @@ pub const fn request_kind(exchange: ExchangeType) -> Kind {
     }
 }
 
-/// The answer to one.
+/// A response of this exchange type.
 pub const fn response_kind(exchange: ExchangeType) -> Kind {
     Kind {
         exchange,
@@ -58,7 +58,7 @@ pub const fn response_kind(exchange: ExchangeType) -> Kind {
 }
 
 impl Kind {
-    /// Of an IKE message.
+    /// The kind of an encoded IKE message.
     pub fn of(bytes: &[u8]) -> Kind {
         Kind {
             exchange: ExchangeType(bytes[18]),
@@ -67,14 +67,15 @@ impl Kind {
     }
 }
 
-/// A NAT before A: where it is seen from outside, and how far it moves ports. With 0 it is one-to-one, as before the gateways of clouds.
+/// A NAT in front of A: its outside address and the offset that it adds to ports. With offset 0 it is a one-to-one NAT, as in
+/// front of cloud gateways.
 #[derive(Clone, Copy, Debug)]
 pub struct Nat {
     pub outside: IpAddr,
     pub shift: u16,
 }
 
-/// Whether what was thrown arrives.
+/// Whether a sent datagram arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     InFlight,
@@ -85,12 +86,12 @@ pub struct Wire {
     in_flight: BTreeMap<(Time, u64), SimDatagram>,
     sent_count: u64,
     pub impairment: Impairment,
-    /// How long an ESP packet takes.
+    /// The delay of an ESP packet.
     pub esp_delay: Duration,
-    /// Nothing that A, or B, sends arrives.
+    /// Blocks all datagrams from A, or from B.
     pub cut: [bool; 2],
     pub nat: Option<Nat>,
-    /// Messages of established IKE SAs wait for the test; handshakes go by themselves.
+    /// Holds messages of established IKE SAs back for the test; handshakes are delivered at once.
     pub hold_messages: bool,
     waiting: VecDeque<SimDatagram>,
 }
@@ -109,7 +110,7 @@ impl Wire {
         }
     }
 
-    /// When the next datagram arrives.
+    /// The arrival time of the next datagram.
     pub fn next(&self) -> Time {
         self.in_flight
             .keys()
@@ -117,7 +118,7 @@ impl Wire {
             .map_or(Time::MAX, |(at, _)| *at)
     }
 
-    /// Takes the datagram that arrives next.
+    /// Removes the datagram that arrives next.
     pub fn arrive(&mut self) -> Option<SimDatagram> {
         self.in_flight.pop_first().map(|(_, datagram)| datagram)
     }
@@ -127,7 +128,7 @@ impl Wire {
         self.sent_count += 1;
     }
 
-    /// What a side sends is thrown on the wire.
+    /// Sends an IKE message of a side.
     pub fn send(&mut self, now: Time, from: Side, transmit: &Transmit) {
         let delays = (self.impairment)(from, transmit);
         let Content::Ike(bytes) = &transmit.content else {
@@ -154,7 +155,7 @@ impl Wire {
         }
     }
 
-    /// The same for an ESP packet, which the weather spares.
+    /// Sends an ESP packet, which is not impaired.
     pub fn send_esp(
         &mut self,
         now: Time,
@@ -174,7 +175,7 @@ impl Wire {
         }
     }
 
-    /// What the NAT makes of the addresses of a datagram from `local` to `remote`; nothing if it has no mapping for it.
+    /// Translates the addresses of a datagram from `local` to `remote`; `None` if the NAT has no mapping.
     fn address(
         &self,
         from: Side,
@@ -182,7 +183,7 @@ impl Wire {
         remote: SocketAddr,
         content: SimContent,
     ) -> Option<SimDatagram> {
-        // An address that is left open is the kernel's to choose, and each side has but one.
+        // The kernel chooses an unspecified local address, and each side has one address.
         let local = match local.ip().is_unspecified() {
             true => SocketAddr::new(from.ip().parse().ok()?, local.port()),
             false => local,
@@ -208,7 +209,7 @@ impl Wire {
         })
     }
 
-    /// From now on this NAT stands before A. What A has sent and has not arrived yet comes from there as well.
+    /// Puts this NAT in front of A. Datagrams of A in flight get its address as well.
     pub fn put_nat(&mut self, nat: Nat) {
         for datagram in self.in_flight.values_mut() {
             if datagram.to == Side::B && self.nat.is_none() {
@@ -219,23 +220,23 @@ impl Wire {
         self.nat = Some(nat);
     }
 
-    /// The oldest message that a side has sent and that waits for the test.
+    /// Removes the oldest held message of a side.
     pub fn take(&mut self, from: Side) -> Option<SimDatagram> {
         let index = self.waiting.iter().position(|l| l.to == from.other())?;
         self.waiting.remove(index)
     }
 
-    /// How many messages wait.
+    /// The number of held messages.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// One of them.
+    /// Removes the held message at `index`.
     pub fn take_nth(&mut self, index: usize) -> SimDatagram {
         self.waiting.remove(index).expect("so many wait")
     }
 
-    /// Messages go by themselves again, beginning with those that wait.
+    /// Stops holding messages back and sends the held ones.
     pub fn release_messages(&mut self, now: Time) {
         self.hold_messages = false;
         while let Some(datagram) = self.waiting.pop_front() {
