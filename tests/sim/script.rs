@@ -8,10 +8,7 @@
 //! pair.release_messages();                            and sends the rest
 //! ```
 
-#![allow(
-    dead_code,
-    reason = "the fuzz targets use a part of these helpers"
-)]
+#![allow(dead_code, reason = "the fuzz targets use a part of these helpers")]
 
 use std::time::Duration;
 
