@@ -1,5 +1,7 @@
 //! Control plane: passes notices, timeouts and requests to the IKE endpoint, and carries out its events on datapath and routes.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, warn};
 
 use super::install;
@@ -9,7 +11,7 @@ use super::offload_fallback::OffloadFallback;
 use super::report::{Reporter, Spi};
 use super::route_sync::RouteReport;
 use super::routing::Routing;
-use super::tunnels::{TunnelEntry, TunnelTable};
+use super::tunnels::TunnelTable;
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
 use crate::ike::{
@@ -78,38 +80,35 @@ impl ControlPlane {
                 tunnel.loss.close_window(now, drops);
             });
         }
-        self.report_traffic();
+        self.report_traffic(now);
         self.endpoint.handle_timeout(now);
     }
 
     /// Reports ESP traffic to the IKE endpoint before its timers run: a peer that sends needs no liveness check, and a NAT mapping in use
     /// no keepalive.
-    fn report_traffic(&mut self) {
-        let mut commands = Vec::new();
-        let ids: Vec<TunnelId> = self.tunnels.iter().map(|(id, _)| id).collect();
-        for id in ids {
+    fn report_traffic(&mut self, now: Time) {
+        let due: BTreeSet<TunnelId> = self.endpoint.due_tunnels(now).collect();
+        for id in due {
             let Some(counters) = self.datapath.counters(id) else {
                 continue;
             };
             let (rx, tx) = (counters.last_received(), counters.last_sent());
-            let is_new = |tunnel: &&TunnelEntry| {
-                !tunnel.children.is_empty() && (rx > tunnel.reported_rx || tx > tunnel.reported_tx)
-            };
-            let Some(tunnel) = self.tunnels.get(id).filter(is_new) else {
+            let Some(tunnel) = self.tunnels.get(id).filter(|t| !t.children.is_empty()) else {
                 continue;
             };
             let heard = rx.filter(|_| rx > tunnel.reported_rx);
-            commands.extend(heard.map(|at| Command::EspReceived { tunnel: id, at }));
             let sent = tx.filter(|_| tx > tunnel.reported_tx);
-            commands.extend(sent.map(|at| Command::EspSent { tunnel: id, at }));
             self.tunnels.update(id, |tunnel| {
-                tunnel.reported_rx = rx.max(tunnel.reported_rx);
-                tunnel.reported_tx = tx.max(tunnel.reported_tx);
+                tunnel.reported_rx = heard.or(tunnel.reported_rx);
+                tunnel.reported_tx = sent.or(tunnel.reported_tx);
             });
+            if let Some(at) = heard {
+                self.command(Command::EspReceived { tunnel: id, at });
+            }
+            if let Some(at) = sent {
+                self.command(Command::EspSent { tunnel: id, at });
+            }
         }
-        commands
-            .into_iter()
-            .for_each(|command| self.command(command));
     }
 
     /// Handles a notice of the datapath.

@@ -35,23 +35,10 @@ mod start_error;
 mod tunnels;
 
 pub use logging::LogFormat;
+pub use start::Options;
 pub use start_error::StartError;
 
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// Options of the command line.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Configuration file.
-    pub config: PathBuf,
-    /// Control socket, if another than the configured one.
-    pub socket: Option<PathBuf>,
-    /// Format of log lines; `None` selects it by the environment.
-    pub format: Option<LogFormat>,
-    /// Log filter: `info`, `debug`, or one such as `groundlink::ike=trace`.
-    pub level: Option<String>,
-}
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///

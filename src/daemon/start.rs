@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
@@ -14,13 +14,15 @@ use super::child_sas::ChildSas;
 use super::control_plane::ControlPlane;
 use super::event_loop::EventLoop;
 use super::install::INITIAL_MTU;
+use super::logging::LogFormat;
+use super::lookup;
 use super::offload_fallback::OffloadFallback;
 use super::rekey_loss::RekeyLoss;
 use super::report::Reporter;
 use super::route_sync::RouteSync;
 use super::routing::Routing;
+use super::start_error::StartError;
 use super::tunnels::{TunnelEntry, TunnelTable};
-use super::{Options, StartError, lookup};
 use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
@@ -33,6 +35,19 @@ use crate::os::raw_esp::RawEspSocket;
 use crate::os::tun::{self, Carrier, Tun};
 use crate::os::udp::{self, BindError, UdpSocket};
 use crate::os::{OffloadMode, Socket, SocketOffload, clock, process, sysctl, systemd};
+
+/// Options of the command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Control socket, if another than the configured one.
+    pub socket: Option<PathBuf>,
+    /// Format of log lines; `None` selects it by the environment.
+    pub format: Option<LogFormat>,
+    /// Log filter: `info`, `debug`, or one such as `groundlink::ike=trace`.
+    pub level: Option<String>,
+}
 
 /// Configuration without errors.
 pub(super) struct ValidConfig {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::child_sas::ChildSas;
 use super::rekey_loss::RekeyLoss;
 use crate::config;
-use crate::net::{Time, TunnelId};
+use crate::net::{Time, TimerQueue, TunnelId};
 use crate::os::tun::Tun;
 
 /// One tunnel: its settings, device and Child SAs.
@@ -85,7 +85,7 @@ pub(super) struct TunnelTable<T = TunnelEntry> {
     next_id: u32,
     /// Number of tunnels of each peer address.
     peers: BTreeMap<IpAddr, usize>,
-    timers: BTreeSet<(Time, TunnelId)>,
+    timers: TimerQueue<TunnelId>,
     up: usize,
     /// Tunnels that may have changed since the last [`TunnelTable::take_changed`].
     changed: BTreeSet<TunnelId>,
@@ -98,7 +98,7 @@ impl<T> Default for TunnelTable<T> {
             ids: BTreeMap::new(),
             next_id: 0,
             peers: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            timers: TimerQueue::default(),
             up: 0,
             changed: BTreeSet::new(),
         }
@@ -148,10 +148,7 @@ impl<T: Indexed> TunnelTable<T> {
             (true, false) => self.up = self.up.saturating_sub(1),
             (true, true) | (false, false) => {}
         }
-        if old.timer != new.timer {
-            old.timer.map(|timer| self.timers.remove(&(timer, id)));
-            new.timer.map(|timer| self.timers.insert((timer, id)));
-        }
+        self.timers.set(id, new.timer.unwrap_or(Time::MAX));
         if old.peer != new.peer {
             if let Some(peer) = old.peer {
                 match self.peers.get(&peer).map_or(0, |n| n.saturating_sub(1)) {
@@ -209,13 +206,12 @@ impl<T: Indexed> TunnelTable<T> {
 
     /// Earliest timer of any tunnel.
     pub(super) fn next_timer(&self) -> Option<Time> {
-        self.timers.first().map(|(timer, _)| *timer)
+        self.timers.next()
     }
 
     /// Tunnels whose timer has come.
     pub(super) fn due(&self, now: Time) -> Vec<TunnelId> {
-        let due = self.timers.iter().take_while(|(timer, _)| *timer <= now);
-        due.map(|(_, id)| *id).collect()
+        self.timers.due(now)
     }
 
     /// Removes all tunnels; their names keep their handles.
@@ -223,7 +219,7 @@ impl<T: Indexed> TunnelTable<T> {
         let ids = self.tunnels.keys().copied().collect();
         self.tunnels.clear();
         self.peers.clear();
-        self.timers.clear();
+        self.timers = TimerQueue::default();
         self.changed.clear();
         self.up = 0;
         ids

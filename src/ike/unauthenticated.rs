@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use crate::net::Time;
+use crate::net::{LogLimit, Time};
 
 /// Why an unauthenticated message was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DropClass {
     /// The message is malformed.
     Malformed,
@@ -99,13 +99,15 @@ impl DropClass {
 #[derive(Clone, Debug)]
 pub struct DropCounters {
     rows: [Row; DropClass::ALL.len()],
+    reports: LogLimit<DropClass>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
     class: DropClass,
     count: u64,
-    reported: Option<(Time, u64)>,
+    /// Count at the last report.
+    reported: u64,
 }
 
 /// Minimum interval between two reports of one class.
@@ -116,10 +118,11 @@ impl Default for DropCounters {
         let row = |class| Row {
             class,
             count: 0,
-            reported: None,
+            reported: 0,
         };
         DropCounters {
             rows: DropClass::ALL.map(row),
+            reports: LogLimit::new(REPORT_INTERVAL, DropClass::ALL.len()),
         }
     }
 }
@@ -139,15 +142,13 @@ impl DropCounters {
 
     /// A class whose report is due, with the number of messages since its last report. The call marks the class as reported.
     pub fn poll_report(&mut self, now: Time) -> Option<(DropClass, u64)> {
+        let reports = &mut self.reports;
         let row = self.rows.iter_mut().find(|row| {
-            let is_new = match row.reported {
-                None => row.count > 0,
-                Some((at, count)) => row.count > count && now.since(at) >= REPORT_INTERVAL,
-            };
-            is_new && !row.class.is_reported_elsewhere()
+            row.count > row.reported
+                && !row.class.is_reported_elsewhere()
+                && reports.check(row.class, "", now).is_some()
         })?;
-        let before = row.reported.map_or(0, |(_, count)| count);
-        row.reported = Some((now, row.count));
+        let before = std::mem::replace(&mut row.reported, row.count);
         Some((row.class, row.count.saturating_sub(before)))
     }
 }

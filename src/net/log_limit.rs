@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Time;
 
 /// Rate limit for log lines about many subjects, bounded in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LogLimit<K> {
     interval: Duration,
     capacity: usize,
@@ -14,7 +14,7 @@ pub struct LogLimit<K> {
 }
 
 /// Line logged last about a subject.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct LastLine {
     text: String,
     at: Time,

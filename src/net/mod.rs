@@ -30,6 +30,7 @@ mod prefix;
 pub mod segment;
 mod selector;
 mod time;
+mod timer_queue;
 mod token_bucket;
 pub mod traffic_class;
 mod words;
@@ -44,6 +45,7 @@ pub use policy::{MAX_SELECTORS, Policy, narrow};
 pub use prefix::{Prefix, PrefixError};
 pub use selector::{PortRange, Selector, SelectorError};
 pub use time::Time;
+pub use timer_queue::TimerQueue;
 pub use token_bucket::TokenBucket;
 pub use traffic_class::Dscp;
 pub use words::{

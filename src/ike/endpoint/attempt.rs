@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Endpoint, Sa, cx, cx_without_time, fresh_child_spi, has_child};
+use super::sas::Sa;
+use super::{Endpoint, cx, cx_without_time, fresh_child_spi, has_child};
 use crate::ike::child_sa::{ChildSa, ChildState};
 use crate::ike::context::Context;
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys, Sends};

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Endpoint, Sa, has_child};
+use super::sas::Sa;
+use super::{Endpoint, has_child};
 use crate::ike::context::Context;
 use crate::ike::event::{Command, DownReason, Rekey};
 use crate::ike::limits;
@@ -40,12 +41,12 @@ impl Endpoint {
             }
             Command::Resolved { tunnel, address } => self.on_resolved(now, tunnel, address),
             Command::Source { tunnel, local } => self.on_source(now, tunnel, local),
-            Command::EspReceived { tunnel, at } => self
-                .established_mut(tunnel)
-                .for_each(|sa| sa.on_esp_received(at)),
-            Command::EspSent { tunnel, at } => self
-                .established_mut(tunnel)
-                .for_each(|sa| sa.on_esp_sent(at)),
+            Command::EspReceived { tunnel, at } => {
+                self.for_each_established(tunnel, |sa| sa.on_esp_received(at));
+            }
+            Command::EspSent { tunnel, at } => {
+                self.for_each_established(tunnel, |sa| sa.on_esp_sent(at));
+            }
             Command::Rekey { tunnel, what } => self.rekey(now, tunnel, what),
             Command::SoftLimit { tunnel, spi_in } => {
                 self.with_child(now, tunnel, spi_in, |sa, cx| sa.on_soft_limit(spi_in, cx));
@@ -115,16 +116,7 @@ impl Endpoint {
             | Sa::Established(_)
             | Sa::LastResponse(_) => true,
         });
-        let own = self.sas.iter().filter_map(|(own, sa)| match sa {
-            Sa::Established(sa) if sa.tunnel() == id => Some(*own),
-            Sa::Established(_)
-            | Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::LastResponse(_) => None,
-        });
-        for own in own.collect::<Vec<_>>() {
+        for own in self.sas.of_tunnel(id).collect::<Vec<_>>() {
             self.with(now, own, |sa, cx| sa.close(DownReason::Requested, None, cx));
         }
     }
@@ -215,15 +207,11 @@ impl Endpoint {
         spi_in: u32,
         step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
     ) {
-        let owner = self.sas.iter().find_map(|(own, sa)| match sa {
-            Sa::Established(sa) if sa.tunnel() == tunnel && sa.has_child(spi_in) => Some(*own),
-            Sa::Established(_)
-            | Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::LastResponse(_) => None,
-        });
+        let has_child = |own: &IkeSpi| {
+            let sa = self.sas.established(*own);
+            sa.is_some_and(|sa| sa.has_child(spi_in))
+        };
+        let owner = self.sas.of_tunnel(tunnel).find(has_child);
         if let Some(own) = owner {
             self.with(now, own, step);
         }

@@ -8,7 +8,8 @@
 
 use std::net::IpAddr;
 
-use super::{Endpoint, Sa, cx, fresh_child_spi};
+use super::sas::Sa;
+use super::{Endpoint, cx, fresh_child_spi};
 use crate::ike::cookie::CookieInput;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
@@ -278,15 +279,11 @@ impl Endpoint {
 
     /// The tunnel of a peer: by both addresses, or by the peer's address alone if the tunnel leaves the local one unspecified.
     fn tunnel_between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
-        let of_peer = || {
-            self.tunnels
-                .iter()
-                .filter(move |(_, tunnel)| tunnel.address == Some(remote))
-        };
+        let of_peer = || self.tunnels.of_peer(remote);
         of_peer()
             .find(|(_, tunnel)| tunnel.settings.local == local)
             .or_else(|| of_peer().find(|(_, tunnel)| tunnel.settings.local.is_unspecified()))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
     }
 
     pub(super) fn on_message(

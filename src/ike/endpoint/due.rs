@@ -1,6 +1,7 @@
 //! Timers: retransmissions, timeouts and reconnection attempts.
 
-use super::{Endpoint, Sa};
+use super::Endpoint;
+use super::sas::Sa;
 use crate::ike::event::Event;
 use crate::ike::exchange::auth::Purpose;
 use crate::ike::failure::Failure;
@@ -15,36 +16,25 @@ use crate::wire::IkeSpi;
 impl Endpoint {
     /// Handles every timer that is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
-        let due: Vec<IkeSpi> = self
-            .sas
-            .iter()
-            .filter(|(_, sa)| sa.next_timer() <= now)
-            .map(|(spi, _)| *spi)
-            .collect();
-        for own in due {
+        for own in self.sas.due(now) {
             if let Some(sa) = self.sas.remove(&own) {
                 self.on_sa_due(now, own, sa);
             }
         }
-        for (id, tunnel) in &mut self.tunnels {
-            if tunnel.next_resolve_due() <= now
-                && let Peer::Name(name) = &tunnel.settings.peer
-            {
-                tunnel.next_resolve = now + RESOLVE_INTERVAL;
-                let (tunnel, name) = (*id, name.clone());
-                self.out.events.push_back(Event::Resolve { tunnel, name });
-            }
+        // Changes of the SAs may make tunnel timers due.
+        self.update_states(now);
+        let due = self.tunnels.due(now);
+        for id in &due {
+            self.resolve_peer(now, *id);
         }
-        let due: Vec<(TunnelId, ConnectState)> = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| tunnel.next_timer() <= now)
-            .map(|(id, tunnel)| (*id, tunnel.connect_state))
-            .collect();
-        for (id, _) in &due {
+        for id in &due {
             self.check_rekeying(now, *id);
         }
-        for (id, connect_state) in due {
+        for id in due {
+            let Some(connect_state) = self.tunnels.get(&id).map(|tunnel| tunnel.connect_state)
+            else {
+                continue;
+            };
             match connect_state {
                 ConnectState::Retry { at } if at <= now => self.connect(now, id),
                 ConnectState::Resolving { until } if until <= now => {
@@ -55,6 +45,18 @@ impl Endpoint {
             }
         }
         self.update_states(now);
+    }
+
+    /// Resolves the peer's name again if that is due, so that a peer with a new address is recognised.
+    fn resolve_peer(&mut self, now: Time, id: TunnelId) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id)
+            && tunnel.next_resolve_due() <= now
+            && let Peer::Name(name) = &tunnel.settings.peer
+        {
+            tunnel.next_resolve = now + RESOLVE_INTERVAL;
+            let (tunnel, name) = (id, name.clone());
+            self.out.events.push_back(Event::Resolve { tunnel, name });
+        }
     }
 
     fn check_rekeying(&mut self, now: Time, id: TunnelId) {

@@ -7,7 +7,7 @@
 //!                                                    └─ the winner is removed first ──▶ the loser stays (`cancel_close`)
 //! ```
 
-use super::{Endpoint, Sa, cx};
+use super::{Endpoint, cx};
 use crate::ike::child_sa::{ChildSa, ChildState};
 use crate::ike::collision::{self, Closer, Keep};
 use crate::ike::event::{DownReason, Event};
@@ -21,15 +21,15 @@ impl Endpoint {
     pub(super) fn resolve_duplicates(&mut self, now: Time, sa: &mut IkeSa) {
         let tunnel = sa.tunnel();
         let (mut lost_to, mut won) = (None, false);
-        // An SA that is closing has already lost to another one.
-        for other in self
-            .established_mut(tunnel)
-            .filter(|other| !other.will_close())
-        {
+        self.for_each_established(tunnel, |other| {
+            // An SA that is closing has already lost to another one.
+            if other.will_close() {
+                return;
+            }
             let Some(spi_in) = other.child().map(|child| child.spi_in) else {
                 // The other SA was about to create a Child SA because it had none; now the tunnel has one.
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
-                continue;
+                return;
             };
             let (is_newer, keep, closer) = compare(other, sa);
             let loses = match keep {
@@ -52,7 +52,7 @@ impl Endpoint {
                 other.close_later(at, DownReason::Redundant);
                 won = true;
             }
-        }
+        });
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         if let Some((winner, sending, at)) = lost_to {
             sa.close_later(at, DownReason::Redundant);
@@ -60,18 +60,8 @@ impl Endpoint {
                 let preferred = Event::ChildPreferred { tunnel, spi_in };
                 cx.out.events.push_back(preferred);
             }
-            for sa in self.sas.values_mut() {
-                match sa {
-                    Sa::Established(sa) if sa.own_spi() == winner => {
-                        sa.request_confirmation(&mut cx)
-                    }
-                    Sa::Established(_)
-                    | Sa::InitSent(_)
-                    | Sa::IntermediateSent(_)
-                    | Sa::AuthSent(_)
-                    | Sa::HalfOpen(_)
-                    | Sa::LastResponse(_) => {}
-                }
+            if let Some(winner) = self.sas.established_mut(winner) {
+                winner.request_confirmation(&mut cx);
             }
         } else if won {
             sa.request_confirmation(&mut cx);
@@ -80,11 +70,11 @@ impl Endpoint {
 
     /// Closes the SAs that lost to this one: the peer certainly has the Child SA of this one.
     pub(super) fn close_losers(&mut self, now: Time, sa: &IkeSa) {
-        for other in self.established_mut(sa.tunnel()) {
+        self.for_each_established(sa.tunnel(), |other| {
             if other.is_redundant() && compare(other, sa).2 == Closer::Us {
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
             }
-        }
+        });
     }
 
     /// Selects the Child SA of the winner for sending again, after a step of a loser.
@@ -121,14 +111,10 @@ impl Endpoint {
             return;
         };
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        for sa in self.sas.values_mut() {
-            if let Sa::Established(sa) = sa
-                && sa.own_spi() == own
-            {
-                sa.prefer(spi_in, &mut cx);
-                // The sending Child SA is already the preferred one.
-                sa.take_output();
-            }
+        if let Some(sa) = self.sas.established_mut(own) {
+            sa.prefer(spi_in, &mut cx);
+            // The sending Child SA is already the preferred one.
+            sa.take_output();
         }
         if let Some(preferred) = self.out.events.pop_back() {
             self.out.events.insert(before.saturating_add(at), preferred);
@@ -144,11 +130,10 @@ impl Endpoint {
         {
             return;
         }
-        let newest = self
-            .established_mut(id)
-            .filter(|sa| serves(sa))
-            .max_by_key(|sa| sa.established());
-        if let Some(sa) = newest {
+        let serving = self.established(id).filter(|sa| serves(sa));
+        let newest = serving.max_by_key(|sa| sa.established());
+        let newest = newest.map(IkeSa::own_spi);
+        if let Some(sa) = newest.and_then(|own| self.sas.established_mut(own)) {
             sa.cancel_close();
         }
     }

@@ -6,23 +6,20 @@ mod datagram;
 mod due;
 mod duplicate_sa;
 mod sas;
+mod tunnels;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use self::sas::Sas;
+use self::sas::{Sa, Sas};
+use self::tunnels::Tunnels;
 use super::context::{Context, Output};
 use super::cookie::Cookies;
 use super::event::{Event, Transmit, View};
-use super::exchange::auth::AuthSent;
-use super::exchange::init::{HalfOpen, InitSent};
-use super::exchange::intermediate::IntermediateSent;
 use super::limits;
 use super::sa::IkeSa;
 use super::settings::{Settings, Start, TunnelId};
 use super::tunnel::{ConnectState, Tunnel};
 use super::unauthenticated::DropClass;
-use super::window::LastResponse;
 use crate::crypto::Generator;
 use crate::net::{Time, TokenBucket, TunnelState};
 use crate::wire::IkeSpi;
@@ -32,22 +29,11 @@ use crate::wire::IkeSpi;
 pub struct Endpoint {
     rng: Generator,
     out: Output,
-    tunnels: BTreeMap<TunnelId, Tunnel>,
+    tunnels: Tunnels,
     /// IKE SAs by our own SPI.
     sas: Sas,
     replies: TokenBucket,
     cookies: Cookies,
-}
-
-/// An IKE SA in any state, from its first message to its last response.
-#[derive(Debug)]
-enum Sa {
-    InitSent(Box<InitSent>),
-    IntermediateSent(Box<IntermediateSent>),
-    AuthSent(Box<AuthSent>),
-    HalfOpen(Box<HalfOpen>),
-    Established(Box<IkeSa>),
-    LastResponse(Box<LastResponse>),
 }
 
 impl Endpoint {
@@ -56,7 +42,7 @@ impl Endpoint {
         Endpoint {
             rng,
             out: Output::default(),
-            tunnels: BTreeMap::new(),
+            tunnels: Tunnels::default(),
             sas: Sas::default(),
             replies: limits::response_limit(),
             cookies: Cookies::default(),
@@ -99,10 +85,8 @@ impl Endpoint {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next, if no other call comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let sas = self.sas.values().map(Sa::next_timer);
-        let tunnels = self.tunnels.values().map(Tunnel::next_timer);
-        let next = sas.chain(tunnels).min().unwrap_or(Time::MAX);
-        (next < Time::MAX).then_some(next)
+        let timers = [self.sas.next_timer(), self.tunnels.next_timer()];
+        timers.into_iter().flatten().min()
     }
 
     /// Whether every DELETE of [`Command::Shutdown`](crate::ike::Command::Shutdown) has been answered or has timed out.
@@ -147,17 +131,17 @@ impl Endpoint {
         self.out.drops.counts()
     }
 
+    /// Tunnels with an IKE SA whose timer has expired: [`handle_timeout`](Self::handle_timeout) should know of their ESP traffic.
+    pub fn due_tunnels(&self, now: Time) -> impl Iterator<Item = TunnelId> {
+        let sas = self.sas.due(now).into_iter();
+        sas.filter_map(move |own| self.sas.established(own).map(IkeSa::tunnel))
+    }
+
     /// The open IKE SAs of a tunnel.
     fn established(&self, id: TunnelId) -> impl Iterator<Item = &IkeSa> {
-        self.sas.values().filter_map(move |sa| match sa {
-            Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_ref()),
-            Sa::Established(_)
-            | Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::LastResponse(_) => None,
-        })
+        let sas = self.sas.of_tunnel(id);
+        sas.filter_map(move |own| self.sas.established(own))
+            .filter(|sa| sa.is_open())
     }
 
     /// Whether a tunnel has a Child SA.
@@ -165,52 +149,43 @@ impl Endpoint {
         self.established(id).any(|sa| sa.child().is_some())
     }
 
-    fn established_mut(&mut self, id: TunnelId) -> impl Iterator<Item = &mut IkeSa> {
-        self.sas.values_mut().filter_map(move |sa| match sa {
-            Sa::Established(sa) if sa.tunnel() == id && sa.is_open() => Some(sa.as_mut()),
-            Sa::Established(_)
-            | Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::LastResponse(_) => None,
-        })
+    /// Applies a change to every open IKE SA of a tunnel.
+    fn for_each_established(&mut self, id: TunnelId, mut change: impl FnMut(&mut IkeSa)) {
+        for own in self.sas.of_tunnel(id).collect::<Vec<_>>() {
+            if let Some(sa) = self.sas.established_mut(own).filter(|sa| sa.is_open()) {
+                change(sa);
+            }
+        }
     }
 
-    /// Updates the states of the tunnels in the status view.
+    /// Updates the states and timers of the tunnels that may have changed.
     fn update_states(&mut self, now: Time) {
-        debug_assert!(
-            self.sas.is_consistent(),
-            "the index of SAs is not of these SAs"
-        );
-        let up: BTreeSet<TunnelId> = self
-            .sas
-            .values()
-            .filter_map(|sa| match sa {
-                Sa::Established(sa) if sa.is_open() && sa.child().is_some() => Some(sa.tunnel()),
-                Sa::Established(_)
-                | Sa::InitSent(_)
-                | Sa::IntermediateSent(_)
-                | Sa::AuthSent(_)
-                | Sa::HalfOpen(_)
-                | Sa::LastResponse(_) => None,
-            })
-            .collect();
-        for (id, tunnel) in &mut self.tunnels {
-            let state = tunnel.current_state(up.contains(id));
-            if state != tunnel.state.0 {
-                tunnel.state = (state, now);
-                match state {
-                    TunnelState::Up => {
-                        let [jitter] = self.rng.bytes();
-                        tunnel.rekey_check.on_up(now, jitter);
-                    }
-                    TunnelState::Down | TunnelState::Connecting | TunnelState::Failed => {
-                        tunnel.rekey_check.on_down()
+        let mut touched = self.sas.take_touched();
+        touched.extend(self.tunnels.take_touched());
+        for id in touched {
+            let is_up = self.is_up(id);
+            if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                let state = tunnel.current_state(is_up);
+                if state != tunnel.state.0 {
+                    tunnel.state = (state, now);
+                    match state {
+                        TunnelState::Up => {
+                            let [jitter] = self.rng.bytes();
+                            tunnel.rekey_check.on_up(now, jitter);
+                        }
+                        TunnelState::Down | TunnelState::Connecting | TunnelState::Failed => {
+                            tunnel.rekey_check.on_down();
+                        }
                     }
                 }
             }
+            self.tunnels.reindex(id);
         }
+        self.tunnels.take_touched();
+        debug_assert!(
+            self.sas.is_consistent() && self.tunnels.is_consistent(),
+            "the indexes differ from newly built ones"
+        );
     }
 
     fn jitter(&mut self) -> u8 {
@@ -245,19 +220,6 @@ fn has_child(sas: &Sas, spi_in: u32) -> bool {
         Sa::AuthSent(sent) => sent.spi_in == spi_in,
         Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::LastResponse(_) => false,
     })
-}
-
-impl Sa {
-    fn next_timer(&self) -> Time {
-        match self {
-            Sa::InitSent(sent) => sent.retransmit.due(),
-            Sa::IntermediateSent(sent) => sent.retransmit.due(),
-            Sa::AuthSent(sent) => sent.retransmit.due(),
-            Sa::HalfOpen(half_open) => half_open.expires,
-            Sa::Established(sa) => sa.next_timer(),
-            Sa::LastResponse(last_response) => last_response.expires,
-        }
-    }
 }
 
 /// Context of a step that creates no Child SA.

@@ -4,19 +4,36 @@
 //!  our SPI ─────────────────────────────────▶ SA
 //!  (address and port, SPIi) of a half-open ──▶ our SPI          repeated request?
 //!  SPIi of an SA that a peer initiated ──────▶ count            ... repeated after the handshake?
-//!  tunnel ───────────────────────────────────▶ count of established SAs
+//!  tunnel ───────────────────────────────────▶ own SPIs of its established SAs
+//!  timer ────────────────────────────────────▶ own SPI
 //!  source ───────────────────────────────────▶ count of half-open SAs
 //! ```
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::{Iter, Values, ValuesMut};
+use std::collections::btree_map::{Iter, Values};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::Sa;
 use crate::ike::event::Role;
+use crate::ike::exchange::auth::AuthSent;
+use crate::ike::exchange::init::{HalfOpen, InitSent};
+use crate::ike::exchange::intermediate::IntermediateSent;
 use crate::ike::half_open::{HalfOpenTable, Source};
+use crate::ike::sa::IkeSa;
 use crate::ike::settings::TunnelId;
+use crate::ike::window::LastResponse;
+use crate::net::{Time, TimerQueue};
 use crate::wire::IkeSpi;
+
+/// An IKE SA in any state, from its first message to its last response.
+#[derive(Debug)]
+pub(super) enum Sa {
+    InitSent(Box<InitSent>),
+    IntermediateSent(Box<IntermediateSent>),
+    AuthSent(Box<AuthSent>),
+    HalfOpen(Box<HalfOpen>),
+    Established(Box<IkeSa>),
+    LastResponse(Box<LastResponse>),
+}
 
 /// All IKE SAs by our own SPI. An SA must be removed and inserted again to change its SPIs, tunnel or (while half-open) address,
 /// which are indexed.
@@ -24,6 +41,11 @@ use crate::wire::IkeSpi;
 pub(super) struct Sas {
     all: BTreeMap<IkeSpi, Sa>,
     index: Index,
+    timers: TimerQueue<IkeSpi>,
+    /// SAs borrowed mutably since their timers were last read.
+    stale: BTreeSet<IkeSpi>,
+    /// Tunnels whose established SAs may have changed since [`Sas::take_touched`].
+    touched: BTreeSet<TunnelId>,
 }
 
 /// Indexes and counters of the SAs.
@@ -31,7 +53,7 @@ pub(super) struct Sas {
 struct Index {
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSpi>,
     initiated_by_peers: Counts<IkeSpi>,
-    established_count: Counts<TunnelId>,
+    by_tunnel: BTreeMap<TunnelId, BTreeSet<IkeSpi>>,
     half_open_table: HalfOpenTable,
 }
 
@@ -52,8 +74,59 @@ impl Sas {
         self.all.values()
     }
 
-    pub fn values_mut(&mut self) -> ValuesMut<'_, IkeSpi, Sa> {
-        self.all.values_mut()
+    /// Own SPIs of the established SAs of a tunnel, including those being closed.
+    pub fn of_tunnel(&self, tunnel: TunnelId) -> impl Iterator<Item = IkeSpi> + '_ {
+        let spis = self.index.by_tunnel.get(&tunnel);
+        spis.into_iter().flatten().copied()
+    }
+
+    /// Established SA with this own SPI.
+    pub fn established(&self, own: IkeSpi) -> Option<&IkeSa> {
+        match self.all.get(&own)? {
+            Sa::Established(sa) => Some(sa),
+            Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::LastResponse(_) => None,
+        }
+    }
+
+    /// Established SA with this own SPI, borrowed mutably: its timer and tunnel are updated later.
+    pub fn established_mut(&mut self, own: IkeSpi) -> Option<&mut IkeSa> {
+        match self.all.get_mut(&own)? {
+            Sa::Established(sa) => {
+                self.stale.insert(own);
+                self.touched.insert(sa.tunnel());
+                Some(sa)
+            }
+            Sa::InitSent(_)
+            | Sa::IntermediateSent(_)
+            | Sa::AuthSent(_)
+            | Sa::HalfOpen(_)
+            | Sa::LastResponse(_) => None,
+        }
+    }
+
+    /// Own SPIs of the SAs whose timers have expired, in order of SPI.
+    pub fn due(&self, now: Time) -> Vec<IkeSpi> {
+        let mut due = self.timers.due(now);
+        due.sort_unstable();
+        due
+    }
+
+    /// Time of the first timer.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Reads the timers of SAs borrowed mutably, and returns the tunnels whose established SAs may have changed.
+    pub fn take_touched(&mut self) -> BTreeSet<TunnelId> {
+        for own in std::mem::take(&mut self.stale) {
+            let timer = self.all.get(&own).map_or(Time::MAX, Sa::next_timer);
+            self.timers.set(own, timer);
+        }
+        std::mem::take(&mut self.touched)
     }
 
     pub fn iter(&self) -> Iter<'_, IkeSpi, Sa> {
@@ -61,24 +134,37 @@ impl Sas {
     }
 
     pub fn insert(&mut self, own: IkeSpi, sa: Sa) {
-        self.index.enter(own, &sa);
-        if let Some(before) = self.all.insert(own, sa) {
-            self.index.leave(&before);
+        self.timers.set(own, sa.next_timer());
+        if let Some(before) = self.all.remove(&own) {
+            self.index.leave(own, &before);
         }
+        self.index.enter(own, &sa);
+        self.touched.extend(established_tunnel(&sa));
+        self.all.insert(own, sa);
     }
 
     pub fn remove(&mut self, own: &IkeSpi) -> Option<Sa> {
         let sa = self.all.remove(own)?;
-        self.index.leave(&sa);
+        self.index.leave(*own, &sa);
+        self.timers.set(*own, Time::MAX);
+        self.touched.extend(established_tunnel(&sa));
         Some(sa)
     }
 
     pub fn retain(&mut self, mut keep: impl FnMut(&IkeSpi, &mut Sa) -> bool) {
-        let index = &mut self.index;
-        self.all.retain(|own, sa| {
+        let Sas {
+            all,
+            index,
+            timers,
+            touched,
+            ..
+        } = self;
+        all.retain(|own, sa| {
             let kept = keep(own, sa);
             if !kept {
-                index.leave(sa);
+                index.leave(*own, sa);
+                timers.set(*own, Time::MAX);
+                touched.extend(established_tunnel(sa));
             }
             kept
         });
@@ -97,7 +183,7 @@ impl Sas {
 
     /// Number of established SAs of a tunnel, including those being closed.
     pub fn established_count(&self, tunnel: TunnelId) -> usize {
-        self.index.established_count.of(&tunnel)
+        self.index.by_tunnel.get(&tunnel).map_or(0, BTreeSet::len)
     }
 
     /// Counters of the half-open SAs.
@@ -108,12 +194,13 @@ impl Sas {
     /// Shortens the lifetimes of older half-open SAs to that of new ones under load.
     pub fn shorten_lifetimes(&mut self) {
         let half_open_table = &self.index.half_open_table;
-        for sa in self.all.values_mut() {
+        for (own, sa) in &mut self.all {
             match sa {
                 Sa::HalfOpen(half_open) => {
                     let conn = &half_open.init.conn;
                     let life = half_open_table.life(conn.remote.ip().into());
                     half_open.expires = half_open.expires.min(conn.started + life);
+                    self.timers.set(*own, half_open.expires);
                 }
                 Sa::InitSent(_)
                 | Sa::IntermediateSent(_)
@@ -130,7 +217,24 @@ impl Sas {
         self.all
             .iter()
             .for_each(|(own, sa)| recount.enter(*own, sa));
-        recount == self.index
+        let mut timers = TimerQueue::default();
+        for (own, sa) in &self.all {
+            timers.set(*own, sa.next_timer());
+        }
+        recount == self.index && timers == self.timers
+    }
+}
+
+impl Sa {
+    fn next_timer(&self) -> Time {
+        match self {
+            Sa::InitSent(sent) => sent.retransmit.due(),
+            Sa::IntermediateSent(sent) => sent.retransmit.due(),
+            Sa::AuthSent(sent) => sent.retransmit.due(),
+            Sa::HalfOpen(half_open) => half_open.expires,
+            Sa::Established(sa) => sa.next_timer(),
+            Sa::LastResponse(last_response) => last_response.expires,
+        }
     }
 }
 
@@ -147,13 +251,13 @@ impl Index {
                 if sa.role() == Role::Responder {
                     self.initiated_by_peers.add(sa.spis().0);
                 }
-                self.established_count.add(sa.tunnel());
+                self.by_tunnel.entry(sa.tunnel()).or_default().insert(own);
             }
             Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
     }
 
-    fn leave(&mut self, sa: &Sa) {
+    fn leave(&mut self, own: IkeSpi, sa: &Sa) {
         match sa {
             Sa::HalfOpen(half_open) => {
                 let (remote, spi_i) = (half_open.init.conn.remote, half_open.init.spi_i);
@@ -165,10 +269,27 @@ impl Index {
                 if sa.role() == Role::Responder {
                     self.initiated_by_peers.take(sa.spis().0);
                 }
-                self.established_count.take(sa.tunnel());
+                if let Some(spis) = self.by_tunnel.get_mut(&sa.tunnel()) {
+                    spis.remove(&own);
+                    if spis.is_empty() {
+                        self.by_tunnel.remove(&sa.tunnel());
+                    }
+                }
             }
             Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
         }
+    }
+}
+
+/// Tunnel of an established SA.
+fn established_tunnel(sa: &Sa) -> Option<TunnelId> {
+    match sa {
+        Sa::Established(sa) => Some(sa.tunnel()),
+        Sa::InitSent(_)
+        | Sa::IntermediateSent(_)
+        | Sa::AuthSent(_)
+        | Sa::HalfOpen(_)
+        | Sa::LastResponse(_) => None,
     }
 }
 
