@@ -360,12 +360,8 @@ impl ControlPlane {
             Ok(())
         });
         match installed {
-            None => {}
-            Some(Ok(())) => {
-                if child.replaces.is_some() {
-                    self.on_rekeyed(child.tunnel);
-                }
-            }
+            Some(Ok(())) if child.replaces.is_some() => self.on_rekeyed(child.tunnel),
+            None | Some(Ok(())) => {}
             Some(Err(why)) => self.command(Command::InstallFailed {
                 tunnel: child.tunnel,
                 spi_in: child.spi_in,

@@ -558,8 +558,8 @@ impl TxBatch {
         self.inner_lens.clear();
     }
 
-    /// 9. Drops the packet that could not be sent, and those that would fail like it: a system call for each would only burn the core.
-    /// Where a failure says nothing about other packets, each one in a row drops twice as many as the one before. Returns the number.
+    /// Step 9: drops the packet that could not be sent, and those that would fail like it: a system call for each would only burn the
+    /// core. Where a failure says nothing about other packets, each one in a row drops twice as many as the one before. Returns the number.
     #[cold]
     fn drop_unsent(
         &mut self,

@@ -147,6 +147,10 @@ impl Ingress {
 }
 
 /// An empty list in the allocation of another, whose elements borrowed from another batch.
+#[expect(
+    clippy::unnecessary_filter_map,
+    reason = "`filter` would keep the lifetime"
+)]
 fn reuse<'b>(mut packets: Vec<EspPacket<'_>>) -> Vec<EspPacket<'b>> {
     packets.clear();
     // Collecting in place keeps the allocation; tests/allocations.rs would notice if it did not.
@@ -430,7 +434,7 @@ impl<'t> TunWriter<'t> {
     }
 }
 
-/// 10. Writes a packet or a GSO packet. What the device does not take is dropped, as in any router. If the device rejects the kind of GSO
+/// Step 10: writes a packet or a GSO packet. What the device does not take is dropped, as in any router. If the device rejects the kind of GSO
 /// packet, `gso` is what it gets from then on.
 fn write(tunnel: &TunnelShared, coalesced: Coalesced<'_>, gso: &mut GsoSupport) {
     let out = OutPacket {

@@ -246,7 +246,7 @@ impl GroSlot {
             ours.get(from..to)
                 .is_some_and(|own| headers.get(from..to) == Some(own))
         };
-        // Of the addresses the flow has told.
+        // The addresses are those of the flow.
         let network = match next.flow.source {
             // Version and TOS; flags, TTL, protocol. Where nobody may cut it, the identification means nothing (RFC 6864 §4.1).
             IpAddr::V4(_) => {
