@@ -4,6 +4,8 @@
 //! compares it with the tables below. It reads tokens, not types: comments, strings and `#[cfg(test)]` items do not count, groups
 //! (`use crate::{net, os::udp}`) are spelled out, and a `super::` that climbs to the crate's root is followed.
 
+#[path = "layers/cycles.rs"]
+mod cycles;
 #[path = "layers/source.rs"]
 mod source;
 
@@ -11,6 +13,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cycles::Graph;
 use source::{TEST_MARK, paths, tokens, without_tests};
 
 /// The modules that a top-level module may import.
@@ -123,40 +126,89 @@ static UNSAFE: &[&str] = &["src/os/", "src/crypto/lanes/"];
 
 #[test]
 fn every_import_points_to_a_lower_layer() {
+    let texts = product_files();
+    assert!(texts.len() >= IMPORTS.len(), "only {} files", texts.len());
+    let found: Vec<String> = texts
+        .iter()
+        .flat_map(|(file, text)| breaches(file, text))
+        .map(|breach| breach.to_string())
+        .collect();
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn no_file_imports_one_that_imports_it() {
+    let found = graph(&product_files()).cycles();
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn a_cycle_between_files_is_found_through_reexports() {
+    let graph = |files: &[(&str, &str)]| {
+        let owned = files
+            .iter()
+            .map(|(f, t)| ((*f).to_owned(), (*t).to_owned()));
+        graph(&owned.collect::<Vec<_>>())
+    };
+    let a = ("src/esp/a.rs", "use super::B; struct A;");
+    let facade = (
+        "src/esp/mod.rs",
+        "mod a; mod b; pub use a::A; pub use b::B;",
+    );
+    let cycles = graph(&[a, facade, ("src/esp/b.rs", "use super::a::A; struct B;")]).cycles();
+    assert_eq!(
+        cycles,
+        [
+            "src/esp/a.rs:1: imports src/esp/b.rs → src/esp/a.rs",
+            "src/esp/b.rs:1: imports src/esp/a.rs → src/esp/b.rs"
+        ]
+    );
+    // A parent that only re-exports imports nothing.
+    assert_eq!(
+        graph(&[a, facade, ("src/esp/b.rs", "struct B;")]).cycles(),
+        [""; 0]
+    );
+    // A parent that uses its child, which uses its parent.
+    let parent = ("src/esp/mod.rs", "mod c; struct P; fn f() { c::g() }");
+    let cycles = graph(&[parent, ("src/esp/c.rs", "use super::P; fn g() {}")]).cycles();
+    assert_eq!(cycles.len(), 2, "{cycles:?}");
+}
+
+/// Files of the product and their texts, without modules that are only for tests.
+fn product_files() -> Vec<(String, String)> {
     let mut files = Vec::new();
     rust_files(&root().join("src"), &mut files);
-    assert!(
-        files.len() >= IMPORTS.len(),
-        "only {} files found under src/",
-        files.len()
-    );
     let texts: Vec<(String, String)> = files
         .iter()
         .map(|path| {
-            let relative = path
-                .strip_prefix(root())
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned();
-            (relative, fs::read_to_string(path).unwrap())
+            let relative = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            (relative.to_owned(), fs::read_to_string(path).unwrap())
         })
         .collect();
     let tests_only: Vec<String> = texts
         .iter()
         .flat_map(|(file, text)| test_modules(file, text))
         .collect();
-    let found: Vec<String> = texts
+    let is_test = |file: &str| {
+        tests_only
+            .iter()
+            .any(|module| file == format!("{module}.rs") || file.starts_with(&format!("{module}/")))
+    };
+    texts
+        .into_iter()
+        .filter(|(file, _)| !is_test(file))
+        .collect()
+}
+
+fn graph(files: &[(String, String)]) -> Graph {
+    let sources = files
         .iter()
-        .filter(|(file, _)| {
-            !tests_only.iter().any(|module| {
-                file == &format!("{module}.rs") || file.starts_with(&format!("{module}/"))
-            })
-        })
-        .flat_map(|(file, text)| breaches(file, text))
-        .map(|breach| breach.to_string())
-        .collect();
-    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+        .filter(|(file, _)| file.matches('/').count() > 1);
+    Graph::new(
+        sources
+            .map(|(file, text)| (file.clone(), module_path(file), without_tests(tokens(text))))
+            .collect(),
+    )
 }
 
 #[test]
