@@ -150,3 +150,123 @@ fn links_between_documents_resolve() {
         }
     }
 }
+
+/// Words with a standard term in their place: the first is what may not come back, the second what to write.
+static RETIRED: &[(&str, &str)] = &[
+    ("barrage", "load"),
+    ("bury", "emit_down"),
+    ("census", "half-open table"),
+    ("crew", "worker pool"),
+    ("desk", "ingress"),
+    ("deliveries", "TUN writer"),
+    ("departures", "transmit batch"),
+    ("goodbye", "DELETE"),
+    ("insider", "authenticated peer"),
+    ("mould", "header template"),
+    ("mourn", "on_no_child_left"),
+    ("news", "log line, change, or report"),
+    ("parcel", "datagram"),
+    ("rival", "duplicate SA"),
+    ("rivals", "duplicate SAs"),
+    ("road", "path"),
+    ("rogue", "scripted peer"),
+    ("stranger", "unauthenticated peer"),
+    ("strangers", "unauthenticated peers"),
+    ("told", "reported, or a verb of the field"),
+    ("train", "GSO packet"),
+    ("trains", "GSO packets"),
+    ("twins", "in-memory pair"),
+    ("untold", "suppressed"),
+    ("usurp", "replace"),
+    ("usurps", "replaces"),
+    ("whoever", "the peer, or the operator"),
+];
+
+/// Each retired word in a text, with its line: identifiers are read word by word.
+fn retired(text: &str) -> Vec<(usize, &'static str, &'static str)> {
+    let mut found = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let mut words = Vec::new();
+        for part in line.split(|c: char| !c.is_ascii_alphabetic()) {
+            // CamelCase: a capital after a small letter begins a word.
+            let mut start = 0;
+            let bytes = part.as_bytes();
+            for at in 1..bytes.len() {
+                if bytes[at].is_ascii_uppercase() && bytes[at - 1].is_ascii_lowercase() {
+                    words.push(part[start..at].to_ascii_lowercase());
+                    start = at;
+                }
+            }
+            words.push(part[start..].to_ascii_lowercase());
+        }
+        for (word, instead) in RETIRED {
+            if words.iter().any(|seen| seen == word) {
+                found.push((number + 1, *word, *instead));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn retired_words_do_not_come_back() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![
+        root.join("README.md"),
+        root.join("Cargo.toml"),
+        root.join("tests/run"),
+    ];
+    let mut folders: Vec<_> = [
+        "src",
+        "tests",
+        "benches",
+        "config",
+        "docs",
+        "systemd",
+        "fuzz/fuzz_targets",
+        "fuzz/src",
+    ]
+    .map(|folder| root.join(folder))
+    .into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_text = path.extension().is_some_and(|end| {
+                ["rs", "md", "toml", "conf", "service"]
+                    .iter()
+                    .any(|known| end == *known)
+            });
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_text && path != root.join("tests/docs.rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() > 300, "only {} files", files.len());
+    let mut found = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        for (line, word, instead) in retired(&text) {
+            found.push(format!("{name}:{line}: \"{word}\" ({instead})"));
+        }
+    }
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn a_retired_word_is_found_in_prose_and_in_identifiers() {
+    let words = |text| {
+        retired(text)
+            .into_iter()
+            .map(|(_, word, _)| word)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(words("Whoever is told"), ["told", "whoever"]);
+    assert_eq!(
+        words("struct StrangerTable; fn is_news() {}"),
+        ["news", "stranger"]
+    );
+    assert_eq!(words("newsletter, constrain, broadcast"), [""; 0]);
+}
