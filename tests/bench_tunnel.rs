@@ -145,7 +145,7 @@ fn refused(script: &str) -> (Option<i32>, String) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn who_may_not_build_machines_is_told_what_to_do() {
+fn an_unprivileged_user_gets_the_remedy() {
     let closed = "mount -t tmpfs -o mode=755 none /dev/net; mknod -m 600 /dev/net/tun c 10 200; \
                   exec setpriv --reuid=65534 --regid=65534 --clear-groups";
     let no_namespaces = "exec unshare --user --map-root-user sh -ec \

@@ -79,7 +79,7 @@ fn liveness_checks_are_answered() {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn sigterm_says_goodbye_to_the_peer_in_time() {
+fn sigterm_deletes_the_ike_sa_in_time() {
     let mut lab = up(&options(RemoteKind::Strongswan), &Overrides::default());
     let (took, status) = lab.a().process().stop().unwrap();
     assert!(status.success(), "{status}");
@@ -102,7 +102,7 @@ fn sigterm_says_goodbye_to_the_peer_in_time() {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn a_peer_that_says_goodbye_is_believed_and_asked_again() {
+fn after_a_delete_from_the_peer_the_tunnel_reconnects() {
     let mut lab = up(&options(RemoteKind::Strongswan), &Overrides::default());
     let before = lab.a().status().unwrap().tunnels[0]
         .ike

@@ -20,7 +20,7 @@ fn ike_sa(lab: &mut Lab) -> Option<(TunnelState, String, String)> {
 
 #[test]
 #[ignore = "needs root and strongSwan: tests/run runs it"]
-fn traffic_flows_whoever_wins() {
+fn traffic_flows_whichever_ike_sa_stays() {
     for peer in ["self", "strongswan"] {
         carries(&format!("--peer {peer} --role both"));
     }

@@ -127,7 +127,7 @@ fn without_a_tun_node_the_remedy_is_named() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn without_user_namespaces_an_ordinary_user_is_told_to_use_sudo() {
+fn without_user_namespaces_the_error_of_an_ordinary_user_names_sudo() {
     // A limit of the user namespace the program starts in, not of the machine.
     let none = "exec unshare --user --map-root-user sh -ec \
                 'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all \"$0\" \"$@\"'";

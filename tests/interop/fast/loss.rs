@@ -9,7 +9,7 @@ use super::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// All of it in one piece: it is lost as a whole.
-    GsoSupport,
+    GsoPackets,
     /// Its packets, as on a wire.
     Packets,
 }
@@ -66,8 +66,8 @@ fn tcp_survives_the_loss_of_one_packet_in_a_hundred_towards_and_from_strongswan(
 
 #[test]
 #[ignore = "needs root and nft: tests/run runs it"]
-fn tcp_survives_the_loss_of_one_packet_or_one_train_in_a_hundred() {
-    for (esp, shape) in SUITES.into_iter().zip([Shape::GsoSupport, Shape::Packets]) {
+fn tcp_survives_the_loss_of_one_packet_or_one_gso_packet_in_a_hundred() {
+    for (esp, shape) in SUITES.into_iter().zip([Shape::GsoPackets, Shape::Packets]) {
         for offload in ["auto", "off"] {
             survives(
                 &Case {
