@@ -95,8 +95,10 @@ impl Monitor {
 
         let mut iv_key = [0; 25];
         iv_key[..16].copy_from_slice(&bytes[..16]);
-        // IKE_INTERMEDIATE changes the keys, and the IV counter starts again.
-        iv_key[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43);
+        // IKE_INTERMEDIATE of the set-up (message ID 1, initiated by the original initiator) precedes a change of keys, after which
+        // the IV counter starts again. The same exchange type on an established SA is an unsupported request and changes no keys.
+        let of_set_up = bytes[20..24] == [0, 0, 0, 1] && matches!(bytes[19] & 0x28, 0x08 | 0x20);
+        iv_key[16] = bytes[19] & 0x08 | u8::from(bytes[18] == 43 && of_set_up);
         iv_key[17..].copy_from_slice(&bytes[iv_at..iv_at + 8]);
         let known = *self.ivs.entry(iv_key).or_insert(digest);
         assert_eq!(known, digest, "one IV for two messages: {bytes:02x?}");
