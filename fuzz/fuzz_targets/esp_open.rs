@@ -47,7 +47,8 @@ fn as_plaintext(suite: EspSuite, plaintext: &[u8]) {
     esp.resize(esp.len() + suite.protection.iv_len(), 0);
     esp.extend_from_slice(plaintext);
     esp.resize(esp.len() + suite.protection.icv_len(), 0);
-    let sealer = Sealer::new(suite.protection, &keys(suite), &IV_KEY.into()).expect("keys that fit");
+    let sealer =
+        Sealer::new(suite.protection, &keys(suite), &IV_KEY.into()).expect("keys that fit");
     let high = (suite.esn == Esn::Yes).then_some(0);
     if sealer.seal(&mut esp, HEADER, 1, high).is_err() {
         return;
