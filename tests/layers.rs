@@ -305,6 +305,7 @@ fn comments_strings_and_test_items_are_ignored() {
         "fn f<'a>(c: &'a str) -> char { '\"' } // the quote above opens nothing: crate::daemon::X",
         "#[cfg(test)]\nmod tests {\n use std::fs; fn f() { { crate::daemon::x() } }\n}",
         "#[cfg(test)]\nuse std::fs;",
+        "struct S {\n a: u8,\n #[cfg(test)]\n b: std::fs::File,\n}\nstruct T { #[cfg(test)] c: std::fs::File }",
         "use crate::net::Prefix; use super::b; use self::c::D; use std::net::IpAddr;",
     ] {
         assert!(breaches("src/ike/a.rs", text).is_empty(), "{text}");

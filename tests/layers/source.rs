@@ -113,20 +113,27 @@ pub fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
             continue;
         }
         at += TEST_MARK.len();
-        let mut depth = 0usize;
+        // An item ends at its semicolon or its last brace; a field, at a comma or with the braces around it.
+        let (mut depth, mut angles) = (0usize, 0usize);
+        let is_field = text(&tokens, at + 1) == ":" || text(&tokens, at + 2) == ":";
         while at < tokens.len() {
-            let done = match text(&tokens, at) {
-                "{" => {
-                    depth += 1;
-                    false
-                }
-                "}" => {
-                    depth -= 1;
-                    depth == 0
-                }
-                ";" => depth == 0,
-                _ => false,
-            };
+            if depth == 0 && text(&tokens, at) == "}" {
+                break;
+            }
+            match text(&tokens, at) {
+                "<" => angles += 1,
+                ">" => angles = angles.saturating_sub(1),
+                "{" | "(" | "[" => depth += 1,
+                "}" | ")" | "]" => depth -= 1,
+                _ => {}
+            }
+            let done = depth == 0
+                && match text(&tokens, at) {
+                    "}" => !is_field,
+                    ";" => true,
+                    "," => is_field && angles == 0,
+                    _ => false,
+                };
             at += 1;
             if done {
                 break;
