@@ -12,7 +12,7 @@
 //!                     │ notices (bounded)                                           │ tables (swapped in)
 //!              ┌──────┴──────────────────────── datapath (threads) ─────────────────▼────────────────┐
 //!   TUN ──────▶│  egress:  read → check, clamp → pick the SA → seal → send                           │──▶ UDP 4500
-//!   TUN ◀──────│  ingress: write ← check selectors ← open ← sad[spi] ← marker? ← receive             │◀── UDP 4500
+//!   TUN ◀──────│  ingress: write ← check, coalesce ← open ← SA table ← marker? ← receive             │◀── UDP 4500
 //!              └─────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!

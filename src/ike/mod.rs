@@ -34,8 +34,8 @@
 //! output               context                  Output: events and transmits ─▶ Endpoint::poll_event, Endpoint::poll_transmit
 //! ```
 //!
-//! A request of ours starts at `IkeSa::queue_request` (sa/outbound_request), by a command or a timer (sa/timers); `build_request` (exchange/established) has the exchange
-//! build its payloads.
+//! A request of ours starts at `IkeSa::queue_request` (sa/outbound_request), by a command or a timer (sa/timers); `build_request`
+//! (exchange/established) has the exchange build its payloads.
 //!
 //! # Leaves
 //!
