@@ -263,7 +263,7 @@ fn weak_algorithms(
     }
 }
 
-/// The words of one status, without duplicates.
+/// The configuration words of the algorithms with this status, without duplicates.
 fn words(found: &[(&'static str, AlgorithmStatus)], wanted: AlgorithmStatus) -> String {
     let mut words: Vec<&str> = Vec::new();
     for (word, status) in found {

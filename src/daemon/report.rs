@@ -25,7 +25,7 @@ const MAX_SUBJECTS: usize = 4096;
 /// Writer of the control plane's log lines.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    /// Tunnels whose first attempt since they were last up has been logged.
+    /// Tunnels that are connecting: their first attempt has been logged.
     connecting: BTreeSet<TunnelId>,
     failures: LogLimit<TunnelId>,
     send_errors: LogLimit<IpAddr>,
@@ -191,7 +191,7 @@ impl Reporter {
         );
     }
 
-    /// Logs the result of sending a datagram to a peer; a success ends the failure.
+    /// Logs the result of sending a datagram to a peer; a success forgets the logged error.
     pub(super) fn sent(&mut self, remote: SocketAddr, error: Option<&io::Error>, now: Time) {
         let ip = remote.ip();
         let Some(error) = error else {

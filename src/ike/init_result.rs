@@ -65,7 +65,7 @@ pub struct InitResult {
 }
 
 impl InitResult {
-    /// Whether the keys contain a secret that recorded traffic does not reveal to a quantum computer.
+    /// Whether ML-KEM or a PPK is mixed into the keys.
     pub fn is_post_quantum(&self) -> bool {
         match self.ppk {
             PpkUse::Mixed => true,

@@ -53,7 +53,7 @@ drop_reasons! {
     /// No inbound SA has this SPI.
     UnknownSpi, "unknown-spi", "no security association has this SPI: expired, deleted, or never ours";
     /// The padding does not fit the payload.
-    Padding, "padding", "the padding length exceeds the payload or its content is wrong";
+    Padding, "padding", "the padding length exceeds the payload, or the padding bytes are wrong";
     /// Next header 59: a packet sent only to hide how much traffic there is (RFC 4303 §2.6). Discarded silently.
     Dummy, "dummy", "a dummy packet for traffic flow confidentiality";
     /// The next header is neither IPv4 nor IPv6, or contradicts the inner packet.
@@ -77,13 +77,13 @@ drop_reasons! {
     /// The device could not be read or polled; it is retried. Counts attempts.
     DeviceFailed, "device-failed", "the device could not be read or waited for";
     /// A socket could not be read. Counts attempts.
-    ReceiveFailed, "receive-failed", "the kernel could not hand over what a socket has received";
+    ReceiveFailed, "receive-failed", "receiving from a socket failed";
     /// The packet goes to the peer of the tunnel itself.
     Loop, "loop", "the packet would carry the tunnel through itself";
     /// A datagram or batch larger than its buffer.
     Overflow, "overflow", "the datagram was larger than any the tunnel takes";
     /// Packets that the kernel sends by itself on a new device: router solicitations, MLD. Not counted as traffic.
-    Noise, "noise", "link-local packets of the kernel itself";
+    Noise, "noise", "router solicitations and MLD reports of the kernel itself";
     /// A UDP datagram that is neither ESP, IKE nor a keepalive.
     Stray, "stray", "a datagram that is neither IKE, ESP nor a keepalive";
     /// The queue of IKE messages to the control plane was full.

@@ -70,7 +70,7 @@ pub struct TunnelStatus {
     pub rx: TrafficCounters,
     /// Inner traffic sent to the peer.
     pub tx: TrafficCounters,
-    /// Dropped packets by reason (the metric names of `net::Refusal`).
+    /// Dropped packets by reason (the metric names of `net::DropReason`).
     pub refused: BTreeMap<String, u64>,
     /// Completed rekeys.
     pub rekeys: RekeyCounters,

@@ -57,7 +57,7 @@ impl IkeSa {
         }
     }
 
-    /// Starts to send over a Child SA that awaits the peer.
+    /// Makes a Child SA in state `AwaitingPeer` the one that sends.
     pub fn prefer(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         let Some(child) = self.children.by_spi_in_mut(spi_in) else {
             return;

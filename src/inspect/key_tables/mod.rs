@@ -79,7 +79,7 @@ pub(super) struct EspKeyRow {
     pub(super) opener: Result<Box<Opener>, String>,
     /// Length of the sequence numbers, if the table has it.
     pub(super) esn: Option<Esn>,
-    /// Upper half of the first sequence numbers.
+    /// Upper half of the extended sequence number of the first packet in the capture.
     pub(super) upper: u32,
 }
 
