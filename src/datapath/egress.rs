@@ -199,7 +199,8 @@ impl TunnelEgress {
 
         // 3. A TCP connection learns the segment size that fits before it sends any data.
         if let (EgressAction::Send(active), None) = (&*action, &gso) {
-            let clamp = MssClamp::for_mtu(active.path.mtu);
+            let mtus = active.paths.iter().map(|path| path.mtu);
+            let clamp = MssClamp::for_mtu(mtus.min().unwrap_or(active.path.mtu));
             mss::clamp_mss(bytes, clamp.v4, clamp.v6);
         }
 
@@ -215,14 +216,16 @@ impl TunnelEgress {
             EgressAction::Trap(policy) => return self.trap(policy, &packet, gso.as_ref(), now),
             EgressAction::Send(active) => active,
         };
-        match active.find(&packet) {
-            Some(index) if index == active.index => {}
-            Some(index) => self.switch_sa(active, index, tx, now)?,
-            None => {
-                self.icmp.prohibited(&self.tunnel, &packet, now);
-                return Err(DropReason::NoPolicy);
-            }
+        let Some(index) = active.find(&packet) else {
+            self.icmp.prohibited(&self.tunnel, &packet, now);
+            return Err(DropReason::NoPolicy);
+        };
+        if index != active.index {
+            self.switch_sa(action, index, tx, now)?;
         }
+        let EgressAction::Send(active) = action else {
+            return Err(DropReason::NoSa);
+        };
         self.transmit(active, tx, segment, &packet, gso.as_ref(), now)
     }
 
@@ -260,18 +263,24 @@ impl TunnelEgress {
     #[cold]
     fn switch_sa<'t>(
         &mut self,
-        active: &mut ActiveSa<'t>,
+        action: &mut EgressAction<'t>,
         index: usize,
         tx: &mut TxBatch,
         now: Time,
     ) -> Result<(), DropReason> {
-        let next = active.paths.get(index).ok_or(DropReason::NoSa)?;
+        let EgressAction::Send(active) = action else {
+            return Err(DropReason::NoSa);
+        };
+        let (paths, counters) = (active.paths, active.counters);
+        let next = paths.get(index).ok_or(DropReason::NoSa)?;
         tx.seal(active);
         if !Arc::ptr_eq(&next.socket, &active.path.socket) {
             tx.send(active);
         }
         self.report_lifetime(active, now);
-        *active = ActiveSa::lock(active.paths, index, next, active.counters);
+        // Unlocks the old SA before the new one is locked: a worker never holds two.
+        *action = EgressAction::Drop;
+        *action = EgressAction::Send(ActiveSa::lock(paths, index, next, counters));
         Ok(())
     }
 

@@ -130,7 +130,9 @@ impl Ingress {
 
         let outcome = context.receive(entry, rx);
         let mut packets = reuse(std::mem::take(spare));
-        context.classify(entry, rx, outer, spis, &mut packets);
+        // Passed on after the batch's ESP: a DELETE must not remove the SA of packets that arrived before it.
+        let mut ike = Vec::new();
+        context.classify(entry, rx, outer, spis, (&mut packets, &mut ike));
 
         // 3. Packets of one SA in a row, so that they fill the SIMD lanes however the SAs interleave. Unstable sorting needs no
         // allocation; the number keeps the order within an SA.
@@ -139,6 +141,9 @@ impl Ingress {
         }
         for same_sa in packets.chunk_by_mut(|a, b| a.spi == b.spi) {
             context.run_sa(spis, outer, same_sa, now);
+        }
+        for message in ike {
+            context.notify(message);
         }
         *spare = reuse(packets);
         rx.clear();
@@ -172,14 +177,14 @@ impl IngressContext {
         }
     }
 
-    /// 2. Passes IKE messages up and collects the ESP packets.
+    /// 2. Collects the ESP packets and the IKE messages.
     fn classify<'p>(
         &self,
         entry: &SocketEntry,
         rx: &'p mut RecvBatch,
         outer: &mut Vec<OuterMeta>,
         spis: &mut Vec<u32>,
-        packets: &mut Vec<EspPacket<'p>>,
+        (packets, ike): (&mut Vec<EspPacket<'p>>, &mut Vec<Notice>),
     ) {
         let port = entry.socket.local().port();
         for datagram in rx.iter_mut() {
@@ -196,7 +201,7 @@ impl IngressContext {
             for bytes in datagram.bytes.chunks_mut(datagram.segment.max(1)) {
                 match entry.receives.payload(bytes) {
                     NatPayload::Keepalive => {}
-                    NatPayload::Ike(message) => self.pass_ike(message, &meta),
+                    NatPayload::Ike(message) => ike.extend(self.ike_notice(message, &meta)),
                     NatPayload::Truncated => self.unmatched.add(DropReason::Stray, 1),
                     NatPayload::Esp(spi) => packets.push(EspPacket {
                         spi: index_of(spi, spis),
@@ -210,7 +215,7 @@ impl IngressContext {
     }
 
     /// 2. An IKE message goes to the control plane if its header states its length (RFC 7296 §3.1).
-    fn pass_ike(&self, message: &[u8], outer: &OuterMeta) {
+    fn ike_notice(&self, message: &[u8], outer: &OuterMeta) -> Option<Notice> {
         const HEADER: usize = 28;
         let stated = message
             .first_chunk::<HEADER>()
@@ -218,13 +223,14 @@ impl IngressContext {
         let whole =
             stated.is_some_and(|length| u32::from_be_bytes(*length) as usize == message.len());
         if !whole || message.len() > MAX_IKE_MESSAGE {
-            return self.unmatched.add(DropReason::Stray, 1);
+            self.unmatched.add(DropReason::Stray, 1);
+            return None;
         }
-        self.notify(Notice::Ike {
+        Some(Notice::Ike {
             local: outer.local,
             remote: outer.remote,
             bytes: message.to_vec(),
-        });
+        })
     }
 
     fn notify(&self, notice: Notice) {
@@ -273,10 +279,14 @@ impl IngressContext {
     }
 }
 
-/// 2. The index of an SPI in the batch's list, where a new one is added.
+/// 2. The index of an SPI in the batch's list, where a new one is added. Only the latest entries are searched, since a batch may hold
+/// thousands of forged SPIs; an SPI that is added twice still keeps its packets in order.
 fn index_of(spi: u32, spis: &mut Vec<u32>) -> u32 {
-    let index = spis.iter().rposition(|known| *known == spi);
-    let index = index.unwrap_or_else(|| {
+    const SEARCHED: usize = 64;
+    let start = spis.len().saturating_sub(SEARCHED);
+    let recent = spis.get(start..).unwrap_or_default();
+    let index = recent.iter().rposition(|known| *known == spi);
+    let index = index.map(|at| at.saturating_add(start)).unwrap_or_else(|| {
         spis.push(spi);
         spis.len().saturating_sub(1)
     });
@@ -358,7 +368,6 @@ impl InboundBatch<'_> {
             lifetime: self.guard.stage(),
             now,
         };
-        drop(self.guard);
         events.report(summary, notices)
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use crate::net::{DropReason, Time, TokenBucket, TunnelId};
+use crate::net::{DropReason, Time, TunnelId};
 use crate::os::poll::Signal;
 
 /// An event for the control plane.
@@ -222,8 +222,7 @@ fn quota<'q>(
 ) -> Option<&'q Quota> {
     match notice {
         Notice::UnknownSpi { .. } => Some(unknown_spis),
-        // RFC 7296 §3.1: the responder's SPI is zero in the first message of an initiator.
-        Notice::Ike { bytes, .. } if bytes.get(8..16) == Some(&[0; 8]) => Some(initial_requests),
+        Notice::Ike { bytes, .. } if is_initial_request(bytes) => Some(initial_requests),
         Notice::Ike { .. }
         | Notice::Demand(_)
         | Notice::FirstPacket { .. }
@@ -234,28 +233,42 @@ fn quota<'q>(
     }
 }
 
+/// Whether an IKE message is the first of an initiator: the responder's SPI is zero, as in some responses to us (RFC 7296 §2.6), and the
+/// Response flag is clear (§3.1).
+fn is_initial_request(message: &[u8]) -> bool {
+    const RESPONSE: u8 = 0x20;
+    let is_request = message.get(19).is_none_or(|flags| flags & RESPONSE == 0);
+    is_request && message.get(8..16) == Some(&[0; 8])
+}
+
 /// Sends the notices of a lasting condition: the first at once, then at most one an interval.
 #[derive(Debug)]
 pub(super) struct RateLimitedNotice {
     notices: NoticeSender,
-    limit: TokenBucket,
+    interval: Duration,
+    last: Option<Time>,
 }
 
 impl RateLimitedNotice {
     pub(super) fn every(interval: Duration, notices: &NoticeSender) -> RateLimitedNotice {
         RateLimitedNotice {
             notices: notices.clone(),
-            limit: TokenBucket::new(1, interval),
+            interval,
+            last: None,
         }
     }
 
-    /// Queues the notice unless one was queued within the interval.
+    /// Queues the notice unless one was queued within the interval. A notice that a full queue rejects does not count.
     pub(super) fn send(&mut self, notice: Notice, now: Time) -> Result<(), DropReason> {
-        if self.limit.allow(now) {
-            self.notices.send(notice)
-        } else {
-            Ok(())
+        if self
+            .last
+            .is_some_and(|last| now.since(last) < self.interval)
+        {
+            return Ok(());
         }
+        self.notices.send(notice)?;
+        self.last = Some(now);
+        Ok(())
     }
 }
 
