@@ -166,10 +166,10 @@ fn errors_have_an_offset_and_decoding_continues() {
         (good[..60].to_vec(), "only a part of the packet"),
         (
             udp(1, 500, &short_message),
-            "length is not the datagram's at octet 24 of the message",
+            "length differs from that of the datagram at octet 24 of the message",
         ),
         (udp(1, 500, &version_1), "IKE version 1, at octet 17"),
-        (udp(1, 500, &inside), "beyond the message at octet"),
+        (udp(1, 500, &inside), "exceeds the message at octet"),
         (udp(1, 500, &without_ke), "payload SA is missing"),
         (udp(1, 500, &[]), "octet 0 of the message"),
         (udp(1, 4500, &[1, 2]), "neither IKE nor ESP"),
