@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::install;
 use super::lookup::Lookups;
@@ -308,6 +308,14 @@ impl ControlPlane {
         }
     }
 
+    /// Routes no longer follow the tunnels.
+    pub(super) fn on_route_thread_end(&mut self) {
+        error!(
+            "the route synchronisation thread has ended: routes no longer follow the tunnels; restart groundlink"
+        );
+        self.routing.on_thread_end();
+    }
+
     fn on_event(&mut self, event: Event) {
         let tunnels = &self.tunnels;
         let name_of = |id: &TunnelId| tunnels.get(*id).map(|tunnel| tunnel.settings.name.as_str());
@@ -456,6 +464,10 @@ impl ControlPlane {
     /// Removes routes and tunnels; the devices vanish with the process.
     pub(super) fn clear(&mut self) {
         self.routing.stop();
+        // A DELETE that waits for routes leaves before the routes to the peers are removed.
+        for transmit in self.routing.release_all() {
+            self.send(&transmit);
+        }
         if let Err(error) = self.netlink.withdraw_all() {
             warn!(%error, "some routes could not be removed; the next start removes them");
         }

@@ -32,6 +32,7 @@ struct EventSources {
     more_notices: bool,
     timer: AsyncReadable<Timer>,
     routes: mpsc::UnboundedReceiver<RouteReport>,
+    routes_ended: bool,
     requests: mpsc::Receiver<PendingRequest>,
     lookups: mpsc::Receiver<LookupResult>,
     terminate: Signal,
@@ -48,6 +49,8 @@ enum LoopEvent {
     Timeout,
     /// Routes have been synchronised.
     Routes(RouteReport),
+    /// The route synchronisation thread has ended.
+    RoutesEnded,
     /// Request from the control socket.
     Request(PendingRequest),
     /// Result of a DNS lookup.
@@ -86,6 +89,7 @@ impl EventLoop {
             more_notices: false,
             timer: AsyncReadable::new(Timer::new()?)?,
             routes,
+            routes_ended: false,
             requests,
             lookups,
             terminate: signal(SignalKind::terminate())?,
@@ -162,6 +166,7 @@ impl EventLoop {
             }
             LoopEvent::Timeout => self.control_plane.on_timeout(),
             LoopEvent::Routes(report) => self.control_plane.on_route_report(&report),
+            LoopEvent::RoutesEnded => self.control_plane.on_route_thread_end(),
             LoopEvent::Request(request) => self.control_plane.on_request(request),
             LoopEvent::Lookup((tunnel, address)) => {
                 self.control_plane
@@ -192,7 +197,13 @@ impl EventSources {
                 self.timer.get_mut().clear();
                 LoopEvent::Timeout
             }
-            Some(report) = self.routes.recv() => LoopEvent::Routes(report),
+            report = self.routes.recv(), if !self.routes_ended => match report {
+                Some(report) => LoopEvent::Routes(report),
+                None => {
+                    self.routes_ended = true;
+                    LoopEvent::RoutesEnded
+                }
+            },
             Some(request) = self.requests.recv() => LoopEvent::Request(request),
             Some(result) = self.lookups.recv() => LoopEvent::Lookup(result),
             _ = self.terminate.recv() => LoopEvent::Terminate("SIGTERM"),

@@ -98,7 +98,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(50);
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Upper bound on the routes whose last log line is remembered.
-pub(super) const LOG_SUBJECTS: usize = 256;
+pub(super) const LOG_SUBJECTS: usize = 4096;
 
 /// Interface index of the loopback device.
 const LOOPBACK: u32 = 1;
@@ -260,6 +260,10 @@ impl Synchroniser {
                 }
                 is_due = true;
             }
+            // Before the first update the tunnels are unknown: the routes of an earlier run stay.
+            if self.generation == 0 {
+                return Some(None);
+            }
             let deadline = self.resync_at.into_iter().chain(self.retry_at).min();
             let now = clock::now();
             if !is_due && deadline.is_none_or(|at| at > now) {
@@ -317,15 +321,9 @@ impl Synchroniser {
                     .any(|route| through(route) == Some(index));
             }
             NetworkEvent::AddressAdded(_) => addresses = true,
-            // The kernel removes IPv4 routes with this preferred source, without a notification.
-            NetworkEvent::AddressRemoved(address) => {
-                addresses = true;
-                own = self.own.values().any(|route| route.source == Some(address));
-                foreign = self
-                    .foreign
-                    .iter()
-                    .any(|route| route.source == Some(address));
-            }
+            // The kernel removes IPv4 routes with this preferred source, and with the last IPv4 address of a device all IPv4 routes
+            // through that device, without a notification.
+            NetworkEvent::AddressRemoved(_) => (own, foreign, addresses) = (true, true, true),
             NetworkEvent::Unknown => {
                 (own, foreign, addresses) = (true, true, true);
                 for entry in self.tunnels.values_mut() {
@@ -534,7 +532,10 @@ impl Synchroniser {
                 Ok(()) => {
                     self.own.remove(&key);
                 }
-                Err(error) => failures.push(RouteFailure::other(error)),
+                Err(error) => {
+                    self.stale.own = true;
+                    failures.push(RouteFailure::other(error));
+                }
             }
         }
         installed

@@ -32,6 +32,8 @@ pub(super) struct Routing {
     /// Datagrams to peers of tunnels in `pending`.
     held: HoldQueue,
     failures: LogLimit<String>,
+    /// Whether the thread has ended.
+    has_ended: bool,
 }
 
 /// An update of a tunnel without a report so far.
@@ -51,6 +53,7 @@ impl Routing {
             pending: BTreeMap::new(),
             held: HoldQueue::default(),
             failures: LogLimit::new(LOG_INTERVAL, LOG_SUBJECTS),
+            has_ended: false,
         }
     }
 
@@ -77,8 +80,10 @@ impl Routing {
                 generation,
                 came_up: was_down && state == PathState::Up,
             };
-            self.held.wait(id, tunnel.peer);
-            self.pending.insert(id, pending);
+            if !self.has_ended {
+                self.held.wait(id, tunnel.peer);
+                self.pending.insert(id, pending);
+            }
             changed.push((id, routing_of(tunnel, state)));
         }
         if !changed.is_empty() {
@@ -144,6 +149,19 @@ impl Routing {
         self.held.release(clock::now())
     }
 
+    /// All datagrams that wait for routes.
+    pub(super) fn release_all(&mut self) -> Vec<Transmit> {
+        self.held.release(Time::MAX)
+    }
+
+    /// The route synchronisation thread has ended: no tunnel waits for its routes any more.
+    pub(super) fn on_thread_end(&mut self) {
+        self.has_ended = true;
+        for id in std::mem::take(&mut self.pending).into_keys() {
+            self.held.end_wait(id);
+        }
+    }
+
     /// Time at which the datagrams held back must be sent.
     pub(super) fn next_timer(&self) -> Option<Time> {
         self.held.deadline
@@ -199,6 +217,9 @@ struct HeldPeer {
 impl HoldQueue {
     /// Datagrams to the peer of this tunnel wait from now on.
     fn wait(&mut self, id: TunnelId, peer: Option<IpAddr>) {
+        if self.tunnels.get(&id) == Some(&peer) {
+            return;
+        }
         self.end_wait(id);
         self.tunnels.insert(id, peer);
         if let Some(peer) = peer {
