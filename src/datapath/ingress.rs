@@ -279,7 +279,7 @@ impl IngressContext {
     }
 }
 
-/// 2. The index of an SPI in the batch's list, where a new one is added. Only the latest entries are searched, since a batch may hold
+/// Step 2: the index of an SPI in the batch's list, where a new one is added. Only the latest entries are searched, since a batch may hold
 /// thousands of forged SPIs; an SPI that is added twice still keeps its packets in order.
 fn index_of(spi: u32, spis: &mut Vec<u32>) -> u32 {
     const SEARCHED: usize = 64;

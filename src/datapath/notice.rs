@@ -350,5 +350,34 @@ mod tests {
         assert_eq!(taken(&|_| ike(1)), 14, "the rest of the queue");
         while notices.next().is_some() {}
         assert_eq!((taken(&unknown_spi), taken(&|_| ike(0))), (2, 16));
+        // A response to our IKE_SA_INIT may have no responder SPI either.
+        let Notice::Ike {
+            local,
+            remote,
+            mut bytes,
+        } = ike(0)
+        else {
+            unreachable!()
+        };
+        bytes[19] = 0x20;
+        let response = Notice::Ike {
+            local,
+            remote,
+            bytes,
+        };
+        assert_eq!(sender.send(response), Ok(()));
+    }
+
+    #[test]
+    fn a_rate_limited_notice_that_a_full_queue_rejects_is_sent_at_the_next_try() {
+        let (sender, notices) = channel(1).unwrap();
+        let mut limited = RateLimitedNotice::every(Duration::from_secs(60), &sender);
+        let (gone, now) = (Notice::DeviceGone(TunnelId(1)), Time::from_secs(5));
+        sender.send(Notice::Demand(TunnelId(2))).unwrap();
+        assert_eq!(limited.send(gone.clone(), now), Err(DropReason::NoticeFull));
+        assert!(notices.next().is_some());
+        assert_eq!(limited.send(gone.clone(), now), Ok(()));
+        assert_eq!(limited.send(gone.clone(), now), Ok(()));
+        assert_eq!((notices.next(), notices.next()), (Some(gone), None));
     }
 }

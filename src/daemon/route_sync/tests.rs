@@ -235,6 +235,11 @@ fn the_peer_route_follows_the_best_foreign_route() {
     // Setting a device down removes its IPv4 routes without a route notification.
     bench.ip("link set wan2 down");
     through(&mut bench, "wan1");
+    // So does removing the last IPv4 address of a device.
+    bench.ip("addr add 192.0.2.77/24 dev wan1");
+    bench.ip("addr del 192.0.2.77/24 dev wan1");
+    bench.ip("route add default dev wan1");
+    through(&mut bench, "wan1");
     assert!(bench.own_routes().contains("203.0.113.0/24 dev gl-a"));
 }
 
