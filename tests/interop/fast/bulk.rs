@@ -17,27 +17,40 @@ const PIECE: usize = 64 * 1024;
 
 /// Carries `bytes` from each host to the other, both at once.
 ///
+/// Both connections are open before either carries data: a host that has learnt a smaller path MTU from its own data announces the
+/// smaller MSS to a connection that comes later, and then no large packet travels either way.
+///
 /// # Errors
 /// Which way did not carry what it should, and where it began.
 pub fn both_ways(lab: &Lab, bytes: usize) -> Result<(), String> {
+    let failure = |from: Side, what: String| format!("TCP from {from}, {bytes} bytes: {what}");
+    let connect = |from| connection(lab, from).map_err(|error| failure(from, error.to_string()));
+    let connections = [(Side::A, connect(Side::A)?), (Side::B, connect(Side::B)?)];
     std::thread::scope(|scope| {
-        let ways = [Side::A, Side::B].map(|from| scope.spawn(move || carry(lab, from, bytes)));
-        ways.into_iter().try_for_each(|way| way.join().unwrap())
+        let directions = connections.map(|(from, ends)| {
+            let content = Content(bytes as u64 ^ from as u64);
+            (from, scope.spawn(move || carry(ends, content, bytes)))
+        });
+        directions.into_iter().try_for_each(|(from, direction)| {
+            let carried = direction.join().unwrap();
+            carried.map_err(|what| failure(from, what))
+        })
     })
 }
 
-/// Carries `bytes` from the host of one side to the other.
-fn carry(lab: &Lab, from: Side, bytes: usize) -> Result<(), String> {
-    let content = Content(bytes as u64 ^ from as u64);
-    let failure = |what: String| format!("TCP from {from}, {bytes} bytes: {what}");
-    let (source, sink) = connection(lab, from).map_err(|error| failure(error.to_string()))?;
+/// Carries `bytes` from one end of a connection to the other.
+fn carry(
+    (source, sink): (TcpStream, TcpStream),
+    content: Content,
+    bytes: usize,
+) -> Result<(), String> {
     std::thread::scope(|scope| {
         let sender = scope.spawn(move || send(source, content, bytes));
         let arrived = receive(sink, content, bytes);
         let sent = sender.join().unwrap();
         // What the receiver saw tells more than the sender's broken pipe that follows from it.
-        arrived.map_err(failure)?;
-        sent.map_err(|error| failure(error.to_string()))
+        arrived?;
+        sent.map_err(|error| error.to_string())
     })
 }
 
