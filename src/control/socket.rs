@@ -97,8 +97,9 @@ fn bind(path: &Path) -> io::Result<(UnixListener, u64)> {
     // Linux copies the socket's mode to the file on bind, so the file is never open to others.
     fchmod(socket.as_fd(), Mode::from_bits_truncate(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let inode = fs::symlink_metadata(path)?.ino();
-    open_to_group(path);
+    let metadata = fs::symlink_metadata(path)?;
+    let inode = metadata.ino();
+    open_to_group(path, &metadata);
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let socket = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
@@ -136,12 +137,15 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Gives the file to the group if the group exists and the process may do so; otherwise the file stays private.
-fn open_to_group(path: &Path) {
+/// Opens the file to the group if the group exists and the file is the group's or may be given to it; otherwise the file stays private.
+fn open_to_group(path: &Path, metadata: &fs::Metadata) {
     let Ok(Some(group)) = Group::from_name(GROUP) else {
         return;
     };
-    if chown(path, None, Some(Gid::from_raw(group.gid.as_raw()))).is_ok() {
+    // A service with Group=groundlink owns the file already, and its system call filter rejects every chown, also one that changes nothing.
+    let is_owned = metadata.gid() == group.gid.as_raw()
+        || chown(path, None, Some(Gid::from_raw(group.gid.as_raw()))).is_ok();
+    if is_owned {
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o660));
     }
 }
