@@ -65,6 +65,13 @@ impl ControlPlane {
         self.endpoint.handle_command(clock::now(), command);
     }
 
+    /// Starts to close every SA. A DELETE does not wait until the routes are withdrawn: the grace period is shorter.
+    pub(super) fn shut_down(&mut self) {
+        self.routing.stop_waiting();
+        self.command(Command::Shutdown);
+        self.apply();
+    }
+
     /// Whether every peer has answered our DELETE, after [`Command::Shutdown`].
     pub(super) fn is_shut_down(&self) -> bool {
         self.endpoint.is_idle()
@@ -313,7 +320,7 @@ impl ControlPlane {
         error!(
             "the route synchronisation thread has ended: routes no longer follow the tunnels; restart groundlink"
         );
-        self.routing.on_thread_end();
+        self.routing.stop_waiting();
     }
 
     fn on_event(&mut self, event: Event) {
@@ -461,7 +468,7 @@ impl ControlPlane {
         }
     }
 
-    /// Removes routes and tunnels; the devices vanish with the process.
+    /// Removes routes and tunnels, with their devices.
     pub(super) fn clear(&mut self) {
         self.routing.stop();
         // A DELETE that waits for routes leaves before the routes to the peers are removed.
@@ -470,6 +477,12 @@ impl ControlPlane {
         }
         if let Err(error) = self.netlink.withdraw_all() {
             warn!(%error, "some routes could not be removed; the next start removes them");
+        }
+        let devices: BTreeSet<u32> = self.tunnels.iter().map(|(_, t)| t.device.index()).collect();
+        match self.netlink.remove_devices(&devices) {
+            Ok(removed) => debug!(removed, devices = devices.len(), "devices removed"),
+            // They vanish with the process, one after another.
+            Err(error) => debug!(%error, "the devices could not be removed together"),
         }
         for id in self.tunnels.clear() {
             self.datapath.remove_tunnel(id);

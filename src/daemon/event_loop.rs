@@ -135,8 +135,7 @@ impl EventLoop {
     /// Deletes every SA, and waits for the answers until [`SHUTDOWN_GRACE`] has passed or a second signal comes.
     async fn shut_down(&mut self) {
         let deadline = clock::now() + SHUTDOWN_GRACE;
-        self.control_plane.command(Command::Shutdown);
-        self.control_plane.apply();
+        self.control_plane.shut_down();
         while !self.control_plane.is_shut_down() && clock::now() < deadline {
             let timer = self.control_plane.next_timeout();
             let timer = timer.map_or(deadline, |timer| timer.min(deadline));

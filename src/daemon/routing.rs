@@ -32,8 +32,8 @@ pub(super) struct Routing {
     /// Datagrams to peers of tunnels in `pending`.
     held: HoldQueue,
     failures: LogLimit<String>,
-    /// Whether the thread has ended.
-    has_ended: bool,
+    /// Whether tunnels wait for their routes.
+    waits: bool,
 }
 
 /// An update of a tunnel without a report so far.
@@ -53,7 +53,7 @@ impl Routing {
             pending: BTreeMap::new(),
             held: HoldQueue::default(),
             failures: LogLimit::new(LOG_INTERVAL, LOG_SUBJECTS),
-            has_ended: false,
+            waits: true,
         }
     }
 
@@ -80,7 +80,7 @@ impl Routing {
                 generation,
                 came_up: was_down && state == PathState::Up,
             };
-            if !self.has_ended {
+            if self.waits {
                 self.held.wait(id, tunnel.peer);
                 self.pending.insert(id, pending);
             }
@@ -154,9 +154,9 @@ impl Routing {
         self.held.release(Time::MAX)
     }
 
-    /// The route synchronisation thread has ended: no tunnel waits for its routes any more.
-    pub(super) fn on_thread_end(&mut self) {
-        self.has_ended = true;
+    /// No tunnel waits for its routes any more: the route synchronisation thread has ended, or the gateway shuts down.
+    pub(super) fn stop_waiting(&mut self) {
+        self.waits = false;
         for id in std::mem::take(&mut self.pending).into_keys() {
             self.held.end_wait(id);
         }

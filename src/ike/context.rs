@@ -22,6 +22,8 @@ pub struct Output {
     pub events: VecDeque<Event>,
     /// Counters of messages dropped before authentication.
     pub drops: DropCounters,
+    /// Interval at which requests are repeated; `None` for the schedule of [`Retransmit`].
+    pub repeat_interval: Option<Duration>,
     /// Deviations from the protocol that a test has ordered.
     #[cfg(feature = "testing")]
     pub impair: super::impair::Impair,
@@ -65,7 +67,11 @@ impl Context<'_> {
     pub fn send_request(&mut self, request: SentMessage, timeout: Duration) -> Retransmit {
         self.out.transmits.extend(request.transmits());
         let jitter = self.jitter();
-        Retransmit::new(self.now, request, timeout, jitter)
+        let mut retransmit = Retransmit::new(self.now, request, timeout, jitter);
+        if let Some(interval) = self.out.repeat_interval {
+            retransmit.repeat_every(interval, self.now);
+        }
+        retransmit
     }
 
     /// Applies the deviations that a test has ordered to a message, before it is encoded.

@@ -5,6 +5,8 @@
 //! ```text
 //! sent ──1 s──▶ again ──1.8 s──▶ again ──3.2 s──▶ again ──5.8 s──▶ … up to `patience` after the first
 //! ```
+//!
+//! At shutdown the interval is constant and short: the process waits a second for the answers.
 
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ pub struct Retransmit {
     sent: u32,
     due: Time,
     deadline: Time,
+    /// Constant interval instead of the growing one.
+    interval: Option<Duration>,
 }
 
 /// Result of a timer of the schedule.
@@ -57,7 +61,14 @@ impl Retransmit {
             sent: 1,
             due: (now + pause(0, jitter)).min(deadline),
             deadline,
+            interval: None,
         }
+    }
+
+    /// Sends all further copies at this constant interval.
+    pub fn repeat_every(&mut self, interval: Duration, now: Time) {
+        self.interval = Some(interval);
+        self.due = self.due.min(now + interval);
     }
 
     /// When to call [`step`](Self::step) next.
@@ -90,7 +101,8 @@ impl Retransmit {
         if now >= self.deadline {
             return Step::GiveUp;
         }
-        self.due = (now + pause(self.sent, jitter)).min(self.deadline);
+        let interval = self.interval.unwrap_or_else(|| pause(self.sent, jitter));
+        self.due = (now + interval).min(self.deadline);
         let size = self.next_size();
         self.sent = self.sent.saturating_add(1);
         Step::Again(self.message.transmits_in(size).collect())

@@ -1,14 +1,16 @@
 //! TUN devices.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use groundlink::os::netlink::HostAddress;
+use groundlink::os::netns::Namespace;
 use groundlink::os::tun::{Carrier, Tun, TunError};
 use groundlink::os::{Device, OffloadMode, OutPacket, ReadBatch};
 
-use super::{as_root, eventually, ip, ip_tool, next_packet, site};
+use super::{as_root, device, eventually, ip, ip_tool, next_packet, site};
 
 #[test]
 fn a_tun_device_passes_packets_in_both_directions() {
@@ -151,5 +153,37 @@ fn a_write_rejected_by_the_kernel_fails_for_that_packet_only() {
                 .unwrap_or(0),
             0
         );
+    });
+}
+
+#[test]
+fn devices_are_removed_in_one_request_that_spares_all_others() {
+    as_root(|| {
+        let namespace = Namespace::new().unwrap();
+        let ours: Vec<Tun> = (0..100)
+            .map(|n| device(&namespace, &format!("gl-{n}")))
+            .collect();
+        let other = device(&namespace, "other");
+        // The group that would be the first choice is somebody else's.
+        ip_tool(&namespace, "link set other group 1735131136");
+        let mut netlink = namespace.netlink().unwrap();
+        let mut indexes: BTreeSet<u32> = ours.iter().map(Tun::index).collect();
+        // A device that is gone already is no obstacle.
+        indexes.insert(9999);
+        let begin = Instant::now();
+        assert_eq!(netlink.remove_devices(&indexes).unwrap(), 100);
+        println!("100 devices removed after {:?}", begin.elapsed());
+        let left = netlink.links().unwrap();
+        let names: BTreeSet<&str> = left.iter().map(|link| link.name.as_str()).collect();
+        assert!(names.contains("other") && names.contains("lo"), "{names:?}");
+        assert!(
+            !names.iter().any(|name| name.starts_with("gl-")),
+            "{names:?}"
+        );
+        assert_eq!(netlink.remove_devices(&BTreeSet::new()).unwrap(), 0);
+        assert!(netlink.link(other.index()).is_ok());
+        let begin = Instant::now();
+        drop(ours);
+        println!("their descriptors closed after {:?}", begin.elapsed());
     });
 }

@@ -17,6 +17,7 @@ mod impaired_kem;
 mod init;
 mod keys;
 mod lifecycle;
+mod many;
 mod message_ids;
 mod message_orders;
 mod monitor;

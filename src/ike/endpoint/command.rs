@@ -3,9 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::sas::Sa;
+use super::shutdown::{REPEAT_INTERVAL, Shutdown};
 use super::{Endpoint, has_child};
 use crate::ike::context::Context;
 use crate::ike::event::{Command, DownReason, Rekey};
+use crate::ike::exchange::auth::Purpose;
 use crate::ike::limits;
 use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Start, TunnelId};
@@ -77,12 +79,7 @@ impl Endpoint {
             Command::SequenceExhausted { tunnel, spi_in } => {
                 self.give_up_child(now, tunnel, spi_in, DownReason::Expired);
             }
-            Command::Shutdown => {
-                let all: Vec<TunnelId> = self.tunnels.keys().copied().collect();
-                for id in all {
-                    self.down(now, id);
-                }
-            }
+            Command::Shutdown => self.shut_down(now),
         }
         self.update_states(now);
     }
@@ -199,6 +196,61 @@ impl Endpoint {
         }
     }
 
+    /// Takes every tunnel down, ends every handshake, and starts to close the established SAs.
+    fn shut_down(&mut self, now: Time) {
+        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
+            if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                tunnel.admin = AdminState::Down;
+                tunnel.connect_state = ConnectState::Idle;
+            }
+        }
+        self.out.repeat_interval = Some(REPEAT_INTERVAL);
+        self.sas.retain(|_, sa| match sa {
+            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) => false,
+            Sa::AuthSent(_) | Sa::Established(_) | Sa::LastResponse(_) => true,
+        });
+        let mut open = Vec::new();
+        let all = self.sas.iter().map(|(own, _)| *own).collect::<Vec<_>>();
+        for own in all {
+            match self.sas.remove(&own) {
+                // The peer may have established the SA already: it is closed when the response arrives.
+                Some(Sa::AuthSent(mut sent)) => {
+                    sent.purpose = Purpose::Close;
+                    sent.retransmit.repeat_every(REPEAT_INTERVAL, now);
+                    self.sas.insert(own, Sa::AuthSent(sent));
+                }
+                // The DELETE waits for the answer to an outstanding request (window of one).
+                Some(Sa::Established(mut sa)) => {
+                    sa.repeat_request_every(REPEAT_INTERVAL, now);
+                    self.sas.insert(own, Sa::Established(sa));
+                    open.push(own);
+                }
+                Some(other) => self.sas.insert(own, other),
+                None => {}
+            }
+        }
+        self.shutdown = Some(Shutdown::new(open, now));
+        self.continue_shutdown(now);
+    }
+
+    /// Closes the next batch of SAs of a shutdown, if it is due.
+    pub(super) fn continue_shutdown(&mut self, now: Time) {
+        let Some(shutdown) = &mut self.shutdown else {
+            return;
+        };
+        let batch = shutdown.take_due(now);
+        for own in &batch {
+            self.with(now, *own, |sa, cx| {
+                sa.close(DownReason::Requested, None, cx);
+            });
+        }
+        if let Some(shutdown) = self.shutdown.as_mut().filter(|_| !batch.is_empty()) {
+            let sas = &self.sas;
+            let is_open = |own: &IkeSpi| sas.established(*own).is_some_and(IkeSa::is_open);
+            shutdown.refill(|| sas.iter().map(|(own, _)| *own).filter(is_open).collect());
+        }
+    }
+
     /// Runs a step of the IKE SA that has this Child SA.
     fn with_child(
         &mut self,
@@ -217,7 +269,12 @@ impl Endpoint {
         }
     }
 
-    fn with(&mut self, now: Time, own: IkeSpi, step: impl FnOnce(&mut IkeSa, &mut Context<'_>)) {
+    pub(super) fn with(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        step: impl FnOnce(&mut IkeSa, &mut Context<'_>),
+    ) {
         match self.sas.remove(&own) {
             Some(Sa::Established(sa)) => self.step(now, own, sa, |sa, cx| {
                 step(sa, cx);

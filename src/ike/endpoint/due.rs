@@ -21,6 +21,7 @@ impl Endpoint {
                 self.on_sa_due(now, own, sa);
             }
         }
+        self.continue_shutdown(now);
         // Changes of the SAs may make tunnel timers due.
         self.update_states(now);
         let due = self.tunnels.due(now);

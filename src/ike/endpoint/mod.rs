@@ -6,11 +6,13 @@ mod datagram;
 mod due;
 mod duplicate_sa;
 mod sas;
+mod shutdown;
 mod tunnels;
 
 use std::sync::Arc;
 
 use self::sas::{Sa, Sas};
+use self::shutdown::Shutdown;
 use self::tunnels::Tunnels;
 use super::context::{Context, Output};
 use super::cookie::Cookies;
@@ -34,6 +36,8 @@ pub struct Endpoint {
     sas: Sas,
     replies: TokenBucket,
     cookies: Cookies,
+    /// Progress of [`Command::Shutdown`](crate::ike::Command::Shutdown).
+    shutdown: Option<Shutdown>,
 }
 
 impl Endpoint {
@@ -46,6 +50,7 @@ impl Endpoint {
             sas: Sas::default(),
             replies: limits::response_limit(),
             cookies: Cookies::default(),
+            shutdown: None,
         }
     }
 
@@ -85,7 +90,8 @@ impl Endpoint {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next, if no other call comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let timers = [self.sas.next_timer(), self.tunnels.next_timer()];
+        let shutdown = self.shutdown.as_ref().and_then(Shutdown::next_timer);
+        let timers = [self.sas.next_timer(), self.tunnels.next_timer(), shutdown];
         timers.into_iter().flatten().min()
     }
 

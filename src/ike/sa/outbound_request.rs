@@ -1,5 +1,7 @@
 //! Our requests, one at a time: the queue of jobs, sending, and the response (RFC 7296 §2.1 to §2.3).
 
+use std::time::Duration;
+
 use super::ike_sa::{IkeSa, Phase};
 use super::request_state::{Job, Offer, OutboundRequest};
 use crate::ike::context::Context;
@@ -7,6 +9,7 @@ use crate::ike::event::{Datagram, DownReason, Role};
 use crate::ike::out_message::SentMessage;
 use crate::ike::protect::Opened;
 use crate::ike::unauthenticated::DropClass;
+use crate::net::Time;
 use crate::wire::{ChainError, ExchangeType, Flags, Header, Message, MessageId, Payload};
 
 /// Upper bound of the queue: one job of each kind, and a deletion for each Child SA.
@@ -80,6 +83,13 @@ impl IkeSa {
             id,
             exchange,
         });
+    }
+
+    /// Repeats the outstanding request at this interval.
+    pub fn repeat_request_every(&mut self, interval: Duration, now: Time) {
+        if let Some(request) = &mut self.request {
+            request.retransmit.repeat_every(interval, now);
+        }
     }
 
     /// Opens a response and takes the request that it answers. Any other message is dropped: then the result is `None`.
