@@ -1,5 +1,7 @@
-//! Child SAs of one tunnel in the datapath: which one sends, which only receive, which are being retired. A rekey is make-before-break
-//! (RFC 7296 §2.8):
+//! Child SAs of one tunnel in the datapath: which ones send, which only receive, which are being retired.
+//!
+//! A peer may create one Child SA for each of its networks: each packet leaves under the first in `outbound` whose selectors cover it. A rekey
+//! is make-before-break (RFC 7296 §2.8):
 //!
 //! ```text
 //!            ChildUp(new, Later)        ChildPreferred(new)     ChildDown(old, Replaced)
@@ -19,15 +21,15 @@ use std::time::Duration;
 use crate::datapath::{ChildSpi, Datapath, EgressPath, FirstPacket, InboundParams, TunnelId};
 use crate::esp::Inbound;
 use crate::ike::{DownReason, Sends};
-use crate::net::Time;
+use crate::net::{Policy, Time};
 
 /// Child SAs of one tunnel.
 pub(super) struct ChildSas {
     tunnel: TunnelId,
     /// Installed Child SAs; the one preferred last is at the end.
     installed: Vec<InstalledChild>,
-    /// Inbound SPI of the Child SA that sends.
-    sending: Option<u32>,
+    /// Inbound SPIs of the Child SAs that send, in the order in which a packet looks for one.
+    outbound: Vec<u32>,
     /// Inbound SAs of replaced Child SAs, oldest first.
     retiring: VecDeque<RetiringInbound>,
 }
@@ -42,7 +44,7 @@ pub(super) struct InstalledChild {
 /// Whether a Child SA may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SendState {
-    /// Only if there is no other: the peer may not have installed it yet.
+    /// Only what no other covers: the peer may not have installed it yet.
     Standby,
     /// Yes.
     Ready,
@@ -59,7 +61,8 @@ struct RetiringInbound {
 /// Time for which packets sent before a rekey are still accepted on the replaced Child SA.
 pub(super) const RETIRE_DELAY: Duration = Duration::from_secs(5);
 
-/// Upper bound on retiring inbound SAs (two rekeys a second), so that a peer that rekeys in a loop uses no more memory.
+/// Upper bound on retiring inbound SAs besides one for each installed Child SA (two rekeys a second), so that a peer that rekeys in a loop
+/// uses no more memory.
 const MAX_RETIRING: usize = 10;
 
 impl ChildSas {
@@ -68,7 +71,7 @@ impl ChildSas {
         ChildSas {
             tunnel,
             installed: Vec::new(),
-            sending: None,
+            outbound: Vec::new(),
             retiring: VecDeque::new(),
         }
     }
@@ -89,12 +92,19 @@ impl ChildSas {
             ChildSpi::In(spi) => child.spi_in == spi,
             ChildSpi::Out(spi) => child.path.sa.spi() == spi,
         };
-        // Outbound SPIs are chosen by the peer and may repeat: prefer the SA that sends.
-        let sending = self.sending.and_then(|spi_in| self.find(spi_in));
+        // Outbound SPIs are chosen by the peer and may repeat: prefer an SA that sends.
+        let mut sending = self.outbound.iter().filter_map(|spi_in| self.find(*spi_in));
         sending
-            .filter(has_spi)
+            .find(has_spi)
             .or_else(|| self.installed.iter().rev().find(has_spi))
             .map(|child| child.spi_in)
+    }
+
+    #[allow(dead_code, reason = "routes follow them")]
+    /// Traffic selectors of the Child SAs that send: traffic outside them is not carried.
+    pub(super) fn agreed(&self) -> impl Iterator<Item = &Policy> {
+        let sending = self.outbound.iter().filter_map(|spi_in| self.find(*spi_in));
+        sending.map(|child| child.path.sa.policy())
     }
 
     /// Inbound SPIs of all installed Child SAs.
@@ -183,7 +193,7 @@ impl ChildSas {
             let remove_at = now + RETIRE_DELAY;
             self.retiring
                 .push_back(RetiringInbound { spi_in, remove_at });
-            if self.retiring.len() > MAX_RETIRING
+            if self.retiring.len() > MAX_RETIRING.saturating_add(self.installed.len())
                 && let Some(oldest) = self.retiring.pop_front()
             {
                 datapath.remove_inbound(self.tunnel, oldest.spi_in);
@@ -202,7 +212,7 @@ impl ChildSas {
             child.path.remote = remote;
         }
         datapath.set_peer_address(self.tunnel, remote);
-        self.sending = None;
+        self.outbound.clear();
         self.select_outbound(datapath);
     }
 
@@ -216,23 +226,31 @@ impl ChildSas {
         self.remove_retiring(|retiring| retiring.remove_at <= now, datapath);
     }
 
-    /// Selects the outbound SA of the datapath: the Child SA preferred last; while none is ready, the newest on standby.
+    /// Selects the outbound SAs of the datapath: the Child SAs preferred last come first, those on standby carry what no other covers.
     fn select_outbound(&mut self, datapath: &mut Datapath) {
-        let last = |state| {
-            let mut newest = self.installed.iter().rev();
-            newest.find(|child| child.send_state == state)
+        let newest_first = |state| {
+            let newest_first = self.installed.iter().rev();
+            newest_first.filter(move |child| child.send_state == state)
         };
-        match last(SendState::Ready).or_else(|| last(SendState::Standby)) {
-            Some(child) if self.sending == Some(child.spi_in) => {}
-            Some(child) => {
-                datapath.set_outbound(self.tunnel, vec![child.path.clone()]);
-                self.sending = Some(child.spi_in);
-            }
-            None => {
-                datapath.clear_outbound(self.tunnel);
-                self.sending = None;
+        let mut chosen: Vec<&InstalledChild> = Vec::new();
+        for child in newest_first(SendState::Ready).chain(newest_first(SendState::Standby)) {
+            let policy = child.path.sa.policy();
+            let is_covered = |chosen: &&InstalledChild| chosen.path.sa.policy().covers(policy);
+            if !chosen.iter().any(is_covered) {
+                chosen.push(child);
             }
         }
+        let outbound: Vec<u32> = chosen.iter().map(|child| child.spi_in).collect();
+        if outbound == self.outbound && !outbound.is_empty() {
+            return;
+        }
+        if outbound.is_empty() {
+            datapath.clear_outbound(self.tunnel);
+        } else {
+            let paths = chosen.iter().map(|child| child.path.clone()).collect();
+            datapath.set_outbound(self.tunnel, paths);
+        }
+        self.outbound = outbound;
     }
 
     fn position(&self, spi_in: u32) -> Option<usize> {
@@ -263,7 +281,7 @@ mod tests {
     use crate::datapath::{NoSaAction, Notices};
     use crate::esp::Outbound;
     use crate::esp::testing::{IV_KEY, ipv4, keys, mirrored, policy, seal, suite};
-    use crate::net::{DropReason, IKE_PORT, NAT_PORT, Policy};
+    use crate::net::{DropReason, IKE_PORT, NAT_PORT};
     use crate::os::Socket;
     use crate::os::memory::{MemoryDevice, MemoryNetwork, MemorySocket};
     use std::net::{IpAddr, Ipv4Addr};
@@ -374,7 +392,7 @@ mod tests {
         /// Generation of the Child SA that sends.
         fn sends(&self) -> Option<u32> {
             let base = if self.address == A { 0x1000 } else { 0x1001 };
-            self.children.sending.map(|spi| (spi - base) / 2)
+            self.children.outbound.first().map(|spi| (spi - base) / 2)
         }
 
         fn drops(&self) -> Vec<(DropReason, u64)> {
@@ -488,6 +506,47 @@ mod tests {
     }
 
     #[test]
+    fn each_packet_leaves_under_the_child_sa_of_its_network_before_and_after_a_rekey_of_either() {
+        //  The peer has a Child SA for each of its networks.
+        let (mut a, mut b) = gateways();
+        let network = |address: [u8; 4]| {
+            let prefix = crate::net::Prefix::containing(IpAddr::from(address), 24);
+            Policy {
+                local: policy().remote,
+                remote: vec![prefix.into()],
+            }
+        };
+        let networks = [network([10, 1, 0, 0]), network([10, 1, 1, 0])];
+        let add = |a: &mut TestGateway, b: &mut TestGateway, n: u32, of: usize| {
+            a.policy = networks[of].clone();
+            b.policy = mirrored(a.policy.clone());
+            a.add(n, Sends::Now);
+            b.add(n, Sends::Now);
+        };
+        add(&mut a, &mut b, 0, 0);
+        add(&mut a, &mut b, 1, 1);
+        assert_eq!(a.children.agreed().count(), 2);
+        let carry_all = |a: &TestGateway, b: &TestGateway| {
+            for host in [[10, 1, 0, 7], [10, 1, 1, 7]] {
+                let packet = ipv4([10, 2, 0, 5], host, 60);
+                assert!(a.device.inject(&packet));
+                assert_eq!(eventually(|| b.device.take()), packet);
+            }
+        };
+        carry_all(&a, &b);
+        add(&mut a, &mut b, 2, 0);
+        a.remove(0, DownReason::Replaced, NOW);
+        carry_all(&a, &b);
+        add(&mut a, &mut b, 3, 1);
+        a.remove(1, DownReason::Replaced, NOW);
+        carry_all(&a, &b);
+        a.remove(2, DownReason::PeerDeleted, NOW);
+        assert_eq!(a.children.agreed().count(), 1);
+        assert!(a.device.inject(&ipv4([10, 2, 0, 5], [10, 1, 0, 7], 60)));
+        eventually(|| (a.drops() == [(DropReason::NoPolicy, 1)]).then_some(()));
+    }
+
+    #[test]
     fn replaced_child_sa_never_sends_again() {
         for reason in [DownReason::Replaced, DownReason::Redundant] {
             let (mut a, _) = gateways();
@@ -543,7 +602,7 @@ mod tests {
             a.add(n, Sends::Now);
             a.remove(n - 1, DownReason::Replaced, NOW);
         }
-        assert_eq!(a.children.retiring.len(), MAX_RETIRING);
+        assert_eq!(a.children.retiring.len(), MAX_RETIRING + 1);
         a.remove(199, DownReason::Requested, NOW);
         assert_eq!(
             a.children.retiring.len(),

@@ -120,6 +120,11 @@ impl Outbound {
         })
     }
 
+    /// Traffic selectors.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Whether the selectors cover a packet to send.
     pub fn permits(&self, packet: &Packet<'_>) -> bool {
         self.policy.permits_outbound(packet)

@@ -26,6 +26,28 @@ impl Policy {
     pub fn permits_inbound(&self, packet: &Packet<'_>) -> bool {
         permits(&self.remote, &self.local, packet)
     }
+
+    /// Whether all traffic of another policy is within this one.
+    #[must_use]
+    pub fn covers(&self, other: &Policy) -> bool {
+        let all = |these: &[Selector], those: &[Selector]| {
+            those
+                .iter()
+                .all(|that| these.iter().any(|this| this.contains(that)))
+        };
+        all(&self.local, &other.local) && all(&self.remote, &other.remote)
+    }
+
+    /// Whether some traffic is within both policies.
+    #[must_use]
+    pub fn overlaps(&self, other: &Policy) -> bool {
+        let any = |these: &[Selector], those: &[Selector]| {
+            those
+                .iter()
+                .any(|that| these.iter().any(|this| this.intersect(that).is_some()))
+        };
+        any(&self.local, &other.local) && any(&self.remote, &other.remote)
+    }
 }
 
 /// Narrows `offered` to `policy`: the pairwise intersections in the order offered, without repetitions.
