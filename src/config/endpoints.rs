@@ -75,7 +75,7 @@ fn local_address(
     })
 }
 
-/// Reads `id`. The default is `own`, the tunnel's address, else the gateway's address.
+/// Reads `id`. The default, also as `%any`, is `own`, the tunnel's address, else the gateway's address.
 fn identity(
     scope: &mut Scope<'_, '_>,
     own: Option<IpAddr>,
@@ -83,8 +83,11 @@ fn identity(
     gateway_table: &ConfigTable,
 ) -> Option<Identity> {
     if scope.sets("id") {
-        let id = scope.value("id", &value::IDENTITY);
-        return id.map(|provided| provided.value);
+        let id = scope.read("id", &value::PEER_ID)?;
+        if let PeerId::Exactly(identity) = id.value {
+            scope.record("id", quoted(&identity), id.origin);
+            return Some(identity);
+        }
     }
     if own.is_none() && scope.sets("address") {
         return None;

@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, nearest};
 use super::file::{ConfigValue, SpannedValue};
 use super::settings::{InsideAddress, OffloadMode};
 use crate::crypto::{EspProposal, Hint, IkeProposal, ProposalError};
-use crate::ike::{Encapsulation, Identity, Peer, PeerId, Start};
+use crate::ike::{Encapsulation, Peer, PeerId, Start};
 use crate::net::{Dscp, Prefix};
 
 /// A reader of one kind of value.
@@ -41,9 +41,7 @@ pub const HOST_ADDRESS: Format<IpAddr> = format(host_address, quoted);
 pub const PEER: Format<Peer> = format(peer, quoted);
 /// A list of prefixes.
 pub const PREFIXES: Format<Vec<Prefix>> = format(prefixes, |prefixes| list(prefixes));
-/// An IKE identity.
-pub const IDENTITY: Format<Identity> = format(identity, quoted);
-/// The identity expected of the peer.
+/// An IKE identity, or any.
 pub const PEER_ID: Format<PeerId> = format(peer_id, show_peer_id);
 /// Name of a post-quantum pre-shared key.
 pub const PPK_ID: Format<String> = format(ppk_id, quoted);
@@ -385,25 +383,14 @@ fn part(value: &SpannedValue, text: &str, offset: usize, length: usize) -> Range
     }
 }
 
-fn identity(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Identity> {
+fn peer_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
     let text = text(value, findings)?;
-    if text.chars().all(|c| c.is_ascii_digit() || c == '.') && text.parse::<IpAddr>().is_err() {
-        let what = format!("`{text}` is not an IP address");
-        return value.reject(findings, what, "an IPv4 address has four parts");
-    }
-    match text.parse::<Identity>() {
+    match text.parse() {
         Ok(identity) => Some(identity),
         Err(error) => {
-            let advice = "write an address, a name (\"gw.example.org\"), an e-mail address, or \"key-id:\" and hex digits";
-            value.reject(findings, error.to_string(), advice)
+            let advice = "write an address, a name (\"gw.example.org\"), an e-mail address (\"ops@example.org\") or an opaque identity (\"keyid:site-7\"); \"fqdn:…\" and \"email:…\" set the type";
+            value.reject(findings, format!("`{text}`: {error}"), advice)
         }
-    }
-}
-
-fn peer_id(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PeerId> {
-    match &value.value {
-        ConfigValue::Text(text) if text == "any" || text == "%any" => Some(PeerId::Any),
-        _ => identity(value, findings).map(PeerId::Exactly),
     }
 }
 

@@ -3,8 +3,9 @@
 use super::closest_proposal::ClosestProposal;
 use super::event::{NatLocation, Rekey};
 use super::failure::Failure;
+use super::identity::Identity;
 use super::offer::{join, selectors};
-use super::settings::{Encapsulation, Identity, Settings};
+use super::settings::{Encapsulation, Settings};
 use crate::net::Time;
 use crate::wire::{ChainError, Notify, NotifyType, PayloadType};
 

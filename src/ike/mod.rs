@@ -71,6 +71,7 @@ mod exchange;
 mod failure;
 mod fragments;
 mod half_open;
+mod identity;
 #[cfg(feature = "testing")]
 pub mod impair;
 mod init_result;
@@ -99,6 +100,7 @@ pub use event::{
 };
 pub use failure::Failure;
 pub use fragments::{Assembly, Fragment, Joined, MessageKey, Part};
+pub use identity::{Identity, IdentityError, MAX_IDENTITY_LEN, PeerId};
 pub use key_schedule::IkeKeys;
 pub use messages::validate;
 pub use nat::hash as nat_hash;
@@ -107,8 +109,7 @@ pub use offer::words;
 pub use out_message::{Datagrams, FragmentSize, FragmentSizes, Fragmentation};
 pub use protect::{Opened, Protector, Unopened};
 pub use settings::{
-    Dpd, Encapsulation, Identity, IdentityError, MAX_IDENTITY_LEN, Peer, PeerId, Ppk, PpkDemand,
-    Psk, RekeyCheck, Settings, Start, TunnelId,
+    Dpd, Encapsulation, Peer, Ppk, PpkDemand, Psk, RekeyCheck, Settings, Start, TunnelId,
 };
 pub use unauthenticated::DropClass;
 pub use window::Mark;

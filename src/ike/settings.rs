@@ -1,11 +1,10 @@
 //! Settings of one tunnel, with all defaults resolved.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
-
+use super::identity::{Identity, PeerId};
 use crate::crypto::{EspProposal, IkeProposal, Secret};
 use crate::net::Policy;
 pub use crate::net::TunnelId;
@@ -65,118 +64,6 @@ impl fmt::Display for Peer {
             Peer::Name(name) => f.write_str(name),
         }
     }
-}
-
-/// An IKE identity (RFC 7296 §3.5).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// ID_IPV4_ADDR.
-    Ipv4(Ipv4Addr),
-    /// ID_IPV6_ADDR.
-    Ipv6(Ipv6Addr),
-    /// ID_FQDN: a host name without a trailing dot.
-    Fqdn(String),
-    /// ID_RFC822_ADDR: `user@host`.
-    Email(String),
-    /// ID_KEY_ID: opaque bytes, written `key-id:` and hex digits.
-    KeyId(Vec<u8>),
-}
-
-impl From<IpAddr> for Identity {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Identity::Ipv4(v4),
-            IpAddr::V6(v6) => Identity::Ipv6(v6),
-        }
-    }
-}
-
-/// Maximum length of an identity from the configuration or a peer, in bytes.
-pub const MAX_IDENTITY_LEN: usize = 1024;
-
-impl std::str::FromStr for Identity {
-    type Err = IdentityError;
-
-    /// Reads `203.0.113.7`, `2001:db8::7`, `gw.example.org`, `ops@example.org` or `key-id:0a0b`.
-    fn from_str(text: &str) -> Result<Self, IdentityError> {
-        if text.is_empty() {
-            return Err(IdentityError::Empty);
-        }
-        if text.len() > MAX_IDENTITY_LEN {
-            return Err(IdentityError::TooLong);
-        }
-        if let Some(hex) = text.strip_prefix("key-id:") {
-            return unhex(hex).map(Identity::KeyId).ok_or(IdentityError::Hex);
-        }
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(address.into());
-        }
-        if text
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || !c.is_ascii())
-        {
-            return Err(IdentityError::Characters);
-        }
-        if text.contains('@') {
-            return match text.split_once('@') {
-                Some((user, host)) if !user.is_empty() && !host.is_empty() => {
-                    Ok(Identity::Email(text.to_owned()))
-                }
-                _ => Err(IdentityError::Email),
-            };
-        }
-        Ok(Identity::Fqdn(
-            text.strip_suffix('.').unwrap_or(text).to_owned(),
-        ))
-    }
-}
-
-/// Why a text is not a valid identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
-    /// The text is empty.
-    #[error("an identity cannot be empty")]
-    Empty,
-    /// The identity is longer than [`MAX_IDENTITY_LEN`].
-    #[error("an identity may have at most 1024 bytes")]
-    TooLong,
-    /// `key-id:` without an even number of hex digits.
-    #[error("`key-id:` requires an even number of hex digits")]
-    Hex,
-    /// The text contains spaces, control or non-ASCII characters.
-    #[error("a host name or e-mail identity must be printable ASCII without spaces")]
-    Characters,
-    /// `@` without text on both sides.
-    #[error("an e-mail identity must have the form `user@host`")]
-    Email,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Identity::Ipv4(address) => address.fmt(f),
-            Identity::Ipv6(address) => address.fmt(f),
-            Identity::Fqdn(name) | Identity::Email(name) => f.write_str(name),
-            Identity::KeyId(bytes) => {
-                f.write_str("key-id:")?;
-                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-    }
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok()?;
-    (!bytes.is_empty()).then_some(bytes)
-}
-
-/// The identity that the peer must have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerId {
-    /// Any identity that authenticates with the pre-shared key.
-    Any,
-    /// Type and value must both match.
-    Exactly(Identity),
 }
 
 /// A pre-shared key of arbitrary bytes.
@@ -257,6 +144,8 @@ impl Encapsulation {
 
 #[cfg(test)]
 pub mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     /// Settings for tests in which only the proposals matter.
@@ -283,32 +172,5 @@ pub mod tests {
             rekey_check: RekeyCheck::Never,
             fragment_size: 1280,
         }
-    }
-
-    #[test]
-    fn identities_are_parsed_by_their_form_and_round_trip() {
-        for text in [
-            "203.0.113.7",
-            "2001:db8::7",
-            "gw.example.org",
-            "ops@example.org",
-            "key-id:0a0b",
-        ] {
-            assert_eq!(text.parse::<Identity>().unwrap().to_string(), text);
-        }
-        assert!(matches!("1.2.3.4".parse(), Ok(Identity::Ipv4(_))));
-        assert!(matches!("ops@example.org".parse(), Ok(Identity::Email(_))));
-    }
-
-    #[test]
-    fn h01_invalid_identities_are_rejected() {
-        assert_eq!("".parse::<Identity>(), Err(IdentityError::Empty));
-        assert_eq!("key-id:abc".parse::<Identity>(), Err(IdentityError::Hex));
-        assert_eq!("a b".parse::<Identity>(), Err(IdentityError::Characters));
-        assert_eq!("@host".parse::<Identity>(), Err(IdentityError::Email));
-        assert_eq!(
-            "x".repeat(2000).parse::<Identity>(),
-            Err(IdentityError::TooLong)
-        );
     }
 }

@@ -30,12 +30,22 @@ pub enum PrefixError {
         limit: u8,
     },
     /// Host bits are set.
-    #[error("{given} has host bits set: write {meant} for the network or {address} for the one host", address = given_address(given))]
+    #[error("{given} has host bits set: write {meant} for the network or {host} for the one host")]
     HostBits {
         /// What was written.
         given: String,
         /// Prefix that contains the address.
         meant: Prefix,
+        /// Prefix of the one address.
+        host: Prefix,
+    },
+    /// The length is missing, and the address looks like that of a network.
+    #[error("`{}` has no prefix length: write {meant} for the network or {host} for the one host", host.address)]
+    NoLength {
+        /// Network up to the last part of the address that is not zero.
+        meant: Prefix,
+        /// Prefix of the one address.
+        host: Prefix,
     },
 }
 
@@ -57,6 +67,7 @@ impl Prefix {
             return Err(PrefixError::HostBits {
                 given: format!("{address}/{length}"),
                 meant,
+                host: Prefix::host(address),
             });
         }
         Ok(meant)
@@ -146,7 +157,14 @@ impl FromStr for Prefix {
             .parse()
             .map_err(|_| PrefixError::Address(address.to_owned()))?;
         let Some(given) = length else {
-            return Ok(Prefix::host(address));
+            let host = Prefix::host(address);
+            return match implied_length(address) {
+                Some(length) => Err(PrefixError::NoLength {
+                    meant: Prefix::containing(address, length),
+                    host,
+                }),
+                None => Ok(host),
+            };
         };
         // `parse` would accept "+8".
         let digits = given.bytes().all(|b| b.is_ascii_digit());
@@ -173,8 +191,14 @@ impl fmt::Debug for Prefix {
     }
 }
 
-fn given_address(given: &str) -> &str {
-    given.split_once('/').map_or(given, |(address, _)| address)
+/// Length of the network that an address looks like: trailing zero octets of an IPv4 address, or a zero interface identifier of an IPv6 one.
+fn implied_length(address: IpAddr) -> Option<u8> {
+    let zeros = to_bits(address).trailing_zeros().min(width(address).into());
+    let (least, part) = if address.is_ipv4() { (8, 8) } else { (64, 16) };
+    let length = u32::from(width(address)).saturating_sub(zeros / part * part);
+    (zeros >= least)
+        .then(|| u8::try_from(length).ok())
+        .flatten()
 }
 
 /// Bits of an address of this family.
@@ -260,8 +284,29 @@ mod tests {
         let error = "10.1.2.3/8".parse::<Prefix>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "10.1.2.3/8 has host bits set: write 10.0.0.0/8 for the network or 10.1.2.3 for the one host"
+            "10.1.2.3/8 has host bits set: write 10.0.0.0/8 for the network or 10.1.2.3/32 for the one host"
         );
+    }
+
+    #[test]
+    fn a_network_without_a_length_is_an_error_that_names_both_meanings() {
+        for (text, network, host) in [
+            ("172.16.1.0", "172.16.1.0/24", "172.16.1.0/32"),
+            ("10.0.0.0", "10.0.0.0/8", "10.0.0.0/32"),
+            ("0.0.0.0", "0.0.0.0/0", "0.0.0.0/32"),
+            ("2001:db8:1::", "2001:db8:1::/48", "2001:db8:1::/128"),
+            ("::", "::/0", "::/128"),
+        ] {
+            assert_eq!(
+                text.parse::<Prefix>().unwrap_err().to_string(),
+                format!(
+                    "`{text}` has no prefix length: write {network} for the network or {host} for the one host"
+                )
+            );
+            for written in [network, host] {
+                assert_eq!(prefix(written).to_string(), written);
+            }
+        }
     }
 
     #[test]

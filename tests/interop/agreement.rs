@@ -44,6 +44,8 @@ fn every_kind_of_identity_is_believed_in_both_roles() {
         ("gw.example.org", "gw.example.org"),
         ("ops@example.org", "ops@example.org"),
         ("key-id:0a0b", "\"keyid:#0a0b\""),
+        ("keyid:site-7", "\"keyid:site-7\""),
+        ("@gw.example.org", "\"fqdn:gw.example.org\""),
     ] {
         // Each side names itself and demands of the other: the same identity does for both.
         let demand = |written: String| format!("{written}id = \"{ours}\"\npeer-id = \"{ours}\"\n");

@@ -53,6 +53,19 @@ fn the_identity_defaults_to_the_address() {
         tunnel("peer-id = \"gw.example.org\"").ike.peer_id,
         PeerId::Exactly(Identity::Fqdn("gw.example.org".to_owned()))
     );
+    assert_eq!(
+        tunnel("id = \"fqdn:gw.example.org\"").ike.id,
+        Identity::Fqdn("gw.example.org".to_owned())
+    );
+    for any in ["any", "%any"] {
+        assert_eq!(
+            tunnel(&format!("id = \"{any}\"")).ike.id,
+            Identity::Ipv4([203, 0, 113, 7].into())
+        );
+        let tunnel = tunnel(&format!("peer-id = \"{any}\""));
+        assert_eq!(tunnel.ike.peer_id, PeerId::Any);
+    }
+    assert!(error("id = \"site:7\"").contains("starts with its type"));
     assert!(error("id = \"key-id:abc\"").contains("even number of hex digits"));
     assert!(error("peer-id = \"203.0.113\"").contains("is not an IP address"));
     let without = GOOD.replace("address = \"203.0.113.7\"\n", "");

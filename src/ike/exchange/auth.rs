@@ -35,6 +35,7 @@ use crate::ike::error::{
 };
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
+use crate::ike::identity::{Identity, PeerId};
 use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
 use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer, PpkAnswer};
@@ -45,7 +46,7 @@ use crate::ike::ppk::{self, PpkUse};
 use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::sa::{AgreedChild, IkeSa};
-use crate::ike::settings::{Identity, PeerId, Ppk, PpkDemand, Settings};
+use crate::ike::settings::{Ppk, PpkDemand, Settings};
 use crate::ike::window::{LastResponse, Mark, Received};
 use crate::net::{EspTransport, NAT_PORT, Policy, narrow};
 use crate::wire::{
