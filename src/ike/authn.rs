@@ -38,17 +38,17 @@ pub struct Signed<'a> {
 pub struct Intermediates {
     count: u32,
     requests: Secret,
-    answers: Secret,
+    responses: Secret,
 }
 
 impl Intermediates {
     /// Adds an exchange. Both messages have the IntAuth form; `keys` protected the exchange.
-    pub fn add(&mut self, prf: &Prf, keys: &IkeKeys, request: &[u8], answer: &[u8]) {
+    pub fn add(&mut self, prf: &Prf, keys: &IkeKeys, request: &[u8], response: &[u8]) {
         let cover = |key: &Secret, before: &Secret, message: &[u8]| {
             prf.compute(key.as_bytes(), &[before.as_bytes(), message])
         };
         self.requests = cover(&keys.prove_initiator, &self.requests, request);
-        self.answers = cover(&keys.prove_responder, &self.answers, answer);
+        self.responses = cover(&keys.prove_responder, &self.responses, response);
         self.count = self.count.saturating_add(1);
     }
 
@@ -63,7 +63,7 @@ impl Intermediates {
             return Secret::default();
         }
         let id = self.auth_id().0.to_be_bytes();
-        Secret::new([self.requests.as_bytes(), self.answers.as_bytes(), &id].concat())
+        Secret::new([self.requests.as_bytes(), self.responses.as_bytes(), &id].concat())
     }
 }
 

@@ -9,7 +9,7 @@
 //! ```
 
 use super::event::Role;
-use crate::crypto::{EspSuite, IkeSuite, Prf, Protection, SaKeys, Secret};
+use crate::crypto::{EspSuite, IkeSuite, Prf, SaKeys, Secret};
 use crate::wire::IkeSpi;
 
 /// Length of our nonces: at least half the key of every PRF in the registry (RFC 7296 §2.10).
@@ -84,7 +84,10 @@ impl IkeKeys {
         spi_r: IkeSpi,
     ) -> IkeKeys {
         let prf = suite.prf;
-        let (ai, ei) = lengths(suite.protection);
+        let (ai, ei) = (
+            suite.protection.integrity_key_len(),
+            suite.protection.encryption_key_len(),
+        );
         let prf_len = prf.key_len;
         let total = [prf_len, ai, ai, ei, ei, prf_len, prf_len]
             .iter()
@@ -137,7 +140,8 @@ pub struct ChildSeed<'a> {
 impl ChildSeed<'_> {
     /// The outbound and the inbound keys of a Child SA. `role` is our role in the exchange that creates it.
     pub fn keys(self, esp: EspSuite, role: Role) -> (SaKeys, SaKeys) {
-        let (integrity, encryption) = lengths(esp.protection);
+        let integrity = esp.protection.integrity_key_len();
+        let encryption = esp.protection.encryption_key_len();
         let one_way = integrity.saturating_add(encryption);
         let stream = self.prf.expand(
             self.derive.as_bytes(),
@@ -162,17 +166,6 @@ impl ChildSeed<'_> {
     }
 }
 
-/// Lengths of the integrity and the encryption key of one direction; a salt is part of the encryption key (RFC 5282 §7.1).
-fn lengths(protection: Protection) -> (usize, usize) {
-    let encryption = protection.encryption;
-    (
-        protection
-            .integrity
-            .map_or(0, |integrity| integrity.key_len),
-        encryption.key_len.saturating_add(encryption.salt_len),
-    )
-}
-
 /// Splits a key stream into keys; the length of the stream is the sum of all keys.
 struct Cut<'a>(&'a [u8]);
 
@@ -187,7 +180,7 @@ impl Cut<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::{Esn, EspProposal, IkeProposal};
+    use crate::crypto::{Esn, EspProposal, IkeProposal, Protection};
 
     fn hex(secret: &Secret) -> String {
         secret

@@ -25,7 +25,7 @@ pub struct Init {
 
 /// Response to our IKE_SA_INIT, not authenticated.
 #[derive(Clone, Debug)]
-pub enum InitAnswer {
+pub enum InitResponse {
     /// The peer accepts.
     Accepted(Box<Init>),
     /// The peer requires this cookie (RFC 7296 §2.6).
@@ -33,7 +33,7 @@ pub enum InitAnswer {
     /// The peer requires a key exchange with this group.
     OtherGroup(u16),
     /// The peer rejects.
-    Refused(Notify),
+    Rejected(Notify),
 }
 
 /// `SK { IDi, [IDr,] AUTH, SAi2, TSi, TSr }`. IDr is ignored: we send our identity, and the initiator decides.
@@ -59,7 +59,7 @@ pub struct AuthRequest {
 
 /// Response to our IKE_AUTH.
 #[derive(Clone, Debug)]
-pub enum AuthAnswer {
+pub enum AuthResponse {
     /// `SK { IDr, AUTH, … }`: the peer authenticates itself.
     Proved {
         /// IDr.
@@ -67,17 +67,17 @@ pub enum AuthAnswer {
         /// AUTH.
         auth: Auth,
         /// Whether the peer used our post-quantum pre-shared key.
-        ppk: PpkAnswer,
+        ppk: PpkResponse,
         /// The Child SA, or the notification that rejects it.
-        child: Result<ChildAnswer, Notify>,
+        child: Result<ChildResponse, Notify>,
     },
     /// `SK { N }`: the peer rejects us.
-    Refused(Notify),
+    Rejected(Notify),
 }
 
 /// Responder's use of our PPK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PpkAnswer {
+pub enum PpkResponse {
     /// PPK_IDENTITY is present: the PPK is used.
     Used,
     /// PPK_IDENTITY is absent.
@@ -93,16 +93,16 @@ pub struct Intermediate {
 
 /// Response to our IKE_INTERMEDIATE.
 #[derive(Clone, Debug)]
-pub enum IntermediateAnswer {
+pub enum IntermediateResponse {
     /// The peer accepts.
     Accepted(Intermediate),
     /// The peer rejects.
-    Refused(Notify),
+    Rejected(Notify),
 }
 
 /// `SAr2, TSi, TSr`.
 #[derive(Clone, Debug)]
-pub struct ChildAnswer {
+pub struct ChildResponse {
     /// The chosen proposal.
     pub sa: Sa,
     /// TSi.
@@ -135,11 +135,11 @@ pub struct Followup {
 
 /// Response to our IKE_FOLLOWUP_KE.
 #[derive(Clone, Debug)]
-pub enum FollowupAnswer {
+pub enum FollowupResponse {
     /// The SA is created. The peer's half of the key exchange.
     Made(Ke),
     /// The peer rejects.
-    Refused(Notify),
+    Rejected(Notify),
 }
 
 /// CREATE_CHILD_SA request.
@@ -166,7 +166,7 @@ pub struct ChildRequest {
 
 /// Response to our CREATE_CHILD_SA.
 #[derive(Clone, Debug)]
-pub enum CreateAnswer {
+pub enum CreateResponse {
     /// The SA is created.
     Made {
         /// The chosen proposal, the peer's nonce and its half of the key exchange.
@@ -177,7 +177,7 @@ pub enum CreateAnswer {
     /// The peer requires a key exchange with this group.
     OtherGroup(u16),
     /// The peer rejects.
-    Refused(Notify),
+    Rejected(Notify),
 }
 
 /// `SK { [D …] [N …] }` of INFORMATIONAL.
@@ -204,13 +204,13 @@ impl Init {
     }
 }
 
-impl InitAnswer {
+impl InitResponse {
     /// # Errors
     /// It is incomplete, and not an error either.
-    pub fn read(payloads: Vec<Payload>) -> Result<InitAnswer, Error> {
+    pub fn read(payloads: Vec<Payload>) -> Result<InitResponse, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         if let (Some(sa), Some(ke)) = (set.sa.take(), set.ke.take()) {
-            return Ok(InitAnswer::Accepted(Box::new(Init {
+            return Ok(InitResponse::Accepted(Box::new(Init {
                 sa,
                 ke,
                 nonce: set.nonce()?,
@@ -220,13 +220,13 @@ impl InitAnswer {
         }
         for notify in set.notifies {
             if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
-                return required_group(&notify).map(InitAnswer::OtherGroup);
+                return required_group(&notify).map(InitResponse::OtherGroup);
             }
             if notify.kind == NotifyType::COOKIE && (1..=64).contains(&notify.data.len()) {
-                return Ok(InitAnswer::Cookie(notify.data));
+                return Ok(InitResponse::Cookie(notify.data));
             }
             if notify.kind.is_error() {
-                return Ok(InitAnswer::Refused(notify));
+                return Ok(InitResponse::Rejected(notify));
             }
         }
         Err(missing("SA, KE or an error"))
@@ -251,30 +251,30 @@ impl AuthRequest {
     }
 }
 
-impl AuthAnswer {
+impl AuthResponse {
     /// # Errors
     /// It is incomplete, and not an error either.
-    pub fn read(payloads: Vec<Payload>) -> Result<AuthAnswer, Error> {
+    pub fn read(payloads: Vec<Payload>) -> Result<AuthResponse, Error> {
         let set = PayloadSet::sort(payloads)?;
         let ppk = match of_kind(&set.notifies, NotifyType::PPK_IDENTITY) {
-            Some(_) => PpkAnswer::Used,
-            None => PpkAnswer::Unmentioned,
+            Some(_) => PpkResponse::Used,
+            None => PpkResponse::Unmentioned,
         };
-        let refusal = set
+        let rejection = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error());
         let (Some(id), Some(auth)) = (set.id_r, set.auth) else {
-            return refusal
-                .map(AuthAnswer::Refused)
+            return rejection
+                .map(AuthResponse::Rejected)
                 .ok_or_else(|| missing("IDr, AUTH or an error"));
         };
-        let child = match (refusal, set.sa, set.ts_i, set.ts_r) {
-            (Some(refusal), ..) => Err(refusal),
-            (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildAnswer { sa, ts_i, ts_r }),
+        let child = match (rejection, set.sa, set.ts_i, set.ts_r) {
+            (Some(rejection), ..) => Err(rejection),
+            (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildResponse { sa, ts_i, ts_r }),
             (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
         };
-        Ok(AuthAnswer::Proved {
+        Ok(AuthResponse::Proved {
             id,
             auth,
             ppk,
@@ -294,20 +294,20 @@ impl Intermediate {
     }
 }
 
-impl IntermediateAnswer {
+impl IntermediateResponse {
     /// # Errors
     /// It is incomplete, and not an error either.
-    pub fn read(payloads: Vec<Payload>) -> Result<IntermediateAnswer, Error> {
+    pub fn read(payloads: Vec<Payload>) -> Result<IntermediateResponse, Error> {
         let set = PayloadSet::sort(payloads)?;
-        if let Some(refusal) = set
+        if let Some(rejection) = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error())
         {
-            return Ok(IntermediateAnswer::Refused(refusal));
+            return Ok(IntermediateResponse::Rejected(rejection));
         }
         let ke = required(set.ke, "KE or an error")?;
-        Ok(IntermediateAnswer::Accepted(Intermediate { ke }))
+        Ok(IntermediateResponse::Accepted(Intermediate { ke }))
     }
 }
 
@@ -335,18 +335,18 @@ impl CreateRequest {
     }
 }
 
-impl CreateAnswer {
+impl CreateResponse {
     /// # Errors
     /// It is incomplete, and not an error either.
-    pub fn read(payloads: Vec<Payload>) -> Result<CreateAnswer, Error> {
+    pub fn read(payloads: Vec<Payload>) -> Result<CreateResponse, Error> {
         let mut set = PayloadSet::sort(payloads)?;
-        let refusal = set.notifies.iter().find(|notify| notify.kind.is_error());
-        match refusal {
+        let rejection = set.notifies.iter().find(|notify| notify.kind.is_error());
+        match rejection {
             Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
-                required_group(notify).map(CreateAnswer::OtherGroup)
+                required_group(notify).map(CreateResponse::OtherGroup)
             }
-            Some(notify) => Ok(CreateAnswer::Refused(notify.clone())),
-            None => Ok(CreateAnswer::Made {
+            Some(notify) => Ok(CreateResponse::Rejected(notify.clone())),
+            None => Ok(CreateResponse::Made {
                 renewal: set.renewal()?,
                 selectors: set.ts_i.zip(set.ts_r),
             }),
@@ -366,20 +366,20 @@ impl Followup {
     }
 }
 
-impl FollowupAnswer {
+impl FollowupResponse {
     /// # Errors
     /// It is incomplete, and not an error either.
-    pub fn read(payloads: Vec<Payload>) -> Result<FollowupAnswer, Error> {
+    pub fn read(payloads: Vec<Payload>) -> Result<FollowupResponse, Error> {
         let set = PayloadSet::sort(payloads)?;
-        if let Some(refusal) = set
+        if let Some(rejection) = set
             .notifies
             .into_iter()
             .find(|notify| notify.kind.is_error())
         {
-            return Ok(FollowupAnswer::Refused(refusal));
+            return Ok(FollowupResponse::Rejected(rejection));
         }
         let ke = required(set.ke, "KE or an error")?;
-        Ok(FollowupAnswer::Made(ke))
+        Ok(FollowupResponse::Made(ke))
     }
 }
 
@@ -497,15 +497,15 @@ pub fn validate(header: &Header, payloads: &[Payload]) -> Result<(), String> {
     let payloads = payloads.to_vec();
     let read = match (header.exchange, header.flags.response) {
         (ExchangeType::IKE_SA_INIT, false) => Init::read(payloads).map(drop),
-        (ExchangeType::IKE_SA_INIT, true) => InitAnswer::read(payloads).map(drop),
+        (ExchangeType::IKE_SA_INIT, true) => InitResponse::read(payloads).map(drop),
         // Later IKE_AUTH exchanges belong to EAP or to a second authentication.
         (ExchangeType::IKE_AUTH, _) if header.message_id != MessageId(1) => Ok(()),
         (ExchangeType::IKE_AUTH, false) => AuthRequest::read(payloads).map(drop),
-        (ExchangeType::IKE_AUTH, true) => AuthAnswer::read(payloads).map(drop),
+        (ExchangeType::IKE_AUTH, true) => AuthResponse::read(payloads).map(drop),
         (ExchangeType::IKE_INTERMEDIATE, false) => Intermediate::read(payloads).map(drop),
-        (ExchangeType::IKE_INTERMEDIATE, true) => IntermediateAnswer::read(payloads).map(drop),
+        (ExchangeType::IKE_INTERMEDIATE, true) => IntermediateResponse::read(payloads).map(drop),
         (ExchangeType::CREATE_CHILD_SA, false) => CreateRequest::read(payloads).map(drop),
-        (ExchangeType::CREATE_CHILD_SA, true) => CreateAnswer::read(payloads).map(drop),
+        (ExchangeType::CREATE_CHILD_SA, true) => CreateResponse::read(payloads).map(drop),
         (ExchangeType::INFORMATIONAL, _) => Informational::read(payloads).map(drop),
         (_, _) => Ok(()),
     };
@@ -533,7 +533,7 @@ mod tests {
     #[test]
     fn a_missing_payload_is_named_in_the_error() {
         let request = header(ExchangeType::IKE_SA_INIT, false);
-        let answer = header(ExchangeType::IKE_SA_INIT, true);
+        let response = header(ExchangeType::IKE_SA_INIT, true);
         let ke = Payload::Ke(Ke {
             group: 14,
             data: Vec::new(),
@@ -545,9 +545,9 @@ mod tests {
         assert_eq!(twice, Err("payload KE is repeated".to_owned()));
         let whole = [sa, ke, Payload::Nonce(vec![0; 32])];
         assert_eq!(validate(&request, &whole), Ok(()));
-        let refusal = Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()));
-        assert_eq!(validate(&answer, &[refusal]), Ok(()));
-        assert!(validate(&answer, &[]).is_err());
+        let rejection = Payload::Notify(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()));
+        assert_eq!(validate(&response, &[rejection]), Ok(()));
+        assert!(validate(&response, &[]).is_err());
         let create = header(ExchangeType::CREATE_CHILD_SA, false);
         assert!(validate(&create, &whole[..1]).is_err());
         assert_eq!(validate(&header(ExchangeType(240), false), &[]), Ok(()));

@@ -18,11 +18,11 @@
 //! endpoint/datagram    handle_datagram: header, version
 //!                      ├─ IKE_SA_INIT request   on_init_request: peer, repetition, half-open limits, cookie ─▶ begin_with_peer
 //!                      └─ message of an SA      on_message_of_sa: the SA by our SPI ─▶ on_message: by its state
-//! handshake            exchange/init            InitSent::on_response · respond
+//! handshake            exchange/init            InitSent::on_response             exchange/init_responder  respond
 //!                      exchange/intermediate    IntermediateSent::on_response · HalfOpen::on_intermediate
 //!                      exchange/auth            AuthSent::on_response · HalfOpen::on_auth ─▶ IkeSa::establish (sa/ike_sa)
 //!                                               ─▶ endpoint/attempt: on_own_attempt_concluded · on_peers_attempt_concluded ─▶ on_established
-//! established SA       endpoint/attempt         step: runs the next lines, then applies SaOutput to the endpoint and the tunnel
+//! established SA       endpoint/step            step: runs the next lines, then applies SaOutput to the endpoint and the tunnel
 //!                      exchange/established     on_message ─▶ on_request · on_response
 //!                        sa/inbound_request       open_request: window, decryption          sa/outbound_request  open_response
 //!                        exchange/create_child    on_create_child                                                on_child_response

@@ -181,7 +181,7 @@ mod tests {
         let at_server = detect(sent.iter(), I, R, server, public).unwrap();
         assert_eq!(at_server.view(Encapsulation::Auto), NatLocation::Peer);
 
-        let answer = notifications(&notifies(
+        let response = notifications(&notifies(
             I,
             R,
             server,
@@ -189,7 +189,7 @@ mod tests {
             Encapsulation::Auto,
             &mut rng,
         ));
-        let behind = detect(answer.iter(), I, R, private, server).unwrap();
+        let behind = detect(response.iter(), I, R, private, server).unwrap();
         assert_eq!(behind.view(Encapsulation::Auto), NatLocation::Us);
         assert_eq!(behind.view(Encapsulation::Udp), NatLocation::Us);
     }

@@ -160,18 +160,18 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<
 }
 
 /// The SA payload of the response: the initiator's proposal number, our SPI, one transform of each type.
-pub fn answer_ike(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
+pub fn ike_response(chosen: &Chosen<IkeSuite>, spi: &[u8]) -> Sa {
     let suite = chosen.suite;
     let mut transforms = protection(suite.protection);
     transforms.push(plain(TransformType::PRF, suite.prf.id));
     transforms.push(plain(TransformType::KE, suite.group.id));
     transforms.extend(additional(suite.additional.as_slice()));
     transforms.extend(chosen.declined.iter().map(|kind| plain(*kind, METHOD_NONE)));
-    answer(chosen.number, ProtocolId::IKE, spi.to_vec(), transforms)
+    response(chosen.number, ProtocolId::IKE, spi.to_vec(), transforms)
 }
 
 /// The SA payload of the response for ESP.
-pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
+pub fn esp_response(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
     let mut transforms = protection(chosen.suite.protection);
     transforms.extend(
         chosen
@@ -182,7 +182,7 @@ pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
     transforms.extend(additional(chosen.suite.additional.as_slice()));
     transforms.extend(chosen.declined.iter().map(|kind| plain(*kind, METHOD_NONE)));
     transforms.push(plain(TransformType::ESN, chosen.suite.esn.id()));
-    answer(
+    response(
         chosen.number,
         ProtocolId::ESP,
         spi.to_be_bytes().to_vec(),
@@ -190,7 +190,7 @@ pub fn answer_esp(chosen: &Chosen<EspSuite>, spi: u32) -> Sa {
     )
 }
 
-fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transform>) -> Sa {
+fn response(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transform>) -> Sa {
     Sa {
         proposals: vec![Proposal::new(number, protocol, spi, transforms)],
     }
@@ -198,9 +198,9 @@ fn answer(number: u8, protocol: ProtocolId, spi: Vec<u8>, transforms: Vec<Transf
 
 /// Reads the suite and the SPI, if any, from a response. `None` unless the response has exactly one transform of each type from
 /// the proposal that it names (RFC 7296 §3.3.6).
-pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>> {
-    let (proposal, number) = single(answer, ProtocolId::IKE)?;
-    let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), answer)?;
+pub fn accept_ike(ours: &[IkeProposal], response: &Sa) -> Option<Chosen<IkeSuite>> {
+    let (proposal, number) = single(response, ProtocolId::IKE)?;
+    let chosen = choose_ike(std::slice::from_ref(ours.get(number)?), response)?;
     let expected = [
         chosen.suite.protection.integrity.is_some(),
         chosen.suite.additional.is_some(),
@@ -211,9 +211,9 @@ pub fn accept_ike(ours: &[IkeProposal], answer: &Sa) -> Option<Chosen<IkeSuite>>
 }
 
 /// The same for ESP; also returns the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
-pub fn accept_esp(ours: &[EspProposal], answer: &Sa, pfs: Pfs) -> Option<(EspSuite, u32)> {
-    let (proposal, number) = single(answer, ProtocolId::ESP)?;
-    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), answer, pfs)?;
+pub fn accept_esp(ours: &[EspProposal], response: &Sa, pfs: Pfs) -> Option<(EspSuite, u32)> {
+    let (proposal, number) = single(response, ProtocolId::ESP)?;
+    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), response, pfs)?;
     let mut expected: usize = if chosen.suite.protection.integrity.is_some() {
         2
     } else {
@@ -242,8 +242,8 @@ pub fn esp_spi(bytes: &[u8]) -> Option<u32> {
     (spi > 255).then_some(spi)
 }
 
-fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
-    match answer.proposals.as_slice() {
+fn single(response: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
+    match response.proposals.as_slice() {
         [proposal] if proposal.protocol == protocol => {
             Some((proposal, usize::from(proposal.number).checked_sub(1)?))
         }
@@ -253,7 +253,7 @@ fn single(answer: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
 
 /// Number of transforms in a response, without an explicit "no integrity" of an AEAD cipher or an explicit "no key exchange".
 fn counted(proposal: &Proposal) -> usize {
-    let says_none = |transform: &Transform| {
+    let is_none = |transform: &Transform| {
         transform.kind == TransformType::INTEG && transform.id == INTEG_NONE
             || (transform.kind == TransformType::KE || ADDITIONAL.contains(&transform.kind))
                 && transform.id == METHOD_NONE
@@ -261,7 +261,7 @@ fn counted(proposal: &Proposal) -> usize {
     proposal
         .transforms
         .iter()
-        .filter(|transform| !says_none(transform))
+        .filter(|transform| !is_none(transform))
         .count()
 }
 
@@ -321,7 +321,7 @@ mod tests {
         let chosen = choose_ike(&ours, &offer).unwrap();
         assert_eq!(chosen.number, 2);
         assert_eq!(chosen.suite.to_string(), "aes256gcm16-prfsha384-ecp384");
-        assert_eq!(accept_ike(&ours, &answer_ike(&chosen, &[])), Some(chosen));
+        assert_eq!(accept_ike(&ours, &ike_response(&chosen, &[])), Some(chosen));
     }
 
     #[test]
@@ -342,8 +342,8 @@ mod tests {
             assert_eq!(suite.as_deref(), agreed, "{ours:?} {theirs:?}");
             let Some(chosen) = chosen else { continue };
             assert_eq!(chosen.number, number);
-            let answer = answer_ike(&chosen, &[]);
-            assert_eq!(accept_ike(&theirs, &answer), Some(chosen));
+            let response = ike_response(&chosen, &[]);
+            assert_eq!(accept_ike(&theirs, &response), Some(chosen));
         }
         let alternatives = ike("aes256gcm16-prfsha384-ecp384-ke1_mlkem1024-ke1_mlkem768");
         let chosen = choose_ike(&ike(with), &offer_ike(&alternatives, &[])).unwrap();
@@ -360,19 +360,19 @@ mod tests {
         });
         let chosen = choose_ike(&ike("aes256gcm16-prfsha384-ecp384"), &lenient).unwrap();
         assert_eq!(chosen.suite.additional, None);
-        let of_kind = |answer: &Sa, kind| {
-            let transforms = answer.proposals[0].transforms.iter();
+        let of_kind = |response: &Sa, kind| {
+            let transforms = response.proposals[0].transforms.iter();
             let ids = transforms.filter(|row| row.kind == kind).map(|row| row.id);
             ids.collect::<Vec<_>>()
         };
-        let answer = answer_ike(&chosen, &[]);
-        assert_eq!(of_kind(&answer, TransformType::ADDKE1), [METHOD_NONE]);
-        assert_eq!(of_kind(&answer, TransformType::ADDKE3), [METHOD_NONE]);
+        let response = ike_response(&chosen, &[]);
+        assert_eq!(of_kind(&response, TransformType::ADDKE1), [METHOD_NONE]);
+        assert_eq!(of_kind(&response, TransformType::ADDKE3), [METHOD_NONE]);
 
         let chosen = choose_ike(&ike(with), &lenient).unwrap();
-        let answer = answer_ike(&chosen, &[]);
-        assert_eq!(of_kind(&answer, TransformType::ADDKE1), [36]);
-        assert_eq!(of_kind(&answer, TransformType::ADDKE3), [METHOD_NONE]);
+        let response = ike_response(&chosen, &[]);
+        assert_eq!(of_kind(&response, TransformType::ADDKE1), [36]);
+        assert_eq!(of_kind(&response, TransformType::ADDKE3), [METHOD_NONE]);
 
         // A second additional key exchange is not supported.
         let strict = theirs(with, |proposal| {
@@ -394,12 +394,12 @@ mod tests {
     fn n08_a_response_with_more_or_fewer_transforms_than_offered_is_rejected() {
         let with = ike("aes256gcm16-prfsha384-ecp384-ke1_mlkem768-ke1_mlkem1024");
         let chosen = choose_ike(&with, &offer_ike(&with, &[])).unwrap();
-        let good = answer_ike(&chosen, &[]);
+        let good = ike_response(&chosen, &[]);
         assert!(accept_ike(&with, &good).is_some());
         let changed = |change: &dyn Fn(&mut Vec<Transform>)| {
-            let mut answer = good.clone();
-            change(&mut answer.proposals[0].transforms);
-            answer
+            let mut response = good.clone();
+            change(&mut response.proposals[0].transforms);
+            response
         };
         for bad in [
             changed(&|rows| rows.retain(|row| row.kind != TransformType::ADDKE1)),
@@ -417,8 +417,8 @@ mod tests {
         let ours = esp("aes256gcm16-ecp384-ke1_mlkem768");
         let suite = |pfs| {
             let chosen = choose_esp(&ours, &offer_esp(&ours, 0x1000, pfs), pfs).unwrap();
-            let answer = answer_esp(&chosen, 0x2000);
-            let accepted = accept_esp(&ours, &answer, pfs).unwrap();
+            let response = esp_response(&chosen, 0x2000);
+            let accepted = accept_esp(&ours, &response, pfs).unwrap();
             assert_eq!(accepted, (chosen.suite, 0x2000));
             chosen.suite.to_string()
         };
@@ -483,15 +483,19 @@ mod tests {
             Pfs::Unnamed,
         )
         .unwrap();
-        let good = answer_esp(&chosen, 0xabcd_0000);
+        let good = esp_response(&chosen, 0xabcd_0000);
         assert_eq!(
             accept_esp(&ours, &good, Pfs::Unnamed).map(|(_, spi)| spi),
             Some(0xabcd_0000)
         );
         let bad = |change: &dyn Fn(&mut Sa)| {
-            let mut answer = good.clone();
-            change(&mut answer);
-            assert_eq!(accept_esp(&ours, &answer, Pfs::Unnamed), None, "{answer:?}");
+            let mut response = good.clone();
+            change(&mut response);
+            assert_eq!(
+                accept_esp(&ours, &response, Pfs::Unnamed),
+                None,
+                "{response:?}"
+            );
         };
         bad(&|sa| sa.proposals[0].number = 2);
         bad(&|sa| sa.proposals[0].number = 0);
@@ -559,8 +563,8 @@ mod tests {
             let offer = offer_esp(&esp(theirs), 0x1000, Pfs::AsProposed);
             let ours = esp(ours);
             let chosen = choose_esp(&ours, &offer, Pfs::AsProposed)?;
-            let answer = answer_esp(&chosen, 0x2000);
-            let accepted = accept_esp(&esp(theirs), &answer, Pfs::AsProposed);
+            let response = esp_response(&chosen, 0x2000);
+            let accepted = accept_esp(&esp(theirs), &response, Pfs::AsProposed);
             assert_eq!(accepted, Some((chosen.suite, 0x2000)));
             Some(chosen.suite.to_string())
         };

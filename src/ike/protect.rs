@@ -384,8 +384,8 @@ mod tests {
             for datagram in question.in_size(size) {
                 let _ = open(&mut theirs, datagram);
             }
-            let answer = theirs.seal(header(true), &payloads(900)).unwrap();
-            assert_eq!(counts(&answer), expected);
+            let response = theirs.seal(header(true), &payloads(900)).unwrap();
+            assert_eq!(counts(&response), expected);
         }
     }
 

@@ -11,11 +11,11 @@ use crate::wire::MessageId;
 pub struct Received {
     /// `None` when all message IDs are used.
     next: Option<MessageId>,
-    last: Option<Answered>,
+    last: Option<CachedResponse>,
 }
 
 #[derive(Clone, Debug)]
-struct Answered {
+struct CachedResponse {
     id: MessageId,
     request: Mark,
     response: Datagrams,
@@ -73,9 +73,9 @@ impl Received {
 
     /// Keeps the response to the expected request and expects the next one. Returns `false` when all message IDs are used: the SA
     /// must be closed before they wrap (RFC 7296 §2.2).
-    pub fn answered(&mut self, request: Mark, response: Datagrams) -> bool {
+    pub fn record_response(&mut self, request: Mark, response: Datagrams) -> bool {
         if let Some(id) = self.next {
-            self.last = Some(Answered {
+            self.last = Some(CachedResponse {
                 id,
                 request,
                 response,
@@ -109,22 +109,22 @@ impl LastResponse {
 mod tests {
     use super::*;
 
-    fn answer() -> Datagrams {
-        Datagrams::whole(b"answer".to_vec())
+    fn response() -> Datagrams {
+        Datagrams::whole(b"response".to_vec())
     }
 
     #[test]
     fn n24_only_identical_bytes_get_the_cached_answer() {
         let mut window = Received::starting_at(1);
         assert_eq!(window.classify(MessageId(1), b"request"), Request::New);
-        assert!(window.answered(Mark::of(b"request"), answer()));
+        assert!(window.record_response(Mark::of(b"request"), response()));
         assert_eq!(
             window.classify(MessageId(1), b"request"),
-            Request::Repeated(answer())
+            Request::Repeated(response())
         );
         assert_eq!(
             window.classify(MessageId(1), b"other"),
-            Request::Refragmented(answer()),
+            Request::Refragmented(response()),
             "to be proved"
         );
         assert_eq!(window.classify(MessageId(2), b"next"), Request::New);
@@ -137,10 +137,10 @@ mod tests {
             assert_eq!(window.classify(MessageId(id), b"x"), Request::Stray, "{id}");
         }
         let mut last = Received::starting_at(u32::MAX);
-        assert!(!last.answered(Mark::of(b"x"), answer()));
+        assert!(!last.record_response(Mark::of(b"x"), response()));
         let id = MessageId(u32::MAX);
-        assert_eq!(last.classify(id, b"x"), Request::Repeated(answer()));
-        assert_eq!(last.classify(id, b"y"), Request::Refragmented(answer()));
+        assert_eq!(last.classify(id, b"x"), Request::Repeated(response()));
+        assert_eq!(last.classify(id, b"y"), Request::Refragmented(response()));
         assert_eq!(last.classify(MessageId(0), b"y"), Request::Stray);
     }
 }

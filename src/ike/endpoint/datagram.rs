@@ -13,14 +13,13 @@ use super::{Endpoint, cx, fresh_child_spi};
 use crate::ike::cookie::CookieInput;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
 use crate::ike::exchange::auth;
-use crate::ike::exchange::init::{self, Answered};
-use crate::ike::exchange::init::{Awaits, HalfOpen};
+use crate::ike::exchange::init;
+use crate::ike::exchange::init_responder::{self, Awaits, HalfOpen, RequestOutcome};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
 use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability};
 use crate::ike::init_result::Connection;
 use crate::ike::limits;
-use crate::ike::sa::SaOutcome;
 use crate::ike::settings::TunnelId;
 use crate::ike::tunnel::AdminState;
 use crate::ike::unauthenticated::DropClass;
@@ -57,13 +56,13 @@ impl Endpoint {
         self.out.drops.count(DropClass::WrongVersion);
         if !header.flags.response && self.replies.allow(now) {
             let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION, Vec::new());
-            self.reply_in_clear(init::refuse(header.spi_i, notify), datagram);
+            self.reply_in_clear(init_responder::rejection(header.spi_i, notify), datagram);
         }
     }
 
     /// Answers an unauthenticated message. The answer is never longer than the message.
-    fn reply_in_clear(&mut self, answer: Option<Vec<u8>>, datagram: Datagram<'_>) {
-        if let Some(bytes) = answer
+    fn reply_in_clear(&mut self, response: Option<Vec<u8>>, datagram: Datagram<'_>) {
+        if let Some(bytes) = response
             && bytes.len() <= datagram.bytes.len()
         {
             self.reply(bytes, datagram);
@@ -120,8 +119,8 @@ impl Endpoint {
             Ok(message) => self.create_half_open(now, id, &message, routability, datagram),
             Err(ChainError::UnsupportedCritical(kind)) => {
                 let notify = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
-                let answer = init::refuse(header.spi_i, notify);
-                self.reject_init(now, id, answer, None, datagram);
+                let response = init_responder::rejection(header.spi_i, notify);
+                self.reject_init(now, id, response, None, datagram);
             }
             Err(ChainError::Malformed(_) | ChainError::MajorVersion(_)) => {
                 self.out.drops.count(DropClass::Malformed);
@@ -174,7 +173,7 @@ impl Endpoint {
         self.out.drops.count(DropClass::CookieAsked);
         let cookie = self.cookies.generate(now, input, &mut self.rng);
         let notify = Notify::new(NotifyType::COOKIE, cookie);
-        self.reply_in_clear(init::refuse(spi_i, notify), datagram);
+        self.reply_in_clear(init_responder::rejection(spi_i, notify), datagram);
         None
     }
 
@@ -200,8 +199,8 @@ impl Endpoint {
         let spi_r = self.fresh_spi();
         let patience = self.sas.half_open_table().life(datagram.remote.ip().into());
         let mut cx = cx(now, &mut self.rng, &mut self.out);
-        match init::respond(conn, spi_r, message, routability, patience, &mut cx) {
-            Answered::HalfOpen(half_open) => {
+        match init_responder::respond(conn, spi_r, message, routability, patience, &mut cx) {
+            RequestOutcome::HalfOpen(half_open) => {
                 self.reply(half_open.init.init_response.clone(), datagram);
                 self.sas.insert(spi_r, Sa::HalfOpen(half_open));
                 match routability {
@@ -210,8 +209,8 @@ impl Endpoint {
                     ReturnRoutability::Cookie => {}
                 }
             }
-            Answered::Refused { answer, failure } => {
-                self.reject_init(now, id, answer, failure, datagram);
+            RequestOutcome::Rejected { response, failure } => {
+                self.reject_init(now, id, response, failure, datagram);
             }
         }
     }
@@ -221,7 +220,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         id: TunnelId,
-        answer: Option<Vec<u8>>,
+        response: Option<Vec<u8>>,
         failure: Option<Failure>,
         datagram: Datagram<'_>,
     ) {
@@ -231,7 +230,7 @@ impl Endpoint {
             if let Some(failure) = failure {
                 self.record_failure_unless_up(id, failure);
             }
-            self.reply_in_clear(answer, datagram);
+            self.reply_in_clear(response, datagram);
         }
     }
 
@@ -298,20 +297,20 @@ impl Endpoint {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         match sa {
             Sa::InitSent(sent) => {
-                let is_answer = header.exchange == ExchangeType::IKE_SA_INIT
+                let is_response = header.exchange == ExchangeType::IKE_SA_INIT
                     && header.flags.response
                     && header.message_id.0 == 0
                     && datagram.remote == sent.conn.remote;
-                if !is_answer {
+                if !is_response {
                     self.sas.insert(own, Sa::InitSent(sent));
                     return self.out.drops.count(DropClass::Stray);
                 }
                 let tunnel = sent.conn.tunnel;
                 match sent.on_response(message, datagram, &mut cx) {
                     init::Progress::Waiting(sent) => {
-                        let refusal = sent.refusal.clone();
+                        let rejection = sent.rejection.clone();
                         self.sas.insert(own, Sa::InitSent(sent));
-                        if let Some(failure) = refusal {
+                        if let Some(failure) = rejection {
                             self.record_failure_unless_up(tunnel, failure);
                         }
                     }
@@ -336,11 +335,11 @@ impl Endpoint {
                 }
             }
             Sa::AuthSent(sent) => {
-                let is_answer = header.exchange == ExchangeType::IKE_AUTH
+                let is_response = header.exchange == ExchangeType::IKE_AUTH
                     && header.flags.response
                     && header.message_id == sent.init.intermediates.auth_id()
                     && header.spi_r == sent.init.spi_r;
-                if !is_answer {
+                if !is_response {
                     self.sas.insert(own, Sa::AuthSent(sent));
                     return self.out.drops.count(DropClass::Stray);
                 }
@@ -355,14 +354,9 @@ impl Endpoint {
                 }
             }
             Sa::HalfOpen(half_open) => self.on_handshake(now, own, half_open, message, datagram),
-            Sa::Established(sa) => self.step(now, own, sa, |sa, cx| {
-                if sa.spis() == (header.spi_i, header.spi_r) {
-                    sa.on_message(message, datagram, cx)
-                } else {
-                    cx.count_drop(DropClass::Stray);
-                    SaOutcome::Open
-                }
-            }),
+            Sa::Established(sa) => {
+                self.step(now, own, sa, |sa, cx| sa.on_message(message, datagram, cx));
+            }
             Sa::LastResponse(last_response) => {
                 match last_response
                     .received
@@ -408,10 +402,10 @@ impl Endpoint {
                 if is_next && header.exchange == ExchangeType::IKE_INTERMEDIATE =>
             {
                 match half_open.on_intermediate(method, message, datagram, &mut cx) {
-                    intermediate::Answered::HalfOpen(half_open) => {
+                    intermediate::RequestOutcome::HalfOpen(half_open) => {
                         self.sas.insert(own, Sa::HalfOpen(half_open));
                     }
-                    intermediate::Answered::Refused {
+                    intermediate::RequestOutcome::Rejected {
                         failure,
                         last_response,
                     } => {
@@ -437,7 +431,7 @@ impl Endpoint {
 }
 
 fn no_proposal_chosen(spi_i: IkeSpi) -> Option<Vec<u8>> {
-    init::refuse(
+    init_responder::rejection(
         spi_i,
         Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new()),
     )

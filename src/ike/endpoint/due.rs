@@ -91,7 +91,7 @@ impl Endpoint {
                     }
                     Step::GiveUp => {
                         let failure = sent
-                            .refusal
+                            .rejection
                             .unwrap_or_else(|| limits::no_response_to_init(now, remote));
                         self.on_attempt_failed(tunnel, Failure { at: now, ..failure });
                     }

@@ -7,6 +7,7 @@ mod due;
 mod duplicate_sa;
 mod sas;
 mod shutdown;
+mod step;
 mod tunnels;
 
 use std::sync::Arc;

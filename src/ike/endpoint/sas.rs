@@ -15,7 +15,8 @@ use std::net::SocketAddr;
 
 use crate::ike::event::Role;
 use crate::ike::exchange::auth::AuthSent;
-use crate::ike::exchange::init::{HalfOpen, InitSent};
+use crate::ike::exchange::init::InitSent;
+use crate::ike::exchange::init_responder::HalfOpen;
 use crate::ike::exchange::intermediate::IntermediateSent;
 use crate::ike::half_open::{HalfOpenTable, Source};
 use crate::ike::sa::IkeSa;

@@ -23,7 +23,7 @@
 //! ```
 
 use super::create_child::{Parent, accept_selectors};
-use super::init::HalfOpen;
+use super::init_responder::HalfOpen;
 use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, notify};
 use crate::crypto::EspSuite;
 use crate::ike::authn::{self, Signed};
@@ -38,7 +38,7 @@ use crate::ike::failure::Failure;
 use crate::ike::identity::{Identity, PeerId};
 use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
-use crate::ike::messages::{AuthAnswer, AuthRequest, ChildAnswer, PpkAnswer};
+use crate::ike::messages::{AuthRequest, AuthResponse, ChildResponse, PpkResponse};
 use crate::ike::negotiate::{self, Chosen, Pfs};
 use crate::ike::offer::{join, selectors};
 use crate::ike::out_message::{Datagrams, SentMessage};
@@ -172,15 +172,15 @@ impl AuthSent {
         let AuthSent {
             mut init, spi_in, ..
         } = self;
-        let answer = payloads.map_err(Error::from).and_then(AuthAnswer::read);
-        let checked = answer.and_then(|answer| match answer {
-            AuthAnswer::Proved {
+        let response = payloads.map_err(Error::from).and_then(AuthResponse::read);
+        let checked = response.and_then(|response| match response {
+            AuthResponse::Proved {
                 id,
                 auth,
                 ppk,
                 child,
             } => check_responder(&mut init, &id, &auth, ppk).map(|()| Ok(child)),
-            AuthAnswer::Refused(notify) => Ok(Err(notify)),
+            AuthResponse::Rejected(notify) => Ok(Err(notify)),
         });
         Progress::Concluded(match checked {
             Ok(Ok(child)) => establish(init, spi_in, child, cx),
@@ -207,12 +207,12 @@ fn rejected_by_peer(settings: &Settings, notify: &Notify, cx: &Context<'_>) -> F
 fn establish(
     init: InitResult,
     spi_in: u32,
-    child: Result<ChildAnswer, Notify>,
+    child: Result<ChildResponse, Notify>,
     cx: &mut Context<'_>,
 ) -> Concluded {
     let settings = init.conn.settings.clone();
     let accepted = match child {
-        Ok(answer) => accept_child(&answer, &settings).map_err(|error| error.failure(cx.now)),
+        Ok(response) => accept_child(&response, &settings).map_err(|error| error.failure(cx.now)),
         Err(notify) => Err(rejected_by_peer(&settings, &notify, cx)),
     };
     let (child, failure) = match accepted {
@@ -231,13 +231,13 @@ fn establish(
 
 /// Checks the Child SA of a response: its suite and its selectors must be within what we offered.
 fn accept_child(
-    answer: &ChildAnswer,
+    response: &ChildResponse,
     settings: &Settings,
 ) -> Result<(EspSuite, u32, Policy), Error> {
-    let policy = accept_selectors(&answer.ts_i, &answer.ts_r, &settings.policy).ok_or(
-        Error::Misbehaved("it answered with a Child SA that we did not offer"),
+    let policy = accept_selectors(&response.ts_i, &response.ts_r, &settings.policy).ok_or(
+        Error::Misbehaved("it responded with a Child SA that we did not offer"),
     )?;
-    let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &answer.sa, Pfs::Unnamed).ok_or(
+    let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &response.sa, Pfs::Unnamed).ok_or(
         Error::Misbehaved("it chose an ESP suite that we did not offer"),
     )?;
     Ok((suite, spi_out, policy))
@@ -330,7 +330,7 @@ fn authenticated(
     let mut payloads = responder_auth_payloads(&init, &id_payload(&init.conn.settings.id));
     let (child, failure) = match choose_child(&init, request, datagram) {
         Ok((chosen, spi_out, policy)) => {
-            payloads.push(Payload::Sa(negotiate::answer_esp(&chosen, spi_in)));
+            payloads.push(Payload::Sa(negotiate::esp_response(&chosen, spi_in)));
             payloads.push(Payload::TsI(policy.remote.clone().into()));
             payloads.push(Payload::TsR(policy.local.clone().into()));
             let child = create_child(&init, chosen.suite, (spi_in, spi_out), policy, cx);
@@ -343,7 +343,7 @@ fn authenticated(
     };
     let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_RESPONSE), payloads);
     let Some(response) = init.protector.seal(header, &payloads) else {
-        let error = Error::Misbehaved("our answer to its IKE_AUTH does not fit a message");
+        let error = Error::Misbehaved("our response to its IKE_AUTH does not fit a message");
         return reject(init, &error, mark, datagram, cx);
     };
     let mut sa = IkeSa::establish(init, child, cx);
@@ -403,7 +403,7 @@ fn respond(
     cx: &mut Context<'_>,
 ) {
     cx.out.send(datagram.local, datagram.remote, &response);
-    received.answered(mark, response);
+    received.record_response(mark, response);
 }
 
 /// The identity payloads of an initiator: IDi, AUTH, and with a PPK its identity and, if it is optional, the proof without it.
@@ -447,13 +447,13 @@ fn check_responder(
     init: &mut InitResult,
     id: &Id,
     auth: &Auth,
-    answer: PpkAnswer,
+    response: PpkResponse,
 ) -> Result<(), Error> {
     if let Some(ppk) = announced(init).cloned() {
-        match (answer, ppk.demand) {
-            (PpkAnswer::Used, PpkDemand::Required | PpkDemand::Optional) => mix(init, &ppk),
-            (PpkAnswer::Unmentioned, PpkDemand::Optional) => init.ppk = PpkUse::Unused,
-            (PpkAnswer::Unmentioned, PpkDemand::Required) => {
+        match (response, ppk.demand) {
+            (PpkResponse::Used, PpkDemand::Required | PpkDemand::Optional) => mix(init, &ppk),
+            (PpkResponse::Unmentioned, PpkDemand::Optional) => init.ppk = PpkUse::Unused,
+            (PpkResponse::Unmentioned, PpkDemand::Required) => {
                 return Err(denied(PpkFault::Declined { ours: ppk.id }));
             }
         }

@@ -12,10 +12,11 @@
 //!
 //! ```text
 //! initiator  create_child_request | rekey_child_request ─▶ ChildOffer::{new, payloads} …
-//!            on_child_response ─▶ read_child_response ─▶ ChildOffer::accept ─▶ AgreedChild::with_keys ─▶ on_child_created (rekey_child)
+//!            on_child_response ─▶ read_response (followup_ke) ─▶ ChildOffer::accept ─▶ AgreedChild::with_keys ─▶ on_child_created (rekey_child)
 //! responder  on_create_child ─▶ create_child_for_peer ─▶ choose_child ─▶ AgreedChild::with_keys ─▶ adopt_child (rekey_child)
 //! ```
 
+use super::followup_ke::read_response;
 use super::informational;
 use super::outcome::{Rejection, Step};
 use super::payloads::{check_public_value, fresh_nonce, ke_payload, respond_ke};
@@ -27,13 +28,11 @@ use crate::ike::context::Context;
 use crate::ike::error::{Error, Incompatible};
 use crate::ike::event::{DownReason, Role};
 use crate::ike::key_schedule::{ChildSeed, Nonces};
-use crate::ike::messages::{ChildRequest, CreateAnswer, CreateRequest, FollowupAnswer, Renewal};
+use crate::ike::messages::{ChildRequest, CreateRequest, Renewal};
 use crate::ike::negotiate::{self, Pfs};
 use crate::ike::offer::{join, selectors};
 use crate::ike::retransmit::back_off;
-use crate::ike::sa::{
-    AgreedChild, AgreedSa, ChildOffer, FollowupOffer, IkeSa, Job, Offer, SaOutcome,
-};
+use crate::ike::sa::{AgreedChild, AgreedSa, ChildOffer, IkeSa, Job, Offer, SaOutcome};
 use crate::ike::settings::Settings;
 use crate::net::{Policy, Selector, narrow};
 use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId, TrafficSelectors};
@@ -84,8 +83,19 @@ impl IkeSa {
         if !self.is_open() {
             return;
         }
-        match self.read_child_response(&mut offer, payloads, cx) {
-            Ok(Step::Created(created)) => self.on_child_created(&offer, created, cx),
+        let followup = offer.followup.take();
+        let step = read_response(followup, payloads, cx, |renewal, selectors| {
+            let in_use = offer.old.and_then(|old| self.children.by_spi_in(old));
+            let in_use = in_use.map(|child| &child.policy);
+            let agreed = offer.accept(renewal, selectors, in_use, &self.conn.settings)?;
+            let additional = agreed.suite.additional;
+            Ok((agreed, additional))
+        });
+        match step {
+            Ok(Step::Agreed(agreed, additional)) => {
+                let created = agreed.with_keys(additional.as_ref(), self.parent(), cx);
+                self.on_child_created(&offer, created, cx);
+            }
             Ok(Step::Followup(followup)) => {
                 return self.follow_up_child(job.clone(), offer, followup, cx);
             }
@@ -99,42 +109,6 @@ impl IkeSa {
         if creates(job) && !retries && !self.children.any_usable() {
             self.close(DownReason::Useless, None, cx);
         }
-    }
-
-    /// Reads the response to our request for a Child SA, or to the IKE_FOLLOWUP_KE request that completes it.
-    fn read_child_response(
-        &self,
-        offer: &mut ChildOffer,
-        payloads: Result<Vec<Payload>, ChainError>,
-        cx: &mut Context<'_>,
-    ) -> Result<Step<CreatedChild, AgreedChild>, Error> {
-        if let Some(followup) = offer.followup.take() {
-            return Ok(match FollowupAnswer::read(payloads?)? {
-                FollowupAnswer::Made(ke) => {
-                    let (agreed, shared) = followup.accept(&ke)?;
-                    Step::Created(agreed.with_keys(Some(&shared), self.parent(), cx))
-                }
-                FollowupAnswer::Refused(notify) => Step::Rejected(notify),
-            });
-        }
-        Ok(match CreateAnswer::read(payloads?)? {
-            CreateAnswer::Made { renewal, selectors } => {
-                let in_use = offer.old.and_then(|old| self.children.by_spi_in(old));
-                let in_use = in_use.map(|child| &child.policy);
-                let agreed = offer.accept(&renewal, selectors, in_use, &self.conn.settings)?;
-                match agreed.suite.additional {
-                    None => Step::Created(agreed.with_keys(None, self.parent(), cx)),
-                    Some(method) => Step::Followup(Box::new(FollowupOffer::new(
-                        agreed,
-                        method,
-                        renewal.link.as_ref(),
-                        cx.rng,
-                    )?)),
-                }
-            }
-            CreateAnswer::OtherGroup(group) => Step::OtherGroup(group),
-            CreateAnswer::Refused(notify) => Step::Rejected(notify),
-        })
     }
 
     /// Repeats the request with the group that the peer has asked for.
@@ -323,7 +297,7 @@ impl ChildOffer {
         let policy = selectors
             .and_then(|(ts_i, ts_r)| accept_selectors(&ts_i, &ts_r, &settings.policy))
             .ok_or(Error::Misbehaved(
-                "it answered with a Child SA that we did not offer",
+                "it responded with a Child SA that we did not offer",
             ))?;
         if in_use.is_some_and(|in_use| !covers(&policy, in_use)) {
             return Err(Error::Misbehaved(
@@ -372,7 +346,7 @@ fn choose_child(
     }
     let nonce = fresh_nonce(rng);
     let mut payloads = vec![
-        Payload::Sa(negotiate::answer_esp(&chosen, spi_in)),
+        Payload::Sa(negotiate::esp_response(&chosen, spi_in)),
         Payload::Nonce(nonce.clone()),
     ];
     let shared = match suite.group {

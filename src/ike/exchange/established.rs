@@ -22,13 +22,16 @@ impl IkeSa {
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
     ) -> SaOutcome {
+        let header = message.header;
         // RFC 7296 §2.2: each side numbers its own requests, so the initiator flag must name the peer.
         let peer_is_initiator = self.role == Role::Responder;
-        if message.header.flags.initiator != peer_is_initiator {
+        if header.flags.initiator != peer_is_initiator
+            || self.spis() != (header.spi_i, header.spi_r)
+        {
             cx.count_drop(DropClass::Stray);
             return SaOutcome::Open;
         }
-        if message.header.flags.response {
+        if header.flags.response {
             self.on_response(message, datagram, cx)
         } else {
             self.on_request(message, datagram, cx)

@@ -18,18 +18,18 @@
 use std::time::Duration;
 
 use super::informational;
-use super::outcome::Rejection;
+use super::outcome::{Rejection, Step};
 use super::payloads::{check_public_value, ke_payload, respond_ke};
 use crate::crypto::{Generator, Group, KeyExchange, Secret};
 use crate::ike::collision::{self, Reply};
 use crate::ike::context::Context;
 use crate::ike::error::Error;
-use crate::ike::messages::Followup;
+use crate::ike::messages::{CreateResponse, Followup, FollowupResponse, Renewal};
 use crate::ike::sa::{
     AgreedChild, AgreedIke, AgreedSa, ChildOffer, FollowupOffer, IkeOffer, IkeSa, Job, Offer,
     PendingFollowup, SaOutcome,
 };
-use crate::wire::{ExchangeType, Ke, Notify, NotifyType, Payload};
+use crate::wire::{ChainError, ExchangeType, Ke, Notify, NotifyType, Payload, TrafficSelectors};
 
 /// How long an exchange stays pending: longer than a peer repeats its request.
 const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ impl<A> FollowupOffer<A> {
         rng: &mut Generator,
     ) -> Result<FollowupOffer<A>, Error> {
         let link = link.ok_or(Error::Misbehaved(
-            "it chose an additional key exchange and does not say how to go on",
+            "it chose an additional key exchange and does not name it for IKE_FOLLOWUP_KE",
         ))?;
         Ok(FollowupOffer {
             agreed,
@@ -66,6 +66,39 @@ impl<A> FollowupOffer<A> {
         let shared = check_public_value(self.ke.agree(&theirs.data))?;
         Ok((self.agreed, shared))
     }
+}
+
+/// Reads the response to our CREATE_CHILD_SA request, or to the IKE_FOLLOWUP_KE request `followup` that completes it. `accept` takes the agreed SA and the
+/// method of its additional key exchange from the former.
+pub fn read_response<A>(
+    followup: Option<Box<FollowupOffer<A>>>,
+    payloads: Result<Vec<Payload>, ChainError>,
+    cx: &mut Context<'_>,
+    accept: impl FnOnce(
+        &Renewal,
+        Option<(TrafficSelectors, TrafficSelectors)>,
+    ) -> Result<(A, Option<&'static Group>), Error>,
+) -> Result<Step<A>, Error> {
+    if let Some(followup) = followup {
+        return Ok(match FollowupResponse::read(payloads?)? {
+            FollowupResponse::Made(ke) => {
+                let (agreed, shared) = followup.accept(&ke)?;
+                Step::Agreed(agreed, Some(shared))
+            }
+            FollowupResponse::Rejected(notify) => Step::Rejected(notify),
+        });
+    }
+    Ok(match CreateResponse::read(payloads?)? {
+        CreateResponse::Made { renewal, selectors } => match accept(&renewal, selectors)? {
+            (agreed, None) => Step::Agreed(agreed, None),
+            (agreed, Some(method)) => {
+                let link = renewal.link.as_ref();
+                Step::Followup(Box::new(FollowupOffer::new(agreed, method, link, cx.rng)?))
+            }
+        },
+        CreateResponse::OtherGroup(group) => Step::OtherGroup(group),
+        CreateResponse::Rejected(notify) => Step::Rejected(notify),
+    })
 }
 
 impl IkeSa {

@@ -1,4 +1,5 @@
-//! IKE_SA_INIT (RFC 7296 §1.2): algorithms, public values and nonces, in the clear.
+//! IKE_SA_INIT (RFC 7296 §1.2): algorithms, public values and nonces, in the clear. This file is the initiator; the responder is
+//! [`init_responder`](super::init_responder).
 //!
 //! ```text
 //! HDR(SPIi, 0), [N(COOKIE),] SAi1, KEi, Ni, N(NAT-D source, destination), N(fragments), [N(intermediate), N(USE_PPK),] V  ──▶
@@ -13,34 +14,26 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, fresh_nonce, ke_payload, notify};
-use crate::crypto::{Group, IkeSuite, KeResponse, KeyExchange, Secret};
+use super::payloads::{HANDSHAKE_REQUEST, fresh_nonce, ke_payload, notify};
+use crate::crypto::{Group, IkeSuite, KeyExchange, Secret};
 use crate::ike::authn::Intermediates;
-use crate::ike::closest_proposal;
 use crate::ike::context::Context;
-use crate::ike::error::{
-    self, Denied, Error, HandshakeStage, Incompatible, OfferSummary, PpkFault,
-};
+use crate::ike::error::{self, Denied, Error, HandshakeStage, OfferSummary, PpkFault};
 use crate::ike::event::{Datagram, Role};
 use crate::ike::failure::Failure;
-use crate::ike::half_open::ReturnRoutability;
 use crate::ike::init_result::{Connection, InitResult, PeerKind};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
-use crate::ike::messages::{Init, InitAnswer};
+use crate::ike::messages::{Init, InitResponse};
 use crate::ike::nat::{self, Detected};
-use crate::ike::negotiate::{self, Chosen};
-use crate::ike::offer::{join, without_additional};
+use crate::ike::negotiate;
 use crate::ike::out_message::{Datagrams, FragmentSizes, Fragmentation, SentMessage};
 use crate::ike::ppk::PpkUse;
 use crate::ike::protect::Protector;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
 use crate::ike::settings::{Encapsulation, Ppk, Settings};
 use crate::ike::unauthenticated::DropClass;
-use crate::ike::window::Received;
 use crate::net::{EspTransport, NAT_PORT, Time};
-use crate::wire::{
-    ExchangeType, Header, IkeSpi, Ke, Message, MessageId, Notify, NotifyType, Payload,
-};
+use crate::wire::{ExchangeType, Header, IkeSpi, Message, MessageId, Notify, NotifyType, Payload};
 
 /// How often a peer may ask for another cookie or group.
 const MAX_RESTARTS: u8 = 4;
@@ -49,7 +42,7 @@ const MAX_RESTARTS: u8 = 4;
 const FORGERY_GRACE: Duration = Duration::from_secs(2);
 
 /// The Vendor ID payload by which groundlinks recognise each other.
-const VENDOR_ID: &[u8] = b"groundlink IKEv2 1";
+pub(super) const VENDOR_ID: &[u8] = b"groundlink IKEv2 1";
 
 /// Initiator: IKE_SA_INIT is sent.
 #[derive(Debug)]
@@ -57,7 +50,7 @@ pub struct InitSent {
     /// Tunnel and addresses.
     pub conn: Connection,
     /// The last rejection, which may be forged.
-    pub refusal: Option<Failure>,
+    pub rejection: Option<Failure>,
     /// The request and its retransmission timer.
     pub retransmit: Retransmit,
     spi_i: IkeSpi,
@@ -117,7 +110,7 @@ impl InitSent {
             request,
             cookie: None,
             restarts: 0,
-            refusal: None,
+            rejection: None,
             retransmit,
         })
     }
@@ -127,7 +120,7 @@ impl InitSent {
     fn restart(mut self, cx: &mut Context<'_>) -> Progress {
         self.restarts = self.restarts.saturating_add(1);
         if self.restarts > MAX_RESTARTS {
-            let error = Error::Misbehaved("it has us begin the handshake again and again");
+            let error = Error::Misbehaved("it makes us restart the handshake again and again");
             return Progress::Failed(error.failure(cx.now));
         }
         let cookie = self.cookie.as_deref();
@@ -147,21 +140,21 @@ impl InitSent {
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
     ) -> Progress {
-        let Ok(answer) = InitAnswer::read(message.clear.clone()) else {
+        let Ok(response) = InitResponse::read(message.clear.clone()) else {
             cx.count_drop(DropClass::Malformed);
             return Progress::Waiting(Box::new(self));
         };
-        match answer {
-            InitAnswer::Accepted(init) => match self.complete(*init, message, datagram, cx) {
+        match response {
+            InitResponse::Accepted(init) => match self.complete(*init, message, datagram, cx) {
                 Ok(result) => Progress::Done(Box::new(result)),
                 Err(Unusable::Stale) => Progress::Waiting(Box::new(self)),
                 Err(Unusable::Error(error)) => self.doubt(error.failure(cx.now)),
             },
-            InitAnswer::Cookie(cookie) => {
+            InitResponse::Cookie(cookie) => {
                 self.cookie = Some(cookie);
                 self.restart(cx)
             }
-            InitAnswer::OtherGroup(wanted) => match self.untried_group(wanted) {
+            InitResponse::OtherGroup(wanted) => match self.untried_group(wanted) {
                 Some(group) => {
                     self.ke = KeyExchange::generate(group, cx.rng);
                     self.restart(cx)
@@ -172,7 +165,7 @@ impl InitSent {
                     self.on_rejected(&notify, cx.now)
                 }
             },
-            InitAnswer::Refused(notify) => self.on_rejected(&notify, cx.now),
+            InitResponse::Rejected(notify) => self.on_rejected(&notify, cx.now),
         }
     }
 
@@ -195,7 +188,7 @@ impl InitSent {
     /// Keeps waiting for a short time: the response cannot be used, but it may be forged.
     fn doubt(mut self, failure: Failure) -> Progress {
         let now = failure.at;
-        self.refusal.get_or_insert(failure);
+        self.rejection.get_or_insert(failure);
         self.retransmit.expect_end_by(now + FORGERY_GRACE);
         Progress::Waiting(Box::new(self))
     }
@@ -240,7 +233,7 @@ impl InitSent {
             peer: peer_kind(&init.vendors),
             messages: (self.request.clone(), datagram.bytes.to_vec()),
         };
-        Ok(agreement.with_keys("its answer leads to keys of the wrong length", cx)?)
+        Ok(agreement.with_keys("its response leads to keys of the wrong length", cx)?)
     }
 
     fn check_suite(&self, init: &Init, spi_r: IkeSpi) -> Result<IkeSuite, Unusable> {
@@ -254,7 +247,7 @@ impl InitSent {
             return Err(Unusable::Stale);
         }
         if spi_r.is_zero() {
-            return Err(Error::Misbehaved("its answer to IKE_SA_INIT has no SPI").into());
+            return Err(Error::Misbehaved("its response to IKE_SA_INIT has no SPI").into());
         }
         if suite.additional.is_some() && !has(init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
             return Err(Error::Misbehaved(
@@ -297,23 +290,23 @@ impl InitSent {
 }
 
 /// Outcome of both roles before the keys are derived.
-struct Agreement {
-    conn: Connection,
-    spis: (IkeSpi, IkeSpi),
-    role: Role,
-    suite: IkeSuite,
-    shared: Secret,
-    nonces: Nonces,
-    nat: (Detected, EspTransport),
-    fragmentation: Fragmentation,
-    ppk: PpkUse,
-    peer: PeerKind,
-    messages: (Vec<u8>, Vec<u8>),
+pub(super) struct Agreement {
+    pub conn: Connection,
+    pub spis: (IkeSpi, IkeSpi),
+    pub role: Role,
+    pub suite: IkeSuite,
+    pub shared: Secret,
+    pub nonces: Nonces,
+    pub nat: (Detected, EspTransport),
+    pub fragmentation: Fragmentation,
+    pub ppk: PpkUse,
+    pub peer: PeerKind,
+    pub messages: (Vec<u8>, Vec<u8>),
 }
 
 impl Agreement {
     /// Derives the keys. They always fit the suite; if not, the error says `wrong_length`.
-    fn with_keys(
+    pub fn with_keys(
         self,
         wrong_length: &'static str,
         cx: &mut Context<'_>,
@@ -390,12 +383,12 @@ fn send_request(conn: &Connection, request: &[u8], cx: &mut Context<'_>) -> Retr
     cx.send_request(message, HANDSHAKE_PATIENCE)
 }
 
-fn has(init: &Init, kind: NotifyType) -> bool {
+pub(super) fn has(init: &Init, kind: NotifyType) -> bool {
     init.notifies.iter().any(|notify| notify.kind == kind)
 }
 
 /// What both sides support of fragmentation; we always do.
-fn fragmentation(settings: &Settings, init: &Init, remote: SocketAddr) -> Fragmentation {
+pub(super) fn fragmentation(settings: &Settings, init: &Init, remote: SocketAddr) -> Fragmentation {
     if has(init, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED) {
         Fragmentation::Agreed(FragmentSizes::new(settings.fragment_size, remote.ip()))
     } else {
@@ -403,203 +396,10 @@ fn fragmentation(settings: &Settings, init: &Init, remote: SocketAddr) -> Fragme
     }
 }
 
-fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
+pub(super) fn peer_kind(vendors: &[Vec<u8>]) -> PeerKind {
     if vendors.iter().any(|vendor| vendor == VENDOR_ID) {
         PeerKind::Groundlink
     } else {
         PeerKind::Other
     }
-}
-
-/// Responder: IKE_SA_INIT is answered.
-#[derive(Debug)]
-pub struct HalfOpen {
-    /// State of the handshake.
-    pub init: InitResult,
-    /// The next request.
-    pub awaits: Awaits,
-    /// The window of requests after IKE_SA_INIT, with the last response.
-    pub received: Received,
-    /// The protection of that response and its request, if the keys have changed since.
-    pub before: Option<Protector>,
-    /// Whether the peer has shown that it receives at its address.
-    pub routability: ReturnRoutability,
-    /// When the state is dropped.
-    pub expires: Time,
-}
-
-/// Next request of a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaits {
-    /// IKE_INTERMEDIATE, with an additional key exchange by this method.
-    Intermediate(&'static Group),
-    /// IKE_AUTH.
-    Auth,
-}
-
-/// Outcome of an IKE_SA_INIT request.
-#[derive(Debug)]
-pub enum Answered {
-    /// The handshake continues; the response is in the state.
-    HalfOpen(Box<HalfOpen>),
-    /// The request is rejected.
-    Refused {
-        /// The response, if there is one.
-        answer: Option<Vec<u8>>,
-        /// The failure to report, if there is one.
-        failure: Option<Failure>,
-    },
-}
-
-/// Answers an IKE_SA_INIT request for a tunnel. The state expires after `patience`.
-pub fn respond(
-    conn: Connection,
-    spi_r: IkeSpi,
-    message: &Message<'_>,
-    routability: ReturnRoutability,
-    patience: Duration,
-    cx: &mut Context<'_>,
-) -> Answered {
-    let spi_i = message.header.spi_i;
-    match try_respond(conn, spi_r, message, cx) {
-        Ok(init) => Answered::HalfOpen(Box::new(HalfOpen {
-            awaits: init
-                .suite
-                .additional
-                .map_or(Awaits::Auth, Awaits::Intermediate),
-            received: Received::starting_at(1),
-            before: None,
-            init,
-            routability,
-            expires: cx.now + patience,
-        })),
-        // INVALID_KE_PAYLOAD is an ordinary first answer (RFC 7296 §1.2): nothing to report.
-        Err(error @ Error::Incompatible(Incompatible::Group { .. })) => Answered::Refused {
-            answer: refuse(spi_i, error.notify()),
-            failure: None,
-        },
-        Err(error) => Answered::Refused {
-            answer: refuse(spi_i, error.notify()),
-            failure: Some(error.failure(cx.now)),
-        },
-    }
-}
-
-/// The message that rejects an IKE_SA_INIT request. Its responder SPI is zero, since no state is kept.
-pub fn refuse(spi_i: IkeSpi, notify: Notify) -> Option<Vec<u8>> {
-    let exchange = ExchangeType::IKE_SA_INIT;
-    let header = Header::new(
-        spi_i,
-        IkeSpi::ZERO,
-        exchange,
-        HANDSHAKE_RESPONSE,
-        MessageId(0),
-    );
-    Message::encode_clear(header, &[Payload::Notify(notify)]).ok()
-}
-
-fn try_respond(
-    conn: Connection,
-    spi_r: IkeSpi,
-    message: &Message<'_>,
-    cx: &mut Context<'_>,
-) -> Result<InitResult, Error> {
-    let settings = conn.settings.clone();
-    let spi_i = message.header.spi_i;
-    let init = Init::read(message.clear.clone())?;
-    let chosen = choose_suite(&settings, &init)?;
-    let suite = chosen.suite;
-    let (local, remote) = (conn.local, conn.remote);
-    let detected = nat::detect(init.notifies.iter(), spi_i, IkeSpi::ZERO, local, remote);
-    let nat =
-        nat::choose_transport(detected, settings.encapsulation).map_err(Error::Incompatible)?;
-    let KeResponse { public, shared } = KeyExchange::respond(suite.group, &init.ke.data, cx.rng)
-        .map_err(|invalid| Error::Malformed(invalid.to_string()))?;
-    let nonce = fresh_nonce(cx.rng);
-    let ppk = PpkUse::announced(settings.ppk.as_ref(), &init.notifies);
-    let fragmentation = fragmentation(&settings, &init, remote);
-    let mut payloads = vec![
-        Payload::Sa(negotiate::answer_ike(&chosen, &[])),
-        Payload::Ke(Ke {
-            group: suite.group.id,
-            data: public,
-        }),
-        Payload::Nonce(nonce.clone()),
-    ];
-    let encapsulation = settings.encapsulation;
-    payloads.extend(nat::notifies(
-        spi_i,
-        spi_r,
-        local,
-        remote,
-        encapsulation,
-        cx.rng,
-    ));
-    payloads.extend(extensions(fragmentation, suite, ppk));
-    payloads.push(Payload::Vendor(VENDOR_ID.to_vec()));
-    let exchange = ExchangeType::IKE_SA_INIT;
-    let header = Header::new(spi_i, spi_r, exchange, HANDSHAKE_RESPONSE, MessageId(0));
-    let (header, payloads) = cx.impaired(header, payloads);
-    let response = Message::encode_clear(header, &payloads)
-        .map_err(|long| Error::Malformed(long.to_string()))?;
-    let agreement = Agreement {
-        fragmentation,
-        conn,
-        spis: (spi_i, spi_r),
-        role: Role::Responder,
-        suite,
-        shared,
-        nonces: Nonces {
-            initiator: init.nonce,
-            responder: nonce,
-        },
-        nat,
-        ppk,
-        peer: peer_kind(&init.vendors),
-        messages: (message.bytes.to_vec(), response),
-    };
-    agreement.with_keys("its offer leads to keys of the wrong length", cx)
-}
-
-/// Chooses a suite from the initiator's offer. An initiator without IKE_INTERMEDIATE cannot make an additional key exchange.
-fn choose_suite(settings: &Settings, init: &Init) -> Result<Chosen<IkeSuite>, Error> {
-    let mut theirs = init.sa.clone();
-    // RFC 7296 §3.3.1: the SPI is in the header, so a proposal with another one contradicts it.
-    theirs.proposals.retain(|proposal| proposal.spi.is_empty());
-    let chosen = if has(init, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED) {
-        negotiate::choose_ike(&settings.ike, &theirs)
-    } else {
-        negotiate::choose_ike(&settings.ike, &without_additional(&theirs))
-    };
-    let chosen = chosen.ok_or_else(|| {
-        Error::Incompatible(Incompatible::Ike {
-            theirs: negotiate::words_of_all(&theirs, 8),
-            ours: join(settings.ike.iter()),
-            closest: closest_proposal::ike(&settings.ike, &theirs),
-        })
-    })?;
-    let wanted = chosen.suite.group.id;
-    if init.ke.group != wanted {
-        return Err(Error::Incompatible(Incompatible::Group { wanted }));
-    }
-    Ok(chosen)
-}
-
-/// The notifications of extensions in a response: those that the initiator supports too (RFC 7383 §2.3, RFC 9242 §3.1, RFC 8784 §3).
-fn extensions(fragmentation: Fragmentation, suite: IkeSuite, ppk: PpkUse) -> Vec<Payload> {
-    let mut payloads = Vec::new();
-    match fragmentation {
-        Fragmentation::Agreed(_) => {
-            payloads.push(notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
-        }
-        Fragmentation::Unsupported => {}
-    }
-    if suite.additional.is_some() {
-        payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
-    }
-    match ppk {
-        PpkUse::Announced => payloads.push(notify(NotifyType::USE_PPK)),
-        PpkUse::Unused | PpkUse::Mixed => {}
-    }
-    payloads
 }

@@ -11,7 +11,7 @@
 //!
 //! The keys of IKE_SA_INIT protect both messages, the new ones IKE_AUTH, whose AUTH covers both messages. An unacceptable message ends the handshake.
 
-use super::init::{Awaits, HalfOpen};
+use super::init_responder::{Awaits, HalfOpen};
 use super::payloads::{HANDSHAKE_REQUEST, HANDSHAKE_RESPONSE, ke_payload};
 use crate::crypto::{Group, InvalidPublicValue, KeResponse, KeyExchange, Secret, WrongKeyLength};
 use crate::ike::context::Context;
@@ -20,7 +20,7 @@ use crate::ike::event::Datagram;
 use crate::ike::failure::Failure;
 use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
-use crate::ike::messages::{Intermediate, IntermediateAnswer};
+use crate::ike::messages::{Intermediate, IntermediateResponse};
 use crate::ike::out_message::SentMessage;
 use crate::ike::protect::{Opened, Protector};
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
@@ -101,12 +101,12 @@ impl IntermediateSent {
                 return Progress::Waiting(Box::new(self));
             }
         };
-        let answer = payloads
+        let response = payloads
             .map_err(Error::from)
-            .and_then(IntermediateAnswer::read);
-        let accepted = match answer {
-            Ok(IntermediateAnswer::Accepted(accepted)) => self.accept(&accepted, &int_auth, cx),
-            Ok(IntermediateAnswer::Refused(notify)) => {
+            .and_then(IntermediateResponse::read);
+        let accepted = match response {
+            Ok(IntermediateResponse::Accepted(accepted)) => self.accept(&accepted, &int_auth, cx),
+            Ok(IntermediateResponse::Rejected(notify)) => {
                 let settings = &self.init.conn.settings;
                 let ours = OfferSummary::new(settings, HandshakeStage::Intermediate);
                 return Progress::Failed(error::rejected_by_peer(cx.now, &notify, &ours));
@@ -121,12 +121,12 @@ impl IntermediateSent {
 
     fn accept(
         &mut self,
-        answer: &Intermediate,
+        response: &Intermediate,
         int_auth: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(), Error> {
-        check_method(&answer.ke, self.ke.group())?;
-        let shared = self.ke.agree(&answer.ke.data).map_err(invalid)?;
+        check_method(&response.ke, self.ke.group())?;
+        let shared = self.ke.agree(&response.ke.data).map_err(invalid)?;
         update_keys(&mut self.init, &shared, &self.request, int_auth, cx).map_err(wrong_length)?;
         Ok(())
     }
@@ -134,11 +134,11 @@ impl IntermediateSent {
 
 /// State of the responder after a request.
 #[derive(Debug)]
-pub enum Answered {
+pub enum RequestOutcome {
     /// The request is answered or dropped. The peer's next request is awaited.
     HalfOpen(Box<HalfOpen>),
     /// The request is rejected, and the handshake is over.
-    Refused {
+    Rejected {
         /// Why.
         failure: Failure,
         /// The response, for repetitions of the request.
@@ -154,17 +154,17 @@ impl HalfOpen {
         message: &Message<'_>,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Answered {
+    ) -> RequestOutcome {
         let opened = match self.init.protector.open(message) {
             Ok(opened) => opened,
             Err(unopened) => {
                 cx.count_unopened(unopened);
-                return Answered::HalfOpen(Box::new(self));
+                return RequestOutcome::HalfOpen(Box::new(self));
             }
         };
         let mark = opened.mark;
         match self.exchange_keys(method, opened, datagram, cx) {
-            Ok(()) => Answered::HalfOpen(Box::new(self)),
+            Ok(()) => RequestOutcome::HalfOpen(Box::new(self)),
             Err(error) => self.reject_intermediate(&error, mark, datagram, cx),
         }
     }
@@ -187,7 +187,7 @@ impl HalfOpen {
         let (header, payloads) = cx.impaired(header(&self.init, HANDSHAKE_RESPONSE), payloads);
         let sealed = self.init.protector.seal(header, &payloads);
         let (Some(response), Ok(sent)) = (sealed, int_auth::sent(header, &payloads)) else {
-            let error = "our answer to its IKE_INTERMEDIATE does not fit a message";
+            let error = "our response to its IKE_INTERMEDIATE does not fit a message";
             return Err(Error::Misbehaved(error));
         };
         let before = update_keys(&mut self.init, &shared, &opened.int_auth, &sent, cx)
@@ -195,7 +195,7 @@ impl HalfOpen {
         self.before = Some(before);
         self.awaits = Awaits::Auth;
         cx.out.send(datagram.local, datagram.remote, &response);
-        self.received.answered(opened.mark, response);
+        self.received.record_response(opened.mark, response);
         Ok(())
     }
 
@@ -205,15 +205,15 @@ impl HalfOpen {
         mark: Mark,
         datagram: Datagram<'_>,
         cx: &mut Context<'_>,
-    ) -> Answered {
+    ) -> RequestOutcome {
         let mut received = Received::starting_at(ID.0);
         let notify = vec![Payload::Notify(error.notify())];
         let (header, payloads) = cx.impaired(header(&self.init, HANDSHAKE_RESPONSE), notify);
         if let Some(response) = self.init.protector.seal(header, &payloads) {
             cx.out.send(datagram.local, datagram.remote, &response);
-            received.answered(mark, response);
+            received.record_response(mark, response);
         }
-        Answered::Refused {
+        RequestOutcome::Rejected {
             failure: error.failure(cx.now),
             last_response: Box::new(LastResponse::new(received, cx.now)),
         }

@@ -9,6 +9,7 @@ pub mod established;
 pub mod followup_ke;
 mod informational;
 pub mod init;
+pub mod init_responder;
 pub mod intermediate;
 mod outcome;
 mod payloads;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::crypto::Secret;
 use crate::ike::error::Error;
 use crate::ike::failure::Failure;
 use crate::ike::retransmit::back_off;
@@ -9,10 +10,10 @@ use crate::ike::sa::FollowupOffer;
 use crate::net::Time;
 use crate::wire::{Notify, NotifyType};
 
-/// Meaning of the peer's response. `C` is the created SA, `A` the agreed SA without keys.
-pub enum Step<C, A> {
-    /// The SA is created.
-    Created(C),
+/// Meaning of the peer's response. `A` is the agreed SA without keys.
+pub enum Step<A> {
+    /// The SA is agreed; with the secret of its additional key exchange.
+    Agreed(A, Option<Secret>),
     /// An additional key exchange comes first.
     Followup(Box<FollowupOffer<A>>),
     /// The peer asks for a key exchange of this group.

@@ -11,6 +11,7 @@
 //!
 //! The Child SAs move to the new IKE SA (`hand_over`), whose message IDs start at 0. The initiator deletes the old one.
 
+use super::followup_ke::read_response;
 use super::outcome::{MAX_TEMPORARY_FAILURES, Rejection, RequestFailure, Step, retry_pause};
 use super::payloads::{check_public_value, fresh_nonce, ke_payload, respond_ke};
 use crate::crypto::{Generator, KeyExchange, Secret};
@@ -21,12 +22,10 @@ use crate::ike::context::Context;
 use crate::ike::error::{Error, Incompatible, rekey_rejected};
 use crate::ike::event::{DownReason, Event, Rekey, Role};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
-use crate::ike::messages::{CreateAnswer, FollowupAnswer, Renewal};
+use crate::ike::messages::Renewal;
 use crate::ike::negotiate;
 use crate::ike::offer::join;
-use crate::ike::sa::{
-    AgreedIke, AgreedSa, FollowupOffer, IkeOffer, IkeSa, Job, NewIkeSa, Offer, Phase,
-};
+use crate::ike::sa::{AgreedIke, AgreedSa, IkeOffer, IkeSa, Job, NewIkeSa, Offer, Phase};
 use crate::ike::settings::Settings;
 use crate::wire::{ChainError, IkeSpi, Notify, NotifyType, Payload};
 
@@ -58,11 +57,16 @@ impl IkeSa {
         payloads: Result<Vec<Payload>, ChainError>,
         cx: &mut Context<'_>,
     ) {
-        let step = self.read_rekey_ike_response(&mut offer, payloads, cx);
+        let followup = offer.followup.take();
+        let step = read_response(followup, payloads, cx, |renewal, _| {
+            let agreed = offer.accept(renewal, &self.conn.settings)?;
+            let additional = agreed.suite.additional;
+            Ok((agreed, additional))
+        });
         let created = match step {
-            Ok(Step::Created(new)) => self
-                .successor(new, cx)
-                .map_err(|_| Error::Misbehaved("its answer leads to keys of the wrong length")),
+            Ok(Step::Agreed(agreed, additional)) => self
+                .successor(agreed.with_keys(additional.as_ref(), self), cx)
+                .map_err(|_| Error::Misbehaved("its response leads to keys of the wrong length")),
             Ok(_) if !self.is_open() => return,
             Ok(Step::Followup(followup)) => {
                 return self.follow_up_ike(job, offer, followup, cx);
@@ -84,40 +88,6 @@ impl IkeSa {
                 self.on_rekey_ike_failed(failure, cx);
             }
         }
-    }
-
-    /// Reads the response to our request, or to the IKE_FOLLOWUP_KE request that completes it.
-    fn read_rekey_ike_response(
-        &self,
-        offer: &mut IkeOffer,
-        payloads: Result<Vec<Payload>, ChainError>,
-        cx: &mut Context<'_>,
-    ) -> Result<Step<NewIkeSa, AgreedIke>, Error> {
-        if let Some(followup) = offer.followup.take() {
-            return Ok(match FollowupAnswer::read(payloads?)? {
-                FollowupAnswer::Made(ke) => {
-                    let (agreed, shared) = followup.accept(&ke)?;
-                    Step::Created(agreed.with_keys(Some(&shared), self))
-                }
-                FollowupAnswer::Refused(notify) => Step::Rejected(notify),
-            });
-        }
-        Ok(match CreateAnswer::read(payloads?)? {
-            CreateAnswer::Made { renewal, .. } => {
-                let agreed = offer.accept(&renewal, &self.conn.settings)?;
-                match agreed.suite.additional {
-                    None => Step::Created(agreed.with_keys(None, self)),
-                    Some(method) => Step::Followup(Box::new(FollowupOffer::new(
-                        agreed,
-                        method,
-                        renewal.link.as_ref(),
-                        cx.rng,
-                    )?)),
-                }
-            }
-            CreateAnswer::OtherGroup(group) => Step::OtherGroup(group),
-            CreateAnswer::Refused(notify) => Step::Rejected(notify),
-        })
     }
 
     /// Replaces the IKE SA by that of our exchange. If the peer's exchange has created another, the nonces decide which stays.
@@ -298,7 +268,7 @@ impl IkeOffer {
             Error::Misbehaved("it chose an IKE suite that we did not offer"),
         )?;
         let spi_r = ike_spi(&chosen.spi).ok_or(Error::Misbehaved(
-            "its answer has no SPI for the new IKE SA",
+            "its response has no SPI for the new IKE SA",
         ))?;
         let theirs = response
             .ke
@@ -343,7 +313,7 @@ fn choose_ike(
     let spi_r = fresh_spi(rng);
     let nonce = fresh_nonce(rng);
     let payloads = vec![
-        Payload::Sa(negotiate::answer_ike(&chosen, &spi_r.0.to_be_bytes())),
+        Payload::Sa(negotiate::ike_response(&chosen, &spi_r.0.to_be_bytes())),
         Payload::Nonce(nonce.clone()),
         ke,
     ];

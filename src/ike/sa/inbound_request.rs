@@ -79,7 +79,7 @@ impl IkeSa {
         let Some(response) = self.protector.seal(header, &payloads) else {
             return;
         };
-        if !self.received.answered(mark, response.clone()) {
+        if !self.received.record_response(mark, response.clone()) {
             self.close(DownReason::Expired, None, cx);
         }
         self.reply(&response, FragmentSize::Configured, datagram, cx);
