@@ -98,8 +98,9 @@ fn flows_spread_over_two_and_over_four_tunnels() {
             .map(|tunnel| tunnel["tx"]["packets"].as_u64().unwrap())
             .collect();
         assert_eq!(packets.len(), tunnels);
-        // 4 flows a tunnel. The kernel's hash, whose seed changes, selects the tunnel: at least two get traffic.
-        let busy = packets.iter().filter(|packets| **packets > 100).count();
+        // 4 flows a tunnel each way. The kernel's hash, whose seed changes, selects the tunnel: at least two get traffic, few packets where
+        // the machine is slow.
+        let busy = packets.iter().filter(|packets| **packets > 20).count();
         assert!(busy >= 2, "{packets:?}");
     }
 }
