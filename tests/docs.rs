@@ -38,12 +38,19 @@ fn quoted(text: &str) -> BTreeSet<&str> {
 #[test]
 fn docs_explain_every_packet_drop_reason() {
     let page = file("docs/interface.md");
-    let explained = quoted(&page);
-    for refusal in DropReason::ALL {
-        assert!(
-            explained.contains(refusal.metric()) || *refusal == DropReason::Noise,
-            "{refusal:?}"
-        );
+    for reason in DropReason::ALL.iter().filter(|&r| *r != DropReason::Noise) {
+        let row = format!("\n| `{}` | {}", reason.metric(), reason.sentence());
+        assert!(page.contains(&row), "docs/interface.md lacks{row}");
+    }
+}
+
+#[test]
+fn readme_and_example_name_every_preset() {
+    for page in ["README.md", "config/example.toml"] {
+        let text = file(page);
+        for preset in groundlink::config::preset_names() {
+            assert!(text.contains(preset), "{page} lacks {preset}");
+        }
     }
 }
 

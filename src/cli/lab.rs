@@ -60,7 +60,7 @@ pub(crate) struct Lab {
     /// Address family of the two networks
     #[arg(long, value_enum, default_value = "4")]
     pub inner: AddressFamily,
-    /// Transport of ESP between the gateways
+    /// Transport of ESP between the gateways, in place of the preset's
     #[arg(long, value_enum, default_value = "udp")]
     pub encapsulation: Encapsulation,
     /// Keep the lab running and print the commands to enter it

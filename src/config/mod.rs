@@ -30,6 +30,7 @@ mod value;
 pub use crate::paths::FailClosed;
 pub use diagnostic::{ConfigReport, ConfigText, Diagnostic, Severity};
 pub use load::{LoadedConfig, control_socket, load, load_text};
+pub use preset::names as preset_names;
 pub use scope::{EffectiveValue, Origin};
 pub use secret::{LoadOptions, SecretPolicy};
 pub use settings::default::{CONTROL as DEFAULT_CONTROL, FILE as DEFAULT_FILE};

@@ -33,7 +33,7 @@ macro_rules! embed {
     };
 }
 
-/// The preset files. A new preset is a file and its name here.
+/// The preset files. A new preset is a file and its name here; `CONTRIBUTING.md` lists the documents that name it, which tests check.
 static FILES: &[(&str, &str)] = embed![
     "generic",
     "google-classic",
@@ -51,6 +51,11 @@ static PRESETS: LazyLock<Vec<Preset>> = LazyLock::new(|| {
 /// Every preset.
 pub fn all() -> &'static [Preset] {
     &PRESETS
+}
+
+/// The name of every preset.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(name, _)| *name)
 }
 
 /// The preset of this name.

@@ -204,7 +204,7 @@ impl TunnelEgress {
             mss::clamp_mss(bytes, clamp.v4, clamp.v6);
         }
 
-        // 4. From here on the headers are consistent.
+        // 4. From here on the headers are consistent. The TTL is not looked at: the kernel has decremented it, and 1 is valid.
         let packet = Packet::parse(bytes)?;
         if packet.is_kernel_noise() {
             return Err(DropReason::Noise);

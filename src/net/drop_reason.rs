@@ -1,7 +1,8 @@
 //! Drop reasons.
 //!
 //! Every packet that enters the datapath and does not leave it has exactly one of them. Each reason is one row: variant, counter
-//! name and description.
+//! name and description. `docs/interface.md` repeats name and description, and `daemon/install.rs` lists the reasons that count as
+//! packets lost for want of an SA.
 
 use std::fmt;
 

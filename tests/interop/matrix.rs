@@ -88,13 +88,7 @@ fn groundlink_with_itself() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn every_preset_with_itself() {
-    for preset in [
-        "generic",
-        "google-classic",
-        "google-ha",
-        "alibaba",
-        "alibaba-2018",
-    ] {
+    for preset in groundlink::config::preset_names() {
         carries(&format!("--preset {preset}"));
     }
 }

@@ -178,7 +178,7 @@ fn extended_sequence_numbers_are_proposed_only_if_named() {
     assert_eq!(esn("metric = 5"), [Esn::No]);
     assert_eq!(esn("esp = \"aes128gcm16-esn\""), [Esn::Yes]);
     assert_eq!(esn("esp = \"aes128gcm16-esn-noesn\""), [Esn::Yes, Esn::No]);
-    for preset in ["google-ha", "google-classic", "alibaba", "alibaba-2018"] {
+    for preset in crate::config::preset_names() {
         assert_eq!(
             esn(&format!("preset = \"{preset}\"")),
             [Esn::No],
