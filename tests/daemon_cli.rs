@@ -135,6 +135,16 @@ remote = [\"10.2.0.0/24\"]
         daemon
     }
 
+    /// Runs `groundlink cleanup`; returns its exit status and output.
+    fn cleanup(&self) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_groundlink"));
+        self.namespace.enter(command.arg("cleanup")).unwrap();
+        let output = wait::output(&mut command, LIMIT);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.code().unwrap(), text)
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
     }
@@ -300,14 +310,38 @@ fn every_error_of_an_invalid_configuration_is_reported() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_second_daemon_does_not_replace_the_socket_of_the_first() {
+fn a_second_daemon_in_a_network_namespace_names_the_first_and_changes_nothing() {
     let site = Site::new();
     let first = site.start();
-    let (status, output) = site.run_failing(&[]);
+    let before = site.ip("route show table all proto 171");
+    let own = site.path("groundlink.toml");
+    let text = fs::read_to_string(&own).unwrap();
+    // Another control socket, local address and remote network do not make it another gateway.
+    let other = text
+        .replace("control.sock", "other.sock")
+        .replace("192.0.2.1\"", "10.1.0.1\"")
+        .replace("10.2.0.0", "10.3.0.0")
+        .replace("\"a\"", "\"b\"");
+    for config in [&text, &other] {
+        fs::write(&own, config).unwrap();
+        let (status, output) = site.run_failing(&[]);
+        assert_eq!(status, 1, "{output}");
+        let named = format!("groundlink (process {})", first.0.id());
+        assert_contains(&output, &[&named, "network namespace"]);
+        assert!(!site.path("other.sock").exists());
+    }
+    let (status, output) = site.cleanup();
     assert_eq!(status, 1, "{output}");
+    assert_contains(
+        &output,
+        &[&format!("process {}", first.0.id()), "stop it first"],
+    );
+    assert_eq!(site.ip("route show table all proto 171"), before);
     let answer = request(&site.path("control.sock"), HttpMethod::Get, "/v1/status").unwrap();
     assert_eq!(answer["tunnels"][0]["name"], "a");
-    drop(first);
+    // Another namespace is another machine.
+    let elsewhere = Site::new();
+    drop((elsewhere.start(), first));
 }
 
 #[test]
@@ -352,11 +386,18 @@ fn sigterm_and_sigint_stop_the_daemon_cleanly_within_two_seconds() {
             "{status} {:?}",
             started.elapsed()
         );
+        assert!(!site.path("control.sock").exists());
+        // The fail-closed route outlives the process, until it is cleaned up.
+        let left = site.ip("route show table all proto 171");
+        assert_eq!(left.trim(), "unreachable 10.2.0.0/24 metric 4294967280");
+        let (status, output) = site.cleanup();
+        assert_eq!(status, 0, "{output}");
+        assert_contains(&output, &["removed", "10.2.0.0/24", "unreachable"]);
         assert_eq!(
             (site.ip("-o link"), site.ip("route show table all")),
             before
         );
-        assert!(!site.path("control.sock").exists());
+        assert_eq!(site.cleanup(), (0, "nothing to remove\n".to_owned()));
     }
 }
 
@@ -384,6 +425,13 @@ fn a_daemon_cleans_up_after_a_killed_one() {
     let routes = site.ip("route");
     assert_contains(&routes, &[held]);
     assert!(!routes.contains("10.3.0.0/24"), "{routes}");
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait::exit(&mut daemon.0, LIMIT).success());
+    assert_contains(&site.ip("route"), &[held]);
+    // Without `fail-closed` nothing stays, and the next start removes what the earlier configuration left.
+    site.configure("fail-closed = false");
+    let mut daemon = site.start();
+    assert_eq!(site.ip("route show table all proto 171"), "");
     daemon.signal(Signal::SIGTERM);
     assert!(wait::exit(&mut daemon.0, LIMIT).success());
     assert_eq!(site.ip("route show table all proto 171"), "");

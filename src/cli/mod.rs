@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod cleanup;
 mod common;
 mod completions;
 mod decode;
@@ -58,6 +59,7 @@ enum Subcommands {
     Down(request::Down),
     Rekey(request::Rekey),
     Reset(request::Reset),
+    Cleanup(cleanup::Cleanup),
     Psk(psk::PskArgs),
     Completions(completions::Completions),
 }
@@ -130,6 +132,7 @@ fn dispatch(matches: &ArgMatches) -> Result<Exit, Failure> {
         Subcommands::Down(down) => down.execute(&global),
         Subcommands::Rekey(rekey) => rekey.execute(&global),
         Subcommands::Reset(reset) => reset.execute(&global),
+        Subcommands::Cleanup(cleanup) => cleanup.execute(),
         Subcommands::Psk(psk) => psk.execute(),
         Subcommands::Completions(completions) => completions.execute(visible_command()),
     }

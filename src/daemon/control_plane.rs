@@ -20,6 +20,7 @@ use crate::ike::{
 };
 use crate::net::{Time, TunnelId};
 use crate::os::clock;
+use crate::os::namespace_lock::NamespaceLock;
 use crate::os::netlink::Netlink;
 
 /// State of the running gateway.
@@ -34,6 +35,8 @@ pub(super) struct ControlPlane {
     pub(super) reporter: Reporter,
     pub(super) routing: Routing,
     pub(super) fallback: OffloadFallback,
+    /// Keeps other daemons out of this network namespace.
+    pub(super) _lock: NamespaceLock,
 }
 
 /// Operation that a request asks for on a tunnel.
@@ -65,14 +68,16 @@ impl ControlPlane {
         self.endpoint.handle_command(clock::now(), command);
     }
 
-    /// Starts to close every SA. A DELETE does not wait until the routes are withdrawn: the grace period is shorter.
+    /// Closes every SA with a DELETE, and ends the traps: packets bring no tunnel up any more. A DELETE does not wait until the routes are
+    /// withdrawn: the grace period is shorter.
     pub(super) fn shut_down(&mut self) {
         self.routing.stop_waiting();
         self.command(Command::Shutdown);
+        self.tunnels.mark_all_changed();
         self.apply();
     }
 
-    /// Whether every peer has answered our DELETE, after [`Command::Shutdown`].
+    /// Whether every peer has answered our DELETE, after [`ControlPlane::shut_down`].
     pub(super) fn is_shut_down(&self) -> bool {
         self.endpoint.is_idle()
     }
@@ -468,16 +473,14 @@ impl ControlPlane {
         }
     }
 
-    /// Removes routes and tunnels, with their devices.
+    /// Withdraws the routes into the tunnels and removes the tunnels with their devices. Fail-closed routes stay, with the
+    /// routes to the peers that they cover: a restart must not let packets out, and the next start adopts them.
     pub(super) fn clear(&mut self) {
-        self.routing.stop();
         // A DELETE that waits for routes leaves before the routes to the peers are removed.
         for transmit in self.routing.release_all() {
             self.send(&transmit);
         }
-        if let Err(error) = self.netlink.withdraw_all() {
-            warn!(%error, "some routes could not be removed; the next start removes them");
-        }
+        self.routing.stop(self.tunnels.iter());
         let devices: BTreeSet<u32> = self.tunnels.iter().map(|(_, t)| t.device.index()).collect();
         match self.netlink.remove_devices(&devices) {
             Ok(removed) => debug!(removed, devices = devices.len(), "devices removed"),

@@ -107,7 +107,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until SIGTERM or SIGINT, then closes the SAs and removes the routes.
+    /// Runs until SIGTERM or SIGINT, then closes the SAs and withdraws the routes into the tunnels.
     pub(super) async fn run(&mut self) {
         self.control_plane.apply();
         // Fail-closed routes and peer routes are in place before the start is reported.

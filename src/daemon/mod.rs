@@ -19,6 +19,7 @@
 //! peer can use it. `tunnels` is the table of the tunnels, indexed so that an event visits only the tunnels that it concerns.
 
 mod child_sas;
+mod cleanup;
 mod control_plane;
 mod event_loop;
 mod install;
@@ -34,6 +35,7 @@ mod start;
 mod start_error;
 mod tunnels;
 
+pub use cleanup::cleanup;
 pub use logging::LogFormat;
 pub use start::Options;
 pub use start_error::StartError;

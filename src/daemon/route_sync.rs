@@ -141,7 +141,7 @@ impl RouteSync {
         self.wake.set();
     }
 
-    /// Ends the thread and waits for it. Routes stay as they are.
+    /// Ends the thread once it has carried out the updates, and waits for it.
     pub(super) fn stop(&mut self) {
         self.updates = None;
         self.wake.set();
@@ -211,7 +211,7 @@ impl Synchroniser {
         if !own.is_empty() {
             info!(
                 routes = own.len(),
-                "found routes of an earlier run: those that are still needed stay, the others are removed"
+                "adopting routes of an earlier run: those that are still needed stay, the others are removed"
             );
         }
         let addresses = netlink.addresses()?;
@@ -251,14 +251,23 @@ impl Synchroniser {
     fn turn(&mut self) -> Option<Option<Duration>> {
         loop {
             self.read_monitor();
-            let mut is_due = false;
+            let (mut is_due, mut is_last) = (false, false);
             loop {
                 match self.updates.try_recv() {
                     Ok(update) => self.take(update),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return None,
+                    Err(TryRecvError::Disconnected) => {
+                        is_last = true;
+                        break;
+                    }
                 }
                 is_due = true;
+            }
+            if is_last {
+                if is_due {
+                    self.synchronise();
+                }
+                return None;
             }
             // Before the first update the tunnels are unknown: the routes of an earlier run stay.
             if self.generation == 0 {

@@ -167,8 +167,13 @@ impl Routing {
         self.held.deadline
     }
 
-    /// Ends the route synchronisation thread. Routes stay as they are.
-    pub(super) fn stop(&mut self) {
+    /// Makes every tunnel down, so that only fail-closed routes and what they need stay, and ends the route synchronisation thread.
+    pub(super) fn stop<'a>(&mut self, tunnels: impl Iterator<Item = (TunnelId, &'a TunnelEntry)>) {
+        let down = tunnels.map(|(id, tunnel)| (id, routing_of(tunnel, PathState::Down)));
+        self.sync.submit(RouteUpdate {
+            generation: self.generation.saturating_add(1),
+            tunnels: down.collect(),
+        });
         self.sync.stop();
     }
 }

@@ -1,7 +1,8 @@
 //! Start of the daemon: from a configuration to a running gateway, or to one error.
 //!
-//! Nothing on the machine is changed before the exclusive resources are held: the control socket first, then the UDP ports. Routes left by
-//! a killed daemon stay until the route thread replaces them: they may be all that keeps packets from leaking, also if the start fails.
+//! Nothing on the machine is changed before the exclusive resources are held: the lock of the network namespace first, then the control
+//! socket and the UDP ports. Routes of an earlier run stay until the route thread adopts or replaces them: they may be all that keeps
+//! packets from leaking, also if the start fails.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +30,7 @@ use crate::crypto::Generator;
 use crate::datapath::{Datapath, NoSaAction, Offload};
 use crate::ike::{Encapsulation, Endpoint, Peer};
 use crate::net::{IKE_PORT, NAT_PORT, TunnelId};
+use crate::os::namespace_lock::NamespaceLock;
 use crate::os::netlink::Netlink;
 use crate::os::process::Capability;
 use crate::os::raw_esp::RawEspSocket;
@@ -98,6 +100,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
     if let Err(error) = process::raise_fd_limit() {
         debug!(%error, "cannot raise the limit of open files");
     }
+    let lock = NamespaceLock::acquire()?;
     let control = options.socket.clone().unwrap_or(gateway.control);
     let listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;
@@ -138,6 +141,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         reporter: Reporter::default(),
         routing: Routing::new(route_sync),
         fallback: OffloadFallback::new(offload),
+        _lock: lock,
     };
     EventLoop::new(control_plane, notices, routes, requests, lookup_results)
         .map_err(out_of_resources)

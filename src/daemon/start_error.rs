@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::config::ConfigReport;
 use crate::control::SocketError;
+use crate::os::namespace_lock::LockError;
 use crate::os::netlink::NetlinkError;
 use crate::os::tun::TunError;
 use crate::os::udp::BindError;
@@ -66,6 +67,18 @@ impl std::error::Error for StartError {}
 impl From<SocketError> for StartError {
     fn from(error: SocketError) -> StartError {
         StartError::start(error.to_string(), error.advice())
+    }
+}
+
+impl From<LockError> for StartError {
+    fn from(error: LockError) -> StartError {
+        let advice = match error {
+            LockError::Held(_) => {
+                "stop it, or run this one in another network namespace: two would remove each other's routes"
+            }
+            LockError::Io(_) => "",
+        };
+        StartError::start(error.to_string(), advice)
     }
 }
 

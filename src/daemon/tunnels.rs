@@ -168,6 +168,11 @@ impl<T: Indexed> TunnelTable<T> {
         self.changed.insert(id);
     }
 
+    /// Marks every tunnel.
+    pub(super) fn mark_all_changed(&mut self) {
+        self.changed.extend(self.tunnels.keys());
+    }
+
     /// Tunnels that may have changed since the last call.
     pub(super) fn take_changed(&mut self) -> BTreeSet<TunnelId> {
         std::mem::take(&mut self.changed)

@@ -21,6 +21,7 @@ mod batch;
 pub mod clock;
 pub mod entropy;
 pub mod memory;
+pub mod namespace_lock;
 pub mod netlink;
 pub mod netns;
 mod offload;

@@ -17,6 +17,15 @@ pub struct Process {
     pub name: String,
 }
 
+impl Process {
+    /// Process of this ID, with its command name from /proc; "?" if it has ended or is hidden.
+    pub fn with_id(pid: u32) -> Process {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        let name = name.map_or("?".to_owned(), |name| name.trim_end().to_owned());
+        Process { pid, name }
+    }
+}
+
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.pid)
@@ -163,13 +172,7 @@ fn holding_socket(inode: u64) -> Option<Process> {
         .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     pids.into_iter()
         .find(|pid| has_descriptor(*pid, &wanted))
-        .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Process {
-                pid,
-                name: name.trim_end().to_owned(),
-            }
-        })
+        .map(Process::with_id)
 }
 
 fn has_descriptor(pid: u32, wanted: &str) -> bool {

@@ -97,7 +97,7 @@ fn sigterm_deletes_the_ike_sa_in_time() {
         Side::A,
         &["route", "show", "table", "all", "proto", "171"],
     );
-    assert_eq!(routes.trim(), "");
+    assert_eq!(routes.trim(), "unreachable 10.2.0.0/24 metric 4294967280");
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! Routing into tunnels: traffic that brings a tunnel up, peers inside the remote network, routes of other programs.
 
+use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side};
 use groundlink::lab::{Lab, Overrides};
 use groundlink::status::{TunnelState, TunnelStatus};
+use nix::sys::signal::Signal;
 
-use super::lab::{build, logs, text, tunnel_that, up};
+use super::lab::{build, logs, program, text, tunnel_that, up};
 
 /// Runs `ip` in A's gateway.
 fn ip(lab: &Lab, words: &str) -> String {
@@ -123,12 +128,86 @@ fn packets_to_a_peer_inside_the_remote_network_stay_outside_the_tunnel() {
     assert!(!ip(&lab, "route get 192.0.2.129").contains("unreachable"));
     lab.a().command("lab-1", "up").unwrap();
     tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
-    // No route is left after the end.
-    lab.a().process().signal(nix::sys::signal::Signal::SIGTERM);
+    // The fail-closed routes outlive the process, and with them the peer route: the next start reaches the peer.
+    lab.a().process().signal(Signal::SIGTERM);
+    await_exit(&mut lab);
+    let left = own_routes(&lab);
+    let of = |word: &str| left.iter().filter(|route| route.contains(word)).count();
+    assert_eq!(
+        (of("unreachable"), of("192.0.2.129"), left.len()),
+        (2, 1, 3),
+        "{left:?}"
+    );
+    lab.restart_a(program()).unwrap();
+    tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
+
+/// Waits until A's gateway has ended.
+fn await_exit(lab: &mut Lab) {
+    let deadline = Instant::now() + Duration::from_secs(10);
     while lab.a().process().exit_status().is_none() {
+        assert!(Instant::now() < deadline, "still runs{}", logs(lab));
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(own_routes(&lab).is_empty(), "{:?}", own_routes(&lab));
+}
+
+/// Sends a datagram from host A to host B every 2 ms, until it is dropped.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(lab: &Lab) -> Flood {
+        let bind = || UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        let socket = lab.topology().host(Side::A).run(bind).unwrap();
+        let destination = (lab.addressing().b.host, 9);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // ICMP errors of the gateway are what it is for.
+                let _ = socket.send_to(&[0; 100], destination);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Flood {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn no_packet_leaves_in_the_clear_while_the_daemon_ends_and_starts() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut lab = up(&LabOptions::default(), &Overrides::default());
+        let flood = Flood::start(&lab);
+        let carried = |lab: &mut Lab| tunnel_that(lab, "answers", |_| true).tx.packets;
+        await_that(&mut lab, "packets are carried", |lab| carried(lab) > 20);
+        for _ in 0..2 {
+            lab.a().process().signal(signal);
+            await_exit(&mut lab);
+            // Packets that find no tunnel for longer than any restart takes.
+            std::thread::sleep(Duration::from_millis(300));
+            lab.restart_a(program()).unwrap();
+            tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
+            await_that(&mut lab, "packets are carried", |lab| carried(lab) > 20);
+        }
+        drop(flood);
+        let wire = lab.wire();
+        assert_eq!(wire.clear, 0, "{signal}: {wire:?}{}", logs(&mut lab));
+        assert!(wire.esp_udp > 60, "{wire:?}");
+    }
 }
 
 #[test]

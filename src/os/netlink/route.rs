@@ -258,16 +258,16 @@ impl Netlink {
         ))
     }
 
-    /// Removes all own routes, and returns how many there were.
+    /// Removes all own routes, and returns them.
     ///
     /// # Errors
     /// See [`NetlinkError`].
-    pub fn withdraw_all(&mut self) -> Result<usize, NetlinkError> {
+    pub fn withdraw_all(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let routes = self.own_routes()?;
         for route in &routes {
             self.withdraw(route.prefix, route.metric)?;
         }
-        Ok(routes.len())
+        Ok(routes)
     }
 
     /// Own routes. The kernel filters by protocol: other programs' routes are not sent.

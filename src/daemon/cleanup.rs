@@ -1,0 +1,21 @@
+//! Removal of what a stopped daemon has left in the kernel: the fail-closed routes, and the routes to the peers that those cover.
+
+use super::start_error::StartError;
+use crate::os::namespace_lock::{LockError, NamespaceLock};
+use crate::os::netlink::Netlink;
+
+/// Removes everything that daemons have left in this network namespace, and returns one line for each thing removed.
+///
+/// # Errors
+/// A daemon runs in this namespace, or the kernel rejects a request. What was removed before the error stays removed.
+pub fn cleanup() -> Result<Vec<String>, StartError> {
+    let _lock = NamespaceLock::acquire().map_err(|error| match error {
+        LockError::Held(_) => StartError::start(
+            error.to_string(),
+            "stop it first (`systemctl stop groundlink`): it needs its routes",
+        ),
+        LockError::Io(_) => error.into(),
+    })?;
+    let removed = Netlink::open()?.withdraw_all()?;
+    Ok(removed.iter().map(ToString::to_string).collect())
+}
