@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::path_mtu::OuterPath;
 use crate::datapath::{ChildSpi, Datapath, EgressPath, FirstPacket, InboundParams, TunnelId};
 use crate::esp::Inbound;
 use crate::ike::{DownReason, Sends};
@@ -214,6 +215,38 @@ impl ChildSas {
         datapath.set_peer_address(self.tunnel, remote);
         self.outbound.clear();
         self.select_outbound(datapath);
+    }
+
+    /// Outer addresses of the Child SA that sends.
+    pub(super) fn outer_path(&self) -> Option<OuterPath> {
+        let sending = self.outbound.first().and_then(|spi_in| self.find(*spi_in));
+        let path = &sending.or(self.installed.last())?.path;
+        Some(OuterPath {
+            local: path.local,
+            peer: path.remote.ip(),
+        })
+    }
+
+    /// Changes the inner MTU of every Child SA. Returns the least one; `None` without a Child SA.
+    pub(super) fn set_mtus(
+        &mut self,
+        mtu: impl Fn(&EgressPath) -> u16,
+        datapath: &mut Datapath,
+    ) -> Option<u16> {
+        let mut has_changed = false;
+        for child in &mut self.installed {
+            let new = mtu(&child.path);
+            if new != child.path.mtu {
+                child.path.mtu = new;
+                datapath.set_inbound_mtu(self.tunnel, child.spi_in, new);
+                has_changed = true;
+            }
+        }
+        if has_changed {
+            self.outbound.clear();
+            self.select_outbound(datapath);
+        }
+        self.installed.iter().map(|child| child.path.mtu).min()
     }
 
     /// Time at which the oldest retiring SA must be removed.

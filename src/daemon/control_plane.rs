@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::install;
 use super::lookup::Lookups;
 use super::observe::Observer;
 use super::offload_fallback::OffloadFallback;
+use super::path_mtu::{PathMtuChange, PathMtuMonitor};
 use super::report::{Reporter, Spi};
 use super::route_sync::RouteReport;
 use super::routing::Routing;
@@ -34,6 +35,7 @@ pub(super) struct ControlPlane {
     pub(super) lookups: Lookups,
     pub(super) reporter: Reporter,
     pub(super) routing: Routing,
+    pub(super) path_mtu: PathMtuMonitor,
     pub(super) fallback: OffloadFallback,
     /// Keeps other daemons out of this network namespace.
     pub(super) _lock: NamespaceLock,
@@ -292,6 +294,10 @@ impl ControlPlane {
         // `set_trap` has marked tunnels that this loop visits anyway.
         self.tunnels.take_changed();
         let tunnels = &self.tunnels;
+        for id in &changed {
+            let path = tunnels.get(*id).and_then(install::followed_path);
+            self.path_mtu.set(*id, path);
+        }
         let changed = changed
             .iter()
             .filter_map(|id| Some((*id, tunnels.get(*id)?)));
@@ -318,6 +324,24 @@ impl ControlPlane {
         for (tunnel, error) in self.routing.on_report(report, &self.tunnels) {
             self.fail_children(tunnel, &error);
         }
+    }
+
+    /// Adapts a tunnel to the changed MTU of its path.
+    pub(super) fn on_path_mtu(&mut self, change: PathMtuChange) {
+        let PathMtuChange { tunnel, mtu } = change;
+        self.tunnels.update(tunnel, |tunnel| {
+            let name = &tunnel.settings.name.clone();
+            match install::follow_path_mtu(mtu, tunnel, &mut self.datapath, &mut self.netlink) {
+                Ok(Some(inner)) => info!(
+                    tunnel = name,
+                    path_mtu = mtu,
+                    mtu = inner,
+                    "the MTU of the path to the peer has changed"
+                ),
+                Ok(None) => {}
+                Err(error) => warn!(tunnel = name, path_mtu = mtu, "{error}"),
+            }
+        });
     }
 
     /// Routes no longer follow the tunnels.

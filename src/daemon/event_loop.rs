@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::control_plane::ControlPlane;
 use super::lookup::LookupResult;
+use super::path_mtu::PathMtuChange;
 use super::route_sync::RouteReport;
 use crate::control::PendingRequest;
 use crate::datapath::Notices;
@@ -33,6 +34,7 @@ struct EventSources {
     timer: AsyncReadable<Timer>,
     routes: mpsc::UnboundedReceiver<RouteReport>,
     routes_ended: bool,
+    path_mtus: mpsc::UnboundedReceiver<PathMtuChange>,
     requests: mpsc::Receiver<PendingRequest>,
     lookups: mpsc::Receiver<LookupResult>,
     terminate: Signal,
@@ -51,6 +53,8 @@ enum LoopEvent {
     Routes(RouteReport),
     /// The route synchronisation thread has ended.
     RoutesEnded,
+    /// The MTU of a path to a peer has changed.
+    PathMtu(PathMtuChange),
     /// Request from the control socket.
     Request(PendingRequest),
     /// Result of a DNS lookup.
@@ -81,6 +85,7 @@ impl EventLoop {
         control_plane: ControlPlane,
         notices: Notices,
         routes: mpsc::UnboundedReceiver<RouteReport>,
+        path_mtus: mpsc::UnboundedReceiver<PathMtuChange>,
         requests: mpsc::Receiver<PendingRequest>,
         lookups: mpsc::Receiver<LookupResult>,
     ) -> io::Result<EventLoop> {
@@ -90,6 +95,7 @@ impl EventLoop {
             timer: AsyncReadable::new(Timer::new()?)?,
             routes,
             routes_ended: false,
+            path_mtus,
             requests,
             lookups,
             terminate: signal(SignalKind::terminate())?,
@@ -166,6 +172,7 @@ impl EventLoop {
             LoopEvent::Timeout => self.control_plane.on_timeout(),
             LoopEvent::Routes(report) => self.control_plane.on_route_report(&report),
             LoopEvent::RoutesEnded => self.control_plane.on_route_thread_end(),
+            LoopEvent::PathMtu(change) => self.control_plane.on_path_mtu(change),
             LoopEvent::Request(request) => self.control_plane.on_request(request),
             LoopEvent::Lookup((tunnel, address)) => {
                 self.control_plane
@@ -203,6 +210,7 @@ impl EventSources {
                     LoopEvent::RoutesEnded
                 }
             },
+            Some(change) = self.path_mtus.recv() => LoopEvent::PathMtu(change),
             Some(request) = self.requests.recv() => LoopEvent::Request(request),
             Some(result) = self.lookups.recv() => LoopEvent::Lookup(result),
             _ = self.terminate.recv() => LoopEvent::Terminate("SIGTERM"),

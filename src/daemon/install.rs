@@ -4,11 +4,13 @@
 //!   Child ─▶ inner MTU ─▶ ESP SAs with their limits ─▶ device MTU ─▶ datapath: inbound, then outbound      (then carrier and routes: routing)
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::path_mtu::{OuterPath, path_mtu};
 use super::tunnels::TunnelEntry;
 use crate::config::{self, Mtu};
+use crate::crypto::Protection;
 use crate::datapath::{Datapath, EgressPath};
 use crate::esp::lifetime::Limits;
 use crate::esp::{Inbound, Outbound, mtu};
@@ -20,7 +22,7 @@ use crate::os::netlink::Netlink;
 /// MTU of a device before its first SA: the minimum of IPv6 (RFC 8200 §5).
 pub(super) const INITIAL_MTU: u16 = MIN_MTU_IPV6;
 
-/// EgressPath MTU where the kernel reports none.
+/// Path MTU where the kernel reports none.
 const DEFAULT_PATH_MTU: u16 = 1500;
 
 /// Smallest inner MTU that is accepted: the datagram size that every IPv4 host must receive (RFC 791).
@@ -39,7 +41,7 @@ pub(super) fn install(
     if tunnel.device_removed {
         return Err(tunnel.device_removed_text());
     }
-    let mtu = inner_mtu(child, &tunnel.settings, netlink)?;
+    let mtu = first_mtu(child, &tunnel.settings, netlink)?;
     let (socket, remote) =
         outer_path(child, datapath).ok_or_else(|| format!("no socket on {}", child.local.ip()))?;
     let (suite, policy) = (child.suite, child.policy.clone());
@@ -50,12 +52,7 @@ pub(super) fn install(
     let (inbound, outbound) = (inbound.map_err(bad_keys)?, outbound.map_err(bad_keys)?);
     let limits = limits(child, &tunnel.settings);
 
-    if mtu != tunnel.mtu {
-        netlink
-            .set_mtu(tunnel.device.index(), mtu.into())
-            .map_err(|error| error.to_string())?;
-        tunnel.mtu = mtu;
-    }
+    set_device_mtu(tunnel, mtu, netlink)?;
     let path = EgressPath {
         sa: Arc::new(outbound.limited(limits)),
         socket,
@@ -105,43 +102,103 @@ fn limits(child: &Child, settings: &config::TunnelSettings) -> Limits {
     }
 }
 
-/// Inner MTU: as configured, or what ESP leaves of the path MTU, which the configuration may cap.
-fn inner_mtu(
+/// Inner MTU of a Child SA that is being installed: as configured, or what ESP leaves of the path MTU.
+fn first_mtu(
     child: &Child,
     settings: &config::TunnelSettings,
     netlink: &mut Netlink,
 ) -> Result<u16, String> {
-    let (outer, cap) = match settings.mtu {
-        Mtu::Fixed(mtu) => return Ok(mtu),
-        Mtu::Auto { outer, inner } => (outer, inner),
-    };
+    if let Mtu::Fixed(mtu) = settings.mtu {
+        return Ok(mtu);
+    }
     let (local, peer) = (child.local.ip(), child.remote.ip());
-    let route = if local.is_unspecified() {
-        netlink.route_to(peer)
-    } else {
-        netlink.route_from(local, peer)
-    };
-    let path = match route {
-        Ok(route) => u16::try_from(route.mtu).unwrap_or(u16::MAX),
-        Err(error) => {
-            tracing::debug!(%peer, %error, "no path MTU from the kernel");
-            DEFAULT_PATH_MTU
-        }
-    };
-    let path = outer.map_or(path, |outer| outer.min(path));
-    let inner = mtu::inner(path, peer, child.transport, child.suite.protection);
-    let inner = cap.map_or(inner, |cap| inner.min(cap));
+    let path = path_mtu(netlink, OuterPath { local, peer }).unwrap_or_else(|error| {
+        tracing::debug!(%peer, %error, "no path MTU from the kernel");
+        DEFAULT_PATH_MTU
+    });
+    let inner = inner_mtu(
+        path,
+        peer,
+        child.transport,
+        child.suite.protection,
+        settings,
+    );
     if inner < MIN_MTU {
         return Err(format!(
             "the path MTU of {path} bytes to {peer} leaves {inner} bytes for inner packets, fewer than {MIN_MTU}"
         ));
     }
+    Ok(inner)
+}
+
+/// Inner MTU: as configured, or what ESP leaves of the path MTU, which the configuration may cap.
+fn inner_mtu(
+    path: u16,
+    peer: IpAddr,
+    transport: EspTransport,
+    protection: Protection,
+    settings: &config::TunnelSettings,
+) -> u16 {
+    let (outer, cap) = match settings.mtu {
+        Mtu::Fixed(mtu) => return mtu,
+        Mtu::Auto { outer, inner } => (outer, inner),
+    };
+    let path = outer.map_or(path, |outer| outer.min(path));
+    let inner = mtu::inner(path, peer, transport, protection);
+    let inner = cap.map_or(inner, |cap| inner.min(cap));
     // RFC 8200 §5: a link that carries IPv6 carries 1280 bytes, if need be in fragments; the kernel disables IPv6 below that.
     let policy = &settings.ike.policy;
     let is_ipv6 = policy.local.iter().any(|selector| !selector.is_ipv4());
-    Ok(if is_ipv6 {
+    if is_ipv6 {
         inner.max(INITIAL_MTU)
     } else {
         inner
-    })
+    }
+}
+
+fn set_device_mtu(tunnel: &mut TunnelEntry, mtu: u16, netlink: &mut Netlink) -> Result<(), String> {
+    if mtu != tunnel.mtu {
+        netlink
+            .set_mtu(tunnel.device.index(), mtu.into())
+            .map_err(|error| error.to_string())?;
+        tunnel.mtu = mtu;
+    }
+    Ok(())
+}
+
+/// Path whose MTU decides the inner MTU of the tunnel; `None` without a Child SA or with a fixed MTU.
+pub(super) fn followed_path(tunnel: &TunnelEntry) -> Option<OuterPath> {
+    match tunnel.settings.mtu {
+        Mtu::Fixed(_) => None,
+        Mtu::Auto { .. } => tunnel.children.outer_path(),
+    }
+}
+
+/// Adapts the Child SAs and the device of a tunnel to a changed path MTU. An inner MTU below the least one stays at it: the outer packets
+/// then leave in fragments. Returns the inner MTU of the device if it has changed.
+///
+/// # Errors
+/// The device's MTU cannot be set. The Child SAs have the new one.
+pub(super) fn follow_path_mtu(
+    path: u16,
+    tunnel: &mut TunnelEntry,
+    datapath: &mut Datapath,
+    netlink: &mut Netlink,
+) -> Result<Option<u16>, String> {
+    let settings = &tunnel.settings;
+    let inner = |egress: &EgressPath| {
+        let transport = match egress.remote.port() {
+            0 => EspTransport::Esp,
+            _ => EspTransport::Udp,
+        };
+        let protection = egress.sa.suite().protection;
+        let inner = inner_mtu(path, egress.remote.ip(), transport, protection, settings);
+        inner.max(MIN_MTU)
+    };
+    let Some(mtu) = tunnel.children.set_mtus(inner, datapath) else {
+        return Ok(None);
+    };
+    let has_changed = mtu != tunnel.mtu;
+    set_device_mtu(tunnel, mtu, netlink)?;
+    Ok(has_changed.then_some(mtu))
 }

@@ -10,6 +10,7 @@
 //!     │                                          ├─▶ report (log lines)
 //!     │                                          └─▶ routing ─▶ route_sync (thread) ─▶ carriers and kernel routes
 //!     │                      ─▶ datagrams ──────────▶ datapath sockets
+//!     │                      ─▶ path_mtu (thread) ──▶ inner MTU, MSS, MTU of the devices
 //!     ▼
 //!   observe          ─▶ status::Snapshot, the reply to a status request
 //! ```
@@ -27,6 +28,7 @@ mod logging;
 mod lookup;
 mod observe;
 mod offload_fallback;
+mod path_mtu;
 mod rekey_loss;
 mod report;
 mod route_sync;

@@ -18,6 +18,7 @@ use super::install::INITIAL_MTU;
 use super::logging::LogFormat;
 use super::lookup;
 use super::offload_fallback::OffloadFallback;
+use super::path_mtu::PathMtuMonitor;
 use super::rekey_loss::RekeyLoss;
 use super::report::Reporter;
 use super::route_sync::RouteSync;
@@ -110,6 +111,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
     listen(&settings, &mut netlink, &mut datapath, sockets)?;
     listen_native(&mut settings, &mut datapath)?;
     let (route_sync, routes) = RouteSync::start()?;
+    let (path_mtu, path_mtus) = PathMtuMonitor::start()?;
     let now = clock::now();
     let mut endpoint = Endpoint::new(Generator::from_seed(seed()?));
     let mut tunnels = TunnelTable::default();
@@ -140,11 +142,19 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         lookups,
         reporter: Reporter::default(),
         routing: Routing::new(route_sync),
+        path_mtu,
         fallback: OffloadFallback::new(offload),
         _lock: lock,
     };
-    EventLoop::new(control_plane, notices, routes, requests, lookup_results)
-        .map_err(out_of_resources)
+    EventLoop::new(
+        control_plane,
+        notices,
+        routes,
+        path_mtus,
+        requests,
+        lookup_results,
+    )
+    .map_err(out_of_resources)
 }
 
 /// Checks permissions before anything is changed, and warns about unsuitable system settings.

@@ -292,6 +292,15 @@ impl Datapath {
         }
     }
 
+    /// Changes the largest inner packet that an inbound SA lets TCP connections use.
+    pub fn set_inbound_mtu(&mut self, id: TunnelId, spi: u32, mtu: u16) {
+        if let Some(tunnel) = self.tunnels.get(&id) {
+            self.inbound.update(spi, &tunnel.shared, |entry| {
+                entry.clamp = MssClamp::for_mtu(mtu);
+            });
+        }
+    }
+
     /// Marks an inbound SA as replaced: its late packets are carried but no longer show where the peer is.
     pub fn retire_inbound(&mut self, id: TunnelId, spi: u32) {
         if let Some(tunnel) = self.tunnels.get(&id) {

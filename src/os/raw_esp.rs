@@ -14,12 +14,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, Type};
 
 use super::udp::{self, BindError, mmsg};
-use super::{RecvBatch, SendBatch, Socket, SocketOffload};
+use super::{RecvBatch, SendBatch, Socket, SocketOffload, sockopt};
 use crate::net::protocol::ESP;
 
 /// Raw socket for ESP packets.
@@ -47,6 +48,11 @@ impl RawEspSocket {
             _ => io("creating a raw socket for IP protocol 50")(error),
         })?;
         udp::prepare(&socket, bound)?;
+        if address.is_ipv6() {
+            // Without it the kernel ignores "packet too big" for an unconnected raw socket, and IPv6 routers do not fragment.
+            sockopt::set_int(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+                .map_err(io("requesting ICMPv6 errors"))?;
+        }
         socket
             .bind(&bound.into())
             .map_err(|error| match error.kind() {
@@ -57,9 +63,30 @@ impl RawEspSocket {
     }
 }
 
+/// Upper bound on the attempts to send while ICMP errors arrive.
+const MAX_ATTEMPTS: u32 = 8;
+
+/// Upper bound on the ICMP errors discarded at once; an error that is left makes the socket readable again.
+const MAX_ICMP_ERRORS: usize = 256;
+
+impl RawEspSocket {
+    /// Empties the error queue, since the kernel has already taken from an ICMP error what it says about the path. Returns whether there
+    /// was an error.
+    fn discard_icmp_errors(&self) -> bool {
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let discard = || recv(self.socket.as_raw_fd(), &mut [0; 1], flags).is_ok();
+        self.address.is_ipv6() && (0..MAX_ICMP_ERRORS).take_while(|_| discard()).count() > 0
+    }
+}
+
 impl Socket for RawEspSocket {
     fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        let count = udp::receive(&self.socket, self.address, batch)?;
+        let received = udp::receive(&self.socket, self.address, batch);
+        let count = received.map_err(|error| match self.discard_icmp_errors() {
+            // Datagrams that wait make the socket readable again.
+            true => io::ErrorKind::WouldBlock.into(),
+            false => error,
+        })?;
         match self.address {
             IpAddr::V4(_) => batch.strip_headers(ipv4_header),
             IpAddr::V6(_) => {}
@@ -68,8 +95,15 @@ impl Socket for RawEspSocket {
     }
 
     fn send(&self, batch: &SendBatch) -> io::Result<usize> {
-        let packets = batch.messages().flat_map(mmsg::Outgoing::singles);
-        mmsg::send(&self.socket, packets)
+        let mut attempts = 0;
+        loop {
+            let packets = batch.messages().flat_map(mmsg::Outgoing::singles);
+            match mmsg::send(&self.socket, packets) {
+                // The error of an ICMP message about an earlier packet: this one was not sent yet.
+                Err(_) if attempts < MAX_ATTEMPTS && self.discard_icmp_errors() => attempts += 1,
+                result => return result,
+            }
+        }
     }
 
     fn offload(&self) -> SocketOffload {

@@ -10,6 +10,7 @@ mod stream;
 mod wait;
 
 mod agreement;
+mod changing_path;
 mod cookies;
 mod fragments;
 mod liveness;

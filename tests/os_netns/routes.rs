@@ -340,7 +340,7 @@ fn the_peer_route_keeps_the_source_and_a_router_outside_our_network() {
 }
 
 #[test]
-fn e14_a_path_mtu_learnt_from_icmp_is_not_reported() {
+fn e14_a_path_mtu_learnt_from_icmp_is_reported_apart() {
     as_root(|| {
         let (gateway, world) = (Namespace::new().unwrap(), Namespace::new().unwrap());
         veth_pair(
@@ -369,7 +369,8 @@ fn e14_a_path_mtu_learnt_from_icmp_is_not_reported() {
             ip_tool(&gateway, "route get 203.0.113.9").contains("mtu 800")
         });
         let found = gateway.netlink().unwrap().route_to(ip("203.0.113.9"));
-        assert_eq!(found.unwrap().mtu, 1500);
+        let found = found.unwrap();
+        assert_eq!((found.mtu, found.learnt_mtu), (1500, Some(800)));
 
         // Nor are our datagrams fragmented for it.
         let local = "198.51.100.2:4500".parse().unwrap();

@@ -75,9 +75,10 @@ pub struct ResolvedRoute {
     pub gateway: Option<IpAddr>,
     /// Source address the kernel would choose.
     pub source: Option<IpAddr>,
-    /// MTU of the route where it has one, else of the device. An MTU learnt by path MTU discovery does not count: a forged ICMP
-    /// message would shrink the tunnel.
+    /// MTU of the route where it has one, else of the device.
     pub mtu: u32,
+    /// Path MTU that the kernel has learnt from an ICMP message, which anyone can forge.
+    pub learnt_mtu: Option<u32>,
 }
 
 /// Another program's route that matters to a tunnel.
@@ -362,15 +363,17 @@ impl Netlink {
             return Err(malformed());
         };
         let device = device_of(&message.attributes).ok_or_else(malformed)?;
-        let mtu = match mtu_of(&message.attributes) {
-            Some(mtu) => mtu,
-            None => self.link(device)?.mtu,
+        let (mtu, learnt_mtu) = match mtu_of(&message.attributes) {
+            Some(RouteMtu::Configured(mtu)) => (mtu, None),
+            Some(RouteMtu::Learnt(mtu)) => (self.link(device)?.mtu, Some(mtu)),
+            None => (self.link(device)?.mtu, None),
         };
         Ok(ResolvedRoute {
             device,
             gateway: gateway_of(&message.attributes),
             source: source_of(&message.attributes),
             mtu,
+            learnt_mtu,
         })
     }
 
@@ -510,17 +513,25 @@ fn source_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     })
 }
 
-/// Configured MTU of a route. One that expires was learnt from an ICMP message, which anyone can forge.
-fn mtu_of(attributes: &[RouteAttribute]) -> Option<u32> {
-    let is_learnt = attributes
+/// MTU of a route.
+enum RouteMtu {
+    /// Set by the administrator, or by a router advertisement.
+    Configured(u32),
+    /// Learnt from an ICMP message: it expires.
+    Learnt(u32),
+}
+
+fn mtu_of(attributes: &[RouteAttribute]) -> Option<RouteMtu> {
+    let expires = attributes
         .iter()
         .any(|a| matches!(a, RouteAttribute::CacheInfo(info) if info.expires != 0));
     let metrics = attributes.iter().find_map(|a| match a {
-        RouteAttribute::Metrics(metrics) if !is_learnt => Some(metrics),
+        RouteAttribute::Metrics(metrics) => Some(metrics),
         _ => None,
     });
     metrics?.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        RouteMetric::Mtu(mtu) if *mtu > 0 && expires => Some(RouteMtu::Learnt(*mtu)),
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(RouteMtu::Configured(*mtu)),
         _ => None,
     })
 }
