@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use groundlink::datapath::ProfileStep;
+use groundlink::datapath::{ProfileStep, UNMATCHED_REASONS};
 use groundlink::ike::DropClass;
 use groundlink::lab::report::{LabProblem, WireCounters};
 use groundlink::net::{
@@ -127,6 +127,7 @@ fn full_snapshot() -> Snapshot {
         }],
         groups: Vec::new(),
         ike_refused: counts(DropClass::ALL.iter().map(|class| class.word()).collect()),
+        unmatched: counts(UNMATCHED_REASONS.map(DropReason::metric).to_vec()),
         offload: Some(OffloadStatus {
             tun: GsoSupport::TcpAndUdp,
             send: SendOffload::Segments,
@@ -143,7 +144,8 @@ fn status_keys_are_the_documented_ones() {
     let snapshot = full_snapshot();
     let in_types = keys(&serde_json::to_value(&snapshot).unwrap());
     // The example shows a few of the counters; the tables below it list them all.
-    let is_counter = |path: &&String| path.contains(".refused.") || path.contains("ike_refused.");
+    let tables = [".refused.", "ike_refused.", "unmatched."];
+    let is_counter = |path: &&String| tables.iter().any(|table| path.contains(table));
     let (counters, fixed): (Vec<_>, Vec<_>) = in_types.iter().partition(is_counter);
     let example_fixed: Vec<_> = in_example.iter().filter(|path| !is_counter(path)).collect();
     assert_eq!(fixed, example_fixed);
@@ -178,7 +180,7 @@ fn status_words_are_documented() {
 #[test]
 fn snapshot_of_an_older_daemon_is_still_read() {
     let mut old = serde_json::to_value(full_snapshot()).unwrap();
-    for key in ["ike_refused", "offload", "ticks"] {
+    for key in ["ike_refused", "unmatched", "offload", "ticks"] {
         old.as_object_mut().unwrap().remove(key);
     }
     let tunnel = old["tunnels"][0].as_object_mut().unwrap();

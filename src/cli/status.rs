@@ -114,6 +114,10 @@ fn text(snapshot: &Snapshot) -> String {
     if !dropped.is_empty() {
         let _ = writeln!(text, "IKE messages dropped: {dropped}");
     }
+    let unmatched = nonzero(&snapshot.unmatched);
+    if !unmatched.is_empty() {
+        let _ = writeln!(text, "packets of no tunnel dropped: {unmatched}");
+    }
     if let Some(offload) = &snapshot.offload {
         let _ = writeln!(
             text,
@@ -374,6 +378,7 @@ mod tests {
             tunnels,
             groups: Vec::new(),
             ike_refused: [("forged".to_owned(), 0)].into(),
+            unmatched: [("unknown-spi".to_owned(), 0)].into(),
             offload: None,
             ticks: Default::default(),
         }
@@ -479,6 +484,14 @@ a           down for 9 min 12 s                                         47.88.10
         assert!(!text(&all).contains("IKE messages"));
         all.ike_refused.insert("unknown-peer".to_owned(), 1204);
         assert!(text(&all).contains("\nIKE messages dropped: 1,204 unknown-peer\n"));
+    }
+
+    #[test]
+    fn dropped_packets_of_no_tunnel_are_shown_only_if_there_are_any() {
+        let mut all = snapshot(vec![tunnel("a", TunnelState::Up)]);
+        assert!(!text(&all).contains("no tunnel"));
+        all.unmatched.insert("unknown-spi".to_owned(), 1_200_000);
+        assert!(text(&all).contains("\npackets of no tunnel dropped: 1,200,000 unknown-spi\n"));
     }
 
     #[test]

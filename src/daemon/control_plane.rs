@@ -13,6 +13,7 @@ use super::report::{Reporter, Spi};
 use super::route_sync::RouteReport;
 use super::routing::Routing;
 use super::tunnels::TunnelTable;
+use super::unmatched::UnmatchedReport;
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
 use crate::ike::{
@@ -39,6 +40,7 @@ pub(super) struct ControlPlane {
     pub(super) fallback: OffloadFallback,
     /// Keeps other daemons out of this network namespace.
     pub(super) _lock: NamespaceLock,
+    pub(super) unmatched: UnmatchedReport,
 }
 
 /// Operation that a request asks for on a tunnel.
@@ -59,6 +61,7 @@ impl ControlPlane {
             self.routing.next_timer(),
             self.tunnels.next_timer(),
             self.fallback.next_timer(),
+            Some(self.unmatched.next_timer()),
         ]
         .into_iter()
         .flatten()
@@ -312,8 +315,13 @@ impl ControlPlane {
         }
         self.reporter
             .service_status(self.tunnels.up(), self.tunnels.len());
+        let now = clock::now();
+        let dropped = |reason| self.datapath.unmatched().count(reason);
+        if let Some(text) = self.unmatched.check(now, dropped) {
+            info!("{text}");
+        }
         let (devices, sockets) = (self.datapath.devices(), self.datapath.sockets());
-        self.fallback.check(clock::now(), devices, sockets, |id| {
+        self.fallback.check(now, devices, sockets, |id| {
             let tunnel = self.tunnels.get(id)?;
             Some(tunnel.settings.name.clone())
         });

@@ -36,6 +36,7 @@ mod routing;
 mod start;
 mod start_error;
 mod tunnels;
+mod unmatched;
 
 pub use cleanup::cleanup;
 pub use logging::LogFormat;

@@ -48,6 +48,13 @@ impl Observer<'_> {
                 .drop_counts()
                 .map(|(class, count)| (class.word().to_owned(), count))
                 .collect(),
+            unmatched: datapath::UNMATCHED_REASONS
+                .iter()
+                .map(|reason| {
+                    let count = self.datapath.unmatched().count(*reason);
+                    (reason.metric().to_owned(), count)
+                })
+                .collect(),
             offload: Some(OffloadStatus {
                 tun: offload.gso,
                 send: offload.sockets.send,

@@ -25,6 +25,7 @@ use super::route_sync::RouteSync;
 use super::routing::Routing;
 use super::start_error::StartError;
 use super::tunnels::{TunnelEntry, TunnelTable};
+use super::unmatched::UnmatchedReport;
 use crate::config::{self, ConfigReport, Configuration, LoadOptions, Mtu, SecretPolicy, Severity};
 use crate::control;
 use crate::crypto::Generator;
@@ -145,6 +146,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         path_mtu,
         fallback: OffloadFallback::new(offload),
         _lock: lock,
+        unmatched: UnmatchedReport::new(now),
     };
     EventLoop::new(
         control_plane,

@@ -45,6 +45,14 @@ fn time(nanos: &AtomicU64) -> Option<Time> {
         .map(Time::from_nanos)
 }
 
+/// Reasons for which packets that belong to no tunnel are dropped.
+pub const UNMATCHED_REASONS: [DropReason; 4] = [
+    DropReason::UnknownSpi,
+    DropReason::Stray,
+    DropReason::NoticeFull,
+    DropReason::ReceiveFailed,
+];
+
 /// Dropped packets, one counter for each reason.
 #[derive(Debug)]
 pub struct PacketDropCounters([AtomicU64; DropReason::COUNT]);

@@ -44,7 +44,7 @@ mod trap_queue;
 mod workers;
 
 pub use crate::net::TunnelId;
-pub use counters::{Counters, PacketDropCounters};
+pub use counters::{Counters, PacketDropCounters, UNMATCHED_REASONS};
 pub use notice::{ChildSpi, MAX_IKE_MESSAGE, Notice, Notices};
 pub use profile::{ProfileStep, StepTotals};
 pub use sa_events::FirstPacket;

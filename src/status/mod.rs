@@ -27,6 +27,9 @@ pub struct Snapshot {
     /// IKE messages dropped before authentication, by class (the words of `ike::DropClass`).
     #[serde(default)]
     pub ike_refused: BTreeMap<String, u64>,
+    /// Dropped packets that belong to no tunnel, by reason (the metric names of `net::DropReason`).
+    #[serde(default)]
+    pub unmatched: BTreeMap<String, u64>,
     /// Offload in effect; absent from older daemons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<OffloadStatus>,

@@ -104,6 +104,7 @@ mod tests {
             tunnels: Vec::new(),
             groups: Vec::new(),
             ike_refused: Default::default(),
+            unmatched: Default::default(),
             offload: None,
             ticks: ticks
                 .iter()
