@@ -61,12 +61,22 @@ pub enum HttpMethod {
 
 /// Sends a request and waits for the response. Must not be called inside a tokio runtime.
 pub fn request(socket: &Path, method: HttpMethod, path: &str) -> Result<Value, ClientError> {
+    request_observed(socket, method, path, || {})
+}
+
+/// [`request`] that calls `on_full` whenever it finds the socket's backlog full.
+pub(super) fn request_observed(
+    socket: &Path,
+    method: HttpMethod,
+    path: &str,
+    on_full: impl FnMut(),
+) -> Result<Value, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|cause| unreachable(socket, cause))?;
     runtime.block_on(async {
-        timeout(DEADLINE, request_async(socket, method, path))
+        timeout(DEADLINE, request_async(socket, method, path, on_full))
             .await
             .unwrap_or_else(|_| Err(invalid_reply(socket, "no response in time")))
     })
@@ -76,11 +86,15 @@ async fn request_async(
     socket: &Path,
     method: HttpMethod,
     path: &str,
+    mut on_full: impl FnMut(),
 ) -> Result<Value, ClientError> {
     let stream = loop {
         match UnixStream::connect(socket).await {
             // The backlog is full. Connections in it time out, so it drains.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(CONNECT_PAUSE).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                on_full();
+                sleep(CONNECT_PAUSE).await;
+            }
             result => break result,
         }
     };

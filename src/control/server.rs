@@ -1,8 +1,11 @@
 //! Server of the control socket: one task a connection, one request a connection, a deadline for every step.
+//!
+//! When [`MAX_CONNECTIONS`] are open, a new client takes the place of the one that has been idle for longest: a client that holds a
+//! connection without sending its request, or without reading the response, keeps nobody out.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -13,14 +16,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::timeout;
 
 use super::protocol::{ApiError, ApiReply, ApiRequest, RequestSender, SaKind};
 use super::socket::Listener;
 
-/// Upper bound on connections served at once; further ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 32;
+/// Upper bound on connections served at once.
+pub(super) const MAX_CONNECTIONS: usize = 32;
 
 /// Upper bound on the size of a request head in bytes, and on the read buffer.
 const MAX_HEAD: usize = 16 * 1024;
@@ -30,6 +33,12 @@ const MAX_HEADERS: usize = 64;
 
 /// Pause after a failed `accept`, which fails while file descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time after its reply from which on a connection whose client has not read the response is idle.
+const READ_TIME: Duration = Duration::from_secs(1);
+
+/// Interval at which idle connections are looked for while all are busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Deadlines of the steps of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -58,18 +67,90 @@ pub(super) async fn serve_within(
     listener: Listener,
     requests: RequestSender,
 ) -> Infallible {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.ok();
         match listener.socket.accept().await {
             Ok((stream, _)) => {
-                let connection = serve_connection(stream, requests.clone(), deadlines);
-                tokio::spawn(async move {
-                    let _permit = permit;
+                connections.make_room().await;
+                let progress = Arc::new(Progress::default());
+                let connection =
+                    serve_connection(stream, requests.clone(), deadlines, Arc::clone(&progress));
+                connections.start(progress, async move {
                     let _ = timeout(deadlines.connection, connection).await;
                 });
+                // A request that has arrived is read before further clients are accepted.
+                yield_now().await;
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Open connections, the oldest first. Dropping them ends their tasks.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    open: Vec<(AbortHandle, Arc<Progress>)>,
+}
+
+/// Step of a connection.
+#[derive(Debug, Default)]
+struct Progress(Mutex<Step>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Step {
+    /// The request is being read.
+    #[default]
+    Request,
+    /// The daemon loop has the request.
+    Reply,
+    /// The response is being written since this time.
+    Response(Instant),
+}
+
+impl Connections {
+    fn start(
+        &mut self,
+        progress: Arc<Progress>,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(connection);
+        self.open.push((task, progress));
+    }
+
+    /// Waits until one more connection may be open: ends the oldest one that is idle if there are too many.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.open.retain(|(task, _)| !task.is_finished());
+            if self.open.len() < MAX_CONNECTIONS {
+                return;
+            }
+            let now = Instant::now();
+            match self
+                .open
+                .iter()
+                .position(|(_, progress)| progress.is_idle(now))
+            {
+                Some(oldest) => self.open.remove(oldest).0.abort(),
+                // Each of them gets its reply or times out.
+                None => drop(timeout(BUSY_PAUSE, self.tasks.join_next()).await),
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn set(&self, step: Step) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+
+    /// Whether the connection waits for its client.
+    fn is_idle(&self, now: Instant) -> bool {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Step::Request => true,
+            Step::Reply => false,
+            Step::Response(since) => now.saturating_duration_since(since) >= READ_TIME,
         }
     }
 }
@@ -78,10 +159,16 @@ async fn serve_connection(
     stream: UnixStream,
     requests: RequestSender,
     deadlines: Deadlines,
+    progress: Arc<Progress>,
 ) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
-        let requests = requests.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &requests, deadlines.reply).await) }
+        let (requests, progress) = (requests.clone(), Arc::clone(&progress));
+        async move {
+            progress.set(Step::Reply);
+            let response = respond(&request, &requests, deadlines.reply).await;
+            progress.set(Step::Response(Instant::now()));
+            Ok::<_, Infallible>(response)
+        }
     });
     http1::Builder::new()
         .keep_alive(false)

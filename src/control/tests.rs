@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::client::{ClientError, HttpMethod};
-use super::server::{Deadlines, serve_within};
+use super::server::{Deadlines, MAX_CONNECTIONS, serve_within};
 use super::*;
 use crate::status::{RekeyCounters, Snapshot, TrafficCounters, TunnelState, TunnelStatus};
 
@@ -47,6 +47,7 @@ fn daemon_reply(request: ApiRequest) -> ApiReply {
             tunnels: vec![tunnel("a", TunnelState::Up)],
             groups: Vec::new(),
             ike_refused: Default::default(),
+            unmatched: Default::default(),
             offload: None,
             ticks: Default::default(),
         }),
@@ -68,6 +69,13 @@ const SHORT_DEADLINES: Deadlines = Deadlines {
     connection: Duration::from_secs(5),
 };
 
+/// Deadlines that no test waits for.
+const PATIENT_DEADLINES: Deadlines = Deadlines {
+    head: Duration::from_secs(600),
+    reply: Duration::from_secs(600),
+    connection: Duration::from_secs(600),
+};
+
 /// Behaviour of the stand-in for the daemon loop.
 #[derive(Clone, Copy)]
 enum TestDaemon {
@@ -86,6 +94,10 @@ struct TestServer {
 impl TestServer {
     /// Starts a server whose daemon loop replies, or hangs.
     fn start(daemon: TestDaemon) -> TestServer {
+        TestServer::start_with(daemon, SHORT_DEADLINES)
+    }
+
+    fn start_with(daemon: TestDaemon, deadlines: Deadlines) -> TestServer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
         let (started, is_started) = std::sync::mpsc::channel();
@@ -98,7 +110,7 @@ impl TestServer {
                 .unwrap();
             runtime.block_on(async {
                 let (sender, mut requests) = channel(4);
-                let server = serve_within(SHORT_DEADLINES, listen(&socket).unwrap(), sender);
+                let server = serve_within(deadlines, listen(&socket).unwrap(), sender);
                 started.send(()).unwrap();
                 let daemon_loop = async {
                     while let Some(PendingRequest { request, reply }) = requests.recv().await {
@@ -272,22 +284,42 @@ fn h03_malformed_requests_are_rejected_and_the_next_client_is_served() {
 }
 
 #[test]
-fn h03_hanging_clients_do_not_block_others() {
-    let server = TestServer::start(TestDaemon::Replies);
-    let mut hanging: Vec<UnixStream> = (0..31)
-        .map(|_| UnixStream::connect(&server.path).unwrap())
-        .collect();
-    for stream in &mut hanging {
-        stream.write_all(b"GET /v1/st").unwrap();
+fn h03_idle_and_slow_clients_give_way_to_an_honest_one() {
+    let server = TestServer::start_with(TestDaemon::Replies, PATIENT_DEADLINES);
+    // None of them ends by a deadline during the test.
+    let mut hanging: Vec<UnixStream> = Vec::new();
+    for n in 0..3 * MAX_CONNECTIONS {
+        let mut stream = UnixStream::connect(&server.path).unwrap();
+        let begun: &[u8] = match n % 3 {
+            0 => b"",
+            1 => b"GET /v1/st",
+            _ => b"GET /v1/status HTTP/1.1\r\nhost: ",
+        };
+        stream.write_all(begun).unwrap();
+        hanging.push(stream);
     }
-    assert!(
-        server.request(HttpMethod::Get, "/v1/status").is_ok(),
-        "one connection is left"
-    );
-    // With all connections taken, a client waits until the hanging ones have timed out.
-    hanging.push(UnixStream::connect(&server.path).unwrap());
-    hanging.push(UnixStream::connect(&server.path).unwrap());
     assert!(server.request(HttpMethod::Get, "/v1/status").is_ok());
+    // The newest of them is still served: the oldest gave way.
+    let newest = hanging.last_mut().unwrap();
+    newest.write_all(b"groundlink\r\n\r\n").unwrap();
+    newest
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut response = String::new();
+    newest.read_to_string(&mut response).unwrap();
+    assert_eq!(status_line(&response), "HTTP/1.1 200 OK");
+    let oldest = hanging.first_mut().unwrap();
+    oldest
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    assert_eq!(oldest.read(&mut [0; 1]).unwrap(), 0, "closed");
+}
+
+#[test]
+fn h03_a_request_that_is_never_completed_times_out() {
+    let server = TestServer::start(TestDaemon::Replies);
+    let response = server.raw(b"GET /v1/st");
+    assert!(!response.contains("200 OK"), "{response}");
 }
 
 #[test]
@@ -419,9 +451,9 @@ fn client_waits_while_the_backlog_is_full() {
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     listen(&listener, Backlog::new(1).unwrap()).unwrap();
     let waiting = [(), ()].map(|()| UnixStream::connect(&path).unwrap());
+    let (full, is_full) = std::sync::mpsc::channel();
     let daemon = std::thread::spawn(move || {
-        // The client must have seen the full backlog at least once, which nothing signals.
-        std::thread::sleep(Duration::from_millis(200));
+        is_full.recv_timeout(Duration::from_secs(20)).unwrap();
         let mut connections = listener.incoming();
         let first = [(), ()].map(|()| connections.next().unwrap().unwrap());
         let mut last = connections.next().unwrap().unwrap();
@@ -430,7 +462,8 @@ fn client_waits_while_the_backlog_is_full() {
         last.write_all(response).unwrap();
         drop(first);
     });
-    let reply = client::request(&path, HttpMethod::Get, "/v1/status").unwrap();
+    let on_full = || full.send(()).unwrap();
+    let reply = client::request_observed(&path, HttpMethod::Get, "/v1/status", on_full).unwrap();
     assert_eq!(reply, serde_json::json!({}));
     daemon.join().unwrap();
     drop(waiting);
