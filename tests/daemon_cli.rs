@@ -6,11 +6,12 @@
 mod wait;
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use groundlink::control::client::{HttpMethod, request};
@@ -457,4 +458,66 @@ fn no_key_is_in_the_process_list_the_log_or_a_core_file() {
         .unwrap();
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
     assert!(!site.log().contains("Q7vYd0x3"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_log_that_nobody_reads_stops_neither_the_daemon_nor_its_exit() {
+    let site = Site::new();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // The pipe is full: the first line would block.
+    writer.write_all(&[b'x'; 65_536]).unwrap();
+    let mut command = site.command(&[]);
+    command.args(["--log-level", "trace"]).stderr(writer);
+    let mut daemon = Daemon(command.stdout(Stdio::null()).spawn().unwrap());
+    drop(command);
+    for _ in 0..5 {
+        wait::until(LIMIT, "the control socket answers", || {
+            request(&site.path("control.sock"), HttpMethod::Get, "/v1/status")
+                .map_err(|error| error.to_string())
+        });
+    }
+    let started = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    let status = wait::exit(&mut daemon.0, LIMIT);
+    assert!(
+        status.success() && started.elapsed() < Duration::from_secs(2),
+        "{status} {:?}",
+        started.elapsed()
+    );
+    drop(reader);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn every_one_of_400_failing_tunnels_is_logged() {
+    const TUNNELS: u32 = 400;
+    let site = Site::new();
+    let peers = (0..TUNNELS).map(|n| std::net::Ipv4Addr::from(0xc633_6500 + n));
+    let more = peers.enumerate().map(|(n, peer)| {
+        format!(
+            "[[tunnel]]\nname = \"f{n}\"\ndevice = \"f{n}\"\npeer = \"{peer}\"\npsk = {{ file = \"psk\" }}\n\
+             local = [\"10.1.0.0/24\"]\nremote = [\"10.3.{}.{}/32\"]\n",
+            n / 256,
+            n % 256
+        )
+    });
+    site.configure(&more.collect::<String>());
+    let mut daemon = site.start();
+    wait::until(Duration::from_secs(60), "a line about each tunnel", || {
+        let log = site.log();
+        let warned = |n: &u32| {
+            let name = format!("tunnel=\"f{n}\" ");
+            let mut lines = log.lines().filter(|line| line.contains("no response from"));
+            lines.any(|line| line.contains(&name))
+        };
+        let silent: Vec<u32> = (0..TUNNELS).filter(|n| !warned(n)).collect();
+        match silent.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{} have no line: {silent:?}", silent.len())),
+        }
+    });
+    assert!(!site.log().contains("log lines were dropped"));
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait::exit(&mut daemon.0, LIMIT).success());
 }

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::StartError;
+use super::log_queue::LogQueue;
 use crate::os::systemd;
 
 /// Format of log lines.
@@ -22,8 +23,17 @@ pub enum LogFormat {
 /// Environment variable with the log filter, for a command line without one.
 const FILTER_VARIABLE: &str = "GROUNDLINK_LOG";
 
-/// Starts logging in the given format; by default to the journal if stderr is connected to it, else as text.
-pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<(), StartError> {
+/// Starts logging in the given format; by default to the journal if stderr is connected to it, else as text. Returns the queue to stderr.
+pub(super) fn start(
+    format: Option<LogFormat>,
+    level: Option<&str>,
+) -> Result<LogQueue, StartError> {
+    let queue = LogQueue::start(io::stderr())
+        .map_err(|error| StartError::start(format!("cannot start the log thread: {error}"), ""))?;
+    let writer = {
+        let queue = queue.clone();
+        move || queue.clone()
+    };
     let registry = tracing_subscriber::registry().with(filter(level)?);
     let journal = || {
         let layer = tracing_journald::layer().ok()?;
@@ -35,12 +45,12 @@ pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<()
     };
     let text = || {
         fmt::layer()
-            .with_writer(io::stderr)
+            .with_writer(writer.clone())
             .with_ansi(io::stderr().is_terminal())
             .with_target(false)
     };
     let layer = match (format, systemd::logs_to_journal()) {
-        (Some(LogFormat::Json), _) => fmt::layer().json().with_writer(io::stderr).boxed(),
+        (Some(LogFormat::Json), _) => fmt::layer().json().with_writer(writer).boxed(),
         (Some(LogFormat::Text), _) | (None, false) => text().boxed(),
         (None, true) => match journal() {
             Some(journal) => journal.boxed(),
@@ -50,7 +60,7 @@ pub(super) fn start(format: Option<LogFormat>, level: Option<&str>) -> Result<()
     };
     // A second start in one process, as in tests, keeps the first configuration.
     let _ = registry.with(layer).try_init();
-    Ok(())
+    Ok(queue)
 }
 
 fn filter(level: Option<&str>) -> Result<EnvFilter, StartError> {

@@ -24,6 +24,7 @@ mod cleanup;
 mod control_plane;
 mod event_loop;
 mod install;
+mod log_queue;
 mod logging;
 mod lookup;
 mod observe;
@@ -45,13 +46,16 @@ pub use start_error::StartError;
 
 use std::time::Duration;
 
+/// Upper bound on the wait for the last log lines at exit; the reader of the log may have stopped reading.
+const LOG_FLUSH: Duration = Duration::from_millis(200);
+
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The start failed. A daemon that has started runs until a signal.
 pub fn run(options: &Options) -> Result<(), StartError> {
     let config = start::load(&options.config)?;
-    logging::start(options.format, options.level.as_deref())?;
+    let log = logging::start(options.format, options.level.as_deref())?;
     start::log_findings(&config.report, &options.config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,5 +68,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     });
     // Lookups that still wait for a name server must not delay the exit.
     runtime.shutdown_timeout(Duration::ZERO);
+    log.flush(LOG_FLUSH);
     result
 }

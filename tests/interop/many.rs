@@ -380,3 +380,31 @@ fn two_tunnels_at_once_have_a_worker_each_and_each_keeps_its_order() {
         "{spent:?} ticks for {carried:?} packets"
     );
 }
+
+/// Tunnels of the exit test; `GROUNDLINK_EXIT_TUNNELS=1000` shows the time that a thousand take.
+fn exit_tunnels() -> u16 {
+    let given = std::env::var("GROUNDLINK_EXIT_TUNNELS").ok();
+    given.map_or(MANY, |given| given.parse().expect("a number of tunnels"))
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn exit_tells_every_peer_and_leaves_no_device() {
+    let mut pair = Pair::with(exit_tunnels());
+    let (took, status) = pair.gateways[0].process().stop().unwrap();
+    println!("{} tunnels: exit after {took:?}", pair.tunnels);
+    assert!(status.success(), "{status} after {took:?}");
+    let up = pair.gateways[1].status().unwrap().tunnels.into_iter();
+    let up: Vec<String> = up
+        .filter(|tunnel| tunnel.state == TunnelState::Up)
+        .map(|tunnel| tunnel.name)
+        .collect();
+    assert_eq!(up, Vec::<String>::new(), "tunnels that B believes in");
+    let mut netlink = pair.world.gateway(Side::A).netlink().unwrap();
+    let left = netlink.links().unwrap().into_iter();
+    let left: Vec<String> = left
+        .map(|link| link.name)
+        .filter(|name| name.starts_with("gl-"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}
