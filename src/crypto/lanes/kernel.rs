@@ -1,4 +1,4 @@
-//! Kernel selection: the instructions that run AES and SHA, chosen by what the CPU has.
+//! Kernels: the instructions that run AES and SHA, of those that the CPU has.
 
 use std::fmt;
 
@@ -39,11 +39,6 @@ impl Kernel {
         sha: ShaUnit::Portable,
     };
 
-    /// The fastest kernel of this CPU.
-    pub fn best() -> Kernel {
-        Kernel::all().last().unwrap_or(Kernel::PORTABLE)
-    }
-
     /// Kernels that cover every unit of this CPU, the portable one first and the best one last, for tests and benches. The AES and
     /// SHA units are independent, so not every pair of them is listed.
     pub fn all() -> impl Iterator<Item = Kernel> {
@@ -55,30 +50,41 @@ impl Kernel {
     }
 }
 
-impl fmt::Display for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Kernel::PORTABLE {
-            return f.write_str("portable");
+impl AesUnit {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            AesUnit::Portable => "portable aes",
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
+            AesUnit::AesNi(_) => "aes-ni x8",
+            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
+            AesUnit::Vaes(_) => "vaes x16",
         }
-        f.write_str(match self.sha {
+    }
+}
+
+impl ShaUnit {
+    pub(super) fn word(self) -> &'static str {
+        match self {
             ShaUnit::Portable => "portable sha",
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             ShaUnit::Avx2(_) => "avx2 x8",
             #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
             ShaUnit::ShaNi(_) => "sha-ni x4",
-        })?;
-        f.write_str(match self.aes {
-            AesUnit::Portable => ", portable aes",
-            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-            AesUnit::AesNi(_) => ", aes-ni x8",
-            #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
-            AesUnit::Vaes(_) => ", vaes x16",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Kernel::PORTABLE {
+            return f.write_str("portable");
+        }
+        write!(f, "{}, {}", self.sha.word(), self.aes.word())
     }
 }
 
 /// The AES units of this CPU, slowest first.
-fn aes_units() -> impl Iterator<Item = AesUnit> {
+pub(super) fn aes_units() -> impl Iterator<Item = AesUnit> {
     let units = std::iter::once(AesUnit::Portable);
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     let units = units
@@ -88,7 +94,7 @@ fn aes_units() -> impl Iterator<Item = AesUnit> {
 }
 
 /// The SHA units of this CPU, slowest first.
-fn sha_units() -> impl Iterator<Item = ShaUnit> {
+pub(super) fn sha_units() -> impl Iterator<Item = ShaUnit> {
     let units = std::iter::once(ShaUnit::Portable);
     #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     let units = units
@@ -102,10 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_portable_kernel_comes_first_and_the_best_last() {
+    fn the_portable_kernel_comes_first_and_each_has_a_name() {
         let all: Vec<Kernel> = Kernel::all().collect();
         assert_eq!(all.first(), Some(&Kernel::PORTABLE));
-        assert_eq!(all.last(), Some(&Kernel::best()));
         assert_eq!(Kernel::PORTABLE.to_string(), "portable");
         let mut names: Vec<String> = all.iter().map(Kernel::to_string).collect();
         names.dedup();

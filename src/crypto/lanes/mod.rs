@@ -18,7 +18,7 @@
 //!   [BatchOpener] ──▶ hmac::BatchHmac, then cbc::CbcDecryptor: the blocks of one packet are independent
 //! ```
 //!
-//! [`Kernel`] selects the instructions by what the CPU has. The portable kernel is the reference, built on the block functions of the
+//! [`Kernel`] selects the instructions by what the CPU has and computes correctly. The portable kernel is the reference, built on the block functions of the
 //! `aes`, `sha1` and `sha2` crates; every other kernel is tested against it. Other processors than x86-64 have only the portable
 //! kernel, and the feature `portable` leaves the others out, so that an x86-64 machine can test what those processors run.
 //!
@@ -57,6 +57,7 @@ mod esp;
 pub mod hmac;
 mod kernel;
 mod scheduler;
+mod selection;
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod x86;
 
