@@ -8,6 +8,7 @@ mod namespaces;
 mod offload;
 mod outer;
 mod routes;
+mod sysctl;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
