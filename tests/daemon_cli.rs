@@ -521,3 +521,63 @@ fn every_one_of_400_failing_tunnels_is_logged() {
     daemon.signal(Signal::SIGTERM);
     assert!(wait::exit(&mut daemon.0, LIMIT).success());
 }
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn check_as_root_finds_the_keys_that_the_service_cannot_read() {
+    let site = Site::new();
+    let keys = site.path("keys");
+    fs::create_dir(&keys).unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::copy(site.path("psk"), keys.join("a")).unwrap();
+    fs::create_dir(site.path("units")).unwrap();
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/groundlink.service");
+    let unit = fs::read_to_string(shipped).unwrap();
+    let unit = unit.replace(
+        "psk:/etc/groundlink/psk",
+        &format!("psk:{}", keys.display()),
+    );
+    site.write("units/groundlink.service", &unit);
+    let users = "root:x:0:0::/root:/bin/sh\ngroundlink:x:990:990::/:/usr/sbin/nologin\n";
+    site.write("passwd", users);
+    let check = |psk: &str| {
+        site.configure("");
+        let config = fs::read_to_string(site.path("groundlink.toml")).unwrap();
+        site.write("groundlink.toml", &config.replace("file = \"psk\"", psk));
+        let mounts = "mount --bind units /etc/systemd/system && mount --bind passwd /etc/passwd && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", mounts, "sh"])
+            .args([env!("CARGO_BIN_EXE_groundlink"), "check", "--config"])
+            .arg(site.path("groundlink.toml"))
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .current_dir(site.folder.path());
+        let output = wait::output(&mut command, LIMIT);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), stderr)
+    };
+    let (status, shown) = check("file = \"keys/a\"");
+    assert_eq!(status, 2, "{shown}");
+    assert_contains(
+        &shown,
+        &[
+            "the service runs as `groundlink`, who cannot read",
+            "psk = { credential = \"psk_a\" }",
+        ],
+    );
+    // The advice works.
+    let (status, shown) = check("credential = \"psk_a\"");
+    assert_eq!((status, shown.as_str()), (0, ""));
+    let (status, shown) = check("credential = \"psk_b\"");
+    assert_eq!(status, 2, "{shown}");
+    assert_contains(
+        &shown,
+        &[
+            "systemd cannot provide the credential `psk_b`: there is no file",
+            "keys/b",
+        ],
+    );
+    let (status, shown) = check("credential = \"other\"");
+    assert_eq!(status, 2, "{shown}");
+    assert_contains(&shown, &["groundlink.service loads no credential `other`"]);
+}

@@ -4,10 +4,11 @@ use std::env;
 use std::fmt::Write as _;
 
 use clap::Args;
+use nix::unistd::Uid;
 use serde_json::json;
 
 use super::common::{Exit, Failure, GlobalArgs, print};
-use crate::config::{self, LoadOptions, LoadedConfig, SecretPolicy, Severity};
+use crate::config::{self, LoadOptions, LoadedConfig, SecretPolicy, ServiceView, Severity};
 
 /// Validate the configuration without changing the system
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ impl Check {
     pub fn execute(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let options = LoadOptions {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
-            secrets: SecretPolicy::IfReadable,
+            secrets: secrets(),
         };
         let loaded = config::load(&global.config, &options);
         let file = global.config.display().to_string();
@@ -44,6 +45,15 @@ impl Check {
         }
         Ok(exit(&loaded))
     }
+}
+
+/// Root can read every file, so the question is what the service can read.
+fn secrets() -> SecretPolicy {
+    let view = Uid::effective()
+        .is_root()
+        .then(ServiceView::of_this_machine)
+        .flatten();
+    view.map_or(SecretPolicy::IfReadable, SecretPolicy::AsService)
 }
 
 fn exit(loaded: &LoadedConfig) -> Exit {

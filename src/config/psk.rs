@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::diagnostic::Diagnostic;
-use super::scope::Scope;
-use super::secret::{self, KeyFileError, KeyKind, KeyLocation, LoadOptions, SecretPolicy};
+use super::key_text::{KeyFileError, KeyFinding, KeyKind};
+use super::scope::{Origin, Scope};
+use super::secret::{KeyLocation, KeySource, LoadOptions, SecretPolicy};
 use super::value::{self, quoted};
 use crate::crypto::Secret;
 use crate::ike::{Ppk, PpkDemand, Psk};
@@ -14,6 +15,7 @@ struct KeyNames {
     table: &'static str,
     file: &'static str,
     credential: &'static str,
+    encoding: &'static str,
     kind: KeyKind,
     /// Advice if neither `file` nor `credential` is set.
     advice: &'static str,
@@ -23,6 +25,7 @@ const PSK: KeyNames = KeyNames {
     table: "psk",
     file: "psk.file",
     credential: "psk.credential",
+    encoding: "psk.encoding",
     kind: KeyKind::Psk,
     advice: "generate a key with `groundlink psk`, store it in a file and write psk = { file = \"/etc/groundlink/psk/NAME\" }",
 };
@@ -31,6 +34,7 @@ const PPK: KeyNames = KeyNames {
     table: "ppk",
     file: "ppk.file",
     credential: "ppk.credential",
+    encoding: "ppk.encoding",
     kind: KeyKind::Ppk,
     advice: "generate a key with `groundlink psk`, store it in a file and write ppk = { id = \"…\", file = \"…\" }",
 };
@@ -51,7 +55,13 @@ impl KeyReader<'_> {
 
     /// Reads the post-quantum pre-shared key (RFC 8784), which is optional.
     pub fn ppk(&self, scope: &mut Scope<'_, '_>) -> Option<Ppk> {
-        let keys = ["ppk.id", PPK.file, PPK.credential, "ppk.required"];
+        let keys = [
+            "ppk.id",
+            PPK.file,
+            PPK.credential,
+            PPK.encoding,
+            "ppk.required",
+        ];
         if !keys.iter().any(|key| scope.sets(key)) {
             return None;
         }
@@ -95,18 +105,45 @@ impl KeyReader<'_> {
                 return None;
             }
         };
+        let encoding = scope.value(names.encoding, &value::keyword());
+        if encoding.is_none() {
+            if scope.sets(names.encoding) {
+                return None;
+            }
+            scope.record(
+                names.encoding,
+                "by the first bytes of the file",
+                Origin::Default,
+            );
+        }
         if self.options.secrets == SecretPolicy::Unread {
             return Some(empty());
         }
-        match secret::read(&location, names.kind, self.options.credentials.as_deref()) {
+        let source = KeySource {
+            location: &location,
+            kind: names.kind,
+            encoding: encoding.map(|provided| provided.value),
+        };
+        match source.read(self.options) {
             Ok(found) => {
-                for (what, advice) in found.warnings {
-                    scope.report(Diagnostic::warning(span.clone(), what, advice));
+                for KeyFinding {
+                    is_warning,
+                    what,
+                    advice,
+                } in found.findings
+                {
+                    scope.report(match is_warning {
+                        true => Diagnostic::warning(span.clone(), what, advice),
+                        false => Diagnostic::note(span.clone(), what, advice),
+                    });
                 }
                 Some(found.key)
             }
             Err(KeyFileError::AccessDenied { what, .. })
-                if self.options.secrets == SecretPolicy::IfReadable =>
+                if matches!(
+                    self.options.secrets,
+                    SecretPolicy::IfReadable | SecretPolicy::AsService(_)
+                ) =>
             {
                 let what = format!("{what}; the key was not checked");
                 scope.report(Diagnostic::note(span, what, ""));

@@ -1,7 +1,7 @@
-//! Files of pre-shared keys and post-quantum pre-shared keys: access rights, and decoding of the key.
+//! Files of pre-shared keys and post-quantum pre-shared keys: where they are, and their access rights.
 //!
 //! ```text
-//!   open (non-blocking, following links) ─▶ regular file? ─▶ no access for others, not writable by the group? ─▶ read, bounded ─▶ decode
+//!   open (non-blocking, following links) ─▶ regular file? ─▶ no access for others, not writable by the group? ─▶ read, bounded ─▶ key_text
 //! ```
 //!
 //! The mode checked is that of the open file, not of the path. Every buffer that holds key text or key bytes is wiped when it is
@@ -11,12 +11,11 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
-use data_encoding::{BASE64_NOPAD, Encoding, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
-use crate::crypto::Secret;
+use super::key_text::{self, KeyEncoding, KeyFileError, KeyKind, LoadedKey};
+use super::service::{ServiceCredential, ServiceView};
 
 /// Options of a load.
 #[derive(Debug, Clone)]
@@ -28,12 +27,14 @@ pub struct LoadOptions {
 }
 
 /// Whether key files must be readable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretPolicy {
     /// An unreadable key file is an error: for the daemon.
     Required,
     /// An unreadable key file is a note and its key empty: for `check`.
     IfReadable,
+    /// A key file that the systemd service cannot read is an error: for `check` as root.
+    AsService(ServiceView),
     /// No key file is opened and all keys are empty: for untrusted texts.
     Unread,
 }
@@ -47,137 +48,126 @@ pub enum KeyLocation {
     Credential(String),
 }
 
-/// Purpose of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyKind {
-    /// Authentication (RFC 7296 §2.15).
-    Psk,
-    /// Post-quantum security of the IKE SA's keys (RFC 8784).
-    Ppk,
-}
-
-impl KeyKind {
-    /// Name of the kind in error texts.
-    fn word(self) -> &'static str {
-        match self {
-            KeyKind::Psk => "PSK",
-            KeyKind::Ppk => "PPK",
-        }
-    }
-
-    /// A warning with advice if the key is too short.
-    fn length_warning(self, key: &Secret, encoding: KeyEncoding) -> Option<KeyWarning> {
-        let (minimum, warning) = match (self, encoding) {
-            (KeyKind::Psk, KeyEncoding::Binary) => (PSK_MIN_BYTES, SHORT_PSK),
-            (KeyKind::Psk, KeyEncoding::Text) => (PSK_MIN_CHARACTERS, SHORT_PSK),
-            (KeyKind::Ppk, KeyEncoding::Binary) => (PPK_MIN_BYTES, SHORT_PPK),
-            (KeyKind::Ppk, KeyEncoding::Text) => (PPK_MIN_CHARACTERS, SHORT_PPK),
-        };
-        (key.len() < minimum).then_some(warning)
-    }
-}
-
-/// Encoding of a key in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyEncoding {
-    /// Hexadecimal or base64: every bit may be random.
-    Binary,
-    /// Plain text: a person may have chosen the characters.
-    Text,
-}
-
-/// A warning about a key, and advice.
-type KeyWarning = (&'static str, &'static str);
-
-const SHORT_PSK: KeyWarning = (
-    "this pre-shared key is short: an attacker who answers in the peer's place can find it by an offline search",
-    "generate a strong one with `groundlink psk` and set it on both sides",
-);
-
-const SHORT_PPK: KeyWarning = (
-    "this post-quantum pre-shared key has fewer than 256 bits, of which a quantum computer leaves half (RFC 8784 section 6)",
-    "generate a strong one with `groundlink psk` and set it on both sides",
-);
-
-const BLANKS: KeyWarning = (
-    "this pre-shared key begins or ends with a blank, a carriage return or a second newline, which are part of the key",
-    "if they are not meant, write the file with `printf %s KEY > FILE`",
-);
-
-/// Why a key could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyFileError {
-    /// This user may not read the file; another user may.
-    AccessDenied {
-        /// What happened.
-        what: String,
-        /// What to do.
-        advice: String,
-    },
-    /// The file must not be used as it is.
-    Invalid {
-        /// What is wrong.
-        what: String,
-        /// What to do.
-        advice: String,
-    },
-}
-
-/// A loaded key.
-#[derive(Debug, Clone)]
-pub struct LoadedKey {
-    /// The key.
-    pub key: Secret,
-    /// Warnings about the key.
-    pub warnings: Vec<KeyWarning>,
-}
-
 /// Maximum size of a key file in bytes.
 const MAX_FILE_SIZE: usize = 4096;
 
-/// Minimum length of a textual PSK: a shorter one can be found by an offline search (RFC 7296 §2.15).
-const PSK_MIN_CHARACTERS: usize = 20;
+/// A key file as the configuration names it.
+#[derive(Debug, Clone, Copy)]
+pub struct KeySource<'a> {
+    /// Location.
+    pub location: &'a KeyLocation,
+    /// Purpose.
+    pub kind: KeyKind,
+    /// Encoding, if the configuration sets it.
+    pub encoding: Option<KeyEncoding>,
+}
 
-/// Minimum length of a binary PSK: 112 bits.
-const PSK_MIN_BYTES: usize = 14;
-
-/// Minimum length of a binary PPK: 256 bits.
-const PPK_MIN_BYTES: usize = 32;
-
-/// Minimum length of a textual PPK: 256 bits in letters and digits.
-const PPK_MIN_CHARACTERS: usize = 43;
-
-/// Loads a key. `credentials` is `$CREDENTIALS_DIRECTORY`, whose files systemd protects.
-pub fn read(
-    location: &KeyLocation,
-    kind: KeyKind,
-    credentials: Option<&Path>,
-) -> Result<LoadedKey, KeyFileError> {
-    match location {
-        KeyLocation::Credential(name) => {
-            let Some(folder) = credentials else {
-                return Err(KeyFileError::AccessDenied {
-                    what: format!("the credential `{name}` is only available inside the systemd service"),
-                    advice: "check `LoadCredential=` in groundlink.service; outside the service use `file`".to_owned(),
-                });
-            };
-            let path = folder.join(name);
-            if path.symlink_metadata().is_err() {
-                return Err(invalid(
-                    format!("systemd provides no credential `{name}`"),
-                    "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding a file",
-                ));
+impl KeySource<'_> {
+    /// Loads the key. `options.credentials` is `$CREDENTIALS_DIRECTORY`, whose files systemd protects.
+    pub fn read(self, options: &LoadOptions) -> Result<LoadedKey, KeyFileError> {
+        match (self.location, &options.credentials, &options.secrets) {
+            (KeyLocation::Credential(name), Some(folder), _) => self.read_credential(name, folder),
+            (KeyLocation::Credential(name), None, SecretPolicy::AsService(view)) => {
+                self.read_as_systemd(name, view)
             }
-            read_file(&path, kind, AccessControl::Systemd)
-        }
-        KeyLocation::File(path) => {
-            let access = match credentials {
-                Some(folder) if path.parent() == Some(folder) => AccessControl::Systemd,
-                Some(_) | None => AccessControl::FileMode,
-            };
-            read_file(path, kind, access)
+            (KeyLocation::Credential(name), None, _) => Err(outside_the_service(name)),
+            (KeyLocation::File(path), Some(folder), _) if path.parent() == Some(folder) => {
+                self.read_file(path, AccessControl::Systemd)
+            }
+            (KeyLocation::File(path), None, SecretPolicy::AsService(view)) => {
+                let key = self.read_file(path, AccessControl::FileMode)?;
+                view.check_access(path, self.kind).map(|()| key)
+            }
+            (KeyLocation::File(path), _, _) => self.read_file(path, AccessControl::FileMode),
         }
     }
+
+    /// Reads a credential inside the service.
+    fn read_credential(self, name: &str, folder: &Path) -> Result<LoadedKey, KeyFileError> {
+        let path = folder.join(name);
+        if path.symlink_metadata().is_err() {
+            return Err(invalid(
+                format!("systemd provides no credential `{name}`"),
+                CREDENTIAL_ADVICE,
+            ));
+        }
+        self.read_file(&path, AccessControl::Systemd)
+    }
+
+    fn read_file(self, path: &Path, access: AccessControl) -> Result<LoadedKey, KeyFileError> {
+        let kind = self.kind;
+        let (shown, word) = (path.display(), kind.word());
+        // Non-blocking: to open a FIFO without a writer would block the daemon.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        let cannot_read = |error| cannot_read(path, kind, &error);
+        let file = opened.map_err(cannot_read)?;
+        let metadata = file.metadata().map_err(cannot_read)?;
+        if metadata.is_dir() {
+            let what = format!("the {word} file {shown} is a directory");
+            return Err(invalid(what, "name a file in it"));
+        }
+        if !metadata.is_file() {
+            let what = format!("the {word} file {shown} is not a regular file");
+            return Err(invalid(what, "store the key in a regular file"));
+        }
+        if access == AccessControl::FileMode {
+            check_mode(path, kind, &metadata)?;
+        }
+        let Some(contents) = read_bounded(&file).map_err(cannot_read)? else {
+            let what = format!("the {word} file {shown} has more than {MAX_FILE_SIZE} bytes");
+            let advice = "a pre-shared key is shorter; generate one with `groundlink psk`";
+            return Err(invalid(what, advice));
+        };
+        key_text::decode(&contents, kind, self.encoding).map_err(|error| {
+            invalid(
+                format!("the {word} file {shown} {}", error.what),
+                error.advice,
+            )
+        })
+    }
+
+    /// Reads the file from which systemd would make a credential.
+    fn read_as_systemd(self, name: &str, view: &ServiceView) -> Result<LoadedKey, KeyFileError> {
+        match view.credential(name) {
+            ServiceCredential::File(path) if path.symlink_metadata().is_ok() => {
+                self.read_file(&path, AccessControl::Systemd)
+            }
+            ServiceCredential::File(path) => {
+                let shown = path.display();
+                Err(invalid(
+                    format!(
+                        "systemd cannot provide the credential `{name}`: there is no file {shown}"
+                    ),
+                    create_advice(&path),
+                ))
+            }
+            ServiceCredential::Absent => Err(invalid(
+                format!("groundlink.service loads no credential `{name}`"),
+                CREDENTIAL_ADVICE,
+            )),
+            ServiceCredential::Unknown => Err(outside_the_service(name)),
+        }
+    }
+}
+
+const CREDENTIAL_ADVICE: &str = "with `LoadCredential=psk:/etc/groundlink/psk` the file NAME there is the credential psk_NAME; restart the service after adding a file";
+
+fn outside_the_service(name: &str) -> KeyFileError {
+    KeyFileError::AccessDenied {
+        what: format!("the credential `{name}` is only available inside the systemd service"),
+        advice: "check `LoadCredential=` in groundlink.service; outside the service use `file`"
+            .to_owned(),
+    }
+}
+
+fn create_advice(path: &Path) -> String {
+    format!(
+        "create it: (umask 077; groundlink psk > {})",
+        path.display()
+    )
 }
 
 /// What protects a file from other users.
@@ -187,36 +177,6 @@ enum AccessControl {
     FileMode,
     /// systemd, whose credentials may be world-readable inside a private mount.
     Systemd,
-}
-
-fn read_file(path: &Path, kind: KeyKind, access: AccessControl) -> Result<LoadedKey, KeyFileError> {
-    let (shown, word) = (path.display(), kind.word());
-    // Non-blocking: to open a FIFO without a writer would block the daemon.
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path);
-    let cannot_read = |error| cannot_read(path, kind, &error);
-    let file = opened.map_err(cannot_read)?;
-    let metadata = file.metadata().map_err(cannot_read)?;
-    if metadata.is_dir() {
-        let what = format!("the {word} file {shown} is a directory");
-        return Err(invalid(what, "name a file in it"));
-    }
-    if !metadata.is_file() {
-        let what = format!("the {word} file {shown} is not a regular file");
-        return Err(invalid(what, "store the key in a regular file"));
-    }
-    if access == AccessControl::FileMode {
-        check_mode(path, kind, &metadata)?;
-    }
-    let Some(contents) = read_bounded(&file).map_err(cannot_read)? else {
-        let what = format!("the {word} file {shown} has more than {MAX_FILE_SIZE} bytes");
-        let advice = "a pre-shared key is shorter; generate one with `groundlink psk`";
-        return Err(invalid(what, advice));
-    };
-    decode(&contents, kind)
-        .map_err(|error| invalid(format!("the {word} file {shown} {}", error.0), error.1))
 }
 
 /// Rejects any access for others, and write access for the group.
@@ -246,72 +206,6 @@ fn read_bounded(file: &File) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     Ok((contents.len() <= MAX_FILE_SIZE).then_some(contents))
 }
 
-/// What is wrong with the contents of a key file, and advice; neither quotes the file.
-#[derive(Debug, PartialEq, Eq)]
-struct KeyFormatError(&'static str, &'static str);
-
-/// Decodes a key: one trailing newline is removed, `0x…` is hexadecimal, `0s…` base64, anything else the bytes themselves.
-fn decode(contents: &[u8], kind: KeyKind) -> Result<LoadedKey, KeyFormatError> {
-    let bytes = contents.strip_suffix(b"\n").unwrap_or(contents);
-    let (key, encoding) = if bytes.is_empty() {
-        let advice = "store a key in it; `groundlink psk` generates one";
-        return Err(KeyFormatError("is empty", advice));
-    } else if let Some(digits) = bytes.strip_prefix(b"0x") {
-        let key = decode_with(&HEXLOWER_PERMISSIVE, digits).ok_or(KeyFormatError(
-            "starts with 0x, but the rest is not hexadecimal",
-            "write two hex digits for each byte, and nothing else",
-        ))?;
-        (key, KeyEncoding::Binary)
-    } else if let Some(text) = bytes.strip_prefix(b"0s") {
-        let key = decode_with(&BASE64, without_padding(text)).ok_or(KeyFormatError(
-            "starts with 0s, but the rest is not base64",
-            "write base64 in one line, and nothing else",
-        ))?;
-        (key, KeyEncoding::Binary)
-    } else {
-        (Secret::from_slice(bytes), KeyEncoding::Text)
-    };
-    let bytes = key.as_bytes();
-    let is_blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
-    let has_blanks =
-        encoding == KeyEncoding::Text && (is_blank(bytes.first()) || is_blank(bytes.last()));
-    let length_warning = kind.length_warning(&key, encoding);
-    let warnings = length_warning
-        .into_iter()
-        .chain(has_blanks.then_some(BLANKS))
-        .collect();
-    Ok(LoadedKey { key, warnings })
-}
-
-/// Base64 (RFC 4648 §4) without padding. Unused bits of the last digit may be set, as other implementations accept them.
-static BASE64: LazyLock<Encoding> = LazyLock::new(|| {
-    let mut specification = BASE64_NOPAD.specification();
-    specification.check_trailing_bits = false;
-    specification
-        .encoding()
-        .expect("base64 without a check is a valid encoding")
-});
-
-/// Base64 text without its padding, if the padding is correct; other text is left as it is.
-fn without_padding(text: &[u8]) -> &[u8] {
-    if !text.len().is_multiple_of(4) {
-        return text;
-    }
-    let text = text.strip_suffix(b"=").unwrap_or(text);
-    text.strip_suffix(b"=").unwrap_or(text)
-}
-
-/// Decodes a key of at least one byte into a buffer that is wiped also if decoding fails halfway.
-fn decode_with(encoding: &Encoding, text: &[u8]) -> Option<Secret> {
-    let length = encoding
-        .decode_len(text.len())
-        .ok()
-        .filter(|length| *length > 0)?;
-    let mut key = Zeroizing::new(vec![0; length]);
-    encoding.decode_mut(text, &mut key).ok()?;
-    Some(Secret::new(std::mem::take(&mut *key)))
-}
-
 fn cannot_read(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
     let (shown, word) = (path.display(), kind.word());
     match error.kind() {
@@ -321,7 +215,7 @@ fn cannot_read(path: &Path, kind: KeyKind, error: &io::Error) -> KeyFileError {
         },
         io::ErrorKind::NotFound => invalid(
             format!("there is no {word} file {shown}"),
-            format!("create it: (umask 077; groundlink psk > {shown})"),
+            create_advice(path),
         ),
         _ => invalid(format!("cannot read the {word} file {shown}: {error}"), ""),
     }
@@ -350,6 +244,24 @@ mod tests {
         fs::write(&path, contents).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         read(&KeyLocation::File(path), KeyKind::Psk, None)
+    }
+
+    fn read(
+        location: &KeyLocation,
+        kind: KeyKind,
+        credentials: Option<&Path>,
+    ) -> Result<LoadedKey, KeyFileError> {
+        let options = LoadOptions {
+            credentials: credentials.map(Path::to_owned),
+            secrets: SecretPolicy::Required,
+        };
+        let encoding = None;
+        KeySource {
+            location,
+            kind,
+            encoding,
+        }
+        .read(&options)
     }
 
     fn key(contents: &[u8]) -> Vec<u8> {
@@ -497,7 +409,14 @@ mod tests {
 
     #[test]
     fn h02_short_keys_and_keys_with_blanks_have_warnings() {
-        let warnings = |contents: &[u8]| read_with(contents, 0o600).unwrap().warnings.len();
+        let warnings = |contents: &[u8]| {
+            read_with(contents, 0o600)
+                .unwrap()
+                .findings
+                .iter()
+                .filter(|finding| finding.is_warning)
+                .count()
+        };
         assert_eq!(warnings(KEY), 0);
         assert_eq!(warnings(b"nineteen characters"), 1);
         assert_eq!(warnings(b"0x000102030405060708090a0b0c"), 1);
@@ -515,7 +434,14 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             read(&KeyLocation::File(path.clone()), KeyKind::Ppk, None)
         };
-        let warnings = |contents: &str| found(contents).unwrap().warnings.len();
+        let warnings = |contents: &str| {
+            found(contents)
+                .unwrap()
+                .findings
+                .iter()
+                .filter(|finding| finding.is_warning)
+                .count()
+        };
         assert_eq!(warnings(&"k".repeat(43)), 0);
         assert_eq!(warnings(&"k".repeat(42)), 1);
         assert_eq!(warnings(&format!("0x{}", "5a".repeat(32))), 0);

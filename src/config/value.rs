@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::diagnostic::{Diagnostic, nearest};
 use super::file::{ConfigValue, SpannedValue};
+use super::key_text::KeyEncoding;
 use super::settings::{InsideAddress, OffloadMode};
 use crate::crypto::{EspProposal, Hint, IkeProposal, ProposalError};
 use crate::ike::{Encapsulation, Peer, PeerId, Start};
@@ -58,7 +59,7 @@ pub const FRAGMENT_SIZE: Format<u16> = format(fragment_size, plain);
 /// Size of the replay window in packets.
 pub const REPLAY_WINDOW: Format<u32> = format(replay_window, plain);
 /// Address of the tunnel's device.
-pub const INSIDE: Format<Vec<InsideAddress>> = format(inside, show_inside);
+pub const INSIDE: Format<InsideAddress> = format(inside, show_inside);
 /// Path of a file; the caller resolves a relative path.
 pub const PATH: Format<PathBuf> = format(path, |path| quoted(&path.display()));
 /// Path of a unix socket.
@@ -100,6 +101,14 @@ impl Keyword for OffloadMode {
 impl Keyword for Dscp {
     const WORDS: &'static [(&'static str, Dscp)] =
         &[("copy", Dscp::Copied), ("clear", Dscp::Cleared)];
+}
+
+impl Keyword for KeyEncoding {
+    const WORDS: &'static [(&'static str, KeyEncoding)] = &[
+        ("text", KeyEncoding::Text),
+        ("hex", KeyEncoding::Hex),
+        ("base64", KeyEncoding::Base64),
+    ];
 }
 
 /// The format of a keyword.
@@ -454,35 +463,8 @@ fn replay_window(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option
     Some(rounded)
 }
 
-/// Upper bound on the addresses of a device.
-const MAX_INSIDE: usize = 64;
-
-/// Reads the addresses of a device: one, or a list.
-fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<InsideAddress>> {
-    let mut addresses: Vec<InsideAddress> = Vec::new();
-    let mut valid = true;
-    for item in items(value) {
-        match inside_address(item, findings) {
-            Some(new) if addresses.iter().any(|old| old.address == new.address) => {
-                let what = format!("{} is listed twice", new.address);
-                item.reject::<()>(findings, what, "remove one of the two");
-            }
-            Some(new) => addresses.push(new),
-            None => valid = false,
-        }
-    }
-    if addresses.len() > MAX_INSIDE {
-        let what = format!(
-            "{} addresses; a device has at most {MAX_INSIDE}",
-            addresses.len()
-        );
-        return value.reject(findings, what, "remove some of them");
-    }
-    valid.then_some(addresses)
-}
-
-/// Reads an address of a device with its prefix length: `"169.254.10.2/30"`.
-fn inside_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
+/// Reads the address of a device with its prefix length: `"169.254.10.2/30"`.
+fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
     let text = text(value, findings)?;
     let Some((host, length)) = text.split_once('/') else {
         let advice = format!("write it like \"{text}/30\"");
@@ -511,15 +493,8 @@ fn inside_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Optio
     Some(InsideAddress { address, length })
 }
 
-fn show_inside(inside: &Vec<InsideAddress>) -> String {
-    let words = |inside: &InsideAddress| format!("\"{}/{}\"", inside.address, inside.length);
-    match inside.as_slice() {
-        [one] => words(one),
-        several => {
-            let words: Vec<String> = several.iter().map(words).collect();
-            format!("[{}]", words.join(", "))
-        }
-    }
+fn show_inside(inside: &InsideAddress) -> String {
+    format!("\"{}/{}\"", inside.address, inside.length)
 }
 
 fn path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {

@@ -36,6 +36,7 @@ pub mod timerfd;
 pub mod tun;
 pub mod udp;
 pub mod udp_blast;
+pub mod user;
 mod vnet;
 
 pub use batch::{Datagram, InnerPacket, Message, ReadBatch, RecvBatch, SendBatch, Slot};
