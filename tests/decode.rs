@@ -78,7 +78,7 @@ fn a_connection_is_summarized_from_offer_to_delete() {
              to 192.0.2.2 4f89575c; traffic 10.1.0.0/24 === 10.2.0.0/24",
             "INFORMATIONAL 0: 192.0.2.2 deleted the IKE SA",
             "ESP 4f89575c, 192.0.2.1 → 192.0.2.2: 3 packets, 396 octets, sequence numbers 1 to 3; all authentic; inner: 10.1.0.1 → 10.2.0.1",
-            "2 frames that are neither IKE nor ESP",
+            "2 frames of neither IKE nor ESP",
         ],
     );
 }

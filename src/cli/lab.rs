@@ -6,6 +6,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::common::{Exit, Failure, own_program, print, render};
+use crate::config;
 use crate::ike::Encapsulation;
 use crate::lab::interrupt::{BlockedSignals, Interrupt};
 use crate::lab::options::{
@@ -177,6 +178,9 @@ impl Lab {
                 ));
             }
         };
+        if let Some(preset) = &self.preset {
+            config::check_preset(preset).map_err(|(what, advice)| Failure::usage(what, advice))?;
+        }
         // A preset has proposals; without one, the default suite is used.
         let proposals = |given: &Option<String>| {
             given
@@ -223,6 +227,13 @@ mod tests {
     #[test]
     fn without_arguments_the_lab_has_its_default_options() {
         assert_eq!(options("lab"), Ok(LabOptions::default()));
+    }
+
+    #[test]
+    fn an_unknown_preset_is_a_usage_error() {
+        let failure = options("lab --preset alibab").unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.advice.contains("alibaba"), "{failure}");
     }
 
     #[test]

@@ -66,8 +66,8 @@ impl Diagnostic {
         Diagnostic {
             severity,
             span: span.into(),
-            what: what.into(),
-            advice: advice.into(),
+            what: printable(what.into()),
+            advice: printable(advice.into()),
         }
     }
 
@@ -99,6 +99,26 @@ impl Diagnostic {
     }
 }
 
+/// Maximum length of a sentence about a file, which may quote a value of it.
+const MAX_SENTENCE: usize = 600;
+
+/// A sentence without control characters, which a terminal would execute, and not longer than a person reads.
+fn printable(text: String) -> String {
+    if text.len() <= MAX_SENTENCE && !text.contains(char::is_control) {
+        return text;
+    }
+    let end = text.floor_char_boundary(MAX_SENTENCE);
+    let (kept, rest) = text.split_at(end);
+    let mut shown: String = kept
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    if !rest.is_empty() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Words in the name of a key whose value may be a secret.
 const SECRET_WORDS: [&str; 5] = ["psk", "ppk", "secret", "pass", "shared-key"];
 
@@ -107,6 +127,12 @@ pub fn may_hold_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| key.contains(word))
 }
+
+/// Maximum characters of a line that are printed.
+const MAX_LINE: usize = 160;
+
+/// Maximum number of printed findings.
+const MAX_FINDINGS: usize = 100;
 
 /// The text of a configuration, its name, and the spans that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -174,6 +200,22 @@ impl ConfigText {
         let start = self.line_starts.get(number.saturating_sub(1));
         let next = self.line_starts.get(number);
         start.copied().unwrap_or(0)..next.map_or(self.text.len(), |next| next - 1)
+    }
+
+    /// The part of a line around a byte that is printed, at most [`MAX_LINE`] characters.
+    fn excerpt(&self, offset: usize) -> Range<usize> {
+        let line = self.line(offset);
+        let (_, column) = self.position(offset);
+        let text = self.text.get(line.clone()).unwrap_or("");
+        if text.chars().count() <= MAX_LINE {
+            return line;
+        }
+        let skipped = column.saturating_sub(MAX_LINE / 3);
+        let byte = |characters: usize| {
+            let found = text.char_indices().nth(characters);
+            line.start + found.map_or(text.len(), |(byte, _)| byte)
+        };
+        byte(skipped)..byte(skipped + MAX_LINE)
     }
 
     /// A line as it is printed: secrets masked character for character, a tab as one blank to keep carets aligned.
@@ -266,14 +308,20 @@ impl ConfigReport {
             Some(span) => {
                 let (line, column) = self.text.position(span.start);
                 let width = line.to_string().len();
-                let range = self.text.line(span.start);
+                let line_range = self.text.line(span.start);
+                let range = self.text.excerpt(span.start);
+                let skipped = self.text.text.get(line_range.start..range.start);
+                let skipped = skipped.map_or(0, |text| text.chars().count());
+                let [before, after] = [range.start > line_range.start, range.end < line_range.end]
+                    .map(|is_cut| if is_cut { "…" } else { "" });
                 let marked = self.text.text.get(span.start..span.end.min(range.end));
                 let carets = "^".repeat(marked.map_or(1, |text| text.chars().count().max(1)));
                 let name = self.text.name();
                 writeln!(f, "{:width$} --> {name}:{line}:{column}", "")?;
                 writeln!(f, " {:width$} |", "")?;
-                writeln!(f, " {line} | {}", self.text.printable(range).trim_end())?;
-                let indent = column - 1;
+                let shown = self.text.printable(range);
+                writeln!(f, " {line} | {before}{}{after}", shown.trim_end())?;
+                let indent = (column - 1).saturating_sub(skipped) + before.chars().count();
                 writeln!(f, " {:width$} | {:indent$}{carets}", "", "")?;
                 width + 1
             }
@@ -288,13 +336,16 @@ impl ConfigReport {
 
 impl fmt::Display for ConfigReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, finding) in self.findings.iter().enumerate() {
+        for (index, finding) in self.findings.iter().take(MAX_FINDINGS).enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
             self.write_finding(f, finding)?;
         }
-        Ok(())
+        match self.findings.len().checked_sub(MAX_FINDINGS) {
+            None | Some(0) => Ok(()),
+            Some(more) => writeln!(f, "\nand {more} more"),
+        }
     }
 }
 
@@ -406,6 +457,43 @@ mod tests {
             report("aé\n", vec![Diagnostic::error(start..end, "w", "a")]);
         }
         report("", vec![Diagnostic::error(None, "w", "")]);
+    }
+
+    #[test]
+    fn h04_a_long_line_is_shown_around_the_error_and_the_caret_stays_below_it() {
+        let text = format!(
+            "{} = \"{}bad{}\"\n",
+            "k".repeat(40),
+            "x".repeat(9000),
+            "y".repeat(9000)
+        );
+        let start = text.find("bad").unwrap();
+        let shown = report(&text, vec![Diagnostic::error(start..start + 3, "w", "")]);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(shown.len() < 1000, "{} bytes", shown.len());
+        assert!(
+            lines[1].ends_with(&format!("1:{}", start + 1)),
+            "{}",
+            lines[1]
+        );
+        let column = |line: &str, what: &str| line[..line.find(what).unwrap()].chars().count();
+        assert_eq!(column(lines[4], "^^^"), column(lines[3], "bad"), "{shown}");
+        assert!(
+            lines[3].contains("| …xx") && lines[3].ends_with("yy…"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn h04_a_sentence_that_quotes_a_file_is_bounded_and_has_no_control_characters() {
+        let made = Diagnostic::error(None, format!("`\u{1b}[31m{}`", "é".repeat(9000)), "");
+        assert!(made.what.len() < 700 && made.what.ends_with('…'));
+        assert!(!made.what.contains(char::is_control));
+        let findings = (0..150)
+            .map(|n| Diagnostic::error(None, format!("{n}"), ""))
+            .collect();
+        let shown = report("", findings);
+        assert!(shown.ends_with("and 50 more\n"), "{shown}");
     }
 
     #[test]

@@ -86,6 +86,11 @@ fn read(path: &Path) -> Result<String, (String, String)> {
         );
     }
     let bytes = fs::read(path).map_err(|error| cannot_read(&error))?;
+    // TOML forbids control characters; a file with a NUL is none that a person wrote.
+    if let Some(offset) = bytes.iter().position(|byte| *byte == 0) {
+        let what = format!("the file is not text: it has a NUL byte at offset {offset}");
+        return Err((what, "name a configuration file, saved as UTF-8".to_owned()));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         (

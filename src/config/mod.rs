@@ -13,6 +13,7 @@
 mod diagnostic;
 mod endpoints;
 mod file;
+mod key_text;
 mod keys;
 mod lint;
 mod load;
@@ -21,6 +22,7 @@ mod psk;
 mod quantity;
 mod scope;
 mod secret;
+mod service;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -30,9 +32,10 @@ mod value;
 pub use crate::paths::FailClosed;
 pub use diagnostic::{ConfigReport, ConfigText, Diagnostic, Severity};
 pub use load::{LoadedConfig, control_socket, load, load_text};
-pub use preset::names as preset_names;
+pub use preset::{check_name as check_preset, names as preset_names};
 pub use scope::{EffectiveValue, Origin};
 pub use secret::{LoadOptions, SecretPolicy};
+pub use service::ServiceView;
 pub use settings::default::{CONTROL as DEFAULT_CONTROL, FILE as DEFAULT_FILE};
 pub use settings::{
     Configuration, GatewaySettings, InsideAddress, Mtu, OffloadMode, TunnelSettings,

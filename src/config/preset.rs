@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::diagnostic::{ConfigText, Diagnostic};
+use super::diagnostic::{ConfigText, Diagnostic, nearest};
 use super::file::{ConfigTable, FileKind, parse};
 use super::value;
 
@@ -88,6 +88,27 @@ fn read(name: &'static str, text: &'static str, findings: &mut Vec<Diagnostic>) 
         instead_esp: instead_esp.unwrap_or_else(|| "aes256gcm16-curve25519".to_owned()),
         tunnel: file.tunnels.into_iter().next().unwrap_or_default(),
     }
+}
+
+/// What is wrong with a name that is no preset's, and advice.
+pub fn unknown(name: &str) -> (String, String) {
+    let advice = match nearest(name, all().iter().map(|preset| preset.name)) {
+        Some(candidate) => format!("did you mean \"{candidate}\"?"),
+        None => {
+            let describe = |preset: &Preset| format!("{} ({})", preset.name, preset.summary);
+            let all: Vec<String> = all().iter().map(describe).collect();
+            format!("the presets are {}", all.join("; "))
+        }
+    };
+    (format!("unknown preset `{name}`"), advice)
+}
+
+/// Checks the name of a preset.
+///
+/// # Errors
+/// What is wrong, and advice.
+pub fn check_name(name: &str) -> Result<(), (String, String)> {
+    find(name).map(drop).ok_or_else(|| unknown(name))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, nearest};
+use super::diagnostic::Diagnostic;
 use super::endpoints::Endpoints;
 use super::file::ConfigTable;
 use super::preset::{self, Preset};
@@ -312,7 +312,7 @@ impl ConnectionKeys {
 struct PacketKeys {
     mtu: Mtu,
     mtu_span: Range<usize>,
-    inside: Vec<InsideAddress>,
+    inside: Option<InsideAddress>,
     replay_window: u32,
     dscp: Dscp,
 }
@@ -343,7 +343,7 @@ impl PacketKeys {
         PacketKeys {
             mtu: mtu.value.map_or(auto, Mtu::Fixed),
             mtu_span: mtu.span,
-            inside: inside.map(|provided| provided.value).unwrap_or_default(),
+            inside: inside.map(|provided| provided.value),
             replay_window: replay_window.value,
             dscp: dscp.value,
         }
@@ -405,8 +405,7 @@ fn select_preset(scope: &mut Scope<'_, '_>) -> &'static Preset {
         }
         Some(name) => {
             let preset = preset::find(&name.value).unwrap_or_else(|| {
-                let what = format!("unknown preset `{}`", name.value);
-                let advice = preset_advice(&name.value);
+                let (what, advice) = preset::unknown(&name.value);
                 scope.report(Diagnostic::error(name.span.clone(), what, advice));
                 generic()
             });
@@ -415,17 +414,6 @@ fn select_preset(scope: &mut Scope<'_, '_>) -> &'static Preset {
     };
     scope.preset = Some((preset, span));
     preset
-}
-
-fn preset_advice(unknown: &str) -> String {
-    match nearest(unknown, preset::all().iter().map(|preset| preset.name)) {
-        Some(candidate) => format!("did you mean \"{candidate}\"?"),
-        None => {
-            let describe = |preset: &Preset| format!("{} ({})", preset.name, preset.summary);
-            let all: Vec<String> = preset::all().iter().map(describe).collect();
-            format!("the presets are {}", all.join("; "))
-        }
-    }
 }
 
 /// Reads `routes`. The default is `remote` without a default route.

@@ -75,12 +75,24 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, StartError> {
     let Some((source, filter)) = given else {
         return Ok(EnvFilter::new("info"));
     };
-    EnvFilter::try_new(&filter).map_err(|error| StartError::Usage {
-        what: format!("invalid log filter {filter:?} in {source}: {error}"),
+    let invalid = |why: String| StartError::Usage {
+        what: format!("invalid log filter {filter:?} in {source}: {why}"),
         advice:
             "use error, warn, info, debug or trace, or a filter such as info,groundlink::ike=debug"
                 .to_owned(),
-    })
+    };
+    if let Some(word) = filter.split(',').find(|word| !is_directive(word)) {
+        return Err(invalid(format!("{word:?} is not a log level")));
+    }
+    EnvFilter::try_new(&filter).map_err(|error| invalid(error.to_string()))
+}
+
+/// Whether a word of a filter has an effect. [`EnvFilter`] takes every word that is not a level as the name of a module, so that a misspelt
+/// level switches all other logging off.
+fn is_directive(word: &str) -> bool {
+    let word = word.trim();
+    let is_level = word.eq_ignore_ascii_case("off") || word.parse::<tracing::Level>().is_ok();
+    is_level || word.contains(['=', '[']) || word.starts_with("groundlink")
 }
 
 #[cfg(test)]
@@ -95,5 +107,9 @@ mod tests {
         let error = filter(Some("groundlink=loud")).unwrap_err();
         assert!(matches!(&error, StartError::Usage { .. }));
         assert!(error.to_string().contains("groundlink=loud"), "{error}");
+        for bad in ["verbose", "info,debg", "warning", ""] {
+            let error = filter(Some(bad)).unwrap_err();
+            assert!(error.to_string().contains("is not a log level"), "{error}");
+        }
     }
 }

@@ -30,7 +30,6 @@ mod lookup;
 mod observe;
 mod offload_fallback;
 mod path_mtu;
-mod provision;
 mod rekey_loss;
 mod report;
 mod route_sync;

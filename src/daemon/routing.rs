@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::provision;
 use super::route_sync::{
     LOG_INTERVAL, LOG_SUBJECTS, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
 };
@@ -26,8 +25,8 @@ use crate::paths::PathState;
 pub(super) struct Routing {
     sync: RouteSync,
     generation: u64,
-    /// State, peer and device of each tunnel in the last update.
-    submitted: BTreeMap<TunnelId, (PathState, Option<IpAddr>, u32)>,
+    /// State and peer of each tunnel in the last update.
+    submitted: BTreeMap<TunnelId, (PathState, Option<IpAddr>)>,
     /// Updates without a report so far.
     pending: BTreeMap<TunnelId, Pending>,
     /// Datagrams to peers of tunnels in `pending`.
@@ -71,12 +70,11 @@ impl Routing {
             } else {
                 PathState::Down
             };
-            let new = (state, tunnel.peer, tunnel.device.index());
-            let old = self.submitted.insert(id, new);
-            if old == Some(new) {
+            let old = self.submitted.insert(id, (state, tunnel.peer));
+            if old == Some((state, tunnel.peer)) {
                 continue;
             }
-            let was_down = old.is_none_or(|(old, _, _)| old == PathState::Down)
+            let was_down = old.is_none_or(|(old, _)| old == PathState::Down)
                 || self.pending.get(&id).is_some_and(|pending| pending.came_up);
             let pending = Pending {
                 generation,
@@ -185,7 +183,6 @@ fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
     let local = settings.ike.policy.local.iter();
     TunnelRouting {
         device: tunnel.device.clone(),
-        addresses: provision::addresses(settings),
         state,
         peer: tunnel.peer,
         routes: settings.routes.clone(),

@@ -7,6 +7,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::ike;
+use crate::net::counted;
 use crate::wire::{IkeSpi, Notify, NotifyType, PayloadType};
 
 use super::names;
@@ -99,7 +100,7 @@ fn meaning(notify: &Notify, context: &MessageContext) -> Option<String> {
             [kind] => Some(format!("payload {}", PayloadType(*kind))),
             _ => None,
         },
-        NotifyType::COOKIE => Some(format!("{} octets", data.len())),
+        NotifyType::COOKIE => Some(counted(data.len() as u64, "octet")),
         NotifyType::SET_WINDOW_SIZE => {
             number(data).map(|size| format!("window of {size} requests"))
         }

@@ -6,6 +6,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::ike;
+use crate::net::counted;
 use crate::wire::{
     Auth, Critical, Delete, Envelope, Id, Ke, Payload, PayloadType, Proposal, ProtocolId, Sa,
     TrafficSelectors, Transform, TsType,
@@ -294,10 +295,10 @@ impl fmt::Display for Detail {
                 f.write_str(&proposals.collect::<Vec<_>>().join("; "))
             }
             Detail::Ke { group, length, .. } => {
-                write!(f, "{}, {length} octets", names::group_name(*group))
+                write!(f, "{}, {}", names::group_name(*group), octets(*length))
             }
             Detail::Id { id_type, id, .. } => write!(f, "{id} ({id_type})"),
-            Detail::Auth { method, length, .. } => write!(f, "{method}, {length} octets"),
+            Detail::Auth { method, length, .. } => write!(f, "{method}, {}", octets(*length)),
             Detail::Notify(notify) => notify.fmt(f),
             Detail::Delete { protocol, spis, .. } if spis.is_empty() => write!(f, "{protocol} SA"),
             Detail::Delete { protocol, spis, .. } => write!(f, "{protocol} {}", spis.join(", ")),
@@ -317,10 +318,10 @@ impl fmt::Display for Detail {
                 fragment,
                 total,
                 length,
-            } => write!(f, "fragment {fragment} of {total}, {length} octets"),
+            } => write!(f, "fragment {fragment} of {total}, {}", octets(*length)),
             Detail::Opaque { length, critical } => {
                 let critical = if *critical { ", critical" } else { "" };
-                write!(f, "{length} octets{critical}")
+                write!(f, "{}{critical}", octets(*length))
             }
         }
     }
@@ -337,6 +338,10 @@ impl fmt::Display for ProposalView {
             None => write!(f, ": {}", self.words),
         }
     }
+}
+
+fn octets(length: usize) -> String {
+    counted(length as u64, "octet")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::report::{Diagram, LabProblem, LabReport, PingStats, TcpRates, WireCou
 use super::setup::{Lab, POLL, RemoteGateway};
 use super::{ping, traffic};
 use crate::net::EspTransport;
+use crate::net::counted;
 use crate::status::{LastError, RekeyCounters, Snapshot, TunnelState, TunnelStatus};
 
 /// Time for all tunnels to come up.
@@ -226,13 +227,15 @@ impl Lab {
             EspTransport::Udp => (
                 esp_udp,
                 (esp_native > 0).then(|| {
-                    format!("{esp_native} packets were sent as IP protocol 50 instead of in UDP")
+                    let sent = counted(esp_native, "packet");
+                    format!("{sent} sent as IP protocol 50 instead of in UDP")
                 }),
             ),
             EspTransport::Esp => (
                 esp_native,
                 (esp_udp > 0).then(|| {
-                    format!("{esp_udp} packets were sent in UDP instead of as IP protocol 50")
+                    let sent = counted(esp_udp, "packet");
+                    format!("{sent} sent in UDP instead of as IP protocol 50")
                 }),
             ),
         };
@@ -244,7 +247,8 @@ impl Lab {
         report.problems.extend(unexpected.map(LabProblem::new));
         if clear > 0 {
             report.problems.push(LabProblem::new(format!(
-                "{clear} packets of the two networks crossed the WAN unencrypted"
+                "{} of the two networks crossed the WAN unencrypted",
+                counted(clear, "packet")
             )));
         }
         report.ok = report.problems.is_empty();

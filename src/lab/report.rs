@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
+use crate::net::counted;
 use crate::status::{RekeyCounters, TrafficCounters, TunnelStatus};
 
 /// The result of the lab. Its serialized form is `lab --json`, with stable keys.
@@ -158,8 +159,9 @@ impl LabReport {
                     f,
                     &tunnel.name,
                     &format!(
-                        "{}, {sent} packets sent, {received} received",
-                        tunnel.state.word()
+                        "{}, {} sent, {received} received",
+                        tunnel.state.word(),
+                        counted(sent, "packet")
                     ),
                 )?;
             }
@@ -186,7 +188,7 @@ impl LabReport {
                 .fold((0, 0), |(packets, bytes), counters| {
                     (packets + counters.packets, bytes + counters.bytes)
                 });
-            format!("{packets} packets, {}", size(bytes))
+            format!("{}, {}", counted(packets, "packet"), size(bytes))
         };
         line(f, "sent", &total(|tunnel| tunnel.tx))?;
         line(f, "received", &total(|tunnel| tunnel.rx))?;
@@ -196,7 +198,8 @@ impl LabReport {
             packets_lost,
         } = self.rekeys;
         if child + ike > 0 {
-            let text = format!("{child} child, {ike} ike; {packets_lost} packets lost");
+            let lost = counted(packets_lost, "packet");
+            let text = format!("{child} child, {ike} ike; {lost} lost");
             line(f, "rekeys", &text)?;
         }
         let mut dropped = String::new();
@@ -226,12 +229,18 @@ impl fmt::Display for WireCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.esp_native {
             0 => f.write_str("ESP in UDP 4500 only")?,
-            count if self.esp_udp == 0 => write!(f, "ESP as IP protocol 50 only, {count} packets")?,
-            count => write!(f, "{count} packets of IP protocol 50")?,
+            count if self.esp_udp == 0 => {
+                write!(
+                    f,
+                    "ESP as IP protocol 50 only, {}",
+                    counted(count, "packet")
+                )?;
+            }
+            count => write!(f, "{} of IP protocol 50", counted(count, "packet"))?,
         }
         match self.clear {
             0 => f.write_str(", nothing unencrypted"),
-            count => write!(f, ", {count} packets unencrypted"),
+            count => write!(f, ", {} unencrypted", counted(count, "packet")),
         }
     }
 }

@@ -50,7 +50,7 @@ pub use token_bucket::TokenBucket;
 pub use traffic_class::Dscp;
 pub use words::{
     GsoSupport, NatLocation, ReceiveOffload, RekeyVerdict, Role, SendOffload, TunnelState,
-    WaitingFor,
+    WaitingFor, counted,
 };
 
 /// A tunnel's handle: allocated when the tunnel is added, never reused while the process runs, and unrelated to the tunnel's place in the

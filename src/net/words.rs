@@ -2,6 +2,12 @@
 
 use super::segment::GsoKind;
 
+/// A number and what it counts: "1 packet", "2 packets". The noun's plural ends in s.
+pub fn counted(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{ending}")
+}
+
 /// Declares an enum whose variants each have a stable word, which is also their JSON form.
 macro_rules! word_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {

@@ -99,6 +99,11 @@ fn an_unreadable_file_is_an_error() {
     let binary = folder.path().join("binary.toml");
     fs::write(&binary, [b'a', 0xff]).unwrap();
     assert!(shown(&binary).contains("not UTF-8 text: invalid byte at offset 1"));
+    fs::write(&binary, [b"ab\0".as_slice(), &[1; 20_000]].concat()).unwrap();
+    assert!(shown(&binary).contains("not text: it has a NUL byte at offset 2"));
+    assert!(shown(&binary).len() < 500);
+    fs::write(&binary, [1; 20_000]).unwrap();
+    assert!(shown(&binary).len() < 40_000, "{}", shown(&binary).len());
 }
 
 #[test]
@@ -114,13 +119,15 @@ fn the_control_socket_is_found_in_an_invalid_file() {
 fn the_example_is_valid_and_has_every_key() {
     let example = include_str!("../../../config/example.toml");
     let folder = folder();
-    let key = folder.path().join("psk");
-    let text = ["psk/ali-1", "psk/ali-2", "ppk/ali-2"]
-        .iter()
-        .fold(example.to_owned(), |text, name| {
-            text.replace(&format!("\"/etc/groundlink/{name}\""), &format!("{key:?}"))
-        });
-    let loaded = load_in(folder.path(), &text);
+    for name in ["psk_ali-1", "psk_ali-2", "psk_ali-2-ppk"] {
+        fs::copy(folder.path().join("psk"), folder.path().join(name)).unwrap();
+    }
+    let options = LoadOptions {
+        credentials: Some(folder.path().to_owned()),
+        secrets: SecretPolicy::Required,
+    };
+    let load = |text: &str| load_text(ConfigText::new("t.toml", text), folder.path(), &options);
+    let loaded = load(example);
     assert!(loaded.report.is_valid(), "{}", loaded.report);
     let built = keys::GATEWAY
         .iter()
@@ -135,7 +142,7 @@ fn the_example_is_valid_and_has_every_key() {
         );
     }
     // Keys that are commented out are valid too.
-    let uncommented: String = text
+    let uncommented: String = example
         .lines()
         .map(|line| {
             line.strip_prefix('#')
@@ -147,7 +154,7 @@ fn the_example_is_valid_and_has_every_key() {
                 + "\n"
         })
         .collect();
-    let loaded = load_in(folder.path(), &uncommented);
+    let loaded = load(&uncommented);
     assert!(loaded.report.is_valid(), "{}", loaded.report);
     assert!(loaded.values.iter().any(|row| row.key == "inside"));
 }

@@ -115,7 +115,7 @@ fn a_message_in_ip_fragments_is_decoded_with_the_last_fragment() {
     }
     assert!(session.ip(last).unwrap().contains("aes128-sha1-modp1024"));
     assert_eq!(session.ip(&pieces[0]), None);
-    assert!(session.summary().contains("1 IP packets with missing"));
+    assert!(session.summary().contains("1 IP packet with missing"));
 }
 
 #[test]
@@ -135,9 +135,9 @@ fn keepalives_native_esp_and_other_traffic_are_distinguished() {
     assert_eq!(session.link(LinkType(105), b"beacon"), None);
     let summary = session.summary();
     for expected in [
-        "1 NAT keepalives",
-        "1 frames that are neither",
-        "1 frames of an unsupported link type",
+        "1 NAT keepalive",
+        "1 frame of neither",
+        "1 frame of an unsupported link type",
         "no keys",
     ] {
         assert!(summary.contains(expected), "{expected}: {summary}");

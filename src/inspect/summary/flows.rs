@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::inspect::esp::{EspObservation, IcvCheck};
+use crate::net::counted;
 
 /// Counters of each SPI, in order of appearance.
 #[derive(Debug, Default)]
@@ -63,8 +64,8 @@ impl EspFlows {
         let mut lines: Vec<String> = self.flows.iter().map(EspFlow::line).collect();
         if self.skipped > 0 {
             lines.push(format!(
-                "{} packets of further SPIs are not in the summary",
-                self.skipped
+                "{} of further SPIs not in the summary",
+                counted(self.skipped, "packet")
             ));
         }
         lines
@@ -122,8 +123,15 @@ impl EspFlow {
             highest,
             ..
         } = self;
+        let sequence = if first == highest {
+            format!("sequence number {first}")
+        } else {
+            format!("sequence numbers {first} to {highest}")
+        };
         let mut parts = vec![format!(
-            "ESP {spi:08x}, {from} → {to}: {packets} packets, {octets} octets, sequence numbers {first} to {highest}"
+            "ESP {spi:08x}, {from} → {to}: {}, {}, {sequence}",
+            counted(*packets, "packet"),
+            counted(*octets, "octet"),
         )];
         match (self.ok, self.bad) {
             (0, 0) => parts.push("no keys".to_owned()),

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::esp::EspObservation;
+use crate::net::counted;
 use crate::wire::IkeSpi;
 
 use flows::EspFlows;
@@ -96,8 +97,8 @@ impl Summary {
         }
         if self.skipped > 0 {
             lines.push(format!(
-                "{} messages of further IKE SAs are not in the summary",
-                self.skipped
+                "{} of further IKE SAs not in the summary",
+                counted(self.skipped, "message")
             ));
         }
         lines.extend(self.flows.lines());
@@ -108,19 +109,24 @@ impl Summary {
 
 fn count_lines(counts: &FrameCounts) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut line = |count: u64, what: &str| {
+    let mut line = |count: u64, noun: &str, more: &str| {
         if count > 0 {
-            lines.push(format!("{count} {what}"));
+            lines.push(format!("{}{more}", counted(count, noun)));
         }
     };
-    line(counts.keepalives, "NAT keepalives");
-    line(counts.errors, "packets with an error, shown above");
+    line(counts.keepalives, "NAT keepalive", "");
+    line(counts.errors, "packet", " with an error, shown above");
     line(
         counts.incomplete,
-        "IP packets with missing or overlapping fragments",
+        "IP packet",
+        " with missing or overlapping fragments",
     );
-    line(counts.others, "frames that are neither IKE nor ESP");
-    line(counts.unknown_links, "frames of an unsupported link type");
+    line(counts.others, "frame", " of neither IKE nor ESP");
+    line(
+        counts.unknown_links,
+        "frame",
+        " of an unsupported link type",
+    );
     if counts.frames == 0 {
         lines.push("the capture holds no frames".to_owned());
     }
