@@ -55,10 +55,11 @@ fn shared_resources(tunnels: &[ResolvedTunnel], findings: &mut Vec<Diagnostic>) 
             let advice = "set another `device` in one of them";
             findings.push(Diagnostic::error(tunnel.spans.device.clone(), what, advice));
         }
-        if let Some(inside) = tunnel.settings.inside
-            && let Some(other) = addresses.insert(inside.address, name)
-        {
+        for inside in &tunnel.settings.inside {
             let address = inside.address;
+            let Some(other) = addresses.insert(address, name) else {
+                continue;
+            };
             let what =
                 format!("tunnels `{other}` and `{name}` have the same `inside` address {address}");
             let advice = "set another `inside` address in one of them";

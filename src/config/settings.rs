@@ -47,8 +47,8 @@ pub struct TunnelSettings {
     pub metric: u32,
     /// Maximum size of inner packets.
     pub mtu: Mtu,
-    /// Address of the device.
-    pub inside: Option<InsideAddress>,
+    /// Addresses of the device.
+    pub inside: Vec<InsideAddress>,
     /// Limit of a Child SA in bytes of inner packets, in each direction.
     pub child_bytes: Option<u64>,
     /// Limit of a Child SA in packets, in each direction.

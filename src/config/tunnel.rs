@@ -312,7 +312,7 @@ impl ConnectionKeys {
 struct PacketKeys {
     mtu: Mtu,
     mtu_span: Range<usize>,
-    inside: Option<InsideAddress>,
+    inside: Vec<InsideAddress>,
     replay_window: u32,
     dscp: Dscp,
 }
@@ -343,7 +343,7 @@ impl PacketKeys {
         PacketKeys {
             mtu: mtu.value.map_or(auto, Mtu::Fixed),
             mtu_span: mtu.span,
-            inside: inside.map(|provided| provided.value),
+            inside: inside.map(|provided| provided.value).unwrap_or_default(),
             replay_window: replay_window.value,
             dscp: dscp.value,
         }

@@ -59,7 +59,7 @@ pub const FRAGMENT_SIZE: Format<u16> = format(fragment_size, plain);
 /// Size of the replay window in packets.
 pub const REPLAY_WINDOW: Format<u32> = format(replay_window, plain);
 /// Address of the tunnel's device.
-pub const INSIDE: Format<InsideAddress> = format(inside, show_inside);
+pub const INSIDE: Format<Vec<InsideAddress>> = format(inside, show_inside);
 /// Path of a file; the caller resolves a relative path.
 pub const PATH: Format<PathBuf> = format(path, |path| quoted(&path.display()));
 /// Path of a unix socket.
@@ -463,8 +463,35 @@ fn replay_window(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option
     Some(rounded)
 }
 
-/// Reads the address of a device with its prefix length: `"169.254.10.2/30"`.
-fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
+/// Upper bound on the addresses of a device.
+const MAX_INSIDE: usize = 64;
+
+/// Reads the addresses of a device: one, or a list.
+fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Vec<InsideAddress>> {
+    let mut addresses: Vec<InsideAddress> = Vec::new();
+    let mut valid = true;
+    for item in items(value) {
+        match inside_address(item, findings) {
+            Some(new) if addresses.iter().any(|old| old.address == new.address) => {
+                let what = format!("{} is listed twice", new.address);
+                item.reject::<()>(findings, what, "remove one of the two");
+            }
+            Some(new) => addresses.push(new),
+            None => valid = false,
+        }
+    }
+    if addresses.len() > MAX_INSIDE {
+        let what = format!(
+            "{} addresses; a device has at most {MAX_INSIDE}",
+            addresses.len()
+        );
+        return value.reject(findings, what, "remove some of them");
+    }
+    valid.then_some(addresses)
+}
+
+/// Reads an address of a device with its prefix length: `"169.254.10.2/30"`.
+fn inside_address(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<InsideAddress> {
     let text = text(value, findings)?;
     let Some((host, length)) = text.split_once('/') else {
         let advice = format!("write it like \"{text}/30\"");
@@ -493,8 +520,15 @@ fn inside(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<Inside
     Some(InsideAddress { address, length })
 }
 
-fn show_inside(inside: &InsideAddress) -> String {
-    format!("\"{}/{}\"", inside.address, inside.length)
+fn show_inside(inside: &Vec<InsideAddress>) -> String {
+    let words = |inside: &InsideAddress| format!("\"{}/{}\"", inside.address, inside.length);
+    match inside.as_slice() {
+        [one] => words(one),
+        several => {
+            let words: Vec<String> = several.iter().map(words).collect();
+            format!("[{}]", words.join(", "))
+        }
+    }
 }
 
 fn path(value: &SpannedValue, findings: &mut Vec<Diagnostic>) -> Option<PathBuf> {

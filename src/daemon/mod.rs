@@ -30,6 +30,7 @@ mod lookup;
 mod observe;
 mod offload_fallback;
 mod path_mtu;
+mod provision;
 mod rekey_loss;
 mod report;
 mod route_sync;

@@ -93,6 +93,7 @@ impl Observer<'_> {
             state: match view.map_or(TunnelState::Down, |view| view.state) {
                 // Packets do not enter the tunnel before its routes are installed.
                 TunnelState::Up if self.routing.is_coming_up(id) => TunnelState::Connecting,
+                _ if tunnel.missing_device.is_some() => TunnelState::Connecting,
                 state => state,
             },
             waiting: view.and_then(|view| view.waiting),
@@ -121,9 +122,17 @@ impl Observer<'_> {
                     child: check.child,
                     ike: check.ike,
                 }),
-            last_error: view
-                .and_then(|view| view.last_failure.as_ref())
-                .map(|failure| self.last_error(failure)),
+            last_error: match &tunnel.missing_device {
+                Some(missing) => Some(LastError {
+                    at_s: self.seconds(missing.since),
+                    code: "no-device".to_owned(),
+                    text: missing.error.what().to_owned(),
+                    advice: missing.error.advice().to_owned(),
+                }),
+                None => view
+                    .and_then(|view| view.last_failure.as_ref())
+                    .map(|failure| self.last_error(failure)),
+            },
         }
     }
 

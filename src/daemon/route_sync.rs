@@ -26,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error, info, warn};
 
+use crate::config::InsideAddress;
 use crate::net::{LogLimit, Prefix, Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::{
@@ -41,6 +42,8 @@ use crate::paths::{self, FailClosed, PathState, PlannedTarget, TunnelRoutes};
 #[derive(Clone, Debug)]
 pub(super) struct TunnelRouting {
     pub(super) device: Arc<Tun>,
+    /// Addresses of the device.
+    pub(super) addresses: Vec<InsideAddress>,
     pub(super) state: PathState,
     pub(super) peer: Option<IpAddr>,
     pub(super) routes: Vec<Prefix>,
@@ -162,6 +165,8 @@ struct Entry {
     routing: TunnelRouting,
     /// Carrier that was set last; `None` when it must be set again.
     carrier: Option<PathState>,
+    /// Whether the device has its addresses: the kernel removes the IPv6 ones of a device that is set down.
+    has_addresses: bool,
 }
 
 /// Parts of the view that must be read again before use.
@@ -285,8 +290,15 @@ impl Synchroniser {
     fn take(&mut self, update: RouteUpdate) {
         self.generation = update.generation;
         for (id, routing) in update.tunnels {
-            let carrier = self.tunnels.get(&id).and_then(|entry| entry.carrier);
-            self.tunnels.insert(id, Entry { routing, carrier });
+            let device = routing.device.index();
+            let same = self.tunnels.get(&id);
+            let same = same.filter(|entry| entry.routing.device.index() == device);
+            let entry = Entry {
+                carrier: same.and_then(|entry| entry.carrier),
+                has_addresses: same.is_none_or(|entry| entry.has_addresses),
+                routing,
+            };
+            self.tunnels.insert(id, entry);
         }
     }
 
@@ -317,6 +329,7 @@ impl Synchroniser {
                     if entry.routing.device.index() == index {
                         // A device that is set down loses its carrier setting.
                         entry.carrier = None;
+                        entry.has_addresses = false;
                         own = true;
                     }
                 }
@@ -354,6 +367,7 @@ impl Synchroniser {
         (self.resync_at, self.retry_at) = (None, None);
         let mut failures = Vec::new();
         self.refresh(&mut failures);
+        self.restore_addresses();
         // A device has a carrier before packets are routed into it, and until none are.
         self.set_carriers(PathState::Up);
         let wanted = self.wanted(&mut failures);
@@ -379,6 +393,23 @@ impl Synchroniser {
             let _ = self.reports.send(report);
         }
         self.warn_of_shadowed(&new);
+    }
+
+    /// Adds the addresses of the devices that may have lost them. A device that is down gets them once it is up again.
+    fn restore_addresses(&mut self) {
+        let lost = |entry: &&mut Entry| !entry.has_addresses;
+        for entry in self.tunnels.values_mut().filter(lost) {
+            let device = entry.routing.device.index();
+            if !self.netlink.link(device).is_ok_and(|link| link.up) {
+                continue;
+            }
+            entry.has_addresses = true;
+            for InsideAddress { address, length } in &entry.routing.addresses {
+                if let Err(error) = self.netlink.add_address(device, *address, *length) {
+                    debug!(device = entry.routing.device.name(), %error, "cannot restore an address");
+                }
+            }
+        }
     }
 
     /// Reads own routes and addresses again if they are stale.

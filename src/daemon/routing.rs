@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use super::provision;
 use super::route_sync::{
     LOG_INTERVAL, LOG_SUBJECTS, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
 };
@@ -25,8 +26,8 @@ use crate::paths::PathState;
 pub(super) struct Routing {
     sync: RouteSync,
     generation: u64,
-    /// State and peer of each tunnel in the last update.
-    submitted: BTreeMap<TunnelId, (PathState, Option<IpAddr>)>,
+    /// State, peer and device of each tunnel in the last update.
+    submitted: BTreeMap<TunnelId, (PathState, Option<IpAddr>, u32)>,
     /// Updates without a report so far.
     pending: BTreeMap<TunnelId, Pending>,
     /// Datagrams to peers of tunnels in `pending`.
@@ -70,11 +71,12 @@ impl Routing {
             } else {
                 PathState::Down
             };
-            let old = self.submitted.insert(id, (state, tunnel.peer));
-            if old == Some((state, tunnel.peer)) {
+            let new = (state, tunnel.peer, tunnel.device.index());
+            let old = self.submitted.insert(id, new);
+            if old == Some(new) {
                 continue;
             }
-            let was_down = old.is_none_or(|(old, _)| old == PathState::Down)
+            let was_down = old.is_none_or(|(old, _, _)| old == PathState::Down)
                 || self.pending.get(&id).is_some_and(|pending| pending.came_up);
             let pending = Pending {
                 generation,
@@ -183,6 +185,7 @@ fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
     let local = settings.ike.policy.local.iter();
     TunnelRouting {
         device: tunnel.device.clone(),
+        addresses: provision::addresses(settings),
         state,
         peer: tunnel.peer,
         routes: settings.routes.clone(),

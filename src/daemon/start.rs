@@ -19,6 +19,7 @@ use super::logging::LogFormat;
 use super::lookup;
 use super::offload_fallback::OffloadFallback;
 use super::path_mtu::PathMtuMonitor;
+use super::provision;
 use super::rekey_loss::RekeyLoss;
 use super::report::Reporter;
 use super::route_sync::RouteSync;
@@ -37,7 +38,7 @@ use crate::os::namespace_lock::NamespaceLock;
 use crate::os::netlink::Netlink;
 use crate::os::process::Capability;
 use crate::os::raw_esp::RawEspSocket;
-use crate::os::tun::{self, Carrier, Tun};
+use crate::os::tun;
 use crate::os::udp::{self, BindError, UdpSocket};
 use crate::os::{OffloadMode, Socket, SocketOffload, clock, process, sysctl, systemd};
 
@@ -145,6 +146,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         reporter: Reporter::default(),
         routing: Routing::new(route_sync),
         path_mtu,
+        offload_mode: gateway.offload,
         fallback: OffloadFallback::new(offload),
         _lock: lock,
         unmatched: UnmatchedReport::new(now),
@@ -306,31 +308,19 @@ fn bind_addresses(locals: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Creates a tunnel's device, up but without carrier.
+/// Creates a tunnel with its device.
 fn tunnel(
     id: TunnelId,
     settings: config::TunnelSettings,
     netlink: &mut Netlink,
     offload: OffloadMode,
 ) -> Result<TunnelEntry, StartError> {
-    let create = |netlink: &mut Netlink| -> Result<(Tun, u16), StartError> {
-        let device = Tun::create(&settings.device, offload)?;
-        let mtu = match settings.mtu {
-            Mtu::Fixed(mtu) => mtu,
-            Mtu::Auto { .. } => INITIAL_MTU,
-        };
-        // Before the device is up: then the kernel sends router solicitations.
-        set_sysctls(device.name());
-        netlink.prepare_tunnel(device.index(), mtu.into())?;
-        if let Some(inside) = settings.inside {
-            netlink.add_address(device.index(), inside.address, inside.length)?;
-        }
-        device
-            .set_carrier(Carrier::Down)
-            .map_err(|error| StartError::start(format!("cannot set the carrier: {error}"), ""))?;
-        Ok((device, mtu))
+    let mtu = match settings.mtu {
+        Mtu::Fixed(mtu) => mtu,
+        Mtu::Auto { .. } => INITIAL_MTU,
     };
-    let (device, mtu) = create(netlink).map_err(|failure| failure.of_tunnel(&settings.name))?;
+    let device = provision::create_device(&settings, mtu, netlink, offload)
+        .map_err(|failure| failure.of_tunnel(&settings.name))?;
     let peer = match settings.ike.peer {
         Peer::Address(address) => Some(address),
         Peer::Name(_) => None,
@@ -344,20 +334,9 @@ fn tunnel(
         peer,
         reported_rx: None,
         reported_tx: None,
-        device_removed: false,
+        missing_device: None,
         is_trap: false,
     })
-}
-
-/// Sets the sysctls of a new device.
-fn set_sysctls(device: &str) {
-    if let Err(error) = sysctl::loosen_reverse_path_filter(device) {
-        warn!(device, %error, "cannot loosen the reverse path filter: replies through another tunnel may be dropped");
-    }
-    let router = format!("net/ipv6/conf/{device}/accept_ra");
-    if let Err(error) = sysctl::write(&router, "0") {
-        debug!(device, %error, "cannot disable router advertisements");
-    }
 }
 
 fn seed() -> Result<[u8; 32], StartError> {

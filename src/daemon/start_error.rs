@@ -38,6 +38,22 @@ impl StartError {
         }
     }
 
+    /// Description without the advice; empty for an invalid configuration.
+    pub(super) fn what(&self) -> &str {
+        match self {
+            StartError::Configuration(_) => "",
+            StartError::Usage { what, .. } | StartError::Start { what, .. } => what,
+        }
+    }
+
+    /// Advice; empty where the description contains it.
+    pub(super) fn advice(&self) -> &str {
+        match self {
+            StartError::Configuration(_) => "",
+            StartError::Usage { advice, .. } | StartError::Start { advice, .. } => advice,
+        }
+    }
+
     /// Prefixes the error with the name of the tunnel that it concerns.
     pub(super) fn of_tunnel(self, name: &str) -> StartError {
         match self {

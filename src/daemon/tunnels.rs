@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::child_sas::ChildSas;
 use super::rekey_loss::RekeyLoss;
+use super::start_error::StartError;
 use crate::config;
 use crate::net::{Time, TimerQueue, TunnelId};
 use crate::os::tun::Tun;
@@ -25,20 +26,23 @@ pub(super) struct TunnelEntry {
     pub(super) reported_rx: Option<Time>,
     /// Last ESP send time reported to the IKE endpoint.
     pub(super) reported_tx: Option<Time>,
-    /// Whether the device was removed by another process, for good.
-    pub(super) device_removed: bool,
+    /// Set while another program has removed the device and it could not be created again.
+    pub(super) missing_device: Option<MissingDevice>,
     /// Whether packets without an SA bring the tunnel up (`start = "trap"`).
     pub(super) is_trap: bool,
 }
 
-impl TunnelEntry {
-    /// Error text for a tunnel whose device was removed.
-    pub(super) fn device_removed_text(&self) -> String {
-        format!(
-            "the tunnel's device {} was removed by another process; restart groundlink to create it again",
-            self.device.name()
-        )
-    }
+/// A device that another program has removed and that could not be created again.
+#[derive(Debug)]
+pub(super) struct MissingDevice {
+    /// Why.
+    pub(super) error: StartError,
+    /// Time of the first failure.
+    pub(super) since: Time,
+    /// Whether the tunnel was not down by request before.
+    pub(super) comes_up: bool,
+    /// Time of the next attempt to create it.
+    pub(super) retry_at: Time,
 }
 
 impl Indexed for TunnelEntry {
@@ -50,10 +54,14 @@ impl Indexed for TunnelEntry {
         TunnelFacts {
             is_up: !self.children.is_empty(),
             peer: self.peer,
-            timer: [self.children.next_timer(), self.loss.next_timer()]
-                .into_iter()
-                .flatten()
-                .min(),
+            timer: [
+                self.children.next_timer(),
+                self.loss.next_timer(),
+                self.missing_device.as_ref().map(|missing| missing.retry_at),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 }

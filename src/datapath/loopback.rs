@@ -129,7 +129,7 @@ impl LoopbackPair {
 
     /// The number of packets that either side has dropped.
     pub fn dropped(&self) -> u64 {
-        let sides = [&self.a.counters, &self.b.counters];
+        let sides: [&Counters; 2] = [&self.a.counters, &self.b.counters];
         let dropped = sides.map(|Counters { dropped, .. }| dropped);
         let all = dropped.into_iter().chain([&*self.unmatched]);
         all.flat_map(PacketDropCounters::iter)
@@ -143,7 +143,7 @@ fn tunnel(device: &Arc<MemoryDevice>, state: EgressState) -> io::Result<Arc<Tunn
         id: TunnelId(0),
         device: device.clone(),
         egress: ArcSwap::from_pointee(state),
-        counters: Counters::default(),
+        counters: Arc::default(),
         waker: Waiter::new()?.waker(),
     }))
 }

@@ -229,7 +229,7 @@ impl Datapath {
                 id,
                 device,
                 egress: ArcSwap::from_pointee(without_sa.clone()),
-                counters: Counters::default(),
+                counters: Arc::default(),
                 waker,
             })
         };
@@ -243,6 +243,36 @@ impl Datapath {
             slot,
         };
         self.tunnels.insert(id, tunnel);
+        Ok(())
+    }
+
+    /// Gives a tunnel another device, after another program has removed the old one. SAs and counters stay.
+    ///
+    /// # Errors
+    /// No thread or descriptor left. The tunnel stays as it is.
+    pub fn replace_device(&mut self, id: TunnelId, device: Arc<dyn Device>) -> io::Result<()> {
+        let ingress = self.ingress();
+        let Some(tunnel) = self.tunnels.get_mut(&id) else {
+            return Ok(());
+        };
+        let old = Arc::clone(&tunnel.shared);
+        let shared = |waker| {
+            Arc::new(TunnelShared {
+                id,
+                device,
+                egress: ArcSwap::new(old.egress.load_full()),
+                counters: Arc::clone(&old.counters),
+                waker,
+            })
+        };
+        let egress = |tunnel| TunnelEgress::new(tunnel, &self.notices);
+        let (slot, shared) = self.workers.add_tunnel(ingress, shared, egress)?;
+        self.workers.remove_tunnel(tunnel.slot);
+        for spi in &tunnel.inbound {
+            self.inbound
+                .update(*spi, &old, |entry| entry.tunnel = Arc::clone(&shared));
+        }
+        (tunnel.slot, tunnel.shared) = (slot, shared);
         Ok(())
     }
 
@@ -333,7 +363,7 @@ impl Datapath {
 
     /// The tunnel's counters.
     pub fn counters(&self, id: TunnelId) -> Option<&Counters> {
-        self.tunnels.get(&id).map(|tunnel| &tunnel.shared.counters)
+        self.tunnels.get(&id).map(|tunnel| &*tunnel.shared.counters)
     }
 
     /// Ticks that the workers have spent, by step.

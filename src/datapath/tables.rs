@@ -24,7 +24,7 @@ pub(super) struct TunnelShared {
     pub(super) id: TunnelId,
     pub(super) device: Arc<dyn Device>,
     pub(super) egress: ArcSwap<EgressState>,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// Wakes the tunnel's egress worker after a change of `egress`.
     pub(super) waker: Signal,
 }

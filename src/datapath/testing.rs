@@ -236,7 +236,7 @@ pub(super) fn tunnel(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<TunnelShar
         id,
         device: device.clone(),
         egress: ArcSwap::from_pointee(EgressState::Closed),
-        counters: Counters::default(),
+        counters: Arc::default(),
         waker: waiter.waker(),
     })
 }

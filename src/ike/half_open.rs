@@ -7,7 +7,8 @@
 //!                 fewer than 3 half-open of the source, and fewer than 30 in total ──▶ accepted
 //!  a new request ─┤
 //!                 otherwise, without a valid cookie ──▶ a cookie is sent (RFC 7296 §2.6), and no state is kept
-//!                 otherwise, with one: fewer than 5 such of the source, and fewer than 1000 in total ──▶ accepted
+//!                 otherwise, with one: fewer than 5 such of the source, or than it has tunnels,
+//!                                      and fewer than 1000 in total beyond the number of tunnels ──▶ accepted
 //!                                      otherwise ──▶ dropped
 //! ```
 //!
@@ -24,10 +25,10 @@ const COOKIES_FROM: usize = 30;
 /// Half-open SAs of one source from which on a cookie is required.
 const COOKIES_FROM_OF_ONE: usize = 3;
 
-/// Maximum of half-open SAs in total.
+/// Maximum of half-open SAs in total, beyond one for each tunnel.
 const MAX: usize = 1000;
 
-/// Maximum of half-open SAs of one source with a cookie.
+/// Maximum of half-open SAs of one source with a cookie, unless more tunnels are configured for it.
 const MAX_OF_ONE: usize = 5;
 
 /// Lifetime of a half-open SA without an IKE_AUTH request.
@@ -73,6 +74,15 @@ pub enum PeerStatus {
     Established,
     /// The tunnel has no IKE SA.
     New,
+}
+
+/// Number of configured tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// Tunnels whose peer is in the source of a request.
+    pub of_source: usize,
+    /// All tunnels.
+    pub all: usize,
 }
 
 /// Decision on an IKE_SA_INIT request.
@@ -137,26 +147,36 @@ impl HalfOpenTable {
     }
 
     /// Decides on another request from the source.
-    pub fn admission(&self, source: Source, peer: PeerStatus) -> Admission {
-        let of_one = self.of(source);
-        let (crowded, full) = match peer {
-            PeerStatus::Established => (false, false),
-            PeerStatus::New => (self.all.count() >= COOKIES_FROM, self.all.count() >= MAX),
+    pub fn admission(&self, source: Source, peer: PeerStatus, configured: Configured) -> Admission {
+        let max = MAX.saturating_add(configured.all);
+        let full = match peer {
+            PeerStatus::Established => false,
+            PeerStatus::New => self.all.count() >= max,
         };
-        if full || of_one.with_cookie >= MAX_OF_ONE {
+        if full || self.of(source).with_cookie >= MAX_OF_ONE.max(configured.of_source) {
             Admission::Reject
-        } else if crowded || of_one.count() >= COOKIES_FROM_OF_ONE {
+        } else if self.is_crowded(source, peer) {
             Admission::RequireCookie
         } else {
             Admission::Accept
         }
     }
 
+    /// Whether a cookie is required.
+    fn is_crowded(&self, source: Source, peer: PeerStatus) -> bool {
+        let in_total = match peer {
+            PeerStatus::Established => false,
+            PeerStatus::New => self.all.count() >= COOKIES_FROM,
+        };
+        in_total || self.of(source).count() >= COOKIES_FROM_OF_ONE
+    }
+
     /// Lifetime of a half-open SA of the source under the present load.
     pub fn life(&self, source: Source) -> Duration {
-        match self.admission(source, PeerStatus::New) {
-            Admission::Accept => LIFE,
-            Admission::RequireCookie | Admission::Reject => LIFE_UNDER_LOAD,
+        if self.is_crowded(source, PeerStatus::New) {
+            LIFE_UNDER_LOAD
+        } else {
+            LIFE
         }
     }
 
@@ -187,28 +207,32 @@ mod tests {
     }
 
     const NEW: PeerStatus = PeerStatus::New;
+    const ONE: Configured = Configured {
+        of_source: 1,
+        all: 1,
+    };
 
     #[test]
     fn n12_the_fourth_from_one_address_or_one_ipv6_network_needs_a_cookie() {
         let (a, b) = (source("192.0.2.1"), source("192.0.2.2"));
         let table = filled([a, a].into_iter(), ReturnRoutability::None);
-        assert_eq!(table.admission(a, NEW), Admission::Accept);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::Accept);
         let table = filled([a, a, a].into_iter(), ReturnRoutability::None);
-        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::RequireCookie);
         assert_eq!(
-            table.admission(a, PeerStatus::Established),
+            table.admission(a, PeerStatus::Established, ONE),
             Admission::RequireCookie,
             "its address may be spoofed as well"
         );
-        assert_eq!(table.admission(b, NEW), Admission::Accept);
+        assert_eq!(table.admission(b, NEW, ONE), Admission::Accept);
         let network = ["2001:db8::1", "2001:db8::2:3", "2001:db8::ffff:0:0:1"].map(source);
         let table = filled(network.into_iter(), ReturnRoutability::None);
         assert_eq!(
-            table.admission(source("2001:db8::4"), NEW),
+            table.admission(source("2001:db8::4"), NEW, ONE),
             Admission::RequireCookie
         );
         assert_eq!(
-            table.admission(source("2001:db8:0:1::4"), NEW),
+            table.admission(source("2001:db8:0:1::4"), NEW, ONE),
             Admission::Accept
         );
         assert_eq!(source("::ffff:192.0.2.1"), a);
@@ -218,13 +242,13 @@ mod tests {
     fn n12_from_30_half_open_sas_on_new_peers_need_a_cookie_and_established_ones_do_not() {
         let a = source("192.0.2.1");
         assert_eq!(
-            filled(sources(29), ReturnRoutability::None).admission(a, NEW),
+            filled(sources(29), ReturnRoutability::None).admission(a, NEW, ONE),
             Admission::Accept
         );
         let table = filled(sources(30), ReturnRoutability::None);
-        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::RequireCookie);
         assert_eq!(
-            table.admission(a, PeerStatus::Established),
+            table.admission(a, PeerStatus::Established, ONE),
             Admission::Accept
         );
     }
@@ -234,17 +258,33 @@ mod tests {
         let a = source("192.0.2.1");
         let mut table = filled([a; 3].into_iter(), ReturnRoutability::None);
         (0..4).for_each(|_| table.enter(a, ReturnRoutability::Cookie));
-        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::RequireCookie);
         table.enter(a, ReturnRoutability::Cookie);
-        assert_eq!(table.admission(a, NEW), Admission::Reject);
-        let mut table = filled(sources(1000), ReturnRoutability::Cookie);
-        assert_eq!(table.admission(a, NEW), Admission::Reject);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::Reject);
+        let mut table = filled(sources(1001), ReturnRoutability::Cookie);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::Reject);
         assert_eq!(
-            table.admission(a, PeerStatus::Established),
+            table.admission(a, PeerStatus::Established, ONE),
             Admission::Accept
         );
         table.leave(Source::V4(Ipv4Addr::from(1)), ReturnRoutability::Cookie);
-        assert_eq!(table.admission(a, NEW), Admission::RequireCookie);
+        assert_eq!(table.admission(a, NEW, ONE), Admission::RequireCookie);
+    }
+
+    #[test]
+    fn a_source_with_a_cookie_has_as_many_slots_as_tunnels() {
+        let a = source("192.0.2.1");
+        let configured = Configured {
+            of_source: 40,
+            all: 50,
+        };
+        let table = filled([a; 39].into_iter(), ReturnRoutability::Cookie);
+        assert_eq!(
+            table.admission(a, NEW, configured),
+            Admission::RequireCookie
+        );
+        let table = filled([a; 40].into_iter(), ReturnRoutability::Cookie);
+        assert_eq!(table.admission(a, NEW, configured), Admission::Reject);
     }
 
     #[test]

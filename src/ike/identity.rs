@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 /// An IKE identity (RFC 7296 §3.5).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// ID_IPV4_ADDR.
     Ipv4(Ipv4Addr),

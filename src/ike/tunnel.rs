@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌──────────── lost or failed: delay, doubling each time  ───────────┐
 //!            ▼                                                                   │
-//! Idle ──▶ Retry{at} ──▶ Resolving (peers given by name) ──▶ Connecting ──▶ an SA ──┘
+//! Idle ──▶ Retry{at} ──▶ Queued ──▶ Resolving (names) ──▶ Connecting ──▶ an SA ──────┘
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -61,6 +61,8 @@ pub enum AdminState {
 pub enum ConnectState {
     /// Nothing: the tunnel is connected, or waits for traffic or the peer.
     Idle,
+    /// Due to connect; waits while many other tunnels connect.
+    Queued,
     /// Waits for the name service, or for the source address of the route to the peer, and then connects.
     Resolving {
         /// Timeout.
@@ -179,6 +181,7 @@ impl Tunnel {
                 false,
                 AdminState::Up,
                 ConnectState::Idle
+                | ConnectState::Queued
                 | ConnectState::Resolving { .. }
                 | ConnectState::Connecting
                 | ConnectState::Retry { .. },
@@ -189,7 +192,7 @@ impl Tunnel {
     /// What the tunnel waits for while connecting.
     pub fn waiting(&self) -> WaitingFor {
         match (self.connect_state, self.settings.start) {
-            (ConnectState::Retry { .. }, _) => WaitingFor::Retry,
+            (ConnectState::Retry { .. } | ConnectState::Queued, _) => WaitingFor::Retry,
             (ConnectState::Idle, Start::Trap) => WaitingFor::Traffic,
             (ConnectState::Idle | ConnectState::Failed, Start::Add) => WaitingFor::Peer,
             (
@@ -207,7 +210,10 @@ impl Tunnel {
         let connect_state = match self.connect_state {
             ConnectState::Retry { at } => at,
             ConnectState::Resolving { until } => until,
-            ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => Time::MAX,
+            ConnectState::Idle
+            | ConnectState::Queued
+            | ConnectState::Connecting
+            | ConnectState::Failed => Time::MAX,
         };
         connect_state
             .min(self.next_resolve_due())

@@ -1,4 +1,4 @@
-//! A path that changes while tunnels are up.
+//! Paths and devices that change while tunnels are up.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -8,7 +8,7 @@ use groundlink::ike::Encapsulation;
 use groundlink::lab::options::{AddressFamily, LabOptions, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::os::netns::Namespace;
-use groundlink::status::TunnelStatus;
+use groundlink::status::{TunnelState, TunnelStatus};
 
 use super::lab::{logs, text, tunnel_within, up};
 use super::wait;
@@ -118,4 +118,99 @@ fn the_inner_mtu_follows_the_link_and_the_path_in_both_families_and_encapsulatio
             carries(&mut lab, Side::A);
         }
     }
+}
+
+/// A's addresses on the tunnel's device.
+fn device_addresses(lab: &Lab) -> String {
+    ip(
+        lab.topology().gateway(Side::A),
+        "-o address show dev gl-lab-1",
+    )
+}
+
+fn has_all_addresses(lab: &Lab) -> Result<(), String> {
+    let shown = device_addresses(lab);
+    let all = ["169.254.10.2/30", "fd00:77::2/126", "inet6 fe80::"];
+    let has = all.iter().all(|address| shown.contains(address));
+    has.then_some(()).ok_or(shown)
+}
+
+fn with_inside(side: Side, written: String) -> String {
+    match side {
+        Side::A => written + "inside = [\"169.254.10.2/30\", \"fd00:77::2/126\"]\n",
+        Side::B => written,
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_device_has_all_its_addresses_again_after_it_was_down() {
+    let changes = Overrides {
+        config: Some(&with_inside),
+        connection: None,
+    };
+    let mut lab = up(&LabOptions::default(), &changes);
+    has_all_addresses(&lab).unwrap();
+    for words in ["link set gl-lab-1 down", "link set gl-lab-1 up"] {
+        ip(lab.topology().gateway(Side::A), words);
+    }
+    wait::until(FOLLOWS, "all addresses", || has_all_addresses(&lab));
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_removed_device_comes_back_with_the_same_sas() {
+    let changes = Overrides {
+        config: Some(&with_inside),
+        connection: None,
+    };
+    let mut lab = up(&LabOptions::default(), &changes);
+    let spi = |tunnel: &TunnelStatus| tunnel.child.as_ref().map(|child| child.spi_in.clone());
+    let before = tunnel_within(&mut lab, FOLLOWS, "is up", |_| true);
+    for round in 0..3 {
+        ip(lab.topology().gateway(Side::A), "link del gl-lab-1");
+        wait::until(FOLLOWS, "the device is back with its route", || {
+            let routes = ip(lab.topology().gateway(Side::A), "route show proto 171");
+            let links = ip(lab.topology().gateway(Side::A), "link show");
+            let is_back = routes.contains("dev gl-lab-1") && !routes.contains("linkdown");
+            (is_back && links.contains("gl-lab-1:"))
+                .then_some(())
+                .ok_or_else(|| format!("{links}{routes}"))
+        });
+        has_all_addresses(&lab).unwrap();
+        let pings = lab.ping(5).unwrap();
+        assert_eq!(pings.received, 5, "{round}{}", logs(&mut lab));
+    }
+    let after = tunnel_within(&mut lab, FOLLOWS, "is up", |_| true);
+    assert_eq!(spi(&after), spi(&before));
+    assert!(after.rx.packets >= 15, "the counters stay: {after:?}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_removed_device_whose_name_is_taken_comes_back_once_it_is_free() {
+    let mut lab = up(&LabOptions::default(), &Overrides::default());
+    for words in [
+        "link set gl-lab-1 down",
+        "link set gl-lab-1 name moved",
+        "link add gl-lab-1 type veth peer name other",
+        "link del moved",
+    ] {
+        ip(lab.topology().gateway(Side::A), words);
+    }
+    let waiting = tunnel_within(&mut lab, FOLLOWS, "waits", |tunnel| {
+        tunnel.last_error.is_some()
+    });
+    let error = waiting.last_error.unwrap();
+    assert_eq!(
+        (waiting.state, error.code.as_str()),
+        (TunnelState::Connecting, "no-device")
+    );
+    assert!(error.text.contains("is taken"), "{error:?}");
+    ip(lab.topology().gateway(Side::A), "link del gl-lab-1");
+    tunnel_within(&mut lab, Duration::from_secs(10), "is up", |tunnel| {
+        tunnel.state == TunnelState::Up
+    });
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use groundlink::crypto::Generator;
 use groundlink::ike::{
-    Command, Content, Datagram, Endpoint, Event, Peer, Settings, Start, Transmit, TunnelId,
-    TunnelState,
+    Command, Content, Datagram, DropClass, Endpoint, Event, Peer, Settings, Start, Transmit,
+    TunnelId, TunnelState,
 };
 use groundlink::net::Time;
 
@@ -207,4 +207,40 @@ fn a_request_without_an_answer_delays_the_delete_by_one_repetition() {
     many.run_for(REPEAT_INTERVAL + 4 * LATENCY);
     assert!(many.a.is_idle());
     assert_eq!(many.up(), [0, 0]);
+}
+
+/// ```text
+/// A                                       B
+/// │── IKE_SA_INIT ×64 ───────────────────▶│
+/// │◀──────────────────────── COOKIE ×61 ──│
+/// │── IKE_SA_INIT with the cookie ×61 ───▶│   as many half-open SAs as A has tunnels
+/// │── IKE_AUTH … and the next tunnels ───▶│
+/// ```
+#[test]
+fn many_tunnels_from_one_address_start_paced_and_none_is_dropped() {
+    let mut many = Many::new(150);
+    many.run_for(Duration::from_secs(1));
+    assert_eq!(many.up(), [150; 2], "before anything is repeated");
+    let full = many.b.drop_counts();
+    let full: u64 = full
+        .filter(|(class, _)| *class == DropClass::HalfOpenFull)
+        .map(|(_, count)| count)
+        .sum();
+    assert_eq!(full, 0, "requests dropped for the limit of half-open SAs");
+    let largest = many.sent_by_a.values().max().unwrap();
+    assert!(*largest <= BURST, "{:?}", many.sent_by_a);
+}
+
+#[test]
+fn tunnels_whose_peers_are_silent_delay_the_others_little() {
+    let mut many = Many::new(150);
+    let dead = address_of_b(100);
+    many.loses = Box::new(move |_, transmit| {
+        let ends = [transmit.local.ip(), transmit.remote.ip()];
+        ends.iter().any(|end| *end != A && *end < dead)
+    });
+    // The first burst left before.
+    many.in_flight.clear();
+    many.run_for(Duration::from_secs(2));
+    assert_eq!(many.up(), [50; 2]);
 }

@@ -149,14 +149,16 @@ fn values_out_of_range_are_rejected() {
     );
     assert_eq!(
         tunnel("inside = \"169.254.10.2/30\"").inside,
-        Some(InsideAddress {
+        [InsideAddress {
             address: [169, 254, 10, 2].into(),
             length: 30
-        })
+        }]
     );
-    assert_eq!(
-        tunnel("inside = \"10.0.0.1/31\"").inside.unwrap().length,
-        31
+    assert_eq!(tunnel("inside = \"10.0.0.1/31\"").inside[0].length, 31);
+    let several = tunnel("inside = [\"169.254.10.2/30\", \"fd00::2/126\"]").inside;
+    assert_eq!(several.len(), 2);
+    assert!(
+        error("inside = [\"169.254.10.2/30\", \"169.254.10.2/31\"]").contains("is listed twice")
     );
 }
 

@@ -96,6 +96,7 @@ impl Bench {
             .unwrap();
         let routing = TunnelRouting {
             device: Arc::new(device),
+            addresses: Vec::new(),
             state: PathState::Up,
             peer: Some("203.0.113.9".parse().unwrap()),
             routes: vec!["10.8.0.0/16".parse().unwrap()],

@@ -1,4 +1,4 @@
-use super::super::counters::{Counters, PacketDropCounters};
+use super::super::counters::PacketDropCounters;
 use super::super::ingress::Receives;
 use super::super::notice::{self, Notice, NoticeSender, Notices};
 use super::super::tables::EgressState;
@@ -46,7 +46,7 @@ fn trapping(id: u32, device: Arc<dyn Device>, waker: Signal) -> Arc<TunnelShared
         id: TunnelId(id),
         device,
         egress: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
-        counters: Counters::default(),
+        counters: Arc::default(),
         waker,
     })
 }

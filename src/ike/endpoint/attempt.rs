@@ -67,6 +67,7 @@ impl Endpoint {
                 self.initiate_from(now, id, local);
             }
             ConnectState::Idle
+            | ConnectState::Queued
             | ConnectState::Connecting
             | ConnectState::Retry { .. }
             | ConnectState::Failed => {}
@@ -105,17 +106,17 @@ impl Endpoint {
     /// Abandons the attempts of a tunnel. The peer may already have established the SA of a pending IKE_AUTH, so that SA is
     /// closed when the response arrives.
     pub(super) fn abandon_attempts(&mut self, id: TunnelId) {
-        self.sas.retain(|_, sa| match sa {
-            Sa::InitSent(sent) => sent.conn.tunnel != id,
-            Sa::IntermediateSent(sent) => sent.init.conn.tunnel != id,
-            Sa::AuthSent(sent) => {
-                if sent.init.conn.tunnel == id {
+        self.sas.remove_handshakes(id, is_before_auth);
+        for own in self.sas.handshakes_of(id) {
+            match self.sas.remove(&own) {
+                Some(Sa::AuthSent(mut sent)) => {
                     sent.purpose = Purpose::Close;
+                    self.sas.insert(own, Sa::AuthSent(sent));
                 }
-                true
+                Some(other) => self.sas.insert(own, other),
+                None => {}
             }
-            Sa::HalfOpen(_) | Sa::Established(_) | Sa::LastResponse(_) => true,
-        });
+        }
     }
 
     /// Starts the exchange after IKE_SA_INIT: IKE_INTERMEDIATE if the suite has an additional key exchange, IKE_AUTH otherwise.
@@ -149,16 +150,7 @@ impl Endpoint {
     /// SAs.
     pub(super) fn initial_contact(&self, init: &InitResult) -> InitialContact {
         let (id, peer) = (&init.conn.settings.id, init.conn.remote.ip());
-        let same = |conn: &Connection| conn.settings.id == *id && conn.remote.ip() == peer;
-        let another = self.sas.values().any(|sa| match sa {
-            Sa::InitSent(sent) => same(&sent.conn),
-            Sa::IntermediateSent(sent) => same(&sent.init.conn),
-            Sa::AuthSent(sent) => same(&sent.init.conn),
-            Sa::HalfOpen(half_open) => same(&half_open.init.conn),
-            Sa::Established(sa) => same(sa.conn()),
-            Sa::LastResponse(_) => false,
-        });
-        if another {
+        if self.sas.is_known_peer(id, peer) {
             InitialContact::Omit
         } else {
             InitialContact::Send
@@ -272,35 +264,17 @@ impl Endpoint {
     /// Abandons our attempts, because the peer has connected. An attempt before IKE_AUTH leaves no SA at the peer; an attempt in
     /// IKE_AUTH is resolved as a duplicate when its response arrives.
     fn abandon_unproven_attempts(&mut self, tunnel: TunnelId) {
-        self.sas.retain(|_, sa| match sa {
-            Sa::InitSent(sent) => sent.conn.tunnel != tunnel,
-            Sa::IntermediateSent(sent) => sent.init.conn.tunnel != tunnel,
-            Sa::AuthSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::LastResponse(_) => true,
-        });
+        self.sas.remove_handshakes(tunnel, is_before_auth);
         self.set_connect_state(tunnel, ConnectState::Idle);
     }
 
     /// Keeps the last response of a removed SA. At [`limits::MAX_LAST_RESPONSES`] the oldest one is discarded.
     pub(super) fn keep_last_response(&mut self, own: IkeSpi, last_response: Box<LastResponse>) {
-        let kept = self.sas.iter().filter_map(|(spi, sa)| match sa {
-            Sa::LastResponse(last_response) => Some((last_response.expires, *spi)),
-            Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::Established(_) => None,
-        });
-        let (count, oldest) = kept.fold((0usize, None), |(count, oldest), last_response| {
-            let older = oldest.is_none_or(|oldest| last_response < oldest);
-            (
-                count.saturating_add(1),
-                if older { Some(last_response) } else { oldest },
-            )
-        });
+        let (oldest, count) = self.sas.oldest_last_response();
         if count >= limits::MAX_LAST_RESPONSES
-            && let Some((_, spi)) = oldest
+            && let Some(oldest) = oldest
         {
-            self.sas.remove(&spi);
+            self.sas.remove(&oldest);
         }
         self.sas.insert(own, Sa::LastResponse(last_response));
     }
@@ -308,19 +282,15 @@ impl Endpoint {
     /// Removes the SAs established before the handshake of a restarted peer (INITIAL_CONTACT, RFC 7296 §2.4). Only SAs of the
     /// same tunnel are removed, since several tunnels may connect the same identities over different addresses.
     pub(super) fn remove_sas_before(&mut self, tunnel: TunnelId, started: Time) {
-        let mut cx = cx_without_time(&mut self.rng, &mut self.out);
-        self.sas.retain(|_, sa| match sa {
-            Sa::Established(sa) if sa.tunnel() == tunnel && sa.established() < started => {
+        for own in self.sas.of_tunnel(tunnel).collect::<Vec<_>>() {
+            let older = self.sas.established(own);
+            if older.is_some_and(|sa| sa.established() < started)
+                && let Some(Sa::Established(mut sa)) = self.sas.remove(&own)
+            {
+                let mut cx = cx_without_time(&mut self.rng, &mut self.out);
                 sa.emit_down(DownReason::PeerRestarted, &mut cx);
-                false
             }
-            Sa::Established(_)
-            | Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::HalfOpen(_)
-            | Sa::LastResponse(_) => true,
-        });
+        }
     }
 
     pub(super) fn on_established(&mut self, now: Time, own: IkeSpi, mut sa: Box<IkeSa>) {
@@ -345,7 +315,10 @@ impl Endpoint {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             match tunnel.connect_state {
                 ConnectState::Connecting | ConnectState::Resolving { .. } => {}
-                ConnectState::Idle | ConnectState::Retry { .. } | ConnectState::Failed => return,
+                ConnectState::Idle
+                | ConnectState::Queued
+                | ConnectState::Retry { .. }
+                | ConnectState::Failed => return,
             }
             self.out.events.push_back(Event::Failed {
                 tunnel: Some(id),
@@ -386,4 +359,9 @@ impl Endpoint {
             tunnel.connect_state = connect_state;
         }
     }
+}
+
+/// Whether a handshake is ours and before IKE_AUTH, so that the peer has no SA of it.
+fn is_before_auth(sa: &Sa) -> bool {
+    matches!(sa, Sa::InitSent(_) | Sa::IntermediateSent(_))
 }

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::Endpoint;
 use super::sas::Sa;
 use super::shutdown::{REPEAT_INTERVAL, Shutdown};
-use super::{Endpoint, has_child};
 use crate::ike::context::Context;
 use crate::ike::event::{Command, DownReason, Rekey};
 use crate::ike::exchange::auth::Purpose;
@@ -91,7 +91,10 @@ impl Endpoint {
         tunnel.admin = AdminState::Up;
         tunnel.failures = 0;
         let idle = match tunnel.connect_state {
-            ConnectState::Idle | ConnectState::Retry { .. } | ConnectState::Failed => true,
+            ConnectState::Idle
+            | ConnectState::Queued
+            | ConnectState::Retry { .. }
+            | ConnectState::Failed => true,
             ConnectState::Resolving { .. } | ConnectState::Connecting => false,
         };
         if idle && !self.is_up(id) {
@@ -105,14 +108,8 @@ impl Endpoint {
             tunnel.connect_state = ConnectState::Idle;
         }
         self.abandon_attempts(id);
-        self.sas.retain(|_, sa| match sa {
-            Sa::HalfOpen(half_open) => half_open.init.conn.tunnel != id,
-            Sa::InitSent(_)
-            | Sa::IntermediateSent(_)
-            | Sa::AuthSent(_)
-            | Sa::Established(_)
-            | Sa::LastResponse(_) => true,
-        });
+        self.sas
+            .remove_handshakes(id, |sa| matches!(sa, Sa::HalfOpen(_)));
         for own in self.sas.of_tunnel(id).collect::<Vec<_>>() {
             self.with(now, own, |sa, cx| sa.close(DownReason::Requested, None, cx));
         }
@@ -125,6 +122,7 @@ impl Endpoint {
         let connects = match tunnel.connect_state {
             ConnectState::Resolving { .. } => true,
             ConnectState::Idle
+            | ConnectState::Queued
             | ConnectState::Connecting
             | ConnectState::Retry { .. }
             | ConnectState::Failed => false,
@@ -172,7 +170,7 @@ impl Endpoint {
     /// Sends INVALID_SPI. Only a peer with an established IKE SA can receive an authenticated notification.
     fn notify_invalid_spi(&mut self, now: Time, remote: SocketAddr, spi: u32) {
         // A peer may send over a new SA before its response, which creates the SA here, has arrived.
-        if has_child(&self.sas, spi) {
+        if self.sas.has_child(spi) {
             return;
         }
         // IP protocol 50 has no ports.

@@ -6,8 +6,6 @@
 //!          └─ anything else ──▶ IKE SA? ──▶ payloads ──▶ its state ──▶ its keys
 //! ```
 
-use std::net::IpAddr;
-
 use super::sas::Sa;
 use super::{Endpoint, cx, fresh_child_spi};
 use crate::ike::cookie::CookieInput;
@@ -17,7 +15,7 @@ use crate::ike::exchange::init;
 use crate::ike::exchange::init_responder::{self, Awaits, HalfOpen, RequestOutcome};
 use crate::ike::exchange::intermediate;
 use crate::ike::failure::Failure;
-use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability};
+use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability, Source};
 use crate::ike::init_result::Connection;
 use crate::ike::limits;
 use crate::ike::settings::TunnelId;
@@ -89,7 +87,10 @@ impl Endpoint {
         if !is_valid || reflected {
             return self.out.drops.count(DropClass::Stray);
         }
-        let Some(id) = self.tunnel_between(datagram.local.ip(), datagram.remote.ip()) else {
+        let Some(id) = self
+            .tunnels
+            .between(datagram.local.ip(), datagram.remote.ip())
+        else {
             return self.on_unknown_peer(now, header.spi_i, datagram);
         };
         if let Some(Sa::HalfOpen(half_open)) = self.sas.half_open(datagram.remote, header.spi_i) {
@@ -142,12 +143,14 @@ impl Endpoint {
             0 => PeerStatus::New,
             _ => PeerStatus::Established,
         };
+        let source = Source::from(datagram.remote.ip());
         let admission = match established_count {
             limits::MAX_OF_TUNNEL.. => Admission::Reject,
-            _ => self
-                .sas
-                .half_open_table()
-                .admission(datagram.remote.ip().into(), peer),
+            _ => {
+                self.sas
+                    .half_open_table()
+                    .admission(source, peer, self.tunnels.configured(source))
+            }
         };
         match admission {
             Admission::Accept => return Some(ReturnRoutability::None),
@@ -274,15 +277,6 @@ impl Endpoint {
             });
             self.reply_in_clear(no_proposal_chosen(spi_i), datagram);
         }
-    }
-
-    /// The tunnel of a peer: by both addresses, or by the peer's address alone if the tunnel leaves the local one unspecified.
-    fn tunnel_between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
-        let of_peer = || self.tunnels.of_peer(remote);
-        of_peer()
-            .find(|(_, tunnel)| tunnel.settings.local == local)
-            .or_else(|| of_peer().find(|(_, tunnel)| tunnel.settings.local.is_unspecified()))
-            .map(|(id, _)| id)
     }
 
     pub(super) fn on_message(

@@ -37,15 +37,46 @@ impl Endpoint {
                 continue;
             };
             match connect_state {
-                ConnectState::Retry { at } if at <= now => self.connect(now, id),
+                ConnectState::Retry { at } if at <= now => {
+                    self.set_connect_state(id, ConnectState::Queued);
+                    self.starts.push(id);
+                }
                 ConnectState::Resolving { until } if until <= now => {
                     self.on_resolved(now, id, None)
                 }
                 ConnectState::Retry { .. } | ConnectState::Resolving { .. } => {}
-                ConnectState::Idle | ConnectState::Connecting | ConnectState::Failed => {}
+                ConnectState::Idle
+                | ConnectState::Queued
+                | ConnectState::Connecting
+                | ConnectState::Failed => {}
             }
         }
         self.update_states(now);
+    }
+
+    /// Connects queued tunnels, as far as the pace of starts allows.
+    pub(super) fn start_queued(&mut self, now: Time) {
+        while !self.starts.is_idle() {
+            let tunnels = &self.tunnels;
+            let state = |id| tunnels.get(&id).map(|tunnel| tunnel.connect_state);
+            let is_connecting = |id| match state(id) {
+                Some(ConnectState::Connecting | ConnectState::Resolving { .. }) => true,
+                Some(
+                    ConnectState::Idle
+                    | ConnectState::Queued
+                    | ConnectState::Retry { .. }
+                    | ConnectState::Failed,
+                )
+                | None => false,
+            };
+            let Some(id) = self.starts.pop(now, is_connecting) else {
+                return;
+            };
+            // It may have been taken down, or connected by command or by its peer.
+            if state(id) == Some(ConnectState::Queued) {
+                self.connect(now, id);
+            }
+        }
     }
 
     /// Resolves the peer's name again if that is due, so that a peer with a new address is recognised.

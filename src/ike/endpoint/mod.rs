@@ -7,6 +7,7 @@ mod due;
 mod duplicate_sa;
 mod sas;
 mod shutdown;
+mod starts;
 mod step;
 mod tunnels;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use self::sas::{Sa, Sas};
 use self::shutdown::Shutdown;
+use self::starts::Starts;
 use self::tunnels::Tunnels;
 use super::context::{Context, Output};
 use super::cookie::Cookies;
@@ -37,6 +39,7 @@ pub struct Endpoint {
     sas: Sas,
     replies: TokenBucket,
     cookies: Cookies,
+    starts: Starts,
     /// Progress of [`Command::Shutdown`](crate::ike::Command::Shutdown).
     shutdown: Option<Shutdown>,
 }
@@ -51,6 +54,7 @@ impl Endpoint {
             sas: Sas::default(),
             replies: limits::response_limit(),
             cookies: Cookies::default(),
+            starts: Starts::default(),
             shutdown: None,
         }
     }
@@ -92,7 +96,12 @@ impl Endpoint {
     /// When to call [`handle_timeout`](Self::handle_timeout) next, if no other call comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
         let shutdown = self.shutdown.as_ref().and_then(Shutdown::next_timer);
-        let timers = [self.sas.next_timer(), self.tunnels.next_timer(), shutdown];
+        let timers = [
+            self.sas.next_timer(),
+            self.tunnels.next_timer(),
+            self.starts.next_timer(),
+            shutdown,
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -167,6 +176,7 @@ impl Endpoint {
 
     /// Updates the states and timers of the tunnels that may have changed.
     fn update_states(&mut self, now: Time) {
+        self.start_queued(now);
         let mut touched = self.sas.take_touched();
         touched.extend(self.tunnels.take_touched());
         for id in touched {
@@ -214,19 +224,10 @@ impl Endpoint {
 fn fresh_child_spi(sas: &Sas, rng: &mut Generator) -> u32 {
     loop {
         let spi = rng.u32();
-        if spi > 255 && !has_child(sas, spi) {
+        if spi > 255 && !sas.has_child(spi) {
             return spi;
         }
     }
-}
-
-/// Whether an SA has, or is about to have, a Child SA with this inbound SPI.
-fn has_child(sas: &Sas, spi_in: u32) -> bool {
-    sas.values().any(|sa| match sa {
-        Sa::Established(sa) => sa.has_child(spi_in),
-        Sa::AuthSent(sent) => sent.spi_in == spi_in,
-        Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::HalfOpen(_) | Sa::LastResponse(_) => false,
-    })
 }
 
 /// Context of a step that creates no Child SA.

@@ -4,14 +4,17 @@
 //!  our SPI ─────────────────────────────────▶ SA
 //!  (address and port, SPIi) of a half-open ──▶ our SPI          repeated request?
 //!  SPIi of an SA that a peer initiated ──────▶ count            ... repeated after the handshake?
-//!  tunnel ───────────────────────────────────▶ own SPIs of its established SAs
+//!  tunnel ───────────────────────────────────▶ own SPIs of its established SAs, and of its handshakes
+//!  inbound ESP SPI ──────────────────────────▶ count of Child SAs that have it or will have it
+//!  our identity and the peer's address ──────▶ count of SAs and handshakes
+//!  expiry of a last response ────────────────▶ own SPI
 //!  timer ────────────────────────────────────▶ own SPI
 //!  source ───────────────────────────────────▶ count of half-open SAs
 //! ```
 
 use std::collections::btree_map::{Iter, Values};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::ike::event::Role;
 use crate::ike::exchange::auth::AuthSent;
@@ -19,6 +22,8 @@ use crate::ike::exchange::init::InitSent;
 use crate::ike::exchange::init_responder::HalfOpen;
 use crate::ike::exchange::intermediate::IntermediateSent;
 use crate::ike::half_open::{HalfOpenTable, Source};
+use crate::ike::identity::Identity;
+use crate::ike::init_result::Connection;
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::TunnelId;
 use crate::ike::window::LastResponse;
@@ -55,6 +60,10 @@ struct Index {
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSpi>,
     initiated_by_peers: Counts<IkeSpi>,
     by_tunnel: BTreeMap<TunnelId, BTreeSet<IkeSpi>>,
+    handshakes: BTreeMap<TunnelId, BTreeSet<IkeSpi>>,
+    children: Counts<u32>,
+    by_peer: Counts<(Identity, IpAddr)>,
+    last_responses: BTreeSet<(Time, IkeSpi)>,
     half_open_table: HalfOpenTable,
 }
 
@@ -79,6 +88,37 @@ impl Sas {
     pub fn of_tunnel(&self, tunnel: TunnelId) -> impl Iterator<Item = IkeSpi> + '_ {
         let spis = self.index.by_tunnel.get(&tunnel);
         spis.into_iter().flatten().copied()
+    }
+
+    /// Own SPIs of the handshakes of a tunnel, in both roles.
+    pub fn handshakes_of(&self, tunnel: TunnelId) -> Vec<IkeSpi> {
+        let spis = self.index.handshakes.get(&tunnel);
+        spis.into_iter().flatten().copied().collect()
+    }
+
+    /// Removes the handshakes of a tunnel that `select` selects.
+    pub fn remove_handshakes(&mut self, tunnel: TunnelId, select: impl Fn(&Sa) -> bool) {
+        for own in self.handshakes_of(tunnel) {
+            if self.get(&own).is_some_and(&select) {
+                self.remove(&own);
+            }
+        }
+    }
+
+    /// Whether an SA has, or is about to have, a Child SA with this inbound SPI.
+    pub fn has_child(&self, spi_in: u32) -> bool {
+        self.index.children.of(&spi_in) > 0
+    }
+
+    /// Whether there is an SA or a handshake between this identity of ours and this address of a peer.
+    pub fn is_known_peer(&self, id: &Identity, peer: IpAddr) -> bool {
+        self.index.by_peer.of(&(id.clone(), peer)) > 0
+    }
+
+    /// The last response that expires first, and the number of last responses.
+    pub fn oldest_last_response(&self) -> (Option<IkeSpi>, usize) {
+        let oldest = self.index.last_responses.first().map(|(_, own)| *own);
+        (oldest, self.index.last_responses.len())
     }
 
     /// Established SA with this own SPI.
@@ -227,6 +267,18 @@ impl Sas {
 }
 
 impl Sa {
+    /// Tunnel and addresses.
+    fn conn(&self) -> Option<&Connection> {
+        match self {
+            Sa::InitSent(sent) => Some(&sent.conn),
+            Sa::IntermediateSent(sent) => Some(&sent.init.conn),
+            Sa::AuthSent(sent) => Some(&sent.init.conn),
+            Sa::HalfOpen(half_open) => Some(&half_open.init.conn),
+            Sa::Established(sa) => Some(sa.conn()),
+            Sa::LastResponse(_) => None,
+        }
+    }
+
     fn next_timer(&self) -> Time {
         match self {
             Sa::InitSent(sent) => sent.retransmit.due(),
@@ -241,6 +293,13 @@ impl Sa {
 
 impl Index {
     fn enter(&mut self, own: IkeSpi, sa: &Sa) {
+        if let Some(conn) = sa.conn() {
+            self.by_peer
+                .add((conn.settings.id.clone(), conn.remote.ip()));
+            if established_tunnel(sa).is_none() {
+                self.handshakes.entry(conn.tunnel).or_default().insert(own);
+            }
+        }
         match sa {
             Sa::HalfOpen(half_open) => {
                 let (remote, spi_i) = (half_open.init.conn.remote, half_open.init.spi_i);
@@ -253,12 +312,22 @@ impl Index {
                     self.initiated_by_peers.add(sa.spis().0);
                 }
                 self.by_tunnel.entry(sa.tunnel()).or_default().insert(own);
+                sa.child_spis().for_each(|spi_in| self.children.add(spi_in));
             }
-            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
+            Sa::AuthSent(sent) => self.children.add(sent.spi_in),
+            Sa::LastResponse(last_response) => {
+                self.last_responses.insert((last_response.expires, own));
+            }
+            Sa::InitSent(_) | Sa::IntermediateSent(_) => {}
         }
     }
 
     fn leave(&mut self, own: IkeSpi, sa: &Sa) {
+        if let Some(conn) = sa.conn() {
+            self.by_peer
+                .take((conn.settings.id.clone(), conn.remote.ip()));
+            remove_spi(&mut self.handshakes, conn.tunnel, own);
+        }
         match sa {
             Sa::HalfOpen(half_open) => {
                 let (remote, spi_i) = (half_open.init.conn.remote, half_open.init.spi_i);
@@ -270,14 +339,25 @@ impl Index {
                 if sa.role() == Role::Responder {
                     self.initiated_by_peers.take(sa.spis().0);
                 }
-                if let Some(spis) = self.by_tunnel.get_mut(&sa.tunnel()) {
-                    spis.remove(&own);
-                    if spis.is_empty() {
-                        self.by_tunnel.remove(&sa.tunnel());
-                    }
-                }
+                remove_spi(&mut self.by_tunnel, sa.tunnel(), own);
+                sa.child_spis()
+                    .for_each(|spi_in| self.children.take(spi_in));
             }
-            Sa::InitSent(_) | Sa::IntermediateSent(_) | Sa::AuthSent(_) | Sa::LastResponse(_) => {}
+            Sa::AuthSent(sent) => self.children.take(sent.spi_in),
+            Sa::LastResponse(last_response) => {
+                self.last_responses.remove(&(last_response.expires, own));
+            }
+            Sa::InitSent(_) | Sa::IntermediateSent(_) => {}
+        }
+    }
+}
+
+/// Removes an SPI from the list of a tunnel; a tunnel without SPIs has no list.
+fn remove_spi(lists: &mut BTreeMap<TunnelId, BTreeSet<IkeSpi>>, tunnel: TunnelId, own: IkeSpi) {
+    if let Some(spis) = lists.get_mut(&tunnel) {
+        spis.remove(&own);
+        if spis.is_empty() {
+            lists.remove(&tunnel);
         }
     }
 }

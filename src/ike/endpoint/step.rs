@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::sas::Sa;
-use super::{Endpoint, cx, cx_without_time, has_child};
+use super::{Endpoint, cx, cx_without_time};
 use crate::ike::context::Context;
 use crate::ike::event::{DownReason, Event, Rekey, Rekeys};
 use crate::ike::failure::Failure;
@@ -25,7 +25,7 @@ impl Endpoint {
     ) {
         let (tunnel, lived, was_open) = (sa.tunnel(), now.since(sa.established()), sa.is_open());
         let before = self.out.events.len();
-        let taken = |spi_in| has_child(&self.sas, spi_in);
+        let taken = |spi_in| self.sas.has_child(spi_in);
         let mut cx = Context {
             now,
             rng: &mut self.rng,
@@ -122,20 +122,10 @@ impl Endpoint {
     /// The oldest are removed.
     fn remove_excess_closing(&mut self, id: TunnelId) {
         loop {
-            let mut ending: Vec<(Time, IkeSpi)> = Vec::new();
-            for (own, sa) in self.sas.iter() {
-                match sa {
-                    Sa::Established(sa) if sa.tunnel() == id && !sa.is_open() => {
-                        ending.push((sa.established(), *own));
-                    }
-                    Sa::Established(_)
-                    | Sa::InitSent(_)
-                    | Sa::IntermediateSent(_)
-                    | Sa::AuthSent(_)
-                    | Sa::HalfOpen(_)
-                    | Sa::LastResponse(_) => {}
-                }
-            }
+            let sas = self.sas.of_tunnel(id);
+            let ending = sas.filter_map(|own| self.sas.established(own));
+            let ending = ending.filter(|sa| !sa.is_open());
+            let ending: Vec<_> = ending.map(|sa| (sa.established(), sa.own_spi())).collect();
             if ending.len() <= limits::MAX_ENDING {
                 return;
             }

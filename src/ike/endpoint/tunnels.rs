@@ -2,8 +2,9 @@
 
 use std::collections::btree_map::Keys;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::ike::half_open::{Configured, Source};
 use crate::ike::tunnel::Tunnel;
 use crate::net::{Time, TimerQueue, TunnelId};
 
@@ -12,7 +13,10 @@ use crate::net::{Time, TimerQueue, TunnelId};
 pub(super) struct Tunnels {
     all: BTreeMap<TunnelId, Tunnel>,
     timers: TimerQueue<TunnelId>,
-    by_address: BTreeMap<IpAddr, BTreeSet<TunnelId>>,
+    /// Tunnels by the address of their peer, with their local addresses.
+    by_address: BTreeMap<IpAddr, BTreeSet<(IpAddr, TunnelId)>>,
+    /// Number of tunnels whose peer's address is in a source.
+    by_source: BTreeMap<Source, usize>,
     /// Address under which `by_address` holds each tunnel.
     addresses: BTreeMap<TunnelId, IpAddr>,
     /// Tunnels borrowed mutably since [`Tunnels::take_touched`].
@@ -47,10 +51,26 @@ impl Tunnels {
         self.reindex(id);
     }
 
-    /// Tunnels with their peer at this address, in order of their handles.
-    pub fn of_peer(&self, address: IpAddr) -> impl Iterator<Item = (TunnelId, &Tunnel)> {
-        let ids = self.by_address.get(&address).into_iter().flatten();
-        ids.filter_map(|id| Some((*id, self.get(id)?)))
+    /// The first tunnel between these addresses, or else the first with this peer that leaves its local address unspecified.
+    pub fn between(&self, local: IpAddr, remote: IpAddr) -> Option<TunnelId> {
+        let tunnels = self.by_address.get(&remote)?;
+        let first_from = |local: IpAddr| {
+            let all = (local, TunnelId(0))..=(local, TunnelId(u32::MAX));
+            tunnels.range(all).next().map(|(_, id)| *id)
+        };
+        let any = match remote {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        first_from(local).or_else(|| first_from(any))
+    }
+
+    /// Number of tunnels: those with their peer in this source, and all.
+    pub fn configured(&self, source: Source) -> Configured {
+        Configured {
+            of_source: self.by_source.get(&source).copied().unwrap_or(0),
+            all: self.all.len(),
+        }
     }
 
     /// Tunnels whose timers have expired, in order of their handles.
@@ -83,14 +103,26 @@ impl Tunnels {
         if let Some(old) = self.addresses.remove(&id)
             && let Some(ids) = self.by_address.get_mut(&old)
         {
-            ids.remove(&id);
+            ids.remove(&(tunnel.settings.local, id));
             if ids.is_empty() {
                 self.by_address.remove(&old);
             }
+            let source = Source::from(old);
+            match self
+                .by_source
+                .get(&source)
+                .map(|count| count.saturating_sub(1))
+            {
+                Some(0) | None => self.by_source.remove(&source),
+                Some(left) => self.by_source.insert(source, left),
+            };
         }
         if let Some(address) = tunnel.address {
             self.addresses.insert(id, address);
-            self.by_address.entry(address).or_default().insert(id);
+            let ids = self.by_address.entry(address).or_default();
+            ids.insert((tunnel.settings.local, id));
+            let count = self.by_source.entry(address.into()).or_default();
+            *count = count.saturating_add(1);
         }
     }
 

@@ -350,19 +350,21 @@ impl IkeSa {
         self.children.current()
     }
 
-    /// Whether a Child SA with this inbound SPI exists or is being created.
-    pub fn has_child(&self, spi_in: u32) -> bool {
+    /// Inbound SPIs of the Child SAs that exist or are being created.
+    pub fn child_spis(&self) -> impl Iterator<Item = u32> + '_ {
         let offered = match self.request.as_ref().map(|request| &request.offer) {
             Some(Offer::Child(offer)) => Some(offer.spi_in),
             Some(Offer::None | Offer::Ike(_)) | None => None,
         };
-        self.children.by_spi_in(spi_in).is_some()
-            || offered == Some(spi_in)
-            || self
-                .pending_followup
-                .as_ref()
-                .and_then(PendingFollowup::spi_in)
-                == Some(spi_in)
+        let pending = self.pending_followup.as_ref();
+        let pending = pending.and_then(PendingFollowup::spi_in);
+        let existing = self.children.iter().map(|child| child.spi_in);
+        existing.chain(offered).chain(pending)
+    }
+
+    /// Whether a Child SA with this inbound SPI exists or is being created.
+    pub fn has_child(&self, spi_in: u32) -> bool {
+        self.child_spis().any(|known| known == spi_in)
     }
 
     /// Whether it is neither replaced nor being closed.
