@@ -267,21 +267,21 @@ fn a_missing_tun_node_is_reported_with_advice() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_key_file_that_is_world_readable_or_missing_is_an_error() {
+fn a_tunnel_whose_key_file_is_world_readable_or_missing_waits_and_says_so() {
     let site = Site::new();
     fs::set_permissions(site.path("psk"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (status, output) = site.run_failing(&[]);
-    assert_eq!(status, 2, "{output}");
-    assert_contains(&output, &["psk", "chmod"]);
+    let daemon = site.start();
+    let output = site.log();
+    assert_contains(&output, &["the tunnel waits", "no-secret", "psk", "chmod"]);
     assert!(
         !output.contains("Q7vYd0x3"),
         "the output contains the key: {output}"
     );
+    drop(daemon);
 
     fs::remove_file(site.path("psk")).unwrap();
-    let (status, output) = site.run_failing(&[]);
-    assert_eq!(status, 2, "{output}");
-    assert_contains(&output, &["there is no PSK file"]);
+    let _daemon = site.start();
+    assert_contains(&site.log(), &["the tunnel waits", "there is no PSK file"]);
 }
 
 #[test]
@@ -413,12 +413,14 @@ fn a_daemon_cleans_up_after_a_killed_one() {
         Some(Signal::SIGKILL as i32)
     );
     assert!(site.path("control.sock").exists(), "the socket remains");
-    // The fail-closed routes stay all the time, even if the next daemon cannot start.
+    // The fail-closed routes stay all the time, even if the next daemon cannot have the device.
     let held = "unreachable 10.2.0.0/24 proto 171";
     assert_contains(&site.ip("route"), &[held]);
     site.ip("tuntap add dev gl-a mode tun");
-    assert_contains(&site.run_failing(&[]).1, &["gl-a is taken"]);
+    let waiting = site.start();
+    assert_contains(&site.log(), &["gl-a is taken"]);
     assert_contains(&site.ip("route"), &[held]);
+    drop(waiting);
     site.ip("tuntap del dev gl-a mode tun");
     let stale = "route add unreachable 10.3.0.0/24 proto 171 metric 4294967280";
     site.ip(stale);

@@ -118,6 +118,7 @@ fn full_snapshot() -> Snapshot {
                 child: RekeyVerdict::Pending,
                 ike: RekeyVerdict::Pending,
             }),
+            next_attempt_s: Some(3.5),
             last_error: Some(LastError {
                 at_s: 3.2,
                 code: text(),

@@ -367,6 +367,7 @@ mod tests {
             refused: [("auth".to_owned(), 0), ("replay".to_owned(), 3)].into(),
             rekeys: RekeyCounters::default(),
             rekey_check: None,
+            next_attempt_s: None,
             last_error: None,
         }
     }

@@ -34,7 +34,7 @@ pub use diagnostic::{ConfigReport, ConfigText, Diagnostic, Severity};
 pub use load::{LoadedConfig, control_socket, load, load_text};
 pub use preset::{check_name as check_preset, names as preset_names};
 pub use scope::{EffectiveValue, Origin};
-pub use secret::{LoadOptions, SecretPolicy};
+pub use secret::{LoadOptions, MissingSecret, SecretPolicy};
 pub use service::ServiceView;
 pub use settings::default::{CONTROL as DEFAULT_CONTROL, FILE as DEFAULT_FILE};
 pub use settings::{

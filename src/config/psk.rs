@@ -1,11 +1,12 @@
 //! The keys `psk` and `ppk`: location of the pre-shared keys. The location is recorded, never the key.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use super::diagnostic::Diagnostic;
 use super::key_text::{KeyFileError, KeyFinding, KeyKind};
 use super::scope::{Origin, Scope};
-use super::secret::{KeyLocation, KeySource, LoadOptions, SecretPolicy};
+use super::secret::{KeyLocation, KeySource, LoadOptions, MissingSecret, SecretPolicy};
 use super::value::{self, quoted};
 use crate::crypto::Secret;
 use crate::ike::{Ppk, PpkDemand, Psk};
@@ -45,6 +46,8 @@ pub struct KeyReader<'a> {
     pub folder: &'a Path,
     /// Options of the load.
     pub options: &'a LoadOptions,
+    /// Why a key of this tunnel could not be read, with [`SecretPolicy::Deferred`].
+    pub missing: RefCell<Option<MissingSecret>>,
 }
 
 impl KeyReader<'_> {
@@ -147,6 +150,14 @@ impl KeyReader<'_> {
             {
                 let what = format!("{what}; the key was not checked");
                 scope.report(Diagnostic::note(span, what, ""));
+                Some(empty())
+            }
+            Err(
+                KeyFileError::AccessDenied { what, advice }
+                | KeyFileError::Invalid { what, advice },
+            ) if self.options.secrets == SecretPolicy::Deferred => {
+                scope.report(Diagnostic::warning(span, what.clone(), advice.clone()));
+                self.missing.replace(Some(MissingSecret { what, advice }));
                 Some(empty())
             }
             Err(

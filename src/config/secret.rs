@@ -29,14 +29,25 @@ pub struct LoadOptions {
 /// Whether key files must be readable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretPolicy {
-    /// An unreadable key file is an error: for the daemon.
+    /// An unreadable key file is an error.
     Required,
+    /// A tunnel whose key cannot be read is marked, with a warning and an empty key: for the daemon, in which that tunnel waits.
+    Deferred,
     /// An unreadable key file is a note and its key empty: for `check`.
     IfReadable,
     /// A key file that the systemd service cannot read is an error: for `check` as root.
     AsService(ServiceView),
     /// No key file is opened and all keys are empty: for untrusted texts.
     Unread,
+}
+
+/// Why a key could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingSecret {
+    /// Description.
+    pub what: String,
+    /// Advice.
+    pub advice: String,
 }
 
 /// Location of a key.

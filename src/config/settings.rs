@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::secret::MissingSecret;
 use crate::ike;
 use crate::net::{Dscp, Prefix};
 pub use crate::os::OffloadMode;
@@ -57,6 +58,8 @@ pub struct TunnelSettings {
     pub replay_window: u32,
     /// DSCP of outer headers.
     pub dscp: Dscp,
+    /// Why the pre-shared key or the PPK could not be read; with [`SecretPolicy::Deferred`](super::SecretPolicy::Deferred) only.
+    pub missing_secret: Option<MissingSecret>,
     /// Handling of traffic for `routes` while no tunnel carries it.
     pub fail_closed: FailClosed,
 }

@@ -1,5 +1,6 @@
 //! One tunnel: its keys in the order of the table of keys, and the values derived from other keys.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
@@ -13,6 +14,7 @@ use super::psk::KeyReader;
 use super::quantity;
 use super::scope::{Origin, Output, Provided, Scope};
 use super::secret::LoadOptions;
+use super::secret::MissingSecret;
 use super::settings::{GatewaySettings, InsideAddress, Mtu, TunnelSettings, default};
 use super::value::{self, DEVICE_NAME_MAX, keyword, list, quoted};
 use crate::crypto::{EspProposal, IkeProposal};
@@ -93,6 +95,7 @@ impl TunnelReader<'_> {
         let keys = KeyReader {
             folder: self.folder,
             options: self.options,
+            missing: RefCell::default(),
         };
         let name = name(&mut scope);
         let device = device(&mut scope, name.as_ref());
@@ -112,6 +115,7 @@ impl TunnelReader<'_> {
             endpoints: endpoints?,
             psk,
             ppk,
+            missing_secret: keys.missing.take(),
             traffic: traffic?,
             sa: sa?,
             connection,
@@ -129,6 +133,7 @@ struct TunnelParts {
     preset: &'static Preset,
     endpoints: Endpoints,
     psk: Psk,
+    missing_secret: Option<MissingSecret>,
     ppk: Option<Ppk>,
     traffic: TrafficKeys,
     sa: SaKeys,
@@ -202,6 +207,7 @@ impl TunnelParts {
             child_packets: self.sa.child_packets,
             replay_window: self.packets.replay_window,
             dscp: self.packets.dscp,
+            missing_secret: self.missing_secret,
             fail_closed: self.traffic.fail_closed,
         }
     }

@@ -28,6 +28,7 @@ fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
         refused: BTreeMap::new(),
         rekeys: RekeyCounters::default(),
         rekey_check: None,
+        next_attempt_s: None,
         last_error: None,
     }
 }

@@ -1,22 +1,20 @@
 //! Control plane: passes notices, timeouts and requests to the IKE endpoint, and carries out its events on datapath and routes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use tracing::{debug, error, info, warn};
 
 use super::install;
+use super::listener::Listener;
 use super::lookup::Lookups;
 use super::observe::Observer;
 use super::offload_fallback::OffloadFallback;
 use super::path_mtu::{PathMtuChange, PathMtuMonitor};
-use super::provision;
 use super::report::{Reporter, Spi};
 use super::route_sync::RouteReport;
 use super::routing::Routing;
-use super::start_error::StartError;
-use super::tunnels::{MissingDevice, TunnelTable};
+use super::tunnels::{TunnelTable, Unavailable};
 use super::unmatched::UnmatchedReport;
 use crate::control::{ApiError, ApiReply, ApiRequest, PendingRequest, SaKind};
 use crate::datapath::{ChildSpi, Datapath, IkeFraming, NoSaAction, Notice};
@@ -42,6 +40,9 @@ pub(super) struct ControlPlane {
     pub(super) reporter: Reporter,
     pub(super) routing: Routing,
     pub(super) path_mtu: PathMtuMonitor,
+    /// Configuration file.
+    pub(super) config: PathBuf,
+    pub(super) listener: Listener,
     /// Offload requested from new devices.
     pub(super) offload_mode: OffloadMode,
     pub(super) fallback: OffloadFallback,
@@ -49,9 +50,6 @@ pub(super) struct ControlPlane {
     pub(super) _lock: NamespaceLock,
     pub(super) unmatched: UnmatchedReport,
 }
-
-/// Interval of the attempts to create a missing device.
-const DEVICE_RETRY: Duration = Duration::from_secs(2);
 
 /// Operation that a request asks for on a tunnel.
 enum Action {
@@ -106,15 +104,13 @@ impl ControlPlane {
             self.tunnels.update(id, |tunnel| {
                 tunnel.children.on_timeout(now, &mut self.datapath);
                 tunnel.loss.close_window(now, drops);
-                let is_due = |missing: &MissingDevice| missing.retry_at <= now;
-                if tunnel.missing_device.as_ref().is_some_and(is_due) {
+                let is_due = |missing: &Unavailable| missing.retry_at <= now;
+                if tunnel.unavailable.as_ref().is_some_and(is_due) {
                     missing.push(id);
                 }
             });
         }
-        for id in missing {
-            self.on_device_removed(id);
-        }
+        self.retry_unavailable(&missing);
         self.report_traffic(now);
         self.endpoint.handle_timeout(now);
     }
@@ -206,67 +202,6 @@ impl ControlPlane {
         self.command(Command::SequenceExhausted { tunnel: id, spi_in });
     }
 
-    /// Creates the device of a tunnel again that another program has removed. The SAs stay: routes and addresses follow the new device.
-    /// A tunnel that cannot have a device, since its name is taken meanwhile, goes down until it has one.
-    fn on_device_removed(&mut self, id: TunnelId) {
-        let Some(tunnel) = self.tunnels.get(id) else {
-            return;
-        };
-        let (name, mtu) = (tunnel.settings.name.clone(), tunnel.mtu);
-        let (settings, netlink) = (&tunnel.settings, &mut self.netlink);
-        let created = provision::create_device(settings, mtu, netlink, self.offload_mode);
-        let replaced = created.and_then(|device| {
-            let device = Arc::new(device);
-            match self.datapath.replace_device(id, device.clone()) {
-                Ok(()) => Ok(device),
-                Err(error) => Err(StartError::start(error.to_string(), "")),
-            }
-        });
-        match replaced {
-            Ok(device) => {
-                warn!(
-                    tunnel = name,
-                    device = device.name(),
-                    "another program removed the tunnel's device; it was created again"
-                );
-                let missing = self.tunnels.update(id, |tunnel| {
-                    tunnel.device = device;
-                    tunnel.missing_device.take()
-                });
-                if missing.flatten().is_some_and(|missing| missing.comes_up) {
-                    self.command(Command::Up(id));
-                }
-            }
-            Err(error) => self.on_device_missing(id, error),
-        }
-    }
-
-    fn on_device_missing(&mut self, id: TunnelId, error: StartError) {
-        let now = clock::now();
-        let text = error.to_string();
-        let view = self.endpoint.view(id);
-        let is_up = view.is_some_and(|view| view.state != TunnelState::Down);
-        let is_first = self.tunnels.update(id, |tunnel| {
-            let old = tunnel.missing_device.take();
-            let since = old.as_ref().map(|missing| missing.since);
-            tunnel.missing_device = Some(MissingDevice {
-                error,
-                since: since.unwrap_or(now),
-                comes_up: old.map_or(is_up, |missing| missing.comes_up),
-                retry_at: now + DEVICE_RETRY,
-            });
-            let name = &tunnel.settings.name;
-            if since.is_none() {
-                warn!(tunnel = name, "another program removed the tunnel's device, which cannot be created again: {text}");
-            }
-            since.is_none()
-        });
-        if is_first == Some(true) {
-            self.fail_children(id, &text);
-            self.command(Command::Down(id));
-        }
-    }
-
     /// Handles a request of the control socket.
     pub(super) fn on_request(&mut self, pending: PendingRequest) {
         let reply = match pending.request {
@@ -294,7 +229,10 @@ impl ControlPlane {
         match action {
             Action::Show => {}
             Action::Run(command) => {
-                self.command(command(id));
+                let command = command(id);
+                if !self.steer_unavailable(id, &command) {
+                    self.command(command);
+                }
                 self.tunnels.mark_changed(id);
                 self.apply();
             }
@@ -519,7 +457,7 @@ impl ControlPlane {
     }
 
     /// Removes all Child SAs of a tunnel whose device or routes cannot be had.
-    fn fail_children(&mut self, id: TunnelId, why: &str) {
+    pub(super) fn fail_children(&mut self, id: TunnelId, why: &str) {
         let spis = self.tunnels.get(id).map(|tunnel| tunnel.children.spis_in());
         for spi_in in spis.unwrap_or_default() {
             self.remove_child(id, spi_in, DownReason::Useless);
@@ -541,9 +479,8 @@ impl ControlPlane {
             let view = self.endpoint.view(id);
             view.is_none_or(|view| view.state == TunnelState::Down)
         };
-        let is_trap = tunnel.settings.ike.start == Start::Trap
-            && tunnel.missing_device.is_none()
-            && !is_down();
+        let is_trap =
+            tunnel.settings.ike.start == Start::Trap && tunnel.unavailable.is_none() && !is_down();
         if is_trap == tunnel.is_trap {
             return;
         }

@@ -38,8 +38,8 @@ pub(super) fn install(
     datapath: &mut Datapath,
     netlink: &mut Netlink,
 ) -> Result<(), String> {
-    if let Some(missing) = &tunnel.missing_device {
-        return Err(missing.error.to_string());
+    if let Some(unavailable) = &tunnel.unavailable {
+        return Err(unavailable.error.to_string());
     }
     let mtu = first_mtu(child, &tunnel.settings, netlink)?;
     let (socket, remote) =

@@ -24,6 +24,7 @@ mod cleanup;
 mod control_plane;
 mod event_loop;
 mod install;
+mod listener;
 mod log_queue;
 mod logging;
 mod lookup;
@@ -38,6 +39,7 @@ mod routing;
 mod start;
 mod start_error;
 mod tunnels;
+mod unavailable;
 mod unmatched;
 
 pub use cleanup::cleanup;

@@ -93,7 +93,9 @@ impl Observer<'_> {
             state: match view.map_or(TunnelState::Down, |view| view.state) {
                 // Packets do not enter the tunnel before its routes are installed.
                 TunnelState::Up if self.routing.is_coming_up(id) => TunnelState::Connecting,
-                _ if tunnel.missing_device.is_some() => TunnelState::Connecting,
+                _ if tunnel.unavailable.as_ref().is_some_and(|u| u.comes_up) => {
+                    TunnelState::Connecting
+                }
                 state => state,
             },
             waiting: view.and_then(|view| view.waiting),
@@ -122,10 +124,16 @@ impl Observer<'_> {
                     child: check.child,
                     ike: check.ike,
                 }),
-            last_error: match &tunnel.missing_device {
+            next_attempt_s: tunnel
+                .unavailable
+                .as_ref()
+                .map(|missing| missing.retry_at)
+                .or(view.and_then(|view| view.next_attempt))
+                .map(|at| at.since(self.now).as_secs_f64()),
+            last_error: match &tunnel.unavailable {
                 Some(missing) => Some(LastError {
                     at_s: self.seconds(missing.since),
-                    code: "no-device".to_owned(),
+                    code: missing.code.to_owned(),
                     text: missing.error.what().to_owned(),
                     advice: missing.error.advice().to_owned(),
                 }),

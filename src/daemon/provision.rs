@@ -1,4 +1,4 @@
-//! Device of a tunnel: created at start, and again when another program has removed it.
+//! What a tunnel needs of this machine: its device, created at start and again when another program has removed it, and its keys.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv6Addr;
@@ -6,10 +6,11 @@ use std::net::Ipv6Addr;
 use tracing::{debug, warn};
 
 use super::start_error::StartError;
-use crate::config::{InsideAddress, TunnelSettings};
+use crate::config::{InsideAddress, LoadOptions, MissingSecret, SecretPolicy, TunnelSettings};
 use crate::os::OffloadMode;
 use crate::os::netlink::Netlink;
 use crate::os::sysctl;
+use crate::os::systemd;
 use crate::os::tun::{Carrier, Tun};
 
 /// Creates a tunnel's device: up, without carrier, with its addresses.
@@ -46,6 +47,19 @@ pub(super) fn create_device(
         .set_carrier(Carrier::Down)
         .map_err(|error| StartError::start(format!("cannot set the carrier: {error}"), ""))?;
     Ok(device)
+}
+
+/// Options with which the daemon loads its configuration: a tunnel without its key waits for it.
+pub(super) fn load_options() -> LoadOptions {
+    LoadOptions {
+        credentials: systemd::credentials_directory(),
+        secrets: SecretPolicy::Deferred,
+    }
+}
+
+/// The error of a tunnel without its key.
+pub(super) fn no_secret(missing: &MissingSecret) -> StartError {
+    StartError::start(missing.what.clone(), missing.advice.clone())
 }
 
 /// Addresses of a tunnel's device: those of `inside`, and an IPv6 link-local address, which routing protocols need (RFC 4291 §2.8).

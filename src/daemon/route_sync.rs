@@ -560,6 +560,12 @@ impl Synchroniser {
                 Err(error) => {
                     self.stale.own = true;
                     let devices = match route.target {
+                        // IPv6 is off: IPv4 works without it.
+                        RouteTarget::Tunnels(_)
+                            if !route.prefix.is_ipv4() && error.is_family_off() =>
+                        {
+                            Vec::new()
+                        }
                         RouteTarget::Tunnels(devices) => devices,
                         RouteTarget::NextHop { .. } | RouteTarget::Unreachable => Vec::new(),
                     };

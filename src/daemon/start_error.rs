@@ -38,6 +38,14 @@ impl StartError {
         }
     }
 
+    /// Threads or file descriptors are exhausted.
+    pub(super) fn out_of_resources(error: std::io::Error) -> StartError {
+        StartError::start(
+            format!("out of threads or file descriptors: {error}"),
+            "raise the service's limits (LimitNOFILE=, TasksMax=)",
+        )
+    }
+
     /// Description without the advice; empty for an invalid configuration.
     pub(super) fn what(&self) -> &str {
         match self {

@@ -26,22 +26,26 @@ pub(super) struct TunnelEntry {
     pub(super) reported_rx: Option<Time>,
     /// Last ESP send time reported to the IKE endpoint.
     pub(super) reported_tx: Option<Time>,
-    /// Set while another program has removed the device and it could not be created again.
-    pub(super) missing_device: Option<MissingDevice>,
+    /// Whether `device` is the configured one: otherwise a placeholder, or one that another program has removed.
+    pub(super) has_device: bool,
+    /// Set while the tunnel waits for something of this machine.
+    pub(super) unavailable: Option<Unavailable>,
     /// Whether packets without an SA bring the tunnel up (`start = "trap"`).
     pub(super) is_trap: bool,
 }
 
-/// A device that another program has removed and that could not be created again.
+/// What a tunnel waits for on this machine.
 #[derive(Debug)]
-pub(super) struct MissingDevice {
-    /// Why.
+pub(super) struct Unavailable {
+    /// Code of `last_error`.
+    pub(super) code: &'static str,
+    /// What is missing.
     pub(super) error: StartError,
-    /// Time of the first failure.
+    /// Time since which it is missing.
     pub(super) since: Time,
-    /// Whether the tunnel was not down by request before.
+    /// Whether the tunnel comes up once it is there: it was not down by request.
     pub(super) comes_up: bool,
-    /// Time of the next attempt to create it.
+    /// Time of the next attempt.
     pub(super) retry_at: Time,
 }
 
@@ -57,7 +61,7 @@ impl Indexed for TunnelEntry {
             timer: [
                 self.children.next_timer(),
                 self.loss.next_timer(),
-                self.missing_device.as_ref().map(|missing| missing.retry_at),
+                self.unavailable.as_ref().map(|waits| waits.retry_at),
             ]
             .into_iter()
             .flatten()

@@ -353,6 +353,8 @@ pub struct View {
     pub state: TunnelState,
     /// What the tunnel waits for while connecting.
     pub waiting: Option<WaitingFor>,
+    /// When the next attempt to connect begins, if it waits for its time.
+    pub next_attempt: Option<Time>,
     /// Start time of the state.
     pub since: Time,
     /// The peer's address, if known.

@@ -150,6 +150,23 @@ impl Tun {
         })
     }
 
+    /// Creates a device under a name that the kernel chooses, down: it stands for one whose name is taken.
+    ///
+    /// # Errors
+    /// See [`TunError`].
+    pub fn placeholder(offload: OffloadMode) -> Result<Tun, TunError> {
+        let (fd, name) = create_from_template(Tun::TEMPLATE)?;
+        let gso = set_offload(&fd, offload)?;
+        let index = nix::net::if_::if_nametoindex(name.as_str())
+            .map_err(|errno| TunError::io("reading the index of the new device")(errno.into()))?;
+        Ok(Tun {
+            fd,
+            name,
+            index,
+            gso: SharedGsoSupport::new(gso),
+        })
+    }
+
     /// Device name.
     pub fn name(&self) -> &str {
         &self.name

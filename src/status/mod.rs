@@ -80,6 +80,9 @@ pub struct TunnelStatus {
     /// Result of `rekey-check`; absent where it is not configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rekey_check: Option<RekeyCheckStatus>,
+    /// Seconds until the next attempt to connect; absent while none is planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_s: Option<f64>,
     /// Most recent failure; kept after recovery.
     pub last_error: Option<LastError>,
 }

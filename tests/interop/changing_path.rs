@@ -214,3 +214,169 @@ fn a_removed_device_whose_name_is_taken_comes_back_once_it_is_free() {
     });
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
 }
+
+/// A's tunnel of this name.
+fn named(lab: &mut Lab, name: &str) -> Option<TunnelStatus> {
+    let tunnels = lab.a().status().ok()?.tunnels;
+    tunnels.into_iter().find(|tunnel| tunnel.name == name)
+}
+
+/// Waits until A's tunnel of this name waits for something of this machine, or no longer.
+#[track_caller]
+fn waits_for(lab: &mut Lab, name: &str, code: Option<&str>) {
+    const MISSING: [&str; 3] = ["no-address", "no-secret", "no-device"];
+    wait::until(Duration::from_secs(12), name, || {
+        let tunnel = named(lab, name);
+        let seen = tunnel.as_ref().and_then(|tunnel| {
+            let error = tunnel.last_error.as_ref()?;
+            let is_missing = MISSING.contains(&error.code.as_str());
+            is_missing.then(|| (error.code.clone(), tunnel.state, tunnel.next_attempt_s))
+        });
+        let is = match (&seen, code) {
+            (Some((seen, TunnelState::Connecting, Some(next))), Some(code)) => {
+                seen == code && *next <= 5.0
+            }
+            (None, None) => tunnel.is_some(),
+            _ => false,
+        };
+        is.then_some(())
+            .ok_or_else(|| format!("{tunnel:#?}\n{}", logs(lab)))
+    });
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_tunnel_without_its_address_key_or_device_name_waits_and_all_others_work() {
+    let secret = tempfile::tempdir().unwrap();
+    let key = secret.path().join("later");
+    let lacking = |side: Side, written: String| match side {
+        Side::A => {
+            let tunnel = |name: &str, network: u8, more: &str| {
+                format!(
+                    "\n[[tunnel]]\nname = \"{name}\"\npeer = \"192.0.2.{network}\"\nlocal = [\"10.1.0.0/24\"]\n\
+                     remote = [\"10.{network}.0.0/24\"]\naddress = \"192.0.2.1\"\n{more}\n"
+                )
+            };
+            let psk = written
+                .lines()
+                .find(|line| line.starts_with("psk"))
+                .unwrap();
+            let ours = "local-address = \"192.0.2.1\"";
+            [
+                written.clone(),
+                tunnel(
+                    "address",
+                    201,
+                    &format!("{psk}\nlocal-address = \"192.0.2.77\""),
+                ),
+                tunnel(
+                    "nonlocal",
+                    202,
+                    &format!("{psk}\nlocal-address = \"192.0.2.78\""),
+                ),
+                tunnel(
+                    "device",
+                    203,
+                    &format!("{psk}\n{ours}\ndevice = \"gl-taken\""),
+                ),
+                tunnel(
+                    "secret",
+                    204,
+                    &format!("psk = {{ file = {key:?} }}\n{ours}"),
+                ),
+            ]
+            .concat()
+        }
+        Side::B => written,
+    };
+    let changes = Overrides {
+        config: Some(&lacking),
+        connection: None,
+    };
+    let mut lab = super::lab::build(&LabOptions::default(), &changes);
+    ip(
+        lab.topology().gateway(Side::A),
+        "link add gl-taken type veth peer name gl-other",
+    );
+    // The first start may have had the name.
+    lab.a().process().stop().unwrap();
+    lab.restart_a(super::lab::program()).unwrap();
+    let works = |lab: &mut Lab| {
+        let is_up = |tunnel: &TunnelStatus| tunnel.state == TunnelState::Up;
+        tunnel_within(lab, Duration::from_secs(10), "is up", is_up);
+        assert_eq!(lab.ping(3).unwrap().received, 3, "{}", logs(lab));
+    };
+    works(&mut lab);
+    waits_for(&mut lab, "address", Some("no-address"));
+    waits_for(&mut lab, "nonlocal", Some("no-address"));
+    waits_for(&mut lab, "device", Some("no-device"));
+    waits_for(&mut lab, "secret", Some("no-secret"));
+    // Nothing leaks meanwhile.
+    let routes = ip(lab.topology().gateway(Side::A), "route show proto 171");
+    for network in 201..=204 {
+        assert!(
+            routes.contains(&format!("unreachable 10.{network}.0.0/24")),
+            "{routes}"
+        );
+    }
+
+    ip(
+        lab.topology().gateway(Side::A),
+        "address add 192.0.2.77/25 dev wan0",
+    );
+    waits_for(&mut lab, "address", None);
+    ip(lab.topology().gateway(Side::A), "link del gl-taken");
+    waits_for(&mut lab, "device", None);
+    ip(lab.topology().gateway(Side::A), "link show gl-taken");
+    groundlink::lab::process::write_private(&key, "a key that came later and is long").unwrap();
+    waits_for(&mut lab, "secret", None);
+    waits_for(&mut lab, "nonlocal", Some("no-address"));
+    let nonlocal = lab
+        .topology()
+        .gateway(Side::A)
+        .set("net.ipv4.ip_nonlocal_bind", "1");
+    nonlocal.unwrap();
+    waits_for(&mut lab, "nonlocal", None);
+    works(&mut lab);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_dual_stack_tunnel_carries_ipv4_while_ipv6_is_off() {
+    let dual = |side: Side, written: String| {
+        let (ours, theirs) = match side {
+            Side::A => (1, 2),
+            Side::B => (2, 1),
+        };
+        let with = |network: u8| format!("[\"10.{network}.0.0/24\", \"fd00:{network}::/64\"]");
+        let written = written
+            .replace(
+                &format!("local = [\"10.{ours}.0.0/24\"]"),
+                &format!("local = {}", with(ours)),
+            )
+            .replace(
+                &format!("remote = [\"10.{theirs}.0.0/24\"]"),
+                &format!("remote = {}", with(theirs)),
+            );
+        written + &format!("inside = [\"169.254.10.{ours}/30\", \"fd00:77::{ours}/126\"]\n")
+    };
+    let changes = Overrides {
+        config: Some(&dual),
+        connection: None,
+    };
+    let mut lab = up(&LabOptions::default(), &changes);
+    lab.a().process().stop().unwrap();
+    for scope in ["all", "default"] {
+        let setting = format!("net.ipv6.conf.{scope}.disable_ipv6");
+        lab.topology().gateway(Side::A).set(&setting, "1").unwrap();
+    }
+    lab.restart_a(super::lab::program()).unwrap();
+    let is_up = |tunnel: &TunnelStatus| tunnel.state == TunnelState::Up;
+    tunnel_within(&mut lab, Duration::from_secs(10), "is up", is_up);
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+    let log = lab.a().process().log();
+    assert!(
+        log.contains("disable_ipv6") && !log.contains("CAP_NET_ADMIN"),
+        "{log}"
+    );
+}

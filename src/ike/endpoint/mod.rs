@@ -127,7 +127,17 @@ impl Endpoint {
             TunnelState::Connecting | TunnelState::Failed => Some(tunnel.waiting()),
             TunnelState::Down | TunnelState::Up => None,
         };
+        let next_attempt = match tunnel.connect_state {
+            ConnectState::Retry { at } if state == TunnelState::Connecting => Some(at),
+            ConnectState::Retry { .. }
+            | ConnectState::Queued
+            | ConnectState::Idle
+            | ConnectState::Resolving { .. }
+            | ConnectState::Connecting
+            | ConnectState::Failed => None,
+        };
         Some(View {
+            next_attempt,
             state,
             waiting,
             since,

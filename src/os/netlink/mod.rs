@@ -119,6 +119,14 @@ impl NetlinkError {
         self.errno() == Some(libc::EEXIST)
     }
 
+    /// Whether the family is off in the kernel or on the device (`disable_ipv6`).
+    pub fn is_family_off(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+        )
+    }
+
     fn errno(&self) -> Option<i32> {
         match self {
             NetlinkError::Rejected { error, .. } => error.raw_os_error(),

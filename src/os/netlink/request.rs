@@ -103,7 +103,8 @@ impl Netlink {
                     Progress::More => {}
                     Progress::Done => return Ok(answers),
                     Progress::Rejected(error, _)
-                        if error.kind() == io::ErrorKind::PermissionDenied =>
+                        // EACCES has other reasons, such as IPv6 that is off on the device.
+                        if error.raw_os_error() == Some(libc::EPERM) =>
                     {
                         return Err(NetlinkError::Permission { what: what() });
                     }

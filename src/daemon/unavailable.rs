@@ -1,0 +1,208 @@
+//! Tunnels that wait for something of this machine: an address, a key, a device name. All other tunnels work meanwhile.
+//!
+//! ```text
+//!   start ─────────────▶ prepare ─▶ sockets, key, device ─▶ the IKE endpoint knows the tunnel
+//!   device removed ────▶    │                                         │ was down meanwhile: up
+//!   every 5 s ─────────▶    └─▶ missing: `connecting`, with `last_error` and `next_attempt_s`
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::control_plane::ControlPlane;
+use super::listener::ListenError;
+use super::provision;
+use super::start_error::StartError;
+use super::tunnels::Unavailable;
+use crate::config::{self, TunnelSettings};
+use crate::ike::{Command, TunnelState};
+use crate::net::TunnelId;
+use crate::os::clock;
+
+/// Interval of the attempts to have what is missing.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What is missing: the code of `last_error`, and the text.
+type Missing = (&'static str, StartError);
+
+/// Facts read once for all tunnels that are tried at one time.
+struct Attempt {
+    addresses: BTreeSet<IpAddr>,
+    /// Settings from the configuration file, read again for the keys.
+    reloaded: Option<Vec<TunnelSettings>>,
+}
+
+impl ControlPlane {
+    /// Tries again to have what these tunnels miss.
+    pub(super) fn retry_unavailable(&mut self, ids: &[TunnelId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let addresses = self.netlink.addresses().unwrap_or_default();
+        let mut attempt = Attempt {
+            addresses: addresses.iter().map(|host| host.address).collect(),
+            reloaded: None,
+        };
+        for id in ids {
+            match self.prepare(*id, &mut attempt) {
+                Ok(()) => self.on_available(*id),
+                Err((code, error)) => self.on_unavailable(*id, code, error),
+            }
+        }
+    }
+
+    /// Carries out an `up`, `down` or `reset` of a tunnel that waits; `false` if it does not wait.
+    pub(super) fn steer_unavailable(&mut self, id: TunnelId, command: &Command) -> bool {
+        let comes_up = !matches!(command, Command::Down(_));
+        let waits = self.tunnels.update(id, |tunnel| {
+            let unavailable = tunnel.unavailable.as_mut();
+            unavailable
+                .map(|unavailable| unavailable.comes_up = comes_up)
+                .is_some()
+        });
+        let waits = waits == Some(true);
+        if waits && comes_up {
+            self.retry_unavailable(&[id]);
+        }
+        waits
+    }
+
+    /// Creates the device of a tunnel again that another program has removed. The SAs stay: routes and addresses follow the new device.
+    /// A tunnel that cannot have a device, since its name is taken meanwhile, goes down until it has one.
+    pub(super) fn on_device_removed(&mut self, id: TunnelId) {
+        let name = self.tunnels.update(id, |tunnel| {
+            tunnel.has_device = false;
+            tunnel.settings.name.clone()
+        });
+        let Some(name) = name else {
+            return;
+        };
+        match self.create_device(id) {
+            Ok(()) => warn!(
+                tunnel = name,
+                "another program removed the tunnel's device; it was created again"
+            ),
+            Err((code, error)) => self.on_unavailable(id, code, error),
+        }
+    }
+
+    fn prepare(&mut self, id: TunnelId, attempt: &mut Attempt) -> Result<(), Missing> {
+        self.read_key(id, attempt)?;
+        let served = self.tunnels.update(id, |tunnel| {
+            let settings = &mut tunnel.settings;
+            let datapath = &mut self.datapath;
+            self.listener.serve(settings, &attempt.addresses, datapath)
+        });
+        match served {
+            Some(Err(ListenError::Unavailable(error) | ListenError::Fatal(error))) => {
+                return Err(("no-address", error));
+            }
+            Some(Ok(())) | None => {}
+        }
+        match self.tunnels.get(id) {
+            Some(tunnel) if !tunnel.has_device => self.create_device(id),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Reads the key of a tunnel without one from the files that the configuration names now.
+    fn read_key(&mut self, id: TunnelId, attempt: &mut Attempt) -> Result<(), Missing> {
+        let lacks_key = |settings: &TunnelSettings| settings.missing_secret.is_some();
+        let Some(tunnel) = self.tunnels.get(id).filter(|t| lacks_key(&t.settings)) else {
+            return Ok(());
+        };
+        let reloaded = attempt.reloaded.get_or_insert_with(|| {
+            let loaded = config::load(&self.config, &provision::load_options());
+            loaded.settings.map(|all| all.tunnels).unwrap_or_default()
+        });
+        let name = &tunnel.settings.name;
+        let found = reloaded.iter().find(|settings| settings.name == *name);
+        let missing = match found {
+            Some(settings) => settings.missing_secret.as_ref(),
+            None => tunnel.settings.missing_secret.as_ref(),
+        };
+        if let Some(missing) = missing {
+            return Err(("no-secret", provision::no_secret(missing)));
+        }
+        let keys = found.map(|settings| (settings.ike.psk.clone(), settings.ike.ppk.clone()));
+        self.tunnels.update(id, |tunnel| {
+            if let Some((psk, ppk)) = keys {
+                (tunnel.settings.ike.psk, tunnel.settings.ike.ppk) = (psk, ppk);
+                tunnel.settings.missing_secret = None;
+            }
+        });
+        Ok(())
+    }
+
+    fn create_device(&mut self, id: TunnelId) -> Result<(), Missing> {
+        let Some(tunnel) = self.tunnels.get(id) else {
+            return Ok(());
+        };
+        let (mtu, netlink) = (tunnel.mtu, &mut self.netlink);
+        let created = provision::create_device(&tunnel.settings, mtu, netlink, self.offload_mode);
+        let device = created
+            .map(Arc::new)
+            .map_err(|error| ("no-device", error))?;
+        self.datapath
+            .replace_device(id, device.clone())
+            .map_err(|error| ("no-device", StartError::out_of_resources(error)))?;
+        self.tunnels.update(id, |tunnel| {
+            tunnel.device = device;
+            tunnel.has_device = true;
+        });
+        Ok(())
+    }
+
+    fn on_available(&mut self, id: TunnelId) {
+        let waited = self.tunnels.update(id, |tunnel| {
+            info!(
+                tunnel = tunnel.settings.name,
+                "what the tunnel waited for is there"
+            );
+            tunnel.unavailable.take()
+        });
+        let comes_up = waited.flatten().is_none_or(|waited| waited.comes_up);
+        if self.endpoint.view(id).is_some() {
+            if comes_up {
+                self.command(Command::Up(id));
+            }
+        } else if let Some(tunnel) = self.tunnels.get(id) {
+            let settings = tunnel.settings.ike.clone();
+            self.endpoint.add_tunnel(clock::now(), id, settings);
+            if !comes_up {
+                self.command(Command::Down(id));
+            }
+        }
+    }
+
+    fn on_unavailable(&mut self, id: TunnelId, code: &'static str, error: StartError) {
+        let now = clock::now();
+        let text = error.to_string();
+        let view = self.endpoint.view(id);
+        let is_up = view.is_none_or(|view| view.state != TunnelState::Down);
+        let is_first = self.tunnels.update(id, |tunnel| {
+            let old = tunnel.unavailable.take();
+            let is_first = old.is_none();
+            let name = &tunnel.settings.name;
+            if old.as_ref().is_none_or(|old| old.code != code) {
+                warn!(tunnel = name, code, "the tunnel waits: {text}");
+            }
+            tunnel.unavailable = Some(Unavailable {
+                code,
+                error,
+                since: old.as_ref().map_or(now, |old| old.since),
+                comes_up: old.map_or(is_up, |old| old.comes_up),
+                retry_at: now + RETRY,
+            });
+            is_first
+        });
+        if is_first == Some(true) {
+            self.fail_children(id, &text);
+            self.command(Command::Down(id));
+        }
+    }
+}
