@@ -71,6 +71,18 @@ fn full_snapshot() -> Snapshot {
     let drops = DropReason::ALL.iter();
     let drops = drops.filter(|reason| **reason != DropReason::Noise);
     let text = || "…".to_owned();
+    let child = ChildSaStatus {
+        spi_in: text(),
+        spi_out: text(),
+        suite: text(),
+        local: vec![text()],
+        remote: vec![text()],
+        rekey_in_s: Some(1.0),
+        mtu: 1400,
+        encapsulation: EspTransport::Udp,
+        rx: TrafficCounters::default(),
+        tx: TrafficCounters::default(),
+    };
     Snapshot {
         version: text(),
         uptime_s: 12.5,
@@ -90,16 +102,8 @@ fn full_snapshot() -> Snapshot {
                 nat: NatLocation::Forced,
                 post_quantum: false,
             }),
-            child: Some(ChildSaStatus {
-                spi_in: text(),
-                spi_out: text(),
-                suite: text(),
-                local: vec![text()],
-                remote: vec![text()],
-                rekey_in_s: Some(1.0),
-                mtu: 1400,
-                encapsulation: EspTransport::Udp,
-            }),
+            child: Some(child.clone()),
+            children: vec![child],
             rx: TrafficCounters {
                 packets: 0,
                 bytes: 0,
@@ -187,6 +191,7 @@ fn snapshot_of_an_older_daemon_is_still_read() {
     let tunnel = old["tunnels"][0].as_object_mut().unwrap();
     tunnel.remove("waiting");
     tunnel.remove("rekey_check");
+    tunnel.remove("children");
     tunnel["child"]
         .as_object_mut()
         .unwrap()

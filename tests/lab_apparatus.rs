@@ -50,6 +50,7 @@ fn carry(options: &LabOptions) -> WireCounters {
             cookies_from: None,
             rekey_times: RekeyTimes::default(),
             retransmit_ms: None,
+            further_remote_networks: Vec::new(),
             ppk: None,
             root: None,
         };

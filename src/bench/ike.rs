@@ -19,8 +19,8 @@ use super::machine::MachineInfo;
 use super::progress::Progress;
 use crate::crypto::{EspProposal, Generator, IkeProposal, ProposalError, Secret};
 use crate::ike::{
-    Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyCheck, Settings,
-    Start, TunnelId, TunnelState,
+    Content, Datagram, Dpd, Encapsulation, Endpoint, Peer, PeerId, Psk, RekeyCheck, SelectorMode,
+    Settings, Start, TunnelId, TunnelState,
 };
 use crate::net::{Policy, Prefix, Time};
 
@@ -230,6 +230,7 @@ fn settings(side: u8, proposal: &IkeProposal) -> Option<Settings> {
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
         rekey_check: RekeyCheck::Never,
+        selectors: SelectorMode::Together,
     })
 }
 

@@ -157,12 +157,12 @@ fn state(tunnel: &TunnelStatus, now: f64) -> String {
 fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     lines.extend(tunnel.ike.as_ref().map(|ike| ("ike", self::ike(ike))));
-    lines.extend(
-        tunnel
-            .child
-            .as_ref()
-            .map(|child| ("child", self::child(child))),
-    );
+    // An older daemon has `child` only.
+    let children = match tunnel.children.as_slice() {
+        [] => tunnel.child.as_slice(),
+        children => children,
+    };
+    lines.extend(children.iter().map(|child| ("child", self::child(child))));
     if tunnel.state == TunnelState::Up || tunnel.rx.packets > 0 || tunnel.tx.packets > 0 {
         lines.push(("received", counters(&tunnel.rx)));
         lines.push(("sent", counters(&tunnel.tx)));
@@ -362,6 +362,7 @@ mod tests {
             since_s: 100.0,
             ike: None,
             child: None,
+            children: Vec::new(),
             rx: TrafficCounters::default(),
             tx: TrafficCounters::default(),
             refused: [("auth".to_owned(), 0), ("replay".to_owned(), 3)].into(),
@@ -406,6 +407,8 @@ mod tests {
             rekey_in_s: None,
             mtu: 1390,
             encapsulation: EspTransport::Udp,
+            rx: TrafficCounters::default(),
+            tx: TrafficCounters::default(),
         });
         up.rx = TrafficCounters {
             packets: 1204,

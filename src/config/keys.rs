@@ -92,6 +92,7 @@ pub static TUNNEL: &[Key] = &[
     key("ppk.required"),
     key("local"),
     key("remote"),
+    key("selectors"),
     key("routes"),
     key("metric"),
     key("fail-closed"),

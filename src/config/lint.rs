@@ -9,8 +9,8 @@ use super::file::{ConfigTable, ConfigValue};
 use super::settings::{GatewaySettings, Mtu};
 use super::tunnel::ResolvedTunnel;
 use crate::crypto::AlgorithmStatus;
-use crate::ike::{Encapsulation, Peer};
-use crate::net::{MIN_MTU_IPV6, Prefix};
+use crate::ike::{Encapsulation, MAX_TRAFFICS, Peer, SelectorMode};
+use crate::net::{MIN_MTU_IPV6, Prefix, Selector};
 
 /// Checks each tunnel, and the tunnels against each other.
 pub fn lint(tunnels: &[ResolvedTunnel], gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
@@ -19,6 +19,7 @@ pub fn lint(tunnels: &[ResolvedTunnel], gateway: &GatewaySettings, findings: &mu
     for tunnel in tunnels {
         addresses(tunnel, gateway, findings);
         selectors(tunnel, findings);
+        pairs(tunnel, findings);
         overlaps(tunnel, findings);
         routes(tunnel, findings);
         algorithms(tunnel, findings);
@@ -142,6 +143,28 @@ fn selectors(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
                 findings.push(Diagnostic::error(span.clone(), what, advice));
             }
         }
+    }
+}
+
+/// With `selectors = "pairs"`, the number of Child SAs is bounded.
+fn pairs(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
+    let pairs: usize = match tunnel.settings.ike.selectors {
+        SelectorMode::Together => return,
+        SelectorMode::Pairs => {
+            let policy = &tunnel.settings.ike.policy;
+            let of =
+                |all: &[Selector], ipv4| all.iter().filter(|one| one.is_ipv4() == ipv4).count();
+            let pairs =
+                [true, false].map(|ipv4| of(&policy.local, ipv4) * of(&policy.remote, ipv4));
+            pairs.into_iter().sum()
+        }
+    };
+    if pairs > MAX_TRAFFICS {
+        let what = format!(
+            "`selectors = \"pairs\"` makes {pairs} Child SAs of these networks, more than {MAX_TRAFFICS}"
+        );
+        let advice = "write fewer, larger networks in `local` and `remote`, or divide them among several tunnels";
+        findings.push(Diagnostic::error(tunnel.spans.remote.clone(), what, advice));
     }
 }
 

@@ -18,7 +18,7 @@ use super::secret::MissingSecret;
 use super::settings::{GatewaySettings, InsideAddress, Mtu, TunnelSettings, default};
 use super::value::{self, DEVICE_NAME_MAX, keyword, list, quoted};
 use crate::crypto::{EspProposal, IkeProposal};
-use crate::ike::{self, Dpd, Encapsulation, Ppk, Psk, RekeyCheck, Start};
+use crate::ike::{self, Dpd, Encapsulation, Ppk, Psk, RekeyCheck, SelectorMode, Start};
 use crate::net::{Dscp, Policy, Prefix, Selector};
 use crate::paths::FailClosed;
 
@@ -193,6 +193,7 @@ impl TunnelParts {
             encapsulation: self.connection.encapsulation.value,
             fragment_size: self.connection.fragment_size,
             rekey_check: self.sa.rekey_check,
+            selectors: self.traffic.selectors,
         };
         TunnelSettings {
             name: self.name,
@@ -217,6 +218,7 @@ impl TunnelParts {
 struct TrafficKeys {
     local: Provided<Vec<Prefix>>,
     remote: Provided<Vec<Prefix>>,
+    selectors: SelectorMode,
     routes: Provided<Vec<Prefix>>,
     metric: u32,
     fail_closed: FailClosed,
@@ -227,12 +229,14 @@ impl TrafficKeys {
         let advice = "write the networks behind each gateway: local = [\"192.168.1.0/24\"], remote = [\"172.16.1.0/24\"]";
         let local = scope.required("local", &value::PREFIXES, advice);
         let remote = scope.required("remote", &value::PREFIXES, advice);
+        let selectors = scope.value_or("selectors", &keyword(), SelectorMode::Together);
         let routes = routes(scope, remote.as_ref());
         let metric = scope.value_or("metric", &value::METRIC, default::METRIC);
         let fail_closed = scope.value_or("fail-closed", &value::BOOLEAN, true);
         Some(TrafficKeys {
             local: local?,
             remote: remote?,
+            selectors: selectors.value,
             routes: routes?,
             metric: metric.value,
             fail_closed: if fail_closed.value {

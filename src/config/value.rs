@@ -12,7 +12,7 @@ use super::file::{ConfigValue, SpannedValue};
 use super::key_text::KeyEncoding;
 use super::settings::{InsideAddress, OffloadMode};
 use crate::crypto::{EspProposal, Hint, IkeProposal, ProposalError};
-use crate::ike::{Encapsulation, Peer, PeerId, Start};
+use crate::ike::{Encapsulation, Peer, PeerId, SelectorMode, Start};
 use crate::net::{Dscp, Prefix};
 
 /// A reader of one kind of value.
@@ -82,6 +82,13 @@ impl Keyword for Start {
         ("auto", Start::Auto),
         ("trap", Start::Trap),
         ("add", Start::Add),
+    ];
+}
+
+impl Keyword for SelectorMode {
+    const WORDS: &'static [(&'static str, SelectorMode)] = &[
+        ("together", SelectorMode::Together),
+        ("pairs", SelectorMode::Pairs),
     ];
 }
 

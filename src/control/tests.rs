@@ -23,6 +23,7 @@ fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
         since_s: 0.0,
         ike: None,
         child: None,
+        children: Vec::new(),
         rx: TrafficCounters::default(),
         tx: TrafficCounters::default(),
         refused: BTreeMap::new(),

@@ -38,6 +38,7 @@ pub(super) struct ChildSas {
 /// Installed Child SA.
 pub(super) struct InstalledChild {
     pub(super) spi_in: u32,
+    pub(super) inbound: Arc<Inbound>,
     pub(super) path: EgressPath,
     send_state: SendState,
 }
@@ -134,9 +135,11 @@ impl ChildSas {
             mtu: path.mtu,
             first,
         };
-        datapath.install_inbound(self.tunnel, Arc::new(inbound), params);
+        let inbound = Arc::new(inbound);
+        datapath.install_inbound(self.tunnel, Arc::clone(&inbound), params);
         self.installed.push(InstalledChild {
             spi_in,
+            inbound,
             path,
             send_state,
         });

@@ -5,6 +5,7 @@ use super::report::{Spi, ike_spi};
 use super::routing::Routing;
 use super::tunnels::TunnelEntry;
 use crate::datapath::{self, Datapath};
+use crate::esp::Traffic;
 use crate::ike::{ChildView, Endpoint, Failure, IkeView};
 use crate::net::{DropReason, Selector, Time, TunnelId, TunnelState};
 use crate::status::{
@@ -80,13 +81,10 @@ impl Observer<'_> {
             let count = counters.map_or(0, |counters| counters.dropped.count(*reason));
             (reason.metric().to_owned(), count)
         };
-        let traffic = |of: Option<&crate::esp::Traffic>| TrafficCounters {
-            packets: of.map_or(0, crate::esp::Traffic::packets),
-            bytes: of.map_or(0, crate::esp::Traffic::bytes),
-        };
         let peer = view.and_then(|view| view.remote);
         let ike = view.and_then(|view| view.ike.as_ref());
-        let child = view.and_then(|view| view.child.as_ref());
+        let children = view.into_iter().flat_map(|view| &view.children);
+        let children: Vec<_> = children.map(|view| self.child_sa(view, tunnel)).collect();
         TunnelStatus {
             name: tunnel.settings.name.clone(),
             device: tunnel.settings.device.clone(),
@@ -105,7 +103,8 @@ impl Observer<'_> {
             ),
             since_s: self.seconds(view.map_or(self.now, |view| view.since)),
             ike: ike.map(|view| self.ike_sa(view)),
-            child: child.map(|view| self.child_sa(view, tunnel)),
+            child: children.first().cloned(),
+            children,
             rx: traffic(counters.map(|counters| &counters.rx)),
             tx: traffic(counters.map(|counters| &counters.tx)),
             refused: DropReason::ALL
@@ -168,6 +167,8 @@ impl Observer<'_> {
             rekey_in_s: Some(view.rekey_at.since(self.now).as_secs_f64()),
             mtu: installed.map_or(tunnel.mtu, |child| child.path.mtu),
             encapsulation: view.transport,
+            rx: traffic(installed.map(|child| child.inbound.received())),
+            tx: traffic(installed.map(|child| child.path.sa.sent())),
         }
     }
 
@@ -183,5 +184,12 @@ impl Observer<'_> {
     /// Seconds from the start of the daemon to `at`.
     fn seconds(&self, at: Time) -> f64 {
         at.since(self.started).as_secs_f64()
+    }
+}
+
+fn traffic(of: Option<&Traffic>) -> TrafficCounters {
+    TrafficCounters {
+        packets: of.map_or(0, Traffic::packets),
+        bytes: of.map_or(0, Traffic::bytes),
     }
 }

@@ -8,10 +8,12 @@
 //!  AwaitingPeer   created by the peer: we send over it once ESP or the next request shows that the peer has it
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::event::{Child, ChildView, DownReason, Role, Sends};
 use super::init_result::Connection;
+use super::settings::MAX_TRAFFICS;
 use crate::crypto::{EspSuite, IvKey, SaKeys};
 use crate::net::{EspTransport, Policy, Time};
 
@@ -26,6 +28,8 @@ pub struct ChildSa {
     pub suite: EspSuite,
     /// The negotiated traffic selectors.
     pub policy: Policy,
+    /// Number of its traffic, in order of creation: a rekey keeps it, and Child SAs with the same selectors share it.
+    pub traffic: u32,
     /// Our role in the exchange that created it.
     pub role: Role,
     /// When it is due to be rekeyed.
@@ -92,7 +96,7 @@ pub const CONFIRM_TIMEOUT_DUPLICATE: Duration = Duration::from_secs(5);
 /// How long the peer may take to delete an SA that it has rekeyed.
 pub const PEER_DELETE_TIMEOUT: Duration = Duration::from_secs(70);
 
-/// Maximum of Child SAs of one IKE SA: one, and temporarily those created by rekeys and their collisions.
+/// Maximum of Child SAs of one IKE SA for the same traffic: one, and temporarily those created by rekeys and their collisions.
 pub const MAX_CHILDREN: usize = 6;
 
 /// Times at which an SA with this lifetime is rekeyed (at 85 to 90 %), and replaced if rekeying fails (halfway from there to its
@@ -207,24 +211,60 @@ impl Children {
         self.0.iter_mut()
     }
 
-    /// Whether the limit allows one more.
-    pub fn has_room(&self) -> bool {
-        self.0.len() < MAX_CHILDREN
+    /// Whether the limits allow one more that rekeys `old` or carries this traffic.
+    pub fn has_room(&self, old: Option<u32>, policy: &Policy) -> bool {
+        match self.traffic_of(old, policy) {
+            Some(traffic) => self.of_traffic(traffic).count() < MAX_CHILDREN,
+            None => self.traffics().len() < MAX_TRAFFICS,
+        }
+    }
+
+    /// Number of the traffic of one that rekeys `old` or has these selectors; `None` if there is none with it yet.
+    fn traffic_of(&self, old: Option<u32>, policy: &Policy) -> Option<u32> {
+        let same = |child: &&ChildSa| child.policy.covers(policy) && policy.covers(&child.policy);
+        (old.and_then(|old| self.by_spi_in(old)))
+            .or_else(|| self.0.iter().rev().find(same))
+            .map(|child| child.traffic)
+    }
+
+    /// Numbers of all traffic, in order of creation.
+    pub fn traffics(&self) -> BTreeSet<u32> {
+        self.0.iter().map(|child| child.traffic).collect()
+    }
+
+    /// Every Child SA for this traffic, oldest first.
+    pub fn of_traffic(&self, traffic: u32) -> impl DoubleEndedIterator<Item = &ChildSa> {
+        let is_of = move |child: &&ChildSa| child.traffic == traffic;
+        self.0.iter().filter(is_of)
+    }
+
+    /// Whether one for this traffic carries it now or soon.
+    pub fn any_usable_of(&self, traffic: u32) -> bool {
+        self.of_traffic(traffic).any(ChildSa::is_usable)
+    }
+
+    /// Whether one carries some of the traffic of this policy now or soon.
+    pub fn serves(&self, policy: &Policy) -> bool {
+        let mut usable = self.0.iter().filter(|child| child.is_usable());
+        usable.any(|child| child.policy.overlaps(policy))
+    }
+
+    /// The newest active Child SA of each traffic.
+    pub fn sending(&self) -> impl Iterator<Item = &ChildSa> {
+        let active = |child: &&ChildSa| child.state == ChildState::Active;
+        let traffics = self.traffics().into_iter();
+        traffics.filter_map(move |traffic| self.of_traffic(traffic).rev().find(active))
     }
 
     /// The Child SA that sends: the newest active one, else the newest replaced one, else the newest.
     pub fn current(&self) -> Option<&ChildSa> {
-        let active = |child: &&ChildSa| child.state == ChildState::Active;
-        let replaced = |child: &&ChildSa| match child.state {
-            ChildState::Replaced { .. } => true,
-            ChildState::Active
-            | ChildState::AwaitingPeer { .. }
-            | ChildState::Redundant { .. }
-            | ChildState::Deleting { .. } => false,
-        };
-        (self.0.iter().rev().find(active))
-            .or_else(|| self.0.iter().rev().find(replaced))
-            .or(self.0.last())
+        current(self.0.iter())
+    }
+
+    /// The Child SA of each traffic that sends, in order of creation.
+    pub fn current_of_each(&self) -> impl Iterator<Item = &ChildSa> {
+        let traffics = self.traffics().into_iter();
+        traffics.filter_map(|traffic| current(self.of_traffic(traffic)))
     }
 
     /// Whether one carries traffic now or soon.
@@ -247,9 +287,17 @@ impl Children {
         self.0.iter().find(|child| child.spi_out == spi_out)
     }
 
-    /// Adds the newest.
-    pub fn push(&mut self, child: ChildSa) {
+    /// Adds the newest, which rekeys `old` or none.
+    pub fn push(&mut self, mut child: ChildSa, old: Option<u32>) {
+        let highest = self.0.iter().map(|child| child.traffic).max();
+        let next = highest.map_or(0, |highest| highest.saturating_add(1));
+        child.traffic = self.traffic_of(old, &child.policy).unwrap_or(next);
         self.0.push(child);
+    }
+
+    /// Takes all Child SAs of another table.
+    pub fn append(&mut self, other: &mut Children) {
+        self.0.append(&mut other.0);
     }
 
     /// Removes the Child SA with this inbound SPI.
@@ -268,6 +316,19 @@ impl Children {
         let timers = self.0.iter().map(ChildSa::next_timer);
         timers.min().unwrap_or(Time::MAX)
     }
+}
+
+/// The one that sends, of Child SAs for the same traffic.
+fn current<'a>(children: impl Iterator<Item = &'a ChildSa>) -> Option<&'a ChildSa> {
+    let rank = |child: &&ChildSa| match child.state {
+        ChildState::Active => 2,
+        ChildState::Replaced { .. } => 1,
+        ChildState::AwaitingPeer { .. }
+        | ChildState::Redundant { .. }
+        | ChildState::Deleting { .. } => 0,
+    };
+    // Of equal ones, the last is the maximum.
+    children.max_by_key(rank)
 }
 
 #[cfg(test)]

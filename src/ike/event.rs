@@ -361,8 +361,10 @@ pub struct View {
     pub remote: Option<SocketAddr>,
     /// The newest IKE SA.
     pub ike: Option<IkeView>,
-    /// The Child SA that sends.
+    /// The first of `children`.
     pub child: Option<ChildView>,
+    /// The Child SAs that send, one for each traffic in order of creation.
+    pub children: Vec<ChildView>,
     /// Completed rekeys of each SA, initiated by either side.
     pub rekeys: Rekeys,
     /// Results of the rekey check, if configured.

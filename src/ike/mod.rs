@@ -109,7 +109,8 @@ pub use offer::words;
 pub use out_message::{Datagrams, FragmentSize, FragmentSizes, Fragmentation};
 pub use protect::{Opened, Protector, Unopened};
 pub use settings::{
-    Dpd, Encapsulation, Peer, Ppk, PpkDemand, Psk, RekeyCheck, Settings, Start, TunnelId,
+    Dpd, Encapsulation, MAX_TRAFFICS, Peer, Ppk, PpkDemand, Psk, RekeyCheck, SelectorMode,
+    Settings, Start, TunnelId,
 };
 pub use unauthenticated::DropClass;
 pub use window::Mark;

@@ -32,6 +32,8 @@ pub struct Settings {
     pub esp: Vec<EspProposal>,
     /// The traffic selectors of both sides.
     pub policy: Policy,
+    /// How the Child SAs that we create share the traffic selectors.
+    pub selectors: SelectorMode,
     /// Hard lifetime of an IKE SA.
     pub ike_lifetime: Duration,
     /// Hard lifetime of a Child SA.
@@ -46,6 +48,50 @@ pub struct Settings {
     pub fragment_size: u16,
     /// Whether a rekey check runs soon after the first connect.
     pub rekey_check: RekeyCheck,
+}
+
+/// Maximum of different traffic that one IKE SA has Child SAs for: a peer may create one for each pair of networks.
+pub const MAX_TRAFFICS: usize = 64;
+
+/// How the Child SAs that we create share the traffic selectors. A peer may create others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelectorMode {
+    /// One Child SA with all of them.
+    Together,
+    /// One Child SA for each pair of a local and a remote one, for peers that take one of each only.
+    Pairs,
+}
+
+impl Settings {
+    /// The traffic selectors of each Child SA that the tunnel is to have.
+    pub fn child_policies(&self) -> Vec<Policy> {
+        match self.selectors {
+            SelectorMode::Together => vec![self.policy.clone()],
+            SelectorMode::Pairs => self.pairs().collect(),
+        }
+    }
+
+    /// The traffic selectors of the Child SA of IKE_AUTH.
+    pub fn first_policy(&self) -> Policy {
+        let first = match self.selectors {
+            SelectorMode::Together => None,
+            SelectorMode::Pairs => self.pairs().next(),
+        };
+        first.unwrap_or_else(|| self.policy.clone())
+    }
+
+    /// The pairs of a local and a remote selector of one family.
+    fn pairs(&self) -> impl Iterator<Item = Policy> {
+        let Policy { local, remote } = &self.policy;
+        let pairs = local
+            .iter()
+            .flat_map(|ours| remote.iter().map(move |theirs| (*ours, *theirs)));
+        let same_family = pairs.filter(|(ours, theirs)| ours.is_ipv4() == theirs.is_ipv4());
+        same_family.take(MAX_TRAFFICS).map(|(ours, theirs)| Policy {
+            local: vec![ours],
+            remote: vec![theirs],
+        })
+    }
 }
 
 /// The peer's address: fixed, or resolved from its name for each attempt.
@@ -168,6 +214,7 @@ pub mod tests {
                 delay: Duration::from_secs(10),
                 timeout: Duration::from_secs(30),
             },
+            selectors: SelectorMode::Together,
             encapsulation: Encapsulation::Udp,
             rekey_check: RekeyCheck::Never,
             fragment_size: 1280,

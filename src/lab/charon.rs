@@ -34,6 +34,8 @@ pub struct CharonConfig {
     pub local_network: Prefix,
     /// Peer's network.
     pub remote_network: Prefix,
+    /// Further networks of the peer, for each of which charon has a Child SA of its own: `lab-2`, `lab-3` and so on.
+    pub further_remote_networks: Vec<Prefix>,
     /// IKE proposals; charon's defaults if `None`.
     pub ike: Option<String>,
     /// ESP proposals; charon's defaults if `None`.
@@ -367,8 +369,6 @@ impl CharonConfig {
             remote,
             id,
             peer_id,
-            local_network,
-            remote_network,
             psk,
             dpd_delay,
             rekey_times,
@@ -411,6 +411,26 @@ impl CharonConfig {
                 format!("\n  ppk-lab {{\n    id = {id}\n    secret = {key}\n  }}"),
             )
         });
+        let mut children = String::new();
+        let networks = [&self.remote_network].into_iter();
+        for (index, network) in networks.chain(&self.further_remote_networks).enumerate() {
+            let name = match index {
+                0 => "lab".to_owned(),
+                index => format!("lab-{}", index + 1),
+            };
+            let _ = write!(
+                children,
+                "
+      {name} {{
+        local_ts = {}
+        remote_ts = {network}
+        esp_proposals = {esp}
+        start_action = {start}
+        dpd_action = {again}{child_ends}
+      }}",
+                self.local_network
+            );
+        }
         let mut conf = String::new();
         let _ = write!(
             conf,
@@ -430,14 +450,7 @@ impl CharonConfig {
       auth = psk
       id = {peer_id}
     }}
-    children {{
-      lab {{
-        local_ts = {local_network}
-        remote_ts = {remote_network}
-        esp_proposals = {esp}
-        start_action = {start}
-        dpd_action = {again}{child_ends}
-      }}
+    children {{{children}
     }}
   }}
 }}
@@ -477,6 +490,7 @@ mod tests {
                 ..RekeyTimes::default()
             },
             retransmit_ms: None,
+            further_remote_networks: Vec::new(),
             ppk: Some(CharonPpk {
                 id: "q-1".to_owned(),
                 key: "def456".to_owned(),

@@ -287,6 +287,7 @@ pub(crate) fn charon_config(
         cookies_from: None,
         rekey_times: RekeyTimes::default(),
         retransmit_ms: None,
+        further_remote_networks: Vec::new(),
         ppk: None,
         root: None,
     }

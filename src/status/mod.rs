@@ -67,8 +67,11 @@ pub struct TunnelStatus {
     pub since_s: f64,
     /// IKE SA, while there is one.
     pub ike: Option<IkeSaStatus>,
-    /// Child SA, while there is one.
+    /// First of `children`, while there is one.
     pub child: Option<ChildSaStatus>,
+    /// Child SAs that send, one for each set of traffic selectors in order of creation; absent from older daemons.
+    #[serde(default)]
+    pub children: Vec<ChildSaStatus>,
     /// Inner traffic received from the peer and delivered.
     pub rx: TrafficCounters,
     /// Inner traffic sent to the peer.
@@ -126,6 +129,12 @@ pub struct ChildSaStatus {
     /// Transport of its ESP packets.
     #[serde(default)]
     pub encapsulation: EspTransport,
+    /// Inner traffic received over it since its last rekey.
+    #[serde(default)]
+    pub rx: TrafficCounters,
+    /// Inner traffic sent over it since its last rekey.
+    #[serde(default)]
+    pub tx: TrafficCounters,
 }
 
 /// Packet and byte counters of inner traffic.

@@ -154,7 +154,12 @@ pub fn settled(lab: &mut Lab) {
 
 /// [`settled`] with another time limit.
 pub fn settled_within(lab: &mut Lab, timeout: Duration) {
-    wait::until(timeout, "one IKE SA with one Child SA", || {
+    settled_with(lab, 1, timeout);
+}
+
+/// [`settled`] with so many Child SAs for different traffic.
+pub fn settled_with(lab: &mut Lab, wanted: usize, timeout: Duration) {
+    wait::until(timeout, "one IKE SA with its Child SAs", || {
         let RemoteGateway::Strongswan(charon) = lab.b() else {
             unreachable!("the lab runs strongSwan")
         };
@@ -165,7 +170,7 @@ pub fn settled_within(lab: &mut Lab, timeout: Duration) {
             .filter(|line| line.contains(", reqid ") && !line.contains(", DELETED,"))
             .count();
         let is_up = sas.contains("ESTABLISHED") && sas.contains("INSTALLED");
-        let is_settled = ike == 1 && children == 1 && is_up;
+        let is_settled = ike == 1 && children == wanted && is_up;
         is_settled
             .then_some(())
             .ok_or_else(|| format!("{sas}{}", logs(lab)))

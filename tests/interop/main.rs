@@ -11,6 +11,7 @@ mod wait;
 
 mod agreement;
 mod changing_path;
+mod children;
 mod cookies;
 mod fragments;
 mod liveness;

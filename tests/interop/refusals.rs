@@ -151,6 +151,7 @@ fn what_was_refused_comes_up_once_it_is_put_right() {
             cookies_from: None,
             rekey_times: RekeyTimes::default(),
             retransmit_ms: None,
+            further_remote_networks: Vec::new(),
             ppk: None,
             root: None,
         };

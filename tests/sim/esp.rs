@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use groundlink::crypto::SaKeys;
 use groundlink::ike::{Child, Command, DownReason, Sends, TunnelId};
-use groundlink::net::Time;
+use groundlink::net::{Policy, Time};
 
 /// Time for which a replaced Child SA still receives.
 pub const RETIRED_SA_GRACE: Duration = Duration::from_secs(5);
@@ -64,9 +64,17 @@ struct Outbound {
     spi_in: u32,
     /// The inbound SPI of the SA that this one replaces.
     replaces: Option<u32>,
+    policy: Policy,
     packet: Packet,
     local: SocketAddr,
     remote: SocketAddr,
+}
+
+impl Outbound {
+    /// Whether another SA of the tunnel is for the same traffic.
+    fn is_beside(&self, other: &Outbound) -> bool {
+        self.packet.tunnel == other.packet.tunnel && self.policy.covers(&other.policy)
+    }
 }
 
 /// The Child SAs of one gateway.
@@ -106,6 +114,7 @@ impl Esp {
         let outbound = Outbound {
             spi_in: child.spi_in,
             replaces: child.replaces,
+            policy: child.policy.clone(),
             packet: Packet {
                 tunnel: child.tunnel,
                 spi: child.spi_out,
@@ -133,25 +142,26 @@ impl Esp {
     }
 
     fn make_preferred(&mut self, mut best: Outbound) {
-        let tunnel = best.packet.tunnel;
         best.packet.last_resort = false;
         let others = self.outbound.iter_mut();
-        for other in others.filter(|sa| sa.packet.tunnel == tunnel) {
+        for other in others.filter(|sa| best.is_beside(sa)) {
             other.packet.last_resort = true;
         }
         self.outbound.push(best);
     }
 
     pub fn remove(&mut self, now: Time, spi_in: u32, reason: DownReason) {
-        let was_best = |sa: &Outbound| self.sender(sa.packet.tunnel) == Some(spi_in);
-        let found = self.outbound.iter().find(|sa| sa.spi_in == spi_in);
-        let succeeds = found.filter(|sa| was_best(sa) && leaves_replacement(reason));
-        let tunnel = succeeds.map(|sa| sa.packet.tunnel);
-        self.outbound.retain(|sa| sa.spi_in != spi_in);
+        let found = self.outbound.iter().position(|sa| sa.spi_in == spi_in);
+        let removed = found.map(|index| self.outbound.remove(index));
         self.waiting.retain(|sa| sa.spi_in != spi_in);
-        let mut rest = self.outbound.iter_mut().rev();
-        if let Some(next) = rest.find(|sa| Some(sa.packet.tunnel) == tunnel) {
-            next.packet.last_resort = false;
+        if let (Some(removed), true) = (removed, leaves_replacement(reason)) {
+            let newer = &self.outbound[found.unwrap_or(0)..];
+            if !newer.iter().any(|sa| sa.is_beside(&removed)) {
+                let mut rest = self.outbound.iter_mut().rev();
+                if let Some(next) = rest.find(|sa| sa.is_beside(&removed)) {
+                    next.packet.last_resort = false;
+                }
+            }
         }
         self.inbound.retain(|_, sa| sa.until > now);
         if !leaves_replacement(reason) {
@@ -183,13 +193,32 @@ impl Esp {
             .map(|sa| sa.spi_in)
     }
 
-    /// The next packet to send, with its local and remote address.
-    pub fn send(&mut self, tunnel: TunnelId) -> Option<(SocketAddr, SocketAddr, Packet)> {
+    /// Whether an SA sends this traffic: as in the daemon, one that may not send yet does if there is no other.
+    pub fn sends(&self, tunnel: TunnelId, traffic: &Policy) -> bool {
+        let mut all = self.outbound.iter().chain(&self.waiting);
+        all.any(|sa| sa.packet.tunnel == tunnel && sa.policy.covers(traffic))
+    }
+
+    /// The next packet to send of this traffic, or of any, with its local and remote address.
+    pub fn send(
+        &mut self,
+        tunnel: TunnelId,
+        traffic: Option<&Policy>,
+    ) -> Option<(SocketAddr, SocketAddr, Packet)> {
+        let carries = |sa: &Outbound| {
+            let covers = |traffic| sa.policy.covers(traffic);
+            sa.packet.tunnel == tunnel && traffic.is_none_or(covers)
+        };
+        if traffic.is_some() && !self.outbound.iter().any(carries) {
+            let sa = self.waiting.iter_mut().rfind(|sa| carries(sa))?;
+            sa.packet.sequence += 1;
+            return Some((sa.local, sa.remote, sa.packet.clone()));
+        }
         let is_lost = |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !leaves_replacement(*reason));
         // An SA whose replacement was closed for good could not carry the packet.
         let could_carry = |spi: &u32| !is_lost(spi) && !self.successors(*spi).iter().any(is_lost);
         let mut best = self.outbound.iter();
-        let best = best.rposition(|sa| sa.packet.tunnel == tunnel)?;
+        let best = best.rposition(carries)?;
         let replaced = self.outbound[best].replaces.filter(could_carry);
         let instead_of = replaced.map(|spi| self.pairs[&spi]);
         let sa = &mut self.outbound[best];

@@ -2,6 +2,7 @@
 //! duplicates and reorders messages.
 
 mod authenticated_peer;
+mod children;
 mod deletes;
 mod esp;
 mod esp_transport;

@@ -36,7 +36,7 @@ impl SaLimit {
     #[allow(dead_code, reason = "for the fuzz targets")]
     pub const HOSTILE: SaLimit = SaLimit {
         ikes: 16,
-        children: 16 * 6,
+        children: 16 * 64 * 6,
     };
 }
 

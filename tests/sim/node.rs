@@ -149,7 +149,7 @@ impl Node {
         let lost = |child: &&Child| child.role == Role::Initiator && child.sends == Sends::Later;
         for child in self.children.iter().filter(|child| !lost(child)) {
             assert!(
-                self.esp.sender(child.tunnel).is_some(),
+                self.esp.sends(child.tunnel, &child.policy),
                 "{:08x} is up, and none sends: {:?}",
                 child.spi_in,
                 self.events

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use groundlink::crypto::{EspProposal, IkeProposal, Secret};
 use groundlink::ike::{
-    Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyCheck, Settings,
-    Start, Transmit, TunnelId, TunnelState,
+    Command, Content, Datagram, Dpd, Encapsulation, Event, Peer, PeerId, Psk, RekeyCheck,
+    SelectorMode, Settings, Start, Transmit, TunnelId, TunnelState,
 };
 use groundlink::net::{Policy, Prefix, Time};
 
@@ -51,6 +51,8 @@ pub struct Pair {
     pub wire: Wire,
     pub monitor: Monitor,
     traffic: Option<Traffic>,
+    /// The kinds of traffic of each side, all of which are sent; empty: any.
+    pub flows: [Vec<Policy>; 2],
     trace: Trace,
 }
 
@@ -101,6 +103,7 @@ pub fn settings(side: Side) -> Settings {
         encapsulation: Encapsulation::Udp,
         fragment_size: 1280,
         rekey_check: RekeyCheck::Never,
+        selectors: SelectorMode::Together,
     }
 }
 
@@ -124,6 +127,7 @@ impl Pair {
             wire,
             monitor: Monitor::default(),
             traffic: None,
+            flows: Default::default(),
             trace: match std::env::var_os("SIM_TRACE") {
                 Some(_) => Trace::On,
                 None => Trace::Off,
@@ -304,12 +308,12 @@ impl Pair {
     }
 
     /// Sends an ESP packet of a side if it has an outbound SA.
-    fn send_esp(&mut self, side: Side) {
+    fn send_esp(&mut self, side: Side, flow: Option<&Policy>) {
         let now = self.now;
         if self.node(side).asleep_until > now {
             return;
         }
-        let Some((local, remote, packet)) = self.node(side).esp.send(TUNNEL) else {
+        let Some((local, remote, packet)) = self.node(side).esp.send(TUNNEL, flow) else {
             return self.monitor.gap(now, side, Gap::NoSa);
         };
         let outcome = self.wire.send_esp(now, side, (local, remote), packet);
@@ -348,7 +352,13 @@ impl Pair {
         } else if let Some(traffic) = &mut self.traffic {
             let side = if ticks[0] == next { Side::A } else { Side::B };
             traffic.next[side as usize] = now + traffic.every;
-            self.send_esp(side);
+            let flows = self.flows[side as usize].clone();
+            if flows.is_empty() {
+                self.send_esp(side, None);
+            }
+            for flow in &flows {
+                self.send_esp(side, Some(flow));
+            }
         }
         true
     }

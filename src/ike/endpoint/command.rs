@@ -157,12 +157,15 @@ impl Endpoint {
             .established(id)
             .filter(|sa| sa.child().is_some() && !sa.will_close())
             .max_by_key(|sa| sa.established());
-        let Some((own, spi_in)) = serving.and_then(|sa| Some((sa.own_spi(), sa.child()?.spi_in)))
-        else {
+        let Some(own) = serving.map(IkeSa::own_spi) else {
             return;
         };
         self.with(now, own, |sa, cx| match what {
-            Rekey::Child => sa.rekey_child(spi_in, cx),
+            Rekey::Child => {
+                for spi_in in sa.sending() {
+                    sa.rekey_child(spi_in, cx);
+                }
+            }
             Rekey::Ike => sa.rekey_ike(cx),
         });
     }

@@ -10,7 +10,7 @@
 use super::{Endpoint, cx};
 use crate::ike::child_sa::{ChildSa, ChildState};
 use crate::ike::collision::{self, Closer, Keep};
-use crate::ike::event::{DownReason, Event};
+use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::TunnelId;
 use crate::ike::{CLOSE_AFTER, CLOSE_FOR_PEER_AFTER};
@@ -20,35 +20,37 @@ impl Endpoint {
     /// Chooses between an SA that now carries traffic and those of the tunnel that already do.
     pub(super) fn resolve_duplicates(&mut self, now: Time, sa: &mut IkeSa) {
         let tunnel = sa.tunnel();
-        let (mut lost_to, mut won) = (None, false);
+        let (mut lost_to, mut won, mut missing) = (None, false, Vec::new());
         self.for_each_established(tunnel, |other| {
             // An SA that is closing has already lost to another one.
             if other.will_close() {
                 return;
             }
-            let Some(spi_in) = other.child().map(|child| child.spi_in) else {
+            if other.child().is_none() {
                 // The other SA was about to create a Child SA because it had none; now the tunnel has one.
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
                 return;
-            };
+            }
             let (is_newer, keep, closer) = compare(other, sa);
             let loses = match keep {
                 Keep::Older => is_newer,
                 Keep::Newer => !is_newer,
             };
-            // Until the peer has certainly established the winner, the peer may have no SA but the loser.
-            let is_confirmed = if loses {
-                other.is_confirmed()
+            // Until the peer has certainly established the winner, the peer may have no SA but the loser. Nor may the winner have a Child SA for all traffic yet.
+            let (winner, loser) = if loses {
+                (&*other, &*sa)
             } else {
-                sa.is_confirmed()
+                (&*sa, &*other)
             };
+            let lacks = winner.lacks(loser);
             let at = match closer {
-                Closer::Us if is_confirmed => now + CLOSE_AFTER,
+                Closer::Us if winner.is_confirmed() && lacks.is_empty() => now + CLOSE_AFTER,
                 Closer::Us | Closer::Peer => now + CLOSE_FOR_PEER_AFTER,
             };
             if loses {
-                lost_to = Some((other.own_spi(), sends(other).then_some(spi_in), at));
+                lost_to = Some((other.own_spi(), other.sending(), at));
             } else {
+                missing.extend(lacks);
                 other.close_later(at, DownReason::Redundant);
                 won = true;
             }
@@ -56,7 +58,7 @@ impl Endpoint {
         let mut cx = cx(now, &mut self.rng, &mut self.out);
         if let Some((winner, sending, at)) = lost_to {
             sa.close_later(at, DownReason::Redundant);
-            if let Some(spi_in) = sending {
+            for spi_in in sending {
                 let preferred = Event::ChildPreferred { tunnel, spi_in };
                 cx.out.events.push_back(preferred);
             }
@@ -65,13 +67,20 @@ impl Endpoint {
             }
         } else if won {
             sa.request_confirmation(&mut cx);
+            // A peer that narrows to one network in IKE_AUTH gets requests for the others from the initiator.
+            if sa.role() == Role::Initiator {
+                for policy in missing {
+                    sa.create_child(policy, &mut cx);
+                }
+            }
         }
     }
 
     /// Closes the SAs that lost to this one: the peer certainly has the Child SA of this one.
     pub(super) fn close_losers(&mut self, now: Time, sa: &IkeSa) {
         self.for_each_established(sa.tunnel(), |other| {
-            if other.is_redundant() && compare(other, sa).2 == Closer::Us {
+            let is_ours = || compare(other, sa).2 == Closer::Us;
+            if other.is_redundant() && is_ours() && sa.lacks(other).is_empty() {
                 other.close_later(now + CLOSE_AFTER, DownReason::Redundant);
             }
         });
@@ -79,11 +88,11 @@ impl Endpoint {
 
     /// Selects the Child SA of the winner for sending again, after a step of a loser.
     pub(super) fn prefer_winner(&mut self, tunnel: TunnelId) {
-        let winner = self
+        let sending = self
             .established(tunnel)
-            .filter(|sa| !sa.will_close() && sends(sa))
-            .find_map(|sa| sa.child().map(|child| child.spi_in));
-        if let Some(spi_in) = winner {
+            .find(|sa| !sa.will_close() && sends(sa))
+            .map(IkeSa::sending);
+        for spi_in in sending.unwrap_or_default() {
             let preferred = Event::ChildPreferred { tunnel, spi_in };
             self.out.events.push_back(preferred);
         }

@@ -136,6 +136,7 @@ impl Endpoint {
             | ConnectState::Connecting
             | ConnectState::Failed => None,
         };
+        let children = sa.map(IkeSa::child_views).unwrap_or_default();
         Some(View {
             next_attempt,
             state,
@@ -145,7 +146,8 @@ impl Endpoint {
                 .map(IkeSa::remote)
                 .or_else(|| tunnel.ends(tunnel.settings.local).map(|(_, remote)| remote)),
             ike: sa.map(IkeSa::view),
-            child: sa.and_then(IkeSa::child_view),
+            child: children.first().cloned(),
+            children,
             rekeys: tunnel.rekeys,
             rekey_check: tunnel.rekey_check.verdicts(),
             last_failure: tunnel.last_failure.clone(),

@@ -138,8 +138,9 @@ pub fn initiate(
     }
     let proposals = negotiate::offer_esp(&settings.esp, spi_in, Pfs::Unnamed);
     payloads.push(Payload::Sa(proposals));
-    payloads.push(Payload::TsI(settings.policy.local.clone().into()));
-    payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
+    let offered = settings.first_policy();
+    payloads.push(Payload::TsI(offered.local.into()));
+    payloads.push(Payload::TsR(offered.remote.into()));
     let (header, payloads) = cx.impaired(header(&init, HANDSHAKE_REQUEST), payloads);
     let message = SentMessage {
         local: init.conn.local,
@@ -234,7 +235,7 @@ fn accept_child(
     response: &ChildResponse,
     settings: &Settings,
 ) -> Result<(EspSuite, u32, Policy), Error> {
-    let policy = accept_selectors(&response.ts_i, &response.ts_r, &settings.policy).ok_or(
+    let policy = accept_selectors(&response.ts_i, &response.ts_r, &settings.first_policy()).ok_or(
         Error::Misbehaved("it responded with a Child SA that we did not offer"),
     )?;
     let (suite, spi_out) = negotiate::accept_esp(&settings.esp, &response.sa, Pfs::Unnamed).ok_or(

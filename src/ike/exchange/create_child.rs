@@ -33,7 +33,7 @@ use crate::ike::negotiate::{self, Pfs};
 use crate::ike::offer::{join, selectors};
 use crate::ike::retransmit::back_off;
 use crate::ike::sa::{AgreedChild, AgreedSa, ChildOffer, IkeSa, Job, Offer, SaOutcome};
-use crate::ike::settings::Settings;
+use crate::ike::settings::{SelectorMode, Settings};
 use crate::net::{Policy, Selector, narrow};
 use crate::wire::{ChainError, Notify, NotifyType, Payload, ProtocolId, TrafficSelectors};
 
@@ -50,26 +50,38 @@ pub struct CreatedChild {
 }
 
 impl IkeSa {
-    /// The request that creates a Child SA; `None` if there is one.
+    /// The request that creates a Child SA with these selectors; `None` if one carries their traffic.
     pub fn create_child_request(
         &self,
+        policy: &Policy,
         group: Option<u16>,
         cx: &mut Context<'_>,
     ) -> Option<(Vec<Payload>, Offer)> {
-        (!self.children.any_usable()).then(|| self.child_request(None, group, cx))
+        let is_needed = !self.children.serves(policy);
+        is_needed.then(|| self.child_request(None, policy.clone(), group, cx))
     }
 
     /// The request that creates a Child SA in place of `old`, or of none.
     pub fn child_request(
         &self,
         old: Option<u32>,
+        policy: Policy,
         group: Option<u16>,
         cx: &mut Context<'_>,
     ) -> (Vec<Payload>, Offer) {
         let settings = &self.conn.settings;
         let spi_in = self.fresh_child_spi(cx);
-        let offer = ChildOffer::new(settings, old, group, spi_in, cx.rng);
+        let offer = ChildOffer::new(settings, (old, policy), group, spi_in, cx.rng);
         (offer.payloads(settings), Offer::Child(Box::new(offer)))
+    }
+
+    /// The selectors to offer for a rekey: all that the tunnel allows (RFC 7296 §2.9.2), but where several Child SAs share that, those in use.
+    pub fn rekey_selectors(&self, old: &ChildSa) -> Policy {
+        let shares = self.children.traffics().len() > 1;
+        match self.conn.settings.selectors {
+            SelectorMode::Together if !shares => self.conn.settings.policy.clone(),
+            SelectorMode::Together | SelectorMode::Pairs => old.policy.clone(),
+        }
     }
 
     /// Handles the response to our request that creates or rekeys a Child SA.
@@ -121,7 +133,10 @@ impl IkeSa {
         let group = Some(group);
         let job = match offer.old {
             Some(spi_in) => Job::RekeyChild { spi_in, group },
-            None => Job::CreateChild { group },
+            None => Job::CreateChild {
+                policy: offer.policy.clone(),
+                group,
+            },
         };
         self.queue_request(job, cx);
     }
@@ -183,14 +198,14 @@ impl IkeSa {
                 }
             },
         };
-        if !self.children.has_room() {
-            return Err(Rejection::notify(NotifyType::NO_ADDITIONAL_SAS));
-        }
         let spi_in = self.fresh_child_spi(cx);
         let in_use = old.and_then(|old| self.children.by_spi_in(old));
         let in_use = in_use.map(|child| &child.policy);
         let (agreed, mut payloads) =
             choose_child(request, in_use, spi_in, &self.conn.settings, cx.rng)?;
+        if !self.children.has_room(old, &agreed.policy) {
+            return Err(Rejection::notify(NotifyType::NO_ADDITIONAL_SAS));
+        }
         match agreed.suite.additional {
             None => {
                 let created = agreed.with_keys(None, self.parent(), cx);
@@ -225,10 +240,10 @@ impl IkeSa {
 }
 
 impl ChildOffer {
-    /// Prepares a request that rekeys the Child SA `old`, or creates another. `group` is the one that the peer has asked for.
+    /// Prepares a request that rekeys the Child SA `old`, or creates another, with these selectors. `group` is the one that the peer has asked for.
     fn new(
         settings: &Settings,
-        old: Option<u32>,
+        (old, policy): (Option<u32>, Policy),
         group: Option<u16>,
         spi_in: u32,
         rng: &mut Generator,
@@ -239,6 +254,7 @@ impl ChildOffer {
         ChildOffer {
             old,
             spi_in,
+            policy,
             colliding: None,
             group_forced,
             followup: None,
@@ -258,8 +274,8 @@ impl ChildOffer {
         payloads.push(Payload::Sa(proposals));
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(self.ke.as_ref().map(ke_payload));
-        payloads.push(Payload::TsI(settings.policy.local.clone().into()));
-        payloads.push(Payload::TsR(settings.policy.remote.clone().into()));
+        payloads.push(Payload::TsI(self.policy.local.clone().into()));
+        payloads.push(Payload::TsR(self.policy.remote.clone().into()));
         payloads
     }
 
@@ -295,11 +311,11 @@ impl ChildOffer {
             }
         };
         let policy = selectors
-            .and_then(|(ts_i, ts_r)| accept_selectors(&ts_i, &ts_r, &settings.policy))
+            .and_then(|(ts_i, ts_r)| accept_selectors(&ts_i, &ts_r, &self.policy))
             .ok_or(Error::Misbehaved(
                 "it responded with a Child SA that we did not offer",
             ))?;
-        if in_use.is_some_and(|in_use| !covers(&policy, in_use)) {
+        if in_use.is_some_and(|in_use| !policy.covers(in_use)) {
             return Err(Error::Misbehaved(
                 "it allows less for the Child SA that it rekeyed than before",
             ));
@@ -336,7 +352,7 @@ fn choose_child(
         local: narrow(&request.ts_r.selectors, &settings.policy.local),
         remote: narrow(&request.ts_i.selectors, &settings.policy.remote),
     };
-    let too_narrow = in_use.is_some_and(|in_use| !covers(&policy, in_use));
+    let too_narrow = in_use.is_some_and(|in_use| !policy.covers(in_use));
     if policy.local.is_empty() || policy.remote.is_empty() || too_narrow {
         let ours = in_use.unwrap_or(&settings.policy);
         return Err(Error::Incompatible(Incompatible::Selectors {
@@ -420,6 +436,7 @@ impl AgreedChild {
                 spi_out: self.spi_out,
                 suite: self.suite,
                 policy: self.policy,
+                traffic: 0,
                 role: self.role,
                 soft_expiry,
                 rekey_at: Some(soft_expiry),
@@ -464,16 +481,6 @@ pub fn accept_selectors(
         local: within(ts_i, &offered.local)?,
         remote: within(ts_r, &offered.remote)?,
     })
-}
-
-/// Whether a policy contains all the traffic of another.
-fn covers(policy: &Policy, in_use: &Policy) -> bool {
-    let all = |these: &[Selector], those: &[Selector]| {
-        those
-            .iter()
-            .all(|that| these.iter().any(|this| this.contains(that)))
-    };
-    all(&policy.local, &in_use.local) && all(&policy.remote, &in_use.remote)
 }
 
 /// The error for proposals without a common one. If only the PFS group differs, the error says so: it does not show before the first rekey.

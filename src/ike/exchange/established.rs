@@ -91,7 +91,7 @@ impl IkeSa {
             Job::InvalidSpi { spi } => (self.children.by_spi_in(*spi).is_none())
                 .then(|| (informational::request(job), Offer::None)),
             Job::RekeyChild { spi_in, group } => self.rekey_child_request(*spi_in, *group, cx),
-            Job::CreateChild { group } => self.create_child_request(*group, cx),
+            Job::CreateChild { policy, group } => self.create_child_request(policy, *group, cx),
             Job::RekeyIke { group } => self.rekey_ike_request(*group, cx),
         }
     }

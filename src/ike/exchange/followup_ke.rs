@@ -195,7 +195,7 @@ impl IkeSa {
         let (shared, ke) = respond_ke(pending.method, Some(&request.ke), cx.rng)?;
         match pending.agreed {
             AgreedSa::Child { old, agreed } => {
-                if !self.children.has_room() {
+                if !self.children.has_room(old, &agreed.policy) {
                     return Err(Rejection::notify(NotifyType::NO_ADDITIONAL_SAS));
                 }
                 let created = agreed.with_keys(Some(&shared), self.parent(), cx);

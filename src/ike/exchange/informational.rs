@@ -7,6 +7,7 @@
 //! HDR, SK { N(INVALID_SPI) }  ──▶   ◀──  HDR, SK { }       ESP came for an SPI that the sender does not have
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ike::child_sa::ChildState;
@@ -104,13 +105,14 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) -> Vec<u32> {
         let mut response = Vec::new();
-        let gone: Vec<(u32, ChildState)> = self
+        let gone: Vec<(u32, ChildState, u32)> = self
             .children
             .iter()
             .filter(|child| named(child.spi_out))
-            .map(|child| (child.spi_in, child.state))
+            .map(|child| (child.spi_in, child.state, child.traffic))
             .collect();
-        for (spi_in, state) in gone {
+        let traffics: BTreeSet<u32> = gone.iter().map(|(.., traffic)| *traffic).collect();
+        for (spi_in, state, _) in gone {
             let delete = Job::DeleteChild { spi_in };
             // When both deletions cross, neither response names the SA again. A queued one is not sent any more.
             if (self.request.as_ref()).is_none_or(|request| request.job != delete) {
@@ -128,8 +130,8 @@ impl IkeSa {
             };
             self.drop_child(spi_in, reason, cx);
         }
-        if !self.children.any_usable() {
-            self.on_no_child_left(cx);
+        for traffic in traffics {
+            self.on_child_lost(traffic, cx);
         }
         response
     }
@@ -157,13 +159,12 @@ impl IkeSa {
         let Job::DeleteChild { spi_in } = job else {
             return;
         };
-        if let Some(ChildState::Deleting { reason }) =
-            self.children.by_spi_in(*spi_in).map(|child| child.state)
+        if let Some(child) = self.children.by_spi_in(*spi_in)
+            && let ChildState::Deleting { reason } = child.state
         {
+            let traffic = child.traffic;
             self.drop_child(*spi_in, reason, cx);
-            if !self.children.any_usable() {
-                self.on_no_child_left(cx);
-            }
+            self.on_child_lost(traffic, cx);
         }
     }
 
@@ -171,7 +172,8 @@ impl IkeSa {
     pub fn delete_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
         if let Some(child) = self.children.by_spi_in_mut(spi_in) {
             child.state = ChildState::Deleting { reason };
-            self.prefer_newest_unless_active(cx);
+            let traffic = child.traffic;
+            self.prefer_newest_unless_active(traffic, cx);
             self.queue_request(Job::DeleteChild { spi_in }, cx);
         }
     }

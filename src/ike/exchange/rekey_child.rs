@@ -60,7 +60,9 @@ impl IkeSa {
         cx: &mut Context<'_>,
     ) -> Option<(Vec<Payload>, Offer)> {
         let old = self.children.by_spi_in(spi_in)?;
-        (old.state == ChildState::Active).then(|| self.child_request(Some(spi_in), group, cx))
+        let policy = self.rekey_selectors(old);
+        (old.state == ChildState::Active)
+            .then(|| self.child_request(Some(spi_in), policy, group, cx))
     }
 
     /// Installs the Child SA of our exchange. If the peer's exchange has created another for the same old one, the nonces decide which stays.
@@ -72,8 +74,14 @@ impl IkeSa {
     ) {
         let CreatedChild { mut child, nonces } = created;
         // A colliding one that could not be installed, or that the peer has deleted, has lost whatever the nonces are.
-        let exists =
-            |colliding: &&CollidingChild| self.children.by_spi_in(colliding.spi_in).is_some();
+        // Without an old one, only Child SAs for the same traffic collide.
+        let collides = |other: &ChildSa| {
+            offer.old.is_some()
+                || (other.policy.covers(&child.policy) && child.policy.covers(&other.policy))
+        };
+        let exists = |colliding: &&CollidingChild| {
+            (self.children.by_spi_in(colliding.spi_in)).is_some_and(collides)
+        };
         let colliding = offer.colliding.as_ref().filter(exists);
         let survivor = colliding.map_or(Survivor::Ours, |colliding| {
             collision::survivor(&nonces, &colliding.nonces, self.role)
@@ -114,21 +122,23 @@ impl IkeSa {
         let spi_in = child.spi_in;
         // Our own request for the same old one collides.
         match self.request.as_mut().map(|request| &mut request.offer) {
-            Some(Offer::Child(offer)) if offer.old == old => {
+            Some(Offer::Child(offer))
+                if offer.old == old && (old.is_some() || offer.policy.overlaps(&child.policy)) =>
+            {
                 offer.colliding = Some(CollidingChild { spi_in, nonces });
             }
             Some(Offer::Child(_) | Offer::Ike(_) | Offer::None) | None => {}
         }
         self.jobs.retain(|job| match job {
             Job::RekeyChild { spi_in, .. } => Some(*spi_in) != old,
-            Job::CreateChild { .. } => false,
+            Job::CreateChild { policy, .. } => !policy.overlaps(&child.policy),
             Job::Liveness
             | Job::InvalidSpi { .. }
             | Job::RekeyIke { .. }
             | Job::DeleteChild { .. }
             | Job::DeleteIke(_) => true,
         });
-        let sends = if self.children.any_usable() {
+        let sends = if self.children.serves(&child.policy) {
             child.state = ChildState::AwaitingPeer {
                 until: cx.now + CONFIRM_TIMEOUT,
                 extension: CONFIRM_TIMEOUT,
@@ -144,8 +154,8 @@ impl IkeSa {
             };
             self.output.verdicts.push((Rekey::Child, Ok(())));
         }
-        self.keep_open();
         self.install_child(child, sends, old, cx);
+        self.keep_open();
     }
 
     fn install_child(
@@ -159,7 +169,7 @@ impl IkeSa {
         self.output.serves |= replaces.is_none();
         let event = child.to_event(&self.conn, self.transport, sends, replaces);
         cx.out.events.push_back(Event::ChildUp(Box::new(event)));
-        self.children.push(child);
+        self.children.push(child, replaces);
     }
 
     /// Deletes the Child SA of an unusable response, which the peer may have created.

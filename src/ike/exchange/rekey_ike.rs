@@ -196,9 +196,7 @@ impl IkeSa {
 
     /// Moves the Child SAs and the queued jobs to the IKE SA that replaces this one.
     pub fn hand_over(&mut self, mut to: Box<IkeSa>, cx: &mut Context<'_>) {
-        while let Some(child) = self.children.pop() {
-            to.children.push(child);
-        }
+        to.children.append(&mut self.children);
         to.jobs.extend(self.jobs.drain(..).filter(|job| match job {
             Job::RekeyChild { .. }
             | Job::CreateChild { .. }

@@ -1,4 +1,5 @@
-//! Selection of the Child SA that sends, and what follows when none is left.
+//! Selection of the Child SA that sends, and what follows when none is left: for each traffic by itself, since a peer may have a Child SA for
+//! each of its networks.
 //!
 //! ```text
 //! the sending one goes ──▶ one that awaits the peer sends ──▶ else a replaced one is reactivated ──▶ else another is created ──▶ else the IKE SA goes too
@@ -6,6 +7,7 @@
 //!
 //! An IKE SA without a Child SA carries no traffic, and appears healthy to a check of the IKE SA alone.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ike_sa::{CHILDLESS_GRACE, IkeSa};
@@ -14,7 +16,7 @@ use crate::ike::child_sa::{CONFIRM_TIMEOUT, ChildSa, ChildState};
 use crate::ike::context::Context;
 use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::settings::Start;
-use crate::net::Time;
+use crate::net::{Policy, Time};
 
 impl IkeSa {
     /// Removes all Child SAs.
@@ -24,7 +26,7 @@ impl IkeSa {
         }
     }
 
-    /// Removes a Child SA. If it was the last that sends, another one starts to send first, so that traffic is never without one.
+    /// Removes a Child SA. If it was the last of its traffic that sends, another one starts to send first, so that traffic is never without one.
     pub fn drop_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
         let Some(gone) = self.children.remove(spi_in) else {
             return;
@@ -37,21 +39,22 @@ impl IkeSa {
             ChildState::Active | ChildState::Replaced { .. } => true,
             ChildState::AwaitingPeer { .. } | ChildState::Redundant { .. } => false,
             // It sends only where there is no better one.
-            ChildState::Deleting { .. } => !self.children.iter().any(can_send),
+            ChildState::Deleting { .. } => !self.children.of_traffic(gone.traffic).any(can_send),
         };
         if was_sending {
-            self.prefer_newest_unless_active(cx);
+            self.prefer_newest_unless_active(gone.traffic, cx);
         }
         self.emit_child_down(spi_in, reason, cx);
     }
 
-    /// If no Child SA is active, the newest usable one starts to send.
-    pub fn prefer_newest_unless_active(&mut self, cx: &mut Context<'_>) {
+    /// If no Child SA of this traffic is active, the newest usable one starts to send.
+    pub fn prefer_newest_unless_active(&mut self, traffic: u32, cx: &mut Context<'_>) {
         let is_active = |child: &ChildSa| child.state == ChildState::Active;
-        if self.children.iter().any(is_active) {
+        if self.children.of_traffic(traffic).any(is_active) {
             return;
         }
-        let newest = self.children.iter().rev().find(|child| child.is_usable());
+        let usable = |child: &&ChildSa| child.is_usable();
+        let newest = self.children.of_traffic(traffic).rfind(usable);
         if let Some(spi_in) = newest.map(|child| child.spi_in) {
             self.prefer(spi_in, cx);
         }
@@ -108,15 +111,15 @@ impl IkeSa {
 
     /// Confirms all Child SAs: with its window of one, the peer sends a new request only after it has processed our last response (RFC 7296 §2.3).
     pub fn confirm_children(&mut self, cx: &mut Context<'_>) {
-        let mut newest = None;
+        let mut newest = BTreeMap::new();
         for child in self.children.iter_mut() {
             self.output.confirmed |= !child.confirmed;
             child.confirmed = true;
             if child.is_usable() {
-                newest = Some(child.spi_in);
+                newest.insert(child.traffic, child.spi_in);
             }
         }
-        if let Some(spi_in) = newest {
+        for spi_in in newest.into_values() {
             self.prefer(spi_in, cx);
         }
     }
@@ -131,7 +134,9 @@ impl IkeSa {
 
     /// Keeps an IKE SA that was to be closed for lack of a Child SA: it has one again. An SA that has lost against another is closed nevertheless.
     pub fn keep_open(&mut self) {
-        (self.create_child_at, self.create_child_retries) = (None, 0);
+        if self.unserved().is_empty() {
+            (self.create_child_at, self.create_child_retries) = (None, 0);
+        }
         if !self.is_redundant() {
             self.close_at = None;
         }
@@ -139,21 +144,24 @@ impl IkeSa {
 
     /// Deletes a Child SA that cannot be used, and the IKE SA if it was the last.
     pub fn give_up_child(&mut self, spi_in: u32, reason: DownReason, cx: &mut Context<'_>) {
-        if self.children.by_spi_in(spi_in).is_none() {
+        let Some(child) = self.children.by_spi_in(spi_in) else {
             return;
-        }
+        };
+        let (traffic, policy) = (child.traffic, child.policy.clone());
         self.drop_child(spi_in, reason, cx);
         self.queue_request(Job::DeleteChild { spi_in }, cx);
-        self.reactivate_child(cx);
+        self.reactivate_child(traffic, cx);
         if !self.children.any_usable() {
             self.close_later(cx.now, reason);
+        } else if reason == DownReason::Expired && !self.children.serves(&policy) {
+            self.create_child(policy, cx);
         }
     }
 
-    /// If no Child SA is usable, reactivates one that both sides still have: the newest replaced one, else one that lost a collision. Neither need ever have sent:
-    /// a peer may rekey a Child SA that still awaits it, or delete the winner of a collision.
-    pub fn reactivate_child(&mut self, cx: &mut Context<'_>) {
-        if self.children.any_usable() {
+    /// If no Child SA of this traffic is usable, reactivates one that both sides still have: the newest replaced one, else one that lost a collision. Neither need
+    /// ever have sent: a peer may rekey a Child SA that still awaits it, or delete the winner of a collision.
+    pub fn reactivate_child(&mut self, traffic: u32, cx: &mut Context<'_>) {
+        if self.children.any_usable_of(traffic) {
             return;
         }
         let rank = |child: &ChildSa| match child.state {
@@ -161,7 +169,8 @@ impl IkeSa {
             ChildState::Redundant { .. } => 1,
             ChildState::Active | ChildState::AwaitingPeer { .. } | ChildState::Deleting { .. } => 0,
         };
-        let best = self.children.iter().max_by_key(|child| rank(child));
+        let of_traffic = self.children.of_traffic(traffic);
+        let best = of_traffic.max_by_key(|child| rank(child));
         let Some((spi_in, rank, confirmed)) =
             best.map(|child| (child.spi_in, rank(child), child.confirmed))
         else {
@@ -171,7 +180,7 @@ impl IkeSa {
             return;
         }
         // The peer may not know one that lost yet, but it still has the one that it has not agreed to delete.
-        let waits = !confirmed && self.children.iter().any(is_being_replaced);
+        let waits = !confirmed && self.children.of_traffic(traffic).any(is_being_replaced);
         let wait = if waits {
             CONFIRM_TIMEOUT
         } else {
@@ -190,33 +199,57 @@ impl IkeSa {
         }
     }
 
-    /// Handles the loss of a Child SA. If none is usable, the peer may be about to create one or to delete the IKE SA; if it does neither, we do.
-    pub fn on_no_child_left(&mut self, cx: &mut Context<'_>) {
-        self.reactivate_child(cx);
-        if self.children.any_usable() || !self.is_open() {
+    /// Handles the loss of a Child SA of this traffic. If none is usable, the peer may be about to create one or to delete the IKE SA; if it does neither, we do.
+    pub fn on_child_lost(&mut self, traffic: u32, cx: &mut Context<'_>) {
+        self.reactivate_child(traffic, cx);
+        if !self.is_open() || self.unserved().is_empty() {
             return;
         }
         match self.conn.settings.start {
-            Start::Auto => {
-                // The initiator of the IKE SA tries first, so that the requests of both sides are unlikely to cross.
-                let grace = match self.role {
-                    Role::Initiator => CHILDLESS_GRACE,
-                    Role::Responder => CHILDLESS_GRACE.saturating_mul(3),
-                };
-                self.create_child_at.get_or_insert(cx.now + grace);
-            }
+            Start::Auto => self.create_missing_later(CHILDLESS_GRACE, cx.now),
+            Start::Trap | Start::Add if self.children.any_usable() => {}
             Start::Trap | Start::Add => {
                 self.close_later(cx.now + CHILDLESS_GRACE, DownReason::PeerDeleted);
             }
         }
     }
 
+    /// Creates what is missing after `grace`. The initiator of the IKE SA tries first, so that the requests of both sides are unlikely to cross.
+    pub fn create_missing_later(&mut self, grace: Duration, now: Time) {
+        let grace = match self.role {
+            Role::Initiator => grace,
+            Role::Responder => CHILDLESS_GRACE.saturating_mul(3),
+        };
+        self.create_child_at.get_or_insert(now + grace);
+    }
+
+    /// Selectors that the tunnel is to have Child SAs for, and has none.
+    pub fn unserved(&self) -> Vec<Policy> {
+        let mut wanted = self.conn.settings.child_policies();
+        wanted.retain(|policy| !self.children.serves(policy));
+        wanted
+    }
+
+    /// Starts to create a Child SA with these selectors.
+    pub fn create_child(&mut self, policy: Policy, cx: &mut Context<'_>) {
+        let group = None;
+        self.queue_request(Job::CreateChild { policy, group }, cx);
+    }
+
     /// Replaces a Child SA that the peer does not have.
     pub fn replace_lost(&mut self, spi_in: u32, cx: &mut Context<'_>) {
+        let Some(child) = self.children.by_spi_in(spi_in) else {
+            return;
+        };
+        let (traffic, policy) = (child.traffic, child.policy.clone());
         self.drop_child(spi_in, DownReason::PeerDeleted, cx);
-        self.reactivate_child(cx);
+        self.reactivate_child(traffic, cx);
         if !self.children.any_usable() {
-            self.queue_request(Job::CreateChild { group: None }, cx);
+            for policy in self.unserved() {
+                self.create_child(policy, cx);
+            }
+        } else if !self.children.serves(&policy) {
+            self.create_child(policy, cx);
         }
     }
 }

@@ -19,8 +19,9 @@ use crate::ike::init_result::{Connection, InitResult, PeerKind};
 use crate::ike::key_schedule::{IkeKeys, Nonces};
 use crate::ike::nat::Detected;
 use crate::ike::protect::Protector;
+use crate::ike::settings::Start;
 use crate::ike::window::{LastResponse, Received};
-use crate::net::{EspTransport, Time, TunnelId};
+use crate::net::{EspTransport, Policy, Time, TunnelId};
 use crate::wire::{IkeSpi, MessageId, Notify};
 
 /// An established IKE SA.
@@ -181,7 +182,8 @@ impl IkeSa {
         let close_at = child
             .is_none()
             .then(|| (now + CHILDLESS_GRACE, DownReason::Useless));
-        IkeSa {
+        let has_child = child.is_some();
+        let mut sa = IkeSa {
             lifetime: IkeLifetime::new(&init.conn, now, cx.jitter()),
             post_quantum: init.is_post_quantum(),
             first: Arc::new(FirstSa {
@@ -218,7 +220,11 @@ impl IkeSa {
             create_child_retries: 0,
             invalid_spi_after: now,
             output: SaOutput::default(),
+        };
+        if has_child && sa.conn.settings.start != Start::Add && !sa.unserved().is_empty() {
+            sa.create_missing_later(Duration::ZERO, now);
         }
+        sa
     }
 
     /// Creates the IKE SA that replaces this one. Its message IDs start at 0 (RFC 7296 §2.18).
@@ -367,6 +373,21 @@ impl IkeSa {
         self.child_spis().any(|known| known == spi_in)
     }
 
+    /// The inbound SPIs of the active Child SAs, the newest of each traffic.
+    pub fn sending(&self) -> Vec<u32> {
+        let sending = self.children.sending();
+        sending.map(|child| child.spi_in).collect()
+    }
+
+    /// Traffic of another IKE SA of the tunnel that no Child SA of this one carries.
+    pub fn lacks(&self, other: &IkeSa) -> Vec<Policy> {
+        let usable = other.children.iter().filter(|child| child.is_usable());
+        let policies = usable.map(|child| child.policy.clone());
+        policies
+            .filter(|policy| !self.children.serves(policy))
+            .collect()
+    }
+
     /// Whether it is neither replaced nor being closed.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
@@ -396,9 +417,10 @@ impl IkeSa {
         }
     }
 
-    /// The data of its Child SA that status reports show.
-    pub fn child_view(&self) -> Option<ChildView> {
-        self.child().map(|child| child.view(self.transport))
+    /// The data of its Child SAs that status reports show, one for each traffic in order of creation.
+    pub fn child_views(&self) -> Vec<ChildView> {
+        let current = self.children.current_of_each();
+        current.map(|child| child.view(self.transport)).collect()
     }
 
     /// Emits IkeUp, and ChildUp for the Child SA. Beside an IKE SA that carries the traffic, the new Child SA may have to wait until the peer confirms it.

@@ -8,12 +8,13 @@ use crate::ike::context::Context;
 use crate::ike::event::{Datagram, DownReason, Role};
 use crate::ike::out_message::SentMessage;
 use crate::ike::protect::Opened;
+use crate::ike::settings::MAX_TRAFFICS;
 use crate::ike::unauthenticated::DropClass;
 use crate::net::Time;
 use crate::wire::{ChainError, ExchangeType, Flags, Header, Message, MessageId, Payload};
 
-/// Upper bound of the queue: one job of each kind, and a deletion for each Child SA.
-const MAX_JOBS: usize = 16;
+/// Upper bound of the queue: one job of each kind, and a creation, a rekey and deletions for each traffic.
+const MAX_JOBS: usize = 16 + 4 * MAX_TRAFFICS;
 
 /// Direction of a message, as a header flag.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -27,8 +27,10 @@ pub enum Job {
         /// The group that the peer has asked for.
         group: Option<u16>,
     },
-    /// Creation of a Child SA, because there is none.
+    /// Creation of a Child SA, because none carries this traffic.
     CreateChild {
+        /// The traffic selectors to offer.
+        policy: Policy,
         /// The group that the peer has asked for.
         group: Option<u16>,
     },
@@ -94,6 +96,8 @@ pub struct ChildOffer {
     pub old: Option<u32>,
     /// The inbound SPI of the Child SA that it creates.
     pub spi_in: u32,
+    /// The traffic selectors that it offers.
+    pub policy: Policy,
     /// The Child SA that the peer has created meanwhile, in place of the same old one.
     pub colliding: Option<CollidingChild>,
     /// Whether the peer has chosen the group by INVALID_KE_PAYLOAD.

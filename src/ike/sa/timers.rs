@@ -66,8 +66,8 @@ impl IkeSa {
     fn run_ike_timers(&mut self, cx: &mut Context<'_>) {
         if self.create_child_at.is_some_and(|at| at <= cx.now) {
             self.create_child_at = None;
-            if !self.children.any_usable() {
-                self.queue_request(Job::CreateChild { group: None }, cx);
+            for policy in self.unserved() {
+                self.create_child(policy, cx);
             }
         }
         if self.lifetime.rekey_at.is_some_and(|at| at <= cx.now) {
@@ -125,26 +125,27 @@ impl IkeSa {
 
     /// Deletes a Child SA instead of rekeying it: a newer one carries its traffic.
     fn yield_to_duplicate(&mut self, spi_in: u32, newer: u32, cx: &mut Context<'_>) {
-        let sends = |current: &ChildSa| current.spi_in == newer;
-        if self.children.current().is_some_and(sends) {
-            cx.out.events.push_back(Event::ChildPreferred {
-                tunnel: self.conn.tunnel,
-                spi_in: newer,
-            });
-            self.output.reassert_winner = self.is_redundant();
-        }
+        cx.out.events.push_back(Event::ChildPreferred {
+            tunnel: self.conn.tunnel,
+            spi_in: newer,
+        });
+        self.output.reassert_winner = self.is_redundant();
         self.delete_child(spi_in, DownReason::Redundant, cx);
     }
 
     /// Removes a Child SA whose hard lifetime is over, and closes the IKE SA if it was the last.
     fn expire_child(&mut self, spi_in: u32, cx: &mut Context<'_>) {
         let is_deleting = self.is_deleting_child(spi_in);
+        let policy = (self.children.by_spi_in(spi_in)).map(|child| child.policy.clone());
         self.drop_child(spi_in, DownReason::Expired, cx);
         if !self.children.any_usable() {
             return self.close(DownReason::Expired, None, cx);
         }
         if !is_deleting {
             self.queue_request(Job::DeleteChild { spi_in }, cx);
+        }
+        if let Some(policy) = policy.filter(|policy| !self.children.serves(policy)) {
+            self.create_child(policy, cx);
         }
     }
 
