@@ -14,7 +14,7 @@ use groundlink::net::{
 };
 use groundlink::status::{
     ChildSaStatus, IkeSaStatus, LastError, OffloadStatus, RekeyCheckStatus, RekeyCounters,
-    Snapshot, TrafficCounters, TunnelStatus,
+    Snapshot, TrafficCounters, TunnelStatus, TunnelWarning,
 };
 use serde_json::Value;
 
@@ -123,6 +123,11 @@ fn full_snapshot() -> Snapshot {
                 ike: RekeyVerdict::Pending,
             }),
             next_attempt_s: Some(3.5),
+            warnings: vec![TunnelWarning {
+                code: text(),
+                text: text(),
+                advice: text(),
+            }],
             last_error: Some(LastError {
                 at_s: 3.2,
                 code: text(),
@@ -192,6 +197,7 @@ fn snapshot_of_an_older_daemon_is_still_read() {
     tunnel.remove("waiting");
     tunnel.remove("rekey_check");
     tunnel.remove("children");
+    tunnel.remove("warnings");
     tunnel["child"]
         .as_object_mut()
         .unwrap()

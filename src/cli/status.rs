@@ -172,6 +172,10 @@ fn details(tunnel: &TunnelStatus, now: f64) -> Vec<(&'static str, String)> {
         lines.push(("dropped", dropped));
     }
     lines.extend(rekeys(tunnel).map(|line| ("rekeys", line)));
+    for warning in &tunnel.warnings {
+        lines.push(("warning", format!("{} ({})", warning.text, warning.code)));
+        lines.push(("advice", warning.advice.clone()));
+    }
     lines.extend(
         tunnel
             .last_error
@@ -349,7 +353,8 @@ fn span(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::status::{
-        GsoSupport, NatLocation, OffloadStatus, ReceiveOffload, Role, SendOffload, WaitingFor,
+        GsoSupport, NatLocation, OffloadStatus, ReceiveOffload, Role, SendOffload, TunnelWarning,
+        WaitingFor,
     };
 
     fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
@@ -369,6 +374,7 @@ mod tests {
             rekeys: RekeyCounters::default(),
             rekey_check: None,
             next_attempt_s: None,
+            warnings: Vec::new(),
             last_error: None,
         }
     }
@@ -480,6 +486,21 @@ a           down for 9 min 12 s                                         47.88.10
 0 of 2 up; groundlink 0.1.0 running for 10 min 52 s
 ";
         assert_eq!(text(&snapshot(vec![failing, down])), expected);
+    }
+
+    #[test]
+    fn warnings_are_shown_with_advice() {
+        let mut up = tunnel("a", TunnelState::Up);
+        up.warnings.push(TunnelWarning {
+            code: "c".to_owned(),
+            text: "t".to_owned(),
+            advice: "do".to_owned(),
+        });
+        let text = text(&snapshot(vec![up]));
+        assert!(
+            text.contains("  warning   t (c)\n  advice    do\n"),
+            "{text}"
+        );
     }
 
     #[test]

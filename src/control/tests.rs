@@ -30,6 +30,7 @@ fn tunnel(name: &str, state: TunnelState) -> TunnelStatus {
         rekeys: RekeyCounters::default(),
         rekey_check: None,
         next_attempt_s: None,
+        warnings: Vec::new(),
         last_error: None,
     }
 }

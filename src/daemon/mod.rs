@@ -35,6 +35,7 @@ mod provision;
 mod rekey_loss;
 mod report;
 mod route_sync;
+mod route_warnings;
 mod routing;
 mod start;
 mod start_error;

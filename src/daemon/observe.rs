@@ -123,6 +123,7 @@ impl Observer<'_> {
                     child: check.child,
                     ike: check.ike,
                 }),
+            warnings: self.routing.warnings(tunnel),
             next_attempt_s: tunnel
                 .unavailable
                 .as_ref()

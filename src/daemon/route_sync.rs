@@ -9,13 +9,11 @@
 //!   withdraw  into tunnels ─▶ unreachable ─▶ peer routes     in this order
 //! ```
 //!
-//! The thread keeps a view of what it needs: own routes, the foreign routes that matter ([`RouteInterest`]) and the host's addresses.
-//! An event marks the part of the view that it concerns as stale; a stale part is read again before it is used. Changes of routes
-//! that do not matter cost no request, so a full BGP table on the host costs the daemon's loop nothing. A read that fails leaves
-//! the previous view in place and is tried again.
+//! The thread keeps a view of what it needs ([`KernelView`]), so that a full BGP table on the host costs the daemon's loop nothing.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+mod kernel_view;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -24,15 +22,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error};
 
+use self::kernel_view::{KernelView, Routes};
+pub(super) use self::kernel_view::{Overridden, RouteFailure};
 use crate::config::InsideAddress;
-use crate::net::{LogLimit, Prefix, Time, TunnelId};
+use crate::net::{Prefix, Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::{
-    ForeignRoute, HostAddress, Netlink, NetlinkError, NetworkEvent, NetworkMonitor,
-    PEER_ROUTE_METRIC, Route, RouteInterest, RouteTarget, UNREACHABLE_METRIC, peer_route,
-    source_inside,
+    HostAddress, Netlink, NetlinkError, NetworkEvent, NetworkMonitor, PEER_ROUTE_METRIC, Route,
+    RouteInterest, RouteTarget, peer_route, source_inside,
 };
 use crate::os::poll::{Signal, Waiter};
 use crate::os::tun::{Carrier, Tun};
@@ -67,14 +66,8 @@ pub(super) struct RouteReport {
     /// Number of the last update it covers.
     pub(super) generation: u64,
     pub(super) failures: Vec<RouteFailure>,
-}
-
-/// A route that could not be installed or removed.
-#[derive(Debug)]
-pub(super) struct RouteFailure {
-    /// Devices of a route into tunnels; none for other failures.
-    pub(super) devices: Vec<u32>,
-    pub(super) error: NetlinkError,
+    /// All routes into tunnels that other programs' routes override.
+    pub(super) overridden: Vec<Overridden>,
 }
 
 /// Handle of the route synchronisation thread.
@@ -102,9 +95,6 @@ pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Upper bound on the routes whose last log line is remembered.
 pub(super) const LOG_SUBJECTS: usize = 4096;
-
-/// Interface index of the loopback device.
-const LOOPBACK: u32 = 1;
 
 /// Datagrams of the monitor handled before updates get a turn.
 const MONITOR_BUDGET: usize = 1024;
@@ -169,17 +159,9 @@ struct Entry {
     has_addresses: bool,
 }
 
-/// Parts of the view that must be read again before use.
-#[derive(Default)]
-struct Stale {
-    own: bool,
-    foreign: bool,
-    addresses: bool,
-}
-
 /// State of the thread.
 struct Synchroniser {
-    netlink: Netlink,
+    view: KernelView,
     monitor: NetworkMonitor,
     waiter: Waiter,
     updates: mpsc::Receiver<RouteUpdate>,
@@ -188,18 +170,14 @@ struct Synchroniser {
     generation: u64,
     /// Generation of the last report.
     reported: u64,
-    /// Own routes in the kernel.
-    own: BTreeMap<(Prefix, u32), Route>,
-    /// Foreign routes that `interest` selects.
-    foreign: Vec<ForeignRoute>,
-    interest: RouteInterest,
-    addresses: Vec<HostAddress>,
-    stale: Stale,
+    /// Peers with a peer route, as last planned.
+    peers: BTreeSet<IpAddr>,
+    /// Overridden routes of the last report.
+    overridden: Vec<Overridden>,
     /// End of the gathering of network changes.
     resync_at: Option<Time>,
     /// Next attempt after a failure.
     retry_at: Option<Time>,
-    shadowed: LogLimit<String>,
 }
 
 impl Synchroniser {
@@ -207,21 +185,13 @@ impl Synchroniser {
         updates: mpsc::Receiver<RouteUpdate>,
         reports: UnboundedSender<RouteReport>,
     ) -> Result<Synchroniser, NetlinkError> {
-        let mut netlink = Netlink::open()?;
+        let netlink = Netlink::open()?;
         // The monitor before the first read, so that no change is missed in between.
         let monitor = NetworkMonitor::open(netlink.port()?)?;
         let waiter = Waiter::new()?;
         waiter.watch(monitor.as_fd(), 0)?;
-        let own = by_key(netlink.own_routes()?);
-        if !own.is_empty() {
-            info!(
-                routes = own.len(),
-                "adopting routes of an earlier run: those that are still needed stay, the others are removed"
-            );
-        }
-        let addresses = netlink.addresses()?;
         Ok(Synchroniser {
-            netlink,
+            view: KernelView::open(netlink)?,
             monitor,
             waiter,
             updates,
@@ -229,17 +199,10 @@ impl Synchroniser {
             tunnels: BTreeMap::new(),
             generation: 0,
             reported: 0,
-            own,
-            foreign: Vec::new(),
-            interest: RouteInterest::default(),
-            addresses,
-            stale: Stale {
-                foreign: true,
-                ..Stale::default()
-            },
+            peers: BTreeSet::new(),
+            overridden: Vec::new(),
             resync_at: None,
             retry_at: None,
-            shadowed: LogLimit::new(LOG_INTERVAL, LOG_SUBJECTS),
         })
     }
 
@@ -314,50 +277,26 @@ impl Synchroniser {
         // More events wait: the monitor is readable, so the next wait ends at once.
     }
 
-    /// Marks the parts of the view that an event concerns as stale.
+    /// Marks what an event concerns as stale, and the carriers that the kernel has forgotten.
     fn on_network_event(&mut self, event: NetworkEvent) {
-        let Stale {
-            mut own,
-            mut foreign,
-            mut addresses,
-        } = Stale::default();
-        match event {
-            NetworkEvent::OwnRoute => own = true,
-            NetworkEvent::ForeignRoute(prefix) => foreign = self.interest.matches(prefix),
-            NetworkEvent::Link(index) => {
-                for entry in self.tunnels.values_mut() {
-                    if entry.routing.device.index() == index {
-                        // A device that is set down loses its carrier setting.
-                        entry.carrier = None;
-                        entry.has_addresses = false;
-                        own = true;
-                    }
-                }
-                own |= self.own.values().any(|route| {
-                    matches!(route.target, RouteTarget::NextHop { device, .. } if device == index)
-                });
-                let through = |route: &ForeignRoute| route.next_hop.map(|(device, _)| device);
-                foreign = self
-                    .foreign
-                    .iter()
-                    .any(|route| through(route) == Some(index));
-            }
-            NetworkEvent::AddressAdded(_) => addresses = true,
-            // The kernel removes IPv4 routes with this preferred source, and with the last IPv4 address of a device all IPv4 routes
-            // through that device, without a notification.
-            NetworkEvent::AddressRemoved(_) => (own, foreign, addresses) = (true, true, true),
-            NetworkEvent::Unknown => {
-                (own, foreign, addresses) = (true, true, true);
-                for entry in self.tunnels.values_mut() {
-                    entry.carrier = None;
-                }
+        let mut is_tunnel = false;
+        for entry in self.tunnels.values_mut() {
+            let is_concerned = match event {
+                // A device that is set down loses its carrier setting.
+                NetworkEvent::Link(index) => entry.routing.device.index() == index,
+                NetworkEvent::Unknown => true,
+                NetworkEvent::OwnRoute
+                | NetworkEvent::ForeignRoute(_)
+                | NetworkEvent::AddressAdded(_)
+                | NetworkEvent::AddressRemoved(_) => break,
+            };
+            if is_concerned {
+                entry.carrier = None;
+                entry.has_addresses = false;
+                is_tunnel = true;
             }
         }
-        self.stale.own |= own;
-        self.stale.foreign |= foreign;
-        self.stale.addresses |= addresses;
-        // Without peer routes, foreign routes are only read to warn about the next route into a tunnel.
-        if own || addresses || (foreign && !self.interest.peers.is_empty()) {
+        if self.view.on_event(event, is_tunnel).is_any() {
             self.resync_at.get_or_insert(clock::now() + SETTLE);
         }
     }
@@ -366,13 +305,25 @@ impl Synchroniser {
     fn synchronise(&mut self) {
         (self.resync_at, self.retry_at) = (None, None);
         let mut failures = Vec::new();
-        self.refresh(&mut failures);
+        self.view.refresh(&mut failures);
+        if !self.view.is_known() {
+            // Routes of an earlier run stay, and no tunnel comes up, until they are known.
+            debug!(?failures, "own routes cannot be read yet");
+            self.retry_at = Some(clock::now() + REREAD);
+            return;
+        }
         self.restore_addresses();
         // A device has a carrier before packets are routed into it, and until none are.
         self.set_carriers(PathState::Up);
         let wanted = self.wanted(&mut failures);
-        let new = self.apply(&wanted, &mut failures);
+        self.view.apply(&wanted, &mut failures);
         self.set_carriers(PathState::Down);
+        if let Err(error) = self.view.refresh_foreign(self.interest(&self.peers)) {
+            debug!(%error, "cannot look for routes that precede those into the tunnels");
+        }
+        if let Some(due) = self.view.foreign_due() {
+            self.resync_at = Some(due.max(clock::now() + SETTLE));
+        }
         if !failures.is_empty() {
             let unread =
                 |failure: &RouteFailure| matches!(failure.error, NetlinkError::Interrupted { .. });
@@ -383,73 +334,42 @@ impl Synchroniser {
             };
             self.retry_at = Some(clock::now() + after);
         }
-        if self.reported != self.generation || !failures.is_empty() {
-            self.reported = self.generation;
-            let report = RouteReport {
-                generation: self.generation,
-                failures,
-            };
-            // The daemon's loop may have ended before this thread.
-            let _ = self.reports.send(report);
-        }
-        self.warn_of_shadowed(&new);
+        self.report(failures);
     }
 
     /// Adds the addresses of the devices that may have lost them. A device that is down gets them once it is up again.
     fn restore_addresses(&mut self) {
+        let netlink = &mut self.view.netlink;
         let lost = |entry: &&mut Entry| !entry.has_addresses;
         for entry in self.tunnels.values_mut().filter(lost) {
             let device = entry.routing.device.index();
-            if !self.netlink.link(device).is_ok_and(|link| link.up) {
+            if !netlink.link(device).is_ok_and(|link| link.up) {
                 continue;
             }
             entry.has_addresses = true;
             for InsideAddress { address, length } in &entry.routing.addresses {
-                if let Err(error) = self.netlink.add_address(device, *address, *length) {
+                if let Err(error) = netlink.add_address(device, *address, *length) {
                     debug!(device = entry.routing.device.name(), %error, "cannot restore an address");
                 }
             }
         }
     }
 
-    /// Reads own routes and addresses again if they are stale.
-    fn refresh(&mut self, failures: &mut Vec<RouteFailure>) {
-        if self.stale.own || self.stale.foreign {
-            // The kernel announces that a device goes down before it removes the routes. A request for a link waits for the lock
-            // (RTNL) that covers both.
-            let _ = self.netlink.link(LOOPBACK);
+    /// Reports, if there is something new.
+    fn report(&mut self, failures: Vec<RouteFailure>) {
+        let overridden = self.view.overridden();
+        let is_new = self.reported != self.generation || overridden != self.overridden;
+        if !is_new && failures.is_empty() {
+            return;
         }
-        if self.stale.own {
-            match self.netlink.own_routes() {
-                Ok(routes) => {
-                    debug!(routes = routes.len(), "own routes read");
-                    self.own = by_key(routes);
-                    self.stale.own = false;
-                }
-                Err(error) => failures.push(RouteFailure::other(error)),
-            }
-        }
-        if self.stale.addresses {
-            match self.netlink.addresses() {
-                Ok(addresses) => {
-                    self.addresses = addresses;
-                    self.stale.addresses = false;
-                }
-                Err(error) => failures.push(RouteFailure::other(error)),
-            }
-        }
-    }
-
-    /// Reads the foreign routes again if they are stale or `interest` has grown.
-    fn refresh_foreign(&mut self, interest: RouteInterest) -> Result<(), NetlinkError> {
-        if self.stale.foreign || !interest.is_within(&self.interest) {
-            self.stale.foreign = true;
-            self.foreign = self.netlink.foreign_routes(&interest)?;
-            debug!(routes = self.foreign.len(), "foreign routes read");
-            self.interest = interest;
-            self.stale.foreign = false;
-        }
-        Ok(())
+        self.reported = self.generation;
+        self.overridden.clone_from(&overridden);
+        // The daemon's loop may have ended before this thread.
+        let _ = self.reports.send(RouteReport {
+            generation: self.generation,
+            failures,
+            overridden,
+        });
     }
 
     /// Sets the carriers of the tunnels in `state` that do not have it yet, and waits until the queues of those devices are open.
@@ -482,7 +402,7 @@ impl Synchroniser {
     /// Waits until a device whose carrier has just come up takes packets. The kernel (link watch) opens its queue a moment later and
     /// drops what is sent until then. The request for the link makes Linux 6.8 and newer open it at once; older kernels notify.
     fn await_queue(&mut self, device: u32, until: Time) {
-        while let Ok(link) = self.netlink.link(device) {
+        while let Ok(link) = self.view.netlink.link(device) {
             let now = clock::now();
             if link.operational || !link.up || now >= until {
                 return;
@@ -494,36 +414,47 @@ impl Synchroniser {
         }
     }
 
-    /// The own routes that the tunnels need.
-    fn wanted(&mut self, failures: &mut Vec<RouteFailure>) -> BTreeMap<(Prefix, u32), Route> {
-        let tunnels: Vec<TunnelRoutes> = self
-            .tunnels
-            .values()
-            .map(|entry| tunnel_routes(&entry.routing, &self.addresses))
+    /// What the tunnels need.
+    fn plan(&self) -> paths::RoutePlan {
+        let addresses = self.view.addresses();
+        let entries = self.tunnels.values();
+        let tunnels: Vec<TunnelRoutes> = entries
+            .map(|entry| tunnel_routes(&entry.routing, addresses))
             .collect();
-        let devices: Vec<u32> = tunnels.iter().map(|tunnel| tunnel.device).collect();
-        let plan = paths::plan(&tunnels);
-        let is_local = |peer: &IpAddr| self.addresses.iter().any(|host| host.address == *peer);
-        let peers = plan.peers.into_iter().filter(|peer| !is_local(peer));
-        let interest = RouteInterest {
-            prefixes: tunnels
-                .into_iter()
-                .flat_map(|tunnel| tunnel.routes)
+        let mut plan = paths::plan(&tunnels);
+        plan.peers
+            .retain(|peer| !addresses.iter().any(|host| host.address == *peer));
+        plan
+    }
+
+    /// Foreign routes that matter with these peers.
+    fn interest(&self, peers: &BTreeSet<IpAddr>) -> RouteInterest {
+        let entries = self.tunnels.values();
+        RouteInterest {
+            prefixes: entries
+                .flat_map(|entry| entry.routing.routes.iter().copied())
                 .collect(),
-            peers: peers.collect(),
-        };
-        let peers = interest.peers.clone();
-        let mut wanted = BTreeMap::new();
-        if !peers.is_empty()
-            && let Err(error) = self.refresh_foreign(interest)
+            peers: peers.clone(),
+        }
+    }
+
+    /// The own routes that the tunnels need.
+    fn wanted(&mut self, failures: &mut Vec<RouteFailure>) -> Routes {
+        let plan = self.plan();
+        let devices = self.tunnels.values();
+        let devices: Vec<u32> = devices.map(|entry| entry.routing.device.index()).collect();
+        let mut wanted = Routes::new();
+        if !plan.peers.is_empty()
+            && let Err(error) = self.view.refresh_foreign(self.interest(&plan.peers))
         {
             failures.push(RouteFailure::other(error));
         }
-        for peer in peers {
+        self.peers.clone_from(&plan.peers);
+        for peer in plan.peers {
             let key = (Prefix::host(peer), PEER_ROUTE_METRIC);
+            let own = self.view.own().get(&key);
             // Without a route to the peer the old peer route stays.
-            match peer_route(peer, &self.foreign, &devices).or_else(|| self.own.get(&key).cloned())
-            {
+            match peer_route(peer, self.view.foreign(), &devices).or_else(|| own.cloned()) {
                 Some(route) => {
                     wanted.insert(key, route);
                 }
@@ -537,106 +468,6 @@ impl Synchroniser {
         }
         wanted
     }
-
-    /// Installs and withdraws routes until the own routes are those `wanted`; returns those newly installed.
-    fn apply(
-        &mut self,
-        wanted: &BTreeMap<(Prefix, u32), Route>,
-        failures: &mut Vec<RouteFailure>,
-    ) -> Vec<Route> {
-        let RouteChanges { install, withdraw } = changes(&self.own, wanted);
-        let mut installed = Vec::new();
-        for route in install {
-            let result = if self.own.contains_key(&route.key()) {
-                self.netlink.replace(&route)
-            } else {
-                self.netlink.install(&route)
-            };
-            match result {
-                Ok(()) => {
-                    self.own.insert(route.key(), route.clone());
-                    installed.push(route);
-                }
-                Err(error) => {
-                    self.stale.own = true;
-                    let devices = match route.target {
-                        // IPv6 is off: IPv4 works without it.
-                        RouteTarget::Tunnels(_)
-                            if !route.prefix.is_ipv4() && error.is_family_off() =>
-                        {
-                            Vec::new()
-                        }
-                        RouteTarget::Tunnels(devices) => devices,
-                        RouteTarget::NextHop { .. } | RouteTarget::Unreachable => Vec::new(),
-                    };
-                    failures.push(RouteFailure { devices, error });
-                }
-            }
-        }
-        for key in withdraw {
-            match self.netlink.withdraw(key.0, key.1) {
-                Ok(()) => {
-                    self.own.remove(&key);
-                }
-                Err(error) => {
-                    self.stale.own = true;
-                    failures.push(RouteFailure::other(error));
-                }
-            }
-        }
-        installed
-    }
-
-    /// Warns of foreign routes that precede a new route into a tunnel: its packets leave unencrypted.
-    fn warn_of_shadowed(&mut self, new: &[Route]) {
-        let into_tunnel = |route: &&Route| matches!(route.target, RouteTarget::Tunnels(_));
-        if !new.iter().any(|route| into_tunnel(&route)) {
-            return;
-        }
-        let interest = RouteInterest {
-            prefixes: self
-                .tunnels
-                .values()
-                .flat_map(|entry| entry.routing.routes.iter().copied())
-                .collect(),
-            peers: self.interest.peers.clone(),
-        };
-        if let Err(error) = self.refresh_foreign(interest) {
-            debug!(%error, "cannot look for routes that precede those into the tunnels");
-        }
-        for Route { prefix, metric, .. } in new.iter().filter(into_tunnel) {
-            let precedes =
-                |foreign: &&ForeignRoute| foreign.prefix == *prefix && foreign.metric < *metric;
-            for foreign in self.foreign.iter().filter(precedes) {
-                let text = format!(
-                    "packets for {prefix} do not enter the tunnel: another program's route for it has metric {} and precedes ours \
-                     with {metric}; remove it, give the tunnel a lower `metric`, or list the two halves of {prefix} in `routes`",
-                    foreign.metric
-                );
-                if self
-                    .shadowed
-                    .check(text.clone(), "", clock::now())
-                    .is_some()
-                {
-                    warn!("{text}");
-                }
-            }
-        }
-    }
-}
-
-impl RouteFailure {
-    fn other(error: NetlinkError) -> RouteFailure {
-        RouteFailure {
-            devices: Vec::new(),
-            error,
-        }
-    }
-}
-
-fn by_key(routes: Vec<Route>) -> BTreeMap<(Prefix, u32), Route> {
-    let keyed = routes.into_iter().map(|route| (route.key(), route));
-    keyed.collect()
 }
 
 fn tunnel_routes(routing: &TunnelRouting, addresses: &[HostAddress]) -> TunnelRoutes {
@@ -673,37 +504,6 @@ fn kernel_route(planned: paths::PlannedRoute) -> Route {
             target: RouteTarget::Tunnels(devices),
             source,
         },
-    }
-}
-
-/// Difference between the present and the wanted routes.
-#[derive(Debug, PartialEq, Eq)]
-struct RouteChanges {
-    install: Vec<Route>,
-    withdraw: Vec<(Prefix, u32)>,
-}
-
-fn changes(
-    present: &BTreeMap<(Prefix, u32), Route>,
-    wanted: &BTreeMap<(Prefix, u32), Route>,
-) -> RouteChanges {
-    let is_present =
-        |route: &Route| matches!(present.get(&route.key()), Some(old) if old.is_same(route));
-    let missing = wanted.values().filter(|route| !is_present(route));
-    let mut install: Vec<Route> = missing.cloned().collect();
-    install.sort_by_key(|route| rank(route.metric));
-    let obsolete = present.keys().filter(|key| !wanted.contains_key(key));
-    let mut withdraw: Vec<(Prefix, u32)> = obsolete.copied().collect();
-    withdraw.sort_by_key(|(_, metric)| Reverse(rank(*metric)));
-    RouteChanges { install, withdraw }
-}
-
-/// Order of installation: peer routes, unreachable routes, routes into tunnels.
-fn rank(metric: u32) -> u8 {
-    match metric {
-        PEER_ROUTE_METRIC => 0,
-        UNREACHABLE_METRIC => 1,
-        _ => 2,
     }
 }
 

@@ -13,13 +13,14 @@ use tracing::warn;
 
 use super::provision;
 use super::route_sync::{
-    LOG_INTERVAL, LOG_SUBJECTS, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
+    LOG_INTERVAL, LOG_SUBJECTS, Overridden, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
 };
 use super::tunnels::{TunnelEntry, TunnelTable};
 use crate::ike::Transmit;
 use crate::net::{LogLimit, Time, TunnelId};
 use crate::os::clock;
 use crate::paths::PathState;
+use crate::status::TunnelWarning;
 
 /// Routing of all tunnels.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(super) struct Routing {
     /// Datagrams to peers of tunnels in `pending`.
     held: HoldQueue,
     failures: LogLimit<String>,
+    /// Routes into tunnels that other programs' routes override.
+    overridden: Vec<Overridden>,
     /// Whether tunnels wait for their routes.
     waits: bool,
 }
@@ -54,6 +57,7 @@ impl Routing {
             pending: BTreeMap::new(),
             held: HoldQueue::default(),
             failures: LogLimit::new(LOG_INTERVAL, LOG_SUBJECTS),
+            overridden: Vec::new(),
             waits: true,
         }
     }
@@ -121,6 +125,7 @@ impl Routing {
             }
             false
         });
+        self.warn_of_overridden(report, tunnels);
         if failed.is_empty() {
             for failure in &report.failures {
                 let text = failure.error.to_string();
@@ -134,6 +139,32 @@ impl Routing {
             }
         }
         failed
+    }
+
+    /// Logs each overridden route once, with its tunnels.
+    fn warn_of_overridden(&mut self, report: &RouteReport, tunnels: &TunnelTable) {
+        for new in &report.overridden {
+            if self.overridden.contains(new) {
+                continue;
+            }
+            let TunnelWarning { code, text, advice } = new.warning();
+            let of_route = |tunnel: &&TunnelEntry| new.devices.contains(&tunnel.device.index());
+            for tunnel in tunnels.iter().map(|(_, tunnel)| tunnel).filter(of_route) {
+                let name = &tunnel.settings.name;
+                let subject = format!("{name}: {text}");
+                if self.failures.check(subject, "", clock::now()).is_some() {
+                    warn!(tunnel = name, code, advice, "{text}");
+                }
+            }
+        }
+        self.overridden.clone_from(&report.overridden);
+    }
+
+    /// What is wrong with the routes of a tunnel.
+    pub(super) fn warnings(&self, tunnel: &TunnelEntry) -> Vec<TunnelWarning> {
+        let of_tunnel = |route: &&Overridden| route.devices.contains(&tunnel.device.index());
+        let overridden = self.overridden.iter().filter(of_tunnel);
+        overridden.map(Overridden::warning).collect()
     }
 
     /// Whether a tunnel has come up and its routes are on their way.

@@ -132,6 +132,14 @@ impl Prefix {
         self.length <= other.length && self.contains(other.address)
     }
 
+    /// Both halves, the lower first; `None` for a single address.
+    #[must_use]
+    pub fn halves(&self) -> Option<[Prefix; 2]> {
+        let length = self.length.checked_add(1)?;
+        (length <= Prefix::host(self.address).length)
+            .then(|| [self.first(), self.last()].map(|address| Prefix::containing(address, length)))
+    }
+
     /// Whether the prefix is `0.0.0.0/0` or `::/0`.
     #[must_use]
     pub const fn is_default(&self) -> bool {
@@ -340,6 +348,19 @@ mod tests {
         assert!(prefix("::/0").contains(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)));
         assert!(!prefix("::/0").contains_prefix(&prefix("0.0.0.0/0")));
         assert_eq!(p.last(), "10.1.255.255".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn halves_are_two_prefixes_without_a_gap() {
+        assert_eq!(
+            prefix("10.2.0.0/23").halves(),
+            Some([prefix("10.2.0.0/24"), prefix("10.2.1.0/24")])
+        );
+        assert_eq!(
+            prefix("::/0").halves(),
+            Some([prefix("::/1"), prefix("8000::/1")])
+        );
+        assert_eq!(prefix("10.2.0.1/32").halves(), None);
     }
 
     #[test]

@@ -86,8 +86,22 @@ pub struct TunnelStatus {
     /// Seconds until the next attempt to connect; absent while none is planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_s: Option<f64>,
+    /// What works less well than configured, now.
+    #[serde(default)]
+    pub warnings: Vec<TunnelWarning>,
     /// Most recent failure; kept after recovery.
     pub last_error: Option<LastError>,
+}
+
+/// Something that a tunnel does not do as configured, although it is up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelWarning {
+    /// Stable word.
+    pub code: String,
+    /// What happens, and why.
+    pub text: String,
+    /// What to change, and where.
+    pub advice: String,
 }
 
 /// Status of an IKE SA.

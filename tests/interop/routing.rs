@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side};
 use groundlink::lab::{Lab, Overrides};
-use groundlink::status::{TunnelState, TunnelStatus};
+use groundlink::status::{TunnelState, TunnelStatus, TunnelWarning};
 use nix::sys::signal::Signal;
 
 use super::lab::{build, logs, program, text, tunnel_that, up};
@@ -275,18 +275,57 @@ fn own_routes_that_another_program_removes_come_back() {
     }
 }
 
+/// Warnings of A's only tunnel.
+fn warnings(lab: &mut Lab) -> Vec<TunnelWarning> {
+    tunnel_that(lab, "answers", |_| true).warnings
+}
+
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_foreign_route_that_precedes_the_tunnels_is_logged() {
+fn a_foreign_route_that_overrides_the_tunnels_is_a_warning_and_each_advice_helps() {
     let mut lab = up(&LabOptions::default(), &Overrides::default());
-    ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
-    lab.a().command("lab-1", "reset").unwrap();
-    tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
+    assert_eq!(warnings(&mut lab), []);
+    let override_it = |lab: &mut Lab| {
+        ip(lab, "route add blackhole 10.2.0.0/24 metric 5");
+        await_that(lab, "a warning", |lab| !warnings(lab).is_empty());
+        assert_eq!(lab.ping(2).unwrap().received, 0);
+    };
+    override_it(&mut lab);
+    let warning = warnings(&mut lab).remove(0);
+    assert_eq!(warning.code, "route-overridden");
+    assert!(warning.text.contains("10.2.0.0/24") && warning.text.contains("metric 5"));
+    let advice = warning.advice;
     await_that(&mut lab, "the log says so", |lab| {
-        let log = logs(lab);
-        let words = ["do not enter the tunnel", "metric 5", "10.2.0.0/24"];
-        words.iter().all(|word| log.contains(word))
+        logs(lab).contains(&warning.text)
     });
+
+    // First: remove the other route.
+    let command = "route del 10.2.0.0/24 metric 5";
+    assert!(advice.contains(&format!("`ip {command}`")), "{advice}");
+    ip(&lab, command);
+    await_that(&mut lab, "no warning", |lab| warnings(lab).is_empty());
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+
+    // The others: each in the configuration, with the other route in place.
+    for (line, replaces) in [
+        ("metric = 4", "metric = 100"),
+        ("routes = [\"10.2.0.0/25\", \"10.2.0.128/25\"]", ""),
+    ] {
+        assert!(advice.contains(&format!("`{line}`")), "{advice}");
+        let written = |side: Side, text: String| match side {
+            Side::A if replaces.is_empty() => format!("{text}{line}\n"),
+            Side::A => text.replace(replaces, line),
+            Side::B => text,
+        };
+        let changes = Overrides {
+            config: Some(&written),
+            connection: None,
+        };
+        let mut lab = up(&LabOptions::default(), &changes);
+        ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
+        assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+        assert_eq!(warnings(&mut lab), []);
+    }
 }
 
 /// Context switches of the thread that runs the daemon's loop, the first of its process.

@@ -18,6 +18,8 @@ mod link;
 mod monitor;
 mod request;
 mod route;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use address::{HostAddress, source_inside};
 pub use link::{Link, VethEnd};
