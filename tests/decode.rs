@@ -341,3 +341,41 @@ fn a_closed_stdout_is_not_an_error() {
         );
     }
 }
+
+#[test]
+fn a_capture_compressed_with_gzip_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let compressed = folder.path().join("connect.pcapng.gz");
+    let file = std::fs::File::create(&compressed).unwrap();
+    let status = Command::new("gzip")
+        .args(["-c", "connect.pcapng"])
+        .current_dir(captures())
+        .stdout(file)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let path = compressed.to_str().unwrap();
+    assert_eq!(text(&[path]), text(&["connect.pcapng"]));
+
+    let whole = std::fs::read(&compressed).unwrap();
+    std::fs::write(&compressed, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(decode(&[path]).status.code(), Some(1));
+}
+
+#[test]
+fn every_message_says_whether_it_is_encrypted_and_authentic() {
+    let shown = text(&CONNECT);
+    assert_contains(
+        &shown,
+        &[
+            "IKE_SA_INIT request 0 from the original initiator, SPIs 602596a3177570ed 0000000000000000, not encrypted",
+            "encrypted and authentic\n",
+            "it holds no payload",
+        ],
+    );
+    let request = &json(&CONNECT)[2]["ike"];
+    assert_eq!(
+        (&request["encrypted"], &request["authentic"]),
+        (&true.into(), &true.into())
+    );
+}

@@ -1,8 +1,9 @@
 //! `groundlink decode`: explains a packet capture.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::Args;
 use zeroize::Zeroizing;
@@ -18,7 +19,7 @@ use crate::inspect::{Decoder, EspKeys, IkeKeys, KeyTableError};
   groundlink decode trouble.pcapng --ike-keys ikev2_decryption_table --esp-keys esp_sa
   tcpdump -i eth0 -c 100 -w - udp port 500 or udp port 4500 or proto 50 | groundlink decode -
 
-Reads pcap and pcapng. The key files are Wireshark's tables, as found in Wireshark's profile directory and written \
+Reads pcap and pcapng, also compressed with gzip. The key files are Wireshark's tables, as found in Wireshark's profile directory and written \
 by strongSwan's save-keys plugin. Without keys, encrypted contents are not shown.
 
 Exit status: 0 the capture was read, broken packets included · 1 it could not be read · \
@@ -50,8 +51,47 @@ impl Decode {
         if self.file == Path::new("-") {
             return self.write_records(BufReader::new(io::stdin().lock()), decoder, stdout);
         }
-        let file = File::open(&self.file).map_err(|error| self.unreadable(error.into()))?;
+        let mut file = File::open(&self.file).map_err(|error| self.unreadable(error.into()))?;
+        if is_gzip(&mut file).map_err(|error| self.unreadable(error.into()))? {
+            return self.write_compressed(file, decoder, stdout);
+        }
         self.write_records(BufReader::with_capacity(1 << 18, file), decoder, stdout)
+    }
+
+    /// Decodes a capture that gzip decompresses beside this program.
+    fn write_compressed(
+        &self,
+        file: File,
+        decoder: Decoder,
+        stdout: impl Write,
+    ) -> Result<Exit, Failure> {
+        let cannot = |error: io::Error| {
+            let what = format!("cannot run gzip for {}: {error}", self.file.display());
+            Failure::failed(what, "install gzip, or decompress the file first")
+        };
+        let mut gzip = Command::new("gzip")
+            .arg("-dc")
+            .stdin(file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(cannot)?;
+        let Some(output) = gzip.stdout.take() else {
+            return Err(cannot(io::ErrorKind::BrokenPipe.into()));
+        };
+        let decoded =
+            self.write_records(BufReader::with_capacity(1 << 18, output), decoder, stdout);
+        // The pipe is closed: gzip ends.
+        let status = gzip.wait().map_err(cannot)?;
+        match decoded {
+            Ok(Exit::Done) if status.code() == Some(1) => {
+                let what = format!("cannot decompress {} to its end", self.file.display());
+                Err(Failure::failed(
+                    what,
+                    "the file is damaged or still being written",
+                ))
+            }
+            other => other,
+        }
     }
 
     fn write_records(
@@ -98,6 +138,18 @@ impl Decode {
         };
         Failure::failed(what, advice)
     }
+}
+
+/// Whether a file begins as gzip (RFC 1952 §2.3.1); it is read from its beginning afterwards.
+fn is_gzip(file: &mut File) -> io::Result<bool> {
+    let mut magic = [0; 2];
+    // A pipe cannot be rewound, and is read as it is.
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let read = file.read(&mut magic)?;
+    file.rewind()?;
+    Ok(read == 2 && magic == [0x1f, 0x8b])
 }
 
 fn summary(out: &mut impl Write, decoder: Decoder) -> io::Result<()> {

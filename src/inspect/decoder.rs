@@ -8,19 +8,21 @@
 //!
 //! A frame that cannot be read produces a record with an error and never ends the run. All state kept between frames is bounded.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::capture::{CaptureItem, Damage, Frame};
 use super::decrypt::{Decrypted, IkeDecrypter};
 use super::demux::{
-    HostPort, IpPayload, LinkPayload, OuterPacket, OuterPayload, parse_ip, strip_link_header,
+    self, HostPort, IpPayload, LinkPayload, OuterPacket, OuterPayload, parse_ip, strip_link_header,
 };
 use super::esp::EspDecrypter;
 use super::key_tables::{EspKeys, IkeKeys};
+use super::names;
 use super::notify::MessageContext;
 use super::payload::PayloadView;
 use super::reassembly::Reassembly;
-use super::record::{IkeView, Record, RecordBody};
+use super::record::{IkeView, Protection, Record, RecordBody};
 use super::summary::{FrameCounts, IkeObservation, Summary};
 use crate::ike::{Mark, validate};
 use crate::wire::{ChainError, Envelope, Header, Message, Payload, Sealed};
@@ -33,8 +35,16 @@ pub struct Decoder {
     reassembly: Reassembly,
     summary: Summary,
     first_frame: Option<i128>,
+    last_frame: Option<i128>,
+    recent: VecDeque<(Mark, u64)>,
     counts: FrameCounts,
 }
+
+/// Number of messages among which a repetition is recognized.
+const MAX_RECENT: usize = 256;
+
+/// Number of truncated packets with a record each.
+const MAX_TRUNCATED: u64 = 3;
 
 impl Decoder {
     /// Creates a decoder with key tables, which may be empty.
@@ -71,11 +81,14 @@ impl Decoder {
     #[must_use]
     pub fn summary(mut self) -> Vec<String> {
         self.counts.incomplete = self.reassembly.incomplete();
+        let times = self.first_frame.zip(self.last_frame);
+        self.counts.times = times.map(|(first, last)| (time_of_day(first), time_of_day(last)));
         self.summary.lines(&self.counts)
     }
 
     fn frame(&mut self, frame: &Frame) -> Option<Record> {
-        let record = Record::new(frame.number, self.seconds(frame.time));
+        let record =
+            Record::new(frame.number, self.seconds(frame.time)).at(frame.time.map(time_of_day));
         let bytes = match strip_link_header(frame.link, &frame.bytes) {
             Ok(LinkPayload::Ip(bytes)) => bytes,
             Ok(LinkPayload::Other) => return self.not_ipsec(),
@@ -88,12 +101,27 @@ impl Decoder {
         let at = frame.bytes.len().saturating_sub(bytes.len());
         let ip = match parse_ip(bytes) {
             Ok(ip) => ip,
-            Err(what) => return Some(record.error(format!("{what} at octet {at}"))),
+            Err(what) => {
+                let record = match demux::addresses(bytes) {
+                    Some((from, to)) => record.between(from, to),
+                    None => record,
+                };
+                if what == demux::SNAPPED {
+                    self.counts.truncated = self.counts.truncated.saturating_add(1);
+                    if self.counts.truncated > MAX_TRUNCATED {
+                        return None;
+                    }
+                }
+                return Some(record.error(format!("{what} at octet {at}")));
+            }
         };
         let payload = if ip.is_fragmenting_payload() {
             match self.reassembly.add(&ip) {
                 Ok(Some(payload)) => payload,
-                Ok(None) => return self.not_ipsec(),
+                Ok(None) => {
+                    self.counts.fragments = self.counts.fragments.saturating_add(1);
+                    return None;
+                }
                 Err(what) => {
                     let record = record.between(ip.source_addr(), ip.destination_addr());
                     return Some(record.error(format!("{what} at octet {at}")));
@@ -135,8 +163,11 @@ impl Decoder {
     }
 
     fn message(&mut self, record: Record, from: HostPort, to: HostPort, bytes: &[u8]) -> Record {
+        let repetition = self.repetition(bytes, &record);
+        let record = record.note(repetition);
         let message = match Message::parse(bytes) {
             Ok(message) => message,
+            Err(ChainError::MajorVersion(1)) => return self.ikev1(record, bytes),
             Err(error) => {
                 let error = format!("groundlink cannot parse it: {}", reason(&error));
                 let record = match Header::parse(bytes) {
@@ -164,6 +195,33 @@ impl Decoder {
         }
     }
 
+    /// A remark on a message that the capture has already shown.
+    fn repetition(&mut self, bytes: &[u8], record: &Record) -> Option<String> {
+        let mark = Mark::of(bytes);
+        if let Some((_, first)) = self.recent.iter().find(|(seen, _)| *seen == mark) {
+            return Some(format!("a repetition of #{first}"));
+        }
+        if self.recent.len() >= MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((mark, record.number()));
+        None
+    }
+
+    /// Names an IKEv1 message.
+    fn ikev1(&mut self, record: Record, bytes: &[u8]) -> Record {
+        self.counts.ikev1 = self.counts.ikev1.saturating_add(1);
+        let note = "groundlink speaks IKEv2 only".to_owned();
+        let Ok(header) = Header::parse(bytes) else {
+            return record.note(Some(note));
+        };
+        let mut view = IkeView::new(&header);
+        view.exchange = names::ikev1_exchange(header.exchange.0);
+        view.is_ikev1 = true;
+        view.flags.clear();
+        record.body(RecordBody::Ike(view)).note(Some(note))
+    }
+
     /// Decodes a message with an encrypted payload.
     fn encrypted(
         &mut self,
@@ -180,10 +238,19 @@ impl Decoder {
             view.payloads
                 .push(PayloadView::encrypted(sealed.envelope, length));
         }
+        view.protection = Protection::encrypted(match &decrypted {
+            Decrypted::Payloads { .. } | Decrypted::Fragment | Decrypted::Malformed(_) => {
+                Some(true)
+            }
+            Decrypted::Forged(_) => Some(false),
+            Decrypted::NoKeys | Decrypted::Unsupported(_) => None,
+        });
         let (error, note) = match decrypted {
             Decrypted::Payloads { payloads, mark } => {
                 view.payloads.extend(views(&payloads, context));
                 view.decrypted = true;
+                let empty = "it holds no payload".to_owned();
+                let record = record.note(payloads.is_empty().then_some(empty));
                 return self.readable(record, view, context, message, &payloads, mark);
             }
             Decrypted::Fragment => {
@@ -263,8 +330,32 @@ impl Decoder {
     fn seconds(&mut self, time: Option<i128>) -> Option<f64> {
         let time = time?;
         let first = *self.first_frame.get_or_insert(time);
+        self.last_frame = Some(time);
         Some(time.saturating_sub(first) as f64 / 1e9)
     }
+}
+
+/// Nanoseconds since 1970 as RFC 3339 in UTC, with microseconds.
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "divisions come first, so every number is far below the limits of 128 bits"
+)]
+fn time_of_day(time: i128) -> String {
+    let seconds = time.div_euclid(1_000_000_000);
+    let micros = time.rem_euclid(1_000_000_000) / 1000;
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Howard Hinnant's civil_from_days: the year begins in March, so that a leap day is its last day.
+    let days = days.saturating_add(719_468);
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era.saturating_mul(400) + year_of_era + i128::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
 fn views(payloads: &[Payload], context: &MessageContext) -> Vec<PayloadView> {

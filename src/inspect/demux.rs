@@ -106,8 +106,35 @@ fn strip_vlan_tags<'a>(
     }
     Ok(match ether_type {
         EtherType::IPV4 | EtherType::IPV6 => LinkPayload::Ip(payload),
+        PPPOE_SESSION => strip_pppoe(payload)?,
         _ => LinkPayload::Other,
     })
+}
+
+/// PPPoE session stage (RFC 2516 §4).
+const PPPOE_SESSION: EtherType = EtherType(0x8864);
+
+/// Removes the headers of PPPoE and PPP.
+fn strip_pppoe(payload: &[u8]) -> Result<LinkPayload<'_>, Malformed> {
+    const TRUNCATED: &str = "PPPoE header truncated";
+    let mut cursor = Cursor::new(payload, 0);
+    cursor.take(6, TRUNCATED)?;
+    Ok(match cursor.u16(TRUNCATED)? {
+        // PPP protocols of IPv4 and IPv6.
+        0x0021 | 0x0057 => LinkPayload::Ip(cursor.rest()),
+        _ => LinkPayload::Other,
+    })
+}
+
+/// The addresses of an IP packet of which the capture holds only a part.
+pub(super) fn addresses(bytes: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let v4 = |at: usize| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<4>()?));
+    let v6 = |at: usize| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<16>()?));
+    match bytes.first()? >> 4 {
+        4 => Some((v4(12)?, v4(16)?)),
+        6 => Some((v6(8)?, v6(24)?)),
+        _ => None,
+    }
 }
 
 const NULL: LinkType = LinkType(0);
@@ -131,15 +158,16 @@ const MAX_VLAN_TAGS: usize = 4;
 /// AF_INET everywhere; AF_INET6 of Linux, NetBSD and OpenBSD, FreeBSD, Darwin.
 const IP_FAMILIES: [u32; 5] = [2, 10, 24, 28, 30];
 
+/// Error of a packet whose end the capture does not hold.
+pub(super) const SNAPPED: &str = "the capture holds only a part of the packet (a snap length?)";
+
 /// Parses the headers of an IP packet.
 ///
 /// # Errors
 /// Why the packet cannot be read. A truncated capture (snap length) is distinguished from a malformed header.
 pub(super) fn parse_ip(bytes: &[u8]) -> Result<IpSlice<'_>, &'static str> {
     IpSlice::from_slice(bytes).map_err(|error| match error {
-        SliceError::Len(error) if error.len_source == LenSource::Slice => {
-            "the capture holds only a part of the packet (a snap length?)"
-        }
+        SliceError::Len(error) if error.len_source == LenSource::Slice => SNAPPED,
         SliceError::Len(_) | SliceError::IpHeaders(_) => "the IP header is malformed",
     })
 }
@@ -278,12 +306,19 @@ mod tests {
             ip,
         ]
         .concat();
+        let pppoe = [
+            [2; 12].as_slice(),
+            &[0x88, 0x64, 0x11, 0, 0, 1, 0, 8, 0, 0x21],
+            ip,
+        ]
+        .concat();
         let cooked = [[0; 14].as_slice(), &[0x86, 0xdd], ip].concat();
         let cooked_tagged = [[0; 14].as_slice(), &[0x81, 0, 0, 1, 8, 0], ip].concat();
         let cooked_2 = [[8, 0].as_slice(), &[0; 18], ip].concat();
         for (link, frame) in [
             (ETHERNET, ethernet),
             (ETHERNET, two_tags),
+            (ETHERNET, pppoe),
             (COOKED, cooked),
             (COOKED, cooked_tagged),
             (COOKED_2, cooked_2),

@@ -19,6 +19,57 @@ pub(super) fn transform(transform: &Transform) -> Option<&'static str> {
     supported.or_else(|| unsupported(transform.kind, transform.id))
 }
 
+/// The word of a transform in a proposal, with its key length; `None` for what a proposal leaves out.
+pub(super) fn word(of: &Transform) -> Option<String> {
+    let is_silent = matches!(of.kind, TransformType::ESN | TransformType::INTEG) && of.id == 0;
+    if is_silent {
+        return None;
+    }
+    let bits = of
+        .key_bits
+        .map_or_else(String::new, |bits| bits.to_string());
+    let is_ours =
+        of.kind != TransformType::ENCR || crypto::encryption(of.id, of.key_bits).is_some();
+    Some(match transform(of) {
+        Some(name) if is_ours => name.to_owned(),
+        // strongSwan writes the key length behind the cipher and before its mode.
+        Some(name) => match ["aes", "camellia"]
+            .iter()
+            .find_map(|cipher| Some((*cipher, name.strip_prefix(cipher)?)))
+        {
+            Some((cipher, mode)) => format!("{cipher}{bits}{mode}"),
+            None => format!("{name}{bits}"),
+        },
+        None => {
+            let kind = match of.kind {
+                TransformType::ENCR => "encr",
+                TransformType::INTEG => "integ",
+                TransformType::PRF => "prf",
+                TransformType::ESN => "esn",
+                kind if is_key_exchange(kind) => "group",
+                _ => "transform",
+            };
+            format!("{kind}({})", of.id)
+        }
+    })
+}
+
+/// The exchange types of IKEv1 (RFC 2408 §3.1, RFC 2409 appendix A).
+pub(super) fn ikev1_exchange(number: u8) -> String {
+    let name = match number {
+        1 => "Base",
+        2 => "Main Mode",
+        3 => "Authentication Only",
+        4 => "Aggressive Mode",
+        5 => "Informational",
+        6 => "Mode Config",
+        32 => "Quick Mode",
+        33 => "New Group Mode",
+        other => return format!("IKEv1 exchange {other}"),
+    };
+    format!("IKEv1 {name}")
+}
+
 /// The name of a key exchange group.
 pub(super) fn group(id: u16) -> Option<&'static str> {
     crypto::group(id)

@@ -1,7 +1,7 @@
 //! A notify payload in the output, with the meaning of its data (RFC 7296 §3.10.1 and the RFCs of the extensions).
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use data_encoding::HEXLOWER;
 use serde::Serialize;
@@ -100,6 +100,7 @@ fn meaning(notify: &Notify, context: &MessageContext) -> Option<String> {
             [kind] => Some(format!("payload {}", PayloadType(*kind))),
             _ => None,
         },
+        NotifyType::REDIRECT | NotifyType::REDIRECTED_FROM => gateway(data),
         NotifyType::COOKIE => Some(counted(data.len() as u64, "octet")),
         NotifyType::SET_WINDOW_SIZE => {
             number(data).map(|size| format!("window of {size} requests"))
@@ -113,6 +114,18 @@ fn meaning(notify: &Notify, context: &MessageContext) -> Option<String> {
             Some((2, id)) => Some(format!("\"{}\"", id.escape_ascii())),
             Some((_, _)) | None => None,
         },
+        _ => None,
+    }
+}
+
+/// The gateway that a redirection names (RFC 5685 §6): type, length, identity, perhaps a nonce.
+fn gateway(data: &[u8]) -> Option<String> {
+    let ([kind, length], rest) = data.split_first_chunk()?;
+    let identity = rest.get(..usize::from(*length))?;
+    match kind {
+        1 => Some(IpAddr::from(<[u8; 4]>::try_from(identity).ok()?).to_string()),
+        2 => Some(IpAddr::from(<[u8; 16]>::try_from(identity).ok()?).to_string()),
+        3 => Some(identity.escape_ascii().to_string()),
         _ => None,
     }
 }
@@ -184,6 +197,16 @@ mod tests {
                 "INVALID_KE_PAYLOAD (17), an error",
             ),
             (NotifyType::COOKIE, &[0; 20], "COOKIE (16390): 20 octets"),
+            (
+                NotifyType::REDIRECT,
+                &[1, 4, 192, 0, 2, 9, 7, 7],
+                "REDIRECT (16407): 192.0.2.9",
+            ),
+            (
+                NotifyType::REDIRECTED_FROM,
+                b"\x03\x0egw.example.org",
+                "REDIRECTED_FROM (16408): gw.example.org",
+            ),
             (
                 NotifyType::SET_WINDOW_SIZE,
                 &[0, 0, 0, 5],

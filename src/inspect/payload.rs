@@ -231,7 +231,7 @@ impl ProposalView {
             protocol: proposal.protocol.to_string(),
             protocol_number: proposal.protocol.0,
             spi: HEXLOWER.encode(&proposal.spi),
-            words: ike::words(proposal),
+            words: words(proposal),
             transforms: proposal.transforms.iter().map(TransformView::new).collect(),
             flaw: proposal.invalid.as_ref().map(|flaw| flaw.what),
         }
@@ -252,13 +252,23 @@ impl TransformView {
     }
 }
 
+/// A proposal in configuration syntax; with transforms that groundlink does not support, all of them by strongSwan's names.
+fn words(proposal: &Proposal) -> String {
+    let known = ike::words(proposal);
+    if !known.contains('(') {
+        return known;
+    }
+    let all = proposal.transforms.iter().filter_map(names::word);
+    all.collect::<Vec<_>>().join("-")
+}
+
 /// The proposals for `protocol`, in configuration syntax.
 pub(super) fn offered(sa: &Sa, protocol: ProtocolId) -> String {
     let words: Vec<String> = sa
         .proposals
         .iter()
         .filter(|proposal| proposal.protocol == protocol)
-        .map(ike::words)
+        .map(words)
         .collect();
     if words.is_empty() {
         "nothing".to_owned()
@@ -350,7 +360,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::IkeProposal;
-    use crate::wire::{AuthMethod, IdType, IkeSpi, Notify, NotifyType};
+    use crate::wire::{AuthMethod, IdType, IkeSpi, Notify, NotifyType, TransformType};
 
     fn context() -> MessageContext {
         let end = |text: &str| text.parse::<SocketAddr>().unwrap();
@@ -379,6 +389,28 @@ mod tests {
         assert_eq!(proposal["words"], "aes128-sha1-modp1024");
         let cipher = serde_json::json!({"type":"ENCR","type_number":1,"id":12,"name":"aes128","key_bits":128});
         assert_eq!(proposal["transforms"][0], cipher);
+    }
+
+    #[test]
+    fn transforms_that_groundlink_does_not_support_have_names_with_their_key_length() {
+        let transforms = vec![
+            Transform::new(TransformType::ENCR, 13, Some(256)),
+            Transform::new(TransformType::ENCR, 18, Some(128)),
+            Transform::new(TransformType::ENCR, 23, Some(192)),
+            Transform::new(TransformType::ENCR, 7, Some(448)),
+            Transform::new(TransformType::ENCR, 99, Some(128)),
+            Transform::new(TransformType::INTEG, 12, None),
+            Transform::new(TransformType::PRF, 8, None),
+            Transform::new(TransformType::KE, 32, None),
+            Transform::new(TransformType::ESN, 0, None),
+        ];
+        let (proposal, _) = IkeProposal::parse("aes128-sha1-modp1024").unwrap();
+        let mut proposal = ike::offer_ike(&[proposal], &[]).proposals.remove(0);
+        proposal.transforms = transforms;
+        assert_eq!(
+            words(&proposal),
+            "aes256ctr-aes128gcm8-camellia192-blowfish448-encr(99)-sha256-prfaescmac-curve448"
+        );
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub struct Record {
     /// Seconds since the first frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     time_s: Option<f64>,
+    /// Time of day (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     src: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,8 +34,8 @@ pub struct Record {
     body: RecordBody,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// A remark shown only in the text form.
-    #[serde(skip)]
+    /// A remark.
+    #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
 
@@ -52,12 +55,46 @@ pub(super) enum RecordBody {
 pub(super) struct IkeView {
     spi_i: String,
     spi_r: String,
-    exchange: String,
+    pub(super) exchange: String,
     message_id: u32,
-    flags: Vec<&'static str>,
+    pub(super) flags: Vec<&'static str>,
     pub(super) payloads: Vec<PayloadView>,
     /// Whether every payload could be read.
     pub(super) decrypted: bool,
+    #[serde(flatten)]
+    pub(super) protection: Protection,
+    /// Whether the message is one of IKEv1, which has other flags.
+    #[serde(skip)]
+    pub(super) is_ikev1: bool,
+}
+
+/// Whether a message is encrypted, and what its integrity check says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Protection {
+    encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentic: Option<bool>,
+}
+
+impl Protection {
+    /// Encrypted; `authentic` is `None` without keys for the check.
+    pub(super) fn encrypted(authentic: Option<bool>) -> Protection {
+        Protection {
+            encrypted: true,
+            authentic,
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.encrypted, self.authentic) {
+            (false, _) => "not encrypted",
+            (true, None) => "encrypted, no keys",
+            (true, Some(true)) => "encrypted and authentic",
+            (true, Some(false)) => "encrypted, not authentic",
+        })
+    }
 }
 
 impl IkeView {
@@ -78,6 +115,8 @@ impl IkeView {
                 .collect(),
             payloads: Vec::new(),
             decrypted: false,
+            protection: Protection::default(),
+            is_ikev1: false,
         }
     }
 }
@@ -93,6 +132,7 @@ impl Record {
         Record {
             n,
             time_s,
+            time: None,
             src: None,
             dst: None,
             body: RecordBody::Unknown {},
@@ -117,9 +157,24 @@ impl Record {
         self
     }
 
-    pub(super) fn note(mut self, note: Option<String>) -> Record {
-        self.note = note;
+    /// Adds the time of day.
+    pub(super) fn at(mut self, time: Option<String>) -> Record {
+        self.time = time;
         self
+    }
+
+    /// Adds a remark to those that stand.
+    pub(super) fn note(mut self, note: Option<String>) -> Record {
+        self.note = match (self.note.take(), note) {
+            (Some(standing), Some(more)) => Some(format!("{standing}; {more}")),
+            (standing, more) => standing.or(more),
+        };
+        self
+    }
+
+    /// Number of the frame.
+    pub(super) fn number(&self) -> u64 {
+        self.n
     }
 
     pub(super) fn is_error(&self) -> bool {
@@ -163,6 +218,15 @@ impl fmt::Display for Record {
 
 impl fmt::Display for IkeView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_ikev1 {
+            let IkeView {
+                exchange,
+                spi_i,
+                spi_r,
+                ..
+            } = self;
+            return writeln!(f, "    {exchange}, SPIs {spi_i} {spi_r}");
+        }
         let kind = if self.flags.contains(&"response") {
             "response"
         } else {
@@ -175,8 +239,8 @@ impl fmt::Display for IkeView {
         };
         writeln!(
             f,
-            "    {} {kind} {} from the {sender}, SPIs {} {}",
-            self.exchange, self.message_id, self.spi_i, self.spi_r
+            "    {} {kind} {} from the {sender}, SPIs {} {}, {}",
+            self.exchange, self.message_id, self.spi_i, self.spi_r, self.protection
         )?;
         self.payloads
             .iter()
@@ -203,6 +267,7 @@ mod tests {
             MessageId(1),
         );
         let mut view = IkeView::new(&header);
+        view.protection = Protection::encrypted(None);
         view.payloads
             .push(PayloadView::encrypted(Envelope::Whole, 60));
         view
@@ -216,7 +281,7 @@ mod tests {
         for (record, expected) in [
             (
                 ike,
-                r#"{"n":3,"time_s":0.5,"src":"192.0.2.1:500","dst":"192.0.2.2:500","ike":{"spi_i":"0000000000000001","spi_r":"0000000000000002","exchange":"IKE_AUTH","message_id":1,"flags":["initiator","response"],"payloads":[{"type":"SK","length":60}],"decrypted":false}}"#,
+                r#"{"n":3,"time_s":0.5,"src":"192.0.2.1:500","dst":"192.0.2.2:500","ike":{"spi_i":"0000000000000001","spi_r":"0000000000000002","exchange":"IKE_AUTH","message_id":1,"flags":["initiator","response"],"payloads":[{"type":"SK","length":60}],"decrypted":false,"encrypted":true}}"#,
             ),
             (
                 Record::new(4, None).error("truncated at octet 3"),
@@ -238,7 +303,7 @@ mod tests {
             .body(RecordBody::Ike(message()))
             .error("why");
         let expected = "#3  0.500000 s  192.0.2.1:500 → 192.0.2.2:500\n    IKE_AUTH response 1 from the original initiator, \
-            SPIs 0000000000000001 0000000000000002\n      SK       60 octets\n    error: why\n";
+            SPIs 0000000000000001 0000000000000002, encrypted, no keys\n      SK       60 octets\n    error: why\n";
         assert_eq!(record.to_string(), expected);
     }
 }

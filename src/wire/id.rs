@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use super::codec::{Cursor, Malformed};
+use super::distinguished_name;
 use super::numbers::IdType;
 
 /// The identity of a side, as received. The data may not fit the type.
@@ -100,6 +101,14 @@ impl fmt::Display for Id {
         };
         if let Some(address) = address {
             return write!(f, "{address}");
+        }
+        if self.kind == IdType::DER_ASN1_DN
+            && let Some(name) = distinguished_name::text(&self.data)
+        {
+            return match name.get(..3 * SHOWN) {
+                Some(shown) => write!(f, "{shown}… ({} octets)", self.data.len()),
+                None => f.write_str(&name),
+            };
         }
         let shown = self.data.get(..SHOWN).unwrap_or(&self.data);
         let readable = match self.kind {

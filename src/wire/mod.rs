@@ -25,6 +25,7 @@ mod auth;
 pub mod chain;
 mod codec;
 mod delete;
+mod distinguished_name;
 mod header;
 mod id;
 mod init_peek;

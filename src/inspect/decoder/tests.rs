@@ -115,7 +115,10 @@ fn a_message_in_ip_fragments_is_decoded_with_the_last_fragment() {
     }
     assert!(session.ip(last).unwrap().contains("aes128-sha1-modp1024"));
     assert_eq!(session.ip(&pieces[0]), None);
-    assert!(session.summary().contains("1 IP packet with missing"));
+    let summary = session.summary();
+    assert!(summary.contains("1 IP packet with missing"), "{summary}");
+    assert!(summary.contains("IP fragments of packets"), "{summary}");
+    assert!(!summary.contains("neither IKE nor ESP"), "{summary}");
 }
 
 #[test]
@@ -150,8 +153,8 @@ fn errors_have_an_offset_and_decoding_continues() {
     let mut session = Session::new();
     let mut short_message = init(1, "aes128-sha1-modp1024");
     short_message.truncate(60);
-    let mut version_1 = init(1, "aes128-sha1-modp1024");
-    version_1[17] = 0x10;
+    let mut version_3 = init(1, "aes128-sha1-modp1024");
+    version_3[17] = 0x30;
     let mut inside = init(1, "aes128-sha1-modp1024");
     inside[30] = 0xff;
     let without_ke = message(
@@ -168,7 +171,7 @@ fn errors_have_an_offset_and_decoding_continues() {
             udp(1, 500, &short_message),
             "length differs from that of the datagram at octet 24 of the message",
         ),
-        (udp(1, 500, &version_1), "IKE version 1, at octet 17"),
+        (udp(1, 500, &version_3), "IKE version 3, at octet 17"),
         (udp(1, 500, &inside), "exceeds the message at octet"),
         (udp(1, 500, &without_ke), "payload SA is missing"),
         (udp(1, 500, &[]), "octet 0 of the message"),
@@ -250,4 +253,112 @@ fn time_is_relative_to_the_first_frame() {
     assert_eq!(session.ip(&udp(1, 53, b"")), None);
     let line = session.ike(1, &init(1, "aes128-sha1-modp1024"));
     assert!(line.starts_with("{\"n\":2,\"time_s\":1.0,"), "{line}");
+}
+
+/// An IKE message of SPIs 1 and 2 with an encrypted payload that holds this many octets.
+fn sealed(exchange: u8, response: bool, id: u8, octets: u16) -> Vec<u8> {
+    let mut bytes = vec![0; 28 + 4 + usize::from(octets)];
+    (bytes[7], bytes[15], bytes[16], bytes[17]) = (1, 2, 46, 0x20);
+    (bytes[18], bytes[19]) = (exchange, if response { 0x20 } else { 0x08 });
+    bytes[23] = id;
+    let length = u32::try_from(bytes.len()).unwrap();
+    bytes[24..28].copy_from_slice(&length.to_be_bytes());
+    bytes[30..32].copy_from_slice(&(octets + 4).to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_short_response_to_an_encrypted_create_child_sa_is_a_likely_rejection() {
+    let mut session = Session::new();
+    session.ike(1, &sealed(36, false, 5, 240));
+    session.ike(2, &sealed(36, true, 5, 44));
+    session.ike(1, &sealed(36, false, 6, 240));
+    session.ike(2, &sealed(36, true, 6, 240));
+    let summary = session.summary();
+    assert_eq!(
+        summary.matches("most likely NO_PROPOSAL_CHOSEN").count(),
+        1,
+        "{summary}"
+    );
+    assert!(
+        summary.contains("CREATE_CHILD_SA 5: ") && summary.contains("192.0.2.2 rejected"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn a_repetition_names_its_first_frame_and_json_has_the_note() {
+    let mut session = Session::new();
+    let message = sealed(35, false, 1, 200);
+    assert!(!session.ike(1, &message).contains("note"));
+    session.ike(1, &sealed(35, false, 2, 200));
+    let again = session.ike(1, &message);
+    assert!(again.contains("\"note\":\"a repetition of #1\""), "{again}");
+    assert!(
+        again.contains("\"encrypted\":true") && !again.contains("authentic"),
+        "{again}"
+    );
+}
+
+#[test]
+fn an_ikev1_message_is_named_and_counted() {
+    let mut message = init(1, "aes128-sha1-modp1024");
+    for (exchange, name) in [
+        (2, "IKEv1 Main Mode"),
+        (32, "IKEv1 Quick Mode"),
+        (99, "IKEv1 exchange 99"),
+    ] {
+        let mut session = Session::new();
+        (message[17], message[18]) = (0x10, exchange);
+        let shown = session.ike(1, &message);
+        assert!(
+            shown.contains(&format!("\"exchange\":\"{name}\"")),
+            "{shown}"
+        );
+        assert!(!shown.contains("error"), "{shown}");
+        let summary = session.summary();
+        assert!(summary.contains("1 message of IKEv1"), "{summary}");
+    }
+}
+
+#[test]
+fn packets_cut_by_the_snap_length_show_their_addresses_and_are_few() {
+    let whole = udp(1, 500, &init(1, "aes128-sha1-modp1024"));
+    let mut session = Session::new();
+    let shown: Vec<String> = (0..10).filter_map(|_| session.ip(&whole[..60])).collect();
+    assert_eq!(shown.len(), 3);
+    assert!(
+        shown[0].contains("\"src\":\"192.0.2.1\",\"dst\":\"192.0.2.2\""),
+        "{}",
+        shown[0]
+    );
+    let summary = session.summary();
+    assert!(
+        summary.contains("10 packets of which the capture holds only a part"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn records_and_the_summary_have_the_time_of_day() {
+    for (seconds, expected) in [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (951_868_800, "2000-03-01T00:00:00.000000Z"),
+        (1_709_164_799, "2024-02-28T23:59:59.000000Z"),
+        (1_709_164_800, "2024-02-29T00:00:00.000000Z"),
+        (-1, "1969-12-31T23:59:59.000000Z"),
+    ] {
+        assert_eq!(time_of_day(seconds * 1_000_000_000), expected);
+    }
+    assert_eq!(time_of_day(1_234_567), "1970-01-01T00:00:00.001234Z");
+    let mut session = Session::new();
+    let shown = session.ike(1, &init(1, "aes128-sha1-modp1024"));
+    assert!(
+        shown.contains("\"time\":\"1970-01-01T00:00:01.000000Z\""),
+        "{shown}"
+    );
+    session.ip(&udp(1, 53, b"x"));
+    let times = "captured from 1970-01-01T00:00:01.000000Z to 1970-01-01T00:00:02.000000Z";
+    let summary = session.summary();
+    assert!(summary.contains(times), "{summary}");
 }

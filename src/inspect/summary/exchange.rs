@@ -91,6 +91,13 @@ fn describe_encrypted(request: &RequestView<'_>, response: &ResponseView<'_>) ->
             response.encrypted_len
         );
     }
+    if *exchange == ExchangeType::CREATE_CHILD_SA && is_short {
+        return format!(
+            "{start}, but a response of {} octets holds no proposal: {to} rejected the request (most likely \
+             NO_PROPOSAL_CHOSEN: other algorithms or another PFS group; TS_UNACCEPTABLE: other networks; or TEMPORARY_FAILURE)",
+            response.encrypted_len
+        );
+    }
     start
 }
 

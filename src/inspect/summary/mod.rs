@@ -40,7 +40,7 @@ pub(super) struct Summary {
 const MAX_SAS: usize = 512;
 
 /// Counters of frames.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FrameCounts {
     /// All frames, and damaged parts of the file.
     pub(super) frames: u64,
@@ -54,6 +54,14 @@ pub(super) struct FrameCounts {
     pub(super) keepalives: u64,
     /// IP packets with missing or overlapping fragments.
     pub(super) incomplete: u64,
+    /// IP fragments whose packet another frame completes.
+    pub(super) fragments: u64,
+    /// Frames of which the capture holds only a part.
+    pub(super) truncated: u64,
+    /// IKEv1 messages.
+    pub(super) ikev1: u64,
+    /// Times of the first and the last frame.
+    pub(super) times: Option<(String, String)>,
 }
 
 impl Summary {
@@ -121,12 +129,30 @@ fn count_lines(counts: &FrameCounts) -> Vec<String> {
         "IP packet",
         " with missing or overlapping fragments",
     );
+    line(
+        counts.fragments,
+        "IP fragment",
+        " of packets that are shown where they are complete",
+    );
+    line(
+        counts.truncated,
+        "packet",
+        " of which the capture holds only a part: capture whole packets with `tcpdump -s 0`",
+    );
+    line(
+        counts.ikev1,
+        "message",
+        " of IKEv1: groundlink speaks IKEv2 only, so the peer has to be set to IKEv2",
+    );
     line(counts.others, "frame", " of neither IKE nor ESP");
     line(
         counts.unknown_links,
         "frame",
         " of an unsupported link type",
     );
+    if let Some((first, last)) = &counts.times {
+        lines.push(format!("captured from {first} to {last}"));
+    }
     if counts.frames == 0 {
         lines.push("the capture holds no frames".to_owned());
     }
