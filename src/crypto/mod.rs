@@ -54,5 +54,5 @@ pub use registry::{
     PRF, Prf, additional, encryption, group, integrity, prf,
 };
 pub use suite::{
-    EspProposal, EspSuite, Hint, IkeProposal, IkeSuite, ProposalError, ProposalErrorKind,
+    EspProposal, EspSuite, Hint, IkeProposal, IkeSuite, PfsDemand, ProposalError, ProposalErrorKind,
 };

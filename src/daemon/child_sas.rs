@@ -182,16 +182,7 @@ impl ChildSas {
         self.installed.remove(position);
         // Another Child SA takes over before this one is removed, so that no packet is dropped in between.
         self.select_outbound(datapath);
-        let retires = match reason {
-            DownReason::Replaced | DownReason::Redundant => !self.installed.is_empty(),
-            DownReason::Requested
-            | DownReason::PeerDeleted
-            | DownReason::IdentityRejected
-            | DownReason::PeerDead
-            | DownReason::Expired
-            | DownReason::PeerRestarted
-            | DownReason::Useless => false,
-        };
+        let retires = reason.leaves_replacement() && !self.installed.is_empty();
         if retires {
             datapath.retire_inbound(self.tunnel, spi_in);
             let remove_at = now + RETIRE_DELAY;

@@ -444,6 +444,10 @@ impl ControlPlane {
                 match reason {
                     DownReason::Requested => tunnel.loss.taken_down(drops),
                     DownReason::PeerDeleted
+                    | DownReason::UnknownToPeer
+                    | DownReason::NoChildLeft
+                    | DownReason::InvalidRequest
+                    | DownReason::RequestRejected
                     | DownReason::IdentityRejected
                     | DownReason::PeerDead
                     | DownReason::Expired

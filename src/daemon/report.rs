@@ -277,6 +277,10 @@ fn child_down(tunnel: &str, spi_in: Spi, reason: DownReason) {
         DownReason::Replaced => debug!(tunnel, %spi_in, "Child SA down: {text}"),
         DownReason::Requested
         | DownReason::PeerDeleted
+        | DownReason::UnknownToPeer
+        | DownReason::NoChildLeft
+        | DownReason::InvalidRequest
+        | DownReason::RequestRejected
         | DownReason::IdentityRejected
         | DownReason::Expired
         | DownReason::PeerRestarted

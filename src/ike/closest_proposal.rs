@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::offer::{Offer, usable};
 use crate::crypto::{
-    ADDITIONAL, ENCRYPTION, Encryption, Esn, EspProposal, EspSuite, GROUP, Group, INTEGRITY,
-    IkeProposal, IkeSuite, Integrity, PRF, Protection,
+    ADDITIONAL, AlgorithmStatus, ENCRYPTION, Encryption, Esn, EspProposal, GROUP, Group, INTEGRITY,
+    IkeProposal, IkeSuite, Integrity, PRF, PfsDemand, Protection,
 };
 use crate::wire::{ProtocolId, Sa, TransformType};
 
@@ -49,14 +49,65 @@ pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<ClosestProposal> {
         if !ours.esn.iter().any(|esn| offer.has_esn(*esn)) {
             differ.push("sequence numbers");
         }
-        let suite = EspSuite {
-            protection,
-            group: ours.groups.first().copied(),
-            additional: ours.additional.first().copied(),
-            esn: Esn::No,
-        };
-        Some(suite.to_string())
+        Some(esp_words(protection, ours))
     })
+}
+
+/// The configuration that lets a peer rekey that proposes another PFS group, or none, and nothing else that differs; `None` if we have none of its groups.
+pub fn pfs(ours: &[EspProposal], theirs: &Sa) -> Option<String> {
+    usable(theirs, ProtocolId::ESP).find_map(|proposal| {
+        let offer = Offer(proposal);
+        ours.iter().find_map(|ours| {
+            let protection = offer.protection(&ours.encryption, &ours.integrity)?;
+            ours.esn.iter().find(|esn| offer.has_esn(**esn))?;
+            if offer.method(TransformType::KE, &[]).is_some() {
+                let pfs = match ours.groups.is_empty() {
+                    true => PfsDemand::Required,
+                    false => PfsDemand::Optional,
+                };
+                return Some(esp_words(
+                    protection,
+                    &EspProposal {
+                        pfs,
+                        ..ours.clone()
+                    },
+                ));
+            }
+            let group = GROUP
+                .iter()
+                .find(|row| {
+                    row.status == AlgorithmStatus::Secure && offer.has(TransformType::KE, row.id)
+                })
+                .or_else(|| {
+                    GROUP
+                        .iter()
+                        .find(|row| offer.has(TransformType::KE, row.id))
+                })?;
+            let groups = vec![group];
+            let additional = Vec::new();
+            Some(esp_words(
+                protection,
+                &EspProposal {
+                    groups,
+                    additional,
+                    ..ours.clone()
+                },
+            ))
+        })
+    })
+}
+
+/// A proposal with this protection and the key exchanges of another one, in configuration words.
+fn esp_words(protection: Protection, of: &EspProposal) -> String {
+    EspProposal {
+        encryption: vec![protection.encryption],
+        integrity: protection.integrity.into_iter().collect(),
+        groups: of.groups.first().copied().into_iter().collect(),
+        additional: of.additional.first().copied().into_iter().collect(),
+        pfs: of.pfs,
+        esn: vec![Esn::No],
+    }
+    .to_string()
 }
 
 fn closest<P>(
@@ -197,6 +248,32 @@ mod tests {
         assert_eq!(ike(&ours, &theirs), None);
         theirs.proposals.clear();
         assert_eq!(ike(&ours, &theirs), None);
+    }
+
+    #[test]
+    fn the_advice_for_a_pfs_mismatch_is_a_proposal_that_the_peer_matches() {
+        let list = |words: &[&str]| -> Vec<EspProposal> {
+            let parse = |words: &&str| EspProposal::parse(words).unwrap().0;
+            words.iter().map(parse).collect()
+        };
+        let ours = list(&["aes256gcm16-curve25519", "aes256-sha256-curve25519"]);
+        for (theirs, advised) in [
+            (&["aes256gcm16-modp2048-ecp256"][..], "aes256gcm16-modp2048"),
+            (&["aes256gcm16"], "aes256gcm16-curve25519-nopfs"),
+            (
+                &["aes128gcm16-modp2048", "aes256-sha256-modp1024"],
+                "aes256-sha256-modp1024",
+            ),
+        ] {
+            let mut theirs = offer_esp(&list(theirs), 0x1000, Pfs::AsProposed);
+            // A cipher of which this version knows nothing.
+            let unknown = crate::wire::Transform::new(TransformType::ENCR, 23, None);
+            theirs.proposals[0].transforms.insert(0, unknown);
+            let words = pfs(&ours, &theirs).unwrap();
+            assert_eq!(words, advised);
+            let edited = list(&[&words]);
+            assert!(crate::ike::negotiate::choose_esp(&edited, &theirs, Pfs::AsProposed).is_some());
+        }
     }
 
     #[test]

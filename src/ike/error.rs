@@ -51,7 +51,16 @@ pub enum Incompatible {
         theirs: String,
         /// Our proposals, in words.
         ours: String,
+        /// The proposal of this tunnel that would match, in words; `None` if this version has none of the peer's groups.
+        matching: Option<String>,
     },
+    /// The chosen proposal names an SPI that no SA can have.
+    Spi {
+        /// The octets of the SPI.
+        spi: Vec<u8>,
+    },
+    /// The peer uses transport mode; a tunnel needs tunnel mode.
+    TransportMode,
     /// The KE payload uses a group other than the chosen one.
     Group {
         /// The chosen group.
@@ -142,6 +151,8 @@ impl Error {
                 Incompatible::Ike { .. }
                 | Incompatible::Esp { .. }
                 | Incompatible::Pfs { .. }
+                | Incompatible::Spi { .. }
+                | Incompatible::TransportMode
                 | Incompatible::NatTraversal
                 | Incompatible::NatBetween { .. } => {
                     Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
@@ -218,12 +229,34 @@ impl Incompatible {
                     " The PFS group is negotiated only at the first rekey.",
                 ),
             ),
-            Incompatible::Pfs { theirs, ours } => (
+            Incompatible::Pfs {
+                theirs,
+                ours,
+                matching,
+            } => (
                 "pfs-mismatch",
                 format!("the peer rekeys the Child SA with {theirs}; we accept {ours}"),
+                match matching {
+                    Some(words) => format!(
+                        "Use the same PFS group on both sides: set `esp = \"{words}\"` on this tunnel, or {ours} on the peer (phase 2)."
+                    ),
+                    None => format!(
+                        "Set {ours} on the peer (phase 2): this version supports none of its PFS groups."
+                    ),
+                },
+            ),
+            Incompatible::Spi { spi } => (
+                "invalid-spi",
                 format!(
-                    "Use the same PFS group on both sides: set `esp = \"{theirs}\"` on this tunnel, or {ours} on the peer (phase 2)."
+                    "the peer proposes the SPI \"{}\", which no SA can have (RFC 7296 §3.3.1, RFC 4303 §2.1)",
+                    spi.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
                 ),
+                "Capture the exchange and report it: the peer's implementation has a bug.".to_owned(),
+            ),
+            Incompatible::TransportMode => (
+                "transport-mode",
+                "the peer uses transport mode (USE_TRANSPORT_MODE), which carries no networks; this tunnel uses tunnel mode".to_owned(),
+                "Set the peer to tunnel mode (strongSwan: `mode = tunnel`; libreswan: `type=tunnel`).".to_owned(),
             ),
             Incompatible::Group { wanted } => (
                 "invalid-ke-payload",

@@ -269,6 +269,14 @@ pub enum DownReason {
     Requested,
     /// The peer deleted the SA.
     PeerDeleted,
+    /// The peer does not have the SA: it answered CHILD_SA_NOT_FOUND, or sent INVALID_SPI.
+    UnknownToPeer,
+    /// This gateway closed the IKE SA, because no Child SA was left.
+    NoChildLeft,
+    /// This gateway closed the IKE SA, because the peer sent an invalid request (RFC 7296 §2.21.3).
+    InvalidRequest,
+    /// The peer rejected a request as invalid, which ends the IKE SA (RFC 7296 §2.21.3).
+    RequestRejected,
     /// The peer deleted the IKE SA after rejecting our identity.
     IdentityRejected,
     /// The peer stopped responding.
@@ -289,8 +297,14 @@ impl DownReason {
     /// The reason as log text.
     pub fn text(self) -> &'static str {
         match self {
-            DownReason::Requested => "closed by a command",
+            DownReason::Requested => "closed by a command on this gateway or by its shutdown",
             DownReason::PeerDeleted => "deleted by the peer",
+            DownReason::UnknownToPeer => "the peer does not have it",
+            DownReason::NoChildLeft => "closed by this gateway: no Child SA was left",
+            DownReason::InvalidRequest => {
+                "closed by this gateway: the peer sent an invalid request"
+            }
+            DownReason::RequestRejected => "the peer rejected a request as invalid",
             DownReason::IdentityRejected => "the peer rejected our identity",
             DownReason::PeerDead => "the peer stopped responding",
             DownReason::Expired => "its lifetime or sequence numbers are exhausted",
@@ -298,6 +312,24 @@ impl DownReason {
             DownReason::Redundant => "another SA of the tunnel is used",
             DownReason::Replaced => "it was rekeyed",
             DownReason::Useless => "it had no working Child SA",
+        }
+    }
+
+    /// Whether another SA carries the traffic from now on. The peer may still send over this one.
+    pub fn leaves_replacement(self) -> bool {
+        match self {
+            DownReason::Replaced | DownReason::Redundant => true,
+            DownReason::Requested
+            | DownReason::PeerDeleted
+            | DownReason::UnknownToPeer
+            | DownReason::NoChildLeft
+            | DownReason::InvalidRequest
+            | DownReason::RequestRejected
+            | DownReason::IdentityRejected
+            | DownReason::PeerDead
+            | DownReason::Expired
+            | DownReason::PeerRestarted
+            | DownReason::Useless => false,
         }
     }
 }

@@ -150,7 +150,23 @@ pub fn sa_removed(at: Time, reason: DownReason, remote: SocketAddr) -> Option<Fa
             format!("{remote} accepted the pre-shared key but rejected our identity"),
             "Set `id` on this tunnel to the identity that the peer expects.",
         ),
+        DownReason::InvalidRequest => (
+            "invalid-syntax",
+            format!(
+                "{remote} sent an invalid request, so this gateway closed the tunnel (RFC 7296 §2.21.3)"
+            ),
+            "Capture the exchange and report it: one of the two implementations has a bug.",
+        ),
+        DownReason::RequestRejected => (
+            "rejected-as-invalid",
+            format!(
+                "{remote} rejected a request of this gateway as invalid, which ends the tunnel (RFC 7296 §2.21.3)"
+            ),
+            "See the peer's log; capture the exchange and report it: one of the two implementations has a bug.",
+        ),
         DownReason::Requested
+        | DownReason::UnknownToPeer
+        | DownReason::NoChildLeft
         | DownReason::Expired
         | DownReason::PeerRestarted
         | DownReason::Redundant

@@ -2,10 +2,10 @@
 //!
 //! A repeated payload makes a message malformed; unknown payloads are skipped, and any order is accepted (RFC 7296 §2.5).
 
-use super::error::Error;
+use super::error::{Denied, Error, Incompatible};
 use crate::wire::{
-    Auth, Delete, ExchangeType, Header, Id, Ke, MessageId, Notify, NotifyType, Payload, ProtocolId,
-    Sa, TrafficSelectors,
+    Auth, Delete, ExchangeType, Header, Id, Ke, MessageId, Notify, NotifyType, Payload,
+    PayloadType, ProtocolId, Sa, TrafficSelectors,
 };
 
 /// `HDR, SA, KE, N` of IKE_SA_INIT, in either direction.
@@ -109,6 +109,8 @@ pub struct ChildResponse {
     pub ts_i: TrafficSelectors,
     /// TSr.
     pub ts_r: TrafficSelectors,
+    /// Whether USE_TRANSPORT_MODE is present, which no request of ours asks for (RFC 7296 §1.3.1).
+    pub transport_mode: bool,
 }
 
 /// Payloads that all kinds of CREATE_CHILD_SA have, in either direction.
@@ -253,13 +255,17 @@ impl AuthRequest {
 
 impl AuthResponse {
     /// # Errors
-    /// It is incomplete, and not an error either.
+    /// It is incomplete, and not an error either; or the peer starts EAP.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthResponse, Error> {
         let set = PayloadSet::sort(payloads)?;
         let ppk = match of_kind(&set.notifies, NotifyType::PPK_IDENTITY) {
             Some(_) => PpkResponse::Used,
             None => PpkResponse::Unmentioned,
         };
+        if set.eap {
+            return Err(Error::Denied(Denied::Method("EAP".to_owned())));
+        }
+        let transport_mode = of_kind(&set.notifies, NotifyType::USE_TRANSPORT_MODE).is_some();
         let rejection = set
             .notifies
             .into_iter()
@@ -271,7 +277,12 @@ impl AuthResponse {
         };
         let child = match (rejection, set.sa, set.ts_i, set.ts_r) {
             (Some(rejection), ..) => Err(rejection),
-            (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildResponse { sa, ts_i, ts_r }),
+            (None, Some(sa), Some(ts_i), Some(ts_r)) => Ok(ChildResponse {
+                sa,
+                ts_i,
+                ts_r,
+                transport_mode,
+            }),
             (None, ..) => return Err(missing("SA, TSi, TSr or an error")),
         };
         Ok(AuthResponse::Proved {
@@ -337,7 +348,7 @@ impl CreateRequest {
 
 impl CreateResponse {
     /// # Errors
-    /// It is incomplete, and not an error either.
+    /// It is incomplete, and not an error either; or its Child SA uses transport mode, which no request of ours asks for (RFC 7296 §1.3.1).
     pub fn read(payloads: Vec<Payload>) -> Result<CreateResponse, Error> {
         let mut set = PayloadSet::sort(payloads)?;
         let rejection = set.notifies.iter().find(|notify| notify.kind.is_error());
@@ -346,6 +357,9 @@ impl CreateResponse {
                 required_group(notify).map(CreateResponse::OtherGroup)
             }
             Some(notify) => Ok(CreateResponse::Rejected(notify.clone())),
+            None if of_kind(&set.notifies, NotifyType::USE_TRANSPORT_MODE).is_some() => {
+                Err(Error::Incompatible(Incompatible::TransportMode))
+            }
             None => Ok(CreateResponse::Made {
                 renewal: set.renewal()?,
                 selectors: set.ts_i.zip(set.ts_r),
@@ -409,6 +423,8 @@ struct PayloadSet {
     notifies: Vec<Notify>,
     deletes: Vec<Delete>,
     vendors: Vec<Vec<u8>>,
+    /// Whether an EAP payload is present.
+    eap: bool,
 }
 
 impl PayloadSet {
@@ -427,7 +443,8 @@ impl PayloadSet {
                 Payload::Notify(notify) => set.notifies.push(notify),
                 Payload::Delete(delete) => set.deletes.push(delete),
                 Payload::Vendor(vendor) => set.vendors.push(vendor),
-                Payload::Other { .. } | Payload::Unknown { .. } => {}
+                Payload::Other { kind, .. } => set.eap |= kind == PayloadType::EAP,
+                Payload::Unknown { .. } => {}
             }
         }
         Ok(set)
@@ -509,12 +526,15 @@ pub fn validate(header: &Header, payloads: &[Payload]) -> Result<(), String> {
         (ExchangeType::INFORMATIONAL, _) => Informational::read(payloads).map(drop),
         (_, _) => Ok(()),
     };
-    read.map_err(|error| match error {
-        Error::Malformed(what) => what,
-        Error::UnsupportedCritical(kind) => format!("payload {kind} is critical and unknown"),
-        Error::Misbehaved(what) => what.to_owned(),
-        Error::Incompatible(_) | Error::Denied(_) => "the message is rejected".to_owned(),
-    })
+    match read {
+        // Other receivers may accept what we reject: EAP, transport mode.
+        Ok(()) | Err(Error::Incompatible(_) | Error::Denied(_)) => Ok(()),
+        Err(Error::Malformed(what)) => Err(what),
+        Err(Error::UnsupportedCritical(kind)) => {
+            Err(format!("payload {kind} is critical and unknown"))
+        }
+        Err(Error::Misbehaved(what)) => Err(what.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! A proposal may require an additional key exchange (ADDKE1, RFC 9370). A peer without support for that transform type skips the
 //! proposal and takes a later one without it.
 
+use super::error::{Error, Incompatible};
 use super::offer::{ADDITIONAL, INTEG_NONE, METHOD_NONE, Offer, usable};
 use crate::crypto::{Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Protection};
 use crate::wire::{Proposal, ProtocolId, Sa, Transform, TransformType};
@@ -45,34 +46,53 @@ pub enum Pfs {
     AsProposed,
 }
 
+/// Our ESP proposals as they are offered. Where perfect forward secrecy is optional, the alternatives without it follow the others.
+fn offered_esp(ours: &[EspProposal], pfs: Pfs) -> Vec<EspProposal> {
+    let without = ours.iter().filter_map(EspProposal::without_pfs);
+    match pfs {
+        Pfs::Unnamed => ours.to_vec(),
+        Pfs::AsProposed => ours.iter().cloned().chain(without).collect(),
+    }
+}
+
 /// Our ESP proposals as an SA payload.
 pub fn offer_esp(ours: &[EspProposal], spi: u32, pfs: Pfs) -> Sa {
-    offer(ours.iter().map(|ours| {
-        let mut transforms = Vec::new();
-        transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
-        transforms.extend(
-            ours.integrity
-                .iter()
-                .map(|row| plain(TransformType::INTEG, row.id)),
-        );
-        match pfs {
-            Pfs::Unnamed => {}
-            Pfs::AsProposed => {
+    let count = ours.len();
+    offer(
+        offered_esp(ours, pfs)
+            .iter()
+            .enumerate()
+            .map(|(index, ours)| {
+                let mut transforms = Vec::new();
+                transforms.extend(ours.encryption.iter().map(|row| encryption(row)));
                 transforms.extend(
-                    ours.groups
+                    ours.integrity
                         .iter()
-                        .map(|row| plain(TransformType::KE, row.id)),
+                        .map(|row| plain(TransformType::INTEG, row.id)),
                 );
-                transforms.extend(additional(&ours.additional));
-            }
-        }
-        transforms.extend(
-            ours.esn
-                .iter()
-                .map(|esn| plain(TransformType::ESN, esn.id())),
-        );
-        (ProtocolId::ESP, spi.to_be_bytes().to_vec(), transforms)
-    }))
+                match pfs {
+                    Pfs::Unnamed => {}
+                    Pfs::AsProposed => {
+                        transforms.extend(
+                            ours.groups
+                                .iter()
+                                .map(|row| plain(TransformType::KE, row.id)),
+                        );
+                        transforms.extend(additional(&ours.additional));
+                        // OpenIKED matches an alternative without a group only by an explicit NONE (RFC 7296 §3.3.2).
+                        transforms.extend(
+                            (index >= count).then(|| plain(TransformType::KE, METHOD_NONE)),
+                        );
+                    }
+                }
+                transforms.extend(
+                    ours.esn
+                        .iter()
+                        .map(|esn| plain(TransformType::ESN, esn.id())),
+                );
+                (ProtocolId::ESP, spi.to_be_bytes().to_vec(), transforms)
+            }),
+    )
 }
 
 fn offer(proposals: impl Iterator<Item = (ProtocolId, Vec<u8>, Vec<Transform>)>) -> Sa {
@@ -94,7 +114,7 @@ pub struct Chosen<S> {
     pub number: u8,
     /// The SPI in that proposal.
     pub spi: Vec<u8>,
-    /// Optional additional key exchanges of the proposal that are not performed (RFC 9370 §2.2.1).
+    /// Optional key exchanges of the proposal that are not performed: the response names NONE (RFC 7296 §2.7, RFC 9370 §2.2.1).
     pub declined: Vec<TransformType>,
 }
 
@@ -129,18 +149,20 @@ pub fn choose_ike(ours: &[IkeProposal], theirs: &Sa) -> Option<Chosen<IkeSuite>>
 /// Chooses an ESP suite from a peer's offer. A group in IKE_AUTH is ignored, since that exchange has no KE payload. In
 /// CREATE_CHILD_SA both sides must have a common group, or none.
 pub fn choose_esp(ours: &[EspProposal], theirs: &Sa, pfs: Pfs) -> Option<Chosen<EspSuite>> {
-    ours.iter().find_map(|ours| {
+    offered_esp(ours, pfs).iter().find_map(|ours| {
         usable(theirs, ProtocolId::ESP).find_map(|proposal| {
             let offer = Offer(proposal);
             let (group, additional, declined) = match pfs {
                 Pfs::Unnamed => (None, None, Vec::new()),
                 Pfs::AsProposed => {
                     let additional = offer.additional(&ours.additional)?;
-                    (
-                        offer.method(TransformType::KE, &ours.groups)?,
-                        additional,
-                        offer.declined(additional),
-                    )
+                    let group = offer.method(TransformType::KE, &ours.groups)?;
+                    let mut declined = offer.declined(additional);
+                    // RFC 7296 §2.7: the response has one transform of each type in the proposal.
+                    if group.is_none() && offer.has(TransformType::KE, METHOD_NONE) {
+                        declined.push(TransformType::KE);
+                    }
+                    (group, additional, declined)
                 }
             };
             let suite = EspSuite {
@@ -213,7 +235,9 @@ pub fn accept_ike(ours: &[IkeProposal], response: &Sa) -> Option<Chosen<IkeSuite
 /// The same for ESP; also returns the peer's SPI, which cannot be one of the 256 reserved ones (RFC 4303 §2.1).
 pub fn accept_esp(ours: &[EspProposal], response: &Sa, pfs: Pfs) -> Option<(EspSuite, u32)> {
     let (proposal, number) = single(response, ProtocolId::ESP)?;
-    let chosen = choose_esp(std::slice::from_ref(ours.get(number)?), response, pfs)?;
+    let mut offered = offered_esp(ours, pfs);
+    let named = (number < offered.len()).then(|| offered.swap_remove(number))?;
+    let chosen = choose_esp(&[named], response, pfs)?;
     let mut expected: usize = if chosen.suite.protection.integrity.is_some() {
         2
     } else {
@@ -233,13 +257,21 @@ pub fn accept_esp(ours: &[EspProposal], response: &Sa, pfs: Pfs) -> Option<(EspS
     if counted(proposal) != expected {
         return None;
     }
-    Some((chosen.suite, esp_spi(&chosen.spi)?))
+    Some((chosen.suite, esp_spi(&chosen.spi).ok()?))
 }
 
-/// An ESP SPI in a proposal; `None` if it is not four bytes or one of the reserved values.
-pub fn esp_spi(bytes: &[u8]) -> Option<u32> {
-    let spi = u32::from_be_bytes(bytes.try_into().ok()?);
-    (spi > 255).then_some(spi)
+/// An ESP SPI in a proposal.
+///
+/// # Errors
+/// The SPI is not four octets, or one of the 256 reserved ones (RFC 4303 §2.1).
+pub fn esp_spi(octets: &[u8]) -> Result<u32, Error> {
+    let spi = octets.try_into().map(u32::from_be_bytes);
+    let invalid = || {
+        Error::Incompatible(Incompatible::Spi {
+            spi: octets.to_vec(),
+        })
+    };
+    spi.ok().filter(|spi| *spi > 255).ok_or_else(invalid)
 }
 
 fn single(response: &Sa, protocol: ProtocolId) -> Option<(&Proposal, usize)> {
@@ -580,5 +612,49 @@ mod tests {
         assert_eq!(chosen("aes128-sha256", with), None);
         assert_eq!(chosen(with, "aes128-sha256"), None);
         assert_eq!(chosen("aes128-sha256-ecp384", with), None);
+    }
+
+    /// RFC 7296 §2.7, §3.3.2: OpenIKED offers NONE as the only group of a rekey, and accepts no response without it.
+    #[test]
+    fn an_explicit_offer_of_no_group_gets_an_explicit_response() {
+        let esp = |words: &str| vec![EspProposal::parse(words).unwrap().0];
+        let none = plain(TransformType::KE, METHOD_NONE);
+        let mut theirs = offer_esp(&esp("aes128gcm16"), 0x1000, Pfs::AsProposed);
+        theirs.proposals[0].transforms.push(none.clone());
+        for ours in ["aes128gcm16-curve25519-nopfs", "aes128gcm16"] {
+            let chosen = choose_esp(&esp(ours), &theirs, Pfs::AsProposed).unwrap();
+            assert_eq!(chosen.suite.group, None);
+            let response = esp_response(&chosen, 0x2000);
+            assert!(response.proposals[0].transforms.contains(&none), "{ours}");
+        }
+        let required = esp("aes128gcm16-curve25519");
+        assert_eq!(choose_esp(&required, &theirs, Pfs::AsProposed), None);
+    }
+
+    #[test]
+    fn a_group_is_preferred_to_none_whatever_the_order_of_the_peer() {
+        let esp = |words: &[&str]| -> Vec<EspProposal> {
+            let parse = |words: &&str| EspProposal::parse(words).unwrap().0;
+            words.iter().map(parse).collect()
+        };
+        let ours = esp(&[
+            "aes256gcm16-curve25519-nopfs",
+            "aes256-sha256-curve25519-nopfs",
+        ]);
+        for (theirs, group) in [
+            (
+                esp(&["aes256gcm16", "aes256-sha256-curve25519"]),
+                Some("curve25519"),
+            ),
+            (esp(&["aes256gcm16-curve25519-nopfs"]), Some("curve25519")),
+            (esp(&["aes256-sha256"]), None),
+        ] {
+            let offer = offer_esp(&theirs, 0x1000, Pfs::AsProposed);
+            let chosen = choose_esp(&ours, &offer, Pfs::AsProposed).unwrap();
+            assert_eq!(chosen.suite.group.map(|group| group.word), group);
+            let response = esp_response(&chosen, 0x2000);
+            let accepted = accept_esp(&theirs, &response, Pfs::AsProposed).unwrap();
+            assert_eq!(accepted, (chosen.suite, 0x2000));
+        }
     }
 }

@@ -9,7 +9,8 @@ pub const INTEG_NONE: u16 = 0;
 /// The transform ID for no key exchange.
 pub const METHOD_NONE: u16 = 0;
 
-/// The usable proposals for a protocol. A transform of an unknown type makes its proposal unusable (RFC 7296 §3.3.6).
+/// The usable proposals for a protocol. A transform of a type that is unknown, or that the protocol does not have (a PRF for ESP), makes its proposal unusable:
+/// a response could not contain one transform of each type (RFC 7296 §2.7, §3.3.3, §3.3.6).
 pub fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> {
     sa.proposals.iter().filter(move |proposal| {
         proposal.protocol == protocol
@@ -17,21 +18,18 @@ pub fn usable(sa: &Sa, protocol: ProtocolId) -> impl Iterator<Item = &Proposal> 
             && proposal
                 .transforms
                 .iter()
-                .all(|transform| is_known(transform.kind))
+                .all(|transform| is_of_protocol(transform.kind, protocol))
     })
 }
 
-fn is_known(kind: TransformType) -> bool {
-    KNOWN.contains(&kind) || ADDITIONAL.contains(&kind)
+/// Whether proposals for a protocol have transforms of this type (RFC 7296 §3.3.3, RFC 9370 §2.1).
+fn is_of_protocol(kind: TransformType, protocol: ProtocolId) -> bool {
+    let shared = [TransformType::ENCR, TransformType::INTEG, TransformType::KE];
+    shared.contains(&kind)
+        || ADDITIONAL.contains(&kind)
+        || kind == TransformType::PRF && protocol == ProtocolId::IKE
+        || kind == TransformType::ESN && protocol == ProtocolId::ESP
 }
-
-const KNOWN: [TransformType; 5] = [
-    TransformType::ENCR,
-    TransformType::PRF,
-    TransformType::INTEG,
-    TransformType::KE,
-    TransformType::ESN,
-];
 
 /// The transform types of additional key exchanges, in order. We support at most one.
 pub const ADDITIONAL: [TransformType; 7] = [
@@ -154,7 +152,7 @@ impl Offer<'_> {
     }
 }
 
-/// A proposal in configuration words; an unknown transform is shown as `encr(23)`.
+/// A proposal in configuration words, which parse back to the same proposal; an unknown transform is shown as `encr(23)`.
 pub fn words(proposal: &Proposal) -> String {
     let of_kind = |kind: TransformType| {
         proposal
@@ -180,25 +178,21 @@ pub fn words(proposal: &Proposal) -> String {
             *id,
         ));
     }
-    for transform in of_kind(TransformType::PRF) {
-        let row = crypto::prf(transform.id);
-        let implied = row.is_some_and(|row: &Prf| {
-            let hash = row.word.strip_prefix("prf");
-            integrity
-                .iter()
-                .any(|id| crypto::integrity(*id).map(|integrity| integrity.word) == hash)
-        });
-        if !implied {
-            words.push(word(row.map(|row| row.word), "prf", transform.id));
-        }
+    // A PRF list is written unless it is the one that the integrity algorithms imply.
+    let implied = integrity
+        .iter()
+        .map(|id| crypto::integrity(*id).and_then(Integrity::prf));
+    let prfs = || of_kind(TransformType::PRF).map(|transform| transform.id);
+    if !prfs().map(crypto::prf).eq(implied) {
+        words.extend(prfs().map(|id| word(crypto::prf(id).map(|row: &Prf| row.word), "prf", id)));
     }
-    for transform in of_kind(TransformType::KE) {
-        words.push(word(
-            crypto::group(transform.id).map(|row: &Group| row.word),
-            "group",
-            transform.id,
-        ));
-    }
+    let (none, groups): (Vec<u16>, Vec<u16>) = of_kind(TransformType::KE)
+        .map(|transform| transform.id)
+        .partition(|id| *id == METHOD_NONE);
+    words.extend(groups.iter().map(|id| {
+        let row = crypto::group(*id);
+        word(row.map(|row: &Group| row.word), "group", *id)
+    }));
     for (number, kind) in (1u8..).zip(ADDITIONAL) {
         for transform in of_kind(kind) {
             let word = match crypto::additional(transform.id) {
@@ -213,8 +207,15 @@ pub fn words(proposal: &Proposal) -> String {
             words.push(format!("ke{number}_{word}"));
         }
     }
-    if of_kind(TransformType::ESN).any(|transform| transform.id == 1) {
-        words.push("esn".to_owned());
+    words.extend(none.first().map(|_| "nopfs".to_owned()));
+    let esn: Vec<u16> = of_kind(TransformType::ESN)
+        .map(|transform| transform.id)
+        .collect();
+    if esn != [Esn::No.id()] {
+        words.extend(esn.iter().map(|id| {
+            let row = Esn::from_id(*id);
+            word(row.map(Esn::word), "esn", *id)
+        }));
     }
     words.join("-")
 }
@@ -247,4 +248,96 @@ pub fn selectors(local: &[crate::net::Selector], remote: &[crate::net::Selector]
         join(local.iter().take(30)),
         join(remote.iter().take(30))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{SizeRange, subsequence};
+
+    use super::*;
+    use crate::crypto::{ENCRYPTION, EspProposal, GROUP, INTEGRITY, IkeProposal, PRF, PfsDemand};
+    use crate::ike::negotiate::{Pfs, offer_esp, offer_ike};
+
+    /// Some rows of a table, in any order.
+    fn some<R>(
+        table: &'static [R],
+        count: impl Into<SizeRange>,
+    ) -> impl Strategy<Value = Vec<&'static R>>
+    where
+        &'static R: std::fmt::Debug,
+    {
+        subsequence(table.iter().collect::<Vec<_>>(), count).prop_shuffle()
+    }
+
+    /// Encryption and integrity of a valid proposal.
+    fn protections() -> impl Strategy<Value = (Vec<&'static Encryption>, Vec<&'static Integrity>)> {
+        let ciphers = |aead: bool| {
+            let rows: Vec<&'static Encryption> = ENCRYPTION
+                .iter()
+                .filter(|row| row.is_aead() == aead)
+                .collect();
+            let count = 1..=rows.len();
+            subsequence(rows, count).prop_shuffle()
+        };
+        prop_oneof![
+            (ciphers(true), Just(Vec::new())),
+            (ciphers(false), some(INTEGRITY, 1..=INTEGRITY.len())),
+        ]
+    }
+
+    prop_compose! {
+        fn ike_proposals()(
+            (encryption, integrity) in protections(),
+            prf in some(PRF, 1..=PRF.len()),
+            groups in some(GROUP, 1..=4),
+            additional in some(crypto::ADDITIONAL, 0..=2),
+        ) -> IkeProposal {
+            IkeProposal { encryption, integrity, prf, groups, additional }
+        }
+    }
+
+    prop_compose! {
+        fn esp_proposals()(
+            (encryption, integrity) in protections(),
+            groups in some(GROUP, 0..=4),
+            additional in some(crypto::ADDITIONAL, 0..=2),
+            optional in any::<bool>(),
+            esn in prop_oneof![
+                Just(vec![Esn::No]),
+                Just(vec![Esn::Yes]),
+                Just(vec![Esn::No, Esn::Yes]),
+                Just(vec![Esn::Yes, Esn::No]),
+            ],
+        ) -> EspProposal {
+            let additional = if groups.is_empty() { Vec::new() } else { additional };
+            let pfs = if optional && !groups.is_empty() { PfsDemand::Optional } else { PfsDemand::Required };
+            EspProposal { encryption, integrity, groups, additional, pfs, esn }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_words_of_an_ike_proposal_parse_back_to_it(proposal in ike_proposals()) {
+            let sa = offer_ike(std::slice::from_ref(&proposal), &[]);
+            let (read, hints) = IkeProposal::parse(&words(&sa.proposals[0])).unwrap();
+            prop_assert_eq!(&read, &proposal);
+            prop_assert!(hints.is_empty());
+            prop_assert_eq!(words(&sa.proposals[0]), proposal.to_string());
+        }
+
+        #[test]
+        fn the_words_of_an_esp_proposal_parse_back_to_it(proposal in esp_proposals()) {
+            let sa = offer_esp(std::slice::from_ref(&proposal), 0x1000, Pfs::AsProposed);
+            let read: Vec<EspProposal> = sa
+                .proposals
+                .iter()
+                .map(|proposal| EspProposal::parse(&words(proposal)).unwrap().0)
+                .collect();
+            let without = proposal.without_pfs();
+            let with = EspProposal { pfs: PfsDemand::Required, ..proposal };
+            let offered: Vec<EspProposal> = std::iter::once(with).chain(without).collect();
+            prop_assert_eq!(read, offered);
+        }
+    }
 }

@@ -154,7 +154,7 @@ impl Esp {
         let found = self.outbound.iter().position(|sa| sa.spi_in == spi_in);
         let removed = found.map(|index| self.outbound.remove(index));
         self.waiting.retain(|sa| sa.spi_in != spi_in);
-        if let (Some(removed), true) = (removed, leaves_replacement(reason)) {
+        if let (Some(removed), true) = (removed, reason.leaves_replacement()) {
             let newer = &self.outbound[found.unwrap_or(0)..];
             if !newer.iter().any(|sa| sa.is_beside(&removed)) {
                 let mut rest = self.outbound.iter_mut().rev();
@@ -164,7 +164,7 @@ impl Esp {
             }
         }
         self.inbound.retain(|_, sa| sa.until > now);
-        if !leaves_replacement(reason) {
+        if !reason.leaves_replacement() {
             self.inbound.remove(&spi_in);
         } else if let Some(sa) = self.inbound.get_mut(&spi_in) {
             sa.until = now + RETIRED_SA_GRACE;
@@ -214,7 +214,7 @@ impl Esp {
             sa.packet.sequence += 1;
             return Some((sa.local, sa.remote, sa.packet.clone()));
         }
-        let is_lost = |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !leaves_replacement(*reason));
+        let is_lost = |spi: &u32| matches!(self.gone.get(spi), Some((_, reason)) if !reason.leaves_replacement());
         // An SA whose replacement was closed for good could not carry the packet.
         let could_carry = |spi: &u32| !is_lost(spi) && !self.successors(*spi).iter().any(is_lost);
         let mut best = self.outbound.iter();
@@ -288,7 +288,7 @@ impl Esp {
     /// Whether the gateway has this SA, or had it until it was replaced.
     pub fn has_or_has_replaced(&self, spi_in: u32) -> bool {
         match self.gone.get(&spi_in) {
-            Some((_, reason)) => leaves_replacement(*reason),
+            Some((_, reason)) => reason.leaves_replacement(),
             None => self.inbound.contains_key(&spi_in),
         }
     }
@@ -296,19 +296,5 @@ impl Esp {
     /// The number of SAs at `now`, including replaced ones that still receive.
     pub fn len(&self, now: Time) -> usize {
         self.inbound.values().filter(|sa| sa.until > now).count()
-    }
-}
-
-/// Whether an SA removed for this reason has a replacement.
-pub fn leaves_replacement(reason: DownReason) -> bool {
-    match reason {
-        DownReason::Replaced | DownReason::Redundant => true,
-        DownReason::Requested
-        | DownReason::PeerDeleted
-        | DownReason::IdentityRejected
-        | DownReason::PeerDead
-        | DownReason::Expired
-        | DownReason::PeerRestarted
-        | DownReason::Useless => false,
     }
 }

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use groundlink::ike::impair::{Change, Rule, Which};
-use groundlink::ike::{Command, Rekey, TunnelState};
-use groundlink::wire::{Critical, ExchangeType, Header, Payload, PayloadType};
+use groundlink::ike::{Command, Rekey, Start, TunnelState};
+use groundlink::wire::{Critical, ExchangeType, Header, NotifyType, Payload, PayloadType};
 
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
 
@@ -397,4 +397,47 @@ fn p19_a_child_sa_near_its_limit_that_the_peer_does_not_rekey_is_replaced_by_a_n
     stop_misbehaving(&mut pair);
     pair.run_for(MINUTE);
     pair.assert_agreed();
+}
+
+/// B initiates, and A's response in IKE_AUTH has this payload too.
+fn authenticated_with(more: Payload) -> Pair {
+    let mut a = settings(Side::A);
+    a.start = Start::Add;
+    let mut b = settings(Side::B);
+    b.start = Start::Auto;
+    let mut pair = Pair::new(a, b);
+    pair.a.endpoint.impair().add(Rule {
+        exchange: ExchangeType::IKE_AUTH,
+        which: Which::Response,
+        change: Change::Append(vec![more]),
+    });
+    pair.run_for(Duration::from_millis(200));
+    pair
+}
+
+/// ```text
+/// B                                                A
+/// │── IKE_AUTH SAi2 … ────────────────────────────▶│
+/// │◀── IKE_AUTH SAr2 …, N(USE_TRANSPORT_MODE) ─────│   the Child SA is installed
+/// │── INFORMATIONAL D(ESP) ───────────────────────▶│   and removed
+/// ```
+#[test]
+fn a_child_sa_in_transport_mode_that_nobody_asked_for_is_deleted_and_named() {
+    let pair = authenticated_with(notification(NotifyType::USE_TRANSPORT_MODE.0));
+    assert_eq!(pair.b.codes(), ["transport-mode"]);
+    assert_eq!(pair.b.count("ChildUp"), 0, "nothing is installed");
+    assert_eq!(pair.a.count("ChildUp"), 1, "the peer has installed it");
+    assert!(pair.a.children.is_empty(), "and removed it");
+    assert_eq!(pair.a.ikes.len(), 1, "by the DELETE of the Child SA");
+}
+
+#[test]
+fn a_peer_that_starts_eap_is_named() {
+    let pair = authenticated_with(Payload::Other {
+        kind: PayloadType::EAP,
+        critical: Critical::No,
+        body: vec![1, 1, 0, 5, 1],
+    });
+    assert_eq!(pair.b.codes(), ["authentication-method"]);
+    assert!(pair.b.failures[0].text.contains("EAP"));
 }

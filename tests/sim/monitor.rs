@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use groundlink::ike::{Child, DownReason};
 use groundlink::net::Time;
 
-use crate::esp::{Arrival, Key, Packet, key, leaves_replacement};
+use crate::esp::{Arrival, Key, Packet, key};
 use crate::node::Node;
 use crate::pair::Side;
 
@@ -142,7 +142,7 @@ impl Monitor {
             Arrival::Gone(at, reason) => {
                 // Of two complete IKE SAs one is closed with its Child SA, although the peer may not know of the other one yet.
                 let duplicate = packet.instead_of.is_none() && reason == DownReason::Redundant;
-                let excused = duplicate || packet.last_resort || !leaves_replacement(reason);
+                let excused = duplicate || packet.last_resort || !reason.leaves_replacement();
                 assert!(
                     excused,
                     "{:?} sends over {:08x}, which {side:?} closed {:?} ago: {reason:?}",

@@ -67,6 +67,42 @@ fn p11_simultaneous_initiation_is_resolved_alike_though_one_sa_was_rekeyed_early
     }
 }
 
+/// ```text
+/// A                                       B
+/// │── DELETE the redundant IKE SA ──╳     │   repeated for 12 s: B may still send over its Child SA
+/// │── DELETE ────────────────────────────▶│
+/// ```
+#[test]
+fn a_redundant_child_sa_receives_until_its_delete_is_answered_and_five_seconds_more() {
+    let mut pair = with_two_ike_sas();
+    pair.run_for(SECOND / 2);
+    pair.cut();
+    pair.run_for(12 * SECOND);
+    let closer = [Side::A, Side::B]
+        .into_iter()
+        .find(|side| {
+            let node = pair.node(*side);
+            node.endpoint.view(TUNNEL).is_some() && node.sent.iter().any(is_delete)
+        })
+        .expect("one side closes the redundant SA");
+    let now = pair.now;
+    assert_eq!(pair.node(closer).children.len(), 2, "none is removed");
+    assert_eq!(pair.node(closer).esp.len(now), 2);
+    pair.no_impairment();
+    while pair.node(closer).children.len() == 2 {
+        assert!(pair.step(now + 30 * SECOND), "no response to the DELETE");
+    }
+    let answered = pair.now;
+    assert_eq!(pair.node(closer).esp.len(answered + 4 * SECOND), 2);
+    assert_eq!(pair.node(closer).esp.len(answered + 5 * SECOND), 1);
+    pair.run_for(60 * SECOND);
+    pair.assert_agreed();
+}
+
+fn is_delete(transmit: &Transmit) -> bool {
+    kind(transmit) == request_kind(INFORM)
+}
+
 #[test]
 fn an_ike_sa_due_to_close_is_not_kept_by_a_child_sa_rekey() {
     for side in [Side::A, Side::B] {

@@ -272,7 +272,10 @@ fn a_second_ike_sa_takes_over_sending_and_closes_the_old_one_once_the_peer_answe
     let probe = probe.expect("it asks whether we are there").0;
     second.answer(&probe, &[]);
     assert_eq!(second.pair.b.outbound(), Some(new));
+    // The old one is closed a second later, and receives until the peer has answered the DELETE.
     second.pair.run_for(Duration::from_secs(2));
+    assert_eq!(second.pair.b.count("ChildDown"), 0);
+    second.pair.run_for(Duration::from_secs(31));
     assert_eq!(second.pair.b.count("ChildDown"), 1);
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::proposal_syntax::{
-    CipherMode, Hint, ProposalError, ProposalErrorKind, ProposalTokens, join, rows,
+    CipherMode, Hint, NO_PFS, ProposalError, ProposalErrorKind, ProposalTokens, join, rows,
 };
 use crate::crypto::protect::Protection;
 use crate::crypto::registry::{AlgorithmStatus, Encryption, Esn, Group, Integrity};
@@ -19,12 +19,23 @@ pub struct EspProposal {
     pub groups: Vec<&'static Group>,
     /// Methods of an additional key exchange (RFC 9370, ADDKE1); empty for none, and empty without groups.
     pub additional: Vec<&'static Group>,
+    /// Whether a Child SA without a group is acceptable, if the peer has none of the groups.
+    pub pfs: PfsDemand,
     /// Lengths of sequence numbers; never empty.
     pub esn: Vec<Esn>,
 }
 
+/// Whether a proposal with groups requires one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PfsDemand {
+    /// A group is required, if the proposal has any.
+    Required,
+    /// A Child SA without a group is acceptable too.
+    Optional,
+}
+
 impl EspProposal {
-    /// Reads a proposal in the words of swanctl.conf. A group requests perfect forward secrecy.
+    /// Reads a proposal in the words of swanctl.conf. A group requests perfect forward secrecy; `nopfs` beside it makes that optional.
     ///
     /// # Errors
     /// [`ProposalError`] for an unknown, misplaced or missing word.
@@ -65,10 +76,27 @@ impl EspProposal {
                     integrity,
                     groups: rows(&tokens.groups),
                     additional: rows(&tokens.additional),
+                    pfs: match tokens.no_pfs {
+                        Some(_) if !tokens.groups.is_empty() => PfsDemand::Optional,
+                        Some(_) | None => PfsDemand::Required,
+                    },
                     esn,
                 },
                 hints,
             )),
+        }
+    }
+
+    /// The alternative without perfect forward secrecy, if it is acceptable beside the groups.
+    pub fn without_pfs(&self) -> Option<EspProposal> {
+        match self.pfs {
+            PfsDemand::Required => None,
+            PfsDemand::Optional => Some(EspProposal {
+                groups: Vec::new(),
+                additional: Vec::new(),
+                pfs: PfsDemand::Required,
+                ..self.clone()
+            }),
         }
     }
 
@@ -95,12 +123,17 @@ impl EspProposal {
 impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let esn = self.esn.iter().filter(|_| self.esn != [Esn::No]);
+        let no_pfs = match self.pfs {
+            PfsDemand::Required => None,
+            PfsDemand::Optional => Some(NO_PFS),
+        };
         join(
             f,
             (self.encryption.iter().map(|row| row.word))
                 .chain(self.integrity.iter().map(|row| row.word))
                 .chain(self.groups.iter().map(|row| row.word))
                 .chain(self.additional.iter().map(|row| row.word))
+                .chain(no_pfs)
                 .chain(esn.map(|esn| esn.word())),
         )
     }
@@ -148,6 +181,18 @@ mod tests {
         let (proposal, _) = EspProposal::parse(text).unwrap();
         assert_eq!(proposal.esn, [Esn::Yes, Esn::No]);
         assert_eq!(proposal.to_string(), text);
+    }
+
+    #[test]
+    fn nopfs_beside_a_group_makes_it_optional_and_alone_means_none() {
+        let text = "aes256gcm16-curve25519-nopfs";
+        let (proposal, _) = EspProposal::parse(text).unwrap();
+        assert_eq!(proposal.pfs, PfsDemand::Optional);
+        assert_eq!(proposal.to_string(), text);
+        let without = proposal.without_pfs().unwrap();
+        assert_eq!(without.to_string(), "aes256gcm16");
+        let (alone, _) = EspProposal::parse("aes256gcm16-nopfs").unwrap();
+        assert_eq!((alone.without_pfs(), alone), (None, without));
     }
 
     #[test]

@@ -33,6 +33,9 @@ impl IkeProposal {
         if let Some((token, _)) = tokens.esn.first() {
             return Err(token.error(ProposalErrorKind::EsnInIke, None));
         }
+        if let Some(token) = tokens.no_pfs {
+            return Err(token.error(ProposalErrorKind::PfsInIke, None));
+        }
         let mode = tokens.mode()?;
         let mut prf = rows(&tokens.prf);
         let mut hints = Vec::new();
@@ -274,6 +277,7 @@ mod tests {
             ),
             ("aes128-sha1", MissingGroup, 7, Some("sha1-modp2048")),
             ("aes128-sha1-modp1024-esn", EsnInIke, 21, None),
+            ("aes128-sha1-modp1024-nopfs", PfsInIke, 21, None),
         ] {
             let error = IkeProposal::parse(text).unwrap_err();
             assert_eq!((error.kind, error.offset), (kind, offset), "{text}");

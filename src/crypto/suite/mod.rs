@@ -7,7 +7,7 @@ mod esp;
 mod ike;
 mod proposal_syntax;
 
-pub use esp::{EspProposal, EspSuite};
+pub use esp::{EspProposal, EspSuite, PfsDemand};
 pub use ike::{IkeProposal, IkeSuite};
 pub use proposal_syntax::{Hint, ProposalError, ProposalErrorKind};
 

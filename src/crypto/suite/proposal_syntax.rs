@@ -12,6 +12,9 @@ use crate::crypto::registry::{
     self, ADDITIONAL, ENCRYPTION, Encryption, Esn, GROUP, Group, INTEGRITY, Integrity, PRF, Prf,
 };
 
+/// The word for a Child SA without perfect forward secrecy.
+pub(super) const NO_PFS: &str = "nopfs";
+
 /// An invalid word of a proposal, or a word that lacks another one beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProposalError {
@@ -50,6 +53,8 @@ pub enum ProposalErrorKind {
     PrfInEsp,
     /// Extended sequence numbers in an IKE proposal.
     EsnInIke,
+    /// A word on perfect forward secrecy in an IKE proposal.
+    PfsInIke,
 }
 
 impl fmt::Display for ProposalError {
@@ -77,7 +82,9 @@ impl fmt::Display for ProposalError {
             ProposalErrorKind::PrfInEsp => {
                 write!(f, "\"{word}\" is a PRF, which ESP does not use")?
             }
-            ProposalErrorKind::EsnInIke => write!(f, "\"{word}\" is valid in ESP proposals only")?,
+            ProposalErrorKind::EsnInIke | ProposalErrorKind::PfsInIke => {
+                write!(f, "\"{word}\" is valid in ESP proposals only")?
+            }
         }
         match &self.suggestion {
             Some(suggestion) => write!(f, "; did you mean \"{suggestion}\"?"),
@@ -162,6 +169,7 @@ enum TokenKind {
     Group(&'static Group),
     Additional(&'static Group),
     Esn(Esn),
+    NoPfs,
 }
 
 /// Words of one kind, in order of preference.
@@ -180,6 +188,8 @@ pub(super) struct ProposalTokens<'a> {
     pub groups: Tokens<'a, &'static Group>,
     pub additional: Tokens<'a, &'static Group>,
     pub esn: Tokens<'a, Esn>,
+    /// The word for no perfect forward secrecy.
+    pub no_pfs: Option<Token<'a>>,
 }
 
 /// Whether an integrity algorithm is negotiated beside the cipher.
@@ -224,6 +234,7 @@ impl<'a> ProposalTokens<'a> {
             TokenKind::Prf(row) => self.prf.push((token, row)),
             TokenKind::Group(row) => self.groups.push((token, row)),
             TokenKind::Esn(esn) => self.esn.push((token, esn)),
+            TokenKind::NoPfs => self.no_pfs = Some(token),
             TokenKind::Additional(row) => {
                 self.additional.push((token, row));
                 return;
@@ -307,6 +318,7 @@ fn vocabulary() -> impl Iterator<Item = (&'static str, TokenKind)> {
         .chain(words!(GROUP, TokenKind::Group))
         .chain(words!(ADDITIONAL, TokenKind::Additional))
         .chain([Esn::Yes, Esn::No].map(|esn| (esn.word(), TokenKind::Esn(esn))))
+        .chain([(NO_PFS, TokenKind::NoPfs)])
 }
 
 fn token_kind(text: &str) -> Option<TokenKind> {

@@ -98,11 +98,19 @@ impl Endpoint {
         }
     }
 
-    /// Promotes a Child SA that waits for the peer, if the sending one was removed since event number `before`. Its event comes
-    /// first, so that the tunnel always has a sending Child SA.
-    pub(super) fn promote_waiting_child(&mut self, now: Time, tunnel: TunnelId, before: usize) {
+    /// Promotes a Child SA that waits for the peer, if the sending one was removed since event number `before`, or is being deleted with its IKE SA. Its event
+    /// comes before that of the removal, so that the tunnel always has a sending Child SA.
+    pub(super) fn promote_waiting_child(
+        &mut self,
+        now: Time,
+        tunnel: TunnelId,
+        before: usize,
+        is_closing: bool,
+    ) {
         let is_down = |event: &Event| matches!(event, Event::ChildDown { .. });
-        let Some(at) = self.out.events.range(before..).position(is_down) else {
+        let first_down = self.out.events.range(before..).position(is_down);
+        let end = is_closing.then(|| self.out.events.len().saturating_sub(before));
+        let Some(at) = first_down.or(end) else {
             return;
         };
         if self.established(tunnel).any(sends) {

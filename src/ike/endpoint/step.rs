@@ -82,7 +82,7 @@ impl Endpoint {
             self.cancel_close(tunnel);
             self.on_lost(now, tunnel, lived);
         }
-        self.promote_waiting_child(now, tunnel, before);
+        self.promote_waiting_child(now, tunnel, before, was_open && !is_open);
     }
 
     /// Counts rekeys and records the results of the rekey check.

@@ -45,7 +45,7 @@ use crate::ike::out_message::{Datagrams, SentMessage};
 use crate::ike::ppk::{self, PpkUse};
 use crate::ike::protect::Opened;
 use crate::ike::retransmit::{HANDSHAKE_PATIENCE, Retransmit};
-use crate::ike::sa::{AgreedChild, IkeSa};
+use crate::ike::sa::{AgreedChild, IkeSa, Job};
 use crate::ike::settings::{Ppk, PpkDemand, Settings};
 use crate::ike::window::{LastResponse, Mark, Received};
 use crate::net::{EspTransport, NAT_PORT, Policy, narrow};
@@ -212,6 +212,7 @@ fn establish(
     cx: &mut Context<'_>,
 ) -> Concluded {
     let settings = init.conn.settings.clone();
+    let peer_has_child = child.is_ok();
     let accepted = match child {
         Ok(response) => accept_child(&response, &settings).map_err(|error| error.failure(cx.now)),
         Err(notify) => Err(rejected_by_peer(&settings, &notify, cx)),
@@ -223,8 +224,12 @@ fn establish(
         }
         Err(failure) => (None, Some(failure)),
     };
+    let mut sa = Box::new(IkeSa::establish(init, child, cx));
+    if peer_has_child && failure.is_some() {
+        sa.queue_request(Job::DeleteChild { spi_in }, cx);
+    }
     Concluded::Established {
-        sa: Box::new(IkeSa::establish(init, child, cx)),
+        sa,
         failure,
         initial_contact: false,
     }
@@ -235,6 +240,9 @@ fn accept_child(
     response: &ChildResponse,
     settings: &Settings,
 ) -> Result<(EspSuite, u32, Policy), Error> {
+    if response.transport_mode {
+        return Err(Error::Incompatible(Incompatible::TransportMode));
+    }
     let policy = accept_selectors(&response.ts_i, &response.ts_r, &settings.first_policy()).ok_or(
         Error::Misbehaved("it responded with a Child SA that we did not offer"),
     )?;
@@ -381,7 +389,7 @@ fn choose_child(
     };
     let chosen =
         negotiate::choose_esp(&settings.esp, &request.sa, Pfs::Unnamed).ok_or_else(no_proposal)?;
-    let spi_out = negotiate::esp_spi(&chosen.spi).ok_or_else(no_proposal)?;
+    let spi_out = negotiate::esp_spi(&chosen.spi)?;
     let policy = Policy {
         local: narrow(&request.ts_r.selectors, &settings.policy.local),
         remote: narrow(&request.ts_i.selectors, &settings.policy.remote),

@@ -347,7 +347,7 @@ fn choose_child(
     let chosen = negotiate::choose_esp(&settings.esp, &theirs.sa, Pfs::AsProposed)
         .ok_or_else(|| no_proposal(settings, theirs))?;
     let suite = chosen.suite;
-    let spi_out = negotiate::esp_spi(&chosen.spi).ok_or_else(|| no_proposal(settings, theirs))?;
+    let spi_out = negotiate::esp_spi(&chosen.spi)?;
     let policy = Policy {
         local: narrow(&request.ts_r.selectors, &settings.policy.local),
         remote: narrow(&request.ts_i.selectors, &settings.policy.remote),
@@ -492,6 +492,7 @@ fn no_proposal(settings: &Settings, theirs: &Renewal) -> Error {
         Incompatible::Pfs {
             theirs: words,
             ours,
+            matching: closest_proposal::pfs(&settings.esp, &theirs.sa),
         }
     } else {
         Incompatible::Esp {

@@ -9,8 +9,8 @@
 use super::informational;
 use super::payloads::is_fatal;
 use crate::ike::context::Context;
-use crate::ike::event::{Datagram, Role};
-use crate::ike::sa::{IkeSa, Job, Offer, SaOutcome};
+use crate::ike::event::{Datagram, DownReason, Role};
+use crate::ike::sa::{IkeSa, Job, Offer, Phase, SaOutcome};
 use crate::ike::unauthenticated::DropClass;
 use crate::wire::{ExchangeType, Message, Notify, NotifyType, Payload};
 
@@ -68,8 +68,14 @@ impl IkeSa {
             return SaOutcome::Open;
         };
         let fatal = payloads.as_ref().is_ok_and(|payloads| is_fatal(payloads));
-        if fatal || matches!(request.job, Job::DeleteIke(_)) {
+        if matches!(request.job, Job::DeleteIke(_)) {
             return SaOutcome::Closed(self.closing_reason());
+        }
+        if fatal {
+            return SaOutcome::Closed(match self.phase {
+                Phase::Open => DownReason::RequestRejected,
+                Phase::Replaced | Phase::Closing(_) => self.closing_reason(),
+            });
         }
         match request.offer {
             // RFC 7296 §2.21.3 lets a response that cannot be parsed count as one: these requests need no more.

@@ -45,7 +45,7 @@ pub fn request(job: &Job) -> Vec<Payload> {
 pub fn reject(error: &Error) -> (Vec<Payload>, SaOutcome) {
     let response = vec![Payload::Notify(error.notify())];
     let outcome = match error {
-        Error::Malformed(_) | Error::Misbehaved(_) => SaOutcome::Closed(DownReason::PeerDeleted),
+        Error::Malformed(_) | Error::Misbehaved(_) => SaOutcome::Closed(DownReason::InvalidRequest),
         Error::UnsupportedCritical(_) | Error::Incompatible(_) | Error::Denied(_) => {
             SaOutcome::Open
         }

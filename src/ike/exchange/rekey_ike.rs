@@ -305,7 +305,11 @@ fn choose_ike(
         })
     };
     let chosen = negotiate::choose_ike(ours, &request.sa).ok_or_else(no_proposal)?;
-    let spi_i = ike_spi(&chosen.spi).ok_or_else(no_proposal)?;
+    let spi_i = ike_spi(&chosen.spi).ok_or_else(|| {
+        Error::Incompatible(Incompatible::Spi {
+            spi: chosen.spi.clone(),
+        })
+    })?;
     let suite = chosen.suite;
     let (shared, ke) = respond_ke(suite.group, request.ke.as_ref(), rng)?;
     let spi_r = fresh_spi(rng);

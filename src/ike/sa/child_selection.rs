@@ -209,7 +209,7 @@ impl IkeSa {
             Start::Auto => self.create_missing_later(CHILDLESS_GRACE, cx.now),
             Start::Trap | Start::Add if self.children.any_usable() => {}
             Start::Trap | Start::Add => {
-                self.close_later(cx.now + CHILDLESS_GRACE, DownReason::PeerDeleted);
+                self.close_later(cx.now + CHILDLESS_GRACE, DownReason::NoChildLeft);
             }
         }
     }
@@ -242,7 +242,7 @@ impl IkeSa {
             return;
         };
         let (traffic, policy) = (child.traffic, child.policy.clone());
-        self.drop_child(spi_in, DownReason::PeerDeleted, cx);
+        self.drop_child(spi_in, DownReason::UnknownToPeer, cx);
         self.reactivate_child(traffic, cx);
         if !self.children.any_usable() {
             for policy in self.unserved() {

@@ -455,14 +455,21 @@ impl IkeSa {
         }
     }
 
-    /// Closes the SA: traffic stops, a DELETE is sent, and the SA is gone when the peer has answered it.
+    /// Closes the SA: a DELETE is sent, and the SA is gone when the peer has answered it. Where another SA carries the traffic, the Child SAs receive until then:
+    /// the peer may send over them as long as it has not read the DELETE. Otherwise traffic stops at once.
     pub fn close(&mut self, reason: DownReason, why: Option<Notify>, cx: &mut Context<'_>) {
         self.close_at = None;
+        if reason.leaves_replacement() {
+            self.children
+                .iter_mut()
+                .for_each(|child| child.state = ChildState::Deleting { reason });
+        } else {
+            self.drop_children(reason, cx);
+        }
         match self.phase {
             Phase::Closing(_) => {}
             Phase::Open | Phase::Replaced => {
                 self.phase = Phase::Closing(reason);
-                self.drop_children(reason, cx);
                 self.jobs.clear();
                 // The peer has the SA of a colliding rekey already.
                 if let Some(mut colliding) = self.colliding.take() {
@@ -491,6 +498,8 @@ impl IkeSa {
         match self.phase {
             Phase::Closing(reason) => reason,
             Phase::Replaced => DownReason::Replaced,
+            // Either side may delete an SA that has lost against another one.
+            Phase::Open if self.is_redundant() => DownReason::Redundant,
             Phase::Open => DownReason::PeerDeleted,
         }
     }
