@@ -381,6 +381,7 @@ impl ControlPlane {
                 let peer = Some(remote.ip());
                 self.tunnels.update(tunnel, |tunnel| tunnel.peer = peer);
             }
+            Event::ChildOffered { tunnel, spi_in } => self.on_offered(tunnel, spi_in),
             Event::ChildUp(child) => self.install(&child),
             Event::ChildPreferred { tunnel, spi_in } => {
                 self.tunnels.update(tunnel, |tunnel| {
@@ -422,6 +423,15 @@ impl ControlPlane {
                 why,
             }),
         }
+    }
+
+    /// Keeps packets for the SPI of an offered Child SA until it is installed; those dropped meanwhile are lost by the rekey.
+    fn on_offered(&mut self, id: TunnelId, spi_in: u32) {
+        self.datapath.announce_inbound(id, spi_in);
+        let drops = install::drops_without_sa(id, &self.datapath);
+        self.tunnels.update(id, |tunnel| {
+            tunnel.loss.begun(clock::now(), drops);
+        });
     }
 
     /// Counts packets dropped for lack of an SA around now as lost by a rekey.

@@ -85,6 +85,8 @@ pub(super) fn drops_without_sa(id: TunnelId, datapath: &Datapath) -> u64 {
         DropReason::NoSa,
         DropReason::Expired,
         DropReason::SequenceExhausted,
+        // Packets for a Child SA that was offered and is not installed yet wait in a queue.
+        DropReason::QueueFull,
     ];
     datapath.counters(id).map_or(0, |counters| {
         let counts = reasons.iter().map(|reason| counters.dropped.count(*reason));

@@ -19,7 +19,7 @@ pub(super) struct RekeyLoss {
     closed: u64,
     /// Window after the latest rekey, while it is open.
     window: Option<Window>,
-    /// Time and counter when the last SA went away.
+    /// Time and counter when the last SA went away, or when a rekey began.
     gap: Option<(Time, u64)>,
 }
 
@@ -48,6 +48,12 @@ impl RekeyLoss {
             }
         }
         self.gap = None;
+    }
+
+    /// Notes that a rekey has begun: what is dropped from now on is its loss.
+    pub(super) fn begun(&mut self, now: Time, drops: u64) {
+        let earlier = self.gap.filter(|(since, _)| now.since(*since) <= WINDOW);
+        self.gap = earlier.or(Some((now, drops)));
     }
 
     /// Notes that the last SA went away without a request to take the tunnel down: a break-before-make rekey may follow.
@@ -126,6 +132,15 @@ mod tests {
         long.without_sa(at(100), 5);
         long.rekeyed(at(106), 8);
         assert_eq!(long.lost(8), 0, "too long a gap for a rekey");
+    }
+
+    #[test]
+    fn drops_between_the_request_of_a_rekey_and_its_response_are_lost() {
+        let mut loss = RekeyLoss::default();
+        loss.begun(at(100), 5);
+        loss.begun(at(102), 6);
+        loss.rekeyed(at(103), 9);
+        assert_eq!(loss.lost(9), 4);
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Reporter {
                 result,
             } => rekey_checked(name(tunnel), *what, result),
             // Logged by `installed`, once the Child SA is in the datapath.
-            Event::ChildUp(_) => {}
+            Event::ChildUp(_) | Event::ChildOffered { .. } => {}
             Event::ChildPreferred { tunnel, spi_in } => {
                 debug!(tunnel = name(tunnel), spi_in = %Spi(*spi_in), "Child SA selected for sending");
             }

@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::PacketDropCounters;
+use super::early_packets::{EarlyPacket, HoldOutcome};
 use super::notice::{MAX_IKE_MESSAGE, Notice, NoticeSender};
+use super::outer::OuterMeta;
 use super::profile::{self, ProfileStep, StepTotals};
 use super::sa_events::InboundSummary;
 use super::tables::{InboundEntry, InboundTable, ReadOutcome, TunnelShared};
@@ -44,7 +46,7 @@ pub(super) struct Ingress {
 }
 
 /// What a worker needs for every packet.
-struct IngressContext {
+pub(super) struct IngressContext {
     table: Arc<InboundTable>,
     /// Packets dropped that belong to no tunnel.
     unmatched: Arc<PacketDropCounters>,
@@ -82,15 +84,6 @@ struct EspPacket<'p> {
     outer: u32,
 }
 
-/// What counts of a datagram's outer headers.
-#[derive(Clone, Copy)]
-struct OuterMeta {
-    local: SocketAddr,
-    remote: SocketAddr,
-    /// TOS or traffic class.
-    class: u8,
-}
-
 impl Ingress {
     pub(super) fn new(
         table: Arc<InboundTable>,
@@ -103,13 +96,7 @@ impl Ingress {
             spare: Vec::new(),
             outer: Vec::with_capacity(RecvBatch::MAX_DATAGRAMS),
             spis: Vec::with_capacity(RecvBatch::MAX_DATAGRAMS),
-            context: IngressContext {
-                table,
-                unmatched,
-                notices,
-                unknown_spi: TokenBucket::new(5, Duration::from_secs(1)),
-                coalescer: Coalescer::new(),
-            },
+            context: IngressContext::new(table, unmatched, notices),
             totals,
         }
     }
@@ -163,6 +150,35 @@ fn reuse<'b>(mut packets: Vec<EspPacket<'_>>) -> Vec<EspPacket<'b>> {
 }
 
 impl IngressContext {
+    pub(super) fn new(
+        table: Arc<InboundTable>,
+        unmatched: Arc<PacketDropCounters>,
+        notices: NoticeSender,
+    ) -> IngressContext {
+        IngressContext {
+            table,
+            unmatched,
+            notices,
+            unknown_spi: TokenBucket::new(5, Duration::from_secs(1)),
+            coalescer: Coalescer::new(),
+        }
+    }
+
+    /// Takes packets that have waited for their SA through steps 4 to 11.
+    pub(super) fn open_held(&mut self, spi: u32, mut held: Vec<EarlyPacket>, now: Time) {
+        let outer: Vec<OuterMeta> = held.iter().map(|packet| packet.outer).collect();
+        let numbered = (0..).zip(held.iter_mut());
+        let mut packets: Vec<EspPacket<'_>> = numbered
+            .map(|(number, packet)| EspPacket {
+                bytes: &mut packet.bytes,
+                spi: 0,
+                number,
+                outer: number,
+            })
+            .collect();
+        self.run_sa(&[spi], &outer, &mut packets, now);
+    }
+
     /// 1. A batch from the socket.
     fn receive(&self, entry: &SocketEntry, rx: &mut RecvBatch) -> ReadOutcome {
         let _step = profile::enter(ProfileStep::Receive);
@@ -250,18 +266,43 @@ impl IngressContext {
         // 4. The SA.
         let Some(first) = packets.first() else { return };
         let spi = spis.get(first.spi as usize).copied().unwrap_or(0);
+        let first = first.outer;
         let shard = self.table.shard(spi);
-        let Some(entry) = shard.get(&spi) else {
-            let count = packets.len() as u64;
-            self.unmatched.add(DropReason::UnknownSpi, count);
-            if let Some(outer) = outer.get(first.outer as usize)
-                && self.unknown_spi.allow(now)
-            {
-                let (local, remote) = (outer.local, outer.remote);
-                self.notify(Notice::UnknownSpi { spi, local, remote });
+        if let Some(entry) = shard.get(&spi) {
+            return self.open_sa(entry, outer, packets, now);
+        }
+        let early = packets.iter().filter_map(|packet| {
+            let outer = outer.get(packet.outer as usize)?;
+            Some((*outer, &*packet.bytes))
+        });
+        match self.table.early.hold(spi, early, now) {
+            HoldOutcome::Held => return,
+            HoldOutcome::Installed => {
+                let shard = self.table.shard(spi);
+                if let Some(entry) = shard.get(&spi) {
+                    return self.open_sa(entry, outer, packets, now);
+                }
             }
-            return;
-        };
+            HoldOutcome::Unknown => {}
+        }
+        let count = packets.len() as u64;
+        self.unmatched.add(DropReason::UnknownSpi, count);
+        if let Some(outer) = outer.get(first as usize)
+            && self.unknown_spi.allow(now)
+        {
+            let (local, remote) = (outer.local, outer.remote);
+            self.notify(Notice::UnknownSpi { spi, local, remote });
+        }
+    }
+
+    /// Steps 5 to 11 for packets of one SA.
+    fn open_sa(
+        &mut self,
+        entry: &InboundEntry,
+        outer: &[OuterMeta],
+        packets: &mut [EspPacket<'_>],
+        now: Time,
+    ) {
         let mut batch = InboundBatch {
             entry,
             guard: entry.sa.lock(),

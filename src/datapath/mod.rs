@@ -25,6 +25,7 @@
 )]
 
 mod counters;
+mod early_packets;
 mod egress;
 #[cfg(test)]
 mod gso_tests;
@@ -32,6 +33,7 @@ mod icmp_errors;
 mod ingress;
 pub mod loopback;
 mod notice;
+mod outer;
 mod profile;
 mod sa_events;
 mod sockets;
@@ -60,9 +62,10 @@ use arc_swap::ArcSwap;
 use crate::esp::Inbound;
 use crate::net::demux::NON_ESP_MARKER;
 use crate::net::{NAT_PORT, Policy};
+use crate::os::clock;
 use crate::os::{Device, GsoSupport, SendBatch, Socket, SocketOffload};
 use egress::TunnelEgress;
-use ingress::{Ingress, Receives, SocketEntry};
+use ingress::{Ingress, IngressContext, Receives, SocketEntry};
 use notice::NoticeSender;
 use sa_events::InboundEvents;
 use sockets::{AddressSockets, LocalSockets};
@@ -77,6 +80,8 @@ pub struct Datapath {
     sockets: LocalSockets,
     tunnels: BTreeMap<TunnelId, Tunnel>,
     workers: WorkerPool,
+    /// Opens the packets that have waited for their SA.
+    held: IngressContext,
     /// The buffer of [`Datapath::transmit`].
     batch: Mutex<SendBatch>,
 }
@@ -155,10 +160,14 @@ impl Datapath {
     /// No descriptor left.
     pub fn new() -> io::Result<(Datapath, Notices)> {
         let (sender, notices) = notice::channel(NOTICES)?;
+        let (inbound, unmatched) = (Arc::<InboundTable>::default(), Arc::default());
+        let held =
+            IngressContext::new(Arc::clone(&inbound), Arc::clone(&unmatched), sender.clone());
         let datapath = Datapath {
             notices: sender,
-            inbound: Arc::default(),
-            unmatched: Arc::default(),
+            held,
+            inbound,
+            unmatched,
             sockets: LocalSockets::default(),
             tunnels: BTreeMap::new(),
             workers: WorkerPool::default(),
@@ -280,6 +289,7 @@ impl Datapath {
     pub fn remove_tunnel(&mut self, id: TunnelId) {
         if let Some(tunnel) = self.tunnels.remove(&id) {
             self.workers.remove_tunnel(tunnel.slot);
+            self.inbound.early.forget(id);
             for spi in tunnel.inbound {
                 self.inbound.remove(spi, &tunnel.shared);
             }
@@ -296,10 +306,21 @@ impl Datapath {
         }
     }
 
-    /// Adds an inbound SA to the tunnel. Its older inbound SAs stay until they are removed, so that packets in flight arrive.
+    /// Keeps packets for an SPI that the peer is about to learn, until the SA is installed: the peer may send before its response arrives.
+    pub fn announce_inbound(&self, id: TunnelId, spi: u32) {
+        if let Some(tunnel) = self.tunnels.get(&id) {
+            let counters = &tunnel.shared.counters;
+            self.inbound
+                .early
+                .announce(spi, (id, counters), clock::now());
+        }
+    }
+
+    /// Adds an inbound SA to the tunnel, and opens the packets that have waited for it. Its older inbound SAs stay until they are removed, so that packets in flight arrive.
     pub fn install_inbound(&mut self, id: TunnelId, sa: Arc<Inbound>, params: InboundParams) {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            tunnel.inbound.push(sa.spi());
+            let spi = sa.spi();
+            tunnel.inbound.push(spi);
             self.inbound.insert(InboundEntry {
                 sa,
                 tunnel: Arc::clone(&tunnel.shared),
@@ -308,6 +329,11 @@ impl Datapath {
                 clamp: MssClamp::for_mtu(params.mtu),
                 events: Arc::new(InboundEvents::new(params.first)),
             });
+            let now = clock::now();
+            let held = self.inbound.early.take(spi, now);
+            if !held.is_empty() {
+                self.held.open_held(spi, held, now);
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use super::counters::Counters;
+use super::early_packets::EarlyPackets;
 use super::sa_events::InboundEvents;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::net::{Dscp, Policy, TunnelId};
@@ -106,6 +107,8 @@ pub(super) struct InboundEntry {
 /// The table is split by the low octet of the SPI. A change copies one shard of references, about 1/256 of the table.
 pub(super) struct InboundTable {
     shards: [ArcSwap<Shard>; SHARDS],
+    /// Packets for SAs that are not installed yet.
+    pub(super) early: EarlyPackets,
 }
 
 /// The SAs whose SPIs have one low octet.
@@ -174,6 +177,7 @@ impl Default for InboundTable {
     fn default() -> Self {
         InboundTable {
             shards: std::array::from_fn(|_| ArcSwap::default()),
+            early: EarlyPackets::default(),
         }
     }
 }

@@ -226,6 +226,14 @@ pub enum Event {
         /// The failure, if the peer rejected the rekey.
         result: Result<(), Failure>,
     },
+    /// A Child SA is offered to the peer, which may send over it before its response arrives: ESP for this SPI is to be kept until
+    /// [`Event::ChildUp`].
+    ChildOffered {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The inbound SPI of the Child SA.
+        spi_in: u32,
+    },
     /// A Child SA is to be installed: inbound first, then outbound.
     ChildUp(Box<Child>),
     /// An installed Child SA becomes the sending one: the peer has installed it too, or its duplicate is about to be closed.

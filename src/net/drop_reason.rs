@@ -68,7 +68,7 @@ drop_reasons! {
     /// The SA reached its hard limit of time, bytes or packets.
     Expired, "expired", "the security association has reached the end of its lifetime";
     /// Too many packets waited for an SA, or this one for too long.
-    QueueFull, "queue-full", "too many packets waited for the tunnel to come up, or for too long";
+    QueueFull, "queue-full", "too many packets waited for an SA, or for too long";
     /// The TUN device's queue was full.
     DeviceFull, "device-full", "the device's queue was full";
     /// The UDP socket's buffer was full.

@@ -110,6 +110,7 @@ impl Node {
             Event::Failed { failure, .. } => self.failures.push(failure),
             Event::Dropped { .. }
             | Event::Resolve { .. }
+            | Event::ChildOffered { .. }
             | Event::Source { .. }
             | Event::Connecting { .. }
             | Event::RekeyChecked { .. } => {}
@@ -169,6 +170,7 @@ fn name(event: &Event) -> &'static str {
         Event::IkeRekeyed { .. } => "IkeRekeyed",
         Event::PeerMoved { .. } => "PeerMoved",
         Event::RekeyChecked { .. } => "RekeyChecked",
+        Event::ChildOffered { .. } => "ChildOffered",
         Event::ChildUp(_) => "ChildUp",
         Event::ChildPreferred { .. } => "ChildPreferred",
         Event::ChildDown { .. } => "ChildDown",

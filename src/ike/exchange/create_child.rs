@@ -26,7 +26,7 @@ use crate::ike::closest_proposal;
 use crate::ike::collision::{self, Reply};
 use crate::ike::context::Context;
 use crate::ike::error::{Error, Incompatible};
-use crate::ike::event::{DownReason, Role};
+use crate::ike::event::{DownReason, Event, Role};
 use crate::ike::key_schedule::{ChildSeed, Nonces};
 use crate::ike::messages::{ChildRequest, CreateRequest, Renewal};
 use crate::ike::negotiate::{self, Pfs};
@@ -72,6 +72,10 @@ impl IkeSa {
         let settings = &self.conn.settings;
         let spi_in = self.fresh_child_spi(cx);
         let offer = ChildOffer::new(settings, (old, policy), group, spi_in, cx.rng);
+        cx.out.events.push_back(Event::ChildOffered {
+            tunnel: self.conn.tunnel,
+            spi_in,
+        });
         (offer.payloads(settings), Offer::Child(Box::new(offer)))
     }
 
