@@ -225,8 +225,8 @@ def tcp(family, source, octets, k=1):
     try:
         sh(f"python3 -c '{_SOURCE}' {from_} {to} {octets}", source, timeout=40)
         until("all octets arrive", 20, lambda: sink.text().strip().endswith(str(octets)))
-    except subprocess.TimeoutExpired:
-        raise Failed(f"TCP from {source} stalled")
+    except (subprocess.TimeoutExpired, Failed) as failure:
+        raise Failed(f"TCP from {source} stalled: {str(failure)[-80:]}")
     finally:
         sink.stop()
         os.remove(sink.log)

@@ -117,8 +117,9 @@ class Libreswan(Peer):
         if case.ike:
             lines.append(f"ike={self.words(case.ike)}")
         if case.esp:
-            # A group stands behind a semicolon there.
-            lines += [f"esp={re.sub('-(dh|modp)', r';\\1', self.words(case.esp))}", f"esn={'yes' if 'esn' in case.esp else 'no'}", f"pfs={'yes' if re.search('modp|ecp|curve', case.esp) else 'no'}"]
+            # The group is separated by a semicolon.
+            esp = re.sub("-(dh|modp)", ";\\1", self.words(case.esp))
+            lines += [f"esp={esp}", f"esn={'yes' if 'esn' in case.esp else 'no'}", f"pfs={'yes' if ';' in esp else 'no'}"]
         os.makedirs("/etc/ipsec.d", exist_ok=True)
         with open("/etc/ipsec.d/case.conf", "w") as file:
             for name, ours, theirs in self.connections():
