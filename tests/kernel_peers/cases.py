@@ -55,7 +55,7 @@ class Case:
     # What is checked once the tunnel is up; pings both ways come first, unless the check has to prepare them.
     first_ping: bool = True
     check: object = None
-    # Whether the case is one of the core, which every run of the tests tries; why not, if it fails for a known reason.
+    # Whether the case is one of the core, which every run of the tests tries; the reason, if the case is known to fail.
     core: bool = False
     known_fault: str | None = None
 
@@ -301,13 +301,15 @@ def cases():
     for role, initiator in BOTH:
         for peer in ("strongswan", "libreswan"):
             core = peer == "strongswan"
-            yield Case(peer, f"udp/{role}", initiator, check=rekeys, core=core)
-            yield Case(peer, f"native/{role}", initiator, encapsulation="auto", check=rekeys, core=core)
+            fault = None if core else "packets are lost at Child SA rekeys begun by groundlink: libreswan sends on the new SPI at once"
+            yield Case(peer, f"udp/{role}", initiator, check=rekeys, core=core, known_fault=fault)
+            yield Case(peer, f"native/{role}", initiator, encapsulation="auto", check=rekeys, core=core, known_fault=fault)
             yield Case(peer, f"udp-v6-in-v6/{role}", initiator, outer=6, inner=6, check=rekeys)
             yield Case(peer, f"native-v6-in-v6/{role}", initiator, outer=6, inner=6, encapsulation="auto", check=rekeys, core=core and role == "initiator")
             yield Case(peer, f"udp-v6-in-v4/{role}", initiator, inner=6, check=rekeys)
             yield Case(peer, f"native-v4-in-v6/{role}", initiator, outer=6, encapsulation="auto", check=rekeys)
-            yield Case(peer, f"defaults/{role}", initiator, ike=None, esp=None, tunnel='preset = "generic"\nrekey-check = true', check=rekeys)
+            yield Case(peer, f"defaults/{role}", initiator, ike=None, esp=None, tunnel='preset = "generic"\nrekey-check = true', check=rekeys,
+                       known_fault=fault or "the ESP proposals of `generic` want a group, strongSwan's defaults have none: no Child SA rekey")
             for suite, (ike, esp) in SUITES.items():
                 if not (peer == "libreswan" and suite == "cbc-sha1"):  # MODP 1024 is not built into libreswan.
                     yield Case(peer, f"{suite}/{role}", initiator, ike=ike, esp=esp, encapsulation="auto" if "cbc" in suite else "udp", check=rekeys)
@@ -322,18 +324,23 @@ def cases():
         yield Case("strongswan", f"sizes-native-v6/{role}", initiator, outer=6, inner=6, encapsulation="auto", check=carries)
         yield Case("strongswan", f"tfc/{role}", initiator, peer_child="tfc_padding = mtu", check=carries)
         yield Case("strongswan", f"interface/{role}", initiator, peer_child="if_id_in = 42\nif_id_out = 42", first_ping=False, check=interface)
-        yield Case("openiked", f"udp/{role}", initiator, esp="aes256gcm16", openiked_suites=IKED, check=rekeys)
-        yield Case("openiked", f"native/{role}", initiator, encapsulation="auto", esp="aes256gcm16", openiked_suites=IKED, check=rekeys)
-        yield Case("openiked", f"lifetimes/{role}", initiator, esp="aes256gcm16", openiked_suites=IKED, peer_connection="ikelifetime 40 lifetime 20", check=by_lifetimes)
-        yield Case("openiked", f"cbc-sha256/{role}", initiator, ike="aes256-sha256-modp2048", esp="aes256-sha256-modp2048", openiked_suites=IKED_CBC, check=rekeys)
-        yield Case("openiked", f"defaults/{role}", initiator, ike=None, esp=None, tunnel='preset = "generic"\nrekey-check = true', check=rekeys)
+        for suite, (esp, child) in IKED_ESP.items():
+            yield Case("openiked", f"udp-{suite}/{role}", initiator, esp=esp, openiked_suites=f"{IKED} {child}", check=rekeys)
+            yield Case("openiked", f"native-{suite}/{role}", initiator, encapsulation="auto", esp=esp, openiked_suites=f"{IKED} {child}", check=rekeys)
+        esp, child = IKED_ESP["cbc-sha512"]
+        yield Case("openiked", f"lifetimes/{role}", initiator, esp=esp, openiked_suites=f"{IKED} {child}", peer_connection="ikelifetime 40 lifetime 20", check=by_lifetimes)
+        yield Case("openiked", f"defaults/{role}", initiator, ike=None, esp=None, tunnel='preset = "generic"\nrekey-check = true', check=rekeys, known_fault="OpenIKED's default ESP proposals on Linux have no suite in common with `generic`")
     yield Case("strongswan", "nat/ours", "ours", router=NAT["ours"](), peer_sees="%any", check=moved)
     yield Case("strongswan", "nat/theirs", "theirs", router=NAT["theirs"](), we_see="192.0.2.254", check=moved)
     yield Case("strongswan", "reauthentication", "theirs", peer_connection="reauth_time = 20s\nover_time = 60s", check=reauthenticated)
 
 
 IKED = "ikesa enc aes-256-gcm prf hmac-sha2-256 group curve25519"
-IKED_CBC = "ikesa enc aes-256 auth hmac-sha2-256 prf hmac-sha2-256 group modp2048 childsa enc aes-256 auth hmac-sha2-256 group modp2048"
+# On Linux it can load neither AES-GCM nor HMAC-SHA-256 into the kernel.
+IKED_ESP = {
+    "cbc-sha512": ("aes256-sha512-curve25519", "childsa enc aes-256 auth hmac-sha2-512 group curve25519"),
+    "cbc-sha1-nopfs": ("aes128-sha1", "childsa enc aes-128 auth hmac-sha1"),
+}
 
 CASES = list(cases())
 
@@ -400,4 +407,4 @@ if __name__ == "__main__":
         inside()
     else:
         for case in CASES:
-            print(f"{case.name}{'  (core)' if case.core else ''}{'  not in the core: ' + case.known_fault if case.known_fault else ''}")
+            print(f"{case.name}{'  (core)' if case.core else ''}{'  known to fail: ' + case.known_fault if case.known_fault else ''}")
