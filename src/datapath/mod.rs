@@ -25,6 +25,7 @@
 )]
 
 mod counters;
+mod dropped_requests;
 mod early_packets;
 mod egress;
 #[cfg(test)]

@@ -1,21 +1,29 @@
 //! Notices from the workers to the control plane.
 //!
 //! ```text
-//!   internal   demand, first packet, peer moved, soft and hard lifetime limits, device gone    drained first
-//!   external   IKE messages, unknown SPIs                                                      what anybody can send
+//!   internal      demand, first packet, peer moved, soft and hard lifetime limits, device gone    drained first
+//!   of an SA      IKE messages with a responder's SPI, and responses                           ┐
+//!   with cookie   IKE_SA_INIT requests that begin with a COOKIE                                │ in turn: what anybody
+//!   repeated      IKE_SA_INIT requests that were dropped before                                │ can send
+//!   initial       other IKE_SA_INIT requests                                                   │
+//!   unknown SPI   reports of ESP packets of no SA                                              ┘
 //! ```
 //!
-//! Both queues are bounded. A worker never waits for the control plane: a notice for which there is no room is dropped and counted.
-//! Internal notices are repeated while their cause lasts, and IKE retransmits. The external queue bounds two classes further, so that a
-//! flood of one leaves room for the others: reports of unknown SPIs, and IKE_SA_INIT requests, which no known peer has to have sent.
+//! Every queue is bounded. A worker never waits for the control plane: a notice for which there is no room is dropped and counted.
+//! Internal notices are repeated while their cause lasts, and IKE retransmits. A flood fills its own queue only, and each queue is served at
+//! least as often as any other, so neither spoofed IKE_SA_INIT requests nor forged SPIs displace a message of another kind. A peer that
+//! repeats its request, or returns a cookie, has left the flood of those that cannot or do not. The queue of initial requests holds some tens of
+//! milliseconds of a flood, since the control plane may have to wait that long for a core.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use super::dropped_requests::DroppedRequests;
 use crate::net::{DropReason, Time, TunnelId};
 use crate::os::poll::Signal;
 
@@ -91,13 +99,37 @@ pub enum ChildSpi {
 /// The longest IKE message that is passed on. Certificates take some kilobytes; a longer message is abuse.
 pub const MAX_IKE_MESSAGE: usize = 16_384;
 
+/// Class of an external notice; each has a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// An IKE message with a responder's SPI, or a response.
+    OfSa,
+    /// An IKE_SA_INIT request that begins with a COOKIE.
+    WithCookie,
+    /// An IKE_SA_INIT request that was dropped before.
+    Repeated,
+    /// Another IKE_SA_INIT request.
+    Initial,
+    /// ESP packets of no SA.
+    UnknownSpi,
+}
+
+/// Number of classes.
+const CLASSES: usize = 5;
+
+/// How many times as many initial requests may wait as notices of another class.
+const INITIAL_FACTOR: usize = 8;
+
+/// Mean length of the IKE messages that a queue holds when it is full.
+const MEAN_LENGTH: usize = 512;
+
 /// The receiving end. Its descriptor is readable while notices wait.
 #[derive(Debug)]
 pub struct Notices {
     internal: Receiver<Notice>,
-    external: Receiver<Notice>,
-    unknown_spis: Quota,
-    initial_requests: Quota,
+    external: [(Receiver<Notice>, Quota); CLASSES],
+    /// The external queue to look at first.
+    turn: Cell<usize>,
     waiting: Signal,
 }
 
@@ -105,67 +137,72 @@ pub struct Notices {
 #[derive(Clone, Debug)]
 pub(super) struct NoticeSender {
     internal: SyncSender<Notice>,
-    external: SyncSender<Notice>,
-    unknown_spis: Quota,
-    initial_requests: Quota,
+    external: [(SyncSender<Notice>, Quota); CLASSES],
+    dropped: Arc<DroppedRequests>,
     waiting: Signal,
 }
 
-/// How much of the external queue one class of notices takes, and may take.
+/// How many octets of IKE messages a queue holds, and may hold.
 #[derive(Clone, Debug)]
 struct Quota {
     used: Arc<AtomicUsize>,
     max: usize,
 }
 
-/// Two queues of at most `capacity` notices each.
+/// Queues of at most `capacity` notices each; more of initial requests, and fewer of unknown SPIs.
 pub(super) fn channel(capacity: usize) -> std::io::Result<(NoticeSender, Notices)> {
     let waiting = Signal::new()?;
     let (internal_sender, internal) = sync_channel(capacity);
-    let (external_sender, external) = sync_channel(capacity);
-    let unknown_spis = Quota::new(capacity.div_ceil(16));
-    let initial_requests = Quota::new(capacity.div_ceil(2));
+    let sizes = [
+        capacity,
+        capacity,
+        capacity,
+        capacity.saturating_mul(INITIAL_FACTOR),
+        capacity.div_ceil(16),
+    ];
+    let queues = sizes.map(|size| {
+        let quota = Quota {
+            used: Arc::default(),
+            max: size.saturating_mul(MEAN_LENGTH).max(MAX_IKE_MESSAGE),
+        };
+        let (sender, receiver) = sync_channel(size);
+        ((sender, quota.clone()), (receiver, quota))
+    });
+    let [a, b, c, d, e] = queues;
     let sender = NoticeSender {
         internal: internal_sender,
-        external: external_sender,
-        unknown_spis: unknown_spis.clone(),
-        initial_requests: initial_requests.clone(),
+        external: [a.0, b.0, c.0, d.0, e.0],
+        dropped: Arc::default(),
         waiting: waiting.clone(),
     };
     let receiver = Notices {
         internal,
-        external,
-        unknown_spis,
-        initial_requests,
+        external: [a.1, b.1, c.1, d.1, e.1],
+        turn: Cell::new(0),
         waiting,
     };
     Ok((sender, receiver))
 }
 
 impl Quota {
-    fn new(max: usize) -> Quota {
-        Quota {
-            used: Arc::default(),
-            max,
-        }
+    /// Takes room for a message, or fails.
+    fn take(&self, octets: usize) -> Result<(), ()> {
+        let take = |used: usize| {
+            let total = used.saturating_add(octets);
+            (total <= self.max).then_some(total)
+        };
+        let taken = self.used.fetch_update(Relaxed, Relaxed, take);
+        taken.map(|_| ()).map_err(|_| ())
     }
 
-    fn take(&self) -> Result<(), DropReason> {
-        let take = |used: usize| (used < self.max).then(|| used.saturating_add(1));
-        self.used
-            .fetch_update(Relaxed, Relaxed, take)
-            .map(|_| ())
-            .map_err(|_| DropReason::NoticeFull)
-    }
-
-    fn give_back(&self) {
-        self.used.fetch_sub(1, Relaxed);
+    fn give_back(&self, octets: usize) {
+        self.used.fetch_sub(octets, Relaxed);
     }
 }
 
 impl Notices {
-    /// The oldest internal notice, or else the oldest external one. `None` once no notice waits; the descriptor is not readable then
-    /// until one comes.
+    /// The oldest internal notice, or else the oldest of the next external queue that has one. `None` once no notice waits; the
+    /// descriptor is not readable then until one comes.
     pub fn next(&self) -> Option<Notice> {
         self.poll().or_else(|| {
             self.waiting.clear();
@@ -175,13 +212,19 @@ impl Notices {
     }
 
     fn poll(&self) -> Option<Notice> {
-        self.internal.try_recv().ok().or_else(|| {
-            let notice = self.external.try_recv().ok()?;
-            if let Some(quota) = quota(&notice, &self.unknown_spis, &self.initial_requests) {
-                quota.give_back();
-            }
+        if let Ok(notice) = self.internal.try_recv() {
+            return Some(notice);
+        }
+        let turn = self.turn.get();
+        let (before, after) = self.external.split_at_checked(turn)?;
+        let mut queues = after.iter().chain(before);
+        let notice = queues.find_map(|(queue, quota)| {
+            let notice = queue.try_recv().ok()?;
+            quota.give_back(length(&notice));
             Some(notice)
-        })
+        })?;
+        self.turn.set(turn.wrapping_add(1) % CLASSES);
+        Some(notice)
     }
 }
 
@@ -194,19 +237,62 @@ impl AsFd for Notices {
 impl NoticeSender {
     /// Queues a notice.
     pub(super) fn send(&self, notice: Notice) -> Result<(), DropReason> {
-        let queue = match &notice {
-            Notice::Ike { .. } | Notice::UnknownSpi { .. } => &self.external,
+        match notice {
+            Notice::Ike {
+                remote,
+                bytes,
+                local,
+            } => {
+                let class = match ike_class(&bytes) {
+                    Class::Initial if self.dropped.contains(remote, &bytes) => Class::Repeated,
+                    class => class,
+                };
+                self.send_external(
+                    class,
+                    Notice::Ike {
+                        local,
+                        remote,
+                        bytes,
+                    },
+                )
+            }
+            Notice::UnknownSpi { .. } => self.send_external(Class::UnknownSpi, notice),
             Notice::Demand(_)
             | Notice::FirstPacket { .. }
             | Notice::PeerMoved { .. }
             | Notice::NearEnd { .. }
             | Notice::Ended { .. }
-            | Notice::DeviceGone(_) => &self.internal,
+            | Notice::DeviceGone(_) => {
+                let sent = self.internal.try_send(notice);
+                self.queued(sent.is_ok())
+            }
+        }
+    }
+
+    fn send_external(&self, class: Class, notice: Notice) -> Result<(), DropReason> {
+        let (queue, quota) = self
+            .external
+            .get(class as usize)
+            .ok_or(DropReason::NoticeFull)?;
+        let octets = length(&notice);
+        let rejected = match quota.take(octets) {
+            Err(_) => Some(notice),
+            Ok(()) => match queue.try_send(notice) {
+                Ok(()) => None,
+                Err(TrySendError::Full(notice) | TrySendError::Disconnected(notice)) => {
+                    quota.give_back(octets);
+                    Some(notice)
+                }
+            },
         };
-        let quota = quota(&notice, &self.unknown_spis, &self.initial_requests);
-        quota.map_or(Ok(()), Quota::take)?;
-        if queue.try_send(notice).is_err() {
-            quota.inspect(|quota| quota.give_back());
+        if let (Class::Initial, Some(Notice::Ike { remote, bytes, .. })) = (class, &rejected) {
+            self.dropped.insert(*remote, bytes);
+        }
+        self.queued(rejected.is_none())
+    }
+
+    fn queued(&self, sent: bool) -> Result<(), DropReason> {
+        if !sent {
             return Err(DropReason::NoticeFull);
         }
         self.waiting.set();
@@ -214,31 +300,36 @@ impl NoticeSender {
     }
 }
 
-/// The quota that a notice counts against.
-fn quota<'q>(
-    notice: &Notice,
-    unknown_spis: &'q Quota,
-    initial_requests: &'q Quota,
-) -> Option<&'q Quota> {
+/// Octets of an IKE message that a notice holds.
+fn length(notice: &Notice) -> usize {
     match notice {
-        Notice::UnknownSpi { .. } => Some(unknown_spis),
-        Notice::Ike { bytes, .. } if is_initial_request(bytes) => Some(initial_requests),
-        Notice::Ike { .. }
+        Notice::Ike { bytes, .. } => bytes.len(),
+        Notice::UnknownSpi { .. }
         | Notice::Demand(_)
         | Notice::FirstPacket { .. }
         | Notice::PeerMoved { .. }
         | Notice::NearEnd { .. }
         | Notice::Ended { .. }
-        | Notice::DeviceGone(_) => None,
+        | Notice::DeviceGone(_) => 0,
     }
 }
 
-/// Whether an IKE message is the first of an initiator: the responder's SPI is zero, as in some responses to us (RFC 7296 §2.6), and the
-/// Response flag is clear (§3.1).
-fn is_initial_request(message: &[u8]) -> bool {
+/// The class of an IKE message. It is the first of an initiator if the responder's SPI is zero, as in some responses to us (RFC 7296 §2.6),
+/// and the Response flag is clear (§3.1). The COOKIE notification is then the first payload (§2.6).
+fn ike_class(message: &[u8]) -> Class {
     const RESPONSE: u8 = 0x20;
+    const NOTIFY: u8 = 41;
+    const COOKIE: [u8; 2] = 16_390u16.to_be_bytes();
     let is_request = message.get(19).is_none_or(|flags| flags & RESPONSE == 0);
-    is_request && message.get(8..16) == Some(&[0; 8])
+    if !is_request || message.get(8..16) != Some(&[0; 8]) {
+        return Class::OfSa;
+    }
+    let has_cookie = message.get(16) == Some(&NOTIFY) && message.get(34..36) == Some(&COOKIE);
+    if has_cookie {
+        Class::WithCookie
+    } else {
+        Class::Initial
+    }
 }
 
 /// Sends the notices of a lasting condition: the first at once, then at most one an interval.
@@ -339,17 +430,39 @@ mod tests {
         assert_eq!(notices.next(), Some(ike(1)));
     }
 
+    /// The IKE_SA_INIT request that returns a cookie.
+    fn with_cookie() -> Notice {
+        let Notice::Ike {
+            local,
+            remote,
+            mut bytes,
+        } = ike(0)
+        else {
+            unreachable!()
+        };
+        bytes[16] = 41;
+        bytes[34..36].copy_from_slice(&[0x40, 0x06]);
+        Notice::Ike {
+            local,
+            remote,
+            bytes,
+        }
+    }
+
     #[test]
-    fn unknown_spis_and_initial_requests_leave_room_for_ike_of_known_peers() {
+    fn n12_each_class_has_room_of_its_own_whatever_fills_the_others() {
         let (sender, notices) = channel(32).unwrap();
         let taken = |notice: &dyn Fn(u32) -> Notice| {
-            (0..100).filter(|n| sender.send(notice(*n)).is_ok()).count()
+            let sent = (0..1000).filter(|n| sender.send(notice(*n)).is_ok());
+            sent.count()
         };
+        // One of them is dropped; the rest repeat it.
+        assert_eq!(taken(&|_| ike(0)), 32 * INITIAL_FACTOR + 32);
         assert_eq!(taken(&unknown_spi), 2);
-        assert_eq!(taken(&|_| ike(0)), 16);
-        assert_eq!(taken(&|_| ike(1)), 14, "the rest of the queue");
+        assert_eq!(taken(&|_| ike(1)), 32);
+        assert_eq!(taken(&|_| with_cookie()), 32);
         while notices.next().is_some() {}
-        assert_eq!((taken(&unknown_spi), taken(&|_| ike(0))), (2, 16));
+        assert_eq!((taken(&unknown_spi), taken(&|_| with_cookie())), (2, 32));
         // A response to our IKE_SA_INIT may have no responder SPI either.
         let Notice::Ike {
             local,
@@ -366,6 +479,62 @@ mod tests {
             bytes,
         };
         assert_eq!(sender.send(response), Ok(()));
+    }
+
+    #[test]
+    fn n12_messages_of_sas_and_returned_cookies_are_next_however_many_initial_requests_wait() {
+        let (sender, notices) = channel(64).unwrap();
+        while sender.send(ike(0)).is_ok() {}
+        for _ in 0..4 {
+            sender.send(ike(1)).unwrap();
+            sender.send(with_cookie()).unwrap();
+        }
+        let first: Vec<Notice> = (0..12).filter_map(|_| notices.next()).collect();
+        let count = |of: &Notice| first.iter().filter(|notice| *notice == of).count();
+        assert_eq!((count(&ike(1)), count(&with_cookie())), (4, 4));
+    }
+
+    #[test]
+    fn n12_a_request_that_was_dropped_finds_room_when_it_is_repeated() {
+        let (sender, notices) = channel(64).unwrap();
+        let request = |spi: u8| {
+            let Notice::Ike {
+                local,
+                remote,
+                mut bytes,
+            } = ike(0)
+            else {
+                unreachable!()
+            };
+            bytes[..8].fill(spi);
+            Notice::Ike {
+                local,
+                remote,
+                bytes,
+            }
+        };
+        while sender.send(request(1)).is_ok() {}
+        assert_eq!(sender.send(request(2)), Err(DropReason::NoticeFull));
+        assert_eq!(sender.send(request(3)), Err(DropReason::NoticeFull));
+        assert_eq!(sender.send(request(2)), Ok(()), "it is repeated");
+        let first: Vec<Notice> = (0..2).filter_map(|_| notices.next()).collect();
+        assert!(first.contains(&request(2)), "before all that wait");
+    }
+
+    #[test]
+    fn long_initial_requests_are_bounded_by_their_octets() {
+        let (sender, notices) = channel(64).unwrap();
+        let long = || Notice::Ike {
+            local: SocketAddr::new(B, 500),
+            remote: OTHER_ADDRESS,
+            bytes: vec![0; MAX_IKE_MESSAGE],
+        };
+        let sent = (0..1000).filter(|_| sender.send(long()).is_ok()).count();
+        // The queue of repeated requests has room for the longest one or two, too.
+        let most = 64 * INITIAL_FACTOR * MEAN_LENGTH / MAX_IKE_MESSAGE;
+        assert!((most..=most + 2).contains(&sent), "{sent}");
+        assert!(notices.next().is_some());
+        assert_eq!(sender.send(long()), Ok(()));
     }
 
     #[test]

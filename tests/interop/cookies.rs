@@ -49,7 +49,7 @@ fn waiting() -> Lab {
 }
 
 /// An IKE_SA_INIT request that both sides would accept.
-fn init(spi: u64) -> Vec<u8> {
+pub fn init(spi: u64) -> Vec<u8> {
     let suite = IkeProposal::parse(SUITE).unwrap().0;
     let group: &'static Group = suite.groups[0];
     let mut rng = Generator::from_seed([5; 32]);

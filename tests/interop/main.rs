@@ -13,6 +13,7 @@ mod agreement;
 mod changing_path;
 mod children;
 mod cookies;
+mod flood;
 mod fragments;
 mod liveness;
 mod lossy;
