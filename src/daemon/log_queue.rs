@@ -1,7 +1,7 @@
-//! Queue between the log calls and stderr: a reader of the log that stops reading never stops the loop.
+//! Queue between the log calls and stderr or the journal: a reader of the log that stops reading never stops the loop.
 //!
 //! ```text
-//!   any thread ── line ──▶ queue of 4096 lines ──▶ thread "log" ── write, which may block ──▶ stderr
+//!   any thread ── line ──▶ queue of 4096 lines ──▶ thread "log" ── write, which may block ──▶ stderr or journald
 //!                           │ full: the line is dropped and counted
 //!                           └──▶ "log lines were dropped", once lines are written again
 //! ```

@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::StartError;
+use super::journal::{JOURNAL, JournalLayer, JournalSocket};
 use super::log_queue::LogQueue;
 use crate::os::systemd;
 
@@ -23,40 +24,39 @@ pub enum LogFormat {
 /// Environment variable with the log filter, for a command line without one.
 const FILTER_VARIABLE: &str = "GROUNDLINK_LOG";
 
-/// Starts logging in the given format; by default to the journal if stderr is connected to it, else as text. Returns the queue to stderr.
+/// Starts logging in the given format; by default to the journal if stderr is connected to it, else as text. Returns the queue of the lines.
 pub(super) fn start(
     format: Option<LogFormat>,
     level: Option<&str>,
 ) -> Result<LogQueue, StartError> {
-    let queue = LogQueue::start(io::stderr())
-        .map_err(|error| StartError::start(format!("cannot start the log thread: {error}"), ""))?;
+    let filter = filter(level)?;
+    let journal = match (format, systemd::logs_to_journal()) {
+        (None, true) => JournalSocket::open(JOURNAL).ok(),
+        (Some(_), _) | (None, false) => None,
+    };
+    let to_journal = journal.is_some();
+    let queue = match journal {
+        Some(journal) => LogQueue::start(journal),
+        None => LogQueue::start(io::stderr()),
+    }
+    .map_err(|error| StartError::start(format!("cannot start the log thread: {error}"), ""))?;
     let writer = {
         let queue = queue.clone();
         move || queue.clone()
     };
-    let registry = tracing_subscriber::registry().with(filter(level)?);
-    let journal = || {
-        let layer = tracing_journald::layer().ok()?;
-        Some(
-            layer
-                .with_field_prefix(Some("GROUNDLINK".to_owned()))
-                .with_syslog_identifier("groundlink".to_owned()),
-        )
-    };
+    let registry = tracing_subscriber::registry().with(filter);
     let text = || {
         fmt::layer()
             .with_writer(writer.clone())
             .with_ansi(io::stderr().is_terminal())
             .with_target(false)
     };
-    let layer = match (format, systemd::logs_to_journal()) {
-        (Some(LogFormat::Json), _) => fmt::layer().json().with_writer(writer).boxed(),
-        (Some(LogFormat::Text), _) | (None, false) => text().boxed(),
-        (None, true) => match journal() {
-            Some(journal) => journal.boxed(),
-            // The journal adds its own time.
-            None => text().without_time().boxed(),
-        },
+    let layer = match format {
+        _ if to_journal => JournalLayer(queue.clone()).boxed(),
+        Some(LogFormat::Json) => fmt::layer().json().with_writer(writer).boxed(),
+        // The journal adds its own time.
+        None if systemd::logs_to_journal() => text().without_time().boxed(),
+        Some(LogFormat::Text) | None => text().boxed(),
     };
     // A second start in one process, as in tests, keeps the first configuration.
     let _ = registry.with(layer).try_init();

@@ -24,6 +24,7 @@ mod cleanup;
 mod control_plane;
 mod event_loop;
 mod install;
+mod journal;
 mod listener;
 mod log_queue;
 mod logging;
