@@ -1,4 +1,4 @@
-//! Memory of the IKE_SA_INIT requests that a full queue has dropped, so that a repeated request is told from a new one.
+//! Memory of the IKE_SA_INIT requests that a full queue has dropped, by which a repeated request is distinguished from a new one.
 //!
 //! ```text
 //!   address, port and SPIi ── keyed hash ──▶ slot of 524,288, which holds 32 bits of the hash of the last request there
