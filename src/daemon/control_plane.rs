@@ -331,6 +331,9 @@ impl ControlPlane {
 
     /// Handles the result of a route synchronisation: a tunnel whose routes failed loses its Child SAs.
     pub(super) fn on_route_report(&mut self, report: &RouteReport) {
+        if report.network_changed {
+            self.command(Command::NetworkChanged);
+        }
         for (tunnel, error) in self.routing.on_report(report, &self.tunnels) {
             self.fail_children(tunnel, &error);
         }
@@ -368,9 +371,7 @@ impl ControlPlane {
         self.reporter.event(&event, name_of);
         match event {
             Event::Resolve { tunnel, name } => {
-                if let Some(entry) = self.tunnels.get(tunnel) {
-                    self.lookups.start(tunnel, name, entry.settings.ike.local);
-                }
+                self.lookups.start(tunnel, name);
             }
             Event::Source { tunnel, peer } => {
                 let route = self.netlink.route_to(peer);

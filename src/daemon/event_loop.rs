@@ -174,9 +174,9 @@ impl EventLoop {
             LoopEvent::RoutesEnded => self.control_plane.on_route_thread_end(),
             LoopEvent::PathMtu(change) => self.control_plane.on_path_mtu(change),
             LoopEvent::Request(request) => self.control_plane.on_request(request),
-            LoopEvent::Lookup((tunnel, address)) => {
+            LoopEvent::Lookup((tunnel, lookup)) => {
                 self.control_plane
-                    .command(Command::Resolved { tunnel, address });
+                    .command(Command::Resolved { tunnel, lookup });
             }
             LoopEvent::Watchdog => systemd::alive(),
             LoopEvent::Hangup => {

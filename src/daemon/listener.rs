@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::start_error::StartError;
 use crate::config::TunnelSettings;
 use crate::datapath::Datapath;
-use crate::ike::Encapsulation;
+use crate::ike::{Encapsulation, Peer};
 use crate::net::{IKE_PORT, NAT_PORT};
 use crate::os::raw_esp::RawEspSocket;
 use crate::os::udp::{self, BindError, UdpSocket};
@@ -42,9 +42,13 @@ impl Listener {
     /// A listener without sockets for these tunnels.
     pub(super) fn new(tunnels: &[TunnelSettings], offload: SocketOffload) -> Listener {
         let locals = tunnels.iter().map(|tunnel| tunnel.ike.local);
+        let mut wildcards: BTreeSet<IpAddr> = locals.filter(IpAddr::is_unspecified).collect();
+        if tunnels.iter().any(|tunnel| other_family(tunnel).is_some()) {
+            wildcards.extend(ANY);
+        }
         Listener {
             offload,
-            wildcards: locals.filter(IpAddr::is_unspecified).collect(),
+            wildcards,
             udp: BTreeSet::new(),
             native: BTreeSet::new(),
             has_warned: false,
@@ -66,6 +70,16 @@ impl Listener {
         // Binding the wildcard address would not report a local address that is missing.
         if !local.is_unspecified() && !present.contains(&local) && !allows_nonlocal(local) {
             return Err(BindError::AddressNotHere { address: local }.into());
+        }
+        // A name may have addresses of both families. Without IPv6 those of IPv4 do.
+        if let Some(other) = other_family(tunnel).filter(|other| !self.udp.contains(other)) {
+            match self.listen(other, datapath) {
+                Ok(()) => {
+                    self.udp.insert(other);
+                }
+                Err(ListenError::Unavailable(error)) => debug!(%error, "only one family"),
+                Err(error @ ListenError::Fatal(_)) => return Err(error),
+            }
         }
         let address = self.bind_address(local);
         if !self.udp.contains(&address) {
@@ -123,6 +137,23 @@ impl Listener {
             local
         }
     }
+}
+
+/// The wildcard addresses of both families.
+const ANY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
+
+/// Wildcard address of the family other than that of the local address, if the tunnel may use both families.
+fn other_family(tunnel: &TunnelSettings) -> Option<IpAddr> {
+    let is_name = match tunnel.ike.peer {
+        Peer::Name(_) => true,
+        Peer::Address(_) => false,
+    };
+    let local = tunnel.ike.local;
+    let mut any = ANY.into_iter();
+    any.find(|any| is_name && local.is_unspecified() && *any != local)
 }
 
 impl From<BindError> for ListenError {

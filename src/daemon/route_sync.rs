@@ -68,6 +68,8 @@ pub(super) struct RouteReport {
     pub(super) failures: Vec<RouteFailure>,
     /// All routes into tunnels that other programs' routes override.
     pub(super) overridden: Vec<Overridden>,
+    /// Whether this host has got an address, a default route or a link since the last report, other than those of the tunnels.
+    pub(super) network_changed: bool,
 }
 
 /// Handle of the route synchronisation thread.
@@ -174,6 +176,8 @@ struct Synchroniser {
     peers: BTreeSet<IpAddr>,
     /// Overridden routes of the last report.
     overridden: Vec<Overridden>,
+    /// Whether the network has changed since the last report.
+    network_changed: bool,
     /// End of the gathering of network changes.
     resync_at: Option<Time>,
     /// Next attempt after a failure.
@@ -201,6 +205,7 @@ impl Synchroniser {
             reported: 0,
             peers: BTreeSet::new(),
             overridden: Vec::new(),
+            network_changed: false,
             resync_at: None,
             retry_at: None,
         })
@@ -296,8 +301,26 @@ impl Synchroniser {
                 is_tunnel = true;
             }
         }
-        if self.view.on_event(event, is_tunnel).is_any() {
+        let brings_network = self.brings_network(event);
+        self.network_changed |= brings_network;
+        if self.view.on_event(event, is_tunnel).is_any() || brings_network {
             self.resync_at.get_or_insert(clock::now() + SETTLE);
+        }
+    }
+
+    /// Whether an event can bring a peer back into reach.
+    fn brings_network(&self, event: NetworkEvent) -> bool {
+        let mut tunnels = self.tunnels.values().map(|entry| &entry.routing);
+        match event {
+            NetworkEvent::ForeignRoute(prefix) => prefix.length() == 0,
+            NetworkEvent::Link(index) => !tunnels.any(|tunnel| tunnel.device.index() == index),
+            NetworkEvent::AddressAdded(address) => !tunnels.any(|tunnel| {
+                let mut own = tunnel.addresses.iter();
+                own.any(|inside| inside.address == address)
+            }),
+            NetworkEvent::OwnRoute | NetworkEvent::AddressRemoved(_) | NetworkEvent::Unknown => {
+                false
+            }
         }
     }
 
@@ -358,7 +381,9 @@ impl Synchroniser {
     /// Reports, if there is something new.
     fn report(&mut self, failures: Vec<RouteFailure>) {
         let overridden = self.view.overridden();
-        let is_new = self.reported != self.generation || overridden != self.overridden;
+        let network_changed = std::mem::take(&mut self.network_changed);
+        let is_new =
+            self.reported != self.generation || overridden != self.overridden || network_changed;
         if !is_new && failures.is_empty() {
             return;
         }
@@ -369,6 +394,7 @@ impl Synchroniser {
             generation: self.generation,
             failures,
             overridden,
+            network_changed,
         });
     }
 

@@ -52,6 +52,17 @@ pub enum Content {
     Keepalive,
 }
 
+/// Result of the lookup of a peer's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its addresses, of both families, in order of preference.
+    Found(Vec<IpAddr>),
+    /// The name has no address.
+    NoAddress,
+    /// No name server has answered.
+    NoAnswer,
+}
+
 /// A command from the daemon to the engine.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -63,13 +74,15 @@ pub enum Command {
     Reset(TunnelId),
     /// An outbound packet arrived for a tunnel with `start = trap`.
     Demand(TunnelId),
-    /// Response to [`Event::Resolve`]; `None` if the name has no address.
+    /// Response to [`Event::Resolve`].
     Resolved {
         /// The tunnel of the peer.
         tunnel: TunnelId,
-        /// The resolved address.
-        address: Option<IpAddr>,
+        /// The result.
+        lookup: Lookup,
     },
+    /// The network of this host has changed, so that a peer out of reach may be in reach now: pauses between attempts end early.
+    NetworkChanged,
     /// Response to [`Event::Source`]; `None` if there is no route to the peer.
     Source {
         /// The tunnel of the attempt.

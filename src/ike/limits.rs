@@ -99,6 +99,17 @@ pub fn unresolved(at: Time, name: &str) -> Failure {
     }
 }
 
+/// No name server has answered.
+pub fn name_server_silent(at: Time, name: &str) -> Failure {
+    Failure {
+        at,
+        code: "name-server-not-responding",
+        text: format!("no name server answered the lookup of the peer's name {name}"),
+        advice: "Check the network and the name servers of this host (/etc/resolv.conf); `peer` can also be an address."
+            .to_owned(),
+    }
+}
+
 /// An IKE_SA_INIT request from an address that belongs to no tunnel.
 pub fn unknown_peer(at: Time, datagram: Datagram<'_>) -> Failure {
     let (local, remote) = (datagram.local.ip(), datagram.remote.ip());

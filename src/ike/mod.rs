@@ -95,8 +95,8 @@ mod window;
 pub use closest_proposal::{ClosestProposal, esp as closest_esp, ike as closest_ike};
 pub use endpoint::Endpoint;
 pub use event::{
-    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, Rekey, RekeyVerdicts,
-    Rekeys, Sends, Transmit, View,
+    Child, ChildView, Command, Content, Datagram, DownReason, Event, IkeView, Lookup, Rekey,
+    RekeyVerdicts, Rekeys, Sends, Transmit, View,
 };
 pub use failure::Failure;
 pub use fragments::{Assembly, Fragment, Joined, MessageKey, Part};

@@ -6,7 +6,7 @@
 //! Idle ──▶ Retry{at} ──▶ Queued ──▶ Resolving (names) ──▶ Connecting ──▶ an SA ──────┘
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub struct Tunnel {
     pub connect_state: ConnectState,
     /// The peer's address, if known.
     pub address: Option<IpAddr>,
+    /// Addresses of the peer's name in the last lookup that this tunnel can use, and those of them that have been tried in vain.
+    candidates: Vec<IpAddr>,
+    tried: Vec<IpAddr>,
     /// When the peer's name is resolved again, for a tunnel that waits for a peer with a name.
     pub next_resolve: Time,
     /// Rate limit of responses to unauthenticated messages from the peer's address.
@@ -82,6 +85,9 @@ pub enum ConnectState {
 /// Timeout of the name service.
 pub const RESOLVE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Upper bound on the addresses of a name that are tried.
+const MAX_CANDIDATES: usize = 16;
+
 /// Interval at which a waiting tunnel resolves the peer's name, so that it recognises the peer's requests.
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -104,6 +110,8 @@ impl Tunnel {
             admin: AdminState::Up,
             connect_state: ConnectState::Idle,
             address,
+            candidates: Vec::new(),
+            tried: Vec::new(),
             next_resolve,
             replies: limits::response_limit(),
             failures: 0,
@@ -126,7 +134,39 @@ impl Tunnel {
     /// Local and remote address and port of its handshakes, sent from `local`.
     pub fn ends(&self, local: IpAddr) -> Option<(SocketAddr, SocketAddr)> {
         let remote = SocketAddr::new(self.address?, IKE_PORT);
+        let local = match (local.is_unspecified(), remote.is_ipv4()) {
+            (true, true) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            (true, false) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            (false, _) => local,
+        };
         Some((SocketAddr::new(local, IKE_PORT), remote))
+    }
+
+    /// Address of the peer among those of its name: for an attempt the first one that has not been tried in vain. A local address limits
+    /// them to its family.
+    pub fn choose_address(&mut self, found: &[IpAddr], for_attempt: bool) -> Option<IpAddr> {
+        let local = self.settings.local;
+        let usable =
+            |address: &&IpAddr| local.is_unspecified() || address.is_ipv4() == local.is_ipv4();
+        let usable = found.iter().filter(usable).take(MAX_CANDIDATES);
+        self.candidates = usable.copied().collect();
+        if !for_attempt {
+            return self.candidates.first().copied();
+        }
+        if self.failures == 0 || !self.has_another_address() {
+            self.tried.clear();
+        }
+        let tried = &self.tried;
+        let chosen = self.candidates.iter().find(|one| !tried.contains(one));
+        let chosen = chosen.copied();
+        self.tried.extend(chosen);
+        chosen
+    }
+
+    /// Whether the peer's name has an address that has not been tried in vain.
+    pub fn has_another_address(&self) -> bool {
+        let is_tried = |one: &IpAddr| self.tried.contains(one);
+        !self.candidates.iter().all(is_tried)
     }
 
     /// Whether the tunnel reconnects without a command.
@@ -139,7 +179,12 @@ impl Tunnel {
         let now = failure.at;
         self.last_failure = Some(failure);
         self.failures = self.failures.saturating_add(1);
-        self.not_before = now + back_off(self.failures, jitter);
+        // The other addresses of the peer's name are tried before the pause.
+        let pause = match self.has_another_address() {
+            true => Duration::ZERO,
+            false => back_off(self.failures, jitter),
+        };
+        self.not_before = now + pause;
         self.connect_state = match self.settings.start {
             Start::Auto => ConnectState::Retry {
                 at: self.not_before,
@@ -225,6 +270,45 @@ impl Tunnel {
         match self.admin {
             AdminState::Up => self.next_resolve,
             AdminState::Down => Time::MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::settings::tests::settings;
+
+    fn named(local: &str) -> Tunnel {
+        let mut settings = settings("aes128-sha1-modp1024", "aes128-sha1");
+        settings.peer = Peer::Name("vpn.example.org".to_owned());
+        settings.local = local.parse().unwrap();
+        Tunnel::new(Arc::new(settings), Time::from_secs(1))
+    }
+
+    #[test]
+    fn each_attempt_takes_the_next_address_of_the_name_in_both_families() {
+        let all = ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|one| one.parse().unwrap());
+        for (local, expected) in [
+            ("0.0.0.0", vec![0, 1, 2, 0, 1]),
+            ("::", vec![0, 1, 2, 0, 1]),
+            ("192.0.2.9", vec![0, 2, 0, 2]),
+            ("2001:db8::9", vec![1, 1]),
+        ] {
+            let mut tunnel = named(local);
+            for index in expected {
+                let address = tunnel.choose_address(&all, true);
+                assert_eq!(address, Some(all[index]), "{local}");
+                tunnel.address = address;
+                let (ours, theirs) = tunnel.ends(tunnel.settings.local).unwrap();
+                assert_eq!(ours.is_ipv4(), theirs.is_ipv4());
+                tunnel.failures += 1;
+            }
+        }
+        // After a success the order of preference holds again.
+        let mut tunnel = named("0.0.0.0");
+        for _ in 0..3 {
+            assert_eq!(tunnel.choose_address(&all, true), Some(all[0]));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundlink::crypto::Generator;
-use groundlink::ike::{Command, Peer, PeerId, Start, TunnelState, WaitingFor};
+use groundlink::ike::{Command, Lookup, Peer, PeerId, Start, TunnelState, WaitingFor};
 
 use crate::node::Node;
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -141,14 +141,18 @@ fn up_during_a_delete_reconnects() {
 
 /// Answers what an endpoint looks up.
 fn resolve(pair: &mut Pair, side: Side, address: Option<&str>) {
-    let address = address.map(|text| text.parse().unwrap());
-    pair.command(
-        side,
-        Command::Resolved {
-            tunnel: TUNNEL,
-            address,
-        },
-    );
+    let addresses: Vec<&str> = address.into_iter().collect();
+    resolve_all(pair, side, &addresses);
+}
+
+/// Answers what an endpoint looks up with several addresses.
+fn resolve_all(pair: &mut Pair, side: Side, addresses: &[&str]) {
+    let lookup = match addresses {
+        [] => Lookup::NoAddress,
+        all => Lookup::Found(all.iter().map(|text| text.parse().unwrap()).collect()),
+    };
+    let tunnel = TUNNEL;
+    pair.command(side, Command::Resolved { tunnel, lookup });
 }
 
 fn named(start: Start) -> Pair {
@@ -239,7 +243,7 @@ fn an_unresponsive_name_service_is_reported_and_retried() {
     pair.cut();
     pair.run_for(5 * MINUTE);
     assert!(pair.b.count("Resolve") >= 4);
-    assert!(pair.b.codes().contains(&"peer-unresolved"));
+    assert!(pair.b.codes().contains(&"name-server-not-responding"));
     assert_eq!(pair.b.count("Connecting"), 0);
 }
 
@@ -355,4 +359,38 @@ fn p11_after_random_losses_reordering_and_crashes_both_ends_agree_on_one_tunnel(
         pair.run_for(20 * MINUTE);
         assert_eq!((pair.a.events.len(), pair.b.events.len()), before, "{seed}");
     }
+}
+
+#[test]
+fn the_next_address_of_a_name_is_tried_after_a_few_seconds_of_silence() {
+    let mut pair = named(Start::Auto);
+    for attempt in 1..=3 {
+        assert_eq!(pair.b.count("Resolve"), attempt);
+        resolve_all(
+            &mut pair,
+            Side::B,
+            &["198.51.100.1", "198.51.100.2", "192.0.2.1"],
+        );
+        let deadline = pair.now + 10 * SECOND;
+        while pair.b.count("Resolve") == attempt && pair.b.state() != TunnelState::Up {
+            assert!(pair.now < deadline, "attempt {attempt} takes too long");
+            pair.run_for(SECOND / 2);
+        }
+    }
+    pair.assert_agreed();
+}
+
+#[test]
+fn a_changed_network_ends_the_pause_between_attempts() {
+    let mut pair = Pair::established();
+    pair.cut();
+    // Long enough for the longest pause.
+    pair.run_for(20 * MINUTE);
+    assert_ne!(pair.a.state(), TunnelState::Up);
+    pair.no_impairment();
+    for side in [Side::A, Side::B] {
+        pair.command(side, Command::NetworkChanged);
+    }
+    pair.run_for(3 * SECOND);
+    pair.assert_agreed();
 }

@@ -1,12 +1,13 @@
 //! Commands from the daemon.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Endpoint;
 use super::sas::Sa;
 use super::shutdown::{REPEAT_INTERVAL, Shutdown};
 use crate::ike::context::Context;
-use crate::ike::event::{Command, DownReason, Rekey};
+use crate::ike::event::{Command, DownReason, Lookup, Rekey};
 use crate::ike::exchange::auth::Purpose;
 use crate::ike::limits;
 use crate::ike::sa::{IkeSa, SaOutcome};
@@ -41,7 +42,8 @@ impl Endpoint {
                     self.connect(now, id);
                 }
             }
-            Command::Resolved { tunnel, address } => self.on_resolved(now, tunnel, address),
+            Command::Resolved { tunnel, lookup } => self.on_resolved(now, tunnel, lookup),
+            Command::NetworkChanged => self.on_network_changed(now),
             Command::Source { tunnel, local } => self.on_source(now, tunnel, local),
             Command::EspReceived { tunnel, at } => {
                 self.for_each_established(tunnel, |sa| sa.on_esp_received(at));
@@ -115,7 +117,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_resolved(&mut self, now: Time, id: TunnelId, address: Option<IpAddr>) {
+    pub(super) fn on_resolved(&mut self, now: Time, id: TunnelId, lookup: Lookup) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else {
             return;
         };
@@ -127,7 +129,11 @@ impl Endpoint {
             | ConnectState::Retry { .. }
             | ConnectState::Failed => false,
         };
-        match address {
+        let found = match &lookup {
+            Lookup::Found(found) => found.as_slice(),
+            Lookup::NoAddress | Lookup::NoAnswer => &[],
+        };
+        match tunnel.choose_address(found, connects) {
             Some(address) => {
                 tunnel.address = Some(address);
                 if connects {
@@ -135,12 +141,41 @@ impl Endpoint {
                 }
             }
             None => {
-                let failure = limits::unresolved(now, &tunnel.settings.peer.to_string());
+                let name = tunnel.settings.peer.to_string();
+                let failure = match lookup {
+                    Lookup::NoAnswer => limits::name_server_silent(now, &name),
+                    Lookup::Found(_) | Lookup::NoAddress => limits::unresolved(now, &name),
+                };
                 if connects {
                     self.on_attempt_failed(id, failure);
                 } else {
                     self.record_failure_unless_up(id, failure);
                 }
+            }
+        }
+    }
+
+    /// Ends the pauses of all tunnels, and repeats attempts that nobody has answered.
+    fn on_network_changed(&mut self, now: Time) {
+        const SOON: Duration = Duration::from_secs(1);
+        let all: Vec<TunnelId> = self.tunnels.keys().copied().collect();
+        for id in all {
+            let state = self.tunnels.get(&id).map(|tunnel| tunnel.connect_state);
+            let is_due = match state {
+                Some(ConnectState::Retry { at }) => at > now + SOON,
+                Some(ConnectState::Connecting) => self.is_unanswered(now, id),
+                Some(
+                    ConnectState::Idle
+                    | ConnectState::Queued
+                    | ConnectState::Resolving { .. }
+                    | ConnectState::Failed,
+                )
+                | None => false,
+            };
+            if is_due {
+                // Both ends of a path may see the same change: jitter keeps them apart.
+                let pause = Duration::from_millis(u64::from(self.jitter()).saturating_mul(2));
+                self.set_connect_state(id, ConnectState::Retry { at: now + pause });
             }
         }
     }

@@ -1,15 +1,18 @@
 //! Timers: retransmissions, timeouts and reconnection attempts.
 
+use std::time::Duration;
+
 use super::Endpoint;
 use super::sas::Sa;
-use crate::ike::event::Event;
+use crate::ike::event::{Event, Lookup};
 use crate::ike::exchange::auth::Purpose;
+use crate::ike::exchange::init::InitSent;
 use crate::ike::failure::Failure;
 use crate::ike::limits;
 use crate::ike::retransmit::Step;
 use crate::ike::sa::IkeSa;
 use crate::ike::settings::{Peer, TunnelId};
-use crate::ike::tunnel::{ConnectState, RESOLVE_INTERVAL};
+use crate::ike::tunnel::{ConnectState, RESOLVE_INTERVAL, Tunnel};
 use crate::net::Time;
 use crate::wire::IkeSpi;
 
@@ -42,7 +45,7 @@ impl Endpoint {
                     self.starts.push(id);
                 }
                 ConnectState::Resolving { until } if until <= now => {
-                    self.on_resolved(now, id, None)
+                    self.on_resolved(now, id, Lookup::NoAnswer)
                 }
                 ConnectState::Retry { .. } | ConnectState::Resolving { .. } => {}
                 ConnectState::Idle
@@ -103,12 +106,40 @@ impl Endpoint {
         }
     }
 
+    /// Whether the address of an attempt has been silent for some time while the peer's name has others.
+    fn prefers_another_address(&self, now: Time, sent: &InitSent) -> bool {
+        const SILENT: Duration = Duration::from_secs(5);
+        let tunnel = self.tunnels.get(&sent.conn.tunnel);
+        now.since(sent.conn.started) >= SILENT && tunnel.is_some_and(Tunnel::has_another_address)
+    }
+
+    /// Whether the attempt of a tunnel has been without an answer for two seconds.
+    pub(super) fn is_unanswered(&self, now: Time, id: TunnelId) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let handshakes = self.sas.handshakes_of(id);
+        handshakes.iter().any(|own| match self.sas.get(own) {
+            Some(Sa::InitSent(sent)) => now.since(sent.conn.started) >= PATIENCE,
+            Some(
+                Sa::IntermediateSent(_)
+                | Sa::AuthSent(_)
+                | Sa::HalfOpen(_)
+                | Sa::Established(_)
+                | Sa::LastResponse(_),
+            )
+            | None => false,
+        })
+    }
+
     pub(super) fn on_sa_due(&mut self, now: Time, own: IkeSpi, sa: Sa) {
         let jitter = self.jitter();
         match sa {
             Sa::InitSent(mut sent) => {
                 let (tunnel, remote) = (sent.conn.tunnel, sent.conn.remote);
-                match sent.retransmit.step(now, jitter) {
+                let step = match self.prefers_another_address(now, &sent) {
+                    true => Step::GiveUp,
+                    false => sent.retransmit.step(now, jitter),
+                };
+                match step {
                     Step::Wait => {
                         self.sas.insert(own, Sa::InitSent(sent));
                     }
