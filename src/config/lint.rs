@@ -186,7 +186,7 @@ fn overlaps(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-/// What is routed into the tunnel must be allowed by its selectors and its MTU.
+/// What is routed into the tunnel must be allowed by its selectors (no more than the Child SA covers is routed) and its MTU.
 fn routes(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
     let is_allowed = |route: &Prefix| {
         tunnel
@@ -200,8 +200,9 @@ fn routes(tunnel: &ResolvedTunnel, findings: &mut Vec<Diagnostic>) {
         .iter()
         .filter(|route| !is_allowed(route))
     {
-        let what =
-            format!("the route {route} is not within `remote`, so the tunnel drops its packets");
+        let what = format!(
+            "the route {route} is not within `remote`, so no packet for it enters the tunnel"
+        );
         let advice = "extend `remote` (on both sides) or shorten `routes`";
         findings.push(Diagnostic::warning(
             tunnel.spans.routes.clone(),

@@ -102,7 +102,6 @@ impl ChildSas {
             .map(|child| child.spi_in)
     }
 
-    #[allow(dead_code, reason = "routes follow them")]
     /// Traffic selectors of the Child SAs that send: traffic outside them is not carried.
     pub(super) fn agreed(&self) -> impl Iterator<Item = &Policy> {
         let sending = self.outbound.iter().filter_map(|spi_in| self.find(*spi_in));

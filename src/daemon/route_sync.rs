@@ -46,6 +46,8 @@ pub(super) struct TunnelRouting {
     pub(super) state: PathState,
     pub(super) peer: Option<IpAddr>,
     pub(super) routes: Vec<Prefix>,
+    /// What the Child SAs cover of `routes`.
+    pub(super) carried: Vec<Prefix>,
     pub(super) metric: u32,
     /// Prefixes of the local traffic selectors.
     pub(super) local: Vec<Prefix>,
@@ -458,7 +460,8 @@ impl Synchroniser {
         let entries = self.tunnels.values();
         RouteInterest {
             prefixes: entries
-                .flat_map(|entry| entry.routing.routes.iter().copied())
+                .flat_map(|entry| entry.routing.routes.iter().chain(&entry.routing.carried))
+                .copied()
                 .collect(),
             peers: peers.clone(),
         }
@@ -510,6 +513,7 @@ fn tunnel_routes(routing: &TunnelRouting, addresses: &[HostAddress]) -> TunnelRo
         device: routing.device.index(),
         state: routing.state,
         routes: routing.routes.clone(),
+        carried: routing.carried.clone(),
         metric: routing.metric,
         sources: sources.collect(),
         fail_closed: routing.fail_closed,

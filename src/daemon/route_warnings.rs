@@ -1,7 +1,9 @@
 //! Warnings about the routes of a tunnel that is up: what it does not carry, why, and what to change. For `status` and the log.
 
 use super::route_sync::Overridden;
-use crate::net::Prefix;
+use crate::config::TunnelSettings;
+use crate::net::{Policy, Prefix, Selector};
+use crate::paths;
 use crate::status::TunnelWarning;
 
 impl Overridden {
@@ -22,6 +24,51 @@ impl Overridden {
             advice: advice(*prefix, *foreign_metric),
         }
     }
+}
+
+/// The warning for a tunnel whose Child SAs cover less than it is configured for.
+pub(super) fn narrowed(settings: &TunnelSettings, agreed: &Policy) -> Option<TunnelWarning> {
+    let Policy { local, remote } = &settings.ike.policy;
+    // What `remote` does not contain is a matter of the configuration alone: `check` says so.
+    let routed = paths::carried(&settings.routes, remote);
+    let to = paths::missing(&routed, &prefixes(&agreed.remote));
+    let from = paths::missing(&prefixes(local), &prefixes(&agreed.local));
+    let mut lost = Vec::new();
+    if !to.is_empty() {
+        lost.push(format!(
+            "other addresses of {} are not routed into the tunnel",
+            list(&to)
+        ));
+    }
+    if !from.is_empty() {
+        lost.push(format!(
+            "packets from other addresses of {} are dropped",
+            list(&from)
+        ));
+    }
+    if lost.is_empty() {
+        return None;
+    }
+    let agreed = format!("{} <-> {}", list(&agreed.local), list(&agreed.remote));
+    Some(TunnelWarning {
+        code: "narrowed".to_owned(),
+        text: format!("the peer agreed only to {agreed}: {}", lost.join(", and ")),
+        advice: format!(
+            "on the peer, set its local networks to {} and its remote ones to {}; or remove from `remote` and `local` of this tunnel what it \
+             shall not carry",
+            list(remote),
+            list(local)
+        ),
+    })
+}
+
+fn prefixes(selectors: &[Selector]) -> Vec<Prefix> {
+    selectors.iter().flat_map(Selector::prefixes).collect()
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    let words: Vec<String> = items.iter().map(T::to_string).collect();
+    words.join(", ")
 }
 
 /// What puts the tunnel's route first again.

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::provision;
 use super::route_sync::{
     LOG_INTERVAL, LOG_SUBJECTS, Overridden, RouteReport, RouteSync, RouteUpdate, TunnelRouting,
 };
 use super::tunnels::{TunnelEntry, TunnelTable};
+use super::{provision, route_warnings};
 use crate::ike::Transmit;
-use crate::net::{LogLimit, Time, TunnelId};
+use crate::net::{LogLimit, Policy, Prefix, Selector, Time, TunnelId};
 use crate::os::clock;
-use crate::paths::PathState;
+use crate::paths::{self, PathState};
 use crate::status::TunnelWarning;
 
 /// Routing of all tunnels.
@@ -27,8 +27,8 @@ use crate::status::TunnelWarning;
 pub(super) struct Routing {
     sync: RouteSync,
     generation: u64,
-    /// State, peer and device of each tunnel in the last update.
-    submitted: BTreeMap<TunnelId, (PathState, Option<IpAddr>, u32)>,
+    /// What each tunnel's routes depend on, as of the last update.
+    submitted: BTreeMap<TunnelId, Submitted>,
     /// Updates without a report so far.
     pending: BTreeMap<TunnelId, Pending>,
     /// Datagrams to peers of tunnels in `pending`.
@@ -38,6 +38,16 @@ pub(super) struct Routing {
     overridden: Vec<Overridden>,
     /// Whether tunnels wait for their routes.
     waits: bool,
+}
+
+/// What the routes of a tunnel depend on and can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Submitted {
+    state: PathState,
+    peer: Option<IpAddr>,
+    device: u32,
+    carried: Vec<Prefix>,
+    local: Vec<Prefix>,
 }
 
 /// An update of a tunnel without a report so far.
@@ -75,12 +85,19 @@ impl Routing {
             } else {
                 PathState::Down
             };
-            let new = (state, tunnel.peer, tunnel.device.index());
-            let old = self.submitted.insert(id, new);
-            if old == Some(new) {
+            let routing = routing_of(tunnel, state);
+            let new = Submitted {
+                state,
+                peer: tunnel.peer,
+                device: tunnel.device.index(),
+                carried: routing.carried.clone(),
+                local: routing.local.clone(),
+            };
+            let old = self.submitted.get(&id);
+            if old == Some(&new) {
                 continue;
             }
-            let was_down = old.is_none_or(|(old, _, _)| old == PathState::Down)
+            let was_down = old.is_none_or(|old| old.state == PathState::Down)
                 || self.pending.get(&id).is_some_and(|pending| pending.came_up);
             let pending = Pending {
                 generation,
@@ -90,7 +107,8 @@ impl Routing {
                 self.held.wait(id, tunnel.peer);
                 self.pending.insert(id, pending);
             }
-            changed.push((id, routing_of(tunnel, state)));
+            self.submitted.insert(id, new);
+            changed.push((id, routing));
         }
         if !changed.is_empty() {
             self.generation = generation;
@@ -164,7 +182,11 @@ impl Routing {
     pub(super) fn warnings(&self, tunnel: &TunnelEntry) -> Vec<TunnelWarning> {
         let of_tunnel = |route: &&Overridden| route.devices.contains(&tunnel.device.index());
         let overridden = self.overridden.iter().filter(of_tunnel);
-        overridden.map(Overridden::warning).collect()
+        let narrowed = (!tunnel.children.is_empty())
+            .then(|| route_warnings::narrowed(&tunnel.settings, &agreed(tunnel)))
+            .flatten();
+        let overridden = overridden.map(Overridden::warning);
+        narrowed.into_iter().chain(overridden).collect()
     }
 
     /// Whether a tunnel has come up and its routes are on their way.
@@ -213,17 +235,31 @@ impl Routing {
 
 fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
     let settings = &tunnel.settings;
-    let local = settings.ike.policy.local.iter();
+    let Policy { local, remote } = agreed(tunnel);
     TunnelRouting {
         device: tunnel.device.clone(),
         addresses: provision::addresses(settings),
         state,
         peer: tunnel.peer,
         routes: settings.routes.clone(),
+        carried: paths::carried(&settings.routes, &remote),
         metric: settings.metric,
-        local: local.filter_map(|selector| selector.as_prefix()).collect(),
+        local: local.iter().filter_map(Selector::as_prefix).collect(),
         fail_closed: settings.fail_closed,
     }
+}
+
+/// Selectors of the Child SAs that send; as configured while there is none.
+fn agreed(tunnel: &TunnelEntry) -> Policy {
+    let mut agreed = Policy::default();
+    for policy in tunnel.children.agreed() {
+        agreed.local.extend(&policy.local);
+        agreed.remote.extend(&policy.remote);
+    }
+    if agreed.remote.is_empty() {
+        return tunnel.settings.ike.policy.clone();
+    }
+    agreed
 }
 
 /// Upper bound on the time for which a datagram waits for routes.

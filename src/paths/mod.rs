@@ -8,6 +8,10 @@
 //!   a peer inside a prefix above  ───▶ peer route: its host route stays outside the tunnels
 //! ```
 
+mod coverage;
+
+pub use coverage::{carried, missing};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -20,8 +24,10 @@ pub struct TunnelRoutes {
     pub device: u32,
     /// Whether packets may be routed into it.
     pub state: PathState,
-    /// Destinations to route into it.
+    /// Destinations that it should carry, and that `fail_closed` concerns.
     pub routes: Vec<Prefix>,
+    /// Destinations to route into it while it is up: what its Child SAs cover of `routes`.
+    pub carried: Vec<Prefix>,
     /// Metric of those routes.
     pub metric: u32,
     /// Preferred source addresses of the host's own packets; the first of each family counts.
@@ -95,7 +101,7 @@ pub fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
         }
         match tunnel.state {
             PathState::Up => {
-                for prefix in &tunnel.routes {
+                for prefix in &tunnel.carried {
                     let sharing = carried.entry((*prefix, tunnel.metric)).or_default();
                     sharing.push(tunnel);
                 }
@@ -154,6 +160,7 @@ mod tests {
             device,
             state,
             routes: vec![prefix("10.8.0.0/16")],
+            carried: vec![prefix("10.8.0.0/16")],
             metric,
             sources: vec![ip("10.1.0.1")],
             fail_closed: FailClosed::Hold,
@@ -213,6 +220,27 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_carries_what_the_first_tunnel_does_not() {
+        let both = vec![prefix("10.8.0.0/16"), prefix("10.9.0.0/16")];
+        let mut first = tunnel(1, 100, PathState::Up);
+        first.routes.clone_from(&both);
+        first.fail_closed = FailClosed::Leak;
+        let mut standby = tunnel(2, 200, PathState::Up);
+        standby.carried = both;
+        standby.fail_closed = FailClosed::Leak;
+        let routes = plan(&[first, standby]).routes;
+        let of = |wanted: &str| -> Vec<&PlannedTarget> {
+            let of_prefix = routes.iter().filter(|route| route.prefix == prefix(wanted));
+            of_prefix.map(|route| &route.target).collect()
+        };
+        let [PlannedTarget::Tunnels { devices, .. }] = of("10.9.0.0/16")[..] else {
+            panic!("{routes:?}");
+        };
+        assert_eq!(*devices, [2]);
+        assert_eq!(of("10.8.0.0/16").len(), 2);
+    }
+
+    #[test]
     fn only_fail_closed_prefixes_get_an_unreachable_route_and_from_the_start() {
         let mut down = tunnel(1, 100, PathState::Down);
         assert_eq!(plan(&[down.clone()]).routes, [unreachable()]);
@@ -225,6 +253,7 @@ mod tests {
         let mut inside = tunnel(1, 100, PathState::Up);
         assert!(plan(&[inside.clone()]).peers.is_empty());
         inside.routes.push(prefix("203.0.113.0/24"));
+        inside.carried.clone_from(&inside.routes);
         assert_eq!(plan(&[inside.clone()]).peers, [ip("203.0.113.9")].into());
         // An unreachable route covers the peer just as well.
         inside.state = PathState::Down;
@@ -237,6 +266,7 @@ mod tests {
     fn a_route_of_another_tunnel_covers_a_peer_too() {
         let mut wide = tunnel(1, 100, PathState::Up);
         wide.routes = vec![prefix("0.0.0.0/0")];
+        wide.carried.clone_from(&wide.routes);
         let mut other = tunnel(2, 100, PathState::Down);
         other.peer = Some(ip("198.51.100.1"));
         assert_eq!(
@@ -264,6 +294,7 @@ mod tests {
         assert_eq!(sources(&[one.clone(), other]), [None]);
         let mut six = one;
         six.routes = vec![prefix("fd00::/8")];
+        six.carried.clone_from(&six.routes);
         assert_eq!(sources(&[six.clone()]), [None]);
         six.sources.push(ip("fd00:1::1"));
         assert_eq!(sources(&[six]), [Some(ip("fd00:1::1"))]);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side};
-use groundlink::lab::{Lab, Overrides};
+use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{TunnelState, TunnelStatus, TunnelWarning};
 use nix::sys::signal::Signal;
 
@@ -111,8 +111,14 @@ fn traffic_brings_up_a_trap_and_the_first_packet_is_not_lost() {
 #[ignore = "needs root: tests/run runs it"]
 fn packets_to_a_peer_inside_the_remote_network_stay_outside_the_tunnel() {
     let wide = |side: Side, written: String| match side {
-        Side::A => written + "routes = [\"10.2.0.0/24\", \"192.0.2.128/25\"]\n",
-        Side::B => written,
+        Side::A => written.replace(
+            "remote = [\"10.2.0.0/24\"]",
+            "remote = [\"10.2.0.0/24\", \"192.0.2.128/25\"]",
+        ),
+        Side::B => written.replace(
+            "local = [\"10.2.0.0/24\"]",
+            "local = [\"10.2.0.0/24\", \"192.0.2.128/25\"]",
+        ),
     };
     let changes = Overrides {
         config: Some(&wide),
@@ -325,6 +331,61 @@ fn a_foreign_route_that_overrides_the_tunnels_is_a_warning_and_each_advice_helps
         ip(&lab, "route add blackhole 10.2.0.0/24 metric 5");
         assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
         assert_eq!(warnings(&mut lab), []);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_standby_carries_the_network_that_the_peer_of_the_first_tunnel_does_not_agree_to() {
+    const ONE: &str = "[\"10.2.0.0/24\"]";
+    const BOTH: &str = "[\"10.2.0.0/24\", \"10.3.0.0/24\"]";
+    let written = |side: Side, text: String| {
+        let second = text.rfind("[[tunnel]]").unwrap();
+        let (first, second) = text.split_at(second);
+        match side {
+            Side::A => {
+                first.replace(ONE, BOTH) + &second.replace(ONE, BOTH).replace("= 100", "= 200")
+            }
+            Side::B => first.to_owned() + &second.replace(ONE, BOTH),
+        }
+    };
+    let options = LabOptions {
+        tunnels: 2,
+        ..LabOptions::default()
+    };
+    let changes = Overrides {
+        config: Some(&written),
+        connection: None,
+    };
+    let mut lab = up(&options, &changes);
+    await_that(&mut lab, "the routes are there", |lab| {
+        ip(lab, "route get 10.3.0.1").contains("gl-lab-2")
+    });
+    assert!(ip(&lab, "route get 10.2.0.1").contains("gl-lab-1"));
+    let [first, second] = &lab.a().status().unwrap().tunnels[..] else {
+        panic!("two tunnels")
+    };
+    assert_eq!(second.warnings, []);
+    let [warning] = &first.warnings[..] else {
+        panic!("{:?}", first.warnings)
+    };
+    assert_eq!(warning.code, "narrowed");
+    assert!(warning.text.contains("10.3.0.0/24"), "{warning:?}");
+    assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+
+    let bind = || UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+    let socket = lab.topology().host(Side::A).run(bind).unwrap();
+    for _ in 0..5 {
+        socket.send_to(&[0; 100], ("10.3.0.1", 9)).unwrap();
+    }
+    await_that(&mut lab, "the standby has received them", |lab| {
+        let RemoteGateway::Groundlink(b) = lab.b() else {
+            unreachable!()
+        };
+        b.status().unwrap().tunnels[1].rx.packets == 5
+    });
+    for tunnel in lab.a().status().unwrap().tunnels {
+        assert_eq!(tunnel.refused["no-policy"], 0, "{tunnel:?}");
     }
 }
 

@@ -102,6 +102,7 @@ impl Bench {
             state: PathState::Up,
             peer: Some("203.0.113.9".parse().unwrap()),
             routes: vec!["10.8.0.0/16".parse().unwrap()],
+            carried: Vec::new(),
             metric: 100,
             local: Vec::new(),
             fail_closed: FailClosed::Hold,
@@ -117,6 +118,7 @@ impl Bench {
 
     /// Submits the tunnel and synchronises.
     fn update(&mut self) -> RouteReport {
+        self.routing.carried.clone_from(&self.routing.routes);
         let update = RouteUpdate {
             generation: self.synchroniser.generation + 1,
             tunnels: vec![(TunnelId(0), self.routing.clone())],
