@@ -16,6 +16,13 @@ pub fn cleanup() -> Result<Vec<String>, StartError> {
         ),
         LockError::Io(_) => error.into(),
     })?;
-    let removed = Netlink::open()?.withdraw_all()?;
-    Ok(removed.iter().map(ToString::to_string).collect())
+    let mut netlink = Netlink::open()?;
+    let mut removed = Vec::new();
+    for rule in netlink.own_rules()? {
+        netlink.remove_rule(&rule)?;
+        removed.push(rule.to_string());
+    }
+    let routes = netlink.withdraw_all()?;
+    removed.extend(routes.iter().map(ToString::to_string));
+    Ok(removed)
 }

@@ -24,18 +24,19 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error};
 
-use self::kernel_view::{KernelView, Routes};
+use self::kernel_view::{KernelView, Routes, Wanted};
 pub(super) use self::kernel_view::{Overridden, RouteFailure};
 use crate::config::InsideAddress;
 use crate::net::{Prefix, Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::{
-    HostAddress, Netlink, NetlinkError, NetworkEvent, NetworkMonitor, PEER_ROUTE_METRIC, Route,
-    RouteInterest, RouteTarget, peer_route, source_inside,
+    FIRST_RULE, FIRST_TABLE, HostAddress, MAIN_TABLE, Netlink, NetlinkError, NetworkEvent,
+    NetworkMonitor, PEER_ROUTE_METRIC, Route, RouteInterest, RouteTarget, Rule, peer_route,
+    source_inside,
 };
 use crate::os::poll::{Signal, Waiter};
 use crate::os::tun::{Carrier, Tun};
-use crate::paths::{self, FailClosed, PathState, PlannedTarget, TunnelRoutes};
+use crate::paths::{self, FailClosed, PathState, PlannedTarget, RouteTable, TunnelRoutes};
 
 /// State of one tunnel that decides its routes.
 #[derive(Clone, Debug)]
@@ -49,8 +50,10 @@ pub(super) struct TunnelRouting {
     /// What the Child SAs cover of `routes`.
     pub(super) carried: Vec<Prefix>,
     pub(super) metric: u32,
-    /// Prefixes of the local traffic selectors.
+    /// Prefixes of the local traffic selectors agreed on.
     pub(super) local: Vec<Prefix>,
+    /// Prefixes of the local traffic selectors as configured.
+    pub(super) configured_local: Vec<Prefix>,
     pub(super) fail_closed: FailClosed,
 }
 
@@ -468,7 +471,7 @@ impl Synchroniser {
     }
 
     /// The own routes that the tunnels need.
-    fn wanted(&mut self, failures: &mut Vec<RouteFailure>) -> Routes {
+    fn wanted(&mut self, failures: &mut Vec<RouteFailure>) -> Wanted {
         let plan = self.plan();
         let devices = self.tunnels.values();
         let devices: Vec<u32> = devices.map(|entry| entry.routing.device.index()).collect();
@@ -480,7 +483,7 @@ impl Synchroniser {
         }
         self.peers.clone_from(&plan.peers);
         for peer in plan.peers {
-            let key = (Prefix::host(peer), PEER_ROUTE_METRIC);
+            let key = (MAIN_TABLE, Prefix::host(peer), PEER_ROUTE_METRIC);
             let own = self.view.own().get(&key);
             // Without a route to the peer the old peer route stays.
             match peer_route(peer, self.view.foreign(), &devices).or_else(|| own.cloned()) {
@@ -490,12 +493,16 @@ impl Synchroniser {
                 None => failures.push(RouteFailure::other(NetlinkError::NoRoute(peer))),
             }
         }
+        let rules = rules(&plan.sources);
         for planned in plan.routes {
-            let route = kernel_route(planned);
+            let route = kernel_route(planned, &rules);
             // A peer route precedes a tunnel's route with the same prefix and metric.
             wanted.entry(route.key()).or_insert(route);
         }
-        wanted
+        Wanted {
+            routes: wanted,
+            rules: rules.into_iter().collect(),
+        }
     }
 }
 
@@ -514,6 +521,7 @@ fn tunnel_routes(routing: &TunnelRouting, addresses: &[HostAddress]) -> TunnelRo
         state: routing.state,
         routes: routing.routes.clone(),
         carried: routing.carried.clone(),
+        local: routing.configured_local.clone(),
         metric: routing.metric,
         sources: sources.collect(),
         fail_closed: routing.fail_closed,
@@ -521,18 +529,45 @@ fn tunnel_routes(routing: &TunnelRouting, addresses: &[HostAddress]) -> TunnelRo
     }
 }
 
-fn kernel_route(planned: paths::PlannedRoute) -> Route {
+/// Rules that lead to the tables of these sources.
+fn rules(sources: &[Prefix]) -> Vec<Rule> {
+    let numbered = (0..).zip(sources);
+    let rule = |(number, from): (u32, &Prefix)| Rule {
+        priority: FIRST_RULE.saturating_add(number),
+        from: *from,
+        table: FIRST_TABLE.saturating_add(number),
+    };
+    numbered.map(rule).collect()
+}
+
+fn kernel_route(planned: paths::PlannedRoute, rules: &[Rule]) -> Route {
+    let table = match planned.table {
+        RouteTable::Main => MAIN_TABLE,
+        RouteTable::Source(from) => {
+            let rule = rules.iter().find(|rule| rule.from == from);
+            rule.map_or(MAIN_TABLE, |rule| rule.table)
+        }
+    };
+    let unreachable = Route {
+        table,
+        ..Route::unreachable(planned.prefix)
+    };
     match planned.target {
-        PlannedTarget::Unreachable => Route::unreachable(planned.prefix),
+        PlannedTarget::Unreachable => unreachable,
+        PlannedTarget::Throw => Route {
+            metric: PEER_ROUTE_METRIC,
+            target: RouteTarget::Throw,
+            ..unreachable
+        },
         PlannedTarget::Tunnels {
             metric,
             devices,
             source,
         } => Route {
-            prefix: planned.prefix,
             metric,
             target: RouteTarget::Tunnels(devices),
             source,
+            ..unreachable
         },
     }
 }

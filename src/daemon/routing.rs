@@ -236,6 +236,7 @@ impl Routing {
 fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
     let settings = &tunnel.settings;
     let Policy { local, remote } = agreed(tunnel);
+    let configured = settings.ike.policy.local.iter();
     TunnelRouting {
         device: tunnel.device.clone(),
         addresses: provision::addresses(settings),
@@ -245,6 +246,7 @@ fn routing_of(tunnel: &TunnelEntry, state: PathState) -> TunnelRouting {
         carried: paths::carried(&settings.routes, &remote),
         metric: settings.metric,
         local: local.iter().filter_map(Selector::as_prefix).collect(),
+        configured_local: configured.filter_map(Selector::as_prefix).collect(),
         fail_closed: settings.fail_closed,
     }
 }

@@ -6,124 +6,93 @@
 //!                c up, metric 200 ───▶ one route, metric 200, over c: the standby
 //!                any fail-closed  ───▶ unreachable route, behind all others
 //!   a peer inside a prefix above  ───▶ peer route: its host route stays outside the tunnels
+//!   one remote, different locals  ───▶ a table for each source (steering)
 //! ```
 
 mod coverage;
+mod route;
+mod steering;
 
 pub use coverage::{carried, missing};
+pub use route::{
+    FailClosed, PathState, PlannedRoute, PlannedTarget, RoutePlan, RouteTable, TunnelRoutes,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::net::Prefix;
 
-/// State and routes of one tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunnelRoutes {
-    /// Interface index of its device.
-    pub device: u32,
-    /// Whether packets may be routed into it.
-    pub state: PathState,
-    /// Destinations that it should carry, and that `fail_closed` concerns.
-    pub routes: Vec<Prefix>,
-    /// Destinations to route into it while it is up: what its Child SAs cover of `routes`.
-    pub carried: Vec<Prefix>,
-    /// Metric of those routes.
-    pub metric: u32,
-    /// Preferred source addresses of the host's own packets; the first of each family counts.
-    pub sources: Vec<IpAddr>,
-    /// Treatment of its prefixes while no tunnel carries them.
-    pub fail_closed: FailClosed,
-    /// Address of its peer, once known.
-    pub peer: Option<IpAddr>,
-}
-
-/// Whether packets may be routed into a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathState {
-    /// The tunnel is up, or traffic brings it up.
-    Up,
-    /// The tunnel would drop the packets.
-    Down,
-}
-
-/// Treatment of a prefix while no tunnel carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailClosed {
-    /// An unreachable route holds the packets back.
-    Hold,
-    /// Packets follow the host's other routes.
-    Leak,
-}
-
-/// Routes the kernel should have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RoutePlan {
-    /// Routes into tunnels, and unreachable ones.
-    pub routes: Vec<PlannedRoute>,
-    /// Peers inside one of these routes' prefixes: each needs a host route outside the tunnels.
-    pub peers: BTreeSet<IpAddr>,
-}
-
-/// One route of a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedRoute {
-    /// Destination.
-    pub prefix: Prefix,
-    /// Target.
-    pub target: PlannedTarget,
-}
-
-/// Where a planned route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlannedTarget {
-    /// Tunnels that share the flows.
-    Tunnels {
-        /// Metric; the lowest of several routes for one prefix wins.
-        metric: u32,
-        /// Interface indices, in ascending order.
-        devices: Vec<u32>,
-        /// Preferred source address of the host's own packets.
-        source: Option<IpAddr>,
-    },
-    /// Unreachable unless another route has the prefix.
-    Unreachable,
-}
-
 /// Plans the routes for these tunnels.
 pub fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
+    let mut routes = table_routes(RouteTable::Main, tunnels);
+    let prefixes: BTreeSet<Prefix> = routes.iter().map(|route| route.prefix).collect();
+    let covers = |peer: &IpAddr| {
+        let lengths = 0..=Prefix::host(*peer).length();
+        let mut covering = lengths.map(|length| Prefix::containing(*peer, length));
+        covering.any(|prefix| prefixes.contains(&prefix))
+    };
+    let peers = tunnels.iter().filter_map(|tunnel| tunnel.peer);
+    let peers = peers.filter(covers).collect();
+    let sources = steering::sources(tunnels);
+    for source in &sources {
+        let of_source = table_routes(RouteTable::Source(*source), tunnels);
+        routes.extend(steering::exceptions(*source, &of_source, tunnels, &peers));
+        routes.extend(of_source);
+    }
+    RoutePlan {
+        routes,
+        peers,
+        sources,
+    }
+}
+
+/// Routes of one table: unreachable ones, then those into tunnels.
+fn table_routes(table: RouteTable, tunnels: &[TunnelRoutes]) -> Vec<PlannedRoute> {
     let mut carried: BTreeMap<(Prefix, u32), Vec<&TunnelRoutes>> = BTreeMap::new();
     let mut held: BTreeSet<Prefix> = BTreeSet::new();
+    let belongs = |prefix: &&Prefix| match table {
+        RouteTable::Main => true,
+        RouteTable::Source(source) => prefix.is_ipv4() == source.is_ipv4() && !prefix.is_default(),
+    };
     for tunnel in tunnels {
+        let carries = |local: &Prefix| match table {
+            RouteTable::Main => true,
+            RouteTable::Source(source) => local.contains_prefix(&source),
+        };
+        if table != RouteTable::Main && !tunnel.local.iter().any(carries) {
+            continue;
+        }
         match tunnel.fail_closed {
-            FailClosed::Hold => held.extend(&tunnel.routes),
+            FailClosed::Hold => held.extend(tunnel.routes.iter().filter(belongs)),
             FailClosed::Leak => {}
         }
         match tunnel.state {
             PathState::Up => {
-                for prefix in &tunnel.carried {
+                for prefix in tunnel.carried.iter().filter(belongs) {
                     let sharing = carried.entry((*prefix, tunnel.metric)).or_default();
-                    sharing.push(tunnel);
+                    // The main table serves packets that have no source yet: those of one local network get one.
+                    if table != RouteTable::Main
+                        || sharing
+                            .first()
+                            .is_none_or(|first| first.local == tunnel.local)
+                    {
+                        sharing.push(tunnel);
+                    }
                 }
             }
             PathState::Down => {}
         }
     }
-    let prefixes: BTreeSet<Prefix> = carried.keys().map(|(prefix, _)| *prefix).collect();
-    let covers = |peer: &IpAddr| {
-        let lengths = 0..=Prefix::host(*peer).length();
-        let mut covering = lengths.map(|length| Prefix::containing(*peer, length));
-        covering.any(|prefix| prefixes.contains(&prefix) || held.contains(&prefix))
-    };
-    let peers = tunnels.iter().filter_map(|tunnel| tunnel.peer);
-    let peers = peers.filter(covers).collect();
     let unreachable = held.iter().map(|prefix| PlannedRoute {
+        table,
         prefix: *prefix,
         target: PlannedTarget::Unreachable,
     });
     let carried = carried.iter().map(|((prefix, metric), tunnels)| {
         let devices: BTreeSet<u32> = tunnels.iter().map(|tunnel| tunnel.device).collect();
         PlannedRoute {
+            table,
             prefix: *prefix,
             target: PlannedTarget::Tunnels {
                 metric: *metric,
@@ -132,10 +101,7 @@ pub fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
             },
         }
     });
-    RoutePlan {
-        routes: unreachable.chain(carried).collect(),
-        peers,
-    }
+    unreachable.chain(carried).collect()
 }
 
 /// Source address that suits every tunnel of a route, since a route has one for all its devices.
@@ -161,6 +127,7 @@ mod tests {
             state,
             routes: vec![prefix("10.8.0.0/16")],
             carried: vec![prefix("10.8.0.0/16")],
+            local: vec![prefix("10.1.0.0/24")],
             metric,
             sources: vec![ip("10.1.0.1")],
             fail_closed: FailClosed::Hold,
@@ -178,6 +145,7 @@ mod tests {
 
     fn through(metric: u32, devices: &[u32]) -> PlannedRoute {
         PlannedRoute {
+            table: RouteTable::Main,
             prefix: prefix("10.8.0.0/16"),
             target: PlannedTarget::Tunnels {
                 metric,
@@ -189,6 +157,7 @@ mod tests {
 
     fn unreachable() -> PlannedRoute {
         PlannedRoute {
+            table: RouteTable::Main,
             prefix: prefix("10.8.0.0/16"),
             target: PlannedTarget::Unreachable,
         }
@@ -241,6 +210,63 @@ mod tests {
     }
 
     #[test]
+    fn tunnels_with_one_remote_and_different_locals_have_a_table_for_each_source() {
+        let a = tunnel(1, 100, PathState::Up);
+        let mut b = tunnel(2, 100, PathState::Up);
+        b.local = vec![prefix("10.9.0.0/25")];
+        let mut both = tunnel(3, 100, PathState::Up);
+        both.local = vec![prefix("10.9.0.0/24")];
+        let devices = |plan: &RoutePlan, table: RouteTable| -> Vec<u32> {
+            let of_table = plan.routes.iter().filter(|route| route.table == table);
+            of_table
+                .filter_map(|route| match &route.target {
+                    PlannedTarget::Tunnels { devices, .. } => Some(devices.clone()),
+                    PlannedTarget::Unreachable | PlannedTarget::Throw => None,
+                })
+                .flatten()
+                .collect()
+        };
+        let plan = super::plan(&[a.clone(), b.clone(), both]);
+        let sources = ["10.9.0.0/25", "10.1.0.0/24", "10.9.0.0/24"].map(prefix);
+        assert_eq!(plan.sources, sources);
+        // A source has the tunnels whose local network contains it; the main table those of the first local network.
+        let [narrow, one, wide] = sources.map(RouteTable::Source);
+        assert_eq!(devices(&plan, narrow), [2, 3]);
+        assert_eq!(devices(&plan, one), [1]);
+        assert_eq!(devices(&plan, wide), [3]);
+        assert_eq!(devices(&plan, RouteTable::Main), [1]);
+        // Each table is fail-closed, also while its tunnel is down.
+        b.state = PathState::Down;
+        let plan = super::plan(&[a.clone(), b.clone()]);
+        let narrow = RouteTable::Source(prefix("10.9.0.0/25"));
+        let held: Vec<&PlannedRoute> = plan.routes.iter().filter(|r| r.table == narrow).collect();
+        assert_eq!(held.len(), 1);
+        assert_eq!(held[0].target, PlannedTarget::Unreachable);
+        // Without an overlap, or with one local network, there is nothing to steer.
+        b.routes = vec![prefix("10.7.0.0/16"), prefix("0.0.0.0/0")];
+        assert!(super::plan(&[a.clone(), b]).sources.is_empty());
+        assert!(super::plan(&[a.clone(), a]).sources.is_empty());
+    }
+
+    #[test]
+    fn a_table_of_a_source_leaves_local_networks_and_peers_to_the_main_table() {
+        let mut a = tunnel(1, 100, PathState::Up);
+        a.routes = vec![prefix("10.0.0.0/8")];
+        a.peer = Some(ip("10.200.0.1"));
+        let mut b = tunnel(2, 100, PathState::Up);
+        b.local = vec![prefix("10.9.0.0/24")];
+        let plan = super::plan(&[a, b]);
+        let thrown: BTreeSet<Prefix> = plan
+            .routes
+            .iter()
+            .filter(|route| route.target == PlannedTarget::Throw)
+            .map(|route| route.prefix)
+            .collect();
+        let expected = ["10.1.0.0/24", "10.9.0.0/24", "10.200.0.1/32"].map(prefix);
+        assert_eq!(thrown, BTreeSet::from(expected));
+    }
+
+    #[test]
     fn only_fail_closed_prefixes_get_an_unreachable_route_and_from_the_start() {
         let mut down = tunnel(1, 100, PathState::Down);
         assert_eq!(plan(&[down.clone()]).routes, [unreachable()]);
@@ -283,7 +309,7 @@ mod tests {
         let sources = |tunnels: &[TunnelRoutes]| {
             let of = |route: &PlannedRoute| match route.target {
                 PlannedTarget::Tunnels { source, .. } => Some(source),
-                PlannedTarget::Unreachable => None,
+                PlannedTarget::Unreachable | PlannedTarget::Throw => None,
             };
             plan(tunnels)
                 .routes

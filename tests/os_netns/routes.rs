@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use groundlink::net::Prefix;
 use groundlink::os::netlink::{
-    Netlink, NetlinkError, Route, RouteInterest, RouteTarget, UNREACHABLE_METRIC, peer_route,
-    source_inside,
+    MAIN_TABLE, Netlink, NetlinkError, Route, RouteInterest, RouteTarget, Rule, UNREACHABLE_METRIC,
+    peer_route, source_inside,
 };
 use groundlink::os::netns::Namespace;
 use groundlink::os::udp::UdpSocket as UdpTransport;
@@ -23,6 +23,7 @@ fn routes_are_installed_replaced_without_a_gap_and_withdrawn() {
         netlink.add_address(1, ip("fd00:9::1"), 128).unwrap();
         for (prefix, source) in [("10.8.0.0/16", "10.9.0.1"), ("fd00:8::/32", "fd00:9::1")] {
             let route = |devices: &[u32]| Route {
+                table: MAIN_TABLE,
                 prefix: prefix.parse().unwrap(),
                 metric: 100,
                 target: RouteTarget::Tunnels(devices.to_vec()),
@@ -64,8 +65,8 @@ fn routes_are_installed_replaced_without_a_gap_and_withdrawn() {
                 netlink.own_routes().unwrap(),
                 [route(&[a.index(), b.index()])]
             );
-            netlink.withdraw(route(&[]).prefix, 100).unwrap();
-            netlink.withdraw(route(&[]).prefix, 100).unwrap();
+            netlink.withdraw(route(&[]).key()).unwrap();
+            netlink.withdraw(route(&[]).key()).unwrap();
             assert_eq!(netlink.own_routes().unwrap(), []);
         }
     });
@@ -87,10 +88,12 @@ fn without_a_tunnel_the_unreachable_route_applies() {
             netlink.install(&unreachable).unwrap();
             netlink.install(&through).unwrap();
             assert_eq!(netlink.route_to(prefix.last()).unwrap().device, tun.index());
-            netlink.withdraw(prefix, 100).unwrap();
+            netlink.withdraw((MAIN_TABLE, prefix, 100)).unwrap();
             assert!(netlink.route_to(prefix.last()).is_err());
             assert_eq!(netlink.own_routes().unwrap(), [unreachable]);
-            netlink.withdraw(prefix, UNREACHABLE_METRIC).unwrap();
+            netlink
+                .withdraw((MAIN_TABLE, prefix, UNREACHABLE_METRIC))
+                .unwrap();
         }
     });
 }
@@ -113,6 +116,58 @@ fn only_own_routes_are_found_and_withdrawn() {
 }
 
 #[test]
+fn a_rule_leads_packets_of_a_source_to_their_table_unless_it_throws_them() {
+    as_root(|| {
+        let (namespace, tun) = site("gl-a", "10.9.0.1");
+        let mut netlink = namespace.netlink().unwrap();
+        netlink.add_address(1, ip("fd00:9::1"), 128).unwrap();
+        for (from, source, prefix, but) in [
+            ("10.9.0.0/24", "10.9.0.1", "10.8.0.0/16", "10.8.1.0/24"),
+            ("fd00:9::/64", "fd00:9::1", "fd00:8::/32", "fd00:8:1::/48"),
+        ] {
+            let rule = Rule {
+                priority: 17_100,
+                from: from.parse().unwrap(),
+                table: 171_000,
+            };
+            let through = Route {
+                table: rule.table,
+                prefix: prefix.parse().unwrap(),
+                metric: 100,
+                target: RouteTarget::Tunnels(vec![tun.index()]),
+                source: None,
+            };
+            let throw = Route {
+                prefix: but.parse().unwrap(),
+                metric: 1,
+                target: RouteTarget::Throw,
+                ..through.clone()
+            };
+            for route in [&through, &throw] {
+                netlink.install(route).unwrap();
+            }
+            netlink.add_rule(&rule).unwrap();
+            netlink.add_rule(&rule).unwrap();
+            assert_eq!(netlink.own_rules().unwrap(), [rule]);
+            let mut own = netlink.own_routes().unwrap();
+            own.sort_by_key(Route::key);
+            assert_eq!(own, [through.clone(), throw.clone()]);
+            let to = through.prefix.first();
+            let route = netlink
+                .route_from(ip(source), through.prefix.last())
+                .unwrap();
+            assert_eq!(route.device, tun.index());
+            assert!(netlink.route_from(ip(source), throw.prefix.last()).is_err());
+            assert!(netlink.route_to(to).is_err());
+            netlink.remove_rule(&rule).unwrap();
+            netlink.remove_rule(&rule).unwrap();
+            assert_eq!(netlink.own_rules().unwrap(), []);
+            assert_eq!(netlink.withdraw_all().unwrap().len(), 2);
+        }
+    });
+}
+
+#[test]
 fn a_foreign_route_is_not_replaced() {
     as_root(|| {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
@@ -122,6 +177,7 @@ fn a_foreign_route_is_not_replaced() {
             "route add 10.8.0.0/16 dev gl-a metric 100 src 10.9.0.1",
         );
         let route = Route {
+            table: MAIN_TABLE,
             prefix: "10.8.0.0/16".parse().unwrap(),
             metric: 100,
             target: RouteTarget::Tunnels(vec![tun.index()]),
@@ -135,7 +191,7 @@ fn a_foreign_route_is_not_replaced() {
                 .contains("ip route del 10.8.0.0/16 metric 100"),
             "{error}"
         );
-        netlink.withdraw(route.prefix, 100).unwrap();
+        netlink.withdraw(route.key()).unwrap();
         assert!(
             ip_tool(&namespace, "route").contains("10.8.0.0/16"),
             "not removed either"
@@ -155,6 +211,7 @@ fn errors_contain_the_kernels_extended_acknowledgement() {
         let (namespace, tun) = site("gl-a", "10.9.0.1");
         let mut netlink = namespace.netlink().unwrap();
         let route = Route {
+            table: MAIN_TABLE,
             prefix: "10.8.0.0/16".parse().unwrap(),
             metric: 100,
             target: RouteTarget::Tunnels(vec![tun.index()]),
@@ -190,6 +247,7 @@ fn a_multipath_route_spreads_flows_over_its_devices() {
             let target = RouteTarget::Tunnels(vec![a.index(), b.index()]);
             netlink
                 .install(&Route {
+                    table: MAIN_TABLE,
                     prefix: prefix.parse().unwrap(),
                     metric: 100,
                     target,
@@ -256,6 +314,7 @@ fn packets_to_the_peer_stay_outside_the_tunnel() {
             ip_tool(&gateway, &format!("{family}route add {default} via {via}"));
             let target = RouteTarget::Tunnels(ours.to_vec());
             let tunnel = Route {
+                table: MAIN_TABLE,
                 prefix: covering.parse().unwrap(),
                 metric: 100,
                 target,
@@ -275,6 +334,7 @@ fn packets_to_the_peer_stay_outside_the_tunnel() {
             // Also with a tunnel route for exactly the peer.
             netlink
                 .install(&Route {
+                    table: MAIN_TABLE,
                     prefix: Prefix::host(peer),
                     ..tunnel.clone()
                 })
@@ -327,6 +387,7 @@ fn the_peer_route_keeps_the_source_and_a_router_outside_our_network() {
         netlink.install(&route).unwrap();
         netlink
             .install(&Route {
+                table: MAIN_TABLE,
                 prefix: "203.0.113.0/24".parse().unwrap(),
                 metric: 100,
                 target: RouteTarget::Tunnels(vec![tun.index()]),

@@ -1,10 +1,10 @@
-//! View of the kernel's tables that the route synchronisation needs: own routes, the foreign routes that matter, the host's addresses.
+//! View of the kernel's tables that the route synchronisation needs: own routes and rules, the foreign routes that matter, the host's addresses.
 //!
 //! An event marks the part of the view that it concerns as stale; a stale part is read again before it is used. Changes of routes that do
 //! not matter cost no request. A read that fails leaves the previous view in place and is tried again.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -12,17 +12,24 @@ use tracing::{debug, info};
 use crate::net::{Prefix, Time};
 use crate::os::clock;
 use crate::os::netlink::{
-    ForeignRoute, HostAddress, Netlink, NetlinkError, NetworkEvent, PEER_ROUTE_METRIC, Route,
-    RouteInterest, RouteTarget, UNREACHABLE_METRIC,
+    ForeignRoute, HostAddress, MAIN_TABLE, Netlink, NetlinkError, NetworkEvent, PEER_ROUTE_METRIC,
+    Route, RouteInterest, RouteKey, RouteTarget, Rule, UNREACHABLE_METRIC,
 };
 
 /// Own routes, by what identifies them.
-pub(super) type Routes = BTreeMap<(Prefix, u32), Route>;
+pub(super) type Routes = BTreeMap<RouteKey, Route>;
+
+/// What the own routes and rules should be.
+pub(super) struct Wanted {
+    pub(super) routes: Routes,
+    pub(super) rules: BTreeSet<Rule>,
+}
 
 /// The view, with the connection that reads and changes the tables.
 pub(super) struct KernelView {
     pub(super) netlink: Netlink,
     own: Routes,
+    rules: BTreeSet<Rule>,
     /// Whether the own routes have been read at all: before, an own route looks like another program's.
     is_known: bool,
     /// Foreign routes that `interest` selects.
@@ -98,6 +105,7 @@ impl KernelView {
         let mut view = KernelView {
             netlink,
             own: Routes::new(),
+            rules: BTreeSet::new(),
             is_known: false,
             foreign: Vec::new(),
             interest: RouteInterest::default(),
@@ -170,8 +178,12 @@ impl KernelView {
             let _ = self.netlink.link(LOOPBACK);
         }
         if self.stale.own {
-            match self.netlink.own_routes() {
-                Ok(routes) => self.on_own_routes(routes),
+            let routes = self.netlink.own_routes();
+            match routes.and_then(|routes| Ok((routes, self.netlink.own_rules()?))) {
+                Ok((routes, rules)) => {
+                    self.on_own_routes(routes);
+                    self.rules = rules.into_iter().collect();
+                }
                 Err(error) => failures.push(RouteFailure::other(error)),
             }
         }
@@ -223,9 +235,18 @@ impl KernelView {
         self.stale.foreign.then_some(self.foreign_after)
     }
 
-    /// Installs and withdraws routes until the own routes are those `wanted`.
-    pub(super) fn apply(&mut self, wanted: &Routes, failures: &mut Vec<RouteFailure>) {
-        let RouteChanges { install, withdraw } = changes(&self.own, wanted);
+    /// Makes own routes and rules those `wanted`. A rule stands only while its table is filled.
+    pub(super) fn apply(&mut self, wanted: &Wanted, failures: &mut Vec<RouteFailure>) {
+        let RouteChanges { install, withdraw } = changes(&self.own, &wanted.routes);
+        let obsolete: Vec<Rule> = self.rules.difference(&wanted.rules).copied().collect();
+        for rule in obsolete {
+            match self.netlink.remove_rule(&rule) {
+                Ok(()) => {
+                    self.rules.remove(&rule);
+                }
+                Err(error) => self.on_failure(RouteFailure::other(error), failures),
+            }
+        }
         for route in install {
             let result = if self.own.contains_key(&route.key()) {
                 self.netlink.replace(&route)
@@ -237,7 +258,6 @@ impl KernelView {
                     self.own.insert(route.key(), route);
                 }
                 Err(error) => {
-                    self.stale.own = true;
                     let devices = match route.target {
                         // IPv6 is off: IPv4 works without it.
                         RouteTarget::Tunnels(_)
@@ -246,23 +266,37 @@ impl KernelView {
                             Vec::new()
                         }
                         RouteTarget::Tunnels(devices) => devices,
-                        RouteTarget::NextHop { .. } | RouteTarget::Unreachable => Vec::new(),
+                        RouteTarget::NextHop { .. }
+                        | RouteTarget::Unreachable
+                        | RouteTarget::Throw => Vec::new(),
                     };
-                    failures.push(RouteFailure { devices, error });
+                    self.on_failure(RouteFailure { devices, error }, failures);
                 }
+            }
+        }
+        let missing: Vec<Rule> = wanted.rules.difference(&self.rules).copied().collect();
+        for rule in missing {
+            match self.netlink.add_rule(&rule) {
+                Ok(()) => {
+                    self.rules.insert(rule);
+                }
+                Err(error) => self.on_failure(RouteFailure::other(error), failures),
             }
         }
         for key in withdraw {
-            match self.netlink.withdraw(key.0, key.1) {
+            match self.netlink.withdraw(key) {
                 Ok(()) => {
                     self.own.remove(&key);
                 }
-                Err(error) => {
-                    self.stale.own = true;
-                    failures.push(RouteFailure::other(error));
-                }
+                Err(error) => self.on_failure(RouteFailure::other(error), failures),
             }
         }
+    }
+
+    /// A change has failed: what the kernel has is not known.
+    fn on_failure(&mut self, failure: RouteFailure, failures: &mut Vec<RouteFailure>) {
+        self.stale.own = true;
+        failures.push(failure);
     }
 
     /// Own routes into tunnels that a foreign route for the same prefix precedes: no packet takes them.
@@ -271,6 +305,9 @@ impl KernelView {
             let RouteTarget::Tunnels(devices) = &route.target else {
                 return None;
             };
+            if route.table != MAIN_TABLE {
+                return None;
+            }
             let precedes = |foreign: &&ForeignRoute| {
                 foreign.prefix == route.prefix && foreign.metric < route.metric
             };
@@ -300,7 +337,7 @@ pub(super) fn by_key(routes: Vec<Route>) -> Routes {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RouteChanges {
     pub(super) install: Vec<Route>,
-    pub(super) withdraw: Vec<(Prefix, u32)>,
+    pub(super) withdraw: Vec<RouteKey>,
 }
 
 pub(super) fn changes(present: &Routes, wanted: &Routes) -> RouteChanges {
@@ -310,8 +347,8 @@ pub(super) fn changes(present: &Routes, wanted: &Routes) -> RouteChanges {
     let mut install: Vec<Route> = missing.cloned().collect();
     install.sort_by_key(|route| rank(route.metric));
     let obsolete = present.keys().filter(|key| !wanted.contains_key(key));
-    let mut withdraw: Vec<(Prefix, u32)> = obsolete.copied().collect();
-    withdraw.sort_by_key(|(_, metric)| Reverse(rank(*metric)));
+    let mut withdraw: Vec<RouteKey> = obsolete.copied().collect();
+    withdraw.sort_by_key(|(_, _, metric)| Reverse(rank(*metric)));
     RouteChanges { install, withdraw }
 }
 

@@ -18,6 +18,7 @@ mod link;
 mod monitor;
 mod request;
 mod route;
+mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -25,9 +26,11 @@ pub use address::{HostAddress, source_inside};
 pub use link::{Link, VethEnd};
 pub use monitor::{NetworkEvent, NetworkMonitor};
 pub use route::{
-    ForeignRoute, PEER_ROUTE_METRIC, ROUTE_PROTOCOL, ResolvedRoute, Route, RouteInterest,
-    RouteTarget, UNREACHABLE_METRIC, peer_route,
+    ForeignRoute, MAIN_TABLE, PEER_ROUTE_METRIC, ROUTE_PROTOCOL, ResolvedRoute, Route,
+    RouteInterest, RouteKey, RouteTarget, UNREACHABLE_METRIC, peer_route,
 };
+
+pub use rule::{FIRST_RULE, FIRST_TABLE, MAX_RULES, Rule};
 
 use std::fmt;
 use std::io;

@@ -21,13 +21,13 @@ use nix::sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt};
 
 use super::request::messages;
 use super::route::{ROUTE_PROTOCOL, prefix_of};
-use super::{address, route_socket};
+use super::{address, route_socket, rule};
 use crate::net::Prefix;
 
 /// A change of the network that another program or the kernel has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkEvent {
-    /// A route with [`ROUTE_PROTOCOL`] was added, replaced or deleted.
+    /// A route or rule with [`ROUTE_PROTOCOL`] was added, replaced or deleted.
     OwnRoute,
     /// Another program's route in the main table was added, replaced or deleted.
     ForeignRoute(Prefix),
@@ -55,7 +55,10 @@ const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_IFADDR
-    | libc::RTMGRP_IPV6_ROUTE;
+    | libc::RTMGRP_IPV6_ROUTE
+    // RTNLGRP_IPV4_RULE and RTNLGRP_IPV6_RULE have no RTMGRP name.
+    | 1 << (8 - 1)
+    | 1 << (19 - 1);
 
 /// Receive buffer, in bytes: a burst of several thousand route changes.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -103,7 +106,9 @@ impl AsFd for NetworkMonitor {
 }
 
 fn event(bytes: &[u8], ignored_port: u32) -> Option<NetworkEvent> {
-    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
+    use RouteNetlinkMessage::{
+        DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule,
+    };
     let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
         return Some(NetworkEvent::Unknown);
     };
@@ -113,6 +118,9 @@ fn event(bytes: &[u8], ignored_port: u32) -> Option<NetworkEvent> {
     match inner {
         NewRoute(route) | DelRoute(route) if message.header.port_number != ignored_port => {
             route_event(&route)
+        }
+        NewRule(rule) | DelRule(rule) if message.header.port_number != ignored_port => {
+            rule::is_own(&rule).then_some(NetworkEvent::OwnRoute)
         }
         NewLink(LinkMessage { header, .. }) => header
             .change_mask
@@ -131,11 +139,14 @@ fn event(bytes: &[u8], ignored_port: u32) -> Option<NetworkEvent> {
 
 fn route_event(route: &RouteMessage) -> Option<NetworkEvent> {
     let header = &route.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.flags.contains(RouteFlags::Cloned) {
+    if header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     if header.protocol == RouteProtocol::from(ROUTE_PROTOCOL) {
         return Some(NetworkEvent::OwnRoute);
+    }
+    if header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
     }
     prefix_of(route).map(NetworkEvent::ForeignRoute)
 }

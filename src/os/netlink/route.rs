@@ -28,6 +28,10 @@ use crate::net::Prefix;
 /// Protocol number of own routes (`proto 171` in `ip route`); a line `171 groundlink` in /etc/iproute2/rt_protos names it. There is no
 /// registry; the routing daemons use other numbers up to 192.
 pub const ROUTE_PROTOCOL: u8 = 171;
+/// The main table.
+pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// All tables, in a filter.
+const ALL_TABLES: u32 = 0;
 /// Metric of unreachable routes: behind all others.
 pub const UNREACHABLE_METRIC: u32 = 0xffff_fff0;
 /// Metric of peer routes: ahead of a tunnel's route for the same address.
@@ -37,9 +41,14 @@ pub const PEER_ROUTE_METRIC: u32 = 1;
 /// neighbours, so any link-local address will do.
 const DUMMY_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// An own route. Prefix and metric identify it.
+/// Table, prefix and metric, which identify an own route.
+pub type RouteKey = (u32, Prefix, u32);
+
+/// An own route. Table, prefix and metric identify it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Number of its table.
+    pub table: u32,
     /// Destination.
     pub prefix: Prefix,
     /// Metric; the lowest of several routes for one prefix wins. Not 0, which means "any" in IPv6.
@@ -64,6 +73,8 @@ pub enum RouteTarget {
     },
     /// Packets are dropped and the sender gets an ICMP error.
     Unreachable,
+    /// The table has no route: the lookup goes on with the next rule.
+    Throw,
 }
 
 /// Result of a route lookup (`ip route get`).
@@ -130,6 +141,11 @@ impl fmt::Display for Route {
                 gateway: None,
             } => write!(f, " on device {device}"),
             RouteTarget::Unreachable => write!(f, " unreachable"),
+            RouteTarget::Throw => write!(f, " throw"),
+        }?;
+        match self.table {
+            MAIN_TABLE => Ok(()),
+            table => write!(f, " in table {table}"),
         }
     }
 }
@@ -138,6 +154,7 @@ impl Route {
     /// Fail-closed route: keeps packets for `prefix` from leaving elsewhere while no tunnel carries it.
     pub fn unreachable(prefix: Prefix) -> Route {
         Route {
+            table: MAIN_TABLE,
             prefix,
             metric: UNREACHABLE_METRIC,
             target: RouteTarget::Unreachable,
@@ -145,9 +162,9 @@ impl Route {
         }
     }
 
-    /// Prefix and metric, which identify the route.
-    pub fn key(&self) -> (Prefix, u32) {
-        (self.prefix, self.metric)
+    /// What identifies the route.
+    pub fn key(&self) -> RouteKey {
+        (self.table, self.prefix, self.metric)
     }
 
     /// Whether `other` is the same route for the kernel, which may list devices in another order and does not distinguish a tunnel
@@ -159,7 +176,7 @@ impl Route {
                 device,
                 gateway: None,
             } => Some(BTreeSet::from([*device])),
-            RouteTarget::NextHop { .. } | RouteTarget::Unreachable => None,
+            RouteTarget::NextHop { .. } | RouteTarget::Unreachable | RouteTarget::Throw => None,
         };
         let targets = match (devices(self), devices(other)) {
             (None, None) => self.target == other.target,
@@ -180,6 +197,7 @@ pub fn peer_route(peer: IpAddr, foreign: &[ForeignRoute], tunnels: &[u32]) -> Op
     let (best, device, gateway) =
         candidates.min_by_key(|(route, ..)| (Reverse(route.prefix.length()), route.metric))?;
     Some(Route {
+        table: MAIN_TABLE,
         prefix: Prefix::host(peer),
         metric: PEER_ROUTE_METRIC,
         target: RouteTarget::NextHop { device, gateway },
@@ -225,6 +243,7 @@ impl Netlink {
     /// See [`NetlinkError`].
     pub fn add_default_route(&mut self, device: u32, gateway: IpAddr) -> Result<(), NetlinkError> {
         let route = Route {
+            table: MAIN_TABLE,
             prefix: Prefix::containing(gateway, 0),
             metric: 1024,
             target: RouteTarget::NextHop {
@@ -247,8 +266,9 @@ impl Netlink {
     ///
     /// # Errors
     /// See [`NetlinkError`].
-    pub fn withdraw(&mut self, prefix: Prefix, metric: u32) -> Result<(), NetlinkError> {
-        let mut message = encode_key(prefix, metric);
+    pub fn withdraw(&mut self, key: RouteKey) -> Result<(), NetlinkError> {
+        let (_, prefix, metric) = key;
+        let mut message = encode_key(key);
         // Any type and scope; the protocol limits the request to own routes.
         message.header.kind = RouteType::Unspec;
         message.header.scope = RouteScope::NoWhere;
@@ -266,12 +286,12 @@ impl Netlink {
     pub fn withdraw_all(&mut self) -> Result<Vec<Route>, NetlinkError> {
         let routes = self.own_routes()?;
         for route in &routes {
-            self.withdraw(route.prefix, route.metric)?;
+            self.withdraw(route.key())?;
         }
         Ok(routes)
     }
 
-    /// Own routes. The kernel filters by protocol: other programs' routes are not sent.
+    /// Own routes of all tables. The kernel filters by protocol: other programs' routes are not sent.
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -279,8 +299,8 @@ impl Netlink {
         let own = RouteProtocol::from(ROUTE_PROTOCOL);
         let select =
             |message: &RouteMessage| decode(message).filter(|_| message.header.protocol == own);
-        let mut routes = self.main_table(AddressFamily::Inet, own, select)?;
-        routes.extend(self.main_table(AddressFamily::Inet6, own, select)?);
+        let mut routes = self.routes(AddressFamily::Inet, ALL_TABLES, own, select)?;
+        routes.extend(self.routes(AddressFamily::Inet6, ALL_TABLES, own, select)?);
         Ok(routes)
     }
 
@@ -311,7 +331,8 @@ impl Netlink {
         let mut routes = Vec::new();
         for (family, v4) in [(AddressFamily::Inet, true), (AddressFamily::Inet6, false)] {
             if of_family(v4) {
-                routes.extend(self.main_table(family, RouteProtocol::Unspec, select)?);
+                let any = RouteProtocol::Unspec;
+                routes.extend(self.routes(family, MAIN_TABLE, any, select)?);
             }
         }
         Ok(routes)
@@ -377,16 +398,17 @@ impl Netlink {
         })
     }
 
-    /// Reads the main table's routes of one family and protocol (`Unspec`: all), and keeps what `select` returns.
-    fn main_table<T>(
+    /// Reads the routes of one family, table and protocol (`Unspec`: all), and keeps what `select` returns.
+    fn routes<T>(
         &mut self,
         family: AddressFamily,
+        table: u32,
         protocol: RouteProtocol,
         select: impl Fn(&RouteMessage) -> Option<T>,
     ) -> Result<Vec<T>, NetlinkError> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
-        filter.header.table = RouteHeader::RT_TABLE_MAIN;
+        filter.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         filter.header.protocol = protocol;
         let result = self.dump(
             || "listing the routes".to_owned(),
@@ -395,7 +417,7 @@ impl Netlink {
                 // Kernels before 4.20 do not filter.
                 RouteNetlinkMessage::NewRoute(message)
                     if message.header.address_family == family
-                        && message.header.table == RouteHeader::RT_TABLE_MAIN =>
+                        && (table == ALL_TABLES || table_of(&message) == table) =>
                 {
                     select(&message)
                 }
@@ -415,20 +437,21 @@ impl Netlink {
     }
 }
 
-fn family_of(address: IpAddr) -> AddressFamily {
+pub(super) fn family_of(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
 
-fn encode_key(prefix: Prefix, metric: u32) -> RouteMessage {
+fn encode_key((table, prefix, metric): RouteKey) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(prefix.address());
     message.header.destination_prefix_length = prefix.length();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
     message.attributes = vec![
+        RouteAttribute::Table(table),
         RouteAttribute::Destination(prefix.address().into()),
         RouteAttribute::Priority(metric),
     ];
@@ -436,7 +459,7 @@ fn encode_key(prefix: Prefix, metric: u32) -> RouteMessage {
 }
 
 fn encode(route: &Route) -> RouteMessage {
-    let mut message = encode_key(route.prefix, route.metric);
+    let mut message = encode_key(route.key());
     message.header.kind = RouteType::Unicast;
     message.header.scope = RouteScope::Universe;
     match &route.target {
@@ -475,6 +498,7 @@ fn encode(route: &Route) -> RouteMessage {
             }
         }
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
+        RouteTarget::Throw => message.header.kind = RouteType::Throw,
     }
     let source = route.source.map(RouteAddress::from);
     message
@@ -489,6 +513,8 @@ fn decode(message: &RouteMessage) -> Option<Route> {
     let device = device_of(attributes);
     let target = if message.header.kind == RouteType::Unreachable {
         RouteTarget::Unreachable
+    } else if message.header.kind == RouteType::Throw {
+        RouteTarget::Throw
     } else if let Some(hops) = multipath_of(attributes) {
         RouteTarget::Tunnels(hops.iter().map(|hop| hop.interface_index).collect())
     } else {
@@ -499,6 +525,7 @@ fn decode(message: &RouteMessage) -> Option<Route> {
         }
     };
     Some(Route {
+        table: table_of(message),
         prefix: prefix_of(message)?,
         metric,
         target,
@@ -550,6 +577,14 @@ pub(super) fn prefix_of(message: &RouteMessage) -> Option<Prefix> {
         destination.unwrap_or(default),
         message.header.destination_prefix_length,
     ))
+}
+
+pub(super) fn table_of(message: &RouteMessage) -> u32 {
+    let table = message.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or(message.header.table.into())
 }
 
 fn metric_of(message: &RouteMessage) -> u32 {
