@@ -209,7 +209,7 @@ mod tests {
         let early = &pair.b.table.early;
         early.announce(SPI, (TUNNEL, &pair.b.tunnel.counters), NOW);
         assert_eq!(pair.a_to_b(packets), Vec::<Vec<u8>>::new());
-        assert_eq!(pair.b.notices(), [], "the peer is not told INVALID_SPI");
+        assert_eq!(pair.b.notices(), [], "the peer gets no INVALID_SPI");
         assert_eq!(pair.b.unmatched.iter().count(), 0);
         let remote = Some(SocketAddr::new(A, NAT_PORT));
         let entry = inbound_entry(b_in, &pair.b.tunnel, B, remote, FirstPacket::Ordinary);
