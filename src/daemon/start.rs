@@ -36,6 +36,7 @@ use crate::crypto::lanes::Kernel;
 use crate::datapath::{Datapath, NoSaAction, Offload};
 use crate::ike::{Endpoint, Peer};
 use crate::net::TunnelId;
+use crate::os::icmp_socket::IcmpSocket;
 use crate::os::namespace_lock::NamespaceLock;
 use crate::os::netlink::Netlink;
 use crate::os::process::Capability;
@@ -109,6 +110,10 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
     let control_listener = control::listen(&control)?;
     let mut netlink = Netlink::open()?;
     let (mut datapath, notices) = Datapath::new().map_err(out_of_resources)?;
+    match IcmpSocket::open() {
+        Ok(socket) => datapath.send_icmp_through(socket),
+        Err(error) => debug!(%error, "ICMP errors have the destination's address as source"),
+    }
     let offload = offload(gateway.offload);
     let sockets = probe_offload(offload.sockets);
     let mut listener = Listener::new(&settings, sockets);

@@ -1,7 +1,8 @@
-//! ICMP errors about packets that are not forwarded, written back into the device that they came from.
+//! ICMP errors about packets that are not forwarded.
 //!
-//! The source of an error is the destination of the packet: that address is routed through this device, so no reverse-path filter drops
-//! the error, and it is no address of this machine, which the kernel would drop as a martian.
+//! A raw socket sends them, with this machine's address on the side of the sender as source. Without one (CAP_NET_RAW is missing) they are
+//! written back into the device that the packet came from, with the destination of the packet as source: that address is routed through
+//! this device, so no reverse-path filter drops the error, and it is no address of this machine, which the kernel would drop as a martian.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl IcmpErrors {
         if self.limit.allow(now)
             && icmp::too_big(packet, mtu, packet.destination(), &mut self.message)
         {
-            self.write(tunnel);
+            self.send(tunnel, packet);
         }
     }
 
@@ -45,11 +46,16 @@ impl IcmpErrors {
         if self.limit.allow(now)
             && icmp::unreachable(packet, packet.destination(), &mut self.message)
         {
-            self.write(tunnel);
+            self.send(tunnel, packet);
         }
     }
 
-    fn write(&self, tunnel: &TunnelShared) {
+    fn send(&self, tunnel: &TunnelShared, about: &Packet<'_>) {
+        let message = icmp::message(&self.message);
+        let own = tunnel.icmp.as_ref();
+        if own.is_some_and(|socket| socket.send(about.source(), message).is_ok()) {
+            return;
+        }
         // Best effort: the packet is counted as dropped already, and a lost error is repeated with the sender's next packet.
         let _ = tunnel.device.write(&[OutPacket::whole(&self.message)]);
     }

@@ -144,6 +144,7 @@ fn tunnel(device: &Arc<MemoryDevice>, state: EgressState) -> io::Result<Arc<Tunn
         device: device.clone(),
         egress: ArcSwap::from_pointee(state),
         counters: Arc::default(),
+        icmp: None,
         waker: Waiter::new()?.waker(),
     }))
 }

@@ -64,6 +64,7 @@ use crate::esp::Inbound;
 use crate::net::demux::NON_ESP_MARKER;
 use crate::net::{NAT_PORT, Policy};
 use crate::os::clock;
+use crate::os::icmp_socket::IcmpSocket;
 use crate::os::{Device, GsoSupport, SendBatch, Socket, SocketOffload};
 use egress::TunnelEgress;
 use ingress::{Ingress, IngressContext, Receives, SocketEntry};
@@ -80,6 +81,7 @@ pub struct Datapath {
     unmatched: Arc<PacketDropCounters>,
     sockets: LocalSockets,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    icmp: Option<Arc<IcmpSocket>>,
     workers: WorkerPool,
     /// Opens the packets that have waited for their SA.
     held: IngressContext,
@@ -171,6 +173,7 @@ impl Datapath {
             unmatched,
             sockets: LocalSockets::default(),
             tunnels: BTreeMap::new(),
+            icmp: None,
             workers: WorkerPool::default(),
             batch: Mutex::new(SendBatch::with_limit(1)),
         };
@@ -199,6 +202,11 @@ impl Datapath {
         self.serve(0, &socket, Receives::Esp)?;
         self.sockets.add_native(socket);
         Ok(())
+    }
+
+    /// Sends the ICMP errors of the tunnels that are added from now on through this socket, in the name of this machine.
+    pub fn send_icmp_through(&mut self, socket: IcmpSocket) {
+        self.icmp = Some(Arc::new(socket));
     }
 
     fn serve(
@@ -234,12 +242,14 @@ impl Datapath {
     ) -> io::Result<()> {
         self.remove_tunnel(id);
         let without_sa = action.state();
+        let icmp = self.icmp.clone();
         let shared = |waker| {
             Arc::new(TunnelShared {
                 id,
                 device,
                 egress: ArcSwap::from_pointee(without_sa.clone()),
                 counters: Arc::default(),
+                icmp,
                 waker,
             })
         };
@@ -272,6 +282,7 @@ impl Datapath {
                 device,
                 egress: ArcSwap::new(old.egress.load_full()),
                 counters: Arc::clone(&old.counters),
+                icmp: old.icmp.clone(),
                 waker,
             })
         };

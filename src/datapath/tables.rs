@@ -17,6 +17,7 @@ use super::early_packets::EarlyPackets;
 use super::sa_events::InboundEvents;
 use crate::esp::{Inbound, Outbound, mtu};
 use crate::net::{Dscp, Policy, TunnelId};
+use crate::os::icmp_socket::IcmpSocket;
 use crate::os::poll::Signal;
 use crate::os::{Device, Socket};
 
@@ -26,6 +27,8 @@ pub(super) struct TunnelShared {
     pub(super) device: Arc<dyn Device>,
     pub(super) egress: ArcSwap<EgressState>,
     pub(super) counters: Arc<Counters>,
+    /// Sends ICMP errors from this machine's own address; `None` without CAP_NET_RAW.
+    pub(super) icmp: Option<Arc<IcmpSocket>>,
     /// Wakes the tunnel's egress worker after a change of `egress`.
     pub(super) waker: Signal,
 }

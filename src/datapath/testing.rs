@@ -237,6 +237,7 @@ pub(super) fn tunnel(id: TunnelId, device: &Arc<MemoryDevice>) -> Arc<TunnelShar
         device: device.clone(),
         egress: ArcSwap::from_pointee(EgressState::Closed),
         counters: Arc::default(),
+        icmp: None,
         waker: waiter.waker(),
     })
 }

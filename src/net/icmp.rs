@@ -51,6 +51,15 @@ pub fn unreachable(packet: &Packet<'_>, from: IpAddr, out: &mut Vec<u8>) -> bool
     )
 }
 
+/// The ICMP message of an error, without its IP header.
+pub fn message(error: &[u8]) -> &[u8] {
+    let header = match error.first() {
+        Some(0x45) => 20,
+        Some(_) | None => 40,
+    };
+    error.get(header..).unwrap_or_default()
+}
+
 /// Type and code of an error for both families.
 struct IcmpError {
     v4: (u8, u8),

@@ -20,6 +20,7 @@ pub mod async_fd;
 mod batch;
 pub mod clock;
 pub mod entropy;
+pub mod icmp_socket;
 pub mod memory;
 pub mod namespace_lock;
 pub mod netlink;

@@ -1,6 +1,7 @@
 //! Routing into tunnels: traffic that brings a tunnel up, peers inside the remote network, routes of other programs.
 
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use groundlink::lab::options::{AddressFamily, InitiatorChoice, LabOptions, Side}
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
 use groundlink::status::{TunnelState, TunnelStatus, TunnelWarning};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 
 use super::lab::{build, logs, program, text, tunnel_that, up};
 
@@ -492,4 +494,60 @@ fn twenty_thousand_foreign_routes_do_not_wake_the_daemons_loop() {
     let woken = wakeups(&mut lab) - before;
     assert!(woken < 50, "{woken} wake-ups{}", logs(&mut lab));
     assert_eq!(lab.ping(5).unwrap().received, 5, "{}", logs(&mut lab));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_icmp_error_about_a_packet_outside_the_selectors_comes_from_the_gateway() {
+    for (inner, outside) in [
+        (AddressFamily::V4, "10.99.0.5"),
+        (AddressFamily::V6, "fd99::5"),
+    ] {
+        let options = LabOptions {
+            inner,
+            ..LabOptions::default()
+        };
+        let mut lab = up(&options, &Overrides::default());
+        tunnel_that(&mut lab, "is up", |tunnel| tunnel.state == TunnelState::Up);
+        let outside: IpAddr = outside.parse().unwrap();
+        let family = if outside.is_ipv4() { "-4" } else { "-6" };
+        ip(&lab, &format!("{family} route add {outside} dev gl-lab-1"));
+        let (host, gateway) = (lab.addressing().a.host, lab.addressing().a.inside);
+        let offender = || icmp_sender(host, outside);
+        let found = lab.topology().host(Side::A).run(offender).unwrap();
+        assert_eq!(found, gateway, "{}", logs(&mut lab));
+    }
+}
+
+/// Sends a datagram from `host` to `to` and returns who answers with an ICMP error.
+fn icmp_sender(host: IpAddr, to: IpAddr) -> IpAddr {
+    let socket = UdpSocket::bind((host, 0)).unwrap();
+    match host {
+        IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap(),
+        IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap(),
+    }
+    socket.send_to(b"outside", (to, 9)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut space = nix::cmsg_space!([u8; 128]);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut [], Some(&mut space), flags);
+        if let Ok(message) = received {
+            let mut found = message
+                .cmsgs()
+                .unwrap()
+                .filter_map(|message| match message {
+                    ControlMessageOwned::Ipv4RecvErr(_, Some(from)) => {
+                        Some(IpAddr::from(from.sin_addr.s_addr.to_ne_bytes()))
+                    }
+                    ControlMessageOwned::Ipv6RecvErr(_, Some(from)) => {
+                        Some(IpAddr::from(from.sin6_addr.s6_addr))
+                    }
+                    _ => None,
+                });
+            return found.next().expect("the error has a sender");
+        }
+        assert!(Instant::now() < deadline, "no ICMP error");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -47,6 +47,7 @@ fn trapping(id: u32, device: Arc<dyn Device>, waker: Signal) -> Arc<TunnelShared
         device,
         egress: ArcSwap::from_pointee(EgressState::Trap(mirrored(policy()))),
         counters: Arc::default(),
+        icmp: None,
         waker,
     })
 }
