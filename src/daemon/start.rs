@@ -101,7 +101,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         gateway,
         tunnels: settings,
     } = config.settings;
-    check_environment()?;
+    check_environment(settings.len())?;
     if let Err(error) = process::raise_fd_limit() {
         debug!(%error, "cannot raise the limit of open files");
     }
@@ -176,8 +176,8 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
     .map_err(out_of_resources)
 }
 
-/// Checks permissions before anything is changed, and warns about unsuitable system settings.
-fn check_environment() -> Result<(), StartError> {
+/// Checks permissions before anything is changed, and warns about system settings that are unsuitable for a number of tunnels.
+fn check_environment(tunnels: usize) -> Result<(), StartError> {
     if let Err(error) = process::disable_core_dumps() {
         warn!(%error, "cannot disable core dumps, which would contain keys");
     }
@@ -195,7 +195,7 @@ fn check_environment() -> Result<(), StartError> {
         );
         return Err(StartError::start(what, advice));
     }
-    for finding in sysctl::findings() {
+    for finding in sysctl::findings(tunnels) {
         warn!("{finding}");
     }
     for unit in Kernel::failed() {

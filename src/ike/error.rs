@@ -61,6 +61,8 @@ pub enum Incompatible {
     },
     /// The peer uses transport mode; a tunnel needs tunnel mode.
     TransportMode,
+    /// The peer requests an IKE SA without a Child SA (RFC 6023).
+    Childless,
     /// The KE payload uses a group other than the chosen one.
     Group {
         /// The chosen group.
@@ -152,7 +154,6 @@ impl Error {
                 | Incompatible::Esp { .. }
                 | Incompatible::Pfs { .. }
                 | Incompatible::Spi { .. }
-                | Incompatible::TransportMode
                 | Incompatible::NatTraversal
                 | Incompatible::NatBetween { .. } => {
                     Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
@@ -161,9 +162,11 @@ impl Error {
                     NotifyType::INVALID_KE_PAYLOAD,
                     wanted.to_be_bytes().to_vec(),
                 ),
-                Incompatible::Selectors { .. } => {
+                Incompatible::Selectors { .. } | Incompatible::TransportMode => {
                     Notify::new(NotifyType::TS_UNACCEPTABLE, Vec::new())
                 }
+                // RFC 6023 §3: the response of a responder without support.
+                Incompatible::Childless => Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()),
             },
             Error::Denied(_) => Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()),
         }
@@ -257,6 +260,11 @@ impl Incompatible {
                 "transport-mode",
                 "the peer uses transport mode (USE_TRANSPORT_MODE), which carries no networks; this tunnel uses tunnel mode".to_owned(),
                 "Set the peer to tunnel mode (strongSwan: `mode = tunnel`; libreswan: `type=tunnel`).".to_owned(),
+            ),
+            Incompatible::Childless => (
+                "childless",
+                "the peer requests an IKE SA without a Child SA (RFC 6023), which this version does not support".to_owned(),
+                "Have the peer create the Child SA in IKE_AUTH (strongSwan: `childless = allow`).".to_owned(),
             ),
             Incompatible::Group { wanted } => (
                 "invalid-ke-payload",
@@ -417,7 +425,19 @@ pub fn rejected_by_peer(at: Time, notify: &Notify, ours: &OfferSummary) -> Failu
         (
             "ts-unacceptable",
             format!("the peer rejected our traffic selectors: {selectors}"),
-            "Make `local` and `remote` on this tunnel the mirror image of the peer's traffic selectors.".to_owned(),
+            "Make `local` and `remote` on this tunnel the mirror image of the peer's traffic selectors. A peer in transport mode has no networks: set it to tunnel mode.".to_owned(),
+        )
+    } else if notify.kind == NotifyType::TEMPORARY_FAILURE {
+        (
+            "peer-unavailable",
+            "the peer cannot accept a tunnel now (TEMPORARY_FAILURE): it is busy, or its operator has taken the tunnel down".to_owned(),
+            "The next attempt follows; take the tunnel up on the peer.".to_owned(),
+        )
+    } else if notify.kind == NotifyType::INVALID_SYNTAX && *stage == HandshakeStage::Auth {
+        (
+            "rejected-as-invalid",
+            "the peer rejected our IKE_AUTH request as invalid (INVALID_SYNTAX)".to_owned(),
+            "A peer that requires childless IKE SAs (strongSwan: `childless = force`) rejects every request with a Child SA: set it to `childless = allow`. Otherwise see the peer's log.".to_owned(),
         )
     } else if notify.kind == NotifyType::INVALID_KE_PAYLOAD {
         (

@@ -19,8 +19,8 @@ pub const MAX_LAST_RESPONSES: usize = 256;
 /// A repeated failure is reported again after this time.
 pub const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
-/// Copies of an unanswered message before the failure is reported; the attempt continues.
-pub const COPIES_BEFORE_REPORT: u32 = 3;
+/// Copies of an unanswered message before the failure is reported, after about six seconds: a slow peer is no fault. The attempt continues.
+pub const COPIES_BEFORE_REPORT: u32 = 4;
 
 /// Responses to unauthenticated messages: this many at once, then one every [`REFILL`].
 const BURST: u32 = 20;

@@ -49,6 +49,8 @@ pub struct AuthRequest {
     pub ts_i: TrafficSelectors,
     /// TSr.
     pub ts_r: TrafficSelectors,
+    /// Whether USE_TRANSPORT_MODE is present.
+    pub transport_mode: bool,
     /// Whether INITIAL_CONTACT is present.
     pub initial_contact: bool,
     /// PPK_IDENTITY: the post-quantum pre-shared key that the initiator used (RFC 8784).
@@ -164,6 +166,8 @@ pub struct ChildRequest {
     pub ts_i: TrafficSelectors,
     /// TSr.
     pub ts_r: TrafficSelectors,
+    /// Whether USE_TRANSPORT_MODE is present.
+    pub transport_mode: bool,
 }
 
 /// Response to our CREATE_CHILD_SA.
@@ -237,15 +241,19 @@ impl InitResponse {
 
 impl AuthRequest {
     /// # Errors
-    /// A required payload is missing or is repeated.
+    /// A required payload is missing or is repeated, or no Child SA is requested.
     pub fn read(payloads: Vec<Payload>) -> Result<AuthRequest, Error> {
         let set = PayloadSet::sort(payloads)?;
+        if set.auth.is_some() && set.sa.is_none() && set.ts_i.is_none() && set.ts_r.is_none() {
+            return Err(Error::Incompatible(Incompatible::Childless));
+        }
         Ok(AuthRequest {
             id: required(set.id_i, "IDi")?,
             auth: set.auth,
             sa: required(set.sa, "SA")?,
             ts_i: required(set.ts_i, "TSi")?,
             ts_r: required(set.ts_r, "TSr")?,
+            transport_mode: of_kind(&set.notifies, NotifyType::USE_TRANSPORT_MODE).is_some(),
             initial_contact: of_kind(&set.notifies, NotifyType::INITIAL_CONTACT).is_some(),
             ppk_identity: of_kind(&set.notifies, NotifyType::PPK_IDENTITY),
             no_ppk_auth: of_kind(&set.notifies, NotifyType::NO_PPK_AUTH),
@@ -337,7 +345,9 @@ impl CreateRequest {
         if first.is_some_and(|proposal| proposal.protocol == ProtocolId::IKE) {
             return Ok(CreateRequest::Ike(renewal));
         }
+        let transport_mode = of_kind(&set.notifies, NotifyType::USE_TRANSPORT_MODE).is_some();
         Ok(CreateRequest::Child(Box::new(ChildRequest {
+            transport_mode,
             rekeys,
             renewal,
             ts_i: required(set.ts_i, "TSi")?,

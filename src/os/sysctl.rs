@@ -73,6 +73,8 @@ struct Rule {
     bad: &'static str,
     wanted: &'static str,
     why: &'static str,
+    /// Least number of tunnels for which it matters.
+    tunnels: usize,
 }
 
 /// Recommended settings. systemd/sysctl.conf sets the same; a test compares both.
@@ -82,41 +84,47 @@ const RULES: [Rule; 5] = [
         bad: "0",
         wanted: "1",
         why: "IPv4 packets of other hosts are not forwarded",
+        tunnels: 1,
     },
     Rule {
         setting: "net.ipv6.conf.all.forwarding",
         bad: "0",
         wanted: "1",
         why: "IPv6 packets of other hosts are not forwarded",
+        tunnels: 1,
     },
     Rule {
         setting: "net.ipv4.fib_multipath_hash_policy",
         bad: "0",
         wanted: "1",
         why: "multipath routes hash IPv4 flows by address only, so each pair of hosts uses one tunnel",
+        tunnels: 2,
     },
     Rule {
         setting: "net.ipv6.fib_multipath_hash_policy",
         bad: "0",
         wanted: "1",
         why: "multipath routes hash IPv6 flows by address only, so each pair of hosts uses one tunnel",
+        tunnels: 2,
     },
     Rule {
         setting: "net.ipv4.conf.all.rp_filter",
         bad: "1",
         wanted: "2",
         why: "strict reverse-path filtering drops replies that return through another tunnel",
+        tunnels: 2,
     },
 ];
 
-/// Unsuitable settings of this namespace. Settings that this kernel does not have are skipped.
-pub fn findings() -> Vec<Finding> {
-    findings_in(|setting| read(setting).ok())
+/// Unsuitable settings of this namespace for a number of tunnels. Settings that this kernel does not have are skipped.
+pub fn findings(tunnels: usize) -> Vec<Finding> {
+    findings_in(tunnels, |setting| read(setting).ok())
 }
 
-fn findings_in(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
+fn findings_in(tunnels: usize, read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     RULES
         .iter()
+        .filter(|rule| rule.tunnels <= tunnels)
         .filter_map(|rule| {
             let value = read(rule.setting).filter(|value| value == rule.bad)?;
             Some(Finding {
@@ -155,7 +163,11 @@ mod tests {
             "net.ipv4.conf.all.rp_filter" => Some("2".to_owned()),
             _ => None,
         };
-        let found = findings_in(settings);
+        assert!(
+            findings_in(1, settings).is_empty(),
+            "one tunnel has no multipath route"
+        );
+        let found = findings_in(2, settings);
         assert_eq!(
             found.iter().map(|f| f.setting).collect::<Vec<_>>(),
             ["net.ipv4.fib_multipath_hash_policy"]

@@ -117,7 +117,7 @@ fn sysctls_are_read_in_the_namespace() {
         let namespace = Namespace::new().unwrap();
         let findings = || {
             namespace
-                .run(sysctl::findings)
+                .run(|| sysctl::findings(2))
                 .unwrap()
                 .into_iter()
                 .map(|f| f.setting)

@@ -251,7 +251,7 @@ fn p03_disjoint_selectors_get_ts_unacceptable() {
 fn an_unresponsive_peer_is_reported_early_and_retried_with_backoff() {
     let mut pair = Pair::new(settings(Side::A), settings(Side::B));
     pair.cut();
-    pair.run_for(Duration::from_secs(6));
+    pair.run_for(Duration::from_secs(8));
     assert_eq!(
         pair.a.view().last_failure.unwrap().code,
         "peer-not-responding"

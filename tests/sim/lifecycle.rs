@@ -80,10 +80,7 @@ fn a_tunnel_taken_down_rejects_the_peer() {
     pair.run_for(10 * MINUTE);
     assert_eq!(pair.b.state(), TunnelState::Down);
     assert_eq!(pair.a.state(), TunnelState::Connecting);
-    assert_eq!(
-        pair.a.view().last_failure.unwrap().code,
-        "no-proposal-chosen"
-    );
+    assert_eq!(pair.a.view().last_failure.unwrap().code, "peer-unavailable");
     pair.command(Side::B, Command::Up(TUNNEL));
     pair.run_for(2 * MINUTE);
     pair.assert_agreed();

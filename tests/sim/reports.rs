@@ -1,11 +1,13 @@
 //! Reports of a peer's faults: the code names what happened, and on which side.
 
-use groundlink::ike::{Command, DownReason, Rekey, TunnelState};
+use std::time::Duration;
+
+use groundlink::ike::{Command, DownReason, DropClass, Rekey, TunnelState};
 use groundlink::wire::{
     Delete, ExchangeType, NotifyType, Payload, PayloadType, Transform, TransformType,
 };
 
-use crate::pair::{Side, TUNNEL};
+use crate::pair::{Pair, Side, TUNNEL, settings};
 use crate::scripted_peer::{SPI_OUT, ScriptedPeer, esp_offer, kinds, notify, raw};
 
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
@@ -106,4 +108,45 @@ fn the_peer_has_deleted_only_what_its_delete_names() {
     let mut peer = ScriptedPeer::established();
     peer.send_request(INFORMATIONAL, 2, &delete_child);
     assert_eq!(peer.pair.b.down_reasons, [DownReason::PeerDeleted]);
+}
+
+/// RFC 6023: an initiator may leave the Child SA out.
+#[test]
+fn a_peer_that_wants_no_child_sa_is_named() {
+    let mut peer = ScriptedPeer::keyed();
+    let request = peer.auth_request()[..2].to_vec();
+    let response = peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&response), [NotifyType::INVALID_SYNTAX]);
+    assert_eq!(peer.pair.b.codes(), ["childless"]);
+}
+
+#[test]
+fn selectors_of_a_peer_in_transport_mode_are_named_as_such() {
+    let mut peer = ScriptedPeer::keyed();
+    let mut request = peer.auth_request();
+    request[3] = raw(PayloadType::TSI, &[0, 0, 0, 0]);
+    request.push(notify(NotifyType::USE_TRANSPORT_MODE));
+    let response = peer.send_request(ExchangeType::IKE_AUTH, 1, &request);
+    assert_eq!(kinds(&response), [NotifyType::TS_UNACCEPTABLE]);
+    assert_eq!(peer.pair.b.codes(), ["transport-mode"]);
+}
+
+/// ```text
+/// A                                B
+/// │── request ────────────────────▶│ ── response, late ─╮
+/// │── the same request ───────────▶│ ── response ───────│───▶│
+/// │◀───────────────────────────────────────────────────╯      answered already
+/// ```
+#[test]
+fn a_second_response_to_a_repeated_request_is_not_counted() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    // Each message takes longer than the first retransmission.
+    pair.impairment(|_, _| vec![Duration::from_millis(700)]);
+    pair.run_for(Duration::from_secs(60));
+    pair.assert_agreed();
+    let stray = |(class, count): (DropClass, u64)| (class == DropClass::Stray).then_some(count);
+    for node in [&pair.a, &pair.b] {
+        assert!(node.sent.len() > 6, "requests were repeated");
+        assert_eq!(node.endpoint.drop_counts().find_map(stray), Some(0));
+    }
 }

@@ -108,9 +108,11 @@ impl Endpoint {
         }
         match self.tunnels.get(&id).map(|tunnel| tunnel.admin) {
             Some(AdminState::Up) => {}
-            // The operator has disconnected the tunnel: no failure is reported.
+            // The operator has disconnected the tunnel: no failure is reported. NO_PROPOSAL_CHOSEN would have the peer's operator compare proposals.
             Some(AdminState::Down) | None => {
-                return self.reject_init(now, id, no_proposal_chosen(header.spi_i), None, datagram);
+                let notify = Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new());
+                let response = init_responder::rejection(header.spi_i, notify);
+                return self.reject_init(now, id, response, None, datagram);
             }
         }
         let Some(routability) = self.admit(now, id, header.spi_i, datagram) else {
@@ -259,7 +261,12 @@ impl Endpoint {
             return self.out.drops.count(DropClass::Malformed);
         };
         if message.sealed.is_none() != expects_clear {
-            return self.out.drops.count(DropClass::Stray);
+            // A peer answers each copy of a request: a second response is no fault.
+            let is_repeated = !expects_clear && is_response_of(&header, ExchangeType::IKE_SA_INIT);
+            if !is_repeated {
+                self.out.drops.count(DropClass::Stray);
+            }
+            return;
         }
         if let Some(sa) = self.sas.remove(&own) {
             self.on_message(now, own, sa, &message, datagram);
@@ -335,7 +342,10 @@ impl Endpoint {
                     && header.spi_r == sent.init.spi_r;
                 if !is_response {
                     self.sas.insert(own, Sa::AuthSent(sent));
-                    return self.out.drops.count(DropClass::Stray);
+                    if !is_response_of(&header, ExchangeType::IKE_INTERMEDIATE) {
+                        self.out.drops.count(DropClass::Stray);
+                    }
+                    return;
                 }
                 let (tunnel, purpose) = (sent.init.conn.tunnel, sent.purpose);
                 match sent.on_response(message, &mut cx) {
@@ -422,6 +432,10 @@ impl Endpoint {
             }
         }
     }
+}
+
+fn is_response_of(header: &Header, exchange: ExchangeType) -> bool {
+    header.flags.response && header.exchange == exchange
 }
 
 fn no_proposal_chosen(spi_i: IkeSpi) -> Option<Vec<u8>> {

@@ -395,6 +395,9 @@ fn choose_child(
         remote: narrow(&request.ts_i.selectors, &settings.policy.remote),
     };
     if policy.local.is_empty() || policy.remote.is_empty() {
+        if request.transport_mode {
+            return Err(Error::Incompatible(Incompatible::TransportMode));
+        }
         return Err(Error::Incompatible(Incompatible::Selectors {
             theirs: selectors(&request.ts_r.selectors, &request.ts_i.selectors),
             ours: selectors(&settings.policy.local, &settings.policy.remote),

@@ -358,6 +358,9 @@ fn choose_child(
     };
     let too_narrow = in_use.is_some_and(|in_use| !policy.covers(in_use));
     if policy.local.is_empty() || policy.remote.is_empty() || too_narrow {
+        if request.transport_mode {
+            return Err(Error::Incompatible(Incompatible::TransportMode));
+        }
         let ours = in_use.unwrap_or(&settings.policy);
         return Err(Error::Incompatible(Incompatible::Selectors {
             theirs: selectors(&request.ts_r.selectors, &request.ts_i.selectors),

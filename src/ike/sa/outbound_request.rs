@@ -105,7 +105,12 @@ impl IkeSa {
             request.id == header.message_id && request.exchange == header.exchange
         });
         let Some(request) = request else {
-            cx.count_drop(DropClass::Stray);
+            // The peer answers each copy of a request: a response to an answered one is no fault.
+            let is_known = self.next_id.is_none_or(|next| header.message_id.0 < next.0);
+            let is_outstanding = |request: &OutboundRequest| request.id == header.message_id;
+            if !is_known || self.request.as_ref().is_some_and(is_outstanding) {
+                cx.count_drop(DropClass::Stray);
+            }
             return None;
         };
         let Opened { payloads, .. } = match self.protector.open(message) {
