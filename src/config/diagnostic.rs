@@ -107,7 +107,11 @@ fn printable(text: String) -> String {
     if text.len() <= MAX_SENTENCE && !text.contains(char::is_control) {
         return text;
     }
-    let end = text.floor_char_boundary(MAX_SENTENCE);
+    let is_boundary = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=MAX_SENTENCE.min(text.len()))
+        .rev()
+        .find(is_boundary)
+        .unwrap_or(0);
     let (kept, rest) = text.split_at(end);
     let mut shown: String = kept
         .chars()

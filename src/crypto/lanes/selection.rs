@@ -66,7 +66,11 @@ fn sha_is_correct(unit: ShaUnit) -> bool {
 
 /// Texts of 16 to 1424 bytes, in no order of length.
 fn texts() -> Vec<Vec<u8>> {
-    let length = |number: usize| 16 * (1 + number.wrapping_mul(31) % 89);
+    let length = |number: usize| {
+        (number.wrapping_mul(31) % 89)
+            .wrapping_add(1)
+            .wrapping_mul(16)
+    };
     (0..TEXTS)
         .map(|number| pattern(number, length(number)))
         .collect()
