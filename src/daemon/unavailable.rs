@@ -27,7 +27,7 @@ use crate::os::clock;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What is missing: the code of `last_error`, and the text.
-type Missing = (&'static str, StartError);
+type Missing = (&'static str, Box<StartError>);
 
 /// Facts read once for all tunnels that are tried at one time.
 struct Attempt {
@@ -50,7 +50,7 @@ impl ControlPlane {
         for id in ids {
             match self.prepare(*id, &mut attempt) {
                 Ok(()) => self.on_available(*id),
-                Err((code, error)) => self.on_unavailable(*id, code, error),
+                Err((code, error)) => self.on_unavailable(*id, code, *error),
             }
         }
     }
@@ -86,7 +86,7 @@ impl ControlPlane {
                 tunnel = name,
                 "another program removed the tunnel's device; it was created again"
             ),
-            Err((code, error)) => self.on_unavailable(id, code, error),
+            Err((code, error)) => self.on_unavailable(id, code, *error),
         }
     }
 
@@ -99,7 +99,7 @@ impl ControlPlane {
         });
         match served {
             Some(Err(ListenError::Unavailable(error) | ListenError::Fatal(error))) => {
-                return Err(("no-address", error));
+                return Err(("no-address", Box::new(error)));
             }
             Some(Ok(())) | None => {}
         }
@@ -126,7 +126,7 @@ impl ControlPlane {
             None => tunnel.settings.missing_secret.as_ref(),
         };
         if let Some(missing) = missing {
-            return Err(("no-secret", provision::no_secret(missing)));
+            return Err(("no-secret", Box::new(provision::no_secret(missing))));
         }
         let keys = found.map(|settings| (settings.ike.psk.clone(), settings.ike.ppk.clone()));
         self.tunnels.update(id, |tunnel| {
@@ -146,10 +146,10 @@ impl ControlPlane {
         let created = provision::create_device(&tunnel.settings, mtu, netlink, self.offload_mode);
         let device = created
             .map(Arc::new)
-            .map_err(|error| ("no-device", error))?;
+            .map_err(|error| ("no-device", Box::new(error)))?;
         self.datapath
             .replace_device(id, device.clone())
-            .map_err(|error| ("no-device", StartError::out_of_resources(error)))?;
+            .map_err(|error| ("no-device", Box::new(StartError::out_of_resources(error))))?;
         self.tunnels.update(id, |tunnel| {
             tunnel.device = device;
             tunnel.has_device = true;
