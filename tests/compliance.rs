@@ -128,6 +128,20 @@ fn every_id_has_a_row_with_a_test_that_has_its_prefix() {
 }
 
 #[test]
+fn every_test_named_after_an_id_is_in_the_page() {
+    let page = page();
+    let named: BTreeSet<&str> = quoted(&page).collect();
+    let ids: Vec<String> = ids().collect();
+    for test in all_tests() {
+        let has_id = ids.iter().any(|id| test.starts_with(&format!("{id}_")));
+        assert!(
+            !has_id || named.contains(test.as_str()),
+            "{test} is in no row"
+        );
+    }
+}
+
+#[test]
 fn missing_files_and_tests_are_detected() {
     let tests =
         tests_in("#[test]\nfn good() {}\n#[test] // why\n#[ignore]\nfn slow() {}\nfn helper() {}");
