@@ -203,7 +203,8 @@ impl fmt::Debug for Prefix {
 fn implied_length(address: IpAddr) -> Option<u8> {
     let zeros = to_bits(address).trailing_zeros().min(width(address).into());
     let (least, part) = if address.is_ipv4() { (8, 8) } else { (64, 16) };
-    let length = u32::from(width(address)).saturating_sub(zeros.saturating_sub(zeros % part));
+    let rest = zeros.checked_rem(part).unwrap_or(0);
+    let length = u32::from(width(address)).saturating_sub(zeros.saturating_sub(rest));
     (zeros >= least)
         .then(|| u8::try_from(length).ok())
         .flatten()

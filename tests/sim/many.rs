@@ -21,6 +21,9 @@ const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// Datagrams that a receive buffer of the kernel's default size takes at once, with a margin.
 const BURST: usize = 100;
 
+/// Decides which datagrams are lost.
+type Loss = Box<dyn FnMut(Side, &Transmit) -> bool>;
+
 /// The two gateways.
 struct Many {
     now: Time,
@@ -29,8 +32,7 @@ struct Many {
     tunnels: u32,
     /// Datagrams in flight, in order of arrival.
     in_flight: VecDeque<(Time, Side, Transmit)>,
-    /// Decides which datagrams are lost.
-    loses: Box<dyn FnMut(Side, &Transmit) -> bool>,
+    loses: Loss,
     /// Number of datagrams that A has sent at each time.
     sent_by_a: BTreeMap<Time, usize>,
 }
