@@ -202,3 +202,33 @@ fn the_peer_has_no_tunnel_for_us() {
     assert_eq!(code, "no-proposal-chosen", "{text}");
     assert_says(&text, &["no configuration for our address"]);
 }
+
+/// strongSwan with another line in its Child SA. `mode` and the like follow the proposals there.
+fn with_child_option(option: &str) -> impl Fn(&mut CharonConfig) {
+    let esp = format!("aes128-sha1\n        {option}");
+    move |c: &mut CharonConfig| c.esp = Some(esp.clone())
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_peer_uses_transport_mode() {
+    let theirs = with_child_option("mode = transport");
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, &theirs);
+    let (code, text) = failure(&mut lab);
+    assert_eq!(code, "ts-unacceptable", "{text}");
+
+    let mut lab = against_strongswan(InitiatorChoice::Responder, unchanged, &theirs);
+    let (code, text) = failure(&mut lab);
+    assert_eq!(code, "transport-mode", "{text}");
+}
+
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_peer_forces_childless_ike_sas() {
+    let theirs = |c: &mut CharonConfig| {
+        c.ike = Some("aes128-sha1-modp1024\n    childless = force".to_owned());
+    };
+    let mut lab = against_strongswan(InitiatorChoice::Initiator, unchanged, theirs);
+    let (code, text) = failure(&mut lab);
+    assert_eq!(code, "rejected-as-invalid", "{text}");
+}

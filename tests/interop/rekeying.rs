@@ -193,3 +193,51 @@ fn the_self_test_tells_a_pfs_group_the_peer_does_not_want_and_leaves_the_tunnel_
         });
     });
 }
+
+/// strongSwan's defaults have no PFS group; ours prefer one.
+#[test]
+#[ignore = "needs root and strongSwan: tests/run runs it"]
+fn the_generic_preset_connects_and_rekeys_with_strongswans_defaults() {
+    for role in [InitiatorChoice::Initiator, InitiatorChoice::Responder] {
+        let options = LabOptions {
+            peer: RemoteKind::Strongswan,
+            preset: Some("generic".to_owned()),
+            ike: None,
+            esp: None,
+            role,
+            ..LabOptions::default()
+        };
+        let defaults = |c: &mut CharonConfig| (c.ike, c.esp) = (None, None);
+        let changes = Overrides {
+            config: None,
+            connection: Some(&defaults),
+        };
+        let mut lab = up(&options, &changes);
+        let stream = Stream::begin(&lab, RATE);
+        let mut wanted = rekeys(&mut lab);
+        for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
+            for beginner in [Side::A, Side::B] {
+                match beginner {
+                    Side::A => lab.a().command("lab-1", ours).unwrap(),
+                    Side::B => {
+                        let RemoteGateway::Strongswan(charon) = lab.b() else {
+                            unreachable!()
+                        };
+                        let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
+                        assert!(output.status.success(), "{}", text(&output.stderr));
+                    }
+                }
+                match theirs {
+                    "--child" => wanted.child += 1,
+                    _ => wanted.ike += 1,
+                }
+                let tunnel = tunnel_that(&mut lab, "has rekeyed", |tunnel| {
+                    tunnel.rekeys.child >= wanted.child && tunnel.rekeys.ike >= wanted.ike
+                });
+                assert_eq!(tunnel.last_error, None, "{beginner:?} {ours}");
+                settled(&mut lab);
+            }
+        }
+        stream.end_unharmed(&mut lab);
+    }
+}
