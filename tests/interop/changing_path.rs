@@ -1,31 +1,15 @@
 //! Paths and devices that change while tunnels are up.
 
 use std::net::UdpSocket;
-use std::process::Command;
 use std::time::Duration;
 
 use groundlink::ike::Encapsulation;
 use groundlink::lab::options::{AddressFamily, LabOptions, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
-use groundlink::os::netns::Namespace;
 use groundlink::status::{TunnelState, TunnelStatus};
 
-use super::lab::{logs, text, tunnel_within, up};
+use super::lab::{ip, logs, tunnel_within, up};
 use super::wait;
-
-/// Runs `ip` in a namespace.
-fn ip(namespace: &Namespace, words: &str) -> String {
-    let mut ip = Command::new("ip");
-    ip.args(words.split(' '));
-    namespace.enter(&mut ip).unwrap();
-    let output = ip.output().unwrap();
-    assert!(
-        output.status.success(),
-        "ip {words}: {}",
-        text(&output.stderr)
-    );
-    text(&output.stdout)
-}
 
 /// Time for an inner MTU to follow: the product promises a second.
 const FOLLOWS: Duration = Duration::from_secs(3);

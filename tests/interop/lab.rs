@@ -8,6 +8,7 @@ use groundlink::lab::gateway::GatewayProcess;
 use groundlink::lab::interrupt::Interrupt;
 use groundlink::lab::options::LabOptions;
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
+use groundlink::os::netns::Namespace;
 use groundlink::status::{TunnelState, TunnelStatus};
 use serde_json::Value;
 
@@ -211,4 +212,19 @@ pub fn filter(lab: &Lab, rules: &str) {
 /// Bytes as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `ip` in a namespace.
+#[track_caller]
+pub fn ip(namespace: &Namespace, words: &str) -> String {
+    let mut ip = Command::new("ip");
+    ip.args(words.split(' '));
+    namespace.enter(&mut ip).unwrap();
+    let output = ip.output().unwrap();
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
 }
