@@ -10,10 +10,10 @@ use super::sas::Sa;
 use super::{Endpoint, cx, fresh_child_spi};
 use crate::ike::cookie::CookieInput;
 use crate::ike::event::{Content, Datagram, Event, Transmit};
-use crate::ike::exchange::auth;
-use crate::ike::exchange::init;
+use crate::ike::exchange::auth::{self, AuthSent};
+use crate::ike::exchange::init::{self, InitSent};
 use crate::ike::exchange::init_responder::{self, Awaits, HalfOpen, RequestOutcome};
-use crate::ike::exchange::intermediate;
+use crate::ike::exchange::intermediate::{self, IntermediateSent};
 use crate::ike::failure::Failure;
 use crate::ike::half_open::{Admission, PeerStatus, ReturnRoutability, Source};
 use crate::ike::init_result::Connection;
@@ -21,7 +21,7 @@ use crate::ike::limits;
 use crate::ike::settings::TunnelId;
 use crate::ike::tunnel::AdminState;
 use crate::ike::unauthenticated::DropClass;
-use crate::ike::window;
+use crate::ike::window::{self, LastResponse};
 use crate::net::Time;
 use crate::wire::{
     ChainError, ExchangeType, Header, IkeSpi, InitPeek, Message, Notify, NotifyType,
@@ -294,91 +294,125 @@ impl Endpoint {
         message: &Message<'_>,
         datagram: Datagram<'_>,
     ) {
-        let header = message.header;
-        let mut cx = cx(now, &mut self.rng, &mut self.out);
         match sa {
-            Sa::InitSent(sent) => {
-                let is_response = header.exchange == ExchangeType::IKE_SA_INIT
-                    && header.flags.response
-                    && header.message_id.0 == 0
-                    && datagram.remote == sent.conn.remote;
-                if !is_response {
-                    self.sas.insert(own, Sa::InitSent(sent));
-                    return self.out.drops.count(DropClass::Stray);
-                }
-                let tunnel = sent.conn.tunnel;
-                match sent.on_response(message, datagram, &mut cx) {
-                    init::Progress::Waiting(sent) => {
-                        let rejection = sent.rejection.clone();
-                        self.sas.insert(own, Sa::InitSent(sent));
-                        if let Some(failure) = rejection {
-                            self.record_failure_unless_up(tunnel, failure);
-                        }
-                    }
-                    init::Progress::Done(init) => self.continue_handshake(now, own, *init),
-                    init::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
-                }
-            }
-            Sa::IntermediateSent(sent) => {
-                if !sent.awaits(&header) {
-                    self.sas.insert(own, Sa::IntermediateSent(sent));
-                    return self.out.drops.count(DropClass::Stray);
-                }
-                let tunnel = sent.init.conn.tunnel;
-                match sent.on_response(message, &mut cx) {
-                    intermediate::Progress::Waiting(sent) => {
-                        self.sas.insert(own, Sa::IntermediateSent(sent));
-                    }
-                    intermediate::Progress::Done(init) => self.authenticate(now, own, *init),
-                    intermediate::Progress::Failed(failure) => {
-                        self.on_attempt_failed(tunnel, failure);
-                    }
-                }
-            }
-            Sa::AuthSent(sent) => {
-                let is_response = header.exchange == ExchangeType::IKE_AUTH
-                    && header.flags.response
-                    && header.message_id == sent.init.intermediates.auth_id()
-                    && header.spi_r == sent.init.spi_r;
-                if !is_response {
-                    self.sas.insert(own, Sa::AuthSent(sent));
-                    if !is_response_of(&header, ExchangeType::IKE_INTERMEDIATE) {
-                        self.out.drops.count(DropClass::Stray);
-                    }
-                    return;
-                }
-                let (tunnel, purpose) = (sent.init.conn.tunnel, sent.purpose);
-                match sent.on_response(message, &mut cx) {
-                    auth::Progress::Waiting(sent) => {
-                        self.sas.insert(own, Sa::AuthSent(sent));
-                    }
-                    auth::Progress::Concluded(concluded) => {
-                        self.on_own_attempt_concluded(now, tunnel, own, purpose, concluded)
-                    }
-                }
-            }
+            Sa::InitSent(sent) => self.on_init_response(now, own, sent, message, datagram),
+            Sa::IntermediateSent(sent) => self.on_intermediate_response(now, own, sent, message),
+            Sa::AuthSent(sent) => self.on_auth_response(now, own, sent, message),
             Sa::HalfOpen(half_open) => self.on_handshake(now, own, half_open, message, datagram),
             Sa::Established(sa) => {
                 self.step(now, own, sa, |sa, cx| sa.on_message(message, datagram, cx));
             }
-            Sa::LastResponse(last_response) => {
-                match last_response
-                    .received
-                    .classify(header.message_id, datagram.bytes)
-                {
-                    window::Request::Repeated(response) => {
-                        self.out.send(datagram.local, datagram.remote, &response);
-                    }
-                    // Recognising the same request in another fragmentation needs the keys, which have been deleted.
-                    window::Request::New
-                    | window::Request::Refragmented(_)
-                    | window::Request::Stray => {
-                        self.out.drops.count(DropClass::Stray);
-                    }
+            Sa::LastResponse(last) => self.on_message_after_end(own, last, message, datagram),
+        }
+    }
+
+    /// Handles a message for an SA that waits for its IKE_SA_INIT response.
+    fn on_init_response(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        sent: Box<InitSent>,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+    ) {
+        let header = message.header;
+        let is_response = is_response_of(&header, ExchangeType::IKE_SA_INIT)
+            && header.message_id.0 == 0
+            && datagram.remote == sent.conn.remote;
+        if !is_response {
+            self.sas.insert(own, Sa::InitSent(sent));
+            return self.out.drops.count(DropClass::Stray);
+        }
+        let tunnel = sent.conn.tunnel;
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        match sent.on_response(message, datagram, &mut cx) {
+            init::Progress::Waiting(sent) => {
+                let rejection = sent.rejection.clone();
+                self.sas.insert(own, Sa::InitSent(sent));
+                if let Some(failure) = rejection {
+                    self.record_failure_unless_up(tunnel, failure);
                 }
-                self.sas.insert(own, Sa::LastResponse(last_response));
+            }
+            init::Progress::Done(init) => self.continue_handshake(now, own, *init),
+            init::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
+        }
+    }
+
+    /// Handles a message for an SA that waits for an IKE_INTERMEDIATE response.
+    fn on_intermediate_response(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        sent: Box<IntermediateSent>,
+        message: &Message<'_>,
+    ) {
+        if !sent.awaits(&message.header) {
+            self.sas.insert(own, Sa::IntermediateSent(sent));
+            return self.out.drops.count(DropClass::Stray);
+        }
+        let tunnel = sent.init.conn.tunnel;
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        match sent.on_response(message, &mut cx) {
+            intermediate::Progress::Waiting(sent) => {
+                self.sas.insert(own, Sa::IntermediateSent(sent));
+            }
+            intermediate::Progress::Done(init) => self.authenticate(now, own, *init),
+            intermediate::Progress::Failed(failure) => self.on_attempt_failed(tunnel, failure),
+        }
+    }
+
+    /// Handles a message for an SA that waits for its IKE_AUTH response.
+    fn on_auth_response(
+        &mut self,
+        now: Time,
+        own: IkeSpi,
+        sent: Box<AuthSent>,
+        message: &Message<'_>,
+    ) {
+        let header = message.header;
+        let is_response = is_response_of(&header, ExchangeType::IKE_AUTH)
+            && header.message_id == sent.init.intermediates.auth_id()
+            && header.spi_r == sent.init.spi_r;
+        if !is_response {
+            self.sas.insert(own, Sa::AuthSent(sent));
+            if !is_response_of(&header, ExchangeType::IKE_INTERMEDIATE) {
+                self.out.drops.count(DropClass::Stray);
+            }
+            return;
+        }
+        let (tunnel, purpose) = (sent.init.conn.tunnel, sent.purpose);
+        let mut cx = cx(now, &mut self.rng, &mut self.out);
+        match sent.on_response(message, &mut cx) {
+            auth::Progress::Waiting(sent) => {
+                self.sas.insert(own, Sa::AuthSent(sent));
+            }
+            auth::Progress::Concluded(concluded) => {
+                self.on_own_attempt_concluded(now, tunnel, own, purpose, concluded);
             }
         }
+    }
+
+    /// Handles a message for an SA that has ended: only a copy of its last request is answered. Recognising the same request in another
+    /// fragmentation needs the keys, which have been deleted.
+    fn on_message_after_end(
+        &mut self,
+        own: IkeSpi,
+        last: Box<LastResponse>,
+        message: &Message<'_>,
+        datagram: Datagram<'_>,
+    ) {
+        match last
+            .received
+            .classify(message.header.message_id, datagram.bytes)
+        {
+            window::Request::Repeated(response) => {
+                self.out.send(datagram.local, datagram.remote, &response);
+            }
+            window::Request::New | window::Request::Refragmented(_) | window::Request::Stray => {
+                self.out.drops.count(DropClass::Stray);
+            }
+        }
+        self.sas.insert(own, Sa::LastResponse(last));
     }
 
     /// Handles a message for a half-open SA: the next request of its handshake, or a repeated one.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::Endpoint;
 use super::sas::Sa;
 use crate::ike::event::{Event, Lookup};
-use crate::ike::exchange::auth::Purpose;
+use crate::ike::exchange::auth::{AuthSent, Purpose};
 use crate::ike::exchange::init::InitSent;
+use crate::ike::exchange::intermediate::IntermediateSent;
 use crate::ike::failure::Failure;
 use crate::ike::limits;
 use crate::ike::retransmit::Step;
@@ -133,80 +134,9 @@ impl Endpoint {
     pub(super) fn on_sa_due(&mut self, now: Time, own: IkeSpi, sa: Sa) {
         let jitter = self.jitter();
         match sa {
-            Sa::InitSent(mut sent) => {
-                let (tunnel, remote) = (sent.conn.tunnel, sent.conn.remote);
-                let step = match self.prefers_another_address(now, &sent) {
-                    true => Step::GiveUp,
-                    false => sent.retransmit.step(now, jitter),
-                };
-                match step {
-                    Step::Wait => {
-                        self.sas.insert(own, Sa::InitSent(sent));
-                    }
-                    Step::Again(transmits) => {
-                        self.out.transmits.extend(transmits);
-                        let copies = sent.retransmit.sent();
-                        self.sas.insert(own, Sa::InitSent(sent));
-                        if copies == limits::COPIES_BEFORE_REPORT {
-                            self.record_failure(tunnel, limits::no_response_to_init(now, remote));
-                        }
-                    }
-                    Step::GiveUp => {
-                        let failure = sent
-                            .rejection
-                            .unwrap_or_else(|| limits::no_response_to_init(now, remote));
-                        self.on_attempt_failed(tunnel, Failure { at: now, ..failure });
-                    }
-                }
-            }
-            Sa::IntermediateSent(mut sent) => {
-                let (tunnel, remote) = (sent.init.conn.tunnel, sent.init.conn.remote);
-                match sent.retransmit.step(now, jitter) {
-                    Step::Wait => {
-                        self.sas.insert(own, Sa::IntermediateSent(sent));
-                    }
-                    Step::Again(transmits) => {
-                        self.out.transmits.extend(transmits);
-                        let copies = sent.retransmit.sent();
-                        self.sas.insert(own, Sa::IntermediateSent(sent));
-                        if copies == limits::COPIES_BEFORE_REPORT {
-                            self.record_failure_unless_up(
-                                tunnel,
-                                limits::no_response_to_intermediate(now, remote),
-                            );
-                        }
-                    }
-                    Step::GiveUp => {
-                        self.on_attempt_failed(
-                            tunnel,
-                            limits::no_response_to_intermediate(now, remote),
-                        );
-                    }
-                }
-            }
-            Sa::AuthSent(mut sent) => {
-                let (tunnel, remote) = (sent.init.conn.tunnel, sent.init.conn.remote);
-                match sent.retransmit.step(now, jitter) {
-                    Step::Wait => {
-                        self.sas.insert(own, Sa::AuthSent(sent));
-                    }
-                    Step::Again(transmits) => {
-                        self.out.transmits.extend(transmits);
-                        let (copies, purpose) = (sent.retransmit.sent(), sent.purpose);
-                        self.sas.insert(own, Sa::AuthSent(sent));
-                        if copies == limits::COPIES_BEFORE_REPORT && purpose == Purpose::Serve {
-                            self.record_failure_unless_up(
-                                tunnel,
-                                limits::no_response_to_auth(now, remote),
-                            );
-                        }
-                    }
-                    Step::GiveUp => {
-                        let failure = limits::no_response_to_auth(now, remote);
-                        self.on_own_attempt_failed(tunnel, sent.purpose, failure);
-                    }
-                }
-            }
+            Sa::InitSent(sent) => self.on_init_due(now, jitter, own, sent),
+            Sa::IntermediateSent(sent) => self.on_intermediate_due(now, jitter, own, sent),
+            Sa::AuthSent(sent) => self.on_auth_due(now, jitter, own, sent),
             Sa::HalfOpen(half_open) => {
                 let conn = &half_open.init.conn;
                 if now < half_open.expires {
@@ -222,6 +152,79 @@ impl Endpoint {
                 }
             }
             Sa::Established(sa) => self.step(now, own, sa, IkeSa::on_timeout),
+        }
+    }
+
+    /// Repeats an IKE_SA_INIT request, or gives the attempt up.
+    fn on_init_due(&mut self, now: Time, jitter: u8, own: IkeSpi, mut sent: Box<InitSent>) {
+        let (tunnel, remote) = (sent.conn.tunnel, sent.conn.remote);
+        let step = match self.prefers_another_address(now, &sent) {
+            true => Step::GiveUp,
+            false => sent.retransmit.step(now, jitter),
+        };
+        let copies = sent.retransmit.sent();
+        match step {
+            Step::Wait => self.sas.insert(own, Sa::InitSent(sent)),
+            Step::Again(transmits) => {
+                self.out.transmits.extend(transmits);
+                self.sas.insert(own, Sa::InitSent(sent));
+                if copies == limits::COPIES_BEFORE_REPORT {
+                    self.record_failure(tunnel, limits::no_response_to_init(now, remote));
+                }
+            }
+            Step::GiveUp => {
+                let failure = sent
+                    .rejection
+                    .unwrap_or_else(|| limits::no_response_to_init(now, remote));
+                self.on_attempt_failed(tunnel, Failure { at: now, ..failure });
+            }
+        }
+    }
+
+    /// Repeats an IKE_INTERMEDIATE request, or gives the attempt up.
+    fn on_intermediate_due(
+        &mut self,
+        now: Time,
+        jitter: u8,
+        own: IkeSpi,
+        mut sent: Box<IntermediateSent>,
+    ) {
+        let conn = &sent.init.conn;
+        let (tunnel, failure) = (
+            conn.tunnel,
+            limits::no_response_to_intermediate(now, conn.remote),
+        );
+        let step = sent.retransmit.step(now, jitter);
+        let copies = sent.retransmit.sent();
+        match step {
+            Step::Wait => self.sas.insert(own, Sa::IntermediateSent(sent)),
+            Step::Again(transmits) => {
+                self.out.transmits.extend(transmits);
+                self.sas.insert(own, Sa::IntermediateSent(sent));
+                if copies == limits::COPIES_BEFORE_REPORT {
+                    self.record_failure_unless_up(tunnel, failure);
+                }
+            }
+            Step::GiveUp => self.on_attempt_failed(tunnel, failure),
+        }
+    }
+
+    /// Repeats an IKE_AUTH request, or gives the attempt up.
+    fn on_auth_due(&mut self, now: Time, jitter: u8, own: IkeSpi, mut sent: Box<AuthSent>) {
+        let conn = &sent.init.conn;
+        let (tunnel, failure) = (conn.tunnel, limits::no_response_to_auth(now, conn.remote));
+        let step = sent.retransmit.step(now, jitter);
+        let (copies, purpose) = (sent.retransmit.sent(), sent.purpose);
+        match step {
+            Step::Wait => self.sas.insert(own, Sa::AuthSent(sent)),
+            Step::Again(transmits) => {
+                self.out.transmits.extend(transmits);
+                self.sas.insert(own, Sa::AuthSent(sent));
+                if copies == limits::COPIES_BEFORE_REPORT && purpose == Purpose::Serve {
+                    self.record_failure_unless_up(tunnel, failure);
+                }
+            }
+            Step::GiveUp => self.on_own_attempt_failed(tunnel, purpose, failure),
         }
     }
 }
