@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_name_server_is_told_from_a_name_without_an_address() {
+    fn a_silent_name_server_differs_from_a_name_without_an_address() {
         let lookup = |text: &str| {
             let text = format!("failed to lookup address information: {text}");
             failed(&io::Error::other(text))
