@@ -11,8 +11,8 @@
 //!
 //! Every queue is bounded. A worker never waits for the control plane: a notice for which there is no room is dropped and counted.
 //! Internal notices are repeated while their cause lasts, and IKE retransmits. A flood fills its own queue only, and each queue is served at
-//! least as often as any other, so neither spoofed IKE_SA_INIT requests nor forged SPIs displace a message of another kind. A peer that
-//! repeats its request, or returns a cookie, has left the flood of those that cannot or do not. The queue of initial requests holds some tens of
+//! least as often as any other, so neither spoofed IKE_SA_INIT requests nor forged SPIs displace a message of another kind. The class is only what the
+//! sender wrote: a flood may imitate any. A request that a flood displaced therefore has a queue of its own when it is repeated. The queue of initial requests holds some tens of
 //! milliseconds of a flood, since the control plane may have to wait that long for a core.
 
 use std::cell::Cell;
@@ -217,13 +217,14 @@ impl Notices {
         }
         let turn = self.turn.get();
         let (before, after) = self.external.split_at_checked(turn)?;
-        let mut queues = after.iter().chain(before);
-        let notice = queues.find_map(|(queue, quota)| {
+        let mut queues = (turn..).zip(after.iter().chain(before));
+        let (served, notice) = queues.find_map(|(number, (queue, quota))| {
             let notice = queue.try_recv().ok()?;
             quota.give_back(length(&notice));
-            Some(notice)
+            Some((number, notice))
         })?;
-        self.turn.set(turn.wrapping_add(1) % CLASSES);
+        // The queue after the one that was served: an empty one passes its turn to nobody.
+        self.turn.set(served.wrapping_add(1) % CLASSES);
         Some(notice)
     }
 }
@@ -285,10 +286,22 @@ impl NoticeSender {
                 }
             },
         };
-        if let (Class::Initial, Some(Notice::Ike { remote, bytes, .. })) = (class, &rejected) {
-            self.dropped.insert(*remote, bytes);
+        match (class, rejected) {
+            // A flood may begin with a COOKIE, too.
+            (Class::WithCookie, Some(notice)) if self.is_repeated(&notice) => {
+                self.send_external(Class::Repeated, notice)
+            }
+            (Class::Initial | Class::WithCookie, Some(Notice::Ike { remote, bytes, .. })) => {
+                self.dropped.insert(remote, &bytes);
+                self.queued(false)
+            }
+            (_, rejected) => self.queued(rejected.is_none()),
         }
-        self.queued(rejected.is_none())
+    }
+
+    /// Whether this IKE_SA_INIT request was dropped before.
+    fn is_repeated(&self, notice: &Notice) -> bool {
+        matches!(notice, Notice::Ike { remote, bytes, .. } if self.dropped.contains(*remote, bytes))
     }
 
     fn queued(&self, sent: bool) -> Result<(), DropReason> {
@@ -462,7 +475,8 @@ mod tests {
         assert_eq!(taken(&|_| ike(1)), 32);
         assert_eq!(taken(&|_| with_cookie()), 32);
         while notices.next().is_some() {}
-        assert_eq!((taken(&unknown_spi), taken(&|_| with_cookie())), (2, 32));
+        // The request with a cookie was dropped before: those beyond its queue are repeated ones.
+        assert_eq!((taken(&unknown_spi), taken(&|_| with_cookie())), (2, 64));
         // A response to our IKE_SA_INIT may have no responder SPI either.
         let Notice::Ike {
             local,
@@ -492,6 +506,18 @@ mod tests {
         let first: Vec<Notice> = (0..12).filter_map(|_| notices.next()).collect();
         let count = |of: &Notice| first.iter().filter(|notice| *notice == of).count();
         assert_eq!((count(&ike(1)), count(&with_cookie())), (4, 4));
+    }
+
+    #[test]
+    fn n12_a_queue_that_waits_is_served_as_often_as_a_flooded_one_beside_empty_ones() {
+        let (sender, notices) = channel(64).unwrap();
+        while sender.send(ike(0)).is_ok() {}
+        for _ in 0..64 {
+            sender.send(ike(1)).unwrap();
+        }
+        let first: Vec<Notice> = (0..60).filter_map(|_| notices.next()).collect();
+        let of_sa = first.iter().filter(|notice| **notice == ike(1)).count();
+        assert!(of_sa >= 20, "{of_sa}");
     }
 
     #[test]
