@@ -426,13 +426,15 @@ impl ControlPlane {
         }
     }
 
-    /// Keeps packets for the SPI of an offered Child SA until it is installed; those dropped meanwhile are lost by the rekey.
+    /// Keeps packets for the SPI of an offered Child SA until it is installed; those dropped meanwhile are lost by the rekey, if it is one.
     fn on_offered(&mut self, id: TunnelId, spi_in: u32) {
-        self.datapath.announce_inbound(id, spi_in);
         let drops = install::drops_without_sa(id, &self.datapath);
         self.tunnels.update(id, |tunnel| {
-            tunnel.loss.begun(clock::now(), drops);
+            if !tunnel.children.is_empty() {
+                tunnel.loss.begun(clock::now(), drops);
+            }
         });
+        self.datapath.announce_inbound(id, spi_in);
     }
 
     /// Counts packets dropped for lack of an SA around now as lost by a rekey.

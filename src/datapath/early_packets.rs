@@ -6,7 +6,8 @@
 //!   install  ◀── its response ────┘                            └─▶ opened after `take`, in order
 //! ```
 //!
-//! Only the peer knows these SPIs. Packets, octets and time are bounded; what is dropped counts as a loss of the rekey.
+//! The packets are not authenticated before they are opened. Packets, octets and time are bounded; what is dropped counts as a loss of the
+//! rekey. Packets of an offer that came to nothing are dropped at the next announcement of any tunnel.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,6 +82,9 @@ impl EarlyPackets {
         now: Time,
     ) {
         let mut queues = HashMap::clone(&self.queues.load());
+        for queue in queues.values() {
+            queue.expire(now);
+        }
         let of_tunnel = queues.iter().filter(|(_, queue)| queue.tunnel == tunnel);
         let mut announced: Vec<(Time, u32)> = of_tunnel
             .map(|(spi, queue)| (queue.announced, *spi))
@@ -143,7 +147,6 @@ impl EarlyPackets {
     }
 
     /// Takes the packets of an SPI whose SA is installed now. Those that have waited too long are dropped.
-    #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
     pub(super) fn take(&self, spi: u32, now: Time) -> Vec<EarlyPacket> {
         let queues = self.queues.load_full();
         let Some(queue) = queues.get(&spi) else {
@@ -152,12 +155,8 @@ impl EarlyPackets {
         let mut left = HashMap::clone(&queues);
         left.remove(&spi);
         self.queues.store(Arc::new(left));
-        let mut packets = queue.take();
-        let before = packets.len();
-        packets.retain(|packet| now < packet.at + MAX_WAIT);
-        let expired = before.saturating_sub(packets.len()) as u64;
-        queue.counters.dropped.add(DropReason::QueueFull, expired);
-        packets
+        queue.expire(now);
+        queue.take()
     }
 
     /// Ends all announcements of a tunnel.
@@ -169,6 +168,24 @@ impl EarlyPackets {
 }
 
 impl EarlyQueue {
+    /// Drops the packets that have waited too long.
+    #[allow(clippy::arithmetic_side_effects, reason = "time saturates")]
+    fn expire(&self, now: Time) {
+        let mut expired = 0;
+        if let Held::Open { packets, octets } = &mut *self.lock() {
+            packets.retain(|packet| {
+                let waits = now < packet.at + MAX_WAIT;
+                if !waits {
+                    *octets = octets.saturating_sub(packet.bytes.len());
+                    expired = u64::saturating_add(expired, 1);
+                }
+                waits
+            });
+            packets.shrink_to_fit();
+        }
+        self.counters.dropped.add(DropReason::QueueFull, expired);
+    }
+
     /// Ends an announcement that came to nothing.
     fn close(&self) {
         let dropped = self.take().len() as u64;
@@ -270,5 +287,24 @@ mod tests {
         early.forget(TUNNEL);
         assert_eq!(early.hold(SPI + 99, none(), NOW), HoldOutcome::Unknown);
         assert_eq!(early.hold(7, none(), NOW), HoldOutcome::Held);
+    }
+
+    #[test]
+    fn p05_packets_of_an_offer_that_came_to_nothing_end_with_the_next_one() {
+        let pair = Pair::new();
+        let early = &pair.b.table.early;
+        let counters = &pair.b.tunnel.counters;
+        early.announce(SPI, (TUNNEL, counters), NOW);
+        let address = SocketAddr::new(A, NAT_PORT);
+        let outer = OuterMeta {
+            local: address,
+            remote: address,
+            class: 0,
+        };
+        let packets = [(outer, &[0u8; 100][..]); 3];
+        assert_eq!(early.hold(SPI, packets.into_iter(), NOW), HoldOutcome::Held);
+        early.announce(SPI + 1, (TunnelId(99), counters), NOW + MAX_WAIT);
+        assert_eq!(counters.dropped.count(DropReason::QueueFull), 3);
+        assert!(early.take(SPI, NOW + MAX_WAIT).is_empty());
     }
 }

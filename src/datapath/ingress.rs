@@ -277,13 +277,13 @@ impl IngressContext {
         });
         match self.table.early.hold(spi, early, now) {
             HoldOutcome::Held => return,
-            HoldOutcome::Installed => {
+            // The SA may have been installed after the first lookup.
+            HoldOutcome::Installed | HoldOutcome::Unknown => {
                 let shard = self.table.shard(spi);
                 if let Some(entry) = shard.get(&spi) {
                     return self.open_sa(entry, outer, packets, now);
                 }
             }
-            HoldOutcome::Unknown => {}
         }
         let count = packets.len() as u64;
         self.unmatched.add(DropReason::UnknownSpi, count);

@@ -33,7 +33,7 @@ use crate::ike::context::Context;
 use crate::ike::error::{
     self, Denied, Error, HandshakeStage, Incompatible, OfferSummary, PpkFault,
 };
-use crate::ike::event::{Datagram, Role};
+use crate::ike::event::{Datagram, Event, Role};
 use crate::ike::failure::Failure;
 use crate::ike::identity::{Identity, PeerId};
 use crate::ike::init_result::InitResult;
@@ -147,6 +147,10 @@ pub fn initiate(
         remote: init.conn.remote,
         datagrams: init.protector.seal(header, &payloads)?,
     };
+    cx.out.events.push_back(Event::ChildOffered {
+        tunnel: init.conn.tunnel,
+        spi_in,
+    });
     Some(AuthSent {
         init,
         purpose: Purpose::Serve,
