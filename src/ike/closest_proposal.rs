@@ -49,7 +49,7 @@ pub fn esp(ours: &[EspProposal], theirs: &Sa) -> Option<ClosestProposal> {
         if !ours.esn.iter().any(|esn| offer.has_esn(*esn)) {
             differ.push("sequence numbers");
         }
-        Some(esp_words(protection, ours))
+        Some(esp_words(protection, ours, offer))
     })
 }
 
@@ -71,6 +71,7 @@ pub fn pfs(ours: &[EspProposal], theirs: &Sa) -> Option<String> {
                         pfs,
                         ..ours.clone()
                     },
+                    &offer,
                 ));
             }
             let group = GROUP
@@ -92,20 +93,23 @@ pub fn pfs(ours: &[EspProposal], theirs: &Sa) -> Option<String> {
                     additional,
                     ..ours.clone()
                 },
+                &offer,
             ))
         })
     })
 }
 
 /// A proposal with this protection and the key exchanges of another one, in configuration words.
-fn esp_words(protection: Protection, of: &EspProposal) -> String {
+fn esp_words(protection: Protection, of: &EspProposal, offer: &Offer<'_>) -> String {
+    let mut esn = of.esn.iter().chain(&[Esn::No, Esn::Yes]);
+    let esn = esn.find(|esn| offer.has_esn(**esn)).copied();
     EspProposal {
         encryption: vec![protection.encryption],
         integrity: protection.integrity.into_iter().collect(),
         groups: of.groups.first().copied().into_iter().collect(),
         additional: of.additional.first().copied().into_iter().collect(),
         pfs: of.pfs,
-        esn: vec![Esn::No],
+        esn: vec![esn.unwrap_or(Esn::No)],
     }
     .to_string()
 }
@@ -256,7 +260,10 @@ mod tests {
             let parse = |words: &&str| EspProposal::parse(words).unwrap().0;
             words.iter().map(parse).collect()
         };
-        let ours = list(&["aes256gcm16-curve25519", "aes256-sha256-curve25519"]);
+        let ours = list(&[
+            "aes256gcm16-curve25519-noesn-esn",
+            "aes256-sha256-curve25519",
+        ]);
         for (theirs, advised) in [
             (&["aes256gcm16-modp2048-ecp256"][..], "aes256gcm16-modp2048"),
             (&["aes256gcm16"], "aes256gcm16-curve25519-nopfs"),
@@ -264,6 +271,7 @@ mod tests {
                 &["aes128gcm16-modp2048", "aes256-sha256-modp1024"],
                 "aes256-sha256-modp1024",
             ),
+            (&["aes256gcm16-modp2048-esn"], "aes256gcm16-modp2048-esn"),
         ] {
             let mut theirs = offer_esp(&list(theirs), 0x1000, Pfs::AsProposed);
             // A cipher of which this version knows nothing.
@@ -283,5 +291,9 @@ mod tests {
         let closest = esp(&esp_words("aes128-sha256-modp2048"), &theirs).unwrap();
         assert_eq!(closest.words, "aes256-sha256-modp2048");
         assert_eq!(closest.to_string(), "differs in encryption");
+        let theirs = offer_esp(&esp_words("aes256gcm16-esn"), 0x1000, Pfs::Unnamed);
+        let closest = esp(&esp_words("aes256gcm16"), &theirs).unwrap();
+        assert_eq!(closest.words, "aes256gcm16-esn");
+        assert_eq!(closest.to_string(), "differs in sequence numbers");
     }
 }

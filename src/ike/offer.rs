@@ -207,7 +207,10 @@ pub fn words(proposal: &Proposal) -> String {
             words.push(format!("ke{number}_{word}"));
         }
     }
-    words.extend(none.first().map(|_| "nopfs".to_owned()));
+    words.extend(none.first().map(|_| match proposal.protocol {
+        ProtocolId::ESP => "nopfs".to_owned(),
+        _ => word(None, "group", METHOD_NONE),
+    }));
     let esn: Vec<u16> = of_kind(TransformType::ESN)
         .map(|transform| transform.id)
         .collect();
@@ -339,5 +342,14 @@ mod tests {
             let offered: Vec<EspProposal> = std::iter::once(with).chain(without).collect();
             prop_assert_eq!(read, offered);
         }
+    }
+
+    #[test]
+    fn of_an_ike_proposal_no_key_exchange_is_not_called_nopfs() {
+        let ike = IkeProposal::parse("aes128-sha256-modp2048").unwrap().0;
+        let mut sa = offer_ike(&[ike], &[]);
+        let none = Transform::new(TransformType::KE, METHOD_NONE, None);
+        sa.proposals[0].transforms.push(none);
+        assert_eq!(words(&sa.proposals[0]), "aes128-sha256-modp2048-group(0)");
     }
 }
