@@ -163,8 +163,12 @@ impl Tunnel {
         chosen
     }
 
-    /// Whether the peer's name has an address that has not been tried in vain.
+    /// Whether the peer's name has an address that has not been tried in vain. Without a pause no more are tried than a name may have: one
+    /// whose addresses change at each lookup never runs out of them.
     pub fn has_another_address(&self) -> bool {
+        if self.tried.len() >= MAX_CANDIDATES {
+            return false;
+        }
         let is_tried = |one: &IpAddr| self.tried.contains(one);
         !self.candidates.iter().all(is_tried)
     }
@@ -310,5 +314,19 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(tunnel.choose_address(&all, true), Some(all[0]));
         }
+    }
+
+    #[test]
+    fn a_name_with_other_addresses_at_each_lookup_is_tried_without_a_pause_sixteen_times() {
+        let mut tunnel = named("0.0.0.0");
+        let mut without_pause = 0;
+        for number in 0..4 * MAX_CANDIDATES as u8 {
+            let found = [[192, 0, 2, number], [198, 51, 100, number]].map(IpAddr::from);
+            assert!(tunnel.choose_address(&found, true).is_some());
+            tunnel.failures += 1;
+            without_pause += usize::from(tunnel.has_another_address());
+            assert!(tunnel.tried.len() <= MAX_CANDIDATES);
+        }
+        assert_eq!(without_pause, 4 * (MAX_CANDIDATES - 1));
     }
 }

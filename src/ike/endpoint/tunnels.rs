@@ -58,11 +58,12 @@ impl Tunnels {
             let all = (local, TunnelId(0))..=(local, TunnelId(u32::MAX));
             tunnels.range(all).next().map(|(_, id)| *id)
         };
-        let any = match remote {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        first_from(local).or_else(|| first_from(any))
+        // A name may have addresses of both families, whichever the unspecified local address has.
+        let any = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        first_from(local).or_else(|| any.into_iter().filter_map(first_from).min())
     }
 
     /// Number of tunnels: those with their peer in this source, and all.
@@ -183,5 +184,26 @@ mod tests {
         });
         assert_eq!(visits[0], visits[1]);
         assert!(visits[0] < 50, "{visits:?}");
+    }
+
+    #[test]
+    fn a_tunnel_with_an_unspecified_address_serves_its_peer_in_both_families() {
+        for (unspecified, peer) in [("0.0.0.0", "2001:db8::1"), ("::", "192.0.2.1")] {
+            let peer: IpAddr = peer.parse().unwrap();
+            let mut endpoint = Endpoint::new(Generator::from_seed([7; 32]));
+            let settings = Settings {
+                local: unspecified.parse().unwrap(),
+                peer: Peer::Address(peer),
+                start: Start::Add,
+                ..settings("aes128-sha256-curve25519", "aes128-sha256")
+            };
+            endpoint.add_tunnel(NOW, TunnelId(3), settings);
+            let ours = match peer {
+                IpAddr::V4(_) => "192.0.2.9",
+                IpAddr::V6(_) => "2001:db8::9",
+            };
+            let found = endpoint.tunnels.between(ours.parse().unwrap(), peer);
+            assert_eq!(found, Some(TunnelId(3)), "{unspecified}");
+        }
     }
 }
