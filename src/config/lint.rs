@@ -16,6 +16,7 @@ use crate::net::{MIN_MTU_IPV6, Prefix, Selector};
 pub fn lint(tunnels: &[ResolvedTunnel], gateway: &GatewaySettings, findings: &mut Vec<Diagnostic>) {
     shared_resources(tunnels, findings);
     ambiguous_peers(tunnels, findings);
+    default_routes(tunnels, findings);
     for tunnel in tunnels {
         addresses(tunnel, gateway, findings);
         selectors(tunnel, findings);
@@ -92,6 +93,34 @@ fn ambiguous_peers(tunnels: &[ResolvedTunnel], findings: &mut Vec<Diagnostic>) {
             findings.push(Diagnostic::error(tunnel.spans.peer.clone(), what, advice));
         }
         same_peer.push(tunnel);
+    }
+}
+
+/// Default routes are not steered by source, so tunnels with one must agree on their sources.
+fn default_routes(tunnels: &[ResolvedTunnel], findings: &mut Vec<Diagnostic>) {
+    for ipv4 in [true, false] {
+        let is_default = |route: &Prefix| route.is_default() && route.is_ipv4() == ipv4;
+        let local = |tunnel: &ResolvedTunnel| -> BTreeSet<Prefix> {
+            let local = tunnel.local.iter().copied();
+            local.filter(|prefix| prefix.is_ipv4() == ipv4).collect()
+        };
+        let mut with_default = tunnels
+            .iter()
+            .filter(|tunnel| tunnel.settings.routes.iter().any(is_default));
+        let Some(first) = with_default.next() else {
+            continue;
+        };
+        for tunnel in with_default.filter(|tunnel| local(tunnel) != local(first)) {
+            let (one, other) = (&first.settings.name, &tunnel.settings.name);
+            let route = if ipv4 { "0.0.0.0/0" } else { "::/0" };
+            let what = format!(
+                "tunnels `{one}` and `{other}` have the route {route} and different `local` networks, but default routes are not steered by \
+                 source: packets from the networks of one of them are dropped"
+            );
+            let advice = "list in `routes` of each the networks behind its peer, which are steered by source, or set the same `local` in both";
+            let span = tunnel.spans.routes.clone();
+            findings.push(Diagnostic::warning(span, what, advice));
+        }
     }
 }
 

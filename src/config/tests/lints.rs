@@ -139,6 +139,28 @@ fn tunnels_must_differ_in_name_device_and_peer() {
 }
 
 #[test]
+fn default_routes_need_one_local_network() {
+    let report = |other_local: &str, route: &str| {
+        let table = |text: &str| text.split("\n\n").nth(1).unwrap().to_owned();
+        let both = with(&format!("remote = [\"{route}\"]\nroutes = [\"{route}\"]"));
+        let other = table(&both)
+            .replace("ali-1", "b")
+            .replace("47.88.10.20", "47.88.10.21")
+            .replace("192.168.1.0/24", other_local);
+        load_good(&format!("{both}\n{other}")).report
+    };
+    let different = report("192.168.2.0/24", "0.0.0.0/0");
+    assert_eq!(different.count(Severity::Warning), 1, "{different}");
+    let text = different.to_string();
+    assert!(
+        text.contains("default routes are not steered by source"),
+        "{text}"
+    );
+    assert_eq!(report("192.168.1.0/24", "0.0.0.0/0").to_string(), "");
+    assert_eq!(report("192.168.2.0/24", "10.0.0.0/8").to_string(), "");
+}
+
+#[test]
 fn native_esp_across_a_nat_that_the_addresses_show_is_a_warning() {
     let esp = |more: &str| findings(&format!("encapsulation = \"esp\"\n{more}"));
     // One-to-one NAT: the peer knows this machine by another address.
