@@ -452,7 +452,11 @@ impl Synchroniser {
         let tunnels: Vec<TunnelRoutes> = entries
             .map(|entry| tunnel_routes(&entry.routing, addresses))
             .collect();
-        let mut plan = paths::plan(&tunnels);
+        let connected = addresses
+            .iter()
+            .map(|host| Prefix::containing(host.address, host.prefix_length))
+            .collect();
+        let mut plan = paths::plan(tunnels, &connected);
         plan.peers
             .retain(|peer| !addresses.iter().any(|host| host.address == *peer));
         plan

@@ -31,8 +31,10 @@ pub(super) fn narrowed(settings: &TunnelSettings, agreed: &Policy) -> Option<Tun
     let Policy { local, remote } = &settings.ike.policy;
     // What `remote` does not contain is a matter of the configuration alone: `check` says so.
     let routed = paths::carried(&settings.routes, remote);
-    let to = paths::missing(&routed, &prefixes(&agreed.remote));
-    let from = paths::missing(&prefixes(local), &prefixes(&agreed.local));
+    let carried = paths::carried(&settings.routes, &agreed.remote);
+    let carried: Vec<Selector> = carried.into_iter().map(Selector::from).collect();
+    let to = paths::missing(&routed, &carried);
+    let from = paths::missing(&prefixes(local), &agreed.local);
     let mut lost = Vec::new();
     if !to.is_empty() {
         lost.push(format!(

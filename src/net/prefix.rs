@@ -132,6 +132,11 @@ impl Prefix {
         self.length <= other.length && self.contains(other.address)
     }
 
+    /// Prefixes that contain this one, itself included, the shortest first.
+    pub fn covering(self) -> impl Iterator<Item = Prefix> {
+        (0..=self.length).map(move |length| Prefix::containing(self.address, length))
+    }
+
     /// Both halves, the lower first; `None` for a single address.
     #[must_use]
     pub fn halves(&self) -> Option<[Prefix; 2]> {
@@ -349,6 +354,13 @@ mod tests {
         assert!(prefix("::/0").contains(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)));
         assert!(!prefix("::/0").contains_prefix(&prefix("0.0.0.0/0")));
         assert_eq!(p.last(), "10.1.255.255".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn the_covering_prefixes_are_all_that_contain_one() {
+        let covering: Vec<Prefix> = prefix("160.0.0.0/3").covering().collect();
+        let expected = ["0.0.0.0/0", "128.0.0.0/1", "128.0.0.0/2", "160.0.0.0/3"].map(prefix);
+        assert_eq!(covering, expected);
     }
 
     #[test]

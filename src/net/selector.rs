@@ -142,6 +142,21 @@ impl Selector {
         }
     }
 
+    /// Addresses of both, for all traffic, if they are one range.
+    #[must_use]
+    pub fn join(&self, other: &Selector) -> Option<Selector> {
+        let (low, high) = if self.first <= other.first {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let is_gapless = to_bits(high.first).saturating_sub(to_bits(low.last)) <= 1;
+        (low.is_ipv4() == high.is_ipv4() && is_gapless).then(|| Selector {
+            last: low.last.max(high.last),
+            ..Selector::host(low.first)
+        })
+    }
+
     /// Whether `other` is a subset.
     #[must_use]
     pub fn contains(&self, other: &Selector) -> bool {

@@ -23,21 +23,27 @@ use std::net::IpAddr;
 
 use crate::net::Prefix;
 
-/// Plans the routes for these tunnels.
-pub fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
-    let mut routes = table_routes(RouteTable::Main, tunnels);
+/// Plans the routes for these tunnels on a host with these connected networks.
+pub fn plan(mut tunnels: Vec<TunnelRoutes>, connected: &BTreeSet<Prefix>) -> RoutePlan {
+    let local: BTreeSet<Prefix> = tunnels.iter().flat_map(|t| t.local.clone()).collect();
+    for tunnel in &mut tunnels {
+        tunnel.carried = coverage::outside_own_networks(tunnel, connected, &local);
+    }
+    let tunnels = tunnels.as_slice();
+    let sources = steering::sources(tunnels);
+    let mut routes = table_routes(RouteTable::Main, tunnels, &sources);
     let prefixes: BTreeSet<Prefix> = routes.iter().map(|route| route.prefix).collect();
     let covers = |peer: &IpAddr| {
-        let lengths = 0..=Prefix::host(*peer).length();
-        let mut covering = lengths.map(|length| Prefix::containing(*peer, length));
+        let mut covering = Prefix::host(*peer).covering();
         covering.any(|prefix| prefixes.contains(&prefix))
     };
     let peers = tunnels.iter().filter_map(|tunnel| tunnel.peer);
     let peers = peers.filter(covers).collect();
-    let sources = steering::sources(tunnels);
     for source in &sources {
-        let of_source = table_routes(RouteTable::Source(*source), tunnels);
-        routes.extend(steering::exceptions(*source, &of_source, tunnels, &peers));
+        let of_source = table_routes(RouteTable::Source(*source), tunnels, &sources);
+        routes.extend(steering::exceptions(
+            *source, &of_source, tunnels, &peers, connected,
+        ));
         routes.extend(of_source);
     }
     RoutePlan {
@@ -47,14 +53,19 @@ pub fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
     }
 }
 
-/// Routes of one table: unreachable ones, then those into tunnels.
-fn table_routes(table: RouteTable, tunnels: &[TunnelRoutes]) -> Vec<PlannedRoute> {
+/// Routes of one table: unreachable ones, then those into tunnels. `sources` have a table of their own.
+fn table_routes(
+    table: RouteTable,
+    tunnels: &[TunnelRoutes],
+    sources: &[Prefix],
+) -> Vec<PlannedRoute> {
     let mut carried: BTreeMap<(Prefix, u32), Vec<&TunnelRoutes>> = BTreeMap::new();
     let mut held: BTreeSet<Prefix> = BTreeSet::new();
     let belongs = |prefix: &&Prefix| match table {
         RouteTable::Main => true,
         RouteTable::Source(source) => prefix.is_ipv4() == source.is_ipv4() && !prefix.is_default(),
     };
+    let main = MainTable::new(tunnels, sources);
     for tunnel in tunnels {
         let carries = |local: &Prefix| match table {
             RouteTable::Main => true,
@@ -70,14 +81,18 @@ fn table_routes(table: RouteTable, tunnels: &[TunnelRoutes]) -> Vec<PlannedRoute
         match tunnel.state {
             PathState::Up => {
                 for prefix in tunnel.carried.iter().filter(belongs) {
+                    if table == RouteTable::Main && main.leaves_out(tunnel, *prefix) {
+                        continue;
+                    }
                     let sharing = carried.entry((*prefix, tunnel.metric)).or_default();
-                    // The main table serves packets that have no source yet: those of one local network get one.
-                    if table != RouteTable::Main
-                        || sharing
-                            .first()
-                            .is_none_or(|first| first.local == tunnel.local)
-                    {
-                        sharing.push(tunnel);
+                    match sharing.first() {
+                        // The main table serves packets that have no source yet: those of one local network get one.
+                        Some(first) if table == RouteTable::Main && first.local != tunnel.local => {
+                            if accepts_any(tunnel, *prefix) && !accepts_any(first, *prefix) {
+                                *sharing = vec![tunnel];
+                            }
+                        }
+                        Some(_) | None => sharing.push(tunnel),
                     }
                 }
             }
@@ -104,6 +119,42 @@ fn table_routes(table: RouteTable, tunnels: &[TunnelRoutes]) -> Vec<PlannedRoute
     unreachable.chain(carried).collect()
 }
 
+/// What the main table serves: packets from sources without a table of their own.
+struct MainTable {
+    sources: BTreeSet<Prefix>,
+    /// Prefixes of tunnels that are up and accept every source.
+    open: BTreeSet<Prefix>,
+}
+
+impl MainTable {
+    fn new(tunnels: &[TunnelRoutes], sources: &[Prefix]) -> MainTable {
+        let up = tunnels.iter().filter(|t| t.state == PathState::Up);
+        let open = up.flat_map(|tunnel| {
+            let open = |prefix: &&Prefix| accepts_any(tunnel, **prefix);
+            tunnel.carried.iter().filter(open).copied()
+        });
+        MainTable {
+            sources: sources.iter().copied().collect(),
+            open: open.collect(),
+        }
+    }
+
+    /// Whether a tunnel would drop what the main table serves, and another one carries it.
+    fn leaves_out(&self, tunnel: &TunnelRoutes, prefix: Prefix) -> bool {
+        let of_family = |local: &&Prefix| local.is_ipv4() == prefix.is_ipv4();
+        let mut local = tunnel.local.iter().filter(of_family);
+        self.open.contains(&prefix)
+            && !accepts_any(tunnel, prefix)
+            && local.all(|local| self.sources.contains(local))
+    }
+}
+
+/// Whether a tunnel accepts packets for `prefix` from every source.
+fn accepts_any(tunnel: &TunnelRoutes, prefix: Prefix) -> bool {
+    let mut local = tunnel.local.iter();
+    local.any(|local| local.is_default() && local.is_ipv4() == prefix.is_ipv4())
+}
+
 /// Source address that suits every tunnel of a route, since a route has one for all its devices.
 fn common_source(tunnels: &[&TunnelRoutes], prefix: Prefix) -> Option<IpAddr> {
     let of = |tunnel: &TunnelRoutes| {
@@ -120,6 +171,16 @@ fn common_source(tunnels: &[&TunnelRoutes], prefix: Prefix) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plan(tunnels: &[TunnelRoutes]) -> RoutePlan {
+        plan_beside(tunnels, &[])
+    }
+
+    /// The plan on a host with these connected networks.
+    fn plan_beside(tunnels: &[TunnelRoutes], connected: &[&str]) -> RoutePlan {
+        let connected = connected.iter().copied().map(prefix).collect();
+        super::plan(tunnels.to_vec(), &connected)
+    }
 
     fn tunnel(device: u32, metric: u32, state: PathState) -> TunnelRoutes {
         TunnelRoutes {
@@ -216,36 +277,101 @@ mod tests {
         b.local = vec![prefix("10.9.0.0/25")];
         let mut both = tunnel(3, 100, PathState::Up);
         both.local = vec![prefix("10.9.0.0/24")];
-        let devices = |plan: &RoutePlan, table: RouteTable| -> Vec<u32> {
-            let of_table = plan.routes.iter().filter(|route| route.table == table);
-            of_table
-                .filter_map(|route| match &route.target {
-                    PlannedTarget::Tunnels { devices, .. } => Some(devices.clone()),
-                    PlannedTarget::Unreachable | PlannedTarget::Throw => None,
-                })
-                .flatten()
-                .collect()
-        };
-        let plan = super::plan(&[a.clone(), b.clone(), both]);
+        let planned = plan(&[a.clone(), b.clone(), both]);
         let sources = ["10.9.0.0/25", "10.1.0.0/24", "10.9.0.0/24"].map(prefix);
-        assert_eq!(plan.sources, sources);
+        assert_eq!(planned.sources, sources);
         // A source has the tunnels whose local network contains it; the main table those of the first local network.
         let [narrow, one, wide] = sources.map(RouteTable::Source);
-        assert_eq!(devices(&plan, narrow), [2, 3]);
-        assert_eq!(devices(&plan, one), [1]);
-        assert_eq!(devices(&plan, wide), [3]);
-        assert_eq!(devices(&plan, RouteTable::Main), [1]);
+        assert_eq!(devices(&planned, narrow), [2, 3]);
+        assert_eq!(devices(&planned, one), [1]);
+        assert_eq!(devices(&planned, wide), [3]);
+        assert_eq!(devices(&planned, RouteTable::Main), [1]);
         // Each table is fail-closed, also while its tunnel is down.
         b.state = PathState::Down;
-        let plan = super::plan(&[a.clone(), b.clone()]);
+        let planned = plan(&[a.clone(), b.clone()]);
         let narrow = RouteTable::Source(prefix("10.9.0.0/25"));
-        let held: Vec<&PlannedRoute> = plan.routes.iter().filter(|r| r.table == narrow).collect();
+        let held: Vec<&PlannedRoute> = planned
+            .routes
+            .iter()
+            .filter(|r| r.table == narrow)
+            .collect();
         assert_eq!(held.len(), 1);
         assert_eq!(held[0].target, PlannedTarget::Unreachable);
         // Without an overlap, or with one local network, there is nothing to steer.
         b.routes = vec![prefix("10.7.0.0/16"), prefix("0.0.0.0/0")];
-        assert!(super::plan(&[a.clone(), b]).sources.is_empty());
-        assert!(super::plan(&[a.clone(), a]).sources.is_empty());
+        assert!(plan(&[a.clone(), b]).sources.is_empty());
+        assert!(plan(&[a.clone(), a]).sources.is_empty());
+    }
+
+    /// Devices of the routes of one table, in order.
+    fn devices(plan: &RoutePlan, table: RouteTable) -> Vec<u32> {
+        let of_table = plan.routes.iter().filter(|route| route.table == table);
+        let devices = of_table.filter_map(|route| match &route.target {
+            PlannedTarget::Tunnels { devices, .. } => Some(devices.clone()),
+            PlannedTarget::Unreachable | PlannedTarget::Throw => None,
+        });
+        devices.flatten().collect()
+    }
+
+    #[test]
+    fn the_main_table_prefers_a_tunnel_that_accepts_every_source() {
+        let one = tunnel(1, 100, PathState::Up);
+        let mut open = tunnel(2, 200, PathState::Up);
+        open.local = vec![prefix("0.0.0.0/0")];
+        let source = RouteTable::Source(prefix("10.1.0.0/24"));
+        // Whichever the metrics: the other one has a table for its source.
+        let planned = plan(&[one.clone(), open.clone()]);
+        assert_eq!(devices(&planned, RouteTable::Main), [2]);
+        assert_eq!(devices(&planned, source), [1, 2]);
+        open.state = PathState::Down;
+        let planned = plan(&[one.clone(), open.clone()]);
+        assert_eq!(devices(&planned, RouteTable::Main), [1]);
+        // Default routes have no such tables: of equal metrics, the one that accepts every source has the route.
+        let mut both = [one, open];
+        for tunnel in &mut both {
+            tunnel.state = PathState::Up;
+            tunnel.routes = vec![prefix("0.0.0.0/0")];
+            tunnel.carried.clone_from(&tunnel.routes);
+        }
+        assert_eq!(devices(&plan(&both), RouteTable::Main), [1, 2]);
+        both[1].metric = 100;
+        assert_eq!(devices(&plan(&both), RouteTable::Main), [2]);
+    }
+
+    #[test]
+    fn a_peer_that_narrows_takes_over_no_network_of_the_host() {
+        let carried = |routes: &str, carried: &[&str]| -> Vec<String> {
+            let mut narrowed = tunnel(1, 100, PathState::Up);
+            narrowed.fail_closed = FailClosed::Leak;
+            narrowed.routes = vec![prefix(routes)];
+            narrowed.carried = carried.iter().copied().map(prefix).collect();
+            let planned = plan_beside(&[narrowed], &["192.168.1.0/24", "10.255.0.0/24"]);
+            let prefixes = planned.routes.iter().map(|route| route.prefix.to_string());
+            prefixes.collect()
+        };
+        let halves = ["192.168.1.0/25", "192.168.1.128/25", "192.168.2.0/24"];
+        assert_eq!(carried("0.0.0.0/0", &halves), ["192.168.2.0/24"]);
+        assert_eq!(
+            carried(
+                "10.0.0.0/8",
+                &["10.1.0.0/25", "10.2.0.0/16", "10.255.0.0/24"]
+            ),
+            ["10.2.0.0/16"],
+            "neither a local nor a connected network"
+        );
+        // As configured, or less specific than the host's own route.
+        for route in ["192.168.1.0/25", "10.1.0.0/25"] {
+            assert_eq!(carried(route, &[route]), [route]);
+        }
+        assert_eq!(
+            carried("0.0.0.0/0", &["192.168.0.0/16"]),
+            ["192.168.0.0/16"]
+        );
+        // The configured route precedes the connected network already.
+        assert_eq!(
+            carried("10.255.0.0/25", &["10.255.0.0/26"]),
+            ["10.255.0.0/26"]
+        );
     }
 
     #[test]
@@ -255,14 +381,20 @@ mod tests {
         a.peer = Some(ip("10.200.0.1"));
         let mut b = tunnel(2, 100, PathState::Up);
         b.local = vec![prefix("10.9.0.0/24")];
-        let plan = super::plan(&[a, b]);
+        let plan = plan_beside(&[a, b], &["10.255.0.0/24", "192.168.1.0/24"]);
         let thrown: BTreeSet<Prefix> = plan
             .routes
             .iter()
             .filter(|route| route.target == PlannedTarget::Throw)
             .map(|route| route.prefix)
             .collect();
-        let expected = ["10.1.0.0/24", "10.9.0.0/24", "10.200.0.1/32"].map(prefix);
+        let expected = [
+            "10.1.0.0/24",
+            "10.9.0.0/24",
+            "10.200.0.1/32",
+            "10.255.0.0/24",
+        ]
+        .map(prefix);
         assert_eq!(thrown, BTreeSet::from(expected));
     }
 

@@ -35,7 +35,8 @@ pub(super) fn sources(tunnels: &[TunnelRoutes]) -> Vec<Prefix> {
         let Some(first) = inner.first().map(|tunnel| local(tunnel)) else {
             continue;
         };
-        let overlapping: Vec<&TunnelRoutes> = covering(*prefix)
+        let overlapping: Vec<&TunnelRoutes> = prefix
+            .covering()
             .filter_map(|prefix| owners.get(&prefix))
             .flatten()
             .copied()
@@ -53,28 +54,26 @@ pub(super) fn sources(tunnels: &[TunnelRoutes]) -> Vec<Prefix> {
     sources
 }
 
-/// Prefixes that contain `prefix`, itself included, without the default route.
-fn covering(prefix: Prefix) -> impl Iterator<Item = Prefix> {
-    (1..=prefix.length()).map(move |length| Prefix::containing(prefix.address(), length))
-}
-
-/// Routes that end the search in a source's table for what its routes must not take over: local networks, and peers.
+/// Routes that end the search in a source's table for what its routes must not take over: networks connected to the host, local networks of
+/// tunnels, and peers. More specific routes of other programs are not known here.
 pub(super) fn exceptions(
     source: Prefix,
     routes: &[PlannedRoute],
     tunnels: &[TunnelRoutes],
     peers: &BTreeSet<IpAddr>,
+    connected: &BTreeSet<Prefix>,
 ) -> Vec<PlannedRoute> {
     let routed: BTreeSet<Prefix> = routes.iter().map(|route| route.prefix).collect();
     let networks = tunnels
         .iter()
         .flat_map(|tunnel| tunnel.local.iter().copied());
     let networks: BTreeSet<Prefix> = networks
+        .chain(connected.iter().copied())
         .chain(peers.iter().map(|peer| Prefix::host(*peer)))
         .filter(|network| network.is_ipv4() == source.is_ipv4())
         .collect();
     let is_inside = |network: &Prefix| {
-        !routed.contains(network) && covering(*network).any(|prefix| routed.contains(&prefix))
+        !routed.contains(network) && network.covering().any(|prefix| routed.contains(&prefix))
     };
     let inside = networks.into_iter().filter(is_inside);
     inside
