@@ -6,10 +6,11 @@ use serde_json::json;
 use super::common::{Exit, Failure, print};
 use crate::daemon::{self, StartError};
 
-/// Remove the fail-closed routes that a stopped gateway has left
+/// Remove the fail-closed routes and the rules that a stopped gateway has left
 ///
-/// A gateway that stops, or is killed, leaves its fail-closed routes, so that nothing leaves unencrypted until it runs again. Before
-/// groundlink is removed from a machine, this command removes them. It does nothing while a gateway runs.
+/// A gateway that stops, or is killed, leaves its fail-closed routes, with the rules and tables of sources that have some, so that nothing
+/// leaves unencrypted until it runs again. Before groundlink is removed from a machine, this command removes them. It does nothing while
+/// a gateway runs.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  sudo systemctl stop groundlink && sudo groundlink cleanup\n\nExit status: 0 done, also if there was nothing · 1 a gateway runs in this network namespace, or no permission"

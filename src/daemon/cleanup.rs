@@ -1,4 +1,5 @@
-//! Removal of what a stopped daemon has left in the kernel: the fail-closed routes, and the routes to the peers that those cover.
+//! Removal of what a stopped daemon has left in the kernel: the fail-closed routes, the routes to the peers that those cover, and the rules
+//! and tables of sources.
 
 use super::start_error::StartError;
 use crate::os::namespace_lock::{LockError, NamespaceLock};

@@ -1,4 +1,4 @@
-//! Routes in the main table: into tunnels, around them, and unreachable ones.
+//! Routes in the main table and in those of sources (see [`super::Rule`]): into tunnels, around them, and unreachable ones.
 //!
 //! ```text
 //!   10.8.0.0/16  ─┬─▶ gl-a     route into one tunnel, or into several that share the flows (multipath)

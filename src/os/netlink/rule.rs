@@ -23,8 +23,6 @@ use crate::net::Prefix;
 pub const FIRST_RULE: u32 = 17_100;
 /// Number of the first own table.
 pub const FIRST_TABLE: u32 = 171_000;
-/// Upper bound on own rules and tables.
-pub const MAX_RULES: u32 = 900;
 
 /// An own rule: packets from a prefix look into a table first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
