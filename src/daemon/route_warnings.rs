@@ -21,7 +21,7 @@ impl Overridden {
                 "packets for {prefix} do not enter the tunnel: another program's route for it has metric {foreign_metric} and precedes \
                  ours with {metric}"
             ),
-            advice: advice(*prefix, *foreign_metric),
+            advice: advice(*prefix, *metric, *foreign_metric),
         }
     }
 }
@@ -74,11 +74,17 @@ fn list<T: ToString>(items: &[T]) -> String {
 }
 
 /// What puts the tunnel's route first again.
-fn advice(prefix: Prefix, foreign_metric: u32) -> String {
+fn advice(prefix: Prefix, metric: u32, foreign_metric: u32) -> String {
     let family = if prefix.is_ipv4() { "" } else { "-6 " };
-    let mut ways = vec![format!(
-        "remove the other route (`ip {family}route del {prefix} metric {foreign_metric}`)"
-    )];
+    // The host's default route leads to the peers: it stays, behind the tunnel's.
+    let first = if prefix.is_default() {
+        format!(
+            "give the other route a metric above {metric} where it is configured, so that the routes to the peers still find it"
+        )
+    } else {
+        format!("remove the other route (`ip {family}route del {prefix} metric {foreign_metric}`)")
+    };
+    let mut ways = vec![first];
     // The lowest metric of a tunnel is 1.
     if let Some(lower) = foreign_metric.checked_sub(1).filter(|metric| *metric > 0) {
         ways.push(format!("set `metric = {lower}` for the tunnel"));
@@ -89,13 +95,20 @@ fn advice(prefix: Prefix, foreign_metric: u32) -> String {
             "write `routes = [\"{low}\", \"{high}\"]` in place of {prefix}"
         ));
     }
-    ways.join(", or ")
+    let ways = ways.join(", or ");
+    if prefix.is_default() {
+        return format!(
+            "{ways}; what only the other route reaches, except the peers, then becomes unreachable outside the tunnel: first add routes to the \
+             networks that you administer this host from"
+        );
+    }
+    ways
 }
 
 #[cfg(test)]
 mod tests {
     fn advice(prefix: &str, foreign_metric: u32) -> String {
-        super::advice(prefix.parse().unwrap(), foreign_metric)
+        super::advice(prefix.parse().unwrap(), 100, foreign_metric)
     }
 
     #[test]
@@ -112,9 +125,20 @@ mod tests {
             assert!(!advice("10.2.0.0/24", lowest).contains("`metric ="));
         }
         assert!(!advice("10.2.0.1/32", 5).contains("routes = "));
-        assert_eq!(
-            advice("::/0", 1),
-            "remove the other route (`ip -6 route del ::/0 metric 1`)"
-        );
+    }
+
+    #[test]
+    fn the_default_route_of_the_host_is_never_to_be_removed() {
+        for default in ["0.0.0.0/0", "::/0"] {
+            for foreign_metric in [0, 1, 50] {
+                let advice = advice(default, foreign_metric);
+                assert!(!advice.contains("route del"), "{advice}");
+                assert!(!advice.contains("routes = "), "{advice}");
+                for word in ["a metric above 100", "becomes unreachable"] {
+                    assert!(advice.contains(word), "{advice}");
+                }
+            }
+            assert!(advice(default, 50).contains("`metric = 49`"));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Links, addresses and routes over rtnetlink (rtnetlink(7), RFC 3549).
+//! Links, addresses, routes and rules over rtnetlink (rtnetlink(7), RFC 3549).
 //!
 //! ```text
 //!   daemon ──── request (sequence n) ─────▶ kernel
@@ -30,7 +30,7 @@ pub use route::{
     RouteInterest, RouteKey, RouteTarget, UNREACHABLE_METRIC, peer_route,
 };
 
-pub use rule::{FIRST_RULE, FIRST_TABLE, MAX_RULES, Rule};
+pub use rule::{FIRST_RULE, FIRST_TABLE, Rule};
 
 use std::fmt;
 use std::io;
@@ -76,8 +76,8 @@ pub enum NetlinkError {
         detail: Option<String>,
     },
     /// Another program's route has the same prefix and metric.
-    #[error("another program has installed a route for {prefix} with metric {metric}; remove it \
-             (`ip route del {prefix} metric {metric}`) or give the tunnel another `metric`", prefix = route.prefix, metric = route.metric)]
+    #[error("another program has installed a route for {prefix} with metric {metric}; {}give \
+             the tunnel another `metric`", removal(route), prefix = route.prefix, metric = route.metric)]
     RouteExists {
         /// Route that was to be installed.
         route: Box<Route>,
@@ -108,6 +108,15 @@ pub enum NetlinkError {
     /// The socket failed.
     #[error("netlink socket failed: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Advice to remove the other program's route; none for the host's default route, which leads to the peers.
+fn removal(route: &Route) -> String {
+    let Route { prefix, metric, .. } = route;
+    if prefix.is_default() {
+        return String::new();
+    }
+    format!("remove it (`ip route del {prefix} metric {metric}`) or ")
 }
 
 impl NetlinkError {
@@ -232,6 +241,19 @@ fn route_socket(flags: SockFlag, groups: u32) -> nix::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_route_of_the_host_is_never_to_be_removed() {
+        let message = |prefix: &str| {
+            let route = Route::unreachable(prefix.parse().unwrap());
+            NetlinkError::RouteExists {
+                route: Box::new(route),
+            }
+            .to_string()
+        };
+        assert!(message("10.8.0.0/16").contains("; remove it (`ip route del 10.8.0.0/16 metric"));
+        assert!(message("0.0.0.0/0").ends_with("; give the tunnel another `metric`"));
+    }
 
     #[test]
     fn an_unprivileged_process_reads_addresses_links_and_routes() {
