@@ -279,6 +279,7 @@ fn tunnel(
         reported_rx: None,
         reported_tx: None,
         has_device,
+        device_recreated: None,
         unavailable,
         is_trap: false,
     })

@@ -28,6 +28,8 @@ pub(super) struct TunnelEntry {
     pub(super) reported_tx: Option<Time>,
     /// Whether `device` is the configured one: otherwise a placeholder, or one that another program has removed.
     pub(super) has_device: bool,
+    /// Time at which the device was created after the start; `None` for the first one.
+    pub(super) device_recreated: Option<Time>,
     /// Set while the tunnel waits for something of this machine.
     pub(super) unavailable: Option<Unavailable>,
     /// Whether packets without an SA bring the tunnel up (`start = "trap"`).

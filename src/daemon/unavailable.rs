@@ -20,11 +20,34 @@ use super::start_error::StartError;
 use super::tunnels::Unavailable;
 use crate::config::{self, TunnelSettings};
 use crate::ike::{Command, TunnelState};
-use crate::net::TunnelId;
+use crate::net::{Time, TunnelId};
 use crate::os::clock;
 
 /// Interval of the attempts to have what is missing.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What a notice that a tunnel's device is gone leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    /// Nothing: the notice is about an earlier device, or the tunnel waits for its device already.
+    Known,
+    /// The device is created again.
+    Once,
+    /// The device was removed soon after it had been created again: the tunnel waits, so that two programs do not race without limit.
+    Again,
+}
+
+impl Removal {
+    /// `has_device`: the tunnel has its device as far as known; `exists`: the kernel has it; `recreated`: when it was created again last.
+    fn of(has_device: bool, exists: bool, recreated: Option<Time>, now: Time) -> Removal {
+        let is_recent = |at: Time| now.since(at) < RETRY;
+        match has_device && !exists {
+            false => Removal::Known,
+            true if recreated.is_some_and(is_recent) => Removal::Again,
+            true => Removal::Once,
+        }
+    }
+}
 
 /// What is missing: the code of `last_error`, and the text.
 type Missing = (&'static str, Box<StartError>);
@@ -74,14 +97,27 @@ impl ControlPlane {
     /// Creates the device of a tunnel again that another program has removed. The SAs stay: routes and addresses follow the new device.
     /// A tunnel that cannot have a device, since its name is taken meanwhile, goes down until it has one.
     pub(super) fn on_device_removed(&mut self, id: TunnelId) {
-        let name = self.tunnels.update(id, |tunnel| {
-            tunnel.has_device = false;
-            tunnel.settings.name.clone()
-        });
-        let Some(name) = name else {
+        let Some(tunnel) = self.tunnels.get(id) else {
             return;
         };
-        match self.create_device(id) {
+        let (name, device) = (tunnel.settings.name.clone(), tunnel.device.clone());
+        let link = self.netlink.link(device.index());
+        let exists = link.is_ok_and(|link| link.name == device.name());
+        let removal = Removal::of(
+            tunnel.has_device,
+            exists,
+            tunnel.device_recreated,
+            clock::now(),
+        );
+        if removal == Removal::Known {
+            return;
+        }
+        self.tunnels.update(id, |tunnel| tunnel.has_device = false);
+        let created = match removal {
+            Removal::Known | Removal::Once => self.create_device(id),
+            Removal::Again => Err(("no-device", Box::new(removed_again(device.name())))),
+        };
+        match created {
             Ok(()) => warn!(
                 tunnel = name,
                 "another program removed the tunnel's device; it was created again"
@@ -153,6 +189,7 @@ impl ControlPlane {
         self.tunnels.update(id, |tunnel| {
             tunnel.device = device;
             tunnel.has_device = true;
+            tunnel.device_recreated = Some(clock::now());
         });
         Ok(())
     }
@@ -204,5 +241,28 @@ impl ControlPlane {
             self.fail_children(id, &text);
             self.command(Command::Down(id));
         }
+    }
+}
+
+fn removed_again(device: &str) -> StartError {
+    StartError::start(
+        format!("another program removes the device {device} soon after it is created"),
+        "find that program and exclude the device from what it manages",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_notice_removes_no_device_and_a_second_removal_waits() {
+        let now = Time::from_secs(100);
+        let [recent, old] = [96, 95].map(|at| Some(Time::from_secs(at)));
+        assert_eq!(Removal::of(true, true, recent, now), Removal::Known);
+        assert_eq!(Removal::of(false, false, recent, now), Removal::Known);
+        assert_eq!(Removal::of(true, false, None, now), Removal::Once);
+        assert_eq!(Removal::of(true, false, old, now), Removal::Once);
+        assert_eq!(Removal::of(true, false, recent, now), Removal::Again);
     }
 }
