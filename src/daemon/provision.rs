@@ -11,7 +11,7 @@ use crate::os::OffloadMode;
 use crate::os::netlink::Netlink;
 use crate::os::sysctl;
 use crate::os::systemd;
-use crate::os::tun::{Carrier, Tun};
+use crate::os::tun::{Carrier, Tun, TunError};
 
 /// Creates a tunnel's device: up, without carrier, with its addresses.
 ///
@@ -23,6 +23,11 @@ pub(super) fn create_device(
     netlink: &mut Netlink,
     offload: OffloadMode,
 ) -> Result<Tun, StartError> {
+    // No device is created only to learn that it cannot be renamed: other programs see each one come and go.
+    if netlink.link_named(&settings.device).is_ok() {
+        let name = settings.device.clone();
+        return Err(TunError::NameTaken { name }.into());
+    }
     let device = Tun::create(&settings.device, offload)?;
     // Before the device is up: then the kernel sends router solicitations.
     set_sysctls(device.name());

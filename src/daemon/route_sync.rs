@@ -91,6 +91,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Time after which a failed route is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// Least interval of the reports of a changed network: each one starts attempts of all tunnels that wait.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Time after which a table that changed during every attempt to read it is read again.
 const REREAD: Duration = Duration::from_secs(1);
 
@@ -181,8 +184,12 @@ struct Synchroniser {
     peers: BTreeSet<IpAddr>,
     /// Overridden routes of the last report.
     overridden: Vec<Overridden>,
-    /// Whether the network has changed since the last report.
+    /// Whether the network has changed since the last report of that.
     network_changed: bool,
+    /// Links that have come up since, which may be devices of tunnels that are not known yet.
+    came_up: BTreeSet<u32>,
+    /// Earliest next report of a changed network.
+    change_after: Time,
     /// End of the gathering of network changes.
     resync_at: Option<Time>,
     /// Next attempt after a failure.
@@ -211,6 +218,8 @@ impl Synchroniser {
             peers: BTreeSet::new(),
             overridden: Vec::new(),
             network_changed: false,
+            came_up: BTreeSet::new(),
+            change_after: Time::from_secs(0),
             resync_at: None,
             retry_at: None,
         })
@@ -293,7 +302,9 @@ impl Synchroniser {
         for entry in self.tunnels.values_mut() {
             let is_concerned = match event {
                 // A device that is set down loses its carrier setting.
-                NetworkEvent::Link(index) => entry.routing.device.index() == index,
+                NetworkEvent::LinkUp(index) | NetworkEvent::LinkDown(index) => {
+                    entry.routing.device.index() == index
+                }
                 NetworkEvent::Unknown => true,
                 NetworkEvent::OwnRoute
                 | NetworkEvent::ForeignRoute(_)
@@ -307,7 +318,11 @@ impl Synchroniser {
             }
         }
         let brings_network = self.brings_network(event);
-        self.network_changed |= brings_network;
+        match event {
+            NetworkEvent::LinkUp(index) if brings_network => _ = self.came_up.insert(index),
+            NetworkEvent::LinkDown(index) => _ = self.came_up.remove(&index),
+            _ => self.network_changed |= brings_network,
+        }
         if self.view.on_event(event, is_tunnel).is_any() || brings_network {
             self.resync_at.get_or_insert(clock::now() + SETTLE);
         }
@@ -318,15 +333,42 @@ impl Synchroniser {
         let mut tunnels = self.tunnels.values().map(|entry| &entry.routing);
         match event {
             NetworkEvent::ForeignRoute(prefix) => prefix.length() == 0,
-            NetworkEvent::Link(index) => !tunnels.any(|tunnel| tunnel.device.index() == index),
-            NetworkEvent::AddressAdded(address) => !tunnels.any(|tunnel| {
-                let mut own = tunnel.addresses.iter();
-                own.any(|inside| inside.address == address)
-            }),
-            NetworkEvent::OwnRoute | NetworkEvent::AddressRemoved(_) | NetworkEvent::Unknown => {
-                false
+            NetworkEvent::LinkUp(index) => !tunnels.any(|tunnel| tunnel.device.index() == index),
+            // The kernel announces an address again whenever its lifetime is extended (DHCP, router advertisements).
+            NetworkEvent::AddressAdded(address) => {
+                let mut known = self.view.addresses().iter();
+                !known.any(|host| host.address == address)
+                    && !tunnels.any(|tunnel| {
+                        let mut own = tunnel.addresses.iter();
+                        own.any(|inside| inside.address == address)
+                    })
             }
+            NetworkEvent::OwnRoute
+            | NetworkEvent::AddressRemoved(_)
+            | NetworkEvent::LinkDown(_)
+            | NetworkEvent::Unknown => false,
         }
+    }
+
+    /// Whether to report a changed network now: once in [`CHANGE_INTERVAL`]. A change before that is reported at the end of the interval.
+    fn take_network_change(&mut self) -> bool {
+        let tunnels = self.tunnels.values();
+        for device in tunnels.map(|entry| entry.routing.device.index()) {
+            self.came_up.remove(&device);
+        }
+        self.network_changed |= !std::mem::take(&mut self.came_up).is_empty();
+        let now = clock::now();
+        if !self.network_changed {
+            return false;
+        }
+        if now < self.change_after {
+            let first = self.retry_at.into_iter().chain([self.change_after]).min();
+            self.retry_at = first;
+            return false;
+        }
+        self.network_changed = false;
+        self.change_after = now + CHANGE_INTERVAL;
+        true
     }
 
     /// Makes carriers and routes what the tunnels need, and reports.
@@ -386,7 +428,7 @@ impl Synchroniser {
     /// Reports, if there is something new.
     fn report(&mut self, failures: Vec<RouteFailure>) {
         let overridden = self.view.overridden();
-        let network_changed = std::mem::take(&mut self.network_changed);
+        let network_changed = self.take_network_change();
         let is_new =
             self.reported != self.generation || overridden != self.overridden || network_changed;
         if !is_new && failures.is_empty() {

@@ -14,3 +14,16 @@ pub struct Failure {
     /// What to change, and on which side.
     pub advice: String,
 }
+
+impl Failure {
+    /// Whether nobody answered: a change of the network can mend that, unlike a refusal.
+    pub fn is_silence(&self) -> bool {
+        [
+            "peer-not-responding",
+            "peer-dead",
+            "peer-unresolved",
+            "name-server-not-responding",
+        ]
+        .contains(&self.code)
+    }
+}

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use groundlink::crypto::Generator;
-use groundlink::ike::{Command, Lookup, Peer, PeerId, Start, TunnelState, WaitingFor};
+use groundlink::crypto::{Generator, Secret};
+use groundlink::ike::{Command, Lookup, Peer, PeerId, Psk, Start, TunnelState, WaitingFor};
 
 use crate::node::Node;
 use crate::pair::{LATENCY, Pair, Side, TUNNEL, settings};
@@ -393,4 +393,42 @@ fn a_changed_network_ends_the_pause_between_attempts() {
     }
     pair.run_for(3 * SECOND);
     pair.assert_agreed();
+}
+
+#[test]
+fn a_changed_network_does_not_end_the_pause_after_a_refusal() {
+    let mut b = settings(Side::B);
+    b.psk = Psk(Secret::from_slice(b"another key"));
+    let mut pair = Pair::new(settings(Side::A), b);
+    // Long enough for a pause of more than a minute.
+    pair.run_for(20 * MINUTE);
+    let before = pair.a.sent.len();
+    let deadline = pair.now + 20 * MINUTE;
+    while pair.a.sent.len() == before {
+        assert!(pair.now < deadline, "it keeps trying");
+        pair.run_for(SECOND);
+    }
+    pair.run_for(5 * SECOND);
+    let quiet = pair.a.sent.len();
+    for _ in 0..10 {
+        pair.command(Side::A, Command::NetworkChanged);
+        pair.run_for(SECOND);
+    }
+    assert_eq!(pair.a.sent.len(), quiet, "no attempt");
+}
+
+#[test]
+fn a_changed_network_does_not_end_an_attempt_that_is_answered_meanwhile() {
+    let mut pair = Pair::new(settings(Side::A), settings(Side::B));
+    // The answers take long, but arrive.
+    pair.impairment(|side, transmit| match side {
+        Side::B if transmit.local.port() == 500 => vec![Duration::from_millis(2450)],
+        Side::B => vec![Duration::from_millis(900)],
+        Side::A => vec![LATENCY],
+    });
+    pair.run_for(Duration::from_millis(2400));
+    pair.command(Side::A, Command::NetworkChanged);
+    pair.run_for(5 * SECOND);
+    pair.assert_agreed();
+    assert_eq!(pair.a.count("Connecting"), 1, "one attempt");
 }

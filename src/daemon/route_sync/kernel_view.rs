@@ -150,7 +150,7 @@ impl KernelView {
         match event {
             NetworkEvent::OwnRoute => stale.own = true,
             NetworkEvent::ForeignRoute(prefix) => stale.foreign = self.interest.matches(prefix),
-            NetworkEvent::Link(index) => {
+            NetworkEvent::LinkUp(index) | NetworkEvent::LinkDown(index) => {
                 let leads = |route: &Route| matches!(route.target, RouteTarget::NextHop { device, .. } if device == index);
                 stale.own = is_tunnel || self.own.values().any(leads);
                 let through = |route: &ForeignRoute| route.next_hop.map(|(device, _)| device);

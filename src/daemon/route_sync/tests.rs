@@ -215,6 +215,45 @@ fn lost_notifications_cost_one_bounded_resynchronisation() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn only_new_addresses_and_links_that_come_up_are_a_changed_network() {
+    let mut bench = Bench::new();
+    bench.ip("link add wan type veth peer name far");
+    bench.ip("addr add 192.0.2.1/24 dev wan valid_lft 600 preferred_lft 600");
+    bench.update();
+    let is_reported = |bench: &mut Bench| {
+        bench.synchroniser.change_after = Time::from_secs(0);
+        bench.run_until_idle();
+        bench
+            .reports
+            .try_recv()
+            .is_ok_and(|report| report.network_changed)
+    };
+    is_reported(&mut bench);
+    for (command, is_change) in [
+        ("link set wan up", true),
+        (
+            "addr change 192.0.2.1/24 dev wan valid_lft 900 preferred_lft 900",
+            false,
+        ),
+        ("addr add 192.0.2.2/24 dev wan", true),
+        ("link set wan down", false),
+        ("link del wan", false),
+        ("link add gl0 type veth peer name gl1", false),
+    ] {
+        bench.ip(command);
+        assert_eq!(is_reported(&mut bench), is_change, "{command}");
+    }
+    // Another change soon after a report waits for the end of the interval.
+    bench.synchroniser.change_after = clock::now() + Duration::from_secs(1);
+    let early = clock::now();
+    bench.ip("link set gl0 up");
+    bench.run_until_idle();
+    assert!(bench.reports.try_recv().unwrap().network_changed);
+    assert!(clock::now().since(early) >= Duration::from_millis(900));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn the_peer_route_follows_the_best_foreign_route() {
     let mut bench = Bench::new();
     for (name, peer) in [("wan1", "far1"), ("wan2", "far2")] {

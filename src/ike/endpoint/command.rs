@@ -9,6 +9,7 @@ use super::shutdown::{REPEAT_INTERVAL, Shutdown};
 use crate::ike::context::Context;
 use crate::ike::event::{Command, DownReason, Lookup, Rekey};
 use crate::ike::exchange::auth::Purpose;
+use crate::ike::failure::Failure;
 use crate::ike::limits;
 use crate::ike::sa::{IkeSa, SaOutcome};
 use crate::ike::settings::{Start, TunnelId};
@@ -155,14 +156,17 @@ impl Endpoint {
         }
     }
 
-    /// Ends the pauses of all tunnels, and repeats attempts that nobody has answered.
+    /// Ends the pauses of the tunnels whose peers were silent, and repeats attempts that nobody has answered.
     fn on_network_changed(&mut self, now: Time) {
         const SOON: Duration = Duration::from_secs(1);
         let all: Vec<TunnelId> = self.tunnels.keys().copied().collect();
         for id in all {
-            let state = self.tunnels.get(&id).map(|tunnel| tunnel.connect_state);
-            let is_due = match state {
-                Some(ConnectState::Retry { at }) => at > now + SOON,
+            let tunnel = self.tunnels.get(&id);
+            let failure = tunnel.and_then(|tunnel| tunnel.last_failure.as_ref());
+            let is_due = match tunnel.map(|tunnel| tunnel.connect_state) {
+                Some(ConnectState::Retry { at }) => {
+                    at > now + SOON && failure.is_none_or(Failure::is_silence)
+                }
                 Some(ConnectState::Connecting) => self.is_unanswered(now, id),
                 Some(
                     ConnectState::Idle

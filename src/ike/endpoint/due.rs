@@ -77,8 +77,13 @@ impl Endpoint {
                 return;
             };
             // It may have been taken down, or connected by command or by its peer.
-            if state(id) == Some(ConnectState::Queued) {
-                self.connect(now, id);
+            if state(id) != Some(ConnectState::Queued) {
+                continue;
+            }
+            match self.is_answered(id) {
+                // The answer came after the repetition was planned.
+                true => self.set_connect_state(id, ConnectState::Connecting),
+                false => self.connect(now, id),
             }
         }
     }
@@ -127,6 +132,17 @@ impl Endpoint {
                 | Sa::Established(_)
                 | Sa::LastResponse(_),
             )
+            | None => false,
+        })
+    }
+
+    /// Whether an attempt of a tunnel has passed IKE_SA_INIT and still serves it.
+    fn is_answered(&self, id: TunnelId) -> bool {
+        let handshakes = self.sas.handshakes_of(id);
+        handshakes.iter().any(|own| match self.sas.get(own) {
+            Some(Sa::IntermediateSent(_)) => true,
+            Some(Sa::AuthSent(sent)) => sent.purpose == Purpose::Serve,
+            Some(Sa::InitSent(_) | Sa::HalfOpen(_) | Sa::Established(_) | Sa::LastResponse(_))
             | None => false,
         })
     }

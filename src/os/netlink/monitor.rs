@@ -31,8 +31,10 @@ pub enum NetworkEvent {
     OwnRoute,
     /// Another program's route in the main table was added, replaced or deleted.
     ForeignRoute(Prefix),
-    /// A device was set up, set down or removed.
-    Link(u32),
+    /// A device was set up.
+    LinkUp(u32),
+    /// A device was set down or removed.
+    LinkDown(u32),
     /// An address was added or has changed.
     AddressAdded(IpAddr),
     /// An address was removed.
@@ -122,11 +124,15 @@ fn event(bytes: &[u8], ignored_port: u32) -> Option<NetworkEvent> {
         NewRule(rule) | DelRule(rule) if message.header.port_number != ignored_port => {
             rule::is_own(&rule).then_some(NetworkEvent::OwnRoute)
         }
-        NewLink(LinkMessage { header, .. }) => header
-            .change_mask
-            .contains(LinkFlags::Up)
-            .then_some(NetworkEvent::Link(header.index)),
-        DelLink(link) => Some(NetworkEvent::Link(link.header.index)),
+        NewLink(LinkMessage { header, .. }) => {
+            header.change_mask.contains(LinkFlags::Up).then(|| {
+                match header.flags.contains(LinkFlags::Up) {
+                    true => NetworkEvent::LinkUp(header.index),
+                    false => NetworkEvent::LinkDown(header.index),
+                }
+            })
+        }
+        DelLink(link) => Some(NetworkEvent::LinkDown(link.header.index)),
         NewAddress(message) => {
             address::decode(&message).map(|host| NetworkEvent::AddressAdded(host.address))
         }
