@@ -157,7 +157,11 @@ impl KeyReader<'_> {
                 | KeyFileError::Invalid { what, advice },
             ) if self.options.secrets == SecretPolicy::Deferred => {
                 scope.report(Diagnostic::warning(span, what.clone(), advice.clone()));
-                self.missing.replace(Some(MissingSecret { what, advice }));
+                self.missing.replace(Some(MissingSecret {
+                    what,
+                    advice,
+                    until_restart: matches!(location, KeyLocation::Credential(_)),
+                }));
                 Some(empty())
             }
             Err(

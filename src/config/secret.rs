@@ -48,6 +48,8 @@ pub struct MissingSecret {
     pub what: String,
     /// Advice.
     pub advice: String,
+    /// Whether only a restart can provide the key: systemd loads credentials before it starts the service.
+    pub until_restart: bool,
 }
 
 /// Location of a key.

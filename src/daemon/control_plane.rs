@@ -1,6 +1,6 @@
 //! Control plane: passes notices, timeouts and requests to the IKE endpoint, and carries out its events on datapath and routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tracing::{debug, error, info, warn};
@@ -42,6 +42,8 @@ pub(super) struct ControlPlane {
     pub(super) path_mtu: PathMtuMonitor,
     /// Configuration file.
     pub(super) config: PathBuf,
+    /// Time at which it was last read again for keys.
+    pub(super) keys_read: Option<Time>,
     pub(super) listener: Listener,
     /// Offload requested from new devices.
     pub(super) offload_mode: OffloadMode,
@@ -532,7 +534,10 @@ impl ControlPlane {
             self.send(&transmit);
         }
         self.routing.stop(self.tunnels.iter());
-        let devices: BTreeSet<u32> = self.tunnels.iter().map(|(_, t)| t.device.index()).collect();
+        let devices = self.tunnels.iter().map(|(_, tunnel)| &tunnel.device);
+        let devices: BTreeMap<u32, String> = devices
+            .map(|device| (device.index(), device.name().to_owned()))
+            .collect();
         match self.netlink.remove_devices(&devices) {
             Ok(removed) => debug!(removed, devices = devices.len(), "devices removed"),
             // They vanish with the process, one after another.

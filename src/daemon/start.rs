@@ -159,6 +159,7 @@ pub(super) fn gateway(config: ValidConfig, options: &Options) -> Result<EventLoo
         routing: Routing::new(route_sync),
         path_mtu,
         config: options.config.clone(),
+        keys_read: None,
         listener,
         offload_mode: gateway.offload,
         fallback: OffloadFallback::new(offload),

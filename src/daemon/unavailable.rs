@@ -3,7 +3,7 @@
 //! ```text
 //!   start ─────────────▶ prepare ─▶ sockets, key, device ─▶ the IKE endpoint knows the tunnel
 //!   device removed ────▶    │                                         │ was down meanwhile: up
-//!   every 5 s ─────────▶    └─▶ missing: `connecting`, with `last_error` and `next_attempt_s`
+//!   every 5 s, keys 30 s ─▶ └─▶ missing: `connecting`, with `last_error` and `next_attempt_s`
 //! ```
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use super::listener::ListenError;
 use super::provision;
 use super::start_error::StartError;
 use super::tunnels::Unavailable;
-use crate::config::{self, TunnelSettings};
+use crate::config;
 use crate::ike::{Command, TunnelState};
 use crate::net::{Time, TunnelId};
 use crate::os::clock;
@@ -49,15 +49,11 @@ impl Removal {
     }
 }
 
+/// Interval of the attempts to read keys: each one reads the configuration.
+const KEY_RETRY: Duration = Duration::from_secs(30);
+
 /// What is missing: the code of `last_error`, and the text.
 type Missing = (&'static str, Box<StartError>);
-
-/// Facts read once for all tunnels that are tried at one time.
-struct Attempt {
-    addresses: BTreeSet<IpAddr>,
-    /// Settings from the configuration file, read again for the keys.
-    reloaded: Option<Vec<TunnelSettings>>,
-}
 
 impl ControlPlane {
     /// Tries again to have what these tunnels miss.
@@ -66,12 +62,9 @@ impl ControlPlane {
             return;
         }
         let addresses = self.netlink.addresses().unwrap_or_default();
-        let mut attempt = Attempt {
-            addresses: addresses.iter().map(|host| host.address).collect(),
-            reloaded: None,
-        };
+        let addresses: BTreeSet<IpAddr> = addresses.iter().map(|host| host.address).collect();
         for id in ids {
-            match self.prepare(*id, &mut attempt) {
+            match self.prepare(*id, &addresses) {
                 Ok(()) => self.on_available(*id),
                 Err((code, error)) => self.on_unavailable(*id, code, *error),
             }
@@ -89,6 +82,8 @@ impl ControlPlane {
         });
         let waits = waits == Some(true);
         if waits && comes_up {
+            // The operator may have written the key just now.
+            self.keys_read = None;
             self.retry_unavailable(&[id]);
         }
         waits
@@ -126,12 +121,12 @@ impl ControlPlane {
         }
     }
 
-    fn prepare(&mut self, id: TunnelId, attempt: &mut Attempt) -> Result<(), Missing> {
-        self.read_key(id, attempt)?;
+    fn prepare(&mut self, id: TunnelId, addresses: &BTreeSet<IpAddr>) -> Result<(), Missing> {
+        self.read_key(id)?;
         let served = self.tunnels.update(id, |tunnel| {
             let settings = &mut tunnel.settings;
             let datapath = &mut self.datapath;
-            self.listener.serve(settings, &attempt.addresses, datapath)
+            self.listener.serve(settings, addresses, datapath)
         });
         match served {
             Some(Err(ListenError::Unavailable(error) | ListenError::Fatal(error))) => {
@@ -146,32 +141,39 @@ impl ControlPlane {
     }
 
     /// Reads the key of a tunnel without one from the files that the configuration names now.
-    fn read_key(&mut self, id: TunnelId, attempt: &mut Attempt) -> Result<(), Missing> {
-        let lacks_key = |settings: &TunnelSettings| settings.missing_secret.is_some();
-        let Some(tunnel) = self.tunnels.get(id).filter(|t| lacks_key(&t.settings)) else {
-            return Ok(());
-        };
-        let reloaded = attempt.reloaded.get_or_insert_with(|| {
-            let loaded = config::load(&self.config, &provision::load_options());
-            loaded.settings.map(|all| all.tunnels).unwrap_or_default()
-        });
-        let name = &tunnel.settings.name;
-        let found = reloaded.iter().find(|settings| settings.name == *name);
-        let missing = match found {
-            Some(settings) => settings.missing_secret.as_ref(),
-            None => tunnel.settings.missing_secret.as_ref(),
-        };
-        if let Some(missing) = missing {
-            return Err(("no-secret", Box::new(provision::no_secret(missing))));
+    fn read_key(&mut self, id: TunnelId) -> Result<(), Missing> {
+        let missing = self.tunnels.get(id).map(|t| &t.settings.missing_secret);
+        let missing = missing.and_then(Option::as_ref);
+        if missing.is_some_and(|missing| !missing.until_restart) {
+            self.read_keys();
         }
-        let keys = found.map(|settings| (settings.ike.psk.clone(), settings.ike.ppk.clone()));
-        self.tunnels.update(id, |tunnel| {
-            if let Some((psk, ppk)) = keys {
-                (tunnel.settings.ike.psk, tunnel.settings.ike.ppk) = (psk, ppk);
-                tunnel.settings.missing_secret = None;
-            }
-        });
-        Ok(())
+        let tunnel = self.tunnels.get(id);
+        match tunnel.and_then(|tunnel| tunnel.settings.missing_secret.as_ref()) {
+            Some(missing) => Err(("no-secret", Box::new(provision::no_secret(missing)))),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the configuration again for the keys of all tunnels without one, unless that was done less than [`KEY_RETRY`] ago.
+    fn read_keys(&mut self) {
+        let now = clock::now();
+        if self.keys_read.is_some_and(|at| now.since(at) < KEY_RETRY) {
+            return;
+        }
+        self.keys_read = Some(now);
+        let loaded = config::load(&self.config, &provision::load_options());
+        for settings in loaded.settings.map(|all| all.tunnels).unwrap_or_default() {
+            let Some(id) = self.tunnels.find(&settings.name) else {
+                continue;
+            };
+            self.tunnels.update(id, |tunnel| {
+                let ours = &mut tunnel.settings;
+                if ours.missing_secret.is_some() {
+                    (ours.ike.psk, ours.ike.ppk) = (settings.ike.psk, settings.ike.ppk);
+                    ours.missing_secret = settings.missing_secret;
+                }
+            });
+        }
     }
 
     fn create_device(&mut self, id: TunnelId) -> Result<(), Missing> {
@@ -233,7 +235,11 @@ impl ControlPlane {
                 error,
                 since: old.as_ref().map_or(now, |old| old.since),
                 comes_up: old.map_or(is_up, |old| old.comes_up),
-                retry_at: now + RETRY,
+                retry_at: now
+                    + match code {
+                        "no-secret" => KEY_RETRY,
+                        _ => RETRY,
+                    },
             });
             is_first
         });

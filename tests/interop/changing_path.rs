@@ -209,7 +209,7 @@ fn named(lab: &mut Lab, name: &str) -> Option<TunnelStatus> {
 #[track_caller]
 fn waits_for(lab: &mut Lab, name: &str, code: Option<&str>) {
     const MISSING: [&str; 3] = ["no-address", "no-secret", "no-device"];
-    wait::until(Duration::from_secs(12), name, || {
+    wait::until(Duration::from_secs(40), name, || {
         let tunnel = named(lab, name);
         let seen = tunnel.as_ref().and_then(|tunnel| {
             let error = tunnel.last_error.as_ref()?;
@@ -218,7 +218,7 @@ fn waits_for(lab: &mut Lab, name: &str, code: Option<&str>) {
         });
         let is = match (&seen, code) {
             (Some((seen, TunnelState::Connecting, Some(next))), Some(code)) => {
-                seen == code && *next <= 5.0
+                seen == code && *next <= 30.0
             }
             (None, None) => tunnel.is_some(),
             _ => false,

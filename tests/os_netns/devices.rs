@@ -1,6 +1,6 @@
 //! TUN devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -167,11 +167,13 @@ fn devices_are_removed_in_one_request_that_spares_all_others() {
         // The group that would be the first choice is somebody else's.
         ip_tool(&namespace, "link set other group 1735131136");
         let mut netlink = namespace.netlink().unwrap();
-        let mut indexes: BTreeSet<u32> = ours.iter().map(Tun::index).collect();
-        // A device that is gone already is no obstacle.
-        indexes.insert(9999);
+        let named = |tun: &Tun| (tun.index(), tun.name().to_owned());
+        let mut devices: BTreeMap<u32, String> = ours.iter().map(named).collect();
+        // A device that is gone already is no obstacle, nor is another program's device that has its index.
+        devices.insert(9999, "gl-gone".to_owned());
+        devices.insert(other.index(), "gl-before".to_owned());
         let begin = Instant::now();
-        assert_eq!(netlink.remove_devices(&indexes).unwrap(), 100);
+        assert_eq!(netlink.remove_devices(&devices).unwrap(), 100);
         println!("100 devices removed after {:?}", begin.elapsed());
         let left = netlink.links().unwrap();
         let names: BTreeSet<&str> = left.iter().map(|link| link.name.as_str()).collect();
@@ -180,7 +182,7 @@ fn devices_are_removed_in_one_request_that_spares_all_others() {
             !names.iter().any(|name| name.starts_with("gl-")),
             "{names:?}"
         );
-        assert_eq!(netlink.remove_devices(&BTreeSet::new()).unwrap(), 0);
+        assert_eq!(netlink.remove_devices(&BTreeMap::new()).unwrap(), 0);
         assert!(netlink.link(other.index()).is_ok());
         let begin = Instant::now();
         drop(ours);

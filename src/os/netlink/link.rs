@@ -1,6 +1,6 @@
 //! Links: up and down, MTU, queue length, veth pairs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -165,7 +165,7 @@ impl Netlink {
         self.set_up(index)
     }
 
-    /// Removes devices in one request, and returns how many it removed. The kernel waits for the readers of removed devices (RCU) once a
+    /// Removes devices, given by index and name, in one request, and returns how many it removed. The kernel waits for the readers of removed devices (RCU) once a
     /// request, about 20 ms; closing the descriptors of TUN devices one after another takes that for each.
     ///
     /// The request names a link group. The group is one that no link has, and it is removed only if a dump shows that it holds these
@@ -173,11 +173,19 @@ impl Netlink {
     ///
     /// # Errors
     /// See [`NetlinkError`].
-    pub fn remove_devices(&mut self, devices: &BTreeSet<u32>) -> Result<usize, NetlinkError> {
+    pub fn remove_devices(
+        &mut self,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<usize, NetlinkError> {
         let links = self.links()?;
         let taken: BTreeSet<u32> = links.iter().map(|link| link.group).collect();
-        let present: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        let devices: BTreeSet<u32> = devices.intersection(&present).copied().collect();
+        // The index of a device that is gone may be that of another program's device.
+        let is_ours = |link: &&Link| devices.get(&link.index) == Some(&link.name);
+        let devices: BTreeSet<u32> = links
+            .iter()
+            .filter(is_ours)
+            .map(|link| link.index)
+            .collect();
         let Some(group) = (FIRST_GROUP..).find(|group| !taken.contains(group)) else {
             return Ok(0);
         };
