@@ -15,7 +15,7 @@ pub fn cleanup() -> Result<Vec<String>, StartError> {
             error.to_string(),
             "stop it first (`systemctl stop groundlink`): it needs its routes",
         ),
-        LockError::Io(_) => error.into(),
+        LockError::Foreign { .. } | LockError::Io(_) => error.into(),
     })?;
     let mut netlink = Netlink::open()?;
     let mut removed = Vec::new();

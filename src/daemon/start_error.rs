@@ -100,6 +100,9 @@ impl From<LockError> for StartError {
             LockError::Held(_) => {
                 "stop it, or run this one in another network namespace: two would remove each other's routes"
             }
+            LockError::Foreign { .. } => {
+                "end that process, or run this one in another network namespace"
+            }
             LockError::Io(_) => "",
         };
         StartError::start(error.to_string(), advice)

@@ -10,6 +10,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
+use nix::unistd::getuid;
+
 use super::process::Process;
 
 /// Abstract name of the lock: `ss -xl` shows it as `@groundlink`.
@@ -30,6 +32,17 @@ pub enum LockError {
         .0.as_ref().map_or(String::new(), |process| format!(": {process}"))
     )]
     Held(Option<Process>),
+    /// A process of a user other than root and this one holds the name: hardly a groundlink, since any user can take an abstract name.
+    #[error(
+        "a process of user {user} holds the unix socket @groundlink, the lock of this network namespace{}",
+        .process.as_ref().map_or(String::new(), |process| format!(": {process}"))
+    )]
+    Foreign {
+        /// User ID.
+        user: u32,
+        /// The process, if the kernel shows which one.
+        process: Option<Process>,
+    },
     /// Error of the operating system.
     #[error("cannot take the lock of this network namespace: {0}")]
     Io(#[from] io::Error),
@@ -44,7 +57,7 @@ impl NamespaceLock {
         let socket = unix_socket()?;
         match bind(socket.as_raw_fd(), &name()?) {
             Ok(()) => {}
-            Err(Errno::EADDRINUSE) => return Err(LockError::Held(holder())),
+            Err(Errno::EADDRINUSE) => return Err(holder()),
             Err(error) => return Err(io::Error::from(error).into()),
         }
         // A listening socket tells who holds the lock (SO_PEERCRED). Nothing is accepted.
@@ -63,12 +76,48 @@ fn unix_socket() -> io::Result<OwnedFd> {
     socket.map_err(io::Error::from)
 }
 
-/// Process that holds the lock.
-fn holder() -> Option<Process> {
-    let socket = unix_socket().ok()?;
-    connect(socket.as_raw_fd(), &name().ok()?).ok()?;
-    let credentials = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+/// The error that says who holds the lock.
+fn holder() -> LockError {
+    let credentials = || {
+        let socket = unix_socket().ok()?;
+        connect(socket.as_raw_fd(), &name().ok()?).ok()?;
+        getsockopt(&socket, sockopt::PeerCredentials).ok()
+    };
+    let Some(credentials) = credentials() else {
+        return LockError::Held(None);
+    };
     // Process 0: one of another PID namespace.
     let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid > 0);
-    pid.map(Process::with_id)
+    held_by(credentials.uid(), pid.map(Process::with_id))
+}
+
+fn held_by(user: u32, process: Option<Process>) -> LockError {
+    match [0, getuid().as_raw()].contains(&user) {
+        true => LockError::Held(process),
+        false => LockError::Foreign { user, process },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_of_another_user_is_not_called_a_groundlink() {
+        let process = Process {
+            pid: 7,
+            name: "other".to_owned(),
+        };
+        let own = getuid().as_raw();
+        for user in [0, own] {
+            let text = held_by(user, Some(process.clone())).to_string();
+            assert!(text.contains("another groundlink runs"), "{text}");
+        }
+        let text = held_by(own + 1, Some(process)).to_string();
+        let user = format!("a process of user {} holds", own + 1);
+        assert!(
+            text.contains(&user) && text.ends_with(": other (process 7)"),
+            "{text}"
+        );
+    }
 }
