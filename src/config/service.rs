@@ -1,5 +1,7 @@
 //! The systemd service as `check` sees it from outside: its user, and the files of its credentials.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,11 +47,9 @@ impl ServiceView {
         let unit = folders
             .iter()
             .find_map(|folder| fs::read_to_string(folder.join(UNIT)).ok())?;
-        let drop_ins = folders
-            .iter()
-            .flat_map(|folder| drop_ins(&folder.join(format!("{UNIT}.d"))));
-        let texts: Vec<String> = std::iter::once(unit).chain(drop_ins).collect();
-        Some(ServiceView::from_unit(&texts.concat(), User::named))
+        let folders = folders.map(|folder| folder.join(format!("{UNIT}.d")));
+        let texts: Vec<String> = std::iter::once(unit).chain(drop_ins(&folders)).collect();
+        Some(ServiceView::from_unit(&texts.join("\n"), User::named))
     }
 
     /// Reads the lines of a unit; `user` looks a name up.
@@ -133,22 +133,22 @@ impl ServiceView {
     }
 }
 
-/// The texts of a unit's drop-ins in the order of their names.
-fn drop_ins(folder: &Path) -> Vec<String> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-        .map(|entries| {
-            entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .collect()
-        })
-        .unwrap_or_default();
-    paths.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "conf")
-    });
-    paths.sort();
+/// The texts of a unit's drop-ins in the order of their names; of two with one name, that of the first folder counts.
+fn drop_ins(folders: &[PathBuf]) -> Vec<String> {
+    let mut paths: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+    for folder in folders {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "conf")
+            {
+                paths.entry(entry.file_name()).or_insert(path);
+            }
+        }
+    }
     paths
-        .iter()
+        .values()
         .filter_map(|path| fs::read_to_string(path).ok())
         .collect()
 }
@@ -158,6 +158,23 @@ mod tests {
     use super::*;
 
     const SHIPPED: &str = include_str!("../../systemd/groundlink.service");
+
+    #[test]
+    fn drop_ins_are_sorted_by_name_over_all_folders_and_the_first_folder_wins() {
+        let parent = tempfile::tempdir().unwrap();
+        let folders = ["etc", "lib", "absent"].map(|name| parent.path().join(name));
+        for (folder, name, text) in [
+            (0, "20-a.conf", "etc 20"),
+            (0, "30-same.conf", "etc 30"),
+            (1, "10-z.conf", "lib 10"),
+            (1, "30-same.conf", "lib 30"),
+            (1, "40.txt", "no drop-in"),
+        ] {
+            fs::create_dir_all(&folders[folder]).unwrap();
+            fs::write(folders[folder].join(name), text).unwrap();
+        }
+        assert_eq!(drop_ins(&folders), ["lib 10", "etc 20", "etc 30"]);
+    }
 
     #[test]
     fn credentials_come_from_the_files_that_the_unit_names() {
