@@ -150,6 +150,16 @@ remote = [\"10.2.0.0/24\"]
         fs::read_to_string(self.path("log")).unwrap()
     }
 
+    /// The log once it has all of these words: a thread of its own writes it.
+    #[track_caller]
+    fn log_with(&self, words: &[&str]) -> String {
+        wait::until(LIMIT, "words in the log", || {
+            let log = self.log();
+            let missing = words.iter().find(|word| !log.contains(**word));
+            missing.map_or(Ok(log.clone()), |word| Err(format!("no {word:?} in {log}")))
+        })
+    }
+
     fn ip(&self, arguments: &str) -> String {
         let mut command = Command::new("ip");
         command.args(arguments.split(' '));
@@ -242,17 +252,22 @@ fn h05_without_cap_net_raw_esp_is_an_error_with_advice_and_auto_uses_udp() {
 
     site.configure("encapsulation = \"auto\"");
     let daemon = site.start_within(&DEPRIVED);
-    let log = site.log();
+    let words = [
+        "CAP_NET_RAW is missing",
+        "encapsulation = \"auto\"",
+        "use UDP",
+    ];
+    let log = site.log_with(&words);
     assert_eq!(log.matches("CAP_NET_RAW is missing").count(), 1, "{log}");
-    assert_contains(&log, &["encapsulation = \"auto\"", "use UDP"]);
     drop(daemon);
 
     // UDP encapsulation does not need it.
     site.configure("encapsulation = \"udp\"");
-    let daemon = site.start_within(&DEPRIVED);
+    let mut daemon = site.start_within(&DEPRIVED);
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait::exit(&mut daemon.0, LIMIT).success());
     let log = site.log();
     assert!(!log.contains("CAP_NET_RAW"), "{log}");
-    drop(daemon);
 }
 
 #[test]
@@ -271,8 +286,7 @@ fn a_tunnel_whose_key_file_is_world_readable_or_missing_waits_and_says_so() {
     let site = Site::new();
     fs::set_permissions(site.path("psk"), fs::Permissions::from_mode(0o644)).unwrap();
     let daemon = site.start();
-    let output = site.log();
-    assert_contains(&output, &["the tunnel waits", "no-secret", "psk", "chmod"]);
+    let output = site.log_with(&["the tunnel waits", "no-secret", "psk", "chmod"]);
     assert!(
         !output.contains("Q7vYd0x3"),
         "the output contains the key: {output}"
@@ -281,7 +295,7 @@ fn a_tunnel_whose_key_file_is_world_readable_or_missing_waits_and_says_so() {
 
     fs::remove_file(site.path("psk")).unwrap();
     let _daemon = site.start();
-    assert_contains(&site.log(), &["the tunnel waits", "there is no PSK file"]);
+    site.log_with(&["the tunnel waits", "there is no PSK file"]);
 }
 
 #[test]
@@ -418,7 +432,7 @@ fn a_daemon_cleans_up_after_a_killed_one() {
     assert_contains(&site.ip("route"), &[held]);
     site.ip("tuntap add dev gl-a mode tun");
     let waiting = site.start();
-    assert_contains(&site.log(), &["gl-a is taken"]);
+    site.log_with(&["gl-a is taken"]);
     assert_contains(&site.ip("route"), &[held]);
     drop(waiting);
     site.ip("tuntap del dev gl-a mode tun");
