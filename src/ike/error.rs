@@ -215,8 +215,8 @@ impl Incompatible {
                 closest,
             } => (
                 "no-proposal-chosen",
-                format!("no common IKE proposal: the peer offers {theirs}; we accept {ours}"),
-                edit("ike", ours, closest.as_ref(), ""),
+                no_common_proposal("IKE", theirs, ours),
+                edit("ike", theirs, ours, closest.as_ref(), ""),
             ),
             Incompatible::Esp {
                 theirs,
@@ -224,9 +224,10 @@ impl Incompatible {
                 closest,
             } => (
                 "no-proposal-chosen-esp",
-                format!("no common ESP proposal: the peer offers {theirs}; we accept {ours}"),
+                no_common_proposal("ESP", theirs, ours),
                 edit(
                     "esp",
+                    theirs,
                     ours,
                     closest.as_ref(),
                     " The PFS group is negotiated only at the first rekey.",
@@ -356,9 +357,27 @@ impl PpkFault {
     }
 }
 
-/// Advice that makes the closest pair of proposals match.
-fn edit(key: &str, ours: &str, closest: Option<&ClosestProposal>, note: &str) -> String {
+fn no_common_proposal(kind: &str, theirs: &str, ours: &str) -> String {
+    let theirs = match theirs {
+        "" => "nothing: its SA payload is empty",
+        words => words,
+    };
+    format!("no common {kind} proposal: the peer offers {theirs}; we accept {ours}")
+}
+
+/// Advice that makes the closest pair of proposals match. A peer offers nothing if its own kernel supports none of its algorithms, as
+/// OpenIKED on Linux does.
+fn edit(
+    key: &str,
+    theirs: &str,
+    ours: &str,
+    closest: Option<&ClosestProposal>,
+    note: &str,
+) -> String {
     match closest {
+        None if theirs.is_empty() => format!(
+            "Set {ours} on the peer, and look in its log for algorithms that it does not support itself."
+        ),
         Some(closest) => format!(
             "Closest match {closest}: set `{key} = \"{}\"` on this tunnel, or {ours} on the peer.{note}",
             closest.words
@@ -559,5 +578,17 @@ mod tests {
         assert!(failure.advice.contains("PFS group"));
         let failure = rekey_rejected(Time::ZERO, Rekey::Ike, &notify, &settings);
         assert!(failure.text.contains("aes128-sha256-modp2048"));
+    }
+
+    #[test]
+    fn an_empty_offer_is_called_nothing() {
+        let incompatible = Incompatible::Esp {
+            theirs: String::new(),
+            ours: "aes256gcm16".to_owned(),
+            closest: None,
+        };
+        let (_, text, advice) = incompatible.describe();
+        assert!(text.contains("the peer offers nothing: "), "{text}");
+        assert!(advice.contains("in its log"), "{advice}");
     }
 }
