@@ -154,7 +154,9 @@ fn tried_out(esp: &str) -> (Lab, Stream, TunnelStatus) {
     );
     let stream = Stream::begin(&lab, RATE);
     let tunnel = wait::until(Duration::from_secs(60), "both rekey checks end", || {
-        let tunnel = lab.a().status().unwrap().tunnels.remove(0);
+        // The other lab ends meanwhile: the kernel removes its devices, and a netlink request of this gateway may have to wait for that.
+        let status = lab.a().status().map_err(|error| error.to_string())?;
+        let tunnel = status.tunnels.into_iter().next().expect("one tunnel");
         let check = tunnel.rekey_check.expect("it was asked for");
         let is_done = check.child != RekeyVerdict::Pending && check.ike != RekeyVerdict::Pending;
         let shown = format!("{tunnel:#?}");
