@@ -15,8 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use groundlink::ike::{
-    Command, Content, Datagram, DownReason, Peer, Rekey, Settings, Start, Transmit, TunnelId,
-    TunnelState,
+    Command, Content, Datagram, DownReason, Lookup, Peer, Rekey, Settings, Start, Transmit,
+    TunnelId, TunnelState,
 };
 use groundlink::net::Time;
 use groundlink::wire::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadType};
@@ -247,7 +247,7 @@ impl Scenario {
             8 => Command::EspSent { tunnel, at: now },
             _ => Command::Resolved {
                 tunnel,
-                address: None,
+                lookup: Lookup::NoAddress,
             },
         };
         self.gateway.endpoint.handle_command(now, command);
