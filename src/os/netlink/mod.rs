@@ -18,6 +18,7 @@ mod link;
 mod monitor;
 mod request;
 mod route;
+mod route_request;
 mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
