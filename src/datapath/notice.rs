@@ -445,21 +445,19 @@ mod tests {
 
     /// The IKE_SA_INIT request that returns a cookie.
     fn with_cookie() -> Notice {
-        let Notice::Ike {
-            local,
-            remote,
-            mut bytes,
-        } = ike(0)
-        else {
-            unreachable!()
-        };
-        bytes[16] = 41;
-        bytes[34..36].copy_from_slice(&[0x40, 0x06]);
-        Notice::Ike {
-            local,
-            remote,
-            bytes,
+        initial(|bytes| {
+            bytes[16] = 41;
+            bytes[34..36].copy_from_slice(&[0x40, 0x06]);
+        })
+    }
+
+    /// An IKE_SA_INIT request with changed octets.
+    fn initial(change: impl FnOnce(&mut [u8])) -> Notice {
+        let mut notice = ike(0);
+        if let Notice::Ike { bytes, .. } = &mut notice {
+            change(bytes);
         }
+        notice
     }
 
     #[test]
@@ -478,20 +476,7 @@ mod tests {
         // The request with a cookie was dropped before: those beyond its queue are repeated ones.
         assert_eq!((taken(&unknown_spi), taken(&|_| with_cookie())), (2, 64));
         // A response to our IKE_SA_INIT may have no responder SPI either.
-        let Notice::Ike {
-            local,
-            remote,
-            mut bytes,
-        } = ike(0)
-        else {
-            unreachable!()
-        };
-        bytes[19] = 0x20;
-        let response = Notice::Ike {
-            local,
-            remote,
-            bytes,
-        };
+        let response = initial(|bytes| bytes[19] = 0x20);
         assert_eq!(sender.send(response), Ok(()));
     }
 
@@ -523,22 +508,7 @@ mod tests {
     #[test]
     fn n12_a_request_that_was_dropped_finds_room_when_it_is_repeated() {
         let (sender, notices) = channel(64).unwrap();
-        let request = |spi: u8| {
-            let Notice::Ike {
-                local,
-                remote,
-                mut bytes,
-            } = ike(0)
-            else {
-                unreachable!()
-            };
-            bytes[..8].fill(spi);
-            Notice::Ike {
-                local,
-                remote,
-                bytes,
-            }
-        };
+        let request = |spi: u8| initial(|bytes| bytes[..8].fill(spi));
         while sender.send(request(1)).is_ok() {}
         assert_eq!(sender.send(request(2)), Err(DropReason::NoticeFull));
         assert_eq!(sender.send(request(3)), Err(DropReason::NoticeFull));

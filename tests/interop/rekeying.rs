@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use groundlink::ike::Rekey;
 use groundlink::lab::charon::CharonConfig;
 use groundlink::lab::options::{InitiatorChoice, LabOptions, RemoteKind, Side};
 use groundlink::lab::{Lab, Overrides, RemoteGateway};
@@ -18,6 +19,25 @@ fn rekeys(lab: &mut Lab) -> RekeyCounters {
     lab.a().status().unwrap().tunnels[0].rekeys
 }
 
+/// Has one side begin a rekey. The peer is charon.
+#[track_caller]
+fn begin_rekey(lab: &mut Lab, beginner: Side, kind: Rekey) {
+    let (ours, theirs) = match kind {
+        Rekey::Child => ("rekey", "--child"),
+        Rekey::Ike => ("rekey?ike=true", "--ike"),
+    };
+    match beginner {
+        Side::A => lab.a().command("lab-1", ours).unwrap(),
+        Side::B => {
+            let RemoteGateway::Strongswan(charon) = lab.b() else {
+                unreachable!()
+            };
+            let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+    }
+}
+
 /// Has each side rekey each kind of SA several times, under a stream.
 fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
     let options = LabOptions {
@@ -32,21 +52,12 @@ fn each_side_rekeys_each_kind(suite: &str, role: InitiatorChoice) {
     let stream = Stream::begin(&lab, RATE);
     let mut wanted = RekeyCounters::default();
     for round in 0..8 {
-        for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
+        for kind in [Rekey::Child, Rekey::Ike] {
             for beginner in [Side::A, Side::B] {
-                match beginner {
-                    Side::A => lab.a().command("lab-1", ours).unwrap(),
-                    Side::B => {
-                        let RemoteGateway::Strongswan(charon) = lab.b() else {
-                            unreachable!()
-                        };
-                        let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
-                        assert!(output.status.success(), "{}", text(&output.stderr));
-                    }
-                }
-                match theirs {
-                    "--child" => wanted.child += 1,
-                    _ => wanted.ike += 1,
+                begin_rekey(&mut lab, beginner, kind);
+                match kind {
+                    Rekey::Child => wanted.child += 1,
+                    Rekey::Ike => wanted.ike += 1,
                 }
                 tunnel_that(&mut lab, "has rekeyed", |tunnel| {
                     tunnel.rekeys.child >= wanted.child && tunnel.rekeys.ike >= wanted.ike
@@ -217,26 +228,17 @@ fn the_generic_preset_connects_and_rekeys_with_strongswans_defaults() {
         let mut lab = up(&options, &changes);
         let stream = Stream::begin(&lab, RATE);
         let mut wanted = rekeys(&mut lab);
-        for (ours, theirs) in [("rekey", "--child"), ("rekey?ike=true", "--ike")] {
+        for kind in [Rekey::Child, Rekey::Ike] {
             for beginner in [Side::A, Side::B] {
-                match beginner {
-                    Side::A => lab.a().command("lab-1", ours).unwrap(),
-                    Side::B => {
-                        let RemoteGateway::Strongswan(charon) = lab.b() else {
-                            unreachable!()
-                        };
-                        let output = charon.swanctl(&["--rekey", theirs, "lab"]).unwrap();
-                        assert!(output.status.success(), "{}", text(&output.stderr));
-                    }
-                }
-                match theirs {
-                    "--child" => wanted.child += 1,
-                    _ => wanted.ike += 1,
+                begin_rekey(&mut lab, beginner, kind);
+                match kind {
+                    Rekey::Child => wanted.child += 1,
+                    Rekey::Ike => wanted.ike += 1,
                 }
                 let tunnel = tunnel_that(&mut lab, "has rekeyed", |tunnel| {
                     tunnel.rekeys.child >= wanted.child && tunnel.rekeys.ike >= wanted.ike
                 });
-                assert_eq!(tunnel.last_error, None, "{beginner:?} {ours}");
+                assert_eq!(tunnel.last_error, None, "{beginner:?} {kind:?}");
                 settled(&mut lab);
             }
         }

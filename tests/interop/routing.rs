@@ -4,7 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,20 +14,13 @@ use groundlink::status::{TunnelState, TunnelStatus, TunnelWarning};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 
-use super::lab::{build, logs, program, text, tunnel_that, up};
+use super::lab::{build, logs, program, tunnel_that, up};
+use super::wait;
 
 /// Runs `ip` in A's gateway.
+#[track_caller]
 fn ip(lab: &Lab, words: &str) -> String {
-    let mut ip = Command::new("ip");
-    ip.args(words.split(' '));
-    lab.topology().gateway(Side::A).enter(&mut ip).unwrap();
-    let output = ip.output().unwrap();
-    assert!(
-        output.status.success(),
-        "ip {words}: {}",
-        text(&output.stderr)
-    );
-    text(&output.stdout)
+    super::lab::ip(lab.topology().gateway(Side::A), words)
 }
 
 /// Own routes of A, one a line.
@@ -39,11 +32,9 @@ fn own_routes(lab: &Lab) -> Vec<String> {
 /// Waits until `done`: the route synchronisation follows within a second.
 #[track_caller]
 fn await_that(lab: &mut Lab, what: &str, done: impl Fn(&mut Lab) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !done(lab) {
-        assert!(Instant::now() < deadline, "not true: {what}{}", logs(lab));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait::until(Duration::from_secs(10), what, || {
+        done(lab).then_some(()).ok_or_else(|| logs(lab))
+    });
 }
 
 #[test]
@@ -153,35 +144,43 @@ fn packets_to_a_peer_inside_the_remote_network_stay_outside_the_tunnel() {
 
 /// Waits until A's gateway has ended.
 fn await_exit(lab: &mut Lab) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while lab.a().process().exit_status().is_none() {
-        assert!(Instant::now() < deadline, "still runs{}", logs(lab));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    await_that(lab, "the daemon has ended", |lab| {
+        lab.a().process().exit_status().is_some()
+    });
 }
 
 /// Sends a datagram from host A to host B every 2 ms, until it is dropped.
 struct Flood {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Flood {
+    /// Number of datagrams sent so far.
+    fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     fn start(lab: &Lab) -> Flood {
         let bind = || UdpSocket::bind(("0.0.0.0", 0)).unwrap();
         let socket = lab.topology().host(Side::A).run(bind).unwrap();
         let destination = (lab.addressing().b.host, 9);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = sent.clone();
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 // ICMP errors of the gateway are what it is for.
                 let _ = socket.send_to(&[0; 100], destination);
+                counted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }
         });
         Flood {
             stop,
+            sent,
             thread: Some(thread),
         }
     }
@@ -205,8 +204,9 @@ fn no_packet_leaves_in_the_clear_while_the_daemon_ends_and_starts() {
         for _ in 0..2 {
             lab.a().process().signal(signal);
             await_exit(&mut lab);
-            // Packets that find no tunnel for longer than any restart takes.
-            std::thread::sleep(Duration::from_millis(300));
+            // So many packets find no daemon.
+            let sent = flood.sent() + 100;
+            await_that(&mut lab, "packets are sent", |_| flood.sent() >= sent);
             lab.restart_a(program()).unwrap();
             tunnel_that(&mut lab, "is up", |t| t.state == TunnelState::Up);
             await_that(&mut lab, "packets are carried", |lab| carried(lab) > 20);
