@@ -24,19 +24,18 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{debug, error};
 
-use self::kernel_view::{KernelView, Routes, Wanted};
+use self::kernel_view::{KernelView, Routes, Wanted, kernel_route, rules};
 pub(super) use self::kernel_view::{Overridden, RouteFailure};
 use crate::config::InsideAddress;
 use crate::net::{Prefix, Time, TunnelId};
 use crate::os::clock;
 use crate::os::netlink::{
-    FIRST_RULE, FIRST_TABLE, HostAddress, MAIN_TABLE, Netlink, NetlinkError, NetworkEvent,
-    NetworkMonitor, PEER_ROUTE_METRIC, Route, RouteInterest, RouteTarget, Rule, peer_route,
-    source_inside,
+    HostAddress, MAIN_TABLE, Netlink, NetlinkError, NetworkEvent, NetworkMonitor,
+    PEER_ROUTE_METRIC, RouteInterest, peer_route, source_inside,
 };
 use crate::os::poll::{Signal, Waiter};
 use crate::os::tun::{Carrier, Tun};
-use crate::paths::{self, FailClosed, PathState, PlannedTarget, RouteTable, TunnelRoutes};
+use crate::paths::{self, FailClosed, PathState, TunnelRoutes};
 
 /// State of one tunnel that decides its routes.
 #[derive(Clone, Debug)]
@@ -572,49 +571,6 @@ fn tunnel_routes(routing: &TunnelRouting, addresses: &[HostAddress]) -> TunnelRo
         sources: sources.collect(),
         fail_closed: routing.fail_closed,
         peer: routing.peer,
-    }
-}
-
-/// Rules that lead to the tables of these sources.
-fn rules(sources: &[Prefix]) -> Vec<Rule> {
-    let numbered = (0..).zip(sources);
-    let rule = |(number, from): (u32, &Prefix)| Rule {
-        priority: FIRST_RULE.saturating_add(number),
-        from: *from,
-        table: FIRST_TABLE.saturating_add(number),
-    };
-    numbered.map(rule).collect()
-}
-
-fn kernel_route(planned: paths::PlannedRoute, rules: &[Rule]) -> Route {
-    let table = match planned.table {
-        RouteTable::Main => MAIN_TABLE,
-        RouteTable::Source(from) => {
-            let rule = rules.iter().find(|rule| rule.from == from);
-            rule.map_or(MAIN_TABLE, |rule| rule.table)
-        }
-    };
-    let unreachable = Route {
-        table,
-        ..Route::unreachable(planned.prefix)
-    };
-    match planned.target {
-        PlannedTarget::Unreachable => unreachable,
-        PlannedTarget::Throw => Route {
-            metric: PEER_ROUTE_METRIC,
-            target: RouteTarget::Throw,
-            ..unreachable
-        },
-        PlannedTarget::Tunnels {
-            metric,
-            devices,
-            source,
-        } => Route {
-            metric,
-            target: RouteTarget::Tunnels(devices),
-            source,
-            ..unreachable
-        },
     }
 }
 

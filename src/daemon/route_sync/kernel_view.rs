@@ -12,9 +12,11 @@ use tracing::{debug, info};
 use crate::net::{Prefix, Time};
 use crate::os::clock;
 use crate::os::netlink::{
-    ForeignRoute, HostAddress, MAIN_TABLE, Netlink, NetlinkError, NetworkEvent, PEER_ROUTE_METRIC,
-    Route, RouteInterest, RouteKey, RouteTarget, Rule, UNREACHABLE_METRIC,
+    FIRST_RULE, FIRST_TABLE, ForeignRoute, HostAddress, MAIN_TABLE, Netlink, NetlinkError,
+    NetworkEvent, PEER_ROUTE_METRIC, Route, RouteInterest, RouteKey, RouteTarget, Rule,
+    UNREACHABLE_METRIC,
 };
+use crate::paths::{PlannedRoute, PlannedTarget, RouteTable};
 
 /// Own routes, by what identifies them.
 pub(super) type Routes = BTreeMap<RouteKey, Route>;
@@ -358,6 +360,50 @@ fn rank(metric: u32) -> u8 {
         PEER_ROUTE_METRIC => 0,
         UNREACHABLE_METRIC => 1,
         _ => 2,
+    }
+}
+
+/// Rules that lead to the tables of these sources.
+pub(super) fn rules(sources: &[Prefix]) -> Vec<Rule> {
+    let numbered = (0..).zip(sources);
+    let rule = |(number, from): (u32, &Prefix)| Rule {
+        priority: FIRST_RULE.saturating_add(number),
+        from: *from,
+        table: FIRST_TABLE.saturating_add(number),
+    };
+    numbered.map(rule).collect()
+}
+
+/// A planned route as the kernel has it.
+pub(super) fn kernel_route(planned: PlannedRoute, rules: &[Rule]) -> Route {
+    let table = match planned.table {
+        RouteTable::Main => MAIN_TABLE,
+        RouteTable::Source(from) => {
+            let rule = rules.iter().find(|rule| rule.from == from);
+            rule.map_or(MAIN_TABLE, |rule| rule.table)
+        }
+    };
+    let unreachable = Route {
+        table,
+        ..Route::unreachable(planned.prefix)
+    };
+    match planned.target {
+        PlannedTarget::Unreachable => unreachable,
+        PlannedTarget::Throw => Route {
+            metric: PEER_ROUTE_METRIC,
+            target: RouteTarget::Throw,
+            ..unreachable
+        },
+        PlannedTarget::Tunnels {
+            metric,
+            devices,
+            source,
+        } => Route {
+            metric,
+            target: RouteTarget::Tunnels(devices),
+            source,
+            ..unreachable
+        },
     }
 }
 

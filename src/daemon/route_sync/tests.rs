@@ -7,6 +7,7 @@ use super::kernel_view::{RouteChanges, by_key, changes};
 use super::*;
 use crate::os::OffloadMode;
 use crate::os::netlink::UNREACHABLE_METRIC;
+use crate::os::netlink::{Route, RouteTarget};
 use crate::os::netns::Namespace;
 
 fn diff(present: &[Route], wanted: &[Route]) -> RouteChanges {
