@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
+use crate::wire::{Id, IdType};
+
 /// An IKE identity (RFC 7296 §3.5).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
@@ -33,6 +35,20 @@ impl From<IpAddr> for Identity {
             IpAddr::V4(v4) => Identity::Ipv4(v4),
             IpAddr::V6(v6) => Identity::Ipv6(v6),
         }
+    }
+}
+
+impl Identity {
+    /// Content of an ID payload (RFC 7296 §3.5).
+    pub fn payload(&self) -> Id {
+        let (kind, data) = match self {
+            Identity::Ipv4(address) => (IdType::IPV4_ADDR, address.octets().to_vec()),
+            Identity::Ipv6(address) => (IdType::IPV6_ADDR, address.octets().to_vec()),
+            Identity::Fqdn(name) => (IdType::FQDN, name.clone().into_bytes()),
+            Identity::Email(name) => (IdType::RFC822_ADDR, name.clone().into_bytes()),
+            Identity::KeyId(bytes) => (IdType::KEY_ID, bytes.clone()),
+        };
+        Id::new(kind, data)
     }
 }
 

@@ -80,6 +80,15 @@ word_enum! {
 }
 
 impl Role {
+    /// Role of the peer.
+    #[must_use]
+    pub fn other(self) -> Role {
+        match self {
+            Role::Initiator => Role::Responder,
+            Role::Responder => Role::Initiator,
+        }
+    }
+
     /// Wording for people.
     pub fn phrase(self) -> &'static str {
         match self {

@@ -35,7 +35,7 @@ use crate::ike::error::{
 };
 use crate::ike::event::{Datagram, Event, Role};
 use crate::ike::failure::Failure;
-use crate::ike::identity::{Identity, PeerId};
+use crate::ike::identity::PeerId;
 use crate::ike::init_result::InitResult;
 use crate::ike::key_schedule::IkeKeys;
 use crate::ike::messages::{AuthRequest, AuthResponse, ChildResponse, PpkResponse};
@@ -50,7 +50,7 @@ use crate::ike::settings::{Ppk, PpkDemand, Settings};
 use crate::ike::window::{LastResponse, Mark, Received};
 use crate::net::{EspTransport, NAT_PORT, Policy, narrow};
 use crate::wire::{
-    Auth, AuthMethod, ExchangeType, Flags, Header, Id, IdType, Message, Notify, NotifyType, Payload,
+    Auth, AuthMethod, ExchangeType, Flags, Header, Id, Message, Notify, NotifyType, Payload,
 };
 
 /// Whether we send INITIAL_CONTACT: the peer then deletes older IKE SAs with us (RFC 7296 §2.4).
@@ -131,7 +131,7 @@ pub fn initiate(
     cx: &mut Context<'_>,
 ) -> Option<AuthSent> {
     let settings = init.conn.settings.clone();
-    let mut payloads = initiator_auth_payloads(&init, &id_payload(&settings.id));
+    let mut payloads = initiator_auth_payloads(&init, &settings.id.payload());
     match contact {
         InitialContact::Send => payloads.push(notify(NotifyType::INITIAL_CONTACT)),
         InitialContact::Omit => {}
@@ -340,7 +340,7 @@ fn authenticated(
     spi_in: u32,
     cx: &mut Context<'_>,
 ) -> Concluded {
-    let mut payloads = responder_auth_payloads(&init, &id_payload(&init.conn.settings.id));
+    let mut payloads = responder_auth_payloads(&init, &init.conn.settings.id.payload());
     let (child, failure) = match choose_child(&init, request, datagram) {
         Ok((chosen, spi_out, policy)) => {
             payloads.push(Payload::Sa(negotiate::esp_response(&chosen, spi_in)));
@@ -539,10 +539,7 @@ fn mix(init: &mut InitResult, ppk: &Ppk) {
 
 /// Our AUTH payload, under keys with the PPK or without it.
 fn auth_payload(init: &InitResult, keys: &IkeKeys, id: &Id) -> Auth {
-    let signed = match init.role {
-        Role::Initiator => signed_by_initiator(init, keys, id),
-        Role::Responder => signed_by_responder(init, keys, id),
-    };
+    let signed = signed_by(init.role, init, keys, id);
     Auth {
         method: AuthMethod::SHARED_KEY,
         data: authn::auth(init.suite.prf, &init.conn.settings.psk, signed)
@@ -561,16 +558,13 @@ fn of_method(auth: &Auth) -> Result<&[u8], Error> {
 /// Checks the peer's AUTH and identity. AUTH comes first, so that only a peer with the pre-shared key learns which identity we expect.
 fn check(init: &InitResult, id: &Id, auth: &[u8]) -> Result<(), Error> {
     let settings = &init.conn.settings;
-    let signed = match init.role {
-        Role::Initiator => signed_by_responder(init, &init.keys, id),
-        Role::Responder => signed_by_initiator(init, &init.keys, id),
-    };
+    let signed = signed_by(init.role.other(), init, &init.keys, id);
     if !authn::verify(init.suite.prf, &settings.psk, signed, auth) {
         return Err(Error::Denied(Denied::Key { id: id.to_string() }));
     }
     match &settings.peer_id {
         PeerId::Any => Ok(()),
-        PeerId::Exactly(expected) if id_payload(expected) == *id => Ok(()),
+        PeerId::Exactly(expected) if expected.payload() == *id => Ok(()),
         PeerId::Exactly(expected) => Err(Error::Denied(Denied::Identity {
             theirs: id.to_string(),
             ours: expected.clone(),
@@ -578,34 +572,25 @@ fn check(init: &InitResult, id: &Id, auth: &[u8]) -> Result<(), Error> {
     }
 }
 
-fn signed_by_initiator<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
-    Signed {
-        first_message: &init.init_request,
-        nonce: &init.nonces.responder,
-        prove: &keys.prove_initiator,
-        id,
-        intermediates: &init.intermediates,
-    }
-}
-
-fn signed_by_responder<'a>(init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
-    Signed {
-        first_message: &init.init_response,
-        nonce: &init.nonces.initiator,
-        prove: &keys.prove_responder,
-        id,
-        intermediates: &init.intermediates,
-    }
-}
-
-/// The content of an ID payload.
-fn id_payload(identity: &Identity) -> Id {
-    let (kind, data) = match identity {
-        Identity::Ipv4(address) => (IdType::IPV4_ADDR, address.octets().to_vec()),
-        Identity::Ipv6(address) => (IdType::IPV6_ADDR, address.octets().to_vec()),
-        Identity::Fqdn(name) => (IdType::FQDN, name.clone().into_bytes()),
-        Identity::Email(name) => (IdType::RFC822_ADDR, name.clone().into_bytes()),
-        Identity::KeyId(bytes) => (IdType::KEY_ID, bytes.clone()),
+/// What the AUTH of one role covers.
+fn signed_by<'a>(role: Role, init: &'a InitResult, keys: &'a IkeKeys, id: &'a Id) -> Signed<'a> {
+    let (first_message, nonce, prove) = match role {
+        Role::Initiator => (
+            &init.init_request,
+            &init.nonces.responder,
+            &keys.prove_initiator,
+        ),
+        Role::Responder => (
+            &init.init_response,
+            &init.nonces.initiator,
+            &keys.prove_responder,
+        ),
     };
-    Id::new(kind, data)
+    Signed {
+        first_message,
+        nonce,
+        prove,
+        id,
+        intermediates: &init.intermediates,
+    }
 }
