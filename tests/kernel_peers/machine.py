@@ -191,6 +191,14 @@ class Ping:
             os.remove(f"{RUN}/ping.log")
         self.process = Process("ping", words, source)
 
+    def replies(self):
+        return self.process.text().count("icmp_seq=")
+
+    def carry(self, count, seconds=30):
+        """Waits until so many more replies have come."""
+        wanted = self.replies() + count
+        until(f"{count} more replies", seconds, lambda: self.replies() >= wanted)
+
     def stop(self):
         """Ends the pings; returns how many were sent and the numbers of those without a reply."""
         # The last ones may be on their way: what counts is every one before the last that came back.
