@@ -65,7 +65,9 @@ enum Subcommands {
 }
 
 /// Names of commands of later versions.
-const RESERVED_COMMANDS: [&str; 6] = ["top", "reload", "diagnose", "capture", "export", "man"];
+const RESERVED_COMMANDS: [&str; 8] = [
+    "top", "init", "probe", "reload", "diagnose", "capture", "export", "man",
+];
 
 /// Runs the command line and returns the exit status.
 pub fn main() -> ExitCode {

@@ -70,6 +70,7 @@ pub static GATEWAY: &[Key] = &[
     key("control"),
     reserved("metrics"),
     key("offload"),
+    reserved("hook"),
 ];
 
 /// Keys of `[[tunnel]]`, in the order `check --explain` prints them.
@@ -113,6 +114,11 @@ pub static TUNNEL: &[Key] = &[
     key("inside"),
     key("replay-window"),
     key("dscp"),
+    reserved("table"),
+    reserved("mark"),
+    reserved("bypass"),
+    reserved("outer-mtu"),
+    reserved("bgp"),
 ];
 
 /// Keys of `[preset]`: facts about the cloud, beside the preset's tunnel values.

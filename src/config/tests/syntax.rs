@@ -51,15 +51,26 @@ fn an_unknown_key_is_an_error_with_a_suggestion() {
 
 #[test]
 fn reserved_keys_are_rejected_by_name() {
-    let metrics = load_good(&GOOD.replace("[gateway]", "[gateway]\nmetrics = \"127.0.0.1:9566\""));
-    assert!(
-        metrics
-            .report
-            .to_string()
-            .starts_with("error: `metrics` is not in this version\n"),
-        "{}",
-        metrics.report
-    );
+    let of_gateway = [("metrics", "\"127.0.0.1:9566\""), ("hook", "\"/etc/hook\"")];
+    let of_tunnel = [
+        ("table", "100"),
+        ("mark", "7"),
+        ("bypass", "[\"198.51.100.0/24\"]"),
+        ("outer-mtu", "1460"),
+        ("bgp", "{ asn = 65010, md5 = { file = \"md5\" } }"),
+    ];
+    let files = of_gateway
+        .map(|(key, value)| {
+            let line = format!("[gateway]\n{key} = {value}");
+            (key, GOOD.replace("[gateway]", &line))
+        })
+        .into_iter()
+        .chain(of_tunnel.map(|(key, value)| (key, format!("{GOOD}{key} = {value}\n"))));
+    for (key, text) in files {
+        let report = load_good(&text).report.to_string();
+        let expected = format!("error: `{key}` is not in this version\n");
+        assert!(report.starts_with(&expected), "{report}");
+    }
     let group = load_good(&format!("{GOOD}[[group]]\nname = \"g\"\n"));
     assert!(
         group
